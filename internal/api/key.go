@@ -1,0 +1,217 @@
+// Package api holds the nouns that every room shares: keys, limits, models, usage records and errors.
+// It does no I/O and imports the standard library alone.
+package api
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Role says what a key may do. A user runs models and sees its own statistics; an admin also manages keys and models.
+type Role string
+
+// The two roles.
+const (
+	RoleAdmin Role = "admin"
+	RoleUser  Role = "user"
+)
+
+// Bounds of a key's fields. Validate holds them.
+const (
+	MaxNameLength  = 100
+	MaxNoteLength  = 1000
+	MaxPatterns    = 200
+	MaxNetworks    = 100
+	MaxRateLimit   = 1_000_000_000
+	MaxConcurrency = 100_000
+	MaxGrace       = 72 * time.Hour
+)
+
+// Key is an API key without its secret. Preview is its name everywhere: in answers, in the books, in logs.
+type Key struct {
+	Preview       string     `json:"key_preview" doc:"Public name of the key: oas_ and ten characters" example:"oas_8rT2kLmN0q"`
+	Name          string     `json:"name" example:"Production API Key"`
+	Role          Role       `json:"role" enum:"admin,user"`
+	RateLimit     *int64     `json:"rate_limit" doc:"Requests in any 60 minutes; 0 blocks the key, null is no limit" example:"100"`
+	MaxConcurrent *int64     `json:"max_concurrent" doc:"Requests at one time; null is no bound"`
+	Models        []string   `json:"models" doc:"Patterns of models this key may use; null is every local model, an empty list none"`
+	AllowCloud    bool       `json:"allow_cloud" doc:"Whether models that Ollama runs off-site (:cloud) may be used"`
+	ExpiresAt     *time.Time `json:"expires_at"`
+	AllowedIPs    []Network  `json:"allowed_ips" doc:"Addresses and networks the key may be used from; empty is anywhere"`
+	Note          string     `json:"note"`
+	CreatedAt     time.Time  `json:"created_at"`
+	RevokedAt     *time.Time `json:"revoked_at,omitempty"`
+	// Static marks a key that lives in a setting and not in the store: it cannot be changed or revoked there.
+	Static bool `json:"-"`
+	// OldSecretUntil is set when the request came with a secret that a rotation replaced: it works until then.
+	OldSecretUntil *time.Time `json:"-"`
+}
+
+// Network is an address range; in text a bare address stands for itself alone.
+type Network struct{ netip.Prefix }
+
+// UnmarshalText reads "10.0.0.0/8" or "10.0.0.7".
+func (n *Network) UnmarshalText(text []byte) error {
+	s := string(text)
+	if strings.Contains(s, "/") {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			return fmt.Errorf("%q is not a network like 10.0.0.0/8", s)
+		}
+		n.Prefix = p.Masked()
+		return nil
+	}
+	a, err := netip.ParseAddr(s)
+	if err != nil || a.Zone() != "" {
+		return fmt.Errorf("%q is not an address like 10.0.0.7", s)
+	}
+	a = a.Unmap()
+	n.Prefix = netip.PrefixFrom(a, a.BitLen())
+	return nil
+}
+
+// Allows says whether the key may be used from addr. A key without a list may be used from anywhere.
+func (k *Key) Allows(addr netip.Addr) bool {
+	if len(k.AllowedIPs) == 0 {
+		return true
+	}
+	addr = addr.Unmap()
+	for _, n := range k.AllowedIPs {
+		if n.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}
+
+// Live says whether the key works at now: neither revoked nor expired.
+func (k *Key) Live(now time.Time) bool {
+	return k.RevokedAt == nil && (k.ExpiresAt == nil || now.Before(*k.ExpiresAt))
+}
+
+// Validate says which field is out of bounds. It returns a CodeBadRequest error.
+func (k *Key) Validate() error {
+	if err := checkText("name", k.Name, 1, MaxNameLength); err != nil {
+		return err
+	}
+	if err := checkText("note", k.Note, 0, MaxNoteLength); err != nil {
+		return err
+	}
+	if k.Role != RoleAdmin && k.Role != RoleUser {
+		return Errorf(CodeBadRequest, "role must be admin or user")
+	}
+	if k.RateLimit != nil && (*k.RateLimit < 0 || *k.RateLimit > MaxRateLimit) {
+		return Errorf(CodeBadRequest, "rate_limit must be from 0 to %d, or null for no limit", MaxRateLimit)
+	}
+	if k.MaxConcurrent != nil && (*k.MaxConcurrent < 1 || *k.MaxConcurrent > MaxConcurrency) {
+		return Errorf(CodeBadRequest, "max_concurrent must be from 1 to %d, or null for no bound", MaxConcurrency)
+	}
+	if len(k.Models) > MaxPatterns {
+		return Errorf(CodeBadRequest, "models has more than %d patterns", MaxPatterns)
+	}
+	for _, p := range k.Models {
+		if _, err := ParsePattern(p); err != nil {
+			return Errorf(CodeBadRequest, "models: a pattern is not a model name like llama3.2, llama3.2:* or *")
+		}
+	}
+	if len(k.AllowedIPs) > MaxNetworks {
+		return Errorf(CodeBadRequest, "allowed_ips has more than %d entries", MaxNetworks)
+	}
+	return nil
+}
+
+// CheckExpiry refuses an expiry that is over already or beyond ten years, which is a typing error more often than a wish.
+func CheckExpiry(at *time.Time, now time.Time) error {
+	if at == nil {
+		return nil
+	}
+	if !at.After(now) || at.After(now.AddDate(10, 0, 0)) {
+		return Errorf(CodeBadRequest, "expires_at must lie in the future and within ten years")
+	}
+	return nil
+}
+
+func checkText(field, s string, least, most int) error {
+	n := utf8.RuneCountInString(s)
+	if n < least || n > most || !utf8.ValidString(s) || strings.TrimSpace(s) != s {
+		return Errorf(CodeBadRequest, "%s must be %d to %d characters, without space around", field, least, most)
+	}
+	for _, r := range s {
+		// Control and format characters (newlines, right-to-left marks, zero widths) forge terminal and log lines.
+		if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) || r == '\u2028' || r == '\u2029' {
+			return Errorf(CodeBadRequest, "%s must not hold control or invisible characters", field)
+		}
+	}
+	return nil
+}
+
+// KeyPatch is a change to a key: a nil field stays as it is; Set says whether a field that may be null was given.
+type KeyPatch struct {
+	Name          *string
+	Role          *Role
+	RateLimit     Optional[int64]
+	MaxConcurrent Optional[int64]
+	Models        Optional[[]string]
+	AllowCloud    *bool
+	ExpiresAt     Optional[time.Time]
+	AllowedIPs    Optional[[]Network]
+	Note          *string
+}
+
+// Optional is a field of a patch with three states: absent, null and a value.
+type Optional[T any] struct {
+	Set   bool
+	Value *T
+}
+
+// Apply changes k. The caller validates the result.
+func (p KeyPatch) Apply(k *Key) {
+	if p.Name != nil {
+		k.Name = *p.Name
+	}
+	if p.Role != nil {
+		k.Role = *p.Role
+	}
+	if p.RateLimit.Set {
+		k.RateLimit = p.RateLimit.Value
+	}
+	if p.MaxConcurrent.Set {
+		k.MaxConcurrent = p.MaxConcurrent.Value
+	}
+	if p.Models.Set {
+		k.Models = deref(p.Models.Value)
+	}
+	if p.AllowCloud != nil {
+		k.AllowCloud = *p.AllowCloud
+	}
+	if p.ExpiresAt.Set {
+		k.ExpiresAt = p.ExpiresAt.Value
+	}
+	if p.AllowedIPs.Set {
+		k.AllowedIPs = deref(p.AllowedIPs.Value)
+	}
+	if p.Note != nil {
+		k.Note = *p.Note
+	}
+}
+
+func deref[T any](p *T) T {
+	if p == nil {
+		var zero T
+		return zero
+	}
+	return *p
+}
+
+// Change says who changes a key, from where and when: it becomes a line of the audit table.
+type Change struct {
+	Actor string // preview of the key that asked, or "command-line"
+	From  string // client address, or "local"
+	At    time.Time
+	// KeepAdmin refuses the change if it would leave no admin key (CodeConflict). False where ADMIN_API_KEY is set.
+	KeepAdmin bool
+}
