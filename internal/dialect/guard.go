@@ -1,0 +1,269 @@
+package dialect
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"strings"
+	"sync"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"ollama-api-service/internal/api"
+)
+
+// maxMembers bounds the top-level fields of a body: no client comes near, and a million of them cost seconds.
+const maxMembers = 1000
+
+// member is one field of an object: its name where that is a known one, and where it stands in the source.
+type member struct {
+	name       string // "" where the name is not a known one
+	start      int    // of the quoted name
+	valueStart int
+	end        int // of the value
+	kind       jsontext.Kind
+	text       int // bytes of text for the model in it, for estimates
+}
+
+// object is a JSON object split into members. Values stay undecoded.
+type object struct {
+	src     []byte
+	members []member
+	end     int // just after the closing brace
+}
+
+func (o *object) find(name string) *member {
+	for i := range o.members {
+		if o.members[i].name == name {
+			return &o.members[i]
+		}
+	}
+	return nil
+}
+
+func (o *object) value(m *member) []byte { return o.src[m.valueStart:m.end] }
+
+type reader struct {
+	dec *jsontext.Decoder
+	buf *bytes.Buffer
+}
+
+var readers = sync.Pool{New: func() any { return new(reader) }}
+
+// read starts on src. Invalid UTF-8 passes here (JavaScript clients cut emoji in half) and is refused in what is ruled on;
+// duplicate names are refused at every depth.
+func read(src []byte) *reader {
+	r := readers.Get().(*reader)
+	r.buf = bytes.NewBuffer(src)
+	if r.dec == nil {
+		r.dec = jsontext.NewDecoder(r.buf, jsontext.AllowInvalidUTF8(true))
+	} else {
+		r.dec.Reset(r.buf, jsontext.AllowInvalidUTF8(true))
+	}
+	return r
+}
+
+func (r *reader) done() {
+	r.buf = nil
+	// The decoder must not keep a pooled reference to a 60 MB body.
+	r.dec.Reset(bytes.NewReader(nil))
+	readers.Put(r)
+}
+
+// guard splits a request body into members and refuses every body that Ollama could read in another way than we do
+// (G1): duplicates, spellings that fold to a known field, bytes behind the value, names that are no text.
+func guard(src []byte, known fields) (object, error) {
+	if len(bytes.TrimSpace(src)) == 0 {
+		return object{}, api.Errorf(api.CodeBadRequest, "missing request body")
+	}
+	r := read(src)
+	defer r.done()
+	o, err := r.object(src, known)
+	if err != nil {
+		return object{}, err
+	}
+	if _, err := r.dec.ReadToken(); !errors.Is(err, io.EOF) {
+		return object{}, api.Errorf(api.CodeBadRequest, "the body goes on after its JSON object: send one object alone")
+	}
+	return o, nil
+}
+
+// Check is guard for bodies that another decoder reads afterwards (the management API): it refuses what is ambiguous.
+func Check(src []byte, known ...string) error {
+	_, err := guard(src, names(known...))
+	return err
+}
+
+// subobject splits the value of m, which guard has passed before.
+func (o *object) subobject(m *member, known fields) (object, error) {
+	src := o.value(m)
+	r := read(src)
+	defer r.done()
+	return r.object(src, known)
+}
+
+func (r *reader) object(src []byte, known fields) (object, error) {
+	o := object{src: src, members: make([]member, 0, 8)}
+	tok, err := r.dec.ReadToken()
+	if err != nil {
+		return o, syntaxError(err)
+	}
+	if tok.Kind() != '{' {
+		return o, api.Errorf(api.CodeBadRequest, "the body must be a JSON object")
+	}
+	for r.dec.PeekKind() != '}' {
+		m, err := r.member(src, known)
+		if err != nil {
+			return o, err
+		}
+		if len(o.members) == maxMembers {
+			return o, api.Errorf(api.CodeBadRequest, "the body has more than %d fields", maxMembers)
+		}
+		o.members = append(o.members, m)
+	}
+	if _, err := r.dec.ReadToken(); err != nil {
+		return o, syntaxError(err)
+	}
+	o.end = int(r.dec.InputOffset())
+	return o, nil
+}
+
+func (r *reader) member(src []byte, known fields) (member, error) {
+	raw, err := r.dec.ReadValue()
+	if err != nil {
+		return member{}, syntaxError(err)
+	}
+	end := int(r.dec.InputOffset())
+	m := member{start: end - len(raw)}
+	if m.name, err = fieldName(raw, known); err != nil {
+		return m, err
+	}
+	m.kind = r.dec.PeekKind()
+	switch m.name {
+	case "messages", "prompt", "input", "system":
+		m.valueStart, m.text, err = r.countText(end, src)
+	default:
+		var value jsontext.Value
+		value, err = r.dec.ReadValue()
+		m.valueStart = int(r.dec.InputOffset()) - len(value)
+	}
+	if err != nil {
+		return m, syntaxError(err)
+	}
+	m.end = int(r.dec.InputOffset())
+	return m, nil
+}
+
+// fieldName is the known field that a quoted name spells exactly, "" for another name, an error for a spelling that Ollama
+// would fold to a known one.
+func fieldName(raw []byte, known fields) (string, error) {
+	inner := raw[1 : len(raw)-1]
+	if name, ok := known[string(inner)]; ok {
+		return name, nil
+	}
+	plain := true
+	for _, c := range inner {
+		if c == '\\' || c >= 0x80 || c >= 'A' && c <= 'Z' {
+			plain = false
+			break
+		}
+	}
+	if plain {
+		return "", nil
+	}
+	text, err := jsontext.AppendUnquote(nil, raw)
+	if err != nil {
+		return "", api.Errorf(api.CodeBadRequest, "a field name of the body is not valid UTF-8")
+	}
+	if name, ok := known[string(text)]; ok {
+		return name, nil
+	}
+	for name := range known {
+		// NUL and what follows it is cut by some parsers.
+		head, _, _ := strings.Cut(string(text), "\x00")
+		if strings.EqualFold(head, name) {
+			return "", api.Errorf(api.CodeBadRequest, "the body spells the field %q in another way: write it exactly so", name)
+		}
+	}
+	return "", nil
+}
+
+// countText walks a value and counts the bytes of text a model would read: strings under "content", "text" or "arguments",
+// and bare strings. Images count nothing.
+func (r *reader) countText(nameEnd int, src []byte) (start, text int, err error) {
+	depth := r.dec.StackDepth()
+	inText := true
+	first := true
+	for {
+		before := int(r.dec.InputOffset())
+		tok, err := r.dec.ReadToken()
+		if err != nil {
+			return 0, 0, err
+		}
+		if first {
+			start = skipSpace(src, nameEnd)
+			first = false
+		}
+		if tok.Kind() == '"' {
+			kind, n := r.dec.StackIndex(r.dec.StackDepth())
+			size := int(r.dec.InputOffset()) - before
+			if kind == '{' && r.dec.StackDepth() > depth && n%2 == 1 {
+				name := src[before:r.dec.InputOffset()]
+				inText = bytes.HasSuffix(name, []byte(`"content"`)) || bytes.HasSuffix(name, []byte(`"text"`)) || bytes.HasSuffix(name, []byte(`"arguments"`))
+			} else if inText {
+				text += size
+			}
+		}
+		if r.dec.StackDepth() == depth {
+			return start, text, nil
+		}
+	}
+}
+
+// skipSpace is the offset of the value that follows a name: past the colon and white space.
+func skipSpace(src []byte, at int) int {
+	for at < len(src) && (src[at] == ':' || src[at] == ' ' || src[at] == '\t' || src[at] == '\n' || src[at] == '\r') {
+		at++
+	}
+	return at
+}
+
+// syntaxError says where a body stops being JSON, and never what stands there.
+func syntaxError(err error) error {
+	var known *api.Error
+	if errors.As(err, &known) {
+		return err
+	}
+	if errors.Is(err, jsontext.ErrDuplicateName) {
+		return api.Errorf(api.CodeBadRequest, "the body names a field twice: name each once")
+	}
+	var at *jsontext.SyntacticError
+	if errors.As(err, &at) {
+		return api.Errorf(api.CodeBadRequest, "the body is not valid JSON at byte %d", at.ByteOffset)
+	}
+	return api.Errorf(api.CodeBadRequest, "the body is not valid JSON: it ends too early")
+}
+
+// text decodes a string value that the gateway rules on: invalid UTF-8, lone surrogates and NUL are refused.
+func (o *object) text(m *member) (string, error) {
+	if m.kind != '"' {
+		return "", api.Errorf(api.CodeBadRequest, "%s must be a string", m.name)
+	}
+	b, err := jsontext.AppendUnquote(nil, o.value(m))
+	if err != nil || bytes.IndexByte(b, 0) >= 0 {
+		return "", api.Errorf(api.CodeBadRequest, "%s is not valid text", m.name)
+	}
+	return string(b), nil
+}
+
+// flag reads a boolean; null is absent.
+func (o *object) flag(name string, absent bool) (bool, error) {
+	m := o.find(name)
+	if m == nil || m.kind == 'n' {
+		return absent, nil
+	}
+	if m.kind != 't' && m.kind != 'f' {
+		return false, api.Errorf(api.CodeBadRequest, "%s must be true or false", name)
+	}
+	return m.kind == 't', nil
+}

@@ -1,0 +1,334 @@
+package dialect
+
+import (
+	"bytes"
+	"errors"
+)
+
+// maxRecord bounds one record of a stream: Ollama's runner sends at most 8 MB, and its command line refuses longer lines.
+const maxRecord = 8 << 20
+
+// ErrRecordTooLong says that upstream sent a line that no client of Ollama could read.
+var ErrRecordTooLong = errors.New("a record of the stream is longer than 8 MiB")
+
+// Meter reads one streamed answer as it passes: where its records end, what it used, and whether it is whole. From the first
+// record of the end on, everything is held back until Finish, so that the books are written before the client can know.
+// A Meter belongs to one goroutine.
+type Meter struct {
+	kind  Kind
+	sse   bool
+	strip bool
+
+	buf     []byte // bytes not handed out yet; buf[:sent] were handed out by the last Feed
+	sent    int
+	scanned int // buf[:scanned] holds no end of a record
+	held    []byte
+	holding bool
+
+	Usage Usage
+	// Records counts the records that carried a piece of the answer: about one token each.
+	Records int64
+	// Complete says that the stream's terminal record came: done:true, status success, or [DONE] after a finish chunk.
+	Complete bool
+	// Failed says that upstream itself sent an error record.
+	Failed   bool
+	finished bool // a finish chunk came
+}
+
+// NewMeter meters a stream of the kind. sse says how its records are framed; strip takes usage out again.
+func NewMeter(kind Kind, sse, strip bool) *Meter {
+	return &Meter{kind: kind, sse: sse, strip: strip && sse}
+}
+
+// Feed takes bytes as they come from upstream and returns what may go to the client now: whole records only. The slice is
+// valid until the next call, and may be p itself.
+func (m *Meter) Feed(p []byte) ([]byte, error) {
+	if m.holding {
+		return nil, m.hold(p)
+	}
+	m.buf = m.buf[:copy(m.buf, m.buf[m.sent:])]
+	src, joined := p, len(m.buf) > 0
+	if joined {
+		m.buf = append(m.buf, p...)
+		src = m.buf
+	}
+	done, pass := m.records(src)
+	rest := src[done:]
+	if m.holding {
+		m.held = append(m.held, rest...)
+		rest = nil
+	}
+	if len(rest) > maxRecord {
+		return nil, ErrRecordTooLong
+	}
+	m.scanned = len(rest)
+	if joined {
+		m.sent = len(src) - len(rest)
+	} else {
+		m.buf = append(m.buf[:0], rest...)
+		m.sent = 0
+	}
+	return pass, nil
+}
+
+func (m *Meter) hold(p []byte) error {
+	if len(m.held)+len(p) > maxRecord {
+		return ErrRecordTooLong
+	}
+	m.held = append(m.held, p...)
+	return nil
+}
+
+// Ended says whether the stream's last record is here, though upstream has not closed the answer yet.
+func (m *Meter) Ended() bool {
+	if !m.holding || !m.sse {
+		return m.holding
+	}
+	return bytes.Contains(m.held, doneMarker)
+}
+
+var doneMarker = []byte("data: [DONE]")
+
+// records reads the whole records at the head of src and says how far they reach, and what of them passes.
+func (m *Meter) records(src []byte) (done int, pass []byte) {
+	edited := false
+	var out []byte
+	at, from := 0, m.scanned
+	m.scanned = 0
+	for {
+		end := m.recordEnd(src, at, from)
+		if end < 0 {
+			break
+		}
+		rec := src[at:end]
+		from = end
+		if m.read(rec) {
+			m.holding = true
+			m.held = append(m.held[:0], rec...)
+			if edited {
+				pass = out
+			} else {
+				pass = src[:at]
+			}
+			return end, pass
+		}
+		if m.strip {
+			if short, changed := m.withoutUsage(rec); changed {
+				if !edited {
+					out = append(make([]byte, 0, len(src)), src[:at]...)
+					edited = true
+				}
+				out = append(out, short...)
+				at = end
+				continue
+			}
+		}
+		if edited {
+			out = append(out, rec...)
+		}
+		at = end
+	}
+	if edited {
+		return at, out
+	}
+	return at, src[:at]
+}
+
+// recordEnd is the offset behind the record that starts at at, or -1; src[at:from] is known to hold no end.
+func (m *Meter) recordEnd(src []byte, at, from int) int {
+	if m.sse {
+		// A read may have split the blank line from the line end before it.
+		from = max(at, from-2)
+	}
+	for {
+		i := bytes.IndexByte(src[from:], '\n')
+		if i < 0 {
+			return -1
+		}
+		next := from + i + 1
+		switch {
+		case !m.sse:
+			return next
+		case next < len(src) && src[next] == '\n':
+			return next + 1
+		case next+1 < len(src) && src[next] == '\r' && src[next+1] == '\n':
+			return next + 2
+		}
+		from = next
+	}
+}
+
+var (
+	notDone      = []byte(`"done":false`)
+	toolCalls    = []byte(`tool_calls`)
+	notFinished  = []byte(`"finish_reason":null`)
+	usageMember  = []byte(`"usage":{`)
+	dataPrefix   = []byte("data:")
+	statusPrefix = []byte(`{"status":`)
+	success      = []byte(`{"status":"success"}`)
+)
+
+// read looks at one whole record and says whether the end of the stream begins with it. The common record is told by its
+// bytes: inside a JSON string its quotes would be escaped, and only arguments of tool calls hold foreign objects.
+func (m *Meter) read(rec []byte) bool {
+	if m.sse {
+		return m.readEvent(rec)
+	}
+	if m.kind == Transfer || m.kind == Create {
+		return m.readProgress(rec)
+	}
+	if bytes.Contains(rec, notDone) && !bytes.Contains(rec, toolCalls) {
+		m.Records++
+		return false
+	}
+	o, ok := answer(rec)
+	if !ok {
+		return false
+	}
+	if o.find("error") != nil {
+		m.Failed = true
+		return false
+	}
+	if d := o.find("done"); d != nil && d.kind == 't' {
+		m.Usage = m.kind.usage(&o)
+		m.Complete = true
+		return true
+	}
+	m.Records++
+	return false
+}
+
+// readProgress looks at a line of pull, push or create.
+func (m *Meter) readProgress(rec []byte) bool {
+	if bytes.Equal(bytes.TrimSpace(rec), success) {
+		m.Complete = true
+		return true
+	}
+	if !bytes.HasPrefix(rec, statusPrefix) {
+		if o, ok := answer(rec); ok && o.find("error") != nil {
+			m.Failed = true
+		}
+	}
+	return false
+}
+
+func (m *Meter) readEvent(rec []byte) bool {
+	data, ok := eventData(rec)
+	if !ok {
+		return false
+	}
+	if m.kind == OpenAIChat && bytes.Contains(data, notFinished) && !bytes.Contains(data, usageMember) && !bytes.Contains(data, toolCalls) {
+		m.Records++
+		return false
+	}
+	if bytes.Equal(data, []byte("[DONE]")) {
+		// The end without a finish chunk is the end all the same, but not a whole answer.
+		return true
+	}
+	o, ok := answer(data)
+	if !ok {
+		return false
+	}
+	if o.find("error") != nil {
+		m.Failed = true
+		return false
+	}
+	m.note(&o)
+	if m.finished {
+		return true
+	}
+	m.Records++
+	return false
+}
+
+// note reads the usage and the finish reason of an OpenAI chunk.
+func (m *Meter) note(o *object) {
+	choices := o.find("choices")
+	if choices == nil || choices.kind != '[' {
+		return
+	}
+	if emptyArray(o.value(choices)) {
+		if u := m.kind.usage(o); u.Counted {
+			m.Usage = u
+		}
+		return
+	}
+	if finishReason(o.value(choices)) {
+		m.finished = true
+	}
+}
+
+// eventData is the data of an SSE event of one data line, which is all that Ollama sends.
+func eventData(rec []byte) ([]byte, bool) {
+	i := 0
+	if !bytes.HasPrefix(rec, dataPrefix) {
+		if i = bytes.Index(rec, []byte("\ndata:")) + 1; i == 0 {
+			return nil, false
+		}
+	}
+	line := rec[i+len(dataPrefix):]
+	if j := bytes.IndexByte(line, '\n'); j >= 0 {
+		line = line[:j]
+	}
+	return bytes.TrimSpace(line), true
+}
+
+// withoutUsage is a record without the usage that only the gateway asked for: nothing of the chunk that carries it alone,
+// and on completions each chunk less its zero usage.
+func (m *Meter) withoutUsage(rec []byte) ([]byte, bool) {
+	if !bytes.Contains(rec, usageMember) {
+		return nil, false
+	}
+	data, ok := eventData(rec)
+	if !ok {
+		return nil, false
+	}
+	o, ok := answer(data)
+	if !ok {
+		return nil, false
+	}
+	usage := o.find("usage")
+	if usage == nil {
+		return nil, false
+	}
+	if c := o.find("choices"); c != nil && c.kind == '[' && emptyArray(o.value(c)) {
+		return nil, true
+	}
+	e := edit{object: &o}
+	e.remove(usage)
+	i := bytes.Index(rec, data)
+	return bytes.Join([][]byte{rec[:i], e.bytes(), rec[i+len(data):]}, nil), true
+}
+
+// Finish reads the end of the stream and returns what was held back, to be sent once the books are written. Usage and
+// Complete are final after it. Call it once, when Ended or when upstream has closed the answer.
+func (m *Meter) Finish() []byte {
+	if !m.sse {
+		return m.held
+	}
+	var out []byte
+	src := m.held
+	for len(src) > 0 {
+		end := m.recordEnd(src, 0, 0)
+		if end < 0 {
+			end = len(src)
+		}
+		rec := src[:end]
+		src = src[end:]
+		if data, ok := eventData(rec); ok {
+			if bytes.Equal(data, []byte("[DONE]")) {
+				m.Complete = m.finished
+			} else if o, ok := answer(data); ok {
+				m.note(&o)
+			}
+		}
+		if m.strip {
+			if short, changed := m.withoutUsage(rec); changed {
+				out = append(out, short...)
+				continue
+			}
+		}
+		out = append(out, rec...)
+	}
+	return out
+}

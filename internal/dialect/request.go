@@ -1,0 +1,232 @@
+package dialect
+
+import (
+	"bytes"
+
+	"ollama-api-service/internal/api"
+)
+
+// Request is what a body says, and the bytes to send upstream for it.
+type Request struct {
+	// Models are all models the body names, canonical: one, or two for copy. The first is what is booked.
+	Models []api.Model
+	// Stream says whether a streamed answer was asked for.
+	Stream bool
+	// StripUsage says that usage was asked for by the gateway alone and must be taken out of the stream again.
+	StripUsage bool
+	// PromptTokens is an estimate (characters / 4, as Ollama's own for count_tokens) for rows whose true count is lost.
+	PromptTokens int64
+	// Body goes upstream: the client's bytes but for the edits that DESIGN.md names.
+	Body []byte
+}
+
+// Model is the model that the request is booked on.
+func (r *Request) Model() api.Model {
+	if len(r.Models) == 0 {
+		return api.Model{}
+	}
+	return r.Models[0]
+}
+
+// Read reads a body of the kind. It returns a CodeBadRequest error for what is ambiguous, malformed, or names no model.
+func (k Kind) Read(body []byte) (*Request, error) {
+	o, err := guard(body, known[k])
+	if err != nil {
+		return nil, err
+	}
+	e := edit{object: &o}
+	req := &Request{}
+	if k == Copy {
+		err = e.modelNames(req, "source", "destination")
+	} else {
+		err = e.modelOrName(req)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if k.mayStream() {
+		if req.Stream, err = o.flag("stream", k.Streams()); err != nil {
+			return nil, err
+		}
+	}
+	for i := range o.members {
+		req.PromptTokens += int64(o.members[i].text)
+	}
+	req.PromptTokens = (req.PromptTokens + 3) / 4
+
+	switch k {
+	case Generate, Chat:
+		err = e.intoOptions()
+	case OpenAIChat:
+		e.renameMaxTokens()
+		err = e.includeUsage(req)
+	case OpenAICompletions:
+		err = e.includeUsage(req)
+	}
+	if err != nil {
+		return nil, err
+	}
+	req.Body = e.bytes()
+	return req, nil
+}
+
+// modelNames reads the named fields, each of which must hold a model name.
+func (e *edit) modelNames(req *Request, fields ...string) error {
+	for _, f := range fields {
+		m := e.object.find(f)
+		if m == nil {
+			return api.Errorf(api.CodeBadRequest, "%s is required", f)
+		}
+		if err := e.modelName(req, m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// modelOrName reads "model", and "name" where that is empty, as Ollama does (the ollama command still sends name with an
+// empty model). Both at once must mean one model.
+func (e *edit) modelOrName(req *Request) error {
+	found := 0
+	for _, f := range []string{"model", "name"} {
+		m := e.object.find(f)
+		if m == nil {
+			continue
+		}
+		text, err := e.object.text(m)
+		if err != nil {
+			return err
+		}
+		if text == "" {
+			continue
+		}
+		if err := e.modelName(req, m); err != nil {
+			return err
+		}
+		found++
+	}
+	switch {
+	case found == 0:
+		return api.Errorf(api.CodeBadRequest, "model is required")
+	case found == 2 && req.Models[0] != req.Models[1]:
+		return api.Errorf(api.CodeBadRequest, "model and name differ: send one of them")
+	}
+	req.Models = req.Models[:1]
+	return nil
+}
+
+func (e *edit) modelName(req *Request, m *member) error {
+	text, err := e.object.text(m)
+	if err != nil {
+		return err
+	}
+	model, plain, err := api.ParseModel(text)
+	if err != nil {
+		return err
+	}
+	if plain != text {
+		e.replace(m, quote(plain))
+	}
+	req.Models = append(req.Models, model)
+	return nil
+}
+
+// intoOptions moves a top-level temperature and max_tokens, which Ollama ignores on its native routes, into options.
+// What stands in options already wins.
+func (e *edit) intoOptions() error {
+	moves := [...]struct{ from, to string }{{"temperature", "temperature"}, {"max_tokens", "num_predict"}}
+	options := e.object.find("options")
+	var inner object
+	var added [][]byte
+	for _, mv := range moves {
+		m := e.object.find(mv.from)
+		if m == nil {
+			continue
+		}
+		if inner.src == nil && options != nil && options.kind != 'n' {
+			var err error
+			if options.kind != '{' {
+				return api.Errorf(api.CodeBadRequest, "options must be an object")
+			}
+			// Ollama matches the keys of options exactly: they are a map there.
+			if inner, err = e.object.subobject(options, exactOptions); err != nil {
+				return err
+			}
+		}
+		e.remove(m)
+		if m.kind != 'n' && inner.find(mv.to) == nil {
+			added = append(added, pair(mv.to, e.object.value(m)))
+		}
+	}
+	if len(added) == 0 {
+		return nil
+	}
+	list := bytes.Join(added, []byte{','})
+	switch {
+	case options == nil:
+		e.add("options", wrap('{', list, '}'))
+	case inner.src == nil || len(inner.members) == 0:
+		e.replace(options, wrap('{', list, '}'))
+	default:
+		e.replace(options, append(wrap('{', list, ','), bytes.TrimLeft(inner.src, "{")...))
+	}
+	return nil
+}
+
+var exactOptions = names("temperature", "num_predict")
+
+// renameMaxTokens sends max_completion_tokens as max_tokens, the one that Ollama obeys: without it a client that uses the
+// new name gets unbounded output. Where both stand, max_tokens is what Ollama reads already.
+func (e *edit) renameMaxTokens() {
+	m := e.object.find("max_completion_tokens")
+	if m == nil {
+		return
+	}
+	old := e.object.find("max_tokens")
+	switch {
+	case old != nil && old.kind != 'n':
+		return
+	case old != nil:
+		e.replace(old, e.object.value(m))
+	default:
+		e.add("max_tokens", e.object.value(m))
+	}
+	e.remove(m)
+}
+
+// includeUsage asks Ollama for usage in a stream: without it a stream carries none (docs/ollama-contract, section 1.4).
+func (e *edit) includeUsage(req *Request) error {
+	m := e.object.find("stream_options")
+	if m != nil && m.kind != 'n' && m.kind != '{' {
+		return api.Errorf(api.CodeBadRequest, "stream_options must be an object")
+	}
+	if !req.Stream {
+		return nil
+	}
+	var inner object
+	asked := false
+	if m != nil && m.kind == '{' {
+		var err error
+		if inner, err = e.object.subobject(m, streamOptions); err != nil {
+			return err
+		}
+		if asked, err = inner.flag("include_usage", false); err != nil {
+			return err
+		}
+	}
+	if asked {
+		return nil
+	}
+	req.StripUsage = true
+	switch {
+	case m == nil:
+		e.add("stream_options", []byte(`{"include_usage":true}`))
+	case inner.find("include_usage") != nil || len(inner.members) == 0:
+		e.replace(m, []byte(`{"include_usage":true}`))
+	default:
+		e.replace(m, append([]byte(`{"include_usage":true,`), bytes.TrimLeft(inner.src, "{")...))
+	}
+	return nil
+}
+
+var streamOptions = names("include_usage")

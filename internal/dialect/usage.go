@@ -1,0 +1,133 @@
+package dialect
+
+import (
+	"bytes"
+	"strconv"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// Usage is what Ollama says that an answer used. A field that Ollama leaves out means zero there; Counted says whether it
+// said anything at all.
+type Usage struct {
+	Counted                bool
+	PromptTokens           int64
+	CompletionTokens       int64
+	Total, Load            *time.Duration // native routes alone
+	PromptEval, Completion *time.Duration
+}
+
+// answerFields are the top-level names of an answer that are read.
+var answerFields = names("done", "error", "status", "usage", "choices", "prompt_eval_count", "eval_count",
+	"total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
+
+var usageFields = names("prompt_tokens", "completion_tokens")
+
+var choiceFields = names("finish_reason")
+
+// answer splits one record or body of an answer. Unlike requests, answers come from a server we chose: what is unclear there
+// is no attack to refuse but a record without usage.
+func answer(src []byte) (object, bool) {
+	r := read(src)
+	defer r.done()
+	o, err := r.object(src, answerFields)
+	return o, err == nil
+}
+
+// usage reads the counts of a native terminal record or of an OpenAI usage object.
+func (k Kind) usage(o *object) Usage {
+	var u Usage
+	if k.Family() == OpenAI {
+		m := o.find("usage")
+		if m == nil || m.kind != '{' {
+			return u
+		}
+		inner, err := o.subobject(m, usageFields)
+		if err != nil {
+			return u
+		}
+		u.Counted = true
+		u.PromptTokens = inner.number("prompt_tokens")
+		u.CompletionTokens = inner.number("completion_tokens")
+		return u
+	}
+	switch k {
+	case Generate, Chat, Embed:
+		// Zero-valued fields are left out; a load or unload call has none of them, and used no token.
+		u.Counted = true
+		u.PromptTokens = o.number("prompt_eval_count")
+		u.CompletionTokens = o.number("eval_count")
+		u.Total = o.duration("total_duration")
+		u.Load = o.duration("load_duration")
+		u.PromptEval = o.duration("prompt_eval_duration")
+		u.Completion = o.duration("eval_duration")
+	}
+	return u
+}
+
+func (o *object) number(name string) int64 {
+	m := o.find(name)
+	if m == nil || m.kind != '0' {
+		return 0
+	}
+	n, err := strconv.ParseInt(string(o.value(m)), 10, 64)
+	if err != nil || n < 0 {
+		return 0
+	}
+	return n
+}
+
+func (o *object) duration(name string) *time.Duration {
+	m := o.find(name)
+	if m == nil || m.kind != '0' {
+		return nil
+	}
+	d := time.Duration(o.number(name))
+	return &d
+}
+
+// WholeUsage reads the usage of an answer that was not streamed. tail is its end where the body was too long to keep.
+func (k Kind) WholeUsage(body []byte) Usage {
+	o, ok := answer(body)
+	if !ok {
+		return Usage{}
+	}
+	return k.usage(&o)
+}
+
+// TailUsage reads the usage out of the last bytes of a long answer: it stands behind the embeddings, in the last member.
+func (k Kind) TailUsage(tail []byte) Usage {
+	for _, first := range []string{`"total_duration":`, `"prompt_eval_count":`, `"usage":{`} {
+		if i := bytes.LastIndex(tail, []byte(first)); i >= 0 {
+			return k.WholeUsage(append([]byte{'{'}, tail[i:]...))
+		}
+	}
+	return Usage{}
+}
+
+// finishReason says whether the choices of an OpenAI chunk carry the end of the answer. Ollama sends one choice.
+func finishReason(choices []byte) bool {
+	r := read(choices)
+	defer r.done()
+	if tok, err := r.dec.ReadToken(); err != nil || tok.Kind() != '[' || r.dec.PeekKind() != '{' {
+		return false
+	}
+	first, err := r.dec.ReadValue()
+	if err != nil {
+		return false
+	}
+	inner := read(first)
+	defer inner.done()
+	choice, err := inner.object(first, choiceFields)
+	if err != nil {
+		return false
+	}
+	m := choice.find("finish_reason")
+	return m != nil && m.kind != 'n'
+}
+
+// emptyArray says whether a value is [].
+func emptyArray(v []byte) bool {
+	return jsontext.Value(v).Kind() == '[' && len(bytes.TrimSpace(v[1:len(v)-1])) == 0
+}
