@@ -1,0 +1,189 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/dialect"
+)
+
+// Response is an upstream's answer whose body is still to be read. Close it always.
+type Response struct {
+	Status int
+	Header http.Header
+	Length int64 // -1 unknown
+
+	body     io.Reader
+	up       *Upstream
+	conn     *conn
+	ctx      context.Context
+	stop     func() bool
+	idle     time.Duration
+	deadline time.Time
+	pushed   time.Time // when the rolling deadline was last pushed on
+	reusable bool
+	ended    bool // the body was read to its end
+	shut     bool
+}
+
+// Close gives the connection back if the body was read to its end, and closes it otherwise: closing is how a generation is
+// cancelled.
+func (r *Response) Close() {
+	if r.shut {
+		return
+	}
+	r.shut = true
+	if r.stop() && r.ended && r.reusable && r.conn.br.Buffered() == 0 {
+		r.up.give(r.conn)
+		return
+	}
+	r.conn.shut()
+}
+
+// Streams says whether the answer is a stream of records, and whether they are server-sent events. The answer's type says
+// so, not the request: a load, an error or an empty prompt is answered with one object even where a stream was asked for.
+func (r *Response) Streams() (stream, sse bool) {
+	t, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";")
+	switch strings.TrimSpace(t) {
+	case "application/x-ndjson":
+		return true, false
+	case "text/event-stream":
+		return true, true
+	}
+	return false, false
+}
+
+// Read reads the body. Its errors are those of Do; io.EOF is the proper end.
+func (r *Response) Read(p []byte) (int, error) {
+	n, err := r.body.Read(p)
+	if err == nil {
+		if r.idle > 0 {
+			r.pushDeadline()
+		}
+		return n, nil
+	}
+	if errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		r.ended = true
+		return n, io.EOF
+	}
+	return n, failure(r.ctx, err)
+}
+
+func (r *Response) pushDeadline() {
+	now := time.Now()
+	if now.Sub(r.pushed) < deadlineGrain {
+		return
+	}
+	r.pushed = now
+	// An error here is one of a closed connection: the next read reports it.
+	_ = r.conn.SetReadDeadline(earlier(r.idle, now, r.deadline))
+}
+
+// Head reads up to limit bytes of the body and says whether that is all of it.
+func (r *Response) Head(limit int) (body []byte, whole bool, err error) {
+	size := int64(512)
+	if r.Length >= 0 {
+		size = min(r.Length, int64(limit)) + 1
+	}
+	body = make([]byte, 0, size)
+	for {
+		if len(body) == cap(body) {
+			if len(body) > limit {
+				return body, false, nil
+			}
+			body = append(body, 0)[:len(body)]
+		}
+		n, err := r.Read(body[len(body):cap(body)])
+		body = body[:len(body)+n]
+		if errors.Is(err, io.EOF) {
+			return body, true, nil
+		}
+		if err != nil {
+			return body, false, err
+		}
+	}
+}
+
+var copyBuffers = sync.Pool{New: func() any { b := make([]byte, 4<<10); return &b }}
+
+// Stream copies a stream to the client, each piece flushed as it comes, until the meter holds the end back or upstream ends.
+// It returns the bytes sent. Errors are those of Do, and CodeClientGone where the client cannot be written to.
+func (r *Response) Stream(w http.ResponseWriter, m *dialect.Meter) (sent int64, err error) {
+	pooled := copyBuffers.Get().(*[]byte)
+	defer copyBuffers.Put(pooled)
+	flusher := http.NewResponseController(w)
+	for {
+		n, readErr := r.Read(*pooled)
+		if n > 0 {
+			pass, err := m.Feed((*pooled)[:n])
+			if err != nil {
+				return sent, api.Wrap(api.CodeUpstreamError, err, "the Ollama server sent a record too long to pass on")
+			}
+			if len(pass) > 0 {
+				wrote, err := w.Write(pass)
+				sent += int64(wrote)
+				if err == nil {
+					err = flusher.Flush()
+				}
+				if err != nil {
+					return sent, api.Wrap(api.CodeClientGone, err, "the client went away")
+				}
+			}
+		}
+		switch {
+		case errors.Is(readErr, io.EOF):
+			return sent, nil
+		case readErr != nil:
+			return sent, readErr
+		case m.Ended():
+			r.drain((*pooled))
+			return sent, nil
+		}
+	}
+}
+
+// drain reads what may follow the last record, which is the end of the framing, so that the connection can be used again.
+// An upstream that stays silent instead costs the client nothing but this bound.
+func (r *Response) drain(buf []byte) {
+	if r.conn.SetReadDeadline(time.Now().Add(drainWait)) != nil {
+		return
+	}
+	for range 4 {
+		if _, err := r.Read(buf); err != nil {
+			return
+		}
+	}
+}
+
+const drainWait = 100 * time.Millisecond
+
+// Pass copies the rest of a long body but for its last keep bytes, which it returns: they are sent when the books are
+// written. head is what Head has read.
+func (r *Response) Pass(w http.ResponseWriter, head []byte, keep int) (sent int64, tail []byte, err error) {
+	tail = head
+	buf := make([]byte, 32<<10)
+	for {
+		if cut := len(tail) - keep; cut > 0 {
+			n, err := w.Write(tail[:cut])
+			sent += int64(n)
+			if err != nil {
+				return sent, tail, api.Wrap(api.CodeClientGone, err, "the client went away")
+			}
+			tail = append(tail[:0], tail[cut:]...)
+		}
+		n, err := r.Read(buf)
+		tail = append(tail, buf[:n]...)
+		if errors.Is(err, io.EOF) {
+			return sent, tail, nil
+		}
+		if err != nil {
+			return sent, tail, err
+		}
+	}
+}

@@ -1,0 +1,305 @@
+// Package proxy carries one request to one Ollama server and its answer back: a small HTTP/1.1 client over pooled
+// connections, and the copy of a stream to the client with a meter in it. DESIGN.md's decision 1 has the measurement: it
+// costs a third of httputil.ReverseProxy.
+package proxy
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"ollama-api-service/internal/api"
+)
+
+const (
+	dialTimeout   = 5 * time.Second
+	maxIdle       = 512 // connections kept per server
+	maxHeader     = 64 << 10
+	maxInformal   = 8 // 1xx answers skipped before the real one
+	readBuffer    = 4 << 10
+	deadlineGrain = time.Second // how seldom a rolling deadline is pushed on: each push costs a lock in the poller
+)
+
+// Upstream is one Ollama server and its pool of connections. It follows no redirect, uses no proxy of the environment and
+// asks for no compression.
+type Upstream struct {
+	address string // host:port to dial
+	host    string // the server's own Host header: Ollama on loopback refuses a foreign one
+	tls     *tls.Config
+	extra   string // header line of OLLAMA_AUTH_HEADER, with its CRLF
+
+	mu   sync.Mutex
+	idle []*conn // the most recent last: it is the least likely to be stale
+}
+
+// NewUpstream is a pool for the server at base (http or https, no path). authHeader is "Name: value" or empty.
+func NewUpstream(base *url.URL, authHeader string) *Upstream {
+	u := &Upstream{address: base.Host, host: base.Host}
+	if base.Port() == "" {
+		u.address = net.JoinHostPort(base.Hostname(), map[string]string{"http": "80", "https": "443"}[base.Scheme])
+	}
+	if base.Scheme == "https" {
+		u.tls = &tls.Config{ServerName: base.Hostname(), MinVersion: tls.VersionTLS12}
+	}
+	if authHeader != "" {
+		u.extra = authHeader + "\r\n"
+	}
+	return u
+}
+
+// Request is one request to an upstream. Everything in it is ours: the client's header never passes but for two values.
+type Request struct {
+	Method, Path      string
+	Accept, UserAgent string // the client's: User-Agent changes what Ollama's /api/show answers
+	Body              []byte
+	// Upload is a body that is not buffered (blobs), UploadLength its length or -1. It excludes Body and every retry.
+	Upload       io.Reader
+	UploadLength int64
+	// FirstByte bounds the wait for the answer's header, Idle each silence after it (0: none), Deadline the whole.
+	FirstByte, Idle time.Duration
+	Deadline        time.Time
+}
+
+// conn is a connection to an upstream, with what is needed to tell a stale one.
+type conn struct {
+	net.Conn
+	br     *bufio.Reader
+	used   bool  // it carried a request before this one
+	got    int64 // bytes read since the request began
+	budget int64 // bytes that may still be read of a header; negative: unbounded
+	closed atomic.Bool
+}
+
+var errHeaderTooLong = errors.New("the header of the answer is longer than 64 KiB")
+
+func (c *conn) Read(p []byte) (int, error) {
+	if c.budget >= 0 {
+		if c.budget == 0 {
+			return 0, errHeaderTooLong
+		}
+		p = p[:min(int64(len(p)), c.budget)]
+	}
+	n, err := c.Conn.Read(p)
+	c.got += int64(n)
+	if c.budget >= 0 {
+		c.budget -= int64(n)
+	}
+	return n, err
+}
+
+func (c *conn) shut() {
+	if !c.closed.Swap(true) {
+		_ = c.Conn.Close() // nothing can be done about an error of a connection that is given up
+	}
+}
+
+// Do sends a request and returns when the answer's header is there. A pooled connection that turns out to be dead before any
+// byte of an answer is replaced once. Errors: CodeNoBackend where no connection could be made, CodeUpstreamTimeout,
+// CodeClientGone where ctx ended, else CodeUpstreamError.
+func (u *Upstream) Do(ctx context.Context, r *Request) (*Response, error) {
+	c := u.take()
+	for {
+		if c == nil {
+			var err error
+			if c, err = u.dial(ctx); err != nil {
+				if ctx.Err() != nil {
+					return nil, api.Wrap(api.CodeClientGone, err, "the client went away")
+				}
+				return nil, api.Wrap(api.CodeNoBackend, err, "the Ollama server cannot be reached: try again soon, or ask who runs it")
+			}
+		}
+		resp, err := u.roundTrip(ctx, c, r)
+		if err == nil {
+			return resp, nil
+		}
+		stale := c.used && c.got == 0 && r.Upload == nil && ctx.Err() == nil && !errors.Is(err, os.ErrDeadlineExceeded)
+		c.shut()
+		if !stale {
+			return nil, failure(ctx, err)
+		}
+		c = nil
+	}
+}
+
+// failure names what ended an exchange with the upstream.
+func failure(ctx context.Context, err error) *api.Error {
+	switch {
+	case ctx.Err() != nil:
+		return api.Wrap(api.CodeClientGone, err, "the client went away")
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return api.Wrap(api.CodeUpstreamTimeout, err, "the Ollama server did not answer in time: it may be loading a model; try again")
+	default:
+		return api.Wrap(api.CodeUpstreamError, err, "the Ollama server broke off: try again")
+	}
+}
+
+func (u *Upstream) take() *conn {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	n := len(u.idle)
+	if n == 0 {
+		return nil
+	}
+	c := u.idle[n-1]
+	u.idle[n-1] = nil
+	u.idle = u.idle[:n-1]
+	return c
+}
+
+func (u *Upstream) give(c *conn) {
+	c.used = true
+	u.mu.Lock()
+	if len(u.idle) < maxIdle && !c.closed.Load() {
+		u.idle = append(u.idle, c)
+		c = nil
+	}
+	u.mu.Unlock()
+	if c != nil {
+		c.shut()
+	}
+}
+
+// Close drops the idle connections.
+func (u *Upstream) Close() {
+	u.mu.Lock()
+	idle := u.idle
+	u.idle = nil
+	u.mu.Unlock()
+	for _, c := range idle {
+		c.shut()
+	}
+}
+
+func (u *Upstream) dial(ctx context.Context) (*conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	var d net.Dialer
+	raw, err := d.DialContext(ctx, "tcp", u.address)
+	if err != nil {
+		return nil, err
+	}
+	if u.tls != nil {
+		secure := tls.Client(raw, u.tls)
+		if err := secure.HandshakeContext(ctx); err != nil {
+			return nil, errors.Join(err, raw.Close())
+		}
+		raw = secure
+	}
+	c := &conn{Conn: raw, budget: -1}
+	c.br = bufio.NewReaderSize(c, readBuffer)
+	return c, nil
+}
+
+// roundTrip writes the request and reads the header of its answer. ctx closes the connection: that is how Ollama learns that
+// it may stop.
+func (u *Upstream) roundTrip(ctx context.Context, c *conn, r *Request) (*Response, error) {
+	c.got = 0
+	stop := context.AfterFunc(ctx, c.shut)
+	now := time.Now()
+	if err := c.SetDeadline(earlier(r.FirstByte, now, r.Deadline)); err != nil {
+		stop()
+		return nil, err
+	}
+	if err := u.send(c, r); err != nil && (r.Upload == nil || !c.answersEarly()) {
+		stop()
+		return nil, err
+	}
+	header, err := readHeader(c, r.Method)
+	if err != nil {
+		stop()
+		return nil, err
+	}
+	resp := &Response{Status: header.StatusCode, Header: header.Header, Length: header.ContentLength, body: header.Body,
+		up: u, conn: c, ctx: ctx, stop: stop, idle: r.Idle, deadline: r.Deadline, pushed: now,
+		reusable: !header.Close && r.Upload == nil}
+	if err := c.SetReadDeadline(earlier(r.Idle, now, r.Deadline)); err != nil {
+		stop()
+		return nil, err
+	}
+	return resp, nil
+}
+
+// readHeader reads the final header of an answer and skips 1xx ones.
+func readHeader(c *conn, method string) (*http.Response, error) {
+	c.budget = maxHeader
+	defer func() { c.budget = -1 }()
+	for range maxInformal {
+		resp, err := http.ReadResponse(c.br, &http.Request{Method: method})
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			return nil, err
+		}
+		if resp.StatusCode == http.StatusSwitchingProtocols || resp.StatusCode < 100 {
+			return nil, fmt.Errorf("unexpected status %d", resp.StatusCode)
+		}
+		if resp.StatusCode >= 200 {
+			return resp, nil
+		}
+	}
+	return nil, errors.New("too many 1xx answers")
+}
+
+var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
+
+// send writes head and body: in one write where the body is small, so that Ollama has both at once and notices a closed
+// connection from then on (docs/ollama-contract, section 3).
+func (u *Upstream) send(c *conn, r *Request) error {
+	pooled := buffers.Get().(*[]byte)
+	defer buffers.Put(pooled)
+	b := (*pooled)[:0]
+	b = append(b, r.Method...)
+	b = append(b, ' ')
+	b = append(b, r.Path...)
+	b = append(b, " HTTP/1.1\r\nHost: "...)
+	b = append(b, u.host...)
+	b = append(b, "\r\n"...)
+	b = append(b, u.extra...)
+	if r.Accept != "" {
+		b = append(append(append(b, "Accept: "...), r.Accept...), "\r\n"...)
+	}
+	if r.UserAgent != "" {
+		b = append(append(append(b, "User-Agent: "...), r.UserAgent...), "\r\n"...)
+	}
+	if r.Upload != nil {
+		return sendUpload(c, r, b)
+	}
+	if r.Body != nil {
+		b = append(b, "Content-Type: application/json\r\nContent-Length: "...)
+		b = strconv.AppendInt(b, int64(len(r.Body)), 10)
+		b = append(b, "\r\n"...)
+	}
+	b = append(b, "\r\n"...)
+	if len(r.Body) <= cap(b)-len(b) {
+		b = append(b, r.Body...)
+		_, err := c.Conn.Write(b)
+		return err
+	}
+	parts := net.Buffers{b, r.Body}
+	_, err := parts.WriteTo(c.Conn)
+	return err
+}
+
+// earlier is now+d, or end if that comes before it; zero means unbounded in both.
+func earlier(d time.Duration, now, end time.Time) time.Time {
+	if d <= 0 {
+		return end
+	}
+	at := now.Add(d)
+	if !end.IsZero() && end.Before(at) {
+		return end
+	}
+	return at
+}

@@ -1,0 +1,181 @@
+// Package sched says who goes next and where: a slot on a backend and the turn to use it are taken in one step.
+//
+// Ollama queues requests for a loaded model without bound and without telling anyone (docs/ollama-contract, section 3), so
+// no more than its slots are ever in flight there, and the rest waits here: first come, first served, bounded in number
+// and in time.
+package sched
+
+import (
+	"container/list"
+	"context"
+	"math"
+	"sync"
+	"time"
+
+	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/backend"
+)
+
+// Scheduler hands out the slots of one backend, per model.
+type Scheduler struct {
+	backend  *backend.Backend
+	maxQueue int
+	maxWait  time.Duration
+
+	mu      sync.Mutex
+	lanes   map[string]*lane
+	waiting int
+	service time.Duration // moving average of how long a slot is held
+}
+
+// lane is one model's slots and those who wait for them.
+type lane struct {
+	inFlight int
+	waiters  list.List // of *waiter
+}
+
+type waiter struct {
+	granted bool
+	ready   chan struct{} // closed when granted
+}
+
+// New schedules for b: at most maxQueue requests wait in all, none longer than maxWait.
+func New(b *backend.Backend, maxQueue int, maxWait time.Duration) *Scheduler {
+	return &Scheduler{backend: b, maxQueue: maxQueue, maxWait: maxWait, lanes: make(map[string]*lane)}
+}
+
+// Lease is a slot in use. Release it always. A Lease that no Scheduler made holds none, for requests that need none.
+type Lease struct {
+	Backend *backend.Backend
+	// Waited is how long the request stood in the queue.
+	Waited time.Duration
+
+	sched    *Scheduler
+	model    string
+	taken    time.Time
+	released bool
+	held     time.Duration
+}
+
+// Acquire waits for a slot for model, at the longest until deadline. It returns CodeQueueFull or CodeQueueTimeout with the
+// time after which a try makes sense, or CodeClientGone where ctx ended first.
+func (s *Scheduler) Acquire(ctx context.Context, model string, deadline time.Time) (*Lease, error) {
+	start := time.Now()
+	s.mu.Lock()
+	l := s.lanes[model]
+	if l == nil {
+		l = &lane{}
+		s.lanes[model] = l
+	}
+	if l.inFlight < s.backend.Slots && l.waiters.Len() == 0 {
+		l.inFlight++
+		s.mu.Unlock()
+		return &Lease{Backend: s.backend, sched: s, model: model, taken: start}, nil
+	}
+	if s.waiting >= s.maxQueue {
+		wait := s.expectedWaitLocked(l)
+		s.mu.Unlock()
+		return nil, &api.Error{Code: api.CodeQueueFull, RetryAfter: wait, NoRetry: wait > 30*time.Second,
+			Message: "all slots are busy and the queue is full: try again later"}
+	}
+	w := &waiter{ready: make(chan struct{})}
+	place := l.waiters.PushBack(w)
+	s.waiting++
+	s.mu.Unlock()
+
+	wait := min(s.maxWait, deadline.Sub(start))
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	var err *api.Error
+	select {
+	case <-w.ready:
+	case <-ctx.Done():
+		err = api.Wrap(api.CodeClientGone, ctx.Err(), "the client went away")
+	case <-timer.C:
+		err = api.Errorf(api.CodeQueueTimeout, "no slot became free within %s: try again later", wait.Round(time.Second))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// A grant may have crossed with the end of the wait: then the slot is ours, and goes back if we no longer want it.
+	if err == nil {
+		now := time.Now()
+		return &Lease{Backend: s.backend, Waited: now.Sub(start), sched: s, model: model, taken: now}, nil
+	}
+	if w.granted {
+		s.releaseLocked(model)
+	} else {
+		l.waiters.Remove(place)
+		s.waiting--
+		s.forgetLocked(model, l)
+	}
+	if err.Code == api.CodeQueueTimeout {
+		err.RetryAfter = s.expectedWaitLocked(l)
+		err.NoRetry = err.RetryAfter > 30*time.Second
+	}
+	return nil, err
+}
+
+// Release gives the slot to who waits longest, and returns how long it was held. A second call changes nothing.
+func (l *Lease) Release() time.Duration {
+	if l.released || l.sched == nil {
+		return l.held
+	}
+	l.released = true
+	l.held = time.Since(l.taken)
+	s := l.sched
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.service == 0 {
+		s.service = l.held
+	} else {
+		s.service += (l.held - s.service) / 16
+	}
+	s.releaseLocked(l.model)
+	return l.held
+}
+
+func (s *Scheduler) releaseLocked(model string) {
+	l := s.lanes[model]
+	if first := l.waiters.Front(); first != nil {
+		w := l.waiters.Remove(first).(*waiter)
+		s.waiting--
+		w.granted = true // the slot passes on: inFlight stays
+		close(w.ready)
+		return
+	}
+	l.inFlight--
+	s.forgetLocked(model, l)
+}
+
+// forgetLocked drops a lane nobody uses: clients choose the names of models.
+func (s *Scheduler) forgetLocked(model string, l *lane) {
+	if l.inFlight == 0 && l.waiters.Len() == 0 {
+		delete(s.lanes, model)
+	}
+}
+
+// expectedWaitLocked is when a slot may be free for one who comes now, from the measured time a slot is held: 1 s to an hour.
+func (s *Scheduler) expectedWaitLocked(l *lane) time.Duration {
+	turns := float64(l.waiters.Len()+1) / float64(s.backend.Slots)
+	wait := time.Duration(math.Ceil(turns*s.service.Seconds())) * time.Second
+	return min(max(wait, time.Second), time.Hour)
+}
+
+// Snapshot is how busy the scheduler is.
+type Snapshot struct {
+	InFlight int            `json:"in_flight"`
+	Waiting  int            `json:"waiting"`
+	ByModel  map[string]int `json:"by_model"`
+}
+
+// Snapshot counts what is in flight and what waits.
+func (s *Scheduler) Snapshot() Snapshot {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := Snapshot{Waiting: s.waiting, ByModel: make(map[string]int, len(s.lanes))}
+	for model, l := range s.lanes {
+		out.InFlight += l.inFlight
+		out.ByModel[model] = l.inFlight
+	}
+	return out
+}
