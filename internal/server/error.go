@@ -1,0 +1,141 @@
+package server
+
+import (
+	"math"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/dialect"
+)
+
+// statusClientGone is nginx's word for a client that left before the answer: logs carry it, no client ever sees it.
+const statusClientGone = 499
+
+// statuses says which HTTP status a failure has. It is the only place that does.
+var statuses = map[api.Code]int{
+	api.CodeBadRequest:       http.StatusBadRequest,
+	api.CodeUnauthorized:     http.StatusUnauthorized,
+	api.CodeForbidden:        http.StatusForbidden,
+	api.CodeNotFound:         http.StatusNotFound,
+	api.CodeMethodNotAllowed: http.StatusMethodNotAllowed,
+	api.CodeConflict:         http.StatusConflict,
+	api.CodeTooLarge:         http.StatusRequestEntityTooLarge,
+	api.CodeUnsupported:      http.StatusUnsupportedMediaType,
+	api.CodeSlowBody:         http.StatusRequestTimeout,
+	api.CodeRateLimited:      http.StatusTooManyRequests,
+	api.CodeConcurrency:      http.StatusTooManyRequests,
+	api.CodeQueueFull:        http.StatusServiceUnavailable,
+	api.CodeQueueTimeout:     http.StatusServiceUnavailable,
+	api.CodeNoBackend:        http.StatusServiceUnavailable,
+	api.CodeUpstreamError:    http.StatusBadGateway,
+	api.CodeUpstreamTimeout:  http.StatusGatewayTimeout,
+	api.CodeClientGone:       statusClientGone,
+	api.CodeInterrupted:      http.StatusServiceUnavailable,
+	api.CodeStopping:         http.StatusServiceUnavailable,
+	api.CodeUnavailable:      http.StatusServiceUnavailable,
+	api.CodeInternal:         http.StatusInternalServerError,
+}
+
+// fail writes a failure in the caller's dialect: the whole answer where none has begun, else the dialect's error record and
+// then the end of the connection, so that a cut answer can never be taken for a whole one.
+func (x *exchange) fail(err error) {
+	e := api.AsError(err)
+	x.err = e
+	if x.started() {
+		// The record is the last thing that is tried: whether it arrives or not, the connection breaks.
+		if _, err := x.Write(errorRecord(x.family, e)); err == nil {
+			_ = http.NewResponseController(x.ResponseWriter).Flush()
+		}
+		panic(http.ErrAbortHandler)
+	}
+	if e.Code == api.CodeClientGone {
+		panic(http.ErrAbortHandler)
+	}
+	body := errorBody(x.family, e)
+	h := x.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	x.retryHeaders(e)
+	status := x.statusOf(e.Code)
+	if status == http.StatusUnauthorized {
+		h.Set("WWW-Authenticate", `Bearer realm="ollama-api-service"`)
+	}
+	x.WriteHeader(status)
+	if x.r.Method != http.MethodHead {
+		_, _ = x.Write(body) // a client that is gone cannot be told
+	}
+}
+
+// statusOf is the status of a failure for this client. The ollama command prints the sentence of a 403, and hides that of a
+// 401 behind "see the ollama server logs".
+func (x *exchange) statusOf(code api.Code) int {
+	if code == api.CodeUnauthorized && strings.HasPrefix(x.r.UserAgent(), "ollama/") {
+		return http.StatusForbidden
+	}
+	return statuses[code]
+}
+
+func (x *exchange) retryHeaders(e *api.Error) {
+	status := statuses[e.Code]
+	if status != http.StatusTooManyRequests && status != http.StatusServiceUnavailable {
+		return
+	}
+	seconds := max(1, int64(math.Ceil(e.RetryAfter.Seconds())))
+	x.Header().Set("Retry-After", strconv.FormatInt(seconds, 10))
+	if e.NoRetry {
+		// Without it the OpenAI and Anthropic SDKs sleep out the whole Retry-After before their user learns anything.
+		x.Header().Set("X-Should-Retry", "false")
+	}
+}
+
+// errorBody is a failure as one JSON object. Native carries its sentence twice: Ollama's clients read "error", this API's
+// documents promise "detail".
+func errorBody(f dialect.Family, e *api.Error) []byte {
+	message := quoted(e.Message)
+	if f == dialect.OpenAI {
+		b := append([]byte(`{"error":{"message":`), message...)
+		b = append(append(b, `,"type":"`...), openAIType(statuses[e.Code])...)
+		b = append(append(b, `","param":null,"code":"`...), e.Code...)
+		return append(b, `"}}`...)
+	}
+	b := append([]byte(`{"error":`), message...)
+	b = append(append(b, `,"detail":`...), message...)
+	return append(b, '}')
+}
+
+// errorRecord is a failure in the middle of a stream: a line of NDJSON, or a server-sent event.
+func errorRecord(f dialect.Family, e *api.Error) []byte {
+	body := errorBody(f, e)
+	if f == dialect.OpenAI {
+		return append(append([]byte("data: "), body...), "\n\n"...)
+	}
+	return append(body, '\n')
+}
+
+func openAIType(status int) string {
+	switch status {
+	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusMethodNotAllowed:
+		return "invalid_request_error"
+	case http.StatusUnauthorized:
+		return "authentication_error"
+	case http.StatusForbidden:
+		return "permission_error"
+	case http.StatusNotFound:
+		return "not_found_error"
+	case http.StatusTooManyRequests:
+		return "rate_limit_error"
+	}
+	return "api_error"
+}
+
+func quoted(s string) []byte {
+	b, err := jsontext.AppendQuote(nil, s)
+	if err != nil {
+		return []byte(`"an error whose text is not valid"`)
+	}
+	return b
+}

@@ -1,0 +1,234 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/dialect"
+)
+
+// exchange is one request and all that is found out about it. It is the ResponseWriter of its answer, to know what was sent.
+type exchange struct {
+	http.ResponseWriter
+	r       *http.Request
+	s       *Server
+	id      string
+	arrived time.Time
+
+	path      string // as sent, without a key in front
+	encoded   bool   // the path had encoded characters
+	pathKey   string
+	param     string // the route's parameter, decoded
+	family    dialect.Family
+	route     *route
+	addr      netip.Addr
+	forwarded bool // a proxy stands before us, or claims to
+
+	key    *api.Key
+	record *api.Record // set from the admission on
+	status int         // as sent; 0 before the header
+	sent   int64
+	err    *api.Error
+}
+
+type exchangeKey struct{}
+
+// exchangeOf is the exchange that a management operation runs in.
+func exchangeOf(ctx context.Context) *exchange { return ctx.Value(exchangeKey{}).(*exchange) }
+
+func (s *Server) newExchange(w http.ResponseWriter, r *http.Request) *exchange {
+	x := &exchange{ResponseWriter: w, r: r, s: s, arrived: time.Now(), id: newID()}
+	x.addr, x.forwarded = clientAddress(r, s.TrustedProxies)
+	w.Header()["X-Request-Id"] = []string{x.id}
+	if theirs := r.Header.Get("X-Request-Id"); theirs != "" && validID(theirs) {
+		w.Header()["X-Client-Request-Id"] = []string{theirs}
+	}
+	return x
+}
+
+// newID is a row id: a version 7 UUID, so that rows of one time lie together in the index (RFC 9562).
+func newID() string {
+	id, err := uuid.NewV7()
+	if err != nil {
+		panic("no randomness: " + err.Error()) // crypto/rand never fails on a supported system
+	}
+	return id.String()
+}
+
+// validID says whether a client's own request id is fit to be kept and sent back.
+func validID(s string) bool {
+	if len(s) > 128 {
+		return false
+	}
+	for i := range len(s) {
+		c := s[i]
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && strings.IndexByte("-_.:/+=", c) < 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func (x *exchange) WriteHeader(status int) {
+	if x.status == 0 {
+		x.status = status
+	}
+	x.ResponseWriter.WriteHeader(status)
+}
+
+func (x *exchange) Write(p []byte) (int, error) {
+	if x.status == 0 {
+		x.status = http.StatusOK
+	}
+	n, err := x.ResponseWriter.Write(p)
+	x.sent += int64(n)
+	return n, err
+}
+
+// Unwrap lets http.ResponseController reach the connection, to flush and to set deadlines.
+func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
+
+func (x *exchange) started() bool { return x.status != 0 }
+
+func (x *exchange) template() string {
+	if x.route == nil {
+		return "(none)"
+	}
+	return x.route.template
+}
+
+// who is how a refusal is counted: by key, or by address where no key is known.
+func (x *exchange) who() string {
+	if x.key != nil {
+		return x.key.Preview
+	}
+	return x.addr.String()
+}
+
+// loggedStatus is the status sent; 499 for a client that left before one was.
+func (x *exchange) loggedStatus() int {
+	if x.status == 0 && x.err != nil && x.err.Code == api.CodeClientGone {
+		return statusClientGone
+	}
+	return x.status
+}
+
+// attrs are the log fields of what was served.
+func (x *exchange) attrs() []slog.Attr {
+	total := time.Since(x.arrived)
+	attrs := []slog.Attr{slog.Float64("ms", milliseconds(total)), slog.Int64("bytes", x.sent)}
+	r := x.record
+	if r == nil {
+		return attrs
+	}
+	attrs = append(attrs, slog.String("model", r.Model), slog.String("outcome", string(r.Outcome)), slog.Bool("streamed", r.Streamed),
+		slog.Int64("prompt_tokens", r.PromptTokens), slog.Int64("completion_tokens", r.CompletionTokens),
+		slog.Float64("ttfb_ms", milliseconds(r.FirstByte)), slog.Float64("slot_ms", milliseconds(r.Slot)), slog.Int64("bytes_in", r.BytesIn))
+	if r.Estimated {
+		attrs = append(attrs, slog.Bool("estimated", true))
+	}
+	return attrs
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+const (
+	bodyProgress = 30 * time.Second // a body that makes no progress for so long is cut
+	firstBuffer  = 512
+)
+
+// readBody reads the whole body, at most limit bytes. net/http notices a client that leaves only after that (F7).
+func (x *exchange) readBody(limit int64) ([]byte, error) {
+	if enc := x.r.Header.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "identity") {
+		return nil, api.Errorf(api.CodeUnsupported, "send the body without Content-Encoding")
+	}
+	if x.r.ContentLength > limit {
+		return nil, tooLarge(limit)
+	}
+	size := int64(firstBuffer)
+	if x.r.ContentLength >= 0 {
+		// What a client claims is not what it gets before it sends it.
+		size = min(x.r.ContentLength, 1<<20) + 1
+	}
+	control := http.NewResponseController(x.ResponseWriter)
+	body := make([]byte, 0, size)
+	pushed := time.Time{}
+	for {
+		if int64(len(body)) > limit {
+			return nil, tooLarge(limit)
+		}
+		if len(body) == cap(body) {
+			body = append(body, 0)[:len(body)]
+		}
+		if now := time.Now(); now.Sub(pushed) > time.Second {
+			pushed = now
+			// Writers that know no deadlines are those of tests.
+			_ = control.SetReadDeadline(now.Add(bodyProgress))
+		}
+		n, err := x.r.Body.Read(body[len(body):cap(body)])
+		body = body[:len(body)+n]
+		switch {
+		case errors.Is(err, io.EOF):
+			_ = control.SetReadDeadline(time.Time{})
+			if int64(len(body)) > limit {
+				return nil, tooLarge(limit)
+			}
+			return body, nil
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return nil, api.Wrap(api.CodeSlowBody, err, "the body did not arrive in time: send it without pauses")
+		case err != nil:
+			return nil, api.Wrap(api.CodeBadRequest, err, "the body could not be read")
+		}
+	}
+}
+
+func tooLarge(limit int64) error {
+	return api.Errorf(api.CodeTooLarge, "the body is larger than %d bytes (MAX_BODY_BYTES)", limit)
+}
+
+// clientAddress is who sent the request: the peer, or, where the peer is a trusted proxy, the last address in
+// X-Forwarded-For that is none. What comes before an entry that is no address is not believed.
+func clientAddress(r *http.Request, trusted []netip.Prefix) (addr netip.Addr, forwarded bool) {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err == nil {
+		addr, _ = netip.ParseAddr(host)
+		addr = addr.Unmap().WithZone("")
+	}
+	for _, name := range []string{"X-Forwarded-For", "Forwarded", "X-Real-Ip", "X-Forwarded-Host", "X-Forwarded-Proto", "Via"} {
+		if _, ok := r.Header[name]; ok {
+			forwarded = true
+		}
+	}
+	if len(trusted) == 0 || !forwarded {
+		return addr, forwarded
+	}
+	list := strings.Split(strings.Join(r.Header["X-Forwarded-For"], ","), ",")
+	for i := len(list) - 1; i >= 0 && within(addr, trusted); i-- {
+		next, err := netip.ParseAddr(strings.TrimSpace(list[i]))
+		if err != nil {
+			break
+		}
+		addr = next.Unmap().WithZone("")
+	}
+	return addr, forwarded
+}
+
+func within(a netip.Addr, list []netip.Prefix) bool {
+	for _, p := range list {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}

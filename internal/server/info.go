@@ -1,0 +1,117 @@
+package server
+
+import (
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/sched"
+	"ollama-api-service/internal/usage"
+)
+
+// ollamaRuns is what Ollama answers on its root; its clients look for these 17 bytes.
+const ollamaRuns = "Ollama is running"
+
+// root answers Ollama's clients as Ollama does, and everybody else with what this service is.
+func (s *Server) root(x *exchange) error {
+	accept := x.r.Header.Get("Accept")
+	if strings.HasPrefix(x.r.UserAgent(), "ollama") || accept == "" || strings.HasPrefix(accept, "text/plain") {
+		return x.send("text/plain; charset=utf-8", []byte(ollamaRuns))
+	}
+	return x.sendJSON(map[string]any{
+		"service": "ollama-api-service", "version": s.Version, "status": "running",
+		"documentation": "/openapi.json", "health": "/health",
+		"endpoints": s.routes.listed,
+	})
+}
+
+// version is the backend's: clients decide by it what they may ask for.
+func (s *Server) version(x *exchange) error {
+	v := s.Backend.State().Version
+	if v == "" {
+		if v = s.Backend.Probe(x.r.Context()).Version; v == "" {
+			return api.Errorf(api.CodeNoBackend, "the Ollama server cannot be reached: try again soon, or ask who runs it")
+		}
+	}
+	return x.sendJSON(map[string]string{"version": v})
+}
+
+type healthReport struct {
+	Status        string          `json:"status"`
+	OllamaBackend string          `json:"ollama_backend"`
+	Timestamp     time.Time       `json:"timestamp"`
+	Version       string          `json:"version,omitempty"`
+	UptimeSeconds int64           `json:"uptime_seconds,omitempty"`
+	Backends      []backendReport `json:"backends,omitempty"`
+	Queue         *sched.Snapshot `json:"queue,omitempty"`
+	Journal       *usage.Depth    `json:"journal,omitempty"`
+}
+
+type backendReport struct {
+	Name    string    `json:"name"`
+	Healthy bool      `json:"healthy"`
+	Version string    `json:"version"`
+	Slots   int       `json:"slots_per_model"`
+	Checked time.Time `json:"checked_at"`
+	Reason  string    `json:"reason,omitempty"`
+}
+
+// health always answers 200: it is for people and dashboards. Details are for admins.
+func (s *Server) health(x *exchange) error {
+	state := s.Backend.State()
+	report := healthReport{Status: "healthy", OllamaBackend: "healthy", Timestamp: time.Now().UTC()}
+	if !state.Healthy {
+		report.Status, report.OllamaBackend = "degraded", "unreachable"
+	}
+	if x.key != nil && x.key.Role == api.RoleAdmin {
+		report.Version = s.Version
+		report.UptimeSeconds = int64(time.Since(s.started).Seconds())
+		report.Backends = []backendReport{{Name: s.Backend.Name, Healthy: state.Healthy, Version: state.Version, Slots: s.Backend.Slots,
+			Checked: state.Checked.UTC(), Reason: state.Reason}}
+		queue, journal := s.Sched.Snapshot(), s.Books.Depth()
+		report.Queue, report.Journal = &queue, &journal
+	}
+	return x.sendJSON(report)
+}
+
+// alive says that the process runs, and nothing else: a restart would not mend a backend.
+func (s *Server) alive(x *exchange) error { return x.sendJSON(map[string]string{"status": "ok"}) }
+
+// readiness says whether requests should be sent here.
+func (s *Server) readiness(x *exchange) error {
+	if !s.ready.Load() {
+		return api.Errorf(api.CodeStopping, "the gateway is stopping")
+	}
+	if !s.Backend.State().Healthy {
+		return api.Errorf(api.CodeNoBackend, "the Ollama server cannot be reached")
+	}
+	return x.sendJSON(map[string]string{"status": "ready"})
+}
+
+// document is the OpenAPI description of this API.
+func (s *Server) document(x *exchange) error { return x.send("application/json", s.openAPI) }
+
+func (x *exchange) sendJSON(v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return x.send("application/json", b)
+}
+
+func (x *exchange) send(contentType string, body []byte) error {
+	h := x.Header()
+	h.Set("Content-Type", contentType)
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	x.WriteHeader(http.StatusOK)
+	if x.r.Method == http.MethodHead {
+		return nil
+	}
+	if _, err := x.Write(body); err != nil {
+		return api.Wrap(api.CodeClientGone, err, "the client went away")
+	}
+	return nil
+}

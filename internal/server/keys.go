@@ -1,0 +1,193 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/auth"
+)
+
+func typeOf(v any) reflect.Type { return reflect.TypeOf(v) }
+
+// keyFields are all names that a body of the key operations may hold.
+var keyFields = []string{"name", "role", "rate_limit", "max_concurrent", "models", "allow_cloud", "expires_at", "allowed_ips", "note", "grace_seconds"}
+
+type newKey struct {
+	Name          string              `json:"name" minLength:"1" maxLength:"100" example:"Production API Key"`
+	Role          api.Role            `json:"role" enum:"admin,user" example:"user"`
+	RateLimit     optional[int64]     `json:"rate_limit,omitempty" doc:"Requests in any 60 minutes; 0 blocks the key, null is no limit; default by role" example:"500"`
+	MaxConcurrent optional[int64]     `json:"max_concurrent,omitempty" doc:"Requests at one time; null is no bound"`
+	Models        optional[[]string]  `json:"models,omitempty" doc:"Patterns like llama3.2, llama3.2:* or *; null is every local model, an empty list none"`
+	AllowCloud    bool                `json:"allow_cloud,omitempty" doc:"Allow models that Ollama runs off-site"`
+	ExpiresAt     optional[time.Time] `json:"expires_at,omitempty"`
+	AllowedIPs    []api.Network       `json:"allowed_ips,omitempty" doc:"Addresses and networks the key may be used from"`
+	Note          string              `json:"note,omitempty" maxLength:"1000"`
+}
+
+type keyPatch struct {
+	Name          *string                 `json:"name,omitempty" minLength:"1" maxLength:"100"`
+	Role          *api.Role               `json:"role,omitempty" enum:"admin,user"`
+	RateLimit     optional[int64]         `json:"rate_limit,omitempty"`
+	MaxConcurrent optional[int64]         `json:"max_concurrent,omitempty"`
+	Models        optional[[]string]      `json:"models,omitempty"`
+	AllowCloud    *bool                   `json:"allow_cloud,omitempty"`
+	ExpiresAt     optional[time.Time]     `json:"expires_at,omitempty"`
+	AllowedIPs    optional[[]api.Network] `json:"allowed_ips,omitempty"`
+	Note          *string                 `json:"note,omitempty" maxLength:"1000"`
+}
+
+// secretKey is a key with its secret: the one answer that ever shows it.
+type secretKey struct {
+	APIKey string `json:"api_key" doc:"The key itself: shown once, kept nowhere" example:"oas_8rT2kLmN0q_…"`
+	api.Key
+}
+
+type (
+	keyPath struct {
+		Preview string `path:"key_preview" maxLength:"64" doc:"The key's public name" example:"oas_8rT2kLmN0q"`
+	}
+	createIn  struct{ Body newKey }
+	secretOut struct{ Body secretKey }
+	keyOut    struct{ Body api.Key }
+	keysOut   struct {
+		Body struct {
+			APIKeys []api.Key `json:"api_keys"`
+			Total   int       `json:"total"`
+		}
+	}
+	changeIn struct {
+		keyPath
+		Body keyPatch
+	}
+	rotateIn struct {
+		keyPath
+		Body struct {
+			GraceSeconds int64 `json:"grace_seconds,omitempty" minimum:"0" maximum:"259200" doc:"How long the old secret goes on working"`
+		}
+	}
+	revokeOut struct {
+		Body struct {
+			Message string  `json:"message"`
+			Key     api.Key `json:"key"`
+		}
+	}
+)
+
+func (s *Server) keyOperations(a huma.API) {
+	tags := []string{"API keys (admin)"}
+	operation(a, huma.Operation{OperationID: "create-key", Method: "POST", Path: "/api/keys", Summary: "Create an API key", Tags: tags}, s.createKey)
+	operation(a, huma.Operation{OperationID: "list-keys", Method: "GET", Path: "/api/keys", Summary: "List all API keys", Tags: tags}, s.listKeys)
+	operation(a, huma.Operation{OperationID: "get-key", Method: "GET", Path: "/api/keys/{key_preview}", Summary: "Show one API key", Tags: tags, Errors: []int{404}}, s.showKey)
+	operation(a, huma.Operation{OperationID: "change-key", Method: "PATCH", Path: "/api/keys/{key_preview}", Summary: "Change an API key", Tags: tags, Errors: []int{404, 409}}, s.changeKey)
+	operation(a, huma.Operation{OperationID: "revoke-key", Method: "DELETE", Path: "/api/keys/{key_preview}", Summary: "Revoke an API key", Tags: tags, Errors: []int{404, 409}}, s.revokeKey)
+	operation(a, huma.Operation{OperationID: "rotate-key", Method: "POST", Path: "/api/keys/{key_preview}/rotate", Summary: "Give an API key a new secret", Tags: tags, Errors: []int{404, 409}}, s.rotateKey)
+}
+
+// change is the audit line of what the exchange's key is about to do.
+func (s *Server) change(ctx context.Context) api.Change {
+	x := exchangeOf(ctx)
+	return api.Change{Actor: x.key.Preview, From: x.addr.String(), At: time.Now(), KeepAdmin: !s.StaticAdmin}
+}
+
+func (s *Server) createKey(ctx context.Context, in *createIn) (*secretOut, error) {
+	by := s.change(ctx)
+	n := in.Body
+	k := api.Key{Name: n.Name, Role: n.Role, MaxConcurrent: n.MaxConcurrent.Value, AllowCloud: n.AllowCloud, ExpiresAt: n.ExpiresAt.Value,
+		AllowedIPs: n.AllowedIPs, Note: n.Note, CreatedAt: by.At}
+	if n.RateLimit.Set {
+		k.RateLimit = n.RateLimit.Value
+	} else {
+		byRole := s.DefaultLimits[n.Role]
+		k.RateLimit = &byRole
+	}
+	if n.Models.Value != nil {
+		k.Models = *n.Models.Value
+	}
+	if err := k.Validate(); err != nil {
+		return nil, err
+	}
+	if err := api.CheckExpiry(k.ExpiresAt, by.At); err != nil {
+		return nil, err
+	}
+	secret, preview, err := auth.Mint(s.Random)
+	if err != nil {
+		return nil, err
+	}
+	k.Preview = preview
+	if err := s.Store.CreateKey(ctx, k, s.Secret.MAC(secret), by); err != nil {
+		return nil, err
+	}
+	s.changed("key created", by, &k)
+	return &secretOut{secretKey{secret, k}}, nil
+}
+
+func (s *Server) listKeys(ctx context.Context, _ *struct{}) (*keysOut, error) {
+	keys, err := s.Store.Keys(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := &keysOut{}
+	out.Body.APIKeys, out.Body.Total = keys, len(keys)
+	return out, nil
+}
+
+func (s *Server) showKey(ctx context.Context, in *keyPath) (*keyOut, error) {
+	k, err := s.Store.Key(ctx, in.Preview)
+	if err != nil {
+		return nil, err
+	}
+	return &keyOut{k.Key}, nil
+}
+
+func (s *Server) changeKey(ctx context.Context, in *changeIn) (*keyOut, error) {
+	by := s.change(ctx)
+	b := in.Body
+	patch := api.KeyPatch{Name: b.Name, Role: b.Role, RateLimit: b.RateLimit.Optional, MaxConcurrent: b.MaxConcurrent.Optional,
+		Models: b.Models.Optional, AllowCloud: b.AllowCloud, ExpiresAt: b.ExpiresAt.Optional, AllowedIPs: b.AllowedIPs.Optional, Note: b.Note}
+	if err := api.CheckExpiry(b.ExpiresAt.Value, by.At); err != nil {
+		return nil, err
+	}
+	k, err := s.Store.ChangeKey(ctx, in.Preview, patch, by)
+	if err != nil {
+		return nil, err
+	}
+	s.changed("key changed", by, &k)
+	return &keyOut{k}, nil
+}
+
+func (s *Server) revokeKey(ctx context.Context, in *keyPath) (*revokeOut, error) {
+	by := s.change(ctx)
+	k, err := s.Store.RevokeKey(ctx, in.Preview, by)
+	if err != nil {
+		return nil, err
+	}
+	s.changed("key revoked", by, &k)
+	out := &revokeOut{}
+	out.Body.Message, out.Body.Key = fmt.Sprintf("API key %s is revoked", k.Preview), k
+	return out, nil
+}
+
+func (s *Server) rotateKey(ctx context.Context, in *rotateIn) (*secretOut, error) {
+	by := s.change(ctx)
+	secret, err := auth.Reissue(s.Random, in.Preview)
+	if err != nil {
+		return nil, err
+	}
+	k, err := s.Store.RotateKey(ctx, in.Preview, s.Secret.MAC(secret), time.Duration(in.Body.GraceSeconds)*time.Second, by)
+	if err != nil {
+		return nil, err
+	}
+	s.changed("key rotated", by, &k)
+	return &secretOut{secretKey{secret, k}}, nil
+}
+
+// changed lets a change take effect at once and leaves a line of it in the log.
+func (s *Server) changed(what string, by api.Change, k *api.Key) {
+	s.Auth.Forget()
+	s.Log.Info(what, "actor", by.Actor, "from", by.From, "target", k.Preview, "role", string(k.Role))
+}

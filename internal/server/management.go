@@ -1,0 +1,149 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/dialect"
+)
+
+const maxManagement = 64 << 10
+
+// newManagement builds the typed operations (keys, statistics) and the OpenAPI document. The route table stands before
+// huma's mux: what is not in the table never gets here.
+func (s *Server) newManagement() (http.Handler, []byte, error) {
+	// Both are package variables of huma; this is the one place that uses it.
+	huma.ValidateStrictCasing = true
+	huma.NewError = func(status int, msg string, errs ...error) huma.StatusError { return refuse(status, msg, errs) }
+	huma.NewErrorWithContext = func(ctx huma.Context, status int, msg string, errs ...error) huma.StatusError {
+		e := refuse(status, msg, errs)
+		exchangeOf(ctx.Context()).err = e.e
+		return e
+	}
+	config := huma.DefaultConfig("Ollama API Service", s.Version)
+	config.OpenAPIPath, config.DocsPath, config.SchemasPath = "", "", ""
+	config.CreateHooks = nil // no "$schema" in answers
+	config.RejectUnknownQueryParameters = true
+	config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
+		"bearer": {Type: "http", Scheme: "bearer", Description: "An API key: Authorization: Bearer oas_…"},
+		"apiKey": {Type: "apiKey", In: "header", Name: "x-api-key"},
+	}
+	config.Security = []map[string][]string{{"bearer": {}}, {"apiKey": {}}}
+	mux := http.NewServeMux()
+	a := humago.New(mux, config)
+	s.keyOperations(a)
+	s.statsOperations(a)
+	s.describeProxied(a.OpenAPI())
+	document, err := json.Marshal(a.OpenAPI())
+	return mux, document, err
+}
+
+// manage lets a huma operation answer. A body passes the guard of the inference routes first: huma's decoder, too, would
+// take the last of two fields.
+func (s *Server) manage(x *exchange) error {
+	if x.r.URL.RawQuery != "" && strings.Contains(x.r.URL.RawQuery, ";") {
+		return api.Errorf(api.CodeBadRequest, "the query must separate its parts by &")
+	}
+	r := x.r.WithContext(context.WithValue(x.r.Context(), exchangeKey{}, x))
+	if r.Method == http.MethodPost || r.Method == http.MethodPatch {
+		body, err := x.readBody(maxManagement)
+		if err != nil {
+			return err
+		}
+		if len(bytes.TrimSpace(body)) == 0 && x.param != "" {
+			body = []byte("{}") // rotate needs no field
+		}
+		if err := dialect.Check(body, keyFields...); err != nil {
+			return err
+		}
+		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+		// Ollama's own examples are curl -d without a content type, and so are ours.
+		r.Header = r.Header.Clone()
+		r.Header.Set("Content-Type", "application/json")
+	}
+	r.Header.Del("Accept")
+	s.management.ServeHTTP(x, r)
+	return nil
+}
+
+// refusal is an api.Error as huma writes one. Its body and its status are those of error.go.
+type refusal struct{ e *api.Error }
+
+func (r refusal) Error() string                { return r.e.Error() }
+func (r refusal) GetStatus() int               { return statuses[r.e.Code] }
+func (r refusal) ContentType(string) string    { return "application/json" }
+func (r refusal) MarshalJSON() ([]byte, error) { return errorBody(dialect.Native, r.e), nil }
+func (r refusal) Schema(huma.Registry) *huma.Schema {
+	text := &huma.Schema{Type: huma.TypeString}
+	return &huma.Schema{Type: huma.TypeObject, Required: []string{"error", "detail"}, Properties: map[string]*huma.Schema{"error": text, "detail": text}}
+}
+
+// refuse makes a refusal of what huma found. Of a value it names the place, never the value.
+func refuse(status int, msg string, errs []error) refusal {
+	var own *api.Error
+	for _, err := range errs {
+		if errors.As(err, &own) {
+			return refusal{own}
+		}
+	}
+	if status >= 500 {
+		return refusal{api.AsError(errors.Join(append(errs, errors.New(msg))...))}
+	}
+	for _, err := range errs {
+		var at huma.ErrorDetailer
+		if errors.As(err, &at) {
+			d := at.ErrorDetail()
+			msg = fmt.Sprintf("%s: %s", strings.TrimPrefix(d.Location, "body."), d.Message)
+			break
+		}
+	}
+	return refusal{api.Errorf(api.CodeBadRequest, "%s", msg)}
+}
+
+// operation registers one typed operation. Its errors are ours, and are noted for the log.
+func operation[I, O any](a huma.API, op huma.Operation, handle func(context.Context, *I) (*O, error)) {
+	op.Errors = append(op.Errors, 400, 401, 403)
+	huma.Register(a, op, func(ctx context.Context, in *I) (*O, error) {
+		out, err := handle(ctx, in)
+		if err == nil {
+			return out, nil
+		}
+		e := api.AsError(err)
+		x := exchangeOf(ctx)
+		x.err = e
+		x.retryHeaders(e)
+		return nil, refusal{e}
+	})
+}
+
+// optional is a field of a PATCH with three states: absent, null and a value.
+type optional[T any] struct{ api.Optional[T] }
+
+// UnmarshalJSON is called for null too, which is how the two are told apart.
+func (o *optional[T]) UnmarshalJSON(b []byte) error {
+	o.Set = true
+	if bytes.Equal(b, []byte("null")) {
+		o.Value = nil
+		return nil
+	}
+	o.Value = new(T)
+	return json.Unmarshal(b, o.Value)
+}
+
+// Schema is that of the value, or null.
+func (o optional[T]) Schema(r huma.Registry) *huma.Schema {
+	var v T
+	schema := *huma.SchemaFromType(r, typeOf(v))
+	schema.Nullable = true
+	return &schema
+}

@@ -1,0 +1,201 @@
+package server
+
+import (
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/dialect"
+)
+
+// access is who may enter a route.
+type access uint8
+
+const (
+	adminsOnly access = iota // the zero value denies most
+	anyKey
+	anyone
+)
+
+// class is what a route does.
+type class uint8
+
+const (
+	own        class = iota // answered here
+	metadata                // reads from the backend, costs it nothing
+	inference               // holds a slot, is limited and booked
+	management              // changes the backend, is limited and booked
+)
+
+var classNames = [...]string{own: "own", metadata: "metadata", inference: "inference", management: "management"}
+
+// route is one line of the table. What is not in the table does not exist.
+type route struct {
+	method, template string
+	access           access
+	family           dialect.Family
+	class            class
+	counted          bool // limited, journalled and booked
+	kind             dialect.Kind
+	upstream         string // constant path at the backend; "" where the answer is ours
+	optional         bool   // with anyone: a key is read if it is there
+	serve            func(*exchange) error
+}
+
+// ollama says whether the route is one of Ollama's or of OpenAI's, which accept a key in the path.
+func (r *route) ollama() bool {
+	return r.class != own || r.template == "/" || r.template == "/api/version"
+}
+
+// routeList is the table: who may enter, what it is, what serves it. DESIGN.md's section 3 says the same in words.
+func (s *Server) routeList() []route {
+	list := []route{
+		{"GET", "/", anyone, dialect.Native, own, false, 0, "", false, s.root},
+		{"HEAD", "/", anyone, dialect.Native, own, false, 0, "", false, s.root},
+		{"GET", "/api/version", anyone, dialect.Native, own, false, 0, "", false, s.version},
+		{"HEAD", "/api/version", anyone, dialect.Native, own, false, 0, "", false, s.version},
+		{"GET", "/health", anyone, dialect.Native, own, false, 0, "", true, s.health},
+		{"GET", "/healthz", anyone, dialect.Native, own, false, 0, "", false, s.alive},
+		{"HEAD", "/healthz", anyone, dialect.Native, own, false, 0, "", false, s.alive},
+		{"GET", "/readyz", anyone, dialect.Native, own, false, 0, "", false, s.readiness},
+		{"HEAD", "/readyz", anyone, dialect.Native, own, false, 0, "", false, s.readiness},
+		{"GET", "/openapi.json", anyone, dialect.Native, own, false, 0, "", false, s.document},
+
+		{"POST", "/api/keys", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
+		{"GET", "/api/keys", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
+		{"GET", "/api/keys/{key_preview}", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
+		{"PATCH", "/api/keys/{key_preview}", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
+		{"DELETE", "/api/keys/{key_preview}", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
+		{"POST", "/api/keys/{key_preview}/rotate", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
+		{"GET", "/api/stats", anyKey, dialect.Native, own, false, 0, "", false, s.manage},
+		{"GET", "/api/admin/stats", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
+
+		{"GET", "/api/models", anyKey, dialect.Native, metadata, false, 0, "/api/tags", false, s.list},
+		{"GET", "/api/tags", anyKey, dialect.Native, metadata, false, 0, "/api/tags", false, s.list},
+		{"HEAD", "/api/tags", anyKey, dialect.Native, metadata, false, 0, "/api/tags", false, s.list},
+		{"GET", "/api/ps", anyKey, dialect.Native, metadata, false, 0, "/api/ps", false, s.list},
+		{"POST", "/api/show", anyKey, dialect.Native, metadata, false, dialect.Show, "/api/show", false, s.show},
+		{"GET", "/v1/models", anyKey, dialect.OpenAI, metadata, false, 0, "/v1/models", false, s.list},
+		{"GET", "/v1/models/{model}", anyKey, dialect.OpenAI, metadata, false, 0, "/v1/models", false, s.oneModel},
+
+		{"POST", "/api/generate", anyKey, dialect.Native, inference, true, dialect.Generate, "/api/generate", false, s.infer},
+		{"POST", "/api/chat", anyKey, dialect.Native, inference, true, dialect.Chat, "/api/chat", false, s.infer},
+		{"POST", "/api/embed", anyKey, dialect.Native, inference, true, dialect.Embed, "/api/embed", false, s.infer},
+		{"POST", "/api/embeddings", anyKey, dialect.Native, inference, true, dialect.Embeddings, "/api/embeddings", false, s.infer},
+		{"POST", "/v1/chat/completions", anyKey, dialect.OpenAI, inference, true, dialect.OpenAIChat, "/v1/chat/completions", false, s.infer},
+		{"POST", "/v1/completions", anyKey, dialect.OpenAI, inference, true, dialect.OpenAICompletions, "/v1/completions", false, s.infer},
+		{"POST", "/v1/embeddings", anyKey, dialect.OpenAI, inference, true, dialect.OpenAIEmbeddings, "/v1/embeddings", false, s.infer},
+
+		{"POST", "/api/pull", adminsOnly, dialect.Native, management, true, dialect.Transfer, "/api/pull", false, s.infer},
+		{"POST", "/api/push", adminsOnly, dialect.Native, management, true, dialect.Transfer, "/api/push", false, s.infer},
+		{"POST", "/api/create", adminsOnly, dialect.Native, management, true, dialect.Create, "/api/create", false, s.infer},
+		{"POST", "/api/copy", adminsOnly, dialect.Native, management, true, dialect.Copy, "/api/copy", false, s.infer},
+		{"DELETE", "/api/delete", adminsOnly, dialect.Native, management, true, dialect.Delete, "/api/delete", false, s.infer},
+		{"HEAD", "/api/blobs/{digest}", adminsOnly, dialect.Native, management, false, 0, "/api/blobs/", false, s.hasBlob},
+		{"POST", "/api/blobs/{digest}", adminsOnly, dialect.Native, management, true, 0, "/api/blobs/", false, s.infer},
+	}
+	return list
+}
+
+// table finds routes: exact paths in a map, the few with a parameter by what stands before and behind it.
+type table struct {
+	exact  map[string][]*route
+	params []paramRoutes
+	all    []*route
+	listed []string // "METHOD template" of each, in order
+}
+
+type paramRoutes struct {
+	before, after string
+	routes        []*route
+}
+
+func newTable(list []route) *table {
+	t := &table{exact: make(map[string][]*route)}
+	for i := range list {
+		r := &list[i]
+		t.all = append(t.all, r)
+		t.listed = append(t.listed, r.method+" "+r.template)
+		before, rest, param := strings.Cut(r.template, "{")
+		if !param {
+			t.exact[r.template] = append(t.exact[r.template], r)
+			continue
+		}
+		_, after, _ := strings.Cut(rest, "}")
+		j := slices.IndexFunc(t.params, func(p paramRoutes) bool { return p.before == before && p.after == after })
+		if j < 0 {
+			j = len(t.params)
+			t.params = append(t.params, paramRoutes{before: before, after: after})
+		}
+		t.params[j].routes = append(t.params[j].routes, r)
+	}
+	return t
+}
+
+// find sets the exchange's route and parameter. It returns CodeNotFound, or CodeMethodNotAllowed with the methods there are.
+func (t *table) find(x *exchange) error {
+	methods := t.exact[x.path]
+	if methods == nil {
+		for _, p := range t.params {
+			if param, ok := p.match(x.path); ok {
+				methods, x.param = p.routes, param
+				break
+			}
+		}
+	}
+	if methods == nil || x.encoded && x.param == "" {
+		return api.Errorf(api.CodeNotFound, "no such path: GET / lists what there is")
+	}
+	allowed := make([]string, 0, len(methods))
+	for _, r := range methods {
+		if r.method == x.r.Method {
+			x.route = r
+			return nil
+		}
+		allowed = append(allowed, r.method)
+	}
+	x.family = methods[0].family
+	x.Header().Set("Allow", strings.Join(allowed, ", "))
+	return api.Errorf(api.CodeMethodNotAllowed, "this path answers %s only", strings.Join(allowed, ", "))
+}
+
+// match decodes the one segment between before and after, once.
+func (p paramRoutes) match(path string) (string, bool) {
+	if !strings.HasPrefix(path, p.before) || !strings.HasSuffix(path, p.after) || len(path) <= len(p.before)+len(p.after) {
+		return "", false
+	}
+	raw := path[len(p.before) : len(path)-len(p.after)]
+	if strings.Contains(raw, "/") {
+		return "", false
+	}
+	param, err := url.PathUnescape(raw)
+	return param, err == nil && param != ""
+}
+
+// cleanPath takes the path as it was sent, and a key off its front. Only a plain path is matched: an encoded one may spell
+// a parameter but never a route (DESIGN.md, decision 2).
+func (x *exchange) cleanPath() error {
+	u := x.r.URL
+	if u.Host != "" || u.Scheme != "" || !strings.HasPrefix(u.Path, "/") {
+		return api.Errorf(api.CodeBadRequest, "the request line must name a path")
+	}
+	x.path, x.encoded = u.Path, u.RawPath != ""
+	if x.encoded {
+		x.path = u.RawPath
+	}
+	if rest, ok := strings.CutPrefix(x.path, "/k/"); ok {
+		key, path, _ := strings.Cut(rest, "/")
+		key, err := url.PathUnescape(key)
+		if err != nil || key == "" {
+			return api.Errorf(api.CodeNotFound, "no such path: write /k/KEY/ before the path")
+		}
+		x.pathKey, x.path = key, "/"+path
+	}
+	x.family = familyOf(x.path)
+	if x.r.Method == http.MethodConnect || x.r.Method == http.MethodTrace {
+		return api.Errorf(api.CodeMethodNotAllowed, "%s is not served", x.r.Method)
+	}
+	return nil
+}

@@ -1,0 +1,254 @@
+// Package server is the HTTP surface: the route table, what stands before each route, and the answers. inference.go reads
+// as the story of one request.
+package server
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/auth"
+	"ollama-api-service/internal/backend"
+	"ollama-api-service/internal/dialect"
+	"ollama-api-service/internal/limit"
+	"ollama-api-service/internal/proxy"
+	"ollama-api-service/internal/sched"
+	"ollama-api-service/internal/store"
+	"ollama-api-service/internal/usage"
+)
+
+const (
+	headerTimeout = 10 * time.Second // a client that drips its header is cut
+	keepAlive     = 2 * time.Minute
+	maxHeader     = 32 << 10
+)
+
+// Options are the rooms and the settings that the server stands on. All but StaticAdmin and TrustedProxies must be set.
+type Options struct {
+	Store    *store.Store
+	Auth     *auth.Authenticator
+	Secret   auth.Secret
+	Random   io.Reader
+	Limits   *limit.Memory
+	Sched    *sched.Scheduler
+	Backend  *backend.Backend
+	Upstream *proxy.Upstream
+	Books    *usage.Books
+	Log      *slog.Logger
+	Version  string
+
+	DefaultLimits  map[api.Role]int64
+	StaticAdmin    bool // an admin key outside the store exists: the last stored one may go
+	TrustedProxies []netip.Prefix
+	MaxBody        int64
+	MaxRequestTime time.Duration
+	FirstByte      time.Duration
+	Idle           time.Duration
+}
+
+// Server answers every request. New makes one.
+type Server struct {
+	Options
+	routes     *table
+	management http.Handler
+	openAPI    []byte
+	started    time.Time
+	ready      atomic.Bool
+	requests   sync.WaitGroup
+}
+
+// New builds the route table and the management API on it.
+func New(o Options) (*Server, error) {
+	s := &Server{Options: o, started: time.Now()}
+	s.routes = newTable(s.routeList())
+	var err error
+	if s.management, s.openAPI, err = s.newManagement(); err != nil {
+		return nil, err
+	}
+	s.ready.Store(true)
+	return s, nil
+}
+
+// Serve answers on l until ctx ends, then lets requests finish for grace and ends what is left with an error record. It
+// returns when no request runs any more.
+func (s *Server) Serve(ctx context.Context, l net.Listener, grace time.Duration) error {
+	base, stop := context.WithCancelCause(context.Background())
+	defer stop(nil)
+	h := &http.Server{
+		Handler:           s,
+		ReadHeaderTimeout: headerTimeout,
+		IdleTimeout:       keepAlive,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
+		BaseContext:       func(net.Listener) context.Context { return base },
+		// OPTIONS * is answered by the route table like everything else.
+		DisableGeneralOptionsHandler: true,
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- h.Serve(l) }()
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+	}
+	s.ready.Store(false)
+	s.Log.Info("stopping", "grace", grace.String())
+	drain, cancel := context.WithTimeout(context.Background(), grace)
+	defer cancel()
+	err := h.Shutdown(drain)
+	if err != nil {
+		// The cause becomes the error record of the streams that are cut.
+		stop(api.Errorf(api.CodeStopping, "the gateway is stopping: try again in a moment"))
+		s.requests.Wait()
+		err = h.Close()
+	}
+	s.requests.Wait()
+	return err
+}
+
+// ServeHTTP finds the route, who asks, and lets the route answer. Nothing unknown and nobody unknown gets further than here.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.requests.Add(1)
+	defer s.requests.Done()
+	x := s.newExchange(w, r)
+	defer s.finish(x)
+	if err := s.dispatch(x); err != nil {
+		x.fail(err)
+	}
+}
+
+func (s *Server) dispatch(x *exchange) error {
+	if err := x.cleanPath(); err != nil {
+		return err
+	}
+	if err := s.routes.find(x); err != nil {
+		return err
+	}
+	if x.pathKey != "" && !x.route.ollama() {
+		return api.Errorf(api.CodeNotFound, "no such path: a key in the path is for Ollama's and the /v1 routes alone")
+	}
+	if err := s.identify(x); err != nil {
+		return err
+	}
+	return x.route.serve(x)
+}
+
+// identify finds the key and whether it may enter the route.
+func (s *Server) identify(x *exchange) error {
+	if x.route.access == anyone && !x.route.optional {
+		return nil
+	}
+	credential, err := auth.Credential(x.r.Header, x.pathKey)
+	if err == nil {
+		x.key, err = s.Auth.Identify(x.r.Context(), credential, x.addr, x.forwarded)
+	}
+	switch {
+	case x.route.access == anyone:
+		return nil // without a good key it answers all the same, only less
+	case err != nil:
+		return err
+	case x.route.access == adminsOnly && x.key.Role != api.RoleAdmin:
+		return api.Errorf(api.CodeForbidden, "this needs an admin key: ask who runs this service")
+	}
+	if x.key.OldSecretUntil != nil {
+		x.Header().Set("Deprecation", "true")
+		x.Header().Set("X-Key-Expires", x.key.OldSecretUntil.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+// finish writes the log line and keeps a panic from taking the process along.
+func (s *Server) finish(x *exchange) {
+	switch p := recover(); p {
+	case nil:
+		s.logRequest(x)
+	case http.ErrAbortHandler:
+		s.logRequest(x)
+		panic(p) // the connection must break: net/http does it on this value
+	default:
+		s.Log.Error("panic", "request_id", x.id, "route", x.template(), "panic", p, "stack", string(debug.Stack()))
+		if !x.started() {
+			x.fail(api.Errorf(api.CodeInternal, "something went wrong inside the gateway; the log has the details under this request id"))
+			s.logRequest(x)
+			return
+		}
+		s.logRequest(x)
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// logRequest writes the one line of a request. It carries the route template, never the path: a path may hold a key.
+func (s *Server) logRequest(x *exchange) {
+	level := slog.LevelInfo
+	if x.err != nil {
+		switch x.err.Code {
+		case api.CodeUnauthorized, api.CodeForbidden, api.CodeRateLimited, api.CodeConcurrency, api.CodeQueueFull, api.CodeQueueTimeout:
+			level = slog.LevelWarn
+			s.Books.Refuse(x.who(), x.err.Code)
+		case api.CodeInternal, api.CodeUnavailable, api.CodeNoBackend, api.CodeUpstreamError, api.CodeUpstreamTimeout:
+			level = slog.LevelError
+		case api.CodeBadRequest:
+			s.Books.Refuse(x.who(), x.err.Code)
+		}
+	} else if x.key != nil && x.route != nil && x.route.class == metadata {
+		s.Books.Tally(x.key.Preview, "metadata")
+	}
+	if !s.Log.Enabled(x.r.Context(), level) {
+		return
+	}
+	attrs := make([]slog.Attr, 0, 24)
+	attrs = append(attrs, slog.String("request_id", x.id), slog.String("method", logMethod(x.r.Method)), slog.String("route", x.template()),
+		slog.Int("status", x.loggedStatus()), slog.String("client", x.addr.String()))
+	if x.key != nil {
+		attrs = append(attrs, slog.String("key", x.key.Preview))
+	}
+	attrs = append(attrs, x.attrs()...)
+	if x.err != nil {
+		attrs = append(attrs, slog.String("error", string(x.err.Code)))
+		if x.err.Err != nil {
+			attrs = append(attrs, slog.String("cause", x.err.Err.Error()))
+		}
+	}
+	message := "request"
+	if x.err != nil {
+		message = logMessage(x.err.Code)
+	}
+	s.Log.LogAttrs(x.r.Context(), level, message, attrs...)
+}
+
+// logMessage names what happened, so that a log can be searched for it.
+func logMessage(code api.Code) string {
+	switch code {
+	case api.CodeUnauthorized:
+		return "authentication failed"
+	case api.CodeRateLimited, api.CodeConcurrency:
+		return "limit refused"
+	}
+	return "request failed"
+}
+
+// logMethod keeps a method that a client made up out of the log.
+func logMethod(m string) string {
+	switch m {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
+		return m
+	}
+	return "other"
+}
+
+// familyOf is the dialect of errors for a path that no route is found for.
+func familyOf(path string) dialect.Family {
+	if strings.HasPrefix(path, "/v1/") {
+		return dialect.OpenAI
+	}
+	return dialect.Native
+}

@@ -1,0 +1,108 @@
+package server
+
+import (
+	"context"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"ollama-api-service/internal/api"
+)
+
+// flushWait is how long statistics wait for what has just ended to be in the store.
+const flushWait = time.Second
+
+type limitsLeft struct {
+	RateLimit     *int64 `json:"rate_limit" doc:"Requests in any 60 minutes; null is no limit"`
+	Remaining     *int64 `json:"remaining"`
+	ResetSeconds  int64  `json:"reset_seconds" doc:"Until one more request is admitted; 0 is now"`
+	MaxConcurrent *int64 `json:"max_concurrent"`
+}
+
+type ownStats struct {
+	KeyPreview string   `json:"key_preview"`
+	KeyName    string   `json:"key_name"`
+	Role       api.Role `json:"role"`
+	api.Statistics
+	Limits limitsLeft `json:"limits"`
+}
+
+type keyStats struct {
+	KeyName string     `json:"key_name"`
+	Role    api.Role   `json:"role"`
+	Revoked bool       `json:"revoked,omitempty"`
+	Limits  limitsLeft `json:"limits"`
+	api.Statistics
+}
+
+type allStats struct {
+	Statistics map[string]keyStats `json:"statistics" doc:"By key preview"`
+	Total      api.Statistics      `json:"total"`
+	TotalKeys  int                 `json:"total_keys"`
+}
+
+type (
+	ownStatsOut struct{ Body ownStats }
+	allStatsOut struct{ Body allStats }
+)
+
+func (s *Server) statsOperations(a huma.API) {
+	operation(a, huma.Operation{OperationID: "own-statistics", Method: "GET", Path: "/api/stats", Summary: "Your usage statistics", Tags: []string{"Statistics"}}, s.ownStatistics)
+	operation(a, huma.Operation{OperationID: "all-statistics", Method: "GET", Path: "/api/admin/stats", Summary: "Everybody's usage statistics (admin)", Tags: []string{"Statistics"}}, s.allStatistics)
+}
+
+// settle waits until what has ended is in the store, so that who asks after an answer finds it counted. A store that is
+// busy or away costs the bound and no error: then the figures are a little behind.
+func (s *Server) settle(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, flushWait)
+	defer cancel()
+	if err := s.Books.Flush(ctx); err != nil {
+		s.Log.Warn("statistics are behind", "cause", err.Error())
+	}
+}
+
+func (s *Server) limitsOf(k *api.Key) limitsLeft {
+	state := s.Limits.State(k)
+	l := limitsLeft{RateLimit: k.RateLimit, MaxConcurrent: k.MaxConcurrent, ResetSeconds: int64((state.Reset + time.Second - 1) / time.Second)}
+	if state.Limit >= 0 {
+		l.Remaining = &state.Remaining
+	}
+	return l
+}
+
+func (s *Server) ownStatistics(ctx context.Context, _ *struct{}) (*ownStatsOut, error) {
+	s.settle(ctx)
+	k := exchangeOf(ctx).key
+	stats, err := s.Store.Statistics(ctx, k.Preview, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	return &ownStatsOut{ownStats{KeyPreview: k.Preview, KeyName: k.Name, Role: k.Role, Statistics: stats, Limits: s.limitsOf(k)}}, nil
+}
+
+func (s *Server) allStatistics(ctx context.Context, _ *struct{}) (*allStatsOut, error) {
+	s.settle(ctx)
+	stats, err := s.Store.AllStatistics(ctx, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	keys, err := s.Store.Keys(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := allStats{Statistics: make(map[string]keyStats, len(keys)), Total: stats.Total, TotalKeys: len(keys)}
+	for _, k := range append(keys, s.Auth.Statics()...) {
+		used, ok := stats.ByKey[k.Preview]
+		if k.Static && !ok {
+			continue // a static key that was never used is not worth a line
+		}
+		out.Statistics[k.Preview] = keyStats{KeyName: k.Name, Role: k.Role, Revoked: k.RevokedAt != nil, Limits: s.limitsOf(&k), Statistics: used}
+	}
+	for preview, used := range stats.ByKey {
+		if _, ok := out.Statistics[preview]; !ok {
+			// A static key whose setting is gone: its rows stay.
+			out.Statistics[preview] = keyStats{KeyName: preview, Statistics: used}
+		}
+	}
+	return &allStatsOut{out}, nil
+}
