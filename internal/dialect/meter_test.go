@@ -1,0 +1,195 @@
+package dialect
+
+import (
+	"bufio"
+	"bytes"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"ollama-api-service/internal/ollamatest"
+)
+
+func recording(t *testing.T, name string) []byte {
+	t.Helper()
+	resp, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(ollamatest.Recording(name))), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return body
+}
+
+// TestMeterAtEverySplit feeds each recorded stream in pieces of every size: what passes and what is held must add up to the
+// stream, the end must be held, and the usage must be read.
+func TestMeterAtEverySplit(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		kind Kind
+		sse  bool
+		end  string // first bytes that must be held
+	}{
+		{"chat-stream", Chat, false, `{"model":"tiny","created_at":"2026-11-23T12:59:03.543512241Z"`},
+		{"generate-stream", Generate, false, `{"model":"tiny","created_at":"2026-11-23T12:59:03.466859843Z"`},
+		{"v1-chat-stream-usage", OpenAIChat, true, `data: {"id":"chatcmpl-806","object":"chat.completion.chunk","created":1795438744,"model":"tiny","system_fingerprint":"fp_ollama","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":"length"}]}`},
+		{"v1-completions-stream-usage", OpenAICompletions, true, `data: {"id":"cmpl-144","object":"text_completion","created":1795438747,"choices":[{"text":"","index":0,"finish_reason":"length"}]`},
+	} {
+		body := recording(t, c.name)
+		for size := 1; size <= len(body); size++ {
+			m := NewMeter(c.kind, c.sse, false)
+			var passed bytes.Buffer
+			for rest := body; len(rest) > 0; {
+				n := min(size, len(rest))
+				pass, err := m.Feed(rest[:n])
+				if err != nil {
+					t.Fatal(err)
+				}
+				passed.Write(pass)
+				rest = rest[n:]
+			}
+			if !m.Ended() {
+				t.Fatalf("%s in pieces of %d: the end was not seen", c.name, size)
+			}
+			held := m.Finish()
+			if !strings.HasPrefix(string(held), c.end) {
+				t.Fatalf("%s in pieces of %d: held %q", c.name, size, held)
+			}
+			if got := passed.String() + string(held); got != string(body) {
+				t.Fatalf("%s in pieces of %d: %d bytes of %d, or others", c.name, size, len(got), len(body))
+			}
+			if !m.Complete || !m.Usage.Counted || m.Usage.PromptTokens != 17 || m.Usage.CompletionTokens != 8 || m.Records != 8 {
+				t.Fatalf("%s in pieces of %d: %+v, %d records, complete %v", c.name, size, m.Usage, m.Records, m.Complete)
+			}
+			if native := c.kind.Family() == Native; native != (m.Usage.Completion != nil) {
+				t.Fatalf("%s: durations %+v", c.name, m.Usage)
+			}
+		}
+	}
+}
+
+func TestMeterStripsUsageAtEverySplit(t *testing.T) {
+	for name, kind := range map[string]Kind{"v1-chat-stream": OpenAIChat, "v1-completions-stream": OpenAICompletions} {
+		with, without := recording(t, name+"-usage"), recording(t, name)
+		for size := 1; size <= len(with); size++ {
+			m := NewMeter(kind, true, true)
+			var passed bytes.Buffer
+			for rest := with; len(rest) > 0; {
+				n := min(size, len(rest))
+				pass, err := m.Feed(rest[:n])
+				if err != nil {
+					t.Fatal(err)
+				}
+				passed.Write(pass)
+				rest = rest[n:]
+			}
+			passed.Write(m.Finish())
+			got := passed.String()
+			if strings.Contains(got, "usage") || strings.Count(got, "\n\n") != strings.Count(string(without), "\n\n") || !m.Complete || m.Usage.CompletionTokens != 8 {
+				t.Fatalf("%s in pieces of %d: complete %v, usage %+v\n%s", name, size, m.Complete, m.Usage, got)
+			}
+		}
+	}
+}
+
+// TestMeterCutAnywhere cuts each stream at every byte: it must never look complete before its last record is there.
+func TestMeterCutAnywhere(t *testing.T) {
+	for name, kind := range map[string]Kind{"chat-stream": Chat, "v1-chat-stream": OpenAIChat, "v1-completions-stream": OpenAICompletions} {
+		body := recording(t, name)
+		sse := kind.Family() == OpenAI
+		for cut := range len(body) - 2 {
+			m := NewMeter(kind, sse, false)
+			pass, err := m.Feed(body[:cut])
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.Finish()
+			if sse && m.Complete && !strings.Contains(string(body[:cut]), "[DONE]") || !sse && m.Complete {
+				t.Fatalf("%s cut at %d of %d looks complete", name, cut, len(body))
+			}
+			if strings.Contains(string(pass), `"finish_reason":"length"`) || strings.Contains(string(pass), `"done":true`) {
+				t.Fatalf("%s cut at %d: the end has passed already", name, cut)
+			}
+		}
+	}
+}
+
+func TestMeterIsNotFooled(t *testing.T) {
+	for _, line := range []string{
+		`{"message":{"content":"say \"done\":true"},"done":false}`,
+		`{"message":{"tool_calls":[{"function":{"name":"x","arguments":{"done":true,"error":"no"}}}]},"done":false}`,
+		`{"message":{"tool_calls":[{"function":{"name":"x","arguments":{"done":false}}}]},"done":false}`,
+	} {
+		m := NewMeter(Chat, false, false)
+		pass, err := m.Feed([]byte(line + "\n"))
+		if err != nil || string(pass) != line+"\n" || m.Ended() || m.Failed || m.Records != 1 {
+			t.Errorf("%s: passed %q, ended %v, failed %v", line, pass, m.Ended(), m.Failed)
+		}
+	}
+	m := NewMeter(Chat, false, false)
+	if pass, _ := m.Feed([]byte(`{"message":{"tool_calls":[{"arguments":{"done":false}}]},"done":true,"eval_count":3}` + "\n")); len(pass) != 0 || !m.Ended() {
+		t.Errorf("an end with tool calls passed: %q", pass)
+	}
+	m = NewMeter(Chat, false, false)
+	if pass, _ := m.Feed([]byte(`{"error":"it broke"}` + "\n")); len(pass) == 0 || !m.Failed {
+		t.Error("upstream's own error record was not seen")
+	}
+}
+
+func TestMeterBoundsARecord(t *testing.T) {
+	m := NewMeter(Chat, false, false)
+	piece := bytes.Repeat([]byte("x"), 1<<20)
+	for range 8 {
+		if _, err := m.Feed(piece); err != nil {
+			t.Fatalf("refused too early: %v", err)
+		}
+	}
+	if _, err := m.Feed(piece); err == nil {
+		t.Error("nine MiB without an end were taken")
+	}
+}
+
+func TestProgressStreams(t *testing.T) {
+	body := "{\"status\":\"pulling manifest\"}\n{\"status\":\"success\"}\n"
+	m := NewMeter(Transfer, false, false)
+	pass, _ := m.Feed([]byte(body))
+	if string(pass)+string(m.Finish()) != body || !m.Complete {
+		t.Errorf("passed %q, complete %v", pass, m.Complete)
+	}
+	m = NewMeter(Transfer, false, false)
+	if _, _ = m.Feed([]byte("{\"status\":\"pulling manifest\"}\n{\"error\":\"no such host\"}\n")); m.Complete || !m.Failed {
+		t.Errorf("complete %v, failed %v", m.Complete, m.Failed)
+	}
+}
+
+func TestTailUsage(t *testing.T) {
+	for name, kind := range map[string]Kind{"embed": Embed, "v1-embeddings": OpenAIEmbeddings} {
+		body := recording(t, name)
+		whole, tail := kind.WholeUsage(body), kind.TailUsage(body[len(body)-300:])
+		if !tail.Counted || tail.PromptTokens != whole.PromptTokens || tail.PromptTokens == 0 {
+			t.Errorf("%s: tail %+v, whole %+v", name, tail, whole)
+		}
+	}
+}
+
+func BenchmarkMeter(b *testing.B) {
+	line := []byte(`{"model":"tiny","created_at":"2026-11-23T12:59:03.526085017Z","message":{"role":"assistant","content":" they"},"done":false}` + "\n")
+	event := []byte(`data: {"id":"chatcmpl-847","object":"chat.completion.chunk","created":1795438743,"model":"tiny","system_fingerprint":"fp_ollama","choices":[{"index":0,"delta":{"role":"assistant","content":" the"},"finish_reason":null}]}` + "\n\n")
+	zero := []byte(`data: {"id":"cmpl-144","object":"text_completion","created":1795438745,"choices":[{"text":" the","index":0,"finish_reason":null}],"model":"tiny","system_fingerprint":"fp_ollama","usage":{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}}` + "\n\n")
+	for name, c := range map[string]struct {
+		m   *Meter
+		rec []byte
+	}{"ndjson": {NewMeter(Chat, false, false), line}, "sse": {NewMeter(OpenAIChat, true, true), event}, "completions": {NewMeter(OpenAICompletions, true, true), zero}} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := c.m.Feed(c.rec); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,183 @@
+package ollamatest
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+)
+
+// recordedPrompt is how many tokens the prompt of the recordings had.
+const recordedPrompt = 17
+
+var words = strings.Fields("they two seven road moon can blue the stream sun bird fish a eight sky tree")
+
+// Word is the i-th word of every generated answer, with its leading space.
+func Word(i int) string { return " " + words[i%len(words)] }
+
+// Text is the whole of a generated answer.
+func Text(tokens int) string {
+	var b strings.Builder
+	for i := range tokens {
+		b.WriteString(Word(i))
+	}
+	return b.String()
+}
+
+func quote(s string) string {
+	q, _ := json.Marshal(s)
+	return string(q)
+}
+
+const (
+	createdAt = "2026-11-23T12:59:03.526085017Z"
+	created   = 1795438743
+)
+
+func nativeUsage(prompt, tokens int) string {
+	return fmt.Sprintf(`"total_duration":19947500,"load_duration":1549447,"prompt_eval_count":%d,"prompt_eval_duration":229701,"eval_count":%d,"eval_duration":17033099}`, prompt, tokens)
+}
+
+func openAIUsage(prompt, tokens int) string {
+	return fmt.Sprintf(`"usage":{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d}`, prompt, tokens, prompt+tokens)
+}
+
+// ChatLines is a streamed /api/chat: a line for each token, then the done line. model is written as given.
+func ChatLines(model string, prompt, tokens int) []string {
+	head := fmt.Sprintf(`{"model":%s,"created_at":"%s","message":{"role":"assistant","content":`, quote(model), createdAt)
+	var lines []string
+	for i := range tokens {
+		lines = append(lines, head+quote(Word(i))+`},"done":false}`+"\n")
+	}
+	return append(lines, head+`""},"done":true,"done_reason":"length",`+nativeUsage(prompt, tokens)+"\n")
+}
+
+// GenerateLines is a streamed /api/generate; its done line carries the context, as Ollama's does.
+func GenerateLines(model string, prompt, tokens int) []string {
+	head := fmt.Sprintf(`{"model":%s,"created_at":"%s","response":`, quote(model), createdAt)
+	var lines []string
+	for i := range tokens {
+		lines = append(lines, head+quote(Word(i))+`,"done":false}`+"\n")
+	}
+	context := strings.TrimSuffix(strings.Repeat("387,", prompt+tokens), ",")
+	return append(lines, head+`"","done":true,"done_reason":"length","context":[`+context+`],`+nativeUsage(prompt, tokens)+"\n")
+}
+
+// ChatEvents is a streamed /v1/chat/completions: an event for each token, then in one chunk the finish event, the usage
+// event if usage was asked for, and "[DONE]".
+func ChatEvents(model string, prompt, tokens int, usage bool) []string {
+	head := fmt.Sprintf(`data: {"id":"chatcmpl-847","object":"chat.completion.chunk","created":%d,"model":%s,"system_fingerprint":"fp_ollama","choices":[`, created, quote(model))
+	delta := func(text, finish string) string {
+		return head + `{"index":0,"delta":{"role":"assistant","content":` + quote(text) + `},"finish_reason":` + finish + "}]}\n\n"
+	}
+	var events []string
+	for i := range tokens {
+		events = append(events, delta(Word(i), "null"))
+	}
+	last := delta("", `"length"`)
+	if usage {
+		last += head + `],` + openAIUsage(prompt, tokens) + "}\n\n"
+	}
+	return append(events, last+"data: [DONE]\n\n")
+}
+
+// CompletionEvents is a streamed /v1/completions. Where usage was asked for, every event carries a zero usage and the one
+// without choices the real one.
+func CompletionEvents(model string, prompt, tokens int, usage bool) []string {
+	head := fmt.Sprintf(`data: {"id":"cmpl-342","object":"text_completion","created":%d,"choices":[`, created)
+	tail := fmt.Sprintf(`],"model":%s,"system_fingerprint":"fp_ollama"`, quote(model))
+	zero := ""
+	if usage {
+		zero = "," + openAIUsage(0, 0)
+	}
+	event := func(text, finish string) string {
+		return head + `{"text":` + quote(text) + `,"index":0,"finish_reason":` + finish + `}` + tail + zero + "}\n\n"
+	}
+	var events []string
+	for i := range tokens {
+		events = append(events, event(Word(i), "null"))
+	}
+	last := event("", `"length"`)
+	if usage {
+		last += head + tail + "," + openAIUsage(prompt, tokens) + "}\n\n"
+	}
+	return append(events, last+"data: [DONE]\n\n")
+}
+
+// MessageEvents is a streamed /v1/messages: the real usage stands in message_delta, message_start only guesses.
+func MessageEvents(model string, prompt, tokens int) []string {
+	event := func(name, rest string) string {
+		return "event: " + name + "\ndata: {\"type\":\"" + name + "\"" + rest + "}\n\n"
+	}
+	events := []string{
+		event("message_start", `,"message":{"id":"msg_bb7a111c2568406e3d15338d","type":"message","role":"assistant","model":`+quote(model)+`,"content":[],"usage":{"input_tokens":2,"output_tokens":0}}`),
+		event("content_block_start", `,"index":0,"content_block":{"type":"text","text":""}`),
+	}
+	for i := range tokens {
+		events = append(events, event("content_block_delta", `,"index":0,"delta":{"type":"text_delta","text":`+quote(Word(i))+`}`))
+	}
+	return append(events,
+		event("content_block_stop", `,"index":0`),
+		event("message_delta", fmt.Sprintf(`,"delta":{"stop_reason":"max_tokens"},"usage":{"input_tokens":%d,"output_tokens":%d}`, prompt, tokens)),
+		event("message_stop", ""))
+}
+
+// generated is an answer of a.Tokens words in the shape that the request asks for.
+func generated(r *Request, a Answer) Answer {
+	b, err := readRequest(r)
+	if err != nil {
+		return failure(r.Path, http.StatusBadRequest, err.Error())
+	}
+	prompt := a.PromptTokens
+	if prompt == 0 {
+		prompt = recordedPrompt
+	}
+	if !b.streams(r.Path) {
+		return generatedWhole(r.Path, b.Model, prompt, a.Tokens)
+	}
+	var chunks []string
+	terminal := 1
+	kind := "text/event-stream"
+	switch r.Path {
+	case "/api/chat":
+		chunks, kind = ChatLines(b.Model, prompt, a.Tokens), "application/x-ndjson"
+	case "/api/generate":
+		chunks, kind = GenerateLines(b.Model, prompt, a.Tokens), "application/x-ndjson"
+	case "/v1/chat/completions":
+		chunks = ChatEvents(b.Model, prompt, a.Tokens, b.usage())
+	case "/v1/completions":
+		chunks = CompletionEvents(b.Model, prompt, a.Tokens, b.usage())
+	case "/v1/messages":
+		chunks, terminal = MessageEvents(b.Model, prompt, a.Tokens), 2
+	default:
+		panic("ollamatest: no generated stream for " + r.Path)
+	}
+	if a.NoTerminal {
+		chunks = chunks[:len(chunks)-terminal]
+	}
+	return Answer{Chunks: chunks, Header: http.Header{"Content-Type": {kind}}}
+}
+
+func generatedWhole(path, model string, prompt, tokens int) Answer {
+	native := http.Header{"Content-Type": {"application/json; charset=utf-8"}}
+	v1 := http.Header{"Content-Type": {"application/json"}}
+	name, text := quote(model), quote(Text(tokens))
+	switch path {
+	case "/api/chat":
+		return Answer{Header: native, Body: fmt.Sprintf(`{"model":%s,"created_at":"%s","message":{"role":"assistant","content":%s},"done":true,"done_reason":"length",%s`,
+			name, createdAt, text, nativeUsage(prompt, tokens))}
+	case "/api/generate":
+		return Answer{Header: native, Body: fmt.Sprintf(`{"model":%s,"created_at":"%s","response":%s,"done":true,"done_reason":"length","context":[387],%s`,
+			name, createdAt, text, nativeUsage(prompt, tokens))}
+	case "/v1/chat/completions":
+		return Answer{Header: v1, Body: fmt.Sprintf(`{"id":"chatcmpl-794","object":"chat.completion","created":%d,"model":%s,"system_fingerprint":"fp_ollama","choices":[{"index":0,"message":{"role":"assistant","content":%s},"finish_reason":"length"}],%s}`+"\n",
+			created, name, text, openAIUsage(prompt, tokens))}
+	case "/v1/completions":
+		return Answer{Header: v1, Body: fmt.Sprintf(`{"id":"cmpl-841","object":"text_completion","created":%d,"model":%s,"system_fingerprint":"fp_ollama","choices":[{"text":%s,"index":0,"finish_reason":"length"}],%s}`+"\n",
+			created, name, text, openAIUsage(prompt, tokens))}
+	case "/v1/messages":
+		return Answer{Header: v1, Body: fmt.Sprintf(`{"id":"msg_c90334e269b618347bfad83a","type":"message","role":"assistant","model":%s,"content":[{"type":"text","text":%s}],"stop_reason":"max_tokens","usage":{"input_tokens":%d,"output_tokens":%d}}`+"\n",
+			name, text, prompt, tokens)}
+	}
+	panic("ollamatest: no generated answer for " + path)
+}

@@ -1,0 +1,209 @@
+package server_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/auth"
+	"ollama-api-service/internal/backend"
+	"ollama-api-service/internal/limit"
+	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/proxy"
+	"ollama-api-service/internal/sched"
+	"ollama-api-service/internal/server"
+	"ollama-api-service/internal/store"
+	"ollama-api-service/internal/usage"
+)
+
+const adminSecret = "an-admin-key-for-these-tests-alone"
+
+// bed is the whole server on a real socket, a real database and a scripted Ollama.
+type bed struct {
+	t      *testing.T
+	url    string
+	ollama *ollamatest.Server
+	server *server.Server
+	store  *store.Store
+	books  *usage.Books
+	auth   *auth.Authenticator
+	secret auth.Secret
+	logs   *syncBuffer
+	client *http.Client
+	stop   func()
+}
+
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+type setup struct {
+	slots    int
+	maxQueue int
+	change   func(*server.Options)
+}
+
+func start(t *testing.T, with setup) *bed {
+	t.Helper()
+	ctx := t.Context()
+	dir := t.TempDir()
+	b := &bed{t: t, ollama: ollamatest.Start(t), logs: &syncBuffer{}, secret: auth.NewSecret("a secret for tests that is long enough", "")}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var err error
+	b.store, err = store.Create(ctx, filepath.Join(dir, "test.db"))
+	must(err)
+	log := slog.New(slog.NewJSONHandler(b.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	b.books, err = usage.Open(ctx, dir, b.store, log, usage.Options{})
+	must(err)
+	thousand := int64(1000)
+	b.auth = auth.New(b.store, b.secret, []auth.Static{
+		{Preview: "env-admin", Secret: adminSecret, Key: api.Key{Name: "ADMIN_API_KEY", Role: api.RoleAdmin, RateLimit: &thousand}},
+		{Preview: "demo-user", Secret: "demo-user-key-67890", Demo: true, Key: api.Key{Name: "demo", Role: api.RoleUser, RateLimit: &thousand}},
+	}, time.Now)
+	base, err := url.Parse(b.ollama.URL)
+	must(err)
+	slots, queue := max(with.slots, 0), max(with.maxQueue, 0)
+	if slots == 0 {
+		slots = 4
+	}
+	if queue == 0 {
+		queue = 1024
+	}
+	be := backend.New("gpu1", base, slots, "", "")
+	be.Probe(ctx)
+	o := server.Options{
+		Store: b.store, Auth: b.auth, Secret: b.secret, Random: rand.Reader, Limits: limit.NewMemory(time.Now),
+		Sched: sched.New(be, queue, time.Minute), Backend: be, Upstream: proxy.NewUpstream(base, ""), Books: b.books, Log: log, Version: "test",
+		DefaultLimits: map[api.Role]int64{api.RoleAdmin: 1000, api.RoleUser: 100}, StaticAdmin: true,
+		MaxBody: 1 << 20, MaxRequestTime: time.Minute, FirstByte: 30 * time.Second, Idle: 30 * time.Second,
+	}
+	if with.change != nil {
+		with.change(&o)
+	}
+	s, err := server.New(o)
+	must(err)
+	b.server = s
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(err)
+	run, cancel := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(run, l, 2*time.Second) }()
+	b.url = "http://" + l.Addr().String()
+	b.client = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 600}, Timeout: 30 * time.Second}
+	b.stop = sync.OnceFunc(func() {
+		b.client.CloseIdleConnections()
+		cancel()
+		<-served
+		o.Upstream.Close()
+		must(b.books.Close(context.Background()))
+	})
+	t.Cleanup(func() {
+		b.stop()
+		b.auth.Close()
+		must(b.store.Close())
+	})
+	return b
+}
+
+// reply is an answer, read whole.
+type reply struct {
+	status int
+	header http.Header
+	body   string
+	err    error // of reading the body
+}
+
+func (r reply) json(t *testing.T) map[string]any {
+	t.Helper()
+	var v map[string]any
+	if err := json.Unmarshal([]byte(r.body), &v); err != nil {
+		t.Fatalf("not JSON (%d): %s", r.status, r.body)
+	}
+	return v
+}
+
+func (b *bed) do(method, path, key, body string) reply {
+	b.t.Helper()
+	req, err := http.NewRequest(method, b.url+path, strings.NewReader(body))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	if key != "" {
+		req.Header.Set("Authorization", "Bearer "+key)
+	}
+	return b.send(req)
+}
+
+func (b *bed) send(req *http.Request) reply {
+	b.t.Helper()
+	resp, err := b.client.Do(req)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	return reply{resp.StatusCode, resp.Header, string(text), err}
+}
+
+// key makes a key over HTTP and returns its secret and preview.
+func (b *bed) key(fields string) (secret, preview string) {
+	b.t.Helper()
+	r := b.do("POST", "/api/keys", adminSecret, fields)
+	if r.status != 200 && r.status != 201 {
+		b.t.Fatalf("creating a key: %d %s", r.status, r.body)
+	}
+	v := r.json(b.t)
+	return v["api_key"].(string), v["key_preview"].(string)
+}
+
+func (b *bed) user() string {
+	b.t.Helper()
+	secret, _ := b.key(`{"name":"user","role":"user"}`)
+	return secret
+}
+
+// stats is /api/stats of a key: what has ended before is in it.
+func (b *bed) stats(key string) map[string]any {
+	b.t.Helper()
+	return b.do("GET", "/api/stats", key, "").json(b.t)
+}
+
+// mint makes a key text that no store knows yet.
+func (b *bed) mint() (secret, preview string) {
+	b.t.Helper()
+	secret, preview, err := auth.Mint(rand.Reader)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return secret, preview
+}

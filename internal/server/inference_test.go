@@ -1,0 +1,348 @@
+package server_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	"ollama-api-service/internal/ollamatest"
+)
+
+func TestNativeAnswersPassUnchanged(t *testing.T) {
+	b := start(t, setup{})
+	key := b.user()
+	for _, c := range []struct{ path, recording string }{
+		{"/api/chat", "chat"}, {"/api/chat", "chat-stream"}, {"/api/chat", "chat-load"},
+		{"/api/generate", "generate"}, {"/api/generate", "generate-stream"}, {"/api/generate", "generate-load"},
+		{"/api/embed", "embed"}, {"/api/embeddings", "embeddings"},
+		{"/v1/chat/completions", "v1-chat"}, {"/v1/chat/completions", "v1-chat-stream-usage"},
+		{"/v1/completions", "v1-completions"}, {"/v1/completions", "v1-completions-stream-usage"}, {"/v1/embeddings", "v1-embeddings"},
+		{"/api/chat", "error-unknown-model-chat"}, {"/v1/chat/completions", "error-unknown-model-v1-chat"}, {"/api/chat", "error-option-type"},
+	} {
+		t.Run(c.recording, func(t *testing.T) {
+			b.ollama.Script("POST", c.path, ollamatest.Answer{Recording: c.recording})
+			got := b.do("POST", c.path, key, string(ollamatest.RecordedRequest(c.recording)))
+			status, header, body := recorded(t, c.recording)
+			if got.status != status || got.body != body || got.err != nil {
+				t.Errorf("got %d, %v\n%s\nwant %d\n%s", got.status, got.err, got.body, status, body)
+			}
+			if g, w := got.header.Get("Content-Type"), header.Get("Content-Type"); g != w {
+				t.Errorf("content type %q, want %q", g, w)
+			}
+			if got.header.Get("X-Request-Id") == "" || got.header.Get("X-Ratelimit-Limit") != "100" {
+				t.Errorf("headers missing: %v", got.header)
+			}
+		})
+	}
+}
+
+func TestInjectedUsageIsTakenOutAgain(t *testing.T) {
+	b := start(t, setup{})
+	key := b.user()
+	for path, recordings := range map[string][2]string{
+		"/v1/chat/completions": {"v1-chat-stream", "v1-chat-stream-usage"},
+		"/v1/completions":      {"v1-completions-stream", "v1-completions-stream-usage"},
+	} {
+		b.ollama.Script("POST", path, ollamatest.Answer{Recording: recordings[1]})
+		got := b.do("POST", path, key, string(ollamatest.RecordedRequest(recordings[0])))
+		if strings.Contains(got.body, `"usage"`) || !strings.HasSuffix(got.body, "data: [DONE]\n\n") {
+			t.Errorf("%s: usage is still there, or the end is not:\n%s", path, got.body)
+		}
+		_, _, want := recorded(t, recordings[0])
+		if g, w := strings.Count(got.body, "data: "), strings.Count(want, "data: "); g != w {
+			t.Errorf("%s: %d events, want %d", path, g, w)
+		}
+		for _, event := range strings.Split(strings.TrimSpace(got.body), "\n\n") {
+			if data := strings.TrimPrefix(event, "data: "); data != "[DONE]" && !json.Valid([]byte(data)) {
+				t.Errorf("%s: an event is no JSON: %s", path, data)
+			}
+		}
+		seen := b.ollama.RequestsTo("POST", path)
+		if body := string(seen[len(seen)-1].Body); !strings.Contains(body, `"stream_options":{"include_usage":true}`) {
+			t.Errorf("%s: usage was not asked for: %s", path, body)
+		}
+	}
+	stats := b.stats(key)
+	if stats["prompt_tokens"] != 34.0 || stats["completion_tokens"] != 16.0 || stats["estimated_requests"] != 0.0 {
+		t.Errorf("books: %v", stats)
+	}
+}
+
+func TestBooksHoldWhatOllamaCounted(t *testing.T) {
+	b := start(t, setup{})
+	key := b.user()
+	for path, body := range map[string]string{
+		"/api/chat":            `{"model":"tiny","messages":[{"role":"user","content":"x"}]}`,
+		"/api/generate":        `{"model":"tiny","prompt":"x","stream":false}`,
+		"/v1/chat/completions": `{"model":"tiny","messages":[{"role":"user","content":"x"}],"stream":true}`,
+		"/v1/completions":      `{"model":"tiny","prompt":"x"}`,
+	} {
+		b.ollama.Script("POST", path, ollamatest.Answer{Tokens: 7, PromptTokens: 11})
+		if got := b.do("POST", path, key, body); got.status != 200 {
+			t.Fatalf("%s: %d %s", path, got.status, got.body)
+		}
+	}
+	stats := b.stats(key)
+	if stats["total_requests"] != 4.0 || stats["prompt_tokens"] != 44.0 || stats["completion_tokens"] != 28.0 || stats["last_24h_requests"] != 4.0 {
+		t.Errorf("%v", stats)
+	}
+	if m := stats["requests_by_model"].(map[string]any); m["tiny:latest"] != 4.0 {
+		t.Errorf("by model: %v", m)
+	}
+	limits := stats["limits"].(map[string]any)
+	if limits["remaining"] != 96.0 {
+		t.Errorf("limits: %v", limits)
+	}
+}
+
+func TestRateLimitAdmitsExactlyTheLimit(t *testing.T) {
+	b := start(t, setup{slots: 1000})
+	b.ollama.Handle("POST", "/api/chat", func(*ollamatest.Request) ollamatest.Answer { return ollamatest.Answer{Recording: "chat"} })
+	key, _ := b.key(`{"name":"limited","role":"user","rate_limit":100}`)
+	var mu sync.Mutex
+	statuses := map[int]int{}
+	var refused reply
+	var wg sync.WaitGroup
+	for range 500 {
+		wg.Go(func() {
+			r := b.do("POST", "/api/chat", key, `{"model":"tiny","messages":[],"stream":false}`)
+			mu.Lock()
+			defer mu.Unlock()
+			statuses[r.status]++
+			if r.status == http.StatusTooManyRequests {
+				refused = r
+			}
+		})
+	}
+	wg.Wait()
+	if statuses[200] != 100 || statuses[429] != 400 {
+		t.Fatalf("statuses: %v", statuses)
+	}
+	if n := len(b.ollama.RequestsTo("POST", "/api/chat")); n != 100 {
+		t.Errorf("Ollama saw %d requests", n)
+	}
+	if v := refused.json(t); v["detail"] != "Rate limit exceeded" || v["error"] != "Rate limit exceeded" {
+		t.Errorf("body: %s", refused.body)
+	}
+	for name, want := range map[string]string{"X-Should-Retry": "false", "X-Ratelimit-Remaining": "0", "X-Ratelimit-Limit": "100"} {
+		if got := refused.header.Get(name); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+	if a, r := refused.header.Get("Retry-After"), refused.header.Get("X-Ratelimit-Reset"); a == "" || a != r {
+		t.Errorf("Retry-After %q, Reset %q", a, r)
+	}
+}
+
+func TestMaxConcurrent(t *testing.T) {
+	b := start(t, setup{})
+	key, _ := b.key(`{"name":"two","role":"user","max_concurrent":2}`)
+	gate := make(chan struct{})
+	b.ollama.Handle("POST", "/api/chat", func(*ollamatest.Request) ollamatest.Answer {
+		return ollamatest.Answer{Recording: "chat", HeaderGate: gate}
+	})
+	done := make(chan reply, 2)
+	for range 2 {
+		go func() { done <- b.do("POST", "/api/chat", key, `{"model":"tiny"}`) }()
+	}
+	b.ollama.WaitRequestTo(2, "POST", "/api/chat")
+	r := b.do("POST", "/api/chat", key, `{"model":"tiny"}`)
+	if r.status != 429 || r.header.Get("Retry-After") != "1" || r.header.Get("X-Should-Retry") != "" {
+		t.Errorf("third: %d %v %s", r.status, r.header, r.body)
+	}
+	close(gate)
+	for range 2 {
+		if r := <-done; r.status != 200 {
+			t.Errorf("%d %s", r.status, r.body)
+		}
+	}
+	if r := b.do("POST", "/api/chat", key, `{"model":"tiny"}`); r.status != 200 {
+		t.Errorf("after: %d %s", r.status, r.body)
+	}
+}
+
+func TestEachChunkIsFlushedAsItComes(t *testing.T) {
+	b := start(t, setup{})
+	key := b.user()
+	gate := make(chan struct{})
+	b.ollama.Script("POST", "/api/chat", ollamatest.Answer{Tokens: 3, Gate: gate})
+	req, _ := http.NewRequest("POST", b.url+"/api/chat", strings.NewReader(`{"model":"tiny","messages":[]}`))
+	req.Header.Set("Authorization", "Bearer "+key)
+	go func() { gate <- struct{}{} }()
+	resp, err := b.client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	dec := json.NewDecoder(resp.Body)
+	for i := range 4 {
+		var line struct{ Done bool }
+		if err := dec.Decode(&line); err != nil {
+			t.Fatal(err)
+		}
+		if line.Done != (i == 3) {
+			t.Errorf("line %d: done %v", i, line.Done)
+		}
+		if i < 3 {
+			gate <- struct{}{} // the next chunk is only made when this one has arrived
+		}
+	}
+}
+
+func TestClientThatLeavesClosesTheUpstream(t *testing.T) {
+	b := start(t, setup{slots: 1})
+	key := b.user()
+	gate := make(chan struct{})
+	defer close(gate)
+	b.ollama.Script("POST", "/api/chat", ollamatest.Answer{Tokens: 5, Gate: gate}, ollamatest.Answer{Recording: "chat"})
+	req, _ := http.NewRequest("POST", b.url+"/api/chat", strings.NewReader(`{"model":"tiny","messages":[{"role":"user","content":"hello there"}]}`))
+	req.Header.Set("Authorization", "Bearer "+key)
+	go func() { gate <- struct{}{}; gate <- struct{}{} }()
+	resp, err := b.client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := make([]byte, 10)
+	if _, err := resp.Body.Read(line); err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	b.ollama.WaitRequestTo(1, "POST", "/api/chat").WaitClosed()
+	// The one slot is free again: the next request is served.
+	if r := b.do("POST", "/api/chat", key, `{"model":"tiny","stream":false}`); r.status != 200 {
+		t.Errorf("next: %d %s", r.status, r.body)
+	}
+	outcomes := b.stats(key)["requests_by_outcome"].(map[string]any)
+	if outcomes["client_gone"] != 1.0 || outcomes["ok"] != 1.0 {
+		t.Errorf("outcomes: %v", outcomes)
+	}
+}
+
+func TestUpstreamThatDiesIsNeverAWholeAnswer(t *testing.T) {
+	b := start(t, setup{})
+	key := b.user()
+	for _, c := range []struct{ name, path, body, record string }{
+		{"native", "/api/chat", `{"model":"tiny","messages":[]}`, `{"error":"`},
+		{"openai", "/v1/chat/completions", `{"model":"tiny","messages":[],"stream":true}`, `data: {"error":{`},
+		{"completions", "/v1/completions", `{"model":"tiny","prompt":"","stream":true}`, `data: {"error":{`},
+	} {
+		for _, fault := range []ollamatest.Answer{
+			{Tokens: 5, Fault: ollamatest.Close, FaultAt: 700},
+			{Tokens: 5, Fault: ollamatest.Reset, FaultAt: 700},
+			{Tokens: 5, NoTerminal: true},
+		} {
+			b.ollama.Script("POST", c.path, fault)
+			r := b.do("POST", c.path, key, c.body)
+			lines := strings.Split(strings.TrimSpace(r.body), "\n")
+			if last := lines[len(lines)-1]; r.err == nil || !strings.HasPrefix(last, c.record) || strings.Contains(r.body, "[DONE]") {
+				t.Errorf("%s %v: err %v, last record %s", c.name, fault.Fault, r.err, last)
+			}
+		}
+		for _, fault := range []ollamatest.Answer{{Fault: ollamatest.Close}, {Tokens: 3, Fault: ollamatest.Close, FaultAt: 40}} {
+			b.ollama.Script("POST", c.path, fault, fault)
+			if r := b.do("POST", c.path, key, c.body); r.status != 502 || !strings.Contains(r.body, `"error"`) {
+				t.Errorf("%s before the first byte: %d %s", c.name, r.status, r.body)
+			}
+		}
+	}
+	b.ollama.Script("POST", "/api/chat", ollamatest.Answer{Recording: "chat", Fault: ollamatest.Close, FaultAt: 300})
+	if r := b.do("POST", "/api/chat", key, `{"model":"tiny","stream":false}`); r.status != 502 {
+		t.Errorf("half an object: %d %s", r.status, r.body)
+	}
+	stats := b.stats(key)
+	if got := stats["requests_by_outcome"].(map[string]any)["upstream_error"]; got != 16.0 || stats["total_requests"] != 16.0 {
+		t.Errorf("booked: %v", stats)
+	}
+}
+
+func TestQueueIsBoundedAndGivesBack(t *testing.T) {
+	b := start(t, setup{slots: 1, maxQueue: 1})
+	key, _ := b.key(`{"name":"q","role":"user","rate_limit":10}`)
+	gate := make(chan struct{})
+	b.ollama.Handle("POST", "/api/chat", func(*ollamatest.Request) ollamatest.Answer {
+		return ollamatest.Answer{Recording: "chat", HeaderGate: gate}
+	})
+	done := make(chan reply, 3)
+	for range 3 {
+		go func() { done <- b.do("POST", "/api/chat", key, `{"model":"tiny"}`) }()
+	}
+	first := <-done // one runs, one waits: the third is refused at once
+	if first.status != 503 || first.header.Get("Retry-After") == "" {
+		t.Errorf("%d %v %s", first.status, first.header, first.body)
+	}
+	close(gate)
+	for range 2 {
+		if r := <-done; r.status != 200 {
+			t.Errorf("%d %s", r.status, r.body)
+		}
+	}
+	if l := b.stats(key)["limits"].(map[string]any); l["remaining"] != 8.0 {
+		t.Errorf("a refused request was charged: %v", l)
+	}
+}
+
+func TestBackendAway(t *testing.T) {
+	b := start(t, setup{})
+	key := b.user()
+	b.ollama.Close()
+	for path, body := range map[string]string{"/api/chat": `{"model":"tiny"}`, "/v1/chat/completions": `{"model":"tiny"}`} {
+		r := b.do("POST", path, key, body)
+		if r.status != 503 || r.header.Get("Retry-After") == "" {
+			t.Errorf("%s: %d %s", path, r.status, r.body)
+		}
+	}
+	if r := b.do("GET", "/readyz", "", ""); r.status != 503 {
+		t.Errorf("readyz %d", r.status)
+	}
+	if r := b.do("GET", "/healthz", "", ""); r.status != 200 {
+		t.Errorf("healthz %d", r.status)
+	}
+	if r := b.do("GET", "/health", "", ""); r.status != 200 || r.json(t)["ollama_backend"] != "unreachable" {
+		t.Errorf("health %d %s", r.status, r.body)
+	}
+	if l := b.stats(key)["limits"].(map[string]any); l["remaining"] != 100.0 {
+		t.Errorf("charged though no backend took it: %v", l)
+	}
+}
+
+func TestModelsThatAKeyMayUse(t *testing.T) {
+	b := start(t, setup{})
+	b.ollama.Models("tiny:latest", "secret:latest", "big:cloud")
+	key, _ := b.key(`{"name":"some","role":"user","models":["tiny"]}`)
+	for _, path := range []string{"/api/tags", "/api/models", "/v1/models"} {
+		r := b.do("GET", path, key, "")
+		if !strings.Contains(r.body, "tiny:latest") || strings.Contains(r.body, "secret") || strings.Contains(r.body, "cloud") {
+			t.Errorf("%s: %s", path, r.body)
+		}
+	}
+	before := len(b.ollama.Requests())
+	for _, spelling := range []string{"secret", "SECRET", "secret:latest", "library/secret", "registry.ollama.ai/library/secret:latest",
+		"https://registry.ollama.ai/library/secret", " secret ", "secret:local"} {
+		for _, path := range []string{"/api/chat", "/v1/chat/completions", "/api/show"} {
+			if r := b.do("POST", path, key, fmt.Sprintf(`{"model":%q}`, spelling)); r.status != 404 {
+				t.Errorf("%s %q: %d %s", path, spelling, r.status, r.body)
+			}
+		}
+	}
+	if r := b.do("GET", "/v1/models/secret", key, ""); r.status != 404 {
+		t.Errorf("one model: %d", r.status)
+	}
+	if r := b.do("POST", "/api/chat", key, `{"model":"big:cloud"}`); r.status != 403 {
+		t.Errorf("cloud: %d %s", r.status, r.body)
+	}
+	if n := len(b.ollama.Requests()); n != before {
+		t.Errorf("%d refused requests reached Ollama", n-before)
+	}
+	if r := b.do("GET", "/v1/models/tiny", key, ""); r.status != 200 || r.json(t)["id"] != "tiny" {
+		t.Errorf("own model: %d %s", r.status, r.body)
+	}
+	if r := b.do("POST", "/api/show", key, `{"model":"tiny"}`); r.status != 200 || strings.Contains(r.body, "modelfile") || strings.Contains(r.body, "blobs") {
+		t.Errorf("show: %d %s", r.status, r.body)
+	}
+	if r := b.do("POST", "/api/show", adminSecret, `{"model":"tiny"}`); !strings.Contains(r.body, "modelfile") {
+		t.Errorf("show to an admin: %d %s", r.status, r.body)
+	}
+}

@@ -1,0 +1,97 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"ollama-api-service/internal/api"
+)
+
+// load makes n records over the given time up to noon: a thousand keys, of which each uses three models by two routes and now
+// and then fails, with log-normal response times.
+func load(n int, over time.Duration) []api.Record {
+	random := rand.New(rand.NewPCG(5, 6))
+	outcomes := []api.Outcome{api.OutcomeRefused, api.OutcomeUpstream, api.OutcomeClientGone}
+	recs := make([]api.Record, n)
+	for i := range recs {
+		key := random.IntN(1000)
+		r := record(fmt.Sprintf("req_%020x", random.Uint64()), fmt.Sprintf("oas_%010d", key), noon.Add(-over+over*time.Duration(i)/time.Duration(n)))
+		r.Model = fmt.Sprintf("model-%d:latest", (key+random.IntN(3))%8)
+		r.Endpoint = []string{"/api/chat", "/v1/chat/completions"}[random.IntN(2)]
+		if random.IntN(20) == 0 {
+			r.Outcome = outcomes[random.IntN(3)]
+		}
+		r.Total = time.Duration(math.Exp(random.NormFloat64()*1.2) * float64(time.Second))
+		r.FirstByte, r.Backend, r.ClientAddr = r.Total/4, "ollama", "10.0.0.7"
+		recs[i] = r
+	}
+	return recs
+}
+
+func BenchmarkAddRecords(b *testing.B) {
+	for _, batch := range []int{1, 500} {
+		b.Run(fmt.Sprint("batch=", batch), func(b *testing.B) {
+			s, _ := create(b)
+			recs := load(batch*b.N, 24*time.Hour)
+			b.ResetTimer()
+			for i := range b.N {
+				if n, err := s.AddRecords(b.Context(), recs[i*batch:(i+1)*batch]); n != batch || err != nil {
+					b.Fatal(n, err)
+				}
+			}
+			b.ReportMetric(float64(batch*b.N)/b.Elapsed().Seconds(), "rows/s")
+		})
+	}
+}
+
+func BenchmarkStatistics1M(b *testing.B) {
+	for name, over := range map[string]time.Duration{"month": 30 * 24 * time.Hour, "day": 24 * time.Hour} {
+		s, err := Create(b.Context(), filepath.Join(b.TempDir(), "books.db"))
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer s.Close()
+		begun := time.Now()
+		addRecords(b, s, load(1_000_000, over)...)
+		b.Logf("%s: 1,000,000 rows added in %v", name, time.Since(begun))
+		b.Run(name+"/one", func(b *testing.B) {
+			for i := range b.N {
+				got, err := s.Statistics(b.Context(), fmt.Sprintf("oas_%010d", i%1000), noon)
+				if err != nil || got.TotalRequests == 0 {
+					b.Fatal(got, err)
+				}
+			}
+		})
+		b.Run(name+"/all", func(b *testing.B) {
+			for range b.N {
+				got, err := s.AllStatistics(b.Context(), noon)
+				if err != nil || got.Total.TotalRequests != 1_000_000 || len(got.ByKey) != 1000 {
+					b.Fatal(len(got.ByKey), err)
+				}
+			}
+		})
+		for _, table := range []string{"usage_total", "usage_minute", "usage_hour", "usage_latency"} {
+			var n int64
+			err := s.read(context.Background(), func(tx *sql.Tx) error { return tx.QueryRow("SELECT COUNT(*) FROM " + table).Scan(&n) })
+			b.Logf("%s: %s has %d rows (%v)", name, table, n, err)
+		}
+	}
+}
+
+func BenchmarkKey(b *testing.B) {
+	s, _ := create(b)
+	if err := s.CreateKey(b.Context(), user("oas_a"), []byte("m"), by("cli")); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if _, err := s.Key(b.Context(), "oas_a"); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,313 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"ollama-api-service/internal/api"
+)
+
+// StoredKey is a key with what its secret is checked against.
+type StoredKey struct {
+	api.Key
+	MAC           []byte
+	PreviousMAC   []byte    // of the secret that a rotation replaced; nil when there is none
+	PreviousUntil time.Time // PreviousMAC is good before this
+}
+
+const keyColumns = `preview, name, role, mac, previous_mac, previous_until, rate_limit, max_concurrent, models, allow_cloud,
+	expires_at, allowed_ips, note, created_at, revoked_at`
+
+// CreateKey stores a new key. A CreatedAt of zero becomes by.At. It returns CodeBadRequest for a field out of bounds or an
+// expiry that is over at by.At, and CodeConflict when the preview is taken.
+func (s *Store) CreateKey(ctx context.Context, k api.Key, mac []byte, by api.Change) error {
+	if err := k.Validate(); err != nil {
+		return err
+	}
+	if err := api.CheckExpiry(k.ExpiresAt, by.At); err != nil {
+		return err
+	}
+	if k.CreatedAt.IsZero() {
+		k.CreatedAt = by.At
+	}
+	models, networks, err := lists(k)
+	if err != nil {
+		return err
+	}
+	detail, err := fields(k)
+	if err != nil {
+		return err
+	}
+	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		done, err := tx.ExecContext(ctx, `INSERT INTO keys (`+keyColumns+`)
+			VALUES ($1, $2, $3, $4, NULL, NULL, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT (preview) DO NOTHING`,
+			k.Preview, k.Name, string(k.Role), mac, k.RateLimit, k.MaxConcurrent, models, flag(k.AllowCloud),
+			nullMillis(k.ExpiresAt), networks, k.Note, millis(k.CreatedAt), nullMillis(k.RevokedAt))
+		if err != nil {
+			return err
+		}
+		if n, err := done.RowsAffected(); err != nil || n == 0 {
+			return errors.Join(err, api.Errorf(api.CodeConflict, "there is a key %s already", k.Preview))
+		}
+		all := make(map[string]any, len(detail))
+		for name, value := range detail {
+			all[name] = value
+		}
+		return note(ctx, tx, by, ActionCreate, k.Preview, all)
+	})
+}
+
+// Key is the key with this preview, revoked or not, or CodeNotFound.
+func (s *Store) Key(ctx context.Context, preview string) (StoredKey, error) {
+	k, err := scanKey(s.reader.QueryRowContext(ctx, keyByPreview, preview))
+	return k, keyError(err)
+}
+
+const keyByPreview = `SELECT ` + keyColumns + ` FROM keys WHERE preview = $1`
+
+// Keys is all keys, newest first, revoked ones too.
+func (s *Store) Keys(ctx context.Context) ([]api.Key, error) {
+	var keys []api.Key
+	err := s.read(ctx, func(tx *sql.Tx) error {
+		return rows(ctx, tx, `SELECT `+keyColumns+` FROM keys ORDER BY created_at DESC, preview`, func(r *sql.Rows) error {
+			k, err := scanKey(r)
+			keys = append(keys, k.Key)
+			return err
+		})
+	})
+	return keys, err
+}
+
+// ChangeKey applies a patch and returns the key as it is then. It returns CodeNotFound, CodeBadRequest when the result is out
+// of bounds or the new expiry is over at by.At, and CodeConflict when the key is revoked or is the last admin.
+// A patch that changes nothing writes nothing.
+func (s *Store) ChangeKey(ctx context.Context, preview string, p api.KeyPatch, by api.Change) (api.Key, error) {
+	return s.alter(ctx, preview, func(ctx context.Context, tx *sql.Tx, old StoredKey) error {
+		if old.RevokedAt != nil {
+			return errRevoked(preview)
+		}
+		k := old.Key
+		p.Apply(&k)
+		if err := k.Validate(); err != nil {
+			return err
+		}
+		if p.ExpiresAt.Set {
+			if err := api.CheckExpiry(p.ExpiresAt.Value, by.At); err != nil {
+				return err
+			}
+			if k.ExpiresAt != nil {
+				at := instant(millis(*k.ExpiresAt))
+				k.ExpiresAt = &at
+			}
+		}
+		changed, err := differences(old.Key, k)
+		if err != nil || len(changed) == 0 {
+			return err
+		}
+		if err := keepAdmin(ctx, tx, old.Key, k, by); err != nil {
+			return err
+		}
+		models, networks, err := lists(k)
+		if err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, `UPDATE keys SET name = $2, role = $3, rate_limit = $4, max_concurrent = $5, models = $6,
+			allow_cloud = $7, expires_at = $8, allowed_ips = $9, note = $10 WHERE preview = $1`,
+			preview, k.Name, string(k.Role), k.RateLimit, k.MaxConcurrent, models, flag(k.AllowCloud), nullMillis(k.ExpiresAt), networks, k.Note)
+		if err != nil {
+			return err
+		}
+		return note(ctx, tx, by, ActionChange, preview, changed)
+	})
+}
+
+// RotateKey gives the key a new secret; the one before works for grace longer, one before that no more.
+// It returns CodeNotFound, CodeConflict for a revoked key and CodeBadRequest for a grace below 0 or above api.MaxGrace.
+func (s *Store) RotateKey(ctx context.Context, preview string, mac []byte, grace time.Duration, by api.Change) (api.Key, error) {
+	if grace < 0 || grace > api.MaxGrace {
+		return api.Key{}, api.Errorf(api.CodeBadRequest, "grace_seconds must be from 0 to %d", int64(api.MaxGrace/time.Second))
+	}
+	return s.alter(ctx, preview, func(ctx context.Context, tx *sql.Tx, old StoredKey) error {
+		if old.RevokedAt != nil {
+			return errRevoked(preview)
+		}
+		var before []byte
+		var until any
+		if grace > 0 {
+			before, until = old.MAC, millis(by.At.Add(grace))
+		}
+		_, err := tx.ExecContext(ctx, `UPDATE keys SET mac = $2, previous_mac = $3, previous_until = $4 WHERE preview = $1`,
+			preview, mac, before, until)
+		if err != nil {
+			return err
+		}
+		return note(ctx, tx, by, ActionRotate, preview, map[string]any{"grace_seconds": grace.Seconds()})
+	})
+}
+
+// RevokeKey ends a key for good; its record stays. It returns CodeNotFound, and CodeConflict for the last admin.
+// Revoking a revoked key changes nothing.
+func (s *Store) RevokeKey(ctx context.Context, preview string, by api.Change) (api.Key, error) {
+	return s.alter(ctx, preview, func(ctx context.Context, tx *sql.Tx, old StoredKey) error {
+		if old.RevokedAt != nil {
+			return nil
+		}
+		k := old.Key
+		k.RevokedAt = &by.At
+		if err := keepAdmin(ctx, tx, old.Key, k, by); err != nil {
+			return err
+		}
+		_, err := tx.ExecContext(ctx, `UPDATE keys SET revoked_at = $2, previous_mac = NULL, previous_until = NULL WHERE preview = $1`,
+			preview, millis(by.At))
+		if err != nil {
+			return err
+		}
+		return note(ctx, tx, by, ActionRevoke, preview, map[string]any{"name": old.Name, "role": old.Role})
+	})
+}
+
+// RehashKey replaces a MAC of the key, the current or the previous one, where it still equals oldMAC: the same secret under
+// a new SECRET_KEY. It is no change to the key and no audit line; where nothing equals oldMAC any more it does nothing.
+func (s *Store) RehashKey(ctx context.Context, preview string, oldMAC, newMAC []byte) error {
+	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		if _, err := tx.ExecContext(ctx, `UPDATE keys SET mac = $3 WHERE preview = $1 AND mac = $2`, preview, oldMAC, newMAC); err != nil {
+			return err
+		}
+		_, err := tx.ExecContext(ctx, `UPDATE keys SET previous_mac = $3 WHERE preview = $1 AND previous_mac = $2`, preview, oldMAC, newMAC)
+		return err
+	})
+}
+
+// AdminExists says whether an admin key works at now.
+func (s *Store) AdminExists(ctx context.Context, now time.Time) (bool, error) {
+	var n int64
+	err := s.read(ctx, func(tx *sql.Tx) error {
+		_, live, err := countAdmins(ctx, tx, "", now)
+		n = live
+		return err
+	})
+	return n > 0, err
+}
+
+// alter is the frame of a change to one key: read it, change it, read it again, in one transaction.
+func (s *Store) alter(ctx context.Context, preview string, change func(context.Context, *sql.Tx, StoredKey) error) (api.Key, error) {
+	var after StoredKey
+	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		old, err := scanKey(tx.QueryRowContext(ctx, keyByPreview, preview))
+		if err != nil {
+			return keyError(err)
+		}
+		if err := change(ctx, tx, old); err != nil {
+			return err
+		}
+		after, err = scanKey(tx.QueryRowContext(ctx, keyByPreview, preview))
+		return err
+	})
+	return after.Key, err
+}
+
+func errRevoked(preview string) error {
+	return api.Errorf(api.CodeConflict, "the key %s is revoked, and that is for good; make a new one", preview)
+}
+
+// keepAdmin refuses a change that takes the last admin away. Two counts are kept apart: an admin that works now, and one that
+// goes on working without an expiry; a key that is the last of either must stay it.
+func keepAdmin(ctx context.Context, tx *sql.Tx, old, k api.Key, by api.Change) error {
+	if !by.KeepAdmin {
+		return nil
+	}
+	lasting, live, err := countAdmins(ctx, tx, old.Preview, by.At)
+	if err != nil {
+		return err
+	}
+	if isLasting(old) && !isLasting(k) && lasting == 0 {
+		return api.Errorf(api.CodeConflict, "%s is the last admin key without an expiry; make another admin key first", old.Preview)
+	}
+	if isLive(old, by.At) && !isLive(k, by.At) && live == 0 {
+		return api.Errorf(api.CodeConflict, "%s is the last admin key; make another admin key first", old.Preview)
+	}
+	return nil
+}
+
+func isLasting(k api.Key) bool {
+	return k.Role == api.RoleAdmin && k.RevokedAt == nil && k.ExpiresAt == nil
+}
+
+func isLive(k api.Key, now time.Time) bool { return k.Role == api.RoleAdmin && k.Live(now) }
+
+// countAdmins counts the admin keys but one: those without an expiry, and those that work at now.
+func countAdmins(ctx context.Context, tx *sql.Tx, but string, now time.Time) (lasting, live int64, err error) {
+	err = tx.QueryRowContext(ctx, `SELECT COUNT(CASE WHEN expires_at IS NULL THEN 1 END),
+		COUNT(CASE WHEN expires_at IS NULL OR expires_at > $3 THEN 1 END)
+		FROM keys WHERE role = $1 AND revoked_at IS NULL AND preview <> $2`, string(api.RoleAdmin), but, millis(now)).Scan(&lasting, &live)
+	return lasting, live, err
+}
+
+// keyError says that a key is unknown. It does not repeat what was asked for: that is a whole secret, now and then.
+func keyError(err error) error {
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, sql.ErrNoRows) {
+		return api.Errorf(api.CodeNotFound, "there is no key with this key_preview (oas_ and ten characters)")
+	}
+	return unavailable("read", err)
+}
+
+// scanKey reads keyColumns from a *sql.Row or *sql.Rows.
+func scanKey(row interface{ Scan(...any) error }) (StoredKey, error) {
+	var k StoredKey
+	var previousUntil, expires, revoked sql.NullInt64
+	var models, networks sql.NullString
+	var cloud, created int64
+	err := row.Scan(&k.Preview, &k.Name, &k.Role, &k.MAC, &k.PreviousMAC, &previousUntil, &k.RateLimit, &k.MaxConcurrent, &models,
+		&cloud, &expires, &networks, &k.Note, &created, &revoked)
+	if err != nil {
+		return StoredKey{}, err
+	}
+	k.AllowCloud, k.CreatedAt = cloud != 0, instant(created)
+	k.ExpiresAt, k.RevokedAt = nullInstant(expires), nullInstant(revoked)
+	if previousUntil.Valid {
+		k.PreviousUntil = instant(previousUntil.Int64)
+	}
+	if models.Valid {
+		if err := json.Unmarshal([]byte(models.String), &k.Models); err != nil {
+			return StoredKey{}, err
+		}
+	}
+	if networks.Valid {
+		if err := json.Unmarshal([]byte(networks.String), &k.AllowedIPs); err != nil {
+			return StoredKey{}, err
+		}
+	}
+	return k, nil
+}
+
+// lists are the two list fields as JSON text; an absent list is NULL, an empty one is not: to models they differ.
+func lists(k api.Key) (models, networks any, err error) {
+	if k.Models != nil {
+		text, err := json.Marshal(k.Models)
+		if err != nil {
+			return nil, nil, err
+		}
+		models = string(text)
+	}
+	if k.AllowedIPs != nil {
+		text, err := json.Marshal(k.AllowedIPs)
+		if err != nil {
+			return nil, nil, err
+		}
+		networks = string(text)
+	}
+	return models, networks, nil
+}
+
+func flag(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
+}

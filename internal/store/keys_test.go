@@ -1,0 +1,383 @@
+package store
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"ollama-api-service/internal/api"
+)
+
+func by(actor string) api.Change {
+	return api.Change{Actor: actor, From: "local", At: noon, KeepAdmin: true}
+}
+
+func user(preview string) api.Key {
+	return api.Key{Preview: preview, Name: "name of " + preview, Role: api.RoleUser}
+}
+
+func admin(preview string) api.Key {
+	k := user(preview)
+	k.Role = api.RoleAdmin
+	return k
+}
+
+func add(t *testing.T, s *Store, keys ...api.Key) {
+	t.Helper()
+	for _, k := range keys {
+		change := by("command-line")
+		if k.ExpiresAt != nil {
+			change.At = k.ExpiresAt.Add(-time.Minute)
+		}
+		if err := s.CreateKey(t.Context(), k, []byte("mac of "+k.Preview), change); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func pointer[T any](v T) *T { return &v }
+
+func value[T any](v T) api.Optional[T] { return api.Optional[T]{Set: true, Value: &v} }
+
+func null[T any]() api.Optional[T] { return api.Optional[T]{Set: true} }
+
+func TestKeyRoundTrip(t *testing.T) {
+	s, path := create(t)
+	full := api.Key{
+		Preview: "oas_full", Name: "Äpfel 苹果", Role: api.RoleAdmin, RateLimit: pointer[int64](0), MaxConcurrent: pointer[int64](3),
+		Models: []string{"llama3:*", "qwen3"}, AllowCloud: true, ExpiresAt: pointer(noon.Add(time.Hour)),
+		AllowedIPs: []api.Network{{Prefix: netip.MustParsePrefix("10.0.0.0/8")}, {Prefix: netip.MustParsePrefix("::1/128")}},
+		Note:       "a note", CreatedAt: noon.Add(-time.Hour),
+	}
+	bare := user("oas_bare")
+	deny := user("oas_deny")
+	deny.Models = []string{}
+	deny.CreatedAt = noon.Add(time.Minute)
+	add(t, s, full, bare, deny)
+	bare.CreatedAt = noon
+
+	for _, want := range []api.Key{full, bare, deny} {
+		got := must[StoredKey](t)(open(t, path).Key(t.Context(), want.Preview))
+		if !reflect.DeepEqual(got.Key, want) {
+			t.Errorf("stored\n%+v\nread\n%+v", want, got.Key)
+		}
+		if string(got.MAC) != "mac of "+want.Preview || got.PreviousMAC != nil || !got.PreviousUntil.IsZero() {
+			t.Errorf("%s has MAC %q, before it %q until %v", want.Preview, got.MAC, got.PreviousMAC, got.PreviousUntil)
+		}
+	}
+	var order []string
+	for _, k := range must[[]api.Key](t)(s.Keys(t.Context())) {
+		order = append(order, k.Preview)
+	}
+	if got := strings.Join(order, " "); got != "oas_deny oas_bare oas_full" {
+		t.Errorf("order is %s, want newest first", got)
+	}
+}
+
+func TestCreateKeyRefuses(t *testing.T) {
+	s, _ := create(t)
+	add(t, s, user("oas_a"))
+	wantCode(t, s.CreateKey(t.Context(), user("oas_a"), []byte("other"), by("x")), api.CodeConflict)
+	if got := must[StoredKey](t)(s.Key(t.Context(), "oas_a")); string(got.MAC) != "mac of oas_a" {
+		t.Error("the first key was replaced")
+	}
+	bad := user("oas_b")
+	bad.Role = "root"
+	wantCode(t, s.CreateKey(t.Context(), bad, []byte("m"), by("x")), api.CodeBadRequest)
+	late := user("oas_c")
+	late.ExpiresAt = pointer(noon)
+	wantCode(t, s.CreateKey(t.Context(), late, []byte("m"), by("x")), api.CodeBadRequest)
+	_, err := s.Key(t.Context(), "oas_secret_pasted_by_mistake")
+	wantCode(t, err, api.CodeNotFound)
+	if strings.Contains(err.Error(), "pasted") {
+		t.Errorf("%v repeats what may be a secret", err)
+	}
+	if log := must[[]AuditEntry](t)(s.AuditLog(t.Context(), 10)); len(log) != 1 {
+		t.Errorf("%d audit lines for one change", len(log))
+	}
+}
+
+func TestPatchThreeStates(t *testing.T) {
+	s, _ := create(t)
+	k := user("oas_a")
+	k.RateLimit, k.Models, k.ExpiresAt = pointer[int64](5), []string{"tiny"}, pointer(noon.Add(time.Hour))
+	k.AllowedIPs = []api.Network{{Prefix: netip.MustParsePrefix("10.0.0.7/32")}}
+	add(t, s, k, admin("oas_admin"))
+	change := func(p api.KeyPatch) api.Key {
+		t.Helper()
+		got := must[api.Key](t)(s.ChangeKey(t.Context(), "oas_a", p, by("oas_admin")))
+		if stored := must[StoredKey](t)(s.Key(t.Context(), "oas_a")); !reflect.DeepEqual(stored.Key, got) {
+			t.Fatalf("returned %+v, stored %+v", got, stored.Key)
+		}
+		return got
+	}
+	// Absent: all stays.
+	k.CreatedAt = k.ExpiresAt.Add(-time.Minute)
+	want := k
+	if got := change(api.KeyPatch{}); !reflect.DeepEqual(got, want) {
+		t.Fatalf("an empty patch made %+v of %+v", got, want)
+	}
+	// A value.
+	finer := noon.Add(2 * time.Hour).Add(123456 * time.Nanosecond)
+	want.Name, want.RateLimit, want.MaxConcurrent, want.Models, want.AllowCloud, want.Note =
+		"other", pointer[int64](0), pointer[int64](2), []string{}, true, "why"
+	want.ExpiresAt = pointer(finer.Truncate(time.Millisecond))
+	got := change(api.KeyPatch{Name: pointer("other"), RateLimit: value[int64](0), MaxConcurrent: value[int64](2),
+		Models: value([]string{}), AllowCloud: pointer(true), ExpiresAt: value(finer), Note: pointer("why")})
+	if !reflect.DeepEqual(got, want) {
+		t.Fatalf("got %+v, want %+v", got, want)
+	}
+	// Null.
+	want.RateLimit, want.MaxConcurrent, want.Models, want.ExpiresAt, want.AllowedIPs = nil, nil, nil, nil, nil
+	got = change(api.KeyPatch{RateLimit: null[int64](), MaxConcurrent: null[int64](), Models: null[[]string](),
+		ExpiresAt: null[time.Time](), AllowedIPs: null[[]api.Network]()})
+	if !reflect.DeepEqual(got, want) {
+		t.Fatalf("got %+v, want %+v", got, want)
+	}
+	// What is out of bounds changes nothing.
+	for _, p := range []api.KeyPatch{{Name: pointer("")}, {RateLimit: value[int64](-1)}, {ExpiresAt: value(noon)}, {Models: value([]string{"a b"})}} {
+		_, err := s.ChangeKey(t.Context(), "oas_a", p, by("oas_admin"))
+		wantCode(t, err, api.CodeBadRequest)
+	}
+	if got := change(api.KeyPatch{}); !reflect.DeepEqual(got, want) {
+		t.Fatalf("a refused patch left %+v", got)
+	}
+	_, err := s.ChangeKey(t.Context(), "oas_none", api.KeyPatch{}, by("oas_admin"))
+	wantCode(t, err, api.CodeNotFound)
+}
+
+func TestRotate(t *testing.T) {
+	s, _ := create(t)
+	add(t, s, user("oas_a"))
+	is := func(mac, previous string, until time.Time) {
+		t.Helper()
+		k := must[StoredKey](t)(s.Key(t.Context(), "oas_a"))
+		if string(k.MAC) != mac || string(k.PreviousMAC) != previous || !k.PreviousUntil.Equal(until) {
+			t.Fatalf("MAC %q, before it %q until %v; want %q, %q, %v", k.MAC, k.PreviousMAC, k.PreviousUntil, mac, previous, until)
+		}
+	}
+	rotate := func(mac string, grace time.Duration) error {
+		_, err := s.RotateKey(t.Context(), "oas_a", []byte(mac), grace, by("cli"))
+		return err
+	}
+	steps := []struct {
+		mac      string
+		grace    time.Duration
+		previous string
+		until    time.Time
+	}{
+		{"second", time.Hour, "mac of oas_a", noon.Add(time.Hour)},
+		{"third", api.MaxGrace, "second", noon.Add(api.MaxGrace)}, // of three secrets, two live
+		{"fourth", 0, "", time.Time{}},
+	}
+	for _, step := range steps {
+		if err := rotate(step.mac, step.grace); err != nil {
+			t.Fatal(err)
+		}
+		is(step.mac, step.previous, step.until)
+	}
+	wantCode(t, rotate("fifth", -time.Second), api.CodeBadRequest)
+	wantCode(t, rotate("fifth", api.MaxGrace+time.Second), api.CodeBadRequest)
+	is("fourth", "", time.Time{})
+
+	if err := rotate("fifth", time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range [][3]string{{"fourth", "fourth'"}, {"fifth", "fifth'"}, {"nobody's", "x"}} {
+		if err := s.RehashKey(t.Context(), "oas_a", []byte(r[0]), []byte(r[1])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	is("fifth'", "fourth'", noon.Add(time.Hour))
+	if _, err := s.RevokeKey(t.Context(), "oas_a", by("cli")); err != nil {
+		t.Fatal(err)
+	}
+	is("fifth'", "", time.Time{})
+	wantCode(t, rotate("sixth", 0), api.CodeConflict)
+}
+
+func TestRevoke(t *testing.T) {
+	s, _ := create(t)
+	add(t, s, user("oas_a"))
+	first := must[api.Key](t)(s.RevokeKey(t.Context(), "oas_a", by("cli")))
+	if first.RevokedAt == nil || !first.RevokedAt.Equal(noon) || first.Live(noon) {
+		t.Fatalf("revoked at %v", first.RevokedAt)
+	}
+	later := by("cli")
+	later.At = noon.Add(time.Hour)
+	if again := must[api.Key](t)(s.RevokeKey(t.Context(), "oas_a", later)); !reflect.DeepEqual(again, first) {
+		t.Errorf("revoking again made %+v", again)
+	}
+	if log := must[[]AuditEntry](t)(s.AuditLog(t.Context(), 10)); len(log) != 2 {
+		t.Errorf("%d audit lines, want one for creating and one for revoking", len(log))
+	}
+	if keys := must[[]api.Key](t)(s.Keys(t.Context())); len(keys) != 1 {
+		t.Error("the record is gone")
+	}
+	_, err := s.ChangeKey(t.Context(), "oas_a", api.KeyPatch{Name: pointer("x")}, by("cli"))
+	wantCode(t, err, api.CodeConflict)
+	_, err = s.RevokeKey(t.Context(), "oas_none", by("cli"))
+	wantCode(t, err, api.CodeNotFound)
+}
+
+func TestLastAdmin(t *testing.T) {
+	expiring := func(preview string, at time.Time) api.Key {
+		k := admin(preview)
+		k.ExpiresAt = &at
+		return k
+	}
+	tomorrow, yesterday := noon.AddDate(0, 0, 1), noon.AddDate(0, 0, -1)
+	demote := api.KeyPatch{Role: pointer(api.RoleUser)}
+	expire := api.KeyPatch{ExpiresAt: value(tomorrow)}
+	for _, c := range []struct {
+		name    string
+		others  []api.Key
+		key     api.Key
+		patch   *api.KeyPatch // nil revokes
+		refused bool
+	}{
+		{"revoke the only one", nil, admin("oas_k"), nil, true},
+		{"demote the only one", nil, admin("oas_k"), &demote, true},
+		{"expire the only one", nil, admin("oas_k"), &expire, true},
+		{"rename the only one", nil, admin("oas_k"), &api.KeyPatch{Name: pointer("other")}, false},
+		{"block the only one", nil, admin("oas_k"), &api.KeyPatch{RateLimit: value[int64](0)}, false},
+		{"revoke beside a user", []api.Key{user("oas_u")}, admin("oas_k"), nil, true},
+		{"revoke beside an expired one", []api.Key{expiring("oas_x", yesterday)}, admin("oas_k"), nil, true},
+		{"revoke beside one that will expire", []api.Key{expiring("oas_x", tomorrow)}, admin("oas_k"), nil, true},
+		{"demote beside one that will expire", []api.Key{expiring("oas_x", tomorrow)}, admin("oas_k"), &demote, true},
+		{"revoke beside a lasting one", []api.Key{admin("oas_b")}, admin("oas_k"), nil, false},
+		{"demote beside a lasting one", []api.Key{admin("oas_b")}, admin("oas_k"), &demote, false},
+		{"expire beside a lasting one", []api.Key{admin("oas_b")}, admin("oas_k"), &expire, false},
+		{"revoke the only live one, which expires", []api.Key{expiring("oas_x", yesterday)}, expiring("oas_k", tomorrow), nil, true},
+		{"demote the only live one, which expires", nil, expiring("oas_k", tomorrow), &demote, true},
+		{"expire later the only live one", nil, expiring("oas_k", tomorrow), &api.KeyPatch{ExpiresAt: value(tomorrow.Add(time.Hour))}, false},
+		{"revoke an expiring one beside a live one", []api.Key{expiring("oas_x", tomorrow)}, expiring("oas_k", tomorrow), nil, false},
+		{"revoke an expired one", nil, expiring("oas_k", yesterday), nil, false},
+		{"demote an expired one", nil, expiring("oas_k", yesterday), &demote, false},
+		{"revoke a user", nil, user("oas_k"), nil, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s, _ := create(t)
+			add(t, s, append(c.others, c.key)...)
+			before := must[StoredKey](t)(s.Key(t.Context(), "oas_k"))
+			try := func(change api.Change) error {
+				if c.patch == nil {
+					_, err := s.RevokeKey(t.Context(), "oas_k", change)
+					return err
+				}
+				_, err := s.ChangeKey(t.Context(), "oas_k", *c.patch, change)
+				return err
+			}
+			err := try(by("cli"))
+			if !c.refused {
+				if err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			wantCode(t, err, api.CodeConflict)
+			if after := must[StoredKey](t)(s.Key(t.Context(), "oas_k")); !reflect.DeepEqual(after, before) {
+				t.Fatalf("a refused change left %+v", after)
+			}
+			free := by("cli")
+			free.KeepAdmin = false
+			if err := try(free); err != nil {
+				t.Errorf("refused though another admin is in a setting: %v", err)
+			}
+		})
+	}
+}
+
+func TestLastAdminOfARevokedPair(t *testing.T) {
+	s, _ := create(t)
+	add(t, s, admin("oas_a"), admin("oas_b"))
+	if _, err := s.RevokeKey(t.Context(), "oas_a", by("cli")); err != nil {
+		t.Fatal(err)
+	}
+	_, err := s.RevokeKey(t.Context(), "oas_b", by("cli"))
+	wantCode(t, err, api.CodeConflict)
+}
+
+func TestAdminExists(t *testing.T) {
+	s, _ := create(t)
+	exists := func(now time.Time) bool { t.Helper(); return must[bool](t)(s.AdminExists(t.Context(), now)) }
+	add(t, s, user("oas_u"))
+	if exists(noon) {
+		t.Error("a user is taken for an admin")
+	}
+	k := admin("oas_a")
+	k.ExpiresAt = pointer(noon.Add(time.Hour))
+	add(t, s, k)
+	if !exists(noon) || !exists(noon.Add(time.Hour-time.Millisecond)) || exists(noon.Add(time.Hour)) {
+		t.Error("an expiry is not obeyed")
+	}
+	if _, err := s.RevokeKey(t.Context(), "oas_a", api.Change{At: noon}); err != nil {
+		t.Fatal(err)
+	}
+	if exists(noon) {
+		t.Error("a revoked key is taken for an admin")
+	}
+}
+
+func TestAudit(t *testing.T) {
+	s, path := create(t)
+	k := user("oas_a")
+	mac, second := []byte("first-mac-canary"), []byte("second-mac-canary")
+	if err := s.CreateKey(t.Context(), k, mac, api.Change{Actor: "command-line", From: "local", At: noon}); err != nil {
+		t.Fatal(err)
+	}
+	from := api.Change{Actor: "oas_boss", From: "10.0.0.7", At: noon.Add(time.Second)}
+	patch := api.KeyPatch{RateLimit: value[int64](7), Models: value([]string{"tiny"})}
+	must[api.Key](t)(s.ChangeKey(t.Context(), "oas_a", patch, from))
+	must[api.Key](t)(s.ChangeKey(t.Context(), "oas_a", patch, from)) // changes nothing
+	must[api.Key](t)(s.RotateKey(t.Context(), "oas_a", second, time.Minute, from))
+	must[api.Key](t)(s.RevokeKey(t.Context(), "oas_a", from))
+
+	log := must[[]AuditEntry](t)(open(t, path).AuditLog(t.Context(), 10))
+	want := []struct{ action, detail string }{
+		{ActionRevoke, `{"name":"name of oas_a","role":"user"}`},
+		{ActionRotate, `{"grace_seconds":60}`},
+		{ActionChange, `{"models":{"from":null,"to":["tiny"]},"rate_limit":{"from":null,"to":7}}`},
+		{ActionCreate, `{"allow_cloud":false,"allowed_ips":null,"expires_at":null,"max_concurrent":null,"models":null,` +
+			`"name":"name of oas_a","note":"","rate_limit":null,"role":"user"}`},
+	}
+	if len(log) != len(want) {
+		t.Fatalf("%d lines, want %d", len(log), len(want))
+	}
+	for i, e := range log {
+		if e.Action != want[i].action || string(e.Detail) != want[i].detail || e.Target != "oas_a" {
+			t.Errorf("line %d is %s %s %s", i, e.Action, e.Target, e.Detail)
+		}
+	}
+	if e := log[0]; e.Actor != "oas_boss" || e.From != "10.0.0.7" || !e.At.Equal(from.At) {
+		t.Errorf("last line is by %s from %s at %v", e.Actor, e.From, e.At)
+	}
+	text := must[[]byte](t)(json.Marshal(log))
+	if bytes.Contains(text, []byte("canary")) {
+		t.Error("a MAC is in the audit table")
+	}
+	if log := must[[]AuditEntry](t)(s.AuditLog(t.Context(), 1)); len(log) != 1 || log[0].Action != ActionRevoke {
+		t.Errorf("the newest line is %v", log)
+	}
+}
+
+// A key that CreateKey acknowledged is in the file even when nobody closes the database: the program may be killed.
+func TestAcknowledgedIsWritten(t *testing.T) {
+	s, path := create(t)
+	add(t, s, user("oas_a"))
+	copied := filepath.Join(t.TempDir(), "books.db")
+	for _, end := range []string{"", "-wal"} {
+		if err := os.WriteFile(copied+end, must[[]byte](t)(os.ReadFile(path+end)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := open(t, copied).Key(t.Context(), "oas_a"); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,122 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"time"
+
+	"ollama-api-service/internal/api"
+)
+
+const addRecord = `INSERT INTO requests (id, client_request_id, at, key, model, alias, endpoint, class, backend, outcome, status,
+	error_code, streamed, prompt_tokens, completion_tokens, estimated, ttfb_ms, total_ms, slot_ms, ollama_total_ns, ollama_load_ns,
+	ollama_prompt_eval_ns, ollama_eval_ns, bytes_in, bytes_out, client_addr)
+	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26)
+	ON CONFLICT (id) DO NOTHING`
+
+// AddRecords books requests in one transaction and says how many were new: a record whose id is in the books already
+// changes nothing, so that a batch may be added again when it is not known whether it was.
+func (s *Store) AddRecords(ctx context.Context, recs []api.Record) (inserted int, err error) {
+	if len(recs) == 0 {
+		return 0, nil
+	}
+	err = s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		add, err := tx.PrepareContext(ctx, addRecord)
+		if err != nil {
+			return err
+		}
+		defer add.Close()
+		sums := newRollup()
+		for i := range recs {
+			done, err := add.ExecContext(ctx, recordRow(&recs[i])...)
+			if err != nil {
+				return err
+			}
+			n, err := done.RowsAffected()
+			if err != nil {
+				return err
+			}
+			if n > 0 {
+				sums.add(&recs[i])
+				inserted++
+			}
+		}
+		return sums.save(ctx, tx)
+	})
+	if err != nil {
+		return 0, err
+	}
+	return inserted, nil
+}
+
+// recordRow is a record in the order of addRecord's columns.
+func recordRow(r *api.Record) []any {
+	var firstByte any
+	if r.FirstByte > 0 {
+		firstByte = milliseconds(r.FirstByte)
+	}
+	return []any{
+		r.ID, r.ClientRequestID, millis(r.At), r.Key, r.Model, r.Alias, r.Endpoint, r.Class, r.Backend, string(r.Outcome), r.Status,
+		string(r.ErrorCode), flag(r.Streamed), r.PromptTokens, r.CompletionTokens, flag(r.Estimated), firstByte, milliseconds(r.Total),
+		milliseconds(r.Slot), nanoseconds(r.OllamaTotal), nanoseconds(r.OllamaLoad), nanoseconds(r.OllamaPromptEval),
+		nanoseconds(r.OllamaEval), r.BytesIn, r.BytesOut, r.ClientAddr,
+	}
+}
+
+// milliseconds keeps the fractions.
+func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+func nanoseconds(d *time.Duration) any {
+	if d == nil {
+		return nil
+	}
+	return d.Nanoseconds()
+}
+
+// AddTallies adds counts to the per-minute counters. It is not idempotent.
+func (s *Store) AddTallies(ctx context.Context, t []api.Tally) error {
+	if len(t) == 0 {
+		return nil
+	}
+	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		add, err := tx.PrepareContext(ctx, `INSERT INTO tallies (minute, who, what, count) VALUES ($1, $2, $3, $4)
+			ON CONFLICT (minute, who, what) DO UPDATE SET count = tallies.count + excluded.count`)
+		if err != nil {
+			return err
+		}
+		defer add.Close()
+		for _, c := range t {
+			if _, err := add.ExecContext(ctx, millis(c.Minute.Truncate(time.Minute)), c.Who, c.What, c.Count); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Admitted is how many requests of a key were admitted in one minute.
+type Admitted struct {
+	Key    string
+	Minute time.Time // start of the minute
+	Count  int64
+}
+
+// AdmittedSince counts the booked requests from since on by key and minute of admission, in that order.
+func (s *Store) AdmittedSince(ctx context.Context, since time.Time) ([]Admitted, error) {
+	var all []Admitted
+	err := s.read(ctx, func(tx *sql.Tx) error {
+		return rows(ctx, tx, `SELECT key, (at / 60000) * 60000 AS minute, COUNT(*) FROM requests WHERE at >= $1
+			GROUP BY key, minute ORDER BY key, minute`,
+			func(r *sql.Rows) error {
+				var a Admitted
+				var minute int64
+				if err := r.Scan(&a.Key, &minute, &a.Count); err != nil {
+					return err
+				}
+				a.Minute = instant(minute)
+				all = append(all, a)
+				return nil
+			}, millis(since))
+	})
+	return all, err
+}

@@ -1,0 +1,288 @@
+package store
+
+import (
+	"database/sql"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"reflect"
+	"slices"
+	"testing"
+	"time"
+
+	"ollama-api-service/internal/api"
+)
+
+func record(id, key string, at time.Time) api.Record {
+	return api.Record{
+		Admission: api.Admission{ID: id, At: at, Key: key, Model: "tiny:latest", Endpoint: "/api/chat", Class: "inference"},
+		Outcome:   api.OutcomeOK, Status: 200, PromptTokens: 3, CompletionTokens: 5, Total: 2 * time.Second, Slot: time.Second,
+	}
+}
+
+func addRecords(t testing.TB, s *Store, recs ...api.Record) int {
+	t.Helper()
+	for len(recs) > 0 {
+		n := min(len(recs), 5000)
+		if got := must[int](t)(s.AddRecords(t.Context(), recs[:n])); len(recs) == n {
+			return got
+		}
+		recs = recs[n:]
+	}
+	return 0
+}
+
+func TestRecordRow(t *testing.T) {
+	s, _ := create(t)
+	full := api.Record{
+		Admission: api.Admission{ID: "full", ClientRequestID: "theirs", At: noon, Key: "oas_a", Model: "qwen3:latest", Alias: "claude-x",
+			Endpoint: "/api/chat", Backend: "gpu1", Class: "inference", Streamed: true, ClientAddr: "10.0.0.7", PromptEstimate: 99},
+		Outcome: api.OutcomeUpstream, Status: 502, ErrorCode: api.CodeUpstreamError, PromptTokens: 1, CompletionTokens: 2, Estimated: true,
+		FirstByte: 1500 * time.Microsecond, Total: 2500 * time.Microsecond, Slot: 2 * time.Millisecond,
+		OllamaTotal: pointer(4 * time.Nanosecond), OllamaLoad: pointer(time.Duration(0)), OllamaPromptEval: pointer(time.Hour),
+		OllamaEval: pointer(7 * time.Nanosecond), BytesIn: 8, BytesOut: 9,
+	}
+	bare := api.Record{Admission: api.Admission{ID: "bare", At: noon, Key: "oas_a", Endpoint: "/v1/chat/completions", Class: "inference"}, Outcome: api.OutcomeOK}
+	addRecords(t, s, full, bare)
+	ms := noon.UnixMilli()
+	for id, want := range map[string][]any{
+		"full": {"full", "theirs", ms, "oas_a", "qwen3:latest", "claude-x", "/api/chat", "inference", "gpu1", "upstream_error", int64(502),
+			"upstream_error", int64(1), int64(1), int64(2), int64(1), 1.5, 2.5, 2.0, int64(4), int64(0), int64(time.Hour), int64(7), int64(8), int64(9), "10.0.0.7"},
+		"bare": {"bare", "", ms, "oas_a", "", "", "/v1/chat/completions", "inference", "", "ok", int64(0),
+			"", int64(0), int64(0), int64(0), int64(0), nil, 0.0, 0.0, nil, nil, nil, nil, int64(0), int64(0), ""},
+	} {
+		got := make([]any, len(want))
+		into := make([]any, len(want))
+		for i := range got {
+			into[i] = &got[i]
+		}
+		if err := s.reader.QueryRow(`SELECT * FROM requests WHERE id = $1`, id).Scan(into...); err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("row\n%v\nwant\n%v", got, want)
+		}
+	}
+}
+
+// dump is each row of the books and rollups as text.
+func dump(t *testing.T, s *Store) []string {
+	t.Helper()
+	var all []string
+	for table, columns := range map[string]string{
+		"requests": "id, key, at, 0", "usage_total": "key, model || endpoint || outcome, count, total_ms + slot_ms + prompt_tokens + completion_tokens",
+		"usage_minute": "key, minute, count, 0", "usage_hour": "key, hour, count, 0", "usage_latency": "key, bucket, count, 0",
+	} {
+		err := s.read(t.Context(), func(tx *sql.Tx) error {
+			return rows(t.Context(), tx, "SELECT "+columns+" FROM "+table, func(r *sql.Rows) error {
+				var a, b, c, d any
+				err := r.Scan(&a, &b, &c, &d)
+				all = append(all, fmt.Sprint(table, a, b, c, d))
+				return err
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+func TestAddRecordsTwice(t *testing.T) {
+	s, _ := create(t)
+	var batch []api.Record
+	for i := range 300 {
+		r := record(fmt.Sprint(i), fmt.Sprint("oas_", i%7), noon.Add(time.Duration(i)*time.Second))
+		r.Total = time.Duration(i) * time.Millisecond
+		batch = append(batch, r)
+	}
+	if n := addRecords(t, s, batch...); n != 300 {
+		t.Fatalf("%d new of 300", n)
+	}
+	before := dump(t, s)
+	if n := addRecords(t, s, batch...); n != 0 {
+		t.Fatalf("%d new of a batch added before", n)
+	}
+	if after := dump(t, s); !slices.Equal(before, after) {
+		t.Fatal("the same batch again changed the books")
+	}
+	// Half known, and one id twice within the batch.
+	mixed := append(slices.Clone(batch[:10]), record("new", "oas_0", noon), record("new", "oas_0", noon))
+	if n := addRecords(t, s, mixed...); n != 1 {
+		t.Fatalf("%d new of 1", n)
+	}
+	all := must[AllStatistics](t)(s.AllStatistics(t.Context(), noon.Add(time.Hour)))
+	if all.Total.TotalRequests != 301 || all.Total.Last24h != 301 {
+		t.Errorf("%d requests, %d of a day, want 301", all.Total.TotalRequests, all.Total.Last24h)
+	}
+}
+
+func TestAdmittedSince(t *testing.T) {
+	s, _ := create(t)
+	minute := noon.Truncate(time.Minute)
+	addRecords(t, s, record("1", "oas_a", minute), record("2", "oas_a", minute.Add(59999*time.Millisecond)),
+		record("3", "oas_a", minute.Add(time.Minute)), record("4", "oas_b", minute.Add(time.Minute)), record("5", "oas_a", minute.Add(-time.Millisecond)))
+	got := must[[]Admitted](t)(s.AdmittedSince(t.Context(), minute))
+	want := []Admitted{{"oas_a", minute, 2}, {"oas_a", minute.Add(time.Minute), 1}, {"oas_b", minute.Add(time.Minute), 1}}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+func TestTallies(t *testing.T) {
+	s, _ := create(t)
+	minute := noon.Truncate(time.Minute)
+	for range 2 {
+		err := s.AddTallies(t.Context(), []api.Tally{
+			{Minute: noon, Who: "10.0.0.7", What: "unauthorized", Count: 3}, {Minute: minute, Who: "10.0.0.7", What: "unauthorized", Count: 4},
+			{Minute: minute, Who: "oas_a", What: "metadata", Count: 1},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var n, refused int64
+	if err := s.reader.QueryRow(`SELECT COUNT(*), SUM(CASE WHEN who = '10.0.0.7' AND minute = $1 THEN count END) FROM tallies`, millis(minute)).
+		Scan(&n, &refused); err != nil {
+		t.Fatal(err)
+	}
+	if n != 2 || refused != 14 {
+		t.Errorf("%d rows, %d refused; want 2 and 14", n, refused)
+	}
+}
+
+func TestOldMinutesGo(t *testing.T) {
+	s, _ := create(t)
+	for hour := range 24 * 5 {
+		at := noon.Add(time.Duration(hour) * time.Hour)
+		addRecords(t, s, record(fmt.Sprint(hour), "oas_a", at), record(fmt.Sprint(hour, "b"), "oas_b", at.Add(time.Minute)))
+	}
+	for table, most := range map[string]int64{"usage_minute": 2 * 49, "usage_hour": 2 * 49} {
+		var n int64
+		if err := s.reader.QueryRow(`SELECT COUNT(*) FROM ` + table).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		if n > most || n < 2*24 {
+			t.Errorf("%s has %d rows, want those of 48 hours", table, n)
+		}
+	}
+	got := must[api.Statistics](t)(s.Statistics(t.Context(), "oas_a", noon.Add(119*time.Hour)))
+	if got.TotalRequests != 120 || got.Last24h != 24 {
+		t.Errorf("%d in all, %d of a day; want 120 and 24", got.TotalRequests, got.Last24h)
+	}
+}
+
+func TestStatistics(t *testing.T) {
+	s, _ := create(t)
+	first, second, third, other := record("1", "oas_a", noon), record("2", "oas_a", noon.Add(-25*time.Hour)), record("3", "oas_a", noon), record("4", "oas_b", noon.Add(time.Second))
+	second.Model, second.Endpoint, second.Outcome, second.Estimated, second.Total = "qwen3:latest", "/v1/chat/completions", api.OutcomeClientGone, true, 4*time.Second
+	third.Model, third.Endpoint = "", "/api/blobs/{digest}"
+	addRecords(t, s, first, second, third, other)
+
+	now := noon.Add(2 * time.Second)
+	got := must[api.Statistics](t)(s.Statistics(t.Context(), "oas_a", now))
+	p50, p99 := got.Percentiles.P50, got.Percentiles.P99
+	if math.Abs(p50-2) > 0.1 || math.Abs(p99-4) > 0.2 {
+		t.Errorf("median %v and p99 %v, want 2 and 4", p50, p99)
+	}
+	want := api.Statistics{
+		TotalRequests: 3, ByModel: map[string]int64{"tiny:latest": 1, "qwen3:latest": 1},
+		ByEndpoint: map[string]int64{"/api/chat": 1, "/v1/chat/completions": 1, "/api/blobs/{digest}": 1},
+		ByOutcome:  map[string]int64{"ok": 2, "client_gone": 1}, AverageSeconds: 8.0 / 3, Percentiles: got.Percentiles, Last24h: 2,
+		PromptTokens: 9, CompletionTokens: 15, EstimatedRows: 1, SlotMS: 3000, LastRequest: &noon,
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got\n%+v\nwant\n%+v", got, want)
+	}
+	all := must[AllStatistics](t)(s.AllStatistics(t.Context(), now))
+	if !reflect.DeepEqual(all.ByKey["oas_a"], want) {
+		t.Errorf("among all\n%+v\nwant\n%+v", all.ByKey["oas_a"], want)
+	}
+	if b := all.ByKey["oas_b"]; len(all.ByKey) != 2 || b.TotalRequests != 1 || b.Last24h != 1 {
+		t.Errorf("by key %+v", all.ByKey)
+	}
+	if tot := all.Total; tot.TotalRequests != 4 || tot.Last24h != 3 || tot.ByModel["tiny:latest"] != 2 || tot.PromptTokens != 12 || !tot.LastRequest.Equal(other.At) ||
+		math.Abs(tot.Percentiles.P50-2) > 0.1 {
+		t.Errorf("total %+v", tot)
+	}
+	none := must[api.Statistics](t)(s.Statistics(t.Context(), "oas_none", now))
+	if none.TotalRequests != 0 || none.LastRequest != nil || none.ByModel == nil || none.AverageSeconds != 0 || none.Percentiles.P99 != 0 {
+		t.Errorf("statistics of nobody %+v", none)
+	}
+}
+
+// The last day is exact whatever minute and hour its ends cut.
+func TestLastDayToTheMillisecond(t *testing.T) {
+	s, _ := create(t)
+	random := rand.New(rand.NewPCG(1, 2))
+	var recs []api.Record
+	var edges []time.Time
+	for i := range 1500 {
+		at := noon.Add(-time.Duration(random.Int64N(int64(47 * time.Hour)))).Truncate(time.Millisecond)
+		if i%4 == 0 {
+			at = at.Truncate(time.Hour).Add(time.Duration(random.IntN(3)-1) * time.Millisecond) // where hours and minutes meet
+		}
+		edges = append(edges, at)
+		recs = append(recs, record(fmt.Sprint(i), fmt.Sprint("oas_", i%2), at))
+	}
+	addRecords(t, s, recs...)
+	for i := range 90 {
+		now := noon.Add(-time.Duration(random.Int64N(int64(20 * time.Hour)))).Truncate(time.Millisecond)
+		switch i % 3 {
+		case 1:
+			now = edges[i] // a request at this very instant
+		case 2:
+			now = edges[i].Add(24 * time.Hour) // and one exactly a day old
+		}
+		want := map[string]int64{}
+		for _, r := range recs {
+			if r.At.After(now.Add(-24*time.Hour)) && !r.At.After(now) {
+				want[r.Key]++
+			}
+		}
+		if got := must[api.Statistics](t)(s.Statistics(t.Context(), "oas_1", now)); got.Last24h != want["oas_1"] {
+			t.Fatalf("%d in the day up to %v, want %d", got.Last24h, now, want["oas_1"])
+		}
+		all := must[AllStatistics](t)(s.AllStatistics(t.Context(), now))
+		if all.Total.Last24h != want["oas_0"]+want["oas_1"] || all.ByKey["oas_0"].Last24h != want["oas_0"] {
+			t.Fatalf("%d of all in the day up to %v, want %d", all.Total.Last24h, now, want["oas_0"]+want["oas_1"])
+		}
+	}
+}
+
+// The rollup is fed as AddRecords feeds it; the rows beside it would only take time.
+func TestPercentilesOf100k(t *testing.T) {
+	s, _ := create(t)
+	random := rand.New(rand.NewPCG(3, 4))
+	exact := map[string][]float64{}
+	sums := newRollup()
+	for i := range 100_000 {
+		r := record(fmt.Sprint(i), fmt.Sprint("oas_", i%3), noon)
+		r.Total = time.Duration(math.Exp(random.NormFloat64()*1.5) * float64(800*time.Millisecond))
+		sums.add(&r)
+		for _, who := range []string{r.Key, everybody} {
+			exact[who] = append(exact[who], r.Total.Seconds())
+		}
+	}
+	if err := s.write(t.Context(), sums.save); err != nil {
+		t.Fatal(err)
+	}
+	all := must[AllStatistics](t)(s.AllStatistics(t.Context(), noon))
+	for who, seconds := range exact {
+		slices.Sort(seconds)
+		got := all.Total.Percentiles
+		if who != everybody {
+			got = must[api.Statistics](t)(s.Statistics(t.Context(), who, noon)).Percentiles
+			if got != all.ByKey[who].Percentiles {
+				t.Errorf("%s alone %v, among all %v", who, got, all.ByKey[who].Percentiles)
+			}
+		}
+		for q, v := range map[float64]float64{0.5: got.P50, 0.95: got.P95, 0.99: got.P99} {
+			want := seconds[int(math.Ceil(q*float64(len(seconds))))-1]
+			if off := math.Abs(v-want) / want; off > 0.05 {
+				t.Errorf("quantile %v of %s is %v, exactly %v: %.1f %% off", q, who, v, want, 100*off)
+			}
+		}
+	}
+}

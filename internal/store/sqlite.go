@@ -1,0 +1,272 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pressly/goose/v3"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+//go:embed migrations/sqlite/*.sql
+var migrations embed.FS
+
+// leastSQLite has the fix for the corruption of a write-ahead log that is reset while two connections write
+// (sqlite.org/wal.html#walresetbug, all of 3.7.0 to 3.51.2).
+var leastSQLite = [3]int{3, 51, 3}
+
+// Create opens the database of a service that starts: it makes the directory (mode 0700) and the file (0600) where they
+// are absent, and brings the schema up to date. A file that is no database, or of a newer program, is left untouched.
+func Create(ctx context.Context, path string) (*Store, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("the directory for the database cannot be made: %w", err)
+	}
+	// SQLite gives -wal and -shm the mode of the file, so that making it private here makes them private too.
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("the database cannot be made: %w; the service needs to read and write the file and its directory", err)
+	}
+	f.Close()
+	if _, err := inspect(ctx, path); err != nil {
+		return nil, err
+	}
+	s, err := connect(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	if err := migrate(ctx, s.writer); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("the schema of %s cannot be brought up to date: %w; it is as it was before the step that failed", path, err)
+	}
+	return s, nil
+}
+
+// Open opens a database that a service has made. It never makes or migrates one: an absent file is fs.ErrNotExist, and a
+// schema that is not this program's is an error that says what to do.
+func Open(ctx context.Context, path string) (*Store, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("there is no database: %w", err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the database cannot be opened: %w; run this as the user the service runs as", err)
+	}
+	f.Close()
+	version, err := inspect(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	if version < schemaVersion() {
+		return nil, fmt.Errorf("the database %s has schema %d and this program needs %d: start `ollama-api-service serve` once, it migrates",
+			path, version, schemaVersion())
+	}
+	return connect(ctx, path)
+}
+
+// inspect reads the schema's version without writing to the file; 0 is an empty database. It refuses what is no database,
+// what is the database of another program and what a newer version of this one wrote.
+func inspect(ctx context.Context, path string) (int64, error) {
+	db, err := sql.Open("sqlite", dsn(path, "mode=ro", "_busy_timeout=5000"))
+	if err != nil {
+		return 0, err
+	}
+	defer db.Close()
+	if err := checkVersion(ctx, db); err != nil {
+		return 0, openError(path, err)
+	}
+	var tables, ours int
+	err = db.QueryRowContext(ctx, `SELECT count(*), count(*) FILTER (WHERE name = 'goose_db_version') FROM sqlite_master WHERE type = 'table'`).
+		Scan(&tables, &ours)
+	if err != nil {
+		return 0, openError(path, err)
+	}
+	if ours == 0 {
+		if tables > 0 {
+			return 0, fmt.Errorf("%s is a database of another program and was left as it is: name another file", path)
+		}
+		return 0, nil
+	}
+	var version int64
+	if err := db.QueryRowContext(ctx, `SELECT COALESCE(MAX(version_id), 0) FROM goose_db_version`).Scan(&version); err != nil {
+		return 0, openError(path, err)
+	}
+	if version > schemaVersion() {
+		return 0, fmt.Errorf("the database %s has schema %d, written by a newer version of this program, which knows only up to %d: "+
+			"use that version, or restore a backup from before it", path, version, schemaVersion())
+	}
+	return version, nil
+}
+
+// schemaVersion is the number of the newest migration.
+func schemaVersion() int64 {
+	var newest int64
+	files, _ := fs.Glob(migrations, "migrations/sqlite/*.sql")
+	for _, name := range files {
+		number, _, _ := strings.Cut(filepath.Base(name), "_")
+		if n, err := strconv.ParseInt(number, 10, 64); err == nil {
+			newest = max(newest, n)
+		}
+	}
+	return newest
+}
+
+// connect opens the writer and the readers of a file that exists.
+func connect(ctx context.Context, path string) (*Store, error) {
+	writer, err := sql.Open("sqlite", dsn(path, "mode=rw", "_txlock=immediate", "_busy_timeout=5000", "_foreign_keys=1",
+		"_synchronous=FULL", "_dqs=0",
+		// A long read lets the log grow; afterwards it shrinks to this again.
+		"_pragma=journal_size_limit(67108864)"))
+	if err != nil {
+		return nil, err
+	}
+	// One connection, kept for good: DataVersion compares what this very connection saw.
+	writer.SetMaxOpenConns(1)
+	if err := useLog(ctx, writer); err != nil {
+		writer.Close()
+		return nil, openError(path, err)
+	}
+	reader, err := sql.Open("sqlite", dsn(path, "mode=ro", "_busy_timeout=5000", "_dqs=0"))
+	if err != nil {
+		writer.Close()
+		return nil, err
+	}
+	reader.SetMaxOpenConns(readers)
+	reader.SetMaxIdleConns(readers)
+	if err := reader.PingContext(ctx); err != nil {
+		reader.Close()
+		writer.Close()
+		return nil, openError(path, err)
+	}
+	return &Store{writer: writer, reader: reader}, nil
+}
+
+const readers = 4
+
+// useLog puts the file into write-ahead mode, which stays with the file.
+func useLog(ctx context.Context, db *sql.DB) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	var mode string
+	for {
+		err := db.QueryRowContext(ctx, `PRAGMA journal_mode = WAL`).Scan(&mode)
+		if err == nil {
+			break
+		}
+		if !busy(err) {
+			return err
+		}
+		// SQLite does not wait for its lock here (it would deadlock with another connection that does the same), so that two
+		// processes that start at one time on a new file meet.
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	if mode != "wal" {
+		return fmt.Errorf("its file system has no shared memory for a write-ahead log (journal mode stays %q): "+
+			"put DATA_DIR on a local disk, not on a network share", mode)
+	}
+	return nil
+}
+
+// dsn is the file as a URI, so that no character of its path means anything, with the driver's parameters behind.
+func dsn(path string, params ...string) string {
+	u := url.URL{Scheme: "file", OmitHost: true, Path: filepath.ToSlash(path), RawQuery: strings.Join(params, "&")}
+	return u.String()
+}
+
+// checkVersion refuses a SQLite with a known corruption.
+func checkVersion(ctx context.Context, db *sql.DB) error {
+	var text string
+	if err := db.QueryRowContext(ctx, `SELECT sqlite_version()`).Scan(&text); err != nil {
+		return err
+	}
+	var v [3]int
+	fmt.Sscanf(text, "%d.%d.%d", &v[0], &v[1], &v[2])
+	for i := range v {
+		if v[i] > leastSQLite[i] {
+			return nil
+		}
+		if v[i] < leastSQLite[i] {
+			return fmt.Errorf("this program was built with SQLite %s, which can corrupt a database: build it with 3.51.3 or newer", text)
+		}
+	}
+	return nil
+}
+
+// migrate brings the schema up to date. Each migration is a transaction of its own with its number, so that of two
+// processes that start at one time the second finds the work done: then it looks again instead of failing.
+func migrate(ctx context.Context, db *sql.DB) error {
+	dir, err := fs.Sub(migrations, "migrations/sqlite")
+	if err != nil {
+		return err
+	}
+	for reached := int64(-1); ; {
+		provider, err := goose.NewProvider(goose.DialectSQLite3, db, dir, goose.WithDisableGlobalRegistry(true))
+		if err != nil {
+			return err
+		}
+		_, failure := provider.Up(ctx)
+		if failure == nil {
+			return nil
+		}
+		version, err := provider.GetDBVersion(ctx)
+		if err != nil || version == reached {
+			return failure
+		}
+		reached = version
+	}
+}
+
+// DataVersion is a number that changes with every commit of another process (or another Store), and never with one of
+// this Store.
+func (s *Store) DataVersion(ctx context.Context) (int64, error) {
+	var v int64
+	if err := s.writer.QueryRowContext(ctx, `PRAGMA data_version`).Scan(&v); err != nil {
+		return 0, unavailable("read", err)
+	}
+	return v, nil
+}
+
+// openError says what a failure to open a file means to the one who named it.
+func openError(path string, err error) error {
+	switch resultCode(err) & 0xff {
+	case sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT:
+		return fmt.Errorf("%s is not a database, or a damaged one, and was left as it is: restore a backup or name another file (%w)", path, err)
+	case sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM:
+		return fmt.Errorf("the database %s cannot be opened: the service needs to read and write the file and its directory (%w)", path, err)
+	}
+	return fmt.Errorf("the database %s cannot be opened: %w", path, err)
+}
+
+// busy says whether err is another process's lock.
+func busy(err error) bool { return resultCode(err)&0xff == sqlite3.SQLITE_BUSY }
+
+// resultCode is SQLite's extended result code; its low byte is the primary one. 0 is another kind of error.
+func resultCode(err error) int {
+	var e *sqlite.Error
+	if errors.As(err, &e) {
+		return e.Code()
+	}
+	return 0
+}

@@ -1,0 +1,141 @@
+// Package store is the database: keys, the audit table, the books and their rollups. All SQL of the program is here,
+// bound parameters only, in one text that SQLite and PostgreSQL both understand; what only SQLite has stands in sqlite.go.
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"ollama-api-service/internal/api"
+)
+
+// Store is the database. Its methods may be called from any goroutine. Failures of the database are *api.Error with
+// CodeUnavailable: nothing was changed, and the same call may succeed later.
+type Store struct {
+	// writer has one connection: SQLite has one writer anyway, and a queue in Go is fairer than waiting for its lock.
+	writer *sql.DB
+	reader *sql.DB
+}
+
+// Close ends all connections. What was committed is safe without it too.
+func (s *Store) Close() error {
+	// The writer goes last: as the last connection of all, it folds the write-ahead log into the file.
+	return errors.Join(s.reader.Close(), s.writer.Close())
+}
+
+// SecretCheck is the HMAC of a constant under the SECRET_KEY that this database belongs to; nil when none was set yet.
+func (s *Store) SecretCheck(ctx context.Context) ([]byte, error) {
+	var mac []byte
+	err := s.reader.QueryRowContext(ctx, `SELECT value FROM meta WHERE name = $1`, secretCheck).Scan(&mac)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, unavailable("read", err)
+	}
+	return mac, nil
+}
+
+// SetSecretCheck replaces what SecretCheck returns.
+func (s *Store) SetSecretCheck(ctx context.Context, mac []byte) error {
+	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `INSERT INTO meta (name, value) VALUES ($1, $2)
+			ON CONFLICT (name) DO UPDATE SET value = excluded.value`, secretCheck, mac)
+		return err
+	})
+}
+
+const secretCheck = "secret_check"
+
+// write runs fn in one transaction. It commits when fn returns nil and changes nothing otherwise. ctx bounds the wait for
+// the connection; once begun, a transaction is short and goes on to its end, so that a client that leaves cannot make it
+// uncertain whether its change was made.
+func (s *Store) write(ctx context.Context, fn func(context.Context, *sql.Tx) error) error {
+	conn, err := s.writer.Conn(ctx)
+	if err != nil {
+		return unavailable("written", err)
+	}
+	defer conn.Close()
+	waiting, ctx := ctx, context.WithoutCancel(ctx)
+	tx, err := conn.BeginTx(ctx, nil)
+	// SQLite's wait for the lock is a lottery, and another process that writes without pause can win it for all of
+	// busy_timeout. Nothing has been done yet, so it may be tried again.
+	for tries := 1; err != nil && busy(err) && tries < beginTries && waiting.Err() == nil; tries++ {
+		tx, err = conn.BeginTx(ctx, nil)
+	}
+	if err != nil {
+		return unavailable("written", err)
+	}
+	defer tx.Rollback()
+	if err := fn(ctx, tx); err != nil {
+		return unavailable("written", err)
+	}
+	if err := tx.Commit(); err != nil {
+		return unavailable("written", err)
+	}
+	return nil
+}
+
+// beginTries times busy_timeout is the longest wait for another process: 20 s.
+const beginTries = 4
+
+// read runs fn on one unchanging view of the database.
+func (s *Store) read(ctx context.Context, fn func(*sql.Tx) error) error {
+	tx, err := s.reader.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return unavailable("read", err)
+	}
+	defer tx.Rollback()
+	if err := fn(tx); err != nil {
+		return unavailable("read", err)
+	}
+	return nil
+}
+
+// rows calls scan for each row of a query.
+func rows(ctx context.Context, tx *sql.Tx, query string, scan func(*sql.Rows) error, args ...any) error {
+	r, err := tx.QueryContext(ctx, query, args...)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	for r.Next() {
+		if err := scan(r); err != nil {
+			return err
+		}
+	}
+	return r.Err()
+}
+
+// unavailable keeps an *api.Error as it is and makes every other failure CodeUnavailable with the cause kept private.
+func unavailable(done string, err error) error {
+	var e *api.Error
+	if errors.As(err, &e) {
+		return err
+	}
+	return api.Wrap(api.CodeUnavailable, err,
+		fmt.Sprintf("the database cannot be %s now; try again in a moment, and if that does not help, the service's log says why", done))
+}
+
+func millis(t time.Time) int64 { return t.UnixMilli() }
+
+func instant(ms int64) time.Time { return time.UnixMilli(ms).UTC() }
+
+// nullMillis and nullInstant carry an instant that may be absent.
+func nullMillis(t *time.Time) any {
+	if t == nil {
+		return nil
+	}
+	return millis(*t)
+}
+
+func nullInstant(ms sql.NullInt64) *time.Time {
+	if !ms.Valid {
+		return nil
+	}
+	t := instant(ms.Int64)
+	return &t
+}
