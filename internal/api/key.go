@@ -3,7 +3,7 @@
 package api
 
 import (
-	"fmt"
+	"errors"
 	"net/netip"
 	"strings"
 	"time"
@@ -60,14 +60,14 @@ func (n *Network) UnmarshalText(text []byte) error {
 	if strings.Contains(s, "/") {
 		p, err := netip.ParsePrefix(s)
 		if err != nil {
-			return fmt.Errorf("%q is not a network like 10.0.0.0/8", s)
+			return errors.New("allowed_ips: an entry is not a network like 10.0.0.0/8")
 		}
 		n.Prefix = p.Masked()
 		return nil
 	}
 	a, err := netip.ParseAddr(s)
 	if err != nil || a.Zone() != "" {
-		return fmt.Errorf("%q is not an address like 10.0.0.7", s)
+		return errors.New("allowed_ips: an entry is not an address like 10.0.0.7")
 	}
 	a = a.Unmap()
 	n.Prefix = netip.PrefixFrom(a, a.BitLen())

@@ -48,7 +48,8 @@ type secretKey struct {
 }
 
 type (
-	keyPath struct {
+	// KeyPath is exported because huma sees embedded parameters only so.
+	KeyPath struct {
 		Preview string `path:"key_preview" maxLength:"64" doc:"The key's public name" example:"oas_8rT2kLmN0q"`
 	}
 	createIn  struct{ Body newKey }
@@ -61,11 +62,11 @@ type (
 		}
 	}
 	changeIn struct {
-		keyPath
+		KeyPath
 		Body keyPatch
 	}
 	rotateIn struct {
-		keyPath
+		KeyPath
 		Body struct {
 			GraceSeconds int64 `json:"grace_seconds,omitempty" minimum:"0" maximum:"259200" doc:"How long the old secret goes on working"`
 		}
@@ -136,7 +137,7 @@ func (s *Server) listKeys(ctx context.Context, _ *struct{}) (*keysOut, error) {
 	return out, nil
 }
 
-func (s *Server) showKey(ctx context.Context, in *keyPath) (*keyOut, error) {
+func (s *Server) showKey(ctx context.Context, in *KeyPath) (*keyOut, error) {
 	k, err := s.Store.Key(ctx, in.Preview)
 	if err != nil {
 		return nil, err
@@ -160,7 +161,7 @@ func (s *Server) changeKey(ctx context.Context, in *changeIn) (*keyOut, error) {
 	return &keyOut{k}, nil
 }
 
-func (s *Server) revokeKey(ctx context.Context, in *keyPath) (*revokeOut, error) {
+func (s *Server) revokeKey(ctx context.Context, in *KeyPath) (*revokeOut, error) {
 	by := s.change(ctx)
 	k, err := s.Store.RevokeKey(ctx, in.Preview, by)
 	if err != nil {

@@ -1,0 +1,191 @@
+package server_test
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"ollama-api-service/internal/server"
+)
+
+func TestLifeOfAKey(t *testing.T) {
+	b := start(t, setup{})
+	r := b.do("POST", "/api/keys", adminSecret, `{"name":"Production API Key","role":"user","rate_limit":500}`)
+	v := r.json(t)
+	secret, preview := v["api_key"].(string), v["key_preview"].(string)
+	if r.status != 200 || !strings.HasPrefix(secret, preview+"_") || len(secret) != 53 || v["rate_limit"] != 500.0 || v["role"] != "user" ||
+		v["name"] != "Production API Key" || v["created_at"] == nil || v["$schema"] != nil {
+		t.Fatalf("created: %d %s", r.status, r.body)
+	}
+	if r := b.do("GET", "/api/keys", adminSecret, ""); r.json(t)["total"] != 1.0 || strings.Contains(r.body, secret) {
+		t.Errorf("listed: %s", r.body)
+	}
+	if r := b.do("GET", "/api/keys/"+preview, adminSecret, ""); r.json(t)["name"] != "Production API Key" {
+		t.Errorf("one: %d %s", r.status, r.body)
+	}
+	if r := b.do("PATCH", "/api/keys/"+preview, adminSecret, `{"rate_limit":null,"models":["tiny"],"note":"for the sales team"}`); r.json(t)["rate_limit"] != nil || r.json(t)["name"] != "Production API Key" {
+		t.Errorf("changed: %d %s", r.status, r.body)
+	}
+	if r := b.do("PATCH", "/api/keys/"+preview, adminSecret, `{"models":null,"rate_limit":7}`); r.json(t)["rate_limit"] != 7.0 || r.json(t)["models"] != nil || r.json(t)["note"] != "for the sales team" {
+		t.Errorf("changed back: %d %s", r.status, r.body)
+	}
+	rotated := b.do("POST", "/api/keys/"+preview+"/rotate", adminSecret, `{"grace_seconds":3600}`).json(t)["api_key"].(string)
+	if rotated == secret || !strings.HasPrefix(rotated, preview+"_") {
+		t.Errorf("rotated to %d characters", len(rotated))
+	}
+	if r := b.do("GET", "/api/tags", secret, ""); r.status != 200 || r.header.Get("Deprecation") == "" {
+		t.Errorf("old secret within grace: %d %v", r.status, r.header)
+	}
+	if r := b.do("GET", "/api/tags", rotated, ""); r.status != 200 || r.header.Get("Deprecation") != "" {
+		t.Errorf("new secret: %d", r.status)
+	}
+	again := b.do("POST", "/api/keys/"+preview+"/rotate", adminSecret, "").json(t)["api_key"].(string)
+	if r := b.do("GET", "/api/tags", rotated, ""); r.status != 401 {
+		t.Errorf("old secret without grace: %d", r.status)
+	}
+	if r := b.do("DELETE", "/api/keys/"+preview, adminSecret, ""); r.status != 200 || !strings.Contains(r.body, "revoked_at") {
+		t.Errorf("revoked: %d %s", r.status, r.body)
+	}
+	if r := b.do("GET", "/api/tags", again, ""); r.status != 401 {
+		t.Errorf("after revoking: %d", r.status)
+	}
+	if r := b.do("GET", "/api/keys/"+preview, adminSecret, ""); r.status != 200 || r.json(t)["revoked_at"] == nil {
+		t.Errorf("the record is gone: %d %s", r.status, r.body)
+	}
+	entries, err := b.store.AuditLog(t.Context(), 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var actions []string
+	for _, e := range entries {
+		actions = append(actions, fmt.Sprintf("%s %s by %s from %s", e.Action, e.Target, e.Actor, e.From))
+	}
+	if got := strings.Join(actions, "\n"); len(entries) != 6 || !strings.Contains(got, "key.revoke "+preview+" by env-admin from 127.0.0.1") {
+		t.Errorf("audit:\n%s", got)
+	}
+}
+
+func TestRefusedKeys(t *testing.T) {
+	b := start(t, setup{})
+	_, preview := b.key(`{"name":"k","role":"user"}`)
+	for _, body := range []string{
+		`{}`, `{"name":"","role":"user"}`, `{"name":"x"}`, `{"name":"x","role":"root"}`, `{"name":"x","role":["admin"]}`, `{"name":"x","role":null}`,
+		`{"name":"x","role":"user","rate_limit":-1}`, `{"name":"x","role":"user","rate_limit":1.5}`, `{"name":"x","role":"user","rate_limit":"10"}`,
+		`{"name":"x","role":"user","rate_limit":9223372036854775808}`, `{"name":"x","role":"user","max_concurrent":0}`,
+		`{"name":"x","role":"user","unknown":1}`, `{"name":"x","role":"user","id":"y"}`, `{"name":"x","role":"user","tokens_per_hour":5}`,
+		`{"name":"x","role":"user","Role":"admin"}`, `{"name":"x","role":"user","role":"admin"}`, `{"name":"x","Role":"admin"}`,
+		`{"name":"x","role":"user","expires_at":"2001-01-01T00:00:00Z"}`, `{"name":"x","role":"user","expires_at":"tomorrow"}`, `{"name":"x","role":"user","expires_at":"9999-01-01T00:00:00Z"}`,
+		`{"name":"x","role":"user","allowed_ips":["300.1.1.1"]}`, `{"name":"x","role":"user","models":["a b"]}`, `{"name":"x","role":"user","models":"tiny"}`,
+		`{"name":"a\nb","role":"user"}`, `{"name":"a\u202eb","role":"user"}`, `{"name":"` + strings.Repeat("n", 10240) + `","role":"user"}`, `[]`, `{"name":"x","role":"user"} {}`, ``,
+	} {
+		r := b.do("POST", "/api/keys", adminSecret, body)
+		if r.status != http.StatusBadRequest || r.json(t)["detail"] == nil || r.json(t)["error"] == nil || strings.Contains(r.body, "300.1") {
+			t.Errorf("%.80s: %d %s", body, r.status, r.body)
+		}
+	}
+	for _, body := range []string{`{"grace_seconds":-1}`, `{"grace_seconds":315360000}`, `{"grace":1}`} {
+		if r := b.do("POST", "/api/keys/"+preview+"/rotate", adminSecret, body); r.status != 400 {
+			t.Errorf("rotate %s: %d %s", body, r.status, r.body)
+		}
+	}
+	for _, path := range []string{"/api/keys/oas_0123456789", "/api/keys/..%2f", "/api/keys/" + preview[:8], "/api/keys/" + strings.ToUpper(preview)} {
+		if r := b.do("DELETE", path, adminSecret, ""); r.status != 404 {
+			t.Errorf("DELETE %s: %d %s", path, r.status, r.body)
+		}
+	}
+	if r := b.do("GET", "/api/keys?x=1", adminSecret, ""); r.status != 400 {
+		t.Errorf("an unknown query was taken: %d", r.status)
+	}
+	if r := b.do("GET", "/api/keys", adminSecret, ""); r.json(t)["total"] != 1.0 {
+		t.Errorf("something was created: %s", r.body)
+	}
+}
+
+func TestLastAdminStays(t *testing.T) {
+	b := start(t, setup{change: func(o *server.Options) { o.StaticAdmin = false }})
+	admin, preview := b.key(`{"name":"only","role":"admin"}`)
+	for _, c := range []struct{ method, body string }{{"DELETE", ""}, {"PATCH", `{"role":"user"}`}, {"PATCH", `{"expires_at":"2030-01-01T00:00:00Z"}`}} {
+		if r := b.do(c.method, "/api/keys/"+preview, admin, c.body); r.status != http.StatusConflict {
+			t.Errorf("%s %s: %d %s", c.method, c.body, r.status, r.body)
+		}
+	}
+	b.key(`{"name":"second","role":"admin"}`)
+	if r := b.do("DELETE", "/api/keys/"+preview, admin, ""); r.status != 200 {
+		t.Errorf("with a second admin: %d %s", r.status, r.body)
+	}
+}
+
+func TestKeysThatAreBlockedOrBoundElsewhere(t *testing.T) {
+	b := start(t, setup{})
+	blocked, _ := b.key(`{"name":"blocked","role":"user","rate_limit":0}`)
+	if r := b.do("POST", "/api/chat", blocked, `{"model":"tiny"}`); r.status != 403 {
+		t.Errorf("rate_limit 0: %d %s", r.status, r.body)
+	}
+	none, _ := b.key(`{"name":"none","role":"user","models":[]}`)
+	if r := b.do("POST", "/api/chat", none, `{"model":"tiny"}`); r.status != 404 {
+		t.Errorf("no models: %d %s", r.status, r.body)
+	}
+	if r := b.do("GET", "/v1/models", none, ""); !strings.Contains(r.body, `"data":[]`) {
+		t.Errorf("no models listed: %s", r.body)
+	}
+	here, _ := b.key(`{"name":"here","role":"user","allowed_ips":["127.0.0.1","::1"]}`)
+	if r := b.do("GET", "/api/tags", here, ""); r.status != 200 {
+		t.Errorf("from here: %d %s", r.status, r.body)
+	}
+}
+
+func TestStatisticsForAdmins(t *testing.T) {
+	b := start(t, setup{})
+	key, preview := b.key(`{"name":"worker","role":"user"}`)
+	for range 3 {
+		if r := b.do("POST", "/api/chat", key, `{"model":"tiny","stream":false}`); r.status != 200 {
+			t.Fatalf("%d %s", r.status, r.body)
+		}
+	}
+	b.do("POST", "/api/chat", key, `{"model":"unknown","stream":false}`)
+	r := b.do("GET", "/api/admin/stats", adminSecret, "")
+	of := r.json(t)["statistics"].(map[string]any)[preview].(map[string]any)
+	if of["key_name"] != "worker" || of["role"] != "user" || of["total_requests"] != 4.0 || of["last_request"] == nil {
+		t.Errorf("%s", r.body)
+	}
+	if p := of["response_time_percentiles"].(map[string]any); p["p50"].(float64) <= 0 || p["p99"].(float64) < p["p50"].(float64) {
+		t.Errorf("percentiles: %v", p)
+	}
+	own := b.stats(key)
+	if e := own["requests_by_endpoint"].(map[string]any); e["/api/chat"] != 4.0 || own["average_response_time"].(float64) <= 0 {
+		t.Errorf("own: %v", own)
+	}
+}
+
+func TestServicePages(t *testing.T) {
+	b := start(t, setup{})
+	req, _ := http.NewRequest("GET", b.url+"/", nil)
+	req.Header.Set("User-Agent", "ollama/0.6.5 (amd64 linux) Go/go1.24")
+	req.Header.Set("Accept", "application/json")
+	if r := b.send(req); r.body != "Ollama is running" {
+		t.Errorf("root for ollama: %q", r.body)
+	}
+	req.Header.Set("User-Agent", "curl/8")
+	if r := b.send(req); r.json(t)["service"] != "ollama-api-service" {
+		t.Errorf("root: %q", r.body)
+	}
+	if r := b.do("GET", "/api/version", "", ""); r.json(t)["version"] != "0.0.0" {
+		t.Errorf("version: %s", r.body)
+	}
+	plain := b.do("GET", "/health", "", "").json(t)
+	if len(plain) != 3 || plain["ollama_backend"] != "healthy" {
+		t.Errorf("health without a key: %v", plain)
+	}
+	if v := b.do("GET", "/health", adminSecret, "").json(t); v["backends"] == nil || v["journal"] == nil {
+		t.Errorf("health for an admin: %v", v)
+	}
+	doc := b.do("GET", "/openapi.json", "", "").json(t)
+	paths := doc["paths"].(map[string]any)
+	for _, line := range b.server.Table() {
+		item, _ := paths[line.Template].(map[string]any)
+		if item[strings.ToLower(line.Method)] == nil {
+			t.Errorf("the OpenAPI document lacks %s %s", line.Method, line.Template)
+		}
+	}
+}
