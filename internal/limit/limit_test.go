@@ -257,11 +257,16 @@ func TestIdleKeysAreForgotten(t *testing.T) {
 	for i := range 10_000 {
 		mustReserve(t, m, &api.Key{Preview: fmt.Sprint("old", i)}).Done()
 	}
+	forgotten := mustReserve(t, m, &api.Key{Preview: "old0"}).entry
+	forgotten.inFlight = 0
 	c.advance(2 * time.Hour)
 	for i := range 2_000 {
 		mustReserve(t, m, &api.Key{Preview: fmt.Sprint("new", i)}).Done()
 	}
 	n, found := 0, false
+	if !forgotten.dropped {
+		t.Error("a Reserve that had found the entry before it went would count into the void")
+	}
 	for i := range m.shard {
 		n += len(m.shard[i].entries)
 		found = found || m.shard[i].entries["busy"] != nil

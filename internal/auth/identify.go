@@ -1,0 +1,201 @@
+package auth
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/maypok86/otter/v2"
+
+	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/store"
+)
+
+const (
+	// cacheTTL bounds how long a change goes unseen that nobody announced by Forget.
+	cacheTTL     = 30 * time.Second
+	cacheEntries = 100_000
+	// loadTimeout bounds one look at the database, which several requests may wait for.
+	loadTimeout = 5 * time.Second
+	// maxCredential bounds the work for an unknown text, in bytes. No key is that long.
+	maxCredential = 512
+)
+
+// Static is a key that lives in a setting: known by its text, never stored.
+type Static struct {
+	Preview string
+	Key     api.Key
+	Secret  string
+	// Demo marks a key that everybody knows: it is refused on requests that a proxy forwarded.
+	Demo bool
+}
+
+// Authenticator turns key texts into keys. Its methods may be called concurrently.
+type Authenticator struct {
+	store   *store.Store
+	secret  Secret
+	statics []static
+	now     func() time.Time
+	cache   *otter.Cache[cacheKey, *api.Key]
+	// generation is part of each cache key, so that a key loaded before Forget is never found after it, even if its load
+	// ends later.
+	generation atomic.Uint64
+}
+
+type static struct {
+	mac  mac
+	key  *api.Key
+	demo bool
+}
+
+// cacheKey holds the whole MAC: by the preview alone, every secret of a key would be as good as its right one.
+type cacheKey struct {
+	mac        mac
+	generation uint64
+}
+
+// New builds an Authenticator over the store. now tells the time for expiry and grace periods.
+func New(st *store.Store, secret Secret, statics []Static, now func() time.Time) *Authenticator {
+	a := &Authenticator{
+		store: st, secret: secret, now: now,
+		cache: otter.Must(&otter.Options[cacheKey, *api.Key]{
+			MaximumSize:      cacheEntries,
+			ExpiryCalculator: otter.ExpiryWriting[cacheKey, *api.Key](cacheTTL),
+		}),
+	}
+	for _, s := range statics {
+		key := s.Key
+		key.Preview, key.Static = s.Preview, true
+		a.statics = append(a.statics, static{mac: secret.current.sign(s.Secret), key: &key, demo: s.Demo})
+	}
+	return a
+}
+
+// Forget drops the key cache: from its return on, each key is read from the store anew. To be called after every change.
+func (a *Authenticator) Forget() {
+	a.generation.Add(1)
+	a.cache.InvalidateAll()
+}
+
+// Close stops the cache's clean-up.
+func (a *Authenticator) Close() { a.cache.StopAllGoroutines() }
+
+// Identify finds the key that a credential from Credential stands for. from is the client's address; forwarded says that
+// the request carries any forwarding header. The key returned is shared and must not be changed; where it came with the
+// secret that a rotation replaced, its OldSecretUntil is set.
+//
+// It returns CodeUnauthorized, always with the same sentence, for a text that is no key, an unknown, revoked or expired key
+// and an old secret after its grace; CodeForbidden for an address outside the key's list; CodeUnavailable where the store
+// fails, for "I cannot know" must not read as "your key is wrong".
+func (a *Authenticator) Identify(ctx context.Context, credential string, from netip.Addr, forwarded bool) (*api.Key, error) {
+	if len(credential) > maxCredential {
+		return nil, errInvalid("longer than any key")
+	}
+	m := a.secret.current.sign(credential)
+	key, err := a.staticKey(&m, forwarded)
+	if err != nil {
+		return nil, err
+	}
+	if key == nil {
+		if key, err = a.storedKey(ctx, credential, m); err != nil {
+			return nil, err
+		}
+	}
+	// Cached or not: time passes also for a cached key.
+	now := a.now()
+	if !key.Live(now) {
+		return nil, errInvalid(key.Preview + " is revoked or expired")
+	}
+	if key.OldSecretUntil != nil && !now.Before(*key.OldSecretUntil) {
+		return nil, errInvalid(key.Preview + ": secret replaced, grace period over")
+	}
+	if !key.Allows(from) {
+		return nil, api.Wrap(api.CodeForbidden, fmt.Errorf("%s used from %s", key.Preview, from),
+			"this API key may not be used from your address: ask an administrator to add it to the key's allowed_ips")
+	}
+	return key, nil
+}
+
+// staticKey compares with all static keys, without stopping at a match: the time taken says nothing.
+func (a *Authenticator) staticKey(m *mac, forwarded bool) (*api.Key, error) {
+	match := -1
+	for i := range a.statics {
+		match = subtle.ConstantTimeSelect(subtle.ConstantTimeCompare(a.statics[i].mac[:], m[:]), i, match)
+	}
+	if match < 0 {
+		return nil, nil
+	}
+	if a.statics[match].demo && forwarded {
+		return nil, api.Errorf(api.CodeUnauthorized, "demo keys work only on the machine itself, not through a proxy: make a key of your own with \"ollama-api-service keys create\"")
+	}
+	return a.statics[match].key, nil
+}
+
+func (a *Authenticator) storedKey(ctx context.Context, credential string, m mac) (*api.Key, error) {
+	preview, ok := Parse(credential)
+	if !ok {
+		return nil, errInvalid("no key text, or its checksum is wrong")
+	}
+	ck := cacheKey{mac: m, generation: a.generation.Load()}
+	// Looked up first without a loader: its closure would be the only allocation of a cached request.
+	if key, ok := a.cache.GetIfPresent(ck); ok {
+		return key, nil
+	}
+	key, err := a.cache.Get(ctx, ck, otter.LoaderFunc[cacheKey, *api.Key](func(ctx context.Context, ck cacheKey) (*api.Key, error) {
+		// Other requests wait for this load too, so the first one's departure must not end it.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), loadTimeout)
+		defer cancel()
+		return a.load(ctx, preview, credential, ck.mac)
+	}))
+	switch {
+	case err == nil:
+		return key, nil
+	case errors.Is(err, otter.ErrNotFound):
+		return nil, errInvalid(preview + ": no key has this secret")
+	default:
+		e := api.Wrap(api.CodeUnavailable, err, "the key database cannot be read just now: try again in a few seconds")
+		e.RetryAfter = 5 * time.Second
+		return nil, e
+	}
+}
+
+// load reads a key and checks the secret against it. otter.ErrNotFound stands for "no such key or another secret" and is not
+// cached, so a flood of guesses cannot push real keys out.
+func (a *Authenticator) load(ctx context.Context, preview, credential string, m mac) (*api.Key, error) {
+	stored, err := a.store.Key(ctx, preview)
+	if err != nil {
+		if e := (*api.Error)(nil); errors.As(err, &e) && e.Code == api.CodeNotFound {
+			return nil, otter.ErrNotFound
+		}
+		return nil, err
+	}
+	current, replaced := hmac.Equal(stored.MAC, m[:]), hmac.Equal(stored.PreviousMAC, m[:])
+	if !current && !replaced && a.secret.previous != nil {
+		old := a.secret.previous.sign(credential)
+		current, replaced = hmac.Equal(stored.MAC, old[:]), hmac.Equal(stored.PreviousMAC, old[:])
+		if current || replaced {
+			// The key is right even if this fails, and the next load tries again.
+			_ = a.store.RehashKey(ctx, preview, old[:], m[:])
+		}
+	}
+	key := stored.Key
+	switch {
+	case current:
+	case replaced:
+		until := stored.PreviousUntil
+		key.OldSecretUntil = &until
+	default:
+		return nil, otter.ErrNotFound
+	}
+	return &key, nil
+}
+
+// errInvalid has one sentence for all, so that nobody learns which keys exist; the cause is for the log.
+func errInvalid(cause string) error {
+	return api.Wrap(api.CodeUnauthorized, errors.New(cause), "this API key is not valid: unknown, revoked or expired; check that it is complete, or ask an administrator for a new one")
+}

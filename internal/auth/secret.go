@@ -1,0 +1,193 @@
+// Package auth says whose request it is: it makes key texts, finds the credential in a request, and turns it into an api.Key.
+package auth
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"fmt"
+	"hash"
+	"hash/crc32"
+	"io"
+	"sync"
+)
+
+// A key text is oas_<id>_<secret><checksum>: the id is public and names the key everywhere, the checksum keeps typing errors
+// and guesses away from the database (and lets secret scanners know a leaked key from a look-alike).
+const (
+	prefix         = "oas_"
+	idLength       = 10
+	secretLength   = 32 // 62^32 is 190 bits
+	checksumLength = 6  // 62^6 > 2^32
+	previewLength  = len(prefix) + idLength
+	bodyLength     = previewLength + 1 + secretLength
+	textLength     = bodyLength + checksumLength
+)
+
+const base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+// Mint makes a new key text and its preview. It returns the error of random.
+func Mint(random io.Reader) (secret, preview string, err error) {
+	id, err := randomText(random, idLength)
+	if err != nil {
+		return "", "", err
+	}
+	preview = prefix + id
+	secret, err = Reissue(random, preview)
+	return secret, preview, err
+}
+
+// Reissue makes a new key text for an existing preview, for a rotation. It returns the error of random, and one for a
+// preview that Mint did not make.
+func Reissue(random io.Reader, preview string) (secret string, err error) {
+	if !validPreview(preview) {
+		return "", fmt.Errorf("a key preview is %q and %d letters or sums", prefix, idLength)
+	}
+	text, err := randomText(random, secretLength)
+	if err != nil {
+		return "", err
+	}
+	body := preview + "_" + text
+	return body + checksumText(crc32.ChecksumIEEE([]byte(body))), nil
+}
+
+// Parse checks format and checksum of a key text and returns its preview. It does no I/O and allocates nothing.
+func Parse(secret string) (preview string, ok bool) {
+	if len(secret) != textLength || !validPreview(secret[:previewLength]) || secret[previewLength] != '_' {
+		return "", false
+	}
+	// Through the table by hand: hash/crc32 would move the bytes to the heap.
+	sum := ^uint32(0)
+	for i := range bodyLength {
+		sum = crc32.IEEETable[byte(sum)^secret[i]] ^ sum>>8
+		if i > previewLength && !isBase62(secret[i]) {
+			return "", false
+		}
+	}
+	sum = ^sum
+	var wrong byte
+	for i := textLength - 1; i >= bodyLength; i-- {
+		wrong |= base62[sum%62] ^ secret[i]
+		sum /= 62
+	}
+	return secret[:previewLength], wrong == 0
+}
+
+func validPreview(s string) bool {
+	if len(s) != previewLength || s[:len(prefix)] != prefix {
+		return false
+	}
+	for i := len(prefix); i < len(s); i++ {
+		if !isBase62(s[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func isBase62(c byte) bool {
+	return c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z'
+}
+
+func checksumText(sum uint32) string {
+	var text [checksumLength]byte
+	for i := checksumLength - 1; i >= 0; i-- {
+		text[i] = base62[sum%62]
+		sum /= 62
+	}
+	return string(text[:])
+}
+
+// randomText draws n base62 characters. Bytes of 248 and above are thrown away, or the first eight characters would come
+// more often than the others.
+func randomText(random io.Reader, n int) (string, error) {
+	text := make([]byte, 0, n)
+	var block [48]byte
+	for {
+		if _, err := io.ReadFull(random, block[:]); err != nil {
+			return "", fmt.Errorf("read random bytes: %w", err)
+		}
+		for _, b := range block {
+			if b >= 248 {
+				continue
+			}
+			if text = append(text, base62[b%62]); len(text) == n {
+				return string(text), nil
+			}
+		}
+	}
+}
+
+// checkText is what CheckMAC signs. Never change it: each database holds its MAC.
+const checkText = "ollama-api-service: is this the SECRET_KEY of this database?"
+
+// Secret is the SECRET_KEY, and the one before it where a change of it is under way. It prints as nothing.
+type Secret struct{ current, previous *signer }
+
+// NewSecret takes SECRET_KEY and SECRET_KEY_PREVIOUS; an empty previous is none.
+func NewSecret(current, previous string) Secret {
+	s := Secret{current: newSigner(current)}
+	if previous != "" {
+		s.previous = newSigner(previous)
+	}
+	return s
+}
+
+// MAC is what the store keeps of a key text: HMAC-SHA256 under the current SECRET_KEY.
+func (s Secret) MAC(text string) []byte {
+	mac := s.current.sign(text)
+	return mac[:]
+}
+
+// CheckMAC is the MAC of a constant. The store keeps it, so that a wrong SECRET_KEY is noticed at start.
+func (s Secret) CheckMAC() []byte { return s.MAC(checkText) }
+
+// Check compares the MAC that the store keeps with this secret. ok says that the secret belongs to the database; outdated,
+// that it does so only by its previous one: serve then stores the CheckMAC of the current one.
+func (s Secret) Check(stored []byte) (ok, outdated bool) {
+	if hmac.Equal(stored, s.CheckMAC()) {
+		return true, false
+	}
+	if s.previous != nil {
+		if mac := s.previous.sign(checkText); hmac.Equal(stored, mac[:]) {
+			return true, true
+		}
+	}
+	return false, false
+}
+
+// String keeps the secret out of whatever prints the value.
+func (s Secret) String() string { return "(secret)" }
+
+// GoString does the same for %#v.
+func (s Secret) GoString() string { return "(secret)" }
+
+type mac = [sha256.Size]byte
+
+// signer computes MACs with pooled state: an HMAC that is only reset costs two hash blocks fewer than a new one, and nothing
+// on the heap.
+type signer struct{ pool sync.Pool }
+
+type signing struct {
+	hash hash.Hash
+	text []byte
+	sum  []byte
+}
+
+func newSigner(key string) *signer {
+	k := []byte(key)
+	return &signer{pool: sync.Pool{New: func() any {
+		return &signing{hash: hmac.New(sha256.New, k), text: make([]byte, 0, 256), sum: make([]byte, 0, sha256.Size)}
+	}}}
+}
+
+func (s *signer) sign(text string) mac {
+	w := s.pool.Get().(*signing)
+	w.text = append(w.text[:0], text...)
+	w.hash.Reset()
+	w.hash.Write(w.text)
+	w.sum = w.hash.Sum(w.sum[:0])
+	m := mac(w.sum)
+	clear(w.text) // no key text stays behind in the pool
+	s.pool.Put(w)
+	return m
+}

@@ -1,0 +1,475 @@
+package usage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"ollama-api-service/internal/api"
+)
+
+var errDown = errors.New("the database is down")
+
+func TestRowsReachTheStore(t *testing.T) {
+	dir := t.TempDir()
+	st := openStore(t, filepath.Join(dir, "test.db"))
+	var log logBuffer
+	b, err := Open(t.Context(), dir, st, log.logger(), still)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustAdmit(t, b, "a", "b", "c")
+	mustEnd(t, b, "a", "b")
+	if d := b.Depth(); d.Waiting != 2 || d.Open != 1 || d.JournalBytes == 0 {
+		t.Errorf("depth %+v", d)
+	}
+	mustFlush(t, b)
+	all, err := st.AllStatistics(t.Context(), noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := all.Total; got.TotalRequests != 2 || got.PromptTokens != 52 || got.CompletionTokens != 596 || got.ByOutcome["ok"] != 2 {
+		t.Errorf("booked %+v", got)
+	}
+	if d := b.Depth(); d.Waiting != 0 || d.Open != 1 {
+		t.Errorf("depth after Flush %+v", d)
+	}
+	info, err := os.Stat(filepath.Join(dir, "journal"))
+	if err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("journal directory: %v, %v", info.Mode(), err)
+	}
+	info, err = os.Stat(segments(t, dir)[0])
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("journal file: %v, %v", info.Mode(), err)
+	}
+
+	if err := b.Close(t.Context()); err != nil {
+		t.Fatalf("Close: %v", err)
+	}
+	if err := b.Close(t.Context()); err != nil {
+		t.Fatalf("second Close: %v", err)
+	}
+	all, err = st.AllStatistics(t.Context(), noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := all.ByKey["c"]; all.Total.TotalRequests != 3 || c.ByOutcome["interrupted"] != 1 || c.PromptTokens != 11 || c.EstimatedRows != 1 {
+		t.Errorf("Close booked the open request as %+v", c)
+	}
+	if left := segments(t, dir); len(left) != 0 {
+		t.Errorf("Close left %v", left)
+	}
+	wantCode(t, b.Admit(admission("d")), api.CodeStopping)
+	wantCode(t, b.End(record("c")), api.CodeStopping)
+	wantCode(t, b.Flush(t.Context()), api.CodeStopping)
+}
+
+func TestBatchesMoveByThemselves(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		var l ledger
+		var log logBuffer
+		b := openLedger(t, dir, &l, &log, Options{})
+		mustAdmit(t, b, "open")
+		mustAdmit(t, b, ids("a", 1200)...)
+		mustEnd(t, b, ids("a", 499)...)
+		b.Tally("192.0.2.7", "unauthorized")
+		if l.calls != 0 {
+			t.Fatalf("%d batches before their time", l.calls)
+		}
+		mustEnd(t, b, ids("a", 500)[499])
+		synctest.Wait() // a full batch goes at once
+		wantOutcomes(t, &l, 500, 0)
+		mustEnd(t, b, ids("a", 1200)[500:]...)
+		time.Sleep(300 * time.Millisecond)
+		synctest.Wait()
+		wantOutcomes(t, &l, 1200, 0)
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if len(l.tallies) != 1 {
+			t.Errorf("%d counters moved, want 1", len(l.tallies))
+		}
+		one := int64(len(appendAdmit(nil, admission("open"))))
+		if d := b.Depth(); d.JournalBytes != one || len(segments(t, dir)) != 1 {
+			t.Errorf("journal has %d bytes in %d files, want the open admission alone (%d in 1)", d.JournalBytes, len(segments(t, dir)), one)
+		}
+	})
+}
+
+func TestStoreOutage(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		l := ledger{fail: errDown}
+		var log logBuffer
+		b := openLedger(t, dir, &l, &log, Options{})
+		b.Refuse("oas_x", api.CodeRateLimited)
+		mustAdmit(t, b, ids("a", 700)...)
+		mustEnd(t, b, ids("a", 700)...)
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		// 1 + 2 + 4 + 8 + 16 s, then one try in 30 s.
+		if l.calls < 20 || l.calls > 30 {
+			t.Errorf("%d tries in 10 minutes, want about 24", l.calls)
+		}
+		if err := b.Flush(t.Context()); !errors.Is(err, errDown) {
+			t.Errorf("Flush: %v", err)
+		}
+		d := b.Depth()
+		if d.Waiting != 700 || d.StoreError != errDown.Error() || d.StoreErrorSince == nil {
+			t.Errorf("depth %+v", d)
+		}
+		if n := log.count("the database takes no rows"); n != 1 {
+			t.Errorf("the outage was logged %d times", n)
+		}
+		l.setFail(nil)
+		time.Sleep(mostRetry + 15*time.Second)
+		synctest.Wait()
+		wantOutcomes(t, &l, 700, 0)
+		if d := b.Depth(); d.Waiting != 0 || d.StoreError != "" {
+			t.Errorf("depth after the outage %+v", d)
+		}
+		if n := log.count("the database takes rows again"); n != 1 {
+			t.Errorf("its end was logged %d times", n)
+		}
+		if len(l.tallies) != 1 {
+			t.Errorf("counters %v", l.tallies)
+		}
+		if len(segments(t, dir)) != 1 || b.Depth().JournalBytes != 0 {
+			t.Errorf("the journal still has %v, %d bytes", segments(t, dir), b.Depth().JournalBytes)
+		}
+	})
+}
+
+func TestCommitWhoseAnswerIsLost(t *testing.T) {
+	dir := t.TempDir()
+	st := openStore(t, filepath.Join(dir, "test.db"))
+	lose := true
+	add := func(ctx context.Context, rows []api.Record) (int, error) {
+		n, err := st.AddRecords(ctx, rows)
+		if lose && err == nil {
+			lose = false
+			return 0, errDown
+		}
+		return n, err
+	}
+	var log logBuffer
+	b, err := open(t.Context(), dir, add, st.AddTallies, log.logger(), still)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { abandon(b) })
+	mustAdmit(t, b, ids("a", 20)...)
+	mustEnd(t, b, ids("a", 20)...)
+	if err := b.Flush(t.Context()); !errors.Is(err, errDown) {
+		t.Fatalf("Flush: %v", err)
+	}
+	mustFlush(t, b)
+	wantTotal(t, st, 20)
+}
+
+func TestBooksAreBounded(t *testing.T) {
+	l := ledger{fail: errDown}
+	var log logBuffer
+	o := still
+	o.MaxPending = 3
+	b := openLedger(t, t.TempDir(), &l, &log, o)
+	mustAdmit(t, b, "a", "b", "c")
+	mustEnd(t, b, "a", "b")
+	e := wantCode(t, b.Admit(admission("d")), api.CodeUnavailable)
+	if !strings.HasPrefix(e.Message, "the books are full") || e.RetryAfter == 0 {
+		t.Errorf("%q, RetryAfter %v", e.Message, e.RetryAfter)
+	}
+	mustEnd(t, b, "c") // what was admitted can always end
+	l.setFail(nil)
+	mustFlush(t, b)
+	mustAdmit(t, b, "d")
+	wantOutcomes(t, &l, 3, 0)
+}
+
+func TestSecondProcessIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	var l ledger
+	var log logBuffer
+	b := openLedger(t, dir, &l, &log, still)
+	mustAdmit(t, b, "a")
+	_, err := open(t.Context(), dir, l.add, l.count, log.logger(), still)
+	if err == nil || !strings.Contains(err.Error(), "another ollama-api-service already uses DATA_DIR "+dir) {
+		t.Fatalf("second Open: %v", err)
+	}
+	mustEnd(t, b, "a")
+	if err := b.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wantOutcomes(t, &l, 1, 0)
+	openLedger(t, dir, &l, &log, still)
+}
+
+func TestCloseWithoutAStoreKeepsTheJournal(t *testing.T) {
+	dir := t.TempDir()
+	l := ledger{fail: errDown}
+	var log logBuffer
+	b := openLedger(t, dir, &l, &log, still)
+	mustAdmit(t, b, "a", "b")
+	mustEnd(t, b, "a")
+	ctx, stop := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer stop()
+	if err := b.Close(ctx); err == nil || !strings.Contains(err.Error(), "2 rows stay in the journal") {
+		t.Fatalf("Close: %v", err)
+	}
+	if _, err := open(t.Context(), dir, l.add, l.count, log.logger(), still); !errors.Is(err, errDown) {
+		t.Fatalf("Open without a store: %v", err)
+	}
+	l.setFail(nil)
+	openLedger(t, dir, &l, &log, still)
+	wantOutcomes(t, &l, 1, 1)
+}
+
+func TestFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	var l ledger
+	var log logBuffer
+	b := openLedger(t, dir, &l, &log, still)
+	mustAdmit(t, b, "a", "b")
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	good := b.journal.segments[0].file
+	b.journal.segments[0].file = full
+	for range 3 {
+		wantCode(t, b.Admit(admission("c")), api.CodeUnavailable)
+	}
+	wantCode(t, b.End(record("a")), api.CodeUnavailable)
+	if d := b.Depth(); d.Open != 1 || d.Waiting != 1 || d.JournalError == "" {
+		t.Errorf("depth %+v", d)
+	}
+	b.journal.segments[0].file = good
+	mustEnd(t, b, "b")
+	mustFlush(t, b)
+	wantOutcomes(t, &l, 2, 0)
+	if b.Depth().JournalError != "" || log.count("the journal cannot be written") != 1 || log.count("written again") != 1 {
+		t.Errorf("not logged once each: %s", log.buf.String())
+	}
+}
+
+// TestPieceOfAFrame is a write that stopped half-way and could not be undone: what follows must go to another file.
+func TestPieceOfAFrame(t *testing.T) {
+	dir := t.TempDir()
+	var l ledger
+	var log logBuffer
+	b := openLedger(t, dir, &l, &log, still)
+	mustAdmit(t, b, "a", "b")
+	if _, err := b.journal.segments[0].file.Write([]byte{9, 9, 9}); err != nil {
+		t.Fatal(err)
+	}
+	b.journal.broken = true
+	mustEnd(t, b, "a")
+	mustAdmit(t, b, "c")
+	if n := len(segments(t, dir)); n != 2 {
+		t.Errorf("%d segments, want 2", n)
+	}
+	abandon(b)
+	openLedger(t, dir, &l, &log, still)
+	wantOutcomes(t, &l, 1, 2)
+}
+
+// TestWriteThatStopsHalfWay lets a pipe stand for the disk: it takes a piece of a long frame, and a piece written to a pipe
+// cannot be cut off again.
+func TestWriteThatStopsHalfWay(t *testing.T) {
+	dir := t.TempDir()
+	var l ledger
+	var log logBuffer
+	b := openLedger(t, dir, &l, &log, still)
+	mustAdmit(t, b, "a")
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	defer writer.Close()
+	if _, err := writer.Write(make([]byte, 60<<10)); err != nil { // of the 64 KiB that a pipe holds
+		t.Fatal(err)
+	}
+	if err := writer.SetWriteDeadline(time.Now().Add(10 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	good := b.journal.segments[0].file
+	b.journal.segments[0].file = writer
+	long := admission(strings.Repeat("x", maxText))
+	long.Model, long.Alias, long.Endpoint, long.Backend, long.Class, long.ClientAddr = long.ID, long.ID, long.ID, long.ID, long.ID, long.ID
+	wantCode(t, b.Admit(long), api.CodeUnavailable)
+	b.journal.segments[0].file = good
+	mustEnd(t, b, "a")
+	if n := len(segments(t, dir)); n != 2 {
+		t.Errorf("%d segments, want a new one behind the piece", n)
+	}
+}
+
+func TestSyncAlways(t *testing.T) {
+	o := still
+	o.SyncAlways = true
+	b := openLedger(t, t.TempDir(), &ledger{}, &logBuffer{}, o)
+	synced := func() bool { return b.journal.synced == b.journal.seq }
+	if mustAdmit(t, b, "a"); !synced() {
+		t.Error("Admit returned before its frame was on the disk")
+	}
+	if mustEnd(t, b, "a"); !synced() {
+		t.Error("End returned before its frame was on the disk")
+	}
+	good := b.journal.segments[0].file
+	reader, writer, err := os.Pipe() // takes writes and knows no fsync
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	defer writer.Close()
+	b.journal.segments[0].file = writer
+	wantCode(t, b.Admit(admission("b")), api.CodeUnavailable)
+	if d := b.Depth(); d.Open != 0 || d.JournalError == "" {
+		t.Errorf("depth %+v", d)
+	}
+	b.journal.segments[0].file = good
+	mustAdmit(t, b, "c")
+	if d := b.Depth(); d.JournalError != "" {
+		t.Errorf("depth %+v", d)
+	}
+}
+
+func TestManyOpenAdmissionsAreNotCopiedAgainAndAgain(t *testing.T) {
+	dir := t.TempDir()
+	o := still
+	o.SegmentBytes = 1000
+	b := openLedger(t, dir, &ledger{}, &logBuffer{}, o)
+	mustAdmit(t, b, ids("a", 100)...)
+	for range 5 {
+		b.tidyJournal()
+	}
+	if b.journal.last != 2 {
+		t.Errorf("%d segments were begun, want 2", b.journal.last)
+	}
+}
+
+// TestPathDoesNotAllocate holds Admit and End to reused buffers: they are on the path of every request.
+func TestPathDoesNotAllocate(t *testing.T) {
+	b := openLedger(t, t.TempDir(), &ledger{}, &logBuffer{}, still)
+	r := record("a")
+	allocs := testing.AllocsPerRun(2000, func() {
+		if b.Admit(&r.Admission) != nil || b.End(r) != nil {
+			t.Error("refused")
+		}
+	})
+	if allocs > 0 {
+		t.Errorf("%v allocations for each request", allocs)
+	}
+}
+
+func TestRotationCarriesOpenAdmissions(t *testing.T) {
+	dir := t.TempDir()
+	var l ledger
+	var log logBuffer
+	o := still
+	o.SegmentBytes = 2000
+	b := openLedger(t, dir, &l, &log, o)
+	mustAdmit(t, b, "long", "lost")
+	for round := range 5 {
+		mustAdmit(t, b, ids(fmt.Sprint(round, "-"), 20)...)
+		mustEnd(t, b, ids(fmt.Sprint(round, "-"), 20)...)
+		if round == 3 {
+			l.setFail(errDown) // the segments of these rows must stay
+		} else if round < 3 {
+			mustFlush(t, b)
+		}
+		b.tidyJournal()
+	}
+	if n := len(segments(t, dir)); n != 3 {
+		t.Errorf("%d segments, want the present one and two with rows that wait", n)
+	}
+	mustEnd(t, b, "long")
+	b.tidyJournal()
+
+	crashed := t.TempDir()
+	copyJournal(t, dir, crashed)
+	after := ledger{rows: l.rows}
+	openLedger(t, crashed, &after, &log, still)
+	wantOutcomes(t, &after, 101, 1)
+	if r := after.rows["lost"]; r.Outcome != api.OutcomeInterrupted || r.PromptTokens != 11 || !r.Estimated || r.Status != 0 ||
+		r.ErrorCode != api.CodeInterrupted || r.Model != "tiny:latest" || !r.At.Equal(noon) {
+		t.Errorf("interrupted row %+v", r)
+	}
+}
+
+func TestHammer(t *testing.T) {
+	for _, always := range []bool{false, true} {
+		t.Run(fmt.Sprint("SyncAlways ", always), func(t *testing.T) {
+			dir := t.TempDir()
+			st := openStore(t, filepath.Join(dir, "test.db"))
+			var log logBuffer
+			o := Options{SyncEvery: time.Millisecond, MoveEvery: time.Millisecond, SegmentBytes: 5000, RotateEvery: time.Millisecond, SyncAlways: always}
+			b, err := Open(t.Context(), dir, st, log.logger(), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			each := 200
+			if always {
+				each = 20
+			}
+			var all sync.WaitGroup
+			for worker := range 8 {
+				all.Go(func() {
+					for _, id := range ids(fmt.Sprint(worker, "-"), each) {
+						r := record(id)
+						r.Key = fmt.Sprint("worker", worker)
+						if err := b.Admit(&r.Admission); err != nil {
+							t.Error(err)
+						}
+						b.Tally(r.Key, "metadata")
+						b.Depth()
+						if err := b.End(r); err != nil {
+							t.Error(err)
+						}
+					}
+					if err := b.Flush(t.Context()); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			all.Wait()
+			wantTotal(t, st, 8*each)
+			if err := b.Close(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			wantTotal(t, st, 8*each)
+			if left := segments(t, dir); len(left) != 0 {
+				t.Errorf("left %v", left)
+			}
+		})
+	}
+}
+
+func BenchmarkAdmitEnd(b *testing.B) {
+	var l ledger
+	discard := func(context.Context, []api.Record) (int, error) { return 0, nil }
+	books, err := open(b.Context(), b.TempDir(), discard, l.count, (&logBuffer{}).logger(), Options{MaxPending: 1 << 30})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer abandon(books)
+	r := record("0123456789abcdefghij")
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := books.Admit(&r.Admission); err != nil {
+			b.Fatal(err)
+		}
+		if err := books.End(r); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

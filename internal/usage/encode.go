@@ -1,0 +1,248 @@
+package usage
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"ollama-api-service/internal/api"
+)
+
+// A frame is the payload's length and CRC32C, four bytes each, little-endian, then the payload: version, kind, fields.
+// Text is a length and bytes, numbers are varints, instants are Unix milliseconds as in the store. Written by hand because
+// two of these are on the path of every request.
+const (
+	version    = 1
+	kindAdmit  = 'A'
+	kindEnd    = 'E'
+	frameHead  = 8
+	maxPayload = 16 << 10
+	// maxText bounds a text field, so that a row's memory is bounded; the longest model name has 593 bytes.
+	maxText = 1024
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// The ways in which bytes are not a frame. A torn one is what a crash leaves at the end of a file; all else is damage.
+var (
+	errTorn    = errors.New("the last record is incomplete")
+	errDamaged = errors.New("a record is damaged")
+)
+
+// Flags of a payload. An absent duration is NULL in the store and never 0.
+const (
+	flagStreamed = 1 << iota
+	flagEstimated
+	flagOllamaTotal
+	flagOllamaLoad
+	flagOllamaPromptEval
+	flagOllamaEval
+)
+
+func appendAdmit(b []byte, a *api.Admission) []byte {
+	at := len(b)
+	b = append(b, make([]byte, frameHead)...)
+	b = append(b, version, kindAdmit)
+	flags := uint64(0)
+	if a.Streamed {
+		flags |= flagStreamed
+	}
+	b = binary.AppendUvarint(b, flags)
+	b = appendAdmission(b, a)
+	return seal(b, at)
+}
+
+func appendEnd(b []byte, r *api.Record) []byte {
+	at := len(b)
+	b = append(b, make([]byte, frameHead)...)
+	b = append(b, version, kindEnd)
+	flags := uint64(0)
+	for _, f := range [...]struct {
+		set  bool
+		flag uint64
+	}{
+		{r.Streamed, flagStreamed},
+		{r.Estimated, flagEstimated},
+		{r.OllamaTotal != nil, flagOllamaTotal},
+		{r.OllamaLoad != nil, flagOllamaLoad},
+		{r.OllamaPromptEval != nil, flagOllamaPromptEval},
+		{r.OllamaEval != nil, flagOllamaEval},
+	} {
+		if f.set {
+			flags |= f.flag
+		}
+	}
+	b = binary.AppendUvarint(b, flags)
+	b = appendAdmission(b, &r.Admission)
+	b = appendText(b, string(r.Outcome))
+	b = appendText(b, string(r.ErrorCode))
+	for _, n := range [...]int64{int64(r.Status), r.PromptTokens, r.CompletionTokens,
+		int64(r.FirstByte), int64(r.Total), int64(r.Slot), r.BytesIn, r.BytesOut} {
+		b = binary.AppendVarint(b, n)
+	}
+	for _, d := range [...]*time.Duration{r.OllamaTotal, r.OllamaLoad, r.OllamaPromptEval, r.OllamaEval} {
+		if d != nil {
+			b = binary.AppendVarint(b, int64(*d))
+		}
+	}
+	return seal(b, at)
+}
+
+func appendAdmission(b []byte, a *api.Admission) []byte {
+	b = binary.AppendVarint(b, a.At.UnixMilli())
+	b = binary.AppendVarint(b, a.PromptEstimate)
+	b = appendText(b, a.ID)
+	b = appendText(b, a.ClientRequestID)
+	b = appendText(b, a.Key)
+	b = appendText(b, a.Model)
+	b = appendText(b, a.Alias)
+	b = appendText(b, a.Endpoint)
+	b = appendText(b, a.Backend)
+	b = appendText(b, a.Class)
+	return appendText(b, a.ClientAddr)
+}
+
+func appendText(b []byte, s string) []byte {
+	if len(s) > maxText {
+		s = s[:maxText]
+	}
+	b = binary.AppendUvarint(b, uint64(len(s)))
+	return append(b, s...)
+}
+
+// seal fills in the head of the frame that starts at `at`.
+func seal(b []byte, at int) []byte {
+	payload := b[at+frameHead:]
+	binary.LittleEndian.PutUint32(b[at:], uint32(len(payload)))
+	binary.LittleEndian.PutUint32(b[at+4:], crc32.Checksum(payload, castagnoli))
+	return b
+}
+
+// nextFrame cuts the first frame's payload from b. It returns errTorn or errDamaged for what is none.
+func nextFrame(b []byte) (payload, rest []byte, err error) {
+	if len(b) < frameHead {
+		return nil, nil, errTorn
+	}
+	n := int(binary.LittleEndian.Uint32(b))
+	switch {
+	case n == 0 && allZero(b): // a file system may lengthen a file before its data is there
+		return nil, nil, errTorn
+	case n < 2 || n > maxPayload:
+		return nil, nil, errDamaged
+	case len(b) < frameHead+n:
+		return nil, nil, errTorn
+	}
+	payload, rest = b[frameHead:frameHead+n], b[frameHead+n:]
+	if crc32.Checksum(payload, castagnoli) != binary.LittleEndian.Uint32(b[4:]) {
+		if len(rest) == 0 {
+			return nil, nil, errTorn
+		}
+		return nil, nil, errDamaged
+	}
+	return payload, rest, nil
+}
+
+func allZero(b []byte) bool {
+	for _, c := range b {
+		if c != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// decode reads a payload. Of an admission, only the Admission part of r is filled. Bytes after the known fields are left
+// alone: a later version may append fields under the same version byte.
+func decode(payload []byte) (kind byte, r api.Record, err error) {
+	if payload[0] != version {
+		return 0, r, fmt.Errorf("%w: version %d is not known to this program", errDamaged, payload[0])
+	}
+	kind = payload[1]
+	if kind != kindAdmit && kind != kindEnd {
+		return 0, r, fmt.Errorf("%w: kind %q is not known to this program", errDamaged, kind)
+	}
+	d := decoder{b: payload[2:]}
+	flags := d.unsigned()
+	r.Streamed = flags&flagStreamed != 0
+	r.At = time.UnixMilli(d.number()).UTC()
+	r.PromptEstimate = d.number()
+	for _, s := range [...]*string{&r.ID, &r.ClientRequestID, &r.Key, &r.Model, &r.Alias, &r.Endpoint, &r.Backend, &r.Class, &r.ClientAddr} {
+		*s = d.text()
+	}
+	if kind == kindEnd {
+		d.end(&r, flags)
+	}
+	if d.short {
+		return 0, r, fmt.Errorf("%w: a field is cut off", errDamaged)
+	}
+	return kind, r, nil
+}
+
+// decoder reads fields in order; once one is cut off, it and the rest are empty and short is set.
+type decoder struct {
+	b     []byte
+	short bool
+}
+
+func (d *decoder) end(r *api.Record, flags uint64) {
+	r.Estimated = flags&flagEstimated != 0
+	r.Outcome = api.Outcome(d.text())
+	r.ErrorCode = api.Code(d.text())
+	r.Status = int(d.number())
+	r.PromptTokens, r.CompletionTokens = d.number(), d.number()
+	r.FirstByte, r.Total, r.Slot = time.Duration(d.number()), time.Duration(d.number()), time.Duration(d.number())
+	r.BytesIn, r.BytesOut = d.number(), d.number()
+	for _, f := range [...]struct {
+		flag uint64
+		d    **time.Duration
+	}{
+		{flagOllamaTotal, &r.OllamaTotal},
+		{flagOllamaLoad, &r.OllamaLoad},
+		{flagOllamaPromptEval, &r.OllamaPromptEval},
+		{flagOllamaEval, &r.OllamaEval},
+	} {
+		if flags&f.flag != 0 {
+			v := time.Duration(d.number())
+			*f.d = &v
+		}
+	}
+}
+
+func (d *decoder) unsigned() uint64 {
+	v, n := binary.Uvarint(d.b)
+	return v * uint64(d.skip(n))
+}
+
+func (d *decoder) number() int64 {
+	v, n := binary.Varint(d.b)
+	return v * int64(d.skip(n))
+}
+
+// skip moves past n bytes and is 1, or 0 when they are not there.
+func (d *decoder) skip(n int) int {
+	if n <= 0 || n > len(d.b) {
+		d.short, d.b = true, nil
+		return 0
+	}
+	d.b = d.b[n:]
+	return 1
+}
+
+// text mends what PostgreSQL would refuse (broken UTF-8, NUL): one such row would hold up all behind it.
+func (d *decoder) text() string {
+	n := d.unsigned()
+	if n > uint64(len(d.b)) {
+		d.short, d.b = true, nil
+		return ""
+	}
+	s := string(d.b[:n])
+	d.b = d.b[n:]
+	if !utf8.ValidString(s) || strings.IndexByte(s, 0) >= 0 {
+		s = strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+	}
+	return s
+}

@@ -1,0 +1,193 @@
+package usage
+
+import (
+	"context"
+	"time"
+
+	"ollama-api-service/internal/api"
+)
+
+const (
+	batchRows  = 500
+	tallyRows  = 1000
+	tallyEvery = 10 * time.Second
+	// A store that fails is asked again after firstRetry, then twice as long each time, to mostRetry.
+	firstRetry = time.Second
+	mostRetry  = 30 * time.Second
+	// storePatience is when a batch that the store neither takes nor refuses counts as refused. Ids make repeating it safe.
+	storePatience = 30 * time.Second
+)
+
+// queue holds ended rows as the frames they have in the journal: a third of a Record's memory, and no text of a request's
+// body stays alive through them. Books.mu guards it; a batch on its way is no longer written to.
+type queue struct {
+	batches   []*batch // oldest first
+	spare     *batch
+	rows      int
+	ended     int64 // rows ever added
+	committed int64 // of them, those in the store
+}
+
+type batch struct {
+	frames []byte
+	rows   int
+	moving bool
+}
+
+// add queues one frame and says whether a batch became full with it.
+func (q *queue) add(frame []byte) (full bool) {
+	n := len(q.batches)
+	if n == 0 || q.batches[n-1].moving || q.batches[n-1].rows == batchRows {
+		next := q.spare
+		q.spare = nil
+		if next == nil {
+			next = &batch{}
+		}
+		q.batches = append(q.batches, next)
+		n++
+	}
+	last := q.batches[n-1]
+	last.frames = append(last.frames, frame...)
+	last.rows++
+	q.rows++
+	q.ended++
+	return last.rows == batchRows
+}
+
+// first is the oldest batch, closed to more rows; nil when nothing waits.
+func (q *queue) first() *batch {
+	if len(q.batches) == 0 {
+		return nil
+	}
+	q.batches[0].moving = true
+	return q.batches[0]
+}
+
+// drop takes out the first batch: it is in the store.
+func (q *queue) drop() {
+	b := q.batches[0]
+	q.batches[0] = nil
+	q.batches = q.batches[1:]
+	q.rows -= b.rows
+	q.committed += int64(b.rows)
+	*b = batch{frames: b.frames[:0]}
+	q.spare = b
+}
+
+// keepStore moves rows and tallies to the store until ctx is done.
+func (b *Books) keepStore(ctx context.Context) {
+	rows, counts := time.NewTicker(b.o.MoveEvery), time.NewTicker(tallyEvery)
+	defer rows.Stop()
+	defer counts.Stop()
+	var retry pause
+	move := func(what func(context.Context) error) {
+		if now := b.o.Now(); retry.over(now) {
+			retry.after(what(ctx), now)
+		}
+	}
+	for {
+		select {
+		case <-rows.C:
+			move(b.moveRows)
+		case <-b.full:
+			move(b.moveRows)
+		case <-counts.C:
+			move(b.moveTallies)
+		case reply := <-b.flushes:
+			err := b.moveRows(ctx)
+			if err == nil {
+				err = b.moveTallies(ctx)
+			}
+			retry.after(err, b.o.Now())
+			reply <- err
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// pause is the time a failing store is left alone.
+type pause struct {
+	length time.Duration
+	until  time.Time
+}
+
+func (p *pause) over(now time.Time) bool { return !now.Before(p.until) }
+
+func (p *pause) after(err error, now time.Time) {
+	if err == nil {
+		*p = pause{}
+		return
+	}
+	p.length = min(max(2*p.length, firstRetry), mostRetry)
+	p.until = now.Add(p.length)
+}
+
+// moveRows moves the rows that had ended when it was called, a transaction for each batch.
+func (b *Books) moveRows(ctx context.Context) error {
+	b.mu.Lock()
+	goal := b.queue.ended
+	b.mu.Unlock()
+	for {
+		b.mu.Lock()
+		if b.queue.committed >= goal {
+			b.mu.Unlock()
+			return nil
+		}
+		first := b.queue.first()
+		b.mu.Unlock()
+
+		err := b.moveBatch(ctx, first)
+
+		b.mu.Lock()
+		if err == nil {
+			b.queue.drop()
+		}
+		b.moving.set(b, err)
+		b.mu.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (b *Books) moveBatch(ctx context.Context, from *batch) error {
+	records := make([]api.Record, 0, from.rows)
+	for rest := from.frames; len(rest) > 0; {
+		payload, next, err := nextFrame(rest)
+		if err != nil {
+			panic("usage: a queued frame is broken: " + err.Error()) // this process wrote it into its own memory
+		}
+		_, r, err := decode(payload)
+		if err != nil {
+			panic("usage: a queued record cannot be read: " + err.Error())
+		}
+		records, rest = append(records, r), next
+	}
+	ctx, stop := context.WithTimeout(ctx, storePatience)
+	defer stop()
+	_, err := b.addRecords(ctx, records)
+	return err
+}
+
+// moveTallies moves the counters. What the store refuses is counted again; were its refusal a lost answer, twice.
+func (b *Books) moveTallies(ctx context.Context) error {
+	counts := b.tallies.take()
+	var err error
+	for len(counts) > 0 && err == nil {
+		n := min(len(counts), tallyRows)
+		limited, stop := context.WithTimeout(ctx, storePatience)
+		err = b.addTallies(limited, counts[:n])
+		stop()
+		if err == nil {
+			counts = counts[n:]
+		}
+		b.mu.Lock()
+		b.counting.set(b, err)
+		b.mu.Unlock()
+	}
+	for _, t := range counts {
+		b.tallies.add(minuteOf(t.Minute), t.Who, t.What, t.Count)
+	}
+	return err
+}

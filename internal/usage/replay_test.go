@@ -1,0 +1,244 @@
+package usage
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"ollama-api-service/internal/store"
+)
+
+func wantTotal(t testing.TB, st *store.Store, n int) {
+	t.Helper()
+	all, err := st.AllStatistics(t.Context(), noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if all.Total.TotalRequests != int64(n) {
+		t.Fatalf("%d rows in the store, want %d", all.Total.TotalRequests, n)
+	}
+}
+
+// writeJournal makes a journal as a killed process leaves it: a, b and c admitted, a and b ended.
+func writeJournal(t testing.TB, dir string) (path string, data []byte) {
+	t.Helper()
+	var l ledger
+	b := openLedger(t, dir, &l, &logBuffer{}, still)
+	mustAdmit(t, b, "a", "b", "c")
+	mustEnd(t, b, "a", "b")
+	abandon(b)
+	path = segments(t, dir)[0]
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path, data
+}
+
+func TestTornTailAtEveryByte(t *testing.T) {
+	path, data := writeJournal(t, t.TempDir())
+	last := len(appendEnd(nil, record("b")))
+	for cut := 1; cut <= last; cut++ {
+		dir := t.TempDir()
+		file := filepath.Join(dir, "journal", filepath.Base(path))
+		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, data[:len(data)-cut], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var l ledger
+		var log logBuffer
+		b := openLedger(t, dir, &l, &log, still)
+		wantOutcomes(t, &l, 1, 2)
+		reported := log.count(fmt.Sprintf(`"bytes dropped"=%d`, last-cut))
+		if cut < last && reported != 1 || cut == last && log.count("dropped") != 0 {
+			t.Fatalf("%d bytes cut off: %s", cut, log.buf.String())
+		}
+		abandon(b)
+		if kept, _ := filepath.Glob(filepath.Join(dir, "journal", "*"+damagedSuffix)); len(kept) != 0 {
+			t.Fatalf("%d bytes cut off: a torn tail was kept as damage", cut)
+		}
+	}
+}
+
+func TestUnwrittenTail(t *testing.T) {
+	for name, tail := range map[string][]byte{
+		"zeros":        make([]byte, 4096),
+		"wrong last":   append(appendEnd(nil, record("c"))[:40], make([]byte, len(appendEnd(nil, record("c")))-40)...),
+		"part of head": {1, 0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			path, data := writeJournal(t, dir)
+			if err := os.WriteFile(path, append(data, tail...), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			var l ledger
+			var log logBuffer
+			openLedger(t, dir, &l, &log, still)
+			wantOutcomes(t, &l, 2, 1)
+			if log.count(fmt.Sprintf(`"bytes dropped"=%d`, len(tail))) != 1 {
+				t.Errorf("log: %s", log.buf.String())
+			}
+			if kept, _ := filepath.Glob(filepath.Join(dir, "journal", "*"+damagedSuffix)); len(kept) != 0 {
+				t.Errorf("a torn tail was kept as damage: %v", kept)
+			}
+		})
+	}
+}
+
+func TestDamageInTheMiddle(t *testing.T) {
+	first := len(appendAdmit(nil, admission("a")))
+	for name, spoil := range map[string]func(data []byte){
+		"checksum": func(data []byte) { data[3*first+20] ^= 1 },
+		"length":   func(data []byte) { data[3*first+2] = 0xff },
+		"version": func(data []byte) { // of a later program, with a right checksum
+			data[3*first+frameHead] = 99
+			seal(data[:3*first+len(appendEnd(nil, record("a")))], 3*first)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			path, data := writeJournal(t, dir)
+			spoil(data)
+			if err := os.WriteFile(path, data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			var l ledger
+			var log logBuffer
+			b := openLedger(t, dir, &l, &log, still)
+			wantOutcomes(t, &l, 0, 3) // the ends of a and b stand behind the damage
+			if log.count("cannot be read") != 1 {
+				t.Errorf("log: %s", log.buf.String())
+			}
+			kept, err := os.ReadFile(strings.TrimSuffix(path, segmentSuffix) + damagedSuffix)
+			if err != nil || len(kept) != len(data) {
+				t.Errorf("the damaged file was not kept: %v", err)
+			}
+			mustAdmit(t, b, "d")
+			abandon(b)
+			openLedger(t, dir, &l, &log, still)
+			wantOutcomes(t, &l, 0, 4)
+		})
+	}
+}
+
+func TestReplayTwiceGivesNoDoubles(t *testing.T) {
+	dir, saved := t.TempDir(), t.TempDir()
+	writeJournal(t, dir)
+	copyJournal(t, dir, saved)
+	st := openStore(t, filepath.Join(dir, "test.db"))
+	for round := range 3 {
+		var log logBuffer
+		b, err := Open(t.Context(), dir, st, log.logger(), still)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantTotal(t, st, 3)
+		if round == 0 && log.count("rows=2 interrupted=1") != 1 || round > 0 && log.count("interrupted") != 0 {
+			t.Errorf("round %d: %s", round, log.buf.String())
+		}
+		abandon(b)
+		copyJournal(t, saved, dir) // as if the files had not been removed
+	}
+}
+
+const childDir = "USAGE_TEST_CHILD_DIR"
+
+// serveUntilKilled is the child process of TestKill: it says on its output what it was promised.
+func serveUntilKilled(dir string) {
+	ctx := context.Background()
+	st, err := store.Create(ctx, filepath.Join(dir, "test.db"))
+	if err != nil {
+		panic(err)
+	}
+	b, err := Open(ctx, dir, st, slog.New(slog.DiscardHandler), Options{MoveEvery: 5 * time.Millisecond, SyncEvery: 5 * time.Millisecond, RotateEvery: 10 * time.Millisecond})
+	if err != nil {
+		panic(err)
+	}
+	for i := 0; ; i++ {
+		id := fmt.Sprintf("%d-%d", os.Getpid(), i)
+		if err := b.Admit(admission(id)); err != nil {
+			panic(err)
+		}
+		fmt.Println("admitted", id)
+		if i%3 == 0 {
+			continue // still open when the kill comes
+		}
+		if err := b.End(record(id)); err != nil {
+			panic(err)
+		}
+		fmt.Println("ended", id)
+	}
+}
+
+// TestKill kills a process with SIGKILL in full flight, three times over the same directory, and compares what it was
+// promised with the books.
+func TestKill(t *testing.T) {
+	dir := t.TempDir()
+	promised := make(map[string]string) // id to its last word
+	for round := range 3 {
+		child := exec.Command(os.Args[0])
+		child.Env = append(os.Environ(), childDir+"="+dir)
+		child.Stderr = os.Stderr
+		out, err := child.StdoutPipe()
+		if err == nil {
+			err = child.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines, n := bufio.NewReader(out), 0
+		for {
+			line, err := lines.ReadString('\n')
+			if err == io.EOF {
+				break // a last line without its end was not said
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			word, id, _ := strings.Cut(strings.TrimSpace(line), " ")
+			promised[id] = word
+			if n++; n == 700+300*round {
+				if err := child.Process.Kill(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		child.Wait()
+	}
+
+	st := openStore(t, filepath.Join(dir, "test.db"))
+	b, err := Open(t.Context(), dir, st, slog.New(slog.DiscardHandler), still)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer abandon(b)
+	all, err := st.AllStatistics(t.Context(), noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for id, word := range promised {
+		row := all.ByKey[id]
+		if row.TotalRequests != 1 {
+			t.Fatalf("%s %s: %d rows", word, id, row.TotalRequests)
+		}
+		exact := row.ByOutcome["ok"] == 1 && row.CompletionTokens == 298
+		if word == "ended" && !exact || word == "admitted" && !exact && row.ByOutcome["interrupted"] != 1 {
+			t.Fatalf("%s %s: %+v", word, id, row)
+		}
+	}
+	// One request of each child may have been admitted and not said.
+	if extra := all.Total.TotalRequests - int64(len(promised)); len(promised) < 1000 || extra < 0 || extra > 3 {
+		t.Fatalf("%d rows for %d requests", all.Total.TotalRequests, len(promised))
+	}
+}
