@@ -39,7 +39,7 @@ func Mint(random io.Reader) (secret, preview string, err error) {
 // Reissue makes a new key text for an existing preview, for a rotation. It returns the error of random, and one for a
 // preview that Mint did not make.
 func Reissue(random io.Reader, preview string) (secret string, err error) {
-	if !validPreview(preview) {
+	if !ValidPreview(preview) {
 		return "", fmt.Errorf("a key preview is %q and %d letters or sums", prefix, idLength)
 	}
 	text, err := randomText(random, secretLength)
@@ -52,7 +52,7 @@ func Reissue(random io.Reader, preview string) (secret string, err error) {
 
 // Parse checks format and checksum of a key text and returns its preview. It does no I/O and allocates nothing.
 func Parse(secret string) (preview string, ok bool) {
-	if len(secret) != textLength || !validPreview(secret[:previewLength]) || secret[previewLength] != '_' {
+	if len(secret) != textLength || !ValidPreview(secret[:previewLength]) || secret[previewLength] != '_' {
 		return "", false
 	}
 	// Through the table by hand: hash/crc32 would move the bytes to the heap.
@@ -72,7 +72,8 @@ func Parse(secret string) (preview string, ok bool) {
 	return secret[:previewLength], wrong == 0
 }
 
-func validPreview(s string) bool {
+// ValidPreview says whether s has the form of a preview: oas_ and ten letters or digits.
+func ValidPreview(s string) bool {
 	if len(s) != previewLength || s[:len(prefix)] != prefix {
 		return false
 	}

@@ -108,8 +108,10 @@ func TestGeneratedAnswersHaveTheRecordedShape(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			srv := ollamatest.Start(t)
 			base, _, _ := strings.Cut(name, "-stream")
-			path := map[string]string{"chat": "/api/chat", "generate": "/api/generate", "v1-chat": "/v1/chat/completions",
-				"v1-completions": "/v1/completions", "v1-messages": "/v1/messages"}[base]
+			path := map[string]string{
+				"chat": "/api/chat", "generate": "/api/generate", "v1-chat": "/v1/chat/completions",
+				"v1-completions": "/v1/completions", "v1-messages": "/v1/messages",
+			}[base]
 			body := string(ollamatest.RecordedRequest(name))
 			want, _ := exchange(t, srv, "POST", path, body)
 			srv.Script("POST", path, ollamatest.Answer{Tokens: 8})
@@ -371,7 +373,9 @@ func TestModels(t *testing.T) {
 	srv.Models("llama2:latest", "qwen3:4b")
 	tags, _ := exchange(t, srv, "GET", "/api/tags", "")
 	_, body, _ := strings.Cut(tags, "\r\n\r\n")
-	var list struct{ Models []struct{ Name, Digest string } }
+	var list struct {
+		Models []struct{ Name, Digest string }
+	}
 	if err := json.Unmarshal([]byte(body), &list); err != nil || len(list.Models) != 2 || list.Models[1].Name != "qwen3:4b" || list.Models[0].Digest == list.Models[1].Digest {
 		t.Errorf("%+v, %v", list, err)
 	}

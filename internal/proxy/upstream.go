@@ -43,8 +43,8 @@ type Upstream struct {
 	idle []*conn // the most recent last: it is the least likely to be stale
 }
 
-// NewUpstream is a pool for the server at base (http or https, no path). authHeader is "Name: value" or empty.
-func NewUpstream(base *url.URL, authHeader string) *Upstream {
+// NewUpstream is a pool for the server at base (http or https, no path). header and value are a credential of ours, or empty.
+func NewUpstream(base *url.URL, header, value string) *Upstream {
 	u := &Upstream{address: base.Host, host: base.Host}
 	if base.Port() == "" {
 		u.address = net.JoinHostPort(base.Hostname(), map[string]string{"http": "80", "https": "443"}[base.Scheme])
@@ -52,8 +52,8 @@ func NewUpstream(base *url.URL, authHeader string) *Upstream {
 	if base.Scheme == "https" {
 		u.tls = &tls.Config{ServerName: base.Hostname(), MinVersion: tls.VersionTLS12}
 	}
-	if authHeader != "" {
-		u.extra = authHeader + "\r\n"
+	if header != "" {
+		u.extra = header + ": " + value + "\r\n"
 	}
 	return u
 }
@@ -223,6 +223,9 @@ func (u *Upstream) roundTrip(ctx context.Context, c *conn, r *Request) (*Respons
 	resp := &Response{Status: header.StatusCode, Header: header.Header, Length: header.ContentLength, body: header.Body,
 		up: u, conn: c, ctx: ctx, stop: stop, idle: r.Idle, deadline: r.Deadline, pushed: now,
 		reusable: !header.Close && r.Upload == nil}
+	if resp.Length >= 0 && resp.Length <= int64(c.br.Buffered()) {
+		return resp, nil // all of it is here: no read will wait
+	}
 	if err := c.SetReadDeadline(earlier(r.Idle, now, r.Deadline)); err != nil {
 		stop()
 		return nil, err

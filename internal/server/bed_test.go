@@ -103,7 +103,7 @@ func start(t *testing.T, with setup) *bed {
 	be.Probe(ctx)
 	o := server.Options{
 		Store: b.store, Auth: b.auth, Secret: b.secret, Random: rand.Reader, Limits: limit.NewMemory(time.Now),
-		Sched: sched.New(be, queue, time.Minute), Backend: be, Upstream: proxy.NewUpstream(base, ""), Books: b.books, Log: log, Version: "test",
+		Sched: sched.New(be, queue, time.Minute), Backend: be, Upstream: proxy.NewUpstream(base, "", ""), Books: b.books, Log: log, Version: "test",
 		DefaultLimits: map[api.Role]int64{api.RoleAdmin: 1000, api.RoleUser: 100}, StaticAdmin: true,
 		MaxBody: 1 << 20, MaxRequestTime: time.Minute, FirstByte: 30 * time.Second, Idle: 30 * time.Second,
 	}

@@ -21,7 +21,7 @@ func load(n int, over time.Duration) []api.Record {
 	recs := make([]api.Record, n)
 	for i := range recs {
 		key := random.IntN(1000)
-		r := record(fmt.Sprintf("req_%020x", random.Uint64()), fmt.Sprintf("oas_%010d", key), noon.Add(-over+over*time.Duration(i)/time.Duration(n)))
+		r := record(fmt.Sprintf("req_%020x", random.Uint64()), fmt.Sprintf("oas_%010d", key), noon.Add(-over+over/time.Duration(n)*time.Duration(i)))
 		r.Model = fmt.Sprintf("model-%d:latest", (key+random.IntN(3))%8)
 		r.Endpoint = []string{"/api/chat", "/v1/chat/completions"}[random.IntN(2)]
 		if random.IntN(20) == 0 {

@@ -176,9 +176,11 @@ func TestOldMinutesGo(t *testing.T) {
 func TestStatistics(t *testing.T) {
 	s, _ := create(t)
 	first, second, third, other := record("1", "oas_a", noon), record("2", "oas_a", noon.Add(-25*time.Hour)), record("3", "oas_a", noon), record("4", "oas_b", noon.Add(time.Second))
+	older := record("5", "oas_a", noon.Add(-30*time.Hour))
 	second.Model, second.Endpoint, second.Outcome, second.Estimated, second.Total = "qwen3:latest", "/v1/chat/completions", api.OutcomeClientGone, true, 4*time.Second
 	third.Model, third.Endpoint = "", "/api/blobs/{digest}"
-	addRecords(t, s, first, second, third, other)
+	addRecords(t, s, first, third, other)
+	addRecords(t, s, second, older) // older ones come later
 
 	now := noon.Add(2 * time.Second)
 	got := must[api.Statistics](t)(s.Statistics(t.Context(), "oas_a", now))
@@ -187,10 +189,10 @@ func TestStatistics(t *testing.T) {
 		t.Errorf("median %v and p99 %v, want 2 and 4", p50, p99)
 	}
 	want := api.Statistics{
-		TotalRequests: 3, ByModel: map[string]int64{"tiny:latest": 1, "qwen3:latest": 1},
-		ByEndpoint: map[string]int64{"/api/chat": 1, "/v1/chat/completions": 1, "/api/blobs/{digest}": 1},
-		ByOutcome:  map[string]int64{"ok": 2, "client_gone": 1}, AverageSeconds: 8.0 / 3, Percentiles: got.Percentiles, Last24h: 2,
-		PromptTokens: 9, CompletionTokens: 15, EstimatedRows: 1, SlotMS: 3000, LastRequest: &noon,
+		TotalRequests: 4, ByModel: map[string]int64{"tiny:latest": 2, "qwen3:latest": 1},
+		ByEndpoint: map[string]int64{"/api/chat": 2, "/v1/chat/completions": 1, "/api/blobs/{digest}": 1},
+		ByOutcome:  map[string]int64{"ok": 3, "client_gone": 1}, AverageSeconds: 10.0 / 4, Percentiles: got.Percentiles, Last24h: 2,
+		PromptTokens: 12, CompletionTokens: 20, EstimatedRows: 1, SlotMS: 4000, LastRequest: &noon,
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got\n%+v\nwant\n%+v", got, want)
@@ -202,7 +204,7 @@ func TestStatistics(t *testing.T) {
 	if b := all.ByKey["oas_b"]; len(all.ByKey) != 2 || b.TotalRequests != 1 || b.Last24h != 1 {
 		t.Errorf("by key %+v", all.ByKey)
 	}
-	if tot := all.Total; tot.TotalRequests != 4 || tot.Last24h != 3 || tot.ByModel["tiny:latest"] != 2 || tot.PromptTokens != 12 || !tot.LastRequest.Equal(other.At) ||
+	if tot := all.Total; tot.TotalRequests != 5 || tot.Last24h != 3 || tot.ByModel["tiny:latest"] != 3 || tot.PromptTokens != 15 || !tot.LastRequest.Equal(other.At) ||
 		math.Abs(tot.Percentiles.P50-2) > 0.1 {
 		t.Errorf("total %+v", tot)
 	}

@@ -134,7 +134,7 @@ func connect(ctx context.Context, path string) (*Store, error) {
 	writer, err := sql.Open("sqlite", dsn(path, "mode=rw", "_txlock=immediate", "_busy_timeout=5000", "_foreign_keys=1",
 		"_synchronous=FULL", "_dqs=0",
 		// A long read lets the log grow; afterwards it shrinks to this again.
-		"_pragma=journal_size_limit(67108864)"))
+		"_pragma=journal_size_limit(67108864)", cacheSize))
 	if err != nil {
 		return nil, err
 	}
@@ -144,7 +144,7 @@ func connect(ctx context.Context, path string) (*Store, error) {
 		writer.Close()
 		return nil, openError(path, err)
 	}
-	reader, err := sql.Open("sqlite", dsn(path, "mode=ro", "_busy_timeout=5000", "_dqs=0"))
+	reader, err := sql.Open("sqlite", dsn(path, "mode=ro", "_busy_timeout=5000", "_dqs=0", cacheSize))
 	if err != nil {
 		writer.Close()
 		return nil, err
@@ -160,6 +160,10 @@ func connect(ctx context.Context, path string) (*Store, error) {
 }
 
 const readers = 4
+
+// cacheSize lets a connection keep 16 MiB of pages where SQLite keeps 2: the rollups of a thousand keys and the upper levels of
+// the indexes of a million requests. Only what is read is kept.
+const cacheSize = "_pragma=cache_size(-16384)"
 
 // useLog puts the file into write-ahead mode, which stays with the file.
 func useLog(ctx context.Context, db *sql.DB) error {

@@ -280,6 +280,30 @@ func TestTwoWriters(t *testing.T) {
 	}
 }
 
+// A transaction that reads before it writes must have the lock from its beginning: SQLite refuses to upgrade a view that another
+// commit made old, and no waiting helps (SQLITE_BUSY_SNAPSHOT).
+func TestTwoChangers(t *testing.T) {
+	one, path := create(t)
+	two := open(t, path)
+	add(t, one, user("oas_a"))
+	var all sync.WaitGroup
+	for n, s := range []*Store{one, two} {
+		all.Go(func() {
+			for i := range 40 {
+				name := fmt.Sprint(n, "-", i)
+				if _, err := s.ChangeKey(t.Context(), "oas_a", api.KeyPatch{Name: &name}, by("cli")); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+	if log := must[[]AuditEntry](t)(one.AuditLog(t.Context(), 1000)); len(log) != 81 {
+		t.Errorf("%d audit lines, want 81", len(log))
+	}
+}
+
 func TestWaitsForAnothersTransaction(t *testing.T) {
 	one, path := create(t)
 	two := open(t, path)

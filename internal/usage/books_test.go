@@ -84,10 +84,10 @@ func TestBatchesMoveByThemselves(t *testing.T) {
 		if l.calls != 0 {
 			t.Fatalf("%d batches before their time", l.calls)
 		}
-		mustEnd(t, b, ids("a", 500)[499])
+		mustEnd(t, b, ids("a", batchRows)[499])
 		synctest.Wait() // a full batch goes at once
-		wantOutcomes(t, &l, 500, 0)
-		mustEnd(t, b, ids("a", 1200)[500:]...)
+		wantOutcomes(t, &l, batchRows, 0)
+		mustEnd(t, b, ids("a", 1200)[batchRows:]...)
 		time.Sleep(300 * time.Millisecond)
 		synctest.Wait()
 		wantOutcomes(t, &l, 1200, 0)

@@ -8,7 +8,7 @@ import (
 )
 
 const (
-	batchRows  = 500
+	batchRows  = 2000
 	tallyRows  = 1000
 	tallyEvery = 10 * time.Second
 	// A store that fails is asked again after firstRetry, then twice as long each time, to mostRetry.

@@ -1,0 +1,148 @@
+//go:build linux
+
+// Command bench measures this service beside a bare httputil.ReverseProxy and beside nginx, all in front of one mock Ollama, in
+// one run on one machine, and writes bench/RESULTS.md. Run it with "make bench" or "go run ./bench".
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// parts are the measurements that -only chooses from, in the order in which they run.
+var parts = []string{"cpu", "chunk", "latency", "rps", "idle", "start", "keys"}
+
+func init() {
+	// Children end with the thread that started them (Pdeathsig): this keeps main on the first thread, which lives to the end.
+	runtime.LockOSThread()
+}
+
+func main() {
+	err := run(os.Args[1:])
+	if errors.Is(err, flag.ErrHelp) {
+		return
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	if len(args) == 2 && args[0] == "mock" {
+		return serveMock(args[1])
+	}
+	if len(args) == 2 && args[0] == "reverseproxy" {
+		return serveReverseProxy(args[1])
+	}
+	if len(args) == 1 && args[0] == "awake" {
+		return keepAwake()
+	}
+	f := flag.NewFlagSet("bench", flag.ContinueOnError)
+	rounds := f.Int("rounds", 5, "rounds; each figure is the median over them")
+	quick := f.Bool("quick", false, "two rounds of a tenth of the work: shows that it runs, measures little")
+	only := f.String("only", "", "comma-separated parts to measure: "+strings.Join(parts, ",")+" (default all)")
+	program := f.String("service", "", "binary of the service to measure (default: build it as it is shipped)")
+	out := f.String("out", "", "file for the results (default bench/RESULTS.md for a whole run, none with -quick or -only)")
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	if f.NArg() > 0 || *rounds < 1 || *rounds > 100 {
+		return errors.New("usage: bench [-rounds 1..100] [-quick] [-only parts] [-service binary] [-out file]")
+	}
+	chosen := parts
+	if *only != "" {
+		chosen = strings.Split(*only, ",")
+	}
+	for _, p := range chosen {
+		if !slices.Contains(parts, p) {
+			return fmt.Errorf("-only: %q is none of %s", p, strings.Join(parts, ", "))
+		}
+	}
+	root, err := moduleRoot()
+	if err != nil {
+		return err
+	}
+	if *out == "" && !*quick && *only == "" {
+		*out = filepath.Join(root, "bench", "RESULTS.md")
+	}
+	w := fullWork
+	if *quick {
+		w, *rounds = quickWork, min(*rounds, 2)
+	}
+	if *program != "" {
+		if *program, err = filepath.Abs(*program); err != nil {
+			return err
+		}
+	}
+	return measure(root, *program, *out, chosen, *rounds, w)
+}
+
+// measure brings up the contestants, runs the rounds, prints the table and writes it to out, if out is not empty.
+func measure(root, program, out string, chosen []string, rounds int, w work) error {
+	dir, err := os.MkdirTemp("", "bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	go removeOnSignal(dir)
+	b, err := newBench(root, program, dir, w)
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	begin := time.Now()
+	for i := range rounds {
+		fmt.Printf("round %d of %d (%s so far)\n", i+1, rounds, time.Since(begin).Round(time.Second))
+		for _, part := range chosen {
+			b.part(part, i)
+		}
+	}
+	text := report(b.figures, b.notes, machine(), rounds, w)
+	fmt.Print("\n" + text)
+	if out != "" {
+		if err := os.WriteFile(out, []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	if b.failed {
+		return errors.New("not everything could be measured; the notes above say what")
+	}
+	return nil
+}
+
+// removeOnSignal leaves no files behind when the run is interrupted. The children end with this process.
+func removeOnSignal(dir string) {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, os.Interrupt, syscall.SIGTERM)
+	<-c
+	os.RemoveAll(dir)
+	os.Exit(130)
+}
+
+// moduleRoot is the directory with go.mod, from the working directory upwards.
+func moduleRoot() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir, nil
+		}
+		up := filepath.Dir(dir)
+		if up == dir {
+			return "", errors.New("run it inside the repository: no go.mod found from here upwards")
+		}
+		dir = up
+	}
+}

@@ -1,0 +1,143 @@
+package main
+
+import (
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"ollama-api-service/internal/api"
+)
+
+// keyFlags are the fields of a key as flags. They are texts, for most have a word beside their values: none, all, never, any.
+type keyFlags struct {
+	set                                                           *pflag.FlagSet
+	name, role, note, rateLimit, concurrent, models, expires, ips string
+	allowCloud                                                    bool
+}
+
+func newKeyFlags(set *pflag.FlagSet) *keyFlags {
+	f := &keyFlags{set: set}
+	set.StringVar(&f.name, "name", "", "whose key it is, or what for")
+	set.StringVar(&f.role, "role", "", "user or admin; a new key is a user's")
+	set.StringVar(&f.rateLimit, "rate-limit", "", "requests in any 60 minutes: a number (0 blocks the key) or none")
+	set.StringVar(&f.concurrent, "max-concurrent", "", "requests at one time: a number or none")
+	set.StringVar(&f.models, "models", "", "models the key may use: patterns like llama3.2,qwen3:* or all or none")
+	set.BoolVar(&f.allowCloud, "allow-cloud", false, "allow models that Ollama runs off-site")
+	set.StringVar(&f.expires, "expires", "", "when the key ends: 30d, 12h, 2027-01-31T00:00:00Z or never")
+	set.StringVar(&f.ips, "allowed-ips", "", "where the key may be used from: 10.0.0.7,192.168.0.0/16 or any")
+	set.StringVar(&f.note, "note", "", "a remark for yourself")
+	return f
+}
+
+// patch is what the flags given say. Its errors are usage errors that name the flag.
+func (f *keyFlags) patch(now time.Time) (p api.KeyPatch, err error) {
+	given := f.set.Changed
+	if given("name") {
+		p.Name = &f.name
+	}
+	if given("role") {
+		role := api.Role(f.role)
+		p.Role = &role
+	}
+	if given("note") {
+		p.Note = &f.note
+	}
+	if given("allow-cloud") {
+		p.AllowCloud = &f.allowCloud
+	}
+	if given("rate-limit") {
+		if p.RateLimit, err = numberOrNone(f.rateLimit); err != nil {
+			return p, usagef("--rate-limit must be a number of requests in any 60 minutes, or none")
+		}
+	}
+	if given("max-concurrent") {
+		if p.MaxConcurrent, err = numberOrNone(f.concurrent); err != nil {
+			return p, usagef("--max-concurrent must be a number of requests at one time, or none")
+		}
+	}
+	if given("models") {
+		p.Models = modelList(f.models)
+	}
+	if given("expires") {
+		if p.ExpiresAt, err = expiry(f.expires, now); err != nil {
+			return p, err
+		}
+	}
+	if given("allowed-ips") {
+		p.AllowedIPs, err = networkList(f.ips)
+	}
+	return p, err
+}
+
+func numberOrNone(text string) (api.Optional[int64], error) {
+	if text == "none" {
+		return api.Optional[int64]{Set: true}, nil
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	return api.Optional[int64]{Set: true, Value: &n}, err
+}
+
+// modelList reads patterns: all is no list at all, none an empty one. Whether they are patterns is for Key.Validate.
+func modelList(text string) api.Optional[[]string] {
+	if text == "all" {
+		return api.Optional[[]string]{Set: true}
+	}
+	list := []string{}
+	if text != "none" {
+		for part := range strings.SplitSeq(text, ",") {
+			list = append(list, strings.TrimSpace(part))
+		}
+	}
+	return api.Optional[[]string]{Set: true, Value: &list}
+}
+
+func expiry(text string, now time.Time) (api.Optional[time.Time], error) {
+	if text == "never" {
+		return api.Optional[time.Time]{Set: true}, nil
+	}
+	at, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		span, err := parseSpan(text)
+		if err != nil {
+			return api.Optional[time.Time]{}, usagef("--expires must be a time from now like 30d or 12h, an instant like 2027-01-31T00:00:00Z, or never")
+		}
+		at = now.Add(span)
+	}
+	at = at.UTC()
+	if api.CheckExpiry(&at, now) != nil {
+		return api.Optional[time.Time]{}, usagef("--expires must lie in the future and within ten years; to end a key now, revoke it")
+	}
+	return api.Optional[time.Time]{Set: true, Value: &at}, nil
+}
+
+func networkList(text string) (api.Optional[[]api.Network], error) {
+	list := []api.Network{}
+	if text != "any" {
+		for part := range strings.SplitSeq(text, ",") {
+			var n api.Network
+			if err := n.UnmarshalText([]byte(strings.TrimSpace(part))); err != nil {
+				return api.Optional[[]api.Network]{}, usagef("--allowed-ips: %v; or any", err)
+			}
+			list = append(list, n)
+		}
+	}
+	return api.Optional[[]api.Network]{Set: true, Value: &list}, nil
+}
+
+// maxDays keeps a number of days within what a time.Duration holds.
+const maxDays = 100_000
+
+// parseSpan reads a duration with Go's units, or whole days: 30d.
+func parseSpan(text string) (time.Duration, error) {
+	days, ok := strings.CutSuffix(text, "d")
+	if !ok {
+		return time.ParseDuration(text)
+	}
+	n, err := strconv.ParseUint(days, 10, 32)
+	if err == nil && n > maxDays {
+		err = strconv.ErrRange
+	}
+	return time.Duration(n) * 24 * time.Hour, err
+}

@@ -1,0 +1,158 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"ollama-api-service/internal/api"
+)
+
+func printJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// table prints rows in aligned columns. A column whose number is in right holds numbers.
+func table(w io.Writer, right map[int]bool, rows [][]string) error {
+	widths := []int{}
+	for _, row := range rows {
+		for i, cell := range row {
+			if i == len(widths) {
+				widths = append(widths, 0)
+			}
+			widths[i] = max(widths[i], len([]rune(cell)))
+		}
+	}
+	var b strings.Builder
+	for _, row := range rows {
+		line := ""
+		for i, cell := range row {
+			pad := strings.Repeat(" ", widths[i]-len([]rune(cell)))
+			if right[i] {
+				line += pad + cell + "  "
+			} else {
+				line += cell + pad + "  "
+			}
+		}
+		b.WriteString(strings.TrimRight(line, " ") + "\n")
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// reveal prints a key's text, the one time it is shown.
+func (r *keyring) reveal(secret string, k api.Key, about string) error {
+	if r.json {
+		return printJSON(r.stdout, struct {
+			APIKey string `json:"api_key"`
+			api.Key
+		}{secret, k})
+	}
+	fmt.Fprint(r.stderr, about)
+	if _, err := fmt.Fprintln(r.stdout, secret); err != nil {
+		return fmt.Errorf("the key was stored but could not be printed, so nobody knows it: revoke %s and make another (%w)", k.Preview, err)
+	}
+	return nil
+}
+
+// print shows one key.
+func (r *keyring) print(k api.Key) error {
+	if r.json {
+		return printJSON(r.stdout, k)
+	}
+	cloud := "no"
+	if k.AllowCloud {
+		cloud = "yes"
+	}
+	w := tabwriter.NewWriter(r.stdout, 0, 0, 2, ' ', 0)
+	for _, line := range [][2]string{
+		{"key", k.Preview}, {"name", k.Name}, {"role", string(k.Role)}, {"status", status(k, r.by.At)}, {"rate limit", perHour(k.RateLimit)},
+		{"at one time", number(k.MaxConcurrent)}, {"models", models(k)}, {"cloud models", cloud}, {"used from", networks(k)},
+		{"expires", orNever(k.ExpiresAt)}, {"created", instant(k.CreatedAt)}, {"note", k.Note},
+	} {
+		fmt.Fprintf(w, "%s\t%s\n", line[0], line[1])
+	}
+	return w.Flush()
+}
+
+func printKeys(w io.Writer, keys []api.Key, now time.Time) error {
+	if len(keys) == 0 {
+		_, err := fmt.Fprintf(w, "There are no keys: make one with `%s keys create --name NAME`.\n", programName)
+		return err
+	}
+	rows := [][]string{{"KEY", "NAME", "ROLE", "PER HOUR", "AT ONCE", "MODELS", "EXPIRES", "STATUS"}}
+	for _, k := range keys {
+		rows = append(rows, []string{k.Preview, k.Name, string(k.Role), number(k.RateLimit), number(k.MaxConcurrent), shorten(models(k), 40), orNever(k.ExpiresAt), status(k, now)})
+	}
+	return table(w, map[int]bool{3: true, 4: true}, rows)
+}
+
+func status(k api.Key, now time.Time) string {
+	switch {
+	case k.RevokedAt != nil:
+		return "revoked " + instant(*k.RevokedAt)
+	case !k.Live(now):
+		return "expired"
+	}
+	return "works"
+}
+
+func models(k api.Key) string {
+	switch {
+	case k.Models == nil:
+		return "all"
+	case len(k.Models) == 0:
+		return "none"
+	}
+	return strings.Join(k.Models, ",")
+}
+
+func networks(k api.Key) string {
+	if len(k.AllowedIPs) == 0 {
+		return "any"
+	}
+	list := make([]string, len(k.AllowedIPs))
+	for i, n := range k.AllowedIPs {
+		list[i] = n.String()
+	}
+	return strings.Join(list, ",")
+}
+
+func number(n *int64) string {
+	if n == nil {
+		return "none"
+	}
+	return strconv.FormatInt(*n, 10)
+}
+
+func perHour(n *int64) string {
+	if n == nil {
+		return "no rate limit"
+	}
+	return strconv.FormatInt(*n, 10) + " requests in any 60 minutes"
+}
+
+func title(r api.Role) string { return strings.ToUpper(string(r[:1])) + string(r[1:]) }
+
+func orNever(t *time.Time) string {
+	if t == nil {
+		return "never"
+	}
+	return instant(*t)
+}
+
+func instant(t time.Time) string { return t.UTC().Format("2006-01-02 15:04Z") }
+
+func shorten(s string, most int) string {
+	if r := []rune(s); len(r) > most {
+		return string(r[:most-1]) + "…"
+	}
+	return s
+}

@@ -1,0 +1,188 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"runtime"
+	"time"
+
+	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/auth"
+	"ollama-api-service/internal/backend"
+	"ollama-api-service/internal/config"
+	"ollama-api-service/internal/limit"
+	"ollama-api-service/internal/proxy"
+	"ollama-api-service/internal/sched"
+	"ollama-api-service/internal/server"
+	"ollama-api-service/internal/store"
+	"ollama-api-service/internal/usage"
+)
+
+const (
+	changePoll   = 250 * time.Millisecond // how soon a change made by another process is seen
+	drainTimeout = 15 * time.Second       // for the last rows to reach the database
+	hour         = 61 * time.Minute       // as far back as a request counts against a limit
+)
+
+// serve runs the gateway until ctx ends. It wires every room, top down.
+func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (err error) {
+	log, flush := newLogger(cfg, stdout)
+	defer flush()
+	defer func() {
+		if err != nil {
+			log.Error("not serving", "cause", err.Error())
+		}
+	}()
+	for _, w := range cfg.Warnings {
+		log.Warn(w)
+	}
+	st, secret, err := openForService(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, st.Close()) }()
+
+	books, err := usage.Open(ctx, cfg.DataDir, st, log, usage.Options{})
+	if err != nil {
+		return unusable{err}
+	}
+	defer func() {
+		last, cancel := context.WithTimeout(context.Background(), drainTimeout)
+		defer cancel()
+		err = errors.Join(err, books.Close(last))
+	}()
+	limits := limit.NewMemory(time.Now)
+	if err := restoreLimits(ctx, st, limits); err != nil {
+		return err
+	}
+
+	statics := staticKeys(cfg)
+	keys := auth.New(st, secret, statics, time.Now)
+	defer keys.Close()
+	if err := firstAdmin(ctx, cfg, st, secret, statics, stderr); err != nil {
+		return err
+	}
+
+	header := cfg.OllamaAuthHeader
+	gpu := backend.New(cfg.Ollama.Name, cfg.Ollama.URL, cfg.Ollama.Slots, header.Name, string(header.Value))
+	upstream := proxy.NewUpstream(cfg.Ollama.URL, header.Name, string(header.Value))
+	defer upstream.Close()
+
+	gateway, err := server.New(server.Options{
+		Store: st, Auth: keys, Secret: secret, Random: rand.Reader, Limits: limits,
+		Sched: sched.New(gpu, cfg.MaxQueue, cfg.MaxQueueWait), Backend: gpu, Upstream: upstream, Books: books, Log: log, Version: version(),
+		DefaultLimits: map[api.Role]int64{api.RoleAdmin: cfg.DefaultAdminRateLimit, api.RoleUser: cfg.DefaultUserRateLimit},
+		StaticAdmin:   cfg.AdminAPIKey != "", TrustedProxies: cfg.TrustedProxies,
+		MaxBody: int64(cfg.MaxBodyBytes), MaxRequestTime: cfg.MaxRequestTime, FirstByte: cfg.UpstreamFirstByteTimeout, Idle: cfg.UpstreamIdleTimeout,
+	})
+	if err != nil {
+		return err
+	}
+
+	background, stop := context.WithCancel(ctx)
+	defer stop()
+	if s := gpu.Probe(ctx); !s.Healthy {
+		log.Warn("the Ollama server does not answer yet: start it, or set OLLAMA_BASE_URL to where it is", "backend", gpu.Name, "reason", s.Reason)
+	}
+	go gpu.Watch(background, func(s backend.State) { logBackend(log, gpu, s) })
+	go watchChanges(background, st, keys, log)
+
+	l, err := net.Listen("tcp", cfg.Address())
+	if err != nil {
+		return usageError{fmt.Errorf("cannot listen on %s: %w; stop what uses it, or choose another HOST or PORT", cfg.Address(), err)}
+	}
+	// A small heap is collected all the time: at 20,000 requests a second that was a fifth of the CPU. These bytes are never
+	// touched, so they cost no memory; they let the collector wait until about as much has been thrown away.
+	ballast := make([]byte, 64<<20)
+	defer runtime.KeepAlive(ballast)
+
+	log.Info("listening", "addr", l.Addr().String(), "url", "http://"+l.Addr().String(), "version", version(), "backend", gpu.Name)
+	err = gateway.Serve(ctx, l, cfg.ShutdownGrace)
+	log.Info("stopped")
+	return err
+}
+
+// restoreLimits counts what the last hour has admitted, so that a restart gives nobody a new limit.
+func restoreLimits(ctx context.Context, st *store.Store, limits *limit.Memory) error {
+	admitted, err := st.AdmittedSince(ctx, time.Now().Add(-hour).Truncate(time.Minute))
+	if err != nil {
+		return err
+	}
+	for _, a := range admitted {
+		limits.Restore(a.Key, a.Minute, a.Count)
+	}
+	return nil
+}
+
+// staticKeys are the keys that live in settings.
+func staticKeys(cfg *config.Config) []auth.Static {
+	admin := api.Key{Name: "ADMIN_API_KEY", Role: api.RoleAdmin, RateLimit: &cfg.DefaultAdminRateLimit}
+	var list []auth.Static
+	if cfg.AdminAPIKey != "" {
+		list = append(list, auth.Static{Preview: "env-admin", Key: admin, Secret: string(cfg.AdminAPIKey)})
+	}
+	if cfg.DemoKeys {
+		admin.Name = "Demo admin"
+		user := api.Key{Name: "Demo user", Role: api.RoleUser, RateLimit: &cfg.DefaultUserRateLimit}
+		list = append(list, auth.Static{Preview: "demo-admin", Key: admin, Secret: "demo-admin-key-12345", Demo: true},
+			auth.Static{Preview: "demo-user", Key: user, Secret: "demo-user-key-67890", Demo: true})
+	}
+	return list
+}
+
+// firstAdmin makes an admin key where there is none, and prints it: on the terminal, never in the log.
+func firstAdmin(ctx context.Context, cfg *config.Config, st *store.Store, secret auth.Secret, statics []auth.Static, stderr io.Writer) error {
+	if cfg.AdminAPIKey != "" {
+		return nil
+	}
+	now := time.Now()
+	if exists, err := st.AdminExists(ctx, now); err != nil || exists {
+		return err
+	}
+	key, preview, err := auth.Mint(rand.Reader)
+	if err != nil {
+		return err
+	}
+	k := api.Key{Preview: preview, Name: "First admin", Role: api.RoleAdmin, RateLimit: &cfg.DefaultAdminRateLimit, CreatedAt: now}
+	if err := st.CreateKey(ctx, k, secret.MAC(key), api.Change{Actor: "first-start", From: "local", At: now}); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(stderr, "\n  First admin key: %s\n  It is shown this once: keep it in a safe place.\n\n", key)
+	return err
+}
+
+// watchChanges drops the key cache when another process (the keys command) has changed the database.
+func watchChanges(ctx context.Context, st *store.Store, keys *auth.Authenticator, log *slog.Logger) {
+	last, err := st.DataVersion(ctx)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(changePoll):
+		}
+		var v int64
+		if v, err = st.DataVersion(ctx); err != nil {
+			if ctx.Err() == nil {
+				log.Error("the database cannot be watched for changes of other processes", "cause", err.Error())
+			}
+			continue
+		}
+		if v != last {
+			last = v
+			keys.Forget()
+		}
+	}
+}
+
+func logBackend(log *slog.Logger, b *backend.Backend, s backend.State) {
+	if s.Healthy {
+		log.Info("the Ollama server answers", "backend", b.Name, "version", s.Version)
+		return
+	}
+	log.Error("the Ollama server does not answer", "backend", b.Name, "reason", s.Reason)
+}

@@ -1,0 +1,53 @@
+package main
+
+import (
+	"fmt"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// version is set at link time: -ldflags "-X main.version=1.2.3".
+var version string
+
+// buildVersion is the version of this build; without one from the linker, what the Go toolchain knows of it.
+func buildVersion() string {
+	if version != "" {
+		return version
+	}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "dev"
+	}
+	if v := info.Main.Version; v != "" && v != "(devel)" {
+		return v
+	}
+	revision, changed := "", ""
+	for _, s := range info.Settings {
+		switch {
+		case s.Key == "vcs.revision":
+			revision = "-" + s.Value[:min(12, len(s.Value))]
+		case s.Key == "vcs.modified" && s.Value == "true":
+			changed = "-changed"
+		}
+	}
+	return "dev" + revision + changed
+}
+
+func (p *program) versionCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "version", Short: "Show the version of this program and its parts", Args: cobra.NoArgs}
+	asJSON := cmd.Flags().Bool("json", false, "print JSON")
+	cmd.RunE = func(*cobra.Command, []string) error {
+		platform := runtime.GOOS + "/" + runtime.GOARCH
+		if *asJSON {
+			return printJSON(p.stdout, map[string]string{
+				"version": buildVersion(), "go": runtime.Version(), "platform": platform, "sqlite": sqlite3.SQLITE_VERSION,
+			})
+		}
+		_, err := fmt.Fprintf(p.stdout, "%s %s (%s, %s, SQLite %s)\n", programName, buildVersion(), runtime.Version(), platform, sqlite3.SQLITE_VERSION)
+		return err
+	}
+	return cmd
+}

@@ -1,0 +1,157 @@
+// Package e2e drives the built binary before a real Ollama, as its users do: with curl, with the ollama command and with
+// the JavaScript clients. Where a test needs an Ollama that stalls or dies, a scripted one stands in.
+package e2e
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// patience bounds every wait for a program.
+const patience = 30 * time.Second
+
+// What all tests of the package share: made once by TestMain.
+var (
+	binary     string // the service, built as it is shipped
+	ollamaURL  string // the real Ollama, with the models tiny and llama2 (the same under another name)
+	ollamaTool string // the ollama command
+)
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		end, err := setUp()
+		defer end()
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "e2e:", err)
+			return 1
+		}
+		return m.Run()
+	}())
+}
+
+// setUp builds the service and starts Ollama. What it returns ends what it started, also after an error.
+func setUp() (end func(), err error) {
+	end = func() {}
+	dir, err := os.MkdirTemp("", "e2e-")
+	if err != nil {
+		return end, err
+	}
+	end = func() { os.RemoveAll(dir) }
+	binary = filepath.Join(dir, "ollama-api-service")
+	build := exec.Command("go", "build", "-trimpath", "-tags", "grpcnotrace", "-ldflags", "-s -w -X main.buildVersion=0.0.0-e2e", "-o", binary, "../cmd/ollama-api-service")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return end, fmt.Errorf("building the service: %w\n%s", err, out)
+	}
+	if ollamaTool, err = findOllama(); err != nil {
+		return end, err
+	}
+	stop, err := startOllama(dir)
+	removeDir := end
+	end = func() { stop(); removeDir() }
+	return end, err
+}
+
+// findOllama is the ollama command of PATH or of Go's bin directory; where there is none it is built from the Go module
+// proxy. 0.6.5 is the newest that can be built so.
+func findOllama() (string, error) {
+	if path, err := exec.LookPath("ollama"); err == nil {
+		return path, nil
+	}
+	out, err := exec.Command("go", "env", "GOBIN", "GOPATH").Output()
+	if err != nil {
+		return "", err
+	}
+	bin, path, _ := strings.Cut(strings.TrimRight(string(out), "\n"), "\n")
+	if bin == "" {
+		bin = filepath.Join(path, "bin")
+	}
+	tool := filepath.Join(bin, "ollama")
+	if _, err := os.Stat(tool); err == nil {
+		return tool, nil
+	}
+	install := exec.Command("go", "install", "github.com/ollama/ollama@v0.6.5")
+	install.Env = append(os.Environ(), "CGO_ENABLED=1")
+	if out, err := install.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("installing Ollama (needs gcc and g++: apt-get install -y gcc g++): %w\n%s", err, out)
+	}
+	return tool, nil
+}
+
+var listening = regexp.MustCompile(`Listening on (127\.0\.0\.1:\d+)`)
+
+// startOllama starts it on a free port with a home of its own, and creates the models.
+func startOllama(dir string) (stop func(), err error) {
+	stop = func() {}
+	home := filepath.Join(dir, "ollama")
+	if err := os.MkdirAll(home, 0o700); err != nil {
+		return stop, err
+	}
+	cmd := exec.Command(ollamaTool, "serve")
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "OLLAMA_MODELS=" + filepath.Join(home, "models"), "OLLAMA_HOST=127.0.0.1:0", "OLLAMA_NUM_PARALLEL=4"}
+	dieWithTests(cmd)
+	out, err := cmd.StderrPipe()
+	if err != nil {
+		return stop, err
+	}
+	if err := cmd.Start(); err != nil {
+		return stop, err
+	}
+	stop = func() { terminate(cmd) }
+	address := make(chan string, 1)
+	go func() {
+		for in := bufio.NewScanner(out); in.Scan(); {
+			if m := listening.FindStringSubmatch(in.Text()); m != nil {
+				address <- m[1]
+				break
+			}
+		}
+		io.Copy(io.Discard, out)
+	}()
+	select {
+	case a := <-address:
+		ollamaURL = "http://" + a
+	case <-time.After(patience):
+		return stop, errors.New("Ollama does not listen")
+	}
+	create := exec.Command(ollamaTool, "create", "tiny", "-f", "Modelfile")
+	create.Dir = filepath.Join("..", "testdata")
+	create.Env = []string{"HOME=" + home, "OLLAMA_HOST=" + ollamaURL}
+	if out, err := create.CombinedOutput(); err != nil {
+		return stop, fmt.Errorf("ollama create: %w\n%s", err, out)
+	}
+	res, err := http.Post(ollamaURL+"/api/copy", "application/json", strings.NewReader(`{"source":"tiny","destination":"llama2"}`))
+	if err != nil {
+		return stop, err
+	}
+	res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return stop, fmt.Errorf("copying tiny to llama2: %s", res.Status)
+	}
+	return stop, nil
+}
+
+// terminate asks a program to end, and ends it if it does not.
+func terminate(cmd *exec.Cmd) error {
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(patience):
+		cmd.Process.Kill()
+		return fmt.Errorf("did not end within %v of SIGTERM: %w", patience, <-done)
+	}
+}

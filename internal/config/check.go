@@ -1,0 +1,184 @@
+package config
+
+import (
+	"net"
+	"net/netip"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"ollama-api-service/internal/api"
+)
+
+const (
+	minSecret   = 32 // characters of SECRET_KEY
+	minAdminKey = 24
+	maxAdminKey = 256
+	maxQueue    = 1_000_000
+	maxBody     = 1 << 40
+)
+
+// placeholders are what examples and templates say where a secret belongs. All the world knows them.
+var placeholders = []string{
+	"change-this", "change_this", "changethis", "changeme", "change-me", "change_me", "your-super-secret", "your-secret",
+	"your_secret", "your-admin", "secret-key-here", "placeholder", "example",
+}
+
+func isPlaceholder(secret Hidden) bool {
+	lower := strings.ToLower(string(secret))
+	for _, p := range placeholders {
+		if strings.Contains(lower, p) {
+			return true
+		}
+	}
+	return false
+}
+
+// check holds the settings against their bounds and against each other, and collects the warnings.
+func (c *Config) check() error {
+	for _, check := range []func() error{c.checkSecrets, c.checkNumbers, c.checkListen, c.checkOllama} {
+		if err := check(); err != nil {
+			return err
+		}
+	}
+	// The same directory, whatever the process does to its working directory later, and a full path in every message.
+	dir, err := filepath.Abs(c.DataDir)
+	if err != nil {
+		return errorf("DATA_DIR cannot be resolved, for the working directory is gone: name it in full, like /var/lib/ollama-api-service")
+	}
+	c.DataDir = dir
+	return nil
+}
+
+func (c *Config) checkSecrets() error {
+	for name, secret := range map[string]Hidden{"SECRET_KEY": c.SecretKey, "SECRET_KEY_PREVIOUS": c.SecretKeyPrevious} {
+		if secret != "" && (len(secret) < minSecret || isPlaceholder(secret)) {
+			return errorf("%s is a placeholder or shorter than %d characters: set it to the output of `openssl rand -hex 32`, or leave it out to have one made", name, minSecret)
+		}
+	}
+	if c.SecretKeyPrevious != "" && c.SecretKeyPrevious == c.SecretKey {
+		return errorf("SECRET_KEY_PREVIOUS is the same as SECRET_KEY: leave it out, or set it to the secret before the change")
+	}
+	if c.AdminAPIKey == "" {
+		return nil
+	}
+	if n := len(c.AdminAPIKey); n < minAdminKey || n > maxAdminKey || isPlaceholder(c.AdminAPIKey) {
+		return errorf("ADMIN_API_KEY is a placeholder or not of %d to %d characters: set it to the output of `openssl rand -hex 24`, or leave it out", minAdminKey, maxAdminKey)
+	}
+	if !visible(string(c.AdminAPIKey), "") || strings.Contains(string(c.AdminAPIKey), ",") {
+		return errorf("ADMIN_API_KEY must be letters, digits and signs without spaces or commas, or no client can send it: set it to the output of `openssl rand -hex 24`")
+	}
+	return nil
+}
+
+func (c *Config) checkNumbers() error {
+	for _, n := range []struct {
+		name               string
+		value, least, most int64
+	}{
+		{"DEFAULT_USER_RATE_LIMIT", c.DefaultUserRateLimit, 0, api.MaxRateLimit},
+		{"DEFAULT_ADMIN_RATE_LIMIT", c.DefaultAdminRateLimit, 0, api.MaxRateLimit},
+		{"MAX_QUEUE", int64(c.MaxQueue), 0, maxQueue},
+		{"MAX_BODY_BYTES", int64(c.MaxBodyBytes), 1024, maxBody},
+	} {
+		if n.value < n.least || n.value > n.most {
+			return errorf("%s must be from %d to %d", n.name, n.least, n.most)
+		}
+	}
+	for _, d := range []struct {
+		name  string
+		value time.Duration
+		least time.Duration
+	}{
+		{"MAX_REQUEST_TIME", c.MaxRequestTime, time.Second},
+		{"UPSTREAM_FIRST_BYTE_TIMEOUT", c.UpstreamFirstByteTimeout, time.Second},
+		{"UPSTREAM_IDLE_TIMEOUT", c.UpstreamIdleTimeout, time.Second},
+		{"MAX_QUEUE_WAIT", c.MaxQueueWait, 0},
+		{"SHUTDOWN_GRACE", c.ShutdownGrace, 0},
+	} {
+		if d.value < d.least || d.value > 7*24*time.Hour {
+			return errorf("%s must be a time from %s to 168h", d.name, d.least)
+		}
+	}
+	return nil
+}
+
+func (c *Config) checkListen() error {
+	c.Host = strings.ToLower(strings.Trim(c.Host, "[]"))
+	if a, err := netip.ParseAddr(c.Host); err != nil && !hostName.MatchString(c.Host) || a.Is4In6() {
+		return errorf("HOST must be an address or a name of this machine without a port, like 127.0.0.1; the port goes into PORT")
+	}
+	if c.DemoKeys {
+		if err := c.EnableDemo(); err != nil {
+			return err
+		}
+	}
+	if !c.loopback() && len(c.TrustedProxies) == 0 {
+		c.Warnings = append(c.Warnings, "HOST is reachable from other machines and this service speaks plain HTTP, so keys and prompts can be read on the way: put a TLS proxy in front and name it in TRUSTED_PROXIES, or set HOST to 127.0.0.1")
+	}
+	return nil
+}
+
+func (c *Config) checkOllama() error {
+	host := c.Ollama.URL.Hostname()
+	if c.Ollama.port() == int(c.Port) && c.ownHost(host) {
+		return errorf("OLLAMA_BASE_URL is this service's own address: set it to that of the Ollama server, usually http://127.0.0.1:11434, or change PORT")
+	}
+	if a, err := netip.ParseAddr(host); err == nil && public(a.Unmap()) {
+		c.Warnings = append(c.Warnings, "OLLAMA_BASE_URL is a public address: whoever reaches it uses Ollama without a key; let its firewall accept this machine alone")
+	}
+	return nil
+}
+
+// ownHost says whether host, on our port, would be ourselves.
+func (c *Config) ownHost(host string) bool {
+	host = strings.ToLower(host)
+	if host == c.Host {
+		return true
+	}
+	theirs, named := netip.ParseAddr(host)
+	ours, _ := netip.ParseAddr(c.Host)
+	theirs = theirs.Unmap().WithZone("")
+	local := host == "localhost" || named == nil && (theirs.IsLoopback() || theirs.IsUnspecified())
+	if c.Host == "localhost" || ours.IsLoopback() {
+		return host == "localhost" || theirs == ours || theirs.IsUnspecified() || local && c.Host == "localhost"
+	}
+	if !ours.IsUnspecified() {
+		return theirs.IsValid() && theirs == ours
+	}
+	return local || ownInterface(theirs)
+}
+
+func ownInterface(a netip.Addr) bool {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return false
+	}
+	for _, one := range addrs {
+		if n, ok := one.(*net.IPNet); ok {
+			if own, ok := netip.AddrFromSlice(n.IP); ok && own.Unmap() == a {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// port is where the Ollama server listens.
+func (u Upstream) port() int {
+	if p, err := strconv.Atoi(u.URL.Port()); err == nil {
+		return p
+	}
+	if u.URL.Scheme == "https" {
+		return 443
+	}
+	return 80
+}
+
+// sharedSpace is what carriers and overlay networks such as Tailscale use between themselves (RFC 6598).
+var sharedSpace = netip.MustParsePrefix("100.64.0.0/10")
+
+func public(a netip.Addr) bool {
+	return a.IsGlobalUnicast() && !a.IsPrivate() && !sharedSpace.Contains(a)
+}

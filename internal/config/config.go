@@ -1,0 +1,179 @@
+// Package config turns .env and the environment into checked settings. It alone knows the names of environment variables.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"reflect"
+	"strconv"
+	"time"
+
+	"github.com/caarlos0/env/v11"
+)
+
+// Config is every setting, checked. Its fields are in the order of .env.example, and their doc tags are its text.
+type Config struct {
+	SecretKey         Hidden `env:"SECRET_KEY" doc:"Key texts are stored as HMAC-SHA256 under this secret: at least 32 random characters, for instance from\n  openssl rand -hex 32\nEmpty: made once and kept in DATA_DIR/secret.key. With another secret than before, no stored key works."`
+	SecretKeyPrevious Hidden `env:"SECRET_KEY_PREVIOUS" doc:"The SECRET_KEY before a change of it. Keys still stored under it are accepted, and stored anew when they are used."`
+
+	Ollama           Upstream   `env:"OLLAMA_BASE_URL" envDefault:"http://127.0.0.1:11434" doc:"The Ollama server: one http or https address. It may end in ?slots=4&name=ollama: slots (1 to 10000, default 4) is how\nmany requests it is given at one time - as many as its OLLAMA_NUM_PARALLEL is best - and name is what it is called in\nstatistics and logs."`
+	OllamaAuthHeader AuthHeader `env:"OLLAMA_AUTH_HEADER" doc:"A header sent to the Ollama server with every request, where something in front of it asks for one.\n  OLLAMA_AUTH_HEADER='Authorization: Bearer abc'"`
+
+	Host string `env:"HOST" envDefault:"127.0.0.1" doc:"The address to listen on. 0.0.0.0 is every network of this machine: put TLS in front of it first."`
+	Port uint16 `env:"PORT" envDefault:"8000" doc:"The port to listen on; 0 is any free one."`
+
+	DataDir string `env:"DATA_DIR" envDefault:"./data" doc:"The directory of the database, the journal and the generated secret. Back it up."`
+
+	AdminAPIKey Hidden `env:"ADMIN_API_KEY" doc:"An admin key that lives in this setting alone and is never stored: at least 24 characters, letters, digits and signs\nwithout spaces or commas. It works as long as it is set."`
+	DemoKeys    bool   `env:"DEMO_KEYS" envDefault:"false" doc:"true adds the keys demo-admin-key-12345 and demo-user-key-67890, which everybody knows. Only on a loopback HOST."`
+
+	DefaultUserRateLimit  int64 `env:"DEFAULT_USER_RATE_LIMIT" envDefault:"100" doc:"Requests in any 60 minutes for a user key that is made without a limit of its own."`
+	DefaultAdminRateLimit int64 `env:"DEFAULT_ADMIN_RATE_LIMIT" envDefault:"1000" doc:"The same for an admin key."`
+
+	MaxBodyBytes             Size          `env:"MAX_BODY_BYTES" envDefault:"64MiB" doc:"The largest request body, as bytes or with a unit: 64MiB, 10MB. Uploads of model files are not bound by it."`
+	MaxRequestTime           time.Duration `env:"MAX_REQUEST_TIME" envDefault:"30m" doc:"The longest that one request may take at the Ollama server. Durations need a unit: 30s, 15m, 2h."`
+	UpstreamFirstByteTimeout time.Duration `env:"UPSTREAM_FIRST_BYTE_TIMEOUT" envDefault:"15m" doc:"The longest wait for the first byte of Ollama's answer: loading a large model takes minutes."`
+	UpstreamIdleTimeout      time.Duration `env:"UPSTREAM_IDLE_TIMEOUT" envDefault:"5m" doc:"The longest pause within Ollama's answer. Not for pull, push, create and blobs."`
+
+	MaxQueue     int           `env:"MAX_QUEUE" envDefault:"1024" doc:"How many requests may wait for a slot; one more is answered 503."`
+	MaxQueueWait time.Duration `env:"MAX_QUEUE_WAIT" envDefault:"10m" doc:"The longest wait for a slot."`
+
+	TrustedProxies Networks `env:"TRUSTED_PROXIES" doc:"Addresses or networks, separated by commas, of the proxies whose X-Forwarded-For is believed.\n  TRUSTED_PROXIES=10.0.0.7,172.16.0.0/12"`
+
+	LogLevel  slog.Level `env:"LOG_LEVEL" envDefault:"info" doc:"debug, info, warn or error."`
+	LogFormat LogFormat  `env:"LOG_FORMAT" envDefault:"json" doc:"json or text, one line for each event, on standard output."`
+
+	ShutdownGrace time.Duration `env:"SHUTDOWN_GRACE" envDefault:"30s" doc:"How long running requests may go on when the service is told to stop."`
+
+	// Warnings are sentences for the log at start: settings that work but deserve a second look.
+	Warnings []string
+}
+
+// Error is a setting that cannot be obeyed, in one line that names the setting and the mend and never shows the value.
+// The program exits with 2.
+type Error struct{ text string }
+
+func (e *Error) Error() string { return e.text }
+
+func errorf(format string, args ...any) *Error { return &Error{fmt.Sprintf(format, args...)} }
+
+// Load reads the settings: environ ("NAME=value") wins over the file dotenvPath, which need not exist, and that over the
+// defaults. An empty value is none. Its errors are *Error.
+func Load(dotenvPath string, environ []string) (*Config, error) {
+	var c Config
+	values, err := readDotenv(dotenvPath, &c.Warnings)
+	if err != nil {
+		return nil, err
+	}
+	known := settings()
+	for name, value := range env.ToMap(environ) {
+		// Only our own names: the environment is full of others, and none of those may have an effect.
+		if _, ours := known[name]; ours && value != "" {
+			values[name] = value
+		}
+	}
+	if err := env.ParseWithOptions(&c, env.Options{Environment: values}); err != nil {
+		return nil, readable(err)
+	}
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	return &c, nil
+}
+
+// setting is one field of Config that has a name in the environment.
+type setting struct{ field, name, standard, doc string }
+
+// settings are the settings by name.
+func settings() map[string]setting {
+	byName := map[string]setting{}
+	for _, s := range settingList() {
+		byName[s.name] = s
+	}
+	return byName
+}
+
+// settingList is the settings in the order of Config.
+func settingList() []setting {
+	var list []setting
+	for f := range reflect.TypeFor[Config]().Fields() {
+		if name, ok := f.Tag.Lookup("env"); ok {
+			list = append(list, setting{f.Name, name, f.Tag.Get("envDefault"), f.Tag.Get("doc")})
+		}
+	}
+	return list
+}
+
+// readable is the first error of the parser in our words. Its own text shows values.
+func readable(err error) error {
+	var parse env.ParseError
+	if !errors.As(err, &parse) {
+		return errorf("the settings cannot be read")
+	}
+	name := parse.Name
+	for _, s := range settingList() {
+		if s.field == parse.Name {
+			name = s.name
+		}
+	}
+	var why mend
+	if errors.As(parse.Err, &why) {
+		return errorf("%s %s", name, string(why))
+	}
+	switch {
+	case parse.Type == reflect.TypeFor[time.Duration]():
+		why = "must be a time with a unit, like 30s, 15m or 2h"
+	case parse.Type == reflect.TypeFor[slog.Level]():
+		why = "must be debug, info, warn or error"
+	case parse.Type.Kind() == reflect.Bool:
+		why = "must be true or false"
+	case parse.Type.Kind() == reflect.Uint16:
+		why = "must be a port from 0 to 65535"
+	default:
+		why = "must be a whole number"
+	}
+	return errorf("%s %s", name, string(why))
+}
+
+// mend is why a value is refused and what it should be: the sentence after the name of the setting.
+type mend string
+
+func (m mend) Error() string { return string(m) }
+
+// Address is where to listen: host and port.
+func (c *Config) Address() string {
+	return net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port)))
+}
+
+// EnableDemo adds the demo keys, as DEMO_KEYS=true does. It returns an *Error where others could reach them.
+func (c *Config) EnableDemo() error {
+	c.DemoKeys = true
+	if !c.loopback() {
+		return errorf("DEMO_KEYS (or --demo) needs a HOST that only this machine reaches, for everybody knows these keys: set HOST to 127.0.0.1, or make keys of your own")
+	}
+	return nil
+}
+
+func (c *Config) loopback() bool {
+	if c.Host == "localhost" {
+		return true
+	}
+	a, err := netip.ParseAddr(c.Host)
+	return err == nil && a.Unmap().IsLoopback()
+}
+
+// LogValue is the settings for a log line, without the secret ones.
+func (c *Config) LogValue() slog.Value {
+	v := reflect.ValueOf(c).Elem()
+	var attrs []slog.Attr
+	for _, s := range settingList() {
+		attrs = append(attrs, slog.String(s.name, fmt.Sprint(v.FieldByName(s.field).Interface())))
+	}
+	return slog.GroupValue(attrs...)
+}
+
+// String is the settings in a line, without the secret ones.
+func (c *Config) String() string { return c.LogValue().String() }

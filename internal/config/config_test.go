@@ -1,0 +1,250 @@
+package config
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+const goodSecret = "0123456789abcdef0123456789abcdef"
+
+// absent is a .env that does not exist.
+func absent(t *testing.T) string { return filepath.Join(t.TempDir(), ".env") }
+
+func write(t *testing.T, text string) string {
+	t.Helper()
+	path := absent(t)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func load(t *testing.T, environ ...string) *Config {
+	t.Helper()
+	c, err := Load(absent(t), environ)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// refused wants one line that names the setting and does not show the value.
+func refused(t *testing.T, err error, name, value string) string {
+	t.Helper()
+	var e *Error
+	if !errors.As(err, &e) {
+		t.Fatalf("error is %v (%T), want a *config.Error", err, err)
+	}
+	text := e.Error()
+	if !strings.Contains(text, name) || strings.Contains(text, "\n") || len(text) < len(name)+20 {
+		t.Errorf("not one line that names %s and the mend: %q", name, text)
+	}
+	if len(value) > 2 && strings.Contains(text, value) {
+		t.Errorf("the message shows the value: %q", text)
+	}
+	return text
+}
+
+func TestDefaults(t *testing.T) {
+	c := load(t)
+	if c.Address() != "127.0.0.1:8000" || c.Ollama.URL.String() != "http://127.0.0.1:11434" || c.Ollama.Slots != 4 || c.Ollama.Name != "ollama" {
+		t.Errorf("addresses are %s and %s", c.Address(), c.Ollama)
+	}
+	if c.SecretKey != "" || c.AdminAPIKey != "" || c.DemoKeys || c.OllamaAuthHeader.Name != "" || c.TrustedProxies != nil {
+		t.Errorf("something is set: %s", c)
+	}
+	if c.DefaultUserRateLimit != 100 || c.DefaultAdminRateLimit != 1000 || c.MaxBodyBytes != 64<<20 || c.MaxQueue != 1024 {
+		t.Errorf("numbers: %s", c)
+	}
+	if c.MaxRequestTime != 30*time.Minute || c.UpstreamFirstByteTimeout != 15*time.Minute || c.UpstreamIdleTimeout != 5*time.Minute ||
+		c.MaxQueueWait != 10*time.Minute || c.ShutdownGrace != 30*time.Second {
+		t.Errorf("times: %s", c)
+	}
+	if c.LogLevel != slog.LevelInfo || c.LogFormat != LogJSON || !filepath.IsAbs(c.DataDir) || filepath.Base(c.DataDir) != "data" {
+		t.Errorf("logs or directory: %s", c)
+	}
+	if len(c.Warnings) != 0 {
+		t.Errorf("warnings: %q", c.Warnings)
+	}
+}
+
+func TestGoodValues(t *testing.T) {
+	c := load(t,
+		"SECRET_KEY="+goodSecret, "SECRET_KEY_PREVIOUS="+goodSecret+"x", "OLLAMA_BASE_URL=https://GPU.example.net:443/?slots=16&name=gpu-1",
+		"OLLAMA_AUTH_HEADER=Authorization: Bearer abc:def", "HOST=[::1]", "PORT=0", "DATA_DIR=/var/lib/x", "ADMIN_API_KEY=abcdefghijklmnopqrstuvwx",
+		"DEMO_KEYS=true", "DEFAULT_USER_RATE_LIMIT=0", "MAX_BODY_BYTES=10MB", "MAX_REQUEST_TIME=1h30m", "MAX_QUEUE_WAIT=0s",
+		"TRUSTED_PROXIES=10.0.0.7, 172.16.0.0/12,fd00::/8,::ffff:192.168.0.0/112", "LOG_LEVEL=warn", "LOG_FORMAT=text", "SHUTDOWN_GRACE=500ms",
+		"RATE_LIMT=5", "OLLAMA_HOST=http://elsewhere:1")
+	if c.Ollama.String() != "https://gpu.example.net:443?slots=16&name=gpu-1" {
+		t.Errorf("Ollama is %s", c.Ollama)
+	}
+	if c.OllamaAuthHeader != (AuthHeader{"Authorization", "Bearer abc:def"}) || c.Address() != "[::1]:0" || c.DataDir != "/var/lib/x" {
+		t.Errorf("%+v", c)
+	}
+	if !c.DemoKeys || c.DefaultUserRateLimit != 0 || c.MaxBodyBytes != 10_000_000 || c.MaxRequestTime != 90*time.Minute || c.LogLevel != slog.LevelWarn || c.LogFormat != LogText {
+		t.Errorf("%+v", c)
+	}
+	if got := fmt.Sprint(c.TrustedProxies); got != "[10.0.0.7/32 172.16.0.0/12 fd00::/8 192.168.0.0/16]" {
+		t.Errorf("proxies are %s", got)
+	}
+}
+
+func TestBadValues(t *testing.T) {
+	for _, c := range []struct{ name, value string }{
+		{"SECRET_KEY", "brief"}, {"SECRET_KEY", "your-super-secret-key-change-this-in-production"}, {"SECRET_KEY", "CHANGEME-0123456789abcdef0123456789"},
+		{"SECRET_KEY_PREVIOUS", "your-secret-key-here-0123456789abcdef"},
+		{"OLLAMA_BASE_URL", "http://a:11434,http://b:11434"}, {"OLLAMA_BASE_URL", "file:///etc/passwd"}, {"OLLAMA_BASE_URL", "localhost:11434"},
+		{"OLLAMA_BASE_URL", "10.1.1.1"}, {"OLLAMA_BASE_URL", "http:///"}, {"OLLAMA_BASE_URL", "http://user:pw@host:11434"},
+		{"OLLAMA_BASE_URL", "http://host:11434/v1"}, {"OLLAMA_BASE_URL", "http://host:11434#x"}, {"OLLAMA_BASE_URL", "http://host:11434/#"},
+		{"OLLAMA_BASE_URL", "http://host:0"}, {"OLLAMA_BASE_URL", "http://host:"}, {"OLLAMA_BASE_URL", "http://host:99999"},
+		{"OLLAMA_BASE_URL", "http://host?weight=2"}, {"OLLAMA_BASE_URL", "http://host?slots=0"}, {"OLLAMA_BASE_URL", "http://host?slots=10001"},
+		{"OLLAMA_BASE_URL", "http://host?slots=four"}, {"OLLAMA_BASE_URL", "http://host?slots=1&slots=2"}, {"OLLAMA_BASE_URL", "http://host?name=a b"},
+		{"OLLAMA_BASE_URL", "http://host?name="}, {"OLLAMA_BASE_URL", "http://host?name=a;slots=1"},
+		{"OLLAMA_BASE_URL", "http://169.254.169.254"}, {"OLLAMA_BASE_URL", "http://169.254.169.254.:80"}, {"OLLAMA_BASE_URL", "http://[::ffff:169.254.169.254]"},
+		{"OLLAMA_BASE_URL", "http://[fd00:ec2::254]"}, {"OLLAMA_BASE_URL", "http://metadata.google.internal"}, {"OLLAMA_BASE_URL", "http://2852039166"},
+		{"OLLAMA_BASE_URL", "http://0xa9fea9fe"}, {"OLLAMA_BASE_URL", "http://169.16689662"},
+		{"OLLAMA_BASE_URL", "http://127.0.0.1:8000"}, {"OLLAMA_BASE_URL", "http://LOCALHOST:8000/"},
+		{"OLLAMA_BASE_URL", "ftp://host"}, {"OLLAMA_BASE_URL", "http://ho st"}, {"OLLAMA_BASE_URL", "http:host"},
+		{"OLLAMA_AUTH_HEADER", "no colon"}, {"OLLAMA_AUTH_HEADER", "Name:"}, {"OLLAMA_AUTH_HEADER", "Na me: value"}, {"OLLAMA_AUTH_HEADER", "Name: a\r\nHost: b"},
+		{"OLLAMA_AUTH_HEADER", "Host: elsewhere"}, {"OLLAMA_AUTH_HEADER", "content-length: 5"},
+		{"HOST", "127.0.0.1:8000"}, {"HOST", "http://127.0.0.1"}, {"PORT", "99999"}, {"PORT", "abc"}, {"PORT", "-1"},
+		{"ADMIN_API_KEY", "sk-1234"}, {"ADMIN_API_KEY", "changeme-changeme-changeme"}, {"ADMIN_API_KEY", "with a space 0123456789abc"},
+		{"ADMIN_API_KEY", "with-a-comma,0123456789abc"}, {"ADMIN_API_KEY", "umlaut-ü-0123456789abcdefgh"}, {"ADMIN_API_KEY", strings.Repeat("x", 300)},
+		{"DEMO_KEYS", "maybe"}, {"DEFAULT_USER_RATE_LIMIT", "-1"}, {"DEFAULT_ADMIN_RATE_LIMIT", "many"}, {"DEFAULT_ADMIN_RATE_LIMIT", "1.5"},
+		{"MAX_BODY_BYTES", "10X"}, {"MAX_BODY_BYTES", "-5"}, {"MAX_BODY_BYTES", "99999999999GB"}, {"MAX_BODY_BYTES", "0"}, {"MAX_BODY_BYTES", "KiB"},
+		{"MAX_REQUEST_TIME", "10"}, {"MAX_REQUEST_TIME", "0s"}, {"MAX_REQUEST_TIME", "-5m"}, {"UPSTREAM_FIRST_BYTE_TIMEOUT", "soon"},
+		{"UPSTREAM_IDLE_TIMEOUT", "9999h"}, {"MAX_QUEUE", "-1"}, {"MAX_QUEUE", "lots"}, {"MAX_QUEUE_WAIT", "600"}, {"SHUTDOWN_GRACE", "30"},
+		{"TRUSTED_PROXIES", "0.0.0.0/0"}, {"TRUSTED_PROXIES", "10.0.0.1,::/0"}, {"TRUSTED_PROXIES", "::ffff:0:0/96"}, {"TRUSTED_PROXIES", "0.0.0.0/1,128.0.0.0/1"},
+		{"TRUSTED_PROXIES", "proxy.example.net"}, {"LOG_LEVEL", "loud"}, {"LOG_FORMAT", "xml"},
+	} {
+		t.Run(c.name+"="+c.value, func(t *testing.T) {
+			_, err := Load(absent(t), []string{c.name + "=" + c.value})
+			refused(t, err, c.name, c.value)
+		})
+	}
+}
+
+func TestSettingsThatDoNotGoTogether(t *testing.T) {
+	for name, environ := range map[string][]string{
+		"SECRET_KEY_PREVIOUS": {"SECRET_KEY=" + goodSecret, "SECRET_KEY_PREVIOUS=" + goodSecret},
+		"DEMO_KEYS":           {"DEMO_KEYS=true", "HOST=0.0.0.0"},
+		"OLLAMA_BASE_URL":     {"HOST=0.0.0.0", "PORT=11434"},
+	} {
+		_, err := Load(absent(t), environ)
+		refused(t, err, name, "")
+	}
+	for _, environ := range [][]string{
+		{"HOST=::", "OLLAMA_BASE_URL=http://localhost:8000"},
+		{"HOST=10.1.2.3", "OLLAMA_BASE_URL=http://10.1.2.3:8000"},
+		{"HOST=gateway.lan", "OLLAMA_BASE_URL=http://gateway.lan", "PORT=80"},
+		{"HOST=localhost", "OLLAMA_BASE_URL=http://[::1]:8000"},
+		{"OLLAMA_BASE_URL=http://0.0.0.0:8000"},
+	} {
+		if _, err := Load(absent(t), environ); err == nil {
+			t.Errorf("%q would ask itself", environ)
+		}
+	}
+	for _, environ := range [][]string{
+		{"PORT=0", "OLLAMA_BASE_URL=http://127.0.0.1:8000"},
+		{"HOST=127.0.0.2", "OLLAMA_BASE_URL=http://127.0.0.1:8000"},
+		{"HOST=0.0.0.0", "OLLAMA_BASE_URL=http://192.0.2.1:8000"},
+		{"HOST=10.1.2.3", "OLLAMA_BASE_URL=http://127.0.0.1:8000"},
+	} {
+		if _, err := Load(absent(t), environ); err != nil {
+			t.Errorf("%q: %v", environ, err)
+		}
+	}
+	c := load(t, "HOST=192.168.1.5")
+	refused(t, c.EnableDemo(), "DEMO_KEYS", "")
+	if c = load(t, "HOST=localhost"); c.EnableDemo() != nil || !c.DemoKeys {
+		t.Error("no demo keys on localhost")
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	for _, c := range []struct {
+		environ []string
+		about   string
+	}{
+		{[]string{"HOST=0.0.0.0"}, "HOST"},
+		{[]string{"HOST=0.0.0.0", "TRUSTED_PROXIES=10.0.0.1"}, ""},
+		{[]string{"HOST=127.0.0.2"}, ""},
+		{[]string{"OLLAMA_BASE_URL=http://8.8.8.8:11434"}, "OLLAMA_BASE_URL"},
+		{[]string{"OLLAMA_BASE_URL=http://192.168.0.9:11434"}, ""},
+		{[]string{"OLLAMA_BASE_URL=http://100.99.1.1:11434"}, ""},
+		{[]string{"OLLAMA_BASE_URL=http://[2001:4860::1]:11434"}, "OLLAMA_BASE_URL"},
+	} {
+		w := load(t, c.environ...).Warnings
+		if c.about == "" && len(w) > 0 || c.about != "" && (len(w) != 1 || !strings.HasPrefix(w[0], c.about)) {
+			t.Errorf("%q: warnings are %q", c.environ, w)
+		}
+	}
+}
+
+func TestNothingSecretIsPrinted(t *testing.T) {
+	c := load(t, "SECRET_KEY=canary"+goodSecret, "SECRET_KEY_PREVIOUS=canary2"+goodSecret, "ADMIN_API_KEY=canary-0123456789abcdef0123", "OLLAMA_AUTH_HEADER=X-Key: canary")
+	var log strings.Builder
+	slog.New(slog.NewJSONHandler(&log, nil)).Info("settings", "config", c, "key", c.AdminAPIKey, "header", c.OllamaAuthHeader)
+	if !strings.Contains(log.String(), `"PORT":"8000"`) || !strings.Contains(log.String(), `"SECRET_KEY":"(set)"`) {
+		t.Errorf("log line is %s", log.String())
+	}
+	text, err := json.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, out := range []string{log.String(), string(text), fmt.Sprint(c), fmt.Sprintf("%+v", *c), fmt.Sprintf("%#v", *c), fmt.Sprintf("%s %q", c.SecretKey, c.AdminAPIKey)} {
+		if strings.Contains(out, "canary") {
+			t.Errorf("printed: %s", out)
+		}
+	}
+}
+
+var update = flag.Bool("update", false, "write .env.example anew")
+
+func TestExampleFileIsCurrent(t *testing.T) {
+	const path = "../../.env.example"
+	if *update {
+		if err := os.WriteFile(path, []byte(Example()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != Example() {
+		t.Error(".env.example is not what the settings say: go test ./internal/config -run Example -update")
+	}
+}
+
+// Someone who takes the # away from every line that has a default must get the defaults.
+func TestExampleIsObeyed(t *testing.T) {
+	var lines []string
+	for line := range strings.Lines(Example()) {
+		if name, value, ok := strings.Cut(strings.TrimPrefix(line, "#"), "="); ok && value != "\n" && plainName.MatchString(name) {
+			line = strings.TrimPrefix(line, "#")
+		}
+		lines = append(lines, line)
+	}
+	c, err := Load(write(t, strings.Join(lines, "")), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := load(t); c.String() != want.String() {
+		t.Errorf("settings are\n%s\nwant\n%s", c, want)
+	}
+	for _, s := range settingList() {
+		if s.doc == "" || !slices.Contains(lines, s.name+"="+s.standard+"\n") && s.standard != "" {
+			t.Errorf("%s is not explained, or not there with its default", s.name)
+		}
+	}
+}

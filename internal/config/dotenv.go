@@ -1,0 +1,157 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"io/fs"
+	"iter"
+	"os"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/joho/godotenv"
+)
+
+// The bounds of the file, in bytes and lines: a wrong path must not be read whole, and finding the line of a mistake is
+// quadratic in the lines.
+const (
+	maxDotenv      = 256 << 10
+	maxDotenvLines = 1000
+)
+
+// readDotenv reads the settings in a file; one that does not exist has none. The syntax is godotenv's: NAME=value lines,
+// comments, quotes, export, CRLF, and $NAME for a value further up in the file (not in single quotes).
+func readDotenv(path string, warnings *[]string) (map[string]string, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return map[string]string{}, nil
+	}
+	if err != nil {
+		return nil, errorf("the settings file %s cannot be read: make it readable for the user this runs as, or name another one with --env-file", path)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() && info.Mode()&(fs.ModeNamedPipe|fs.ModeCharDevice) == 0 {
+		return nil, errorf("the settings file %s is not a file: name one with --env-file", path)
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxDotenv+1))
+	if err != nil {
+		return nil, errorf("the settings file %s cannot be read: look at it, or name another one with --env-file", path)
+	}
+	if len(text) > maxDotenv || bytes.Count(text, []byte("\n")) > maxDotenvLines {
+		return nil, errorf("the settings file %s is larger than %d KiB or %d lines: it should hold nothing but lines like PORT=8000", path, maxDotenv>>10, maxDotenvLines)
+	}
+	text = bytes.TrimPrefix(text, []byte("\ufeff")) // Windows editors write a byte order mark
+	if !utf8.Valid(text) || bytes.IndexByte(text, 0) >= 0 {
+		return nil, errorf("the settings file %s is not UTF-8 text: save it as UTF-8", path)
+	}
+	if info.Mode().IsRegular() && info.Mode().Perm()&0o004 != 0 && runtime.GOOS != "windows" {
+		*warnings = append(*warnings, "the settings file "+path+" can be read by every user of this machine: chmod 600 it")
+	}
+	return parseDotenv(path, text)
+}
+
+func parseDotenv(path string, text []byte) (map[string]string, error) {
+	values, err := godotenv.UnmarshalBytes(text)
+	if err != nil {
+		// godotenv's own error quotes the rest of the file, secrets and all, and knows no line.
+		return nil, errorf("line %d of %s is not of the form NAME=value, or a quote is not closed", brokenLine(text), path)
+	}
+	known := settings()
+	for name := range values {
+		if _, ok := known[name]; ok {
+			continue
+		}
+		line := lineOf(text, name)
+		if !plainName.MatchString(name) {
+			// What stands there may be a secret that slipped to the front.
+			return nil, errorf("line %d of %s does not begin with the name of a setting: the names are in .env.example", line, path)
+		}
+		if near := nearest(name); near != "" {
+			return nil, errorf("%s (line %d of %s) is not a setting: did you mean %s?", name, line, path, near)
+		}
+		return nil, errorf("%s (line %d of %s) is not a setting: the names are in .env.example", name, line, path)
+	}
+	for name, value := range values {
+		// godotenv takes a comment for the value where nothing stands before it, and such a "secret" may be public.
+		if strings.HasPrefix(value, "#") {
+			if bare, err := regexp.Match(`(?m)^[ \t]*(export[ \t]+)?`+name+`[ \t]*[=:][ \t]*#`, text); bare || err != nil {
+				return nil, errorf("%s (line %d of %s) has a comment in place of a value: put the comment on a line of its own", name, lineOf(text, name), path)
+			}
+		}
+		if value == "" {
+			delete(values, name)
+		}
+	}
+	return values, nil
+}
+
+var plainName = regexp.MustCompile(`^[A-Z][A-Z_]{1,40}$`)
+
+// lineOf is the number of the line on which the file first sets name.
+func lineOf(text []byte, name string) int {
+	for n, values := range beginnings(text) {
+		if _, ok := values[name]; ok {
+			return n
+		}
+	}
+	return 0
+}
+
+// brokenLine is the number of the line after the longest beginning that is right.
+func brokenLine(text []byte) int {
+	good := 0
+	for n := range beginnings(text) {
+		good = n
+	}
+	return good + 1
+}
+
+// beginnings yields what the first n lines of the file set, for each n with which it can be read.
+func beginnings(text []byte) iter.Seq2[int, map[string]string] {
+	return func(yield func(int, map[string]string) bool) {
+		end := 0
+		for n, line := range slices.Collect(bytes.Lines(text)) {
+			end += len(line)
+			if values, err := godotenv.UnmarshalBytes(text[:end]); err == nil && !yield(n+1, values) {
+				return
+			}
+		}
+	}
+}
+
+// nearest is the setting whose name is at most two typing errors away, or "".
+func nearest(name string) string {
+	best, least := "", 3
+	for _, s := range settingList() {
+		if d := distance(name, s.name); d < least {
+			best, least = s.name, d
+		}
+	}
+	return best
+}
+
+// distance is Levenshtein's: insertions, deletions and replacements.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,90 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+)
+
+func TestSecretIsMadeOnce(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "new", "data")
+	_, err := Secret(dir, "", false)
+	refused(t, err, SecretPath(dir), "")
+	if _, err := os.Stat(dir); err == nil {
+		t.Error("the directory was made without being asked for")
+	}
+	secrets := make([]string, 8)
+	var wg sync.WaitGroup
+	for i := range secrets {
+		wg.Go(func() {
+			// One that comes between another's open and write finds the file empty, and says so: no second secret.
+			if s, err := Secret(dir, "", true); err == nil {
+				secrets[i] = s
+			}
+		})
+	}
+	wg.Wait()
+	kept, err := Secret(dir, "", false)
+	if err != nil || len(kept) != 64 {
+		t.Fatalf("a secret of %d characters, %v", len(kept), err)
+	}
+	for _, s := range secrets {
+		if s != "" && s != kept {
+			t.Error("two secrets were handed out")
+		}
+	}
+	info, err := os.Stat(SecretPath(dir))
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+	if again, err := Secret(dir, "", true); err != nil || again != kept {
+		t.Errorf("another secret the second time: %v", err)
+	}
+	if set, err := Secret(dir, "the configured one", true); err != nil || set != "the configured one" {
+		t.Errorf("SECRET_KEY does not win: %v", err)
+	}
+	if other, err := Secret(t.TempDir(), "", true); err != nil || other == kept {
+		t.Errorf("two directories, one secret: %v", err)
+	}
+}
+
+func TestUnusableSecretFile(t *testing.T) {
+	for name, c := range map[string]struct {
+		text string
+		mode os.FileMode
+		says string
+	}{
+		"group may read": {goodSecret, 0o640, "chmod 600"},
+		"world may read": {goodSecret, 0o604, "chmod 600"},
+		"empty":          {"", 0o600, "holds no secret"},
+		"cut short":      {goodSecret[:20], 0o600, "holds no secret"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := os.WriteFile(SecretPath(dir), []byte(c.text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Chmod(SecretPath(dir), c.mode); err != nil {
+				t.Fatal(err)
+			}
+			_, err := Secret(dir, "", true)
+			refused(t, err, c.says, goodSecret[:20])
+			if text, _ := os.ReadFile(SecretPath(dir)); string(text) != c.text {
+				t.Error("the file was changed")
+			}
+		})
+	}
+}
+
+func TestSecretWhereNothingCanBeWritten(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Secret(filepath.Join(file, "data"), "", true)
+	if text := refused(t, err, "SECRET_KEY", ""); !strings.Contains(text, file) {
+		t.Errorf("the path is not named: %s", text)
+	}
+}

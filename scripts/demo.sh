@@ -1,0 +1,202 @@
+#!/usr/bin/env bash
+# A tour of the service in front of a real Ollama. ONCE=1 ends after the tour; without it the service stays up until Ctrl-C.
+# Uses the Ollama at OLLAMA_BASE_URL (http://127.0.0.1:11434 if unset) when it answers and has a chat model; otherwise
+# installs and starts one of its own with the tiny test model. Everything lives in ./demo-data and is ended again.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if [ -t 1 ]; then bold=$'\e[1m' dim=$'\e[2m' green=$'\e[32m' plain=$'\e[0m'; else bold='' dim='' green='' plain=''; fi
+title() { printf '\n%s\n' "${bold}== $*${plain}"; }
+show() { printf '%s\n' "${dim}\$ $*${plain}"; }
+fail() { printf 'demo: %s\n' "$*" >&2; exit 1; }
+
+need() { # need WHAT-FOR COMMAND PACKAGE...
+  local for=$1 missing=() packages=()
+  shift
+  while [ $# -gt 0 ]; do
+    command -v "$1" >/dev/null 2>&1 || { missing+=("$1"); packages+=("$2"); }
+    shift 2
+  done
+  [ ${#missing[@]} -eq 0 ] || fail "$for needs ${missing[*]}. On Debian or Ubuntu: apt-get install -y ${packages[*]}"
+}
+
+command -v go >/dev/null 2>&1 || fail "needs Go 1.26 or newer: https://go.dev/dl/"
+need "the demo" curl curl
+
+mkdir -p demo-data
+data=$(mktemp -d "$PWD/demo-data/run.XXXXXX")
+started=()
+
+cleanup() {
+  local pid
+  trap - EXIT INT TERM
+  for ((i = ${#started[@]} - 1; i >= 0; i--)); do
+    pid=${started[i]}
+    kill -TERM "$pid" 2>/dev/null || true
+    wait "$pid" 2>/dev/null || true
+  done
+  rm -rf "$data"
+}
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# await PID FILE PATTERN WHAT: waits until the program has printed the pattern, and prints the part in parentheses.
+await() {
+  local i
+  for ((i = 0; i < 300; i++)); do
+    sed -nE "s|.*$3.*|\1|p" "$2" | head -n 1 | grep . && return
+    kill -0 "$1" 2>/dev/null || break
+    sleep 0.1
+  done
+  printf '%s did not start. It said:\n' "$4" >&2
+  tail -n 20 "$2" >&2
+  return 1
+}
+
+# field NAME: the first string of that name in the JSON on stdin.
+field() { sed -nE 's|^[^"]*(.*)$|\1|; s|.*"'"$1"'" *: *"([^"]*)".*|\1|p' | head -n 1; }
+
+# chat_model URL: the first installed model that can chat; not one for embeddings alone, and none that runs off-site.
+chat_model() {
+  local name about
+  while read -r name; do
+    case $name in '' | *cloud) continue ;; esac
+    about=$(curl -fsS --max-time 10 "$1/api/show" -d "{\"model\":\"$name\"}" 2>/dev/null) || continue
+    case $about in
+    *'"capabilities":['*'"completion"'*) printf '%s\n' "$name"; return ;;
+    *'"capabilities":['*) continue ;;
+    *'"family":"bert"'* | *'"family":"nomic-bert"'*) continue ;;
+    *) printf '%s\n' "$name"; return ;; # an Ollama from before capabilities
+    esac
+  done < <(curl -fsS --max-time 10 "$1/api/tags" | grep -oE '"name":"[^"]*"' | cut -d'"' -f4)
+  return 1
+}
+
+title "Ollama"
+backend=${OLLAMA_BASE_URL:-http://127.0.0.1:11434}
+backend=${backend%%,*} backend=${backend%%\?*} backend=${backend%/}
+model=''
+if curl -fsS --max-time 3 -o /dev/null "$backend/api/version" 2>/dev/null; then
+  if model=$(chat_model "$backend"); then
+    echo "Using the Ollama at $backend with its model $model."
+  else
+    echo "The Ollama at $backend has no chat model installed; starting one of the demo's own."
+  fi
+else
+  echo "No Ollama answers at $backend; starting one of the demo's own."
+fi
+
+if [ -z "$model" ]; then
+  gobin=$(go env GOBIN)
+  PATH=$PATH:${gobin:-$(go env GOPATH)/bin}
+  if ! command -v ollama >/dev/null 2>&1; then
+    need "building Ollama" gcc gcc g++ g++
+    echo "Building Ollama 0.6.5 with Go: about two minutes, once."
+    CGO_ENABLED=1 go install github.com/ollama/ollama@v0.6.5
+  fi
+  mkdir -p "$data/ollama"
+  HOME=$data/ollama OLLAMA_MODELS=$data/ollama/models OLLAMA_HOST=127.0.0.1:0 ollama serve >"$data/ollama.log" 2>&1 &
+  started+=($!)
+  address=$(await $! "$data/ollama.log" 'Listening on (127\.0\.0\.1:[0-9]+)' Ollama)
+  backend=http://$address
+  (cd testdata && HOME=$data/ollama OLLAMA_HOST=$address ollama create tiny -f Modelfile >"$data/create.log" 2>&1) ||
+    { tail -n 5 "$data/create.log" >&2; fail "the model tiny could not be created"; }
+  model=tiny
+  echo "Ollama runs at $backend with the model tiny: 540 KB of random weights that answer with random words."
+fi
+
+title "Build and start"
+show make build
+make --no-print-directory build
+port=8000
+if (exec 3<>/dev/tcp/127.0.0.1/8000) 2>/dev/null; then port=0; fi
+# A plain environment: the demo shows the defaults, whatever the caller has set. It has no .env where it starts.
+mkdir -p "$data/service"
+program=$PWD/bin/ollama-api-service
+(cd "$data/service" && exec env -i PATH="$PATH" HOME="$HOME" OLLAMA_BASE_URL="$backend" HOST=127.0.0.1 PORT=$port \
+  DATA_DIR="$data/service/data" LOG_FORMAT=json "$program" serve >"$data/service.log" 2>"$data/service.err") &
+started+=($!)
+address=$(await $! "$data/service.log" '"msg":"listening".*"addr":"([^"]*)"' "The service")
+url=http://$address
+admin=$(sed -nE 's/.*(oas_[0-9A-Za-z]{10}_[0-9A-Za-z]{38}).*/\1/p' "$data/service.err" | head -n 1)
+[ -n "$admin" ] || fail "the service printed no admin key"
+echo "The service listens at ${bold}$url${plain}. Its first admin key was printed once: $admin"
+
+title "A key for somebody"
+show "curl $url/api/keys -H 'Authorization: Bearer ADMIN_KEY' -d '{\"name\":\"demo\",\"role\":\"user\",\"rate_limit\":100}'"
+made=$(curl -fsS "$url/api/keys" -H "Authorization: Bearer $admin" -H 'Content-Type: application/json' \
+  -d '{"name":"demo","role":"user","rate_limit":100}')
+printf '%s\n' "$made"
+key=$(field api_key <<<"$made")
+[ -n "$key" ] || fail "no key was made"
+
+title "Without a key there is nothing"
+show "curl $url/api/models"
+curl -sS -w '  -> %{http_code}\n' "$url/api/models"
+
+title "The models"
+show "curl $url/api/models -H 'Authorization: Bearer KEY'"
+curl -fsS "$url/api/models" -H "Authorization: Bearer $key" | grep -oE '"name":"[^"]*"' | cut -d'"' -f4 | sed 's/^/  /'
+
+title "A streamed chat"
+question='What is a gateway good for? Two sentences.'
+body="{\"model\":\"$model\",\"messages\":[{\"role\":\"user\",\"content\":\"$question\"}],\"max_tokens\":60}"
+show "curl -N $url/api/chat -H 'Authorization: Bearer KEY' -d '$body'"
+last=''
+content='"content":"(([^"\\]|\\.)*)"'
+while IFS= read -r line; do
+  if [[ $line =~ $content ]]; then
+    word=${BASH_REMATCH[1]}
+    case $word in *\\u*) word=' ' ;; esac # a control character does not belong on a terminal
+    printf '%b' "$word"
+  fi
+  last=$line
+done < <(curl -fsSN --max-time 600 "$url/api/chat" -H "Authorization: Bearer $key" -d "$body")
+printf '\n'
+case $last in
+*'"done":true'*) printf '%s\n' "${dim}$(grep -oE '"(prompt_)?eval_count":[0-9]+' <<<"$last" | tr '\n' ' ')${plain}" ;;
+*) fail "the stream did not end as it should: $last" ;;
+esac
+
+title "What the key has used"
+show "curl $url/api/stats -H 'Authorization: Bearer KEY'"
+stats=''
+for ((i = 0; i < 50; i++)); do # the books are written in batches, some milliseconds later
+  stats=$(curl -fsS "$url/api/stats" -H "Authorization: Bearer $key")
+  case $stats in *'"total_requests":0'*) sleep 0.1 ;; *) break ;; esac
+done
+printf '%s\n' "$stats"
+
+title "The limit"
+made=$(curl -fsS "$url/api/keys" -H "Authorization: Bearer $admin" -H 'Content-Type: application/json' \
+  -d '{"name":"demo, two requests an hour","role":"user","rate_limit":2}')
+small=$(field api_key <<<"$made")
+for n in 1 2 3; do
+  code=$(curl -sS -o "$data/answer" -D "$data/head" -w '%{http_code}' "$url/api/generate" -H "Authorization: Bearer $small" \
+    -d "{\"model\":\"$model\",\"prompt\":\"Hello\",\"stream\":false,\"max_tokens\":4}")
+  printf 'request %s -> %s  %s\n' "$n" "$code" "$(tr -d '\r' <"$data/head" | grep -iE '^(x-ratelimit-remaining|retry-after):' | tr '\n' ' ')"
+done
+cat "$data/answer"
+printf '\n'
+[ "$code" = 429 ] || fail "the third request should have been refused"
+
+title "For the administrator"
+show "ollama-api-service stats"
+(cd "$data/service" && env -i PATH="$PATH" HOME="$HOME" DATA_DIR="$data/service/data" "$program" stats)
+
+title "Addresses"
+echo "  $url/           what this service is"
+echo "  $url/health     is it well, and is Ollama"
+for page in docs redoc; do
+  if [ "$(curl -sS -o /dev/null -w '%{http_code}' "$url/$page")" = 200 ]; then echo "  $url/$page"; fi
+done
+echo "  an Ollama client:   OLLAMA_HOST=$url/k/$key ollama run $model"
+echo "  an OpenAI client:   base URL $url/v1, API key $key"
+
+if [ "${ONCE:-}" = 1 ]; then
+  printf '\n%s\n' "${green}The tour is over.${plain}"
+  exit 0
+fi
+printf '\n%s\n' "It stays up; Ctrl-C ends it and removes the demo's data. Its log: $data/service.log"
+wait "${started[-1]}" || fail "the service ended by itself: $(tail -n 3 "$data/service.err")"

@@ -1,0 +1,142 @@
+#!/usr/bin/env bash
+# Everything that must hold: linters, known vulnerabilities, the check of the binary, and all tests, e2e included.
+# "test.sh lint" stops before the tests. What can be installed without root is installed; the rest is named.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+export GOTOOLCHAIN="${GOTOOLCHAIN:-local}"
+failed=()
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+if [ -t 1 ]; then bold=$'\e[1m' red=$'\e[31m' green=$'\e[32m' plain=$'\e[0m'; else bold='' red='' green='' plain=''; fi
+
+# step NAME COMMAND...: runs it, and goes on when it fails, so that one run shows all that is wrong.
+step() {
+  local name=$1 start=$SECONDS
+  shift
+  echo "${bold}== $name${plain}"
+  if "$@"; then
+    echo "${green}   ok${plain} ($((SECONDS - start)) s)"
+  else
+    echo "${red}   FAILED${plain}: $name ($((SECONDS - start)) s)"
+    failed+=("$name")
+  fi
+}
+
+tool() { CGO_ENABLED=0 go tool -modfile=tools/go.mod "$@"; }
+
+# nothing COMMAND...: fails when the command fails or prints anything.
+nothing() {
+  local out
+  out=$("$@" 2>&1) || { echo "$out"; return 1; }
+  [ -z "$out" ] || { echo "$out"; return 1; }
+}
+
+needed() {
+  local missing=() install=()
+  need() { command -v "$1" >/dev/null 2>&1 || { missing+=("$1"); install+=("$2"); }; }
+  if ! command -v go >/dev/null 2>&1; then
+    echo "Go 1.26 or newer is missing. Install it from https://go.dev/dl/ and put its bin directory in PATH." >&2
+    exit 1
+  fi
+  need gcc gcc
+  if [ "${1:-}" != lint ]; then
+    need g++ g++
+    need make make
+    need curl curl
+    need node nodejs
+    need npm npm
+  fi
+  if [ ${#missing[@]} -gt 0 ]; then
+    echo "Missing: ${missing[*]}. On Debian or Ubuntu: apt-get install -y ${install[*]}" >&2
+    exit 1
+  fi
+}
+
+formatted() {
+  local files
+  mapfile -t files < <(find . -name '*.go' -not -path '*/node_modules/*' -not -path './.git/*')
+  nothing tool gofumpt -l "${files[@]}" || { echo "   make fmt formats them"; return 1; }
+}
+
+# The vulnerability database is the public one where it answers, else the snapshot beside the tools.
+vulnerabilities() {
+  local db=https://vuln.go.dev
+  if curl -fsS --max-time 5 -o /dev/null "$db/index/db.json" 2>/dev/null; then
+    echo "   database: $db"
+  else
+    mkdir -p "$work/vulndb" && tar -xzf tools/vulndb.tar.gz -C "$work/vulndb" || return 1
+    db="file://$work/vulndb"
+    echo "   database: the snapshot tools/vulndb.tar.gz ($(sed -n 's/.*"modified": *"\([^"]*\)".*/\1/p' "$work/vulndb/index/db.json")); vuln.go.dev does not answer"
+  fi
+  tool govulncheck -db "$db" ./...
+}
+
+# A reachable use of reflect's Method makes the linker keep every method of every type: 14 MB in this binary.
+no_reflect_method() {
+  local found
+  CGO_ENABLED=0 go build -tags grpcnotrace -ldflags=-dumpdep -o "$work/binary" ./cmd/ollama-api-service >"$work/dumpdep" 2>&1 ||
+    { grep -av -- ' -> ' "$work/dumpdep" | tail -20; return 1; }
+  found=$(grep -a '<ReflectMethod>' "$work/dumpdep" | sed 's/ *<ReflectMethod>.*//' | sort -u)
+  [ -z "$found" ] || { echo "   these make the linker keep every method:"; echo "$found"; return 1; }
+}
+
+# The lock file must work with any registry.
+lock_names_no_registry() {
+  [ -f e2e/clients/package-lock.json ] && ! grep -n '"resolved"' e2e/clients/package-lock.json
+}
+
+ollama_there() {
+  local gobin
+  gobin=$(go env GOBIN)
+  [ -n "$gobin" ] || gobin=$(go env GOPATH)/bin
+  export PATH="$gobin:$PATH"
+  command -v ollama >/dev/null 2>&1 && return
+  echo "   go install github.com/ollama/ollama@v0.6.5 (about two minutes, once)"
+  CGO_ENABLED=1 go install github.com/ollama/ollama@v0.6.5
+}
+
+clients_there() {
+  (cd e2e/clients && if [ -d node_modules ] && [ node_modules -nt package-lock.json ]; then exit 0; fi
+    npm ci --no-audit --no-fund --loglevel=error && touch node_modules)
+}
+
+# -count=1: the tests start programs, and a cached result would not notice that they changed.
+tests() {
+  CGO_ENABLED=1 go test -race -count=1 -timeout 15m -v ./... >"$work/tests" 2>&1 &
+  local pid=$! status
+  tail -n +1 -f --pid=$pid "$work/tests" | grep --line-buffered -vE '^=== (RUN|PAUSE|CONT|NAME)'
+  wait $pid
+  status=$?
+  echo
+  echo "   $(grep -cE '^--- PASS' "$work/tests") tests and $(grep -cE '^ +--- PASS' "$work/tests") parts of tests passed, $(grep -cE '^ *--- FAIL' "$work/tests") failed"
+  if grep -E '^ *--- SKIP' "$work/tests"; then
+    echo "   a skipped test proves nothing"
+    status=1
+  fi
+  [ $status -eq 0 ] || grep -E '^(--- FAIL|FAIL|panic:)' "$work/tests" | sed 's/^/   /'
+  return $status
+}
+
+needed "$@"
+step "formatted (gofumpt)" formatted
+step "go vet" go vet ./...
+step "staticcheck" tool staticcheck ./...
+step "no dead code (deadcode)" nothing go tool -modfile=tools/go.mod deadcode -test ./...
+step "no known vulnerabilities (govulncheck)" vulnerabilities
+step "no reachable reflect Method in the binary" no_reflect_method
+step "npm lock file names no registry" lock_names_no_registry
+if [ "${1:-}" != lint ]; then
+  step "a real Ollama" ollama_there
+  step "npm clients" clients_there
+  step "tests, with -race" tests
+fi
+
+echo
+if [ ${#failed[@]} -gt 0 ]; then
+  echo "${red}${bold}FAILED${plain}, ${#failed[@]} of the checks in $SECONDS s:"
+  printf '  - %s\n' "${failed[@]}"
+  exit 1
+fi
+echo "${green}${bold}All checks passed${plain} in $SECONDS s."
