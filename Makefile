@@ -6,7 +6,7 @@ BINARY  := bin/ollama-api-service
 
 # grpcnotrace keeps golang.org/x/net/trace, and with it html/template and 14 MB, out of the binary.
 export CGO_ENABLED = 0
-GOFLAGS_BUILD := -trimpath -tags grpcnotrace -ldflags "-s -w -X main.buildVersion=$(VERSION)"
+GOFLAGS_BUILD := -trimpath -tags grpcnotrace -ldflags "-s -w -X main.version=$(VERSION)"
 
 .PHONY: help build run demo test lint fmt bench clean
 

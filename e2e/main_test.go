@@ -49,7 +49,7 @@ func setUp() (end func(), err error) {
 	}
 	end = func() { os.RemoveAll(dir) }
 	binary = filepath.Join(dir, "ollama-api-service")
-	build := exec.Command("go", "build", "-trimpath", "-tags", "grpcnotrace", "-ldflags", "-s -w -X main.buildVersion=0.0.0-e2e", "-o", binary, "../cmd/ollama-api-service")
+	build := exec.Command("go", "build", "-trimpath", "-tags", "grpcnotrace", "-ldflags", "-s -w -X main.version=0.0.0-e2e", "-o", binary, "../cmd/ollama-api-service")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return end, fmt.Errorf("building the service: %w\n%s", err, out)

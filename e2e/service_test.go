@@ -190,10 +190,10 @@ func (s *service) again(t *testing.T, backend string, env ...string) *service {
 	return n
 }
 
-// command runs another subcommand of the binary on the service's data.
+// command runs another subcommand of the binary with the service's settings.
 func (s *service) command(t *testing.T, args ...string) (stdout, stderr string, exit int) {
 	t.Helper()
-	return run(t, environment(s.Data, ollamaURL), args...)
+	return run(t, s.cmd.Env, args...)
 }
 
 func run(t *testing.T, env []string, args ...string) (stdout, stderr string, exit int) {

@@ -12,7 +12,9 @@ import (
 )
 
 // databasePath is the SQLite file in DATA_DIR.
-func databasePath(cfg *config.Config) string { return filepath.Join(cfg.DataDir, "ollama-api-service.db") }
+func databasePath(cfg *config.Config) string {
+	return filepath.Join(cfg.DataDir, "ollama-api-service.db")
+}
 
 // openDatabase opens the database that the service has made; only serve makes one.
 func openDatabase(ctx context.Context, cfg *config.Config) (*store.Store, error) {

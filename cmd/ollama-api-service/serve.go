@@ -41,7 +41,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 	for _, w := range cfg.Warnings {
 		log.Warn(w)
 	}
-	st, secret, err := openForService(ctx, cfg)
+	st, secret, err := makeDatabase(ctx, cfg)
 	if err != nil {
 		return err
 	}
@@ -49,7 +49,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 
 	books, err := usage.Open(ctx, cfg.DataDir, st, log, usage.Options{})
 	if err != nil {
-		return unusable{err}
+		return databasef("%w", err)
 	}
 	defer func() {
 		last, cancel := context.WithTimeout(context.Background(), drainTimeout)
@@ -75,7 +75,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 
 	gateway, err := server.New(server.Options{
 		Store: st, Auth: keys, Secret: secret, Random: rand.Reader, Limits: limits,
-		Sched: sched.New(gpu, cfg.MaxQueue, cfg.MaxQueueWait), Backend: gpu, Upstream: upstream, Books: books, Log: log, Version: version(),
+		Sched: sched.New(gpu, cfg.MaxQueue, cfg.MaxQueueWait), Backend: gpu, Upstream: upstream, Books: books, Log: log, Version: buildVersion(),
 		DefaultLimits: map[api.Role]int64{api.RoleAdmin: cfg.DefaultAdminRateLimit, api.RoleUser: cfg.DefaultUserRateLimit},
 		StaticAdmin:   cfg.AdminAPIKey != "", TrustedProxies: cfg.TrustedProxies,
 		MaxBody: int64(cfg.MaxBodyBytes), MaxRequestTime: cfg.MaxRequestTime, FirstByte: cfg.UpstreamFirstByteTimeout, Idle: cfg.UpstreamIdleTimeout,
@@ -94,17 +94,45 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 
 	l, err := net.Listen("tcp", cfg.Address())
 	if err != nil {
-		return usageError{fmt.Errorf("cannot listen on %s: %w; stop what uses it, or choose another HOST or PORT", cfg.Address(), err)}
+		return usagef("cannot listen on %s: %w; stop what uses it, or choose another HOST or PORT", cfg.Address(), err)
 	}
 	// A small heap is collected all the time: at 20,000 requests a second that was a fifth of the CPU. These bytes are never
 	// touched, so they cost no memory; they let the collector wait until about as much has been thrown away.
 	ballast := make([]byte, 64<<20)
 	defer runtime.KeepAlive(ballast)
 
-	log.Info("listening", "addr", l.Addr().String(), "url", "http://"+l.Addr().String(), "version", version(), "backend", gpu.Name)
+	log.Info("listening", "addr", l.Addr().String(), "url", "http://"+l.Addr().String(), "version", buildVersion(), "backend", gpu.Name)
 	err = gateway.Serve(ctx, l, cfg.ShutdownGrace)
 	log.Info("stopped")
 	return err
+}
+
+// makeDatabase opens the database and its secret, and makes what is missing.
+func makeDatabase(ctx context.Context, cfg *config.Config) (_ *store.Store, _ auth.Secret, err error) {
+	text, err := config.Secret(cfg.DataDir, string(cfg.SecretKey), true)
+	if err != nil {
+		return nil, auth.Secret{}, err
+	}
+	secret := auth.NewSecret(text, string(cfg.SecretKeyPrevious))
+	st, err := store.Create(ctx, databasePath(cfg))
+	if err != nil {
+		return nil, secret, databasef("%w", err)
+	}
+	check, err := st.SecretCheck(ctx)
+	ok, outdated := true, false
+	if err == nil && check != nil {
+		ok, outdated = secret.Check(check)
+	}
+	switch {
+	case err == nil && !ok:
+		err = wrongSecret(cfg)
+	case err == nil && (check == nil || outdated):
+		err = st.SetSecretCheck(ctx, secret.CheckMAC())
+	}
+	if err != nil {
+		return nil, secret, errors.Join(err, st.Close())
+	}
+	return st, secret, nil
 }
 
 // restoreLimits counts what the last hour has admitted, so that a restart gives nobody a new limit.

@@ -18,7 +18,7 @@ const ollamaRuns = "Ollama is running"
 // root answers Ollama's clients as Ollama does, and everybody else with what this service is.
 func (s *Server) root(x *exchange) error {
 	accept := x.r.Header.Get("Accept")
-	if strings.HasPrefix(x.r.UserAgent(), "ollama") || accept == "" || strings.HasPrefix(accept, "text/plain") {
+	if strings.HasPrefix(x.r.UserAgent(), "ollama") || strings.HasPrefix(accept, "text/plain") {
 		return x.send("text/plain; charset=utf-8", []byte(ollamaRuns))
 	}
 	return x.sendJSON(map[string]any{

@@ -112,9 +112,17 @@ func TestAddRecordsTwice(t *testing.T) {
 	if n := addRecords(t, s, mixed...); n != 1 {
 		t.Fatalf("%d new of 1", n)
 	}
+	// Known and new ones in turn, as many as go in one statement.
+	mixed = nil
+	for i := range 60 {
+		mixed = append(mixed, batch[i], record(fmt.Sprint("new", i), "oas_0", noon))
+	}
+	if n := addRecords(t, s, mixed...); n != 60 {
+		t.Fatalf("%d new of 60", n)
+	}
 	all := must[AllStatistics](t)(s.AllStatistics(t.Context(), noon.Add(time.Hour)))
-	if all.Total.TotalRequests != 301 || all.Total.Last24h != 301 {
-		t.Errorf("%d requests, %d of a day, want 301", all.Total.TotalRequests, all.Total.Last24h)
+	if all.Total.TotalRequests != 361 || all.Total.Last24h != 361 {
+		t.Errorf("%d requests, %d of a day, want 361", all.Total.TotalRequests, all.Total.Last24h)
 	}
 }
 
@@ -154,7 +162,7 @@ func TestTallies(t *testing.T) {
 
 func TestOldMinutesGo(t *testing.T) {
 	s, _ := create(t)
-	for hour := range 24 * 5 {
+	for hour := range 24 * 3 {
 		at := noon.Add(time.Duration(hour) * time.Hour)
 		addRecords(t, s, record(fmt.Sprint(hour), "oas_a", at), record(fmt.Sprint(hour, "b"), "oas_b", at.Add(time.Minute)))
 	}
@@ -167,15 +175,15 @@ func TestOldMinutesGo(t *testing.T) {
 			t.Errorf("%s has %d rows, want those of 48 hours", table, n)
 		}
 	}
-	got := must[api.Statistics](t)(s.Statistics(t.Context(), "oas_a", noon.Add(119*time.Hour)))
-	if got.TotalRequests != 120 || got.Last24h != 24 {
-		t.Errorf("%d in all, %d of a day; want 120 and 24", got.TotalRequests, got.Last24h)
+	got := must[api.Statistics](t)(s.Statistics(t.Context(), "oas_a", noon.Add(71*time.Hour)))
+	if got.TotalRequests != 72 || got.Last24h != 24 {
+		t.Errorf("%d in all, %d of a day; want 72 and 24", got.TotalRequests, got.Last24h)
 	}
 }
 
 func TestStatistics(t *testing.T) {
 	s, _ := create(t)
-	first, second, third, other := record("1", "oas_a", noon), record("2", "oas_a", noon.Add(-25*time.Hour)), record("3", "oas_a", noon), record("4", "oas_b", noon.Add(time.Second))
+	first, second, third, other := record("1", "oas_a", noon), record("2", "oas_a", noon.Add(-25*time.Hour)), record("3", "oas_a", noon.Add(-time.Hour)), record("4", "oas_b", noon.Add(time.Second))
 	older := record("5", "oas_a", noon.Add(-30*time.Hour))
 	second.Model, second.Endpoint, second.Outcome, second.Estimated, second.Total = "qwen3:latest", "/v1/chat/completions", api.OutcomeClientGone, true, 4*time.Second
 	third.Model, third.Endpoint = "", "/api/blobs/{digest}"
@@ -229,7 +237,7 @@ func TestLastDayToTheMillisecond(t *testing.T) {
 		recs = append(recs, record(fmt.Sprint(i), fmt.Sprint("oas_", i%2), at))
 	}
 	addRecords(t, s, recs...)
-	for i := range 90 {
+	for i := range 45 {
 		now := noon.Add(-time.Duration(random.Int64N(int64(20 * time.Hour)))).Truncate(time.Millisecond)
 		switch i % 3 {
 		case 1:

@@ -253,7 +253,7 @@ func TestDataVersion(t *testing.T) {
 func TestTwoWriters(t *testing.T) {
 	one, path := create(t)
 	two := open(t, path)
-	const writers, each = 25, 4
+	const writers, each = 25, 2
 	var all sync.WaitGroup
 	for i := range writers {
 		for n, s := range []*Store{one, two} {
@@ -289,7 +289,7 @@ func TestTwoChangers(t *testing.T) {
 	var all sync.WaitGroup
 	for n, s := range []*Store{one, two} {
 		all.Go(func() {
-			for i := range 40 {
+			for i := range 20 {
 				name := fmt.Sprint(n, "-", i)
 				if _, err := s.ChangeKey(t.Context(), "oas_a", api.KeyPatch{Name: &name}, by("cli")); err != nil {
 					t.Error(err)
@@ -299,8 +299,8 @@ func TestTwoChangers(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if log := must[[]AuditEntry](t)(one.AuditLog(t.Context(), 1000)); len(log) != 81 {
-		t.Errorf("%d audit lines, want 81", len(log))
+	if log := must[[]AuditEntry](t)(one.AuditLog(t.Context(), 1000)); len(log) != 41 {
+		t.Errorf("%d audit lines, want 41", len(log))
 	}
 }
 

@@ -78,19 +78,19 @@ func TestBatchesMoveByThemselves(t *testing.T) {
 		var log logBuffer
 		b := openLedger(t, dir, &l, &log, Options{})
 		mustAdmit(t, b, "open")
-		mustAdmit(t, b, ids("a", 1200)...)
-		mustEnd(t, b, ids("a", 499)...)
+		mustAdmit(t, b, ids("a", 2700)...)
+		mustEnd(t, b, ids("a", 1999)...)
 		b.Tally("192.0.2.7", "unauthorized")
 		if l.calls != 0 {
 			t.Fatalf("%d batches before their time", l.calls)
 		}
-		mustEnd(t, b, ids("a", batchRows)[499])
+		mustEnd(t, b, ids("a", 2000)[1999])
 		synctest.Wait() // a full batch goes at once
-		wantOutcomes(t, &l, batchRows, 0)
-		mustEnd(t, b, ids("a", 1200)[batchRows:]...)
+		wantOutcomes(t, &l, 2000, 0)
+		mustEnd(t, b, ids("a", 2700)[2000:]...)
 		time.Sleep(300 * time.Millisecond)
 		synctest.Wait()
-		wantOutcomes(t, &l, 1200, 0)
+		wantOutcomes(t, &l, 2700, 0)
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
 		if len(l.tallies) != 1 {
