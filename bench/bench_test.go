@@ -130,7 +130,7 @@ func TestLoadAgainstMock(t *testing.T) {
 	if err != nil || s.records != 4*7 {
 		t.Errorf("streams: %d records of 28, error %v", s.records, err)
 	}
-	// Six gaps of 5 ms; the first may be short, because a stream takes the next free place in the wheel.
+	// Six gaps of 5 ms, which late ticks may shorten by less than one.
 	if s.took < 25*time.Millisecond {
 		t.Errorf("streams of 7 records ended after %v: they are not paced", s.took)
 	}

@@ -57,6 +57,17 @@ await() {
 # field NAME: the first string of that name in the JSON on stdin.
 field() { sed -nE 's|^[^"]*(.*)$|\1|; s|.*"'"$1"'" *: *"([^"]*)".*|\1|p' | head -n 1; }
 
+# booked KEY N: the statistics of the key once they hold N requests; the books are written in batches, some milliseconds later.
+booked() {
+  local stats i
+  for ((i = 0; i < 50; i++)); do
+    stats=$(curl -fsS "$url/api/stats" -H "Authorization: Bearer $1")
+    case $stats in *"\"total_requests\":$2,"*) break ;; esac
+    sleep 0.1
+  done
+  printf '%s\n' "$stats"
+}
+
 # chat_model URL: the first installed model that can chat; not one for embeddings alone, and none that runs off-site.
 chat_model() {
   local name about
@@ -161,12 +172,7 @@ esac
 
 title "What the key has used"
 show "curl $url/api/stats -H 'Authorization: Bearer KEY'"
-stats=''
-for ((i = 0; i < 50; i++)); do # the books are written in batches, some milliseconds later
-  stats=$(curl -fsS "$url/api/stats" -H "Authorization: Bearer $key")
-  case $stats in *'"total_requests":0'*) sleep 0.1 ;; *) break ;; esac
-done
-printf '%s\n' "$stats"
+booked "$key" 1 | sed 's/,"/,\n "/g'
 
 title "The limit"
 made=$(curl -fsS "$url/api/keys" -H "Authorization: Bearer $admin" -H 'Content-Type: application/json' \
@@ -182,6 +188,7 @@ printf '\n'
 [ "$code" = 429 ] || fail "the third request should have been refused"
 
 title "For the administrator"
+booked "$small" 2 >/dev/null
 show "ollama-api-service stats"
 (cd "$data/service" && env -i PATH="$PATH" HOME="$HOME" DATA_DIR="$data/service/data" "$program" stats)
 
@@ -199,4 +206,5 @@ if [ "${ONCE:-}" = 1 ]; then
   exit 0
 fi
 printf '\n%s\n' "It stays up; Ctrl-C ends it and removes the demo's data. Its log: $data/service.log"
+trap 'exit 0' INT TERM # this is how it is meant to end
 wait "${started[-1]}" || fail "the service ended by itself: $(tail -n 3 "$data/service.err")"

@@ -6,7 +6,6 @@ import (
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
-	sqlite3 "modernc.org/sqlite/lib"
 )
 
 // version is set at link time: -ldflags "-X main.version=1.2.3".
@@ -36,6 +35,18 @@ func buildVersion() string {
 	return "dev" + revision + changed
 }
 
+// sqliteDriver is the version of modernc.org/sqlite in this build, which decides the SQLite within.
+func sqliteDriver() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, d := range info.Deps {
+			if d.Path == "modernc.org/sqlite" {
+				return d.Version
+			}
+		}
+	}
+	return "unknown"
+}
+
 func (p *program) versionCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "version", Short: "Show the version of this program and its parts", Args: cobra.NoArgs}
 	asJSON := cmd.Flags().Bool("json", false, "print JSON")
@@ -43,10 +54,10 @@ func (p *program) versionCommand() *cobra.Command {
 		platform := runtime.GOOS + "/" + runtime.GOARCH
 		if *asJSON {
 			return printJSON(p.stdout, map[string]string{
-				"version": buildVersion(), "go": runtime.Version(), "platform": platform, "sqlite": sqlite3.SQLITE_VERSION,
+				"version": buildVersion(), "go": runtime.Version(), "platform": platform, "sqlite_driver": sqliteDriver(),
 			})
 		}
-		_, err := fmt.Fprintf(p.stdout, "%s %s (%s, %s, SQLite %s)\n", programName, buildVersion(), runtime.Version(), platform, sqlite3.SQLITE_VERSION)
+		_, err := fmt.Fprintf(p.stdout, "%s %s (%s, %s, SQLite driver %s)\n", programName, buildVersion(), runtime.Version(), platform, sqliteDriver())
 		return err
 	}
 	return cmd

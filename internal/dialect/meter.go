@@ -159,17 +159,16 @@ func (m *Meter) recordEnd(src []byte, at, from int) int {
 }
 
 var (
-	notDone      = []byte(`"done":false`)
-	toolCalls    = []byte(`tool_calls`)
-	notFinished  = []byte(`"finish_reason":null`)
+	notDone      = []byte(`,"done":false}`)
+	notFinished  = []byte(`"finish_reason":null}]}`)
 	usageMember  = []byte(`"usage":{`)
 	dataPrefix   = []byte("data:")
 	statusPrefix = []byte(`{"status":`)
 	success      = []byte(`{"status":"success"}`)
 )
 
-// read looks at one whole record and says whether the end of the stream begins with it. The common record is told by its
-// bytes: inside a JSON string its quotes would be escaped, and only arguments of tool calls hold foreign objects.
+// read looks at one whole record and says whether the end of the stream begins with it. The common record is told by its last
+// bytes: they close the record itself, so nothing that a model or a tool wrote can look like them.
 func (m *Meter) read(rec []byte) bool {
 	if m.sse {
 		return m.readEvent(rec)
@@ -177,7 +176,7 @@ func (m *Meter) read(rec []byte) bool {
 	if m.kind == Transfer || m.kind == Create {
 		return m.readProgress(rec)
 	}
-	if bytes.Contains(rec, notDone) && !bytes.Contains(rec, toolCalls) {
+	if bytes.HasSuffix(bytes.TrimRight(rec, "\r\n"), notDone) {
 		m.Records++
 		return false
 	}
@@ -217,7 +216,7 @@ func (m *Meter) readEvent(rec []byte) bool {
 	if !ok {
 		return false
 	}
-	if m.kind == OpenAIChat && bytes.Contains(data, notFinished) && !bytes.Contains(data, usageMember) && !bytes.Contains(data, toolCalls) {
+	if m.kind == OpenAIChat && bytes.HasSuffix(data, notFinished) {
 		m.Records++
 		return false
 	}

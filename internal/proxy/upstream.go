@@ -26,8 +26,8 @@ const (
 	dialTimeout   = 5 * time.Second
 	maxIdle       = 512 // connections kept per server
 	maxHeader     = 64 << 10
-	maxInformal   = 8 // 1xx answers skipped before the real one
-	readBuffer    = 4 << 10
+	maxInformal   = 8           // 1xx answers skipped before the real one
+	readBuffer    = 2 << 10     // larger reads pass it by: an idle stream should hold little
 	deadlineGrain = time.Second // how seldom a rolling deadline is pushed on: each push costs a lock in the poller
 )
 

@@ -3,33 +3,16 @@ package store
 import (
 	"context"
 	"database/sql"
-	"errors"
-	"strings"
 	"time"
 
 	"ollama-api-service/internal/api"
 )
 
-// recordColumns are the columns of a row in the order of appendRow.
-var recordColumns = []string{"id", "client_request_id", "at", "key", "model", "alias", "endpoint", "class", "backend", "outcome", "status",
-	"error_code", "streamed", "prompt_tokens", "completion_tokens", "estimated", "ttfb_ms", "total_ms", "slot_ms", "ollama_total_ns", "ollama_load_ns",
-	"ollama_prompt_eval_ns", "ollama_eval_ns", "bytes_in", "bytes_out", "client_addr"}
-
-// rowsPerInsert is how many rows one statement brings: half of a row's cost is that of a statement.
-const rowsPerInsert = 25
-
-// insertRecords is the statement for n rows. Its parameters are anonymous: the driver looks up the name of every one that
-// has a name, $1 too, in a list as long as they are many (measured: 80 us a row with 650 named ones, 8 with anonymous ones).
-// PostgreSQL wants $1 here.
-func insertRecords(n int) string {
-	row := "(?" + strings.Repeat(", ?", len(recordColumns)-1) + ")"
-	return "INSERT INTO requests (" + strings.Join(recordColumns, ", ") + ") VALUES " + row + strings.Repeat(", "+row, n-1) + " ON CONFLICT (id) DO NOTHING"
-}
-
-var insertMany, insertOne = insertRecords(rowsPerInsert), insertRecords(1)
-
-// errKnownRow says that a row of a batch is in the books already.
-var errKnownRow = errors.New("a record of the batch is booked already")
+const addRecord = `INSERT INTO requests (id, client_request_id, at, key, model, alias, endpoint, class, backend, outcome, status,
+	error_code, streamed, prompt_tokens, completion_tokens, estimated, ttfb_ms, total_ms, slot_ms, ollama_total_ns, ollama_load_ns,
+	ollama_prompt_eval_ns, ollama_eval_ns, bytes_in, bytes_out, client_addr)
+	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26)
+	ON CONFLICT (id) DO NOTHING`
 
 // AddRecords books requests in one transaction and says how many were new: a record whose id is in the books already
 // changes nothing, so that a batch may be added again when it is not known whether it was.
@@ -37,77 +20,47 @@ func (s *Store) AddRecords(ctx context.Context, recs []api.Record) (inserted int
 	if len(recs) == 0 {
 		return 0, nil
 	}
-	add := func(many bool) error {
-		return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-			inserted, err = bookRecords(ctx, tx, recs, many)
+	err = s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		add, err := tx.PrepareContext(ctx, addRecord)
+		if err != nil {
 			return err
-		})
-	}
-	if err = add(true); errors.Is(err, errKnownRow) {
-		// Rare, after a crash or a lost answer: row by row it shows which are new.
-		err = add(false)
-	}
+		}
+		defer add.Close()
+		sums := newRollup()
+		for i := range recs {
+			done, err := add.ExecContext(ctx, recordRow(&recs[i])...)
+			if err != nil {
+				return err
+			}
+			n, err := done.RowsAffected()
+			if err != nil {
+				return err
+			}
+			if n > 0 {
+				sums.add(&recs[i])
+				inserted++
+			}
+		}
+		return sums.save(ctx, tx)
+	})
 	if err != nil {
 		return 0, err
 	}
 	return inserted, nil
 }
 
-func bookRecords(ctx context.Context, tx *sql.Tx, recs []api.Record, many bool) (inserted int, err error) {
-	insertN, err := tx.PrepareContext(ctx, insertMany)
-	if err != nil {
-		return 0, err
-	}
-	defer insertN.Close()
-	insert1, err := tx.PrepareContext(ctx, insertOne)
-	if err != nil {
-		return 0, err
-	}
-	defer insert1.Close()
-	sums := newRollup()
-	args := make([]any, 0, rowsPerInsert*len(recordColumns))
-	for rest := recs; len(rest) > 0; {
-		n, insert := 1, insert1
-		if many && len(rest) >= rowsPerInsert {
-			n, insert = rowsPerInsert, insertN
-		}
-		args = args[:0]
-		for i := range n {
-			args = appendRow(args, &rest[i])
-		}
-		done, err := insert.ExecContext(ctx, args...)
-		if err != nil {
-			return 0, err
-		}
-		added, err := done.RowsAffected()
-		switch {
-		case err != nil:
-			return 0, err
-		case int(added) == n:
-			for i := range n {
-				sums.add(&rest[i])
-			}
-			inserted += n
-		case many:
-			return 0, errKnownRow
-		}
-		rest = rest[n:]
-	}
-	return inserted, sums.save(ctx, tx)
-}
-
-// appendRow adds a record's values in the order of recordColumns.
-func appendRow(args []any, r *api.Record) []any {
+// recordRow is a record in the order of addRecord's columns.
+func recordRow(r *api.Record) []any {
 	var firstByte any
 	if r.FirstByte > 0 {
 		firstByte = milliseconds(r.FirstByte)
 	}
-	return append(args,
+	return []any{
 		r.ID, r.ClientRequestID, millis(r.At), r.Key, r.Model, r.Alias, r.Endpoint, r.Class, r.Backend, string(r.Outcome), r.Status,
 		string(r.ErrorCode), flag(r.Streamed), r.PromptTokens, r.CompletionTokens, flag(r.Estimated), firstByte, milliseconds(r.Total),
 		milliseconds(r.Slot), nanoseconds(r.OllamaTotal), nanoseconds(r.OllamaLoad), nanoseconds(r.OllamaPromptEval),
 		nanoseconds(r.OllamaEval), r.BytesIn, r.BytesOut, r.ClientAddr,
-	)
+	}
 }
 
 // milliseconds keeps the fractions.
@@ -149,6 +102,7 @@ type Admitted struct {
 }
 
 // AdmittedSince counts the booked requests from since on by key and minute of admission, in that order. A request that no
+// backend took was given back to its key and does not count. A request that no
 // backend took was given back to its key and does not count.
 func (s *Store) AdmittedSince(ctx context.Context, since time.Time) ([]Admitted, error) {
 	var all []Admitted

@@ -63,6 +63,9 @@ func (u *rollup) add(r *api.Record) {
 	u.newest = max(u.newest, at)
 	u.minutes[slot{r.Key, at - at%minuteMS}]++
 	u.hours[slot{r.Key, at - at%hourMS}]++
+	if r.Total == 0 {
+		return // interrupted: nobody knows how long it took
+	}
 	bucket := int64(api.LatencyBucket(r.Total))
 	u.buckets[slot{r.Key, bucket}]++
 	u.buckets[slot{everybody, bucket}]++

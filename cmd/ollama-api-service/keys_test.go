@@ -1,0 +1,236 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/auth"
+)
+
+func TestCreateKey(t *testing.T) {
+	d := newDesk(t)
+	out, errs, exit := call(t, d.environ, "keys", "create", "--name", "Anna's laptop")
+	text := strings.TrimSuffix(out, "\n")
+	preview, ok := auth.Parse(text)
+	if exit != exitOK || !ok || !strings.Contains(errs, preview) || !strings.Contains(errs, "shown this once") || strings.Contains(errs, text) {
+		t.Fatalf("exit %d: %q, %q", exit, out, errs)
+	}
+	k := d.key(preview)
+	if !bytes.Equal(k.MAC, d.secret.MAC(text)) || k.Name != "Anna's laptop" || k.Role != api.RoleUser || *k.RateLimit != 100 ||
+		k.MaxConcurrent != nil || k.Models != nil || k.AllowCloud || k.ExpiresAt != nil || k.AllowedIPs != nil || time.Since(k.CreatedAt) > time.Minute {
+		t.Errorf("key is %+v", k)
+	}
+	log, err := d.store.AuditLog(t.Context(), 1)
+	if err != nil || len(log) != 1 || log[0].Actor != "command-line" || log[0].From != "local" {
+		t.Errorf("audit %+v, %v", log, err)
+	}
+}
+
+func TestCreateKeyWithEverything(t *testing.T) {
+	d := newDesk(t)
+	_, preview := d.make("--name", "x", "--role", "admin", "--rate-limit", "7", "--max-concurrent", "2", "--models", "tiny, qwen3:*", "--allow-cloud",
+		"--expires", "30d", "--allowed-ips", "10.0.0.7,192.168.0.0/16", "--note", "for tests")
+	k := d.key(preview)
+	if k.Role != api.RoleAdmin || *k.RateLimit != 7 || *k.MaxConcurrent != 2 || !reflect.DeepEqual(k.Models, []string{"tiny", "qwen3:*"}) || !k.AllowCloud || k.Note != "for tests" || networks(k.Key) != "10.0.0.7/32,192.168.0.0/16" {
+		t.Errorf("key is %+v", k)
+	}
+	if left := time.Until(*k.ExpiresAt); left < 30*24*time.Hour-time.Minute || left > 30*24*time.Hour {
+		t.Errorf("expires in %v", left)
+	}
+	_, preview = d.make("--name", "x", "--role", "admin", "--rate-limit", "none", "--models", "none", "--expires", "never")
+	if k := d.key(preview); k.RateLimit != nil || k.Models == nil || len(k.Models) != 0 || k.ExpiresAt != nil {
+		t.Errorf("key is %+v", k)
+	}
+	d.environ = append(d.environ, "DEFAULT_ADMIN_RATE_LIMIT=55", "DEFAULT_USER_RATE_LIMIT=44")
+	_, admin := d.make("--name", "x", "--role", "admin")
+	_, user := d.make("--name", "x")
+	if *d.key(admin).RateLimit != 55 || *d.key(user).RateLimit != 44 {
+		t.Error("the settings' defaults are not obeyed")
+	}
+}
+
+func TestCreateKeyAsJSON(t *testing.T) {
+	d := newDesk(t)
+	out, errs, exit := call(t, d.environ, "keys", "create", "--name", "x", "--json")
+	var k struct {
+		APIKey    string `json:"api_key"`
+		Preview   string `json:"key_preview"`
+		RateLimit *int64 `json:"rate_limit"`
+	}
+	if err := json.Unmarshal([]byte(out), &k); err != nil || exit != exitOK || errs != "" {
+		t.Fatalf("%v, exit %d: %s%s", err, exit, out, errs)
+	}
+	if preview, ok := auth.Parse(k.APIKey); !ok || preview != k.Preview || *k.RateLimit != 100 {
+		t.Errorf("%s", out)
+	}
+}
+
+func TestBadKeyFlags(t *testing.T) {
+	d := newDesk(t)
+	for _, c := range []struct {
+		word string
+		args []string
+	}{
+		{"--name", []string{}},
+		{"name", []string{"--name", ""}},
+		{"name", []string{"--name", "two\nlines"}},
+		{"role", []string{"--name", "x", "--role", "root"}},
+		{"--rate-limit", []string{"--name", "x", "--rate-limit", "many"}},
+		{"rate_limit", []string{"--name", "x", "--rate-limit", "-1"}},
+		{"--max-concurrent", []string{"--name", "x", "--max-concurrent", ""}},
+		{"max_concurrent", []string{"--name", "x", "--max-concurrent", "0"}},
+		{"models", []string{"--name", "x", "--models", "a b/c/d/e"}},
+		{"models", []string{"--name", "x", "--models", "tiny,"}},
+		{"--expires", []string{"--name", "x", "--expires", "tomorrow"}},
+		{"--expires", []string{"--name", "x", "--expires", "30"}},
+		{"--expires", []string{"--name", "x", "--expires", "-1h"}},
+		{"--expires", []string{"--name", "x", "--expires", "2020-01-01T00:00:00Z"}},
+		{"--expires", []string{"--name", "x", "--expires", "99999999999999999999d"}},
+		{"--expires", []string{"--name", "x", "--expires", "5000d"}},
+		{"--allowed-ips", []string{"--name", "x", "--allowed-ips", "office"}},
+	} {
+		d.fails(exitUsage, []string{c.word}, append([]string{"keys", "create"}, c.args...)...)
+	}
+	if keys, err := d.store.Keys(t.Context()); err != nil || len(keys) != 0 {
+		t.Errorf("%d keys were made, %v", len(keys), err)
+	}
+}
+
+func TestListAndShow(t *testing.T) {
+	d := newDesk(t)
+	if out := d.run("keys", "list"); !strings.Contains(out, "keys create") {
+		t.Errorf("of nothing: %s", out)
+	}
+	if out := d.run("keys", "list", "--json"); strings.Join(strings.Fields(out), "") != `{"api_keys":[],"total":0}` {
+		t.Errorf("of nothing: %s", out)
+	}
+	text, preview := d.make("--name", "Ünï", "--models", "tiny")
+	_, gone := d.make("--name", "Gone", "--rate-limit", "none")
+	d.run("keys", "revoke", gone)
+	out := d.run("keys", "list")
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	column := strings.Index(lines[0], "STATUS")
+	if len(lines) != 3 || column < 0 {
+		t.Fatalf("the list:\n%s", out)
+	}
+	for _, line := range lines[1:] {
+		r := []rune(line)
+		if status := string(r[column:]); strings.HasPrefix(line, preview) && status != "works" || strings.HasPrefix(line, gone) && !strings.HasPrefix(status, "revoked 20") {
+			t.Errorf("status is %q in\n%s", status, out)
+		}
+	}
+	var list struct {
+		Keys  []api.Key `json:"api_keys"`
+		Total int       `json:"total"`
+	}
+	if err := json.Unmarshal([]byte(d.run("keys", "list", "--json")), &list); err != nil || list.Total != 2 || len(list.Keys) != 2 {
+		t.Errorf("%v: %+v", err, list)
+	}
+	shown := d.run("keys", "show", preview)
+	if !strings.Contains(shown, "models        tiny\n") || !strings.Contains(shown, "Ünï") {
+		t.Errorf("shown:\n%s", shown)
+	}
+	var k api.Key
+	if err := json.Unmarshal([]byte(d.run("keys", "show", text, "--json")), &k); err != nil || k.Preview != preview {
+		t.Errorf("by its whole text: %v, %+v", err, k)
+	}
+	for _, out := range []string{out, shown} {
+		if strings.Contains(out, text) {
+			t.Error("a key's text is shown again")
+		}
+	}
+}
+
+func TestChangeKey(t *testing.T) {
+	d := newDesk(t)
+	_, preview := d.make("--name", "before", "--max-concurrent", "3", "--models", "tiny", "--allow-cloud", "--allowed-ips", "10.0.0.7", "--expires", "1h", "--note", "n")
+	d.run("keys", "change", preview, "--name", "after", "--rate-limit", "0")
+	if k := d.key(preview); k.Name != "after" || *k.RateLimit != 0 || *k.MaxConcurrent != 3 || len(k.Models) != 1 || !k.AllowCloud || k.Note != "n" {
+		t.Errorf("key is %+v", k)
+	}
+	d.run("keys", "change", preview, "--rate-limit", "none", "--max-concurrent", "none", "--models", "all", "--allow-cloud=false", "--allowed-ips", "any", "--expires", "never", "--note", "")
+	if k := d.key(preview); k.RateLimit != nil || k.MaxConcurrent != nil || k.Models != nil || k.AllowCloud || len(k.AllowedIPs) != 0 || k.ExpiresAt != nil || k.Note != "" {
+		t.Errorf("key is %+v", k)
+	}
+	d.fails(exitUsage, []string{"nothing to change"}, "keys", "change", preview)
+	d.fails(exitFailure, []string{"there is no key"}, "keys", "change", "oas_0000000000", "--note", "x")
+}
+
+func TestRotateKey(t *testing.T) {
+	d := newDesk(t)
+	old, preview := d.make("--name", "x")
+	text := strings.TrimSpace(d.run("keys", "rotate", preview))
+	k := d.key(preview)
+	if got, ok := auth.Parse(text); !ok || got != preview || text == old || !bytes.Equal(k.MAC, d.secret.MAC(text)) || !bytes.Equal(k.PreviousMAC, d.secret.MAC(old)) {
+		t.Fatalf("new text of %s, %v", got, ok)
+	}
+	if left := time.Until(k.PreviousUntil); left < 24*time.Hour-time.Minute || left > 24*time.Hour {
+		t.Errorf("grace is %v", left)
+	}
+	d.run("keys", "rotate", preview, "--grace", "0s")
+	if d.key(preview).PreviousMAC != nil {
+		t.Error("the old text works on without grace")
+	}
+	d.run("keys", "rotate", preview, "--grace", "3d")
+	for _, bad := range []string{"73h", "4d", "-1h", "24", "long"} {
+		d.fails(exitUsage, []string{"--grace"}, "keys", "rotate", preview, "--grace", bad)
+	}
+	d.run("keys", "revoke", preview)
+	d.fails(exitFailure, []string{preview}, "keys", "rotate", preview)
+}
+
+func TestRevokeKey(t *testing.T) {
+	d := newDesk(t)
+	_, preview := d.make("--name", "x")
+	if out := d.run("keys", "revoke", preview); !strings.Contains(out, preview+" is revoked") {
+		t.Errorf("said %q", out)
+	}
+	at := *d.key(preview).RevokedAt
+	if out := d.run("keys", "revoke", preview); !strings.Contains(out, "revoked already") || !d.key(preview).RevokedAt.Equal(at) {
+		t.Errorf("said %q the second time", out)
+	}
+	text, leaked := d.make("--name", "leaked")
+	if out := d.run("keys", "revoke", text, "--json"); !strings.Contains(out, leaked) || strings.Contains(out, text) || d.key(leaked).RevokedAt == nil {
+		t.Errorf("by its whole text: %s", out)
+	}
+	d.fails(exitUsage, []string{"ADMIN_API_KEY"}, "keys", "revoke", "env-admin")
+	d.fails(exitUsage, []string{"DEMO_KEYS"}, "keys", "revoke", "demo-user")
+	d.fails(exitFailure, []string{"there is no key"}, "keys", "revoke", "oas_0000000000")
+	// What is almost a key may be one: it is not repeated.
+	if _, errs, exit := call(t, d.environ, "keys", "revoke", text[:50]); exit != exitUsage || strings.Contains(errs, text[:20]) {
+		t.Errorf("exit %d: %s", exit, errs)
+	}
+}
+
+func TestTheLastAdminStays(t *testing.T) {
+	d := newDesk(t)
+	_, admin := d.make("--name", "the one", "--role", "admin")
+	d.fails(exitFailure, nil, "keys", "revoke", admin)
+	d.fails(exitFailure, nil, "keys", "change", admin, "--role", "user")
+	d.fails(exitFailure, nil, "keys", "change", admin, "--expires", "1h")
+	d.environ = append(d.environ, "ADMIN_API_KEY=an-admin-key-from-the-settings")
+	d.run("keys", "revoke", admin)
+	if d.key(admin).RevokedAt == nil {
+		t.Error("not revoked though ADMIN_API_KEY is set")
+	}
+}
+
+type brokenPipe struct{}
+
+func (brokenPipe) Write([]byte) (int, error) { return 0, errors.New("broken pipe") }
+
+// A key that was stored and could not be shown is a key that nobody knows: that must not look like success.
+func TestAKeyThatCannotBePrintedIsAnError(t *testing.T) {
+	d := newDesk(t)
+	t.Chdir(t.TempDir())
+	var errs bytes.Buffer
+	if exit := run(t.Context(), []string{"keys", "create", "--name", "x"}, d.environ, brokenPipe{}, &errs); exit != exitFailure || !strings.Contains(errs.String(), "revoke oas_") {
+		t.Errorf("exit %d: %s", exit, errs.String())
+	}
+}

@@ -1,0 +1,282 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/auth"
+	"ollama-api-service/internal/store"
+)
+
+const testSecret = "a secret for these tests, long enough"
+
+// desk is a data directory as serve leaves it, and the settings that name it.
+type desk struct {
+	*testing.T
+	dir     string
+	environ []string
+	store   *store.Store
+	secret  auth.Secret
+}
+
+func newDesk(t *testing.T) *desk {
+	t.Helper()
+	d := &desk{T: t, dir: t.TempDir(), secret: auth.NewSecret(testSecret, "")}
+	d.environ = []string{"DATA_DIR=" + d.dir, "SECRET_KEY=" + testSecret}
+	var err error
+	if d.store, err = store.Create(t.Context(), filepath.Join(d.dir, "ollama-api-service.db")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.store.Close() })
+	if err := d.store.SetSecretCheck(t.Context(), d.secret.CheckMAC()); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// call runs the program in an empty working directory, with further settings.
+func call(t *testing.T, environ []string, args ...string) (stdout, stderr string, exit int) {
+	t.Helper()
+	t.Chdir(t.TempDir())
+	var out, errs bytes.Buffer
+	exit = run(t.Context(), args, environ, &out, &errs)
+	return out.String(), errs.String(), exit
+}
+
+func (d *desk) run(args ...string) string {
+	d.Helper()
+	out, errs, exit := call(d.T, d.environ, args...)
+	if exit != exitOK {
+		d.Fatalf("%q: exit %d: %s", args, exit, errs)
+	}
+	return out
+}
+
+// fails wants an exit code and one line that holds each of the words.
+func (d *desk) fails(exit int, words []string, args ...string) {
+	d.Helper()
+	fails(d.T, d.environ, exit, words, args...)
+}
+
+func fails(t *testing.T, environ []string, exit int, words []string, args ...string) {
+	t.Helper()
+	out, errs, got := call(t, environ, args...)
+	if got != exit || out != "" {
+		t.Errorf("%q: exit %d with %q, want %d with nothing: %s", args, got, out, exit, errs)
+	}
+	if strings.Count(errs, "\n") != 1 || !strings.HasPrefix(errs, "ollama-api-service: ") {
+		t.Errorf("%q: not one line: %q", args, errs)
+	}
+	for _, w := range words {
+		if !strings.Contains(errs, w) {
+			t.Errorf("%q: no word of %q in %q", args, w, errs)
+		}
+	}
+}
+
+// make creates a key and returns its text and preview.
+func (d *desk) make(args ...string) (text, preview string) {
+	d.Helper()
+	text = strings.TrimSpace(d.run(append([]string{"keys", "create"}, args...)...))
+	preview, ok := auth.Parse(text)
+	if !ok {
+		d.Fatalf("standard output is %q, want the key alone", text)
+	}
+	return text, preview
+}
+
+func (d *desk) key(preview string) store.StoredKey {
+	d.Helper()
+	k, err := d.store.Key(d.Context(), preview)
+	if err != nil {
+		d.Fatal(err)
+	}
+	return k
+}
+
+func TestUsage(t *testing.T) {
+	for _, args := range [][]string{
+		{"bogus"}, {"kesy"}, {"keys", "bogus"}, {"--bogus"}, {"keys", "list", "--bogus"}, {"keys", "show"}, {"keys", "revoke", "a", "b"},
+		{"stats", "extra"}, {"serve", "extra"}, {"serve", "--demo=maybe"}, {"healthcheck", "x"}, {"version", "x"},
+	} {
+		fails(t, nil, exitUsage, []string{"--help"}, args...)
+	}
+}
+
+func TestHelpTeaches(t *testing.T) {
+	for _, args := range [][]string{
+		{"--help"}, {"serve", "--help"}, {"keys"}, {"keys", "create", "--help"}, {"keys", "change", "--help"}, {"keys", "rotate", "--help"},
+		{"keys", "revoke", "--help"}, {"keys", "show", "--help"}, {"stats", "--help"}, {"healthcheck", "--help"},
+	} {
+		out, errs, exit := call(t, nil, args...)
+		if exit != exitOK || errs != "" || !strings.Contains(out, "Examples:\n  ") {
+			t.Errorf("%q: exit %d, %s, help without examples:\n%s", args, exit, errs, out)
+		}
+	}
+}
+
+func TestSettingsDecideTheExit(t *testing.T) {
+	fails(t, []string{"PORT=99999"}, exitUsage, []string{"PORT"}, "keys", "list")
+	fails(t, []string{"HOST=0.0.0.0"}, exitUsage, []string{"HOST", "--demo"}, "serve", "--demo")
+	fails(t, []string{"HOST=0.0.0.0"}, exitUsage, []string{"HOST", "--demo"}, "--demo")
+	fails(t, nil, exitUsage, []string{"--env-file", "absent.env"}, "keys", "list", "--env-file", "absent.env")
+	path := filepath.Join(t.TempDir(), "my.env")
+	if err := os.WriteFile(path, []byte("PORT=8000\nRATE_LIMT=5\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fails(t, nil, exitUsage, []string{"RATE_LIMT", "line 2", path}, "--env-file", path, "stats")
+}
+
+func TestOnlyServeMakesADatabase(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "nothing", "here")
+	for _, args := range [][]string{{"keys", "list"}, {"keys", "create", "--name", "x"}, {"stats"}} {
+		fails(t, []string{"DATA_DIR=" + dir}, exitUsage, []string{"DATA_DIR", filepath.Join(dir, "ollama-api-service.db")}, args...)
+	}
+	if _, err := os.Stat(filepath.Dir(dir)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("something was made: %v", err)
+	}
+	// A relative directory is named in full.
+	_, errs, _ := call(t, []string{"DATA_DIR=here"}, "stats")
+	if wd, _ := os.Getwd(); !strings.Contains(errs, filepath.Join(wd, "here")) {
+		t.Errorf("no absolute path in %q", errs)
+	}
+}
+
+func TestWrongSecretOrDatabase(t *testing.T) {
+	d := newDesk(t)
+	_, preview := d.make("--name", "x")
+	const other = "another secret, which is as long as that"
+	for _, args := range [][]string{{"keys", "list"}, {"keys", "show", preview}, {"keys", "create", "--name", "y"}, {"keys", "revoke", preview}} {
+		d.environ = []string{"DATA_DIR=" + d.dir, "SECRET_KEY=" + other}
+		d.fails(exitDatabase, []string{"SECRET_KEY", "SECRET_KEY_PREVIOUS"}, args...)
+		d.environ = []string{"DATA_DIR=" + d.dir}
+		d.fails(exitUsage, []string{"secret.key"}, args...)
+	}
+	if d.key(preview).RevokedAt != nil {
+		t.Error("the key was revoked under a wrong secret")
+	}
+	// A change of the secret that is under way is none.
+	d.environ = []string{"DATA_DIR=" + d.dir, "SECRET_KEY=" + other, "SECRET_KEY_PREVIOUS=" + testSecret}
+	d.run("keys", "list")
+	// Without SECRET_KEY the generated one counts.
+	if err := os.WriteFile(filepath.Join(d.dir, "secret.key"), []byte(testSecret+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.environ = []string{"DATA_DIR=" + d.dir}
+	d.run("keys", "list")
+
+	// A database whose first start ended before it was bound to a secret.
+	fresh := t.TempDir()
+	st, err := store.Create(t.Context(), filepath.Join(fresh, "ollama-api-service.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	st.Close()
+	fails(t, []string{"DATA_DIR=" + fresh, "SECRET_KEY=" + testSecret}, exitDatabase, []string{"serve"}, "keys", "list")
+
+	broken := t.TempDir()
+	if err := os.WriteFile(filepath.Join(broken, "ollama-api-service.db"), []byte(strings.Repeat("this is no database ", 100)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"keys", "list"}, {"stats"}} {
+		fails(t, []string{"DATA_DIR=" + broken}, exitDatabase, []string{broken}, args...)
+	}
+}
+
+func TestHealthcheck(t *testing.T) {
+	status := http.StatusOK
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/healthz" {
+			t.Errorf("asked for %s", r.URL.Path)
+		}
+		w.WriteHeader(status)
+	}))
+	defer s.Close()
+	_, port, _ := strings.Cut(strings.TrimPrefix(s.URL, "http://"), ":")
+	// A proxy of the environment must not be asked.
+	t.Setenv("HTTP_PROXY", "http://127.0.0.1:1")
+	for _, host := range []string{"127.0.0.1", "0.0.0.0"} {
+		out, errs, exit := call(t, []string{"HOST=" + host, "PORT=" + port}, "healthcheck")
+		if exit != exitOK || !strings.HasPrefix(out, "ok: ") || strings.Count(out, "\n") != 1 {
+			t.Errorf("%s: exit %d: %q %q", host, exit, out, errs)
+		}
+	}
+	status = http.StatusServiceUnavailable
+	fails(t, []string{"PORT=" + port}, exitFailure, []string{"503"}, "healthcheck")
+	s.Close()
+	fails(t, []string{"PORT=" + port}, exitFailure, []string{"PORT", "/healthz"}, "healthcheck")
+	fails(t, []string{"PORT=0"}, exitUsage, []string{"PORT"}, "healthcheck")
+}
+
+func TestVersion(t *testing.T) {
+	before := version
+	t.Cleanup(func() { version = before })
+	version = "1.2.3"
+	out, _, exit := call(t, nil, "version")
+	if exit != exitOK || !regexp.MustCompile(`^ollama-api-service 1\.2\.3 \(go1\..*, .*/.*, SQLite driver .+\)\n$`).MatchString(out) {
+		t.Errorf("exit %d: %q", exit, out)
+	}
+	out, _, _ = call(t, nil, "version", "--json")
+	var v map[string]string
+	if err := json.Unmarshal([]byte(out), &v); err != nil || v["version"] != "1.2.3" || v["go"] == "" || v["sqlite_driver"] == "" {
+		t.Errorf("%v: %s", err, out)
+	}
+	if version = ""; buildVersion() == "" {
+		t.Error("no version without a linker's one")
+	}
+}
+
+func TestStats(t *testing.T) {
+	d := newDesk(t)
+	if out := d.run("stats"); !strings.Contains(out, "No request was booked yet") {
+		t.Errorf("of nothing:\n%s", out)
+	}
+	_, idle := d.make("--name", "Idle")
+	_, busy := d.make("--name", "Busy one")
+	now := time.Now()
+	var recs []api.Record
+	for i, model := range []string{"tiny:latest", "tiny:latest", "big:7b"} {
+		recs = append(recs, api.Record{
+			Admission: api.Admission{ID: "id" + string(rune('a'+i)), At: now.Add(-time.Duration(i) * time.Minute), Key: busy, Model: model, Endpoint: "/api/chat", Class: "inference"},
+			Outcome:   api.OutcomeOK, Status: 200, PromptTokens: 10, CompletionTokens: 5, Total: 2 * time.Second,
+		})
+	}
+	recs = append(recs, api.Record{Admission: api.Admission{ID: "z", At: now.Add(-48 * time.Hour), Key: "env-admin", Model: "tiny:latest", Endpoint: "/api/chat", Class: "inference"}, Outcome: api.OutcomeOK, Status: 200, Total: time.Second})
+	if _, err := d.store.AddRecords(context.Background(), recs); err != nil {
+		t.Fatal(err)
+	}
+	out := d.run("stats")
+	for _, row := range []string{
+		`(?m)^KEY +NAME +ROLE +REQUESTS +LAST 24 H +TOKENS IN +TOKENS OUT +AVERAGE +P95 +LAST REQUEST$`,
+		`(?m)^` + busy + ` +Busy one +user +3 +3 +30 +15 +2s +(1\.9|2|2\.0)\d*s +20\d\d-\d\d-\d\d \d\d:\d\dZ$`,
+		`(?m)^` + idle + ` +Idle +user +0 +0 +0 +0 +- +- +never$`,
+		`(?m)^env-admin +env-admin +1 +0 `,
+		`(?m)^total +4 +3 +30 +15 `,
+		`(?m)^MODEL +REQUESTS\ntiny:latest +3\nbig:7b +1$`,
+	} {
+		if !regexp.MustCompile(row).MatchString(out) {
+			t.Errorf("no row like %s in\n%s", row, out)
+		}
+	}
+	if strings.Index(out, busy) > strings.Index(out, idle) {
+		t.Errorf("the busiest is not first:\n%s", out)
+	}
+	var all allUse
+	if err := json.Unmarshal([]byte(d.run("stats", "--json")), &all); err != nil {
+		t.Fatal(err)
+	}
+	if u := all.Statistics[busy]; u.KeyName != "Busy one" || u.TotalRequests != 3 || u.LastRequest == nil || all.Total.TotalRequests != 4 || all.TotalKeys != 2 {
+		t.Errorf("%+v", all)
+	}
+}
