@@ -130,8 +130,8 @@ func TestLoadAgainstMock(t *testing.T) {
 	if err != nil || s.records != 4*7 {
 		t.Errorf("streams: %d records of 28, error %v", s.records, err)
 	}
-	// Six gaps of 5 ms, which late ticks may shorten by less than one.
-	if s.took < 25*time.Millisecond {
+	// 50 ms and six gaps of 5 ms, which a late tick may shorten a little.
+	if s.took < 75*time.Millisecond {
 		t.Errorf("streams of 7 records ended after %v: they are not paced", s.took)
 	}
 	if _, _, err := l.closed(func() []byte { return post("/nothing", "", "{}") }, 1, 0, 10*time.Second); err == nil || !strings.Contains(err.Error(), "404") {
@@ -145,7 +145,7 @@ func TestLoadAgainstMock(t *testing.T) {
 
 func TestLoadGivesUp(t *testing.T) {
 	l := dialTest(t, startMock(t), 1)
-	_, err := l.stream(post("/api/chat", "", fmt.Sprintf(streamChat, 0)), 30*time.Millisecond)
+	_, err := l.stream(post("/api/chat", "", fmt.Sprintf(streamChat, 0)), 150*time.Millisecond)
 	if err != errLate {
 		t.Errorf("error %v for a stream that does not end, want %v", err, errLate)
 	}

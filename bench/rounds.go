@@ -218,7 +218,7 @@ func (b *bench) chunks(name string, p *proc, key string) error {
 		return err
 	}
 	alone := 100 * float64(s.reads) / float64(s.records)
-	rate := float64(s.records) / s.took.Seconds()
+	rate := float64(s.records) / (s.took - think*wheelSlots*wheelTick).Seconds()
 	if name != direct {
 		b.figures.add(chunkCPU, name, us)
 	}
