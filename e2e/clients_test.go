@@ -32,7 +32,7 @@ func TestTheOllamaCommand(t *testing.T) {
 	}{
 		{[]string{"list"}, "tiny:latest"},
 		{[]string{"run", "tiny", "the sea"}, ""},
-		{[]string{"ps"}, "tiny:latest"},
+		{[]string{"ps"}, ":latest"}, // names that share their weights share a runner, and its first name
 		{[]string{"show", "tiny"}, "llama"},
 	} {
 		out, err := s.ollama(t, key, c.args...)

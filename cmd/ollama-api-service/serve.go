@@ -61,10 +61,9 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 		return err
 	}
 
-	statics := staticKeys(cfg)
-	keys := auth.New(st, secret, statics, time.Now)
+	keys := auth.New(st, secret, staticKeys(cfg), time.Now)
 	defer keys.Close()
-	if err := firstAdmin(ctx, cfg, st, secret, statics, stderr); err != nil {
+	if err := firstAdmin(ctx, cfg, st, secret, stderr); err != nil {
 		return err
 	}
 
@@ -102,37 +101,44 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 	defer runtime.KeepAlive(ballast)
 
 	log.Info("listening", "addr", l.Addr().String(), "url", "http://"+l.Addr().String(), "version", buildVersion(), "backend", gpu.Name)
+	flush()
 	err = gateway.Serve(ctx, l, cfg.ShutdownGrace)
 	log.Info("stopped")
 	return err
 }
 
-// makeDatabase opens the database and its secret, and makes what is missing.
-func makeDatabase(ctx context.Context, cfg *config.Config) (_ *store.Store, _ auth.Secret, err error) {
-	text, err := config.Secret(cfg.DataDir, string(cfg.SecretKey), true)
-	if err != nil {
-		return nil, auth.Secret{}, err
-	}
-	secret := auth.NewSecret(text, string(cfg.SecretKeyPrevious))
+// makeDatabase opens the database and its secret, and makes what is missing. A secret is made for a new database alone: for one
+// that has keys it would be the wrong one.
+func makeDatabase(ctx context.Context, cfg *config.Config) (_ *store.Store, secret auth.Secret, err error) {
 	st, err := store.Create(ctx, databasePath(cfg))
 	if err != nil {
 		return nil, secret, databasef("%w", err)
 	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, st.Close())
+		}
+	}()
 	check, err := st.SecretCheck(ctx)
-	ok, outdated := true, false
-	if err == nil && check != nil {
-		ok, outdated = secret.Check(check)
+	if err != nil {
+		return nil, secret, err
 	}
-	switch {
-	case err == nil && !ok:
-		err = wrongSecret(cfg)
-	case err == nil && (check == nil || outdated):
+	text, err := config.Secret(cfg.DataDir, string(cfg.SecretKey), check == nil)
+	if err != nil {
+		return nil, secret, err
+	}
+	secret = auth.NewSecret(text, string(cfg.SecretKeyPrevious))
+	outdated := check == nil
+	if check != nil {
+		var ok bool
+		if ok, outdated = secret.Check(check); !ok {
+			return nil, secret, wrongSecret(cfg)
+		}
+	}
+	if outdated {
 		err = st.SetSecretCheck(ctx, secret.CheckMAC())
 	}
-	if err != nil {
-		return nil, secret, errors.Join(err, st.Close())
-	}
-	return st, secret, nil
+	return st, secret, err
 }
 
 // restoreLimits counts what the last hour has admitted, so that a restart gives nobody a new limit.
@@ -164,7 +170,7 @@ func staticKeys(cfg *config.Config) []auth.Static {
 }
 
 // firstAdmin makes an admin key where there is none, and prints it: on the terminal, never in the log.
-func firstAdmin(ctx context.Context, cfg *config.Config, st *store.Store, secret auth.Secret, statics []auth.Static, stderr io.Writer) error {
+func firstAdmin(ctx context.Context, cfg *config.Config, st *store.Store, secret auth.Secret, stderr io.Writer) error {
 	if cfg.AdminAPIKey != "" {
 		return nil
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -24,9 +25,6 @@ type Response struct {
 	conn     *conn
 	ctx      context.Context
 	stop     func() bool
-	idle     time.Duration
-	deadline time.Time
-	pushed   time.Time // when the rolling deadline was last pushed on
 	reusable bool
 	ended    bool // the body was read to its end
 	shut     bool
@@ -61,53 +59,42 @@ func (r *Response) Streams() (stream, sse bool) {
 
 // Read reads the body. Its errors are those of Do; io.EOF is the proper end.
 func (r *Response) Read(p []byte) (int, error) {
-	n, err := r.body.Read(p)
-	if err == nil {
-		if r.idle > 0 {
-			r.pushDeadline()
-		}
-		return n, nil
+	if r.shut {
+		return 0, api.Wrap(api.CodeInternal, net.ErrClosed, "an answer was read after it was closed") // the connection may be another's by now
 	}
-	if errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+	n, err := r.body.Read(p)
+	switch {
+	case err == nil:
+		return n, nil
+	case errors.Is(err, io.EOF):
 		r.ended = true
 		return n, io.EOF
 	}
 	return n, failure(r.ctx, err)
 }
 
-func (r *Response) pushDeadline() {
-	now := time.Now()
-	if now.Sub(r.pushed) < deadlineGrain {
-		return
-	}
-	r.pushed = now
-	// An error here is one of a closed connection: the next read reports it.
-	_ = r.conn.SetReadDeadline(earlier(r.idle, now, r.deadline))
-}
-
-// Head reads up to limit bytes of the body and says whether that is all of it.
+// Head reads up to limit bytes of the body and says whether that is all of it. If not, body has one byte more than limit.
 func (r *Response) Head(limit int) (body []byte, whole bool, err error) {
 	size := int64(512)
 	if r.Length >= 0 {
 		size = min(r.Length, int64(limit)) + 1
 	}
 	body = make([]byte, 0, size)
-	for {
+	for len(body) <= limit {
 		if len(body) == cap(body) {
-			if len(body) > limit {
-				return body, false, nil
-			}
 			body = append(body, 0)[:len(body)]
 		}
-		n, err := r.Read(body[len(body):cap(body)])
+		// One byte more than limit tells a body of that length from a longer one.
+		n, err := r.Read(body[len(body):min(cap(body), limit+1)])
 		body = body[:len(body)+n]
 		if errors.Is(err, io.EOF) {
-			return body, true, nil
+			return body, len(body) <= limit, nil
 		}
 		if err != nil {
 			return body, false, err
 		}
 	}
+	return body, false, nil
 }
 
 var copyBuffers = sync.Pool{New: func() any { b := make([]byte, 4<<10); return &b }}
@@ -142,26 +129,32 @@ func (r *Response) Stream(w http.ResponseWriter, m *dialect.Meter) (sent int64, 
 		case readErr != nil:
 			return sent, readErr
 		case m.Ended():
-			r.drain((*pooled))
-			return sent, nil
-		}
-	}
-}
-
-// drain reads what may follow the last record, which is the end of the framing, so that the connection can be used again.
-// An upstream that stays silent instead costs the client nothing but this bound.
-func (r *Response) drain(buf []byte) {
-	if r.conn.SetReadDeadline(time.Now().Add(drainWait)) != nil {
-		return
-	}
-	for range 4 {
-		if _, err := r.Read(buf); err != nil {
-			return
+			return sent, r.drain(m, *pooled)
 		}
 	}
 }
 
 const drainWait = 100 * time.Millisecond
+
+// drain reads what may follow the last record, which is the end of the framing, so that the connection can be used again.
+// An upstream that stays silent instead costs the client nothing but this bound. Bytes that do come are the client's: the
+// meter adds them to what it holds.
+func (r *Response) drain(m *dialect.Meter, buf []byte) error {
+	r.conn.still()
+	if r.conn.SetReadDeadline(time.Now().Add(drainWait)) != nil {
+		return nil // closed: the answer is complete all the same
+	}
+	for range 4 {
+		n, readErr := r.Read(buf)
+		if _, err := m.Feed(buf[:n]); err != nil {
+			return api.Wrap(api.CodeUpstreamError, err, "the Ollama server sent a record too long to pass on")
+		}
+		if readErr != nil {
+			return nil
+		}
+	}
+	return nil
+}
 
 // Pass copies the rest of a long body but for its last keep bytes, which it returns: they are sent when the books are
 // written. head is what Head has read.

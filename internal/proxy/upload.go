@@ -2,11 +2,13 @@ package proxy
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net/http/httputil"
-	"os"
 	"time"
+
+	"ollama-api-service/internal/api"
 )
 
 // sendUpload streams a body of any size upstream: with its length where the client gave one, in chunks otherwise.
@@ -22,15 +24,15 @@ func sendUpload(c *conn, r *Request, head []byte) error {
 	// A transfer may take hours: each write has its own deadline instead of one for all.
 	w := progressWriter{c: c, idle: r.FirstByte, end: r.Deadline}
 	if r.UploadLength >= 0 {
-		n, err := io.Copy(w, io.LimitReader(r.Upload, r.UploadLength))
+		n, err := io.Copy(w, uploadReader{io.LimitReader(r.Upload, r.UploadLength)})
 		if err == nil && n < r.UploadLength {
-			err = io.ErrUnexpectedEOF
+			err = brokenOff(io.ErrUnexpectedEOF)
 		}
 		return err
 	}
 	buffered := bufio.NewWriterSize(w, 32<<10)
 	chunks := httputil.NewChunkedWriter(buffered)
-	if _, err := io.Copy(chunks, r.Upload); err != nil {
+	if _, err := io.Copy(chunks, uploadReader{r.Upload}); err != nil {
 		return err
 	}
 	if err := chunks.Close(); err != nil {
@@ -40,6 +42,25 @@ func sendUpload(c *conn, r *Request, head []byte) error {
 		return err
 	}
 	return buffered.Flush()
+}
+
+// uploadReader tells a client that broke off from an upstream that did.
+type uploadReader struct{ r io.Reader }
+
+func (u uploadReader) Read(p []byte) (int, error) {
+	n, err := u.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = brokenOff(err)
+	}
+	return n, err
+}
+
+func brokenOff(err error) error {
+	var named *api.Error
+	if errors.As(err, &named) {
+		return named
+	}
+	return api.Wrap(api.CodeClientGone, err, "the client broke its upload off")
 }
 
 type progressWriter struct {
@@ -55,12 +76,18 @@ func (w progressWriter) Write(p []byte) (int, error) {
 	return w.c.Conn.Write(p)
 }
 
-// answersEarly says whether upstream answered an upload before reading it whole, as Ollama does for a blob it has: then a
-// failed write is no failure.
-func (c *conn) answersEarly() bool {
-	if err := c.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+const earlyWait = time.Second
+
+// answersEarly says whether upstream answered without reading the whole body, as Ollama does for a blob it has and a proxy
+// for a body too large for it: then a write that failed is no failure. A body that the client broke off has no answer.
+func (c *conn) answersEarly(failed error) bool {
+	var named *api.Error
+	if errors.As(failed, &named) {
+		return false
+	}
+	if err := c.SetReadDeadline(time.Now().Add(earlyWait)); err != nil {
 		return false
 	}
 	_, err := c.br.Peek(1)
-	return err == nil || !os.IsTimeout(err) && c.br.Buffered() > 0
+	return err == nil
 }

@@ -4,7 +4,6 @@
 package proxy
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -16,19 +15,14 @@ import (
 	"os"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"ollama-api-service/internal/api"
 )
 
 const (
-	dialTimeout   = 5 * time.Second
-	maxIdle       = 512 // connections kept per server
-	maxHeader     = 64 << 10
-	maxInformal   = 8           // 1xx answers skipped before the real one
-	readBuffer    = 2 << 10     // larger reads pass it by: an idle stream should hold little
-	deadlineGrain = time.Second // how seldom a rolling deadline is pushed on: each push costs a lock in the poller
+	maxHeader   = 64 << 10
+	maxInformal = 8 // 1xx answers skipped before the real one
 )
 
 // Upstream is one Ollama server and its pool of connections. It follows no redirect, uses no proxy of the environment and
@@ -39,8 +33,9 @@ type Upstream struct {
 	tls     *tls.Config
 	extra   string // header line of OLLAMA_AUTH_HEADER, with its CRLF
 
-	mu   sync.Mutex
-	idle []*conn // the most recent last: it is the least likely to be stale
+	mu     sync.Mutex
+	idle   []*conn // the most recent last: it is the least likely to be stale
+	closed bool
 }
 
 // NewUpstream is a pool for the server at base (http or https, no path). header and value are a credential of ours, or empty.
@@ -71,44 +66,18 @@ type Request struct {
 	Deadline        time.Time
 }
 
-// conn is a connection to an upstream, with what is needed to tell a stale one.
-type conn struct {
-	net.Conn
-	br     *bufio.Reader
-	used   bool  // it carried a request before this one
-	got    int64 // bytes read since the request began
-	budget int64 // bytes that may still be read of a header; negative: unbounded
-	closed atomic.Bool
-}
-
-var errHeaderTooLong = errors.New("the header of the answer is longer than 64 KiB")
-
-func (c *conn) Read(p []byte) (int, error) {
-	if c.budget >= 0 {
-		if c.budget == 0 {
-			return 0, errHeaderTooLong
-		}
-		p = p[:min(int64(len(p)), c.budget)]
-	}
-	n, err := c.Conn.Read(p)
-	c.got += int64(n)
-	if c.budget >= 0 {
-		c.budget -= int64(n)
-	}
-	return n, err
-}
-
-func (c *conn) shut() {
-	if !c.closed.Swap(true) {
-		_ = c.Conn.Close() // nothing can be done about an error of a connection that is given up
-	}
-}
-
 // Do sends a request and returns when the answer's header is there. A pooled connection that turns out to be dead before any
 // byte of an answer is replaced once. Errors: CodeNoBackend where no connection could be made, CodeUpstreamTimeout,
-// CodeClientGone where ctx ended, else CodeUpstreamError.
+// CodeClientGone where ctx ended or the client broke its upload off, what Upload itself returns if that is an *api.Error, else
+// CodeUpstreamError.
 func (u *Upstream) Do(ctx context.Context, r *Request) (*Response, error) {
-	c := u.take()
+	if err := ctx.Err(); err != nil {
+		return nil, failure(ctx, err)
+	}
+	var c *conn
+	if r.Upload == nil { // an upload cannot be sent twice, so it gets no connection that may be stale
+		c = u.take()
+	}
 	for {
 		if c == nil {
 			var err error
@@ -123,7 +92,7 @@ func (u *Upstream) Do(ctx context.Context, r *Request) (*Response, error) {
 		if err == nil {
 			return resp, nil
 		}
-		stale := c.used && c.got == 0 && r.Upload == nil && ctx.Err() == nil && !errors.Is(err, os.ErrDeadlineExceeded)
+		stale := c.used && c.got == 0 && ctx.Err() == nil && !errors.Is(err, os.ErrDeadlineExceeded)
 		c.shut()
 		if !stale {
 			return nil, failure(ctx, err)
@@ -134,9 +103,12 @@ func (u *Upstream) Do(ctx context.Context, r *Request) (*Response, error) {
 
 // failure names what ended an exchange with the upstream.
 func failure(ctx context.Context, err error) *api.Error {
+	var named *api.Error
 	switch {
 	case ctx.Err() != nil:
 		return api.Wrap(api.CodeClientGone, err, "the client went away")
+	case errors.As(err, &named):
+		return named
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return api.Wrap(api.CodeUpstreamTimeout, err, "the Ollama server did not answer in time: it may be loading a model; try again")
 	default:
@@ -144,100 +116,37 @@ func failure(ctx context.Context, err error) *api.Error {
 	}
 }
 
-func (u *Upstream) take() *conn {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	n := len(u.idle)
-	if n == 0 {
-		return nil
-	}
-	c := u.idle[n-1]
-	u.idle[n-1] = nil
-	u.idle = u.idle[:n-1]
-	return c
-}
-
-func (u *Upstream) give(c *conn) {
-	c.used = true
-	u.mu.Lock()
-	if len(u.idle) < maxIdle && !c.closed.Load() {
-		u.idle = append(u.idle, c)
-		c = nil
-	}
-	u.mu.Unlock()
-	if c != nil {
-		c.shut()
-	}
-}
-
-// Close drops the idle connections.
-func (u *Upstream) Close() {
-	u.mu.Lock()
-	idle := u.idle
-	u.idle = nil
-	u.mu.Unlock()
-	for _, c := range idle {
-		c.shut()
-	}
-}
-
-func (u *Upstream) dial(ctx context.Context) (*conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	var d net.Dialer
-	raw, err := d.DialContext(ctx, "tcp", u.address)
-	if err != nil {
-		return nil, err
-	}
-	if u.tls != nil {
-		secure := tls.Client(raw, u.tls)
-		if err := secure.HandshakeContext(ctx); err != nil {
-			return nil, errors.Join(err, raw.Close())
-		}
-		raw = secure
-	}
-	c := &conn{Conn: raw, budget: -1}
-	c.br = bufio.NewReaderSize(c, readBuffer)
-	return c, nil
-}
-
 // roundTrip writes the request and reads the header of its answer. ctx closes the connection: that is how Ollama learns that
 // it may stop.
 func (u *Upstream) roundTrip(ctx context.Context, c *conn, r *Request) (*Response, error) {
-	c.got = 0
+	c.begin()
 	stop := context.AfterFunc(ctx, c.shut)
-	now := time.Now()
-	if err := c.SetDeadline(earlier(r.FirstByte, now, r.Deadline)); err != nil {
+	if err := c.SetDeadline(earlier(r.FirstByte, time.Now(), r.Deadline)); err != nil {
 		stop()
 		return nil, err
 	}
-	if err := u.send(c, r); err != nil && (r.Upload == nil || !c.answersEarly()) {
+	unsent := u.send(c, r)
+	if unsent != nil && !c.answersEarly(unsent) {
 		stop()
-		return nil, err
+		return nil, unsent
 	}
 	header, err := readHeader(c, r.Method)
 	if err != nil {
 		stop()
 		return nil, err
 	}
-	resp := &Response{Status: header.StatusCode, Header: header.Header, Length: header.ContentLength, body: header.Body,
-		up: u, conn: c, ctx: ctx, stop: stop, idle: r.Idle, deadline: r.Deadline, pushed: now,
-		reusable: !header.Close && r.Upload == nil}
-	if resp.Length >= 0 && resp.Length <= int64(c.br.Buffered()) {
-		return resp, nil // all of it is here: no read will wait
-	}
-	if err := c.SetReadDeadline(earlier(r.Idle, now, r.Deadline)); err != nil {
-		stop()
-		return nil, err
-	}
-	return resp, nil
+	c.roll(r.Idle, r.Deadline)
+	return &Response{
+		Status: header.StatusCode, Header: header.Header, Length: header.ContentLength, body: header.Body,
+		up: u, conn: c, ctx: ctx, stop: stop, reusable: !header.Close && unsent == nil && r.Upload == nil,
+	}, nil
 }
 
 // readHeader reads the final header of an answer and skips 1xx ones.
 func readHeader(c *conn, method string) (*http.Response, error) {
 	c.budget = maxHeader
 	defer func() { c.budget = -1 }()
-	for range maxInformal {
+	for range maxInformal + 1 {
 		resp, err := http.ReadResponse(c.br, &http.Request{Method: method})
 		if err != nil {
 			if errors.Is(err, io.EOF) {

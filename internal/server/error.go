@@ -43,7 +43,7 @@ var statuses = map[api.Code]int{
 // fail writes a failure in the caller's dialect: the whole answer where none has begun, else the dialect's error record and
 // then the end of the connection, so that a cut answer can never be taken for a whole one.
 func (x *exchange) fail(err error) {
-	e := api.AsError(err)
+	e := x.whoLeft(err)
 	x.err = e
 	if x.started() {
 		// The record is the last thing that is tried: whether it arrives or not, the connection breaks.

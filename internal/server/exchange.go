@@ -39,7 +39,9 @@ type exchange struct {
 	record *api.Record // set from the admission on
 	status int         // as sent; 0 before the header
 	sent   int64
-	err    *api.Error
+
+	received int64 // of the body
+	err      *api.Error
 }
 
 type exchangeKey struct{}
@@ -124,6 +126,18 @@ func (x *exchange) loggedStatus() int {
 	return x.status
 }
 
+// whoLeft tells a client that went away from a gateway that is told to stop: both end the request's context.
+func (x *exchange) whoLeft(err error) *api.Error {
+	e := api.AsError(err)
+	if e.Code != api.CodeClientGone {
+		return e
+	}
+	if stopping, ok := context.Cause(x.r.Context()).(*api.Error); ok {
+		return stopping
+	}
+	return e
+}
+
 // attrs are the log fields of what was served.
 func (x *exchange) attrs() []slog.Attr {
 	total := time.Since(x.arrived)
@@ -184,6 +198,7 @@ func (x *exchange) readBody(limit int64) ([]byte, error) {
 			if int64(len(body)) > limit {
 				return nil, tooLarge(limit)
 			}
+			x.received = int64(len(body))
 			return body, nil
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return nil, api.Wrap(api.CodeSlowBody, err, "the body did not arrive in time: send it without pauses")

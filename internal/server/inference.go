@@ -1,8 +1,6 @@
 package server
 
 import (
-	"context"
-	"errors"
 	"net/http"
 	"strconv"
 	"time"
@@ -145,7 +143,7 @@ func (s *Server) upstreamRequest(x *exchange, req *dialect.Request) *proxy.Reque
 	}
 	if x.route.kind == dialect.None {
 		r.Path += x.param // of its grammar: it needs no encoding
-		r.Upload, r.UploadLength = x.r.Body, x.r.ContentLength
+		r.Upload, r.UploadLength = &receiver{x}, x.r.ContentLength
 	}
 	return r
 }
@@ -163,14 +161,13 @@ type booking struct {
 func (s *Server) open(x *exchange, req *dialect.Request, lease *sched.Lease) *booking {
 	b := &booking{s: s, x: x, req: req, lease: lease}
 	b.record.Admission = api.Admission{
-		ID: x.id, ClientRequestID: x.clientID(), At: x.arrived, Key: x.key.Preview, Endpoint: x.route.template,
+		ID: x.id, ClientRequestID: x.clientID(), At: time.Now(), Key: x.key.Preview, Endpoint: x.route.template,
 		Backend: lease.Backend.Name, Class: classNames[x.route.class], Streamed: req.Stream, ClientAddr: x.addr.String(),
 		PromptEstimate: req.PromptTokens,
 	}
 	if len(req.Models) > 0 {
 		b.record.Model = req.Model().String()
 	}
-	b.record.BytesIn = max(int64(len(req.Body)), x.r.ContentLength)
 	return b
 }
 
@@ -246,9 +243,9 @@ func (b *booking) whole(resp *proxy.Response) error {
 		return b.failed(err)
 	}
 	outcome, code := b.outcome(resp.Status)
+	b.record.Status = resp.Status
 	if all {
 		b.count(b.x.route.kind.WholeUsage(body), 0)
-		b.record.Status = resp.Status
 		b.record.BytesOut = int64(len(body))
 		b.end(outcome, code)
 		b.header(resp, int64(len(body)))
@@ -299,7 +296,7 @@ func (b *booking) count(u dialect.Usage, records int64) {
 		r.OllamaTotal, r.OllamaLoad, r.OllamaPromptEval, r.OllamaEval = u.Total, u.Load, u.PromptEval, u.Completion
 		return
 	}
-	if b.x.route.class != inference || b.x.status >= 400 || b.record.Status >= 400 {
+	if b.x.route.class != inference || b.record.Status >= 400 {
 		return // nothing was generated
 	}
 	r.PromptTokens, r.CompletionTokens, r.Estimated = b.req.PromptTokens, records, true
@@ -307,13 +304,7 @@ func (b *booking) count(u dialect.Usage, records int64) {
 
 // failed books a failure and returns it.
 func (b *booking) failed(err error) error {
-	e := api.AsError(err)
-	if cause := context.Cause(b.x.r.Context()); e.Code == api.CodeClientGone && cause != nil {
-		var stopping *api.Error
-		if errors.As(cause, &stopping) {
-			e = stopping
-		}
-	}
+	e := b.x.whoLeft(err)
 	if e.Code != api.CodeNoBackend && b.record.PromptTokens == 0 && b.record.CompletionTokens == 0 && b.x.route.class == inference {
 		b.record.PromptTokens, b.record.Estimated = b.req.PromptTokens, true
 	}
@@ -343,7 +334,7 @@ func (b *booking) end(outcome api.Outcome, code api.Code) {
 	}
 	b.ended = true
 	r := &b.record
-	r.Outcome, r.ErrorCode = outcome, code
+	r.Outcome, r.ErrorCode, r.BytesIn = outcome, code, b.x.received
 	if r.Status == 0 {
 		r.Status = b.x.status
 	}
@@ -360,6 +351,15 @@ func (b *booking) close() {
 	if !b.ended {
 		b.end(api.OutcomeUpstream, api.CodeInternal)
 	}
+}
+
+// receiver counts the bytes of a body that passes unread.
+type receiver struct{ x *exchange }
+
+func (r *receiver) Read(p []byte) (int, error) {
+	n, err := r.x.r.Body.Read(p)
+	r.x.received += int64(n)
+	return n, err
 }
 
 func validDigest(s string) bool {

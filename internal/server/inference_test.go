@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"ollama-api-service/internal/ollamatest"
 )
@@ -344,5 +345,68 @@ func TestModelsThatAKeyMayUse(t *testing.T) {
 	}
 	if r := b.do("POST", "/api/show", adminSecret, `{"model":"tiny"}`); !strings.Contains(r.body, "modelfile") {
 		t.Errorf("show to an admin: %d %s", r.status, r.body)
+	}
+}
+
+func TestStopEndsStreamsWithTheirErrorRecord(t *testing.T) {
+	b := start(t, setup{})
+	key := b.user()
+	gate := make(chan struct{})
+	defer close(gate)
+	b.ollama.Script("POST", "/api/chat", ollamatest.Answer{Tokens: 5, Gate: gate})
+	done := make(chan reply, 1)
+	go func() { done <- b.do("POST", "/api/chat", key, `{"model":"tiny","messages":[]}`) }()
+	b.ollama.WaitRequestTo(1, "POST", "/api/chat")
+	gate <- struct{}{}
+	gate <- struct{}{} // the first record is out when the second is asked for
+	b.stop()
+	r := <-done
+	if r.err == nil || !strings.Contains(r.body, `{"error":"the gateway is stopping`) {
+		t.Errorf("err %v, body %s", r.err, r.body)
+	}
+	stats, err := b.store.AllStatistics(t.Context(), time.Now())
+	if err != nil || stats.Total.ByOutcome["interrupted"] != 1 || stats.Total.EstimatedRows != 1 {
+		t.Errorf("booked: %v %v", stats.Total.ByOutcome, err)
+	}
+}
+
+func TestRefusalsOfOllamaAreBookedAsSuch(t *testing.T) {
+	b := start(t, setup{})
+	key := b.user()
+	for path, recording := range map[string]string{"/api/chat": "error-unknown-model-chat", "/v1/chat/completions": "error-unknown-model-v1-chat"} {
+		b.ollama.Script("POST", path, ollamatest.Answer{Recording: recording})
+		if r := b.do("POST", path, key, `{"model":"tiny","messages":[{"role":"user","content":"a few words"}]}`); r.status != 404 {
+			t.Errorf("%s: %d", path, r.status)
+		}
+	}
+	stats := b.stats(key)
+	if o := stats["requests_by_outcome"].(map[string]any); o["refused"] != 2.0 || stats["estimated_requests"] != 0.0 || stats["prompt_tokens"] != 0.0 {
+		t.Errorf("booked: %v", stats)
+	}
+}
+
+func TestUpstreamSeesWhatItMay(t *testing.T) {
+	b := start(t, setup{})
+	key := b.user()
+	req, _ := http.NewRequest("POST", b.url+"/api/chat?x=1", strings.NewReader(`{"model":"tiny","stream":false}`))
+	for name, value := range map[string]string{"Authorization": "Bearer " + key, "Cookie": "a=b", "Origin": "http://evil", "X-Forwarded-For": "1.2.3.4",
+		"X-Openwebui-User-Id": "7", "Referer": "http://x", "Idempotency-Key": "k", "Connection": "close, X-Request-Id", "Accept": "application/json", "User-Agent": "probe/1"} {
+		req.Header.Set(name, value)
+	}
+	b.ollama.Script("POST", "/api/chat", ollamatest.Answer{Recording: "chat", Header: http.Header{"Set-Cookie": {"s=1"}, "Server": {"x"}, "X-Other": {"y"}}})
+	r := b.send(req)
+	if r.status != 200 || r.header.Get("Set-Cookie") != "" || r.header.Get("Server") != "" || r.header.Get("X-Other") != "" {
+		t.Errorf("answer: %d %v", r.status, r.header)
+	}
+	seen := b.ollama.RequestsTo("POST", "/api/chat")[0]
+	if seen.Query != "" || seen.Host != strings.TrimPrefix(b.ollama.URL, "http://") {
+		t.Errorf("query %q, host %q", seen.Query, seen.Host)
+	}
+	for name := range seen.Header {
+		switch name {
+		case "Accept", "User-Agent", "Content-Type", "Content-Length", "Host":
+		default:
+			t.Errorf("upstream saw %s: %v", name, seen.Header[name])
+		}
 	}
 }

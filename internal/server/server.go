@@ -30,6 +30,7 @@ const (
 	headerTimeout = 10 * time.Second // a client that drips its header is cut
 	keepAlive     = 2 * time.Minute
 	maxHeader     = 32 << 10
+	lastWords     = 2 * time.Second // for the error records of streams that are cut at a stop
 )
 
 // Options are the rooms and the settings that the server stands on. All but StaticAdmin and TrustedProxies must be set.
@@ -108,8 +109,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, grace time.Duration)
 	if err != nil {
 		// The cause becomes the error record of the streams that are cut.
 		stop(api.Errorf(api.CodeStopping, "the gateway is stopping: try again in a moment"))
-		s.requests.Wait()
-		err = h.Close()
+		// Who does not read cannot be told, and must not keep the process: closing the connections ends the rest.
+		time.AfterFunc(lastWords, func() { _ = h.Close() })
+		err = nil
 	}
 	s.requests.Wait()
 	return err

@@ -1,0 +1,188 @@
+package proxy
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+const (
+	dialTimeout   = 5 * time.Second
+	maxIdle       = 512              // connections kept per server
+	maxIdleTime   = 90 * time.Second // and for how long: routers forget a silent connection without telling its ends
+	readBuffer    = 2 << 10          // larger reads pass it by: an idle stream should hold little
+	deadlineGrain = time.Second      // how seldom a rolling deadline is pushed on: each push costs a lock in the poller
+)
+
+// conn is a connection to an upstream, with what is needed to tell a stale one. It belongs to one goroutine; only shut may
+// be called from another.
+type conn struct {
+	net.Conn
+	br     *bufio.Reader
+	used   bool      // it carried a request before this one
+	since  time.Time // when it was given back
+	got    int64     // bytes read since the request began
+	budget int64     // bytes that may still be read of a header; negative: unbounded
+	closed atomic.Bool
+
+	rolling bool // reads set their own deadline, from idle and end
+	idle    time.Duration
+	end     time.Time
+	pushed  time.Time // when the rolling deadline was last set; zero: not for this answer
+
+	raw   syscall.RawConn // to look at what the kernel has; nil where it does not say
+	look  func(fd uintptr)
+	quiet bool // what look found: open, and nothing to read
+}
+
+var errHeaderTooLong = errors.New("the header of the answer is longer than 64 KiB")
+
+func newConn(c net.Conn, socket any) *conn {
+	n := &conn{Conn: c, budget: -1}
+	n.br = bufio.NewReaderSize(n, readBuffer)
+	if s, ok := socket.(syscall.Conn); ok {
+		if raw, err := s.SyscallConn(); err == nil {
+			n.raw, n.look = raw, func(fd uintptr) { n.quiet = quietSocket(fd) }
+		}
+	}
+	return n
+}
+
+// begin makes the connection ready for a request.
+func (c *conn) begin() { c.got, c.rolling = 0, false }
+
+// roll bounds every wait of the reads from here on by idle (0: not), and all of them by end (zero: not).
+func (c *conn) roll(idle time.Duration, end time.Time) {
+	c.rolling, c.idle, c.end, c.pushed = true, idle, end, time.Time{}
+}
+
+// still leaves the deadline of reads to the caller again.
+func (c *conn) still() { c.rolling = false }
+
+// push sets the deadline of the read that follows. It counts from the read, not from the last byte: a client that takes its
+// time between two must not look like a silent upstream. It comes late by a grain at most, and never early.
+func (c *conn) push() error {
+	if !c.pushed.IsZero() && c.idle <= 0 {
+		return nil
+	}
+	now, grain := time.Now(), min(deadlineGrain, c.idle/8)
+	if !c.pushed.IsZero() && now.Sub(c.pushed) < grain {
+		return nil
+	}
+	c.pushed = now
+	return c.SetReadDeadline(earlier(c.idle+grain, now, c.end))
+}
+
+func (c *conn) Read(p []byte) (int, error) {
+	if c.rolling {
+		if err := c.push(); err != nil {
+			return 0, err
+		}
+	}
+	if c.budget >= 0 {
+		if c.budget == 0 {
+			return 0, errHeaderTooLong
+		}
+		p = p[:min(int64(len(p)), c.budget)]
+	}
+	n, err := c.Conn.Read(p)
+	c.got += int64(n)
+	if c.budget >= 0 {
+		c.budget -= int64(n)
+	}
+	return n, err
+}
+
+func (c *conn) shut() {
+	if !c.closed.Swap(true) {
+		_ = c.Conn.Close() // nothing can be done about an error of a connection that is given up
+	}
+}
+
+// usable says whether a pooled connection may carry a request. One with bytes waiting may not: they answer nothing that was
+// asked, and would pass for the answer to the next request, which may be another client's.
+func (c *conn) usable() bool {
+	if time.Since(c.since) > maxIdleTime {
+		return false
+	}
+	return c.raw == nil || c.raw.Control(c.look) == nil && c.quiet
+}
+
+// take is the pooled connection used last, or nil.
+func (u *Upstream) take() *conn {
+	for {
+		c := u.pop()
+		if c == nil || c.usable() {
+			return c
+		}
+		c.shut()
+	}
+}
+
+func (u *Upstream) pop() *conn {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	n := len(u.idle)
+	if n == 0 {
+		return nil
+	}
+	c := u.idle[n-1]
+	u.idle[n-1] = nil
+	u.idle = u.idle[:n-1]
+	return c
+}
+
+// give pools a connection that nobody reads from any more, and closes the oldest one if it has not been used for long.
+func (u *Upstream) give(c *conn) {
+	c.used, c.since = true, time.Now()
+	var drop *conn
+	u.mu.Lock()
+	switch {
+	case u.closed || len(u.idle) >= maxIdle:
+		drop = c
+	case len(u.idle) > 0 && c.since.Sub(u.idle[0].since) > maxIdleTime:
+		drop = u.idle[0]
+		copy(u.idle, u.idle[1:])
+		u.idle[len(u.idle)-1] = c
+	default:
+		u.idle = append(u.idle, c)
+	}
+	u.mu.Unlock()
+	if drop != nil {
+		drop.shut()
+	}
+}
+
+// Close drops the idle connections, and those in use as soon as they are idle.
+func (u *Upstream) Close() {
+	u.mu.Lock()
+	idle := u.idle
+	u.idle, u.closed = nil, true
+	u.mu.Unlock()
+	for _, c := range idle {
+		c.shut()
+	}
+}
+
+func (u *Upstream) dial(ctx context.Context) (*conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	var d net.Dialer
+	socket, err := d.DialContext(ctx, "tcp", u.address)
+	if err != nil {
+		return nil, err
+	}
+	if u.tls == nil {
+		return newConn(socket, socket), nil
+	}
+	secure := tls.Client(socket, u.tls)
+	if err := secure.HandshakeContext(ctx); err != nil {
+		return nil, errors.Join(err, socket.Close())
+	}
+	return newConn(secure, socket), nil
+}

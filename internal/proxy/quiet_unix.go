@@ -1,0 +1,15 @@
+//go:build unix
+
+package proxy
+
+import (
+	"errors"
+	"syscall"
+)
+
+// quietSocket says whether a socket is open and has nothing to read. Sockets of package net never block.
+func quietSocket(fd uintptr) bool {
+	var b [1]byte
+	_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK)
+	return errors.Is(err, syscall.EAGAIN)
+}
