@@ -21,6 +21,7 @@ func keepAwake() error {
 				failed <- err
 				return
 			}
+			//lint:ignore SA5002 spinning is what it is for
 			for {
 			}
 		}()

@@ -53,8 +53,11 @@ runs or not; a running service obeys within a second. Run them as the user the s
 			}
 			defer st.Close()
 			now := p.now().UTC().Truncate(time.Millisecond)
-			return do(cmd.Context(), &keyring{p, cfg, st, secret,
-				api.Change{Actor: "command-line", From: "local", At: now, KeepAdmin: cfg.AdminAPIKey == ""}, *asJSON}, args)
+			return do(cmd.Context(), &keyring{
+				p, cfg, st, secret,
+				api.Change{Actor: "command-line", From: "local", At: now, KeepAdmin: cfg.AdminAPIKey == ""},
+				*asJSON,
+			}, args)
 		}
 	}
 	cmd.AddCommand(createCommand(with), listCommand(with), showCommand(with), changeCommand(with), rotateCommand(with), revokeCommand(with))

@@ -107,8 +107,18 @@ func (d *desk) key(preview string) store.StoredKey {
 
 func TestUsage(t *testing.T) {
 	for _, args := range [][]string{
-		{"bogus"}, {"kesy"}, {"keys", "bogus"}, {"--bogus"}, {"keys", "list", "--bogus"}, {"keys", "show"}, {"keys", "revoke", "a", "b"},
-		{"stats", "extra"}, {"serve", "extra"}, {"serve", "--demo=maybe"}, {"healthcheck", "x"}, {"version", "x"},
+		{"bogus"},
+		{"kesy"},
+		{"keys", "bogus"},
+		{"--bogus"},
+		{"keys", "list", "--bogus"},
+		{"keys", "show"},
+		{"keys", "revoke", "a", "b"},
+		{"stats", "extra"},
+		{"serve", "extra"},
+		{"serve", "--demo=maybe"},
+		{"healthcheck", "x"},
+		{"version", "x"},
 	} {
 		fails(t, nil, exitUsage, []string{"--help"}, args...)
 	}
@@ -116,8 +126,16 @@ func TestUsage(t *testing.T) {
 
 func TestHelpTeaches(t *testing.T) {
 	for _, args := range [][]string{
-		{"--help"}, {"serve", "--help"}, {"keys"}, {"keys", "create", "--help"}, {"keys", "change", "--help"}, {"keys", "rotate", "--help"},
-		{"keys", "revoke", "--help"}, {"keys", "show", "--help"}, {"stats", "--help"}, {"healthcheck", "--help"},
+		{"--help"},
+		{"serve", "--help"},
+		{"keys"},
+		{"keys", "create", "--help"},
+		{"keys", "change", "--help"},
+		{"keys", "rotate", "--help"},
+		{"keys", "revoke", "--help"},
+		{"keys", "show", "--help"},
+		{"stats", "--help"},
+		{"healthcheck", "--help"},
 	} {
 		out, errs, exit := call(t, nil, args...)
 		if exit != exitOK || errs != "" || !strings.Contains(out, "Examples:\n  ") {

@@ -73,9 +73,18 @@ func (r *keyring) print(k api.Key) error {
 	}
 	w := tabwriter.NewWriter(r.stdout, 0, 0, 2, ' ', 0)
 	for _, line := range [][2]string{
-		{"key", k.Preview}, {"name", k.Name}, {"role", string(k.Role)}, {"status", status(k, r.by.At)}, {"rate limit", perHour(k.RateLimit)},
-		{"at one time", number(k.MaxConcurrent)}, {"models", models(k)}, {"cloud models", cloud}, {"used from", networks(k)},
-		{"expires", orNever(k.ExpiresAt)}, {"created", instant(k.CreatedAt)}, {"note", k.Note},
+		{"key", k.Preview},
+		{"name", k.Name},
+		{"role", string(k.Role)},
+		{"status", status(k, r.by.At)},
+		{"rate limit", perHour(k.RateLimit)},
+		{"at one time", number(k.MaxConcurrent)},
+		{"models", models(k)},
+		{"cloud models", cloud},
+		{"used from", networks(k)},
+		{"expires", orNever(k.ExpiresAt)},
+		{"created", instant(k.CreatedAt)},
+		{"note", k.Note},
 	} {
 		fmt.Fprintf(w, "%s\t%s\n", line[0], line[1])
 	}

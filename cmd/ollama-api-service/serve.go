@@ -192,23 +192,22 @@ func firstAdmin(ctx context.Context, cfg *config.Config, st *store.Store, secret
 
 // watchChanges drops the key cache when another process (the keys command) has changed the database.
 func watchChanges(ctx context.Context, st *store.Store, keys *auth.Authenticator, log *slog.Logger) {
-	last, err := st.DataVersion(ctx)
+	var last int64
 	for {
+		v, err := st.DataVersion(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			log.Error("the database cannot be watched for changes of other processes", "cause", err.Error())
+		case v != last:
+			last = v
+			keys.Forget()
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(changePoll):
-		}
-		var v int64
-		if v, err = st.DataVersion(ctx); err != nil {
-			if ctx.Err() == nil {
-				log.Error("the database cannot be watched for changes of other processes", "cause", err.Error())
-			}
-			continue
-		}
-		if v != last {
-			last = v
-			keys.Forget()
 		}
 	}
 }

@@ -60,7 +60,7 @@ func (b *bed) over(s Secret) *Authenticator {
 
 func (b *bed) key(k api.Key) (text, preview string) {
 	b.Helper()
-	text, preview, err := Mint(rand.Reader)
+	text, _, err := Mint(rand.Reader)
 	if err != nil {
 		b.Fatal(err)
 	}

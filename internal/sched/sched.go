@@ -75,8 +75,10 @@ func (s *Scheduler) Acquire(ctx context.Context, model string, deadline time.Tim
 	if s.waiting >= s.maxQueue {
 		wait := s.expectedWaitLocked(l)
 		s.mu.Unlock()
-		return nil, &api.Error{Code: api.CodeQueueFull, RetryAfter: wait, NoRetry: wait > 30*time.Second,
-			Message: "all slots are busy and the queue is full: try again later"}
+		return nil, &api.Error{
+			Code: api.CodeQueueFull, RetryAfter: wait, NoRetry: wait > 30*time.Second,
+			Message: "all slots are busy and the queue is full: try again later",
+		}
 	}
 	w := &waiter{ready: make(chan struct{})}
 	place := l.waiters.PushBack(w)

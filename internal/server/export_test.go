@@ -12,8 +12,10 @@ type Line struct {
 func (s *Server) Table() []Line {
 	var lines []Line
 	for _, r := range s.routes.all {
-		lines = append(lines, Line{Method: r.method, Template: r.template, Anyone: r.access == anyone, AdminsOnly: r.access == adminsOnly,
-			Ollama: r.ollama(), Counted: r.counted, OpenAI: r.family == 1, Upstream: r.upstream})
+		lines = append(lines, Line{
+			Method: r.method, Template: r.template, Anyone: r.access == anyone, AdminsOnly: r.access == adminsOnly,
+			Ollama: r.ollama(), Counted: r.counted, OpenAI: r.family == 1, Upstream: r.upstream,
+		})
 	}
 	return lines
 }

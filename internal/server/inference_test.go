@@ -16,12 +16,22 @@ func TestNativeAnswersPassUnchanged(t *testing.T) {
 	b := start(t, setup{})
 	key := b.user()
 	for _, c := range []struct{ path, recording string }{
-		{"/api/chat", "chat"}, {"/api/chat", "chat-stream"}, {"/api/chat", "chat-load"},
-		{"/api/generate", "generate"}, {"/api/generate", "generate-stream"}, {"/api/generate", "generate-load"},
-		{"/api/embed", "embed"}, {"/api/embeddings", "embeddings"},
-		{"/v1/chat/completions", "v1-chat"}, {"/v1/chat/completions", "v1-chat-stream-usage"},
-		{"/v1/completions", "v1-completions"}, {"/v1/completions", "v1-completions-stream-usage"}, {"/v1/embeddings", "v1-embeddings"},
-		{"/api/chat", "error-unknown-model-chat"}, {"/v1/chat/completions", "error-unknown-model-v1-chat"}, {"/api/chat", "error-option-type"},
+		{"/api/chat", "chat"},
+		{"/api/chat", "chat-stream"},
+		{"/api/chat", "chat-load"},
+		{"/api/generate", "generate"},
+		{"/api/generate", "generate-stream"},
+		{"/api/generate", "generate-load"},
+		{"/api/embed", "embed"},
+		{"/api/embeddings", "embeddings"},
+		{"/v1/chat/completions", "v1-chat"},
+		{"/v1/chat/completions", "v1-chat-stream-usage"},
+		{"/v1/completions", "v1-completions"},
+		{"/v1/completions", "v1-completions-stream-usage"},
+		{"/v1/embeddings", "v1-embeddings"},
+		{"/api/chat", "error-unknown-model-chat"},
+		{"/v1/chat/completions", "error-unknown-model-v1-chat"},
+		{"/api/chat", "error-option-type"},
 	} {
 		t.Run(c.recording, func(t *testing.T) {
 			b.ollama.Script("POST", c.path, ollamatest.Answer{Recording: c.recording})
@@ -320,8 +330,10 @@ func TestModelsThatAKeyMayUse(t *testing.T) {
 		}
 	}
 	before := len(b.ollama.Requests())
-	for _, spelling := range []string{"secret", "SECRET", "secret:latest", "library/secret", "registry.ollama.ai/library/secret:latest",
-		"https://registry.ollama.ai/library/secret", " secret ", "secret:local"} {
+	for _, spelling := range []string{
+		"secret", "SECRET", "secret:latest", "library/secret", "registry.ollama.ai/library/secret:latest",
+		"https://registry.ollama.ai/library/secret", " secret ", "secret:local",
+	} {
 		for _, path := range []string{"/api/chat", "/v1/chat/completions", "/api/show"} {
 			if r := b.do("POST", path, key, fmt.Sprintf(`{"model":%q}`, spelling)); r.status != 404 {
 				t.Errorf("%s %q: %d %s", path, spelling, r.status, r.body)
@@ -389,8 +401,10 @@ func TestUpstreamSeesWhatItMay(t *testing.T) {
 	b := start(t, setup{})
 	key := b.user()
 	req, _ := http.NewRequest("POST", b.url+"/api/chat?x=1", strings.NewReader(`{"model":"tiny","stream":false}`))
-	for name, value := range map[string]string{"Authorization": "Bearer " + key, "Cookie": "a=b", "Origin": "http://evil", "X-Forwarded-For": "1.2.3.4",
-		"X-Openwebui-User-Id": "7", "Referer": "http://x", "Idempotency-Key": "k", "Connection": "close, X-Request-Id", "Accept": "application/json", "User-Agent": "probe/1"} {
+	for name, value := range map[string]string{
+		"Authorization": "Bearer " + key, "Cookie": "a=b", "Origin": "http://evil", "X-Forwarded-For": "1.2.3.4",
+		"X-Openwebui-User-Id": "7", "Referer": "http://x", "Idempotency-Key": "k", "Connection": "close, X-Request-Id", "Accept": "application/json", "User-Agent": "probe/1",
+	} {
 		req.Header.Set(name, value)
 	}
 	b.ollama.Script("POST", "/api/chat", ollamatest.Answer{Recording: "chat", Header: http.Header{"Set-Cookie": {"s=1"}, "Server": {"x"}, "X-Other": {"y"}}})

@@ -69,8 +69,10 @@ func (s *Server) health(x *exchange) error {
 	if x.key != nil && x.key.Role == api.RoleAdmin {
 		report.Version = s.Version
 		report.UptimeSeconds = int64(time.Since(s.started).Seconds())
-		report.Backends = []backendReport{{Name: s.Backend.Name, Healthy: state.Healthy, Version: state.Version, Slots: s.Backend.Slots,
-			Checked: state.Checked.UTC(), Reason: state.Reason}}
+		report.Backends = []backendReport{{
+			Name: s.Backend.Name, Healthy: state.Healthy, Version: state.Version, Slots: s.Backend.Slots,
+			Checked: state.Checked.UTC(), Reason: state.Reason,
+		}}
 		queue, journal := s.Sched.Snapshot(), s.Books.Depth()
 		report.Queue, report.Journal = &queue, &journal
 	}

@@ -98,8 +98,10 @@ func (s *Server) change(ctx context.Context) api.Change {
 func (s *Server) createKey(ctx context.Context, in *createIn) (*secretOut, error) {
 	by := s.change(ctx)
 	n := in.Body
-	k := api.Key{Name: n.Name, Role: n.Role, MaxConcurrent: n.MaxConcurrent.Value, AllowCloud: n.AllowCloud, ExpiresAt: n.ExpiresAt.Value,
-		AllowedIPs: n.AllowedIPs, Note: n.Note, CreatedAt: by.At}
+	k := api.Key{
+		Name: n.Name, Role: n.Role, MaxConcurrent: n.MaxConcurrent.Value, AllowCloud: n.AllowCloud, ExpiresAt: n.ExpiresAt.Value,
+		AllowedIPs: n.AllowedIPs, Note: n.Note, CreatedAt: by.At,
+	}
 	if n.RateLimit.Set {
 		k.RateLimit = n.RateLimit.Value
 	} else {
@@ -148,8 +150,10 @@ func (s *Server) showKey(ctx context.Context, in *KeyPath) (*keyOut, error) {
 func (s *Server) changeKey(ctx context.Context, in *changeIn) (*keyOut, error) {
 	by := s.change(ctx)
 	b := in.Body
-	patch := api.KeyPatch{Name: b.Name, Role: b.Role, RateLimit: b.RateLimit.Optional, MaxConcurrent: b.MaxConcurrent.Optional,
-		Models: b.Models.Optional, AllowCloud: b.AllowCloud, ExpiresAt: b.ExpiresAt.Optional, AllowedIPs: b.AllowedIPs.Optional, Note: b.Note}
+	patch := api.KeyPatch{
+		Name: b.Name, Role: b.Role, RateLimit: b.RateLimit.Optional, MaxConcurrent: b.MaxConcurrent.Optional,
+		Models: b.Models.Optional, AllowCloud: b.AllowCloud, ExpiresAt: b.ExpiresAt.Optional, AllowedIPs: b.AllowedIPs.Optional, Note: b.Note,
+	}
 	if err := api.CheckExpiry(b.ExpiresAt.Value, by.At); err != nil {
 		return nil, err
 	}

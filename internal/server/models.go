@@ -95,8 +95,10 @@ func (s *Server) hasBlob(x *exchange) error {
 
 // ask sends a metadata request and reads its whole answer.
 func (s *Server) ask(x *exchange, method, path string, body []byte) (*proxy.Response, []byte, error) {
-	resp, err := s.Upstream.Do(x.r.Context(), &proxy.Request{Method: method, Path: path, Body: body,
-		Accept: x.r.Header.Get("Accept"), UserAgent: x.r.UserAgent(), FirstByte: metadataTime, Deadline: x.arrived.Add(metadataTime)})
+	resp, err := s.Upstream.Do(x.r.Context(), &proxy.Request{
+		Method: method, Path: path, Body: body,
+		Accept: x.r.Header.Get("Accept"), UserAgent: x.r.UserAgent(), FirstByte: metadataTime, Deadline: x.arrived.Add(metadataTime),
+	})
 	if err != nil {
 		if api.AsError(err).Code == api.CodeNoBackend {
 			s.Backend.Unreachable("a request could not be brought to it")

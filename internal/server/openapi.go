@@ -13,8 +13,10 @@ func (s *Server) describeProxied(doc *huma.OpenAPI) {
 		if item := doc.Paths[r.template]; item != nil && described(item, r.method) {
 			continue
 		}
-		op := &huma.Operation{Method: r.method, Path: r.template, OperationID: operationID(r), Summary: summaries[r.method+" "+r.template], Tags: []string{tags[r.class]},
-			Responses: map[string]*huma.Response{"200": {Description: "The answer"}}}
+		op := &huma.Operation{
+			Method: r.method, Path: r.template, OperationID: operationID(r), Summary: summaries[r.method+" "+r.template], Tags: []string{tags[r.class]},
+			Responses: map[string]*huma.Response{"200": {Description: "The answer"}},
+		}
 		if r.access != anyone {
 			op.Responses["401"] = &huma.Response{Description: "No good API key"}
 		} else {
@@ -36,8 +38,10 @@ func (s *Server) describeProxied(doc *huma.OpenAPI) {
 }
 
 func described(item *huma.PathItem, method string) bool {
-	return map[string]*huma.Operation{http.MethodGet: item.Get, http.MethodPost: item.Post, http.MethodPatch: item.Patch,
-		http.MethodDelete: item.Delete, http.MethodHead: item.Head}[method] != nil
+	return map[string]*huma.Operation{
+		http.MethodGet: item.Get, http.MethodPost: item.Post, http.MethodPatch: item.Patch,
+		http.MethodDelete: item.Delete, http.MethodHead: item.Head,
+	}[method] != nil
 }
 
 func operationID(r *route) string {

@@ -139,12 +139,28 @@ func TestUnknownPathsAndMethods(t *testing.T) {
 		method, path string
 		want         int
 	}{
-		{"POST", "/api/signout", 404}, {"POST", "/api/me", 404}, {"GET", "/api/experimental/web_search", 404}, {"GET", "/debug/pprof/", 404},
-		{"POST", "/v1/audio/transcriptions", 404}, {"GET", "/api/chat", 405}, {"PUT", "/api/keys", 405}, {"OPTIONS", "/api/chat", 405},
-		{"POST", "//api/chat", 404}, {"POST", "/api//chat", 404}, {"POST", "/api/./chat", 404}, {"POST", "/api/x/../chat", 404},
-		{"POST", "/api/%63hat", 404}, {"POST", "/api%2fchat", 404}, {"POST", "/API/chat", 404}, {"POST", "/api/chat/", 404}, {"POST", "/api/chat;x", 404},
-		{"GET", "/v1/models/..%2f..%2fapi%2fdelete", 400}, {"POST", "/api/blobs/sha256:..%2fx", 400}, {"GET", "/v1/models/a/b", 404},
-		{"GET", "/k/" + admin + "/api/keys", 404}, {"GET", "/k//api/tags", 404},
+		{"POST", "/api/signout", 404},
+		{"POST", "/api/me", 404},
+		{"GET", "/api/experimental/web_search", 404},
+		{"GET", "/debug/pprof/", 404},
+		{"POST", "/v1/audio/transcriptions", 404},
+		{"GET", "/api/chat", 405},
+		{"PUT", "/api/keys", 405},
+		{"OPTIONS", "/api/chat", 405},
+		{"POST", "//api/chat", 404},
+		{"POST", "/api//chat", 404},
+		{"POST", "/api/./chat", 404},
+		{"POST", "/api/x/../chat", 404},
+		{"POST", "/api/%63hat", 404},
+		{"POST", "/api%2fchat", 404},
+		{"POST", "/API/chat", 404},
+		{"POST", "/api/chat/", 404},
+		{"POST", "/api/chat;x", 404},
+		{"GET", "/v1/models/..%2f..%2fapi%2fdelete", 400},
+		{"POST", "/api/blobs/sha256:..%2fx", 400},
+		{"GET", "/v1/models/a/b", 404},
+		{"GET", "/k/" + admin + "/api/keys", 404},
+		{"GET", "/k//api/tags", 404},
 	} {
 		before := len(b.ollama.Requests())
 		r := b.do(c.method, c.path, admin, `{"model":"tiny"}`)

@@ -128,15 +128,19 @@ func TestPatchThreeStates(t *testing.T) {
 	want.Name, want.RateLimit, want.MaxConcurrent, want.Models, want.AllowCloud, want.Note =
 		"other", pointer[int64](0), pointer[int64](2), []string{}, true, "why"
 	want.ExpiresAt = pointer(finer.Truncate(time.Millisecond))
-	got := change(api.KeyPatch{Name: pointer("other"), RateLimit: value[int64](0), MaxConcurrent: value[int64](2),
-		Models: value([]string{}), AllowCloud: pointer(true), ExpiresAt: value(finer), Note: pointer("why")})
+	got := change(api.KeyPatch{
+		Name: pointer("other"), RateLimit: value[int64](0), MaxConcurrent: value[int64](2),
+		Models: value([]string{}), AllowCloud: pointer(true), ExpiresAt: value(finer), Note: pointer("why"),
+	})
 	if !reflect.DeepEqual(got, want) {
 		t.Fatalf("got %+v, want %+v", got, want)
 	}
 	// Null.
 	want.RateLimit, want.MaxConcurrent, want.Models, want.ExpiresAt, want.AllowedIPs = nil, nil, nil, nil, nil
-	got = change(api.KeyPatch{RateLimit: null[int64](), MaxConcurrent: null[int64](), Models: null[[]string](),
-		ExpiresAt: null[time.Time](), AllowedIPs: null[[]api.Network]()})
+	got = change(api.KeyPatch{
+		RateLimit: null[int64](), MaxConcurrent: null[int64](), Models: null[[]string](),
+		ExpiresAt: null[time.Time](), AllowedIPs: null[[]api.Network](),
+	})
 	if !reflect.DeepEqual(got, want) {
 		t.Fatalf("got %+v, want %+v", got, want)
 	}

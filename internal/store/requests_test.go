@@ -35,8 +35,10 @@ func addRecords(t testing.TB, s *Store, recs ...api.Record) int {
 func TestRecordRow(t *testing.T) {
 	s, _ := create(t)
 	full := api.Record{
-		Admission: api.Admission{ID: "full", ClientRequestID: "theirs", At: noon, Key: "oas_a", Model: "qwen3:latest", Alias: "claude-x",
-			Endpoint: "/api/chat", Backend: "gpu1", Class: "inference", Streamed: true, ClientAddr: "10.0.0.7", PromptEstimate: 99},
+		Admission: api.Admission{
+			ID: "full", ClientRequestID: "theirs", At: noon, Key: "oas_a", Model: "qwen3:latest", Alias: "claude-x",
+			Endpoint: "/api/chat", Backend: "gpu1", Class: "inference", Streamed: true, ClientAddr: "10.0.0.7", PromptEstimate: 99,
+		},
 		Outcome: api.OutcomeUpstream, Status: 502, ErrorCode: api.CodeUpstreamError, PromptTokens: 1, CompletionTokens: 2, Estimated: true,
 		FirstByte: 1500 * time.Microsecond, Total: 2500 * time.Microsecond, Slot: 2 * time.Millisecond,
 		OllamaTotal: pointer(4 * time.Nanosecond), OllamaLoad: pointer(time.Duration(0)), OllamaPromptEval: pointer(time.Hour),
@@ -46,10 +48,14 @@ func TestRecordRow(t *testing.T) {
 	addRecords(t, s, full, bare)
 	ms := noon.UnixMilli()
 	for id, want := range map[string][]any{
-		"full": {"full", "theirs", ms, "oas_a", "qwen3:latest", "claude-x", "/api/chat", "inference", "gpu1", "upstream_error", int64(502),
-			"upstream_error", int64(1), int64(1), int64(2), int64(1), 1.5, 2.5, 2.0, int64(4), int64(0), int64(time.Hour), int64(7), int64(8), int64(9), "10.0.0.7"},
-		"bare": {"bare", "", ms, "oas_a", "", "", "/v1/chat/completions", "inference", "", "ok", int64(0),
-			"", int64(0), int64(0), int64(0), int64(0), nil, 0.0, 0.0, nil, nil, nil, nil, int64(0), int64(0), ""},
+		"full": {
+			"full", "theirs", ms, "oas_a", "qwen3:latest", "claude-x", "/api/chat", "inference", "gpu1", "upstream_error", int64(502),
+			"upstream_error", int64(1), int64(1), int64(2), int64(1), 1.5, 2.5, 2.0, int64(4), int64(0), int64(time.Hour), int64(7), int64(8), int64(9), "10.0.0.7",
+		},
+		"bare": {
+			"bare", "", ms, "oas_a", "", "", "/v1/chat/completions", "inference", "", "ok", int64(0),
+			"", int64(0), int64(0), int64(0), int64(0), nil, 0.0, 0.0, nil, nil, nil, nil, int64(0), int64(0), "",
+		},
 	} {
 		got := make([]any, len(want))
 		into := make([]any, len(want))
@@ -143,7 +149,8 @@ func TestTallies(t *testing.T) {
 	minute := noon.Truncate(time.Minute)
 	for range 2 {
 		err := s.AddTallies(t.Context(), []api.Tally{
-			{Minute: noon, Who: "10.0.0.7", What: "unauthorized", Count: 3}, {Minute: minute, Who: "10.0.0.7", What: "unauthorized", Count: 4},
+			{Minute: noon, Who: "10.0.0.7", What: "unauthorized", Count: 3},
+			{Minute: minute, Who: "10.0.0.7", What: "unauthorized", Count: 4},
 			{Minute: minute, Who: "oas_a", What: "metadata", Count: 1},
 		})
 		if err != nil {

@@ -80,8 +80,10 @@ func appendEnd(b []byte, r *api.Record) []byte {
 	b = appendAdmission(b, &r.Admission)
 	b = appendText(b, string(r.Outcome))
 	b = appendText(b, string(r.ErrorCode))
-	for _, n := range [...]int64{int64(r.Status), r.PromptTokens, r.CompletionTokens,
-		int64(r.FirstByte), int64(r.Total), int64(r.Slot), r.BytesIn, r.BytesOut} {
+	for _, n := range [...]int64{
+		int64(r.Status), r.PromptTokens, r.CompletionTokens,
+		int64(r.FirstByte), int64(r.Total), int64(r.Slot), r.BytesIn, r.BytesOut,
+	} {
 		b = binary.AppendVarint(b, n)
 	}
 	for _, d := range [...]*time.Duration{r.OllamaTotal, r.OllamaLoad, r.OllamaPromptEval, r.OllamaEval} {

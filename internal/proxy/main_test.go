@@ -1,0 +1,133 @@
+package proxy
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/ollamatest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// upstreamAt is a pool for the server at base that the test closes.
+func upstreamAt(t testing.TB, base string) *Upstream {
+	t.Helper()
+	at, err := url.Parse(base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := NewUpstream(at, "", "")
+	t.Cleanup(u.Close)
+	return u
+}
+
+// fake is a scripted Ollama and a pool for it.
+func fake(t testing.TB) (*ollamatest.Server, *Upstream) {
+	t.Helper()
+	srv := ollamatest.Start(t)
+	return srv, upstreamAt(t, srv.URL)
+}
+
+// piped is a pool whose one connection is a pipe: its other end is the test, and its deadlines obey the clock of synctest.
+func piped(t testing.TB) (*Upstream, net.Conn) {
+	u := upstreamAt(t, "http://ollama.test:11434")
+	near, far := net.Pipe()
+	u.give(newConn(near, nil))
+	u.idle[0].used = false
+	t.Cleanup(func() { far.Close() })
+	return u, far
+}
+
+// script is a server on a real socket that hands each connection to serve, and closes it after.
+func script(t testing.TB, serve func(n int, c *net.TCPConn)) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var running sync.WaitGroup
+	running.Go(func() {
+		for n := 1; ; n++ {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			running.Go(func() {
+				defer c.Close()
+				serve(n, c.(*net.TCPConn))
+			})
+		}
+	})
+	t.Cleanup(func() { l.Close(); running.Wait() })
+	return "http://" + l.Addr().String()
+}
+
+// readRequest reads one request off a connection.
+func readRequest(t testing.TB, in *bufio.Reader) *http.Request {
+	r, err := http.ReadRequest(in)
+	if err != nil {
+		t.Errorf("the request: %v", err)
+		return nil
+	}
+	if _, err := io.Copy(io.Discard, r.Body); err != nil {
+		t.Errorf("its body: %v", err)
+	}
+	return r
+}
+
+// chatRequest is a request that the fake answers with a stream.
+func chatRequest() *Request {
+	return &Request{Method: "POST", Path: "/api/chat", Body: []byte(`{"model":"tiny","messages":[{"role":"user","content":"x"}]}`)}
+}
+
+// fetch does a request and reads its whole answer.
+func fetch(t testing.TB, u *Upstream, r *Request) string {
+	t.Helper()
+	resp, err := u.Do(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Close()
+	body, err := io.ReadAll(resp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("%d %s", resp.Status, body)
+}
+
+func wantCode(t testing.TB, err error, code api.Code) {
+	t.Helper()
+	var e *api.Error
+	if !errors.As(err, &e) || e.Code != code {
+		t.Fatalf("got %v, want %s", err, code)
+	}
+}
+
+// within runs f, which must end on its own.
+func within(t testing.TB, what string, f func()) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() { defer close(done); f() }()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Fatalf("%s did not end", what)
+	}
+}
+
+func pooled(u *Upstream) int {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return len(u.idle)
+}

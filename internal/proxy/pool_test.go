@@ -1,0 +1,446 @@
+package proxy
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/x509"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/ollamatest"
+)
+
+func TestOneConnectionServesManyRequests(t *testing.T) {
+	srv, u := fake(t)
+	for range 50 {
+		fetch(t, u, &Request{Method: "GET", Path: "/api/version"})
+		fetch(t, u, chatRequest())
+		fetch(t, u, &Request{Method: "HEAD", Path: "/"})
+		fetch(t, u, &Request{Method: "GET", Path: "/nothing"})
+	}
+	if n := srv.Connections(); n != 1 {
+		t.Errorf("200 requests made %d connections", n)
+	}
+}
+
+func TestConcurrentRequestsShareNoConnection(t *testing.T) {
+	srv, u := fake(t)
+	const clients, each = 16, 20
+	srv.Handle("POST", "/api/chat", func(r *ollamatest.Request) ollamatest.Answer {
+		return ollamatest.Answer{Body: string(r.Body)} // an answer that tells whose it is
+	})
+	var all sync.WaitGroup
+	for i := range clients {
+		all.Go(func() {
+			for j := range each {
+				body := strings.Repeat(string(rune('a'+i)), 1+j*400)
+				resp, err := u.Do(t.Context(), &Request{Method: "POST", Path: "/api/chat", Body: []byte(body)})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				got, err := io.ReadAll(resp)
+				resp.Close()
+				if err != nil || string(got) != body {
+					t.Errorf("client %d got %d bytes of %.10q, %v", i, len(got), got, err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if n := srv.Connections(); n > clients {
+		t.Errorf("%d connections for %d requests at a time", n, clients)
+	}
+}
+
+// A pooled connection that the server has closed is found by looking at it, before a request is spent on it.
+func TestClosedPooledConnectionIsReplaced(t *testing.T) {
+	srv, u := fake(t)
+	fetch(t, u, chatRequest())
+	first := srv.WaitRequest(1)
+	first.WaitAnswered()
+	srv.CloseConnections()
+	first.WaitClosed()
+	fetch(t, u, chatRequest())
+	if n := srv.Connections(); n != 2 {
+		t.Errorf("%d connections, want 2", n)
+	}
+	if n := len(srv.Requests()); n != 2 {
+		t.Errorf("%d requests arrived, want 2", n)
+	}
+}
+
+// A server that closes just as the request comes is what no look can find: the request goes out again, once.
+func TestStaleConnectionIsRetriedOnce(t *testing.T) {
+	answer := "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+	for _, c := range []struct {
+		name    string
+		answers []string // what the connections say to their last request; "" is an end without a word
+		code    api.Code
+	}{
+		{"fresh one answers", []string{"", answer}, ""},
+		{"fresh one is silent too", []string{"", ""}, api.CodeUpstreamError},
+		{"one byte of an answer came", []string{"H"}, api.CodeUpstreamError},
+		{"an informational answer came", []string{"HTTP/1.1 103 Early Hints\r\n\r\n"}, api.CodeUpstreamError},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var mu sync.Mutex
+			var seen int
+			base := script(t, func(n int, conn *net.TCPConn) {
+				in := bufio.NewReader(conn)
+				if n == 1 {
+					readRequest(t, in)
+					io.WriteString(conn, answer)
+				}
+				readRequest(t, in)
+				mu.Lock()
+				seen++
+				mu.Unlock()
+				if n <= len(c.answers) {
+					io.WriteString(conn, c.answers[n-1])
+				}
+			})
+			u := upstreamAt(t, base)
+			fetch(t, u, chatRequest())
+			resp, err := u.Do(t.Context(), chatRequest())
+			if c.code != "" {
+				wantCode(t, err, c.code)
+			} else if err != nil {
+				t.Fatal(err)
+			} else {
+				if b, err := io.ReadAll(resp); string(b) != "ok" || err != nil {
+					t.Errorf("got %q, %v", b, err)
+				}
+				resp.Close()
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if seen != len(c.answers) {
+				t.Errorf("the request was sent %d times, want %d", seen, len(c.answers))
+			}
+		})
+	}
+}
+
+func TestFreshConnectionIsNotRetried(t *testing.T) {
+	srv, u := fake(t)
+	srv.Script("POST", "/api/chat", ollamatest.Answer{Fault: ollamatest.Close})
+	_, err := u.Do(t.Context(), chatRequest())
+	wantCode(t, err, api.CodeUpstreamError)
+	if n := len(srv.Requests()); n != 1 {
+		t.Errorf("sent %d times", n)
+	}
+}
+
+// What a server says unasked, as some do before they close an idle connection, is nobody's answer.
+func TestUnaskedBytesAreNoAnswer(t *testing.T) {
+	answered, unasked := make(chan struct{}), make(chan struct{})
+	base := script(t, func(n int, c *net.TCPConn) {
+		in := bufio.NewReader(c)
+		for readRequest(t, in) != nil {
+			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+			if n == 2 {
+				return
+			}
+			<-answered
+			io.WriteString(c, "HTTP/1.1 408 Request Timeout\r\nContent-Length: 6\r\n\r\nsecret")
+			close(unasked)
+			io.Copy(io.Discard, c) // until the peer closes
+			return
+		}
+	})
+	u := upstreamAt(t, base)
+	resp, err := u.Do(t.Context(), chatRequest())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if body, whole, err := resp.Head(100); string(body) != "ok" || !whole || err != nil {
+		t.Fatalf("got %q, %v, %v", body, whole, err)
+	}
+	resp.Close()
+	if pooled(u) != 1 {
+		t.Fatal("the connection is not in the pool")
+	}
+	close(answered)
+	<-unasked
+	if got := fetch(t, u, chatRequest()); got != "200 ok" {
+		t.Errorf("the next request got %q", got)
+	}
+}
+
+func TestCancelClosesTheConnection(t *testing.T) {
+	gate := make(chan struct{})
+	for _, c := range []struct {
+		name   string
+		answer ollamatest.Answer
+		read   bool
+	}{
+		{"while waiting for the header", ollamatest.Answer{HeaderGate: gate}, false},
+		{"in the middle of a stream", ollamatest.Answer{Chunks: []string{"{}\n", "{}\n"}, Gate: gate}, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			srv, u := fake(t)
+			fetch(t, u, &Request{Method: "GET", Path: "/api/version"}) // the connection is a pooled one
+			srv.Script("POST", "/api/chat", c.answer)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			failed := make(chan error, 1)
+			go func() {
+				resp, err := u.Do(ctx, chatRequest())
+				if err == nil {
+					_, err = io.ReadAll(resp)
+					resp.Close()
+				}
+				failed <- err
+			}()
+			r := srv.WaitRequestTo(1, "POST", "/api/chat")
+			if c.read {
+				gate <- struct{}{}
+			}
+			cancel()
+			r.WaitClosed()
+			wantCode(t, <-failed, api.CodeClientGone)
+			if n := pooled(u); n != 0 {
+				t.Errorf("%d connections in the pool", n)
+			}
+			if n := len(srv.RequestsTo("POST", "/api/chat")); n != 1 {
+				t.Errorf("sent %d times", n)
+			}
+		})
+	}
+}
+
+// A request whose client has left before is not sent.
+func TestCancelledRequestIsNotSent(t *testing.T) {
+	srv, u := fake(t)
+	fetch(t, u, &Request{Method: "GET", Path: "/api/version"})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := u.Do(ctx, chatRequest())
+	wantCode(t, err, api.CodeClientGone)
+	if n := pooled(u); n != 1 {
+		t.Errorf("%d connections in the pool, want the one of before", n)
+	}
+	fetch(t, u, &Request{Method: "GET", Path: "/api/version"})
+	if n := len(srv.Requests()); n != 2 {
+		t.Errorf("%d requests arrived, want 2", n)
+	}
+}
+
+// Whole answer read, then cancelled, then closed: whichever comes first, what is in the pool is open.
+func TestCancelledConnectionIsNeverPooled(t *testing.T) {
+	srv, u := fake(t)
+	for range 200 {
+		ctx, cancel := context.WithCancel(t.Context())
+		resp, err := u.Do(ctx, &Request{Method: "GET", Path: "/api/version"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := resp.Head(1 << 10); err != nil {
+			t.Fatal(err)
+		}
+		var both sync.WaitGroup
+		both.Go(cancel)
+		both.Go(resp.Close)
+		both.Wait()
+		u.mu.Lock()
+		for _, c := range u.idle {
+			if c.closed.Load() {
+				t.Error("a closed connection is in the pool")
+			}
+		}
+		u.mu.Unlock()
+	}
+	_ = srv
+}
+
+func TestCloseBeforeTheEndClosesTheConnection(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		answer ollamatest.Answer
+		read   int64
+	}{
+		{"nothing read", ollamatest.Answer{Tokens: 3}, 0},
+		{"cut chunked", ollamatest.Answer{Tokens: 3}, 10},
+		{"all but the last byte", ollamatest.Answer{Body: "12345"}, 4},
+		{"server closes", ollamatest.Answer{Body: "12345", CloseAfter: true}, -1},
+		{"body without a length", ollamatest.Answer{Chunks: []string{"12345"}, UntilClose: true}, -1},
+		{"HTTP/1.0", ollamatest.Answer{Raw: "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok"}, -1},
+		{"more than its length", ollamatest.Answer{Raw: "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok!"}, -1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			srv, u := fake(t)
+			srv.Script("POST", "/api/chat", c.answer)
+			resp, err := u.Do(t.Context(), chatRequest())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.read < 0 {
+				_, err = io.ReadAll(resp)
+			} else {
+				_, err = io.CopyN(io.Discard, resp, c.read)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Close()
+			resp.Close() // a second one changes nothing
+			if n := pooled(u); n != 0 {
+				t.Errorf("%d connections in the pool", n)
+			}
+			if !resp.conn.closed.Load() {
+				t.Error("the connection is open")
+			}
+			if _, err := resp.Read(make([]byte, 1)); err == nil {
+				t.Error("a closed answer can be read")
+			}
+		})
+	}
+}
+
+func TestPoolClosed(t *testing.T) {
+	srv, u := fake(t)
+	gate := make(chan struct{})
+	srv.Script("POST", "/api/chat", ollamatest.Answer{Tokens: 1, HeaderGate: gate})
+	fetch(t, u, &Request{Method: "GET", Path: "/api/version"})
+	got := make(chan string, 1)
+	go func() { got <- fetch(t, u, chatRequest()) }()
+	r := srv.WaitRequestTo(1, "POST", "/api/chat")
+	u.Close()
+	close(gate)
+	if s := <-got; !strings.Contains(s, `"done":true`) {
+		t.Errorf("the request under way got %q", s)
+	}
+	r.WaitClosed() // and its connection was not kept
+	if n := pooled(u); n != 0 {
+		t.Errorf("%d connections in the pool", n)
+	}
+}
+
+func TestPoolForgetsWhatIsNotUsed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := upstreamAt(t, "http://ollama.test")
+		fresh := func() *conn {
+			near, far := net.Pipe()
+			t.Cleanup(func() { far.Close() })
+			return newConn(near, nil)
+		}
+		old, busy := fresh(), fresh()
+		u.give(old)
+		for range 10 {
+			u.give(busy)
+			time.Sleep(maxIdleTime/9 + time.Second)
+			if c := u.take(); c != busy {
+				t.Fatal("not the connection used last")
+			}
+		}
+		u.give(busy)
+		if !old.closed.Load() || pooled(u) != 1 {
+			t.Errorf("the old connection is open %v, %d are in the pool", !old.closed.Load(), pooled(u))
+		}
+		time.Sleep(maxIdleTime + 1)
+		if c := u.take(); c != nil || !busy.closed.Load() {
+			t.Error("a connection that nobody used for long was handed out, or left open")
+		}
+		for range maxIdle + 3 {
+			u.give(fresh())
+		}
+		if n := pooled(u); n != maxIdle {
+			t.Errorf("%d connections in the pool, want %d", n, maxIdle)
+		}
+	})
+}
+
+func TestNoServer(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	base := "http://" + l.Addr().String()
+	l.Close()
+	_, err = upstreamAt(t, base).Do(t.Context(), chatRequest())
+	wantCode(t, err, api.CodeNoBackend)
+	if strings.Contains(api.AsError(err).Message, "127.0.0.1") {
+		t.Error("the client's sentence names the server's address")
+	}
+}
+
+func TestTLS(t *testing.T) {
+	srv := ollamatest.StartTLS(t)
+	u := upstreamAt(t, srv.URL)
+	_, err := u.Do(t.Context(), chatRequest())
+	wantCode(t, err, api.CodeNoBackend) // nobody vouches for it
+	if len(srv.Requests()) != 0 {
+		t.Fatal("a request went to a server that is not trusted")
+	}
+	u.tls.RootCAs = x509.NewCertPool()
+	u.tls.RootCAs.AddCert(srv.Certificate)
+	big := &Request{Method: "POST", Path: "/api/chat", Body: []byte(`{"model":"tiny","messages":[{"content":"` + strings.Repeat("x", 100<<10) + `"}]}`)}
+	before := srv.Connections()
+	for range 3 {
+		if got := fetch(t, u, chatRequest()); !strings.Contains(got, `"done":true`) {
+			t.Errorf("got %q", got)
+		}
+		fetch(t, u, big)
+	}
+	if n := srv.Connections() - before; n != 1 {
+		t.Errorf("%d connections for six requests", n)
+	}
+	if r := srv.WaitRequest(2); !bytes.Equal(r.Body, big.Body) {
+		t.Error("the large body arrived changed")
+	}
+	srv.WaitRequest(6).WaitAnswered()
+	srv.CloseConnections()
+	srv.WaitRequest(6).WaitClosed()
+	fetch(t, u, chatRequest())
+
+	ctx, cancel := context.WithCancel(t.Context())
+	srv.Script("POST", "/api/chat", ollamatest.Answer{Fault: ollamatest.Hang})
+	failed := make(chan error, 1)
+	go func() { _, err := u.Do(ctx, chatRequest()); failed <- err }()
+	r := srv.WaitRequest(8)
+	cancel()
+	r.WaitClosed()
+	wantCode(t, <-failed, api.CodeClientGone)
+}
+
+// BenchmarkExchange is one small request over a pooled connection, the server's side included.
+func BenchmarkExchange(b *testing.B) {
+	base := script(b, func(_ int, c *net.TCPConn) {
+		in := bufio.NewReader(c)
+		answer := []byte("HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: 2\r\n\r\n{}")
+		for {
+			r, err := http.ReadRequest(in)
+			if err != nil {
+				return
+			}
+			io.Copy(io.Discard, r.Body)
+			c.Write(answer)
+		}
+	})
+	u := upstreamAt(b, base)
+	defer u.Close()
+	r := chatRequest()
+	r.FirstByte, r.Idle, r.Deadline = time.Minute, time.Minute, time.Now().Add(time.Hour)
+	ctx, cancel := context.WithCancel(b.Context())
+	defer cancel()
+	b.ReportAllocs()
+	for b.Loop() {
+		resp, err := u.Do(ctx, r)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, _, err := resp.Head(1 << 20); err != nil {
+			b.Fatal(err)
+		}
+		resp.Close()
+	}
+}
