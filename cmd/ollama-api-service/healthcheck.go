@@ -17,45 +17,50 @@ import (
 const healthTimeout = 3 * time.Second
 
 func (p *program) healthcheckCommand() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "healthcheck",
 		Short: "Ask the running service whether it is well; exit 0 or 1",
 		Long:  "Ask the service at HOST and PORT for /healthz, for at most 3 seconds: exit 0 if it answers well, 1 if not. For containers.",
 		Example: `  ollama-api-service healthcheck
   HEALTHCHECK CMD ["ollama-api-service", "healthcheck"]`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := p.settings()
-			if err != nil {
-				return err
-			}
-			if cfg.Port == 0 {
-				return usagef("PORT is 0, so nobody knows where the service listens: set PORT to the port it uses")
-			}
-			url := "http://" + localAddress(cfg) + "/healthz"
-			// Straight to the service: no proxy of the environment, no redirects, no second try.
-			client := &http.Client{
-				Timeout:       healthTimeout,
-				Transport:     &http.Transport{DisableKeepAlives: true},
-				CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-			}
-			req, err := http.NewRequestWithContext(cmd.Context(), http.MethodGet, url, nil)
-			if err != nil {
-				return err
-			}
-			resp, err := client.Do(req)
-			if err != nil {
-				return fmt.Errorf("no answer from %s: see that the service runs, and that HOST and PORT are the same as its own", url)
-			}
-			defer resp.Body.Close()
-			io.Copy(io.Discard, io.LimitReader(resp.Body, 4096))
-			if resp.StatusCode != http.StatusOK {
-				return fmt.Errorf("%s answers %s: look at the log of the service, or see whether another program has its port", url, resp.Status)
-			}
-			_, err = fmt.Fprintf(p.stdout, "ok: %s answers\n", url)
-			return err
-		},
 	}
+	asJSON := cmd.Flags().Bool("json", false, "print JSON")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		cfg, err := p.settings()
+		if err != nil {
+			return err
+		}
+		if cfg.Port == 0 {
+			return usagef("PORT is 0, so nobody knows where the service listens: set PORT to the port it uses")
+		}
+		url := "http://" + localAddress(cfg) + "/healthz"
+		// Straight to the service: no proxy of the environment, no redirects, no second try.
+		client := &http.Client{
+			Timeout:       healthTimeout,
+			Transport:     &http.Transport{DisableKeepAlives: true},
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		}
+		req, err := http.NewRequestWithContext(cmd.Context(), http.MethodGet, url, nil)
+		if err != nil {
+			return err
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			return fmt.Errorf("no answer from %s: see that the service runs, and that HOST and PORT are the same as its own", url)
+		}
+		defer resp.Body.Close()
+		io.Copy(io.Discard, io.LimitReader(resp.Body, 4096))
+		if resp.StatusCode != http.StatusOK {
+			return fmt.Errorf("%s answers %s: look at the log of the service, or see whether another program has its port", url, resp.Status)
+		}
+		if *asJSON {
+			return printJSON(p.stdout, map[string]string{"status": "ok", "url": url})
+		}
+		_, err = fmt.Fprintf(p.stdout, "ok: %s answers\n", url)
+		return err
+	}
+	return cmd
 }
 
 // localAddress is where the service is reached from this machine: one cannot connect to 0.0.0.0 everywhere.
