@@ -71,7 +71,7 @@ func (r *reader) done() {
 }
 
 // guard splits a request body into members and refuses every body that Ollama could read in another way than we do
-// (G1): duplicates, spellings that fold to a known field, bytes behind the value, names that are no text.
+// duplicates, spellings that fold to a known field, bytes behind the value, names that are no text.
 func guard(src []byte, known fields) (object, error) {
 	if len(bytes.TrimSpace(src)) == 0 {
 		return object{}, api.Errorf(api.CodeBadRequest, "missing request body")

@@ -16,7 +16,7 @@ type Request struct {
 	StripUsage bool
 	// PromptTokens is an estimate (characters / 4, as Ollama's own for count_tokens) for rows whose true count is lost.
 	PromptTokens int64
-	// Body goes upstream: the client's bytes but for the edits that DESIGN.md names.
+	// Body goes upstream: the client's bytes but for the edits that docs/decisions.md names.
 	Body []byte
 }
 

@@ -162,7 +162,7 @@ type ollamaBody struct {
 }
 
 // FuzzWhatIsAuthorisedIsWhatIsForwarded: whatever body is accepted, Ollama's own decoder must read from the forwarded bytes
-// the model and the stream setting that were authorised (G1).
+// the model and the stream setting that were authorised.
 func FuzzWhatIsAuthorisedIsWhatIsForwarded(f *testing.F) {
 	for _, seed := range []string{
 		`{"model":"tiny","messages":[]}`, `{"model":"ok","Model":"evil"}`, `{"mode\u006c":"a"}`, `{"model":"a","ſtream":false}`,

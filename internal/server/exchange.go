@@ -162,7 +162,7 @@ const (
 	firstBuffer  = 512
 )
 
-// readBody reads the whole body, at most limit bytes. net/http notices a client that leaves only after that (F7).
+// readBody reads the whole body, at most limit bytes. net/http notices a client that leaves only after that.
 func (x *exchange) readBody(limit int64) ([]byte, error) {
 	if enc := x.r.Header.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "identity") {
 		return nil, api.Errorf(api.CodeUnsupported, "send the body without Content-Encoding")

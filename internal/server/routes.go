@@ -49,7 +49,7 @@ func (r *route) ollama() bool {
 	return r.class != own || r.template == "/" || r.template == "/api/version"
 }
 
-// routeList is the table: who may enter, what it is, what serves it. DESIGN.md's section 3 says the same in words.
+// routeList is the table: who may enter, what it is, what serves it. docs/decisions.md says why it is exact.
 func (s *Server) routeList() []route {
 	list := []route{
 		{"GET", "/", anyone, dialect.Native, own, false, 0, "", false, s.root},
@@ -175,7 +175,7 @@ func (p paramRoutes) match(path string) (string, bool) {
 }
 
 // cleanPath takes the path as it was sent, and a key off its front. Only a plain path is matched: an encoded one may spell
-// a parameter but never a route (DESIGN.md, decision 2).
+// a parameter but never a route (docs/decisions.md).
 func (x *exchange) cleanPath() error {
 	u := x.r.URL
 	if u.Host != "" || u.Scheme != "" || !strings.HasPrefix(u.Path, "/") {
