@@ -138,8 +138,8 @@ func TestNoDatabaseForWhatIsNoKey(t *testing.T) {
 		"64 KiB":           strings.Repeat("a", 64<<10),
 		"not UTF-8":        "\xff\xfe" + text[2:],
 		"SHA-256":          hex.EncodeToString(sum[:]),
-		"empty":                "",
-		"preview alone":        text[:previewLength],
+		"empty":            "",
+		"preview alone":    text[:previewLength],
 	} {
 		t.Run(name, func(t *testing.T) {
 			b.TB = t

@@ -70,7 +70,7 @@ func (r *reader) done() {
 	readers.Put(r)
 }
 
-// guard splits a request body into members and refuses every body that Ollama could read in another way than we do
+// guard splits a request body into members and refuses every body that Ollama could read in another way than we do:
 // duplicates, spellings that fold to a known field, bytes behind the value, names that are no text.
 func guard(src []byte, known fields) (object, error) {
 	if len(bytes.TrimSpace(src)) == 0 {

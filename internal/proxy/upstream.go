@@ -1,6 +1,5 @@
 // Package proxy carries one request to one Ollama server and its answer back: a small HTTP/1.1 client over pooled
-// connections, and the copy of a stream to the client with a meter in it. docs/decisions.md says why: it
-// costs a third of httputil.ReverseProxy.
+// connections, and the copy of a stream to the client with a meter in it. docs/decisions.md says why it is our own.
 package proxy
 
 import (
