@@ -212,9 +212,11 @@ file. The ReverseProxy is Go's httputil.ReverseProxy with nothing added. nginx (
 key with a map, has limit_req, writes its access log and keeps connections to the mock. CPU is user and system time of the
 contestant's processes on the kernel's CPU clock, with what they still do after the last answer; neither the load generator's nor
 the mock's counts. A small chat is not streamed (%d of them over %d connections, each sending as soon as it was answered). Chunks are
-%d streams of %d records 5 ms apart, their requests included; where fewer chunks come in a read of their own, several
+%d streams of %d records 5 ms apart, the first after 50 ms, their requests included; where fewer chunks come in a read of their own, several
 were sent in one piece, which is cheaper for whoever does it. Latency is at %d requests per second whether or not answers keep up,
-measured from the moment a request was due, minus that of the mock alone in the same round (whose own column shows it whole). Requests per second are over
+measured from the moment a request was due, minus that of the mock alone in the same round (whose own column shows it whole). The p50
+is taken while idle-priority spinners keep the cores from sleeping, because waking a core costs more than a proxy and hides it; the
+p99 without them, because busy cores of a virtual machine get taken away. A negative one means that the machine was busy elsewhere. Requests per second are over
 %d connections with all cores shared by load, contestant and mock. Idle streams are %d that have had their first record, on a freshly
 started process: resident memory with them minus that before, without what the kernel keeps for sockets.`,
 		w.chats, w.chatConns, w.streams, w.chunks, w.rate, w.rpsConns, w.idle)

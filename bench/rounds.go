@@ -128,14 +128,19 @@ func (b *bench) part(part string, round int) {
 	case "chunk":
 		each(b.chunks, direct)
 	case "latency":
+		// The mock's own latency comes first: the others are measured against it.
 		awake, err := startProc(b.dir, "awake", nil, b.self, "awake")
 		if err != nil {
 			b.note(direct, err)
 			return
 		}
-		defer awake.kill()
-		// The mock's own latency comes first: the others are measured against it.
-		each(b.latency, direct)
+		each(func(name string, p *proc, key string) error {
+			return b.latency(latency50, 50, b.work.span/2, name, p, key)
+		}, direct)
+		awake.kill()
+		each(func(name string, p *proc, key string) error {
+			return b.latency(latency99, 99, b.work.span, name, p, key)
+		}, direct)
 	case "rps":
 		each(b.throughput, direct)
 	case "idle":
@@ -228,8 +233,8 @@ func (b *bench) chunks(name string, p *proc, key string) error {
 	return nil
 }
 
-// latency measures at a fixed rate, and what it adds to the latency of the mock alone.
-func (b *bench) latency(name string, p *proc, key string) error {
+// latency measures a percentile at a fixed rate, and what it adds to that of the mock alone.
+func (b *bench) latency(row string, percentile float64, span time.Duration, name string, p *proc, key string) error {
 	l, err := dial(p.addr, 64)
 	if err != nil {
 		return err
@@ -242,20 +247,16 @@ func (b *bench) latency(name string, p *proc, key string) error {
 	if _, err := p.quiet(); err != nil {
 		return err
 	}
-	hist, err := l.paced(request, b.work.rate, b.work.span)
+	hist, err := l.paced(request, b.work.rate, span)
 	if err != nil {
 		return err
 	}
-	p50, p99 := float64(hist.ValueAtPercentile(50))/1e3, float64(hist.ValueAtPercentile(99))/1e3
-	progress(name, "latency p50 %.0f us, p99 %.0f us", p50, p99)
-	if name == direct {
-		b.figures.add(latency50, direct, p50)
-		b.figures.add(latency99, direct, p99)
-		return nil
+	us := float64(hist.ValueAtPercentile(percentile)) / 1e3
+	progress(name, "latency p%.0f %.0f us", percentile, us)
+	if name != direct {
+		us -= b.figures.last(row, direct)
 	}
-	base50, base99 := b.figures.last(latency50, direct), b.figures.last(latency99, direct)
-	b.figures.add(latency50, name, p50-base50)
-	b.figures.add(latency99, name, p99-base99)
+	b.figures.add(row, name, us)
 	return nil
 }
 

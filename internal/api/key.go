@@ -62,6 +62,12 @@ func (n *Network) UnmarshalText(text []byte) error {
 		if err != nil {
 			return errors.New("allowed_ips: an entry is not a network like 10.0.0.0/8")
 		}
+		if p.Addr().Is4In6() {
+			if p.Bits() < 96 {
+				return errors.New("allowed_ips: write IPv4 networks like 10.0.0.0/8")
+			}
+			p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+		}
 		n.Prefix = p.Masked()
 		return nil
 	}
@@ -142,7 +148,7 @@ func checkText(field, s string, least, most int) error {
 	}
 	for _, r := range s {
 		// Control and format characters (newlines, right-to-left marks, zero widths) forge terminal and log lines.
-		if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) || r == '\u2028' || r == '\u2029' {
+		if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) || r == '\u2028' || r == '\u2029' || r == utf8.RuneError {
 			return Errorf(CodeBadRequest, "%s must not hold control or invisible characters", field)
 		}
 	}

@@ -52,6 +52,9 @@ func ParseModel(text string) (m Model, plain string, err error) {
 			return Model{}, "", errModelName()
 		}
 	}
+	if strings.EqualFold(tag, "local") {
+		return Model{}, "", errModelName() // twice: Ollama might take off one more than we do
+	}
 	m = Model{Host: DefaultHost, Namespace: DefaultNamespace, Tag: DefaultTag}
 	parts := strings.Split(path, "/")
 	switch len(parts) {

@@ -57,7 +57,7 @@ func (b *Backend) State() State { return *b.state.Load() }
 
 var numericVersion = regexp.MustCompile(`^[0-9]+(\.[0-9]+)+(-[0-9A-Za-z.]+)?$`)
 
-// Probe asks the server for its version and stores what it finds.
+// Probe asks the server for its version and stores what it finds; what it knew stays when ctx ends first.
 func (b *Backend) Probe(ctx context.Context) State {
 	now := State{Checked: time.Now(), Version: b.State().Version}
 	version, err := b.version(ctx)
@@ -65,6 +65,9 @@ func (b *Backend) Probe(ctx context.Context) State {
 		now.Reason = err.Error()
 	} else {
 		now.Healthy, now.Version = true, version
+	}
+	if ctx.Err() != nil {
+		return b.State() // broken off by us: it says nothing about the server
 	}
 	b.state.Store(&now)
 	return now

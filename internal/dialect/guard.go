@@ -15,6 +15,10 @@ import (
 // maxMembers bounds the top-level fields of a body: no client comes near, and a million of them cost seconds.
 const maxMembers = 1000
 
+// maxNames bounds the fields at all depths, by their colons: to find duplicates every name is kept, and 60 MiB of them would
+// take 600 MB. Colons in texts count too: two hundred thousand are more than any model reads at once.
+const maxNames = 200_000
+
 // member is one field of an object: its name where that is a known one, and where it stands in the source.
 type member struct {
 	name       string // "" where the name is not a known one
@@ -75,6 +79,9 @@ func (r *reader) done() {
 func guard(src []byte, known fields) (object, error) {
 	if len(bytes.TrimSpace(src)) == 0 {
 		return object{}, api.Errorf(api.CodeBadRequest, "missing request body")
+	}
+	if bytes.Count(src, []byte{':'}) > maxNames {
+		return object{}, api.Errorf(api.CodeBadRequest, "the body has too many fields")
 	}
 	r := read(src)
 	defer r.done()

@@ -84,10 +84,11 @@ func (m *Meter) Ended() bool {
 	if !m.holding || !m.sse {
 		return m.holding
 	}
-	return bytes.Contains(m.held, doneMarker)
+	// A line end cannot stand inside JSON: what a model wrote never looks like this.
+	return bytes.HasPrefix(m.held, doneMarker[1:]) || bytes.Contains(m.held, doneMarker)
 }
 
-var doneMarker = []byte("data: [DONE]")
+var doneMarker = []byte("\ndata: [DONE]")
 
 // records reads the whole records at the head of src and says how far they reach, and what of them passes.
 func (m *Meter) records(src []byte) (done int, pass []byte) {

@@ -8,8 +8,10 @@ import (
 
 // Request is what a body says, and the bytes to send upstream for it.
 type Request struct {
-	// Models are all models the body names, canonical: one, or two for copy. The first is what is booked.
+	// Models are all models the body names, canonical: one, or two for copy and create. The first is what is booked.
 	Models []api.Model
+	// Remote says that a model is to be made which Ollama would run on another host.
+	Remote bool
 	// Stream says whether a streamed answer was asked for.
 	Stream bool
 	// StripUsage says that usage was asked for by the gateway alone and must be taken out of the stream again.
@@ -57,6 +59,8 @@ func (k Kind) Read(body []byte) (*Request, error) {
 	switch k {
 	case Generate, Chat:
 		err = e.intoOptions()
+	case Create:
+		err = e.sources(req)
 	case OpenAIChat:
 		e.renameMaxTokens()
 		err = e.includeUsage(req)
@@ -128,6 +132,30 @@ func (e *edit) modelName(req *Request, m *member) error {
 		e.replace(m, quote(plain))
 	}
 	req.Models = append(req.Models, model)
+	return nil
+}
+
+// sources reads what a model is made from: a key that may not use a model must not get it under another name.
+func (e *edit) sources(req *Request) error {
+	for _, f := range []string{"from", "remote_host"} {
+		m := e.object.find(f)
+		if m == nil || m.kind == 'n' {
+			continue
+		}
+		text, err := e.object.text(m)
+		if err != nil {
+			return err
+		}
+		switch {
+		case text == "":
+		case f == "remote_host":
+			req.Remote = true
+		default:
+			if err := e.modelName(req, m); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 

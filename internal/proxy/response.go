@@ -161,7 +161,7 @@ func (r *Response) drain(m *dialect.Meter, buf []byte) error {
 func (r *Response) Pass(w http.ResponseWriter, head []byte, keep int) (sent int64, tail []byte, err error) {
 	tail = head
 	buf := make([]byte, 32<<10)
-	for {
+	for ended := false; ; {
 		if cut := len(tail) - keep; cut > 0 {
 			n, err := w.Write(tail[:cut])
 			sent += int64(n)
@@ -170,12 +170,12 @@ func (r *Response) Pass(w http.ResponseWriter, head []byte, keep int) (sent int6
 			}
 			tail = append(tail[:0], tail[cut:]...)
 		}
-		n, err := r.Read(buf)
-		tail = append(tail, buf[:n]...)
-		if errors.Is(err, io.EOF) {
+		if ended {
 			return sent, tail, nil
 		}
-		if err != nil {
+		n, err := r.Read(buf)
+		tail = append(tail, buf[:n]...)
+		if ended = errors.Is(err, io.EOF); err != nil && !ended {
 			return sent, tail, err
 		}
 	}

@@ -23,6 +23,14 @@ func sendUpload(c *conn, r *Request, head []byte) error {
 	}
 	// A transfer may take hours: each write has its own deadline instead of one for all.
 	w := progressWriter{c: c, idle: r.FirstByte, end: r.Deadline}
+	if err := w.body(r); err != nil {
+		return err
+	}
+	return c.SetReadDeadline(earlier(r.FirstByte, time.Now(), r.Deadline)) // the answer has its own time
+}
+
+// body sends the body, framed as the header has said.
+func (w progressWriter) body(r *Request) error {
 	if r.UploadLength >= 0 {
 		n, err := io.Copy(w, uploadReader{io.LimitReader(r.Upload, r.UploadLength)})
 		if err == nil && n < r.UploadLength {

@@ -57,8 +57,8 @@ type Lease struct {
 	held     time.Duration
 }
 
-// Acquire waits for a slot for model, at the longest until deadline. It returns CodeQueueFull or CodeQueueTimeout with the
-// time after which a try makes sense, or CodeClientGone where ctx ended first.
+// Acquire waits for a slot for model, at the longest until deadline (zero: the scheduler's own bound alone). It returns
+// CodeQueueFull or CodeQueueTimeout with the time after which a try makes sense, or CodeClientGone where ctx ended first.
 func (s *Scheduler) Acquire(ctx context.Context, model string, deadline time.Time) (*Lease, error) {
 	start := time.Now()
 	s.mu.Lock()
@@ -85,7 +85,10 @@ func (s *Scheduler) Acquire(ctx context.Context, model string, deadline time.Tim
 	s.waiting++
 	s.mu.Unlock()
 
-	wait := min(s.maxWait, deadline.Sub(start))
+	wait := s.maxWait
+	if !deadline.IsZero() {
+		wait = max(0, min(wait, deadline.Sub(start)))
+	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	var err *api.Error

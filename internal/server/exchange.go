@@ -41,6 +41,7 @@ type exchange struct {
 	sent   int64
 
 	received int64 // of the body
+	consumed bool  // the body was read to its end
 	err      *api.Error
 }
 
@@ -85,13 +86,24 @@ func validID(s string) bool {
 func (x *exchange) WriteHeader(status int) {
 	if x.status == 0 {
 		x.status = status
+		x.boundDrain()
 	}
 	x.ResponseWriter.WriteHeader(status)
 }
 
+// boundDrain keeps who never sends the body that was announced from holding the answer and the connection: net/http reads
+// up to 256 KiB of an unread body before it writes the header, and without a deadline.
+func (x *exchange) boundDrain() {
+	if x.r.ContentLength == 0 || x.consumed {
+		return
+	}
+	// Writers that know no deadlines are those of tests.
+	_ = http.NewResponseController(x.ResponseWriter).SetReadDeadline(time.Now().Add(drainTime))
+}
+
 func (x *exchange) Write(p []byte) (int, error) {
 	if x.status == 0 {
-		x.status = http.StatusOK
+		x.WriteHeader(http.StatusOK)
 	}
 	n, err := x.ResponseWriter.Write(p)
 	x.sent += int64(n)
@@ -159,6 +171,7 @@ func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 
 
 const (
 	bodyProgress = 30 * time.Second // a body that makes no progress for so long is cut
+	drainTime    = time.Second      // for the rest of a body that nobody wants
 	firstBuffer  = 512
 )
 
@@ -186,6 +199,9 @@ func (x *exchange) readBody(limit int64) ([]byte, error) {
 			body = append(body, 0)[:len(body)]
 		}
 		if now := time.Now(); now.Sub(pushed) > time.Second {
+			if now.Sub(x.arrived) > x.s.MaxRequestTime {
+				return nil, api.Errorf(api.CodeSlowBody, "the body took longer than a request may take in all")
+			}
 			pushed = now
 			// Writers that know no deadlines are those of tests.
 			_ = control.SetReadDeadline(now.Add(bodyProgress))
@@ -198,7 +214,7 @@ func (x *exchange) readBody(limit int64) ([]byte, error) {
 			if int64(len(body)) > limit {
 				return nil, tooLarge(limit)
 			}
-			x.received = int64(len(body))
+			x.received, x.consumed = int64(len(body)), true
 			return body, nil
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return nil, api.Wrap(api.CodeSlowBody, err, "the body did not arrive in time: send it without pauses")
@@ -226,7 +242,7 @@ func clientAddress(r *http.Request, trusted []netip.Prefix) (addr netip.Addr, fo
 		}
 	}
 	if len(trusted) == 0 || !forwarded {
-		return addr, forwarded
+		return addr, forwarded || foreignPage(r)
 	}
 	list := strings.Split(strings.Join(r.Header["X-Forwarded-For"], ","), ",")
 	for i := len(list) - 1; i >= 0 && within(addr, trusted); i-- {
@@ -237,6 +253,24 @@ func clientAddress(r *http.Request, trusted []netip.Prefix) (addr netip.Addr, fo
 		addr = next.Unmap().WithZone("")
 	}
 	return addr, forwarded
+}
+
+// foreignPage says whether a browser may have been sent here by a page of somebody else: by a form or a link (the Origin and
+// the Sec-Fetch-Site header say so), or by a name that was made to point at this machine (the Host does).
+func foreignPage(r *http.Request) bool {
+	host := r.Host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	a, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	if here := host == "localhost" || err == nil && a.IsLoopback(); !here {
+		return true
+	}
+	if origin := r.Header.Get("Origin"); origin != "" && origin != "http://"+r.Host {
+		return true
+	}
+	site := r.Header.Get("Sec-Fetch-Site")
+	return site == "cross-site" || site == "same-site"
 }
 
 func within(a netip.Addr, list []netip.Prefix) bool {

@@ -20,31 +20,26 @@ const (
 // infer serves one counted request: read it, ask whether it may, wait for a slot, book it, carry it to Ollama, and let the
 // client have the end of the answer when that is on the books.
 func (s *Server) infer(x *exchange) error {
-	req, err := s.readRequest(x)
-	if err != nil {
-		return err
-	}
-	if err := mayUse(x.key, req.Models); err != nil {
-		return err
-	}
-	taken, err := s.Limits.Reserve(x.key)
+	taken, err := s.Limits.Reserve(x.key) // before the body: a key at its limit must not fill the memory
 	x.showLimits(s.Limits, taken)
 	if err != nil {
 		return err
 	}
 	defer taken.Done()
 
+	req, err := s.readRequest(x)
+	if err != nil {
+		return x.giveBack(taken, err)
+	}
 	lease, err := s.acquire(x, req)
 	if err != nil {
-		taken.Cancel() // it never went upstream
-		return err
+		return x.giveBack(taken, err)
 	}
 	defer lease.Release()
 
 	b := s.open(x, req, lease)
 	if err := s.Books.Admit(&b.record.Admission); err != nil {
-		taken.Cancel()
-		return err
+		return x.giveBack(taken, err)
 	}
 	x.record = &b.record
 	defer b.close() // whatever happens, one end is booked
@@ -53,7 +48,7 @@ func (s *Server) infer(x *exchange) error {
 	if err != nil {
 		if api.AsError(err).Code == api.CodeNoBackend {
 			s.Backend.Unreachable("a request could not be brought to it")
-			taken.Cancel()
+			return x.giveBack(taken, b.failed(err))
 		}
 		return b.failed(err)
 	}
@@ -67,7 +62,15 @@ func (s *Server) infer(x *exchange) error {
 	return b.whole(resp)
 }
 
-// readRequest reads the body and what it says. Blobs have none that is read: they pass as they come.
+// giveBack returns what a request has taken that never went upstream.
+func (x *exchange) giveBack(taken *limit.Reservation, err error) error {
+	taken.Cancel()
+	x.showLimits(x.s.Limits, nil)
+	return err
+}
+
+// readRequest reads the body, what it says, and whether the key may have that. Blobs have none that is read: they pass as
+// they come.
 func (s *Server) readRequest(x *exchange) (*dialect.Request, error) {
 	if x.route.kind == dialect.None {
 		if !validDigest(x.param) {
@@ -79,7 +82,14 @@ func (s *Server) readRequest(x *exchange) (*dialect.Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	return x.route.kind.Read(body)
+	req, err := x.route.kind.Read(body)
+	if err != nil {
+		return nil, err
+	}
+	if req.Remote && !x.key.AllowCloud {
+		return nil, api.Errorf(api.CodeForbidden, "this key may not make models that run elsewhere (remote_host): an admin can set allow_cloud")
+	}
+	return req, mayUse(x.key, req.Models)
 }
 
 // mayUse refuses models that the key may not use, in the words for one that is not there.

@@ -14,6 +14,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/auth"
 	"ollama-api-service/internal/dialect"
 )
 
@@ -53,6 +54,9 @@ func (s *Server) newManagement() (http.Handler, []byte, error) {
 func (s *Server) manage(x *exchange) error {
 	if x.r.URL.RawQuery != "" && strings.Contains(x.r.URL.RawQuery, ";") {
 		return api.Errorf(api.CodeBadRequest, "the query must separate its parts by &")
+	}
+	if x.param != "" && !auth.ValidPreview(x.param) {
+		return api.Errorf(api.CodeNotFound, "there is no key with this key_preview (oas_ and ten characters)")
 	}
 	r := x.r.WithContext(context.WithValue(x.r.Context(), exchangeKey{}, x))
 	if r.Method == http.MethodPost || r.Method == http.MethodPatch {
@@ -106,6 +110,9 @@ func refuse(status int, msg string, errs []error) refusal {
 			msg = fmt.Sprintf("%s: %s", strings.TrimPrefix(d.Location, "body."), d.Message)
 			break
 		}
+	}
+	if strings.Contains(msg, "json:") {
+		msg = "a field of the body has a value that it cannot hold" // Go's own sentence repeats the value
 	}
 	return refusal{api.Errorf(api.CodeBadRequest, "%s", msg)}
 }

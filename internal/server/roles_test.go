@@ -2,6 +2,8 @@ package server_test
 
 import (
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -205,5 +207,46 @@ func TestDemoKeyIsRefusedThroughAProxy(t *testing.T) {
 	req.Header.Set("X-Forwarded-For", "203.0.113.9")
 	if r := b.send(req); r.status != 401 {
 		t.Errorf("forwarded: %d", r.status)
+	}
+}
+
+func TestDemoKeyIsNoHelpToAForeignPage(t *testing.T) {
+	b := start(t, setup{})
+	for name, change := range map[string]func(*http.Request){
+		"a name that points here": func(r *http.Request) { r.Host = "evil.example:8000" },
+		"an origin":               func(r *http.Request) { r.Header.Set("Origin", "http://evil.example") },
+		"a form":                  func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "cross-site") },
+	} {
+		req, _ := http.NewRequest("GET", b.url+"/k/demo-user-key-67890/api/tags", nil)
+		change(req)
+		if r := b.send(req); r.status != 401 {
+			t.Errorf("%s: %d", name, r.status)
+		}
+	}
+}
+
+func TestBodyThatNeverComesHoldsNothing(t *testing.T) {
+	b := start(t, setup{})
+	blocked, _ := b.key(`{"name":"blocked","role":"user","rate_limit":0}`)
+	for _, head := range []string{
+		"POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n",
+		"GET /healthz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
+		"POST /api/chat HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + blocked + "\r\nContent-Length: 900000\r\n\r\n",
+	} {
+		c, err := net.Dial("tcp", strings.TrimPrefix(b.url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := io.WriteString(c, head); err != nil {
+			t.Fatal(err)
+		}
+		// The client sends nothing more: the answer and the end must come all the same.
+		if err := c.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if answer, err := io.ReadAll(c); err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 ") {
+			t.Errorf("%.30q: %v, %q", head, err, answer)
+		}
 	}
 }

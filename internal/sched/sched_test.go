@@ -1,0 +1,420 @@
+package sched
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/backend"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func scheduler(slots, maxQueue int, maxWait time.Duration) *Scheduler {
+	return New(&backend.Backend{Name: "gpu", Slots: slots}, maxQueue, maxWait)
+}
+
+func acquire(t *testing.T, s *Scheduler, model string) *Lease {
+	t.Helper()
+	l, err := s.Acquire(t.Context(), model, time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// wantEmpty holds that nothing is left behind: no slot, nobody waiting, no lane.
+func wantEmpty(t *testing.T, s *Scheduler) {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.lanes) != 0 || s.waiting != 0 {
+		t.Errorf("%d lanes and %d waiting are left", len(s.lanes), s.waiting)
+	}
+}
+
+func wantError(t *testing.T, err error, code api.Code, retryAfter time.Duration) {
+	t.Helper()
+	var e *api.Error
+	if !errors.As(err, &e) || e.Code != code {
+		t.Fatalf("got %v, want %s", err, code)
+	}
+	if e.RetryAfter != retryAfter || e.NoRetry != (retryAfter > 30*time.Second) {
+		t.Errorf("retry after %v, no retry %v, want %v", e.RetryAfter, e.NoRetry, retryAfter)
+	}
+}
+
+// Whatever comes, goes or gives up: no more than the slots are in use, all of them are while somebody waits, none is lost.
+func TestSlotsUnderAHammer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const slots, clients = 3, 60
+		s := scheduler(slots, 40, 20*time.Millisecond)
+		models := []string{"a", "b"}
+		var inUse [2]atomic.Int64
+		var served, full, late, left atomic.Int64
+		var all sync.WaitGroup
+		for i := range clients {
+			all.Go(func() {
+				random := rand.New(rand.NewPCG(1, uint64(i)))
+				pause := func(most int) { time.Sleep(time.Duration(random.IntN(most)) * time.Millisecond) }
+				for range 40 {
+					pause(10)
+					ctx, cancel := context.WithCancel(t.Context())
+					time.AfterFunc(time.Duration(random.IntN(60))*time.Millisecond, cancel)
+					model := random.IntN(2)
+					l, err := s.Acquire(ctx, models[model], time.Time{})
+					switch {
+					case err == nil:
+						if n := inUse[model].Add(1); n > slots {
+							t.Errorf("%d slots of %d in use", n, slots)
+						}
+						pause(8)
+						inUse[model].Add(-1)
+						l.Release()
+						served.Add(1)
+					case api.AsError(err).Code == api.CodeQueueFull:
+						full.Add(1)
+					case api.AsError(err).Code == api.CodeQueueTimeout:
+						late.Add(1)
+					case api.AsError(err).Code == api.CodeClientGone:
+						left.Add(1)
+					default:
+						t.Error(err)
+					}
+					cancel()
+				}
+			})
+		}
+		for range 200 {
+			time.Sleep(time.Millisecond)
+			synctest.Wait()
+			s.mu.Lock()
+			for model, l := range s.lanes {
+				if l.waiters.Len() > 0 && l.inFlight != slots {
+					t.Errorf("%d wait for %s while %d slots of %d are in use", l.waiters.Len(), model, l.inFlight, slots)
+				}
+			}
+			s.mu.Unlock()
+		}
+		all.Wait()
+		wantEmpty(t, s)
+		if served.Load() == 0 || full.Load() == 0 || late.Load() == 0 || left.Load() == 0 {
+			t.Errorf("not all was tried: served %d, full %d, late %d, left %d", served.Load(), full.Load(), late.Load(), left.Load())
+		}
+	})
+}
+
+func TestFirstComeFirstServed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := scheduler(1, 100, time.Hour)
+		first := acquire(t, s, "m")
+		var order []int
+		var waited []time.Duration
+		for i := range 20 {
+			go func() {
+				l := acquire(t, s, "m")
+				order, waited = append(order, i), append(waited, l.Waited)
+				time.Sleep(time.Second)
+				l.Release()
+			}()
+			synctest.Wait() // it stands in the queue
+		}
+		if n := s.Snapshot(); n.InFlight != 1 || n.Waiting != 20 || n.ByModel["m"] != 1 {
+			t.Errorf("snapshot %+v", n)
+		}
+		time.Sleep(time.Minute)
+		first.Release()
+		// One who comes while others wait does not pass them.
+		last := acquire(t, s, "m")
+		last.Release()
+		if !slices.IsSorted(order) || len(order) != 20 || last.Waited != 20*time.Second {
+			t.Errorf("served in the order %v, the last one after %v", order, last.Waited)
+		}
+		for i, w := range waited {
+			if want := time.Minute + time.Duration(i)*time.Second; w != want {
+				t.Errorf("number %d waited %v by its lease, %v by the clock", i, w, want)
+			}
+		}
+		wantEmpty(t, s)
+	})
+}
+
+// A slot given back goes to who waits: nobody else can take it in between.
+func TestHandOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := scheduler(2, 10, time.Hour)
+		a, b := acquire(t, s, "m"), acquire(t, s, "m")
+		var got *Lease
+		go func() { got = acquire(t, s, "m") }()
+		synctest.Wait()
+		a.Release()
+		if n := s.Snapshot(); n.InFlight != 2 || n.Waiting != 0 {
+			t.Errorf("the slot was not handed on: %+v", n)
+		}
+		synctest.Wait()
+		if got == nil {
+			t.Fatal("who waited was not woken")
+		}
+		got.Release()
+		b.Release()
+		wantEmpty(t, s)
+	})
+}
+
+func TestEachModelHasItsSlots(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := scheduler(2, 10, time.Second)
+		var held []*Lease
+		for _, model := range []string{"a", "a", "b", "b", "c"} {
+			held = append(held, acquire(t, s, model))
+		}
+		if n := s.Snapshot(); n.InFlight != 5 || n.ByModel["a"] != 2 || n.ByModel["b"] != 2 || n.ByModel["c"] != 1 {
+			t.Errorf("snapshot %+v", n)
+		}
+		_, err := s.Acquire(t.Context(), "a", time.Time{})
+		wantError(t, err, api.CodeQueueTimeout, time.Second)
+		for _, l := range held {
+			l.Release()
+		}
+		wantEmpty(t, s)
+	})
+}
+
+// Clients choose the names of models: a million of them must leave nothing.
+func TestLanesAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := scheduler(1, 0, time.Second)
+		for i := range 1000 {
+			acquire(t, s, string(rune('0'+i))).Release()
+		}
+		wantEmpty(t, s)
+		l := acquire(t, s, "m")
+		_, err := s.Acquire(t.Context(), "m", time.Time{})
+		wantError(t, err, api.CodeQueueFull, time.Second)
+		l.Release()
+		wantEmpty(t, s)
+	})
+}
+
+func TestQueueFull(t *testing.T) {
+	for _, c := range []struct {
+		slots, queue int
+		held, want   time.Duration // how long a slot is held, and the time to come back after
+	}{
+		{1, 0, 200 * time.Millisecond, time.Second},
+		{1, 2, 5 * time.Second, 15 * time.Second}, // two before me, and the one that runs
+		{4, 3, 5 * time.Second, 5 * time.Second},
+		{4, 7, 5 * time.Second, 10 * time.Second},
+		{2, 9, 9 * time.Second, 45 * time.Second},
+		{1, 100, 10 * time.Minute, time.Hour},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := scheduler(c.slots, c.queue, time.Hour)
+			warm := acquire(t, s, "m")
+			time.Sleep(c.held)
+			if held := warm.Release(); held != c.held {
+				t.Errorf("held for %v, want %v", held, c.held)
+			}
+			var leases []*Lease
+			for range c.slots {
+				leases = append(leases, acquire(t, s, "m"))
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			for range c.queue {
+				go s.Acquire(ctx, "m", time.Time{})
+			}
+			synctest.Wait()
+			before := time.Now()
+			_, err := s.Acquire(t.Context(), "m", time.Time{})
+			wantError(t, err, api.CodeQueueFull, c.want)
+			if time.Since(before) != 0 {
+				t.Error("a full queue let somebody wait")
+			}
+			cancel()
+			synctest.Wait()
+			for _, l := range leases {
+				l.Release()
+			}
+			wantEmpty(t, s)
+		})
+	}
+}
+
+// The queue is bounded over all models together.
+func TestQueueIsShared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := scheduler(1, 1, time.Minute)
+		a, b := acquire(t, s, "a"), acquire(t, s, "b")
+		go s.Acquire(t.Context(), "a", time.Time{})
+		synctest.Wait()
+		_, err := s.Acquire(t.Context(), "b", time.Time{})
+		wantError(t, err, api.CodeQueueFull, time.Second)
+		acquire(t, s, "c").Release() // a free slot needs no queue
+		time.Sleep(time.Hour)
+		a.Release()
+		b.Release()
+		wantEmpty(t, s)
+	})
+}
+
+func TestWaitTimeout(t *testing.T) {
+	for name, c := range map[string]struct{ maxWait, deadline, want time.Duration }{
+		"the scheduler's":        {time.Minute, 0, time.Minute},
+		"the request's":          {time.Minute, 10 * time.Second, 10 * time.Second},
+		"the shorter of the two": {time.Minute, time.Hour, time.Minute},
+		"over already":           {time.Minute, -time.Second, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := scheduler(1, 10, c.maxWait)
+				first := acquire(t, s, "m")
+				time.Sleep(40 * time.Second)
+				first.Release()
+				l := acquire(t, s, "m")
+				start := time.Now()
+				var deadline time.Time
+				if c.deadline != 0 {
+					deadline = start.Add(c.deadline)
+				}
+				_, err := s.Acquire(t.Context(), "m", deadline)
+				wantError(t, err, api.CodeQueueTimeout, 40*time.Second)
+				if took := time.Since(start); took != c.want {
+					t.Errorf("it waited %v, want %v", took, c.want)
+				}
+				l.Release()
+				wantEmpty(t, s)
+			})
+		})
+	}
+}
+
+func TestCancelWhileQueued(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := scheduler(1, 10, time.Hour)
+		l := acquire(t, s, "m")
+		ctx, cancel := context.WithCancel(t.Context())
+		var gone error
+		go func() { _, gone = s.Acquire(ctx, "m", time.Time{}) }()
+		synctest.Wait()
+		var next *Lease
+		go func() { next = acquire(t, s, "m") }()
+		synctest.Wait()
+		cancel()
+		synctest.Wait()
+		wantError(t, gone, api.CodeClientGone, 0)
+		if n := s.Snapshot(); n.Waiting != 1 || n.InFlight != 1 {
+			t.Errorf("snapshot %+v", n)
+		}
+		l.Release()
+		synctest.Wait()
+		if next == nil {
+			t.Fatal("the slot went to somebody who had left")
+		}
+		next.Release()
+		wantEmpty(t, s)
+	})
+}
+
+// The grant comes at the very moment at which the wait ends, by the client or by the clock. Whoever wins, the slot is either
+// in a lease or free, and who waits behind gets it.
+func TestGrantCrossesWithTheEndOfTheWait(t *testing.T) {
+	for _, name := range []string{"client", "clock"} {
+		t.Run(name, func(t *testing.T) {
+			granted := 0
+			for i := range 200 {
+				synctest.Test(t, func(t *testing.T) {
+					s := scheduler(1, 10, time.Second)
+					l := acquire(t, s, "m")
+					ctx, cancel := context.WithCancel(t.Context())
+					defer cancel()
+					var got *Lease
+					var err error
+					go func() { got, err = s.Acquire(ctx, "m", time.Time{}) }()
+					time.Sleep(500 * time.Millisecond)
+					behind := make(chan *Lease, 1)
+					go func() { behind <- acquire(t, s, "m") }()
+					synctest.Wait()
+					switch {
+					case name == "clock":
+						time.Sleep(500 * time.Millisecond) // wakes at the instant at which the waiter's timer fires
+						l.Release()
+					case i%2 == 0: // the waiter runs only when both have happened
+						cancel()
+						l.Release()
+					default:
+						l.Release()
+						cancel()
+					}
+					synctest.Wait()
+					switch {
+					case err == nil && got != nil:
+						granted++
+						got.Release()
+					case err == nil || got != nil:
+						t.Fatalf("lease %v, error %v", got, err)
+					}
+					(<-behind).Release()
+					wantEmpty(t, s)
+				})
+			}
+			if name == "client" && (granted == 0 || granted == 200) {
+				t.Errorf("%d of 200 were granted: they did not cross", granted)
+			}
+		})
+	}
+}
+
+func TestReleaseTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := scheduler(2, 10, time.Second)
+		a, b := acquire(t, s, "m"), acquire(t, s, "m")
+		time.Sleep(3 * time.Second)
+		if held := a.Release(); held != 3*time.Second {
+			t.Errorf("held for %v", held)
+		}
+		time.Sleep(time.Second)
+		if held := a.Release(); held != 3*time.Second {
+			t.Errorf("a second call says %v", held)
+		}
+		if n := s.Snapshot(); n.InFlight != 1 {
+			t.Errorf("snapshot %+v", n)
+		}
+		b.Release()
+		wantEmpty(t, s)
+	})
+}
+
+func TestLeaseOfNoScheduler(t *testing.T) {
+	b := &backend.Backend{Name: "gpu"}
+	l := Lease{Backend: b}
+	for range 2 {
+		if held := l.Release(); held != 0 || l.Backend != b {
+			t.Errorf("held %v: %+v", held, l)
+		}
+	}
+}
+
+// The time a slot is held is a moving average: one odd request does not change what is told to everybody.
+func TestMeasuredService(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := scheduler(1, 0, time.Second)
+		for _, held := range []time.Duration{4 * time.Second, 36 * time.Second} {
+			l := acquire(t, s, "m")
+			time.Sleep(held)
+			l.Release()
+		}
+		l := acquire(t, s, "m")
+		_, err := s.Acquire(t.Context(), "m", time.Time{})
+		wantError(t, err, api.CodeQueueFull, 6*time.Second)
+		l.Release()
+	})
+}
