@@ -76,6 +76,11 @@ func TestDeadlines(t *testing.T) {
 		{name: "silence in the body, short", firstByte: time.Minute, idle: time.Second, deadline: time.Hour,
 			upstream: []any{streamHead, chunk(line), 900 * time.Millisecond, chunk(line), 950 * time.Millisecond, chunk(line)},
 			code:     api.CodeUpstreamTimeout, atLeast: 2850 * time.Millisecond, atMost: 3300 * time.Millisecond, lines: 3},
+		{
+			name: "silence that may just be, after a piece that pushed nothing on", firstByte: time.Minute, idle: time.Second, deadline: time.Hour,
+			upstream: []any{streamHead, chunk(line), 100 * time.Millisecond, chunk(line), 950 * time.Millisecond, chunk(line), "0\r\n\r\n"},
+			atLeast:  1050 * time.Millisecond, atMost: 1050 * time.Millisecond, lines: 3,
+		},
 		{name: "header later than a silence may last", firstByte: 15 * time.Minute, idle: 5 * time.Minute, deadline: time.Hour,
 			upstream: []any{10 * time.Minute, streamHead, time.Minute, chunk(line), "0\r\n\r\n"}, atLeast: 11 * time.Minute, atMost: 11 * time.Minute, lines: 1},
 		{name: "a slow reader is not a silent upstream", firstByte: time.Minute, idle: 5 * time.Minute, deadline: time.Hour, readerSleeps: 10 * time.Minute,
@@ -221,6 +226,18 @@ func TestTimeoutsOnSockets(t *testing.T) {
 	})
 	srv.WaitRequest(1).WaitClosed()
 
+	// A pooled connection that stays silent is not a stale one: the request may be at work.
+	srv.Script("POST", "/api/chat")
+	fetch(t, u, chatRequest())
+	srv.Script("POST", "/api/chat", ollamatest.Answer{Fault: ollamatest.Hang})
+	within(t, "the wait for a header on a pooled connection", func() {
+		_, err := u.Do(t.Context(), r)
+		wantCode(t, err, api.CodeUpstreamTimeout)
+	})
+	if r := srv.WaitRequest(3); r.Conn != 2 || len(srv.Requests()) != 3 {
+		t.Errorf("%d requests, the third over connection %d", len(srv.Requests()), r.Conn)
+	}
+
 	srv.Script("POST", "/api/chat", ollamatest.Answer{Tokens: 3, Fault: ollamatest.Hang, FaultAt: ollamatest.AfterHeader})
 	r.FirstByte, r.Idle = time.Minute, 30*time.Millisecond
 	within(t, "the wait for a body", func() {
@@ -233,7 +250,7 @@ func TestTimeoutsOnSockets(t *testing.T) {
 		_, err = resp.Read(make([]byte, 1))
 		wantCode(t, err, api.CodeUpstreamTimeout)
 	})
-	srv.WaitRequest(2).WaitClosed()
+	srv.WaitRequest(4).WaitClosed()
 
 	// A write that nobody takes: an upload to a server that does not read.
 	stuck := script(t, func(_ int, c *net.TCPConn) {

@@ -145,17 +145,17 @@ func TestUnaskedBytesAreNoAnswer(t *testing.T) {
 	answered, unasked := make(chan struct{}), make(chan struct{})
 	base := script(t, func(n int, c *net.TCPConn) {
 		in := bufio.NewReader(c)
-		for readRequest(t, in) != nil {
-			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-			if n == 2 {
-				return
-			}
-			<-answered
-			io.WriteString(c, "HTTP/1.1 408 Request Timeout\r\nContent-Length: 6\r\n\r\nsecret")
-			close(unasked)
-			io.Copy(io.Discard, c) // until the peer closes
+		if readRequest(t, in) == nil {
 			return
 		}
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+		if n == 2 {
+			return
+		}
+		<-answered
+		io.WriteString(c, "HTTP/1.1 408 Request Timeout\r\nContent-Length: 6\r\n\r\nsecret")
+		close(unasked)
+		io.Copy(io.Discard, c) // until the peer closes
 	})
 	u := upstreamAt(t, base)
 	resp, err := u.Do(t.Context(), chatRequest())
@@ -259,7 +259,23 @@ func TestCancelledConnectionIsNeverPooled(t *testing.T) {
 		}
 		u.mu.Unlock()
 	}
-	_ = srv
+
+	// Cancelled before it is closed, though its answer was read whole.
+	ctx, cancel := context.WithCancel(t.Context())
+	resp, err := u.Do(ctx, &Request{Method: "GET", Path: "/"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := resp.Head(1 << 10); err != nil {
+		t.Fatal(err)
+	}
+	before := pooled(u)
+	cancel()
+	srv.WaitRequestTo(1, "GET", "/").WaitClosed()
+	resp.Close()
+	if n := pooled(u); n != before {
+		t.Error("a connection that was cancelled is in the pool")
+	}
 }
 
 func TestCloseBeforeTheEndClosesTheConnection(t *testing.T) {
