@@ -46,7 +46,9 @@ func (m *Meter) Feed(p []byte) ([]byte, error) {
 	if m.holding {
 		return nil, m.hold(p)
 	}
-	m.buf = m.buf[:copy(m.buf, m.buf[m.sent:])]
+	if m.sent > 0 {
+		m.buf = m.buf[:copy(m.buf, m.buf[m.sent:])]
+	}
 	src, joined := p, len(m.buf) > 0
 	if joined {
 		m.buf = append(m.buf, p...)

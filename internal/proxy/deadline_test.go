@@ -65,35 +65,57 @@ func TestDeadlines(t *testing.T) {
 		readerSleeps              time.Duration // before each read of the body
 		lines                     int
 	}{
-		{name: "no header", firstByte: 15 * time.Minute, idle: time.Minute, deadline: time.Hour,
-			code: api.CodeUpstreamTimeout, atLeast: 15 * time.Minute, atMost: 15 * time.Minute},
-		{name: "no header until the deadline", firstByte: 15 * time.Minute, deadline: time.Minute,
-			code: api.CodeUpstreamTimeout, atLeast: time.Minute, atMost: time.Minute},
-		{name: "half a header", firstByte: time.Minute, upstream: []any{30 * time.Second, "HTTP/1.1 200 OK\r\n"},
-			code: api.CodeUpstreamTimeout, atLeast: time.Minute, atMost: time.Minute},
-		{name: "silence in the body", firstByte: time.Minute, idle: 5 * time.Minute, deadline: time.Hour, upstream: []any{streamHead, chunk(line)},
-			code: api.CodeUpstreamTimeout, atLeast: 5 * time.Minute, atMost: 5*time.Minute + 2*deadlineGrain, lines: 1},
-		{name: "silence in the body, short", firstByte: time.Minute, idle: time.Second, deadline: time.Hour,
+		{
+			name: "no header", firstByte: 15 * time.Minute, idle: time.Minute, deadline: time.Hour,
+			code: api.CodeUpstreamTimeout, atLeast: 15 * time.Minute, atMost: 15 * time.Minute,
+		},
+		{
+			name: "no header until the deadline", firstByte: 15 * time.Minute, deadline: time.Minute,
+			code: api.CodeUpstreamTimeout, atLeast: time.Minute, atMost: time.Minute,
+		},
+		{
+			name: "half a header", firstByte: time.Minute, upstream: []any{30 * time.Second, "HTTP/1.1 200 OK\r\n"},
+			code: api.CodeUpstreamTimeout, atLeast: time.Minute, atMost: time.Minute,
+		},
+		{
+			name: "silence in the body", firstByte: time.Minute, idle: 5 * time.Minute, deadline: time.Hour, upstream: []any{streamHead, chunk(line)},
+			code: api.CodeUpstreamTimeout, atLeast: 5 * time.Minute, atMost: 5*time.Minute + 2*deadlineGrain, lines: 1,
+		},
+		{
+			name: "silence in the body, short", firstByte: time.Minute, idle: time.Second, deadline: time.Hour,
 			upstream: []any{streamHead, chunk(line), 900 * time.Millisecond, chunk(line), 950 * time.Millisecond, chunk(line)},
-			code:     api.CodeUpstreamTimeout, atLeast: 2850 * time.Millisecond, atMost: 3300 * time.Millisecond, lines: 3},
+			code:     api.CodeUpstreamTimeout, atLeast: 2850 * time.Millisecond, atMost: 3300 * time.Millisecond, lines: 3,
+		},
 		{
 			name: "silence that may just be, after a piece that pushed nothing on", firstByte: time.Minute, idle: time.Second, deadline: time.Hour,
 			upstream: []any{streamHead, chunk(line), 100 * time.Millisecond, chunk(line), 950 * time.Millisecond, chunk(line), "0\r\n\r\n"},
 			atLeast:  1050 * time.Millisecond, atMost: 1050 * time.Millisecond, lines: 3,
 		},
-		{name: "header later than a silence may last", firstByte: 15 * time.Minute, idle: 5 * time.Minute, deadline: time.Hour,
-			upstream: []any{10 * time.Minute, streamHead, time.Minute, chunk(line), "0\r\n\r\n"}, atLeast: 11 * time.Minute, atMost: 11 * time.Minute, lines: 1},
-		{name: "a slow reader is not a silent upstream", firstByte: time.Minute, idle: 5 * time.Minute, deadline: time.Hour, readerSleeps: 10 * time.Minute,
-			upstream: []any{streamHead, chunk(line), chunk(line), "0\r\n\r\n"}, atLeast: 10 * time.Minute, atMost: time.Hour, lines: 2},
-		{name: "no silence too long, for hours", firstByte: time.Minute, idle: 5 * time.Minute, deadline: 10 * time.Hour, upstream: trickle,
-			atLeast: 400 * time.Minute, atMost: 401 * time.Minute, lines: 100},
-		{name: "no silence too long until the deadline", firstByte: time.Minute, idle: 5 * time.Minute, deadline: 30 * time.Minute, upstream: trickle,
-			code: api.CodeUpstreamTimeout, atLeast: 30 * time.Minute, atMost: 30 * time.Minute, lines: 7},
-		{name: "deadline alone", deadline: 30 * time.Minute, upstream: trickle,
-			code: api.CodeUpstreamTimeout, atLeast: 30 * time.Minute, atMost: 30 * time.Minute, lines: 7},
+		{
+			name: "header later than a silence may last", firstByte: 15 * time.Minute, idle: 5 * time.Minute, deadline: time.Hour,
+			upstream: []any{10 * time.Minute, streamHead, time.Minute, chunk(line), "0\r\n\r\n"}, atLeast: 11 * time.Minute, atMost: 11 * time.Minute, lines: 1,
+		},
+		{
+			name: "a slow reader is not a silent upstream", firstByte: time.Minute, idle: 5 * time.Minute, deadline: time.Hour, readerSleeps: 10 * time.Minute,
+			upstream: []any{streamHead, chunk(line), chunk(line), "0\r\n\r\n"}, atLeast: 10 * time.Minute, atMost: time.Hour, lines: 2,
+		},
+		{
+			name: "no silence too long, for hours", firstByte: time.Minute, idle: 5 * time.Minute, deadline: 10 * time.Hour, upstream: trickle,
+			atLeast: 400 * time.Minute, atMost: 401 * time.Minute, lines: 100,
+		},
+		{
+			name: "no silence too long until the deadline", firstByte: time.Minute, idle: 5 * time.Minute, deadline: 30 * time.Minute, upstream: trickle,
+			code: api.CodeUpstreamTimeout, atLeast: 30 * time.Minute, atMost: 30 * time.Minute, lines: 7,
+		},
+		{
+			name: "deadline alone", deadline: 30 * time.Minute, upstream: trickle,
+			code: api.CodeUpstreamTimeout, atLeast: 30 * time.Minute, atMost: 30 * time.Minute, lines: 7,
+		},
 		{name: "first byte alone bounds no body", firstByte: time.Minute, upstream: trickle, atLeast: 400 * time.Minute, atMost: 401 * time.Minute, lines: 100},
-		{name: "a pull may be silent for as long as it likes", upstream: []any{24 * time.Hour, streamHead, 24 * time.Hour, chunk(line), "0\r\n\r\n"},
-			atLeast: 48 * time.Hour, atMost: 48 * time.Hour, lines: 1},
+		{
+			name: "a pull may be silent for as long as it likes", upstream: []any{24 * time.Hour, streamHead, 24 * time.Hour, chunk(line), "0\r\n\r\n"},
+			atLeast: 48 * time.Hour, atMost: 48 * time.Hour, lines: 1,
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -77,12 +77,12 @@ func (u *Upstream) Do(ctx context.Context, r *Request) (*Response, error) {
 	if r.Upload == nil { // an upload cannot be sent twice, so it gets no connection that may be stale
 		c = u.take()
 	}
-	for {
+	for tried := false; ; tried = true {
 		if c == nil {
 			var err error
 			if c, err = u.dial(ctx); err != nil {
-				if ctx.Err() != nil {
-					return nil, api.Wrap(api.CodeClientGone, err, "the client went away")
+				if ctx.Err() != nil || tried { // the first try may have reached it
+					return nil, failure(ctx, err)
 				}
 				return nil, api.Wrap(api.CodeNoBackend, err, "the Ollama server cannot be reached: try again soon, or ask who runs it")
 			}
