@@ -424,3 +424,17 @@ func TestUpstreamSeesWhatItMay(t *testing.T) {
 		}
 	}
 }
+
+func TestRefusedBodyCostsNothing(t *testing.T) {
+	b := start(t, setup{})
+	key, _ := b.key(`{"name":"ten","role":"user","rate_limit":10}`)
+	for body, want := range map[string]int{`{"model":`: 400, `{"model":"tiny","model":"tiny"}`: 400, `{}`: 400} {
+		r := b.do("POST", "/api/chat", key, body)
+		if r.status != want || r.header.Get("X-Ratelimit-Remaining") != "10" {
+			t.Errorf("%s: %d, remaining %s", body, r.status, r.header.Get("X-Ratelimit-Remaining"))
+		}
+	}
+	if n := b.stats(key)["total_requests"]; n != 0.0 {
+		t.Errorf("%v rows", n)
+	}
+}
