@@ -303,3 +303,22 @@ func TestPercentilesOf100k(t *testing.T) {
 		}
 	}
 }
+
+func TestInterruptedRequestsHaveNoDuration(t *testing.T) {
+	s, _ := create(t)
+	done, cut := record("done", "oas_0000000001", noon), record("cut", "oas_0000000001", noon)
+	done.Total = 2 * time.Second
+	cut.Total, cut.Outcome = 0, api.OutcomeInterrupted
+	if n, err := s.AddRecords(t.Context(), []api.Record{done, cut}); n != 2 || err != nil {
+		t.Fatal(n, err)
+	}
+	all, err := s.AllStatistics(t.Context(), noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, got := range []api.Statistics{all.Total, all.ByKey["oas_0000000001"]} {
+		if got.TotalRequests != 2 || got.AverageSeconds != 2 || got.Percentiles.P50 < 1.9 {
+			t.Errorf("%d requests, average %v, percentiles %v", got.TotalRequests, got.AverageSeconds, got.Percentiles)
+		}
+	}
+}

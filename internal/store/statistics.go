@@ -222,8 +222,14 @@ func (s *summary) merge(o *summary) {
 
 func (s *summary) statistics() api.Statistics {
 	s.TotalRequests, s.PromptTokens, s.CompletionTokens, s.EstimatedRows, s.SlotMS = s.count, s.prompt, s.completion, s.estimated, s.slot
+	var timed int64 // requests whose duration is known: those that a kill interrupted have none
+	for _, b := range s.latencies {
+		timed += b.Count
+	}
+	if timed > 0 {
+		s.AverageSeconds = s.total / 1000 / float64(timed)
+	}
 	if s.count > 0 {
-		s.AverageSeconds = s.total / 1000 / float64(s.count)
 		last := instant(s.last)
 		s.LastRequest = &last
 	}
