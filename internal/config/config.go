@@ -43,6 +43,12 @@ type Config struct {
 	MaxQueue     int           `env:"MAX_QUEUE" envDefault:"1024" doc:"How many requests may wait for a slot; one more is answered 503."`
 	MaxQueueWait time.Duration `env:"MAX_QUEUE_WAIT" envDefault:"10m" doc:"The longest wait for a slot."`
 
+	DefaultMaxTokens int64         `env:"DEFAULT_MAX_TOKENS" envDefault:"8192" doc:"The longest answer, in tokens, of a user's request that names none: Ollama alone would write on for ten times the context.\n0 puts none in. It also takes the place of a num_predict in a Modelfile."`
+	MaxNumCtx        int64         `env:"MAX_NUM_CTX" envDefault:"32768" doc:"The largest context (num_ctx) that a user's request may have a model loaded with; 0 is no bound."`
+	MaxKeepAlive     time.Duration `env:"MAX_KEEP_ALIVE" envDefault:"1h" doc:"The longest time (keep_alive) for which a user's request may keep a model loaded; 0s is no bound."`
+	Policy           Policies      `env:"POLICY" doc:"Other answers to what users' requests may set, separated by commas: field=action, or for some models pattern field=action.\nThe actions are pass, drop, refuse, default:N, max:N and set:N; docs/policy.md lists the fields. The first that fits counts.\n  POLICY='qwen3:* num_ctx=set:16384,raw=refuse'"`
+	RegistryHosts    Hosts         `env:"REGISTRY_HOSTS" doc:"Hosts, separated by commas, that models may be pulled from, pushed to and made from, beside Ollama's own registry. The\nOllama server connects to them, with plain HTTP where a pull asks for it.\n  REGISTRY_HOSTS=hf.co,registry.example.net:5000"`
+
 	TrustedProxies Networks `env:"TRUSTED_PROXIES" doc:"Addresses or networks, separated by commas, of the proxies whose X-Forwarded-For is believed.\n  TRUSTED_PROXIES=10.0.0.7,172.16.0.0/12"`
 
 	LogLevel  slog.Level `env:"LOG_LEVEL" envDefault:"info" doc:"debug, info, warn or error."`

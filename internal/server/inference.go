@@ -87,9 +87,12 @@ func (s *Server) readRequest(x *exchange) (*dialect.Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	req, err := x.route.kind.Read(body, s.Aliases)
+	req, err := x.route.kind.Read(body, s.terms(x.key))
 	if err != nil {
 		return nil, err
+	}
+	if req.Changes != nil {
+		x.Header()["X-Policy"] = []string{strings.Join(req.Changes, ", ")}
 	}
 	switch {
 	case req.Remote && !x.key.AllowCloud:
@@ -98,6 +101,13 @@ func (s *Server) readRequest(x *exchange) (*dialect.Request, error) {
 		return nil, api.Errorf(api.CodeForbidden, "this key may not let the server search the web (the tool web_search): leave it out, or an admin can set allow_cloud")
 	}
 	return req, mayUse(x.key, req.Alias, req.Models...)
+}
+
+// terms are what a key's bodies are read under.
+func (s *Server) terms(k *api.Key) *dialect.Terms {
+	return &dialect.Terms{
+		Aliases: s.Aliases, Policed: k.Role != api.RoleAdmin, Key: k.Policy, Models: s.Policy, Standard: s.Standard, Registries: s.Registries,
+	}
 }
 
 // newEnough refuses what the backend's version does not have yet.

@@ -33,7 +33,7 @@ const (
 	lastWords     = 2 * time.Second // for the error records of streams that are cut at a stop
 )
 
-// Options are the rooms and the settings that the server stands on. All but StaticAdmin, TrustedProxies and Aliases must be set.
+// Options are the rooms and the settings that the server stands on. All but StaticAdmin, TrustedProxies, Aliases, Policy and Registries must be set.
 type Options struct {
 	Store    *store.Store
 	Auth     *auth.Authenticator
@@ -51,6 +51,9 @@ type Options struct {
 	StaticAdmin    bool // an admin key outside the store exists: the last stored one may go
 	TrustedProxies []netip.Prefix
 	Aliases        api.Aliases
+	Policy         []api.ModelPolicy // the operator's, before Standard
+	Standard       api.Policy        // what users' requests may set where nothing else is said
+	Registries     []string          // hosts that models may come from beside Ollama's own
 	MaxBody        int64
 	MaxRequestTime time.Duration
 	FirstByte      time.Duration
