@@ -18,6 +18,8 @@ const (
 	CodeMethodNotAllowed Code = "method_not_allowed"
 	CodeConflict         Code = "conflict"
 	CodeTooLarge         Code = "too_large"
+	CodeTargetTooLong    Code = "target_too_long"
+	CodeHeadTooLarge     Code = "head_too_large"
 	CodeUnsupported      Code = "unsupported_encoding"
 	CodeSlowBody         Code = "body_timeout"
 	CodeRateLimited      Code = "rate_limited"

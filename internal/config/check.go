@@ -99,6 +99,7 @@ func (c *Config) checkNumbers() error {
 		{"UPSTREAM_IDLE_TIMEOUT", c.UpstreamIdleTimeout, time.Second},
 		{"MAX_QUEUE_WAIT", c.MaxQueueWait, 0},
 		{"MAX_KEEP_ALIVE", c.MaxKeepAlive, 0},
+		{"SSE_HEARTBEAT", c.SSEHeartbeat, 0},
 		{"SHUTDOWN_GRACE", c.ShutdownGrace, 0},
 	} {
 		if d.value < d.least || d.value > 7*24*time.Hour {

@@ -25,6 +25,8 @@ var statuses = map[api.Code]int{
 	api.CodeMethodNotAllowed: http.StatusMethodNotAllowed,
 	api.CodeConflict:         http.StatusConflict,
 	api.CodeTooLarge:         http.StatusRequestEntityTooLarge,
+	api.CodeTargetTooLong:    http.StatusRequestURITooLong,
+	api.CodeHeadTooLarge:     http.StatusRequestHeaderFieldsTooLarge,
 	api.CodeUnsupported:      http.StatusUnsupportedMediaType,
 	api.CodeSlowBody:         http.StatusRequestTimeout,
 	api.CodeRateLimited:      http.StatusTooManyRequests,
@@ -45,6 +47,7 @@ var statuses = map[api.Code]int{
 // fail writes a failure in the caller's dialect: the whole answer where none has begun, else the dialect's error record and
 // then the end of the connection, so that a cut answer can never be taken for a whole one.
 func (x *exchange) fail(err error) {
+	x.beat.pause()
 	e := x.whoLeft(err)
 	x.err = e
 	if x.started() {
@@ -144,7 +147,8 @@ func (x *exchange) errorRecord(e *api.Error) []byte {
 
 func openAIType(status int) string {
 	switch status {
-	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusMethodNotAllowed:
+	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusMethodNotAllowed,
+		http.StatusRequestURITooLong, http.StatusRequestHeaderFieldsTooLarge:
 		return "invalid_request_error"
 	case http.StatusUnauthorized:
 		return "authentication_error"

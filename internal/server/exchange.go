@@ -24,6 +24,7 @@ type exchange struct {
 	r       *http.Request
 	s       *Server
 	id      string
+	theirID string // the client's own for the request, if it is fit to be kept
 	arrived time.Time
 
 	path      string // as sent, without a key in front
@@ -35,11 +36,13 @@ type exchange struct {
 	addr      netip.Addr
 	forwarded bool // a proxy stands before us, or claims to
 
-	key    *api.Key
-	record *api.Record // set from the admission on
-	status int         // as sent; 0 before the header
-	sent   int64
-	events int64 // of a stream of events, those that were sent
+	key     *api.Key
+	record  *api.Record // set from the admission on
+	status  int         // as sent; 0 before the header
+	bounded time.Time   // when the deadline of writes was last set
+	beat    *heartbeat
+	sent    int64
+	events  int64 // of a stream of events, those that were sent
 
 	received int64 // of the body
 	consumed bool  // the body was read to its end
@@ -56,6 +59,7 @@ func (s *Server) newExchange(w http.ResponseWriter, r *http.Request) *exchange {
 	x.addr, x.forwarded = clientAddress(r, s.TrustedProxies)
 	w.Header()["X-Request-Id"] = []string{x.id}
 	if theirs := r.Header.Get("X-Request-Id"); theirs != "" && validID(theirs) {
+		x.theirID = theirs
 		w.Header()["X-Client-Request-Id"] = []string{theirs}
 	}
 	return x
@@ -84,8 +88,16 @@ func validID(s string) bool {
 	return true
 }
 
+// WriteHeader, Write and FlushError are for the request's own goroutine; commit, put and flush do their work.
 func (x *exchange) WriteHeader(status int) {
+	x.beat.lock()
+	defer x.beat.unlock()
+	x.commit(status)
+}
+
+func (x *exchange) commit(status int) {
 	if x.status == 0 {
+		x.boundWrites() // net/http may write before it is asked to, and keeps the deadline of the request before
 		x.status = status
 		x.boundDrain()
 	}
@@ -103,12 +115,54 @@ func (x *exchange) boundDrain() {
 }
 
 func (x *exchange) Write(p []byte) (int, error) {
+	x.beat.lock()
+	defer x.beat.unlock()
 	if x.status == 0 {
-		x.WriteHeader(http.StatusOK)
+		x.commit(http.StatusOK)
 	}
+	return x.put(p)
+}
+
+func (x *exchange) put(p []byte) (int, error) {
+	x.boundWrites()
 	n, err := x.ResponseWriter.Write(p)
 	x.sent += int64(n)
+	x.unboundWrites()
 	return n, err
+}
+
+// FlushError sends what was written. It is what http.ResponseController calls.
+func (x *exchange) FlushError() error {
+	x.beat.lock()
+	defer x.beat.unlock()
+	return x.flush()
+}
+
+func (x *exchange) flush() error {
+	x.boundWrites()
+	err := http.NewResponseController(x.ResponseWriter).Flush()
+	x.unboundWrites()
+	return err
+}
+
+// boundWrites bounds the next write: a client that takes nothing for so long is cut, and its slot is free. It is set anew at most
+// once in a second, because each time takes a lock.
+func (x *exchange) boundWrites() {
+	now := time.Now()
+	if now.Sub(x.bounded) < min(time.Second, x.s.writeProgress/8) {
+		return
+	}
+	x.bounded = now
+	// Writers that know no deadlines are those of tests.
+	_ = http.NewResponseController(x.ResponseWriter).SetWriteDeadline(now.Add(x.s.writeProgress))
+}
+
+// unboundWrites takes the bound away again in HTTP/2, where it would end the stream when it passes though nobody writes.
+func (x *exchange) unboundWrites() {
+	if x.r.ProtoMajor == 2 {
+		x.bounded = time.Time{}
+		_ = http.NewResponseController(x.ResponseWriter).SetWriteDeadline(time.Time{})
+	}
 }
 
 // Unwrap lets http.ResponseController reach the connection, to flush and to set deadlines.
@@ -172,6 +226,7 @@ func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 
 
 const (
 	bodyProgress = 30 * time.Second // a body that makes no progress for so long is cut
+	leastRate    = 4 << 10          // bytes in a second that a body must come with on the whole, after that time
 	drainTime    = time.Second      // for the rest of a body that nobody wants
 	firstBuffer  = 512
 )
@@ -200,8 +255,9 @@ func (x *exchange) readBody(limit int64) ([]byte, error) {
 			body = append(body, 0)[:len(body)]
 		}
 		if now := time.Now(); now.Sub(pushed) > time.Second {
-			if now.Sub(x.arrived) > x.s.MaxRequestTime {
-				return nil, api.Errorf(api.CodeSlowBody, "the body took longer than a request may take in all")
+			// A byte now and then is progress, but it must not hold the connection and what was read for ever.
+			if took := now.Sub(x.arrived); took > x.s.MaxRequestTime || took > bodyProgress+time.Duration(len(body))*time.Second/leastRate {
+				return nil, api.Errorf(api.CodeSlowBody, "the body came too slowly: send it without pauses")
 			}
 			pushed = now
 			// Writers that know no deadlines are those of tests.

@@ -31,6 +31,7 @@ const (
 	keepAlive     = 2 * time.Minute
 	maxHeader     = 32 << 10
 	lastWords     = 2 * time.Second // for the error records of streams that are cut at a stop
+	writeProgress = 30 * time.Second
 )
 
 // Options are the rooms and the settings that the server stands on. All but StaticAdmin, TrustedProxies, Aliases, Policy and Registries must be set.
@@ -58,6 +59,7 @@ type Options struct {
 	MaxRequestTime time.Duration
 	FirstByte      time.Duration
 	Idle           time.Duration
+	Heartbeat      time.Duration // between comments in a silent stream of events; 0 is none
 }
 
 // Server answers every request. New makes one.
@@ -68,12 +70,14 @@ type Server struct {
 	openAPI    []byte
 	started    time.Time
 	ready      atomic.Bool
-	requests   sync.WaitGroup
+	// writeProgress is how long a client may take nothing of its answer.
+	writeProgress time.Duration
+	requests      sync.WaitGroup
 }
 
 // New builds the route table and the management API on it.
 func New(o Options) (*Server, error) {
-	s := &Server{Options: o, started: time.Now()}
+	s := &Server{Options: o, started: time.Now(), writeProgress: writeProgress}
 	s.routes = newTable(s.routeList())
 	var err error
 	if s.management, s.openAPI, err = s.newManagement(); err != nil {
@@ -134,6 +138,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) dispatch(x *exchange) error {
 	if err := x.cleanPath(); err != nil {
+		return err
+	}
+	if err := x.checkHead(); err != nil {
 		return err
 	}
 	if err := s.routes.find(x); err != nil {
