@@ -13,6 +13,7 @@ type Code string
 const (
 	CodeBadRequest       Code = "bad_request"
 	CodeUnauthorized     Code = "unauthorized"
+	CodeThrottled        Code = "too_many_failures"
 	CodeForbidden        Code = "forbidden"
 	CodeNotFound         Code = "not_found"
 	CodeMethodNotAllowed Code = "method_not_allowed"

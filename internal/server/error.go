@@ -20,6 +20,7 @@ const statusClientGone = 499
 var statuses = map[api.Code]int{
 	api.CodeBadRequest:       http.StatusBadRequest,
 	api.CodeUnauthorized:     http.StatusUnauthorized,
+	api.CodeThrottled:        http.StatusTooManyRequests,
 	api.CodeForbidden:        http.StatusForbidden,
 	api.CodeNotFound:         http.StatusNotFound,
 	api.CodeMethodNotAllowed: http.StatusMethodNotAllowed,

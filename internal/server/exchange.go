@@ -2,13 +2,10 @@ package server
 
 import (
 	"context"
-	"errors"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"strings"
 	"time"
 
@@ -223,67 +220,6 @@ func (x *exchange) attrs() []slog.Attr {
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-
-const (
-	bodyProgress = 30 * time.Second // a body that makes no progress for so long is cut
-	leastRate    = 4 << 10          // bytes in a second that a body must come with on the whole, after that time
-	drainTime    = time.Second      // for the rest of a body that nobody wants
-	firstBuffer  = 512
-)
-
-// readBody reads the whole body, at most limit bytes. net/http notices a client that leaves only after that.
-func (x *exchange) readBody(limit int64) ([]byte, error) {
-	if enc := x.r.Header.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "identity") {
-		return nil, api.Errorf(api.CodeUnsupported, "send the body without Content-Encoding")
-	}
-	if x.r.ContentLength > limit {
-		return nil, tooLarge(limit)
-	}
-	size := int64(firstBuffer)
-	if x.r.ContentLength >= 0 {
-		// What a client claims is not what it gets before it sends it.
-		size = min(x.r.ContentLength, 1<<20) + 1
-	}
-	control := http.NewResponseController(x.ResponseWriter)
-	body := make([]byte, 0, size)
-	pushed := time.Time{}
-	for {
-		if int64(len(body)) > limit {
-			return nil, tooLarge(limit)
-		}
-		if len(body) == cap(body) {
-			body = append(body, 0)[:len(body)]
-		}
-		if now := time.Now(); now.Sub(pushed) > time.Second {
-			// A byte now and then is progress, but it must not hold the connection and what was read for ever.
-			if took := now.Sub(x.arrived); took > x.s.MaxRequestTime || took > bodyProgress+time.Duration(len(body))*time.Second/leastRate {
-				return nil, api.Errorf(api.CodeSlowBody, "the body came too slowly: send it without pauses")
-			}
-			pushed = now
-			// Writers that know no deadlines are those of tests.
-			_ = control.SetReadDeadline(now.Add(bodyProgress))
-		}
-		n, err := x.r.Body.Read(body[len(body):cap(body)])
-		body = body[:len(body)+n]
-		switch {
-		case errors.Is(err, io.EOF):
-			_ = control.SetReadDeadline(time.Time{})
-			if int64(len(body)) > limit {
-				return nil, tooLarge(limit)
-			}
-			x.received, x.consumed = int64(len(body)), true
-			return body, nil
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			return nil, api.Wrap(api.CodeSlowBody, err, "the body did not arrive in time: send it without pauses")
-		case err != nil:
-			return nil, api.Wrap(api.CodeBadRequest, err, "the body could not be read")
-		}
-	}
-}
-
-func tooLarge(limit int64) error {
-	return api.Errorf(api.CodeTooLarge, "the body is larger than %d bytes (MAX_BODY_BYTES)", limit)
-}
 
 // clientAddress is who sent the request: the peer, or, where the peer is a trusted proxy, the last address in
 // X-Forwarded-For that is none. What comes before an entry that is no address is not believed.

@@ -4,6 +4,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -34,7 +35,7 @@ const (
 	writeProgress = 30 * time.Second
 )
 
-// Options are the rooms and the settings that the server stands on. All but StaticAdmin, TrustedProxies, Aliases, Policy and Registries must be set.
+// Options are the rooms and the settings that the server stands on. All but StaticAdmin, TrustedProxies, Aliases, Policy, Registries and Origins must be set.
 type Options struct {
 	Store    *store.Store
 	Auth     *auth.Authenticator
@@ -59,6 +60,9 @@ type Options struct {
 	MaxRequestTime time.Duration
 	FirstByte      time.Duration
 	Idle           time.Duration
+	Throttle       *auth.Throttle
+	Origins        []string      // whose pages may call from a browser
+	PerAddress     int           // connections at one time; 0 is without bound
 	Heartbeat      time.Duration // between comments in a silent stream of events; 0 is none
 }
 
@@ -93,7 +97,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, grace time.Duration)
 	base, stop := context.WithCancelCause(context.Background())
 	defer stop(nil)
 	h := &http.Server{
-		Handler:           s,
+		Handler:           crossOrigin(s, s.Origins),
+		HTTP2:             http2Limits,
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       keepAlive,
 		MaxHeaderBytes:    maxHeader,
@@ -102,6 +107,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, grace time.Duration)
 		// OPTIONS * is answered by the route table like everything else.
 		DisableGeneralOptionsHandler: true,
 	}
+	l = limitAddresses(l, s.PerAddress, s.TrustedProxies)
 	failed := make(chan error, 1)
 	go func() { failed <- h.Serve(l) }()
 	select {
@@ -168,7 +174,7 @@ func (s *Server) identify(x *exchange) error {
 	case x.route.access == anyone:
 		return nil // without a good key it answers all the same, only less
 	case err != nil:
-		return err
+		return s.throttled(x, err)
 	case x.route.access == adminsOnly && x.key.Role != api.RoleAdmin:
 		return api.Errorf(api.CodeForbidden, "this needs an admin key: ask who runs this service")
 	}
@@ -177,6 +183,21 @@ func (s *Server) identify(x *exchange) error {
 		x.Header().Set("X-Key-Expires", x.key.OldSecretUntil.UTC().Format(time.RFC3339))
 	}
 	return nil
+}
+
+// throttled is the error of a bad credential, or that of too many from one address. A request without any is nobody's guess.
+func (s *Server) throttled(x *exchange, err error) error {
+	if api.AsError(err).Code != api.CodeUnauthorized || errors.Is(err, auth.ErrNoCredential) {
+		return err
+	}
+	wait, over := s.Throttle.Failed(x.addr)
+	if !over {
+		return err
+	}
+	return &api.Error{
+		Code: api.CodeThrottled, RetryAfter: wait, NoRetry: true, Err: err,
+		Message: "too many requests with a bad API key came from your address: check the key, and try again in a minute",
+	}
 }
 
 // finish writes the log line and keeps a panic from taking the process along.
@@ -204,7 +225,7 @@ func (s *Server) logRequest(x *exchange) {
 	level := slog.LevelInfo
 	if x.err != nil {
 		switch x.err.Code {
-		case api.CodeUnauthorized, api.CodeForbidden, api.CodeRateLimited, api.CodeConcurrency, api.CodeQueueFull, api.CodeQueueTimeout:
+		case api.CodeUnauthorized, api.CodeThrottled, api.CodeForbidden, api.CodeRateLimited, api.CodeConcurrency, api.CodeQueueFull, api.CodeQueueTimeout:
 			level = slog.LevelWarn
 			s.Books.Refuse(x.who(), x.err.Code)
 		case api.CodeInternal, api.CodeUnavailable, api.CodeNoBackend, api.CodeUpstreamError, api.CodeUpstreamTimeout:
@@ -241,7 +262,7 @@ func (s *Server) logRequest(x *exchange) {
 // logMessage names what happened, so that a log can be searched for it.
 func logMessage(code api.Code) string {
 	switch code {
-	case api.CodeUnauthorized:
+	case api.CodeUnauthorized, api.CodeThrottled:
 		return "authentication failed"
 	case api.CodeRateLimited, api.CodeConcurrency:
 		return "limit refused"
