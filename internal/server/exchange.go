@@ -43,6 +43,7 @@ type exchange struct {
 
 	received int64 // of the body
 	consumed bool  // the body was read to its end
+	csv      bool  // the client accepts CSV first
 	err      *api.Error
 }
 

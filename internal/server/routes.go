@@ -71,6 +71,8 @@ func (s *Server) routeList() []route {
 		{"POST", "/api/keys/{key_preview}/rotate", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
 		{"GET", "/api/stats", anyKey, dialect.Native, own, false, 0, "", false, s.manage},
 		{"GET", "/api/admin/stats", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
+		{"GET", "/api/admin/usage", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
+		{"GET", "/api/admin/requests", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
 
 		{"GET", "/api/models", anyKey, dialect.Native, metadata, false, 0, "/api/tags", false, s.list},
 		{"GET", "/api/tags", anyKey, dialect.Native, metadata, false, 0, "/api/tags", false, s.list},

@@ -28,8 +28,14 @@ func TestRequestsPageByPage(t *testing.T) {
 	addRecords(t, s, recs...)
 	slices.SortFunc(recs, func(a, b api.Record) int { return -cmp.Or(a.At.Compare(b.At), cmp.Compare(a.ID, b.ID)) })
 	for _, f := range []api.RequestFilter{
-		{}, {Keys: []string{"oas_a"}}, {Models: []string{"rare:latest"}}, {Models: []string{"nowhere:latest"}}, {Outcomes: []string{"client_gone"}, Keys: []string{"oas_a", "oas_b"}},
-		{From: noon.Add(-50 * time.Hour), To: noon.Add(-20 * time.Hour)}, {Backends: []string{"gpu2"}, To: noon.Add(-20 * time.Hour)}, {Endpoints: []string{"/api/chat"}, From: noon.Add(-20 * time.Hour)},
+		{},
+		{Keys: []string{"oas_a"}},
+		{Models: []string{"rare:latest"}},
+		{Models: []string{"nowhere:latest"}},
+		{Outcomes: []string{"client_gone"}, Keys: []string{"oas_a", "oas_b"}},
+		{From: noon.Add(-50 * time.Hour), To: noon.Add(-20 * time.Hour)},
+		{Backends: []string{"gpu2"}, To: noon.Add(-20 * time.Hour)},
+		{Endpoints: []string{"/api/chat"}, From: noon.Add(-20 * time.Hour)},
 	} {
 		var want []string
 		for i := range recs {

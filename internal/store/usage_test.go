@@ -100,12 +100,20 @@ func TestUsageIsExact(t *testing.T) {
 	addRecords(t, s, recs[1000:]...)
 	random := rand.New(rand.NewPCG(9, 10))
 	filters := []api.RequestFilter{
-		{}, {Keys: []string{"oas_a"}}, {Models: []string{"", "qwen3:latest"}, Outcomes: []string{"ok"}},
-		{Endpoints: []string{"/api/chat"}, Backends: []string{"gpu2"}}, {Keys: []string{"oas_nobody"}},
+		{},
+		{Keys: []string{"oas_a"}},
+		{Models: []string{"", "qwen3:latest"}, Outcomes: []string{"ok"}},
+		{Endpoints: []string{"/api/chat"}, Backends: []string{"gpu2"}},
+		{Keys: []string{"oas_nobody"}},
 	}
 	groupings := [][]api.Dimension{
-		{api.ByKey}, {api.ByDay}, {api.ByHour}, {api.ByModel, api.ByDay}, {api.ByHour, api.ByKey, api.ByOutcome},
-		{api.ByEndpoint, api.ByBackend}, {},
+		{api.ByKey},
+		{api.ByDay},
+		{api.ByHour},
+		{api.ByModel, api.ByDay},
+		{api.ByHour, api.ByKey, api.ByOutcome},
+		{api.ByEndpoint, api.ByBackend},
+		{},
 	}
 	for i := range 200 {
 		q := UsageQuery{RequestFilter: filters[i%len(filters)], By: groupings[i%len(groupings)], Limit: 100_000}
