@@ -47,6 +47,8 @@ needed() {
     need curl curl
     need node nodejs
     need npm npm
+    need prometheus prometheus
+    need promtool prometheus
   fi
   if [ ${#missing[@]} -gt 0 ]; then
     echo "Missing: ${missing[*]}. On Debian or Ubuntu: apt-get install -y ${install[*]}" >&2
