@@ -158,6 +158,9 @@ func (s *Server) identify(x *exchange) error {
 		return nil // without a good key it answers all the same, only less
 	case err != nil:
 		return err
+	case x.route.access == adminsOnly && x.key.Role != api.RoleAdmin && x.route.class == management:
+		// "ollama run" pulls a model that it is not shown: its user must learn here which models there are.
+		return api.Errorf(api.CodeForbidden, "this needs an admin key: ask who runs this service; the models that this key may use are in \"ollama list\" (GET /api/tags)")
 	case x.route.access == adminsOnly && x.key.Role != api.RoleAdmin:
 		return api.Errorf(api.CodeForbidden, "this needs an admin key: ask who runs this service")
 	}
