@@ -58,7 +58,7 @@ func TestRefusedBodies(t *testing.T) {
 			if kind == OpenAIChat && (name == "two models" || name == "options is a list" || name == "kelvin sign") {
 				continue // those fields mean nothing there
 			}
-			_, err := kind.Read([]byte(body))
+			_, err := kind.Read([]byte(body), nil)
 			var e *api.Error
 			if !errors.As(err, &e) || e.Code != api.CodeBadRequest {
 				t.Errorf("%s: got %v, want a refusal", name, err)
@@ -71,7 +71,7 @@ func TestRefusedBodies(t *testing.T) {
 		`{"model":"a","stream":true,"stream_options":1}`, `{"model":"a","stream":true,"stream_options":{"include_usage":"yes"}}`,
 		`{"model":"a","stream":true,"stream_options":{"Include_usage":true}}`,
 	} {
-		if _, err := OpenAIChat.Read([]byte(body)); err == nil {
+		if _, err := OpenAIChat.Read([]byte(body), nil); err == nil {
 			t.Errorf("accepted: %s", body)
 		}
 	}
@@ -120,7 +120,7 @@ func TestAcceptedBodiesAndTheirEdits(t *testing.T) {
 		{kind: Copy, in: `{"source":"tiny","destination":"b:c"}`, model: "tiny:latest"},
 		{kind: Transfer, in: `{"model":"","name":"x:y"}`, model: "x:y", stream: true},
 	} {
-		req, err := c.kind.Read([]byte(c.in))
+		req, err := c.kind.Read([]byte(c.in), nil)
 		if err != nil {
 			t.Errorf("%s: %v", c.in, err)
 			continue
@@ -140,7 +140,7 @@ func TestAcceptedBodiesAndTheirEdits(t *testing.T) {
 
 func TestPromptEstimateCountsTextAndNoImages(t *testing.T) {
 	image := strings.Repeat("A", 100_000)
-	req, err := Chat.Read([]byte(`{"model":"tiny","messages":[{"role":"user","content":"` + strings.Repeat("word ", 80) + `","images":["` + image + `"]}]}`))
+	req, err := Chat.Read([]byte(`{"model":"tiny","messages":[{"role":"user","content":"`+strings.Repeat("word ", 80)+`","images":["`+image+`"]}]}`), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +173,7 @@ func FuzzWhatIsAuthorisedIsWhatIsForwarded(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		for _, kind := range []Kind{Chat, Generate, OpenAIChat, OpenAICompletions, Embed, Show, Transfer} {
-			req, err := kind.Read(bytes.Clone(body))
+			req, err := kind.Read(bytes.Clone(body), nil)
 			if err != nil {
 				continue
 			}
@@ -217,7 +217,7 @@ func BenchmarkRead(b *testing.B) {
 			b.SetBytes(int64(len(body)))
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := Chat.Read(body); err != nil {
+				if _, err := Chat.Read(body, nil); err != nil {
 					b.Fatal(err)
 				}
 			}
