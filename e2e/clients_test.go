@@ -96,7 +96,7 @@ func mortal(r *ollamatest.Request) ollamatest.Answer {
 	embeds, unloads := strings.Contains(r.Path, "embed"), r.Path == "/api/generate" && body.Prompt == ""
 	stream := body.Stream == nil && strings.HasPrefix(r.Path, "/api/") || body.Stream != nil && *body.Stream
 	a := ollamatest.Answer{Tokens: 8}
-	if embeds || unloads || r.Path == "/v1/responses" {
+	if embeds || unloads {
 		a.Tokens = 0 // as recorded
 	}
 	switch {
@@ -193,7 +193,7 @@ var situations = []situation{
 		func(s *stage, a attempt) order {
 			return order{Call: a.name, URL: s.real.url, Key: s.real.key, Model: "tiny"}
 		},
-		"or newer",
+		"or newer: ask who runs it for an upgrade",
 	},
 }
 
