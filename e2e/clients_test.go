@@ -27,6 +27,7 @@ type got struct {
 	Type       string `json:"type"` // of the exception
 	Says       string `json:"says"` // what the user reads
 	Status     int    `json:"status"`
+	ID         string `json:"id"` // of the request, where the client has a place for it
 	Ms         int    `json:"ms"`
 }
 
@@ -36,6 +37,7 @@ type program struct {
 	calls         []attempt
 	play          func(*testing.T, []order) []got
 	wrongKey      string // type of the exception for a wrong key
+	tellsID       bool   // its exceptions have a place for the request's id
 }
 
 // attempt is one thing that a client can do.
@@ -74,7 +76,7 @@ func setStage(t *testing.T) *stage {
 	real := serve(t)
 	fake := ollamatest.Start(t)
 	fake.Models("tiny:latest", "llama2:latest", "dies:latest", "stops:latest")
-	for _, path := range []string{"/api/chat", "/api/generate", "/api/embed", "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages"} {
+	for _, path := range []string{"/api/chat", "/api/generate", "/api/embed", "/api/embeddings", "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages"} {
 		fake.Handle("POST", path, mortal)
 	}
 	modern := start(t, t.TempDir(), fake.URL, nil)
@@ -93,6 +95,7 @@ func mortal(r *ollamatest.Request) ollamatest.Answer {
 		Stream        *bool
 	}
 	_ = json.Unmarshal(r.Body, &body) // what cannot be read is answered as Ollama answers it
+	body.Model = strings.TrimSuffix(body.Model, ":latest")
 	embeds, unloads := strings.Contains(r.Path, "embed"), r.Path == "/api/generate" && body.Prompt == ""
 	stream := body.Stream == nil && strings.HasPrefix(r.Path, "/api/") || body.Stream != nil && *body.Stream
 	a := ollamatest.Answer{Tokens: 8}
@@ -113,7 +116,7 @@ func mortal(r *ollamatest.Request) ollamatest.Answer {
 // place makes the keys of the cases.
 func (s *service) place(t *testing.T) place {
 	t.Helper()
-	p := place{url: s.URL, key: s.makeKey(t, "").Secret, spent: s.makeKey(t, `,"rate_limit":1`).Secret, narrow: s.makeKey(t, `,"models":["tiny"]`).Secret}
+	p := place{url: s.URL, key: s.makeKey(t, `,"rate_limit":100000`).Secret, spent: s.makeKey(t, `,"rate_limit":1`).Secret, narrow: s.makeKey(t, `,"models":["tiny"]`).Secret}
 	call(t, "POST", s.URL+"/api/generate", p.spent, oneToken).want(t, http.StatusOK)
 	return p
 }
@@ -298,6 +301,9 @@ func (p program) checkFailure(t *testing.T, s situation, a attempt, g got) {
 	}
 	if s.name == wrongKey && p.wrongKey != "" && g.Type != p.wrongKey {
 		t.Errorf("%s, %s: %s, want %s", s.name, a.name, g.Type, p.wrongKey)
+	}
+	if p.tellsID && g.Status != 0 && g.ID == "" {
+		t.Errorf("%s, %s: the exception does not know the id of its request", s.name, a.name)
 	}
 	if (s.name == atLimit || s.name == wrongKey || s.name == hidden) && g.Ms > sdkPatience {
 		t.Errorf("%s, %s: the user learns it after %d ms", s.name, a.name, g.Ms)

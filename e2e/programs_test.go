@@ -61,7 +61,7 @@ func allPrograms(t *testing.T) []program {
 			},
 		},
 		{
-			name: "openai", version: js["openai"], play: playNode("openai.mjs"), wrongKey: "AuthenticationError",
+			name: "openai", version: js["openai"], play: playNode("openai.mjs"), wrongKey: "AuthenticationError", tellsID: true,
 			calls: []attempt{
 				{name: "chat", traits: asks},
 				{name: "chat, streamed", traits: asks | streamed, like: "chat"},
@@ -78,7 +78,7 @@ func allPrograms(t *testing.T) []program {
 			},
 		},
 		{
-			name: "@anthropic-ai/sdk", version: js["@anthropic-ai/sdk"], play: playNode("anthropic.mjs"), wrongKey: "AuthenticationError",
+			name: "@anthropic-ai/sdk", version: js["@anthropic-ai/sdk"], play: playNode("anthropic.mjs"), wrongKey: "AuthenticationError", tellsID: true,
 			calls: []attempt{
 				{name: "messages", traits: asks | modern},
 				{name: "messages with authToken", traits: asks | modern, like: "messages"},
@@ -89,6 +89,7 @@ func allPrograms(t *testing.T) []program {
 				{name: "models.retrieve", traits: modelled},
 			},
 		},
+		{name: "Open WebUI", version: "its requests", calls: webUIAttempts, play: playWebUI, wrongKey: "HTTP 401"},
 		{
 			name: "github.com/ollama/ollama/api", version: moduleVersion(t, golang, "github.com/ollama/ollama"), play: playProgram(golang),
 			wrongKey: "api.StatusError",

@@ -14,7 +14,7 @@ export async function run(client, calls) {
     try {
       await calls[c.call](client(c), c.model, got)
     } catch (error) {
-      Object.assign(got, { ok: false, type: error.constructor.name, says: error.message, status: error.status ?? error.status_code })
+      Object.assign(got, { ok: false, type: error.constructor.name, says: error.message, status: error.status ?? error.status_code, id: error.requestID })
     }
     got.ms = Math.round(performance.now() - from)
     return got

@@ -94,7 +94,7 @@ func (x *exchange) retryHeaders(e *api.Error) {
 	x.Header().Set("Retry-After", strconv.FormatInt(seconds, 10))
 }
 
-// errorBody is a failure as one JSON object in the caller's dialect. Anthropic's carries the request's id, which its SDKs show.
+// errorBody is a failure as one JSON object in the caller's dialect. Anthropic's carries the request's id, as theirs does.
 func (x *exchange) errorBody(e *api.Error) []byte {
 	switch x.family {
 	case dialect.OpenAI, dialect.Responses:
@@ -103,6 +103,8 @@ func (x *exchange) errorBody(e *api.Error) []byte {
 		b := append([]byte(`{"type":"error","error":{"type":"`), anthropicType(statuses[e.Code])...)
 		b = append(append(b, `","message":`...), quoted(e.Message)...)
 		b = append(append(b, `},"request_id":`...), quoted(x.id)...)
+		// Without a "message" at the top their SDKs show the whole object in place of a sentence.
+		b = append(append(b, `,"message":`...), quoted(e.Message)...)
 		return append(b, '}')
 	}
 	return nativeError(e)
