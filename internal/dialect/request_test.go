@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -167,13 +168,17 @@ func FuzzWhatIsAuthorisedIsWhatIsForwarded(f *testing.F) {
 	for _, seed := range []string{
 		`{"model":"tiny","messages":[]}`, `{"model":"ok","Model":"evil"}`, `{"mode\u006c":"a"}`, `{"model":"a","ſtream":false}`,
 		`{"model":" tiny:local ","temperature":1,"options":{"a":[1,2]}}`, `{"name":"x","model":""}`, `{"model":"a","stream":true,"stream_options":{}}`,
-		`{"model":"a","max_completion_tokens":1,"stream":true}`, `{"model":"a"}{"model":"b"}`, "{\"model\":\"a\xff\"}", `{"options":{},"max_tokens":3,"model":"a"}`,
+		`{"model":"a","max_completion_tokens":1,"stream":true}`, `{"model":"a","input":"x","stream":true,"tools":[{"type":"web_search"}]}`, `{"model":"claude-x","max_tokens":1,"Stream":true}`, `{"model":"a"}{"model":"b"}`, "{\"model\":\"a\xff\"}", `{"options":{},"max_tokens":3,"model":"a"}`,
 	} {
 		f.Add([]byte(seed))
 	}
+	alias, err := api.ParseAlias("claude-*=tiny")
+	if err != nil {
+		f.Fatal(err)
+	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		for _, kind := range []Kind{Chat, Generate, OpenAIChat, OpenAICompletions, Embed, Show, Transfer} {
-			req, err := kind.Read(bytes.Clone(body), nil)
+		for _, kind := range []Kind{Chat, Generate, OpenAIChat, OpenAICompletions, OpenAIResponses, AnthropicMessages, Embed, Show, Transfer} {
+			req, err := kind.Read(bytes.Clone(body), api.Aliases{alias})
 			if err != nil {
 				continue
 			}
@@ -223,4 +228,28 @@ func BenchmarkRead(b *testing.B) {
 			}
 		})
 	}
+}
+
+// The test types of Ollama's own binding of tools: whatever case is used, it must not ask for a search that was not seen.
+func FuzzWebSearchIsSeen(f *testing.F) {
+	for _, seed := range []string{
+		`[{"type":"web_search"}]`, `[{"type":"function"},{"type":"web_search_20250305"}]`, `[{"Type":"web_search"}]`, `[{"type":"web\u005fsearch"}]`,
+		`[{"ty\u0070e":"web_search"}]`, `[null,1,"web_search",{"type":null},{"type":"x","tYpe":"web_search"}]`, `{"type":"web_search"}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, tools []byte) {
+		req, err := AnthropicMessages.Read([]byte(`{"model":"tiny","tools":`+string(tools)+`}`), nil)
+		if err != nil {
+			return
+		}
+		var got struct{ Tools []struct{ Type string } }
+		if json.Unmarshal(req.Body, &got) != nil {
+			return // Ollama answers 400 to it
+		}
+		asked := slices.ContainsFunc(got.Tools, func(tool struct{ Type string }) bool { return strings.HasPrefix(tool.Type, "web_search") })
+		if asked && !req.WebSearch {
+			t.Fatalf("a search passes unseen: %q", req.Body)
+		}
+	})
 }
