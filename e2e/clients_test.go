@@ -99,6 +99,9 @@ func mortal(r *ollamatest.Request) ollamatest.Answer {
 	embeds, unloads := strings.Contains(r.Path, "embed"), r.Path == "/api/generate" && body.Prompt == ""
 	stream := body.Stream == nil && strings.HasPrefix(r.Path, "/api/") || body.Stream != nil && *body.Stream
 	a := ollamatest.Answer{Tokens: 8}
+	if body.Model == "nope" {
+		return ollamatest.Answer{}
+	}
 	if embeds || unloads {
 		a.Tokens = 0 // as recorded
 	}
@@ -129,8 +132,14 @@ type situation struct {
 	says  string // "" for a good answer
 }
 
-// good and goodStream are the situations in which all is well.
-const good, goodStream, wrongKey, atLimit, hidden = "a good call", "a stream", "a wrong key", "the key's limit is used up", "a model that the key may not use"
+const (
+	good       = "a good call"
+	goodStream = "a stream"
+	wrongKey   = "a wrong key"
+	atLimit    = "the key's limit is used up"
+	hidden     = "a model that the key may not use"
+	unknown    = "a model that is not there"
+)
 
 var situations = []situation{
 	{good, func(a attempt) bool { return !a.is(streamed) && !a.is(refused) }, (*stage).fine, ""},
@@ -158,6 +167,13 @@ var situations = []situation{
 		"model 'llama2:latest' not found",
 	},
 	{
+		unknown, func(a attempt) bool { return a.is(modelled) && !a.is(refused) && !a.is(own) },
+		func(s *stage, a attempt) order {
+			return order{Call: a.name, URL: s.at(a).url, Key: s.at(a).key, Model: "nope"}
+		},
+		"not found",
+	},
+	{
 		"a call for admins with a user's key", func(a attempt) bool { return a.is(refused) }, (*stage).fine,
 		"this needs an admin key",
 	},
@@ -176,9 +192,7 @@ var situations = []situation{
 		"the Ollama server broke off: try again",
 	},
 	{
-		"the stream ends without its end", func(a attempt) bool {
-			return a.is(streamed) && !a.is(modern) || a.is(streamed) && strings.HasPrefix(a.name, "messages")
-		},
+		"the stream ends without its end", func(a attempt) bool { return a.is(streamed) },
 		func(s *stage, a attempt) order {
 			return order{Call: a.name, URL: s.modern.url, Key: s.modern.key, Model: "stops"}
 		},
@@ -305,7 +319,7 @@ func (p program) checkFailure(t *testing.T, s situation, a attempt, g got) {
 	if p.tellsID && g.Status != 0 && g.ID == "" {
 		t.Errorf("%s, %s: the exception does not know the id of its request", s.name, a.name)
 	}
-	if (s.name == atLimit || s.name == wrongKey || s.name == hidden) && g.Ms > sdkPatience {
+	if slices.Contains([]string{wrongKey, atLimit, hidden, unknown}, s.name) && g.Ms > sdkPatience {
 		t.Errorf("%s, %s: the user learns it after %d ms", s.name, a.name, g.Ms)
 	}
 	if strings.HasPrefix(s.name, "Ollama is killed in") && g.Text == "" {

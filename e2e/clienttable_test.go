@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-var writeClients = flag.Bool("write-clients", false, "write what TestClients saw into docs/clients.md")
+var update = flag.Bool("update", false, "write docs/clients.md anew from what TestClients saw")
 
 // tableStart is where the part of docs/clients.md begins that is written from a run.
 const tableStart = "<!-- From here on the file is written by \"make clients\" from what the tests saw. -->\n"
@@ -28,7 +28,7 @@ func checkClientTable(t *testing.T, programs []program, outcomes [][]outcome) {
 		t.Fatalf("%s has lost the line %q", path, tableStart)
 	}
 	want := clientTables(programs, outcomes)
-	if *writeClients {
+	if *update {
 		if err := os.WriteFile(path, []byte(head+tableStart+want), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -56,7 +56,8 @@ func clientTables(programs []program, outcomes [][]outcome) string {
 		fmt.Fprintf(&b, "| [%s](#%s) | %s | %d | %d |\n", p.name, anchor(p.name), p.version, len(p.calls), len(outcomes[i]))
 		cases += len(outcomes[i])
 	}
-	fmt.Fprintf(&b, "\n%d cases in all.\n", cases)
+	fmt.Fprintf(&b, "\n%d cases in all. Where a row says \"all\" it means all calls that can get there: only a call that names a model can name a\n"+
+		"hidden one, and only one that counts can meet a limit.\n", cases)
 	for i, p := range programs {
 		fmt.Fprintf(&b, "\n### %s\n\nVersion: %s. Calls:", p.name, p.version)
 		var calls []string
@@ -96,7 +97,7 @@ func writeSituation(b *strings.Builder, s situation, outcomes []outcome) {
 	for _, sees := range seen {
 		in := codes(calls[sees])
 		if len(seen) == 1 && tried > 4 {
-			in = fmt.Sprintf("all %d that can meet it", tried)
+			in = fmt.Sprintf("all %d", tried)
 		}
 		fmt.Fprintf(b, "| %s | %s | %s |\n", s.name, in, sees)
 	}

@@ -29,9 +29,12 @@ func allPrograms(t *testing.T) []program {
 				{name: "show MODEL", traits: modelled},
 				{name: "run MODEL PROMPT", traits: asks | streamed | uncounted, says: map[string]string{
 					// It takes a model that it is not shown for one to be pulled.
-					hidden: "this needs an admin key",
+					hidden: "this needs an admin key", unknown: "this needs an admin key",
 				}},
-				{name: "stop MODEL", traits: asks | uncounted, says: map[string]string{hidden: `couldn't find model "llama2" to stop`}},
+				{name: "stop MODEL", traits: asks | uncounted, says: map[string]string{
+					// The command says so itself to whatever holds "not found".
+					hidden: `couldn't find model "llama2" to stop`, unknown: `couldn't find model "nope" to stop`,
+				}},
 				{name: "pull MODEL", traits: modelled | refused},
 				{name: "push MODEL", traits: modelled | refused},
 				{name: "cp MODEL copy", traits: modelled | refused},
