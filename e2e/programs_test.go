@@ -85,6 +85,7 @@ func allPrograms(t *testing.T) []program {
 			calls: []attempt{
 				{name: "messages", traits: asks | modern},
 				{name: "messages with authToken", traits: asks | modern, like: "messages"},
+				{name: "beta.messages", traits: asks | modern, like: "messages"},
 				{name: "messages, streamed", traits: asks | streamed | modern, like: "messages"},
 				{name: "messages.stream", traits: asks | streamed | modern, like: "messages"},
 				{name: "messages.countTokens", traits: modelled | own},

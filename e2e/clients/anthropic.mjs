@@ -17,6 +17,12 @@ await run(({ url, key }) => new Anthropic({ baseURL: url, apiKey: key }), {
     got.text = whole.content[0].text
     counts(got, whole.usage)
   },
+  // What Claude Code calls: /v1/messages?beta=true.
+  async 'beta.messages'(client, model, got) {
+    const whole = await client.beta.messages.create({ ...ask(model), betas: ['interleaved-thinking-2025-05-14'] })
+    got.text = whole.content[0].text
+    counts(got, whole.usage)
+  },
   async 'messages, streamed'(client, model, got) {
     for await (const event of await client.messages.create({ ...ask(model), stream: true })) {
       if (event.type === 'content_block_delta') got.text += event.delta.text
