@@ -229,6 +229,9 @@ func playProgram(path string, args ...string) func(*testing.T, []order) []got {
 		var errs bytes.Buffer
 		cmd.Stderr = &errs
 		out, err := cmd.Output()
+		if ctx.Err() != nil {
+			t.Fatal("the client did not end: it may be sleeping out a Retry-After")
+		}
 		if err != nil {
 			t.Fatalf("%v\n%s\n%s", err, redact(string(out)), redact(errs.String()))
 		}
