@@ -55,6 +55,8 @@ needed() {
     need node nodejs
     need npm npm
     python_there || { missing+=("requests for Python"); install+=(python3-requests); }
+    need prometheus prometheus
+    need promtool prometheus
   fi
   if [ ${#missing[@]} -gt 0 ]; then
     echo "Missing: ${missing[*]}. On Debian or Ubuntu: apt-get install -y ${install[*]}" >&2
