@@ -1,67 +1,275 @@
 package server
 
 import (
+	"encoding/json"
+	"fmt"
+	"maps"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
+
+	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/dialect"
+	"ollama-api-service/web"
 )
 
-// describeProxied adds the routes that no huma operation serves, from the table: what Ollama answers, this API answers.
-func (s *Server) describeProxied(doc *huma.OpenAPI) {
+// object is a part of the OpenAPI document.
+type object = map[string]any
+
+// describe makes the OpenAPI document: what huma knows of the typed operations, over it the entries written in web/openapi,
+// and over both what the route table decides - who may enter, how it fails, what it counts.
+func (s *Server) describe(typed *huma.OpenAPI) (*web.File, error) {
+	text, err := json.Marshal(typed)
+	if err != nil {
+		return nil, err
+	}
+	doc := object{}
+	parts, err := web.Entries()
+	if err != nil {
+		return nil, err
+	}
+	for _, part := range append([][]byte{text}, parts...) {
+		var o object
+		if err := json.Unmarshal(part, &o); err != nil {
+			return nil, fmt.Errorf("an entry of the OpenAPI document: %w", err)
+		}
+		merge(doc, o)
+	}
+	shared := at(doc, "components", "responses")
+	written := slices.Collect(maps.Keys(shared))
 	for _, r := range s.routes.all {
-		if item := doc.Paths[r.template]; item != nil && described(item, r.method) {
+		// A route without an entry is found by TestEveryRouteIsDescribed; it must not keep the service from starting.
+		if op, ok := at(doc, "paths", r.template)[strings.ToLower(r.method)].(object); ok {
+			s.complete(op, r, shared)
+		}
+	}
+	for _, name := range written {
+		delete(shared, name) // copied to where they are used
+	}
+	text, err = json.Marshal(doc)
+	if err != nil {
+		return nil, err
+	}
+	return web.Compress("application/json", text)
+}
+
+// merge lays over on base: objects are joined, everything else is replaced.
+func merge(base, over object) {
+	for k, v := range over {
+		below, both := base[k].(object)
+		if above, ok := v.(object); ok && both {
+			merge(below, above)
 			continue
 		}
-		op := &huma.Operation{
-			Method: r.method, Path: r.template, OperationID: operationID(r), Summary: summaries[r.method+" "+r.template], Tags: []string{tags[r.class]},
-			Responses: map[string]*huma.Response{"200": {Description: "The answer"}},
+		base[k] = v
+	}
+}
+
+// at is the object below the names, made where it is missing.
+func at(o object, names ...string) object {
+	for _, name := range names {
+		next, ok := o[name].(object)
+		if !ok {
+			next = object{}
+			o[name] = next
 		}
-		if r.access != anyone {
-			op.Responses["401"] = &huma.Response{Description: "No good API key"}
+		o = next
+	}
+	return o
+}
+
+// complete writes into an operation what follows from its line in the table and from the settings.
+func (s *Server) complete(op object, r *route, shared object) {
+	switch {
+	case r.optional:
+		op["security"] = []any{object{}, object{"bearer": []any{}}, object{"apiKey": []any{}}}
+	case r.access == anyone:
+		op["security"] = []any{}
+	}
+	op["description"] = strings.TrimSpace(fmt.Sprint(op["description"])) + "\n\n" + s.terms(r)
+	responses := at(op, "responses")
+	for status, answer := range responses {
+		if code, err := strconv.Atoi(status); err != nil || code >= 400 {
+			delete(responses, status) // huma's guesses: how a route fails is said below
 		} else {
-			op.Security = []map[string][]string{}
+			responses[status] = r.success(answer.(object), shared)
 		}
-		if r.counted {
-			op.Responses["429"] = &huma.Response{Description: "Over the key's limit; Retry-After says when to come back"}
-			op.Responses["503"] = &huma.Response{Description: "No slot became free, or no backend; Retry-After says when to come back"}
+	}
+	for _, status := range r.failures() {
+		name := componentName(r.family, status, r.counted)
+		if shared[name] == nil {
+			shared[name] = r.failure(status)
 		}
-		if r.kind != 0 {
-			op.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{"application/json": {Schema: &huma.Schema{Type: huma.TypeObject}}}}
-		}
-		if _, param, ok := strings.Cut(r.template, "{"); ok {
-			name, _, _ := strings.Cut(param, "}")
-			op.Parameters = []*huma.Param{{Name: name, In: "path", Required: true, Schema: &huma.Schema{Type: huma.TypeString}}}
-		}
-		doc.AddOperation(op)
+		responses[strconv.Itoa(status)] = object{"$ref": "#/components/responses/" + name}
 	}
 }
 
-func described(item *huma.PathItem, method string) bool {
-	return map[string]*huma.Operation{
-		http.MethodGet: item.Get, http.MethodPost: item.Post, http.MethodPatch: item.Patch,
-		http.MethodDelete: item.Delete, http.MethodHead: item.Head,
-	}[method] != nil
-}
-
-func operationID(r *route) string {
-	words := strings.FieldsFunc(strings.ToLower(r.method+"/"+r.template), func(c rune) bool { return strings.ContainsRune("/{}_", c) })
-	if len(words) == 1 {
-		words = append(words, "root")
+// success is an answer of the entry with the headers that this route has. What several entries share is copied, for it may
+// differ in these.
+func (r *route) success(answer, shared object) object {
+	own := object{}
+	if ref, ok := answer["$ref"].(string); ok {
+		answer = shared[strings.TrimPrefix(ref, "#/components/responses/")].(object)
 	}
-	return strings.Join(words, "-")
+	maps.Copy(own, answer)
+	headers := object{}
+	r.describeHeader(headers)
+	own["headers"] = headers
+	return own
 }
 
-var tags = [...]string{own: "Service", metadata: "Models", inference: "Inference", management: "Model management (admin)"}
+// terms say who may ask and how much.
+func (s *Server) terms(r *route) string {
+	who := "any API key"
+	switch {
+	case r.optional:
+		who = "anybody; an admin key sees more"
+	case r.access == anyone:
+		who = "anybody, without a key"
+	case r.access == adminsOnly:
+		who = "admin keys"
+	}
+	limits := "none; it is not counted"
+	switch {
+	case r.counted && r.class == inference:
+		limits = fmt.Sprintf("the key's `rate_limit` and `max_concurrent`; %s in all, waiting for a slot included", s.MaxRequestTime)
+	case r.counted:
+		limits = "the key's `rate_limit` and `max_concurrent`"
+	}
+	if most := s.mostBody(r); most > 0 {
+		limits += fmt.Sprintf("; a body of %d bytes", most)
+	}
+	return "**For:** " + who + ". **Limits:** " + limits + "."
+}
 
-var summaries = map[string]string{
-	"GET /": "Service information", "HEAD /": "Whether the service answers", "GET /api/version": "The Ollama server's version",
-	"HEAD /api/version": "Whether the service answers", "GET /health": "Health, with details for admins", "GET /healthz": "Liveness",
-	"HEAD /healthz": "Liveness", "GET /readyz": "Readiness", "HEAD /readyz": "Readiness", "GET /openapi.json": "This document",
-	"GET /api/models": "List available models", "GET /api/tags": "List available models", "HEAD /api/tags": "Whether models can be listed",
-	"GET /api/ps": "List loaded models", "POST /api/show": "Show a model", "GET /v1/models": "List models (OpenAI)", "GET /v1/models/{model}": "One model (OpenAI)",
-	"POST /api/generate": "Generate text", "POST /api/chat": "Chat", "POST /api/embed": "Embed texts", "POST /api/embeddings": "Embed one text (older form)",
-	"POST /v1/chat/completions": "Chat (OpenAI)", "POST /v1/completions": "Complete text (OpenAI)", "POST /v1/embeddings": "Embed texts (OpenAI)",
-	"POST /api/pull": "Download a model", "POST /api/push": "Upload a model", "POST /api/create": "Create a model", "POST /api/copy": "Copy a model",
-	"DELETE /api/delete": "Delete a model", "HEAD /api/blobs/{digest}": "Whether a blob is there", "POST /api/blobs/{digest}": "Upload a blob",
+// mostBody is the longest body that a route reads; 0 for those that read none or pass it on unread.
+func (s *Server) mostBody(r *route) int64 {
+	switch {
+	case r.kind != dialect.None:
+		return s.MaxBody
+	case r.class == own && (r.method == http.MethodPost || r.method == http.MethodPatch):
+		return maxManagement
+	}
+	return 0
+}
+
+func (r *route) describeHeader(h object) {
+	h["X-Request-Id"] = headerRef("X-Request-Id")
+	if r.counted {
+		for _, name := range []string{"X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"} {
+			h[name] = headerRef(name)
+		}
+	}
+}
+
+func headerRef(name string) object { return object{"$ref": "#/components/headers/" + name} }
+
+var familyNames = map[dialect.Family]string{dialect.Native: "Ollama", dialect.OpenAI: "OpenAI"}
+
+func componentName(f dialect.Family, status int, counted bool) string {
+	name := familyNames[f] + strconv.Itoa(status)
+	if counted {
+		name += "Counted"
+	}
+	return name
+}
+
+// failures are the statuses, in order, with which a route can fail.
+func (r *route) failures() []int {
+	var list []int
+	if r.access != anyone {
+		list = append(list, 400, 401, 403, 500, 503)
+	}
+	_, _, parameter := strings.Cut(r.template, "{")
+	switch {
+	case r.class == metadata:
+		list = append(list, 404, 502, 504)
+	case r.counted:
+		list = append(list, 404, 429, 502, 504)
+	case r.template == "/readyz" || r.template == "/api/version":
+		list = append(list, 503)
+	case parameter:
+		list = append(list, 404)
+		if r.access != anyone && r.method != http.MethodGet {
+			list = append(list, 409)
+		}
+	}
+	if r.method == http.MethodPost || r.method == http.MethodPatch || r.kind != dialect.None {
+		list = append(list, 408, 413, 415)
+	}
+	slices.Sort(list)
+	return list
+}
+
+// failure is a shared answer, with examples that the writer of failures itself has written.
+func (r *route) failure(status int) object {
+	headers := object{}
+	r.describeHeader(headers)
+	answer := object{"description": explanations[status], "headers": headers}
+	switch status {
+	case http.StatusUnauthorized:
+		headers["WWW-Authenticate"] = headerRef("WWW-Authenticate")
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+		headers["Retry-After"] = headerRef("Retry-After")
+		headers["X-Should-Retry"] = headerRef("X-Should-Retry")
+	}
+	examples := object{}
+	for _, e := range typicalFailures {
+		if statuses[e.Code] != status || !r.counted && countedOnly[e.Code] {
+			continue
+		}
+		var body any
+		if json.Unmarshal(errorBody(r.family, &e), &body) == nil {
+			examples[string(e.Code)] = object{"value": body}
+		}
+	}
+	answer["content"] = object{"application/json": object{
+		"schema":   object{"$ref": "#/components/schemas/" + familyNames[r.family] + "Error"},
+		"examples": examples,
+	}}
+	return answer
+}
+
+var explanations = map[int]string{
+	400: "The request cannot be understood, or could be understood in two ways.",
+	401: "The key is missing, mistyped, revoked or expired. Clients that call themselves `ollama/…` get 403 instead, for they show its sentence.",
+	403: "The key may not do this: the route is for admins, the key is used from another address or is blocked, or it may not use cloud models.",
+	404: "There is no such thing, or this key may not see it.",
+	408: "The body did not arrive in time.",
+	409: "It would contradict what is there: the key is revoked already, or it is the last admin key.",
+	413: "The body is too large.",
+	415: "The body is compressed. Send it as it is.",
+	429: "The key is at its limit. `Retry-After` says when to come back.",
+	500: "Something went wrong inside the gateway, or Ollama answered so.",
+	502: "Ollama broke off, or its answer makes no sense.",
+	503: "No slot became free, Ollama cannot be reached, or the gateway is stopping. `Retry-After` says when to come back.",
+	504: "Ollama did not answer in time.",
+}
+
+// countedOnly are the failures of routes that take a slot and are booked.
+var countedOnly = map[api.Code]bool{api.CodeRateLimited: true, api.CodeConcurrency: true, api.CodeQueueFull: true, api.CodeQueueTimeout: true}
+
+// typicalFailures are what clients meet, one of each code.
+var typicalFailures = []api.Error{
+	{Code: api.CodeBadRequest, Message: "the body names a field twice: name each once"},
+	{Code: api.CodeUnauthorized, Message: "this API key is not valid: unknown, revoked or expired; check that it is complete, or ask an administrator for a new one"},
+	{Code: api.CodeForbidden, Message: "this needs an admin key: ask who runs this service"},
+	{Code: api.CodeNotFound, Message: "model 'llama3.2:latest' not found"},
+	{Code: api.CodeConflict, Message: "oas_8rT2kLmN0q is the last admin key; make another admin key first"},
+	{Code: api.CodeTooLarge, Message: "the body is larger than 67108864 bytes (MAX_BODY_BYTES)"},
+	{Code: api.CodeUnsupported, Message: "send the body without Content-Encoding"},
+	{Code: api.CodeSlowBody, Message: "the body did not arrive in time: send it without pauses"},
+	{Code: api.CodeRateLimited, Message: "Rate limit exceeded"},
+	{Code: api.CodeConcurrency, Message: "this key has as many requests under way as its max_concurrent of 2 allows; wait until one has ended"},
+	{Code: api.CodeQueueFull, Message: "all slots are busy and the queue is full: try again later"},
+	{Code: api.CodeQueueTimeout, Message: "no slot became free within 10m0s: try again later"},
+	{Code: api.CodeNoBackend, Message: "the Ollama server cannot be reached: try again soon, or ask who runs it"},
+	{Code: api.CodeUpstreamError, Message: "the Ollama server broke off: try again"},
+	{Code: api.CodeUpstreamTimeout, Message: "the Ollama server did not answer in time: it may be loading a model; try again"},
+	{Code: api.CodeStopping, Message: "the gateway is stopping: try again in a moment"},
+	{Code: api.CodeUnavailable, Message: "the key database cannot be read just now: try again in a few seconds"},
+	{Code: api.CodeInternal, Message: "something went wrong inside the gateway; the log has the details under this request id"},
 }

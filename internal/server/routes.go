@@ -62,6 +62,12 @@ func (s *Server) routeList() []route {
 		{"GET", "/readyz", anyone, dialect.Native, own, false, 0, "", false, s.readiness},
 		{"HEAD", "/readyz", anyone, dialect.Native, own, false, 0, "", false, s.readiness},
 		{"GET", "/openapi.json", anyone, dialect.Native, own, false, 0, "", false, s.document},
+		{"GET", "/docs", anyone, dialect.Native, own, false, 0, "", false, s.page},
+		{"HEAD", "/docs", anyone, dialect.Native, own, false, 0, "", false, s.page},
+		{"GET", "/redoc", anyone, dialect.Native, own, false, 0, "", false, s.page},
+		{"HEAD", "/redoc", anyone, dialect.Native, own, false, 0, "", false, s.page},
+		{"GET", "/docs/{file}", anyone, dialect.Native, own, false, 0, "", false, s.file},
+		{"HEAD", "/docs/{file}", anyone, dialect.Native, own, false, 0, "", false, s.file},
 
 		{"POST", "/api/keys", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
 		{"GET", "/api/keys", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
