@@ -37,9 +37,9 @@ func (s *Server) newManagement() (http.Handler, *huma.OpenAPI) {
 	config.RejectUnknownQueryParameters = true
 	config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
 		"bearer": {Type: "http", Scheme: "bearer", Description: "An API key, as `Authorization: Bearer oas_…`"},
-		"apiKey": {Type: "apiKey", In: "header", Name: "x-api-key", Description: "The same key, as Anthropic's clients send it"},
+		"x-api-key": {Type: "apiKey", In: "header", Name: "x-api-key", Description: "The same key, as Anthropic's clients send it"},
 	}
-	config.Security = []map[string][]string{{"bearer": {}}, {"apiKey": {}}}
+	config.Security = []map[string][]string{{"bearer": {}}, {"x-api-key": {}}}
 	mux := http.NewServeMux()
 	a := humago.New(mux, config)
 	s.keyOperations(a)

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -32,11 +33,11 @@ func (s *Server) describe(typed *huma.OpenAPI) (*web.File, error) {
 		return nil, err
 	}
 	for _, part := range append([][]byte{text}, parts...) {
-		var o object
-		if err := json.Unmarshal(part, &o); err != nil {
+		o, err := parse("", part)
+		if err != nil {
 			return nil, fmt.Errorf("an entry of the OpenAPI document: %w", err)
 		}
-		merge(doc, o)
+		merge(doc, o.(object))
 	}
 	shared := at(doc, "components", "responses")
 	written := slices.Collect(maps.Keys(shared))
@@ -54,6 +55,36 @@ func (s *Server) describe(typed *huma.OpenAPI) (*web.File, error) {
 		return nil, err
 	}
 	return web.Compress("application/json", text)
+}
+
+// parse reads JSON as far as it is worked on here. Schemas and examples stay as they are written: people read their fields
+// in an order that makes sense, and a map would sort them.
+func parse(name string, raw json.RawMessage) (any, error) {
+	raw = bytes.TrimSpace(raw)
+	if len(raw) > 0 && raw[0] == '"' {
+		var text string
+		err := json.Unmarshal(raw, &text)
+		return text, err
+	}
+	if len(raw) == 0 || raw[0] != '{' || name == "schema" || name == "example" || name == "examples" {
+		return raw, nil
+	}
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &fields); err != nil {
+		return nil, err
+	}
+	o := make(object, len(fields))
+	for k, v := range fields {
+		if name == "schemas" {
+			o[k] = v
+			continue
+		}
+		var err error
+		if o[k], err = parse(k, v); err != nil {
+			return nil, err
+		}
+	}
+	return o, nil
 }
 
 // merge lays over on base: objects are joined, everything else is replaced.
@@ -85,7 +116,7 @@ func at(o object, names ...string) object {
 func (s *Server) complete(op object, r *route, shared object) {
 	switch {
 	case r.optional:
-		op["security"] = []any{object{}, object{"bearer": []any{}}, object{"apiKey": []any{}}}
+		op["security"] = []any{object{}, object{"bearer": []any{}}, object{"x-api-key": []any{}}}
 	case r.access == anyone:
 		op["security"] = []any{}
 	}
@@ -135,14 +166,24 @@ func (s *Server) terms(r *route) string {
 	limits := "none; it is not counted"
 	switch {
 	case r.counted && r.class == inference:
-		limits = fmt.Sprintf("the key's `rate_limit` and `max_concurrent`; %s in all, waiting for a slot included", s.MaxRequestTime)
+		limits = fmt.Sprintf("the key's `rate_limit` and `max_concurrent`; %s in all, waiting for a slot included", strings.TrimSuffix(s.MaxRequestTime.String(), "0s"))
 	case r.counted:
 		limits = "the key's `rate_limit` and `max_concurrent`"
 	}
 	if most := s.mostBody(r); most > 0 {
-		limits += fmt.Sprintf("; a body of %d bytes", most)
+		limits += "; a body of " + size(most)
 	}
 	return "**For:** " + who + ". **Limits:** " + limits + "."
+}
+
+func size(bytes int64) string {
+	switch {
+	case bytes >= 1<<20 && bytes%(1<<20) == 0:
+		return fmt.Sprintf("%d MiB", bytes>>20)
+	case bytes >= 1<<10 && bytes%(1<<10) == 0:
+		return fmt.Sprintf("%d KiB", bytes>>10)
+	}
+	return fmt.Sprintf("%d bytes", bytes)
 }
 
 // mostBody is the longest body that a route reads; 0 for those that read none or pass it on unread.
@@ -221,10 +262,7 @@ func (r *route) failure(status int) object {
 		if statuses[e.Code] != status || !r.counted && countedOnly[e.Code] {
 			continue
 		}
-		var body any
-		if json.Unmarshal(errorBody(r.family, &e), &body) == nil {
-			examples[string(e.Code)] = object{"value": body}
-		}
+		examples[string(e.Code)] = object{"value": json.RawMessage(errorBody(r.family, &e))}
 	}
 	answer["content"] = object{"application/json": object{
 		"schema":   object{"$ref": "#/components/schemas/" + familyNames[r.family] + "Error"},

@@ -102,25 +102,46 @@ function livePlugin({ React }) {
   }
 }
 
+// What Swagger UI leaves without a name, or out of reach of a keyboard.
+const names = {
+  '.close-modal': 'Close', '.auth-btn-wrapper .authorize': 'Authorize', '.auth-btn-wrapper button[aria-label="Remove authorization"]': 'Logout',
+  '.body-param__text': 'Request body', '.examples-select-element': 'Example', 'select.content-type': 'Media type', '.operation-filter-input': 'Filter by tag or path',
+}
+new MutationObserver(() => {
+  for (const [selector, name] of Object.entries(names)) document.querySelectorAll(selector).forEach(e => e.setAttribute('aria-label', name))
+  document.querySelectorAll('pre.microlight, .microlight code, pre.curl, .opblock-body pre').forEach(e => { e.tabIndex = 0 })
+}).observe(document.getElementById('page'), { childList: true, subtree: true })
+
 const dark = matchMedia('(prefers-color-scheme: dark)')
 const paint = () => document.documentElement.classList.toggle('dark-mode', dark.matches)
 dark.addEventListener('change', paint)
 paint()
 
-window.ui = SwaggerUIBundle({
-  url: 'openapi.json',
-  dom_id: '#page',
-  deepLinking: true,
-  docExpansion: 'list',
-  defaultModelsExpandDepth: -1,
-  displayRequestDuration: true,
-  filter: true,
-  tryItOutEnabled: true,
-  validatorUrl: null,
-  presets: [SwaggerUIBundle.presets.apis],
-  plugins: [livePlugin],
-  requestInterceptor: request => {
-    if (!request.loadSpec) request.userFetch = streamingFetch
-    return request
-  },
-})
+// Here people try things: of the introduction, which the reference has whole, the first paragraph is enough.
+function introduction(text) {
+  return text.split('\n\n')[0] + '\n\nEnter a key under **Authorize**, open a call, **Execute** it. [The reference](redoc) explains keys, limits, streams and errors.'
+}
+
+async function show() {
+  const spec = await (await fetch('openapi.json')).json()
+  spec.info.description = introduction(spec.info.description)
+  SwaggerUIBundle({
+    spec,
+    dom_id: '#page',
+    deepLinking: true,
+    docExpansion: 'list',
+    defaultModelsExpandDepth: -1,
+    displayRequestDuration: true,
+    filter: true,
+    tryItOutEnabled: true,
+    validatorUrl: null,
+    presets: [SwaggerUIBundle.presets.apis],
+    plugins: [livePlugin],
+    requestInterceptor: request => {
+      request.userFetch = streamingFetch
+      return request
+    },
+  })
+}
+
+show().catch(e => { document.querySelector('.wait').textContent = `The documentation could not be loaded: ${e.message}. Reload the page.` })

@@ -10,6 +10,7 @@ const ground = dark ? '#15191b' : '#ffffff'
 const raised = dark ? '#1e2427' : '#f4f7f7'
 
 const theme = {
+  spacing: { unit: 5, sectionHorizontal: 36, sectionVertical: 18 },
   breakpoints: { medium: '60rem', large: '85rem' },
   colors: {
     primary: { main: teal },
