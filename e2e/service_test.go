@@ -132,7 +132,7 @@ func start(t *testing.T, data, backend string, args []string, env ...string) *se
 	if err != nil {
 		t.Fatalf("the service does not listen: %v", err)
 	}
-	s.URL = "http://" + address
+	s.URL = "http://" + tap(t, address)
 	if m := secretKey.FindString(s.stderr.String()); m != "" {
 		s.Admin = m
 	}

@@ -36,7 +36,7 @@ func (s *Server) newManagement() (http.Handler, *huma.OpenAPI) {
 	config.CreateHooks = nil // no "$schema" in answers
 	config.RejectUnknownQueryParameters = true
 	config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
-		"bearer": {Type: "http", Scheme: "bearer", Description: "An API key, as `Authorization: Bearer oas_…`"},
+		"bearer":    {Type: "http", Scheme: "bearer", Description: "An API key, as `Authorization: Bearer oas_…`"},
 		"x-api-key": {Type: "apiKey", In: "header", Name: "x-api-key", Description: "The same key, as Anthropic's clients send it"},
 	}
 	config.Security = []map[string][]string{{"bearer": {}}, {"x-api-key": {}}}
@@ -84,7 +84,7 @@ type refusal struct{ e *api.Error }
 func (r refusal) Error() string                { return r.e.Error() }
 func (r refusal) GetStatus() int               { return statuses[r.e.Code] }
 func (r refusal) ContentType(string) string    { return "application/json" }
-func (r refusal) MarshalJSON() ([]byte, error) { return errorBody(dialect.Native, r.e), nil }
+func (r refusal) MarshalJSON() ([]byte, error) { return nativeError(r.e), nil }
 func (r refusal) Schema(huma.Registry) *huma.Schema {
 	text := &huma.Schema{Type: huma.TypeString}
 	return &huma.Schema{Type: huma.TypeObject, Required: []string{"error", "detail"}, Properties: map[string]*huma.Schema{"error": text, "detail": text}}

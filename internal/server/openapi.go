@@ -12,7 +12,6 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
-	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/dialect"
 	"ollama-api-service/web"
 )
@@ -130,7 +129,7 @@ func (s *Server) complete(op object, r *route, shared object) {
 		}
 	}
 	for _, status := range r.failures() {
-		name := componentName(r.family, status, r.counted)
+		name := r.failureName(status)
 		if shared[name] == nil {
 			shared[name] = r.failure(status)
 		}
@@ -199,6 +198,9 @@ func (s *Server) mostBody(r *route) int64 {
 
 func (r *route) describeHeader(h object) {
 	h["X-Request-Id"] = headerRef("X-Request-Id")
+	if slices.Contains(r.families(), dialect.Anthropic) {
+		h["Request-Id"] = headerRef("Request-Id")
+	}
 	if r.counted {
 		for _, name := range []string{"X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"} {
 			h[name] = headerRef(name)
@@ -207,107 +209,3 @@ func (r *route) describeHeader(h object) {
 }
 
 func headerRef(name string) object { return object{"$ref": "#/components/headers/" + name} }
-
-var familyNames = map[dialect.Family]string{dialect.Native: "Ollama", dialect.OpenAI: "OpenAI"}
-
-func componentName(f dialect.Family, status int, counted bool) string {
-	name := familyNames[f] + strconv.Itoa(status)
-	if counted {
-		name += "Counted"
-	}
-	return name
-}
-
-// failures are the statuses, in order, with which a route can fail.
-func (r *route) failures() []int {
-	var list []int
-	if r.access != anyone {
-		list = append(list, 400, 401, 403, 500, 503)
-	}
-	_, _, parameter := strings.Cut(r.template, "{")
-	switch {
-	case r.class == metadata:
-		list = append(list, 404, 502, 504)
-	case r.counted:
-		list = append(list, 404, 429, 502, 504)
-	case r.template == "/readyz" || r.template == "/api/version":
-		list = append(list, 503)
-	case parameter:
-		list = append(list, 404)
-		if r.access != anyone && r.method != http.MethodGet {
-			list = append(list, 409)
-		}
-	}
-	if r.method == http.MethodPost || r.method == http.MethodPatch || r.kind != dialect.None {
-		list = append(list, 408, 413, 415)
-	}
-	slices.Sort(list)
-	return list
-}
-
-// failure is a shared answer, with examples that the writer of failures itself has written.
-func (r *route) failure(status int) object {
-	headers := object{}
-	r.describeHeader(headers)
-	answer := object{"description": explanations[status], "headers": headers}
-	switch status {
-	case http.StatusUnauthorized:
-		headers["WWW-Authenticate"] = headerRef("WWW-Authenticate")
-	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
-		headers["Retry-After"] = headerRef("Retry-After")
-		headers["X-Should-Retry"] = headerRef("X-Should-Retry")
-	}
-	examples := object{}
-	for _, e := range typicalFailures {
-		if statuses[e.Code] != status || !r.counted && countedOnly[e.Code] {
-			continue
-		}
-		examples[string(e.Code)] = object{"value": json.RawMessage(errorBody(r.family, &e))}
-	}
-	answer["content"] = object{"application/json": object{
-		"schema":   object{"$ref": "#/components/schemas/" + familyNames[r.family] + "Error"},
-		"examples": examples,
-	}}
-	return answer
-}
-
-var explanations = map[int]string{
-	400: "The request cannot be understood, or could be understood in two ways.",
-	401: "The key is missing, mistyped, revoked or expired. Clients that call themselves `ollama/…` get 403 instead, for they show its sentence.",
-	403: "The key may not do this: the route is for admins, the key is used from another address or is blocked, or it may not use cloud models.",
-	404: "There is no such thing, or this key may not see it.",
-	408: "The body did not arrive in time.",
-	409: "It would contradict what is there: the key is revoked already, or it is the last admin key.",
-	413: "The body is too large.",
-	415: "The body is compressed. Send it as it is.",
-	429: "The key is at its limit. `Retry-After` says when to come back.",
-	500: "Something went wrong inside the gateway, or Ollama answered so.",
-	502: "Ollama broke off, or its answer makes no sense.",
-	503: "No slot became free, Ollama cannot be reached, or the gateway is stopping. `Retry-After` says when to come back.",
-	504: "Ollama did not answer in time.",
-}
-
-// countedOnly are the failures of routes that take a slot and are booked.
-var countedOnly = map[api.Code]bool{api.CodeRateLimited: true, api.CodeConcurrency: true, api.CodeQueueFull: true, api.CodeQueueTimeout: true}
-
-// typicalFailures are what clients meet, one of each code.
-var typicalFailures = []api.Error{
-	{Code: api.CodeBadRequest, Message: "the body names a field twice: name each once"},
-	{Code: api.CodeUnauthorized, Message: "this API key is not valid: unknown, revoked or expired; check that it is complete, or ask an administrator for a new one"},
-	{Code: api.CodeForbidden, Message: "this needs an admin key: ask who runs this service"},
-	{Code: api.CodeNotFound, Message: "model 'llama3.2:latest' not found"},
-	{Code: api.CodeConflict, Message: "oas_8rT2kLmN0q is the last admin key; make another admin key first"},
-	{Code: api.CodeTooLarge, Message: "the body is larger than 67108864 bytes (MAX_BODY_BYTES)"},
-	{Code: api.CodeUnsupported, Message: "send the body without Content-Encoding"},
-	{Code: api.CodeSlowBody, Message: "the body did not arrive in time: send it without pauses"},
-	{Code: api.CodeRateLimited, Message: "Rate limit exceeded"},
-	{Code: api.CodeConcurrency, Message: "this key has as many requests under way as its max_concurrent of 2 allows; wait until one has ended"},
-	{Code: api.CodeQueueFull, Message: "all slots are busy and the queue is full: try again later"},
-	{Code: api.CodeQueueTimeout, Message: "no slot became free within 10m0s: try again later"},
-	{Code: api.CodeNoBackend, Message: "the Ollama server cannot be reached: try again soon, or ask who runs it"},
-	{Code: api.CodeUpstreamError, Message: "the Ollama server broke off: try again"},
-	{Code: api.CodeUpstreamTimeout, Message: "the Ollama server did not answer in time: it may be loading a model; try again"},
-	{Code: api.CodeStopping, Message: "the gateway is stopping: try again in a moment"},
-	{Code: api.CodeUnavailable, Message: "the key database cannot be read just now: try again in a few seconds"},
-	{Code: api.CodeInternal, Message: "something went wrong inside the gateway; the log has the details under this request id"},
-}
