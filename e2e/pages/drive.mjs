@@ -44,13 +44,20 @@ async function open(path, { width = 1280, height = 900, colorScheme = 'light' } 
 
 // inspect looks at the page as it is; with thorough also through the eyes of axe, which takes its time.
 async function inspect(page, name, thorough = false) {
-  const over = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth)
-  assert.ok(over <= 0, `${name}: ${over} px wider than the window`)
+  const over = await page.evaluate(() => {
+    const width = document.documentElement.clientWidth
+    if (document.documentElement.scrollWidth <= width) return []
+    return [...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > width).map(e => `${e.tagName}.${e.className}`)
+  })
+  assert.deepEqual(over.slice(0, 20), [], `${name} is wider than the window`)
   await page.screenshot({ path: `${shots}/${name}.png` })
   if (!thorough) return
-  const { violations } = await new AxeBuilder({ page }).analyze()
+  // The reference shows every operation in the same way: axe needs minutes for all of them, and finds as much in one.
+  const axe = new AxeBuilder({ page })
+  if (name.startsWith('redoc')) axe.include('.bar').include('.menu-content').include('[id="tag/Ollama"]').include('[id$="operation/chat"]').include('.foot')
+  const { violations } = await axe.analyze()
   for (const v of violations.filter(v => ['serious', 'critical'].includes(v.impact) && !theirs[v.id])) {
-    for (const n of v.nodes) complaints.push(`${name}: axe ${v.id} (${v.impact}): ${n.target.join(' ')}: ${n.failureSummary.replace(/\s+/g, ' ')}`)
+    for (const n of v.nodes.slice(0, 3)) complaints.push(`${name}: axe ${v.id} (${v.impact}), ${v.nodes.length} in all: ${n.target.join(' ')}: ${n.failureSummary.replace(/\s+/g, ' ')}`)
   }
 }
 
