@@ -24,6 +24,7 @@ func TestNoSecretIsWrittenAnywhere(t *testing.T) {
 	fake := ollamatest.Start(t)
 	data := t.TempDir()
 	s := start(t, data, fake.URL, nil, "SECRET_KEY="+setting, "LOG_LEVEL=debug", "OLLAMA_AUTH_HEADER=X-Upstream-Token: "+password)
+	s.wire.nonsense.Store(true)
 	user := s.makeKey(t, `,"rate_limit":30`).Secret
 	old := s.makeKey(t, "")
 	var rotated madeKey

@@ -88,6 +88,9 @@ func validID(s string) bool {
 func (x *exchange) WriteHeader(status int) {
 	if x.status == 0 {
 		x.status = status
+		if x.family == dialect.Anthropic {
+			x.Header()["Request-Id"] = []string{x.id} // where their SDKs look for it
+		}
 		x.boundDrain()
 	}
 	x.ResponseWriter.WriteHeader(status)

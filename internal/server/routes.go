@@ -67,6 +67,12 @@ func (s *Server) routeList() []route {
 		{"HEAD", "/readyz", anyone, dialect.Native, own, false, 0, "", false, s.readiness},
 		{"GET", "/metrics", adminsOrHere, dialect.Native, own, false, 0, "", false, s.scrape},
 		{"GET", "/openapi.json", anyone, dialect.Native, own, false, 0, "", false, s.document},
+		{"GET", "/docs", anyone, dialect.Native, own, false, 0, "", false, s.page},
+		{"HEAD", "/docs", anyone, dialect.Native, own, false, 0, "", false, s.page},
+		{"GET", "/redoc", anyone, dialect.Native, own, false, 0, "", false, s.page},
+		{"HEAD", "/redoc", anyone, dialect.Native, own, false, 0, "", false, s.page},
+		{"GET", "/docs/{file}", anyone, dialect.Native, own, false, 0, "", false, s.file},
+		{"HEAD", "/docs/{file}", anyone, dialect.Native, own, false, 0, "", false, s.file},
 
 		{"POST", "/api/keys", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
 		{"GET", "/api/keys", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},

@@ -24,6 +24,7 @@ import (
 	"ollama-api-service/internal/sched"
 	"ollama-api-service/internal/store"
 	"ollama-api-service/internal/usage"
+	"ollama-api-service/web"
 )
 
 const (
@@ -64,7 +65,8 @@ type Server struct {
 	routes     *table
 	metrics    *metrics
 	management http.Handler
-	openAPI    []byte
+	site       *web.Site
+	openAPI    *web.File
 	started    time.Time
 	ready      atomic.Bool
 	requests   sync.WaitGroup
@@ -75,8 +77,13 @@ func New(o Options) (*Server, error) {
 	s := &Server{Options: o, started: time.Now()}
 	s.routes = newTable(s.routeList())
 	s.metrics = newMetrics(s)
+	management, typed := s.newManagement()
+	s.management = management
 	var err error
-	if s.management, s.openAPI, err = s.newManagement(); err != nil {
+	if s.openAPI, err = s.describe(typed); err != nil {
+		return nil, err
+	}
+	if s.site, err = web.Open(); err != nil {
 		return nil, err
 	}
 	s.ready.Store(true)
@@ -164,6 +171,9 @@ func (s *Server) identify(x *exchange) error {
 		return nil // without a good key it answers all the same, only less
 	case err != nil:
 		return err
+	case x.route.access.admin() && x.key.Role != api.RoleAdmin && x.route.class == management:
+		// "ollama run" pulls a model that it is not shown: its user must learn here which models there are.
+		return api.Errorf(api.CodeForbidden, "this needs an admin key: ask who runs this service; the models that this key may use are in \"ollama list\" (GET /api/tags)")
 	case x.route.access.admin() && x.key.Role != api.RoleAdmin:
 		return api.Errorf(api.CodeForbidden, "this needs an admin key: ask who runs this service")
 	}
