@@ -87,12 +87,11 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 the database is unusa
 			p.envFileNamed = cmd.Flags().Changed("env-file")
 		},
 	}
-	root.CompletionOptions.HiddenDefaultCmd = true
 	root.PersistentFlags().StringVar(&p.envFile, "env-file", ".env", "file with settings; the environment wins over it")
 	serve := p.serveCommand()
 	root.Flags().AddFlagSet(serve.Flags())
 	root.RunE = serve.RunE
-	root.AddCommand(serve, p.keysCommand(), p.statsCommand(), p.healthcheckCommand(), p.versionCommand())
+	root.AddCommand(serve, p.keysCommand(), p.statsCommand(), p.backupCommand(), p.restoreCommand(), p.healthcheckCommand(), p.versionCommand())
 	return root
 }
 
