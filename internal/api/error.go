@@ -25,6 +25,7 @@ const (
 	CodeQueueFull        Code = "queue_full"
 	CodeQueueTimeout     Code = "queue_timeout"
 	CodeNoBackend        Code = "no_backend"
+	CodeTooOld           Code = "backend_too_old"
 	CodeUpstreamError    Code = "upstream_error"
 	CodeUpstreamTimeout  Code = "timeout"
 	CodeClientGone       Code = "client_gone"

@@ -196,3 +196,55 @@ func (k *Key) MayUse(m Model) bool {
 	}
 	return false
 }
+
+// Alias lets clients ask for a model under other names: a pattern like claude-* and the model that it stands for.
+type Alias struct {
+	From  Pattern
+	Model Model
+	Plain string // the model as it goes upstream
+	name  string // From as it was written
+}
+
+// Aliases are tried in their order. No alias leads to another.
+type Aliases []Alias
+
+// ParseAlias reads "name=model", where name may hold stars. It returns a CodeBadRequest error for what is none.
+func ParseAlias(text string) (Alias, error) {
+	from, to, ok := strings.Cut(text, "=")
+	from = strings.TrimSpace(from)
+	// A bare star would hide every model behind one.
+	if !ok || from == "*" {
+		return Alias{}, Errorf(CodeBadRequest, "an alias is written name=model, like claude-*=qwen3-coder")
+	}
+	a := Alias{name: from}
+	var err error
+	if a.From, err = ParsePattern(from); err != nil {
+		return Alias{}, err
+	}
+	a.Model, a.Plain, err = ParseModel(to)
+	return a, err
+}
+
+// String is the alias as it may be written in MODEL_ALIASES.
+func (a Alias) String() string { return a.name + "=" + a.Plain }
+
+// Resolve is the alias that m goes by, if there is one.
+func (list Aliases) Resolve(m Model) (Alias, bool) {
+	for _, a := range list {
+		if a.From.Match(m) {
+			return a, true
+		}
+	}
+	return Alias{}, false
+}
+
+// Named is the names without a star that stand for m: those that a list of models can show.
+func (list Aliases) Named(m Model) []string {
+	var names []string
+	for _, a := range list {
+		if a.Model == m && !strings.Contains(a.name, "*") {
+			names = append(names, a.name)
+		}
+	}
+	return names
+}

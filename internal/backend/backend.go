@@ -10,6 +10,9 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -124,4 +127,24 @@ func (b *Backend) Unreachable(reason string) {
 	s := b.State()
 	s.Healthy, s.Reason = false, reason
 	b.state.Store(&s)
+}
+
+// Older says whether the server is of a version before the one named, like 0.14.0. One that is not known, or that names no
+// release (a build of one's own is 0.0.0), is not.
+func (s State) Older(than string) bool {
+	have, want := release(s.Version), release(than)
+	return have != [3]int{} && slices.Compare(have[:], want[:]) < 0
+}
+
+// release is the three numbers of a version; what follows a hyphen is a candidate for it, and has what it will have.
+func release(version string) (r [3]int) {
+	version, _, _ = strings.Cut(version, "-")
+	for i, part := range strings.SplitN(version, ".", len(r)) {
+		n, err := strconv.Atoi(part)
+		if err != nil {
+			return [3]int{}
+		}
+		r[i] = n
+	}
+	return r
 }

@@ -239,3 +239,25 @@ func TestUnreachable(t *testing.T) {
 		<-ended
 	})
 }
+
+func TestOlder(t *testing.T) {
+	for _, c := range []struct {
+		version, than string
+		older         bool
+	}{
+		{"0.6.5", "0.13.3", true},
+		{"0.13.2", "0.13.3", true},
+		{"0.13.3", "0.13.3", false},
+		{"0.13.4", "0.13.3", false},
+		{"0.14.0-rc1", "0.14.0", false},
+		{"0.24.0", "0.14.0", false},
+		{"1.0", "0.14.0", false},
+		{"0.9", "0.14.0", true},
+		{"", "0.14.0", false},
+		{"0.0.0", "0.14.0", false},
+	} {
+		if got := (State{Version: c.version}).Older(c.than); got != c.older {
+			t.Errorf("%q older than %s: %v", c.version, c.than, got)
+		}
+	}
+}

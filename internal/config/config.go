@@ -30,6 +30,8 @@ type Config struct {
 	AdminAPIKey Hidden `env:"ADMIN_API_KEY" doc:"An admin key that lives in this setting alone and is never stored: at least 24 characters, letters, digits and signs\nwithout spaces or commas. It works as long as it is set."`
 	DemoKeys    bool   `env:"DEMO_KEYS" envDefault:"false" doc:"true adds the keys demo-admin-key-12345 and demo-user-key-67890, which everybody knows. Only on a loopback HOST."`
 
+	ModelAliases Aliases `env:"MODEL_ALIASES" doc:"Other names for models, separated by commas, each name=model; a * in the name stands for any characters. A request for\nthe name runs, and is booked and permitted as, the model; its answer carries the name. The first that fits counts.\n  MODEL_ALIASES=claude-*=qwen3-coder,gpt-4o=llama3.2"`
+
 	DefaultUserRateLimit  int64 `env:"DEFAULT_USER_RATE_LIMIT" envDefault:"100" doc:"Requests in any 60 minutes for a user key that is made without a limit of its own."`
 	DefaultAdminRateLimit int64 `env:"DEFAULT_ADMIN_RATE_LIMIT" envDefault:"1000" doc:"The same for an admin key."`
 

@@ -83,7 +83,7 @@ func TestGoodValues(t *testing.T) {
 		"OLLAMA_AUTH_HEADER=Authorization: Bearer abc:def", "HOST=[::1]", "PORT=0", "DATA_DIR=/var/lib/x", "ADMIN_API_KEY=abcdefghijklmnopqrstuvwx",
 		"DEMO_KEYS=true", "DEFAULT_USER_RATE_LIMIT=0", "MAX_BODY_BYTES=10MB", "MAX_REQUEST_TIME=1h30m", "MAX_QUEUE_WAIT=0s",
 		"TRUSTED_PROXIES=10.0.0.7, 172.16.0.0/12,fd00::/8,::ffff:192.168.0.0/112", "LOG_LEVEL=warn", "LOG_FORMAT=text", "SHUTDOWN_GRACE=500ms",
-		"RATE_LIMT=5", "OLLAMA_HOST=http://elsewhere:1")
+		"MODEL_ALIASES=claude-*=qwen3-coder, gpt-4o=llama3.2:3b,", "RATE_LIMT=5", "OLLAMA_HOST=http://elsewhere:1")
 	if c.Ollama.String() != "https://gpu.example.net:443?slots=16&name=gpu-1" {
 		t.Errorf("Ollama is %s", c.Ollama)
 	}
@@ -92,6 +92,9 @@ func TestGoodValues(t *testing.T) {
 	}
 	if !c.DemoKeys || c.DefaultUserRateLimit != 0 || c.MaxBodyBytes != 10_000_000 || c.MaxRequestTime != 90*time.Minute || c.LogLevel != slog.LevelWarn || c.LogFormat != LogText {
 		t.Errorf("%+v", c)
+	}
+	if got := fmt.Sprint(c.ModelAliases); got != "[claude-*=qwen3-coder gpt-4o=llama3.2:3b]" {
+		t.Errorf("aliases are %s", got)
 	}
 	if got := fmt.Sprint(c.TrustedProxies); got != "[10.0.0.7/32 172.16.0.0/12 fd00::/8 192.168.0.0/16]" {
 		t.Errorf("proxies are %s", got)
@@ -177,6 +180,9 @@ func TestBadValues(t *testing.T) {
 		{"TRUSTED_PROXIES", "::ffff:0:0/96"},
 		{"TRUSTED_PROXIES", "0.0.0.0/1,128.0.0.0/1"},
 		{"TRUSTED_PROXIES", "proxy.example.net"},
+		{"MODEL_ALIASES", "sonnet"},
+		{"MODEL_ALIASES", "*=tiny"},
+		{"MODEL_ALIASES", "a=b=c"},
 		{"LOG_LEVEL", "loud"},
 		{"LOG_FORMAT", "xml"},
 	} {
@@ -262,21 +268,19 @@ func TestNothingSecretIsPrinted(t *testing.T) {
 	}
 }
 
-var update = flag.Bool("update", false, "write .env.example anew")
+var update = flag.Bool("update", false, "write .env.example and docs/settings.md anew")
 
-func TestExampleFileIsCurrent(t *testing.T) {
-	const path = "../../.env.example"
-	if *update {
-		if err := os.WriteFile(path, []byte(Example()), 0o644); err != nil {
-			t.Fatal(err)
+// What is generated from the settings and kept in the repository says what they say.
+func TestExampleAndReferenceAreCurrent(t *testing.T) {
+	for path, want := range map[string]string{"../../.env.example": Example(), "../../docs/settings.md": Reference()} {
+		if *update {
+			if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
+				t.Fatal(err)
+			}
 		}
-	}
-	got, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if string(got) != Example() {
-		t.Error(".env.example is not what the settings say: go test ./internal/config -run Example -update")
+		if got, err := os.ReadFile(path); err != nil || string(got) != want {
+			t.Errorf("%s is not what the settings say (%v): go test ./internal/config -run Example -update", path, err)
+		}
 	}
 }
 

@@ -22,3 +22,37 @@ func Example() string {
 	}
 	return b.String()
 }
+
+const referenceHead = `# Settings
+
+Every setting of ollama-api-service, from the environment or from @.env@ in the working directory; the environment wins, and an
+empty value is no value. A name in @.env@ that is none of these is an error at start (exit 2), and so is a value that cannot be
+obeyed; the message names the setting and the mend, and never shows the value. [.env.example](../.env.example) is the same list to
+copy.
+`
+
+// Reference is the text of docs/settings.md: each setting with its default and its explanation.
+func Reference() string {
+	var b strings.Builder
+	b.WriteString(strings.ReplaceAll(referenceHead, "@", "`"))
+	for _, s := range settingList() {
+		standard := "none"
+		if s.standard != "" {
+			standard = "`" + s.standard + "`"
+		}
+		b.WriteString("\n## " + s.name + "\n\nDefault: " + standard + "\n\n")
+		example := false
+		for line := range strings.SplitSeq(s.doc, "\n") {
+			indented := strings.HasPrefix(line, "  ")
+			if indented != example {
+				b.WriteString("```\n")
+			}
+			example = indented
+			b.WriteString(strings.TrimPrefix(line, "  ") + "\n")
+		}
+		if example {
+			b.WriteString("```\n")
+		}
+	}
+	return b.String()
+}

@@ -238,6 +238,25 @@ func (n *Networks) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// Aliases are other names for models.
+type Aliases api.Aliases
+
+// UnmarshalText reads aliases, separated by commas.
+func (a *Aliases) UnmarshalText(text []byte) error {
+	*a = nil
+	for part := range strings.SplitSeq(string(text), ",") {
+		if strings.TrimSpace(part) == "" {
+			continue
+		}
+		one, err := api.ParseAlias(part)
+		if err != nil {
+			return mend("must be names and models like claude-*=qwen3-coder,gpt-4o=llama3.2")
+		}
+		*a = append(*a, one)
+	}
+	return nil
+}
+
 // LogFormat is json or text.
 type LogFormat string
 

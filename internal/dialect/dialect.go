@@ -5,10 +5,11 @@ package dialect
 // Family is a shape of errors and of streams.
 type Family uint8
 
-// The families. Own is the gateway's management API, which speaks Native's errors.
+// The families. The gateway's own API speaks Native's errors; Responses has OpenAI's, but streams of its own.
 const (
 	Native Family = iota
 	OpenAI
+	Responses
 	Anthropic
 )
 
@@ -30,6 +31,9 @@ const (
 	OpenAIChat
 	OpenAICompletions
 	OpenAIEmbeddings
+	OpenAIResponses
+	AnthropicMessages
+	AnthropicCount // tokens of a message that is not sent
 )
 
 // fields are the top-level names that Ollama knows in a body. Ollama folds case when it reads them (Unicode too, as
@@ -64,11 +68,24 @@ var known = map[Kind]fields{
 	OpenAICompletions: names("model", "prompt", "suffix", "stream", "stream_options", "max_tokens", "seed", "stop", "temperature", "top_p",
 		"frequency_penalty", "presence_penalty", "logprobs", "n", "user", "best_of", "echo", "logit_bias", "_debug_render_only"),
 	OpenAIEmbeddings: names("model", "input", "dimensions", "encoding_format", "user"),
+	OpenAIResponses: names("model", "input", "instructions", "stream", "stream_options", "max_output_tokens", "temperature", "top_p", "reasoning",
+		"text", "tools", "tool_choice", "parallel_tool_calls", "max_tool_calls", "background", "conversation", "include", "metadata",
+		"previous_response_id", "prompt", "store", "truncation", "user", "top_logprobs", "service_tier"),
+	AnthropicMessages: messageFields,
+	AnthropicCount:    messageFields,
 }
+
+var messageFields = names("model", "max_tokens", "messages", "system", "stream", "temperature", "top_p", "top_k", "stop_sequences", "tools",
+	"tool_choice", "thinking", "metadata", "output_config", "service_tier")
 
 // Family is the family of the kind's errors and streams.
 func (k Kind) Family() Family {
-	if k >= OpenAIChat {
+	switch {
+	case k >= AnthropicMessages:
+		return Anthropic
+	case k == OpenAIResponses:
+		return Responses
+	case k >= OpenAIChat:
 		return OpenAI
 	}
 	return Native
@@ -85,5 +102,29 @@ func (k Kind) Streams() bool {
 
 // mayStream says whether the route knows "stream" at all.
 func (k Kind) mayStream() bool {
-	return k.Streams() || k == OpenAIChat || k == OpenAICompletions
+	switch k {
+	case OpenAIChat, OpenAICompletions, OpenAIResponses, AnthropicMessages:
+		return true
+	}
+	return k.Streams()
+}
+
+// aliased says whether a model may be asked for under an alias: where it runs or is shown, not where it is changed.
+func (k Kind) aliased() bool {
+	switch k {
+	case Transfer, Create, Copy, Delete:
+		return false
+	}
+	return true
+}
+
+// Since is the first version of Ollama that has the kind's route; "" for those that every version has.
+func (k Kind) Since() string {
+	switch k {
+	case OpenAIResponses:
+		return "0.13.3"
+	case AnthropicMessages:
+		return "0.14.0"
+	}
+	return ""
 }

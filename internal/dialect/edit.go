@@ -4,12 +4,15 @@ import (
 	"bytes"
 
 	"github.com/go-json-experiment/json/jsontext"
+
+	"ollama-api-service/internal/api"
 )
 
 // edit collects changes to an object and writes them by copying the untouched members as they are: a 20 MB image is moved,
 // never decoded.
 type edit struct {
 	object   *object
+	aliases  api.Aliases
 	replaced map[*member][]byte // nil value: removed
 	added    [][]byte
 }

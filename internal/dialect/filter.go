@@ -2,6 +2,8 @@ package dialect
 
 import (
 	"bytes"
+	"encoding/json"
+	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -10,8 +12,9 @@ import (
 
 // FilterModels takes the models that may does not allow out of a list: "models" of /api/tags and /api/ps, "data" of
 // /v1/models. What stays, stays byte for byte (the ollama command panics on a digest that was cut). A list that is null
-// becomes an empty one, which is what OpenAI's clients can read.
-func FilterModels(body []byte, may func(api.Model) bool) ([]byte, error) {
+// becomes an empty one, which is what OpenAI's clients can read. A model that goes by aliases without a star stands there
+// under each of them too.
+func FilterModels(body []byte, may func(api.Model) bool, aliases api.Aliases) ([]byte, error) {
 	r := read(body)
 	defer r.done()
 	o, err := r.object(body, listFields)
@@ -24,7 +27,7 @@ func FilterModels(body []byte, may func(api.Model) bool) ([]byte, error) {
 		if m == nil {
 			continue
 		}
-		kept, err := filterArray(o.value(m), may)
+		kept, err := filterArray(o.value(m), may, aliases)
 		if err != nil {
 			return nil, err
 		}
@@ -38,7 +41,7 @@ var (
 	modelFields = names("model", "name", "id")
 )
 
-func filterArray(src []byte, may func(api.Model) bool) ([]byte, error) {
+func filterArray(src []byte, may func(api.Model) bool, aliases api.Aliases) ([]byte, error) {
 	r := read(src)
 	defer r.done()
 	tok, err := r.dec.ReadToken()
@@ -52,16 +55,41 @@ func filterArray(src []byte, may func(api.Model) bool) ([]byte, error) {
 			if err != nil {
 				return nil, syntaxError(err)
 			}
-			if m, ok := listed(item); !ok || !may(m) {
+			m, ok := listed(item)
+			if !ok || !may(m) {
 				continue
 			}
 			if len(out) > 1 {
 				out = append(out, ',')
 			}
 			out = append(out, item...)
+			for _, alias := range aliases.Named(m) {
+				other, err := renamed(item.Clone(), alias)
+				if err != nil {
+					return nil, err
+				}
+				out = append(append(out, ','), other...)
+			}
 		}
 	}
 	return append(out, ']'), nil
+}
+
+// renamed is an entry of a list under another name.
+func renamed(item jsontext.Value, name string) ([]byte, error) {
+	r := read(item)
+	defer r.done()
+	o, err := r.object(item, modelFields)
+	if err != nil {
+		return nil, err
+	}
+	e := edit{object: &o}
+	for _, field := range []string{"model", "name", "id"} {
+		if m := o.find(field); m != nil {
+			e.replace(m, quote(name))
+		}
+	}
+	return e.bytes(), nil
 }
 
 // listed is the model that an entry of a list names. An entry without a readable name is nothing a key was allowed.
@@ -143,18 +171,53 @@ func ListedModel(body []byte, model api.Model, id string) ([]byte, error) {
 		if found, ok := listed(item); !ok || found != model {
 			continue
 		}
-		item = item.Clone()
-		inner := read(item)
-		defer inner.done()
-		entry, err := inner.object(item, modelFields)
-		if err != nil {
-			return nil, err
-		}
-		e := edit{object: &entry}
-		if field := entry.find("id"); field != nil {
-			e.replace(field, quote(id))
-		}
-		return e.bytes(), nil
+		return renamed(item.Clone(), id)
 	}
 	return nil, nil
+}
+
+// AnthropicModels is a list of /v1/models in Anthropic's shape, all on one page.
+func AnthropicModels(list []byte) ([]byte, error) {
+	var in struct{ Data []openAIModel }
+	if err := json.Unmarshal(list, &in); err != nil {
+		return nil, err
+	}
+	out := struct {
+		Data    []anthropicModel `json:"data"`
+		HasMore bool             `json:"has_more"`
+		FirstID *string          `json:"first_id"`
+		LastID  *string          `json:"last_id"`
+	}{Data: make([]anthropicModel, len(in.Data))}
+	for i, m := range in.Data {
+		out.Data[i] = m.anthropic()
+	}
+	if n := len(out.Data); n > 0 {
+		out.FirstID, out.LastID = &out.Data[0].ID, &out.Data[n-1].ID
+	}
+	return json.Marshal(out)
+}
+
+// AnthropicModel is an entry of /v1/models in Anthropic's shape.
+func AnthropicModel(entry []byte) ([]byte, error) {
+	var m openAIModel
+	if err := json.Unmarshal(entry, &m); err != nil {
+		return nil, err
+	}
+	return json.Marshal(m.anthropic())
+}
+
+type openAIModel struct {
+	ID      string
+	Created int64 // seconds since 1970
+}
+
+type anthropicModel struct {
+	Type        string    `json:"type"`
+	ID          string    `json:"id"`
+	DisplayName string    `json:"display_name"`
+	CreatedAt   time.Time `json:"created_at"`
+}
+
+func (m openAIModel) anthropic() anthropicModel {
+	return anthropicModel{"model", m.ID, m.ID, time.Unix(m.Created, 0).UTC()}
 }

@@ -147,7 +147,7 @@ func (r *reader) member(src []byte, known fields) (member, error) {
 	}
 	m.kind = r.dec.PeekKind()
 	switch m.name {
-	case "messages", "prompt", "input", "system":
+	case "messages", "prompt", "input", "system", "instructions":
 		m.valueStart, m.text, err = r.countText(end, src)
 	default:
 		var value jsontext.Value
@@ -213,7 +213,7 @@ func (r *reader) countText(nameEnd int, src []byte) (start, text int, err error)
 		}
 		if tok.Kind() == '"' {
 			kind, n := r.dec.StackIndex(r.dec.StackDepth())
-			size := int(r.dec.InputOffset()) - before
+			size := int(r.dec.InputOffset()) - skipSpace(src, before) - len(`""`)
 			if kind == '{' && r.dec.StackDepth() > depth && n%2 == 1 {
 				name := src[before:r.dec.InputOffset()]
 				inText = bytes.HasSuffix(name, []byte(`"content"`)) || bytes.HasSuffix(name, []byte(`"text"`)) || bytes.HasSuffix(name, []byte(`"arguments"`))
@@ -227,9 +227,9 @@ func (r *reader) countText(nameEnd int, src []byte) (start, text int, err error)
 	}
 }
 
-// skipSpace is the offset of the value that follows a name: past the colon and white space.
+// skipSpace is the offset of the value that follows a name or another value: past the colon or comma and white space.
 func skipSpace(src []byte, at int) int {
-	for at < len(src) && (src[at] == ':' || src[at] == ' ' || src[at] == '\t' || src[at] == '\n' || src[at] == '\r') {
+	for at < len(src) && (src[at] == ':' || src[at] == ',' || src[at] == ' ' || src[at] == '\t' || src[at] == '\n' || src[at] == '\r') {
 		at++
 	}
 	return at

@@ -18,6 +18,7 @@ type Meter struct {
 	kind  Kind
 	sse   bool
 	strip bool
+	echo  string // the alias that the client used; "" leaves the model's name as it comes
 
 	buf     []byte // bytes not handed out yet; buf[:sent] were handed out by the last Feed
 	sent    int
@@ -28,16 +29,20 @@ type Meter struct {
 	Usage Usage
 	// Records counts the records that carried a piece of the answer: about one token each.
 	Records int64
-	// Complete says that the stream's terminal record came: done:true, status success, or [DONE] after a finish chunk.
+	// Events counts all events that have passed: an error event of ours goes on where they end.
+	Events int64
+	// Complete says that the stream's terminal record came: done:true, status success, [DONE] after a finish chunk,
+	// response.completed or message_stop.
 	Complete bool
 	// Failed says that upstream itself sent an error record.
 	Failed   bool
 	finished bool // a finish chunk came
 }
 
-// NewMeter meters a stream of the kind. sse says how its records are framed; strip takes usage out again.
-func NewMeter(kind Kind, sse, strip bool) *Meter {
-	return &Meter{kind: kind, sse: sse, strip: strip && sse}
+// NewMeter meters a stream of the kind. sse says how its records are framed; strip takes usage out again, and echo is the
+// alias under which the model is to be named, or empty.
+func NewMeter(kind Kind, sse, strip bool, echo string) *Meter {
+	return &Meter{kind: kind, sse: sse, strip: strip && sse, echo: echo}
 }
 
 // Feed takes bytes as they come from upstream and returns what may go to the client now: whole records only. The slice is
@@ -83,14 +88,21 @@ func (m *Meter) hold(p []byte) error {
 
 // Ended says whether the stream's last record is here, though upstream has not closed the answer yet.
 func (m *Meter) Ended() bool {
-	if !m.holding || !m.sse {
+	if !m.holding || !m.sse || m.kind == OpenAIResponses {
 		return m.holding
 	}
 	// A line end cannot stand inside JSON: what a model wrote never looks like this.
+	if m.kind == AnthropicMessages {
+		_, stop, found := bytes.Cut(m.held, stopMarker)
+		return found && bytes.HasSuffix(stop, []byte("\n\n"))
+	}
 	return bytes.HasPrefix(m.held, doneMarker[1:]) || bytes.Contains(m.held, doneMarker)
 }
 
-var doneMarker = []byte("\ndata: [DONE]")
+var (
+	doneMarker = []byte("\ndata: [DONE]")
+	stopMarker = []byte("\nevent: message_stop\n")
+)
 
 // records reads the whole records at the head of src and says how far they reach, and what of them passes.
 func (m *Meter) records(src []byte) (done int, pass []byte) {
@@ -115,16 +127,15 @@ func (m *Meter) records(src []byte) (done int, pass []byte) {
 			}
 			return end, pass
 		}
-		if m.strip {
-			if short, changed := m.withoutUsage(rec); changed {
-				if !edited {
-					out = append(make([]byte, 0, len(src)), src[:at]...)
-					edited = true
-				}
-				out = append(out, short...)
-				at = end
-				continue
+		m.Events++
+		if other, changed := m.rewrite(rec); changed {
+			if !edited {
+				out = append(make([]byte, 0, len(src)), src[:at]...)
+				edited = true
 			}
+			out = append(out, other...)
+			at = end
+			continue
 		}
 		if edited {
 			out = append(out, rec...)
@@ -215,6 +226,9 @@ func (m *Meter) readProgress(rec []byte) bool {
 }
 
 func (m *Meter) readEvent(rec []byte) bool {
+	if m.kind == OpenAIResponses || m.kind == AnthropicMessages {
+		return m.readNamed(rec)
+	}
 	data, ok := eventData(rec)
 	if !ok {
 		return false
@@ -275,39 +289,9 @@ func eventData(rec []byte) ([]byte, bool) {
 	return bytes.TrimSpace(line), true
 }
 
-// withoutUsage is a record without the usage that only the gateway asked for: nothing of the chunk that carries it alone,
-// and on completions each chunk less its zero usage.
-func (m *Meter) withoutUsage(rec []byte) ([]byte, bool) {
-	if !bytes.Contains(rec, usageMember) {
-		return nil, false
-	}
-	data, ok := eventData(rec)
-	if !ok {
-		return nil, false
-	}
-	o, ok := answer(data)
-	if !ok {
-		return nil, false
-	}
-	usage := o.find("usage")
-	if usage == nil {
-		return nil, false
-	}
-	if c := o.find("choices"); c != nil && c.kind == '[' && emptyArray(o.value(c)) {
-		return nil, true
-	}
-	e := edit{object: &o}
-	e.remove(usage)
-	i := bytes.Index(rec, data)
-	return bytes.Join([][]byte{rec[:i], e.bytes(), rec[i+len(data):]}, nil), true
-}
-
 // Finish reads the end of the stream and returns what was held back, to be sent once the books are written. Usage and
 // Complete are final after it. Call it once, when Ended or when upstream has closed the answer.
 func (m *Meter) Finish() []byte {
-	if !m.sse {
-		return m.held
-	}
 	var out []byte
 	src := m.held
 	for len(src) > 0 {
@@ -317,20 +301,30 @@ func (m *Meter) Finish() []byte {
 		}
 		rec := src[:end]
 		src = src[end:]
-		if data, ok := eventData(rec); ok {
-			if bytes.Equal(data, []byte("[DONE]")) {
-				m.Complete = m.finished
-			} else if o, ok := answer(data); ok {
-				m.note(&o)
-			}
+		if m.sse {
+			m.finishEvent(rec)
 		}
-		if m.strip {
-			if short, changed := m.withoutUsage(rec); changed {
-				out = append(out, short...)
-				continue
-			}
+		if other, changed := m.rewrite(rec); changed {
+			rec = other
 		}
 		out = append(out, rec...)
 	}
 	return out
+}
+
+// finishEvent reads one event of the end of a stream.
+func (m *Meter) finishEvent(rec []byte) {
+	if m.kind == OpenAIResponses || m.kind == AnthropicMessages {
+		m.finishNamed(rec)
+		return
+	}
+	data, ok := eventData(rec)
+	if !ok {
+		return
+	}
+	if bytes.Equal(data, []byte("[DONE]")) {
+		m.Complete = m.finished
+	} else if o, ok := answer(data); ok {
+		m.note(&o)
+	}
 }

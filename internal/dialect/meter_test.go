@@ -37,10 +37,12 @@ func TestMeterAtEverySplit(t *testing.T) {
 		{"generate-stream", Generate, false, `{"model":"tiny","created_at":"2026-11-23T12:59:03.466859843Z"`},
 		{"v1-chat-stream-usage", OpenAIChat, true, `data: {"id":"chatcmpl-806","object":"chat.completion.chunk","created":1795438744,"model":"tiny","system_fingerprint":"fp_ollama","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":"length"}]}`},
 		{"v1-completions-stream-usage", OpenAICompletions, true, `data: {"id":"cmpl-144","object":"text_completion","created":1795438747,"choices":[{"text":"","index":0,"finish_reason":"length"}]`},
+		{"v1-responses-stream", OpenAIResponses, true, "event: response.completed\n"},
+		{"v1-messages-stream", AnthropicMessages, true, "event: message_delta\n"},
 	} {
 		body := recording(t, c.name)
 		for size := 1; size <= len(body); size++ {
-			m := NewMeter(c.kind, c.sse, false)
+			m := NewMeter(c.kind, c.sse, false, "")
 			var passed bytes.Buffer
 			for rest := body; len(rest) > 0; {
 				n := min(size, len(rest))
@@ -75,7 +77,7 @@ func TestMeterStripsUsageAtEverySplit(t *testing.T) {
 	for name, kind := range map[string]Kind{"v1-chat-stream": OpenAIChat, "v1-completions-stream": OpenAICompletions} {
 		with, without := recording(t, name+"-usage"), recording(t, name)
 		for size := 1; size <= len(with); size++ {
-			m := NewMeter(kind, true, true)
+			m := NewMeter(kind, true, true, "")
 			var passed bytes.Buffer
 			for rest := with; len(rest) > 0; {
 				n := min(size, len(rest))
@@ -97,23 +99,94 @@ func TestMeterStripsUsageAtEverySplit(t *testing.T) {
 
 // TestMeterCutAnywhere cuts each stream at every byte: it must never look complete before its last record is there.
 func TestMeterCutAnywhere(t *testing.T) {
-	for name, kind := range map[string]Kind{"chat-stream": Chat, "v1-chat-stream": OpenAIChat, "v1-completions-stream": OpenAICompletions} {
+	for name, kind := range map[string]Kind{
+		"chat-stream": Chat, "v1-chat-stream": OpenAIChat, "v1-completions-stream": OpenAICompletions,
+		"v1-responses-stream": OpenAIResponses, "v1-messages-stream": AnthropicMessages,
+	} {
 		body := recording(t, name)
-		sse := kind.Family() == OpenAI
+		sse := kind.Family() != Native
 		for cut := range len(body) - 2 {
-			m := NewMeter(kind, sse, false)
+			m := NewMeter(kind, sse, false, "")
 			pass, err := m.Feed(body[:cut])
 			if err != nil {
 				t.Fatal(err)
 			}
 			m.Finish()
-			if sse && m.Complete && !strings.Contains(string(body[:cut]), "[DONE]") || !sse && m.Complete {
+			if m.Complete && (kind.Family() != OpenAI || !strings.Contains(string(body[:cut]), "[DONE]")) {
 				t.Fatalf("%s cut at %d of %d looks complete", name, cut, len(body))
 			}
-			if strings.Contains(string(pass), `"finish_reason":"length"`) || strings.Contains(string(pass), `"done":true`) {
+			if strings.Contains(string(pass), `"finish_reason":"length"`) || strings.Contains(string(pass), `"done":true`) ||
+				strings.Contains(string(pass), "response.completed") || strings.Contains(string(pass), "message_delta") {
 				t.Fatalf("%s cut at %d: the end has passed already", name, cut)
 			}
 		}
+	}
+}
+
+// TestMeterEchoesTheAliasAtEverySplit: each record names the model as the client did, and nothing else differs.
+func TestMeterEchoesTheAliasAtEverySplit(t *testing.T) {
+	for name, kind := range map[string]Kind{
+		"chat-stream": Chat, "generate-stream": Generate, "v1-chat-stream-usage": OpenAIChat,
+		"v1-completions-stream-usage": OpenAICompletions, "v1-responses-stream": OpenAIResponses, "v1-messages-stream": AnthropicMessages,
+	} {
+		body := recording(t, name)
+		want := strings.ReplaceAll(string(body), `"model":"tiny"`, `"model":"claude-x"`)
+		for size := 1; size <= len(body); size += 7 {
+			m := NewMeter(kind, kind.Family() != Native, false, "claude-x")
+			var passed bytes.Buffer
+			for rest := body; len(rest) > 0; {
+				n := min(size, len(rest))
+				pass, err := m.Feed(rest[:n])
+				if err != nil {
+					t.Fatal(err)
+				}
+				passed.Write(pass)
+				rest = rest[n:]
+			}
+			passed.Write(m.Finish())
+			if passed.String() != want || !m.Complete || m.Usage.CompletionTokens != 8 {
+				t.Fatalf("%s in pieces of %d: complete %v, %+v\n got %s\nwant %s", name, size, m.Complete, m.Usage, passed.String(), want)
+			}
+		}
+	}
+}
+
+// A tool's arguments may hold a field "model" of their own: it is the model's text and not its name.
+func TestTheAliasReplacesTheNameAlone(t *testing.T) {
+	line := `{"model":"tiny","message":{"model":"tiny","tool_calls":[{"function":{"arguments":{"model":"tiny"}}}]},"done":false}` + "\n"
+	m := NewMeter(Chat, false, false, "other")
+	if pass, err := m.Feed([]byte(line)); err != nil || string(pass) != `{"model":"other"`+strings.TrimPrefix(line, `{"model":"tiny"`) {
+		t.Errorf("%s, %v", pass, err)
+	}
+	if got := string(EchoModel([]byte(line), "other")); got != `{"model":"other"`+strings.TrimPrefix(line, `{"model":"tiny"`) {
+		t.Errorf("%s", got)
+	}
+	long := `{"object":"list","data":[{"embedding":[1,2`
+	if _, named := EchoPart([]byte(long), "tiny", "other"); named {
+		t.Error("a part without the name has it")
+	}
+	if got, named := EchoPart([]byte(`3]}],"model":"tiny","usage":{}}`), "tiny", "other"); !named || string(got) != `3]}],"model":"other","usage":{}}` {
+		t.Errorf("%s", got)
+	}
+}
+
+func TestNamedEventsThatFail(t *testing.T) {
+	for event, kind := range map[string]Kind{
+		"event: error\ndata: {\"type\":\"error\",\"error\":{\"message\":\"it broke\"}}\n\n":     AnthropicMessages,
+		"event: response.failed\ndata: {\"type\":\"response.failed\",\"response\":{}}\n\n":      OpenAIResponses,
+		"data: {\"type\":\"error\",\"message\":\"without a line for its name\"}\n\n":            OpenAIResponses,
+		"event:response.failed\r\ndata: {\"type\":\"response.failed\",\"response\":{}}\r\n\r\n": OpenAIResponses,
+	} {
+		m := NewMeter(kind, true, false, "")
+		if pass, err := m.Feed([]byte(event)); err != nil || string(pass) != event || !m.Failed || m.Complete {
+			t.Errorf("%q: passed %q, failed %v, complete %v, %v", event, pass, m.Failed, m.Complete, err)
+		}
+	}
+	// What a model writes about events is a text inside an event.
+	said := "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"delta\":{\"text\":\"\\nevent: message_stop\\ndata: {}\"}}\n\n"
+	m := NewMeter(AnthropicMessages, true, false, "")
+	if pass, err := m.Feed([]byte(said)); err != nil || string(pass) != said || m.Ended() || m.Failed || m.Records != 1 {
+		t.Errorf("passed %q, %v", pass, err)
 	}
 }
 
@@ -123,24 +196,24 @@ func TestMeterIsNotFooled(t *testing.T) {
 		`{"message":{"tool_calls":[{"function":{"name":"x","arguments":{"done":true,"error":"no"}}}]},"done":false}`,
 		`{"message":{"tool_calls":[{"function":{"name":"x","arguments":{"done":false}}}]},"done":false}`,
 	} {
-		m := NewMeter(Chat, false, false)
+		m := NewMeter(Chat, false, false, "")
 		pass, err := m.Feed([]byte(line + "\n"))
 		if err != nil || string(pass) != line+"\n" || m.Ended() || m.Failed || m.Records != 1 {
 			t.Errorf("%s: passed %q, ended %v, failed %v", line, pass, m.Ended(), m.Failed)
 		}
 	}
-	m := NewMeter(Chat, false, false)
+	m := NewMeter(Chat, false, false, "")
 	if pass, _ := m.Feed([]byte(`{"message":{"tool_calls":[{"arguments":{"done":false}}]},"done":true,"eval_count":3}` + "\n")); len(pass) != 0 || !m.Ended() {
 		t.Errorf("an end with tool calls passed: %q", pass)
 	}
-	m = NewMeter(Chat, false, false)
+	m = NewMeter(Chat, false, false, "")
 	if pass, _ := m.Feed([]byte(`{"error":"it broke"}` + "\n")); len(pass) == 0 || !m.Failed {
 		t.Error("upstream's own error record was not seen")
 	}
 }
 
 func TestMeterBoundsARecord(t *testing.T) {
-	m := NewMeter(Chat, false, false)
+	m := NewMeter(Chat, false, false, "")
 	piece := bytes.Repeat([]byte("x"), 1<<20)
 	for range 8 {
 		if _, err := m.Feed(piece); err != nil {
@@ -154,21 +227,21 @@ func TestMeterBoundsARecord(t *testing.T) {
 
 func TestProgressStreams(t *testing.T) {
 	body := "{\"status\":\"pulling manifest\"}\n{\"status\":\"success\"}\n"
-	m := NewMeter(Transfer, false, false)
+	m := NewMeter(Transfer, false, false, "")
 	pass, _ := m.Feed([]byte(body))
 	if string(pass)+string(m.Finish()) != body || !m.Complete {
 		t.Errorf("passed %q, complete %v", pass, m.Complete)
 	}
-	m = NewMeter(Transfer, false, false)
+	m = NewMeter(Transfer, false, false, "")
 	if _, _ = m.Feed([]byte("{\"status\":\"pulling manifest\"}\n{\"error\":\"no such host\"}\n")); m.Complete || !m.Failed {
 		t.Errorf("complete %v, failed %v", m.Complete, m.Failed)
 	}
 }
 
 func TestTailUsage(t *testing.T) {
-	for name, kind := range map[string]Kind{"embed": Embed, "v1-embeddings": OpenAIEmbeddings} {
+	for name, kind := range map[string]Kind{"embed": Embed, "v1-embeddings": OpenAIEmbeddings, "v1-responses": OpenAIResponses, "v1-messages": AnthropicMessages} {
 		body := recording(t, name)
-		whole, tail := kind.WholeUsage(body), kind.TailUsage(body[len(body)-300:])
+		whole, tail := kind.WholeUsage(body), kind.TailUsage(body[max(0, len(body)-400):])
 		if !tail.Counted || tail.PromptTokens != whole.PromptTokens || tail.PromptTokens == 0 {
 			t.Errorf("%s: tail %+v, whole %+v", name, tail, whole)
 		}
@@ -182,7 +255,7 @@ func BenchmarkMeter(b *testing.B) {
 	for name, c := range map[string]struct {
 		m   *Meter
 		rec []byte
-	}{"ndjson": {NewMeter(Chat, false, false), line}, "sse": {NewMeter(OpenAIChat, true, true), event}, "completions": {NewMeter(OpenAICompletions, true, true), zero}} {
+	}{"ndjson": {NewMeter(Chat, false, false, ""), line}, "sse": {NewMeter(OpenAIChat, true, true, ""), event}, "completions": {NewMeter(OpenAICompletions, true, true, ""), zero}} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {

@@ -2,6 +2,7 @@ package dialect
 
 import (
 	"bytes"
+	"strings"
 
 	"ollama-api-service/internal/api"
 )
@@ -10,8 +11,14 @@ import (
 type Request struct {
 	// Models are all models the body names, canonical: one, or two for copy and create. The first is what is booked.
 	Models []api.Model
+	// Alias is the name that the client used where it stands for another model; the answer goes out under it.
+	Alias string
+	// Sent is the first model's name as it goes upstream, and comes back in the answer.
+	Sent string
 	// Remote says that a model is to be made which Ollama would run on another host.
 	Remote bool
+	// WebSearch says that Ollama is asked to search the web, which it does off-site and under its own account.
+	WebSearch bool
 	// Stream says whether a streamed answer was asked for.
 	Stream bool
 	// StripUsage says that usage was asked for by the gateway alone and must be taken out of the stream again.
@@ -30,13 +37,17 @@ func (r *Request) Model() api.Model {
 	return r.Models[0]
 }
 
-// Read reads a body of the kind. It returns a CodeBadRequest error for what is ambiguous, malformed, or names no model.
-func (k Kind) Read(body []byte) (*Request, error) {
+// Read reads a body of the kind, in which a model may go by one of the aliases. It returns a CodeBadRequest error for what is
+// ambiguous, malformed, or names no model.
+func (k Kind) Read(body []byte, aliases api.Aliases) (*Request, error) {
 	o, err := guard(body, known[k])
 	if err != nil {
 		return nil, err
 	}
 	e := edit{object: &o}
+	if k.aliased() {
+		e.aliases = aliases
+	}
 	req := &Request{}
 	if k == Copy {
 		err = e.modelNames(req, "source", "destination")
@@ -51,10 +62,7 @@ func (k Kind) Read(body []byte) (*Request, error) {
 			return nil, err
 		}
 	}
-	for i := range o.members {
-		req.PromptTokens += int64(o.members[i].text)
-	}
-	req.PromptTokens = (req.PromptTokens + 3) / 4
+	req.PromptTokens = k.promptTokens(&o)
 
 	switch k {
 	case Generate, Chat:
@@ -66,12 +74,27 @@ func (k Kind) Read(body []byte) (*Request, error) {
 		err = e.includeUsage(req)
 	case OpenAICompletions:
 		err = e.includeUsage(req)
+	case OpenAIResponses, AnthropicMessages:
+		req.WebSearch, err = o.searchesWeb()
 	}
 	if err != nil {
 		return nil, err
 	}
 	req.Body = e.bytes()
 	return req, nil
+}
+
+// promptTokens is Ollama's own formula for a count that is not to be had: characters of text and of tools / 4.
+func (k Kind) promptTokens(o *object) int64 {
+	var n int
+	for i := range o.members {
+		m := &o.members[i]
+		n += m.text
+		if m.name == "tools" && k.Family() == Anthropic {
+			n += m.end - m.valueStart
+		}
+	}
+	return int64(n+3) / 4
 }
 
 // modelNames reads the named fields, each of which must hold a model name.
@@ -127,6 +150,13 @@ func (e *edit) modelName(req *Request, m *member) error {
 	model, plain, err := api.ParseModel(text)
 	if err != nil {
 		return err
+	}
+	if to, ok := e.aliases.Resolve(model); ok {
+		req.Alias = plain
+		model, plain = to.Model, to.Plain
+	}
+	if req.Sent == "" {
+		req.Sent = plain
 	}
 	if plain != text {
 		e.replace(m, quote(plain))
@@ -258,3 +288,43 @@ func (e *edit) includeUsage(req *Request) error {
 }
 
 var streamOptions = names("include_usage")
+
+// searchesWeb says whether one of the tools is Ollama's own web search. Claude names it with a date behind: web_search_20250305.
+func (o *object) searchesWeb() (bool, error) {
+	m := o.find("tools")
+	if m == nil || m.kind != '[' {
+		return false, nil
+	}
+	r := read(o.value(m))
+	defer r.done()
+	if _, err := r.dec.ReadToken(); err != nil {
+		return false, syntaxError(err)
+	}
+	for r.dec.PeekKind() != ']' {
+		tool, err := r.dec.ReadValue()
+		if err != nil {
+			return false, syntaxError(err)
+		}
+		if tool.Kind() != '{' {
+			continue
+		}
+		inner := read(tool)
+		t, err := inner.object(tool, toolFields)
+		inner.done()
+		if err != nil {
+			return false, err
+		}
+		if kind := t.find("type"); kind != nil && kind.kind == '"' {
+			text, err := t.text(kind)
+			if err != nil {
+				return false, err
+			}
+			if strings.HasPrefix(text, "web_search") {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
+var toolFields = names("type")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -58,7 +59,7 @@ func TestRefusedBodies(t *testing.T) {
 			if kind == OpenAIChat && (name == "two models" || name == "options is a list" || name == "kelvin sign") {
 				continue // those fields mean nothing there
 			}
-			_, err := kind.Read([]byte(body))
+			_, err := kind.Read([]byte(body), nil)
 			var e *api.Error
 			if !errors.As(err, &e) || e.Code != api.CodeBadRequest {
 				t.Errorf("%s: got %v, want a refusal", name, err)
@@ -71,7 +72,7 @@ func TestRefusedBodies(t *testing.T) {
 		`{"model":"a","stream":true,"stream_options":1}`, `{"model":"a","stream":true,"stream_options":{"include_usage":"yes"}}`,
 		`{"model":"a","stream":true,"stream_options":{"Include_usage":true}}`,
 	} {
-		if _, err := OpenAIChat.Read([]byte(body)); err == nil {
+		if _, err := OpenAIChat.Read([]byte(body), nil); err == nil {
 			t.Errorf("accepted: %s", body)
 		}
 	}
@@ -120,7 +121,7 @@ func TestAcceptedBodiesAndTheirEdits(t *testing.T) {
 		{kind: Copy, in: `{"source":"tiny","destination":"b:c"}`, model: "tiny:latest"},
 		{kind: Transfer, in: `{"model":"","name":"x:y"}`, model: "x:y", stream: true},
 	} {
-		req, err := c.kind.Read([]byte(c.in))
+		req, err := c.kind.Read([]byte(c.in), nil)
 		if err != nil {
 			t.Errorf("%s: %v", c.in, err)
 			continue
@@ -140,7 +141,7 @@ func TestAcceptedBodiesAndTheirEdits(t *testing.T) {
 
 func TestPromptEstimateCountsTextAndNoImages(t *testing.T) {
 	image := strings.Repeat("A", 100_000)
-	req, err := Chat.Read([]byte(`{"model":"tiny","messages":[{"role":"user","content":"` + strings.Repeat("word ", 80) + `","images":["` + image + `"]}]}`))
+	req, err := Chat.Read([]byte(`{"model":"tiny","messages":[{"role":"user","content":"`+strings.Repeat("word ", 80)+`","images":["`+image+`"]}]}`), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,13 +168,17 @@ func FuzzWhatIsAuthorisedIsWhatIsForwarded(f *testing.F) {
 	for _, seed := range []string{
 		`{"model":"tiny","messages":[]}`, `{"model":"ok","Model":"evil"}`, `{"mode\u006c":"a"}`, `{"model":"a","ſtream":false}`,
 		`{"model":" tiny:local ","temperature":1,"options":{"a":[1,2]}}`, `{"name":"x","model":""}`, `{"model":"a","stream":true,"stream_options":{}}`,
-		`{"model":"a","max_completion_tokens":1,"stream":true}`, `{"model":"a"}{"model":"b"}`, "{\"model\":\"a\xff\"}", `{"options":{},"max_tokens":3,"model":"a"}`,
+		`{"model":"a","max_completion_tokens":1,"stream":true}`, `{"model":"a","input":"x","stream":true,"tools":[{"type":"web_search"}]}`, `{"model":"claude-x","max_tokens":1,"Stream":true}`, `{"model":"a"}{"model":"b"}`, "{\"model\":\"a\xff\"}", `{"options":{},"max_tokens":3,"model":"a"}`,
 	} {
 		f.Add([]byte(seed))
 	}
+	alias, err := api.ParseAlias("claude-*=tiny")
+	if err != nil {
+		f.Fatal(err)
+	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		for _, kind := range []Kind{Chat, Generate, OpenAIChat, OpenAICompletions, Embed, Show, Transfer} {
-			req, err := kind.Read(bytes.Clone(body))
+		for _, kind := range []Kind{Chat, Generate, OpenAIChat, OpenAICompletions, OpenAIResponses, AnthropicMessages, Embed, Show, Transfer} {
+			req, err := kind.Read(bytes.Clone(body), api.Aliases{alias})
 			if err != nil {
 				continue
 			}
@@ -217,10 +222,34 @@ func BenchmarkRead(b *testing.B) {
 			b.SetBytes(int64(len(body)))
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := Chat.Read(body); err != nil {
+				if _, err := Chat.Read(body, nil); err != nil {
 					b.Fatal(err)
 				}
 			}
 		})
 	}
+}
+
+// The test types of Ollama's own binding of tools: whatever case is used, it must not ask for a search that was not seen.
+func FuzzWebSearchIsSeen(f *testing.F) {
+	for _, seed := range []string{
+		`[{"type":"web_search"}]`, `[{"type":"function"},{"type":"web_search_20250305"}]`, `[{"Type":"web_search"}]`, `[{"type":"web\u005fsearch"}]`,
+		`[{"ty\u0070e":"web_search"}]`, `[null,1,"web_search",{"type":null},{"type":"x","tYpe":"web_search"}]`, `{"type":"web_search"}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, tools []byte) {
+		req, err := AnthropicMessages.Read([]byte(`{"model":"tiny","tools":`+string(tools)+`}`), nil)
+		if err != nil {
+			return
+		}
+		var got struct{ Tools []struct{ Type string } }
+		if json.Unmarshal(req.Body, &got) != nil {
+			return // Ollama answers 400 to it
+		}
+		asked := slices.ContainsFunc(got.Tools, func(tool struct{ Type string }) bool { return strings.HasPrefix(tool.Type, "web_search") })
+		if asked && !req.WebSearch {
+			t.Fatalf("a search passes unseen: %q", req.Body)
+		}
+	})
 }

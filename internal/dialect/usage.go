@@ -19,10 +19,17 @@ type Usage struct {
 }
 
 // answerFields are the top-level names of an answer that are read.
-var answerFields = names("done", "error", "status", "usage", "choices", "prompt_eval_count", "eval_count",
+var answerFields = names("done", "error", "status", "usage", "choices", "response", "type", "prompt_eval_count", "eval_count",
 	"total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
 
-var usageFields = names("prompt_tokens", "completion_tokens")
+// usageNames are what a family calls the tokens in and out in its usage object.
+var usageNames = map[Family][2]string{
+	OpenAI:    {"prompt_tokens", "completion_tokens"},
+	Responses: {"input_tokens", "output_tokens"},
+	Anthropic: {"input_tokens", "output_tokens"},
+}
+
+var usageFields = names("prompt_tokens", "completion_tokens", "input_tokens", "output_tokens")
 
 var choiceFields = names("finish_reason")
 
@@ -35,10 +42,10 @@ func answer(src []byte) (object, bool) {
 	return o, err == nil
 }
 
-// usage reads the counts of a native terminal record or of an OpenAI usage object.
+// usage reads the counts of a native terminal record, or of the usage object of the other families.
 func (k Kind) usage(o *object) Usage {
 	var u Usage
-	if k.Family() == OpenAI {
+	if tokens, ok := usageNames[k.Family()]; ok {
 		m := o.find("usage")
 		if m == nil || m.kind != '{' {
 			return u
@@ -48,8 +55,8 @@ func (k Kind) usage(o *object) Usage {
 			return u
 		}
 		u.Counted = true
-		u.PromptTokens = inner.number("prompt_tokens")
-		u.CompletionTokens = inner.number("completion_tokens")
+		u.PromptTokens = inner.number(tokens[0])
+		u.CompletionTokens = inner.number(tokens[1])
 		return u
 	}
 	switch k {

@@ -122,6 +122,43 @@ func MessageEvents(model string, prompt, tokens int) []string {
 		event("message_stop", ""))
 }
 
+// ResponseEvents is a streamed /v1/responses: the whole answer comes once more in response.completed, with the usage.
+func ResponseEvents(model string, prompt, tokens int) []string {
+	var events []string
+	event := func(name, rest string) {
+		events = append(events, fmt.Sprintf("event: %s\ndata: {%s,\"sequence_number\":%d,\"type\":\"%s\"}\n\n", name, rest, len(events), name))
+	}
+	const begun = `"item":{"content":[],"id":"msg_310870","role":"assistant","status":"in_progress","type":"message"},"output_index":0`
+	part := func(text string) string {
+		return `{"annotations":[],"logprobs":[],"text":` + quote(text) + `,"type":"output_text"}`
+	}
+	const place = `"content_index":0,"item_id":"msg_310870","output_index":0`
+	item := `{"content":[` + part(Text(tokens)) + `],"id":"msg_310870","role":"assistant","status":"completed","type":"message"}`
+	event("response.created", `"response":`+response(model, "in_progress", "", "null"))
+	event("response.in_progress", `"response":`+response(model, "in_progress", "", "null"))
+	event("response.output_item.added", begun)
+	event("response.content_part.added", place+`,"part":`+part(""))
+	for i := range tokens {
+		event("response.output_text.delta", place+`,"delta":`+quote(Word(i))+`,"logprobs":[]`)
+	}
+	event("response.output_text.done", place+`,"logprobs":[],"text":`+quote(Text(tokens)))
+	event("response.content_part.done", place+`,"part":`+part(Text(tokens)))
+	event("response.output_item.done", `"item":`+item+`,"output_index":0`)
+	event("response.completed", `"response":`+response(model, "completed", item, responseUsage(prompt, tokens)))
+	return events
+}
+
+func response(model, status, output, usage string) string {
+	return fmt.Sprintf(`{"id":"resp_312023","object":"response","created_at":%d,"status":"%s","error":null,"incomplete_details":null,"instructions":null,`+
+		`"max_output_tokens":null,"metadata":{},"model":%s,"output":[%s],"parallel_tool_calls":true,"temperature":1,"text":{"format":{"type":"text"}},`+
+		`"tool_choice":"auto","tools":[],"top_p":1,"truncation":"disabled","usage":%s}`, created, status, quote(model), output, usage)
+}
+
+func responseUsage(prompt, tokens int) string {
+	return fmt.Sprintf(`{"input_tokens":%d,"input_tokens_details":{"cached_tokens":0},"output_tokens":%d,"output_tokens_details":{"reasoning_tokens":0},"total_tokens":%d}`,
+		prompt, tokens, prompt+tokens)
+}
+
 // generated is an answer of a.Tokens words in the shape that the request asks for.
 func generated(r *Request, a Answer) Answer {
 	b, err := readRequest(r)
@@ -147,6 +184,8 @@ func generated(r *Request, a Answer) Answer {
 		chunks = ChatEvents(b.Model, prompt, a.Tokens, b.usage())
 	case "/v1/completions":
 		chunks = CompletionEvents(b.Model, prompt, a.Tokens, b.usage())
+	case "/v1/responses":
+		chunks = ResponseEvents(b.Model, prompt, a.Tokens)
 	case "/v1/messages":
 		chunks, terminal = MessageEvents(b.Model, prompt, a.Tokens), 2
 	default:
@@ -175,6 +214,9 @@ func generatedWhole(path, model string, prompt, tokens int) Answer {
 	case "/v1/completions":
 		return Answer{Header: v1, Body: fmt.Sprintf(`{"id":"cmpl-841","object":"text_completion","created":%d,"model":%s,"system_fingerprint":"fp_ollama","choices":[{"text":%s,"index":0,"finish_reason":"length"}],%s}`+"\n",
 			created, name, text, openAIUsage(prompt, tokens))}
+	case "/v1/responses":
+		item := `{"id":"msg_622635","type":"message","status":"completed","role":"assistant","content":[{"type":"output_text","text":` + text + `,"annotations":[],"logprobs":[]}]}`
+		return Answer{Header: v1, Body: response(model, "completed", item, responseUsage(prompt, tokens)) + "\n"}
 	case "/v1/messages":
 		return Answer{Header: v1, Body: fmt.Sprintf(`{"id":"msg_c90334e269b618347bfad83a","type":"message","role":"assistant","model":%s,"content":[{"type":"text","text":%s}],"stop_reason":"max_tokens","usage":{"input_tokens":%d,"output_tokens":%d}}`+"\n",
 			name, text, prompt, tokens)}

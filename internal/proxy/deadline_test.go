@@ -169,7 +169,7 @@ func TestDrainIsBounded(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m := dialect.NewMeter(dialect.Chat, false, false)
+		m := dialect.NewMeter(dialect.Chat, false, false, "")
 		if _, err := resp.Stream(httptest.NewRecorder(), m); err != nil {
 			t.Fatal(err)
 		}

@@ -129,7 +129,7 @@ func TestClientGone(t *testing.T) {
 		var sent int64
 		go func() {
 			var err error
-			sent, err = r.Stream(w, dialect.NewMeter(dialect.Chat, false, false))
+			sent, err = r.Stream(w, dialect.NewMeter(dialect.Chat, false, false, ""))
 			r.Close()
 			failed <- err
 		}()
@@ -175,7 +175,7 @@ func (w *watcher) Flush() {
 func TestStreamFlushesEachRecord(t *testing.T) {
 	gate := make(chan struct{})
 	_, r := answered(t, ollamatest.Answer{Tokens: 3, Gate: gate})
-	m := dialect.NewMeter(dialect.Chat, false, false)
+	m := dialect.NewMeter(dialect.Chat, false, false, "")
 	w := &watcher{httptest.NewRecorder(), make(chan string), strings.Builder{}}
 	failed := make(chan error, 1)
 	go func() { _, err := r.Stream(w, m); failed <- err }()
@@ -201,7 +201,7 @@ func TestStreamFlushesEachRecord(t *testing.T) {
 
 func TestStreamThatEndsTooEarly(t *testing.T) {
 	_, r := answered(t, ollamatest.Answer{Tokens: 3, NoTerminal: true})
-	m := dialect.NewMeter(dialect.Chat, false, false)
+	m := dialect.NewMeter(dialect.Chat, false, false, "")
 	if _, err := r.Stream(httptest.NewRecorder(), m); err != nil || m.Complete {
 		t.Errorf("a clean end without the last record: %v, complete %v", err, m.Complete)
 	}
@@ -253,7 +253,7 @@ func TestStreamReadsItsEnd(t *testing.T) {
 				t.Fatal(err)
 			}
 			_, sse := resp.Streams()
-			m := dialect.NewMeter(c.kind, sse, false)
+			m := dialect.NewMeter(c.kind, sse, false, "")
 			w := httptest.NewRecorder()
 			if _, err := resp.Stream(w, m); err != nil {
 				t.Fatal(err)

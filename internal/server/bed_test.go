@@ -32,17 +32,18 @@ const adminSecret = "an-admin-key-for-these-tests-alone"
 
 // bed is the whole server on a real socket, a real database and a scripted Ollama.
 type bed struct {
-	t      *testing.T
-	url    string
-	ollama *ollamatest.Server
-	server *server.Server
-	store  *store.Store
-	books  *usage.Books
-	auth   *auth.Authenticator
-	secret auth.Secret
-	logs   *syncBuffer
-	client *http.Client
-	stop   func()
+	t       *testing.T
+	url     string
+	ollama  *ollamatest.Server
+	server  *server.Server
+	backend *backend.Backend
+	store   *store.Store
+	books   *usage.Books
+	auth    *auth.Authenticator
+	secret  auth.Secret
+	logs    *syncBuffer
+	client  *http.Client
+	stop    func()
 }
 
 type syncBuffer struct {
@@ -101,6 +102,7 @@ func start(t *testing.T, with setup) *bed {
 	}
 	be := backend.New("gpu1", base, slots, "", "")
 	be.Probe(ctx)
+	b.backend = be
 	o := server.Options{
 		Store: b.store, Auth: b.auth, Secret: b.secret, Random: rand.Reader, Limits: limit.NewMemory(time.Now),
 		Sched: sched.New(be, queue, time.Minute), Backend: be, Upstream: proxy.NewUpstream(base, "", ""), Books: b.books, Log: log, Version: "test",

@@ -3,6 +3,7 @@ package server
 import (
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -31,6 +32,7 @@ var statuses = map[api.Code]int{
 	api.CodeQueueFull:        http.StatusServiceUnavailable,
 	api.CodeQueueTimeout:     http.StatusServiceUnavailable,
 	api.CodeNoBackend:        http.StatusServiceUnavailable,
+	api.CodeTooOld:           http.StatusNotImplemented,
 	api.CodeUpstreamError:    http.StatusBadGateway,
 	api.CodeUpstreamTimeout:  http.StatusGatewayTimeout,
 	api.CodeClientGone:       statusClientGone,
@@ -47,7 +49,7 @@ func (x *exchange) fail(err error) {
 	x.err = e
 	if x.started() {
 		// The record is the last thing that is tried: whether it arrives or not, the connection breaks.
-		if _, err := x.Write(errorRecord(x.family, e)); err == nil {
+		if _, err := x.Write(x.errorRecord(e)); err == nil {
 			_ = http.NewResponseController(x.ResponseWriter).Flush()
 		}
 		panic(http.ErrAbortHandler)
@@ -55,7 +57,7 @@ func (x *exchange) fail(err error) {
 	if e.Code == api.CodeClientGone {
 		panic(http.ErrAbortHandler)
 	}
-	body := errorBody(x.family, e)
+	body := x.errorBody(e)
 	h := x.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Content-Length", strconv.Itoa(len(body)))
@@ -80,38 +82,62 @@ func (x *exchange) statusOf(code api.Code) int {
 }
 
 func (x *exchange) retryHeaders(e *api.Error) {
+	if e.NoRetry {
+		// Without it the OpenAI and Anthropic SDKs sleep out the whole Retry-After before their user learns anything.
+		x.Header().Set("X-Should-Retry", "false")
+	}
 	status := statuses[e.Code]
 	if status != http.StatusTooManyRequests && status != http.StatusServiceUnavailable {
 		return
 	}
 	seconds := max(1, int64(math.Ceil(e.RetryAfter.Seconds())))
 	x.Header().Set("Retry-After", strconv.FormatInt(seconds, 10))
-	if e.NoRetry {
-		// Without it the OpenAI and Anthropic SDKs sleep out the whole Retry-After before their user learns anything.
-		x.Header().Set("X-Should-Retry", "false")
-	}
 }
 
-// errorBody is a failure as one JSON object. Native carries its sentence twice: Ollama's clients read "error", this API's
-// documents promise "detail".
-func errorBody(f dialect.Family, e *api.Error) []byte {
-	message := quoted(e.Message)
-	if f == dialect.OpenAI {
-		b := append([]byte(`{"error":{"message":`), message...)
-		b = append(append(b, `,"type":"`...), openAIType(statuses[e.Code])...)
-		b = append(append(b, `","param":null,"code":"`...), e.Code...)
-		return append(b, `"}}`...)
+// errorBody is a failure as one JSON object in the caller's dialect. Anthropic's carries the request's id, which its SDKs show.
+func (x *exchange) errorBody(e *api.Error) []byte {
+	switch x.family {
+	case dialect.OpenAI, dialect.Responses:
+		return openAIError(e)
+	case dialect.Anthropic:
+		b := append([]byte(`{"type":"error","error":{"type":"`), anthropicType(statuses[e.Code])...)
+		b = append(append(b, `","message":`...), quoted(e.Message)...)
+		b = append(append(b, `},"request_id":`...), quoted(x.id)...)
+		return append(b, '}')
 	}
+	return nativeError(e)
+}
+
+// nativeError carries its sentence twice: Ollama's clients read "error", this API's documents promise "detail".
+func nativeError(e *api.Error) []byte {
+	message := quoted(e.Message)
 	b := append([]byte(`{"error":`), message...)
 	b = append(append(b, `,"detail":`...), message...)
 	return append(b, '}')
 }
 
+func openAIError(e *api.Error) []byte {
+	b := append([]byte(`{"error":{"message":`), quoted(e.Message)...)
+	b = append(append(b, `,"type":"`...), openAIType(statuses[e.Code])...)
+	b = append(append(b, `","param":null,"code":"`...), e.Code...)
+	return append(b, `"}}`...)
+}
+
 // errorRecord is a failure in the middle of a stream: a line of NDJSON, or a server-sent event.
-func errorRecord(f dialect.Family, e *api.Error) []byte {
-	body := errorBody(f, e)
-	if f == dialect.OpenAI {
-		return append(append([]byte("data: "), body...), "\n\n"...)
+func (x *exchange) errorRecord(e *api.Error) []byte {
+	body := x.errorBody(e)
+	switch x.family {
+	case dialect.OpenAI:
+		return slices.Concat([]byte("data: "), body, []byte("\n\n"))
+	case dialect.Anthropic:
+		return slices.Concat([]byte("event: error\ndata: "), body, []byte("\n\n"))
+	case dialect.Responses:
+		// Beside the fields of its standard, the event needs an "error" at the top: of one without it OpenAI's SDK shows "terminated".
+		b := append([]byte("event: error\ndata: "+`{"type":"error","sequence_number":`), strconv.FormatInt(x.events, 10)...)
+		b = append(append(b, `,"code":"`...), e.Code...)
+		b = append(append(b, `","message":`...), quoted(e.Message)...)
+		b = append(b, `,"param":null,`...)
+		return append(append(b, body[1:]...), "\n\n"...)
 	}
 	return append(body, '\n')
 }
@@ -130,6 +156,18 @@ func openAIType(status int) string {
 		return "rate_limit_error"
 	}
 	return "api_error"
+}
+
+func anthropicType(status int) string {
+	switch status {
+	case http.StatusRequestEntityTooLarge:
+		return "request_too_large"
+	case http.StatusServiceUnavailable:
+		return "overloaded_error"
+	case http.StatusGatewayTimeout:
+		return "timeout_error"
+	}
+	return openAIType(status) // the rest they share
 }
 
 func quoted(s string) []byte {

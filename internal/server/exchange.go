@@ -39,6 +39,7 @@ type exchange struct {
 	record *api.Record // set from the admission on
 	status int         // as sent; 0 before the header
 	sent   int64
+	events int64 // of a stream of events, those that were sent
 
 	received int64 // of the body
 	consumed bool  // the body was read to its end

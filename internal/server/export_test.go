@@ -1,11 +1,15 @@
 package server
 
+import "ollama-api-service/internal/dialect"
+
+var familyNames = map[dialect.Family]string{dialect.Native: "native", dialect.OpenAI: "openai", dialect.Responses: "responses", dialect.Anthropic: "anthropic"}
+
 // Line is a line of the route table as tests see it.
 type Line struct {
-	Method, Template        string
-	Anyone, AdminsOnly      bool
-	Ollama, Counted, OpenAI bool
-	Upstream                string
+	Method, Template   string
+	Anyone, AdminsOnly bool
+	Ollama, Counted    bool
+	Family, Upstream   string
 }
 
 // Table is the route table.
@@ -14,7 +18,7 @@ func (s *Server) Table() []Line {
 	for _, r := range s.routes.all {
 		lines = append(lines, Line{
 			Method: r.method, Template: r.template, Anyone: r.access == anyone, AdminsOnly: r.access == adminsOnly,
-			Ollama: r.ollama(), Counted: r.counted, OpenAI: r.family == 1, Upstream: r.upstream,
+			Ollama: r.ollama(), Counted: r.counted, Family: familyNames[r.family], Upstream: r.upstream,
 		})
 	}
 	return lines

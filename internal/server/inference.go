@@ -1,8 +1,10 @@
 package server
 
 import (
+	"cmp"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"ollama-api-service/internal/api"
@@ -20,6 +22,9 @@ const (
 // infer serves one counted request: read it, ask whether it may, wait for a slot, book it, carry it to Ollama, and let the
 // client have the end of the answer when that is on the books.
 func (s *Server) infer(x *exchange) error {
+	if err := s.newEnough(x.route.kind); err != nil {
+		return err
+	}
 	taken, err := s.Limits.Reserve(x.key) // before the body: a key at its limit must not fill the memory
 	x.showLimits(s.Limits, taken)
 	if err != nil {
@@ -57,7 +62,7 @@ func (s *Server) infer(x *exchange) error {
 		return err
 	}
 	if stream, sse := resp.Streams(); stream {
-		return b.stream(resp, dialect.NewMeter(x.route.kind, sse, req.StripUsage))
+		return b.stream(resp, dialect.NewMeter(x.route.kind, sse, req.StripUsage, req.Alias))
 	}
 	return b.whole(resp)
 }
@@ -82,18 +87,37 @@ func (s *Server) readRequest(x *exchange) (*dialect.Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	req, err := x.route.kind.Read(body)
+	req, err := x.route.kind.Read(body, s.Aliases)
 	if err != nil {
 		return nil, err
 	}
-	if req.Remote && !x.key.AllowCloud {
+	switch {
+	case req.Remote && !x.key.AllowCloud:
 		return nil, api.Errorf(api.CodeForbidden, "this key may not make models that run elsewhere (remote_host): an admin can set allow_cloud")
+	case req.WebSearch && !x.key.AllowCloud:
+		return nil, api.Errorf(api.CodeForbidden, "this key may not let the server search the web (the tool web_search): leave it out, or an admin can set allow_cloud")
 	}
-	return req, mayUse(x.key, req.Models)
+	return req, mayUse(x.key, req.Alias, req.Models...)
 }
 
-// mayUse refuses models that the key may not use, in the words for one that is not there.
-func mayUse(k *api.Key, models []api.Model) error {
+// newEnough refuses what the backend's version does not have yet.
+func (s *Server) newEnough(kind dialect.Kind) error {
+	state, since := s.Backend.State(), kind.Since()
+	if since == "" || !state.Older(since) {
+		return nil
+	}
+	return tooOld(state.Version, since)
+}
+
+func tooOld(has, needed string) error {
+	e := api.Errorf(api.CodeTooOld, "the Ollama server is version %s and this route needs %s or newer: ask who runs it for an upgrade, or use another route", cmp.Or(has, "unknown"), needed)
+	e.NoRetry = true
+	return e
+}
+
+// mayUse refuses models that the key may not use, in the words for one that is not there: under the alias that was asked for,
+// if there is one.
+func mayUse(k *api.Key, alias string, models ...api.Model) error {
 	for _, m := range models {
 		if k.MayUse(m) {
 			continue
@@ -101,7 +125,7 @@ func mayUse(k *api.Key, models []api.Model) error {
 		if m.Cloud() && !k.AllowCloud {
 			return api.Errorf(api.CodeForbidden, "this key may not use cloud models: an admin can set allow_cloud")
 		}
-		return api.Errorf(api.CodeNotFound, "model '%s' not found", m)
+		return api.Errorf(api.CodeNotFound, "model '%s' not found", cmp.Or(alias, m.String()))
 	}
 	return nil
 }
@@ -176,7 +200,7 @@ func (s *Server) open(x *exchange, req *dialect.Request, lease *sched.Lease) *bo
 		PromptEstimate: req.PromptTokens,
 	}
 	if len(req.Models) > 0 {
-		b.record.Model = req.Model().String()
+		b.record.Model, b.record.Alias = req.Model().String(), req.Alias
 	}
 	return b
 }
@@ -197,6 +221,9 @@ func (b *booking) begin(resp *proxy.Response) error {
 	case resp.Status == http.StatusUnauthorized:
 		// It is about the server's own account, and must not look like a bad key of ours.
 		return b.failed(api.Errorf(api.CodeUpstreamError, "the Ollama server is not signed in where this model needs it: ask who runs it"))
+	case resp.Status == http.StatusNotFound && b.x.route.kind.Since() != "" && strings.HasPrefix(resp.Header.Get("Content-Type"), "text/plain"):
+		// A route it does not know; an unknown model is answered with JSON.
+		return b.failed(tooOld(b.s.Backend.State().Version, b.x.route.kind.Since()))
 	}
 	return nil
 }
@@ -224,6 +251,7 @@ func (b *booking) stream(resp *proxy.Response, m *dialect.Meter) error {
 	b.header(resp, -1)
 	sent, err := resp.Stream(b.x, m)
 	rest := m.Finish()
+	b.x.events = m.Events
 	b.record.BytesOut = sent + int64(len(rest))
 	b.count(m.Usage, m.Records)
 	switch {
@@ -256,13 +284,24 @@ func (b *booking) whole(resp *proxy.Response) error {
 	b.record.Status = resp.Status
 	if all {
 		b.count(b.x.route.kind.WholeUsage(body), 0)
+		if b.req.Alias != "" {
+			body = dialect.EchoModel(body, b.req.Alias)
+		}
 		b.record.BytesOut = int64(len(body))
 		b.end(outcome, code)
 		b.header(resp, int64(len(body)))
 		return b.last(body)
 	}
-	b.header(resp, resp.Length)
+	length, named := resp.Length, b.req.Alias == ""
+	if !named {
+		length = -1
+		body, named = dialect.EchoPart(body, b.req.Sent, b.req.Alias)
+	}
+	b.header(resp, length)
 	sent, tail, err := resp.Pass(b.x, body, heldTail)
+	if !named {
+		tail, _ = dialect.EchoPart(tail, b.req.Sent, b.req.Alias) // /v1/embeddings names its model behind the numbers
+	}
 	b.record.BytesOut = sent + int64(len(tail))
 	if err != nil {
 		b.count(dialect.Usage{}, 0)

@@ -29,6 +29,12 @@ func TestNativeAnswersPassUnchanged(t *testing.T) {
 		{"/v1/completions", "v1-completions"},
 		{"/v1/completions", "v1-completions-stream-usage"},
 		{"/v1/embeddings", "v1-embeddings"},
+		{"/v1/responses", "v1-responses"},
+		{"/v1/responses", "v1-responses-stream"},
+		{"/v1/responses", "error-unknown-model-v1-responses"},
+		{"/v1/messages", "v1-messages"},
+		{"/v1/messages", "v1-messages-stream"},
+		{"/v1/messages", "error-unknown-model-v1-messages"},
 		{"/api/chat", "error-unknown-model-chat"},
 		{"/v1/chat/completions", "error-unknown-model-v1-chat"},
 		{"/api/chat", "error-option-type"},
@@ -90,6 +96,8 @@ func TestBooksHoldWhatOllamaCounted(t *testing.T) {
 		"/api/generate":        `{"model":"tiny","prompt":"x","stream":false}`,
 		"/v1/chat/completions": `{"model":"tiny","messages":[{"role":"user","content":"x"}],"stream":true}`,
 		"/v1/completions":      `{"model":"tiny","prompt":"x"}`,
+		"/v1/responses":        `{"model":"tiny","input":"x","stream":true}`,
+		"/v1/messages":         `{"model":"tiny","max_tokens":9,"messages":[],"stream":true}`,
 	} {
 		b.ollama.Script("POST", path, ollamatest.Answer{Tokens: 7, PromptTokens: 11})
 		if got := b.do("POST", path, key, body); got.status != 200 {
@@ -97,14 +105,14 @@ func TestBooksHoldWhatOllamaCounted(t *testing.T) {
 		}
 	}
 	stats := b.stats(key)
-	if stats["total_requests"] != 4.0 || stats["prompt_tokens"] != 44.0 || stats["completion_tokens"] != 28.0 || stats["last_24h_requests"] != 4.0 {
+	if stats["total_requests"] != 6.0 || stats["prompt_tokens"] != 66.0 || stats["completion_tokens"] != 42.0 || stats["last_24h_requests"] != 6.0 {
 		t.Errorf("%v", stats)
 	}
-	if m := stats["requests_by_model"].(map[string]any); m["tiny:latest"] != 4.0 {
+	if m := stats["requests_by_model"].(map[string]any); m["tiny:latest"] != 6.0 {
 		t.Errorf("by model: %v", m)
 	}
 	limits := stats["limits"].(map[string]any)
-	if limits["remaining"] != 96.0 {
+	if limits["remaining"] != 94.0 {
 		t.Errorf("limits: %v", limits)
 	}
 }
@@ -239,6 +247,8 @@ func TestUpstreamThatDiesIsNeverAWholeAnswer(t *testing.T) {
 		{"native", "/api/chat", `{"model":"tiny","messages":[]}`, `{"error":"`},
 		{"openai", "/v1/chat/completions", `{"model":"tiny","messages":[],"stream":true}`, `data: {"error":{`},
 		{"completions", "/v1/completions", `{"model":"tiny","prompt":"","stream":true}`, `data: {"error":{`},
+		{"responses", "/v1/responses", `{"model":"tiny","input":"","stream":true}`, `data: {"type":"error","sequence_number":`},
+		{"messages", "/v1/messages", `{"model":"tiny","messages":[],"stream":true}`, `data: {"type":"error","error":{"type":"api_error","message":"`},
 	} {
 		for _, fault := range []ollamatest.Answer{
 			{Tokens: 5, Fault: ollamatest.Close, FaultAt: 700},
@@ -248,7 +258,8 @@ func TestUpstreamThatDiesIsNeverAWholeAnswer(t *testing.T) {
 			b.ollama.Script("POST", c.path, fault)
 			r := b.do("POST", c.path, key, c.body)
 			lines := strings.Split(strings.TrimSpace(r.body), "\n")
-			if last := lines[len(lines)-1]; r.err == nil || !strings.HasPrefix(last, c.record) || strings.Contains(r.body, "[DONE]") {
+			if last := lines[len(lines)-1]; r.err == nil || !strings.HasPrefix(last, c.record) || strings.Contains(r.body, "[DONE]") ||
+				strings.Contains(r.body, "response.completed") || strings.Contains(r.body, "message_stop") {
 				t.Errorf("%s %v: err %v, last record %s", c.name, fault.Fault, r.err, last)
 			}
 		}
@@ -264,7 +275,7 @@ func TestUpstreamThatDiesIsNeverAWholeAnswer(t *testing.T) {
 		t.Errorf("half an object: %d %s", r.status, r.body)
 	}
 	stats := b.stats(key)
-	if got := stats["requests_by_outcome"].(map[string]any)["upstream_error"]; got != 16.0 || stats["total_requests"] != 16.0 {
+	if got := stats["requests_by_outcome"].(map[string]any)["upstream_error"]; got != 26.0 || stats["total_requests"] != 26.0 {
 		t.Errorf("booked: %v", stats)
 	}
 }

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"net/http"
 	"strconv"
 	"time"
@@ -21,10 +22,19 @@ func (s *Server) list(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	if resp.Status == http.StatusOK {
-		if body, err = dialect.FilterModels(body, x.key.MayUse); err != nil {
-			return api.Wrap(api.CodeUpstreamError, err, "the list of the Ollama server cannot be read")
-		}
+	if resp.Status != http.StatusOK {
+		return x.pass(resp, body)
+	}
+	aliases := s.Aliases
+	if x.route.upstream == "/api/ps" {
+		aliases = nil // what is loaded is loaded under one name
+	}
+	body, err = dialect.FilterModels(body, x.key.MayUse, aliases)
+	if err == nil && x.family == dialect.Anthropic {
+		body, err = dialect.AnthropicModels(body)
+	}
+	if err != nil {
+		return api.Wrap(api.CodeUpstreamError, err, "the list of the Ollama server cannot be read")
 	}
 	return x.pass(resp, body)
 }
@@ -35,7 +45,11 @@ func (s *Server) oneModel(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	if err := mayUse(x.key, []api.Model{model}); err != nil {
+	alias := ""
+	if to, ok := s.Aliases.Resolve(model); ok {
+		alias, model = x.param, to.Model
+	}
+	if err := mayUse(x.key, alias, model); err != nil {
 		return err
 	}
 	resp, body, err := s.ask(x, "GET", x.route.upstream, nil)
@@ -50,7 +64,12 @@ func (s *Server) oneModel(x *exchange) error {
 		return api.Wrap(api.CodeUpstreamError, err, "the list of the Ollama server cannot be read")
 	}
 	if entry == nil {
-		return api.Errorf(api.CodeNotFound, "model '%s' not found", model)
+		return api.Errorf(api.CodeNotFound, "model '%s' not found", cmp.Or(alias, model.String()))
+	}
+	if x.family == dialect.Anthropic {
+		if entry, err = dialect.AnthropicModel(entry); err != nil {
+			return api.Wrap(api.CodeUpstreamError, err, "the list of the Ollama server cannot be read")
+		}
 	}
 	return x.pass(resp, entry)
 }
@@ -61,11 +80,11 @@ func (s *Server) show(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	req, err := x.route.kind.Read(body)
+	req, err := x.route.kind.Read(body, s.Aliases)
 	if err != nil {
 		return err
 	}
-	if err := mayUse(x.key, req.Models); err != nil {
+	if err := mayUse(x.key, req.Alias, req.Models...); err != nil {
 		return err
 	}
 	resp, answer, err := s.ask(x, "POST", x.route.upstream, req.Body)
@@ -78,6 +97,23 @@ func (s *Server) show(x *exchange) error {
 		}
 	}
 	return x.pass(resp, answer)
+}
+
+// countTokens answers /v1/messages/count_tokens, which Ollama does not have, by Ollama's own formula. Claude's clients ask it
+// often: it costs the backend and the key nothing.
+func (s *Server) countTokens(x *exchange) error {
+	body, err := x.readBody(s.MaxBody)
+	if err != nil {
+		return err
+	}
+	req, err := x.route.kind.Read(body, s.Aliases)
+	if err != nil {
+		return err
+	}
+	if err := mayUse(x.key, req.Alias, req.Models...); err != nil {
+		return err
+	}
+	return x.sendJSON(map[string]int64{"input_tokens": req.PromptTokens})
 }
 
 // hasBlob answers HEAD /api/blobs/{digest}.

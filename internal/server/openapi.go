@@ -62,6 +62,7 @@ var summaries = map[string]string{
 	"GET /api/ps": "List loaded models", "POST /api/show": "Show a model", "GET /v1/models": "List models (OpenAI)", "GET /v1/models/{model}": "One model (OpenAI)",
 	"POST /api/generate": "Generate text", "POST /api/chat": "Chat", "POST /api/embed": "Embed texts", "POST /api/embeddings": "Embed one text (older form)",
 	"POST /v1/chat/completions": "Chat (OpenAI)", "POST /v1/completions": "Complete text (OpenAI)", "POST /v1/embeddings": "Embed texts (OpenAI)",
+	"POST /v1/responses": "Respond (OpenAI)", "POST /v1/messages": "Chat (Anthropic)", "POST /v1/messages/count_tokens": "Estimate a message's tokens (Anthropic)",
 	"POST /api/pull": "Download a model", "POST /api/push": "Upload a model", "POST /api/create": "Create a model", "POST /api/copy": "Copy a model",
 	"DELETE /api/delete": "Delete a model", "HEAD /api/blobs/{digest}": "Whether a blob is there", "POST /api/blobs/{digest}": "Upload a blob",
 }

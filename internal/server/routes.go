@@ -87,6 +87,9 @@ func (s *Server) routeList() []route {
 		{"POST", "/v1/chat/completions", anyKey, dialect.OpenAI, inference, true, dialect.OpenAIChat, "/v1/chat/completions", false, s.infer},
 		{"POST", "/v1/completions", anyKey, dialect.OpenAI, inference, true, dialect.OpenAICompletions, "/v1/completions", false, s.infer},
 		{"POST", "/v1/embeddings", anyKey, dialect.OpenAI, inference, true, dialect.OpenAIEmbeddings, "/v1/embeddings", false, s.infer},
+		{"POST", "/v1/responses", anyKey, dialect.Responses, inference, true, dialect.OpenAIResponses, "/v1/responses", false, s.infer},
+		{"POST", "/v1/messages", anyKey, dialect.Anthropic, inference, true, dialect.AnthropicMessages, "/v1/messages", false, s.infer},
+		{"POST", "/v1/messages/count_tokens", anyKey, dialect.Anthropic, metadata, false, dialect.AnthropicCount, "", false, s.countTokens},
 
 		{"POST", "/api/pull", adminsOnly, dialect.Native, management, true, dialect.Transfer, "/api/pull", false, s.infer},
 		{"POST", "/api/push", adminsOnly, dialect.Native, management, true, dialect.Transfer, "/api/push", false, s.infer},
@@ -156,7 +159,6 @@ func (t *table) find(x *exchange) error {
 		}
 		allowed = append(allowed, r.method)
 	}
-	x.family = methods[0].family
 	x.Header().Set("Allow", strings.Join(allowed, ", "))
 	return api.Errorf(api.CodeMethodNotAllowed, "this path answers %s only", strings.Join(allowed, ", "))
 }
@@ -193,7 +195,10 @@ func (x *exchange) cleanPath() error {
 		}
 		x.pathKey, x.path = key, "/"+path
 	}
-	x.family = familyOf(x.path)
+	x.family = familyOf(x.path, x.r.Header)
+	if x.family == dialect.Anthropic {
+		x.Header()["Request-Id"] = x.Header()["X-Request-Id"] // where Anthropic's SDKs look for it
+	}
 	if x.r.Method == http.MethodConnect || x.r.Method == http.MethodTrace {
 		return api.Errorf(api.CodeMethodNotAllowed, "%s is not served", x.r.Method)
 	}

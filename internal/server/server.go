@@ -33,7 +33,7 @@ const (
 	lastWords     = 2 * time.Second // for the error records of streams that are cut at a stop
 )
 
-// Options are the rooms and the settings that the server stands on. All but StaticAdmin and TrustedProxies must be set.
+// Options are the rooms and the settings that the server stands on. All but StaticAdmin, TrustedProxies and Aliases must be set.
 type Options struct {
 	Store    *store.Store
 	Auth     *auth.Authenticator
@@ -50,6 +50,7 @@ type Options struct {
 	DefaultLimits  map[api.Role]int64
 	StaticAdmin    bool // an admin key outside the store exists: the last stored one may go
 	TrustedProxies []netip.Prefix
+	Aliases        api.Aliases
 	MaxBody        int64
 	MaxRequestTime time.Duration
 	FirstByte      time.Duration
@@ -247,10 +248,17 @@ func logMethod(m string) string {
 	return "other"
 }
 
-// familyOf is the dialect of errors for a path that no route is found for.
-func familyOf(path string) dialect.Family {
-	if strings.HasPrefix(path, "/v1/") {
-		return dialect.OpenAI
+// familyOf is the dialect of a request's errors, also where no route is found for it. Where Anthropic's clients share a path
+// with OpenAI's, their header tells them apart.
+func familyOf(path string, h http.Header) dialect.Family {
+	first, _, _ := strings.Cut(strings.TrimPrefix(path, "/v1/"), "/")
+	switch {
+	case !strings.HasPrefix(path, "/v1/"):
+		return dialect.Native
+	case first == "messages", first == "models" && h["Anthropic-Version"] != nil:
+		return dialect.Anthropic
+	case first == "responses":
+		return dialect.Responses
 	}
-	return dialect.Native
+	return dialect.OpenAI
 }

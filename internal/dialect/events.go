@@ -1,0 +1,79 @@
+package dialect
+
+import "bytes"
+
+// Responses and Messages stream events that carry their names: "event: NAME", then one line of data that repeats it. Ollama
+// writes both for each event (docs/ollama-contract.md, section 1.3).
+
+var eventPrefix = []byte("event:")
+
+// eventName is the name of an event, of its own line or else of its data.
+func eventName(rec []byte) string {
+	if rest, ok := bytes.CutPrefix(rec, eventPrefix); ok {
+		name, _, _ := bytes.Cut(rest, []byte{'\n'})
+		return string(bytes.TrimSpace(name))
+	}
+	data, ok := eventData(rec)
+	if !ok {
+		return ""
+	}
+	o, ok := answer(data)
+	if !ok {
+		return ""
+	}
+	m := o.find("type")
+	if m == nil || m.kind != '"' {
+		return ""
+	}
+	name, err := o.text(m)
+	if err != nil {
+		return ""
+	}
+	return name
+}
+
+// readNamed looks at an event and says whether the end of the stream begins with it.
+func (m *Meter) readNamed(rec []byte) bool {
+	switch eventName(rec) {
+	case "response.completed", "response.incomplete", "message_delta", "message_stop":
+		return true
+	case "error", "response.failed":
+		m.Failed = true
+	case "content_block_delta", "response.output_text.delta", "response.function_call_arguments.delta",
+		"response.reasoning_summary_text.delta", "response.reasoning_text.delta", "response.refusal.delta":
+		m.Records++
+	}
+	return false
+}
+
+// finishNamed reads an event of the end. What stands in message_start is only Ollama's guess: the usage is in message_delta.
+func (m *Meter) finishNamed(rec []byte) {
+	data, ok := eventData(rec)
+	if !ok || !bytes.HasSuffix(rec, []byte{'\n'}) {
+		return // cut within its last event
+	}
+	o, ok := answer(data)
+	if !ok {
+		return
+	}
+	switch eventName(rec) {
+	case "response.completed", "response.incomplete":
+		response := o.find("response")
+		if response == nil || response.kind != '{' {
+			return
+		}
+		inner, err := o.subobject(response, answerFields)
+		if err != nil {
+			return
+		}
+		m.Usage = m.kind.usage(&inner)
+		m.Complete = true
+	case "message_delta":
+		m.Usage = m.kind.usage(&o)
+		m.finished = true
+	case "message_stop":
+		m.Complete = m.finished
+	case "error":
+		m.Failed = true
+	}
+}

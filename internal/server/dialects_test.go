@@ -1,0 +1,231 @@
+package server_test
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/server"
+)
+
+func withAliases(t *testing.T, texts ...string) setup {
+	t.Helper()
+	var list api.Aliases
+	for _, text := range texts {
+		a, err := api.ParseAlias(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, a)
+	}
+	return setup{change: func(o *server.Options) { o.Aliases = list }}
+}
+
+// An alias is authorised and booked as the model that it stands for, and the answer goes out under the name that was asked for.
+func TestAliases(t *testing.T) {
+	b := start(t, withAliases(t, "claude-*=tiny", "gpt-4o=tiny", "hidden=secret"))
+	b.ollama.Models("tiny:latest", "secret:latest")
+	key, _ := b.key(`{"name":"some","role":"user","models":["tiny"]}`)
+	paths := []string{"/api/chat", "/api/generate", "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"}
+	for _, path := range paths {
+		for _, stream := range []string{"true", "false"} {
+			b.ollama.Script("POST", path, ollamatest.Answer{Tokens: 3})
+			r := b.do("POST", path, key, `{"model":"claude-opus-4","max_tokens":9,"messages":[],"stream":`+stream+`}`)
+			if r.status != 200 || r.err != nil || strings.Contains(r.body, `"tiny"`) || !strings.Contains(r.body, `"model":"claude-opus-4"`) {
+				t.Errorf("%s stream %s: %d %v\n%s", path, stream, r.status, r.err, r.body)
+			}
+			if seen := b.ollama.RequestsTo("POST", path); !strings.Contains(string(seen[len(seen)-1].Body), `"model":"tiny"`) {
+				t.Errorf("%s: upstream got %s", path, seen[len(seen)-1].Body)
+			}
+		}
+	}
+	if m := b.stats(key)["requests_by_model"].(map[string]any); len(m) != 1 || m["tiny:latest"] != float64(2*len(paths)) {
+		t.Errorf("books by model: %v", m)
+	}
+	// What a key may not use is unknown, under the name that was asked for.
+	if r := b.do("POST", "/api/chat", key, `{"model":"hidden","messages":[]}`); r.status != 404 || !strings.Contains(r.body, "'hidden'") || strings.Contains(r.body, "secret") {
+		t.Errorf("hidden: %d %s", r.status, r.body)
+	}
+	if r := b.do("POST", "/api/show", key, `{"model":"gpt-4o"}`); r.status != 200 {
+		t.Errorf("show: %d %s", r.status, r.body)
+	}
+	for path, want := range map[string]string{"/api/tags": `"name":"gpt-4o"`, "/v1/models": `"id":"gpt-4o"`, "/v1/models/gpt-4o": `"id":"gpt-4o"`, "/v1/models/claude-x": `"id":"claude-x"`} {
+		if r := b.do("GET", path, key, ""); r.status != 200 || !strings.Contains(r.body, want) || strings.Contains(r.body, "hidden") {
+			t.Errorf("%s: %d %s", path, r.status, r.body)
+		}
+	}
+	if r := b.do("GET", "/api/ps", key, ""); strings.Contains(r.body, "gpt-4o") {
+		t.Errorf("ps: %s", r.body)
+	}
+	// Models are changed under their own names.
+	b.do("DELETE", "/api/delete", adminSecret, `{"model":"gpt-4o"}`)
+	if seen := b.ollama.WaitRequestTo(1, "DELETE", "/api/delete"); !strings.Contains(string(seen.Body), "gpt-4o") {
+		t.Errorf("delete reached upstream as %s", seen.Body)
+	}
+}
+
+// An answer too long to be read at once names the alias too, in front or behind.
+func TestAliasOfALongAnswer(t *testing.T) {
+	b := start(t, withAliases(t, "ada=tiny"))
+	key := b.user()
+	numbers := strings.Repeat("0.123456789,", 200_000) + "1"
+	for path, body := range map[string]string{
+		"/api/embed":     `{"model":"tiny","embeddings":[[` + numbers + `]],"total_duration":5,"load_duration":1,"prompt_eval_count":7}`,
+		"/v1/embeddings": `{"object":"list","data":[{"object":"embedding","embedding":[` + numbers + `],"index":0}],"model":"tiny","usage":{"prompt_tokens":7,"total_tokens":7}}`,
+	} {
+		b.ollama.Script("POST", path, ollamatest.Answer{Body: body})
+		r := b.do("POST", path, key, `{"model":"ada","input":"x"}`)
+		if want := strings.Replace(body, `"tiny"`, `"ada"`, 1); r.status != 200 || r.err != nil || r.body != want {
+			t.Errorf("%s: %d %v, %d bytes, want %d", path, r.status, r.err, len(r.body), len(want))
+		}
+	}
+	if st := b.stats(key); st["prompt_tokens"] != 14.0 || st["estimated_requests"] != 0.0 {
+		t.Errorf("books: %v", st)
+	}
+}
+
+func TestCountTokensIsAnsweredHere(t *testing.T) {
+	b := start(t, setup{})
+	key, _ := b.key(`{"name":"some","role":"user","models":["tiny"],"rate_limit":1}`)
+	const text = `{"model":"tiny","system":"12345678","messages":[{"role":"user","content":[{"type":"text","text":"12345678"},{"type":"image","source":{"type":"base64","data":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}}]}]}`
+	for range 3 { // not counted
+		if r := b.do("POST", "/v1/messages/count_tokens", key, text); r.status != 200 || r.body != `{"input_tokens":4}` {
+			t.Errorf("%d %s", r.status, r.body)
+		}
+	}
+	with := b.do("POST", "/v1/messages/count_tokens", key, strings.Replace(text, `"system"`, `"tools":[{"name":"look","input_schema":{"type":"object"}}],"system"`, 1))
+	if n := with.json(t)["input_tokens"].(float64); n < 16 || n > 18 {
+		t.Errorf("with a tool: %v", n)
+	}
+	if r := b.do("POST", "/v1/messages/count_tokens", key, `{"model":"other","messages":[]}`); r.status != 404 || r.json(t)["type"] != "error" {
+		t.Errorf("a model that the key may not use: %d %s", r.status, r.body)
+	}
+	if seen := b.ollama.RequestsTo("POST", "/v1/messages/count_tokens"); len(seen) != 0 {
+		t.Error("it went upstream")
+	}
+}
+
+// Anthropic's clients say who they are on the paths that they share with OpenAI's.
+func TestModelsInAnthropicsShape(t *testing.T) {
+	b := start(t, setup{})
+	b.ollama.Models("tiny:latest", "secret:latest")
+	key, _ := b.key(`{"name":"some","role":"user","models":["tiny"]}`)
+	ask := func(path, key string) reply {
+		req, _ := http.NewRequest("GET", b.url+path, nil)
+		req.Header.Set("anthropic-version", "2023-06-01")
+		req.Header.Set("x-api-key", key)
+		return b.send(req)
+	}
+	const entry = `{"type":"model","id":"tiny:latest","display_name":"tiny:latest","created_at":"2026-11-23T12:34:43Z"}`
+	if r := ask("/v1/models", key); r.status != 200 || r.body != `{"data":[`+entry+`],"has_more":false,"first_id":"tiny:latest","last_id":"tiny:latest"}` {
+		t.Errorf("list: %d %s", r.status, r.body)
+	}
+	if r := ask("/v1/models/tiny", key); r.status != 200 || r.body != strings.ReplaceAll(entry, "tiny:latest", "tiny") {
+		t.Errorf("one: %d %s", r.status, r.body)
+	}
+	for _, r := range []reply{ask("/v1/models/secret", key), ask("/v1/models", "wrong")} {
+		if v := r.json(t); v["type"] != "error" || v["request_id"] != r.header.Get("X-Request-Id") {
+			t.Errorf("%d %s", r.status, r.body)
+		}
+	}
+	b.ollama.Script("GET", "/v1/models", ollamatest.Answer{Body: `{"object":"list","data":null}`})
+	if r := ask("/v1/models", key); r.body != `{"data":[],"has_more":false,"first_id":null,"last_id":null}` {
+		t.Errorf("empty: %s", r.body)
+	}
+}
+
+// A backend that is too old for a route is named, with the version needed, and nothing is charged or sent.
+func TestBackendTooOld(t *testing.T) {
+	b := start(t, setup{change: func(o *server.Options) {}})
+	b.ollama.Script("GET", "/api/version", ollamatest.Answer{Body: `{"version":"0.6.5"}`})
+	b.backend.Probe(t.Context())
+	key := b.user()
+	for path, needs := range map[string]string{"/v1/responses": "0.13.3", "/v1/messages": "0.14.0"} {
+		r := b.do("POST", path, key, `{"model":"tiny","max_tokens":1,"messages":[],"input":"x"}`)
+		if r.status != 501 || !strings.Contains(r.body, "0.6.5") || !strings.Contains(r.body, needs) || r.header.Get("X-Should-Retry") != "false" || r.header.Get("Retry-After") != "" {
+			t.Errorf("%s: %d %v %s", path, r.status, r.header, r.body)
+		}
+		if got := r.json(t)["type"] == "error"; got != (path == "/v1/messages") {
+			t.Errorf("%s speaks the wrong dialect: %s", path, r.body)
+		}
+		if len(b.ollama.RequestsTo("POST", path)) != 0 {
+			t.Errorf("%s went upstream", path)
+		}
+	}
+	if l := b.stats(key)["limits"].(map[string]any); l["remaining"] != 100.0 {
+		t.Errorf("charged: %v", l)
+	}
+	// A version that says nothing lets the backend speak for itself.
+	b.ollama.Script("GET", "/api/version", ollamatest.Answer{Body: `{"version":"0.0.0"}`})
+	b.backend.Probe(t.Context())
+	b.ollama.Script("POST", "/v1/messages", ollamatest.Answer{Recording: "error-path"})
+	if r := b.do("POST", "/v1/messages", key, `{"model":"tiny","max_tokens":1,"messages":[]}`); r.status != 501 || !strings.Contains(r.body, "0.14.0") {
+		t.Errorf("%d %s", r.status, r.body)
+	}
+}
+
+// Ollama searches the web off-site and under its own account: that is the permission of cloud models.
+func TestWebSearchNeedsAllowCloud(t *testing.T) {
+	b := start(t, setup{})
+	key := b.user()
+	cloud, _ := b.key(`{"name":"cloud","role":"user","allow_cloud":true}`)
+	for path, tools := range map[string]string{
+		"/v1/messages":  `[{"name":"x","input_schema":{}},{"type":"web_search_20250305","name":"web_search"}]`,
+		"/v1/responses": `[{"type":"function","name":"web_search"},{"type":"web_search_preview"}]`,
+	} {
+		body := `{"model":"tiny","max_tokens":1,"messages":[],"input":"x","tools":` + tools + `}`
+		if r := b.do("POST", path, key, body); r.status != 403 || len(b.ollama.RequestsTo("POST", path)) != 0 {
+			t.Errorf("%s: %d %s", path, r.status, r.body)
+		}
+		if r := b.do("POST", path, cloud, body); r.status != 200 {
+			t.Errorf("%s with allow_cloud: %d %s", path, r.status, r.body)
+		}
+		if r := b.do("POST", path, key, strings.Replace(body, `{"type":"web_search`, `{"Type":"web_search`, 1)); r.status != 400 {
+			t.Errorf("%s with another spelling: %d %s", path, r.status, r.body)
+		}
+		if r := b.do("POST", path, key, `{"model":"tiny","max_tokens":1,"messages":[],"input":"x","tools":[{"type":"function","name":"web_search"}]}`); r.status != 200 {
+			t.Errorf("%s with a function of that name: %d %s", path, r.status, r.body)
+		}
+	}
+}
+
+// The error event of a Responses stream goes on where the events end, and says its sentence where each client looks for it.
+func TestResponsesErrorEvent(t *testing.T) {
+	b := start(t, setup{})
+	key := b.user()
+	b.ollama.Script("POST", "/v1/responses", ollamatest.Answer{Tokens: 2, NoTerminal: true})
+	r := b.do("POST", "/v1/responses", key, `{"model":"tiny","input":"x","stream":true}`)
+	events := strings.Split(strings.TrimSpace(r.body), "\n\n")
+	const want = "event: error\n" + `data: {"type":"error","sequence_number":9,"code":"upstream_error","message":"the answer of the Ollama server ended too early: try again","param":null,` +
+		`"error":{"message":"the answer of the Ollama server ended too early: try again","type":"api_error","param":null,"code":"upstream_error"}}`
+	if got := events[len(events)-1]; got != want || len(events) != 10 || r.err == nil {
+		t.Errorf("%d events, err %v, the last:\n%s\nwant\n%s", len(events), r.err, got, want)
+	}
+}
+
+// The table says of each route the dialect in which it fails.
+func TestRoutesFailInTheirDialect(t *testing.T) {
+	b := start(t, setup{})
+	for _, line := range b.server.Table() {
+		if !slices.Contains([]string{"POST", "GET"}, line.Method) || line.Anyone {
+			continue
+		}
+		r := b.do(line.Method, strings.NewReplacer("{model}", "tiny", "{key_preview}", "oas_0123456789", "{digest}", "x").Replace(line.Template), "wrong", "")
+		v := r.json(t)
+		_, object := v["error"].(map[string]any)
+		shape := "native"
+		switch {
+		case v["type"] == "error":
+			shape = "anthropic"
+		case object:
+			shape = "openai"
+		}
+		want := map[string]string{"native": "native", "openai": "openai", "responses": "openai", "anthropic": "anthropic"}[line.Family]
+		if r.status != 401 || shape != want {
+			t.Errorf("%s %s: %d in the shape %s, want %s", line.Method, line.Template, r.status, shape, want)
+		}
+	}
+}
