@@ -146,7 +146,10 @@ func (m *page) text(s string) {
 }
 
 func (m *page) literal(s string) {
-	fmt.Fprintf(m, ".PP\n.nf\n%s\n.fi\n", roff(strings.TrimRight(s, "\n")))
+	if !strings.HasSuffix(m.String(), ".SH EXAMPLES\n") { // a heading begins a paragraph by itself
+		m.WriteString(".PP\n")
+	}
+	fmt.Fprintf(m, ".nf\n%s\n.fi\n", roff(strings.TrimRight(s, "\n")))
 }
 
 // roff keeps text from being taken for markup: backslashes, hyphens that are to be copied, and lines that would be requests.
