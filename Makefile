@@ -40,24 +40,27 @@ bench: ## Measure beside nginx and a bare ReverseProxy; writes bench/RESULTS.md
 # The packages and the image are for this architecture, or for ARCH=arm64 and the like. One commit makes one file, byte for byte.
 ARCH  ?= $(shell go env GOARCH)
 AT    ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
-STAGE := bin/package
+STAGE ?= bin/package
 # What packages install reads its settings from here, wherever it is started.
 packaged: LDFLAGS += -X main.envFile=/etc/ollama-api-service/ollama-api-service.env
 
 packages: packaged ## Build bin/*.deb and bin/*.rpm
-	go run -C deploy/package . -version "$(VERSION)" -arch $(ARCH) -time $(AT) -out ../../bin
+	go run -C deploy/package . -version "$(VERSION)" -arch $(ARCH) -time $(AT) -stage $(abspath $(STAGE)) -out ../../bin
 
+IMAGE ?= bin/ollama-api-service-image.tar
 image: ## Build bin/ollama-api-service-image.tar for docker load or podman load
-	GOARCH=$(ARCH) go build $(GOFLAGS_BUILD) -o bin/image/ollama-api-service ./cmd/ollama-api-service
-	go run -C deploy/image . -binary ../../bin/image/ollama-api-service -version "$(VERSION)" -arch $(ARCH) -time $(AT) \
-	  -revision "$$(git rev-parse HEAD 2>/dev/null)" -out ../../bin/ollama-api-service-image.tar
+	mkdir -p $(dir $(IMAGE))
+	GOARCH=$(ARCH) go build $(GOFLAGS_BUILD) -o $(IMAGE).binary ./cmd/ollama-api-service
+	go run -C deploy/image . -binary $(abspath $(IMAGE)).binary -version "$(VERSION)" -arch $(ARCH) -time $(AT) \
+	  -revision "$$(git rev-parse HEAD 2>/dev/null)" -out $(abspath $(IMAGE))
+	rm $(IMAGE).binary
 
 packaged:
 	rm -rf $(STAGE) && mkdir -p $(STAGE)
 	GOARCH=$(ARCH) go build $(GOFLAGS_BUILD) -o $(STAGE)/ollama-api-service ./cmd/ollama-api-service
 	go build $(GOFLAGS_BUILD) -o $(STAGE)/here ./cmd/ollama-api-service
-	for shell in bash zsh fish; do ./$(STAGE)/here completion $$shell >$(STAGE)/completion.$$shell || exit 1; done
-	./$(STAGE)/here man | gzip -9n >$(STAGE)/ollama-api-service.1.gz
+	for shell in bash zsh fish; do $(abspath $(STAGE))/here completion $$shell >$(STAGE)/completion.$$shell || exit 1; done
+	$(abspath $(STAGE))/here man | gzip -9n >$(STAGE)/ollama-api-service.1.gz
 	sed -e '1,2c# The settings of ollama-api-service. Change what you need, then: systemctl restart ollama-api-service\n# What stands here commented out is the default. The environment wins over this file, and an empty value is no value.' \
 	  -e '/^# further up/s/ Keep the file.*//' -e 's|^#DATA_DIR=.*|DATA_DIR=/var/lib/ollama-api-service|' .env.example >$(STAGE)/ollama-api-service.env
 

@@ -23,10 +23,11 @@ func main() {
 	version := flag.String("version", "dev", "version, as git describe says it")
 	arch := flag.String("arch", "amd64", "architecture, in Go's words")
 	seconds := flag.Int64("time", 0, "date of everything in the packages, in Unix seconds")
+	stage := flag.String("stage", "../../bin/package", "directory of what was built")
 	out := flag.String("out", ".", "directory to write to")
 	flag.Parse()
 	for _, format := range []string{"deb", "rpm"} {
-		path, err := write(format, packageVersion(*version), *arch, time.Unix(*seconds, 0).UTC(), *out)
+		path, err := write(format, packageVersion(*version), *arch, *stage, time.Unix(*seconds, 0).UTC(), *out)
 		if err != nil {
 			log.Fatalf("%s: %v", format, err)
 		}
@@ -34,9 +35,9 @@ func main() {
 	}
 }
 
-func write(format, version, arch string, at time.Time, dir string) (path string, err error) {
+func write(format, version, arch, stage string, at time.Time, dir string) (path string, err error) {
 	config, err := nfpm.ParseFileWithEnvMapping("nfpm.yaml", func(name string) string {
-		return map[string]string{"VERSION": version, "ARCH": arch}[name]
+		return map[string]string{"VERSION": version, "ARCH": arch, "STAGE": stage}[name]
 	})
 	if err != nil {
 		return "", err
