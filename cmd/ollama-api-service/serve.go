@@ -8,6 +8,8 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
+	"path/filepath"
 	"runtime"
 	"time"
 
@@ -169,7 +171,8 @@ func staticKeys(cfg *config.Config) []auth.Static {
 	return list
 }
 
-// firstAdmin makes an admin key where there is none, and prints it: on the terminal, never in the log.
+// firstAdmin makes an admin key where there is none, and prints it: on the terminal, never in the log. Under systemd standard error is
+// a log, so there it goes to a file.
 func firstAdmin(ctx context.Context, cfg *config.Config, st *store.Store, secret auth.Secret, stderr io.Writer) error {
 	if cfg.AdminAPIKey != "" {
 		return nil
@@ -184,6 +187,14 @@ func firstAdmin(ctx context.Context, cfg *config.Config, st *store.Store, secret
 	}
 	k := api.Key{Preview: preview, Name: "First admin", Role: api.RoleAdmin, RateLimit: &cfg.DefaultAdminRateLimit, CreatedAt: now}
 	if err := st.CreateKey(ctx, k, secret.MAC(key), api.Change{Actor: "first-start", From: "local", At: now}); err != nil {
+		return err
+	}
+	if f, ok := stderr.(*os.File); ok && config.Journalled(f) {
+		path := filepath.Join(cfg.DataDir, "first-admin.key")
+		if err := os.WriteFile(path, []byte(key+"\n"), 0o600); err != nil {
+			return fmt.Errorf("the first admin key cannot be written: %w; make one with `%s keys create --role admin --name NAME`", err, programName)
+		}
+		_, err = fmt.Fprintf(stderr, "The first admin key is in %s: keep it in a safe place, then delete the file.\n", path)
 		return err
 	}
 	_, err = fmt.Fprintf(stderr, "\n  First admin key: %s\n  It is shown this once: keep it in a safe place.\n\n", key)
