@@ -35,17 +35,20 @@ func load(n int, over time.Duration) []api.Record {
 }
 
 func BenchmarkAddRecords(b *testing.B) {
-	for _, batch := range []int{1, 500} {
-		b.Run(fmt.Sprint("batch=", batch), func(b *testing.B) {
+	for _, c := range []struct{ batch, keys int }{{1, 1000}, {500, 1000}, {500, 20}} {
+		b.Run(fmt.Sprintf("batch=%d,keys=%d", c.batch, c.keys), func(b *testing.B) {
 			s, _ := create(b)
-			recs := load(batch*b.N, 24*time.Hour)
+			recs := load(c.batch*b.N, 24*time.Hour)
+			for i := range recs {
+				recs[i].Key = fmt.Sprintf("oas_%010d", i%c.keys)
+			}
 			b.ResetTimer()
 			for i := range b.N {
-				if n, err := s.AddRecords(b.Context(), recs[i*batch:(i+1)*batch]); n != batch || err != nil {
+				if n, err := s.AddRecords(b.Context(), recs[i*c.batch:(i+1)*c.batch]); n != c.batch || err != nil {
 					b.Fatal(n, err)
 				}
 			}
-			b.ReportMetric(float64(batch*b.N)/b.Elapsed().Seconds(), "rows/s")
+			b.ReportMetric(float64(c.batch*b.N)/b.Elapsed().Seconds(), "rows/s")
 		})
 	}
 }
