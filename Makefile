@@ -8,7 +8,7 @@ BINARY  := bin/ollama-api-service
 export CGO_ENABLED = 0
 GOFLAGS_BUILD := -trimpath -tags grpcnotrace -ldflags "-s -w -X main.version=$(VERSION)"
 
-.PHONY: help build run demo test lint fmt bench clean
+.PHONY: help build run demo test lint fmt clients bench clean
 
 help: ## Show this list
 	@echo "Ollama API Service: make TARGET"
@@ -32,6 +32,9 @@ lint: ## The linters and the check of the binary alone
 
 fmt: ## Format the Go files as lint wants them
 	@go tool -modfile=tools/go.mod gofumpt -w $$(git ls-files -co --exclude-standard '*.go')
+
+clients: ## Have the real clients tried, and write docs/clients.md from what they did
+	go test -count=1 -run '^TestClients$$' ./e2e -update
 
 bench: ## Measure beside nginx and a bare ReverseProxy; writes bench/RESULTS.md
 	go run ./bench
