@@ -9,7 +9,7 @@ export CGO_ENABLED = 0
 LDFLAGS := -s -w -X main.version=$(VERSION)
 GOFLAGS_BUILD = -trimpath -tags grpcnotrace -ldflags "$(LDFLAGS)"
 
-.PHONY: help build run demo test lint fmt bench packages packaged image clean
+.PHONY: help build run demo test lint fmt clients bench packages packaged image clean
 
 help: ## Show this list
 	@echo "Ollama API Service: make TARGET"
@@ -33,6 +33,9 @@ lint: ## The linters and the check of the binary alone
 
 fmt: ## Format the Go files as lint wants them
 	@go tool -modfile=tools/go.mod gofumpt -w $$(git ls-files -co --exclude-standard '*.go')
+
+clients: ## Have the real clients tried, and write docs/clients.md from what they did
+	go test -count=1 -run '^TestClients$$' ./e2e -update
 
 bench: ## Measure beside nginx and a bare ReverseProxy; writes bench/RESULTS.md
 	go run ./bench

@@ -33,6 +33,13 @@ nothing() {
   [ -z "$out" ] || { echo "$out"; return 1; }
 }
 
+# Debian's Python has its packages from Debian; another one that stands before it in PATH may not have them.
+python_there() {
+  local python
+  for python in /usr/bin/python3 python3; do "$python" -c 'import requests' >/dev/null 2>&1 && return; done
+  return 1
+}
+
 needed() {
   local missing=() install=()
   need() { command -v "$1" >/dev/null 2>&1 || { missing+=("$1"); install+=("$2"); }; }
@@ -47,6 +54,9 @@ needed() {
     need curl curl
     need node nodejs
     need npm npm
+    python_there || { missing+=("requests for Python"); install+=(python3-requests); }
+    need prometheus prometheus
+    need promtool prometheus
   fi
   if [ ${#missing[@]} -gt 0 ]; then
     echo "Missing: ${missing[*]}. On Debian or Ubuntu: apt-get install -y ${install[*]}" >&2
@@ -58,6 +68,11 @@ formatted() {
   local files
   mapfile -t files < <(find . -name '*.go' -not -path '*/node_modules/*' -not -path './.git/*')
   nothing tool gofumpt -l "${files[@]}" || { echo "   make fmt formats them"; return 1; }
+}
+
+# The Go client of the tests is a module of its own, so that nothing of Ollama comes into this one.
+go_client() {
+  (cd e2e/clients/go && go vet ./... && CGO_ENABLED=0 go tool -modfile=../../../tools/go.mod staticcheck ./... && nothing go mod tidy -diff)
 }
 
 # The vulnerability database is the public one where it answers, else the snapshot beside the tools.
@@ -123,6 +138,7 @@ needed "$@"
 step "formatted (gofumpt)" formatted
 step "go vet" go vet ./...
 step "staticcheck" tool staticcheck ./...
+step "the Go client of the tests" go_client
 step "no dead code (deadcode)" nothing go tool -modfile=tools/go.mod deadcode -test ./...
 step "no known vulnerabilities (govulncheck)" vulnerabilities
 step "no reachable reflect Method in the binary" no_reflect_method

@@ -78,7 +78,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 		Store: st, Auth: keys, Secret: secret, Random: rand.Reader, Limits: limits,
 		Sched: sched.New(gpu, cfg.MaxQueue, cfg.MaxQueueWait), Backend: gpu, Upstream: upstream, Books: books, Log: log, Version: buildVersion(),
 		DefaultLimits: map[api.Role]int64{api.RoleAdmin: cfg.DefaultAdminRateLimit, api.RoleUser: cfg.DefaultUserRateLimit},
-		StaticAdmin:   cfg.AdminAPIKey != "", TrustedProxies: cfg.TrustedProxies, Aliases: api.Aliases(cfg.ModelAliases),
+		StaticAdmin:   cfg.AdminAPIKey != "", TrustedProxies: cfg.TrustedProxies, MetricsOpen: cfg.MetricsOpen, Aliases: api.Aliases(cfg.ModelAliases),
 		MaxBody: int64(cfg.MaxBodyBytes), MaxRequestTime: cfg.MaxRequestTime, FirstByte: cfg.UpstreamFirstByteTimeout, Idle: cfg.UpstreamIdleTimeout,
 	})
 	if err != nil {

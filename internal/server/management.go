@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 
@@ -35,6 +36,8 @@ func (s *Server) newManagement() (http.Handler, []byte, error) {
 	config.OpenAPIPath, config.DocsPath, config.SchemasPath = "", "", ""
 	config.CreateHooks = nil // no "$schema" in answers
 	config.RejectUnknownQueryParameters = true
+	config.Formats = maps.Clone(config.Formats) // it is a package variable of huma
+	config.Formats["text/csv"] = csvFormat
 	config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
 		"bearer": {Type: "http", Scheme: "bearer", Description: "An API key: Authorization: Bearer oas_…"},
 		"apiKey": {Type: "apiKey", In: "header", Name: "x-api-key"},
@@ -44,6 +47,7 @@ func (s *Server) newManagement() (http.Handler, []byte, error) {
 	a := humago.New(mux, config)
 	s.keyOperations(a)
 	s.statsOperations(a)
+	s.usageOperations(a)
 	s.describeProxied(a.OpenAPI())
 	document, err := json.Marshal(a.OpenAPI())
 	return mux, document, err
@@ -75,6 +79,7 @@ func (s *Server) manage(x *exchange) error {
 		r.Header = r.Header.Clone()
 		r.Header.Set("Content-Type", "application/json")
 	}
+	x.csv = strings.HasPrefix(r.Header.Get("Accept"), "text/csv")
 	r.Header.Del("Accept")
 	s.management.ServeHTTP(x, r)
 	return nil

@@ -57,7 +57,7 @@ var tags = [...]string{own: "Service", metadata: "Models", inference: "Inference
 var summaries = map[string]string{
 	"GET /": "Service information", "HEAD /": "Whether the service answers", "GET /api/version": "The Ollama server's version",
 	"HEAD /api/version": "Whether the service answers", "GET /health": "Health, with details for admins", "GET /healthz": "Liveness",
-	"HEAD /healthz": "Liveness", "GET /readyz": "Readiness", "HEAD /readyz": "Readiness", "GET /openapi.json": "This document",
+	"HEAD /healthz": "Liveness", "GET /readyz": "Readiness", "HEAD /readyz": "Readiness", "GET /openapi.json": "This document", "GET /metrics": "Metrics for Prometheus (admin)",
 	"GET /api/models": "List available models", "GET /api/tags": "List available models", "HEAD /api/tags": "Whether models can be listed",
 	"GET /api/ps": "List loaded models", "POST /api/show": "Show a model", "GET /v1/models": "List models (OpenAI)", "GET /v1/models/{model}": "One model (OpenAI)",
 	"POST /api/generate": "Generate text", "POST /api/chat": "Chat", "POST /api/embed": "Embed texts", "POST /api/embeddings": "Embed one text (older form)",

@@ -17,7 +17,11 @@ const (
 	adminsOnly access = iota // the zero value denies most
 	anyKey
 	anyone
+	adminsOrHere // admins, and with METRICS_OPEN programs on this machine
 )
+
+// admin says whether a key must be an admin's.
+func (a access) admin() bool { return a == adminsOnly || a == adminsOrHere }
 
 // class is what a route does.
 type class uint8
@@ -61,6 +65,7 @@ func (s *Server) routeList() []route {
 		{"HEAD", "/healthz", anyone, dialect.Native, own, false, 0, "", false, s.alive},
 		{"GET", "/readyz", anyone, dialect.Native, own, false, 0, "", false, s.readiness},
 		{"HEAD", "/readyz", anyone, dialect.Native, own, false, 0, "", false, s.readiness},
+		{"GET", "/metrics", adminsOrHere, dialect.Native, own, false, 0, "", false, s.scrape},
 		{"GET", "/openapi.json", anyone, dialect.Native, own, false, 0, "", false, s.document},
 
 		{"POST", "/api/keys", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
@@ -71,6 +76,8 @@ func (s *Server) routeList() []route {
 		{"POST", "/api/keys/{key_preview}/rotate", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
 		{"GET", "/api/stats", anyKey, dialect.Native, own, false, 0, "", false, s.manage},
 		{"GET", "/api/admin/stats", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
+		{"GET", "/api/admin/usage", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
+		{"GET", "/api/admin/requests", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
 
 		{"GET", "/api/models", anyKey, dialect.Native, metadata, false, 0, "/api/tags", false, s.list},
 		{"GET", "/api/tags", anyKey, dialect.Native, metadata, false, 0, "/api/tags", false, s.list},

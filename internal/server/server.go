@@ -50,6 +50,7 @@ type Options struct {
 	DefaultLimits  map[api.Role]int64
 	StaticAdmin    bool // an admin key outside the store exists: the last stored one may go
 	TrustedProxies []netip.Prefix
+	MetricsOpen    bool // /metrics needs no key from this machine
 	Aliases        api.Aliases
 	MaxBody        int64
 	MaxRequestTime time.Duration
@@ -61,6 +62,7 @@ type Options struct {
 type Server struct {
 	Options
 	routes     *table
+	metrics    *metrics
 	management http.Handler
 	openAPI    []byte
 	started    time.Time
@@ -72,6 +74,7 @@ type Server struct {
 func New(o Options) (*Server, error) {
 	s := &Server{Options: o, started: time.Now()}
 	s.routes = newTable(s.routeList())
+	s.metrics = newMetrics(s)
 	var err error
 	if s.management, s.openAPI, err = s.newManagement(); err != nil {
 		return nil, err
@@ -122,6 +125,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, grace time.Duration)
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.requests.Add(1)
 	defer s.requests.Done()
+	s.metrics.open.Inc()
+	defer s.metrics.open.Dec()
 	x := s.newExchange(w, r)
 	defer s.finish(x)
 	if err := s.dispatch(x); err != nil {
@@ -147,7 +152,7 @@ func (s *Server) dispatch(x *exchange) error {
 
 // identify finds the key and whether it may enter the route.
 func (s *Server) identify(x *exchange) error {
-	if x.route.access == anyone && !x.route.optional {
+	if x.route.access == anyone && !x.route.optional || x.route.access == adminsOrHere && s.MetricsOpen && x.fromHere() {
 		return nil
 	}
 	credential, err := auth.Credential(x.r.Header, x.pathKey)
@@ -159,7 +164,10 @@ func (s *Server) identify(x *exchange) error {
 		return nil // without a good key it answers all the same, only less
 	case err != nil:
 		return err
-	case x.route.access == adminsOnly && x.key.Role != api.RoleAdmin:
+	case x.route.access.admin() && x.key.Role != api.RoleAdmin && x.route.class == management:
+		// "ollama run" pulls a model that it is not shown: its user must learn here which models there are.
+		return api.Errorf(api.CodeForbidden, "this needs an admin key: ask who runs this service; the models that this key may use are in \"ollama list\" (GET /api/tags)")
+	case x.route.access.admin() && x.key.Role != api.RoleAdmin:
 		return api.Errorf(api.CodeForbidden, "this needs an admin key: ask who runs this service")
 	}
 	if x.key.OldSecretUntil != nil {
@@ -191,6 +199,7 @@ func (s *Server) finish(x *exchange) {
 
 // logRequest writes the one line of a request. It carries the route template, never the path: a path may hold a key.
 func (s *Server) logRequest(x *exchange) {
+	s.metrics.answered(x)
 	level := slog.LevelInfo
 	if x.err != nil {
 		switch x.err.Code {

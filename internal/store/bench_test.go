@@ -76,7 +76,21 @@ func BenchmarkStatistics1M(b *testing.B) {
 				}
 			}
 		})
-		for _, table := range []string{"usage_total", "usage_minute", "usage_hour", "usage_latency"} {
+		for _, by := range [][]api.Dimension{{api.ByKey}, {api.ByDay}, {api.ByModel, api.ByDay}, {api.ByHour}} {
+			b.Run(fmt.Sprint(name, "/usage by ", by), func(b *testing.B) {
+				q := UsageQuery{By: by, Limit: 1000}
+				q.From = noon.Add(-30 * 24 * time.Hour).Truncate(24 * time.Hour)
+				if by[0] == api.ByHour {
+					q.From = noon.Add(-48 * time.Hour).Truncate(time.Hour)
+				}
+				for range b.N {
+					if _, err := s.Usage(b.Context(), q); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+		for _, table := range []string{"usage_period", "usage_total", "usage_minute", "usage_hour", "usage_latency"} {
 			var n int64
 			err := s.read(context.Background(), func(tx *sql.Tx) error { return tx.QueryRow("SELECT COUNT(*) FROM " + table).Scan(&n) })
 			b.Logf("%s: %s has %d rows (%v)", name, table, n, err)
