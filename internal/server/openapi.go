@@ -114,7 +114,7 @@ func at(o object, names ...string) object {
 // complete writes into an operation what follows from its line in the table and from the settings.
 func (s *Server) complete(op object, r *route, shared object) {
 	switch {
-	case r.optional:
+	case r.optional, r.access == adminsOrHere && s.MetricsOpen:
 		op["security"] = []any{object{}, object{"bearer": []any{}}, object{"x-api-key": []any{}}}
 	case r.access == anyone:
 		op["security"] = []any{}
@@ -146,6 +146,9 @@ func (r *route) success(answer, shared object) object {
 	}
 	maps.Copy(own, answer)
 	headers := object{}
+	if written, ok := answer["headers"].(object); ok {
+		maps.Copy(headers, written)
+	}
 	r.describeHeader(headers)
 	own["headers"] = headers
 	return own
@@ -159,6 +162,8 @@ func (s *Server) terms(r *route) string {
 		who = "anybody; an admin key sees more"
 	case r.access == anyone:
 		who = "anybody, without a key"
+	case r.access == adminsOrHere && s.MetricsOpen:
+		who = "admin keys; on this machine anybody"
 	case r.access.admin():
 		who = "admin keys"
 	}
