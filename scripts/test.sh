@@ -57,6 +57,14 @@ needed() {
     python_there || { missing+=("requests for Python"); install+=(python3-requests); }
     need prometheus prometheus
     need promtool prometheus
+    need systemd-analyze systemd
+    need systemd-nspawn systemd-container
+    need rpm rpm
+    need man man-db
+    need mandoc mandoc
+    need zsh zsh
+    need fish fish
+    [ -f /usr/share/bash-completion/bash_completion ] || { missing+=(bash-completion); install+=(bash-completion); }
   fi
   if [ ${#missing[@]} -gt 0 ]; then
     echo "Missing: ${missing[*]}. On Debian or Ubuntu: apt-get install -y ${install[*]}" >&2
@@ -73,6 +81,22 @@ formatted() {
 # The Go client of the tests is a module of its own, so that nothing of Ollama comes into this one.
 go_client() {
   (cd e2e/clients/go && go vet ./... && CGO_ENABLED=0 go tool -modfile=../../../tools/go.mod staticcheck ./... && nothing go mod tidy -diff)
+}
+
+# What makes packages and images is a module of its own too: none of it belongs into the program.
+deploy_module() {
+  (cd deploy && go vet ./... && CGO_ENABLED=0 go tool -modfile=../tools/go.mod staticcheck ./... && nothing go mod tidy -diff)
+}
+
+# The packages are installed, and started under systemd, in a copy of the machine, for which one must be root. Without -race: it is
+# compression, ten times slower with it, and not concurrent.
+deployment() {
+  local all=()
+  if [ "$(id -u)" != 0 ]; then
+    echo "   NOT RUN, for they need root: the tests that install the packages and run the image"
+    all=(-skip '^TestInASystem')
+  fi
+  (cd deploy && go test -count=1 -timeout 15m "${all[@]}" ./...)
 }
 
 # The vulnerability database is the public one where it answers, else the snapshot beside the tools.
@@ -139,6 +163,7 @@ step "formatted (gofumpt)" formatted
 step "go vet" go vet ./...
 step "staticcheck" tool staticcheck ./...
 step "the Go client of the tests" go_client
+step "the module of deploy/" deploy_module
 step "no dead code (deadcode)" nothing go tool -modfile=tools/go.mod deadcode -test ./...
 step "no known vulnerabilities (govulncheck)" vulnerabilities
 step "no reachable reflect Method in the binary" no_reflect_method
@@ -147,6 +172,7 @@ if [ "${1:-}" != lint ]; then
   step "a real Ollama" ollama_there
   step "npm clients" clients_there
   step "tests, with -race" tests
+  step "packages, image, unit, compose file" deployment
 fi
 
 echo

@@ -36,29 +36,37 @@ func TestMain(m *testing.M) {
 
 var at = time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
 
-// packages are the package of two versions; the settings file of the second has a line more.
+// packages are the package of two versions, made once; the settings file of the second has a line more.
 func packages(t *testing.T, format string) (first, second string) {
 	t.Helper()
-	dir := t.TempDir()
+	if made, ok := written[format]; ok {
+		return made[0], made[1]
+	}
+	dir := filepath.Dir(stage)
+	later := filepath.Join(dir, "later")
+	if _, err := os.Stat(later); err != nil {
+		if err := os.CopyFS(later, os.DirFS(stage)); err != nil {
+			t.Fatal(err)
+		}
+		settings, err := os.OpenFile(filepath.Join(later, "ollama-api-service.env"), os.O_APPEND|os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintln(settings, "# A line of the second version.")
+		settings.Close()
+	}
 	first, err := write(format, "1.0.0", runtime.GOARCH, stage, at, dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	later := filepath.Join(dir, "stage")
-	if err := os.CopyFS(later, os.DirFS(stage)); err != nil {
-		t.Fatal(err)
-	}
-	settings, err := os.OpenFile(filepath.Join(later, "ollama-api-service.env"), os.O_APPEND|os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	fmt.Fprintln(settings, "# A line of the second version.")
-	settings.Close()
 	if second, err = write(format, "1.1.0", runtime.GOARCH, later, at, dir); err != nil {
 		t.Fatal(err)
 	}
+	written[format] = [2]string{first, second}
 	return first, second
 }
+
+var written = map[string][2]string{}
 
 // system runs a script in a copy of this machine: by chroot, or by systemd as the first process of it ("boot").
 func system(t *testing.T, how, script string, files ...string) string {
@@ -161,7 +169,10 @@ func TestRPMContents(t *testing.T) {
 func TestPackagesAreReproducible(t *testing.T) {
 	for _, format := range []string{"deb", "rpm"} {
 		first, _ := packages(t, format)
-		again, _ := packages(t, format)
+		again, err := write(format, "1.0.0", runtime.GOARCH, stage, at, t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
 		a, err := os.ReadFile(first)
 		b, err2 := os.ReadFile(again)
 		if err != nil || err2 != nil || !bytes.Equal(a, b) {
