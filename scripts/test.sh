@@ -96,7 +96,7 @@ deployment() {
     echo "   NOT RUN, for they need root: the tests that install the packages and run the image"
     all=(-skip '^TestInASystem')
   fi
-  (cd deploy && go test -count=1 -timeout 15m "${all[@]}" ./...)
+  (cd deploy && go test -count=1 -timeout 30m "${all[@]}" ./...)
 }
 
 # The vulnerability database is the public one where it answers, else the snapshot beside the tools.
@@ -143,7 +143,7 @@ clients_there() {
 
 # -count=1: the tests start programs, and a cached result would not notice that they changed.
 tests() {
-  CGO_ENABLED=1 go test -race -count=1 -timeout 15m -v ./... >"$work/tests" 2>&1 &
+  CGO_ENABLED=1 go test -race -count=1 -timeout 30m -v ./... >"$work/tests" 2>&1 &
   local pid=$! status
   tail -n +1 -f --pid=$pid "$work/tests" | grep --line-buffered -vE '^=== (RUN|PAUSE|CONT|NAME)'
   wait $pid
