@@ -89,7 +89,7 @@ func TestTheDocumentationPages(t *testing.T) {
 	s := start(t, t.TempDir(), fake.URL, nil)
 	b := &browser{t: t, fake: fake, gates: map[string]chan struct{}{}, said: map[string]string{}}
 
-	ctx, cancel := context.WithTimeout(t.Context(), 8*patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 16*patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "node", "drive.mjs")
 	cmd.Dir = dir
@@ -115,6 +115,8 @@ func TestTheDocumentationPages(t *testing.T) {
 	for in := bufio.NewScanner(out); in.Scan(); {
 		if word, ok := strings.CutPrefix(in.Text(), ">> "); ok {
 			b.answer(word)
+		} else {
+			t.Log(in.Text())
 		}
 	}
 	if err := cmd.Wait(); err != nil || !b.done {

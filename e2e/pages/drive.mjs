@@ -6,16 +6,23 @@ import { createInterface } from 'node:readline'
 import assert from 'node:assert/strict'
 
 const { BASE_URL: base, KEY: key, SHOTS: shots, CHROMIUM: executablePath } = process.env
-const patience = 20_000
+const patience = 60_000
 
 // What axe finds in the libraries themselves. Everything else that is serious is ours to mend.
-const theirs = {
-  'nested-interactive': 'Swagger UI puts links and buttons of its own into the head of an operation, which is a button',
-}
+const theirs = [
+  { rule: 'nested-interactive', at: /opblock-summary-control/, why: 'Swagger UI makes the head of an operation a button, and puts a link into it' },
+  { rule: 'label-content-name-mismatch', at: /^li\[data-item-id=/, why: 'ReDoc names an entry of its menu without the method and the entries below it' },
+]
+
+const parts = [
+  '.bar', '.foot', '.information-container', '.scheme-container', '.filter', '.dialog-ux', '#operations-Ollama-chat', '#operations-Ollama-embed',
+  '.menu-content', '[id="tag/Ollama"]', '[id="operation/chat"]',
+]
 
 const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]()
 // say tells the test where we are; ask waits until it has done its part.
 const say = word => console.log(`>> ${word}`)
+const began = performance.now()
 async function ask(word) {
   say(word)
   assert.equal((await lines.next()).value, 'go', `no answer to ${word}`)
@@ -28,11 +35,14 @@ const browser = await chromium.launch({
 
 const complaints = []
 
-async function open(path, { width = 1280, height = 900, colorScheme = 'light' } = {}) {
-  const context = await browser.newContext({ viewport: { width, height }, colorScheme, reducedMotion: 'reduce' })
+const desktop = { width: 1280, height: 900 }
+const phone = { width: 390, height: 844 }
+
+async function open(path, colorScheme = 'light') {
+  const context = await browser.newContext({ viewport: desktop, colorScheme, reducedMotion: 'reduce' })
   const page = await context.newPage()
   page.setDefaultTimeout(patience)
-  const where = `${path} at ${width} px, ${colorScheme}`
+  const where = `${path}, ${colorScheme}`
   // A failed policy check is an error of the console, and so is a file that is missing.
   page.on('console', m => { if (['error', 'warning'].includes(m.type())) complaints.push(`${where}: ${m.text()}`) })
   page.on('pageerror', e => complaints.push(`${where}: ${e.message}`))
@@ -51,13 +61,15 @@ async function inspect(page, name, thorough = false) {
   })
   assert.deepEqual(over.slice(0, 20), [], `${name} is wider than the window`)
   await page.screenshot({ path: `${shots}/${name}.png` })
+  console.log(`${((performance.now() - began) / 1000).toFixed(1)} s ${name}`)
   if (!thorough) return
-  // The reference shows every operation in the same way: axe needs minutes for all of them, and finds as much in one.
+  // Operations look alike: axe needs minutes for all of them, and finds as much in one.
   const axe = new AxeBuilder({ page })
-  if (name.startsWith('redoc')) axe.include('.bar').include('.menu-content').include('[id="tag/Ollama"]').include('[id$="operation/chat"]').include('.foot')
+  for (const part of parts) if (await page.locator(part).count()) axe.include(part)
   const { violations } = await axe.analyze()
-  for (const v of violations.filter(v => ['serious', 'critical'].includes(v.impact) && !theirs[v.id])) {
-    for (const n of v.nodes.slice(0, 3)) complaints.push(`${name}: axe ${v.id} (${v.impact}), ${v.nodes.length} in all: ${n.target.join(' ')}: ${n.failureSummary.replace(/\s+/g, ' ')}`)
+  for (const v of violations.filter(v => ['serious', 'critical'].includes(v.impact))) {
+    const ours = v.nodes.filter(n => !theirs.some(t => t.rule === v.id && t.at.test(n.target.join(' '))))
+    for (const n of ours.slice(0, 3)) complaints.push(`${name}: axe ${v.id} (${v.impact}), ${ours.length} in all: ${n.target.join(' ')}: ${n.failureSummary.replace(/\s+/g, ' ')}`)
   }
 }
 
@@ -66,7 +78,7 @@ async function authorize(page) {
   const dialog = page.locator('.dialog-ux')
   await dialog.locator('input').first().fill(key)
   await dialog.locator('button[type=submit]').first().click()
-  await inspect(page, `docs-authorize-${page.viewportSize().width}`, page.viewportSize().width > 1000)
+  await inspect(page, 'docs-authorize', true)
   await dialog.locator('.btn-done').first().click()
 }
 
@@ -127,26 +139,32 @@ await models.locator('.opblock-summary-control').click()
 await tryStream(page, 'post', '/api/chat', chat, 'docs-chat')
 await tryStream(page, 'post', '/v1/chat/completions', { ...chat, stream: true }, 'docs-openai')
 await tryStop(page)
+
+await page.setViewportSize(phone)
+await page.evaluate(() => scrollTo(0, 0))
+await inspect(page, 'docs-phone')
+await page.locator('.btn.authorize').first().click()
+await inspect(page, 'docs-phone-authorize')
+await page.locator('.btn-done').first().click()
+await tryStream(page, 'post', '/api/chat', chat, 'docs-phone-chat')
+
+await page.setViewportSize(desktop)
+await page.emulateMedia({ colorScheme: 'dark' })
+await operation(page, 'post', '/api/chat')
+await inspect(page, 'docs-dark-operation', true)
+await page.evaluate(() => scrollTo(0, 0))
+await inspect(page, 'docs-dark')
 await page.context().close()
 
-const phone = await open('/docs', { width: 390, height: 844 })
-await inspect(phone, 'docs-phone')
-await authorize(phone)
-await tryStream(phone, 'post', '/api/chat', chat, 'docs-phone-chat')
-await phone.context().close()
-
-const dark = await open('/docs', { colorScheme: 'dark' })
-await inspect(dark, 'docs-dark')
-await operation(dark, 'post', '/api/chat')
-await inspect(dark, 'docs-dark-operation', true)
-await dark.context().close()
-
-for (const [name, options] of [['desktop', {}], ['phone', { width: 390, height: 844 }], ['dark', { colorScheme: 'dark' }]]) {
-  const reference = await open('/redoc', options)
-  await inspect(reference, `redoc-${name}`, true)
-  const first = reference.locator('[id="operation/chat"], [id$="/operation/chat"]').first()
-  await first.scrollIntoViewIfNeeded()
-  await inspect(reference, `redoc-${name}-operation`)
+for (const colorScheme of ['light', 'dark']) {
+  const reference = await open('/redoc', colorScheme)
+  for (const [name, size] of Object.entries({ desktop, phone })) {
+    await reference.setViewportSize(size)
+    await reference.evaluate(() => scrollTo(0, 0))
+    await inspect(reference, `redoc-${colorScheme}-${name}`)
+    await reference.locator('[id="operation/chat"]').evaluate(e => e.scrollIntoView())
+    await inspect(reference, `redoc-${colorScheme}-${name}-operation`, size === desktop)
+  }
   await reference.context().close()
 }
 
