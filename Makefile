@@ -9,7 +9,7 @@ export CGO_ENABLED = 0
 LDFLAGS := -s -w -X main.version=$(VERSION)
 GOFLAGS_BUILD = -trimpath -tags grpcnotrace -ldflags "$(LDFLAGS)"
 
-.PHONY: help build run demo test lint fmt clients bench packages packaged image clean
+.PHONY: help build run demo test lint fmt assets clients bench packages packaged image clean
 
 help: ## Show this list
 	@echo "Ollama API Service: make TARGET"
@@ -33,6 +33,9 @@ lint: ## The linters and the check of the binary alone
 
 fmt: ## Format the Go files as lint wants them
 	@go tool -modfile=tools/go.mod gofumpt -w $$(git ls-files -co --exclude-standard '*.go')
+
+assets: ## Write web/assets anew from the npm packages that e2e/pages/package-lock.json names
+	cd e2e/pages && npm ci --no-audit --no-fund --loglevel=error && node vendor.mjs
 
 clients: ## Have the real clients tried, and write docs/clients.md from what they did
 	go test -count=1 -run '^TestClients$$' ./e2e -update
@@ -68,4 +71,4 @@ packaged:
 	  -e '/^# further up/s/ Keep the file.*//' -e 's|^#DATA_DIR=.*|DATA_DIR=/var/lib/ollama-api-service|' .env.example >$(STAGE)/ollama-api-service.env
 
 clean: ## Remove what was built, and the data of demos
-	rm -rf bin demo-data e2e/clients/node_modules
+	rm -rf bin demo-data e2e/clients/node_modules e2e/pages/node_modules

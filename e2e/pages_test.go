@@ -122,7 +122,7 @@ func TestTheDocumentationPages(t *testing.T) {
 	if err := cmd.Wait(); err != nil || !b.done {
 		t.Fatalf("%v\n%s", err, printed(errors.Name()))
 	}
-	want := fmt.Sprintf("%q", ollamatest.Text(3))
+	want := fmt.Sprintf("%q", strings.TrimSpace(ollamatest.Text(3)))
 	for _, path := range []string{"/api/chat", "/v1/chat/completions"} {
 		if b.said[path] != want {
 			t.Errorf("%s: the page showed %s, Ollama said %s", path, b.said[path], want)

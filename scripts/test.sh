@@ -54,9 +54,11 @@ needed() {
     need curl curl
     need node nodejs
     need npm npm
+    need chromium chromium
     python_there || { missing+=("requests for Python"); install+=(python3-requests); }
     need prometheus prometheus
     need promtool prometheus
+    need nginx nginx-light
     need systemd-analyze systemd
     need systemd-nspawn systemd-container
     need rpm rpm
@@ -121,9 +123,9 @@ no_reflect_method() {
   [ -z "$found" ] || { echo "   these make the linker keep every method:"; echo "$found"; return 1; }
 }
 
-# The lock file must work with any registry.
-lock_names_no_registry() {
-  [ -f e2e/clients/package-lock.json ] && ! grep -n '"resolved"' e2e/clients/package-lock.json
+# The lock files must work with any registry.
+locks_name_no_registry() {
+  [ -f e2e/clients/package-lock.json ] && [ -f e2e/pages/package-lock.json ] && ! grep -n '"resolved"' e2e/*/package-lock.json
 }
 
 ollama_there() {
@@ -136,8 +138,9 @@ ollama_there() {
   CGO_ENABLED=1 go install github.com/ollama/ollama@v0.6.5
 }
 
-clients_there() {
-  (cd e2e/clients && if [ -d node_modules ] && [ node_modules -nt package-lock.json ]; then exit 0; fi
+# packages_there DIRECTORY: installs what its lock file names, unless it is there.
+packages_there() {
+  (cd "$1" && if [ -d node_modules ] && [ node_modules -nt package-lock.json ]; then exit 0; fi
     npm ci --no-audit --no-fund --loglevel=error && touch node_modules)
 }
 
@@ -167,10 +170,11 @@ step "the module of deploy/" deploy_module
 step "no dead code (deadcode)" nothing go tool -modfile=tools/go.mod deadcode -test ./...
 step "no known vulnerabilities (govulncheck)" vulnerabilities
 step "no reachable reflect Method in the binary" no_reflect_method
-step "npm lock file names no registry" lock_names_no_registry
+step "npm lock files name no registry" locks_name_no_registry
 if [ "${1:-}" != lint ]; then
   step "a real Ollama" ollama_there
-  step "npm clients" clients_there
+  step "npm clients" packages_there e2e/clients
+  step "npm packages of the documentation pages" packages_there e2e/pages
   step "tests, with -race" tests
   step "packages, image, unit, compose file" deployment
 fi

@@ -60,7 +60,7 @@ async function inspect(page, name, thorough = false) {
     return [...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > width).map(e => `${e.tagName}.${e.className}`)
   })
   assert.deepEqual(over.slice(0, 20), [], `${name} is wider than the window`)
-  await page.screenshot({ path: `${shots}/${name}.png` })
+  await page.screenshot({ path: `${shots}/${name}.png`, mask: [page.locator('.curl-command')], maskColor: '#333' }) // it holds the key
   console.log(`${((performance.now() - began) / 1000).toFixed(1)} s ${name}`)
   if (!thorough) return
   // Operations look alike: axe needs minutes for all of them, and finds as much in one.

@@ -91,7 +91,7 @@ function livePlugin({ React }) {
         h('span', { className: 'live-status', role: 'status' }, statusOf(s)),
         !s.end && h('button', { type: 'button', className: 'btn live-stop', onClick: () => s.stop.abort() }, 'Stop')),
       s.failure && h('p', { className: 'live-failure', role: 'alert' }, s.failure),
-      s.text && h('div', { className: 'live-text', tabIndex: 0, role: 'log', 'aria-label': 'Text so far' }, s.text),
+      s.text && h('div', { className: 'live-text', tabIndex: 0, role: 'log', 'aria-label': 'Text so far' }, s.text.trimStart()),
       h('pre', { className: 'live-records', tabIndex: 0, ref: end, role: 'region', 'aria-label': 'Records as sent' }, s.records.join('\n')))
   }
   return {
