@@ -57,6 +57,7 @@ needed() {
     python_there || { missing+=("requests for Python"); install+=(python3-requests); }
     need prometheus prometheus
     need promtool prometheus
+    need nginx nginx-light
     need systemd-analyze systemd
     need systemd-nspawn systemd-container
     need rpm rpm
