@@ -64,7 +64,9 @@ func TestBackupWhileServing(t *testing.T) {
 	if exit != 0 {
 		t.Fatalf("exit %d: %s%s", exit, out, errs)
 	}
-	var m struct{ Contents struct{ Keys, Requests int64 } }
+	var m struct {
+		Contents struct{ Keys, Requests int64 }
+	}
 	if err := json.Unmarshal([]byte(out), &m); err != nil || m.Contents.Keys != 2 {
 		t.Fatalf("%s: %v", out, err)
 	}

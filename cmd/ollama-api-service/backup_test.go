@@ -51,7 +51,7 @@ func TestBackupAndRestore(t *testing.T) {
 
 	to := filepath.Join(t.TempDir(), "new", "place")
 	there := &desk{T: t, dir: to, environ: []string{"DATA_DIR=" + to}}
-	if out := there.run("restore", file); !regexp.MustCompile(`^Restored .*b\.tar of .* \(version .*\) into `+to+`: 1 key and 0 requests\.\nNow start the service\.\n$`).MatchString(out) {
+	if out := there.run("restore", file); !regexp.MustCompile(`^Restored .*b\.tar of .* \(version .*\) into ` + to + `: 1 key and 0 requests\.\nNow start the service\.\n$`).MatchString(out) {
 		t.Errorf("said %q", out)
 	}
 	if out := there.run("keys", "list"); !strings.Contains(out, preview) {
