@@ -174,3 +174,4 @@ if (complaints.length) {
   process.exit(1)
 }
 say('done')
+process.stdin.destroy() // what still may be asked keeps node alive
