@@ -12,9 +12,6 @@ import (
 
 const dayMS = 24 * hourMS
 
-// widths are the periods that usage_period holds, in milliseconds.
-var widths = [...]int64{hourMS, dayMS}
-
 // cell is one row of usage_period.
 type cell struct {
 	width, start                          int64
@@ -32,39 +29,63 @@ type used struct {
 	total, firstByte, slot                                                 float64 // milliseconds
 }
 
-// periods sums up the rows of one transaction by hour and day.
+// periods sums up the rows of one transaction by hour; save adds the days.
 type periods map[cell]*used
 
 func (p periods) add(r *api.Record) {
 	at := millis(r.At)
-	for _, width := range widths {
-		id := cell{width, down(at, width), r.Key, r.Model, r.Endpoint, r.Backend, string(r.Outcome)}
-		u := p[id]
-		if u == nil {
-			u = new(used)
-			p[id] = u
-		}
-		u.count++
-		if r.Total > 0 {
-			u.timed++
-			u.total += milliseconds(r.Total)
-		}
-		if r.FirstByte > 0 {
-			u.firstBytes++
-			u.firstByte += milliseconds(r.FirstByte)
-		}
-		u.prompt += r.PromptTokens
-		u.completion += r.CompletionTokens
-		u.estimated += flag(r.Estimated)
-		u.slot += milliseconds(r.Slot)
-		u.in += r.BytesIn
-		u.out += r.BytesOut
-		u.last = max(u.last, at)
+	u := p.cell(cell{hourMS, down(at, hourMS), r.Key, r.Model, r.Endpoint, r.Backend, string(r.Outcome)})
+	u.count++
+	if r.Total > 0 {
+		u.timed++
+		u.total += milliseconds(r.Total)
+	}
+	if r.FirstByte > 0 {
+		u.firstBytes++
+		u.firstByte += milliseconds(r.FirstByte)
+	}
+	u.prompt += r.PromptTokens
+	u.completion += r.CompletionTokens
+	u.estimated += flag(r.Estimated)
+	u.slot += milliseconds(r.Slot)
+	u.in += r.BytesIn
+	u.out += r.BytesOut
+	u.last = max(u.last, at)
+}
+
+func (p periods) cell(id cell) *used {
+	u := p[id]
+	if u == nil {
+		u = new(used)
+		p[id] = u
+	}
+	return u
+}
+
+// addDays sums the hours up to days: a transaction has thousands of rows, but few hours.
+func (p periods) addDays() {
+	for _, hour := range slices.Collect(maps.Keys(p)) {
+		id, from := hour, p[hour]
+		id.width, id.start = dayMS, down(hour.start, dayMS)
+		u := p.cell(id)
+		u.count += from.count
+		u.timed += from.timed
+		u.firstBytes += from.firstBytes
+		u.prompt += from.prompt
+		u.completion += from.completion
+		u.estimated += from.estimated
+		u.in += from.in
+		u.out += from.out
+		u.last = max(u.last, from.last)
+		u.total += from.total
+		u.firstByte += from.firstByte
+		u.slot += from.slot
 	}
 }
 
 // save adds the sums to the table, in the order of its key.
 func (p periods) save(ctx context.Context, tx *sql.Tx) error {
+	p.addDays()
 	add, err := tx.PrepareContext(ctx, `INSERT INTO usage_period (width, start, key, model, endpoint, backend, outcome, count, timed, total_ms,
 		first_bytes, ttfb_ms, prompt_tokens, completion_tokens, estimated, slot_ms, bytes_in, bytes_out, last_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
