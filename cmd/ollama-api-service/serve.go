@@ -74,16 +74,13 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 	upstream := proxy.NewUpstream(cfg.Ollama.URL, header.Name, string(header.Value))
 	defer upstream.Close()
 
-	gateway, err := server.New(server.Options{
+	gateway := server.New(server.Options{
 		Store: st, Auth: keys, Secret: secret, Random: rand.Reader, Limits: limits,
 		Sched: sched.New(gpu, cfg.MaxQueue, cfg.MaxQueueWait), Backend: gpu, Upstream: upstream, Books: books, Log: log, Version: buildVersion(),
 		DefaultLimits: map[api.Role]int64{api.RoleAdmin: cfg.DefaultAdminRateLimit, api.RoleUser: cfg.DefaultUserRateLimit},
 		StaticAdmin:   cfg.AdminAPIKey != "", TrustedProxies: cfg.TrustedProxies, MetricsOpen: cfg.MetricsOpen, Aliases: api.Aliases(cfg.ModelAliases),
 		MaxBody: int64(cfg.MaxBodyBytes), MaxRequestTime: cfg.MaxRequestTime, FirstByte: cfg.UpstreamFirstByteTimeout, Idle: cfg.UpstreamIdleTimeout,
 	})
-	if err != nil {
-		return err
-	}
 
 	background, stop := context.WithCancel(ctx)
 	defer stop()

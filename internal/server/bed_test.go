@@ -112,8 +112,7 @@ func start(t *testing.T, with setup) *bed {
 	if with.change != nil {
 		with.change(&o)
 	}
-	s, err := server.New(o)
-	must(err)
+	s := server.New(o)
 	b.server = s
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(err)

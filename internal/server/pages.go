@@ -16,13 +16,21 @@ const contentPolicy = "default-src 'none'; script-src 'self'; style-src 'self' '
 
 // page answers /docs and /redoc.
 func (s *Server) page(x *exchange) error {
+	site, err := s.site()
+	if err != nil {
+		return err
+	}
 	x.Header().Set("Content-Security-Policy", contentPolicy)
-	return x.sendFile(s.site.Pages[strings.TrimPrefix(x.route.template, "/")])
+	return x.sendFile(site.Pages[strings.TrimPrefix(x.route.template, "/")])
 }
 
 // file answers what the pages load.
 func (s *Server) file(x *exchange) error {
-	f := s.site.Files[x.param]
+	site, err := s.site()
+	if err != nil {
+		return err
+	}
+	f := site.Files[x.param]
 	if f == nil {
 		return api.Errorf(api.CodeNotFound, "no such file: GET /docs is the documentation")
 	}
@@ -30,7 +38,13 @@ func (s *Server) file(x *exchange) error {
 }
 
 // document is the OpenAPI description of this API.
-func (s *Server) document(x *exchange) error { return x.sendFile(s.openAPI) }
+func (s *Server) document(x *exchange) error {
+	f, err := s.openAPI()
+	if err != nil {
+		return err
+	}
+	return x.sendFile(f)
+}
 
 // sendFile answers with a file, compressed where the client takes that. Who asks for the version that this is may keep it
 // for ever; everybody else asks again, and is told when nothing has changed.

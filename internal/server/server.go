@@ -65,29 +65,24 @@ type Server struct {
 	routes     *table
 	metrics    *metrics
 	management http.Handler
-	site       *web.Site
-	openAPI    *web.File
+	site       func() (*web.Site, error) // made by whoever asks first: compressing it would double the time to start
+	openAPI    func() (*web.File, error) // likewise
 	started    time.Time
 	ready      atomic.Bool
 	requests   sync.WaitGroup
 }
 
 // New builds the route table and the management API on it.
-func New(o Options) (*Server, error) {
+func New(o Options) *Server {
 	s := &Server{Options: o, started: time.Now()}
 	s.routes = newTable(s.routeList())
 	s.metrics = newMetrics(s)
 	management, typed := s.newManagement()
 	s.management = management
-	var err error
-	if s.openAPI, err = s.describe(typed); err != nil {
-		return nil, err
-	}
-	if s.site, err = web.Open(); err != nil {
-		return nil, err
-	}
+	s.site = sync.OnceValues(web.Open)
+	s.openAPI = sync.OnceValues(func() (*web.File, error) { return s.describe(typed) })
 	s.ready.Store(true)
-	return s, nil
+	return s
 }
 
 // Serve answers on l until ctx ends, then lets requests finish for grace and ends what is left with an error record. It
