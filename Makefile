@@ -6,9 +6,10 @@ BINARY  := bin/ollama-api-service
 
 # grpcnotrace keeps golang.org/x/net/trace, and with it html/template and 14 MB, out of the binary.
 export CGO_ENABLED = 0
-GOFLAGS_BUILD := -trimpath -tags grpcnotrace -ldflags "-s -w -X main.version=$(VERSION)"
+LDFLAGS := -s -w -X main.version=$(VERSION)
+GOFLAGS_BUILD = -trimpath -tags grpcnotrace -ldflags "$(LDFLAGS)"
 
-.PHONY: help build run demo test lint fmt bench clean
+.PHONY: help build run demo test lint fmt assets clients bench packages packaged image clean
 
 help: ## Show this list
 	@echo "Ollama API Service: make TARGET"
@@ -33,8 +34,41 @@ lint: ## The linters and the check of the binary alone
 fmt: ## Format the Go files as lint wants them
 	@go tool -modfile=tools/go.mod gofumpt -w $$(git ls-files -co --exclude-standard '*.go')
 
+assets: ## Write web/assets anew from the npm packages that e2e/pages/package-lock.json names
+	cd e2e/pages && npm ci --no-audit --no-fund --loglevel=error && node vendor.mjs
+
+clients: ## Have the real clients tried, and write docs/clients.md from what they did
+	go test -count=1 -run '^TestClients$$' ./e2e -update
+
 bench: ## Measure beside nginx and a bare ReverseProxy; writes bench/RESULTS.md
 	go run ./bench
 
+# The packages and the image are for this architecture, or for ARCH=arm64 and the like. One commit makes one file, byte for byte.
+ARCH  ?= $(shell go env GOARCH)
+AT    ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+STAGE ?= bin/package
+# What packages install reads its settings from here, wherever it is started.
+packaged: LDFLAGS += -X main.envFile=/etc/ollama-api-service/ollama-api-service.env
+
+packages: packaged ## Build bin/*.deb and bin/*.rpm
+	go run -C deploy/package . -version "$(VERSION)" -arch $(ARCH) -time $(AT) -stage $(abspath $(STAGE)) -out ../../bin
+
+IMAGE ?= bin/ollama-api-service-image.tar
+image: ## Build bin/ollama-api-service-image.tar for docker load or podman load
+	mkdir -p $(dir $(IMAGE))
+	GOARCH=$(ARCH) go build $(GOFLAGS_BUILD) -o $(IMAGE).binary ./cmd/ollama-api-service
+	go run -C deploy/image . -binary $(abspath $(IMAGE)).binary -version "$(VERSION)" -arch $(ARCH) -time $(AT) \
+	  -revision "$$(git rev-parse HEAD 2>/dev/null)" -out $(abspath $(IMAGE))
+	rm $(IMAGE).binary
+
+packaged:
+	rm -rf $(STAGE) && mkdir -p $(STAGE)
+	GOARCH=$(ARCH) go build $(GOFLAGS_BUILD) -o $(STAGE)/ollama-api-service ./cmd/ollama-api-service
+	go build $(GOFLAGS_BUILD) -o $(STAGE)/here ./cmd/ollama-api-service
+	for shell in bash zsh fish; do $(abspath $(STAGE))/here completion $$shell >$(STAGE)/completion.$$shell || exit 1; done
+	$(abspath $(STAGE))/here man | gzip -9n >$(STAGE)/ollama-api-service.1.gz
+	sed -e '1,2c# The settings of ollama-api-service. Change what you need, then: systemctl restart ollama-api-service\n# What stands here commented out is the default. The environment wins over this file, and an empty value is no value.' \
+	  -e '/^# further up/s/ Keep the file.*//' -e 's|^#DATA_DIR=.*|DATA_DIR=/var/lib/ollama-api-service|' .env.example >$(STAGE)/ollama-api-service.env
+
 clean: ## Remove what was built, and the data of demos
-	rm -rf bin demo-data e2e/clients/node_modules
+	rm -rf bin demo-data e2e/clients/node_modules e2e/pages/node_modules

@@ -22,6 +22,7 @@ const module = "ollama-api-service"
 var mayImport = map[string][]string{
 	"api":     {},
 	"config":  {"api"},
+	"backup":  {"store"},
 	"store":   {"api"},
 	"auth":    {"api", "store"},
 	"usage":   {"api", "store"},

@@ -24,6 +24,7 @@ func TestNoSecretIsWrittenAnywhere(t *testing.T) {
 	fake := ollamatest.Start(t)
 	data := t.TempDir()
 	s := start(t, data, fake.URL, nil, "SECRET_KEY="+setting, "LOG_LEVEL=debug", "OLLAMA_AUTH_HEADER=X-Upstream-Token: "+password)
+	s.wire.nonsense.Store(true)
 	user := s.makeKey(t, `,"rate_limit":30`).Secret
 	old := s.makeKey(t, "")
 	var rotated madeKey
@@ -105,6 +106,13 @@ func TestNoSecretIsWrittenAnywhere(t *testing.T) {
 		t.Errorf("keys list: exit %d, %s", exit, out)
 	}
 
+	shown := map[string]string{}
+	for _, path := range []string{"/metrics", "/api/admin/usage?group_by=key,model", "/api/admin/requests?limit=1000", "/api/admin/requests?format=csv", "/api/admin/stats", "/api/keys", "/health"} {
+		shown[path] = call(t, "GET", s.URL+path, s.Admin, "").want(t, http.StatusOK).Body
+	}
+	if rows := shown["/api/admin/requests?limit=1000"]; !strings.Contains(rows, old.Preview) || !strings.Contains(rows, "upstream_error") || strings.Contains(shown["/metrics"], "oas_") {
+		t.Errorf("what admins are shown: %.600s", rows)
+	}
 	running := files(t, data)
 	s.kill(t)
 	killed := files(t, data)
@@ -130,6 +138,9 @@ func TestNoSecretIsWrittenAnywhere(t *testing.T) {
 	places := map[string][]byte{
 		"log": []byte(s.stdout.String()), "stderr": []byte(strings.Replace(s.stderr.String(), s.Admin, "", 1)),
 		"second log": []byte(again.stdout.String()), "second stderr": []byte(again.stderr.String()),
+	}
+	for path, body := range shown {
+		places[path] = []byte(body)
 	}
 	for moment, found := range map[string]map[string][]byte{"running": running, "killed": killed, "stopped": files(t, data)} {
 		for path, content := range found {

@@ -1,120 +1,328 @@
 package e2e
 
 import (
-	"bytes"
-	"context"
+	"encoding/json"
 	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
-	"time"
+
+	"ollama-api-service/internal/ollamatest"
 )
 
-// ollama runs the real ollama command with the key in the address, its only way to carry one.
-func (s *service) ollama(t *testing.T, key string, args ...string) (string, error) {
+// order is one case as a client gets it, and got is what its user then has: the same JSON for every client.
+type order struct {
+	Call    string `json:"call"`
+	URL     string `json:"url"`
+	Key     string `json:"key"`
+	Model   string `json:"model"`
+	Patient bool   `json:"patient"` // the client may repeat it with pauses
+}
+
+type got struct {
+	OK         bool   `json:"ok"`
+	Text       string `json:"text"`
+	Prompt     int    `json:"prompt"`
+	Completion int    `json:"completion"`
+	Type       string `json:"type"` // of the exception
+	Says       string `json:"says"` // what the user reads
+	Status     int    `json:"status"`
+	ID         string `json:"id"` // of the request, where the client has a place for it
+	Ms         int    `json:"ms"`
+}
+
+// program is a client: what it is asked to do, and how it is made to do it.
+type program struct {
+	name, version string
+	calls         []attempt
+	play          func(*testing.T, []order) []got
+	wrongKey      string // type of the exception for a wrong key
+	tellsID       bool   // its exceptions have a place for the request's id
+}
+
+// attempt is one thing that a client can do.
+type attempt struct {
+	name   string
+	traits trait
+	like   string            // the attempt that must have the same answer
+	says   map[string]string // by situation, where the sentence is another than everybody's
+}
+
+type trait uint
+
+const (
+	streamed  trait = 1 << iota
+	counted         // costs a request of the key's limit
+	modelled        // names a model
+	modern          // needs an Ollama newer than the real one here
+	own             // answered by the service: no Ollama is asked
+	uncounted       // its answer carries no token counts
+	refused         // is for admins
+	lists           // its answer is the models that the key may use
+)
+
+const asks = counted | modelled
+
+func (a attempt) is(t trait) bool { return a.traits&t == t }
+
+// place is a service and the keys of the cases.
+type place struct{ url, key, spent, narrow string }
+
+// stage has a service before the real Ollama, one before a scripted Ollama that is newer and whose models die, and one that
+// has lost its Ollama.
+type stage struct{ real, modern, gone place }
+
+func setStage(t *testing.T) *stage {
+	real := serve(t)
+	fake := ollamatest.Start(t)
+	fake.Models("tiny:latest", "llama2:latest", "dies:latest", "stops:latest")
+	for _, path := range []string{"/api/chat", "/api/generate", "/api/embed", "/api/embeddings", "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages"} {
+		fake.Handle("POST", path, mortal)
+	}
+	modern := start(t, t.TempDir(), fake.URL, nil)
+	lost := ollamatest.Start(t)
+	gone := start(t, t.TempDir(), lost.URL, nil)
+	st := &stage{real: real.place(t), modern: modern.place(t), gone: gone.place(t)}
+	lost.Close()
+	return st
+}
+
+// mortal is an Ollama that breaks off where the model is called "dies", and ends its streams without their last record
+// where it is called "stops".
+func mortal(r *ollamatest.Request) ollamatest.Answer {
+	var body struct {
+		Model, Prompt string
+		Stream        *bool
+	}
+	_ = json.Unmarshal(r.Body, &body) // what cannot be read is answered as Ollama answers it
+	body.Model = strings.TrimSuffix(body.Model, ":latest")
+	embeds, unloads := strings.Contains(r.Path, "embed"), r.Path == "/api/generate" && body.Prompt == ""
+	stream := body.Stream == nil && strings.HasPrefix(r.Path, "/api/") || body.Stream != nil && *body.Stream
+	a := ollamatest.Answer{Tokens: 8}
+	if body.Model == "nope" {
+		return ollamatest.Answer{}
+	}
+	if embeds || unloads {
+		a.Tokens = 0 // as recorded
+	}
+	switch {
+	case body.Model == "dies" && stream && !embeds && !unloads:
+		a.Tokens, a.Fault, a.FaultAt = 5*a.Tokens, ollamatest.Close, 1800
+	case body.Model == "dies":
+		a.Fault, a.FaultAt = ollamatest.Close, ollamatest.AfterHeader
+	case body.Model == "stops":
+		a.NoTerminal = true
+	}
+	return a
+}
+
+// place makes the keys of the cases.
+func (s *service) place(t *testing.T) place {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, ollamaTool, args...)
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "OLLAMA_HOST=" + s.URL + "/k/" + key, "TERM=dumb"}
-	out, err := cmd.CombinedOutput()
-	return string(out), err
+	p := place{url: s.URL, key: s.makeKey(t, `,"rate_limit":100000`).Secret, spent: s.makeKey(t, `,"rate_limit":1`).Secret, narrow: s.makeKey(t, `,"models":["tiny"]`).Secret}
+	call(t, "POST", s.URL+"/api/generate", p.spent, oneToken).want(t, http.StatusOK)
+	return p
 }
 
-func TestTheOllamaCommand(t *testing.T) {
-	s := serve(t)
-	key := s.makeKey(t, "").Secret
-	for _, c := range []struct {
-		args []string
-		says string
-	}{
-		{[]string{"list"}, "tiny:latest"},
-		{[]string{"run", "tiny", "the sea"}, ""},
-		{[]string{"ps"}, ":latest"}, // names that share their weights share a runner, and its first name
-		{[]string{"show", "tiny"}, "llama"},
-	} {
-		out, err := s.ollama(t, key, c.args...)
-		if err != nil || !strings.Contains(out, c.says) || strings.TrimSpace(out) == "" {
-			t.Errorf("ollama %v: %v\n%s", c.args, err, out)
+// situation is what may happen to an attempt, and what the user of every client must then read: our sentence.
+type situation struct {
+	name  string
+	tried func(attempt) bool
+	order func(*stage, attempt) order
+	says  string // "" for a good answer
+}
+
+const (
+	good       = "a good call"
+	goodStream = "a stream"
+	wrongKey   = "a wrong key"
+	atLimit    = "the key's limit is used up"
+	hidden     = "a model that the key may not use"
+	unknown    = "a model that is not there"
+)
+
+var situations = []situation{
+	{good, func(a attempt) bool { return !a.is(streamed) && !a.is(refused) }, (*stage).fine, ""},
+	{goodStream, func(a attempt) bool { return a.is(streamed) }, (*stage).fine, ""},
+	{
+		wrongKey, func(attempt) bool { return true },
+		func(s *stage, a attempt) order {
+			o := s.fine(a)
+			o.Key = "oas_0000000000_00000000000000000000000000000000000000"
+			return o
+		}, "this API key is not valid: unknown, revoked or expired",
+	},
+	{
+		atLimit, func(a attempt) bool { return a.is(counted) },
+		func(s *stage, a attempt) order {
+			return order{Call: a.name, URL: s.at(a).url, Key: s.at(a).spent, Model: "tiny"}
+		},
+		"Rate limit exceeded",
+	},
+	{
+		hidden, func(a attempt) bool { return a.is(modelled) && !a.is(refused) },
+		func(s *stage, a attempt) order {
+			return order{Call: a.name, URL: s.at(a).url, Key: s.at(a).narrow, Model: "llama2"}
+		},
+		"model 'llama2:latest' not found",
+	},
+	{
+		unknown, func(a attempt) bool { return a.is(modelled) && !a.is(refused) && !a.is(own) },
+		func(s *stage, a attempt) order {
+			return order{Call: a.name, URL: s.at(a).url, Key: s.at(a).key, Model: "nope"}
+		},
+		"not found",
+	},
+	{
+		"a call for admins with a user's key", func(a attempt) bool { return a.is(refused) }, (*stage).fine,
+		"this needs an admin key",
+	},
+	{
+		"Ollama is killed in the middle of a stream", func(a attempt) bool { return a.is(streamed) },
+		func(s *stage, a attempt) order {
+			return order{Call: a.name, URL: s.modern.url, Key: s.modern.key, Model: "dies"}
+		},
+		"the Ollama server broke off: try again",
+	},
+	{
+		"Ollama is killed before it has answered", func(a attempt) bool { return a.is(asks) && !a.is(streamed) && !a.is(refused) && !a.is(own) },
+		func(s *stage, a attempt) order {
+			return order{Call: a.name, URL: s.modern.url, Key: s.modern.key, Model: "dies", Patient: true}
+		},
+		"the Ollama server broke off: try again",
+	},
+	{
+		"the stream ends without its end", func(a attempt) bool { return a.is(streamed) },
+		func(s *stage, a attempt) order {
+			return order{Call: a.name, URL: s.modern.url, Key: s.modern.key, Model: "stops"}
+		},
+		"the answer of the Ollama server ended too early: try again",
+	},
+	{
+		"Ollama cannot be reached", func(a attempt) bool { return !a.is(own) && !a.is(refused) },
+		func(s *stage, a attempt) order {
+			return order{Call: a.name, URL: s.gone.url, Key: s.gone.key, Model: "tiny", Patient: true}
+		},
+		"the Ollama server cannot be reached",
+	},
+	{
+		"Ollama is too old for the call", func(a attempt) bool { return a.is(modern) },
+		func(s *stage, a attempt) order {
+			return order{Call: a.name, URL: s.real.url, Key: s.real.key, Model: "tiny"}
+		},
+		"or newer: ask who runs it for an upgrade",
+	},
+}
+
+// at is where the attempt can succeed.
+func (s *stage) at(a attempt) place {
+	if a.is(modern) {
+		return s.modern
+	}
+	return s.real
+}
+
+func (s *stage) fine(a attempt) order {
+	return order{Call: a.name, URL: s.at(a).url, Key: s.at(a).key, Model: "tiny"}
+}
+
+// outcome is one line of what docs/clients.md is made of.
+type outcome struct {
+	situation, attempt string
+	got                got
+}
+
+// Every client gets the same cases. What it makes of them is checked, and is the table in docs/clients.md.
+func TestClients(t *testing.T) {
+	programs := allPrograms(t)
+	outcomes := make([][]outcome, len(programs))
+	t.Run("client", func(t *testing.T) {
+		st := setStage(t)
+		for i, p := range programs {
+			t.Run(p.name, func(t *testing.T) {
+				t.Parallel()
+				outcomes[i] = p.perform(t, st)
+			})
 		}
-	}
-	if st := s.stats(t, key, 1); st.ByEndpoint["/api/generate"] != 1 {
-		t.Errorf("books %+v", st)
-	}
-	// Stopping a model unloads it for everybody; whether or not a user may, the answer is one to read.
-	if out, err := s.ollama(t, key, "stop", "tiny"); err != nil && !readable(out) {
-		t.Errorf("ollama stop: %v\n%s", err, out)
-	}
-	for _, args := range [][]string{{"pull", "tiny"}, {"rm", "tiny"}, {"cp", "tiny", "other"}} {
-		out, err := s.ollama(t, key, args...)
-		if err == nil || !readable(out) || !strings.Contains(strings.ToLower(out), "admin") {
-			t.Errorf("ollama %v with a user's key: %v\n%s", args, err, out)
-		}
-	}
-	if out, err := s.ollama(t, s.Admin, "cp", "tiny", "copied"); err != nil {
-		t.Errorf("ollama cp with an admin's key: %v\n%s", err, out)
-	}
-	if out, err := s.ollama(t, s.Admin, "rm", "copied"); err != nil {
-		t.Errorf("ollama rm with an admin's key: %v\n%s", err, out)
-	}
-	out, err := s.ollama(t, "oas_0000000000_00000000000000000000000000000000000000", "list")
-	if err == nil || strings.TrimSpace(out) == "" {
-		t.Errorf("with a wrong key: %v, %q", err, out)
-	}
-	if strings.Contains(s.stdout.String()+s.stderr.String(), key) {
-		t.Error("the key of the path is in the log")
+	})
+	if !t.Failed() && !slices.ContainsFunc(outcomes, func(o []outcome) bool { return o == nil }) {
+		checkClientTable(t, programs, outcomes)
 	}
 }
 
-// readable says that the command shows a sentence and not only a number or a crash.
-func readable(out string) bool {
-	return strings.Contains(out, "Error: ") && len(strings.Fields(out)) > 3 && !strings.Contains(out, "panic") && !strings.Contains(out, "goroutine")
-}
-
-// An admin can bring a model in with the stock command: blobs go up and create reports its progress.
-func TestTheOllamaCommandCreatesAModel(t *testing.T) {
-	s := serve(t)
-	cmd := exec.CommandContext(t.Context(), ollamaTool, "create", "brought", "-f", "Modelfile")
-	cmd.Dir = filepath.Join("..", "testdata")
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "OLLAMA_HOST=" + s.URL + "/k/" + s.Admin}
-	if out, err := cmd.CombinedOutput(); err != nil || !bytes.Contains(out, []byte("success")) {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	call(t, "POST", s.URL+"/api/generate", s.Admin, strings.Replace(oneToken, "tiny", "brought", 1)).want(t, http.StatusOK)
-	call(t, "DELETE", s.URL+"/api/delete", s.Admin, `{"model":"brought"}`).want(t, http.StatusOK)
-}
-
-func TestTheJavaScriptClients(t *testing.T) {
-	dir, err := filepath.Abs("clients")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := exec.LookPath("node"); err != nil {
-		t.Fatal("node is missing: apt-get install -y nodejs npm")
-	}
-	if _, err := os.Stat(filepath.Join(dir, "node_modules", "openai")); err != nil {
-		ci := exec.CommandContext(t.Context(), "npm", "ci", "--no-audit", "--no-fund", "--loglevel=error")
-		ci.Dir = dir
-		if out, err := ci.CombinedOutput(); err != nil {
-			t.Fatalf("npm ci: %v\n%s", err, out)
-		}
-	}
-	s := serve(t)
-	key := s.makeKey(t, "").Secret
-	spent := s.makeKey(t, `,"rate_limit":1`).Secret
-	call(t, "POST", s.URL+"/api/generate", spent, oneToken).want(t, http.StatusOK)
-	for _, script := range []string{"ollama.mjs", "openai.mjs"} {
-		t.Run(script, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-			defer cancel()
-			cmd := exec.CommandContext(ctx, "node", script)
-			cmd.Dir = dir
-			cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "BASE_URL=" + s.URL, "KEY=" + key, "SPENT_KEY=" + spent, "MODEL=tiny"}
-			if out, err := cmd.CombinedOutput(); err != nil {
-				t.Errorf("%v\n%s", err, out)
+// perform has the client play all its cases and checks each.
+func (p program) perform(t *testing.T, st *stage) []outcome {
+	var outcomes []outcome
+	var orders []order
+	for _, s := range situations {
+		for _, a := range p.calls {
+			if s.tried(a) {
+				orders = append(orders, s.order(st, a))
+				outcomes = append(outcomes, outcome{situation: s.name, attempt: a.name})
 			}
-		})
+		}
+	}
+	results := p.play(t, orders)
+	if len(results) != len(orders) {
+		t.Fatalf("%d cases, %d results", len(orders), len(results))
+	}
+	for i := range outcomes {
+		outcomes[i].got = results[i]
+	}
+	answers := map[string]got{}
+	for _, o := range outcomes {
+		a := p.calls[slices.IndexFunc(p.calls, func(a attempt) bool { return a.name == o.attempt })]
+		s := situations[slices.IndexFunc(situations, func(s situation) bool { return s.name == o.situation })]
+		if s.says == "" {
+			a.checkAnswer(t, o.got, answers)
+			continue
+		}
+		p.checkFailure(t, s, a, o.got)
+	}
+	return outcomes
+}
+
+// checkAnswer is for good calls: there is an answer, with its counts, and the streamed one is that of the whole one.
+func (a attempt) checkAnswer(t *testing.T, g got, answers map[string]got) {
+	t.Helper()
+	answers[a.name] = g
+	switch like, known := answers[a.like]; {
+	case !g.OK || strings.TrimSpace(g.Text) == "" || g.Says != "":
+		t.Errorf("%s: %+v", a.name, g)
+	case a.is(lists) && !strings.Contains(g.Text, "tiny:latest"):
+		t.Errorf("%s: the model is not listed: %s", a.name, g.Text)
+	case a.is(asks) && !a.is(uncounted) && (g.Prompt <= 0 || g.Completion <= 0 || g.Completion > 8 && !a.is(modern)):
+		t.Errorf("%s: counts of %+v", a.name, g)
+	case a.like != "" && !known:
+		t.Errorf("%s: there is no answer of %s", a.name, a.like)
+	case a.like != "" && (g.Text != like.Text || !a.is(uncounted) && (g.Prompt != like.Prompt || g.Completion != like.Completion)):
+		t.Errorf("%s answered %+v, but %s answered %+v", a.name, g, a.like, like)
+	}
+}
+
+// sdkPatience is how long a client may take to tell its user of a refusal that waiting cannot mend.
+const sdkPatience = 1000
+
+// checkFailure is for the others: the user reads our sentence, soon, and no piece of an answer is taken for the whole.
+func (p program) checkFailure(t *testing.T, s situation, a attempt, g got) {
+	t.Helper()
+	want := s.says
+	if special, ok := a.says[s.name]; ok {
+		want = special
+	}
+	if g.OK || !strings.Contains(g.Says, want) {
+		t.Errorf("%s, %s: its user reads %q (%s, %d, ok %v), want %q", s.name, a.name, g.Says, g.Type, g.Status, g.OK, want)
+	}
+	if s.name == wrongKey && p.wrongKey != "" && g.Type != p.wrongKey {
+		t.Errorf("%s, %s: %s, want %s", s.name, a.name, g.Type, p.wrongKey)
+	}
+	if p.tellsID && g.Status != 0 && g.ID == "" {
+		t.Errorf("%s, %s: the exception does not know the id of its request", s.name, a.name)
+	}
+	if slices.Contains([]string{wrongKey, atLimit, hidden, unknown}, s.name) && g.Ms > sdkPatience {
+		t.Errorf("%s, %s: the user learns it after %d ms", s.name, a.name, g.Ms)
+	}
+	if strings.HasPrefix(s.name, "Ollama is killed in") && g.Text == "" {
+		t.Errorf("%s, %s: nothing came before it was killed, so the case proves nothing", s.name, a.name)
 	}
 }

@@ -104,6 +104,36 @@ func TestTheDocumentedExamples(t *testing.T) {
 	}
 }
 
+var pythonBlock = regexp.MustCompile("(?s)```python\n(.*?)```")
+
+// So is the documented program in Python, whose four lines are what its user reads.
+func TestTheDocumentedPythonProgram(t *testing.T) {
+	text, err := os.ReadFile("testdata/examples.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := pythonBlock.FindStringSubmatch(string(text))
+	if program == nil {
+		t.Fatal("there is no program in testdata/examples.md")
+	}
+	s := start(t, t.TempDir(), ollamaURL, []string{"--demo"})
+	python, _ := findPython(t)
+	out, err := exec.CommandContext(t.Context(), python, "-c", strings.ReplaceAll(program[1], "http://localhost:8000", s.URL)).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, line := range []string{
+		`Available models: \{'models': \[\{.*'name': 'llama2:latest'`,
+		`Generated text: \{'model': 'llama2', .*'response': '.+', 'done': True`,
+		`Chat response: \{'model': 'llama2', .*'message': \{'role': 'assistant', 'content': '.+'\}`,
+		`Usage statistics: \{.*'total_requests': \d`,
+	} {
+		if !regexp.MustCompile("(?m)^" + line).Match(out) {
+			t.Errorf("no line %s in\n%s", line, out)
+		}
+	}
+}
+
 // Demo keys are known to the whole world, so they work from this machine alone.
 func TestDemoKeysRefuseForwardedRequests(t *testing.T) {
 	s := start(t, t.TempDir(), ollamaURL, []string{"--demo"})

@@ -31,6 +31,7 @@ type service struct {
 	stderr printed
 	ended  chan struct{}
 	result error
+	wire   *wire
 }
 
 // transcript keeps what a program prints and tells who waits for a line.
@@ -133,7 +134,8 @@ func start(t *testing.T, data, backend string, args []string, env ...string) *se
 	if err != nil {
 		t.Fatalf("the service does not listen: %v", err)
 	}
-	s.URL = "http://" + address
+	s.wire = tap(t, address)
+	s.URL = "http://" + s.wire.address
 	if m := secretKey.FindString(s.stderr.String()); m != "" {
 		s.Admin = m
 	}

@@ -190,7 +190,7 @@ printf '\n'
 title "For the administrator"
 booked "$small" 2 >/dev/null
 show "ollama-api-service stats"
-(cd "$data/service" && env -i PATH="$PATH" HOME="$HOME" DATA_DIR="$data/service/data" "$program" stats)
+(cd "$data/service" && env -i PATH="$PATH" HOME="$HOME" LANG="${LC_ALL:-${LANG:-}}" DATA_DIR="$data/service/data" "$program" stats)
 
 title "Addresses"
 echo "  $url/           what this service is"

@@ -33,6 +33,13 @@ nothing() {
   [ -z "$out" ] || { echo "$out"; return 1; }
 }
 
+# Debian's Python has its packages from Debian; another one that stands before it in PATH may not have them.
+python_there() {
+  local python
+  for python in /usr/bin/python3 python3; do "$python" -c 'import requests' >/dev/null 2>&1 && return; done
+  return 1
+}
+
 needed() {
   local missing=() install=()
   need() { command -v "$1" >/dev/null 2>&1 || { missing+=("$1"); install+=("$2"); }; }
@@ -47,6 +54,19 @@ needed() {
     need curl curl
     need node nodejs
     need npm npm
+    need chromium chromium
+    python_there || { missing+=("requests for Python"); install+=(python3-requests); }
+    need prometheus prometheus
+    need promtool prometheus
+    need nginx nginx-light
+    need systemd-analyze systemd
+    need systemd-nspawn systemd-container
+    need rpm rpm
+    need man man-db
+    need mandoc mandoc
+    need zsh zsh
+    need fish fish
+    [ -f /usr/share/bash-completion/bash_completion ] || { missing+=(bash-completion); install+=(bash-completion); }
   fi
   if [ ${#missing[@]} -gt 0 ]; then
     echo "Missing: ${missing[*]}. On Debian or Ubuntu: apt-get install -y ${install[*]}" >&2
@@ -58,6 +78,27 @@ formatted() {
   local files
   mapfile -t files < <(find . -name '*.go' -not -path '*/node_modules/*' -not -path './.git/*')
   nothing tool gofumpt -l "${files[@]}" || { echo "   make fmt formats them"; return 1; }
+}
+
+# The Go client of the tests is a module of its own, so that nothing of Ollama comes into this one.
+go_client() {
+  (cd e2e/clients/go && go vet ./... && CGO_ENABLED=0 go tool -modfile=../../../tools/go.mod staticcheck ./... && nothing go mod tidy -diff)
+}
+
+# What makes packages and images is a module of its own too: none of it belongs into the program.
+deploy_module() {
+  (cd deploy && go vet ./... && CGO_ENABLED=0 go tool -modfile=../tools/go.mod staticcheck ./... && nothing go mod tidy -diff)
+}
+
+# The packages are installed, and started under systemd, in a copy of the machine, for which one must be root. Without -race: it is
+# compression, ten times slower with it, and not concurrent.
+deployment() {
+  local all=()
+  if [ "$(id -u)" != 0 ]; then
+    echo "   NOT RUN, for they need root: the tests that install the packages and run the image"
+    all=(-skip '^TestInASystem')
+  fi
+  (cd deploy && go test -count=1 -timeout 30m "${all[@]}" ./...)
 }
 
 # The vulnerability database is the public one where it answers, else the snapshot beside the tools.
@@ -82,9 +123,9 @@ no_reflect_method() {
   [ -z "$found" ] || { echo "   these make the linker keep every method:"; echo "$found"; return 1; }
 }
 
-# The lock file must work with any registry.
-lock_names_no_registry() {
-  [ -f e2e/clients/package-lock.json ] && ! grep -n '"resolved"' e2e/clients/package-lock.json
+# The lock files must work with any registry.
+locks_name_no_registry() {
+  [ -f e2e/clients/package-lock.json ] && [ -f e2e/pages/package-lock.json ] && ! grep -n '"resolved"' e2e/*/package-lock.json
 }
 
 ollama_there() {
@@ -97,14 +138,15 @@ ollama_there() {
   CGO_ENABLED=1 go install github.com/ollama/ollama@v0.6.5
 }
 
-clients_there() {
-  (cd e2e/clients && if [ -d node_modules ] && [ node_modules -nt package-lock.json ]; then exit 0; fi
+# packages_there DIRECTORY: installs what its lock file names, unless it is there.
+packages_there() {
+  (cd "$1" && if [ -d node_modules ] && [ node_modules -nt package-lock.json ]; then exit 0; fi
     npm ci --no-audit --no-fund --loglevel=error && touch node_modules)
 }
 
 # -count=1: the tests start programs, and a cached result would not notice that they changed.
 tests() {
-  CGO_ENABLED=1 go test -race -count=1 -timeout 15m -v ./... >"$work/tests" 2>&1 &
+  CGO_ENABLED=1 go test -race -count=1 -timeout 30m -v ./... >"$work/tests" 2>&1 &
   local pid=$! status
   tail -n +1 -f --pid=$pid "$work/tests" | grep --line-buffered -vE '^=== (RUN|PAUSE|CONT|NAME)'
   wait $pid
@@ -123,14 +165,18 @@ needed "$@"
 step "formatted (gofumpt)" formatted
 step "go vet" go vet ./...
 step "staticcheck" tool staticcheck ./...
+step "the Go client of the tests" go_client
+step "the module of deploy/" deploy_module
 step "no dead code (deadcode)" nothing go tool -modfile=tools/go.mod deadcode -test ./...
 step "no known vulnerabilities (govulncheck)" vulnerabilities
 step "no reachable reflect Method in the binary" no_reflect_method
-step "npm lock file names no registry" lock_names_no_registry
+step "npm lock files name no registry" locks_name_no_registry
 if [ "${1:-}" != lint ]; then
   step "a real Ollama" ollama_there
-  step "npm clients" clients_there
+  step "npm clients" packages_there e2e/clients
+  step "npm packages of the documentation pages" packages_there e2e/pages
   step "tests, with -race" tests
+  step "packages, image, unit, compose file" deployment
 fi
 
 echo

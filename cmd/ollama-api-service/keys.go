@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -61,7 +62,35 @@ runs or not; a running service obeys within a second. Run them as the user the s
 		}
 	}
 	cmd.AddCommand(createCommand(with), listCommand(with), showCommand(with), changeCommand(with), rotateCommand(with), revokeCommand(with))
+	for _, c := range cmd.Commands() {
+		if strings.Contains(c.Use, "KEY_PREVIEW") {
+			c.ValidArgsFunction = p.completeKeys
+		}
+	}
 	return cmd
+}
+
+// completeKeys is what a shell offers for KEY_PREVIEW: the keys with their names. It offers nothing where it cannot look.
+func (p *program) completeKeys(cmd *cobra.Command, args []string, _ string) (offers []cobra.Completion, _ cobra.ShellCompDirective) {
+	cfg, err := p.settings()
+	if err != nil || len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	st, err := openDatabase(cmd.Context(), cfg)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	defer st.Close()
+	keys, err := st.Keys(cmd.Context())
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	for _, k := range keys {
+		if k.RevokedAt == nil {
+			offers = append(offers, cobra.CompletionWithDesc(k.Preview, k.Name))
+		}
+	}
+	return offers, cobra.ShellCompDirectiveNoFileComp
 }
 
 type runner func(func(context.Context, *keyring, []string) error) func(*cobra.Command, []string) error

@@ -23,6 +23,10 @@ import (
 
 const programName = "ollama-api-service"
 
+// envFile is the file with settings that is read where none is named. Packages set another one at link time, so that every command
+// finds the settings of the installed service from everywhere: -ldflags "-X main.envFile=/etc/…".
+var envFile = ".env"
+
 // The exit codes.
 const (
 	exitOK       = 0
@@ -75,7 +79,7 @@ func (p *program) command() *cobra.Command {
 		Long: `API keys, limits and statistics in front of Ollama, in one program.
 
 Without a command it serves. The settings come from the environment and from .env; .env.example explains each.
-Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 the database is unusable or belongs to another SECRET_KEY.`,
+Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 the database (or backup) is unusable or belongs to another SECRET_KEY.`,
 		Example: `  ollama-api-service serve --demo                          try it out on this machine
   ollama-api-service keys create --name "Anna's laptop"    make a key; it works at once
   ollama-api-service keys list                             who has keys
@@ -87,12 +91,11 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 the database is unusa
 			p.envFileNamed = cmd.Flags().Changed("env-file")
 		},
 	}
-	root.CompletionOptions.HiddenDefaultCmd = true
-	root.PersistentFlags().StringVar(&p.envFile, "env-file", ".env", "file with settings; the environment wins over it")
+	root.PersistentFlags().StringVar(&p.envFile, "env-file", envFile, "file with settings; the environment wins over it")
 	serve := p.serveCommand()
 	root.Flags().AddFlagSet(serve.Flags())
 	root.RunE = serve.RunE
-	root.AddCommand(serve, p.keysCommand(), p.statsCommand(), p.healthcheckCommand(), p.versionCommand())
+	root.AddCommand(serve, p.keysCommand(), p.statsCommand(), p.backupCommand(), p.restoreCommand(), p.healthcheckCommand(), p.manCommand(), p.versionCommand())
 	return root
 }
 

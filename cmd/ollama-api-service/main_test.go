@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -12,9 +11,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
-	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/auth"
 	"ollama-api-service/internal/store"
 )
@@ -250,49 +247,5 @@ func TestVersion(t *testing.T) {
 	}
 	if version = ""; buildVersion() == "" {
 		t.Error("no version without a linker's one")
-	}
-}
-
-func TestStats(t *testing.T) {
-	d := newDesk(t)
-	if out := d.run("stats"); !strings.Contains(out, "No request was booked yet") {
-		t.Errorf("of nothing:\n%s", out)
-	}
-	_, idle := d.make("--name", "Idle")
-	_, busy := d.make("--name", "Busy one")
-	now := time.Now()
-	var recs []api.Record
-	for i, model := range []string{"tiny:latest", "tiny:latest", "big:7b"} {
-		recs = append(recs, api.Record{
-			Admission: api.Admission{ID: "id" + string(rune('a'+i)), At: now.Add(-time.Duration(i) * time.Minute), Key: busy, Model: model, Endpoint: "/api/chat", Class: "inference"},
-			Outcome:   api.OutcomeOK, Status: 200, PromptTokens: 10, CompletionTokens: 5, Total: 2 * time.Second,
-		})
-	}
-	recs = append(recs, api.Record{Admission: api.Admission{ID: "z", At: now.Add(-48 * time.Hour), Key: "env-admin", Model: "tiny:latest", Endpoint: "/api/chat", Class: "inference"}, Outcome: api.OutcomeOK, Status: 200, Total: time.Second})
-	if _, err := d.store.AddRecords(context.Background(), recs); err != nil {
-		t.Fatal(err)
-	}
-	out := d.run("stats")
-	for _, row := range []string{
-		`(?m)^KEY +NAME +ROLE +REQUESTS +LAST 24 H +TOKENS IN +TOKENS OUT +AVERAGE +P95 +LAST REQUEST$`,
-		`(?m)^` + busy + ` +Busy one +user +3 +3 +30 +15 +2s +(1\.9|2|2\.0)\d*s +20\d\d-\d\d-\d\d \d\d:\d\dZ$`,
-		`(?m)^` + idle + ` +Idle +user +0 +0 +0 +0 +- +- +never$`,
-		`(?m)^env-admin +env-admin +1 +0 `,
-		`(?m)^total +4 +3 +30 +15 `,
-		`(?m)^MODEL +REQUESTS\ntiny:latest +3\nbig:7b +1$`,
-	} {
-		if !regexp.MustCompile(row).MatchString(out) {
-			t.Errorf("no row like %s in\n%s", row, out)
-		}
-	}
-	if strings.Index(out, busy) > strings.Index(out, idle) {
-		t.Errorf("the busiest is not first:\n%s", out)
-	}
-	var all allUse
-	if err := json.Unmarshal([]byte(d.run("stats", "--json")), &all); err != nil {
-		t.Fatal(err)
-	}
-	if u := all.Statistics[busy]; u.KeyName != "Busy one" || u.TotalRequests != 3 || u.LastRequest == nil || all.Total.TotalRequests != 4 || all.TotalKeys != 2 {
-		t.Errorf("%+v", all)
 	}
 }

@@ -1,45 +1,69 @@
 package main
 
 import (
-	"cmp"
+	"context"
 	"fmt"
-	"io"
-	"maps"
 	"slices"
-	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/store"
 )
 
-// keyUse is what the books say of one key, with the names of the HTTP API.
-type keyUse struct {
-	KeyName string   `json:"key_name"`
-	Role    api.Role `json:"role,omitempty"`
-	Revoked bool     `json:"revoked,omitempty"`
-	api.Statistics
+const (
+	mostDays  = 3660
+	mostHours = 92 * 24 * time.Hour // as the HTTP API has it
+	mostRows  = 100_000
+)
+
+// statsReport is what stats prints with --json, with the names of the HTTP API.
+type statsReport struct {
+	From  time.Time                          `json:"from"`
+	To    time.Time                          `json:"to"`
+	Total api.Usage                          `json:"total"`
+	By    map[api.Dimension][]api.UsageGroup `json:"by"`
+
+	order []api.Dimension
+	idle  int // keys that work and had no request
 }
 
-type allUse struct {
-	Statistics map[string]keyUse `json:"statistics"`
-	Total      api.Statistics    `json:"total"`
-	TotalKeys  int               `json:"total_keys"`
+// statsFlags are the options of stats as they were typed.
+type statsFlags struct {
+	by       []string
+	days     int
+	from, to string
+	top      int
+	json     bool
 }
 
 func (p *program) statsCommand() *cobra.Command {
+	var f statsFlags
 	cmd := &cobra.Command{
 		Use:   "stats",
 		Short: "Show who used how much",
-		Long: `Show requests, tokens and response times of each key and of each model, from the database in DATA_DIR. A running service books
-within a second or so; what is running now is not in it.`,
+		Long: `Show what was used: requests, tokens and response times, by key, by model and by day, from the database in DATA_DIR. A running
+service books within a second or so; what is running now is not in it. Days and hours are those of UTC.`,
 		Example: `  ollama-api-service stats
-  ollama-api-service stats --json`,
+  ollama-api-service stats --by model --days 7
+  ollama-api-service stats --by hour --from 2026-11-25
+  ollama-api-service stats --from 2026-10-01 --to 2026-10-31 --json`,
 		Args: cobra.NoArgs,
 	}
-	asJSON := cmd.Flags().Bool("json", false, "print JSON, with the names of the HTTP API")
+	flags := cmd.Flags()
+	flags.StringSliceVar(&f.by, "by", []string{"key", "model", "day"}, "a table for each of these: key, model, endpoint, backend, outcome, day, hour")
+	flags.IntVar(&f.days, "days", 30, "show this many days, today included")
+	flags.StringVar(&f.from, "from", "", "show from this day or time on, like 2026-11-01 or 2026-11-01T12:00:00Z")
+	flags.StringVar(&f.to, "to", "", "show up to this day, which is included, or this time")
+	flags.IntVar(&f.top, "top", 20, "show this many keys, models and so on; 0 is all")
+	flags.BoolVar(&f.json, "json", false, "print JSON, with the names of the HTTP API")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		r, err := f.report(p.now().UTC(), cmd.Flags().Changed("days"))
+		if err != nil {
+			return err
+		}
 		cfg, err := p.settings()
 		if err != nil {
 			return err
@@ -49,77 +73,145 @@ within a second or so; what is running now is not in it.`,
 			return err
 		}
 		defer st.Close()
-		used, err := st.AllStatistics(cmd.Context(), p.now())
-		if err != nil {
+		if err := r.read(cmd.Context(), st, p.now()); err != nil {
 			return err
 		}
-		keys, err := st.Keys(cmd.Context())
-		if err != nil {
-			return err
+		if f.json {
+			return printJSON(p.stdout, r)
 		}
-		all := allUse{Statistics: map[string]keyUse{}, Total: used.Total, TotalKeys: len(keys)}
-		for preview, s := range used.ByKey {
-			all.Statistics[preview] = keyUse{KeyName: preview, Statistics: s} // a static key has no other name here
-		}
-		for _, k := range keys {
-			all.Statistics[k.Preview] = keyUse{k.Name, k.Role, k.RevokedAt != nil, used.ByKey[k.Preview]}
-		}
-		if *asJSON {
-			return printJSON(p.stdout, all)
-		}
-		return all.print(p.stdout)
+		return r.print(p.stdout, p.sheet(), f.top)
 	}
 	return cmd
 }
 
-func (a *allUse) print(w io.Writer) error {
-	previews := slices.SortedFunc(maps.Keys(a.Statistics), func(x, y string) int {
-		return cmp.Or(cmp.Compare(a.Statistics[y].TotalRequests, a.Statistics[x].TotalRequests), cmp.Compare(x, y))
-	})
-	rows := [][]string{{"KEY", "NAME", "ROLE", "REQUESTS", "LAST 24 H", "TOKENS IN", "TOKENS OUT", "AVERAGE", "P95", "LAST REQUEST"}}
-	for _, preview := range previews {
-		u := a.Statistics[preview]
-		name := u.KeyName
-		if u.Revoked {
-			name += " (revoked)"
+// report is an empty report about what was asked for.
+func (f *statsFlags) report(now time.Time, daysGiven bool) (*statsReport, error) {
+	r := &statsReport{By: map[api.Dimension][]api.UsageGroup{}, To: now}
+	known := []api.Dimension{api.ByKey, api.ByModel, api.ByEndpoint, api.ByBackend, api.ByOutcome, api.ByDay, api.ByHour}
+	for _, name := range f.by {
+		d := api.Dimension(strings.TrimSpace(name))
+		if !slices.Contains(known, d) {
+			return nil, usagef("--by must be of key, model, endpoint, backend, outcome, day and hour, separated by commas")
 		}
-		rows = append(rows, append([]string{preview, shorten(name, 32), string(u.Role)}, figures(&u.Statistics)...))
+		if !slices.Contains(r.order, d) {
+			r.order = append(r.order, d)
+		}
 	}
-	rows = append(rows, append([]string{"total", "", ""}, figures(&a.Total)...))
-	if err := table(w, map[int]bool{3: true, 4: true, 5: true, 6: true, 7: true, 8: true}, rows); err != nil {
-		return err
+	switch {
+	case len(r.order) == 0:
+		return nil, usagef("--by names nothing: leave it out, or give key, model or day")
+	case daysGiven && (f.from != "" || f.to != ""):
+		return nil, usagef("give --days, or --from and --to")
+	case f.days < 1 || f.days > mostDays:
+		return nil, usagef("--days must be from 1 to %d", mostDays)
+	case f.top < 0:
+		return nil, usagef("--top must be 0, which is all, or more")
 	}
-	if len(a.Total.ByModel) == 0 {
-		_, err := fmt.Fprintln(w, "\nNo request was booked yet.")
-		return err
+	if f.to != "" {
+		to, day, err := dayOrTime(f.to)
+		if err != nil {
+			return nil, usagef("--to must be a day like 2026-11-30 or a time like 2026-11-30T12:00:00Z")
+		}
+		if day {
+			to = to.AddDate(0, 0, 1)
+		}
+		r.To = to
 	}
-	fmt.Fprintln(w)
-	rows = [][]string{{"MODEL", "REQUESTS"}}
-	for _, m := range slices.SortedFunc(maps.Keys(a.Total.ByModel), func(x, y string) int {
-		return cmp.Or(cmp.Compare(a.Total.ByModel[y], a.Total.ByModel[x]), cmp.Compare(x, y))
-	}) {
-		rows = append(rows, []string{cmp.Or(m, "(none)"), strconv.FormatInt(a.Total.ByModel[m], 10)})
+	r.From = r.To.Add(-time.Nanosecond).Truncate(24*time.Hour).AddDate(0, 0, 1-f.days)
+	if f.from != "" {
+		from, _, err := dayOrTime(f.from)
+		if err != nil {
+			return nil, usagef("--from must be a day like 2026-11-01 or a time like 2026-11-01T12:00:00Z")
+		}
+		r.From = from
 	}
-	return table(w, map[int]bool{1: true}, rows)
+	switch span := r.To.Sub(r.From); {
+	case span <= 0:
+		return nil, usagef("--from must lie before --to, and before now")
+	case span > mostDays*24*time.Hour:
+		return nil, usagef("--from and --to must not lie more than %d days apart", mostDays)
+	case span > mostHours && slices.Contains(r.order, api.ByHour):
+		return nil, usagef("--by hour shows at most %d days: give --days, or --from and --to", mostHours/(24*time.Hour))
+	}
+	return r, nil
 }
 
-func figures(s *api.Statistics) []string {
-	last := "never"
-	if s.LastRequest != nil {
-		last = instant(*s.LastRequest)
+func dayOrTime(s string) (t time.Time, day bool, err error) {
+	if t, err = time.Parse(time.DateOnly, s); err == nil {
+		return t, true, nil
 	}
-	average, p95 := "-", "-"
-	if s.TotalRequests > 0 {
-		average, p95 = seconds(s.AverageSeconds), seconds(s.Percentiles.P95)
-	}
-	count := func(n int64) string { return strconv.FormatInt(n, 10) }
-	return []string{count(s.TotalRequests), count(s.Last24h), count(s.PromptTokens), count(s.CompletionTokens), average, p95, last}
+	t, err = time.Parse(time.RFC3339, s)
+	return t.UTC(), false, err
 }
 
-func seconds(s float64) string {
-	d := time.Duration(s * float64(time.Second))
-	if d < time.Second {
-		return d.Round(time.Millisecond).String()
+// read fills the report from the database.
+func (r *statsReport) read(ctx context.Context, st *store.Store, now time.Time) error {
+	keys, err := st.Keys(ctx)
+	if err != nil {
+		return err
 	}
-	return d.Round(10 * time.Millisecond).String()
+	span := api.RequestFilter{From: r.From}
+	if r.To.Before(now) {
+		span.To = r.To // else nothing is booked for later, and whole days are quicker read
+	}
+	for _, d := range r.order {
+		used, err := st.Usage(ctx, store.UsageQuery{RequestFilter: span, By: []api.Dimension{d}, Limit: mostRows})
+		if err != nil {
+			return err
+		}
+		r.By[d], r.Total = append([]api.UsageGroup{}, used.Rows...), used.Total
+	}
+	names := make(map[string]*api.Key, len(keys))
+	for i := range keys {
+		names[keys[i].Preview] = &keys[i]
+		if keys[i].Live(now) {
+			r.idle++
+		}
+	}
+	for i := range r.By[api.ByKey] {
+		g := &r.By[api.ByKey][i]
+		k := names[*g.Key]
+		if k == nil {
+			continue // a key of a setting: it has no other name here
+		}
+		g.KeyName, g.Revoked = k.Name, k.RevokedAt != nil
+		if k.Live(now) {
+			r.idle--
+		}
+	}
+	return nil
+}
+
+// filled are the groups of a dimension as they are shown: hours and days without a request have a row of their own, so that a
+// gap is seen.
+func (r *statsReport) filled(d api.Dimension) []api.UsageGroup {
+	step := 24 * time.Hour
+	if d == api.ByHour {
+		step = time.Hour
+	}
+	groups := r.By[d]
+	if d != api.ByHour && d != api.ByDay {
+		return groups
+	}
+	var all []api.UsageGroup
+	for at := r.From.Truncate(step); at.Before(r.To); at = at.Add(step) {
+		if len(groups) > 0 && groups[0].Start.Equal(at) {
+			all, groups = append(all, groups[0]), groups[1:]
+			continue
+		}
+		all = append(all, api.UsageGroup{Start: &at})
+	}
+	return all
+}
+
+// headline says what is shown.
+func (r *statsReport) headline() string {
+	form := "2006-01-02 15:04"
+	last := r.To
+	if r.From.Equal(r.From.Truncate(24 * time.Hour)) {
+		form = time.DateOnly
+		last = r.To.Add(-time.Nanosecond)
+	}
+	return fmt.Sprintf("%s to %s (UTC): %s, %s tokens in, %s tokens out", r.From.Format(form), last.Format(form),
+		plural(r.Total.Requests, "request"), amount(r.Total.PromptTokens), amount(r.Total.CompletionTokens))
 }

@@ -84,3 +84,51 @@ type Percentiles struct {
 	P95 float64 `json:"p95"`
 	P99 float64 `json:"p99"`
 }
+
+// Usage is what a group of booked requests used.
+type Usage struct {
+	Requests         int64      `json:"requests"`
+	PromptTokens     int64      `json:"prompt_tokens"`
+	CompletionTokens int64      `json:"completion_tokens"`
+	Estimated        int64      `json:"estimated_requests" doc:"Requests whose tokens were counted from what passed"`
+	SlotMS           float64    `json:"slot_ms" doc:"Milliseconds for which slots of the backends were held"`
+	AverageSeconds   *float64   `json:"average_response_time" doc:"Seconds; null where no duration is known"`
+	AverageFirstByte *float64   `json:"average_time_to_first_byte" doc:"Seconds; null where no answer began"`
+	BytesIn          int64      `json:"bytes_in"`
+	BytesOut         int64      `json:"bytes_out"`
+	LastRequest      *time.Time `json:"last_request" doc:"When the latest of them was admitted; null where there is none"`
+}
+
+// UsageGroup is Usage of what agrees in those fields that are set; the others were not asked for.
+type UsageGroup struct {
+	Start    *time.Time `json:"start,omitempty" doc:"Start of the hour or day, UTC"`
+	Key      *string    `json:"key,omitempty" doc:"Key preview" example:"oas_8rT2kLmN0q"`
+	KeyName  string     `json:"key_name,omitempty" example:"Production API Key"`
+	Revoked  bool       `json:"revoked,omitempty" doc:"The key was revoked"`
+	Model    *string    `json:"model,omitempty" doc:"Empty for requests about no model, such as uploads of blobs" example:"llama3.2:latest"`
+	Endpoint *string    `json:"endpoint,omitempty" example:"/api/chat"`
+	Backend  *string    `json:"backend,omitempty" example:"ollama"`
+	Outcome  *string    `json:"outcome,omitempty" example:"ok"`
+	Usage
+}
+
+// Dimension is what usage can be grouped by.
+type Dimension string
+
+// The dimensions. Hours and days are those of UTC.
+const (
+	ByKey      Dimension = "key"
+	ByModel    Dimension = "model"
+	ByEndpoint Dimension = "endpoint"
+	ByBackend  Dimension = "backend"
+	ByOutcome  Dimension = "outcome"
+	ByHour     Dimension = "hour"
+	ByDay      Dimension = "day"
+)
+
+// RequestFilter chooses booked requests: of any of the values of each field; an empty field is all.
+type RequestFilter struct {
+	Keys, Models, Endpoints, Backends, Outcomes []string
+	From                                        time.Time // included; zero is the beginning
+	To                                          time.Time // not included; zero is no end
+}

@@ -170,6 +170,7 @@ func (s *Scheduler) expectedWaitLocked(l *lane) time.Duration {
 type Snapshot struct {
 	InFlight int            `json:"in_flight"`
 	Waiting  int            `json:"waiting"`
+	Limit    int            `json:"limit"` // of those that wait
 	ByModel  map[string]int `json:"by_model"`
 }
 
@@ -177,7 +178,7 @@ type Snapshot struct {
 func (s *Scheduler) Snapshot() Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := Snapshot{Waiting: s.waiting, ByModel: make(map[string]int, len(s.lanes))}
+	out := Snapshot{Waiting: s.waiting, Limit: s.maxQueue, ByModel: make(map[string]int, len(s.lanes))}
 	for model, l := range s.lanes {
 		out.InFlight += l.inFlight
 		out.ByModel[model] = l.inFlight

@@ -113,8 +113,7 @@ func start(t *testing.T, with setup) *bed {
 	if with.change != nil {
 		with.change(&o)
 	}
-	s, err := server.New(o)
-	must(err)
+	s := server.New(o)
 	b.server = s
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(err)
@@ -157,6 +156,11 @@ func (r reply) json(t *testing.T) map[string]any {
 
 func (b *bed) do(method, path, key, body string) reply {
 	b.t.Helper()
+	return b.send(b.request(method, path, key, body))
+}
+
+func (b *bed) request(method, path, key, body string) *http.Request {
+	b.t.Helper()
 	req, err := http.NewRequest(method, b.url+path, strings.NewReader(body))
 	if err != nil {
 		b.t.Fatal(err)
@@ -164,7 +168,7 @@ func (b *bed) do(method, path, key, body string) reply {
 	if key != "" {
 		req.Header.Set("Authorization", "Bearer "+key)
 	}
-	return b.send(req)
+	return req
 }
 
 func (b *bed) send(req *http.Request) reply {

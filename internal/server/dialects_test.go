@@ -127,7 +127,10 @@ func TestModelsInAnthropicsShape(t *testing.T) {
 		t.Errorf("one: %d %s", r.status, r.body)
 	}
 	for _, r := range []reply{ask("/v1/models/secret", key), ask("/v1/models", "wrong")} {
-		if v := r.json(t); v["type"] != "error" || v["request_id"] != r.header.Get("X-Request-Id") {
+		// The sentence is at the top too, and the id in a header of its own: that is where their SDKs look.
+		v := r.json(t)
+		inner, _ := v["error"].(map[string]any)
+		if v["type"] != "error" || v["request_id"] != r.header.Get("X-Request-Id") || r.header.Get("Request-Id") != v["request_id"] || v["message"] == nil || v["message"] != inner["message"] {
 			t.Errorf("%d %s", r.status, r.body)
 		}
 	}

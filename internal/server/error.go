@@ -1,6 +1,8 @@
 package server
 
 import (
+	"bytes"
+	"encoding/json"
 	"math"
 	"net/http"
 	"slices"
@@ -98,7 +100,7 @@ func (x *exchange) retryHeaders(e *api.Error) {
 	x.Header().Set("Retry-After", strconv.FormatInt(seconds, 10))
 }
 
-// errorBody is a failure as one JSON object in the caller's dialect. Anthropic's carries the request's id, which its SDKs show.
+// errorBody is a failure as one JSON object in the caller's dialect. Anthropic's carries the request's id, as theirs does.
 func (x *exchange) errorBody(e *api.Error) []byte {
 	switch x.family {
 	case dialect.OpenAI, dialect.Responses:
@@ -107,6 +109,8 @@ func (x *exchange) errorBody(e *api.Error) []byte {
 		b := append([]byte(`{"type":"error","error":{"type":"`), anthropicType(statuses[e.Code])...)
 		b = append(append(b, `","message":`...), quoted(e.Message)...)
 		b = append(append(b, `},"request_id":`...), quoted(x.id)...)
+		// Without a "message" at the top their SDKs show the whole object in place of a sentence.
+		b = append(append(b, `,"message":`...), quoted(e.Message)...)
 		return append(b, '}')
 	}
 	return nativeError(e)
@@ -118,6 +122,36 @@ func nativeError(e *api.Error) []byte {
 	b := append([]byte(`{"error":`), message...)
 	b = append(append(b, `,"detail":`...), message...)
 	return append(b, '}')
+}
+
+// withSentence gives a failure of Ollama's own what ours have beside it, because clients look for the sentence there: native
+// "detail", and for Anthropic's clients "message" at the top.
+func (x *exchange) withSentence(status int, body []byte) []byte {
+	if status < http.StatusBadRequest {
+		return body
+	}
+	var theirs struct {
+		Error           json.RawMessage
+		Detail, Message *string
+	}
+	var sentence string
+	field := `,"detail":`
+	if json.Unmarshal(body, &theirs) != nil || theirs.Detail != nil || theirs.Message != nil {
+		return body
+	}
+	switch x.family {
+	case dialect.Native:
+		_ = json.Unmarshal(theirs.Error, &sentence) // what is no string has no sentence
+	case dialect.Anthropic:
+		var inner struct{ Message string }
+		_ = json.Unmarshal(theirs.Error, &inner)
+		sentence, field = inner.Message, `,"message":`
+	}
+	end := bytes.LastIndexByte(body, '}')
+	if sentence == "" {
+		return body
+	}
+	return slices.Concat(body[:end], []byte(field), quoted(sentence), body[end:])
 }
 
 func openAIError(e *api.Error) []byte {

@@ -43,6 +43,7 @@ type exchange struct {
 
 	received int64 // of the body
 	consumed bool  // the body was read to its end
+	csv      bool  // the client accepts CSV first
 	err      *api.Error
 }
 
@@ -96,6 +97,9 @@ func (x *exchange) commit(status int) {
 	if x.status == 0 {
 		x.boundWrites() // net/http may write before it is asked to, and keeps the deadline of the request before
 		x.status = status
+		if x.family == dialect.Anthropic {
+			x.Header()["Request-Id"] = []string{x.id} // where their SDKs look for it
+		}
 		x.boundDrain()
 	}
 	x.ResponseWriter.WriteHeader(status)
@@ -164,6 +168,12 @@ func (x *exchange) unboundWrites() {
 
 // Unwrap lets http.ResponseController reach the connection, to flush and to set deadlines.
 func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
+
+// fromHere says whether the request certainly comes from a program on this machine: neither through a proxy nor by way of
+// somebody's page in a browser. A trusted proxy that names no client might be one that forgot to.
+func (x *exchange) fromHere() bool {
+	return x.addr.IsLoopback() && !x.forwarded && !within(x.addr, x.s.TrustedProxies)
+}
 
 func (x *exchange) started() bool { return x.status != 0 }
 

@@ -24,7 +24,7 @@ func (s *Server) Table() []Line {
 	var lines []Line
 	for _, r := range s.routes.all {
 		lines = append(lines, Line{
-			Method: r.method, Template: r.template, Anyone: r.access == anyone, AdminsOnly: r.access == adminsOnly,
+			Method: r.method, Template: r.template, Anyone: r.access == anyone, AdminsOnly: r.access.admin(),
 			Ollama: r.ollama(), Counted: r.counted, Family: familyNames[r.family], Upstream: r.upstream,
 		})
 	}

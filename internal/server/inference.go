@@ -320,6 +320,7 @@ func (b *booking) whole(resp *proxy.Response) error {
 		if b.req.Alias != "" {
 			body = dialect.EchoModel(body, b.req.Alias)
 		}
+		body = b.x.withSentence(resp.Status, body)
 		b.record.BytesOut = int64(len(body))
 		b.end(outcome, code)
 		b.header(resp, int64(len(body)))
@@ -425,6 +426,7 @@ func (b *booking) end(outcome api.Outcome, code api.Code) {
 	}
 	r.Slot = b.lease.Release()
 	r.Total = time.Since(b.x.arrived)
+	b.s.metrics.book(r, b.lease.Waited)
 	if err := b.s.Books.End(r); err != nil {
 		// The answer is the client's all the same; the admission is journalled, so the row is not lost, only less exact.
 		b.s.Log.Error("the end of a request could not be journalled", "request_id", r.ID, "cause", err.Error())

@@ -23,7 +23,7 @@ func (s *Server) root(x *exchange) error {
 	}
 	return x.sendJSON(map[string]any{
 		"service": "ollama-api-service", "version": s.Version, "status": "running",
-		"documentation": "/openapi.json", "health": "/health",
+		"documentation": "/docs", "openapi": "/openapi.json", "health": "/health",
 		"endpoints": s.routes.listed,
 	})
 }
@@ -90,9 +90,6 @@ func (s *Server) readiness(x *exchange) error {
 	}
 	return x.sendJSON(map[string]string{"status": "ready"})
 }
-
-// document is the OpenAPI description of this API.
-func (s *Server) document(x *exchange) error { return x.send("application/json", s.openAPI) }
 
 func (x *exchange) sendJSON(v any) error {
 	b, err := json.Marshal(v)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 
@@ -20,9 +21,9 @@ import (
 
 const maxManagement = 64 << 10
 
-// newManagement builds the typed operations (keys, statistics) and the OpenAPI document. The route table stands before
+// newManagement builds the typed operations (keys, statistics) and what huma says of them. The route table stands before
 // huma's mux: what is not in the table never gets here.
-func (s *Server) newManagement() (http.Handler, []byte, error) {
+func (s *Server) newManagement() (http.Handler, *huma.OpenAPI) {
 	// Both are package variables of huma; this is the one place that uses it.
 	huma.ValidateStrictCasing = true
 	huma.NewError = func(status int, msg string, errs ...error) huma.StatusError { return refuse(status, msg, errs) }
@@ -35,18 +36,19 @@ func (s *Server) newManagement() (http.Handler, []byte, error) {
 	config.OpenAPIPath, config.DocsPath, config.SchemasPath = "", "", ""
 	config.CreateHooks = nil // no "$schema" in answers
 	config.RejectUnknownQueryParameters = true
+	config.Formats = maps.Clone(config.Formats) // it is a package variable of huma
+	config.Formats["text/csv"] = csvFormat
 	config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
-		"bearer": {Type: "http", Scheme: "bearer", Description: "An API key: Authorization: Bearer oas_…"},
-		"apiKey": {Type: "apiKey", In: "header", Name: "x-api-key"},
+		"bearer":    {Type: "http", Scheme: "bearer", Description: "An API key, as `Authorization: Bearer oas_…`"},
+		"x-api-key": {Type: "apiKey", In: "header", Name: "x-api-key", Description: "The same key, as Anthropic's clients send it"},
 	}
-	config.Security = []map[string][]string{{"bearer": {}}, {"apiKey": {}}}
+	config.Security = []map[string][]string{{"bearer": {}}, {"x-api-key": {}}}
 	mux := http.NewServeMux()
 	a := humago.New(mux, config)
 	s.keyOperations(a)
 	s.statsOperations(a)
-	s.describeProxied(a.OpenAPI())
-	document, err := json.Marshal(a.OpenAPI())
-	return mux, document, err
+	s.usageOperations(a)
+	return mux, a.OpenAPI()
 }
 
 // manage lets a huma operation answer. A body passes the guard of the inference routes first: huma's decoder, too, would
@@ -75,6 +77,7 @@ func (s *Server) manage(x *exchange) error {
 		r.Header = r.Header.Clone()
 		r.Header.Set("Content-Type", "application/json")
 	}
+	x.csv = strings.HasPrefix(r.Header.Get("Accept"), "text/csv")
 	r.Header.Del("Accept")
 	s.management.ServeHTTP(x, r)
 	return nil

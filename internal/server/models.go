@@ -157,6 +157,7 @@ func (s *Server) ask(x *exchange, method, path string, body []byte) (*proxy.Resp
 
 // pass sends a metadata answer on.
 func (x *exchange) pass(resp *proxy.Response, body []byte) error {
+	body = x.withSentence(resp.Status, body)
 	h := x.Header()
 	if t := resp.Header.Get("Content-Type"); t != "" {
 		h.Set("Content-Type", t)

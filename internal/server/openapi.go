@@ -1,68 +1,219 @@
 package server
 
 import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
+
+	"ollama-api-service/internal/dialect"
+	"ollama-api-service/web"
 )
 
-// describeProxied adds the routes that no huma operation serves, from the table: what Ollama answers, this API answers.
-func (s *Server) describeProxied(doc *huma.OpenAPI) {
+// object is a part of the OpenAPI document.
+type object = map[string]any
+
+// describe makes the OpenAPI document: what huma knows of the typed operations, over it the entries written in web/openapi,
+// and over both what the route table decides - who may enter, how it fails, what it counts.
+func (s *Server) describe(typed *huma.OpenAPI) (*web.File, error) {
+	text, err := json.Marshal(typed)
+	if err != nil {
+		return nil, err
+	}
+	doc := object{}
+	parts, err := web.Entries()
+	if err != nil {
+		return nil, err
+	}
+	for _, part := range append([][]byte{text}, parts...) {
+		o, err := parse("", part)
+		if err != nil {
+			return nil, fmt.Errorf("an entry of the OpenAPI document: %w", err)
+		}
+		merge(doc, o.(object))
+	}
+	shared := at(doc, "components", "responses")
+	written := slices.Collect(maps.Keys(shared))
 	for _, r := range s.routes.all {
-		if item := doc.Paths[r.template]; item != nil && described(item, r.method) {
+		// A route without an entry is found by TestEveryRouteIsDescribed; it must not keep the service from starting.
+		if op, ok := at(doc, "paths", r.template)[strings.ToLower(r.method)].(object); ok {
+			s.complete(op, r, shared)
+		}
+	}
+	for _, name := range written {
+		delete(shared, name) // copied to where they are used
+	}
+	text, err = json.Marshal(doc)
+	if err != nil {
+		return nil, err
+	}
+	return web.Compress("application/json", text)
+}
+
+// parse reads JSON as far as it is worked on here. Schemas and examples stay as they are written: people read their fields
+// in an order that makes sense, and a map would sort them.
+func parse(name string, raw json.RawMessage) (any, error) {
+	raw = bytes.TrimSpace(raw)
+	if len(raw) > 0 && raw[0] == '"' {
+		var text string
+		err := json.Unmarshal(raw, &text)
+		return text, err
+	}
+	if len(raw) == 0 || raw[0] != '{' || name == "schema" || name == "example" || name == "examples" {
+		return raw, nil
+	}
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &fields); err != nil {
+		return nil, err
+	}
+	o := make(object, len(fields))
+	for k, v := range fields {
+		if name == "schemas" {
+			o[k] = v
 			continue
 		}
-		op := &huma.Operation{
-			Method: r.method, Path: r.template, OperationID: operationID(r), Summary: summaries[r.method+" "+r.template], Tags: []string{tags[r.class]},
-			Responses: map[string]*huma.Response{"200": {Description: "The answer"}},
+		var err error
+		if o[k], err = parse(k, v); err != nil {
+			return nil, err
 		}
-		if r.access != anyone {
-			op.Responses["401"] = &huma.Response{Description: "No good API key"}
+	}
+	return o, nil
+}
+
+// merge lays over on base: objects are joined, everything else is replaced.
+func merge(base, over object) {
+	for k, v := range over {
+		below, both := base[k].(object)
+		if above, ok := v.(object); ok && both {
+			merge(below, above)
+			continue
+		}
+		base[k] = v
+	}
+}
+
+// at is the object below the names, made where it is missing.
+func at(o object, names ...string) object {
+	for _, name := range names {
+		next, ok := o[name].(object)
+		if !ok {
+			next = object{}
+			o[name] = next
+		}
+		o = next
+	}
+	return o
+}
+
+// complete writes into an operation what follows from its line in the table and from the settings.
+func (s *Server) complete(op object, r *route, shared object) {
+	switch {
+	case r.optional, r.access == adminsOrHere && s.MetricsOpen:
+		op["security"] = []any{object{}, object{"bearer": []any{}}, object{"x-api-key": []any{}}}
+	case r.access == anyone:
+		op["security"] = []any{}
+	}
+	op["description"] = strings.TrimSpace(fmt.Sprint(op["description"])) + "\n\n" + s.conditions(r)
+	responses := at(op, "responses")
+	for status, answer := range responses {
+		if code, err := strconv.Atoi(status); err != nil || code >= 400 {
+			delete(responses, status) // huma's guesses: how a route fails is said below
 		} else {
-			op.Security = []map[string][]string{}
+			responses[status] = r.success(answer.(object), shared)
 		}
-		if r.counted {
-			op.Responses["429"] = &huma.Response{Description: "Over the key's limit; Retry-After says when to come back"}
-			op.Responses["503"] = &huma.Response{Description: "No slot became free, or no backend; Retry-After says when to come back"}
+	}
+	for _, status := range r.failures() {
+		name := r.failureName(status)
+		if shared[name] == nil {
+			shared[name] = r.failure(status)
 		}
-		if r.kind != 0 {
-			op.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{"application/json": {Schema: &huma.Schema{Type: huma.TypeObject}}}}
-		}
-		if _, param, ok := strings.Cut(r.template, "{"); ok {
-			name, _, _ := strings.Cut(param, "}")
-			op.Parameters = []*huma.Param{{Name: name, In: "path", Required: true, Schema: &huma.Schema{Type: huma.TypeString}}}
-		}
-		doc.AddOperation(op)
+		responses[strconv.Itoa(status)] = object{"$ref": "#/components/responses/" + name}
 	}
 }
 
-func described(item *huma.PathItem, method string) bool {
-	return map[string]*huma.Operation{
-		http.MethodGet: item.Get, http.MethodPost: item.Post, http.MethodPatch: item.Patch,
-		http.MethodDelete: item.Delete, http.MethodHead: item.Head,
-	}[method] != nil
-}
-
-func operationID(r *route) string {
-	words := strings.FieldsFunc(strings.ToLower(r.method+"/"+r.template), func(c rune) bool { return strings.ContainsRune("/{}_", c) })
-	if len(words) == 1 {
-		words = append(words, "root")
+// success is an answer of the entry with the headers that this route has. What several entries share is copied, for it may
+// differ in these.
+func (r *route) success(answer, shared object) object {
+	own := object{}
+	if ref, ok := answer["$ref"].(string); ok {
+		answer = shared[strings.TrimPrefix(ref, "#/components/responses/")].(object)
 	}
-	return strings.Join(words, "-")
+	maps.Copy(own, answer)
+	headers := object{}
+	if written, ok := answer["headers"].(object); ok {
+		maps.Copy(headers, written)
+	}
+	r.describeHeader(headers)
+	own["headers"] = headers
+	return own
 }
 
-var tags = [...]string{own: "Service", metadata: "Models", inference: "Inference", management: "Model management (admin)"}
-
-var summaries = map[string]string{
-	"GET /": "Service information", "HEAD /": "Whether the service answers", "GET /api/version": "The Ollama server's version",
-	"HEAD /api/version": "Whether the service answers", "GET /health": "Health, with details for admins", "GET /healthz": "Liveness",
-	"HEAD /healthz": "Liveness", "GET /readyz": "Readiness", "HEAD /readyz": "Readiness", "GET /openapi.json": "This document",
-	"GET /api/models": "List available models", "GET /api/tags": "List available models", "HEAD /api/tags": "Whether models can be listed",
-	"GET /api/ps": "List loaded models", "POST /api/show": "Show a model", "GET /v1/models": "List models (OpenAI)", "GET /v1/models/{model}": "One model (OpenAI)",
-	"POST /api/generate": "Generate text", "POST /api/chat": "Chat", "POST /api/embed": "Embed texts", "POST /api/embeddings": "Embed one text (older form)",
-	"POST /v1/chat/completions": "Chat (OpenAI)", "POST /v1/completions": "Complete text (OpenAI)", "POST /v1/embeddings": "Embed texts (OpenAI)",
-	"POST /v1/responses": "Respond (OpenAI)", "POST /v1/messages": "Chat (Anthropic)", "POST /v1/messages/count_tokens": "Estimate a message's tokens (Anthropic)",
-	"POST /api/pull": "Download a model", "POST /api/push": "Upload a model", "POST /api/create": "Create a model", "POST /api/copy": "Copy a model",
-	"DELETE /api/delete": "Delete a model", "HEAD /api/blobs/{digest}": "Whether a blob is there", "POST /api/blobs/{digest}": "Upload a blob",
+// conditions say who may ask and how much.
+func (s *Server) conditions(r *route) string {
+	who := "any API key"
+	switch {
+	case r.optional:
+		who = "anybody; an admin key sees more"
+	case r.access == anyone:
+		who = "anybody, without a key"
+	case r.access == adminsOrHere && s.MetricsOpen:
+		who = "admin keys; on this machine anybody"
+	case r.access.admin():
+		who = "admin keys"
+	}
+	limits := "none; it is not counted"
+	switch {
+	case r.counted && r.class == inference:
+		limits = fmt.Sprintf("the key's `rate_limit` and `max_concurrent`; %s in all, waiting for a slot included", strings.TrimSuffix(s.MaxRequestTime.String(), "0s"))
+	case r.counted:
+		limits = "the key's `rate_limit` and `max_concurrent`"
+	}
+	if most := s.mostBody(r); most > 0 {
+		limits += "; a body of " + size(most)
+	}
+	return "**For:** " + who + ". **Limits:** " + limits + "."
 }
+
+func size(bytes int64) string {
+	switch {
+	case bytes >= 1<<20 && bytes%(1<<20) == 0:
+		return fmt.Sprintf("%d MiB", bytes>>20)
+	case bytes >= 1<<10 && bytes%(1<<10) == 0:
+		return fmt.Sprintf("%d KiB", bytes>>10)
+	}
+	return fmt.Sprintf("%d bytes", bytes)
+}
+
+// mostBody is the longest body that a route reads; 0 for those that read none or pass it on unread.
+func (s *Server) mostBody(r *route) int64 {
+	switch {
+	case r.kind != dialect.None:
+		return s.MaxBody
+	case r.class == own && (r.method == http.MethodPost || r.method == http.MethodPatch):
+		return maxManagement
+	}
+	return 0
+}
+
+func (r *route) describeHeader(h object) {
+	h["X-Request-Id"] = headerRef("X-Request-Id")
+	if slices.Contains(r.families(), dialect.Anthropic) {
+		h["Request-Id"] = headerRef("Request-Id")
+	}
+	if r.counted && r.kind != dialect.None {
+		h["X-Policy"] = headerRef("X-Policy")
+	}
+	if r.counted {
+		for _, name := range []string{"X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"} {
+			h[name] = headerRef(name)
+		}
+	}
+}
+
+func headerRef(name string) object { return object{"$ref": "#/components/headers/" + name} }

@@ -17,7 +17,11 @@ const (
 	adminsOnly access = iota // the zero value denies most
 	anyKey
 	anyone
+	adminsOrHere // admins, and with METRICS_OPEN programs on this machine
 )
+
+// admin says whether a key must be an admin's.
+func (a access) admin() bool { return a == adminsOnly || a == adminsOrHere }
 
 // class is what a route does.
 type class uint8
@@ -61,7 +65,14 @@ func (s *Server) routeList() []route {
 		{"HEAD", "/healthz", anyone, dialect.Native, own, false, 0, "", false, s.alive},
 		{"GET", "/readyz", anyone, dialect.Native, own, false, 0, "", false, s.readiness},
 		{"HEAD", "/readyz", anyone, dialect.Native, own, false, 0, "", false, s.readiness},
+		{"GET", "/metrics", adminsOrHere, dialect.Native, own, false, 0, "", false, s.scrape},
 		{"GET", "/openapi.json", anyone, dialect.Native, own, false, 0, "", false, s.document},
+		{"GET", "/docs", anyone, dialect.Native, own, false, 0, "", false, s.page},
+		{"HEAD", "/docs", anyone, dialect.Native, own, false, 0, "", false, s.page},
+		{"GET", "/redoc", anyone, dialect.Native, own, false, 0, "", false, s.page},
+		{"HEAD", "/redoc", anyone, dialect.Native, own, false, 0, "", false, s.page},
+		{"GET", "/docs/{file}", anyone, dialect.Native, own, false, 0, "", false, s.file},
+		{"HEAD", "/docs/{file}", anyone, dialect.Native, own, false, 0, "", false, s.file},
 
 		{"POST", "/api/keys", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
 		{"GET", "/api/keys", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
@@ -71,6 +82,8 @@ func (s *Server) routeList() []route {
 		{"POST", "/api/keys/{key_preview}/rotate", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
 		{"GET", "/api/stats", anyKey, dialect.Native, own, false, 0, "", false, s.manage},
 		{"GET", "/api/admin/stats", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
+		{"GET", "/api/admin/usage", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
+		{"GET", "/api/admin/requests", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
 
 		{"GET", "/api/models", anyKey, dialect.Native, metadata, false, 0, "/api/tags", false, s.list},
 		{"GET", "/api/tags", anyKey, dialect.Native, metadata, false, 0, "/api/tags", false, s.list},
@@ -196,9 +209,6 @@ func (x *exchange) cleanPath() error {
 		x.pathKey, x.path = key, "/"+path
 	}
 	x.family = familyOf(x.path, x.r.Header)
-	if x.family == dialect.Anthropic {
-		x.Header()["Request-Id"] = x.Header()["X-Request-Id"] // where Anthropic's SDKs look for it
-	}
 	if x.r.Method == http.MethodConnect || x.r.Method == http.MethodTrace {
 		return api.Errorf(api.CodeMethodNotAllowed, "%s is not served", x.r.Method)
 	}

@@ -25,6 +25,7 @@ import (
 	"ollama-api-service/internal/sched"
 	"ollama-api-service/internal/store"
 	"ollama-api-service/internal/usage"
+	"ollama-api-service/web"
 )
 
 const (
@@ -52,6 +53,7 @@ type Options struct {
 	DefaultLimits  map[api.Role]int64
 	StaticAdmin    bool // an admin key outside the store exists: the last stored one may go
 	TrustedProxies []netip.Prefix
+	MetricsOpen    bool // /metrics needs no key from this machine
 	Aliases        api.Aliases
 	Policy         []api.ModelPolicy // the operator's, before Standard
 	Standard       api.Policy        // what users' requests may set where nothing else is said
@@ -70,8 +72,10 @@ type Options struct {
 type Server struct {
 	Options
 	routes     *table
+	metrics    *metrics
 	management http.Handler
-	openAPI    []byte
+	site       func() (*web.Site, error) // made by whoever asks first: compressing it would double the time to start
+	openAPI    func() (*web.File, error) // likewise
 	started    time.Time
 	ready      atomic.Bool
 	// writeProgress is how long a client may take nothing of its answer.
@@ -80,15 +84,16 @@ type Server struct {
 }
 
 // New builds the route table and the management API on it.
-func New(o Options) (*Server, error) {
+func New(o Options) *Server {
 	s := &Server{Options: o, started: time.Now(), writeProgress: writeProgress}
 	s.routes = newTable(s.routeList())
-	var err error
-	if s.management, s.openAPI, err = s.newManagement(); err != nil {
-		return nil, err
-	}
+	s.metrics = newMetrics(s)
+	management, typed := s.newManagement()
+	s.management = management
+	s.site = sync.OnceValues(web.Open)
+	s.openAPI = sync.OnceValues(func() (*web.File, error) { return s.describe(typed) })
 	s.ready.Store(true)
-	return s, nil
+	return s
 }
 
 // Serve answers on l until ctx ends, then lets requests finish for grace and ends what is left with an error record. It
@@ -135,6 +140,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, grace time.Duration)
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.requests.Add(1)
 	defer s.requests.Done()
+	s.metrics.open.Inc()
+	defer s.metrics.open.Dec()
 	x := s.newExchange(w, r)
 	defer s.finish(x)
 	if err := s.dispatch(x); err != nil {
@@ -163,7 +170,7 @@ func (s *Server) dispatch(x *exchange) error {
 
 // identify finds the key and whether it may enter the route.
 func (s *Server) identify(x *exchange) error {
-	if x.route.access == anyone && !x.route.optional {
+	if x.route.access == anyone && !x.route.optional || x.route.access == adminsOrHere && s.MetricsOpen && x.fromHere() {
 		return nil
 	}
 	credential, err := auth.Credential(x.r.Header, x.pathKey)
@@ -175,7 +182,10 @@ func (s *Server) identify(x *exchange) error {
 		return nil // without a good key it answers all the same, only less
 	case err != nil:
 		return s.throttled(x, err)
-	case x.route.access == adminsOnly && x.key.Role != api.RoleAdmin:
+	case x.route.access.admin() && x.key.Role != api.RoleAdmin && x.route.class == management:
+		// "ollama run" pulls a model that it is not shown: its user must learn here which models there are.
+		return api.Errorf(api.CodeForbidden, "this needs an admin key: ask who runs this service; the models that this key may use are in \"ollama list\" (GET /api/tags)")
+	case x.route.access.admin() && x.key.Role != api.RoleAdmin:
 		return api.Errorf(api.CodeForbidden, "this needs an admin key: ask who runs this service")
 	}
 	if x.key.OldSecretUntil != nil {
@@ -222,6 +232,7 @@ func (s *Server) finish(x *exchange) {
 
 // logRequest writes the one line of a request. It carries the route template, never the path: a path may hold a key.
 func (s *Server) logRequest(x *exchange) {
+	s.metrics.answered(x)
 	level := slog.LevelInfo
 	if x.err != nil {
 		switch x.err.Code {

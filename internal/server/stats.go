@@ -96,6 +96,9 @@ func (s *Server) allStatistics(ctx context.Context, _ *struct{}) (*allStatsOut, 
 		if k.Static && !ok {
 			continue // a static key that was never used is not worth a line
 		}
+		if !ok {
+			used.ByModel, used.ByEndpoint, used.ByOutcome = map[string]int64{}, map[string]int64{}, map[string]int64{} // {} and not null
+		}
 		out.Statistics[k.Preview] = keyStats{KeyName: k.Name, Role: k.Role, Revoked: k.RevokedAt != nil, Limits: s.limitsOf(&k), Statistics: used}
 	}
 	for preview, used := range stats.ByKey {

@@ -35,17 +35,20 @@ func load(n int, over time.Duration) []api.Record {
 }
 
 func BenchmarkAddRecords(b *testing.B) {
-	for _, batch := range []int{1, 500} {
-		b.Run(fmt.Sprint("batch=", batch), func(b *testing.B) {
+	for _, c := range []struct{ batch, keys int }{{1, 1000}, {500, 1000}, {500, 20}} {
+		b.Run(fmt.Sprintf("batch=%d,keys=%d", c.batch, c.keys), func(b *testing.B) {
 			s, _ := create(b)
-			recs := load(batch*b.N, 24*time.Hour)
+			recs := load(c.batch*b.N, 24*time.Hour)
+			for i := range recs {
+				recs[i].Key = fmt.Sprintf("oas_%010d", i%c.keys)
+			}
 			b.ResetTimer()
 			for i := range b.N {
-				if n, err := s.AddRecords(b.Context(), recs[i*batch:(i+1)*batch]); n != batch || err != nil {
+				if n, err := s.AddRecords(b.Context(), recs[i*c.batch:(i+1)*c.batch]); n != c.batch || err != nil {
 					b.Fatal(n, err)
 				}
 			}
-			b.ReportMetric(float64(batch*b.N)/b.Elapsed().Seconds(), "rows/s")
+			b.ReportMetric(float64(c.batch*b.N)/b.Elapsed().Seconds(), "rows/s")
 		})
 	}
 }
@@ -76,7 +79,21 @@ func BenchmarkStatistics1M(b *testing.B) {
 				}
 			}
 		})
-		for _, table := range []string{"usage_total", "usage_minute", "usage_hour", "usage_latency"} {
+		for _, by := range [][]api.Dimension{{api.ByKey}, {api.ByDay}, {api.ByModel, api.ByDay}, {api.ByHour}} {
+			b.Run(fmt.Sprint(name, "/usage by ", by), func(b *testing.B) {
+				q := UsageQuery{By: by, Limit: 1000}
+				q.From = noon.Add(-30 * 24 * time.Hour).Truncate(24 * time.Hour)
+				if by[0] == api.ByHour {
+					q.From = noon.Add(-48 * time.Hour).Truncate(time.Hour)
+				}
+				for range b.N {
+					if _, err := s.Usage(b.Context(), q); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+		for _, table := range []string{"usage_period", "usage_total", "usage_minute", "usage_hour", "usage_latency"} {
 			var n int64
 			err := s.read(context.Background(), func(tx *sql.Tx) error { return tx.QueryRow("SELECT COUNT(*) FROM " + table).Scan(&n) })
 			b.Logf("%s: %s has %d rows (%v)", name, table, n, err)

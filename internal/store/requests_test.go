@@ -77,7 +77,7 @@ func dump(t *testing.T, s *Store) []string {
 	var all []string
 	for table, columns := range map[string]string{
 		"requests": "id, key, at, 0", "usage_total": "key, model || endpoint || outcome, count, total_ms + slot_ms + prompt_tokens + completion_tokens",
-		"usage_minute": "key, minute, count, 0", "usage_hour": "key, hour, count, 0", "usage_latency": "key, bucket, count, 0",
+		"usage_period": "width, start, key || model || endpoint || backend || outcome, count", "usage_minute": "key, minute, count, 0", "usage_hour": "key, hour, count, 0", "usage_latency": "key, bucket, count, 0",
 	} {
 		err := s.read(t.Context(), func(tx *sql.Tx) error {
 			return rows(t.Context(), tx, "SELECT "+columns+" FROM "+table, func(r *sql.Rows) error {

@@ -25,6 +25,7 @@ type rollup struct {
 	minutes map[slot]int64
 	hours   map[slot]int64
 	buckets map[slot]int64
+	periods periods
 	newest  int64
 }
 
@@ -42,7 +43,7 @@ type slot struct {
 }
 
 func newRollup() *rollup {
-	return &rollup{map[totalKey]*totals{}, map[slot]int64{}, map[slot]int64{}, map[slot]int64{}, 0}
+	return &rollup{map[totalKey]*totals{}, map[slot]int64{}, map[slot]int64{}, map[slot]int64{}, periods{}, 0}
 }
 
 func (u *rollup) add(r *api.Record) {
@@ -63,6 +64,7 @@ func (u *rollup) add(r *api.Record) {
 	u.newest = max(u.newest, at)
 	u.minutes[slot{r.Key, at - at%minuteMS}]++
 	u.hours[slot{r.Key, at - at%hourMS}]++
+	u.periods.add(r)
 	if r.Total == 0 {
 		return // interrupted: nobody knows how long it took
 	}
@@ -78,6 +80,9 @@ func (u *rollup) save(ctx context.Context, tx *sql.Tx) error {
 		return nil
 	}
 	if err := u.saveTotals(ctx, tx); err != nil {
+		return err
+	}
+	if err := u.periods.save(ctx, tx); err != nil {
 		return err
 	}
 	for _, t := range []struct {

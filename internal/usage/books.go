@@ -14,7 +14,6 @@ import (
 	"log/slog"
 	"math"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -106,7 +105,7 @@ func Open(ctx context.Context, dataDir string, st *store.Store, log *slog.Logger
 func open(ctx context.Context, dataDir string, addRecords func(context.Context, []api.Record) (int, error),
 	addTallies func(context.Context, []api.Tally) error, log *slog.Logger, o Options,
 ) (*Books, error) {
-	dir := filepath.Join(dataDir, "journal")
+	dir := journalDir(dataDir)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("the journal's directory cannot be made: %w", err)
 	}

@@ -36,6 +36,8 @@ type segment struct {
 
 const segmentSuffix = ".journal"
 
+func journalDir(dataDir string) string { return filepath.Join(dataDir, "journal") }
+
 // rotate begins the next segment with the open admissions, so that the older ones are needed only for what ended in them.
 // ended is the number of rows that ended so far.
 func (j *journal) rotate(open map[string][]byte, ended int64, now time.Time) error {

@@ -5,6 +5,7 @@ package usage
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -29,4 +30,41 @@ func lockDir(dir, dataDir string) (*os.File, error) {
 		dataDir = abs
 	}
 	return nil, fmt.Errorf("another ollama-api-service already uses DATA_DIR %s: stop it, or give this one a DATA_DIR of its own", dataDir)
+}
+
+// Journal is the journal of a data directory that no service runs on, as long as it is held.
+type Journal struct {
+	dir  string
+	lock *os.File
+}
+
+// Hold takes the journal of dataDir, which must exist, so that no service can start on it. It returns an error where one runs.
+func Hold(dataDir string) (*Journal, error) {
+	dir := journalDir(dataDir)
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("the journal's directory cannot be made: %w", err)
+	}
+	lock, err := lockDir(dir, dataDir)
+	if err != nil {
+		return nil, err
+	}
+	return &Journal{dir, lock}, nil
+}
+
+// Release lets go of it.
+func (j *Journal) Release() error { return j.lock.Close() }
+
+// Files are what earlier runs left in it.
+func (j *Journal) Files() ([]string, error) {
+	entries, err := os.ReadDir(j.dir)
+	if err != nil {
+		return nil, err
+	}
+	var list []string
+	for _, e := range entries {
+		if path := filepath.Join(j.dir, e.Name()); path != j.lock.Name() {
+			list = append(list, path)
+		}
+	}
+	return list, nil
 }

@@ -1,0 +1,184 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"ollama-api-service/internal/backup"
+	"ollama-api-service/internal/config"
+)
+
+const progressEvery = 500 * time.Millisecond
+
+func (p *program) backupCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "backup FILE",
+		Short: "Write the database and its secret to one file, while the service runs",
+		Long: `Write the database as it is at one moment, and the secret that the service made, to FILE: a tar archive with checksums, which
+` + "`restore`" + ` puts back. The service may run meanwhile. FILE gets its name when it is complete and was read back without a fault.
+
+It holds the secret and all hashes of keys, so keep it as safe as DATA_DIR. A SECRET_KEY from the settings is not in it: keep that
+yourself. Requests of the last second may not be in the database yet, and so not in the backup. "-" is standard output.`,
+		Example: `  ollama-api-service backup /backup/ollama-api-service-$(date +%F).tar
+  ollama-api-service backup --force /backup/latest.tar
+  ollama-api-service backup - | gzip | ssh backup@nas 'cat > gateway.tar.gz'`,
+		Args: cobra.ExactArgs(1),
+	}
+	force := cmd.Flags().Bool("force", false, "replace FILE if it exists")
+	asJSON := cmd.Flags().Bool("json", false, "print JSON")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		cfg, err := p.settings()
+		if err != nil {
+			return err
+		}
+		if err := p.checkTarget(args[0], *force, *asJSON); err != nil {
+			return err
+		}
+		st, _, err := openKeys(cmd.Context(), cfg)
+		if err != nil {
+			return err
+		}
+		defer st.Close()
+		src := backup.Source{Store: st, Program: buildVersion(), Now: p.now()}
+		if cfg.SecretKey == "" {
+			src.Secret = config.SecretPath(cfg.DataDir)
+		}
+		size, err := st.Bytes(cmd.Context())
+		if err != nil {
+			return err
+		}
+		done := p.progress("Copying the database", size, copied(cfg, args[0]))
+		m, err := p.writeBackup(cmd.Context(), cfg, src, args[0])
+		done()
+		if err != nil {
+			return fmt.Errorf("no backup was made: %w", err)
+		}
+		return p.printBackup(m, args[0], *asJSON)
+	}
+	return cmd
+}
+
+// checkTarget refuses what could not be meant, before any work is done.
+func (p *program) checkTarget(path string, force, asJSON bool) error {
+	if path == "-" {
+		if asJSON {
+			return usagef("standard output is the backup itself: name a FILE, or leave --json out")
+		}
+		if terminal(p.stdout) {
+			return usagef("a backup is no text for a terminal: name a FILE, or send standard output elsewhere")
+		}
+		return nil
+	}
+	switch info, err := os.Stat(path); {
+	case err == nil && info.IsDir():
+		return usagef("%s is a directory: name a file in it, like %s", path, filepath.Join(path, programName+".tar"))
+	case err == nil && !force:
+		return usagef("%s exists and was left as it is: name another file, or replace it with --force", path)
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return usagef("%s cannot be written: %w", path, err)
+	}
+	dir := filepath.Dir(path)
+	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+		return usagef("there is no directory %s: make it, or name a file elsewhere", dir)
+	}
+	return nil
+}
+
+func (p *program) writeBackup(ctx context.Context, cfg *config.Config, src backup.Source, path string) (*backup.Manifest, error) {
+	if path == "-" {
+		return backup.Stream(ctx, src, cfg.DataDir, p.stdout)
+	}
+	return backup.Write(ctx, src, path)
+}
+
+// copied is the growing copy of the database, by whose size a person sees how far it is.
+func copied(cfg *config.Config, path string) string {
+	if path == "-" {
+		path = filepath.Join(cfg.DataDir, "backup")
+	}
+	return filepath.Join(path+".partial", filepath.Base(databasePath(cfg)))
+}
+
+func (p *program) printBackup(m *backup.Manifest, path string, asJSON bool) error {
+	if asJSON {
+		return printJSON(p.stdout, struct {
+			File string `json:"file"`
+			*backup.Manifest
+		}{path, m})
+	}
+	out, where := p.stdout, path
+	if path == "-" {
+		out, where = p.stderr, "standard output"
+	}
+	_, err := fmt.Fprintf(out, "Backed up to %s: %s, %s.\n", where, contents(m), bytesText(m.Bytes()))
+	if err == nil && !m.HasSecret() {
+		_, err = fmt.Fprintln(out, "SECRET_KEY is a setting and not in the backup: keep it too, for without it none of the keys work.")
+	}
+	return err
+}
+
+func contents(m *backup.Manifest) string {
+	return counted(m.Contents.Keys, "key") + " and " + counted(m.Contents.Requests, "request")
+}
+
+func counted(n int64, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
+}
+
+// progress shows a person how much of a file is there, until the returned function is called. Who is no terminal sees nothing.
+func (p *program) progress(what string, size int64, path string) (done func()) {
+	if !terminal(p.stderr) {
+		return func() {}
+	}
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		tick := time.NewTicker(progressEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-stop:
+				fmt.Fprint(p.stderr, "\r\x1b[K")
+				return
+			case <-tick.C:
+			}
+			if info, err := os.Stat(path); err == nil && size > 0 {
+				fmt.Fprintf(p.stderr, "\r%s: %d %% of %s\x1b[K", what, min(100, info.Size()*100/size), bytesText(size))
+			}
+		}
+	}()
+	return func() { close(stop); <-stopped }
+}
+
+func terminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&fs.ModeCharDevice != 0
+}
+
+func bytesText(n int64) string {
+	const units = "kMGT"
+	size, unit := float64(n), -1
+	for size >= 1000 && unit < len(units)-1 {
+		size /= 1000
+		unit++
+	}
+	if unit < 0 {
+		return fmt.Sprintf("%d bytes", n)
+	}
+	return fmt.Sprintf("%.1f %cB", size, units[unit])
+}

@@ -1,0 +1,145 @@
+// Package deploy_test holds the systemd unit and the compose file to what they promise.
+package deploy_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/compose-spec/compose-go/v2/cli"
+	"github.com/compose-spec/compose-go/v2/types"
+)
+
+// leastExposure is systemd's score: 0 is locked in, 10 is unprotected.
+const leastExposure = 2.0
+
+func TestUnitIsLockedIn(t *testing.T) {
+	threshold := strconv.Itoa(int(leastExposure * 10))
+	out, err := exec.Command("systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold="+threshold, "ollama-api-service.service").CombinedOutput()
+	m := regexp.MustCompile(`Overall exposure level for ollama-api-service.service: ([0-9.]+)`).FindSubmatch(out)
+	if err != nil || m == nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	score, err := strconv.ParseFloat(string(m[1]), 64)
+	if err != nil || score > leastExposure {
+		t.Errorf("exposure %s, want at most %v", m[1], leastExposure)
+	}
+	t.Logf("systemd's exposure score: %s", m[1])
+}
+
+// The verdict of systemd-analyze verify needs the program and its manual where the unit says they are; in deploy/package it is asked
+// about the installed unit. Here the unit stands alone.
+func TestUnitIsRight(t *testing.T) {
+	text, err := os.ReadFile("ollama-api-service.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	alone := strings.ReplaceAll(string(text), "/usr/bin/ollama-api-service ", "/bin/true ")
+	alone = regexp.MustCompile(`(?m)^Documentation=.*\n`).ReplaceAllString(alone, "")
+	unit := filepath.Join(dir, "ollama-api-service.service")
+	if err := os.WriteFile(unit, []byte(alone), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("systemd-analyze", "verify", unit).CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("%v\n%s", err, out)
+	}
+	// Exit 2 and 3 are not mended by trying again, and SHUTDOWN_GRACE and the last rows must fit into the time to stop.
+	for _, line := range []string{"RestartPreventExitStatus=2 3", "TimeoutStopSec=60s", "User=ollama-api-service", "StateDirectory=ollama-api-service"} {
+		if !strings.Contains(string(text), "\n"+line+"\n") {
+			t.Errorf("the unit has no line %s", line)
+		}
+	}
+}
+
+// compose is the compose file as Docker's own loader reads it.
+func compose(t *testing.T) *types.Project {
+	t.Helper()
+	options, err := cli.NewProjectOptions([]string{"compose.yaml"}, cli.WithoutEnvironmentResolution)
+	if err != nil {
+		t.Fatal(err)
+	}
+	project, err := options.LoadProject(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return project
+}
+
+func TestComposeShowsTheGatewayAlone(t *testing.T) {
+	p := compose(t)
+	for name, s := range p.Services {
+		if s.Privileged || s.NetworkMode != "" || s.Pid != "" || !slices.Contains(s.SecurityOpt, "no-new-privileges:true") {
+			t.Errorf("%s may do more than it needs", name)
+		}
+		if s.HealthCheck == nil || s.Restart != "unless-stopped" {
+			t.Errorf("%s is not looked after", name)
+		}
+		if name == "gateway" {
+			continue
+		}
+		if len(s.Ports) > 0 {
+			t.Errorf("%s is reachable from outside", name)
+		}
+	}
+	gateway, ollama := p.Services["gateway"], p.Services["ollama"]
+	if len(gateway.Ports) != 1 || gateway.Ports[0].HostIP != "127.0.0.1" || gateway.Ports[0].Published != "8000" || gateway.Ports[0].Target != 8000 {
+		t.Errorf("the gateway's ports: %+v", gateway.Ports)
+	}
+	if !gateway.ReadOnly || !slices.Equal(gateway.CapDrop, []string{"ALL"}) {
+		t.Error("the gateway's container can be written to, or has capabilities")
+	}
+	if len(gateway.Volumes) != 1 || gateway.Volumes[0].Target != "/data" || gateway.Volumes[0].Type != types.VolumeTypeVolume {
+		t.Errorf("the gateway's volumes: %+v", gateway.Volumes)
+	}
+	if got := strings.Join(gateway.HealthCheck.Test, " "); got != "CMD /usr/bin/ollama-api-service healthcheck" {
+		t.Errorf("the gateway's health check: %s", got)
+	}
+	if gateway.DependsOn["ollama"].Condition != types.ServiceConditionHealthy {
+		t.Error("the gateway does not wait for Ollama")
+	}
+	// They meet in a network that leads nowhere, and only Ollama has a way out: to pull models.
+	inside := p.Networks["inside"]
+	_, a := gateway.Networks["inside"]
+	_, b := ollama.Networks["inside"]
+	_, out := gateway.Networks["outbound"]
+	if !inside.Internal || !a || !b || out {
+		t.Errorf("the networks are %v and %v; inside is internal: %v", gateway.Networks, ollama.Networks, inside.Internal)
+	}
+	if !regexp.MustCompile(`:\d+\.\d+\.\d+$`).MatchString(ollama.Image) {
+		t.Errorf("Ollama's image %s has no version", ollama.Image)
+	}
+	build, err := filepath.Abs("..")
+	if err != nil || gateway.Build.Context != build || gateway.Build.Dockerfile != "deploy/Dockerfile" {
+		t.Errorf("built from %s, %s", gateway.Build.Context, gateway.Build.Dockerfile)
+	}
+}
+
+func TestComposeSetsWhatExists(t *testing.T) {
+	text, err := os.ReadFile("../.env.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	settings := map[string]bool{}
+	for _, m := range regexp.MustCompile(`(?m)^#([A-Z_]+)=`).FindAllSubmatch(text, -1) {
+		settings[string(m[1])] = true
+	}
+	p := compose(t)
+	slots := ""
+	for name, value := range p.Services["gateway"].Environment {
+		if !settings[name] || value == nil {
+			t.Errorf("%s is no setting, or has no value", name)
+		}
+		if name == "OLLAMA_BASE_URL" {
+			_, slots, _ = strings.Cut(*value, "?slots=")
+		}
+	}
+	if parallel := p.Services["ollama"].Environment["OLLAMA_NUM_PARALLEL"]; parallel == nil || *parallel != slots {
+		t.Errorf("Ollama takes %v at one time, the gateway gives it %s", parallel, slots)
+	}
+}

@@ -1,0 +1,10 @@
+#!/bin/sh
+# dpkg says "remove" or "upgrade"; rpm says how many versions remain.
+set -e
+case "$1" in
+remove | 0)
+  if [ -d /run/systemd/system ]; then
+    systemctl disable --now ollama-api-service.service || true
+  fi
+  ;;
+esac

@@ -1,0 +1,102 @@
+package e2e
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// A real Prometheus scrapes the service with an admin key, natively, and answers the queries of docs/metrics.md with data.
+func TestPrometheusScrapesTheService(t *testing.T) {
+	s := serve(t, "OLLAMA_BASE_URL="+ollamaURL+"?name=gpu1")
+	user := s.makeKey(t, "")
+	for range 3 {
+		call(t, "POST", s.URL+"/api/chat", user.Secret, `{"model":"tiny","messages":[{"role":"user","content":"hello"}],"options":{"num_predict":4}}`).want(t, http.StatusOK)
+	}
+	call(t, "GET", s.URL+"/metrics", user.Secret, "").want(t, http.StatusForbidden)
+	call(t, "GET", s.URL+"/metrics", "", "").want(t, http.StatusUnauthorized)
+	text := call(t, "GET", s.URL+"/metrics", s.Admin, "").want(t, http.StatusOK).Body
+	if strings.Contains(text, user.Preview) || strings.Contains(text, "oas_") {
+		t.Error("/metrics names a key")
+	}
+	check := exec.CommandContext(t.Context(), "promtool", "check", "metrics")
+	check.Stdin = strings.NewReader(text)
+	if out, err := check.CombinedOutput(); err != nil || len(bytes.TrimSpace(out)) > 0 {
+		t.Errorf("promtool: %v\n%s", err, out)
+	}
+
+	ask := prometheus(t, s)
+	poll(t, "scrape by Prometheus", func() bool { return ask(`ollama_api_booked_requests_total{outcome="ok"}`) == "3" })
+	for query, want := range map[string]string{
+		`ollama_api_backend_up{backend="gpu1"}`:                                        "1",
+		`histogram_count(ollama_api_response_seconds{model="tiny:latest"})`:            "3", // of the native histogram: it is there, and no text carries it
+		`histogram_count(ollama_api_time_to_first_token_seconds{model="tiny:latest"})`: "3",
+		`sum(ollama_api_tokens_total{model="tiny:latest",direction="completion"})`:     "12",
+		`sum(ollama_api_refused_requests_total{reason=~"forbidden|unauthorized"})`:     "2",
+	} {
+		if got := ask(query); got != want {
+			t.Errorf("%s is %q, want %s", query, got, want)
+		}
+	}
+	p95, err := strconv.ParseFloat(ask(`histogram_quantile(0.95, ollama_api_response_seconds{model="tiny:latest"})`), 64)
+	if err != nil || p95 <= 0 || p95 > 30 {
+		t.Errorf("95 %% of the answers take %v (%v)", p95, err)
+	}
+}
+
+// prometheus starts a Prometheus that scrapes s each second, and returns a function that asks it for the one value of a query.
+func prometheus(t *testing.T, s *service) (ask func(query string) string) {
+	t.Helper()
+	dir := t.TempDir()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := l.Addr().String()
+	l.Close()
+	config := fmt.Sprintf(`{"global":{"scrape_interval":"1s"},"scrape_configs":[{"job_name":"gateway","authorization":{"credentials_file":"key"},
+		"static_configs":[{"targets":[%q]}]}]}`, strings.TrimPrefix(s.URL, "http://"))
+	for name, content := range map[string]string{"prometheus.yml": config, "key": s.Admin} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.Command("prometheus", "--config.file=prometheus.yml", "--storage.tsdb.path=data", "--web.listen-address="+address, "--enable-feature=native-histograms")
+	var log bytes.Buffer
+	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &log, &log
+	dieWithTests(cmd)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+		if t.Failed() {
+			t.Logf("Prometheus said\n%s", tail(redact(log.String())))
+		}
+	})
+	return func(query string) string {
+		a, err := tryCall(t.Context(), "GET", "http://"+address+"/api/v1/query?query="+url.QueryEscape(query), "", "")
+		if err != nil || a.Status != http.StatusOK {
+			return fmt.Sprint(a.Status, err)
+		}
+		var answer struct {
+			Data struct {
+				Result []struct{ Value [2]any }
+			}
+		}
+		a.decode(t, &answer)
+		if len(answer.Data.Result) != 1 {
+			return a.Body
+		}
+		return fmt.Sprint(answer.Data.Result[0].Value[1])
+	}
+}

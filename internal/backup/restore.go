@@ -1,0 +1,230 @@
+package backup
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"ollama-api-service/internal/store"
+)
+
+// Archive is a backup that is being read.
+type Archive struct {
+	Manifest Manifest
+	tar      *tar.Reader
+}
+
+// Open reads the manifest of a backup. It returns an error for what is none, and for one of a newer version of this program.
+func Open(ctx context.Context, r io.Reader) (*Archive, error) {
+	a := &Archive{tar: tar.NewReader(reader{ctx, r})}
+	h, err := a.tar.Next()
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case err != nil || h.Name != manifestName || h.Typeflag != tar.TypeReg || h.Size > maxManifest:
+		return nil, errors.New("it is no backup of this program: name a file that `ollama-api-service backup` made, as it made it (not compressed)")
+	}
+	text, err := io.ReadAll(a.tar)
+	if err != nil {
+		return nil, cut(err)
+	}
+	if err := json.Unmarshal(text, &a.Manifest); err != nil || a.Manifest.Format != format {
+		return nil, errors.New("it is no backup of this program: its manifest is another")
+	}
+	if v := a.Manifest.FormatVersion; v != formatVersion {
+		return nil, fmt.Errorf("it has format %d and this program reads format %d: use the version that made it, %s", v, formatVersion, a.Manifest.Program)
+	}
+	return a, a.checkFiles()
+}
+
+// checkFiles holds the list of files to the two that a backup may have. No name in an archive ever becomes a path.
+func (a *Archive) checkFiles() error {
+	files := a.Manifest.Files
+	if len(files) < 1 || len(files) > 2 || files[0].Name != databaseName || files[0].Size < 0 ||
+		len(files) == 2 && (files[1].Name != secretName || files[1].Size < 0 || files[1].Size > maxSecret) {
+		return errors.New("its manifest lists other files than a backup has: it was changed after it was made")
+	}
+	return nil
+}
+
+// each reads the files in order, hands each to take, and compares what was read with the manifest.
+func (a *Archive) each(take func(File, io.Reader) error) error {
+	for _, want := range a.Manifest.Files {
+		h, err := a.tar.Next()
+		if err != nil {
+			return cut(err)
+		}
+		if h.Name != want.Name || h.Typeflag != tar.TypeReg || h.Size != want.Size {
+			return fmt.Errorf("%s in it is not what its manifest says: it is damaged; use another backup", want.Name)
+		}
+		sum := sha256.New()
+		content := io.TeeReader(a.tar, sum)
+		if err := take(want, content); err != nil {
+			return err
+		}
+		if _, err := io.Copy(io.Discard, content); err != nil {
+			return cut(err)
+		}
+		if hex.EncodeToString(sum.Sum(nil)) != want.SHA256 {
+			return fmt.Errorf("%s in it has another checksum than its manifest says: it is damaged; use another backup", want.Name)
+		}
+	}
+	if _, err := a.tar.Next(); !errors.Is(err, io.EOF) {
+		return errors.New("there is more in it than its manifest says: it was changed after it was made")
+	}
+	return nil
+}
+
+// cut says what a failure to read on means.
+func cut(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return errors.New("it ends too early: it was not copied whole; copy it again, or use another backup")
+	}
+	return fmt.Errorf("it cannot be read: %w", err)
+}
+
+// Unpacked is a backup whose every byte was checked, in a directory beside what it may replace.
+type Unpacked struct {
+	Manifest    Manifest
+	SecretCheck []byte // what the database says of the SECRET_KEY it belongs to
+	work        *workplace
+	dataDir     string
+}
+
+// Unpack reads the rest of the backup into dataDir/restore.partial and examines it. Nothing else in dataDir is touched.
+func (a *Archive) Unpack(ctx context.Context, dataDir string) (_ *Unpacked, err error) {
+	work, err := takeWorkplace(filepath.Join(dataDir, "restore.partial"))
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			work.leave()
+		}
+	}()
+	if err := a.each(func(f File, content io.Reader) error { return save(work.file(f.Name), content) }); err != nil {
+		return nil, err
+	}
+	contents, check, err := store.Examine(ctx, work.file(databaseName))
+	if err != nil {
+		return nil, err
+	}
+	if contents != a.Manifest.Contents {
+		return nil, errors.New("its database holds another number of keys or requests than its manifest says: it was changed after it was made")
+	}
+	if check == nil {
+		return nil, errors.New("its database was never bound to a SECRET_KEY, so no key in it can work: use another backup")
+	}
+	return &Unpacked{Manifest: a.Manifest, SecretCheck: check, work: work, dataDir: dataDir}, nil
+}
+
+func save(path string, content io.Reader) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, content)
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		err = cut(err)
+	}
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// Secret is the secret in the backup, "" where it has none.
+func (u *Unpacked) Secret() (string, error) {
+	if !u.Manifest.HasSecret() {
+		return "", nil
+	}
+	text, err := os.ReadFile(u.work.file(secretName))
+	return string(bytes.TrimSpace(text)), err
+}
+
+// Discard removes what was unpacked. After Place it does nothing.
+func (u *Unpacked) Discard() { u.work.leave() }
+
+// Present is what lies in dataDir and would be replaced: a database, a secret, and the journal files, whose rows belong to the
+// database that they lie beside.
+func Present(dataDir string, journal []string) (paths []string, err error) {
+	names := append(store.Files(filepath.Join(dataDir, databaseName)), filepath.Join(dataDir, secretName))
+	for _, path := range append(names, journal...) {
+		switch _, err := os.Lstat(path); {
+		case err == nil:
+			paths = append(paths, path)
+		case !errors.Is(err, fs.ErrNotExist):
+			return nil, err
+		}
+	}
+	return paths, nil
+}
+
+// Place puts the files into dataDir, and what is present there into a new directory beside them, whose path it returns; "" when
+// nothing was. No service may run on dataDir meanwhile. It may be repeated after a kill: at every moment there is a whole
+// database under its name, the old one or the new one, or none as before.
+func (u *Unpacked) Place(ctx context.Context, journal []string, now time.Time) (aside string, err error) {
+	defer u.Discard()
+	database := filepath.Join(u.dataDir, databaseName)
+	// A log that was folded into its file needs not move with it. That of a damaged database stays and moves.
+	_ = store.Fold(ctx, database)
+	present, err := Present(u.dataDir, journal)
+	if err != nil {
+		return "", err
+	}
+	if len(present) > 0 {
+		aside = filepath.Join(u.dataDir, "replaced-"+now.UTC().Format("20060102-150405.000"))
+		if err := setAside(present, database, aside); err != nil {
+			return "", fmt.Errorf("what is in %s cannot be set aside, and is as it was: %w", u.dataDir, err)
+		}
+	}
+	if u.Manifest.HasSecret() {
+		if err := os.Rename(u.work.file(secretName), filepath.Join(u.dataDir, secretName)); err != nil {
+			return aside, err
+		}
+	}
+	if err := os.Rename(u.work.file(databaseName), database); err != nil {
+		return aside, err
+	}
+	return aside, syncDirectory(u.dataDir)
+}
+
+// setAside moves files away, all of them or none. The database stays until the new one takes its name: without one, a start would
+// make an empty one.
+func setAside(paths []string, database, aside string) (err error) {
+	if err := os.Mkdir(aside, 0o700); err != nil {
+		return err
+	}
+	var back []func()
+	defer func() {
+		if err == nil {
+			return
+		}
+		for _, undo := range back {
+			undo()
+		}
+		os.Remove(aside)
+	}()
+	for _, path := range paths {
+		to := filepath.Join(aside, filepath.Base(path))
+		if path == database {
+			if err := os.Link(path, to); err != nil {
+				return fmt.Errorf("%w; move the files away yourself and restore again", err)
+			}
+			back = append(back, func() { os.Remove(to) })
+			continue
+		}
+		if err := os.Rename(path, to); err != nil {
+			return err
+		}
+		back = append(back, func() { os.Rename(to, path) })
+	}
+	return syncDirectory(aside)
+}

@@ -1,0 +1,294 @@
+package server
+
+import (
+	"maps"
+	"net/http"
+	"runtime"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"ollama-api-service/internal/api"
+)
+
+const (
+	metricPrefix = "ollama_api_"
+	// mostModels bounds the label "model", for clients choose the names. All further models are otherName.
+	mostModels = 100
+	otherName  = "(other)"
+	noName     = "(none)"
+)
+
+// metrics are what /metrics shows. docs/metrics.md explains each. No label is a key, an address or a path.
+type metrics struct {
+	registry *prometheus.Registry
+	handler  http.Handler
+	requests *prometheus.CounterVec
+	refused  map[api.Code]prometheus.Counter
+	failed   map[api.Code]prometheus.Counter
+	booked   *prometheus.CounterVec
+	tokens   *prometheus.CounterVec
+	slots    *prometheus.CounterVec
+	first    *prometheus.HistogramVec
+	response *prometheus.HistogramVec
+	waited   prometheus.Histogram
+	open     prometheus.Gauge
+
+	answers cache[answer, prometheus.Counter]
+	used    cache[served, *usedSeries]
+	models  map[string]bool // names that are labels; used.mu guards it
+}
+
+// answer is what one series of requests counts.
+type answer struct {
+	route  *route // nil where none was found
+	method string // "" where the route says it
+	status int
+}
+
+// served is what the series of booked requests are told apart by.
+type served struct{ model, backend string }
+
+// usedSeries are the series of one model at one backend, looked up once.
+type usedSeries struct {
+	outcomes           map[api.Outcome]prometheus.Counter
+	prompt, completion [2]prometheus.Counter // counted, estimated
+	slot               prometheus.Counter
+	first, response    prometheus.Observer
+}
+
+// cache finds series without a lock and without garbage once they are known.
+type cache[K comparable, V any] struct {
+	mu    sync.Mutex
+	known atomic.Pointer[map[K]V]
+}
+
+func (c *cache[K, V]) find(k K) (V, bool) {
+	if known := c.known.Load(); known != nil {
+		v, ok := (*known)[k]
+		return v, ok
+	}
+	var none V
+	return none, false
+}
+
+func (c *cache[K, V]) addLocked(k K, v V) {
+	grown := make(map[K]V)
+	if known := c.known.Load(); known != nil {
+		maps.Copy(grown, *known)
+	}
+	grown[k] = v
+	c.known.Store(&grown)
+}
+
+func newMetrics(s *Server) *metrics {
+	m := &metrics{registry: prometheus.NewRegistry(), refused: map[api.Code]prometheus.Counter{}, failed: map[api.Code]prometheus.Counter{}, models: map[string]bool{}}
+	m.handler = promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{EnableOpenMetrics: true, ErrorHandling: promhttp.ContinueOnError})
+	counters := func(name, help string, labels ...string) *prometheus.CounterVec {
+		c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: metricPrefix + name, Help: help}, labels)
+		m.registry.MustRegister(c)
+		return c
+	}
+	m.requests = counters("requests_total", "HTTP requests answered.", "method", "route", "class", "status")
+	m.booked = counters("booked_requests_total", "Requests on the books: inference and changes of models.", "model", "backend", "outcome")
+	m.tokens = counters("tokens_total", "Tokens of booked requests.", "model", "direction", "estimated")
+	m.slots = counters("slot_seconds_total", "Time for which slots of the backend were held.", "model", "backend")
+	refused := counters("refused_requests_total", "Requests that ended in an error and are not on the books: refused ones, and failed lists of models.", "reason")
+	failed := counters("failed_requests_total", "Requests on the books that did not end well.", "reason")
+	for code := range statuses { // all from the start: a rate needs the 0 before the first
+		m.refused[code], m.failed[code] = refused.WithLabelValues(string(code)), failed.WithLabelValues(string(code))
+	}
+	m.first = prometheus.NewHistogramVec(histogram("time_to_first_token_seconds", "From arrival of a streamed inference request to the first byte of its answer.",
+		.05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300), []string{"model"})
+	m.response = prometheus.NewHistogramVec(histogram("response_seconds", "From arrival of an inference request to the end of its answer, where that is whole.",
+		.1, .25, .5, 1, 2.5, 5, 10, 30, 60, 180, 600, 1800), []string{"model"})
+	m.waited = prometheus.NewHistogram(histogram("queue_wait_seconds", "Wait of an inference request for a slot.", .01, .1, .5, 1, 5, 10, 30, 60, 300, 600))
+	m.open = prometheus.NewGauge(prometheus.GaugeOpts{Name: metricPrefix + "open_requests", Help: "HTTP requests being answered now, those that wait and those for metrics included."})
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: metricPrefix + "build_info", Help: "Version of the service; always 1.",
+		ConstLabels: prometheus.Labels{"version": s.Version, "go_version": runtime.Version()},
+	})
+	build.Set(1)
+	m.registry.MustRegister(m.first, m.response, m.waited, m.open, build, newStates(s),
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// histogram is native (sparse buckets, each 10 % wide), with classic buckets for a Prometheus that does not know those.
+func histogram(name, help string, buckets ...float64) prometheus.HistogramOpts {
+	return prometheus.HistogramOpts{
+		Name: metricPrefix + name, Help: help, Buckets: buckets,
+		NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 160, NativeHistogramMinResetDuration: time.Hour,
+	}
+}
+
+// answered counts a request that is over.
+func (m *metrics) answered(x *exchange) {
+	key := answer{route: x.route, status: x.loggedStatus()}
+	if x.route == nil {
+		key.method = logMethod(x.r.Method)
+	}
+	c, ok := m.answers.find(key)
+	if !ok {
+		c = m.newAnswer(key)
+	}
+	c.Inc()
+	if x.err != nil && x.record == nil {
+		if c := m.refused[x.err.Code]; c != nil {
+			c.Inc()
+		}
+	}
+}
+
+func (m *metrics) newAnswer(key answer) prometheus.Counter {
+	m.answers.mu.Lock()
+	defer m.answers.mu.Unlock()
+	method, template, class := key.method, noName, noName
+	if r := key.route; r != nil {
+		method, template, class = r.method, r.template, classNames[r.class]
+	}
+	c := m.requests.WithLabelValues(method, template, class, strconv.Itoa(key.status))
+	m.answers.addLocked(key, c)
+	return c
+}
+
+// book counts a request that is on the books.
+func (m *metrics) book(r *api.Record, waited time.Duration) {
+	u := m.series(r)
+	if c := u.outcomes[r.Outcome]; c != nil {
+		c.Inc()
+	}
+	if c := m.failed[r.ErrorCode]; c != nil && r.Outcome != api.OutcomeOK {
+		c.Inc()
+	}
+	if r.Class != classNames[inference] {
+		return
+	}
+	how := 0
+	if r.Estimated {
+		how = 1
+	}
+	u.prompt[how].Add(float64(r.PromptTokens))
+	u.completion[how].Add(float64(r.CompletionTokens))
+	u.slot.Add(r.Slot.Seconds())
+	m.waited.Observe(waited.Seconds())
+	if r.Streamed && r.FirstByte > 0 && good(r.Status) {
+		u.first.Observe(r.FirstByte.Seconds())
+	}
+	if r.Outcome == api.OutcomeOK {
+		u.response.Observe(r.Total.Seconds())
+	}
+}
+
+func good(status int) bool { return status >= 200 && status < 300 }
+
+// series finds the series of a model, and makes them where its name is worth a label: a backend has answered for it. Names that
+// clients made up, and those beyond the bound, share one label.
+func (m *metrics) series(r *api.Record) *usedSeries {
+	if u, ok := m.used.find(served{r.Model, r.Backend}); ok {
+		return u
+	}
+	m.used.mu.Lock()
+	defer m.used.mu.Unlock()
+	key := served{r.Model, r.Backend}
+	if r.Class == classNames[inference] && good(r.Status) && len(m.models) < mostModels {
+		m.models[r.Model] = true
+	}
+	if r.Model != "" && !m.models[r.Model] {
+		key.model = otherName
+	}
+	u, ok := m.used.find(key)
+	if !ok {
+		u = m.newSeries(key)
+		m.used.addLocked(key, u)
+	}
+	return u
+}
+
+func (m *metrics) newSeries(key served) *usedSeries {
+	model := key.model
+	if model == "" {
+		model = noName
+	}
+	u := &usedSeries{
+		outcomes: map[api.Outcome]prometheus.Counter{}, slot: m.slots.WithLabelValues(model, key.backend),
+		first: m.first.WithLabelValues(model), response: m.response.WithLabelValues(model),
+	}
+	for _, o := range []api.Outcome{api.OutcomeOK, api.OutcomeRefused, api.OutcomeUpstream, api.OutcomeTimeout, api.OutcomeClientGone, api.OutcomeInterrupted} {
+		u.outcomes[o] = m.booked.WithLabelValues(model, key.backend, string(o))
+	}
+	for how, estimated := range []string{"false", "true"} {
+		u.prompt[how] = m.tokens.WithLabelValues(model, "prompt", estimated)
+		u.completion[how] = m.tokens.WithLabelValues(model, "completion", estimated)
+	}
+	return u
+}
+
+// scrape answers GET /metrics in the form that is asked for: only the protobuf one carries native histograms.
+func (s *Server) scrape(x *exchange) error {
+	s.metrics.handler.ServeHTTP(x, x.r)
+	return nil
+}
+
+// states reads how things are when a scrape asks.
+type states struct {
+	s                                                                                                  *Server
+	inFlight, slots, up, info, probed, waiting, limit, journalBytes, journalRows, journalOpen, failing *prometheus.Desc
+}
+
+func newStates(s *Server) *states {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc(metricPrefix+name, help, labels, nil)
+	}
+	return &states{
+		s:            s,
+		inFlight:     desc("in_flight_requests", "Slots of the backend in use.", "backend"),
+		slots:        desc("slots_per_model", "Requests that the backend is given at one time, for each model.", "backend"),
+		up:           desc("backend_up", "Whether the backend answered when it was last heard of.", "backend"),
+		info:         desc("backend_info", "Version of the backend; always 1.", "backend", "version"),
+		probed:       desc("backend_last_probe_timestamp_seconds", "When the backend was last probed.", "backend"),
+		waiting:      desc("waiting_requests", "Requests that wait for a slot."),
+		limit:        desc("waiting_requests_limit", "How many requests may wait (MAX_QUEUE)."),
+		journalBytes: desc("journal_bytes", "Size of the journal."),
+		journalRows:  desc("journal_waiting_rows", "Requests that have ended and are not in the database yet."),
+		journalOpen:  desc("journal_open_requests", "Requests that are admitted and have not ended."),
+		failing:      desc("journal_failing", "Whether the journal, or the database behind it, takes nothing at present.", "part"),
+	}
+}
+
+// Describe lists the gauges.
+func (c *states) Describe(out chan<- *prometheus.Desc) { prometheus.DescribeByCollect(c, out) }
+
+// Collect reads them.
+func (c *states) Collect(out chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	b, state, queue, journal := c.s.Backend, c.s.Backend.State(), c.s.Sched.Snapshot(), c.s.Books.Depth()
+	gauge(c.inFlight, float64(queue.InFlight), b.Name)
+	gauge(c.slots, float64(b.Slots), b.Name)
+	gauge(c.up, number(state.Healthy), b.Name)
+	gauge(c.info, 1, b.Name, state.Version)
+	if !state.Checked.IsZero() {
+		gauge(c.probed, float64(state.Checked.UnixMilli())/1000, b.Name)
+	}
+	gauge(c.waiting, float64(queue.Waiting))
+	gauge(c.limit, float64(queue.Limit))
+	gauge(c.journalBytes, float64(journal.JournalBytes))
+	gauge(c.journalRows, float64(journal.Waiting))
+	gauge(c.journalOpen, float64(journal.Open))
+	gauge(c.failing, number(journal.JournalError != ""), "journal")
+	gauge(c.failing, number(journal.StoreError != ""), "database")
+}
+
+func number(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,34 @@
+package server
+
+import (
+	"net/http"
+	"testing"
+	"time"
+
+	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/backend"
+	"ollama-api-service/internal/sched"
+	"ollama-api-service/internal/usage"
+)
+
+// What metrics cost a streamed chat: its row and its answer.
+func BenchmarkMetricsOfARequest(b *testing.B) {
+	be := backend.New("gpu1", nil, 4, "", "")
+	s := &Server{Options: Options{Backend: be, Sched: sched.New(be, 1, time.Second), Books: &usage.Books{}}}
+	m := newMetrics(s)
+	x := &exchange{r: &http.Request{Method: "POST"}, route: &route{method: "POST", template: "/api/chat", class: inference}, status: 200}
+	x.record = &api.Record{
+		Admission: api.Admission{Model: "llama3.2:latest", Backend: "gpu1", Class: "inference", Streamed: true}, Outcome: api.OutcomeOK, Status: 200,
+		PromptTokens: 26, CompletionTokens: 120, FirstByte: 250 * time.Millisecond, Total: 1500 * time.Millisecond, Slot: 1490 * time.Millisecond,
+	}
+	random := uint32(1)
+	b.ReportAllocs()
+	for b.Loop() {
+		random = random*1664525 + 1013904223
+		x.record.Total = time.Duration(random)
+		m.open.Inc()
+		m.book(x.record, 0)
+		m.answered(x)
+		m.open.Dec()
+	}
+}

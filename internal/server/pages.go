@@ -1,0 +1,91 @@
+package server
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+
+	"ollama-api-service/internal/api"
+	"ollama-api-service/web"
+)
+
+// contentPolicy lets the documentation pages load what is served here and nothing else: no script of a page's own text, no
+// eval, no other host, no frame. Both pages write style elements, and ReDoc searches in a worker made of a blob.
+const contentPolicy = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; " +
+	"connect-src 'self'; worker-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+// page answers /docs and /redoc.
+func (s *Server) page(x *exchange) error {
+	site, err := s.site()
+	if err != nil {
+		return err
+	}
+	x.Header().Set("Content-Security-Policy", contentPolicy)
+	return x.sendFile(site.Pages[strings.TrimPrefix(x.route.template, "/")])
+}
+
+// file answers what the pages load.
+func (s *Server) file(x *exchange) error {
+	site, err := s.site()
+	if err != nil {
+		return err
+	}
+	f := site.Files[x.param]
+	if f == nil {
+		return api.Errorf(api.CodeNotFound, "no such file: GET /docs is the documentation")
+	}
+	return x.sendFile(f)
+}
+
+// document is the OpenAPI description of this API.
+func (s *Server) document(x *exchange) error {
+	f, err := s.openAPI()
+	if err != nil {
+		return err
+	}
+	return x.sendFile(f)
+}
+
+// sendFile answers with a file, compressed where the client takes that. Who asks for the version that this is may keep it
+// for ever; everybody else asks again, and is told when nothing has changed.
+func (x *exchange) sendFile(f *web.File) error {
+	etag := `W/"` + f.Version + `"` // weak, for both encodings have it
+	h := x.Header()
+	h.Set("Etag", etag)
+	h.Set("Vary", "Accept-Encoding")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	h.Set("Cache-Control", "no-cache")
+	if x.r.URL.RawQuery == "v="+f.Version {
+		h.Set("Cache-Control", "public, max-age=31536000, immutable")
+	}
+	if strings.Contains(x.r.Header.Get("If-None-Match"), etag) {
+		x.WriteHeader(http.StatusNotModified)
+		return nil
+	}
+	body := f.Gzip
+	if takesGzip(x.r.Header.Get("Accept-Encoding")) {
+		h.Set("Content-Encoding", "gzip")
+	} else {
+		var err error
+		if body, err = f.Plain(); err != nil {
+			return err
+		}
+	}
+	return x.send(f.Type, body)
+}
+
+// takesGzip reads an Accept-Encoding header (RFC 9110, section 12.5.3).
+func takesGzip(accept string) bool {
+	for part := range strings.SplitSeq(accept, ",") {
+		coding, weight, _ := strings.Cut(part, ";")
+		if c := strings.ToLower(strings.TrimSpace(coding)); c != "gzip" && c != "*" {
+			continue
+		}
+		q, ok := strings.CutPrefix(strings.TrimSpace(weight), "q=")
+		n, err := strconv.ParseFloat(q, 64)
+		return !ok || err == nil && n > 0
+	}
+	return false
+}

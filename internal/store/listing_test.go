@@ -1,0 +1,147 @@
+package store
+
+import (
+	"cmp"
+	"fmt"
+	"reflect"
+	"slices"
+	"testing"
+	"time"
+
+	"ollama-api-service/internal/api"
+)
+
+// Page by page, whatever is filtered and however large the page: each chosen request once, the newest first.
+func TestRequestsPageByPage(t *testing.T) {
+	s, _ := create(t)
+	recs := sample(800)
+	for i := range 40 { // many of one millisecond, across the border of a page
+		r := record(fmt.Sprintf("same-%02d", i), "oas_a", noon.Add(-30*time.Hour).Truncate(24*time.Hour))
+		recs = append(recs, r)
+	}
+	rare := record("rare", "oas_a", noon.Add(-4*24*time.Hour))
+	rare.Model = "rare:latest"
+	recs = append(recs, rare)
+	for i := range recs {
+		recs[i].At = recs[i].At.UTC().Truncate(time.Millisecond)
+	}
+	addRecords(t, s, recs...)
+	slices.SortFunc(recs, func(a, b api.Record) int { return -cmp.Or(a.At.Compare(b.At), cmp.Compare(a.ID, b.ID)) })
+	for _, f := range []api.RequestFilter{
+		{},
+		{Keys: []string{"oas_a"}},
+		{Models: []string{"rare:latest"}},
+		{Models: []string{"nowhere:latest"}},
+		{Outcomes: []string{"client_gone"}, Keys: []string{"oas_a", "oas_b"}},
+		{From: noon.Add(-50 * time.Hour), To: noon.Add(-20 * time.Hour)},
+		{Backends: []string{"gpu2"}, To: noon.Add(-20 * time.Hour)},
+		{Endpoints: []string{"/api/chat"}, From: noon.Add(-20 * time.Hour)},
+	} {
+		var want []string
+		for i := range recs {
+			if chosen(&f, &recs[i]) {
+				want = append(want, recs[i].ID)
+			}
+		}
+		for _, limit := range []int{1, 7, 100, 10_000} {
+			var got []string
+			q := RequestQuery{RequestFilter: f, Limit: limit}
+			for {
+				page, next, err := s.Requests(t.Context(), q)
+				if err != nil || len(page) > limit {
+					t.Fatal(len(page), err)
+				}
+				for _, r := range page {
+					got = append(got, r.ID)
+				}
+				if next == nil || len(got) > len(want) {
+					break
+				}
+				if len(page) != limit {
+					t.Fatalf("%+v: a page of %d, and more to come", f, len(page))
+				}
+				q.Before = *next
+			}
+			if !slices.Equal(got, want) {
+				t.Fatalf("%+v in pages of %d:\n%v\nwant\n%v", f, limit, got, want)
+			}
+		}
+	}
+}
+
+func TestListedRequestIsTheRecord(t *testing.T) {
+	s, _ := create(t)
+	full := api.Record{
+		Admission: api.Admission{
+			ID: "full", ClientRequestID: "theirs", At: noon, Key: "oas_a", Model: "qwen3:latest", Alias: "claude-x",
+			Endpoint: "/api/chat", Backend: "gpu1", Class: "inference", Streamed: true, ClientAddr: "10.0.0.7",
+		},
+		Outcome: api.OutcomeUpstream, Status: 502, ErrorCode: api.CodeUpstreamError, PromptTokens: 1, CompletionTokens: 2, Estimated: true,
+		FirstByte: 1500 * time.Microsecond, Total: 2500 * time.Microsecond, Slot: 2*time.Millisecond + 3,
+		OllamaTotal: pointer(4 * time.Nanosecond), OllamaLoad: pointer(time.Duration(0)), OllamaPromptEval: pointer(time.Hour), BytesIn: 8, BytesOut: 9,
+	}
+	addRecords(t, s, full)
+	got, next, err := s.Requests(t.Context(), RequestQuery{Limit: 1})
+	if err != nil || next != nil || len(got) != 1 || !reflect.DeepEqual(got[0], full) {
+		t.Fatalf("%v, %v\n%+v\nwant\n%+v", err, next, got, full)
+	}
+}
+
+// Requests that come while a list is read neither repeat nor push out what follows.
+func TestPagesStayWhileRequestsCome(t *testing.T) {
+	s, _ := create(t)
+	for i := range 6 {
+		addRecords(t, s, record(fmt.Sprint("old-", i), "oas_a", noon.Add(time.Duration(i)*time.Second)))
+	}
+	first, next, err := s.Requests(t.Context(), RequestQuery{Limit: 3})
+	if err != nil || next == nil {
+		t.Fatal(next, err)
+	}
+	addRecords(t, s, record("new", "oas_a", noon.Add(time.Minute)))
+	second, end, err := s.Requests(t.Context(), RequestQuery{Limit: 3, Before: *next})
+	if err != nil || end != nil {
+		t.Fatal(end, err)
+	}
+	var got []string
+	for _, r := range append(first, second...) {
+		got = append(got, r.ID)
+	}
+	if want := []string{"old-5", "old-4", "old-3", "old-2", "old-1", "old-0"}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// A database from before the rollup by period answers as if it had always been kept.
+func TestMigrationFillsPeriods(t *testing.T) {
+	s, _ := create(t)
+	addRecords(t, s, sample(500)...)
+	periods := func() (all []string) {
+		r, err := s.reader.Query(`SELECT * FROM usage_period ORDER BY 1, 2, 3, 4, 5, 6, 7`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		for r.Next() {
+			row := make([]any, 19)
+			into := make([]any, len(row))
+			for i := range row {
+				into[i] = &row[i]
+			}
+			if err := r.Scan(into...); err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, fmt.Sprint(row...))
+		}
+		return all
+	}
+	want := periods()
+	if _, err := s.writer.Exec(`DROP TABLE usage_period; DELETE FROM goose_db_version WHERE version_id >= 2`); err != nil {
+		t.Fatal(err)
+	}
+	if err := migrate(t.Context(), s.writer); err != nil {
+		t.Fatal(err)
+	}
+	if got := periods(); len(want) < 100 || !slices.Equal(got, want) {
+		t.Errorf("%d periods after the migration, want the %d of before", len(got), len(want))
+	}
+}

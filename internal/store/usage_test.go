@@ -1,0 +1,178 @@
+package store
+
+import (
+	"database/sql"
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"ollama-api-service/internal/api"
+)
+
+// sample is n records of five days up to noon, of every kind that a group or a filter tells apart, many where hours meet.
+func sample(n int) []api.Record {
+	random := rand.New(rand.NewPCG(7, 8))
+	pick := func(of ...string) string { return of[random.IntN(len(of))] }
+	recs := make([]api.Record, n)
+	for i := range recs {
+		at := noon.Add(-time.Duration(random.Int64N(int64(5 * 24 * time.Hour)))).Truncate(time.Millisecond)
+		if i%4 == 0 {
+			at = at.Truncate(time.Hour).Add(time.Duration(random.IntN(3)-1) * time.Millisecond)
+		}
+		r := record(fmt.Sprintf("id-%04d", i), pick("oas_a", "oas_b", "oas_c"), at)
+		r.Model, r.Endpoint, r.Backend = pick("tiny:latest", "qwen3:latest", ""), pick("/api/chat", "/v1/embeddings"), pick("gpu1", "gpu2")
+		r.Outcome = api.Outcome(pick("ok", "ok", "ok", "client_gone", "interrupted"))
+		r.PromptTokens, r.CompletionTokens, r.Estimated = random.Int64N(100), random.Int64N(1000), random.IntN(3) == 0
+		// Whole milliseconds: their sums are exact, in whatever order they are added.
+		r.Slot, r.Total, r.FirstByte = time.Duration(random.IntN(900))*time.Millisecond, time.Duration(random.IntN(3))*time.Second, time.Duration(random.IntN(3))*time.Millisecond
+		r.BytesIn, r.BytesOut = random.Int64N(50), random.Int64N(5000)
+		recs[i] = r
+	}
+	return recs
+}
+
+func chosen(f *api.RequestFilter, r *api.Record) bool {
+	in := func(names []string, name string) bool { return len(names) == 0 || slices.Contains(names, name) }
+	return in(f.Keys, r.Key) && in(f.Models, r.Model) && in(f.Endpoints, r.Endpoint) && in(f.Backends, r.Backend) && in(f.Outcomes, string(r.Outcome)) &&
+		(f.From.IsZero() || !r.At.Before(f.From)) && (f.To.IsZero() || r.At.Before(f.To))
+}
+
+// byHand is what Usage should say, counted one by one: groups by their names joined, in no order.
+func byHand(recs []api.Record, q UsageQuery) map[string]used {
+	groups := map[string]used{}
+	for i := range recs {
+		r := &recs[i]
+		if !chosen(&q.RequestFilter, r) {
+			continue
+		}
+		name := ""
+		for _, d := range q.By {
+			name += map[api.Dimension]string{
+				api.ByKey: r.Key, api.ByModel: r.Model, api.ByEndpoint: r.Endpoint, api.ByBackend: r.Backend, api.ByOutcome: string(r.Outcome),
+				api.ByHour: r.At.Truncate(time.Hour).String(), api.ByDay: r.At.Truncate(24 * time.Hour).String(),
+			}[d] + "|"
+		}
+		u := groups[name]
+		u.count++
+		u.prompt += r.PromptTokens
+		u.completion += r.CompletionTokens
+		u.estimated += flag(r.Estimated)
+		u.slot += milliseconds(r.Slot)
+		u.in += r.BytesIn
+		u.out += r.BytesOut
+		u.last = max(u.last, millis(r.At))
+		if r.Total > 0 {
+			u.timed++
+			u.total += milliseconds(r.Total)
+		}
+		if r.FirstByte > 0 {
+			u.firstBytes++
+			u.firstByte += milliseconds(r.FirstByte)
+		}
+		groups[name] = u
+	}
+	return groups
+}
+
+func groupName(g *api.UsageGroup, by []api.Dimension) string {
+	name := ""
+	for _, d := range by {
+		switch d {
+		case api.ByHour, api.ByDay:
+			name += g.Start.String() + "|"
+		default:
+			var start sql.NullInt64
+			name += **place(g, d, &start).(**string) + "|"
+		}
+	}
+	return name
+}
+
+// Whatever span, filter and grouping is asked for: the answer is that of counting row by row.
+func TestUsageIsExact(t *testing.T) {
+	s, _ := create(t)
+	recs := sample(3000)
+	addRecords(t, s, recs[:1000]...)
+	addRecords(t, s, recs[1000:]...)
+	random := rand.New(rand.NewPCG(9, 10))
+	filters := []api.RequestFilter{
+		{},
+		{Keys: []string{"oas_a"}},
+		{Models: []string{"", "qwen3:latest"}, Outcomes: []string{"ok"}},
+		{Endpoints: []string{"/api/chat"}, Backends: []string{"gpu2"}},
+		{Keys: []string{"oas_nobody"}},
+	}
+	groupings := [][]api.Dimension{
+		{api.ByKey},
+		{api.ByDay},
+		{api.ByHour},
+		{api.ByModel, api.ByDay},
+		{api.ByHour, api.ByKey, api.ByOutcome},
+		{api.ByEndpoint, api.ByBackend},
+		{},
+	}
+	for i := range 200 {
+		q := UsageQuery{RequestFilter: filters[i%len(filters)], By: groupings[i%len(groupings)], Limit: 100_000}
+		at := func() time.Time {
+			if random.IntN(2) == 0 {
+				return recs[random.IntN(len(recs))].At
+			}
+			return noon.Add(-time.Duration(random.Int64N(int64(6 * 24 * time.Hour))))
+		}
+		if i%3 != 0 {
+			q.From = at()
+		}
+		if i%5 != 0 {
+			q.To = at()
+		}
+		got := must[Usage](t)(s.Usage(t.Context(), q))
+		want := byHand(recs, q)
+		if q.From.After(q.To) && !q.To.IsZero() {
+			want = nil
+		}
+		var sum int64
+		for _, row := range got.Rows {
+			name := groupName(&row, q.By)
+			w, ok := want[name]
+			if !ok || !reflect.DeepEqual(row.Usage, w.usage()) {
+				t.Fatalf("%+v:\n%s has %+v\nwant %+v", q, name, row.Usage, w.usage())
+			}
+			sum += row.Requests
+		}
+		if len(got.Rows) != len(want) || got.Groups != int64(len(want)) || got.Total.Requests != sum {
+			t.Fatalf("%+v: %d rows, %d groups, total %d; want %d of %d", q, len(got.Rows), got.Groups, got.Total.Requests, len(want), sum)
+		}
+	}
+}
+
+func TestUsageInOrder(t *testing.T) {
+	s, _ := create(t)
+	var recs []api.Record
+	for i, n := range []int{2, 5, 3} {
+		for j := range n {
+			recs = append(recs, record(fmt.Sprint(i, j), fmt.Sprint("oas_", i), noon.Add(time.Duration(-j%2)*24*time.Hour)))
+		}
+	}
+	addRecords(t, s, recs...)
+	list := func(by ...api.Dimension) (names string) {
+		for _, g := range must[Usage](t)(s.Usage(t.Context(), UsageQuery{By: by, Limit: 4})).Rows {
+			names += fmt.Sprintf("%s%d ", strings.TrimSuffix(*g.Key, "|"), g.Requests)
+		}
+		return names
+	}
+	if got, want := list(api.ByKey), "oas_15 oas_23 oas_02 "; got != want {
+		t.Errorf("by key: %s, want %s", got, want)
+	}
+	// The earlier day first, in it the most requests first; and no more than the limit, though all are in the total.
+	if got, want := list(api.ByKey, api.ByDay), "oas_12 oas_01 oas_21 oas_13 "; got != want {
+		t.Errorf("by key and day: %s, want %s", got, want)
+	}
+	all := must[Usage](t)(s.Usage(t.Context(), UsageQuery{By: []api.Dimension{api.ByKey, api.ByDay}, Limit: 4}))
+	if all.Groups != 6 || all.Total.Requests != 10 || len(all.Rows) != 4 {
+		t.Errorf("%d groups, %d requests, %d rows; want 6, 10 and 4", all.Groups, all.Total.Requests, len(all.Rows))
+	}
+}
