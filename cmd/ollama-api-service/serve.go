@@ -70,6 +70,13 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 		return err
 	}
 
+	background, stop := context.WithCancel(ctx)
+	defer stop()
+	secure, err := encryption(background, cfg, log)
+	if err != nil {
+		return err
+	}
+
 	header := cfg.OllamaAuthHeader
 	gpu := backend.New(cfg.Ollama.Name, cfg.Ollama.URL, cfg.Ollama.Slots, header.Name, string(header.Value))
 	upstream := proxy.NewUpstream(cfg.Ollama.URL, header.Name, string(header.Value))
@@ -82,11 +89,9 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 		StaticAdmin:   cfg.AdminAPIKey != "", TrustedProxies: cfg.TrustedProxies, MetricsOpen: cfg.MetricsOpen, Aliases: api.Aliases(cfg.ModelAliases),
 		Policy: cfg.Policy, Standard: dialect.Standard(cfg.MaxNumCtx, cfg.MaxKeepAlive, cfg.DefaultMaxTokens), Registries: cfg.RegistryHosts,
 		MaxBody: int64(cfg.MaxBodyBytes), MaxRequestTime: cfg.MaxRequestTime, FirstByte: cfg.UpstreamFirstByteTimeout, Idle: cfg.UpstreamIdleTimeout, Heartbeat: cfg.SSEHeartbeat,
-		Throttle: auth.NewThrottle(cfg.AuthFailuresPerMinute, time.Now), Origins: cfg.CORSOrigins, PerAddress: cfg.MaxConnectionsPerAddress,
+		Throttle: auth.NewThrottle(cfg.AuthFailuresPerMinute, time.Now), Origins: cfg.CORSOrigins, PerAddress: cfg.MaxConnectionsPerAddress, TLS: secure,
 	})
 
-	background, stop := context.WithCancel(ctx)
-	defer stop()
 	if s := gpu.Probe(ctx); !s.Healthy {
 		log.Warn("the Ollama server does not answer yet: start it, or set OLLAMA_BASE_URL to where it is", "backend", gpu.Name, "reason", s.Reason)
 	}
@@ -102,7 +107,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 	ballast := make([]byte, 64<<20)
 	defer runtime.KeepAlive(ballast)
 
-	log.Info("listening", "addr", l.Addr().String(), "url", "http://"+l.Addr().String(), "version", buildVersion(), "backend", gpu.Name)
+	log.Info("listening", "addr", l.Addr().String(), "url", cfg.Scheme()+"://"+l.Addr().String(), "version", buildVersion(), "backend", gpu.Name)
 	flush()
 	err = gateway.Serve(ctx, l, cfg.ShutdownGrace)
 	log.Info("stopped")

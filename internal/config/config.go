@@ -22,8 +22,11 @@ type Config struct {
 	Ollama           Upstream   `env:"OLLAMA_BASE_URL" envDefault:"http://127.0.0.1:11434" doc:"The Ollama server: one http or https address. It may end in ?slots=4&name=ollama: slots (1 to 10000, default 4) is how\nmany requests it is given at one time - as many as its OLLAMA_NUM_PARALLEL is best - and name is what it is called in\nstatistics and logs."`
 	OllamaAuthHeader AuthHeader `env:"OLLAMA_AUTH_HEADER" doc:"A header sent to the Ollama server with every request, where something in front of it asks for one.\n  OLLAMA_AUTH_HEADER='Authorization: Bearer abc'"`
 
-	Host string `env:"HOST" envDefault:"127.0.0.1" doc:"The address to listen on. 0.0.0.0 is every network of this machine: put TLS in front of it first."`
+	Host string `env:"HOST" envDefault:"127.0.0.1" doc:"The address to listen on. 0.0.0.0 is every network of this machine: set TLS_CERT, or put TLS in front of it, first."`
 	Port uint16 `env:"PORT" envDefault:"8000" doc:"The port to listen on; 0 is any free one."`
+
+	TLSCert string `env:"TLS_CERT" doc:"The file of a certificate with its chain (PEM), for HTTPS and HTTP/2 without a proxy; TLS_KEY is then needed too. When the\nfiles change, new connections get the new certificate within seconds.\n  TLS_CERT=/etc/ssl/gateway/fullchain.pem"`
+	TLSKey  string `env:"TLS_KEY" doc:"The file of the certificate's private key (PEM, without a passphrase).\n  TLS_KEY=/etc/ssl/gateway/privkey.pem"`
 
 	DataDir string `env:"DATA_DIR" envDefault:"./data" doc:"The directory of the database, the journal and the generated secret. Back it up."`
 
@@ -161,6 +164,14 @@ func (m mend) Error() string { return string(m) }
 // Address is where to listen: host and port.
 func (c *Config) Address() string {
 	return net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port)))
+}
+
+// Scheme is what clients write before the address.
+func (c *Config) Scheme() string {
+	if c.TLSCert != "" {
+		return "https"
+	}
+	return "http"
 }
 
 // EnableDemo adds the demo keys, as DEMO_KEYS=true does. It returns an *Error where others could reach them.

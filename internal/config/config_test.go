@@ -198,6 +198,8 @@ func TestSettingsThatDoNotGoTogether(t *testing.T) {
 		"SECRET_KEY_PREVIOUS": {"SECRET_KEY=" + goodSecret, "SECRET_KEY_PREVIOUS=" + goodSecret},
 		"DEMO_KEYS":           {"DEMO_KEYS=true", "HOST=0.0.0.0"},
 		"OLLAMA_BASE_URL":     {"HOST=0.0.0.0", "PORT=11434"},
+		"TLS_CERT is missing": {"TLS_KEY=key.pem"},
+		"TLS_KEY is missing":  {"TLS_CERT=cert.pem"},
 	} {
 		_, err := Load(absent(t), environ)
 		refused(t, err, name, "")
@@ -237,6 +239,7 @@ func TestWarnings(t *testing.T) {
 	}{
 		{[]string{"HOST=0.0.0.0"}, "HOST"},
 		{[]string{"HOST=0.0.0.0", "TRUSTED_PROXIES=10.0.0.1"}, ""},
+		{[]string{"HOST=0.0.0.0", "TLS_CERT=a.pem", "TLS_KEY=b.pem"}, ""},
 		{[]string{"HOST=127.0.0.2"}, ""},
 		{[]string{"OLLAMA_BASE_URL=http://8.8.8.8:11434"}, "OLLAMA_BASE_URL"},
 		{[]string{"OLLAMA_BASE_URL=http://192.168.0.9:11434"}, ""},
