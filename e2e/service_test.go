@@ -149,7 +149,7 @@ func start(t *testing.T, data, backend string, args []string, env ...string) *se
 
 // overTLS says whether the settings have the service speak HTTPS.
 func overTLS(env []string) bool {
-	return slices.ContainsFunc(env, func(v string) bool { return strings.HasPrefix(v, "TLS_CERT=") })
+	return slices.ContainsFunc(env, func(v string) bool { return strings.HasPrefix(v, "TLS_CERT=") || strings.HasPrefix(v, "ACME_DOMAIN=") })
 }
 
 // redact keeps keys out of what a failed test shows.

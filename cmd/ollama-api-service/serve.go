@@ -44,6 +44,10 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 	for _, w := range cfg.Warnings {
 		log.Warn(w)
 	}
+	secure, err := newEncryption(cfg, log)
+	if err != nil {
+		return err
+	}
 	st, secret, err := makeDatabase(ctx, cfg)
 	if err != nil {
 		return err
@@ -70,13 +74,6 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 		return err
 	}
 
-	background, stop := context.WithCancel(ctx)
-	defer stop()
-	secure, err := encryption(background, cfg, log)
-	if err != nil {
-		return err
-	}
-
 	header := cfg.OllamaAuthHeader
 	gpu := backend.New(cfg.Ollama.Name, cfg.Ollama.URL, cfg.Ollama.Slots, header.Name, string(header.Value))
 	upstream := proxy.NewUpstream(cfg.Ollama.URL, header.Name, string(header.Value))
@@ -89,9 +86,11 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 		StaticAdmin:   cfg.AdminAPIKey != "", TrustedProxies: cfg.TrustedProxies, MetricsOpen: cfg.MetricsOpen, Aliases: api.Aliases(cfg.ModelAliases),
 		Policy: cfg.Policy, Standard: dialect.Standard(cfg.MaxNumCtx, cfg.MaxKeepAlive, cfg.DefaultMaxTokens), Registries: cfg.RegistryHosts,
 		MaxBody: int64(cfg.MaxBodyBytes), MaxRequestTime: cfg.MaxRequestTime, FirstByte: cfg.UpstreamFirstByteTimeout, Idle: cfg.UpstreamIdleTimeout, Heartbeat: cfg.SSEHeartbeat,
-		Throttle: auth.NewThrottle(cfg.AuthFailuresPerMinute, time.Now), Origins: cfg.CORSOrigins, PerAddress: cfg.MaxConnectionsPerAddress, TLS: secure,
+		Throttle: auth.NewThrottle(cfg.AuthFailuresPerMinute, time.Now), Origins: cfg.CORSOrigins, PerAddress: cfg.MaxConnectionsPerAddress, TLS: secure.config,
 	})
 
+	background, stop := context.WithCancel(ctx)
+	defer stop()
 	if s := gpu.Probe(ctx); !s.Healthy {
 		log.Warn("the Ollama server does not answer yet: start it, or set OLLAMA_BASE_URL to where it is", "backend", gpu.Name, "reason", s.Reason)
 	}
@@ -101,6 +100,9 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 	l, err := net.Listen("tcp", cfg.Address())
 	if err != nil {
 		return usagef("cannot listen on %s: %w; stop what uses it, or choose another HOST or PORT", cfg.Address(), err)
+	}
+	if err := secure.follow(background, l.Addr()); err != nil {
+		return errors.Join(err, l.Close())
 	}
 	// A small heap is collected all the time: at 20,000 requests a second that was a fifth of the CPU. These bytes are never
 	// touched, so they cost no memory; they let the collector wait until about as much has been thrown away.
