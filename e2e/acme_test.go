@@ -169,7 +169,7 @@ func TestACME(t *testing.T) {
 	}
 	fake := ollamatest.Start(t)
 	s := start(t, t.TempDir(), fake.URL, nil, settings...)
-	s.logged(t, `("level":"ERROR","msg":"no certificate could be got.*port 443.*"name":"gateway.example.test","cause")`)
+	s.logged(t, `("level":"ERROR","msg":"no certificate could be got.*port 443.*"name":"gateway.example.test","cause":".*connection refused)`)
 	if out, errs, exit := run(t, s.cmd.Env, "healthcheck"); exit != 0 {
 		t.Errorf("healthcheck without a certificate: exit %d: %s%s", exit, out, errs)
 	}
@@ -189,6 +189,7 @@ func TestACME(t *testing.T) {
 	if serials[names[0]].Cmp(serials[names[1]]) == 0 {
 		t.Error("both names have one certificate")
 	}
+	noError(t, s)
 	if text := s.stdout.String(); strings.Contains(text, "PRIVATE KEY") || strings.Contains(text, "key_auth") {
 		t.Error("the log has secrets of the ACME account or its trials")
 	}
@@ -202,8 +203,16 @@ func TestACME(t *testing.T) {
 			t.Errorf("%s: after a restart the certificate is %v, want the stored %v", name, got, serial)
 		}
 	}
+	noError(t, s)
 	if out, errs, exit := run(t, s.cmd.Env, "healthcheck"); exit != 0 {
 		t.Errorf("healthcheck: exit %d: %s%s", exit, out, errs)
+	}
+}
+
+func noError(t *testing.T, s *service) {
+	t.Helper()
+	if text := s.stdout.String(); strings.Contains(text, `"level":"ERROR"`) {
+		t.Errorf("an error in the log:\n%s", tail(text))
 	}
 }
 

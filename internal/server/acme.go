@@ -67,7 +67,7 @@ func NewACME(o ACMEOptions, log *slog.Logger) (*ACME, error) {
 		Logger:            lines,
 		OnEvent:           a.event,
 		OCSP:              certmagic.OCSPConfig{DisableStapling: true}, // Let's Encrypt has none any more, and to ask would hold up the start
-		ShouldEmitFunc:    func(event string) bool { return event == "cert_obtained" || event == "cert_failed" },
+		ShouldEmitFunc:    func(event string) bool { return event != "tls_get_certificate" }, // one for each handshake
 	})
 	a.issuer = certmagic.NewACMEIssuer(a.magic, certmagic.ACMEIssuer{
 		CA: o.CA, Email: o.Email, TrustedRoots: o.Roots, Agreed: true, DisableHTTPChallenge: true, DisableDistributedSolvers: true, Logger: lines,
@@ -126,10 +126,9 @@ func (a *ACME) event(ctx context.Context, event string, data map[string]any) err
 	renewal, _ := data["renewal"].(bool)
 	if event == "cert_obtained" {
 		a.log.Info("got a certificate", "name", name, "renewal", renewal)
-		return nil
 	}
-	if ctx.Err() != nil {
-		return nil // the service is stopping
+	if event != "cert_failed" || ctx.Err() != nil { // or the service is stopping
+		return nil
 	}
 	err, _ := data["error"].(error)
 	text := "no certificate could be got, and clients of this name are refused until there is one: " + acmeMend

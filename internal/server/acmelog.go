@@ -2,8 +2,10 @@ package server
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
+	"time"
 
 	"go.uber.org/zap/zapcore"
 )
@@ -44,10 +46,17 @@ func (l acmeLog) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	}
 	var attrs []slog.Attr
 	for _, f := range slices.Concat(l.with, fields) {
+		if err, ok := f.Interface.(error); ok && errors.Is(err, context.Canceled) {
+			level = slog.LevelDebug // the service is stopping
+		}
 		if told[f.Key] {
 			one := zapcore.NewMapObjectEncoder()
 			f.AddTo(one)
-			attrs = append(attrs, slog.Any(f.Key, one.Fields[f.Key]))
+			value := one.Fields[f.Key]
+			if d, ok := value.(time.Duration); ok {
+				value = d.String()
+			}
+			attrs = append(attrs, slog.Any(f.Key, value))
 		}
 	}
 	l.log.LogAttrs(context.Background(), level, "acme: "+e.Message, attrs...)
