@@ -11,6 +11,7 @@ import (
 	"encoding/pem"
 	"io"
 	"math/big"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -194,5 +195,75 @@ func (s *service) logged(t *testing.T, pattern string) {
 	t.Helper()
 	if _, err := s.stdout.find(regexp.MustCompile(pattern), s.ended); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// What cannot be served is said at once, and leaves no trace: exit 2, before an admin key is made.
+func TestTLSSettingsThatCannotBeObeyed(t *testing.T) {
+	dir := t.TempDir()
+	a := newAuthority(t)
+	file := func(name string, text []byte) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	certPEM, keyPEM, _, _ := a.sign(t, &x509.Certificate{DNSNames: []string{"localhost"}})
+	_, otherPEM, _, _ := a.sign(t, &x509.Certificate{DNSNames: []string{"localhost"}})
+	cert, key, other, nothing := file("cert", certPEM), file("key", keyPEM), file("other", otherPEM), file("nothing", []byte("hello\n"))
+	for _, c := range []struct {
+		words []string
+		env   []string
+	}{
+		{[]string{"TLS_KEY is missing"}, []string{"TLS_CERT=" + cert}},
+		{[]string{"TLS_CERT is missing"}, []string{"TLS_KEY=" + key}},
+		{[]string{"TLS_CERT", "TLS_KEY", "no such file", dir + "/absent"}, []string{"TLS_CERT=" + dir + "/absent", "TLS_KEY=" + key}},
+		{[]string{"TLS_CERT", "TLS_KEY", "does not match"}, []string{"TLS_CERT=" + cert, "TLS_KEY=" + other}},
+		{[]string{"TLS_CERT", "TLS_KEY", "PEM"}, []string{"TLS_CERT=" + nothing, "TLS_KEY=" + key}},
+		{[]string{"TLS_CERT", "is a directory"}, []string{"TLS_CERT=" + dir, "TLS_KEY=" + key}},
+		{[]string{"ACME_DOMAIN", "TLS_CERT"}, []string{"TLS_CERT=" + cert, "TLS_KEY=" + key, "ACME_DOMAIN=gateway.example.test"}},
+		{[]string{"ACME_DOMAIN", "Let's Encrypt", "gateway.internal"}, []string{"ACME_DOMAIN=gateway.internal"}},
+		{[]string{"ACME_DOMAIN", "Let's Encrypt", "gateway"}, []string{"ACME_DOMAIN=gateway"}},
+		{[]string{"ACME_CA_ROOT", "no such file"}, []string{"ACME_DOMAIN=gateway.lan", "ACME_CA=https://127.0.0.1/dir", "ACME_CA_ROOT=" + dir + "/absent"}},
+		{[]string{"ACME_CA_ROOT", "no certificate in it"}, []string{"ACME_DOMAIN=gateway.lan", "ACME_CA=https://127.0.0.1/dir", "ACME_CA_ROOT=" + key}},
+	} {
+		data := t.TempDir()
+		_, errs, exit := run(t, environment(data, "http://127.0.0.1:1", c.env...), "serve")
+		if exit != 2 || strings.Count(errs, "\n") != 1 {
+			t.Errorf("%q: exit %d: %s", c.env, exit, errs)
+		}
+		for _, w := range c.words {
+			if !strings.Contains(errs, w) {
+				t.Errorf("%q: no word of %q in %s", c.env, w, errs)
+			}
+		}
+		if made := files(t, data); len(made) > 0 {
+			t.Errorf("%q left %d files", c.env, len(made))
+		}
+	}
+}
+
+// HTTP/2 is for TLS alone: without it a frame is no request, and an upgrade is not taken.
+func TestNoHTTP2InTheClear(t *testing.T) {
+	s := serve(t)
+	s.wire.nonsense.Store(true)
+	for _, head := range []string{
+		"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00",
+		"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n",
+	} {
+		c, err := net.Dial("tcp", strings.TrimPrefix(s.URL, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(patience))
+		if _, err := c.Write([]byte(head)); err != nil {
+			t.Fatal(err)
+		}
+		line, err := bufio.NewReader(c).ReadString('\n')
+		if err != nil || !strings.HasPrefix(line, "HTTP/1.1 ") || strings.HasPrefix(line, "HTTP/1.1 101") {
+			t.Errorf("%.20q is answered %q, %v", head, line, err)
+		}
 	}
 }

@@ -45,7 +45,7 @@ type ACME struct {
 func NewACME(o ACMEOptions, log *slog.Logger) (*ACME, error) {
 	if o.CA == "" {
 		for _, name := range o.Domains {
-			if !certmagic.SubjectQualifiesForPublicCert(name) {
+			if !strings.Contains(name, ".") || !certmagic.SubjectQualifiesForPublicCert(name) {
 				return nil, fmt.Errorf("Let's Encrypt gives no certificate for %s: name a domain that is in the public DNS, or the CA of your network", name)
 			}
 		}
@@ -66,7 +66,7 @@ func NewACME(o ACMEOptions, log *slog.Logger) (*ACME, error) {
 		DefaultServerName: o.Domains[0],
 		Logger:            lines,
 		OnEvent:           a.event,
-		OCSP:              certmagic.OCSPConfig{DisableStapling: true}, // Let's Encrypt has none any more, and to ask would hold up the start
+		OCSP:              certmagic.OCSPConfig{DisableStapling: true},                       // Let's Encrypt has none any more, and to ask would hold up the start
 		ShouldEmitFunc:    func(event string) bool { return event != "tls_get_certificate" }, // one for each handshake
 	})
 	a.issuer = certmagic.NewACMEIssuer(a.magic, certmagic.ACMEIssuer{
