@@ -144,7 +144,7 @@ func checkHeaders(answer map[string]any, res *http.Response) error {
 	if res.Header.Get("X-Request-Id") == "" {
 		return fmt.Errorf("an answer without X-Request-Id")
 	}
-	for _, name := range []string{"X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "Retry-After", "X-Should-Retry", "WWW-Authenticate", "Request-Id"} {
+	for _, name := range []string{"X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "Retry-After", "X-Should-Retry", "WWW-Authenticate", "Request-Id", "X-Policy"} {
 		if res.Header.Get(name) != "" && described[name] == nil {
 			return fmt.Errorf("status %d has the header %s, which is not described", res.StatusCode, name)
 		}

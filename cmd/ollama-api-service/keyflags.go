@@ -12,9 +12,9 @@ import (
 
 // keyFlags are the fields of a key as flags. They are texts, for most have a word beside their values: none, all, never, any.
 type keyFlags struct {
-	set                                                           *pflag.FlagSet
-	name, role, note, rateLimit, concurrent, models, expires, ips string
-	allowCloud                                                    bool
+	set                                                                   *pflag.FlagSet
+	name, role, note, rateLimit, concurrent, models, expires, ips, policy string
+	allowCloud                                                            bool
 }
 
 func newKeyFlags(set *pflag.FlagSet) *keyFlags {
@@ -27,6 +27,7 @@ func newKeyFlags(set *pflag.FlagSet) *keyFlags {
 	set.BoolVar(&f.allowCloud, "allow-cloud", false, "allow models that Ollama runs off-site")
 	set.StringVar(&f.expires, "expires", "", "when the key ends: 30d, 12h, 2027-01-31T00:00:00Z or never")
 	set.StringVar(&f.ips, "allowed-ips", "", "where the key may be used from: 10.0.0.7,192.168.0.0/16 or any")
+	set.StringVar(&f.policy, "policy", "", "what its requests may set: num_ctx=max:8192,raw=refuse (docs/policy.md) or none")
 	set.StringVar(&f.note, "note", "", "a remark for yourself")
 	return f
 }
@@ -66,7 +67,12 @@ func (f *keyFlags) patch(now time.Time) (p api.KeyPatch, err error) {
 		}
 	}
 	if given("allowed-ips") {
-		p.AllowedIPs, err = networkList(f.ips)
+		if p.AllowedIPs, err = networkList(f.ips); err != nil {
+			return p, err
+		}
+	}
+	if given("policy") {
+		p.Policy, err = policyList(f.policy)
 	}
 	return p, err
 }
@@ -124,6 +130,23 @@ func networkList(text string) (api.Optional[[]api.Network], error) {
 		}
 	}
 	return api.Optional[[]api.Network]{Set: true, Value: &list}, nil
+}
+
+// policyList reads actions by field. Whether they fit is for Key.Validate.
+func policyList(text string) (api.Optional[api.Policy], error) {
+	if text == "none" {
+		return api.Optional[api.Policy]{Set: true}, nil
+	}
+	policy := api.Policy{}
+	for part := range strings.SplitSeq(text, ",") {
+		field, action, _ := strings.Cut(strings.TrimSpace(part), "=")
+		var a api.Action
+		if err := a.UnmarshalText([]byte(action)); err != nil {
+			return api.Optional[api.Policy]{}, usagef("--policy must be fields with actions, like num_ctx=max:8192,raw=refuse, or none")
+		}
+		policy[field] = a
+	}
+	return api.Optional[api.Policy]{Set: true, Value: &policy}, nil
 }
 
 // maxDays keeps a number of days within what a time.Duration holds.

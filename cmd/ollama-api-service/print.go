@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -82,6 +84,7 @@ func (r *keyring) print(k api.Key) error {
 		{"models", models(k)},
 		{"cloud models", cloud},
 		{"used from", networks(k)},
+		{"policy", policyText(k)},
 		{"expires", orNever(k.ExpiresAt)},
 		{"created", instant(k.CreatedAt)},
 		{"note", k.Note},
@@ -130,6 +133,17 @@ func networks(k api.Key) string {
 	list := make([]string, len(k.AllowedIPs))
 	for i, n := range k.AllowedIPs {
 		list[i] = n.String()
+	}
+	return strings.Join(list, ",")
+}
+
+func policyText(k api.Key) string {
+	if k.Policy == nil {
+		return "the service's"
+	}
+	var list []string
+	for _, field := range slices.Sorted(maps.Keys(k.Policy)) {
+		list = append(list, field+"="+k.Policy[field].String())
 	}
 	return strings.Join(list, ",")
 }

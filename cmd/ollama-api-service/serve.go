@@ -17,6 +17,7 @@ import (
 	"ollama-api-service/internal/auth"
 	"ollama-api-service/internal/backend"
 	"ollama-api-service/internal/config"
+	"ollama-api-service/internal/dialect"
 	"ollama-api-service/internal/limit"
 	"ollama-api-service/internal/proxy"
 	"ollama-api-service/internal/sched"
@@ -79,7 +80,9 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 		Sched: sched.New(gpu, cfg.MaxQueue, cfg.MaxQueueWait), Backend: gpu, Upstream: upstream, Books: books, Log: log, Version: buildVersion(),
 		DefaultLimits: map[api.Role]int64{api.RoleAdmin: cfg.DefaultAdminRateLimit, api.RoleUser: cfg.DefaultUserRateLimit},
 		StaticAdmin:   cfg.AdminAPIKey != "", TrustedProxies: cfg.TrustedProxies, MetricsOpen: cfg.MetricsOpen, Aliases: api.Aliases(cfg.ModelAliases),
-		MaxBody: int64(cfg.MaxBodyBytes), MaxRequestTime: cfg.MaxRequestTime, FirstByte: cfg.UpstreamFirstByteTimeout, Idle: cfg.UpstreamIdleTimeout,
+		Policy: cfg.Policy, Standard: dialect.Standard(cfg.MaxNumCtx, cfg.MaxKeepAlive, cfg.DefaultMaxTokens), Registries: cfg.RegistryHosts,
+		MaxBody: int64(cfg.MaxBodyBytes), MaxRequestTime: cfg.MaxRequestTime, FirstByte: cfg.UpstreamFirstByteTimeout, Idle: cfg.UpstreamIdleTimeout, Heartbeat: cfg.SSEHeartbeat,
+		Throttle: auth.NewThrottle(cfg.AuthFailuresPerMinute, time.Now), Origins: cfg.CORSOrigins, PerAddress: cfg.MaxConnectionsPerAddress,
 	})
 
 	background, stop := context.WithCancel(ctx)

@@ -42,6 +42,7 @@ type Key struct {
 	AllowCloud    bool       `json:"allow_cloud" doc:"Whether models that Ollama runs off-site (:cloud) may be used"`
 	ExpiresAt     *time.Time `json:"expires_at"`
 	AllowedIPs    []Network  `json:"allowed_ips" doc:"Addresses and networks the key may be used from; empty is anywhere"`
+	Policy        Policy     `json:"policy" doc:"Other answers than the service's to what requests of this key may set: pass, drop, refuse, default:N, max:N or set:N by field; null is none"`
 	Note          string     `json:"note"`
 	CreatedAt     time.Time  `json:"created_at"`
 	RevokedAt     *time.Time `json:"revoked_at,omitempty"`
@@ -127,7 +128,7 @@ func (k *Key) Validate() error {
 	if len(k.AllowedIPs) > MaxNetworks {
 		return Errorf(CodeBadRequest, "allowed_ips has more than %d entries", MaxNetworks)
 	}
-	return nil
+	return k.Policy.Validate()
 }
 
 // CheckExpiry refuses an expiry that is over already or beyond ten years, which is a typing error more often than a wish.
@@ -165,6 +166,7 @@ type KeyPatch struct {
 	AllowCloud    *bool
 	ExpiresAt     Optional[time.Time]
 	AllowedIPs    Optional[[]Network]
+	Policy        Optional[Policy]
 	Note          *string
 }
 
@@ -199,6 +201,9 @@ func (p KeyPatch) Apply(k *Key) {
 	}
 	if p.AllowedIPs.Set {
 		k.AllowedIPs = deref(p.AllowedIPs.Value)
+	}
+	if p.Policy.Set {
+		k.Policy = deref(p.Policy.Value)
 	}
 	if p.Note != nil {
 		k.Note = *p.Note

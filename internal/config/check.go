@@ -17,6 +17,7 @@ const (
 	maxAdminKey = 256
 	maxQueue    = 1_000_000
 	maxBody     = 1 << 40
+	maxTokens   = 1 << 31
 )
 
 // placeholders are what examples and templates say where a secret belongs. All the world knows them.
@@ -80,6 +81,10 @@ func (c *Config) checkNumbers() error {
 		{"DEFAULT_USER_RATE_LIMIT", c.DefaultUserRateLimit, 0, api.MaxRateLimit},
 		{"DEFAULT_ADMIN_RATE_LIMIT", c.DefaultAdminRateLimit, 0, api.MaxRateLimit},
 		{"MAX_QUEUE", int64(c.MaxQueue), 0, maxQueue},
+		{"AUTH_FAILURES_PER_MINUTE", int64(c.AuthFailuresPerMinute), 0, maxQueue},
+		{"MAX_CONNECTIONS_PER_ADDRESS", int64(c.MaxConnectionsPerAddress), 0, maxQueue},
+		{"DEFAULT_MAX_TOKENS", c.DefaultMaxTokens, 0, maxTokens},
+		{"MAX_NUM_CTX", c.MaxNumCtx, 0, maxTokens},
 		{"MAX_BODY_BYTES", int64(c.MaxBodyBytes), 1024, maxBody},
 	} {
 		if n.value < n.least || n.value > n.most {
@@ -95,6 +100,8 @@ func (c *Config) checkNumbers() error {
 		{"UPSTREAM_FIRST_BYTE_TIMEOUT", c.UpstreamFirstByteTimeout, time.Second},
 		{"UPSTREAM_IDLE_TIMEOUT", c.UpstreamIdleTimeout, time.Second},
 		{"MAX_QUEUE_WAIT", c.MaxQueueWait, 0},
+		{"MAX_KEEP_ALIVE", c.MaxKeepAlive, 0},
+		{"SSE_HEARTBEAT", c.SSEHeartbeat, 0},
 		{"SHUTDOWN_GRACE", c.ShutdownGrace, 0},
 	} {
 		if d.value < d.least || d.value > 7*24*time.Hour {

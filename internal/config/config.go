@@ -38,10 +38,21 @@ type Config struct {
 	MaxBodyBytes             Size          `env:"MAX_BODY_BYTES" envDefault:"64MiB" doc:"The largest request body, as bytes or with a unit: 64MiB, 10MB. Uploads of model files are not bound by it."`
 	MaxRequestTime           time.Duration `env:"MAX_REQUEST_TIME" envDefault:"30m" doc:"The longest that one request may take at the Ollama server. Durations need a unit: 30s, 15m, 2h."`
 	UpstreamFirstByteTimeout time.Duration `env:"UPSTREAM_FIRST_BYTE_TIMEOUT" envDefault:"15m" doc:"The longest wait for the first byte of Ollama's answer: loading a large model takes minutes."`
+	SSEHeartbeat             time.Duration `env:"SSE_HEARTBEAT" envDefault:"15s" doc:"How long a stream of events (/v1) may be silent before a comment is sent, so that nobody takes it for dead; 0s sends none."`
 	UpstreamIdleTimeout      time.Duration `env:"UPSTREAM_IDLE_TIMEOUT" envDefault:"5m" doc:"The longest pause within Ollama's answer. Not for pull, push, create and blobs."`
 
 	MaxQueue     int           `env:"MAX_QUEUE" envDefault:"1024" doc:"How many requests may wait for a slot; one more is answered 503."`
 	MaxQueueWait time.Duration `env:"MAX_QUEUE_WAIT" envDefault:"10m" doc:"The longest wait for a slot."`
+
+	DefaultMaxTokens int64         `env:"DEFAULT_MAX_TOKENS" envDefault:"8192" doc:"The longest answer, in tokens, of a user's request that names none: Ollama alone would write on for ten times the context.\n0 puts none in. It also takes the place of a num_predict in a Modelfile."`
+	MaxNumCtx        int64         `env:"MAX_NUM_CTX" envDefault:"32768" doc:"The largest context (num_ctx) that a user's request may have a model loaded with; 0 is no bound."`
+	MaxKeepAlive     time.Duration `env:"MAX_KEEP_ALIVE" envDefault:"1h" doc:"The longest time (keep_alive) for which a user's request may keep a model loaded; 0s is no bound."`
+	Policy           Policies      `env:"POLICY" doc:"Other answers to what users' requests may set, separated by commas: field=action, or for some models pattern field=action.\nThe actions are pass, drop, refuse, default:N, max:N and set:N; docs/policy.md lists the fields. The first that fits counts.\n  POLICY='qwen3:* num_ctx=set:16384,raw=refuse'"`
+	RegistryHosts    Hosts         `env:"REGISTRY_HOSTS" doc:"Hosts, separated by commas, that models may be pulled from, pushed to and made from, beside Ollama's own registry. The\nOllama server connects to them, with plain HTTP where a pull asks for it.\n  REGISTRY_HOSTS=hf.co,registry.example.net:5000"`
+
+	AuthFailuresPerMinute    int     `env:"AUTH_FAILURES_PER_MINUTE" envDefault:"30" doc:"How often one address may come with a bad key in a minute before it is told to wait; good keys from there are served all\nthe same. 0 is no bound."`
+	MaxConnectionsPerAddress int     `env:"MAX_CONNECTIONS_PER_ADDRESS" envDefault:"512" doc:"How many connections one address may hold, before anybody is asked for a key. This machine and TRUSTED_PROXIES are exempt;\n0 is no bound."`
+	CORSOrigins              Origins `env:"CORS_ORIGINS" doc:"Origins, separated by commas, whose pages may call the service from a browser; * is all of them. Keys in pages are keys\nthat others can read.\n  CORS_ORIGINS=https://chat.example.net,http://localhost:3000"`
 
 	TrustedProxies Networks `env:"TRUSTED_PROXIES" doc:"Addresses or networks, separated by commas, of the proxies whose X-Forwarded-For is believed.\n  TRUSTED_PROXIES=10.0.0.7,172.16.0.0/12"`
 

@@ -257,6 +257,67 @@ func (a *Aliases) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// Policies are the operator's answers to what requests may set.
+type Policies []api.ModelPolicy
+
+// UnmarshalText reads policies, separated by commas.
+func (p *Policies) UnmarshalText(text []byte) error {
+	*p = nil
+	for part := range strings.SplitSeq(string(text), ",") {
+		if strings.TrimSpace(part) == "" {
+			continue
+		}
+		one, err := api.ParseModelPolicy(part)
+		if err != nil {
+			return mend("must be field=action or pattern field=action, like qwen3:* num_ctx=set:16384,raw=refuse; docs/policy.md lists the fields and actions")
+		}
+		*p = append(*p, one)
+	}
+	return nil
+}
+
+// Hosts are names with or without a port, in lower case.
+type Hosts []string
+
+var hostPort = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?$`)
+
+// UnmarshalText reads hosts, separated by commas.
+func (h *Hosts) UnmarshalText(text []byte) error {
+	*h = nil
+	for part := range strings.SplitSeq(string(text), ",") {
+		part = strings.ToLower(strings.TrimSpace(part))
+		if part == "" {
+			continue
+		}
+		if !hostPort.MatchString(part) {
+			return mend("must be hosts without a scheme or path, like hf.co,registry.example.net:5000")
+		}
+		*h = append(*h, part)
+	}
+	return nil
+}
+
+// Origins are schemes with hosts, as browsers send them, or a star.
+type Origins []string
+
+var origin = regexp.MustCompile(`^(https?|app|capacitor|tauri|vscode-webview)://[A-Za-z0-9.*-]+(:[0-9]{1,5})?$`)
+
+// UnmarshalText reads origins, separated by commas.
+func (o *Origins) UnmarshalText(text []byte) error {
+	*o = nil
+	for part := range strings.SplitSeq(string(text), ",") {
+		part = strings.TrimSpace(part)
+		switch {
+		case part == "":
+		case part == "*", origin.MatchString(part) && strings.Count(part, "*") < 2:
+			*o = append(*o, part)
+		default:
+			return mend("must be origins without a path, like https://chat.example.net,http://localhost:3000, or *")
+		}
+	}
+	return nil
+}
+
 // LogFormat is json or text.
 type LogFormat string
 

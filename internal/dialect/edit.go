@@ -2,11 +2,18 @@ package dialect
 
 import (
 	"bytes"
+	"slices"
 
 	"github.com/go-json-experiment/json/jsontext"
 
 	"ollama-api-service/internal/api"
 )
+
+// addition is a member that the client's object does not have.
+type addition struct {
+	name  string
+	value []byte
+}
 
 // edit collects changes to an object and writes them by copying the untouched members as they are: a 20 MB image is moved,
 // never decoded.
@@ -14,7 +21,8 @@ type edit struct {
 	object   *object
 	aliases  api.Aliases
 	replaced map[*member][]byte // nil value: removed
-	added    [][]byte
+	added    []addition
+	first    bool // what is added goes in front
 }
 
 func (e *edit) replace(m *member, value []byte) {
@@ -26,12 +34,50 @@ func (e *edit) replace(m *member, value []byte) {
 
 func (e *edit) remove(m *member) { e.replace(m, nil) }
 
-func (e *edit) add(name string, value []byte) { e.added = append(e.added, pair(name, value)) }
+// put sets a member, whether it is there or not.
+func (e *edit) put(name string, value []byte) {
+	if m := e.object.find(name); m != nil {
+		e.replace(m, value)
+		return
+	}
+	e.drop(name)
+	e.add(name, value)
+}
+
+// drop takes a member out, the client's or an added one.
+func (e *edit) drop(name string) {
+	if m := e.object.find(name); m != nil {
+		e.remove(m)
+	}
+	e.added = slices.DeleteFunc(e.added, func(a addition) bool { return a.name == name })
+}
+
+// value is a member as it will go upstream, or nil: with what has been changed so far.
+func (e *edit) value(name string) jsontext.Value {
+	if m := e.object.find(name); m != nil {
+		if value, changed := e.replaced[m]; changed {
+			return value
+		}
+		return e.object.value(m)
+	}
+	for _, a := range e.added {
+		if a.name == name {
+			return a.value
+		}
+	}
+	return nil
+}
+
+func (e *edit) add(name string, value []byte) {
+	e.added = append(e.added, addition{name, value})
+}
+
+func (e *edit) changed() bool { return e.replaced != nil || len(e.added) > 0 }
 
 // bytes is the object with all changes. Without one it is the client's bytes, less what stands around the object: trailing
 // bytes would keep Ollama from noticing a client that leaves (docs/ollama-contract, section 3).
 func (e *edit) bytes() []byte {
-	if e.replaced == nil && e.added == nil {
+	if !e.changed() {
 		return bytes.TrimLeft(e.object.src[:e.object.end], " \t\r\n")
 	}
 	size := e.object.end + 16
@@ -39,9 +85,12 @@ func (e *edit) bytes() []byte {
 		size += len(v)
 	}
 	for _, a := range e.added {
-		size += len(a) + 1
+		size += len(a.name) + len(a.value) + len(`"":,`)
 	}
 	out := append(make([]byte, 0, size), '{')
+	if e.first {
+		out = e.appendAdded(out)
+	}
 	for i := range e.object.members {
 		m := &e.object.members[i]
 		value, changed := e.replaced[m]
@@ -58,21 +107,24 @@ func (e *edit) bytes() []byte {
 			out = append(out, e.object.src[m.start:m.end]...)
 		}
 	}
-	for _, a := range e.added {
-		if len(out) > 1 {
-			out = append(out, ',')
-		}
-		out = append(out, a...)
+	if !e.first {
+		out = e.appendAdded(out)
 	}
 	return append(out, '}')
 }
 
-func pair(name string, value []byte) []byte {
-	return append(append(quote(name), ':'), value...)
+func (e *edit) appendAdded(out []byte) []byte {
+	for _, a := range e.added {
+		if len(out) > 1 {
+			out = append(out, ',')
+		}
+		out = append(out, pair(a.name, a.value)...)
+	}
+	return out
 }
 
-func wrap(open byte, inside []byte, closing byte) []byte {
-	return append(append([]byte{open}, inside...), closing)
+func pair(name string, value []byte) []byte {
+	return append(append(quote(name), ':'), value...)
 }
 
 // quote writes a JSON string of a name that api.ParseModel or this package has passed: it cannot fail.

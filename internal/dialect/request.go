@@ -2,6 +2,7 @@ package dialect
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 
 	"ollama-api-service/internal/api"
@@ -23,6 +24,8 @@ type Request struct {
 	Stream bool
 	// StripUsage says that usage was asked for by the gateway alone and must be taken out of the stream again.
 	StripUsage bool
+	// Changes are what the policy has changed, for the client to read.
+	Changes []string
 	// PromptTokens is an estimate (characters / 4, as Ollama's own for count_tokens) for rows whose true count is lost.
 	PromptTokens int64
 	// Body goes upstream: the client's bytes but for the edits that docs/decisions.md names.
@@ -37,16 +40,16 @@ func (r *Request) Model() api.Model {
 	return r.Models[0]
 }
 
-// Read reads a body of the kind, in which a model may go by one of the aliases. It returns a CodeBadRequest error for what is
-// ambiguous, malformed, or names no model.
-func (k Kind) Read(body []byte, aliases api.Aliases) (*Request, error) {
+// Read reads a body of the kind under its terms. It returns a CodeBadRequest error for what is ambiguous, malformed, or names no
+// model, and CodeForbidden for what the policy refuses.
+func (k Kind) Read(body []byte, terms *Terms) (*Request, error) {
 	o, err := guard(body, known[k])
 	if err != nil {
 		return nil, err
 	}
 	e := edit{object: &o}
 	if k.aliased() {
-		e.aliases = aliases
+		e.aliases = terms.Aliases
 	}
 	req := &Request{}
 	if k == Copy {
@@ -64,24 +67,42 @@ func (k Kind) Read(body []byte, aliases api.Aliases) (*Request, error) {
 	}
 	req.PromptTokens = k.promptTokens(&o)
 
+	if err = e.edits(k, terms, req); err != nil {
+		return nil, err
+	}
+	req.Body = e.bytes()
+	return req, nil
+}
+
+// edits makes the changes that the kind and the policy ask for.
+func (e *edit) edits(k Kind, terms *Terms, req *Request) (err error) {
+	var options *edit
 	switch k {
 	case Generate, Chat:
-		err = e.intoOptions()
+		if options, err = e.options(); err == nil {
+			e.intoOptions(options)
+		}
+	case Embed, Embeddings:
+		options, err = e.options()
+	case Transfer:
+		err = e.transfer(terms, req)
 	case Create:
-		err = e.sources(req)
+		err = e.sources(terms, req)
 	case OpenAIChat:
 		e.renameMaxTokens()
 		err = e.includeUsage(req)
 	case OpenAICompletions:
 		err = e.includeUsage(req)
 	case OpenAIResponses, AnthropicMessages:
-		req.WebSearch, err = o.searchesWeb()
+		req.WebSearch, err = e.object.searchesWeb()
 	}
-	if err != nil {
-		return nil, err
+	if err == nil && terms.Policed {
+		err = e.police(k, terms, req, options)
 	}
-	req.Body = e.bytes()
-	return req, nil
+	if err == nil && options != nil && options.changed() {
+		e.put("options", options.bytes())
+	}
+	return err
 }
 
 // promptTokens is Ollama's own formula for a count that is not to be had: characters of text and of tools / 4.
@@ -166,7 +187,7 @@ func (e *edit) modelName(req *Request, m *member) error {
 }
 
 // sources reads what a model is made from: a key that may not use a model must not get it under another name.
-func (e *edit) sources(req *Request) error {
+func (e *edit) sources(terms *Terms, req *Request) error {
 	for _, f := range []string{"from", "remote_host"} {
 		m := e.object.find(f)
 		if m == nil || m.kind == 'n' {
@@ -180,58 +201,78 @@ func (e *edit) sources(req *Request) error {
 		case text == "":
 		case f == "remote_host":
 			req.Remote = true
+			if host := strings.TrimPrefix(text, "https://"); host != "ollama.com" && !slices.Contains(terms.Registries, host) {
+				return errRegistry()
+			}
 		default:
 			if err := e.modelName(req, m); err != nil {
 				return err
 			}
 		}
 	}
+	return terms.mayReach(req)
+}
+
+// transfer reads a pull or a push. "insecure" lets the server speak plain HTTP to whatever host the name gives: it is taken out
+// but for hosts that a setting names. (Open WebUI sends it with each pull.)
+func (e *edit) transfer(terms *Terms, req *Request) error {
+	if err := terms.mayReach(req); err != nil {
+		return err
+	}
+	insecure, err := e.object.flag("insecure", false)
+	if err != nil {
+		return err
+	}
+	if insecure && !slices.Contains(terms.Registries, req.Model().Host) {
+		e.remove(e.object.find("insecure"))
+		req.Changes = append(req.Changes, "insecure dropped")
+	}
 	return nil
+}
+
+// mayReach refuses models of a host that no setting names: the server would speak to whatever is there, inside its own network
+// too, and tell what it answers.
+func (t *Terms) mayReach(req *Request) error {
+	for _, m := range req.Models {
+		if m.Host != api.DefaultHost && !slices.Contains(t.Registries, m.Host) {
+			return errRegistry()
+		}
+	}
+	return nil
+}
+
+func errRegistry() error {
+	return api.Errorf(api.CodeForbidden, "models may come from and go to Ollama's own registry alone: name other hosts in REGISTRY_HOSTS")
 }
 
 // intoOptions moves a top-level temperature and max_tokens, which Ollama ignores on its native routes, into options.
 // What stands in options already wins.
-func (e *edit) intoOptions() error {
-	moves := [...]struct{ from, to string }{{"temperature", "temperature"}, {"max_tokens", "num_predict"}}
-	options := e.object.find("options")
-	var inner object
-	var added [][]byte
-	for _, mv := range moves {
-		m := e.object.find(mv.from)
+func (e *edit) intoOptions(options *edit) {
+	for _, move := range [...]struct{ from, to string }{{"temperature", "temperature"}, {"max_tokens", "num_predict"}} {
+		m := e.object.find(move.from)
 		if m == nil {
 			continue
 		}
-		if inner.src == nil && options != nil && options.kind != 'n' {
-			var err error
-			if options.kind != '{' {
-				return api.Errorf(api.CodeBadRequest, "options must be an object")
-			}
-			// Ollama matches the keys of options exactly: they are a map there.
-			if inner, err = e.object.subobject(options, exactOptions); err != nil {
-				return err
-			}
-		}
 		e.remove(m)
-		if m.kind != 'n' && inner.find(mv.to) == nil {
-			added = append(added, pair(mv.to, e.object.value(m)))
+		if m.kind != 'n' && options.object.find(move.to) == nil {
+			options.add(move.to, e.object.value(m))
 		}
 	}
-	if len(added) == 0 {
-		return nil
-	}
-	list := bytes.Join(added, []byte{','})
-	switch {
-	case options == nil:
-		e.add("options", wrap('{', list, '}'))
-	case inner.src == nil || len(inner.members) == 0:
-		e.replace(options, wrap('{', list, '}'))
-	default:
-		e.replace(options, append(wrap('{', list, ','), bytes.TrimLeft(inner.src, "{")...))
-	}
-	return nil
 }
 
-var exactOptions = names("temperature", "num_predict")
+// options is the object "options" of a native request, to be edited; an empty one where there is none. Ollama matches its keys
+// exactly: they are a map there.
+func (e *edit) options() (*edit, error) {
+	m := e.object.find("options")
+	if m == nil || m.kind == 'n' {
+		return &edit{object: &object{src: []byte("{}"), end: 2}, first: true}, nil
+	}
+	if m.kind != '{' {
+		return nil, api.Errorf(api.CodeBadRequest, "options must be an object")
+	}
+	o, err := e.object.subobject(m, policedOptions)
+	return &edit{object: &o, first: true}, err
+}
 
 // renameMaxTokens sends max_completion_tokens as max_tokens, the one that Ollama obeys: without it a client that uses the
 // new name gets unbounded output. Where both stand, max_tokens is what Ollama reads already.

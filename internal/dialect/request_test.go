@@ -59,7 +59,7 @@ func TestRefusedBodies(t *testing.T) {
 			if kind == OpenAIChat && (name == "two models" || name == "options is a list" || name == "kelvin sign") {
 				continue // those fields mean nothing there
 			}
-			_, err := kind.Read([]byte(body), nil)
+			_, err := kind.Read([]byte(body), &Terms{})
 			var e *api.Error
 			if !errors.As(err, &e) || e.Code != api.CodeBadRequest {
 				t.Errorf("%s: got %v, want a refusal", name, err)
@@ -72,7 +72,7 @@ func TestRefusedBodies(t *testing.T) {
 		`{"model":"a","stream":true,"stream_options":1}`, `{"model":"a","stream":true,"stream_options":{"include_usage":"yes"}}`,
 		`{"model":"a","stream":true,"stream_options":{"Include_usage":true}}`,
 	} {
-		if _, err := OpenAIChat.Read([]byte(body), nil); err == nil {
+		if _, err := OpenAIChat.Read([]byte(body), &Terms{}); err == nil {
 			t.Errorf("accepted: %s", body)
 		}
 	}
@@ -121,7 +121,7 @@ func TestAcceptedBodiesAndTheirEdits(t *testing.T) {
 		{kind: Copy, in: `{"source":"tiny","destination":"b:c"}`, model: "tiny:latest"},
 		{kind: Transfer, in: `{"model":"","name":"x:y"}`, model: "x:y", stream: true},
 	} {
-		req, err := c.kind.Read([]byte(c.in), nil)
+		req, err := c.kind.Read([]byte(c.in), &Terms{})
 		if err != nil {
 			t.Errorf("%s: %v", c.in, err)
 			continue
@@ -141,7 +141,7 @@ func TestAcceptedBodiesAndTheirEdits(t *testing.T) {
 
 func TestPromptEstimateCountsTextAndNoImages(t *testing.T) {
 	image := strings.Repeat("A", 100_000)
-	req, err := Chat.Read([]byte(`{"model":"tiny","messages":[{"role":"user","content":"`+strings.Repeat("word ", 80)+`","images":["`+image+`"]}]}`), nil)
+	req, err := Chat.Read([]byte(`{"model":"tiny","messages":[{"role":"user","content":"`+strings.Repeat("word ", 80)+`","images":["`+image+`"]}]}`), &Terms{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,7 +178,7 @@ func FuzzWhatIsAuthorisedIsWhatIsForwarded(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		for _, kind := range []Kind{Chat, Generate, OpenAIChat, OpenAICompletions, OpenAIResponses, AnthropicMessages, Embed, Show, Transfer} {
-			req, err := kind.Read(bytes.Clone(body), api.Aliases{alias})
+			req, err := kind.Read(bytes.Clone(body), &Terms{Aliases: api.Aliases{alias}})
 			if err != nil {
 				continue
 			}
@@ -222,7 +222,7 @@ func BenchmarkRead(b *testing.B) {
 			b.SetBytes(int64(len(body)))
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := Chat.Read(body, nil); err != nil {
+				if _, err := Chat.Read(body, &Terms{}); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -239,7 +239,7 @@ func FuzzWebSearchIsSeen(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, tools []byte) {
-		req, err := AnthropicMessages.Read([]byte(`{"model":"tiny","tools":`+string(tools)+`}`), nil)
+		req, err := AnthropicMessages.Read([]byte(`{"model":"tiny","tools":`+string(tools)+`}`), &Terms{})
 		if err != nil {
 			return
 		}

@@ -2,6 +2,7 @@ package dialect
 
 import (
 	"bytes"
+	"encoding/json"
 	"strconv"
 	"time"
 
@@ -143,4 +144,19 @@ func finishReason(choices []byte) bool {
 // emptyArray says whether a value is [].
 func emptyArray(v []byte) bool {
 	return jsontext.Value(v).Kind() == '[' && len(bytes.TrimSpace(v[1:len(v)-1])) == 0
+}
+
+// Sentence is what a failure of Ollama's says, in any dialect; "" where it says nothing.
+func Sentence(body []byte) string {
+	var failure struct{ Error json.RawMessage }
+	if json.Unmarshal(body, &failure) != nil {
+		return ""
+	}
+	var text string
+	if json.Unmarshal(failure.Error, &text) == nil {
+		return text
+	}
+	var inner struct{ Message string }
+	_ = json.Unmarshal(failure.Error, &inner) // what is neither says nothing
+	return inner.Message
 }

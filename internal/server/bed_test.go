@@ -106,6 +106,7 @@ func start(t *testing.T, with setup) *bed {
 	o := server.Options{
 		Store: b.store, Auth: b.auth, Secret: b.secret, Random: rand.Reader, Limits: limit.NewMemory(time.Now),
 		Sched: sched.New(be, queue, time.Minute), Backend: be, Upstream: proxy.NewUpstream(base, "", ""), Books: b.books, Log: log, Version: "test",
+		Throttle:      auth.NewThrottle(0, time.Now),
 		DefaultLimits: map[api.Role]int64{api.RoleAdmin: 1000, api.RoleUser: 100}, StaticAdmin: true,
 		MaxBody: 1 << 20, MaxRequestTime: time.Minute, FirstByte: 30 * time.Second, Idle: 30 * time.Second,
 	}

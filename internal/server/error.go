@@ -22,11 +22,14 @@ const statusClientGone = 499
 var statuses = map[api.Code]int{
 	api.CodeBadRequest:       http.StatusBadRequest,
 	api.CodeUnauthorized:     http.StatusUnauthorized,
+	api.CodeThrottled:        http.StatusTooManyRequests,
 	api.CodeForbidden:        http.StatusForbidden,
 	api.CodeNotFound:         http.StatusNotFound,
 	api.CodeMethodNotAllowed: http.StatusMethodNotAllowed,
 	api.CodeConflict:         http.StatusConflict,
 	api.CodeTooLarge:         http.StatusRequestEntityTooLarge,
+	api.CodeTargetTooLong:    http.StatusRequestURITooLong,
+	api.CodeHeadTooLarge:     http.StatusRequestHeaderFieldsTooLarge,
 	api.CodeUnsupported:      http.StatusUnsupportedMediaType,
 	api.CodeSlowBody:         http.StatusRequestTimeout,
 	api.CodeRateLimited:      http.StatusTooManyRequests,
@@ -47,6 +50,7 @@ var statuses = map[api.Code]int{
 // fail writes a failure in the caller's dialect: the whole answer where none has begun, else the dialect's error record and
 // then the end of the connection, so that a cut answer can never be taken for a whole one.
 func (x *exchange) fail(err error) {
+	x.beat.pause()
 	e := x.whoLeft(err)
 	x.err = e
 	if x.started() {
@@ -178,7 +182,8 @@ func (x *exchange) errorRecord(e *api.Error) []byte {
 
 func openAIType(status int) string {
 	switch status {
-	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusMethodNotAllowed:
+	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusMethodNotAllowed,
+		http.StatusRequestURITooLong, http.StatusRequestHeaderFieldsTooLarge:
 		return "invalid_request_error"
 	case http.StatusUnauthorized:
 		return "authentication_error"

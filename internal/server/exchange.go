@@ -2,13 +2,10 @@ package server
 
 import (
 	"context"
-	"errors"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"strings"
 	"time"
 
@@ -24,6 +21,7 @@ type exchange struct {
 	r       *http.Request
 	s       *Server
 	id      string
+	theirID string // the client's own for the request, if it is fit to be kept
 	arrived time.Time
 
 	path      string // as sent, without a key in front
@@ -35,11 +33,13 @@ type exchange struct {
 	addr      netip.Addr
 	forwarded bool // a proxy stands before us, or claims to
 
-	key    *api.Key
-	record *api.Record // set from the admission on
-	status int         // as sent; 0 before the header
-	sent   int64
-	events int64 // of a stream of events, those that were sent
+	key     *api.Key
+	record  *api.Record // set from the admission on
+	status  int         // as sent; 0 before the header
+	bounded time.Time   // when the deadline of writes was last set
+	beat    *heartbeat
+	sent    int64
+	events  int64 // of a stream of events, those that were sent
 
 	received int64 // of the body
 	consumed bool  // the body was read to its end
@@ -57,6 +57,7 @@ func (s *Server) newExchange(w http.ResponseWriter, r *http.Request) *exchange {
 	x.addr, x.forwarded = clientAddress(r, s.TrustedProxies)
 	w.Header()["X-Request-Id"] = []string{x.id}
 	if theirs := r.Header.Get("X-Request-Id"); theirs != "" && validID(theirs) {
+		x.theirID = theirs
 		w.Header()["X-Client-Request-Id"] = []string{theirs}
 	}
 	return x
@@ -85,8 +86,16 @@ func validID(s string) bool {
 	return true
 }
 
+// WriteHeader, Write and FlushError are for the request's own goroutine; commit, put and flush do their work.
 func (x *exchange) WriteHeader(status int) {
+	x.beat.lock()
+	defer x.beat.unlock()
+	x.commit(status)
+}
+
+func (x *exchange) commit(status int) {
 	if x.status == 0 {
+		x.boundWrites() // net/http may write before it is asked to, and keeps the deadline of the request before
 		x.status = status
 		if x.family == dialect.Anthropic {
 			x.Header()["Request-Id"] = []string{x.id} // where their SDKs look for it
@@ -107,12 +116,54 @@ func (x *exchange) boundDrain() {
 }
 
 func (x *exchange) Write(p []byte) (int, error) {
+	x.beat.lock()
+	defer x.beat.unlock()
 	if x.status == 0 {
-		x.WriteHeader(http.StatusOK)
+		x.commit(http.StatusOK)
 	}
+	return x.put(p)
+}
+
+func (x *exchange) put(p []byte) (int, error) {
+	x.boundWrites()
 	n, err := x.ResponseWriter.Write(p)
 	x.sent += int64(n)
+	x.unboundWrites()
 	return n, err
+}
+
+// FlushError sends what was written. It is what http.ResponseController calls.
+func (x *exchange) FlushError() error {
+	x.beat.lock()
+	defer x.beat.unlock()
+	return x.flush()
+}
+
+func (x *exchange) flush() error {
+	x.boundWrites()
+	err := http.NewResponseController(x.ResponseWriter).Flush()
+	x.unboundWrites()
+	return err
+}
+
+// boundWrites bounds the next write: a client that takes nothing for so long is cut, and its slot is free. It is set anew at most
+// once in a second, because each time takes a lock.
+func (x *exchange) boundWrites() {
+	now := time.Now()
+	if now.Sub(x.bounded) < min(time.Second, x.s.writeProgress/8) {
+		return
+	}
+	x.bounded = now
+	// Writers that know no deadlines are those of tests.
+	_ = http.NewResponseController(x.ResponseWriter).SetWriteDeadline(now.Add(x.s.writeProgress))
+}
+
+// unboundWrites takes the bound away again in HTTP/2, where it would end the stream when it passes though nobody writes.
+func (x *exchange) unboundWrites() {
+	if x.r.ProtoMajor == 2 {
+		x.bounded = time.Time{}
+		_ = http.NewResponseController(x.ResponseWriter).SetWriteDeadline(time.Time{})
+	}
 }
 
 // Unwrap lets http.ResponseController reach the connection, to flush and to set deadlines.
@@ -179,65 +230,6 @@ func (x *exchange) attrs() []slog.Attr {
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-
-const (
-	bodyProgress = 30 * time.Second // a body that makes no progress for so long is cut
-	drainTime    = time.Second      // for the rest of a body that nobody wants
-	firstBuffer  = 512
-)
-
-// readBody reads the whole body, at most limit bytes. net/http notices a client that leaves only after that.
-func (x *exchange) readBody(limit int64) ([]byte, error) {
-	if enc := x.r.Header.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "identity") {
-		return nil, api.Errorf(api.CodeUnsupported, "send the body without Content-Encoding")
-	}
-	if x.r.ContentLength > limit {
-		return nil, tooLarge(limit)
-	}
-	size := int64(firstBuffer)
-	if x.r.ContentLength >= 0 {
-		// What a client claims is not what it gets before it sends it.
-		size = min(x.r.ContentLength, 1<<20) + 1
-	}
-	control := http.NewResponseController(x.ResponseWriter)
-	body := make([]byte, 0, size)
-	pushed := time.Time{}
-	for {
-		if int64(len(body)) > limit {
-			return nil, tooLarge(limit)
-		}
-		if len(body) == cap(body) {
-			body = append(body, 0)[:len(body)]
-		}
-		if now := time.Now(); now.Sub(pushed) > time.Second {
-			if now.Sub(x.arrived) > x.s.MaxRequestTime {
-				return nil, api.Errorf(api.CodeSlowBody, "the body took longer than a request may take in all")
-			}
-			pushed = now
-			// Writers that know no deadlines are those of tests.
-			_ = control.SetReadDeadline(now.Add(bodyProgress))
-		}
-		n, err := x.r.Body.Read(body[len(body):cap(body)])
-		body = body[:len(body)+n]
-		switch {
-		case errors.Is(err, io.EOF):
-			_ = control.SetReadDeadline(time.Time{})
-			if int64(len(body)) > limit {
-				return nil, tooLarge(limit)
-			}
-			x.received, x.consumed = int64(len(body)), true
-			return body, nil
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			return nil, api.Wrap(api.CodeSlowBody, err, "the body did not arrive in time: send it without pauses")
-		case err != nil:
-			return nil, api.Wrap(api.CodeBadRequest, err, "the body could not be read")
-		}
-	}
-}
-
-func tooLarge(limit int64) error {
-	return api.Errorf(api.CodeTooLarge, "the body is larger than %d bytes (MAX_BODY_BYTES)", limit)
-}
 
 // clientAddress is who sent the request: the peer, or, where the peer is a trusted proxy, the last address in
 // X-Forwarded-For that is none. What comes before an entry that is no address is not believed.

@@ -1,8 +1,15 @@
 package server
 
-import "ollama-api-service/internal/dialect"
+import (
+	"time"
+
+	"ollama-api-service/internal/dialect"
+)
 
 var familyNames = map[dialect.Family]string{dialect.Native: "native", dialect.OpenAI: "openai", dialect.Responses: "responses", dialect.Anthropic: "anthropic"}
+
+// CutAfter bounds how long a client may take nothing of its answer.
+func (s *Server) CutAfter(d time.Duration) { s.writeProgress = d }
 
 // Line is a line of the route table as tests see it.
 type Line struct {

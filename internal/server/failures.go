@@ -35,14 +35,14 @@ func (r *route) failureName(status int) string {
 
 // failures are the statuses, in order, with which a route can fail.
 func (r *route) failures() []int {
-	var list []int
+	list := []int{400, 414, 431} // of a head that no route gets to see
 	if r.access != anyone {
-		list = append(list, 400, 401, 403, 500, 503)
+		list = append(list, 401, 403, 429, 500, 503)
 	}
 	_, _, parameter := strings.Cut(r.template, "{")
 	switch {
 	case r.counted:
-		list = append(list, 404, 429, 502, 504)
+		list = append(list, 404, 502, 504)
 	case r.upstream != "":
 		list = append(list, 404, 502, 504)
 	case r.class == metadata:
@@ -108,13 +108,15 @@ const exampleID = "0199e3a4-5c1b-7d3e-9a41-3f6f0c2a77b1"
 var explanations = map[int]string{
 	400: "The request cannot be understood, or could be understood in two ways.",
 	401: "The key is missing, mistyped, revoked or expired. Clients that call themselves `ollama/…` get 403 instead, for they show its sentence.",
-	403: "The key may not do this: the route is for admins, the key is used from another address or is blocked, or it may not use cloud models.",
+	403: "The key may not do this: the route is for admins, the key is used from another address or is blocked, it may not use cloud models, or its policy refuses a field.",
 	404: "There is no such thing, or this key may not see it.",
 	408: "The body did not arrive in time.",
 	409: "It would contradict what is there: the key is revoked already, or it is the last admin key.",
 	413: "The body is too large.",
-	415: "The body is compressed. Send it as it is.",
-	429: "The key is at its limit. `Retry-After` says when to come back.",
+	414: "The path and query are too long.",
+	415: "The body is compressed in a way that is not undone here: the `/v1` routes take gzip and zstd, the others none.",
+	429: "The key is at its limit, or too many bad keys came from this address. `Retry-After` says when to come back.",
+	431: "The header has too many fields. One above 32 KiB is refused before it is read, in plain text.",
 	500: "Something went wrong inside the gateway, or Ollama answered so.",
 	501: "The Ollama behind this gateway is too old for the route; the sentence names the version that it needs.",
 	502: "Ollama broke off, or its answer makes no sense.",
@@ -129,10 +131,13 @@ var countedOnly = map[api.Code]bool{api.CodeRateLimited: true, api.CodeConcurren
 var typicalFailures = []api.Error{
 	{Code: api.CodeBadRequest, Message: "the body names a field twice: name each once"},
 	{Code: api.CodeUnauthorized, Message: "this API key is not valid: unknown, revoked or expired; check that it is complete, or ask an administrator for a new one"},
+	{Code: api.CodeThrottled, Message: "too many requests with a bad API key came from your address: check the key, and try again in a minute"},
 	{Code: api.CodeForbidden, Message: "this needs an admin key: ask who runs this service"},
 	{Code: api.CodeNotFound, Message: "model 'llama3.2:latest' not found"},
 	{Code: api.CodeConflict, Message: "oas_8rT2kLmN0q is the last admin key; make another admin key first"},
 	{Code: api.CodeTooLarge, Message: "the body is larger than 67108864 bytes (MAX_BODY_BYTES)"},
+	{Code: api.CodeTargetTooLong, Message: "the path and query are longer than 8192 bytes"},
+	{Code: api.CodeHeadTooLarge, Message: "the header has more than 100 fields"},
 	{Code: api.CodeUnsupported, Message: "send the body without Content-Encoding"},
 	{Code: api.CodeSlowBody, Message: "the body did not arrive in time: send it without pauses"},
 	{Code: api.CodeRateLimited, Message: "Rate limit exceeded"},

@@ -17,6 +17,7 @@ import (
 const (
 	wholeAnswer = 1 << 20 // a body up to this is read to its end before its header goes out
 	heldTail    = 4 << 10 // of a longer one, this much waits for the books
+	maxSentence = 64 << 10
 )
 
 // infer serves one counted request: read it, ask whether it may, wait for a slot, book it, carry it to Ollama, and let the
@@ -36,6 +37,8 @@ func (s *Server) infer(x *exchange) error {
 	if err != nil {
 		return x.giveBack(taken, err)
 	}
+	s.startHeartbeat(x, req)
+	defer x.beat.pause()
 	lease, err := s.acquire(x, req)
 	if err != nil {
 		return x.giveBack(taken, err)
@@ -69,6 +72,7 @@ func (s *Server) infer(x *exchange) error {
 
 // giveBack returns what a request has taken that never went upstream.
 func (x *exchange) giveBack(taken *limit.Reservation, err error) error {
+	x.beat.pause()
 	taken.Cancel()
 	x.showLimits(x.s.Limits, nil)
 	return err
@@ -87,9 +91,12 @@ func (s *Server) readRequest(x *exchange) (*dialect.Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	req, err := x.route.kind.Read(body, s.Aliases)
+	req, err := x.route.kind.Read(body, s.terms(x.key))
 	if err != nil {
 		return nil, err
+	}
+	if req.Changes != nil {
+		x.Header()["X-Policy"] = []string{strings.Join(req.Changes, ", ")}
 	}
 	switch {
 	case req.Remote && !x.key.AllowCloud:
@@ -98,6 +105,13 @@ func (s *Server) readRequest(x *exchange) (*dialect.Request, error) {
 		return nil, api.Errorf(api.CodeForbidden, "this key may not let the server search the web (the tool web_search): leave it out, or an admin can set allow_cloud")
 	}
 	return req, mayUse(x.key, req.Alias, req.Models...)
+}
+
+// terms are what a key's bodies are read under.
+func (s *Server) terms(k *api.Key) *dialect.Terms {
+	return &dialect.Terms{
+		Aliases: s.Aliases, Policed: k.Role != api.RoleAdmin, Key: k.Policy, Models: s.Policy, Standard: s.Standard, Registries: s.Registries,
+	}
 }
 
 // newEnough refuses what the backend's version does not have yet.
@@ -195,7 +209,7 @@ type booking struct {
 func (s *Server) open(x *exchange, req *dialect.Request, lease *sched.Lease) *booking {
 	b := &booking{s: s, x: x, req: req, lease: lease}
 	b.record.Admission = api.Admission{
-		ID: x.id, ClientRequestID: x.clientID(), At: time.Now(), Key: x.key.Preview, Endpoint: x.route.template,
+		ID: x.id, ClientRequestID: x.theirID, At: time.Now(), Key: x.key.Preview, Endpoint: x.route.template,
 		Backend: lease.Backend.Name, Class: classNames[x.route.class], Streamed: req.Stream, ClientAddr: x.addr.String(),
 		PromptEstimate: req.PromptTokens,
 	}
@@ -205,16 +219,11 @@ func (s *Server) open(x *exchange, req *dialect.Request, lease *sched.Lease) *bo
 	return b
 }
 
-func (x *exchange) clientID() string {
-	if ids := x.Header()["X-Client-Request-Id"]; len(ids) > 0 {
-		return ids[0]
-	}
-	return ""
-}
-
 // begin notes the first byte of an answer, and refuses answers that no client of ours should see.
 func (b *booking) begin(resp *proxy.Response) error {
 	b.record.FirstByte = time.Since(b.x.arrived)
+	b.x.beat.pause()
+	stream, sse := resp.Streams()
 	switch {
 	case resp.Status >= 300 && resp.Status < 400:
 		return b.failed(api.Errorf(api.CodeUpstreamError, "the Ollama server redirects: OLLAMA_BASE_URL must name it directly"))
@@ -224,12 +233,34 @@ func (b *booking) begin(resp *proxy.Response) error {
 	case resp.Status == http.StatusNotFound && b.x.route.kind.Since() != "" && strings.HasPrefix(resp.Header.Get("Content-Type"), "text/plain"):
 		// A route it does not know; an unknown model is answered with JSON.
 		return b.failed(tooOld(b.s.Backend.State().Version, b.x.route.kind.Since()))
+	case b.x.started() && !(stream && sse && resp.Status == http.StatusOK):
+		return b.tooLate(resp)
 	}
 	return nil
 }
 
+// tooLate tells what Ollama answered where a heartbeat has promised a stream: its own sentence, as an event.
+func (b *booking) tooLate(resp *proxy.Response) error {
+	body, _, err := resp.Head(maxSentence)
+	if err != nil {
+		return b.failed(err)
+	}
+	sentence := dialect.Sentence(body)
+	if sentence == "" {
+		sentence = "the Ollama server answered " + strconv.Itoa(resp.Status) + " and no stream: try again"
+	}
+	code := api.CodeUpstreamError
+	if resp.Status < 500 {
+		_, code = b.outcome(resp.Status)
+	}
+	return b.failed(api.Errorf(cmp.Or(code, api.CodeUpstreamError), "%s", sentence))
+}
+
 // header passes what of the upstream's header a client needs.
 func (b *booking) header(resp *proxy.Response, length int64) {
+	if b.x.started() {
+		return // a heartbeat came first
+	}
 	h := b.x.Header()
 	if t := resp.Header["Content-Type"]; len(t) > 0 {
 		h["Content-Type"] = t[:1]
@@ -249,7 +280,9 @@ func (b *booking) header(resp *proxy.Response, length int64) {
 func (b *booking) stream(resp *proxy.Response, m *dialect.Meter) error {
 	b.record.Streamed = true
 	b.header(resp, -1)
+	b.x.beat.resume()
 	sent, err := resp.Stream(b.x, m)
+	b.x.beat.pause()
 	rest := m.Finish()
 	b.x.events = m.Events
 	b.record.BytesOut = sent + int64(len(rest))
@@ -354,6 +387,7 @@ func (b *booking) count(u dialect.Usage, records int64) {
 
 // failed books a failure and returns it.
 func (b *booking) failed(err error) error {
+	b.x.beat.pause()
 	e := b.x.whoLeft(err)
 	if e.Code != api.CodeNoBackend && b.record.PromptTokens == 0 && b.record.CompletionTokens == 0 && b.x.route.class == inference {
 		b.record.PromptTokens, b.record.Estimated = b.req.PromptTokens, true
@@ -373,6 +407,8 @@ func outcomeOf(err error) api.Outcome {
 		return api.OutcomeTimeout
 	case api.CodeStopping:
 		return api.OutcomeInterrupted
+	case api.CodeNotFound, api.CodeBadRequest:
+		return api.OutcomeRefused
 	}
 	return api.OutcomeUpstream
 }

@@ -60,6 +60,21 @@ func TestNativeAnswersPassUnchanged(t *testing.T) {
 	}
 }
 
+// An option of the wrong type is the client's mistake. Ollama calls it its own (500), which SDKs try again; a policed one is told
+// here, and what passes unread is told by Ollama.
+func TestOptionOfTheWrongType(t *testing.T) {
+	b := start(t, setup{})
+	body := string(ollamatest.RecordedRequest("error-option-type"))
+	if r := b.do("POST", "/api/chat", b.user(), body); r.status != 400 || len(b.ollama.RequestsTo("POST", "/api/chat")) != 0 {
+		t.Errorf("a user's: %d %s", r.status, r.body)
+	}
+	b.ollama.Script("POST", "/api/chat", ollamatest.Answer{Recording: "error-option-type"})
+	_, _, want := recorded(t, "error-option-type")
+	if r := b.do("POST", "/api/chat", adminSecret, body); r.status != 500 || r.body != want {
+		t.Errorf("an admin's: %d %s", r.status, r.body)
+	}
+}
+
 func TestInjectedUsageIsTakenOutAgain(t *testing.T) {
 	b := start(t, setup{})
 	key := b.user()

@@ -15,18 +15,19 @@ import (
 func typeOf(v any) reflect.Type { return reflect.TypeOf(v) }
 
 // keyFields are all names that a body of the key operations may hold.
-var keyFields = []string{"name", "role", "rate_limit", "max_concurrent", "models", "allow_cloud", "expires_at", "allowed_ips", "note", "grace_seconds"}
+var keyFields = []string{"name", "role", "rate_limit", "max_concurrent", "models", "allow_cloud", "expires_at", "allowed_ips", "policy", "note", "grace_seconds"}
 
 type newKey struct {
-	Name          string              `json:"name" minLength:"1" maxLength:"100" example:"Production API Key"`
-	Role          api.Role            `json:"role" enum:"admin,user" example:"user"`
-	RateLimit     optional[int64]     `json:"rate_limit,omitempty" doc:"Requests in any 60 minutes; 0 blocks the key, null is no limit; default by role" example:"500"`
-	MaxConcurrent optional[int64]     `json:"max_concurrent,omitempty" doc:"Requests at one time; null is no bound"`
-	Models        optional[[]string]  `json:"models,omitempty" doc:"Patterns like llama3.2, llama3.2:* or *; null is every local model, an empty list none"`
-	AllowCloud    bool                `json:"allow_cloud,omitempty" doc:"Allow models that Ollama runs off-site"`
-	ExpiresAt     optional[time.Time] `json:"expires_at,omitempty"`
-	AllowedIPs    []api.Network       `json:"allowed_ips,omitempty" doc:"Addresses and networks the key may be used from"`
-	Note          string              `json:"note,omitempty" maxLength:"1000"`
+	Name          string               `json:"name" minLength:"1" maxLength:"100" example:"Production API Key"`
+	Role          api.Role             `json:"role" enum:"admin,user" example:"user"`
+	RateLimit     optional[int64]      `json:"rate_limit,omitempty" doc:"Requests in any 60 minutes; 0 blocks the key, null is no limit; default by role" example:"500"`
+	MaxConcurrent optional[int64]      `json:"max_concurrent,omitempty" doc:"Requests at one time; null is no bound"`
+	Models        optional[[]string]   `json:"models,omitempty" doc:"Patterns like llama3.2, llama3.2:* or *; null is every local model, an empty list none"`
+	AllowCloud    bool                 `json:"allow_cloud,omitempty" doc:"Allow models that Ollama runs off-site"`
+	ExpiresAt     optional[time.Time]  `json:"expires_at,omitempty"`
+	AllowedIPs    []api.Network        `json:"allowed_ips,omitempty" doc:"Addresses and networks the key may be used from"`
+	Policy        optional[api.Policy] `json:"policy,omitempty" doc:"Other answers than the service's to what requests of this key may set: pass, drop, refuse, default:N, max:N or set:N by field"`
+	Note          string               `json:"note,omitempty" maxLength:"1000"`
 }
 
 type keyPatch struct {
@@ -38,6 +39,7 @@ type keyPatch struct {
 	AllowCloud    *bool                   `json:"allow_cloud,omitempty"`
 	ExpiresAt     optional[time.Time]     `json:"expires_at,omitempty"`
 	AllowedIPs    optional[[]api.Network] `json:"allowed_ips,omitempty"`
+	Policy        optional[api.Policy]    `json:"policy,omitempty"`
 	Note          *string                 `json:"note,omitempty" maxLength:"1000"`
 }
 
@@ -111,6 +113,9 @@ func (s *Server) createKey(ctx context.Context, in *createIn) (*secretOut, error
 	if n.Models.Value != nil {
 		k.Models = *n.Models.Value
 	}
+	if n.Policy.Value != nil {
+		k.Policy = *n.Policy.Value
+	}
 	if err := k.Validate(); err != nil {
 		return nil, err
 	}
@@ -152,7 +157,7 @@ func (s *Server) changeKey(ctx context.Context, in *changeIn) (*keyOut, error) {
 	b := in.Body
 	patch := api.KeyPatch{
 		Name: b.Name, Role: b.Role, RateLimit: b.RateLimit.Optional, MaxConcurrent: b.MaxConcurrent.Optional,
-		Models: b.Models.Optional, AllowCloud: b.AllowCloud, ExpiresAt: b.ExpiresAt.Optional, AllowedIPs: b.AllowedIPs.Optional, Note: b.Note,
+		Models: b.Models.Optional, AllowCloud: b.AllowCloud, ExpiresAt: b.ExpiresAt.Optional, AllowedIPs: b.AllowedIPs.Optional, Policy: b.Policy.Optional, Note: b.Note,
 	}
 	if err := api.CheckExpiry(b.ExpiresAt.Value, by.At); err != nil {
 		return nil, err

@@ -80,7 +80,7 @@ func (s *Server) show(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	req, err := x.route.kind.Read(body, s.Aliases)
+	req, err := x.route.kind.Read(body, s.terms(x.key))
 	if err != nil {
 		return err
 	}
@@ -106,7 +106,7 @@ func (s *Server) countTokens(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	req, err := x.route.kind.Read(body, s.Aliases)
+	req, err := x.route.kind.Read(body, s.terms(x.key))
 	if err != nil {
 		return err
 	}

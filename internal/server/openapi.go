@@ -119,7 +119,7 @@ func (s *Server) complete(op object, r *route, shared object) {
 	case r.access == anyone:
 		op["security"] = []any{}
 	}
-	op["description"] = strings.TrimSpace(fmt.Sprint(op["description"])) + "\n\n" + s.terms(r)
+	op["description"] = strings.TrimSpace(fmt.Sprint(op["description"])) + "\n\n" + s.conditions(r)
 	responses := at(op, "responses")
 	for status, answer := range responses {
 		if code, err := strconv.Atoi(status); err != nil || code >= 400 {
@@ -154,8 +154,8 @@ func (r *route) success(answer, shared object) object {
 	return own
 }
 
-// terms say who may ask and how much.
-func (s *Server) terms(r *route) string {
+// conditions say who may ask and how much.
+func (s *Server) conditions(r *route) string {
 	who := "any API key"
 	switch {
 	case r.optional:
@@ -205,6 +205,9 @@ func (r *route) describeHeader(h object) {
 	h["X-Request-Id"] = headerRef("X-Request-Id")
 	if slices.Contains(r.families(), dialect.Anthropic) {
 		h["Request-Id"] = headerRef("Request-Id")
+	}
+	if r.counted && r.kind != dialect.None {
+		h["X-Policy"] = headerRef("X-Policy")
 	}
 	if r.counted {
 		for _, name := range []string{"X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"} {

@@ -209,9 +209,6 @@ func (x *exchange) cleanPath() error {
 		x.pathKey, x.path = key, "/"+path
 	}
 	x.family = familyOf(x.path, x.r.Header)
-	if x.family == dialect.Anthropic {
-		x.Header()["Request-Id"] = x.Header()["X-Request-Id"] // where Anthropic's SDKs look for it
-	}
 	if x.r.Method == http.MethodConnect || x.r.Method == http.MethodTrace {
 		return api.Errorf(api.CodeMethodNotAllowed, "%s is not served", x.r.Method)
 	}

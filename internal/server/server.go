@@ -4,6 +4,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -32,9 +33,10 @@ const (
 	keepAlive     = 2 * time.Minute
 	maxHeader     = 32 << 10
 	lastWords     = 2 * time.Second // for the error records of streams that are cut at a stop
+	writeProgress = 30 * time.Second
 )
 
-// Options are the rooms and the settings that the server stands on. All but StaticAdmin, TrustedProxies and Aliases must be set.
+// Options are the rooms and the settings that the server stands on. All but StaticAdmin, TrustedProxies, Aliases, Policy, Registries and Origins must be set.
 type Options struct {
 	Store    *store.Store
 	Auth     *auth.Authenticator
@@ -53,10 +55,17 @@ type Options struct {
 	TrustedProxies []netip.Prefix
 	MetricsOpen    bool // /metrics needs no key from this machine
 	Aliases        api.Aliases
+	Policy         []api.ModelPolicy // the operator's, before Standard
+	Standard       api.Policy        // what users' requests may set where nothing else is said
+	Registries     []string          // hosts that models may come from beside Ollama's own
 	MaxBody        int64
 	MaxRequestTime time.Duration
 	FirstByte      time.Duration
 	Idle           time.Duration
+	Throttle       *auth.Throttle
+	Origins        []string      // whose pages may call from a browser
+	PerAddress     int           // connections at one time; 0 is without bound
+	Heartbeat      time.Duration // between comments in a silent stream of events; 0 is none
 }
 
 // Server answers every request. New makes one.
@@ -69,12 +78,14 @@ type Server struct {
 	openAPI    func() (*web.File, error) // likewise
 	started    time.Time
 	ready      atomic.Bool
-	requests   sync.WaitGroup
+	// writeProgress is how long a client may take nothing of its answer.
+	writeProgress time.Duration
+	requests      sync.WaitGroup
 }
 
 // New builds the route table and the management API on it.
 func New(o Options) *Server {
-	s := &Server{Options: o, started: time.Now()}
+	s := &Server{Options: o, started: time.Now(), writeProgress: writeProgress}
 	s.routes = newTable(s.routeList())
 	s.metrics = newMetrics(s)
 	management, typed := s.newManagement()
@@ -91,7 +102,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, grace time.Duration)
 	base, stop := context.WithCancelCause(context.Background())
 	defer stop(nil)
 	h := &http.Server{
-		Handler:           s,
+		Handler:           crossOrigin(s, s.Origins),
+		HTTP2:             http2Limits,
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       keepAlive,
 		MaxHeaderBytes:    maxHeader,
@@ -100,6 +112,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, grace time.Duration)
 		// OPTIONS * is answered by the route table like everything else.
 		DisableGeneralOptionsHandler: true,
 	}
+	l = limitAddresses(l, s.PerAddress, s.TrustedProxies)
 	failed := make(chan error, 1)
 	go func() { failed <- h.Serve(l) }()
 	select {
@@ -140,6 +153,9 @@ func (s *Server) dispatch(x *exchange) error {
 	if err := x.cleanPath(); err != nil {
 		return err
 	}
+	if err := x.checkHead(); err != nil {
+		return err
+	}
 	if err := s.routes.find(x); err != nil {
 		return err
 	}
@@ -165,7 +181,7 @@ func (s *Server) identify(x *exchange) error {
 	case x.route.access == anyone:
 		return nil // without a good key it answers all the same, only less
 	case err != nil:
-		return err
+		return s.throttled(x, err)
 	case x.route.access.admin() && x.key.Role != api.RoleAdmin && x.route.class == management:
 		// "ollama run" pulls a model that it is not shown: its user must learn here which models there are.
 		return api.Errorf(api.CodeForbidden, "this needs an admin key: ask who runs this service; the models that this key may use are in \"ollama list\" (GET /api/tags)")
@@ -177,6 +193,21 @@ func (s *Server) identify(x *exchange) error {
 		x.Header().Set("X-Key-Expires", x.key.OldSecretUntil.UTC().Format(time.RFC3339))
 	}
 	return nil
+}
+
+// throttled is the error of a bad credential, or that of too many from one address. A request without any is nobody's guess.
+func (s *Server) throttled(x *exchange, err error) error {
+	if api.AsError(err).Code != api.CodeUnauthorized || errors.Is(err, auth.ErrNoCredential) {
+		return err
+	}
+	wait, over := s.Throttle.Failed(x.addr)
+	if !over {
+		return err
+	}
+	return &api.Error{
+		Code: api.CodeThrottled, RetryAfter: wait, NoRetry: true, Err: err,
+		Message: "too many requests with a bad API key came from your address: check the key, and try again in a minute",
+	}
 }
 
 // finish writes the log line and keeps a panic from taking the process along.
@@ -205,7 +236,7 @@ func (s *Server) logRequest(x *exchange) {
 	level := slog.LevelInfo
 	if x.err != nil {
 		switch x.err.Code {
-		case api.CodeUnauthorized, api.CodeForbidden, api.CodeRateLimited, api.CodeConcurrency, api.CodeQueueFull, api.CodeQueueTimeout:
+		case api.CodeUnauthorized, api.CodeThrottled, api.CodeForbidden, api.CodeRateLimited, api.CodeConcurrency, api.CodeQueueFull, api.CodeQueueTimeout:
 			level = slog.LevelWarn
 			s.Books.Refuse(x.who(), x.err.Code)
 		case api.CodeInternal, api.CodeUnavailable, api.CodeNoBackend, api.CodeUpstreamError, api.CodeUpstreamTimeout:
@@ -242,7 +273,7 @@ func (s *Server) logRequest(x *exchange) {
 // logMessage names what happened, so that a log can be searched for it.
 func logMessage(code api.Code) string {
 	switch code {
-	case api.CodeUnauthorized:
+	case api.CodeUnauthorized, api.CodeThrottled:
 		return "authentication failed"
 	case api.CodeRateLimited, api.CodeConcurrency:
 		return "limit refused"

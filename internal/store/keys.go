@@ -19,7 +19,7 @@ type StoredKey struct {
 }
 
 const keyColumns = `preview, name, role, mac, previous_mac, previous_until, rate_limit, max_concurrent, models, allow_cloud,
-	expires_at, allowed_ips, note, created_at, revoked_at`
+	expires_at, allowed_ips, policy, note, created_at, revoked_at`
 
 // CreateKey stores a new key. A CreatedAt of zero becomes by.At. It returns CodeBadRequest for a field out of bounds or an
 // expiry that is over at by.At, and CodeConflict when the preview is taken.
@@ -33,7 +33,7 @@ func (s *Store) CreateKey(ctx context.Context, k api.Key, mac []byte, by api.Cha
 	if k.CreatedAt.IsZero() {
 		k.CreatedAt = by.At
 	}
-	models, networks, err := lists(k)
+	models, networks, policy, err := structured(k)
 	if err != nil {
 		return err
 	}
@@ -43,9 +43,9 @@ func (s *Store) CreateKey(ctx context.Context, k api.Key, mac []byte, by api.Cha
 	}
 	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		done, err := tx.ExecContext(ctx, `INSERT INTO keys (`+keyColumns+`)
-			VALUES ($1, $2, $3, $4, NULL, NULL, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT (preview) DO NOTHING`,
+			VALUES ($1, $2, $3, $4, NULL, NULL, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) ON CONFLICT (preview) DO NOTHING`,
 			k.Preview, k.Name, string(k.Role), mac, k.RateLimit, k.MaxConcurrent, models, flag(k.AllowCloud),
-			nullMillis(k.ExpiresAt), networks, k.Note, millis(k.CreatedAt), nullMillis(k.RevokedAt))
+			nullMillis(k.ExpiresAt), networks, policy, k.Note, millis(k.CreatedAt), nullMillis(k.RevokedAt))
 		if err != nil {
 			return err
 		}
@@ -110,13 +110,13 @@ func (s *Store) ChangeKey(ctx context.Context, preview string, p api.KeyPatch, b
 		if err := keepAdmin(ctx, tx, old.Key, k, by); err != nil {
 			return err
 		}
-		models, networks, err := lists(k)
+		models, networks, policy, err := structured(k)
 		if err != nil {
 			return err
 		}
 		_, err = tx.ExecContext(ctx, `UPDATE keys SET name = $2, role = $3, rate_limit = $4, max_concurrent = $5, models = $6,
-			allow_cloud = $7, expires_at = $8, allowed_ips = $9, note = $10 WHERE preview = $1`,
-			preview, k.Name, string(k.Role), k.RateLimit, k.MaxConcurrent, models, flag(k.AllowCloud), nullMillis(k.ExpiresAt), networks, k.Note)
+			allow_cloud = $7, expires_at = $8, allowed_ips = $9, policy = $10, note = $11 WHERE preview = $1`,
+			preview, k.Name, string(k.Role), k.RateLimit, k.MaxConcurrent, models, flag(k.AllowCloud), nullMillis(k.ExpiresAt), networks, policy, k.Note)
 		if err != nil {
 			return err
 		}
@@ -261,10 +261,10 @@ func keyError(err error) error {
 func scanKey(row interface{ Scan(...any) error }) (StoredKey, error) {
 	var k StoredKey
 	var previousUntil, expires, revoked sql.NullInt64
-	var models, networks sql.NullString
+	var models, networks, policy sql.NullString
 	var cloud, created int64
 	err := row.Scan(&k.Preview, &k.Name, &k.Role, &k.MAC, &k.PreviousMAC, &previousUntil, &k.RateLimit, &k.MaxConcurrent, &models,
-		&cloud, &expires, &networks, &k.Note, &created, &revoked)
+		&cloud, &expires, &networks, &policy, &k.Note, &created, &revoked)
 	if err != nil {
 		return StoredKey{}, err
 	}
@@ -273,36 +273,34 @@ func scanKey(row interface{ Scan(...any) error }) (StoredKey, error) {
 	if previousUntil.Valid {
 		k.PreviousUntil = instant(previousUntil.Int64)
 	}
-	if models.Valid {
-		if err := json.Unmarshal([]byte(models.String), &k.Models); err != nil {
-			return StoredKey{}, err
+	for _, field := range []struct {
+		text sql.NullString
+		into any
+	}{{models, &k.Models}, {networks, &k.AllowedIPs}, {policy, &k.Policy}} {
+		if !field.text.Valid {
+			continue
 		}
-	}
-	if networks.Valid {
-		if err := json.Unmarshal([]byte(networks.String), &k.AllowedIPs); err != nil {
+		if err := json.Unmarshal([]byte(field.text.String), field.into); err != nil {
 			return StoredKey{}, err
 		}
 	}
 	return k, nil
 }
 
-// lists are the two list fields as JSON text; an absent list is NULL, an empty one is not: to models they differ.
-func lists(k api.Key) (models, networks any, err error) {
-	if k.Models != nil {
-		text, err := json.Marshal(k.Models)
-		if err != nil {
-			return nil, nil, err
+// structured are the fields that are JSON text; an absent one is NULL, an empty one is not: to models they differ.
+func structured(k api.Key) (models, networks, policy any, err error) {
+	text := func(absent bool, v any) any {
+		if absent || err != nil {
+			return nil
 		}
-		models = string(text)
+		var b []byte
+		b, err = json.Marshal(v)
+		return string(b)
 	}
-	if k.AllowedIPs != nil {
-		text, err := json.Marshal(k.AllowedIPs)
-		if err != nil {
-			return nil, nil, err
-		}
-		networks = string(text)
-	}
-	return models, networks, nil
+	models = text(k.Models == nil, k.Models)
+	networks = text(k.AllowedIPs == nil, k.AllowedIPs)
+	policy = text(k.Policy == nil, k.Policy)
+	return models, networks, policy, err
 }
 
 func flag(b bool) int64 {

@@ -349,7 +349,7 @@ func TestAudit(t *testing.T) {
 		{ActionRotate, `{"grace_seconds":60}`},
 		{ActionChange, `{"models":{"from":null,"to":["tiny"]},"rate_limit":{"from":null,"to":7}}`},
 		{ActionCreate, `{"allow_cloud":false,"allowed_ips":null,"expires_at":null,"max_concurrent":null,"models":null,` +
-			`"name":"name of oas_a","note":"","rate_limit":null,"role":"user"}`},
+			`"name":"name of oas_a","note":"","policy":null,"rate_limit":null,"role":"user"}`},
 	}
 	if len(log) != len(want) {
 		t.Fatalf("%d lines, want %d", len(log), len(want))

@@ -1,0 +1,251 @@
+package dialect
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"time"
+
+	"ollama-api-service/internal/api"
+)
+
+// Terms are what a body is read under. The zero value polices nothing.
+type Terms struct {
+	Aliases api.Aliases
+	// Policed says that the body is a user's; an admin's passes as it is.
+	Policed bool
+	// Key, Models and Standard are asked in this order for what happens to a field; of Models, the first that fits counts.
+	Key      api.Policy
+	Models   []api.ModelPolicy
+	Standard api.Policy
+	// Registries are the hosts that models may come from and go to, beside Ollama's own.
+	Registries []string
+}
+
+// Standard is the table of what a user's key may not set freely, where nothing else is said. Each of these decides over more
+// than the request that carries it (docs/policy.md; docs/ollama-contract.md, section 7).
+func Standard(maxContext int64, maxKeepAlive time.Duration, defaultTokens int64) api.Policy {
+	drop, refuse := api.Action{Verb: api.VerbDrop}, api.Action{Verb: api.VerbRefuse}
+	p := api.Policy{
+		"unload":             refuse, // takes the model from everybody: an empty prompt with a keep_alive of zero
+		"_debug_render_only": refuse, // shows the system prompt that a model hides
+		"template":           refuse, // a program in Go's template language, run by the server
+		"raw":                {Verb: api.VerbPass},
+
+		// How the model is loaded. Two users with two values make Ollama load it again for each request in turn.
+		"num_ctx":   atMost(maxContext),
+		"num_batch": drop, "num_gpu": drop, "main_gpu": drop, "num_thread": drop, "use_mmap": drop, "use_mlock": drop, "numa": drop,
+		"low_vram": drop, "f16_kv": drop, "vocab_only": drop, "logits_all": drop, "draft_num_predict": drop, "shift": drop,
+
+		"keep_alive": atMost(int64(maxKeepAlive / time.Second)), // the last one sent holds for everybody
+		"max_tokens": {Verb: api.VerbPass},
+	}
+	if defaultTokens > 0 {
+		p["max_tokens"] = api.Action{Verb: api.VerbDefault, Amount: defaultTokens} // none at all is ten times the context
+	}
+	return p
+}
+
+// atMost bounds by n; 0 is no bound.
+func atMost(n int64) api.Action {
+	if n <= 0 {
+		return api.Action{Verb: api.VerbPass}
+	}
+	return api.Action{Verb: api.VerbMost, Amount: n}
+}
+
+// topFlags and loadOptions are the policed fields without an amount, by the place where they stand.
+var (
+	topFlags    = []string{"_debug_render_only", "template", "raw", "shift"}
+	loadOptions = []string{
+		"num_batch", "num_gpu", "main_gpu", "num_thread", "use_mmap", "use_mlock", "numa", "low_vram", "f16_kv", "vocab_only",
+		"logits_all", "draft_num_predict",
+	}
+	policedOptions = names(append([]string{"temperature", "num_predict", "num_ctx"}, loadOptions...)...)
+)
+
+// action is what happens to a field of a request for m.
+func (t *Terms) action(field string, m api.Model) api.Action {
+	if a, ok := t.Key[field]; ok {
+		return a
+	}
+	for _, p := range t.Models {
+		if a, ok := p.Policy[field]; ok && p.Models.Match(m) {
+			return a
+		}
+	}
+	return t.Standard[field]
+}
+
+// police holds a user's body against the table. It returns CodeForbidden for what is refused; what is changed stands in
+// req.Changes.
+func (e *edit) police(k Kind, t *Terms, req *Request, options *edit) error {
+	p := policing{terms: t, model: req.Model(), req: req}
+	if err := p.unload(k, e); err != nil {
+		return err
+	}
+	for _, field := range topFlags {
+		if err := p.flag(e, field); err != nil {
+			return err
+		}
+	}
+	if options != nil {
+		for _, field := range loadOptions {
+			if err := p.flag(options, field); err != nil {
+				return err
+			}
+		}
+		if err := p.amount(options, "num_ctx", "num_ctx", false); err != nil {
+			return err
+		}
+	}
+	switch k {
+	case Generate, Chat:
+		return p.amount(options, "num_predict", "max_tokens", true)
+	case OpenAIChat, OpenAICompletions:
+		return p.amount(e, "max_tokens", "max_tokens", true)
+	case OpenAIResponses:
+		return p.amount(e, "max_output_tokens", "max_tokens", true)
+	case AnthropicMessages:
+		return p.amount(e, "max_tokens", "max_tokens", false) // Ollama wants one there
+	}
+	return nil
+}
+
+// policing is one body before the table.
+type policing struct {
+	terms *Terms
+	model api.Model
+	req   *Request
+}
+
+func (p *policing) refused(field string) error {
+	return api.Errorf(api.CodeForbidden, "this key may not set %s: leave it out, or ask an administrator (the key's policy can allow it)", field)
+}
+
+func (p *policing) changed(format string, args ...any) {
+	p.req.Changes = append(p.req.Changes, fmt.Sprintf(format, args...))
+}
+
+// flag rules on a field without an amount. One that is null or false asks for nothing.
+func (p *policing) flag(e *edit, field string) error {
+	value := string(e.value(field))
+	if value == "" || value == "null" {
+		return nil
+	}
+	switch verb := p.terms.action(field, p.model).Verb; {
+	case verb == api.VerbRefuse && value != "false" && value != `""`:
+		return p.refused(field)
+	case verb == api.VerbDrop:
+		e.drop(field)
+		p.changed("%s dropped", field)
+	}
+	return nil
+}
+
+// amount rules on a number. boundless says that none, or one below 1, asks for as much as there is.
+func (p *policing) amount(e *edit, name, field string, boundless bool) error {
+	value := e.value(name)
+	given := value != nil && value.Kind() != 'n'
+	var n float64
+	if given {
+		var err error
+		if n, err = strconv.ParseFloat(string(value), 64); value.Kind() != '0' || err != nil {
+			return api.Errorf(api.CodeBadRequest, "%s must be a number", name)
+		}
+	}
+	a := p.terms.action(field, p.model)
+	bound := float64(a.Amount)
+	switch {
+	case a.Verb == api.VerbRefuse && given:
+		return p.refused(name)
+	case a.Verb == api.VerbDrop && given, a.Verb == api.VerbMost && given && n < 1 && !boundless:
+		e.drop(name)
+		p.changed("%s dropped", name)
+	case a.Verb == api.VerbSet && n != bound,
+		a.Verb == api.VerbDefault && n < 1,
+		a.Verb == api.VerbMost && (n > bound || n < 1 && boundless):
+		e.put(name, strconv.AppendInt(nil, a.Amount, 10))
+		p.changed("%s=%d", name, a.Amount)
+	}
+	return nil
+}
+
+// unload rules on keep_alive: how long the model stays, or that it goes at once.
+func (p *policing) unload(k Kind, e *edit) error {
+	m := e.object.find("keep_alive")
+	if m == nil || m.kind == 'n' {
+		if a := p.terms.action("keep_alive", p.model); a.Verb == api.VerbSet && k.native() {
+			e.put("keep_alive", strconv.AppendInt(nil, a.Amount, 10))
+			p.changed("keep_alive=%ds", a.Amount)
+		}
+		return nil
+	}
+	seconds, err := e.object.seconds(m)
+	if err != nil {
+		return err
+	}
+	if seconds == 0 && k.empty(e.object) {
+		switch p.terms.action("unload", p.model).Verb {
+		case api.VerbPass:
+			return nil
+		case api.VerbRefuse:
+			return api.Errorf(api.CodeForbidden, "this key may not unload a model, which others may be using: ask an administrator (the key's policy can allow it)")
+		}
+	}
+	a := p.terms.action("keep_alive", p.model)
+	switch {
+	case a.Verb == api.VerbPass || a.Verb == api.VerbDefault && seconds > 0:
+	case a.Verb == api.VerbRefuse:
+		return p.refused("keep_alive")
+	case a.Verb == api.VerbSet && seconds != a.Amount, a.Verb == api.VerbMost && seconds > a.Amount, a.Verb == api.VerbDefault:
+		e.put("keep_alive", strconv.AppendInt(nil, a.Amount, 10))
+		p.changed("keep_alive=%ds", a.Amount)
+	case a.Verb == api.VerbDrop, seconds <= 0:
+		e.remove(m)
+		p.changed("keep_alive dropped")
+	}
+	return nil
+}
+
+// seconds reads a keep_alive as Ollama does: whole seconds of a number or of a duration; what is negative is for ever, here -1.
+func (o *object) seconds(m *member) (int64, error) {
+	var seconds float64
+	var err error
+	if m.kind == '0' {
+		seconds, err = strconv.ParseFloat(string(o.value(m)), 64)
+	} else {
+		var text string
+		if text, err = o.text(m); err == nil {
+			var d time.Duration
+			d, err = time.ParseDuration(text)
+			seconds = d.Seconds()
+		}
+	}
+	switch {
+	case err != nil:
+		return 0, api.Errorf(api.CodeBadRequest, "keep_alive must be a number of seconds, or a time with a unit like \"5m\"")
+	case seconds < 0:
+		return -1, nil
+	}
+	return int64(min(seconds, math.MaxInt32)), nil
+}
+
+// native says whether the kind knows keep_alive and options.
+func (k Kind) native() bool {
+	switch k {
+	case Generate, Chat, Embed, Embeddings:
+		return true
+	}
+	return false
+}
+
+// empty says whether a body asks the model nothing, so that Ollama only loads or unloads it.
+func (k Kind) empty(o *object) bool {
+	name := map[Kind]string{Generate: "prompt", Chat: "messages", Embed: "input", Embeddings: "prompt"}[k]
+	m := o.find(name)
+	if m == nil || m.kind == 'n' || m.kind == '"' && len(o.value(m)) == len(`""`) {
+		return true
+	}
+	return m.kind == '[' && emptyArray(o.value(m))
+}

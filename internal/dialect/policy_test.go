@@ -1,0 +1,188 @@
+package dialect
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"ollama-api-service/internal/api"
+)
+
+func standard() *Terms {
+	return &Terms{Policed: true, Standard: Standard(32768, time.Hour, 8192)}
+}
+
+// TestPolicyTable is the table of policed fields, by what is sent and what goes upstream.
+func TestPolicyTable(t *testing.T) {
+	pinned, err := api.ParseModelPolicy("tiny num_ctx=set:4096")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name    string
+		kind    Kind
+		change  func(*Terms)
+		in, out string // out "" is in itself; "403" and "400" are refusals
+		says    string // X-Policy
+	}{
+		{"a cap where none is given", Chat, nil, `{"model":"a","messages":[]}`, `{"model":"a","messages":[],"options":{"num_predict":8192}}`, "num_predict=8192"},
+		{"a cap for endless", Chat, nil, `{"model":"a","options":{"num_predict":-1}}`, `{"model":"a","options":{"num_predict":8192}}`, "num_predict=8192"},
+		{"a cap for zero", Chat, nil, `{"model":"a","options":{"num_predict":0}}`, `{"model":"a","options":{"num_predict":8192}}`, "num_predict=8192"},
+		{"a default is no bound", Chat, nil, `{"model":"a","options":{"num_predict":9000}}`, "", ""},
+		{"the key's bound", Chat, key("max_tokens", api.VerbMost, 100), `{"model":"a","options":{"num_predict":9000}}`, `{"model":"a","options":{"num_predict":100}}`, "num_predict=100"},
+		{"the key's bound, none given", Generate, key("max_tokens", api.VerbMost, 100), `{"model":"a"}`, `{"model":"a","options":{"num_predict":100}}`, "num_predict=100"},
+		{"the key's bound at the top", Generate, key("max_tokens", api.VerbMost, 100), `{"model":"a","max_tokens":200}`, `{"model":"a","options":{"num_predict":100}}`, "num_predict=100"},
+		{"a key without a bound", Chat, key("max_tokens", api.VerbPass, 0), `{"model":"a"}`, "", ""},
+		{"text for a number", Chat, nil, `{"model":"a","options":{"num_predict":"9"}}`, "400", ""},
+
+		{"chat", OpenAIChat, nil, `{"model":"a"}`, `{"model":"a","max_tokens":8192}`, "max_tokens=8192"},
+		{"chat, the newer name", OpenAIChat, key("max_tokens", api.VerbMost, 5), `{"model":"a","max_completion_tokens":9}`, `{"model":"a","max_tokens":5}`, "max_tokens=5"},
+		{"chat, null", OpenAIChat, nil, `{"model":"a","max_tokens":null}`, `{"model":"a","max_tokens":8192}`, "max_tokens=8192"},
+		{"completions", OpenAICompletions, nil, `{"model":"a","prompt":"x","max_tokens":-1}`, `{"model":"a","prompt":"x","max_tokens":8192}`, "max_tokens=8192"},
+		{"responses", OpenAIResponses, key("max_tokens", api.VerbMost, 5), `{"model":"a","max_output_tokens":6}`, `{"model":"a","max_output_tokens":5}`, "max_output_tokens=5"},
+		{"messages", AnthropicMessages, key("max_tokens", api.VerbMost, 5), `{"model":"a","max_tokens":6}`, `{"model":"a","max_tokens":5}`, "max_tokens=5"},
+		{"embeddings have none", Embed, nil, `{"model":"a","input":"x"}`, "", ""},
+
+		{"context", Chat, free, `{"model":"a","options":{"num_ctx":4096}}`, "", ""},
+		{"too much context", Chat, free, `{"model":"a","options":{"num_ctx":1e9,"seed":1}}`, `{"model":"a","options":{"num_ctx":32768,"seed":1}}`, "num_ctx=32768"},
+		{"context below one", Chat, free, `{"model":"a","options":{"num_ctx":-1}}`, `{"model":"a","options":{}}`, "num_ctx dropped"},
+		{"pinned context", Embed, models(pinned), `{"model":"tiny","input":"x","options":{"num_ctx":8192}}`, `{"model":"tiny","input":"x","options":{"num_ctx":4096}}`, "num_ctx=4096"},
+		{"pinned context, none given", Embed, models(pinned), `{"model":"tiny","input":"x"}`, `{"model":"tiny","input":"x","options":{"num_ctx":4096}}`, "num_ctx=4096"},
+		{"pinned for another", Embed, models(pinned), `{"model":"other","input":"x"}`, "", ""},
+		{"the key before the model", Embed, both(models(pinned), key("num_ctx", api.VerbPass, 0)), `{"model":"tiny","input":"x","options":{"num_ctx":9}}`, "", ""},
+
+		{
+			"how it is loaded", Chat, free, `{"model":"a","options":{"num_gpu":0,"num_thread":64,"num_batch":1,"use_mmap":false,"top_k":1}}`,
+			`{"model":"a","options":{"top_k":1}}`, "num_batch dropped, num_gpu dropped, num_thread dropped, use_mmap dropped",
+		},
+		{"shift", Chat, free, `{"model":"a","shift":true}`, `{"model":"a"}`, "shift dropped"},
+		{"raw", Generate, free, `{"model":"a","raw":true}`, "", ""},
+		{"raw refused", Generate, both(free, key("raw", api.VerbRefuse, 0)), `{"model":"a","raw":true}`, "403", ""},
+		{"raw refused, false", Generate, both(free, key("raw", api.VerbRefuse, 0)), `{"model":"a","raw":false}`, "", ""},
+		{"template", Generate, free, `{"model":"a","template":"{{ .System }}"}`, "403", ""},
+		{"no template", Generate, free, `{"model":"a","template":""}`, "", ""},
+		{"debug", Chat, free, `{"model":"a","_debug_render_only":true}`, "403", ""},
+		{"debug in another dialect", OpenAIChat, free, `{"model":"a","_debug_render_only":true}`, "403", ""},
+		{"no debug", Chat, free, `{"model":"a","_debug_render_only":false}`, "", ""},
+
+		{"keep_alive", Chat, free, `{"model":"a","messages":[{}],"keep_alive":"5m"}`, "", ""},
+		{"too long", Chat, free, `{"model":"a","messages":[{}],"keep_alive":"9999h"}`, `{"model":"a","messages":[{}],"keep_alive":3600}`, "keep_alive=3600s"},
+		{"for ever", Chat, free, `{"model":"a","messages":[{}],"keep_alive":-1}`, `{"model":"a","messages":[{}]}`, "keep_alive dropped"},
+		{"for ever, as text", Chat, free, `{"model":"a","messages":[{}],"keep_alive":"-1m"}`, `{"model":"a","messages":[{}]}`, "keep_alive dropped"},
+		{"not at all", Chat, free, `{"model":"a","messages":[{}],"keep_alive":0}`, `{"model":"a","messages":[{}]}`, "keep_alive dropped"},
+		{"unload", Chat, free, `{"model":"a","messages":[],"keep_alive":0}`, "403", ""},
+		{"unload, as text", Generate, free, `{"model":"a","keep_alive":"0s"}`, "403", ""},
+		{"unload, less than a second", Generate, free, `{"model":"a","prompt":"","keep_alive":"999ms"}`, "403", ""},
+		{"load", Generate, free, `{"model":"a","keep_alive":"5m"}`, "", ""},
+		{"unload allowed", Generate, both(free, key("unload", api.VerbPass, 0)), `{"model":"a","keep_alive":0}`, "", ""},
+		{"no time", Chat, free, `{"model":"a","keep_alive":"soon"}`, "400", ""},
+		{"null", Chat, free, `{"model":"a","keep_alive":null}`, "", ""},
+
+		{"an admin", Chat, func(t *Terms) { t.Policed = false }, `{"model":"a","keep_alive":0,"template":"x","options":{"num_gpu":0,"num_ctx":1e9}}`, "", ""},
+	} {
+		terms := standard()
+		if c.change != nil {
+			c.change(terms)
+		}
+		req, err := c.kind.Read([]byte(c.in), terms)
+		if code, refused := map[string]api.Code{"403": api.CodeForbidden, "400": api.CodeBadRequest}[c.out]; refused {
+			var e *api.Error
+			if !errors.As(err, &e) || e.Code != code {
+				t.Errorf("%s: %v, want %s", c.name, err, c.out)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+			continue
+		}
+		want := c.out
+		if want == "" {
+			want = c.in
+		}
+		if got := strings.Join(req.Changes, ", "); string(req.Body) != want || got != c.says {
+			t.Errorf("%s\n sent %s\n goes %s\n want %s\n says %q, want %q", c.name, c.in, req.Body, want, got, c.says)
+		}
+	}
+}
+
+func key(field string, verb api.Verb, amount int64) func(*Terms) {
+	return func(t *Terms) { t.Key = api.Policy{field: {Verb: verb, Amount: amount}} }
+}
+
+// free takes the default number of tokens away, so that a row shows its own field alone.
+func free(t *Terms) { t.Standard["max_tokens"] = api.Action{Verb: api.VerbPass} }
+
+func models(p api.ModelPolicy) func(*Terms) {
+	return func(t *Terms) { t.Models = []api.ModelPolicy{p} }
+}
+
+func both(a, b func(*Terms)) func(*Terms) { return func(t *Terms) { a(t); b(t) } }
+
+// Models come from Ollama's registry and go there, unless a setting names another host; nobody's key changes that.
+func TestRegistries(t *testing.T) {
+	for _, c := range []struct {
+		kind    Kind
+		body    string
+		allowed bool
+		out     string
+	}{
+		{Transfer, `{"model":"llama3.2","insecure":true}`, true, `{"model":"llama3.2"}`},
+		{Transfer, `{"model":"evil.example:8443/a/b"}`, false, ""},
+		{Transfer, `{"model":"10.0.0.1:80/a/b","insecure":true}`, false, ""},
+		{Transfer, `{"model":"http://evil.example/a/b"}`, false, ""},
+		{Transfer, `{"name":"evil.example/a/b"}`, false, ""},
+		{Transfer, `{"model":"HF.co/a/b","insecure":true}`, true, `{"model":"HF.co/a/b","insecure":true}`},
+		{Create, `{"model":"x","from":"evil.example/a/b"}`, false, ""},
+		{Create, `{"model":"x","from":"llama3.2"}`, true, ""},
+		{Create, `{"model":"x","from":"a","remote_host":"evil.example"}`, false, ""},
+		{Create, `{"model":"x","from":"a","remote_host":"https://ollama.com"}`, true, ""},
+	} {
+		for _, terms := range []*Terms{{Registries: []string{"hf.co"}}, {Registries: []string{"hf.co"}, Policed: true, Standard: Standard(1, 1, 1)}} {
+			req, err := c.kind.Read([]byte(c.body), terms)
+			if (err == nil) != c.allowed {
+				t.Errorf("%s: %v", c.body, err)
+			} else if c.out != "" && string(req.Body) != c.out {
+				t.Errorf("%s goes as %s", c.body, req.Body)
+			}
+		}
+	}
+}
+
+func TestPolicyTexts(t *testing.T) {
+	var p api.Policy
+	if err := json.Unmarshal([]byte(`{"num_ctx":"max:8192","keep_alive":"set:1h","raw":"refuse","max_tokens":"default:100"}`), &p); err != nil || p.Validate() != nil {
+		t.Fatalf("%v, %v", err, p.Validate())
+	}
+	if out, err := json.Marshal(p); err != nil || string(out) != `{"keep_alive":"set:3600","max_tokens":"default:100","num_ctx":"max:8192","raw":"refuse"}` {
+		t.Errorf("%s, %v", out, err)
+	}
+	for _, text := range []string{`{"num_ctx":"max"}`, `{"num_ctx":"max:x"}`, `{"raw":"pass:1"}`, `{"raw":""}`, `{"num_ctx":1}`} {
+		p = nil
+		if err := json.Unmarshal([]byte(text), &p); err == nil && p.Validate() == nil {
+			t.Errorf("%s was taken: %v", text, p)
+		}
+	}
+	for _, text := range []string{`{"raw":"max:1"}`, `{"nothing":"drop"}`, `{"num_ctx":"max:0"}`, `{"num_ctx":"burn"}`} {
+		p = nil
+		if err := json.Unmarshal([]byte(text), &p); err == nil && p.Validate() == nil {
+			t.Errorf("%s was taken: %v", text, p)
+		}
+	}
+	for _, text := range []string{"", "num_ctx", "num_ctx=", "a b c=drop", "../x num_ctx=drop"} {
+		if p, err := api.ParseModelPolicy(text); err == nil {
+			t.Errorf("%q was taken: %v", text, p)
+		}
+	}
+	// Each field of the table has an answer, and each answer belongs to a field.
+	for field := range api.PolicyFields {
+		if _, ok := Standard(1, time.Second, 1)[field]; !ok {
+			t.Errorf("%s has no answer", field)
+		}
+	}
+	if err := Standard(1, time.Second, 1).Validate(); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,137 @@
+package server
+
+import (
+	"bytes"
+	"compress/gzip"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+
+	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/dialect"
+)
+
+const (
+	bodyProgress = 30 * time.Second // a body that makes no progress for so long is cut
+	leastRate    = 4 << 10          // bytes in a second that a body must come with on the whole, after that time
+	drainTime    = time.Second      // for the rest of a body that nobody wants
+	firstBuffer  = 512
+)
+
+// readBody reads the whole body, at most limit bytes. net/http notices a client that leaves only after that.
+func (x *exchange) readBody(limit int64) ([]byte, error) {
+	coding, err := x.coding()
+	if err != nil {
+		return nil, err
+	}
+	if x.r.ContentLength > limit {
+		return nil, tooLarge(limit)
+	}
+	size := int64(firstBuffer)
+	if x.r.ContentLength >= 0 {
+		// What a client claims is not what it gets before it sends it.
+		size = min(x.r.ContentLength, 1<<20) + 1
+	}
+	control := http.NewResponseController(x.ResponseWriter)
+	body := make([]byte, 0, size)
+	pushed := time.Time{}
+	for {
+		if int64(len(body)) > limit {
+			return nil, tooLarge(limit)
+		}
+		if len(body) == cap(body) {
+			body = append(body, 0)[:len(body)]
+		}
+		if now := time.Now(); now.Sub(pushed) > time.Second {
+			// A byte now and then is progress, but it must not hold the connection and what was read for ever.
+			if took := now.Sub(x.arrived); took > x.s.MaxRequestTime || took > bodyProgress+time.Duration(len(body))*time.Second/leastRate {
+				return nil, api.Errorf(api.CodeSlowBody, "the body came too slowly: send it without pauses")
+			}
+			pushed = now
+			// Writers that know no deadlines are those of tests.
+			_ = control.SetReadDeadline(now.Add(bodyProgress))
+		}
+		n, err := x.r.Body.Read(body[len(body):cap(body)])
+		body = body[:len(body)+n]
+		switch {
+		case errors.Is(err, io.EOF):
+			_ = control.SetReadDeadline(time.Time{})
+			if int64(len(body)) > limit {
+				return nil, tooLarge(limit)
+			}
+			x.received, x.consumed = int64(len(body)), true
+			return decode(coding, body, limit)
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return nil, api.Wrap(api.CodeSlowBody, err, "the body did not arrive in time: send it without pauses")
+		case err != nil:
+			x.Header().Set("Connection", "close") // where this body ends, nobody knows
+			return nil, api.Wrap(api.CodeBadRequest, err, "the body could not be read")
+		}
+	}
+}
+
+func tooLarge(limit int64) error {
+	return api.Errorf(api.CodeTooLarge, "the body is larger than %d bytes (MAX_BODY_BYTES)", limit)
+}
+
+// coding is how the body is compressed: "", gzip or zstd. Only the /v1 routes take one, as Ollama does; a coding that is not
+// undone here would hide the model from us and not from Ollama.
+func (x *exchange) coding() (string, error) {
+	codings := x.r.Header["Content-Encoding"]
+	if len(codings) == 0 {
+		return "", nil
+	}
+	coding := strings.ToLower(codings[0])
+	switch {
+	case len(codings) > 1:
+	case coding == "identity" || coding == "":
+		return "", nil
+	case x.family != dialect.Native && (coding == "gzip" || coding == "zstd"):
+		return coding, nil
+	case x.family != dialect.Native:
+		return "", api.Errorf(api.CodeUnsupported, "send the body plain, or with Content-Encoding gzip or zstd alone")
+	}
+	return "", api.Errorf(api.CodeUnsupported, "send the body without Content-Encoding")
+}
+
+// maxWindow bounds what a zstd body may make its reader remember: encoders use 8 MiB at their highest usual level.
+const maxWindow = 8 << 20
+
+// decode undoes a coding. What comes out is bounded like a plain body: a few KiB can say terabytes.
+func decode(coding string, body []byte, limit int64) ([]byte, error) {
+	var r io.Reader
+	switch coding {
+	case "":
+		return body, nil
+	case "gzip":
+		z, err := gzip.NewReader(bytes.NewReader(body))
+		if err != nil {
+			return nil, notCoded(coding, err)
+		}
+		r = z
+	case "zstd":
+		z, err := zstd.NewReader(bytes.NewReader(body), zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
+		if err != nil {
+			return nil, notCoded(coding, err)
+		}
+		defer z.Close()
+		r = z
+	}
+	plain, err := io.ReadAll(io.LimitReader(r, limit+1))
+	switch {
+	case err != nil:
+		return nil, notCoded(coding, err)
+	case int64(len(plain)) > limit:
+		return nil, tooLarge(limit)
+	}
+	return plain, nil
+}
+
+func notCoded(coding string, err error) error {
+	return api.Wrap(api.CodeBadRequest, err, "the body is not what its Content-Encoding says: "+coding)
+}

@@ -1,0 +1,45 @@
+package server
+
+import (
+	"net/http"
+	"strings"
+
+	"ollama-api-service/internal/api"
+)
+
+const (
+	maxTarget = 8 << 10
+	maxFields = 100
+)
+
+// ruled are the fields of a header that this service obeys. One of them spelled with an underscore could be dropped by one proxy
+// and obeyed by the next (CVE-2025-64484 of oauth2-proxy); others with underscores, such as Codex's session_id, mean nothing.
+var ruled = map[string]bool{
+	"Authorization": true, "X-Api-Key": true, "Content-Length": true, "Transfer-Encoding": true, "Content-Encoding": true, "Content-Type": true,
+	"X-Forwarded-For": true, "X-Forwarded-Host": true, "X-Forwarded-Proto": true, "X-Real-Ip": true, "X-Request-Id": true,
+	"Anthropic-Version": true, "User-Agent": true, "Sec-Fetch-Site": true,
+}
+
+// checkHead refuses a head that is too large, or that another reader could take for something else. What net/http refuses by
+// itself never gets here: two lengths, unknown codings, broken lines, a missing Host.
+func (x *exchange) checkHead() error {
+	if len(x.r.RequestURI) > maxTarget {
+		return api.Errorf(api.CodeTargetTooLong, "the path and query are longer than %d bytes", maxTarget)
+	}
+	fields := 0
+	for name, values := range x.r.Header {
+		fields += len(values)
+		if strings.IndexByte(name, '_') >= 0 && ruled[http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-"))] {
+			return api.Errorf(api.CodeBadRequest, "a header is spelled with an underscore: write it with a hyphen")
+		}
+	}
+	if fields > maxFields {
+		return api.Errorf(api.CodeHeadTooLarge, "the header has more than %d fields", maxFields)
+	}
+	if len(x.r.TransferEncoding) > 0 && x.r.ProtoMajor == 1 {
+		// A length beside the chunks (which net/http drops unseen) makes two readers see two ends of the body: nothing that
+		// stands behind it is read as a request (RFC 9112, 6.1).
+		x.Header().Set("Connection", "close")
+	}
+	return nil
+}

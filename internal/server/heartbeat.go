@@ -1,0 +1,101 @@
+package server
+
+import (
+	"net/http"
+	"sync"
+	"time"
+
+	"ollama-api-service/internal/dialect"
+)
+
+// heartbeat writes a comment into a stream of events while nothing else comes: a model that loads or a long queue is silent for
+// minutes, and clients and proxies give up on silence. The first one commits the 200, so that a failure after it is an event in
+// the stream. Lines of NDJSON get none: clients of Ollama take each line for a record. The zero of the pointer beats never.
+type heartbeat struct {
+	x     *exchange
+	every time.Duration
+
+	mu    sync.Mutex // held by who writes
+	timer *time.Timer
+	last  time.Time // of the last write
+	still bool      // the request's own goroutine decides what is written
+}
+
+var beatText = []byte(": waiting\n\n")
+
+// startHeartbeat begins it for requests that are answered with events.
+func (s *Server) startHeartbeat(x *exchange, req *dialect.Request) {
+	if !req.Stream || x.family == dialect.Native || s.Heartbeat <= 0 {
+		return
+	}
+	h := &heartbeat{x: x, every: s.Heartbeat, last: time.Now()}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.timer = time.AfterFunc(h.every, h.beat)
+	x.beat = h
+}
+
+func (h *heartbeat) beat() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.still {
+		return
+	}
+	now := time.Now()
+	if wait := h.every - now.Sub(h.last); wait > 0 {
+		h.timer.Reset(wait)
+		return
+	}
+	x := h.x
+	if !x.started() {
+		eventHeader(x.Header())
+		x.commit(http.StatusOK)
+	}
+	// A client that is gone is noticed by the request's own goroutine.
+	if _, err := x.put(beatText); err != nil || x.flush() != nil {
+		return
+	}
+	h.last = now
+	h.timer.Reset(h.every)
+}
+
+// eventHeader is what every stream of events has.
+func eventHeader(h http.Header) {
+	h["Content-Type"] = []string{"text/event-stream"}
+	h["Cache-Control"] = []string{"no-cache"}
+	h["X-Accel-Buffering"] = []string{"no"} // an nginx in front must not hold a stream back
+}
+
+// lock is held while something else is written.
+func (h *heartbeat) lock() {
+	if h != nil {
+		h.mu.Lock()
+		h.last = time.Now()
+	}
+}
+
+func (h *heartbeat) unlock() {
+	if h != nil {
+		h.mu.Unlock()
+	}
+}
+
+// pause leaves the answer to the request's own goroutine; after it, what was sent can be looked at without the lock.
+func (h *heartbeat) pause() {
+	if h != nil {
+		h.mu.Lock()
+		h.still = true
+		h.timer.Stop()
+		h.mu.Unlock()
+	}
+}
+
+// resume goes on after pause.
+func (h *heartbeat) resume() {
+	if h != nil {
+		h.mu.Lock()
+		h.still, h.last = false, time.Now()
+		h.timer.Reset(h.every)
+		h.mu.Unlock()
+	}
+}

@@ -1,0 +1,117 @@
+package server
+
+import (
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/rs/cors"
+)
+
+// perAddress is a listener that takes at most so many connections of one address at one time, before anybody is asked for a
+// key: a client that opens thousands costs memory for each. A connection above that is closed at once.
+type perAddress struct {
+	net.Listener
+	most   int
+	exempt func(netip.Addr) bool
+
+	mu   sync.Mutex
+	open map[netip.Prefix]int
+}
+
+// limitAddresses bounds l by most; 0 is without bound. Loopback and trusted proxies stand for many clients and are exempt.
+func limitAddresses(l net.Listener, most int, trusted []netip.Prefix) net.Listener {
+	if most <= 0 {
+		return l
+	}
+	exempt := func(a netip.Addr) bool { return a.IsLoopback() || within(a, trusted) }
+	return &perAddress{Listener: l, most: most, exempt: exempt, open: make(map[netip.Prefix]int)}
+}
+
+func (l *perAddress) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		addr, ok := peer(c)
+		if !ok || l.exempt(addr) {
+			return c, nil
+		}
+		bits := 32
+		if addr.Is6() {
+			bits = 64 // one client has a whole /64
+		}
+		network, err := addr.Prefix(bits)
+		if err != nil || !l.take(network) {
+			_ = c.Close() // there is nobody to tell
+			continue
+		}
+		return &countedConn{Conn: c, done: sync.OnceFunc(func() { l.give(network) })}, nil
+	}
+}
+
+func peer(c net.Conn) (netip.Addr, bool) {
+	a, err := netip.ParseAddrPort(c.RemoteAddr().String())
+	return a.Addr().Unmap().WithZone(""), err == nil
+}
+
+func (l *perAddress) take(network netip.Prefix) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open[network] >= l.most {
+		return false
+	}
+	l.open[network]++
+	return true
+}
+
+func (l *perAddress) give(network netip.Prefix) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open[network]--; l.open[network] == 0 {
+		delete(l.open, network)
+	}
+}
+
+type countedConn struct {
+	net.Conn
+	done func()
+}
+
+func (c *countedConn) Close() error {
+	defer c.done()
+	return c.Conn.Close()
+}
+
+// limits of HTTP/2, which is spoken over TLS alone: a client's streams, what it may send unasked, and how long it may be silent.
+var http2Limits = &http.HTTP2Config{
+	MaxConcurrentStreams: 100, MaxReceiveBufferPerConnection: 1 << 20, MaxReceiveBufferPerStream: 256 << 10,
+	SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second, WriteByteTimeout: writeProgress,
+}
+
+// crossOrigin lets pages of the named origins call the service from a browser. The key is in a header that the page sets, never
+// in a cookie, so there are no credentials to allow.
+func crossOrigin(next http.Handler, origins []string) http.Handler {
+	if len(origins) == 0 {
+		return next
+	}
+	return cors.New(cors.Options{
+		AllowedOrigins: origins,
+		AllowedMethods: []string{"GET", "HEAD", "POST", "PATCH", "DELETE"},
+		AllowedHeaders: []string{
+			"Accept", "Authorization", "Content-Type", "User-Agent", "X-Api-Key", "X-Request-Id", "X-Requested-With",
+			"Anthropic-Version", "Anthropic-Beta", "Anthropic-Dangerous-Direct-Browser-Access", "OpenAI-Beta", "OpenAI-Organization", "OpenAI-Project",
+			"X-Stainless-Arch", "X-Stainless-Async", "X-Stainless-Custom-Poll-Interval", "X-Stainless-Helper-Method", "X-Stainless-Lang", "X-Stainless-Os",
+			"X-Stainless-Package-Version", "X-Stainless-Poll-Helper", "X-Stainless-Retry-Count", "X-Stainless-Runtime", "X-Stainless-Runtime-Version",
+			"X-Stainless-Timeout",
+		},
+		ExposedHeaders: []string{
+			"Deprecation", "Request-Id", "Retry-After", "X-Client-Request-Id", "X-Key-Expires", "X-Policy", "X-RateLimit-Limit", "X-RateLimit-Remaining",
+			"X-RateLimit-Reset", "X-Request-Id", "X-Should-Retry",
+		},
+		MaxAge: int((12 * time.Hour).Seconds()),
+	}).Handler(next)
+}

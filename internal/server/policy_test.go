@@ -1,0 +1,54 @@
+package server_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"ollama-api-service/internal/dialect"
+	"ollama-api-service/internal/server"
+)
+
+// What a user's request may not set is changed or refused before it goes upstream, and the answer says what was changed; a
+// key's own policy comes first, and an admin's request passes as it is.
+func TestPolicyOnTheWay(t *testing.T) {
+	b := start(t, setup{change: func(o *server.Options) { o.Standard = dialect.Standard(4096, time.Hour, 100) }})
+	user := b.user()
+	free, preview := b.key(`{"name":"free","role":"user","policy":{"num_ctx":"pass","num_gpu":"pass","max_tokens":"max:7"}}`)
+	const body = `{"model":"tiny","messages":[{"role":"user","content":"x"}],"options":{"num_ctx":99999,"num_gpu":0}}`
+	for _, c := range []struct{ key, sent, says string }{
+		{user, `"options":{"num_predict":100,"num_ctx":4096}`, "num_gpu dropped, num_ctx=4096, num_predict=100"},
+		{free, `"options":{"num_predict":7,"num_ctx":99999,"num_gpu":0}`, "num_predict=7"},
+		{adminSecret, `"options":{"num_ctx":99999,"num_gpu":0}`, ""},
+	} {
+		r := b.do("POST", "/api/chat", c.key, body)
+		seen := b.ollama.RequestsTo("POST", "/api/chat")
+		if got := string(seen[len(seen)-1].Body); r.status != 200 || !strings.Contains(got, c.sent) || r.header.Get("X-Policy") != c.says {
+			t.Errorf("%d, X-Policy %q, upstream got %s\nwant %s", r.status, r.header.Get("X-Policy"), got, c.sent)
+		}
+	}
+	before := len(b.ollama.Requests())
+	for _, body := range []string{`{"model":"tiny","keep_alive":0}`, `{"model":"tiny","_debug_render_only":true}`} {
+		if r := b.do("POST", "/api/generate", user, body); r.status != 403 || !strings.Contains(r.body, "administrator") {
+			t.Errorf("%s: %d %s", body, r.status, r.body)
+		}
+	}
+	if len(b.ollama.Requests()) != before {
+		t.Error("a refused request went upstream")
+	}
+	if l := b.stats(user)["limits"].(map[string]any); l["remaining"] != 99.0 {
+		t.Errorf("refusals were charged: %v", l)
+	}
+	// The policy can be changed and taken away, and is refused where it makes no sense.
+	if r := b.do("PATCH", "/api/keys/"+preview, adminSecret, `{"policy":null}`); r.status != 200 || r.json(t)["policy"] != nil {
+		t.Errorf("%d %s", r.status, r.body)
+	}
+	if r := b.do("POST", "/api/chat", free, body); r.header.Get("X-Policy") == "num_predict=7" {
+		t.Errorf("the old policy still rules: %s", r.header.Get("X-Policy"))
+	}
+	for _, policy := range []string{`{"num_ctx":"max:0"}`, `{"nothing":"drop"}`, `{"raw":"max:1"}`, `{"raw":7}`, `"drop"`} {
+		if r := b.do("PATCH", "/api/keys/"+preview, adminSecret, `{"policy":`+policy+`}`); r.status != 400 {
+			t.Errorf("%s: %d %s", policy, r.status, r.body)
+		}
+	}
+}

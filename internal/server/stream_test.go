@@ -1,0 +1,179 @@
+package server_test
+
+import (
+	"bufio"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/server"
+)
+
+func beating(slots int) setup {
+	return setup{slots: slots, change: func(o *server.Options) { o.Heartbeat = 5 * time.Millisecond }}
+}
+
+// open sends a request and returns its answer with the body still to be read.
+func (b *bed) open(path, key, body string) *http.Response {
+	b.t.Helper()
+	req, _ := http.NewRequest("POST", b.url+path, strings.NewReader(body))
+	req.Header.Set("Authorization", "Bearer "+key)
+	resp, err := b.client.Do(req)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { resp.Body.Close() })
+	return resp
+}
+
+const streamed = `{"model":"tiny","max_tokens":9,"messages":[],"prompt":"x","input":"x","stream":true}`
+
+// While the upstream loads, a stream of events beats; what comes afterwards is the stream, whole.
+func TestHeartbeatWhileOllamaIsSilent(t *testing.T) {
+	b := start(t, beating(4))
+	key := b.user()
+	for _, path := range []string{"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"} {
+		header, gate := make(chan struct{}), make(chan struct{}, 9)
+		b.ollama.Script("POST", path, ollamatest.Answer{Tokens: 3, HeaderGate: header, Gate: gate})
+		resp := b.open(path, key, streamed) // returns on the heartbeat alone
+		if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "text/event-stream" || resp.Header.Get("X-Accel-Buffering") != "no" {
+			t.Errorf("%s: %d %v", path, resp.StatusCode, resp.Header)
+		}
+		lines := bufio.NewScanner(resp.Body)
+		beats := func(n int) {
+			for n > 0 && lines.Scan() {
+				if lines.Text() == ": waiting" {
+					n--
+				}
+			}
+		}
+		beats(2)
+		close(header)
+		gate <- struct{}{}
+		beats(2) // within the stream too
+		close(gate)
+		var rest []string
+		for lines.Scan() {
+			if text := lines.Text(); text != "" && text != ": waiting" {
+				rest = append(rest, text)
+			}
+		}
+		all := strings.Join(rest, "\n")
+		if lines.Err() != nil || !strings.Contains(all, "[DONE]") && !strings.Contains(all, "message_stop") && !strings.Contains(all, "response.completed") {
+			t.Errorf("%s: %v\n%s", path, lines.Err(), all)
+		}
+	}
+	if st := b.stats(key); st["completion_tokens"] != 12.0 || st["estimated_requests"] != 0.0 {
+		t.Errorf("books: %v", st)
+	}
+}
+
+// A failure behind a heartbeat is an event, and says what Ollama said.
+func TestFailureBehindAHeartbeat(t *testing.T) {
+	b := start(t, beating(4))
+	key := b.user()
+	for path, want := range map[string]string{
+		"/v1/chat/completions": `data: {"error":{"message":"model 'tiny' not found","type":"not_found_error"`,
+		"/v1/messages":         `data: {"type":"error","error":{"type":"not_found_error","message":"model 'tiny' not found"`,
+	} {
+		for _, answer := range []ollamatest.Answer{
+			{Status: 404, Body: `{"error":{"message":"model 'tiny' not found","type":"not_found_error"}}`},
+			{Status: 404, Body: `{"error":"model 'tiny' not found"}`},
+		} {
+			header := make(chan struct{})
+			answer.HeaderGate = header
+			b.ollama.Script("POST", path, answer)
+			resp := b.open(path, key, streamed)
+			close(header)
+			text, err := readAll(resp)
+			events := strings.Split(strings.TrimSpace(text), "\n\n")
+			if resp.StatusCode != 200 || err == nil || !strings.Contains(events[len(events)-1], want) {
+				t.Errorf("%s: %d %v, last event %s", path, resp.StatusCode, err, events[len(events)-1])
+			}
+		}
+	}
+	if outcomes := b.stats(key)["requests_by_outcome"].(map[string]any); outcomes["refused"] != 4.0 {
+		t.Errorf("outcomes: %v", outcomes)
+	}
+}
+
+// Who waits in the queue hears the heartbeat as well; native streams and whole answers never do, and keep their real status.
+func TestHeartbeatInTheQueue(t *testing.T) {
+	b := start(t, beating(1))
+	key := b.user()
+	header := make(chan struct{})
+	b.ollama.Handle("POST", "/api/chat", func(*ollamatest.Request) ollamatest.Answer {
+		return ollamatest.Answer{Recording: "chat", HeaderGate: header}
+	})
+	first := make(chan reply, 1)
+	go func() { first <- b.do("POST", "/api/chat", key, `{"model":"tiny","stream":false}`) }()
+	b.ollama.WaitRequestTo(1, "POST", "/api/chat")
+	resp := b.open("/v1/chat/completions", key, streamed)
+	if line, err := bufio.NewReader(resp.Body).ReadString('\n'); err != nil || line != ": waiting\n" {
+		t.Errorf("in the queue: %q %v", line, err)
+	}
+	close(header)
+	if r := <-first; r.status != 200 || strings.Contains(r.body, "waiting") {
+		t.Errorf("%d %s", r.status, r.body)
+	}
+	for _, body := range []string{`{"model":"tiny"}`, `{"model":"tiny","stream":false}`} {
+		b.ollama.Script("POST", "/api/generate", ollamatest.Answer{Status: 503, Body: `{"error":"server busy"}`})
+		if r := b.do("POST", "/api/generate", key, body); r.status != 503 {
+			t.Errorf("%s: %d %s", body, r.status, r.body)
+		}
+	}
+}
+
+func readAll(resp *http.Response) (string, error) {
+	var b strings.Builder
+	_, err := bufio.NewReader(resp.Body).WriteTo(&b)
+	return b.String(), err
+}
+
+// A client that takes nothing of its answer is cut, and the slot and the upstream's connection are free for others.
+func TestClientThatReadsNothingIsCut(t *testing.T) {
+	b := start(t, setup{slots: 1})
+	b.server.CutAfter(50 * time.Millisecond)
+	key := b.user()
+	b.ollama.Script("POST", "/api/chat", ollamatest.Answer{Tokens: 200_000}, ollamatest.Answer{Recording: "chat"})
+	c, err := net.Dial("tcp", strings.TrimPrefix(b.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	body := `{"model":"tiny","messages":[]}`
+	if _, err := c.Write([]byte("POST /api/chat HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + key + "\r\nContent-Length: 30\r\n\r\n" + body)); err != nil {
+		t.Fatal(err)
+	}
+	b.ollama.WaitRequestTo(1, "POST", "/api/chat").WaitClosed()
+	if r := b.do("POST", "/api/chat", key, `{"model":"tiny","stream":false}`); r.status != 200 {
+		t.Errorf("the next: %d %s", r.status, r.body)
+	}
+	if outcomes := b.stats(key)["requests_by_outcome"].(map[string]any); outcomes["client_gone"] != 1.0 || outcomes["ok"] != 1.0 {
+		t.Errorf("outcomes: %v", outcomes)
+	}
+}
+
+// A connection that was silent for longer than a write may take is as good as new: the bound is of the write, not of the time.
+func TestSilenceIsNoSlowClient(t *testing.T) {
+	b := start(t, setup{})
+	b.server.CutAfter(time.Millisecond)
+	key := b.user()
+	gate := make(chan struct{})
+	b.ollama.Script("POST", "/api/chat", ollamatest.Answer{Tokens: 3, Gate: gate})
+	go func() { gate <- struct{}{} }()
+	resp := b.open("/api/chat", key, `{"model":"tiny","messages":[]}`)
+	for from := time.Now(); time.Since(from) < 20*time.Millisecond; {
+		b.do("GET", "/healthz", "", "")
+	}
+	close(gate)
+	if text, err := readAll(resp); err != nil || !strings.Contains(text, `"done":true`) {
+		t.Errorf("%v %s", err, text)
+	}
+	if r := b.do("HEAD", "/api/version", "", ""); r.status != 200 {
+		t.Errorf("a later request on the connection: %d", r.status)
+	}
+}
