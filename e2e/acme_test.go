@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"math/big"
@@ -16,7 +17,9 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"ollama-api-service/internal/ollamatest"
 )
@@ -45,22 +48,24 @@ func freePort(t *testing.T) string {
 	return port
 }
 
-// buildACME builds the programs; the Go module proxy has them.
-func buildACME(t *testing.T, dir string) {
-	t.Helper()
+// buildACME builds the programs, once, beside the service; the Go module proxy has them.
+var buildACME = sync.OnceValue(func() error {
 	from := "github.com/letsencrypt/pebble/v2/cmd/"
-	build := exec.Command("go", "build", "-C", "acme", "-o", dir, from+"pebble", from+"pebble-challtestsrv")
+	build := exec.Command("go", "build", "-C", "acme", "-o", filepath.Dir(binary)+"/", from+"pebble", from+"pebble-challtestsrv")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+		return fmt.Errorf("%w\n%s", err, out)
 	}
-}
+	return nil
+})
 
-// newACMEServer prepares one that tries names at port. It does not run yet.
-func newACMEServer(t *testing.T, port string) *acmeServer {
+// newACMEServer prepares one that tries names at port and whose certificates are good for so many seconds. It does not run yet.
+func newACMEServer(t *testing.T, port string, seconds int) *acmeServer {
 	t.Helper()
+	if err := buildACME(); err != nil {
+		t.Fatal(err)
+	}
 	dir := t.TempDir()
-	buildACME(t, dir)
 	a := newAuthority(t)
 	cert, key, _, _ := a.sign(t, &x509.Certificate{IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}})
 	own, management := "127.0.0.1:"+freePort(t), "127.0.0.1:"+freePort(t)
@@ -73,6 +78,7 @@ func newACMEServer(t *testing.T, port string) *acmeServer {
 	config, err := json.Marshal(map[string]any{"pebble": map[string]any{
 		"listenAddress": own, "managementListenAddress": management, "certificate": filepath.Join(dir, "own.pem"), "privateKey": filepath.Join(dir, "own.key"),
 		"tlsPort": json.Number(port), "httpPort": 1, "retryAfter": map[string]int{"authz": 1, "order": 1},
+		"profiles": map[string]any{"default": map[string]any{"description": "of the tests", "validityPeriod": seconds}},
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -82,7 +88,7 @@ func newACMEServer(t *testing.T, port string) *acmeServer {
 			t.Fatal(err)
 		}
 	}
-	launch(t, filepath.Join(dir, "pebble-challtestsrv"), "-dnsserver", s.dns, "-defaultIPv6", "", "-http01", "", "-https01", "", "-doh", "", "-tlsalpn01", "", "-management", "127.0.0.1:0")
+	launch(t, filepath.Join(filepath.Dir(binary), "pebble-challtestsrv"), "-dnsserver", s.dns, "-defaultIPv6", "", "-http01", "", "-https01", "", "-doh", "", "-tlsalpn01", "", "-management", "127.0.0.1:0")
 	return s
 }
 
@@ -114,7 +120,7 @@ func launch(t *testing.T, program string, args ...string) (*exec.Cmd, *transcrip
 // run starts it and returns the root of what it issues.
 func (s *acmeServer) run(t *testing.T) *x509.CertPool {
 	t.Helper()
-	s.cmd, s.out, s.ended = launch(t, filepath.Join(filepath.Dir(s.config), "pebble"), "-config", s.config, "-dnsserver", s.dns, "-strict")
+	s.cmd, s.out, s.ended = launch(t, filepath.Join(filepath.Dir(binary), "pebble"), "-config", s.config, "-dnsserver", s.dns, "-strict")
 	roots := x509.NewCertPool()
 	poll(t, "root of the ACME server", func() bool {
 		res, err := s.client.Get(s.roots)
@@ -162,7 +168,7 @@ func serialOf(t *testing.T, s *service, name string, roots *x509.CertPool) *big.
 // Without a CA the service runs and says what is wrong; with one it gets its certificates, and keeps them.
 func TestACME(t *testing.T) {
 	port := freePort(t)
-	ca := newACMEServer(t, port)
+	ca := newACMEServer(t, port, 7_776_000)
 	settings := []string{
 		"PORT=" + port, "ACME_DOMAIN=gateway.example.test,Other.example.test", "ACME_EMAIL=admin@example.test", "ACME_CA=" + ca.directory, "ACME_CA_ROOT=" + ca.root,
 		"LOG_LEVEL=debug",
@@ -184,6 +190,7 @@ func TestACME(t *testing.T) {
 	serials := map[string]*big.Int{}
 	for _, name := range names {
 		s.logged(t, `("msg":"got a certificate","name":"`+regexp.QuoteMeta(name)+`","renewal":false)`)
+		served(t, s, name)
 		serials[name] = serialOf(t, s, name, roots)
 	}
 	if serials[names[0]].Cmp(serials[names[1]]) == 0 {
@@ -207,6 +214,40 @@ func TestACME(t *testing.T) {
 	if out, errs, exit := run(t, s.cmd.Env, "healthcheck"); exit != 0 {
 		t.Errorf("healthcheck: exit %d: %s%s", exit, out, errs)
 	}
+}
+
+// A stored certificate that has grown old is renewed by the next start, and the new one takes its place in the running service.
+func TestACMERenewal(t *testing.T) {
+	port := freePort(t)
+	ca := newACMEServer(t, port, 4)
+	ca.run(t)
+	const name = "gateway.example.test"
+	settings := []string{"PORT=" + port, "ACME_DOMAIN=" + name, "ACME_CA=" + ca.directory, "ACME_CA_ROOT=" + ca.root}
+	fake := ollamatest.Start(t)
+	s := start(t, t.TempDir(), fake.URL, nil, settings...)
+	s.logged(t, `("msg":"got a certificate","name":"`+name+`","renewal":false)`)
+	first := served(t, s, name)
+	s.stop(t)
+	poll(t, "end of the certificate", func() bool { return time.Now().After(first.NotAfter) })
+
+	s = s.again(t, fake.URL, settings...)
+	s.logged(t, `("msg":"got a certificate","name":"`+name+`","renewal":true)`)
+	poll(t, "new certificate", func() bool { return served(t, s, name).SerialNumber.Cmp(first.SerialNumber) != 0 })
+}
+
+// served is the certificate for a name, good or not, as soon as there is one: it is taken up just after it is logged.
+func served(t *testing.T, s *service, name string) (cert *x509.Certificate) {
+	t.Helper()
+	poll(t, "certificate for "+name, func() bool {
+		c, err := tls.Dial("tcp", strings.TrimPrefix(s.URL, "https://"), &tls.Config{ServerName: name, InsecureSkipVerify: true})
+		if err != nil {
+			return false
+		}
+		defer c.Close()
+		cert = c.ConnectionState().PeerCertificates[0]
+		return true
+	})
+	return cert
 }
 
 func noError(t *testing.T, s *service) {

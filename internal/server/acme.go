@@ -46,7 +46,7 @@ func NewACME(o ACMEOptions, log *slog.Logger) (*ACME, error) {
 	if o.CA == "" {
 		for _, name := range o.Domains {
 			if !strings.Contains(name, ".") || !certmagic.SubjectQualifiesForPublicCert(name) {
-				return nil, fmt.Errorf("Let's Encrypt gives no certificate for %s: name a domain that is in the public DNS, or the CA of your network", name)
+				return nil, fmt.Errorf("there is no certificate for %s from Let's Encrypt: name a domain that is in the public DNS, or the CA of your network as ACME_CA", name)
 			}
 		}
 		o.CA = certmagic.LetsEncryptProductionCA
