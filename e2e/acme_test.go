@@ -205,6 +205,10 @@ func TestACME(t *testing.T) {
 
 	ca.stop() // nobody could be asked now
 	s = s.again(t, fake.URL, settings...)
+	before, _, _ := strings.Cut(s.stdout.String(), `"msg":"listening"`)
+	if strings.Count(before, `"msg":"serving a stored certificate"`) != len(names) {
+		t.Errorf("not all stored certificates are there before the first connection:\n%s", before)
+	}
 	for name, serial := range serials {
 		if got := serialOf(t, s, name, roots); got.Cmp(serial) != 0 {
 			t.Errorf("%s: after a restart the certificate is %v, want the stored %v", name, got, serial)
