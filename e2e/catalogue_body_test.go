@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
-
 )
 
 // readers are the routes that read a body in their own way.
@@ -86,7 +85,7 @@ func bodyRows(t *testing.T, g *gate) []row {
 		rows = append(rows, row{name: name, send: g.asAdmin("POST /api/keys", body), want: 400})
 	}
 	rows = append(rows, textRows(g)...)
-	rows = append(rows, costRows(t, g)...)
+	rows = append(rows, costRows(g)...)
 	return append(rows, codedRows(t, g)...)
 }
 
@@ -117,8 +116,8 @@ func textRows(g *gate) []row {
 	return rows
 }
 
-// costRows are bodies that are dear to read. The service may spend a tenth of a second and 200 MiB on one at the most.
-func costRows(t *testing.T, g *gate) []row {
+// costRows are bodies that are dear to read. What the service may spend on one are mostCPU and mostMemory.
+func costRows(g *gate) []row {
 	var many strings.Builder
 	for i := range 1_000_000 {
 		fmt.Fprintf(&many, `"%x":0,`, i)
@@ -126,36 +125,37 @@ func costRows(t *testing.T, g *gate) []row {
 	fields := many.String()
 	digits := strings.Repeat("9", 1_000_000)
 	return []row{
-		g.cheap(t, row{name: "B47 10,001 levels: arrays", send: g.post("/api/chat", `{"model":"tiny","messages":`+strings.Repeat("[", 10_001)+strings.Repeat("]", 10_001)+`}`), want: 400}),
-		g.cheap(t, row{name: "B47 10,001 levels: objects", send: g.post("/v1/chat/completions", `{"model":"tiny","x":`+strings.Repeat(`{"a":`, 10_001)+"1"+strings.Repeat("}", 10_001)+`}`), want: 400}),
-		g.cheap(t, row{name: "B47 10,001 levels: that never end", send: g.post("/v1/messages", strings.Repeat(`{"model":`, 1_000_000)), want: 400}),
-		g.cheap(t, row{name: "B48 a million fields: at the top", send: g.post("/api/chat", `{`+fields+`"model":"tiny"}`), want: 400}),
-		g.cheap(t, row{name: "B48 a million fields: in options", send: g.post("/api/chat", `{"model":"tiny","messages":[],"options":{`+fields+`"a":1}}`), want: 400}),
-		g.cheap(t, row{name: "B48 a million fields: of one name", send: g.post("/api/chat", `{"model":"tiny",`+strings.Repeat(`"a":1,`, 150_000)+`"b":1}`), want: 400}),
-		g.cheap(t, row{name: "B49 numbers beyond all bounds: 1e400", send: g.post("/api/chat", `{"model":"tiny","messages":[],"options":{"num_ctx":1e400}}`), want: 400, says: "num_ctx"}),
-		g.cheap(t, row{name: "B49 numbers beyond all bounds: a million digits", send: g.post("/api/chat", `{"model":"tiny","messages":[],"options":{"num_predict":`+digits+`}}`), want: 400, says: "num_predict"}),
-		g.cheap(t, row{name: "B49 numbers beyond all bounds: keep_alive", send: g.post("/api/generate", `{"model":"tiny","prompt":"x","keep_alive":-1e999}`), want: 400, says: "keep_alive"}),
-		g.cheap(t, row{name: "B49 numbers beyond all bounds: max_tokens", send: g.post("/v1/messages", `{"model":"tiny","messages":[],"max_tokens":1e309}`), want: 400, says: "max_tokens"}),
-		g.cheap(t, row{name: "B49 numbers beyond all bounds: a key's limit", send: g.asAdmin("POST /api/keys", `{"name":"x","role":"user","rate_limit":1e400}`), want: 400}),
+		g.cheap(row{name: "B47 10,001 levels: arrays", send: g.post("/api/chat", `{"model":"tiny","messages":`+strings.Repeat("[", 10_001)+strings.Repeat("]", 10_001)+`}`), want: 400}),
+		g.cheap(row{name: "B47 10,001 levels: objects", send: g.post("/v1/chat/completions", `{"model":"tiny","x":`+strings.Repeat(`{"a":`, 10_001)+"1"+strings.Repeat("}", 10_001)+`}`), want: 400}),
+		g.cheap(row{name: "B47 10,001 levels: that never end", send: g.post("/v1/messages", strings.Repeat(`{"model":`, 1_000_000)), want: 400}),
+		g.cheap(row{name: "B48 a million fields: at the top", send: g.post("/api/chat", `{`+fields+`"model":"tiny"}`), want: 400}),
+		g.cheap(row{name: "B48 a million fields: in options", send: g.post("/api/chat", `{"model":"tiny","messages":[],"options":{`+fields+`"a":1}}`), want: 400}),
+		g.cheap(row{name: "B48 a million fields: of one name", send: g.post("/api/chat", `{"model":"tiny",`+strings.Repeat(`"a":1,`, 150_000)+`"b":1}`), want: 400}),
+		g.cheap(row{name: "B49 numbers beyond all bounds: 1e400", send: g.post("/api/chat", `{"model":"tiny","messages":[],"options":{"num_ctx":1e400}}`), want: 400, says: "num_ctx"}),
+		g.cheap(row{name: "B49 numbers beyond all bounds: a million digits", send: g.post("/api/chat", `{"model":"tiny","messages":[],"options":{"num_predict":`+digits+`}}`), want: 400, says: "num_predict"}),
+		g.cheap(row{name: "B49 numbers beyond all bounds: keep_alive", send: g.post("/api/generate", `{"model":"tiny","prompt":"x","keep_alive":-1e999}`), want: 400, says: "keep_alive"}),
+		g.cheap(row{name: "B49 numbers beyond all bounds: max_tokens", send: g.post("/v1/messages", `{"model":"tiny","messages":[],"max_tokens":1e309}`), want: 400, says: "max_tokens"}),
+		g.cheap(row{name: "B49 numbers beyond all bounds: a key's limit", send: g.asAdmin("POST /api/keys", `{"name":"x","role":"user","rate_limit":1e400}`), want: 400}),
 	}
 }
 
 const (
-	mostCPU    = 250 * time.Millisecond
-	mostMemory = 200 << 10 // KiB more than before
+	mostCPU    = 300 * time.Millisecond
+	mostMemory = 200 << 10 // KiB more than ever before
 )
 
 // cheap holds what the service spends on a row: time of the processor, and memory at its highest.
-func (g *gate) cheap(t *testing.T, r row) row {
-	cpu, peak := g.spent(t)
-	before := func() { cpu, peak = g.spent(t) }
-	r.before = before
+func (g *gate) cheap(r row) row { return g.costs(mostCPU, r) }
+
+func (g *gate) costs(most time.Duration, r row) row {
+	var cpu time.Duration
+	var peak int
+	r.before = func(t *testing.T) { cpu, peak = g.spent(t) }
 	r.then = func(t *testing.T, _ answer) {
 		cpuNow, peakNow := g.spent(t)
-		if cpuNow-cpu > mostCPU || peakNow-peak > mostMemory {
+		if cpuNow-cpu > most || peakNow-peak > mostMemory {
 			t.Errorf("it cost %v of the processor and %d KiB", cpuNow-cpu, peakNow-peak)
 		}
-		t.Logf("%v of the processor, %d KiB", cpuNow-cpu, peakNow-peak)
 	}
 	return r
 }
@@ -193,6 +193,7 @@ func (g *gate) spent(t *testing.T) (cpu time.Duration, peak int) {
 
 // codedRows are bodies in a coding, and of a type that is none.
 func codedRows(t *testing.T, g *gate) []row {
+	const fullBody = 3 * time.Second // 64 MiB come out of it, the bound of plain bodies, before it is cut: half a second on an idle machine
 	gz, zs := zipped(t, small), squeezed(t, small)
 	coded := func(name, path, body, coding string, want int, says string) row {
 		r := row{name: name, send: g.post(path, body, "Content-Encoding: "+coding), want: want, says: says}
@@ -217,9 +218,9 @@ func codedRows(t *testing.T, g *gate) []row {
 		coded("B53 codings: half of one", "/v1/chat/completions", gz[:len(gz)/2], "gzip", 400, ""),
 		coded("B53 codings: what is none, zstd", "/v1/messages", small, "zstd", 400, ""),
 		coded("B53 codings: model twice within", "/v1/chat/completions", zipped(t, `{"model":"tiny","model":"evil"}`), "gzip", 400, "twice"),
-		g.cheap(t, coded("B54 a bomb: 10 GiB in gzip", "/v1/chat/completions", strings.Repeat(zipped(t, strings.Repeat("\x00", 1<<20)), 10<<10), "gzip", 413, "MAX_BODY_BYTES")),
-		g.cheap(t, coded("B54 a bomb: 10 GiB in zstd", "/v1/messages", bomb(10<<30), "zstd", 413, "MAX_BODY_BYTES")),
-		g.cheap(t, coded("B54 a bomb: a window of 2 GiB", "/v1/messages", window(), "zstd", 400, "")),
+		g.costs(fullBody, coded("B54 a bomb: 10 GiB in gzip", "/v1/chat/completions", strings.Repeat(zipped(t, strings.Repeat("\x00", 1<<20)), 10<<10), "gzip", 413, "MAX_BODY_BYTES")),
+		g.costs(fullBody, coded("B54 a bomb: 10 GiB in zstd", "/v1/messages", bomb(10<<30), "zstd", 413, "MAX_BODY_BYTES")),
+		g.cheap(coded("B54 a bomb: a window of 2 GiB", "/v1/messages", window(), "zstd", 400, "")),
 	}
 	rows[9].why = "`/v1` takes gzip and zstd, under the bound of plain bodies: Codex sends zstd"
 	for name, kind := range map[string]string{"text": "text/plain", "form": "application/x-www-form-urlencoded", "upload": "multipart/form-data; boundary=x", "nothing": ""} {
@@ -259,7 +260,7 @@ func squeezed(t *testing.T, text string) string {
 func bomb(n int) string {
 	const block = 128 << 10
 	b := []byte{0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x38} // magic number, no flags, a window of 128 KiB
-	const head = block<<3 | 1<<1 // its size, and that it is one byte again and again
+	const head = block<<3 | 1<<1                    // its size, and that it is one byte again and again
 	return string(b) + strings.Repeat(string([]byte{head & 0xff, head >> 8 & 0xff, head >> 16, 0}), n/block) + "\x01\x00\x00"
 }
 
@@ -304,10 +305,9 @@ func sizeRows(t *testing.T, g *gate) []row {
 		{name: "B66 images: within the bound", send: g.post("/api/chat", `{"model":"tiny","stream":false,"messages":[{"role":"user","content":"x","images":["`+strings.Repeat("A", 900<<10)+`"]}]}`), want: 200, ollama: reached("/api/chat")},
 	}
 	for i := range rows {
-		if rows[i].want == http.StatusRequestEntityTooLarge {
-			rows[i] = g.cheap(t, rows[i])
+		if rows[i].want == http.StatusRequestEntityTooLarge { // none of it may be kept
+			rows[i] = g.cheap(rows[i])
 		}
 	}
 	return rows
 }
-

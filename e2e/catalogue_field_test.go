@@ -135,6 +135,7 @@ func policyRows(t *testing.T, g *gate) []row {
 	}
 	schema := `{"type":"object","properties":{` + strings.TrimSuffix(strings.Repeat(`"a":{"type":"string","description":"`+strings.Repeat("x", 1000)+`"},`, 1), ",") + `}}`
 	huge := `{"type":"object","description":"` + strings.Repeat("x", 1<<20) + `"}`
+	const bounded = "64 KiB is the bound: Ollama 0.6.5 takes 20 s to read a schema of 62 KiB with 2,000 fields, and more than a minute and gigabytes for 600 KiB"
 	for path, field := range map[string]string{
 		"/api/chat": `"format":%s`, "/api/generate": `"format":%s`,
 		"/v1/chat/completions": `"response_format":{"type":"json_schema","json_schema":{"name":"x","schema":%s}}`,
@@ -146,7 +147,8 @@ func policyRows(t *testing.T, g *gate) []row {
 		}
 		name, _, _ := strings.Cut(strings.TrimPrefix(field, `"`), `"`)
 		rows = append(rows,
-			row{name: "B67 a schema of 1 MiB: " + path, send: g.post(path, body(huge)), want: 400, says: name},
+			row{name: "B67 a schema of 1 MiB: " + path, send: g.post(path, body(huge)), want: 400, says: name, why: bounded},
+			row{name: "B67 a schema of 1 MiB: one of 65 KiB, " + path, send: g.post(path, body(huge[:65<<10]+`"}`)), want: 400, says: name},
 			row{name: "B67 a schema of 1 MiB: one of 1 KiB, " + path, send: g.post(path, body(schema)), want: 200, ollama: reached(path, schema)},
 		)
 	}

@@ -187,7 +187,9 @@ func TestBadKeysFromOneAddress(t *testing.T) {
 	messages.name, messages.send = "throttled, messages", send("POST /v1/messages", small, "x-api-key: nonsense")
 	for _, r := range []row{
 		{name: "nobody is not counted", send: send(tagList, ""), want: 401},
-		{name: "first", send: bad, want: 401}, {name: "second", send: bad, want: 401}, {name: "third", send: bad, want: 401},
+		{name: "first", send: bad, want: 401},
+		{name: "second", send: bad, want: 401},
+		{name: "third", send: bad, want: 401},
 		throttled, messages,
 		{name: "a good key", send: send(tagList, "", bearer(g.user)), want: 200, ollama: listed},
 		{name: "a good key of an admin", send: g.asAdmin("GET /api/keys", ""), want: 200},
@@ -277,7 +279,7 @@ func TestHeadersThatReachOllama(t *testing.T) {
 		if path == "/v1/messages/count_tokens" {
 			continue // answered here
 		}
-		body := `{"model":"tiny",` + rest + `,"stream":false,"max_tokens":5}`
+		body := `{"model":"tiny",` + rest + `,"stream":false}`
 		if path == "/api/show" {
 			body = `{"model":"tiny"}`
 		}
@@ -301,7 +303,7 @@ func TestHeadersThatReachOllama(t *testing.T) {
 		}})
 	})
 	t.Run("HTTP/1.0", func(t *testing.T) {
-		g.play(t, row{send: strings.Replace(send("POST /api/chat", small, fields...), "HTTP/1.1", "HTTP/1.0", 1), want: 200, ollama: func(t *testing.T, got []*ollamatest.Request) {
+		g.play(t, row{send: strings.Replace(send("POST /api/chat", small, fields...), "HTTP/1.1", "HTTP/1.0", 1), want: 200, ends: true, ollama: func(t *testing.T, got []*ollamatest.Request) {
 			reached("/api/chat")(t, got)
 			onlyOurs(t, got[0], want, canary)
 		}})

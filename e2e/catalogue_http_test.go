@@ -24,14 +24,18 @@ func pathRows(_ *testing.T, g *gate) []row {
 	none("B74 another case", "/API/chat", "/api/Chat", "/V1/chat/completions", "/API/CHAT")
 	none("B75 a slash at the end", "/api/chat/", "/v1/chat/completions/", "/v1/messages/", "/api/")
 	none("B76 a parameter of the path", "/api/chat;x", "/api;x/chat", "/api/chat;", "/api/chat%3bx")
-	none("B77 backslashes", `/api\chat`, `\\api\chat`[1:], "/api%5cchat", "/api/chat%5c..", `/api\..\api/chat`)
+	none("B77 backslashes", `/api\chat`, `/\api\chat`, "/api%5cchat", "/api/chat%5c..", `/api\..\api/chat`)
 	none("B78 bytes that no path has", "/api/chat%00", "/api/%00chat", "/api/chat%c0%af", "/%c0%ae%c0%ae/api/chat", "/api/chat%0a", "/api/chat%20", "/api/chat%ef%bc%8f", "/api/c\xffhat")
 	for _, target := range []string{"/api/chat%zz", "/api/chat%", "/api/%2/chat", "/api/ch at", "/api/chat\x01", "api/chat", ""} {
 		rows = append(rows, row{name: "B78 bytes that no path has: " + target, send: g.post(target, small), want: 400, by: nethttp, ends: true})
 	}
 	// A key in front of the path changes nothing of it.
 	for _, target := range []string{"//api/chat", "/../api/chat", "/api%2fchat", "/api/%63hat", "/API/chat", "/k/" + g.user + "/api/chat", "/api/keys", "/healthz"} {
-		rows = append(rows, row{name: "B70 dots: behind a key in the path, " + strings.ReplaceAll(target, g.user, "KEY"), send: send("POST /k/"+g.user+target, small), want: 404})
+		line := "POST /k/"
+		if target == "/healthz" {
+			line = "GET /k/"
+		}
+		rows = append(rows, row{name: "B70 dots: behind a key in the path, " + strings.ReplaceAll(target, g.user, "KEY"), send: send(line+g.user+target, small), want: 404})
 	}
 	rows = append(rows,
 		row{name: "B79 absolute form: another host", send: g.post("http://evil.example/api/chat", small), want: 400, says: "must name a path"},
@@ -68,6 +72,7 @@ func pathRows(_ *testing.T, g *gate) []row {
 		row{name: "B84 queries: of keys", send: g.asAdmin("GET /api/admin/usage?a=1;b", ""), want: 400},
 		row{name: "B85 a path in a name: models", send: send("GET /v1/models/..%2f..%2fapi%2fdelete", "", bearer(g.user)), want: 400},
 		row{name: "B85 a path in a name: by dots alone", send: send("GET /v1/models/%2e%2e", "", bearer(g.user)), want: 400},
+		row{name: "B85 a path in a name: encoded twice", send: send("GET /v1/models/%2574iny", "", bearer(g.user)), want: 400},
 		row{name: "B85 a path in a name: keys", send: g.asAdmin("DELETE /api/keys/..%2f..%2fx", ""), want: 404},
 		row{name: "B85 a path in a name: pages", send: send("GET /docs/..%2f..%2fetc%2fpasswd", ""), want: 404},
 	)
@@ -122,7 +127,10 @@ func framingRows(_ *testing.T, g *gate) []row {
 		{name: "B87 a length and chunks: the length behind", send: strings.Replace(chunked(whole), "chunked\r\n", "chunked\r\nContent-Length: 5\r\n", 1), want: 200, ends: true, ollama: reached(path)},
 		{name: "B87 a length and chunks: a refused one", send: strings.Replace(chunked(whole, "Content-Length: 5"), g.user, g.user+"x", 1), want: 401, ends: true},
 		{name: "B87 a length and chunks: on a route without a body", send: send("GET /api/tags", "", bearer(g.user), "Content-Length: 5", "Transfer-Encoding: chunked") + "0\r\n\r\n", want: 200, ends: true, ollama: listed},
-		{name: "B87 a length and chunks: HTTP/1.0", send: strings.Replace(chunked(whole), "HTTP/1.1", "HTTP/1.0", 1), want: 400, by: nethttp, ends: true},
+		{name: "B87 a length and chunks: HTTP/1.0", send: strings.Replace(chunked(whole), "HTTP/1.1", "HTTP/1.0", 1), want: 400, ends: true, says: "missing request body", why: "net/http knows no chunks in HTTP/1.0 and goes by the length, so every HTTP/1.0 connection is closed"},
+		{name: "B87 a length and chunks: HTTP/1.0 with both, kept alive", send: strings.Replace(chunked(whole, "Connection: keep-alive", "Content-Length: 4"), "HTTP/1.1", "HTTP/1.0", 1), want: 400, ends: true},
+		{name: "B87 a length and chunks: absolute form", send: strings.Replace(chunked(whole, "Content-Length: 5"), path, "http://evil.example"+path, 1), want: 400, ends: true},
+		{name: "B87 a length and chunks: too long a path", send: strings.Replace(chunked(whole, "Content-Length: 5"), path, path+"?"+strings.Repeat("a", 9<<10), 1), want: 414, ends: true},
 		{name: "B88 two lengths: that differ", send: lengths(right, "5"), want: 400, by: nethttp, ends: true},
 		{name: "B88 two lengths: in one line", send: lengths(right + ", 5"), want: 400, by: nethttp, ends: true},
 		{name: "B88 two lengths: the same", send: lengths(right, right), want: 200, ollama: reached(path, small[:20]), why: "two that are equal are one (RFC 9112, 6.3)"},
@@ -142,7 +150,7 @@ func framingRows(_ *testing.T, g *gate) []row {
 		rows = append(rows, r)
 	}
 	rows = append(rows,
-		row{name: "B90 other transfer codings: two lines", send: chunked(whole, "Transfer-Encoding: gzip"), want: 400, by: nethttp, ends: true},
+		row{name: "B90 other transfer codings: two lines", send: chunked(whole, "Transfer-Encoding: gzip"), want: 501, by: nethttp, ends: true},
 		row{name: "B90 other transfer codings: CHUNKED", send: strings.Replace(chunked(whole), "Transfer-Encoding: chunked", "Transfer-Encoding: CHUNKED", 1), want: 200, ends: true, ollama: reached(path)},
 	)
 	for name, body := range map[string]string{
