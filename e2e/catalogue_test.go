@@ -351,6 +351,7 @@ func TestBadInput(t *testing.T) {
 		{"paths", nil, pathRows},
 		{"framing", nil, framingRows},
 		{"headers", nil, headerRows},
+		{"keys", nil, keyRows},
 		{"behind no proxy", nil, peerRows},
 		{"behind a proxy", []string{"TRUSTED_PROXIES=127.0.0.1,10.0.0.0/8"}, proxyRows},
 	}
@@ -378,6 +379,9 @@ var elsewhere = map[int]string{
 	14: noLook, 15: noLook, 16: noLook, 17: noLook, 18: noLook, 19: noLook, 20: noLook, 21: noLook,
 	52: "408 after 30 s without progress, by a clock of its own in `TestABodyThatStops` (internal/server)",
 }
+
+// lastNumber of the catalogue that is tried here. B104 is about HTTP/2, and what follows B116 about repeats and settings.
+const lastNumber = 116
 
 const noLook = "no look at the database: `TestABadKeyNeverReachesTheDatabase` (internal/server)"
 
@@ -446,8 +450,11 @@ func proofTable(t *testing.T, all []row) string {
 	}
 	var b strings.Builder
 	b.WriteString("| | input | requests | answers | note |\n|---|---|---|---|---|\n")
-	for n := 1; n <= 103; n++ {
+	for n := 1; n <= lastNumber; n++ {
 		l := lines[n]
+		if n == 104 {
+			continue
+		}
 		if l == nil {
 			t.Errorf("B%d is tried nowhere", n)
 			continue
