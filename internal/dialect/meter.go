@@ -309,6 +309,10 @@ func (m *Meter) Finish() []byte {
 		}
 		out = append(out, rec...)
 	}
+	if m.sse && m.Complete && !bytes.HasSuffix(out, []byte("\n\n")) && !bytes.HasSuffix(out, []byte("\n\r\n")) {
+		// Upstream broke off within the blank line, which says nothing; but without it a client drops the event before it.
+		out = append(bytes.TrimRight(out, "\r\n"), "\n\n"...)
+	}
 	return out
 }
 

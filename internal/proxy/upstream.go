@@ -60,13 +60,15 @@ type Request struct {
 	// Upload is a body that is not buffered (blobs), UploadLength its length or -1. It excludes Body and every retry.
 	Upload       io.Reader
 	UploadLength int64
+	// Once keeps it from being sent again where a first try may have arrived: it changes the server.
+	Once bool
 	// FirstByte bounds the wait for the answer's header, Idle each silence after it (0: none), Deadline the whole.
 	FirstByte, Idle time.Duration
 	Deadline        time.Time
 }
 
 // Do sends a request and returns when the answer's header is there. A pooled connection that turns out to be dead before any
-// byte of an answer is replaced once. Errors: CodeNoBackend where no connection could be made, CodeUpstreamTimeout,
+// byte of an answer is replaced once, unless the request is to be sent once alone. Errors: CodeNoBackend where no connection could be made, CodeUpstreamTimeout,
 // CodeClientGone where ctx ended or the client broke its upload off, what Upload itself returns if that is an *api.Error, else
 // CodeUpstreamError.
 func (u *Upstream) Do(ctx context.Context, r *Request) (*Response, error) {
@@ -74,7 +76,7 @@ func (u *Upstream) Do(ctx context.Context, r *Request) (*Response, error) {
 		return nil, failure(ctx, err)
 	}
 	var c *conn
-	if r.Upload == nil { // an upload cannot be sent twice, so it gets no connection that may be stale
+	if r.Upload == nil && !r.Once { // what cannot be sent twice gets no connection that may be stale
 		c = u.take()
 	}
 	for tried := false; ; tried = true {

@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"path/filepath"
 	"strings"
@@ -66,6 +69,7 @@ func (s *syncBuffer) String() string {
 type setup struct {
 	slots    int
 	maxQueue int
+	http2    bool // behind TLS, which is where clients speak it
 	change   func(*server.Options)
 }
 
@@ -118,10 +122,16 @@ func start(t *testing.T, with setup) *bed {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(err)
 	run, cancel := context.WithCancel(context.Background())
+	transport := &http.Transport{MaxIdleConnsPerHost: 600}
+	b.url = "http://" + l.Addr().String()
+	if with.http2 {
+		l, transport.TLSClientConfig = behindTLS(l)
+		transport.ForceAttemptHTTP2 = true
+		b.url = "https://" + l.Addr().String()
+	}
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(run, l, 2*time.Second) }()
-	b.url = "http://" + l.Addr().String()
-	b.client = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 600}, Timeout: 30 * time.Second}
+	b.client = &http.Client{Transport: transport, Timeout: 30 * time.Second}
 	b.stop = sync.OnceFunc(func() {
 		b.client.CloseIdleConnections()
 		cancel()
@@ -135,6 +145,15 @@ func start(t *testing.T, with setup) *bed {
 		must(b.store.Close())
 	})
 	return b
+}
+
+// behindTLS speaks HTTP/2 on l, to clients with the settings that it returns.
+func behindTLS(l net.Listener) (net.Listener, *tls.Config) {
+	donor := httptest.NewTLSServer(nil) // whose certificate is for 127.0.0.1
+	defer donor.Close()
+	roots := x509.NewCertPool()
+	roots.AddCert(donor.Certificate())
+	return tls.NewListener(l, &tls.Config{Certificates: donor.TLS.Certificates, NextProtos: []string{"h2", "http/1.1"}}), &tls.Config{RootCAs: roots}
 }
 
 // reply is an answer, read whole.

@@ -188,6 +188,8 @@ func (s *Server) upstreamRequest(x *exchange, req *dialect.Request) *proxy.Reque
 	if x.route.class == management {
 		// Hashing and downloading are silent for as long as they take.
 		r.FirstByte, r.Idle = 0, 0
+		// A pull or a delete that arrived just as its connection ended may be under way.
+		r.Once = true
 	}
 	if x.route.kind == dialect.None {
 		r.Path += x.param // of its grammar: it needs no encoding
@@ -256,7 +258,8 @@ func (b *booking) tooLate(resp *proxy.Response) error {
 	return b.failed(api.Errorf(cmp.Or(code, api.CodeUpstreamError), "%s", sentence))
 }
 
-// header passes what of the upstream's header a client needs.
+// header readies what of the upstream's header a client needs. It goes out with the first bytes behind it: an upstream that dies
+// before those is a failure with a status of its own.
 func (b *booking) header(resp *proxy.Response, length int64) {
 	if b.x.started() {
 		return // a heartbeat came first
@@ -273,7 +276,7 @@ func (b *booking) header(resp *proxy.Response, length int64) {
 	if resp.Status == http.StatusServiceUnavailable {
 		h["Retry-After"] = []string{"5"} // Ollama's own 503 names none
 	}
-	b.x.WriteHeader(resp.Status)
+	b.x.planned = resp.Status
 }
 
 // stream passes a streamed answer piece by piece; its end goes out when it is booked.
@@ -289,7 +292,8 @@ func (b *booking) stream(resp *proxy.Response, m *dialect.Meter) error {
 	b.count(m.Usage, m.Records)
 	switch {
 	case m.Complete:
-		err = nil // all of the answer is here; whether the client stays for the last piece changes nothing
+		// All of the answer is here; whether the client stays for the last piece changes nothing.
+		b.record.Status = cmp.Or(b.x.status, resp.Status)
 	case err != nil:
 		return b.failed(err)
 	case m.Failed && b.x.route.class == management:
@@ -363,6 +367,9 @@ func (b *booking) outcome(status int) (api.Outcome, api.Code) {
 // last sends the end of an answer. The row says what upstream delivered: a client that is gone by now changes nothing.
 func (b *booking) last(p []byte) error {
 	if b.x.r.Method == http.MethodHead || len(p) == 0 {
+		if !b.x.started() {
+			b.x.WriteHeader(b.x.planned)
+		}
 		return nil
 	}
 	if _, err := b.x.Write(p); err != nil {
