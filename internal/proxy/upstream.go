@@ -150,7 +150,10 @@ func readHeader(c *conn, method string) (*http.Response, error) {
 	for range maxInformal + 1 {
 		resp, err := http.ReadResponse(c.br, &http.Request{Method: method})
 		if err != nil {
-			if errors.Is(err, io.EOF) {
+			switch {
+			case errors.Is(c.err, os.ErrDeadlineExceeded):
+				err = c.err // a line that was cut by it is taken for a malformed one
+			case errors.Is(err, io.EOF):
 				err = io.ErrUnexpectedEOF
 			}
 			return nil, err

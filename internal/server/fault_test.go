@@ -19,51 +19,82 @@ import (
 // flow is a streamed answer of about 4 KiB in one dialect, as an Ollama writes it.
 type flow struct {
 	name, path string
-	request    string // %q is the prompt, which says where the answer is to break
+	request    string // %q is the prompt, which may say where the answer is to break
 	kind       string
 	open       []string // records that pass as they come
 	end        []string // the terminal ones, held back until they are whole
 	spare      int      // bytes at the end that carry nothing: blank lines
 	counts     string   // what a record that carries a token has
-	failure    string   // the error record; %d is the number of events before it
 }
 
 const brokeOff = "the Ollama server broke off: try again"
 
 func flows() []flow {
 	const ndjson, sse = "application/x-ndjson", "text/event-stream"
-	const openAI = `{"message":"` + brokeOff + `","type":"api_error","param":null,"code":"upstream_error"}`
-	cut := func(records []string, terminal int) (open, end []string) {
-		return records[:len(records)-terminal], records[len(records)-terminal:]
-	}
 	list := []flow{
-		{
-			name: "native", path: "/api/chat", request: `{"model":"tiny","messages":[{"role":"user","content":%q}]}`, kind: ndjson, counts: `"done":false`,
-			failure: `{"error":"` + brokeOff + `","detail":"` + brokeOff + `"}` + "\n",
-		},
+		{name: "native", path: "/api/chat", request: `{"model":"tiny","messages":[{"role":"user","content":%q}]}`, kind: ndjson, counts: `"done":false`},
 		{
 			name: "chat", path: "/v1/chat/completions", request: `{"model":"tiny","messages":[{"role":"user","content":%q}],"stream":true,"stream_options":{"include_usage":true}}`,
-			kind: sse, spare: 2, counts: `"finish_reason":null`, failure: `data: {"error":` + openAI + "}\n\n",
+			kind: sse, spare: 2, counts: `"finish_reason":null`,
 		},
 		{
 			name: "completions", path: "/v1/completions", request: `{"model":"tiny","prompt":%q,"stream":true,"stream_options":{"include_usage":true}}`,
-			kind: sse, spare: 2, counts: `"finish_reason":null`, failure: `data: {"error":` + openAI + "}\n\n",
+			kind: sse, spare: 2, counts: `"finish_reason":null`,
 		},
+		{name: "responses", path: "/v1/responses", request: `{"model":"tiny","input":%q,"stream":true}`, kind: sse, counts: `"delta":`},
 		{
-			name: "responses", path: "/v1/responses", request: `{"model":"tiny","input":%q,"stream":true}`, kind: sse, counts: `"delta":`,
-			failure: "event: error\n" + `data: {"type":"error","sequence_number":%d,"code":"upstream_error","message":"` + brokeOff + `","param":null,"error":` + openAI + "}\n\n",
-		},
-		{
-			name: "messages", path: "/v1/messages", request: `{"model":"tiny","max_tokens":9,"messages":[{"role":"user","content":%q}],"stream":true}`, kind: sse, spare: 1,
-			counts: `"text_delta"`, failure: "event: error\n" + `data: {"type":"error","error":{"type":"api_error","message":"` + brokeOff + `"},"request_id":`,
+			name: "messages", path: "/v1/messages", request: `{"model":"tiny","max_tokens":9,"messages":[{"role":"user","content":%q}],"stream":true}`,
+			kind: sse, spare: 1, counts: `"text_delta"`,
 		},
 	}
-	list[0].open, list[0].end = cut(ollamatest.ChatLines("tiny", 17, 28), 1)
-	list[1].open, list[1].end = cut(ollamatest.ChatEvents("tiny", 17, 15, true), 1)
-	list[2].open, list[2].end = cut(ollamatest.CompletionEvents("tiny", 17, 12, true), 1)
-	list[3].open, list[3].end = cut(ollamatest.ResponseEvents("tiny", 17, 4), 1)
-	list[4].open, list[4].end = cut(ollamatest.MessageEvents("tiny", 17, 26), 2)
+	terminal := 1
+	for i, records := range [][]string{
+		ollamatest.ChatLines("tiny", 17, 28), ollamatest.ChatEvents("tiny", 17, 15, true), ollamatest.CompletionEvents("tiny", 17, 12, true),
+		ollamatest.ResponseEvents("tiny", 17, 4), ollamatest.MessageEvents("tiny", 17, 26),
+	} {
+		if list[i].name == "messages" {
+			terminal = 2
+		}
+		list[i].open, list[i].end = records[:len(records)-terminal], records[len(records)-terminal:]
+	}
 	return list
+}
+
+// failure is the dialect's error record behind so many events, up to what differs from one request to the next.
+func (f *flow) failure(code, sentence string, events int) string {
+	kind := "api_error"
+	inner := fmt.Sprintf(`{"message":%q,"type":"api_error","param":null,"code":%q}`, sentence, code)
+	switch f.name {
+	case "native":
+		return fmt.Sprintf(`{"error":%q,"detail":%q}`, sentence, sentence) + "\n"
+	case "responses":
+		return "event: error\n" + fmt.Sprintf(`data: {"type":"error","sequence_number":%d,"code":%q,"message":%q,"param":null,"error":%s}`, events, code, sentence, inner) + "\n\n"
+	case "messages":
+		if code == "timeout" {
+			kind = "timeout_error"
+		}
+		return "event: error\n" + fmt.Sprintf(`data: {"type":"error","error":{"type":%q,"message":%q},"request_id":`, kind, sentence)
+	}
+	return `data: {"error":` + inner + "}\n\n"
+}
+
+// endsLoudly is what is wrong with a stream that must end with an error record behind what has passed, and a broken connection; ""
+// if nothing is.
+func (f *flow) endsLoudly(r reply, passed, code, sentence string) string {
+	failure := f.failure(code, sentence, strings.Count(passed, "\n\n"))
+	last, ok := strings.CutPrefix(r.body, passed)
+	if r.status == 200 && r.err != nil && ok && strings.HasPrefix(last, failure) && (last == failure || f.name == "messages" && strings.Count(last, "\n\n") == 1 && strings.HasSuffix(last, "}\n\n")) {
+		return ""
+	}
+	return fmt.Sprintf("the client saw %d, %v and\n%s\nwant\n%s", r.status, r.err, r.body, passed+failure)
+}
+
+// refused is what is wrong with an answer that must be a failure with a status of its own.
+func (f *flow) refused(r reply, status int, sentence string) string {
+	if r.status == status && r.err == nil && strings.Contains(r.body, `"`+sentence) && strings.HasPrefix(r.body, "{") && r.header.Get("Content-Type") == "application/json" {
+		return ""
+	}
+	return fmt.Sprintf("the client saw %d, %v, %v and\n%s\nwant %d and %s", r.status, r.err, r.header, r.body, status, sentence)
 }
 
 func (f *flow) head() string {
@@ -138,23 +169,12 @@ func (f *flow) breaking(r *ollamatest.Request) ollamatest.Answer {
 func (c fault) complaint(r reply) string {
 	text, whole, _ := c.flow.seen(c.flow.upTo(c.at))
 	switch {
-	case whole:
-		if r.status != 200 || r.err != nil || r.body != text {
-			return fmt.Sprintf("all of the answer had come, but the client saw %d, %v and\n%s\nwant\n%s", r.status, r.err, r.body, text)
-		}
-	case text == "":
-		if r.status != 502 || r.err != nil || !strings.Contains(r.body, brokeOff) || r.header.Get("Content-Type") != "application/json" {
-			return fmt.Sprintf("nothing had come, but the client saw %d, %v and\n%s", r.status, r.err, r.body)
-		}
-	default:
-		failure := c.flow.failure
-		if strings.Contains(failure, "%d") {
-			failure = fmt.Sprintf(failure, strings.Count(text, "\n\n"))
-		}
-		last, ok := strings.CutPrefix(r.body, text)
-		if r.status != 200 || r.err == nil || !ok || !strings.HasPrefix(last, failure) || !strings.HasSuffix(last, "}"+failure[len(failure)-1:]) && !strings.HasSuffix(last, "}\n\n") {
-			return fmt.Sprintf("the client saw %d, %v and\n%s\nwant\n%s", r.status, r.err, r.body, text+failure)
-		}
+	case !whole && text == "":
+		return c.flow.refused(r, 502, brokeOff)
+	case !whole:
+		return c.flow.endsLoudly(r, text, "upstream_error", brokeOff)
+	case r.status != 200 || r.err != nil || r.body != text:
+		return fmt.Sprintf("all of the answer had come, but the client saw %d, %v and\n%s\nwant\n%s", r.status, r.err, r.body, text)
 	}
 	return ""
 }

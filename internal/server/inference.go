@@ -227,6 +227,8 @@ func (b *booking) begin(resp *proxy.Response) error {
 	b.x.beat.pause()
 	stream, sse := resp.Streams()
 	switch {
+	case compressed(resp):
+		return b.failed(errCompressed)
 	case resp.Status >= 300 && resp.Status < 400:
 		return b.failed(api.Errorf(api.CodeUpstreamError, "the Ollama server redirects: OLLAMA_BASE_URL must name it directly"))
 	case resp.Status == http.StatusUnauthorized:
@@ -239,6 +241,31 @@ func (b *booking) begin(resp *proxy.Response) error {
 		return b.tooLate(resp)
 	}
 	return nil
+}
+
+var (
+	errCompressed = api.Errorf(api.CodeUpstreamError, "the Ollama server answered compressed, which nobody asked for: ask who runs it")
+	errEndedEarly = api.Errorf(api.CodeUpstreamError, "the answer of the Ollama server ended too early: try again")
+)
+
+// compressed says whether an answer comes in a coding: neither its usage nor its end could be read, and no client asked for it.
+func compressed(resp *proxy.Response) bool {
+	coding := resp.Header.Get("Content-Encoding")
+	return coding != "" && !strings.EqualFold(coding, "identity")
+}
+
+// unreadable is the failure for an answer that is no JSON: a proxy in front of Ollama writes such, and Ollama itself where it
+// lacks a route. It is nil for every other answer.
+func unreadable(status int, body []byte) error {
+	switch {
+	case len(body) == 0 || dialect.Valid(body):
+		return nil
+	case status == http.StatusNotFound:
+		return api.Errorf(api.CodeNotFound, "the Ollama server does not know this route: it may be too old")
+	case status == http.StatusRequestEntityTooLarge:
+		return api.Errorf(api.CodeTooLarge, "the body is larger than what stands before the Ollama server takes")
+	}
+	return api.Errorf(api.CodeUpstreamError, "the Ollama server answered %d and no JSON: ask who runs it whether OLLAMA_BASE_URL names an Ollama", status)
 }
 
 // tooLate tells what Ollama answered where a heartbeat has promised a stream: its own sentence, as an event.
@@ -304,7 +331,7 @@ func (b *booking) stream(resp *proxy.Response, m *dialect.Meter) error {
 		b.end(api.OutcomeUpstream, api.CodeUpstreamError)
 		panic(http.ErrAbortHandler) // its own error record has passed: only the break is missing
 	default:
-		return b.failed(api.Errorf(api.CodeUpstreamError, "the answer of the Ollama server ended too early: try again"))
+		return b.failed(errEndedEarly)
 	}
 	b.end(api.OutcomeOK, "")
 	return b.last(rest)
@@ -320,6 +347,12 @@ func (b *booking) whole(resp *proxy.Response) error {
 	outcome, code := b.outcome(resp.Status)
 	b.record.Status = resp.Status
 	if all {
+		if err := unreadable(resp.Status, body); err != nil {
+			return b.failed(err)
+		}
+		if len(body) == 0 && resp.Status == http.StatusOK && b.x.route.class == inference {
+			return b.failed(errEndedEarly)
+		}
 		b.count(b.x.route.kind.WholeUsage(body), 0)
 		if b.req.Alias != "" {
 			body = dialect.EchoModel(body, b.req.Alias)
