@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -40,6 +41,7 @@ type bed struct {
 	ollama  *ollamatest.Server
 	server  *server.Server
 	backend *backend.Backend
+	sched   *sched.Scheduler
 	store   *store.Store
 	books   *usage.Books
 	auth    *auth.Authenticator
@@ -69,7 +71,8 @@ func (s *syncBuffer) String() string {
 type setup struct {
 	slots    int
 	maxQueue int
-	http2    bool // behind TLS, which is where clients speak it
+	maxWait  time.Duration // in the queue; 0 is a minute
+	http2    bool          // behind TLS, which is where clients speak it
 	change   func(*server.Options)
 }
 
@@ -104,12 +107,14 @@ func start(t *testing.T, with setup) *bed {
 	if queue == 0 {
 		queue = 1024
 	}
+	wait := cmp.Or(with.maxWait, time.Minute)
 	be := backend.New("gpu1", base, slots, "", "")
 	be.Probe(ctx)
 	b.backend = be
+	b.sched = sched.New(be, queue, wait)
 	o := server.Options{
 		Store: b.store, Auth: b.auth, Secret: b.secret, Random: rand.Reader, Limits: limit.NewMemory(time.Now),
-		Sched: sched.New(be, queue, time.Minute), Backend: be, Upstream: proxy.NewUpstream(base, "", ""), Books: b.books, Log: log, Version: "test",
+		Sched: b.sched, Backend: be, Upstream: proxy.NewUpstream(base, "", ""), Books: b.books, Log: log, Version: "test",
 		Throttle:      auth.NewThrottle(0, time.Now),
 		DefaultLimits: map[api.Role]int64{api.RoleAdmin: 1000, api.RoleUser: 100}, StaticAdmin: true,
 		MaxBody: 1 << 20, MaxRequestTime: time.Minute, FirstByte: 30 * time.Second, Idle: 30 * time.Second,

@@ -61,6 +61,7 @@ func (s *Server) infer(x *exchange) error {
 		return b.failed(err)
 	}
 	defer resp.Close()
+	req.Body = nil // it is sent: a client that is slow to take its answer must not hold it
 	if err := b.begin(resp); err != nil {
 		return err
 	}
