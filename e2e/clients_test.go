@@ -139,6 +139,9 @@ const (
 	atLimit    = "the key's limit is used up"
 	hidden     = "a model that the key may not use"
 	unknown    = "a model that is not there"
+	forAdmins  = "a call for admins with a user's key"
+
+	mayNotUnload = "this key may not unload a model, which others may be using"
 )
 
 var situations = []situation{
@@ -174,7 +177,7 @@ var situations = []situation{
 		"not found",
 	},
 	{
-		"a call for admins with a user's key", func(a attempt) bool { return a.is(refused) }, (*stage).fine,
+		forAdmins, func(a attempt) bool { return a.is(refused) }, (*stage).fine,
 		"this needs an admin key",
 	},
 	{

@@ -21,7 +21,7 @@ func TestTheOllamaCommand(t *testing.T) {
 	if st := s.stats(t, key, 1); st.ByEndpoint["/api/generate"] != 1 || st.Completion == 0 {
 		t.Errorf("books %+v", st)
 	}
-	for _, args := range [][]string{{"cp", "tiny", "copied"}, {"rm", "copied"}} {
+	for _, args := range [][]string{{"stop", "tiny"}, {"cp", "tiny", "copied"}, {"rm", "copied"}} {
 		if out, errs, err := ollama(t, s.URL+"/k/"+s.Admin, args...); err != nil {
 			t.Errorf("ollama %v with an admin's key: %v\n%s%s", args, err, out, errs)
 		}

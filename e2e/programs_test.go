@@ -31,14 +31,13 @@ func allPrograms(t *testing.T) []program {
 					// It takes a model that it is not shown for one to be pulled.
 					hidden: "this needs an admin key", unknown: "this needs an admin key",
 				}},
-				{name: "stop MODEL", traits: asks | uncounted, says: map[string]string{
-					// The command says so itself to whatever holds "not found".
-					hidden: `couldn't find model "llama2" to stop`, unknown: `couldn't find model "nope" to stop`,
-				}},
+				{name: "stop MODEL", traits: asks | refused, says: map[string]string{forAdmins: mayNotUnload}},
 				{name: "pull MODEL", traits: modelled | refused},
 				{name: "push MODEL", traits: modelled | refused},
 				{name: "cp MODEL copy", traits: modelled | refused},
-				{name: "rm MODEL", traits: modelled | refused},
+				{name: "rm MODEL", traits: modelled | refused, says: map[string]string{
+					forAdmins: mayNotUnload, // it stops the model first
+				}},
 			},
 		},
 		{
@@ -241,9 +240,6 @@ func playOllama(t *testing.T, orders []order) []got {
 		from := time.Now()
 		out, errs, err := ollama(t, o.URL+"/k/"+o.Key, strings.Fields(strings.NewReplacer("MODEL", o.Model, "PROMPT", "sea").Replace(o.Call))...)
 		g := got{OK: err == nil, Text: terminalCode.ReplaceAllString(out, ""), Ms: int(time.Since(from).Milliseconds())}
-		if strings.HasPrefix(o.Call, "stop") && g.OK {
-			g.Text = "(nothing)"
-		}
 		if err != nil {
 			g.Type = strings.Replace(err.Error(), "exit status", "exit", 1)
 			_, g.Says, _ = strings.Cut(terminalCode.ReplaceAllString(errs, ""), "Error: ")

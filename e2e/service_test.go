@@ -99,6 +99,7 @@ func environment(data, backend string, extra ...string) []string {
 	return append([]string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + data, "DATA_DIR=" + data, "OLLAMA_BASE_URL=" + backend, "HOST=127.0.0.1", "PORT=0", "LOG_FORMAT=json",
 		"AUTH_FAILURES_PER_MINUTE=0", // many tests of refusals come from one address
+		"DEFAULT_MAX_TOKENS=64",      // as the test model itself has it: it never stops of its own will
 	}, extra...)
 }
 

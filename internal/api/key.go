@@ -42,7 +42,7 @@ type Key struct {
 	AllowCloud    bool       `json:"allow_cloud" doc:"Whether models that Ollama runs off-site (:cloud) may be used"`
 	ExpiresAt     *time.Time `json:"expires_at"`
 	AllowedIPs    []Network  `json:"allowed_ips" doc:"Addresses and networks the key may be used from; empty is anywhere"`
-	Policy        Policy     `json:"policy" doc:"Other answers than the service's to what requests of this key may set: pass, drop, refuse, default:N, max:N or set:N by field; null is none"`
+	Policy        Policy     `json:"policy" nullable:"true" doc:"Other answers than the service's to what requests of this key may set: pass, drop, refuse, default:N, max:N or set:N by field; null is none"`
 	Note          string     `json:"note"`
 	CreatedAt     time.Time  `json:"created_at"`
 	RevokedAt     *time.Time `json:"revoked_at,omitempty"`

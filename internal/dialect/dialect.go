@@ -109,6 +109,15 @@ func (k Kind) mayStream() bool {
 	return k.Streams()
 }
 
+// named says whether Ollama reads "name" where "model" is empty.
+func (k Kind) named() bool {
+	switch k {
+	case Show, Transfer, Create, Delete:
+		return true
+	}
+	return false
+}
+
 // aliased says whether a model may be asked for under an alias: where it runs or is shown, not where it is changed.
 func (k Kind) aliased() bool {
 	switch k {

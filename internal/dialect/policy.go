@@ -153,6 +153,10 @@ func (p *policing) amount(e *edit, name, field string, boundless bool) error {
 		if n, err = strconv.ParseFloat(string(value), 64); value.Kind() != '0' || err != nil {
 			return api.Errorf(api.CodeBadRequest, "%s must be a number", name)
 		}
+		if n > math.MaxInt32 {
+			// Ollama makes an int of it, which 1e30 turns negative, and that is without bound.
+			return api.Errorf(api.CodeBadRequest, "%s must be at most %d", name, math.MaxInt32)
+		}
 	}
 	a := p.terms.action(field, p.model)
 	bound := float64(a.Amount)

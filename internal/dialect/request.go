@@ -55,7 +55,7 @@ func (k Kind) Read(body []byte, terms *Terms) (*Request, error) {
 	if k == Copy {
 		err = e.modelNames(req, "source", "destination")
 	} else {
-		err = e.modelOrName(req)
+		err = e.modelOrName(k, req)
 	}
 	if err != nil {
 		return nil, err
@@ -132,9 +132,9 @@ func (e *edit) modelNames(req *Request, fields ...string) error {
 	return nil
 }
 
-// modelOrName reads "model", and "name" where that is empty, as Ollama does (the ollama command still sends name with an
-// empty model). Both at once must mean one model.
-func (e *edit) modelOrName(req *Request) error {
+// modelOrName reads "model", and "name" where that is empty and Ollama would read it too (the ollama command still sends name
+// with an empty model). Both at once must mean one model, whoever reads it.
+func (e *edit) modelOrName(k Kind, req *Request) error {
 	found := 0
 	for _, f := range []string{"model", "name"} {
 		m := e.object.find(f)
@@ -145,7 +145,7 @@ func (e *edit) modelOrName(req *Request) error {
 		if err != nil {
 			return err
 		}
-		if text == "" {
+		if text == "" || f == "name" && found == 0 && !k.named() {
 			continue
 		}
 		if err := e.modelName(req, m); err != nil {

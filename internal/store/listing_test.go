@@ -135,7 +135,7 @@ func TestMigrationFillsPeriods(t *testing.T) {
 		return all
 	}
 	want := periods()
-	if _, err := s.writer.Exec(`DROP TABLE usage_period; DELETE FROM goose_db_version WHERE version_id >= 2`); err != nil {
+	if _, err := s.writer.Exec(`DROP TABLE usage_period; ALTER TABLE keys DROP COLUMN policy; DELETE FROM goose_db_version WHERE version_id >= 2`); err != nil {
 		t.Fatal(err)
 	}
 	if err := migrate(t.Context(), s.writer); err != nil {
