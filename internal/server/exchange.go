@@ -271,7 +271,11 @@ func foreignPage(r *http.Request) bool {
 	if here := host == "localhost" || err == nil && a.IsLoopback(); !here {
 		return true
 	}
-	if origin := r.Header.Get("Origin"); origin != "" && origin != "http://"+r.Host {
+	scheme := "http://"
+	if r.TLS != nil {
+		scheme = "https://"
+	}
+	if origin := r.Header.Get("Origin"); origin != "" && origin != scheme+r.Host {
 		return true
 	}
 	site := r.Header.Get("Sec-Fetch-Site")
