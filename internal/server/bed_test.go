@@ -122,6 +122,10 @@ func start(t *testing.T, with setup) *bed {
 	if with.change != nil {
 		with.change(&o)
 	}
+	var trust *tls.Config
+	if with.http2 {
+		o.TLS, trust = testTLS()
+	}
 	s := server.New(o)
 	b.server = s
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -130,8 +134,7 @@ func start(t *testing.T, with setup) *bed {
 	transport := &http.Transport{MaxIdleConnsPerHost: 600}
 	b.url = "http://" + l.Addr().String()
 	if with.http2 {
-		l, transport.TLSClientConfig = behindTLS(l)
-		transport.ForceAttemptHTTP2 = true
+		transport.TLSClientConfig, transport.ForceAttemptHTTP2 = trust, true
 		b.url = "https://" + l.Addr().String()
 	}
 	served := make(chan error, 1)
@@ -152,13 +155,13 @@ func start(t *testing.T, with setup) *bed {
 	return b
 }
 
-// behindTLS speaks HTTP/2 on l, to clients with the settings that it returns.
-func behindTLS(l net.Listener) (net.Listener, *tls.Config) {
-	donor := httptest.NewTLSServer(nil) // whose certificate is for 127.0.0.1
+// testTLS is the TLS of a server on 127.0.0.1, and that of its clients.
+func testTLS() (serve, trust *tls.Config) {
+	donor := httptest.NewTLSServer(nil)
 	defer donor.Close()
 	roots := x509.NewCertPool()
 	roots.AddCert(donor.Certificate())
-	return tls.NewListener(l, &tls.Config{Certificates: donor.TLS.Certificates, NextProtos: []string{"h2", "http/1.1"}}), &tls.Config{RootCAs: roots}
+	return &tls.Config{Certificates: donor.TLS.Certificates, MinVersion: tls.VersionTLS12}, &tls.Config{RootCAs: roots}
 }
 
 // reply is an answer, read whole.
