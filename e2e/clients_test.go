@@ -224,7 +224,7 @@ var situations = []situation{
 		func(s *stage, a attempt) order {
 			return order{Call: a.name, URL: s.modern.url, Key: s.modern.key, Model: "silent", Patient: true}
 		},
-		"the Ollama server did not answer in time",
+		"the Ollama server fell silent in the middle of its answer: try again",
 	},
 	{
 		"Ollama is killed before it has answered", func(a attempt) bool { return a.is(asks) && !a.is(streamed) && !a.is(refused) && !a.is(own) },

@@ -70,7 +70,7 @@ func (r *Response) Read(p []byte) (int, error) {
 		r.ended = true
 		return n, io.EOF
 	}
-	return n, failure(r.ctx, err)
+	return n, failure(r.ctx, err, silence, r.conn.end)
 }
 
 // Head reads up to limit bytes of the body and says whether that is all of it. If not, body has one byte more than limit.

@@ -73,7 +73,7 @@ type Request struct {
 // CodeUpstreamError.
 func (u *Upstream) Do(ctx context.Context, r *Request) (*Response, error) {
 	if err := ctx.Err(); err != nil {
-		return nil, failure(ctx, err)
+		return nil, failure(ctx, err, noAnswer, r.Deadline)
 	}
 	var c *conn
 	if r.Upload == nil && !r.Once { // what cannot be sent twice gets no connection that may be stale
@@ -84,7 +84,7 @@ func (u *Upstream) Do(ctx context.Context, r *Request) (*Response, error) {
 			var err error
 			if c, err = u.dial(ctx); err != nil {
 				if ctx.Err() != nil || tried { // the first try may have reached it
-					return nil, failure(ctx, err)
+					return nil, failure(ctx, err, noAnswer, r.Deadline)
 				}
 				return nil, api.Wrap(api.CodeNoBackend, err, "the Ollama server cannot be reached: try again soon, or ask who runs it")
 			}
@@ -96,14 +96,21 @@ func (u *Upstream) Do(ctx context.Context, r *Request) (*Response, error) {
 		stale := c.used && c.got == 0 && ctx.Err() == nil && !errors.Is(err, os.ErrDeadlineExceeded)
 		c.shut()
 		if !stale {
-			return nil, failure(ctx, err)
+			return nil, failure(ctx, err, noAnswer, r.Deadline)
 		}
 		c = nil
 	}
 }
 
-// failure names what ended an exchange with the upstream.
-func failure(ctx context.Context, err error) *api.Error {
+// What a client reads of a time that is over.
+const (
+	noAnswer = "the Ollama server did not answer in time: it may be loading a model; try again"
+	silence  = "the Ollama server fell silent in the middle of its answer: try again"
+	tooLong  = "the request took longer than it may (MAX_REQUEST_TIME): ask for a shorter answer"
+)
+
+// failure names what ended an exchange with the upstream. late is what a time that is over means, unless that was end's.
+func failure(ctx context.Context, err error, late string, end time.Time) *api.Error {
 	var named *api.Error
 	switch {
 	case ctx.Err() != nil:
@@ -111,7 +118,10 @@ func failure(ctx context.Context, err error) *api.Error {
 	case errors.As(err, &named):
 		return named
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return api.Wrap(api.CodeUpstreamTimeout, err, "the Ollama server did not answer in time: it may be loading a model; try again")
+		if !end.IsZero() && !time.Now().Before(end) {
+			late = tooLong
+		}
+		return api.Wrap(api.CodeUpstreamTimeout, err, late)
 	default:
 		return api.Wrap(api.CodeUpstreamError, err, "the Ollama server broke off: try again")
 	}

@@ -17,7 +17,9 @@ import (
 const (
 	endedEarly = "the answer of the Ollama server ended too early: try again"
 	noJSON     = "the Ollama server sent a record that is no JSON: try again"
-	tooSlow    = "the Ollama server did not answer in time: it may be loading a model; try again"
+	noAnswer   = "the Ollama server did not answer in time: it may be loading a model; try again"
+	silence    = "the Ollama server fell silent in the middle of its answer: try again"
+	tooLong    = "the request took longer than it may (MAX_REQUEST_TIME): ask for a shorter answer"
 )
 
 // chunked is a streamed answer of these records, whose body ends properly.
@@ -247,13 +249,14 @@ func TestUpstreamThatStalls(t *testing.T) {
 		name   string
 		change func(*server.Options)
 		at     func(f *flow) int // bytes of the answer before the silence
+		says   string
 	}{
-		{"UPSTREAM_FIRST_BYTE_TIMEOUT", func(o *server.Options) { o.FirstByte, o.Idle, o.MaxRequestTime = bound, never, never }, func(*flow) int { return 0 }},
-		{"UPSTREAM_FIRST_BYTE_TIMEOUT within the header", func(o *server.Options) { o.FirstByte, o.Idle, o.MaxRequestTime = bound, never, never }, func(*flow) int { return 20 }},
-		{"UPSTREAM_IDLE_TIMEOUT before the first record", func(o *server.Options) { o.FirstByte, o.Idle, o.MaxRequestTime = never, bound, never }, func(f *flow) int { return len(f.head()) }},
-		{"UPSTREAM_IDLE_TIMEOUT", func(o *server.Options) { o.FirstByte, o.Idle, o.MaxRequestTime = never, bound, never }, func(f *flow) int { return 2000 }},
-		{"MAX_REQUEST_TIME", func(o *server.Options) { o.FirstByte, o.Idle, o.MaxRequestTime = never, never, bound }, func(*flow) int { return 0 }},
-		{"MAX_REQUEST_TIME in the stream", func(o *server.Options) { o.FirstByte, o.Idle, o.MaxRequestTime = never, never, bound }, func(f *flow) int { return 2000 }},
+		{"UPSTREAM_FIRST_BYTE_TIMEOUT", func(o *server.Options) { o.FirstByte, o.Idle, o.MaxRequestTime = bound, never, never }, func(*flow) int { return 0 }, noAnswer},
+		{"UPSTREAM_FIRST_BYTE_TIMEOUT within the header", func(o *server.Options) { o.FirstByte, o.Idle, o.MaxRequestTime = bound, never, never }, func(*flow) int { return 20 }, noAnswer},
+		{"UPSTREAM_IDLE_TIMEOUT before the first record", func(o *server.Options) { o.FirstByte, o.Idle, o.MaxRequestTime = never, bound, never }, func(f *flow) int { return len(f.head()) }, silence},
+		{"UPSTREAM_IDLE_TIMEOUT", func(o *server.Options) { o.FirstByte, o.Idle, o.MaxRequestTime = never, bound, never }, func(f *flow) int { return 2000 }, silence},
+		{"MAX_REQUEST_TIME", func(o *server.Options) { o.FirstByte, o.Idle, o.MaxRequestTime = never, never, bound }, func(*flow) int { return 0 }, tooLong},
+		{"MAX_REQUEST_TIME in the stream", func(o *server.Options) { o.FirstByte, o.Idle, o.MaxRequestTime = never, never, bound }, func(f *flow) int { return 2000 }, tooLong},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := start(t, setup{slots: 10, change: c.change})
@@ -268,9 +271,9 @@ func TestUpstreamThatStalls(t *testing.T) {
 						b.ollama.Script("POST", f.path, ollamatest.Answer{Raw: f.wire(), Fault: ollamatest.Hang, FaultAt: at})
 						r := b.do("POST", f.path, key, fmt.Sprintf(f.request, "x"))
 						text, _, _ := f.seen(f.upTo(at))
-						complaint := f.refused(r, 504, tooSlow)
+						complaint := f.refused(r, 504, c.says)
 						if text != "" {
-							complaint = f.endsLoudly(r, text, "timeout", tooSlow)
+							complaint = f.endsLoudly(r, text, "timeout", c.says)
 						}
 						if complaint != "" {
 							t.Error(complaint)
