@@ -231,7 +231,7 @@ func TestUploadDeadlines(t *testing.T) {
 				}
 				switch {
 				case c.code != "":
-					wantCode(t, failure(t.Context(), err), c.code)
+					wantCode(t, failure(t.Context(), err, noAnswer, time.Time{}), c.code)
 				case err != nil || resp.Status != 201:
 					t.Errorf("%v, %v", resp, err)
 				}
