@@ -90,6 +90,11 @@ acme_module() {
   (cd e2e/acme && nothing go mod tidy -diff)
 }
 
+# So is what holds our reading of bodies against Ollama's.
+bodies() {
+  (cd e2e/bodies && go vet ./... && CGO_ENABLED=0 go tool -modfile=../../tools/go.mod staticcheck ./... && nothing go mod tidy -diff && go test -count=1 ./...)
+}
+
 # What makes packages and images is a module of its own too: none of it belongs into the program.
 deploy_module() {
   (cd deploy && go vet ./... && CGO_ENABLED=0 go tool -modfile=../tools/go.mod staticcheck ./... && nothing go mod tidy -diff)
@@ -172,6 +177,7 @@ step "go vet" go vet ./...
 step "staticcheck" tool staticcheck ./...
 step "the Go client of the tests" go_client
 step "the module of e2e/acme/" acme_module
+step "the module of e2e/bodies/" bodies
 step "the module of deploy/" deploy_module
 step "no dead code (deadcode)" nothing go tool -modfile=tools/go.mod deadcode -test ./...
 step "no known vulnerabilities (govulncheck)" vulnerabilities
@@ -182,6 +188,7 @@ if [ "${1:-}" != lint ]; then
   step "npm clients" packages_there e2e/clients
   step "npm packages of the documentation pages" packages_there e2e/pages
   step "tests, with -race" tests
+  step "fuzzing, short" bash scripts/fuzz.sh 3000
   step "packages, image, unit, compose file" deployment
 fi
 

@@ -300,7 +300,7 @@ func (h *Hosts) UnmarshalText(text []byte) error {
 // Domains are names in the DNS, in lower case.
 type Domains []string
 
-var domain = regexp.MustCompile(`^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`)
+var domain = regexp.MustCompile(`^([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)*[a-z]([a-z0-9-]*[a-z0-9])?$`)
 
 // UnmarshalText reads names, separated by commas.
 func (d *Domains) UnmarshalText(text []byte) error {

@@ -1,6 +1,9 @@
 package dialect
 
-import "bytes"
+import (
+	"bytes"
+	"strings"
+)
 
 // Responses and Messages stream events that carry their names: "event: NAME", then one line of data that repeats it. Ollama
 // writes both for each event (docs/ollama-contract.md, section 1.3).
@@ -32,9 +35,18 @@ func eventName(rec []byte) string {
 	return name
 }
 
+// event is the name of an event of this meter's dialect; another's mean nothing here.
+func (m *Meter) event(rec []byte) string {
+	name := eventName(rec)
+	if name != "error" && strings.HasPrefix(name, "response.") != (m.kind == OpenAIResponses) {
+		return ""
+	}
+	return name
+}
+
 // readNamed looks at an event and says whether the end of the stream begins with it.
 func (m *Meter) readNamed(rec []byte) bool {
-	switch eventName(rec) {
+	switch m.event(rec) {
 	case "response.completed", "response.incomplete", "message_delta", "message_stop":
 		return true
 	case "error", "response.failed":
@@ -56,7 +68,7 @@ func (m *Meter) finishNamed(rec []byte) {
 	if !ok {
 		return
 	}
-	switch eventName(rec) {
+	switch m.event(rec) {
 	case "response.completed", "response.incomplete":
 		response := o.find("response")
 		if response == nil || response.kind != '{' {

@@ -11,7 +11,7 @@ import (
 	"ollama-api-service/internal/ollamatest"
 )
 
-func recording(t *testing.T, name string) []byte {
+func recording(t testing.TB, name string) []byte {
 	t.Helper()
 	resp, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(ollamatest.Recording(name))), nil)
 	if err != nil {

@@ -47,6 +47,9 @@ func (k Kind) Read(body []byte, terms *Terms) (*Request, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := o.boundSchema(); err != nil {
+		return nil, err
+	}
 	e := edit{object: &o}
 	if k.aliased() {
 		e.aliases = terms.Aliases

@@ -136,6 +136,22 @@ func TestAcceptedBodiesAndTheirEdits(t *testing.T) {
 	}
 }
 
+// A schema of 64 KiB passes, as it is; one byte more is refused, in each dialect's own field.
+func TestSchemasAreBounded(t *testing.T) {
+	for kind, field := range map[Kind]string{Chat: "format", Generate: "format", OpenAIChat: "response_format", OpenAIResponses: "text", AnthropicMessages: "output_config"} {
+		for extra, refused := range map[int]bool{0: false, 1: true} {
+			schema := `{"description":"` + strings.Repeat("x", maxSchema-len(`{"description":""}`)+extra) + `"}`
+			req, err := kind.Read([]byte(`{"model":"tiny","`+field+`":`+schema+`}`), &Terms{})
+			switch {
+			case refused && (err == nil || api.AsError(err).Code != api.CodeBadRequest || !strings.Contains(err.Error(), field)):
+				t.Errorf("%s of %d bytes: %v", field, len(schema), err)
+			case !refused && (err != nil || !bytes.Contains(req.Body, []byte(schema))):
+				t.Errorf("%s of %d bytes: %v", field, len(schema), err)
+			}
+		}
+	}
+}
+
 func TestPromptEstimateCountsTextAndNoImages(t *testing.T) {
 	image := strings.Repeat("A", 100_000)
 	req, err := Chat.Read([]byte(`{"model":"tiny","messages":[{"role":"user","content":"`+strings.Repeat("word ", 80)+`","images":["`+image+`"]}]}`), &Terms{})

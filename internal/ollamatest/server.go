@@ -160,6 +160,15 @@ func (s *Server) Requests() []*Request {
 	return slices.Clone(s.requests)
 }
 
+// Forget returns the requests up to now and keeps none of them, for tests that send more than memory holds.
+func (s *Server) Forget() []*Request {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	seen := s.requests
+	s.requests = nil
+	return seen
+}
+
 // RequestsTo are the requests of one method and path up to now.
 func (s *Server) RequestsTo(method, path string) []*Request {
 	return slices.DeleteFunc(s.Requests(), func(r *Request) bool { return r.Method != method || r.Path != path })

@@ -36,7 +36,7 @@ const adminSecret = "an-admin-key-for-these-tests-alone"
 
 // bed is the whole server on a real socket, a real database and a scripted Ollama.
 type bed struct {
-	t       *testing.T
+	t       testing.TB
 	url     string
 	ollama  *ollamatest.Server
 	server  *server.Server
@@ -76,7 +76,7 @@ type setup struct {
 	change   func(*server.Options)
 }
 
-func start(t *testing.T, with setup) *bed {
+func start(t testing.TB, with setup) *bed {
 	t.Helper()
 	ctx := t.Context()
 	dir := t.TempDir()
@@ -172,7 +172,7 @@ type reply struct {
 	err    error // of reading the body
 }
 
-func (r reply) json(t *testing.T) map[string]any {
+func (r reply) json(t testing.TB) map[string]any {
 	t.Helper()
 	var v map[string]any
 	if err := json.Unmarshal([]byte(r.body), &v); err != nil {

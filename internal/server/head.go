@@ -40,10 +40,14 @@ func (x *exchange) checkHead() error {
 		// net/http sees to it in HTTP/1 alone (RFC 9113, 8.1.1).
 		return api.Errorf(api.CodeBadRequest, "the request has more than one Content-Length")
 	}
-	if len(x.r.TransferEncoding) > 0 && x.r.ProtoMajor == 1 {
-		// A length beside the chunks (which net/http drops unseen) makes two readers see two ends of the body: nothing that
-		// stands behind it is read as a request (RFC 9112, 6.1).
+	return nil
+}
+
+// boundConnection closes the connection after a request whose end two readers could see in two places: a length beside chunks
+// (net/http goes by the chunks and drops the length unseen), or chunks in HTTP/1.0 (it goes by the length and drops the coding
+// unseen). Nothing that stands behind is then read as a request (RFC 9112, 6.1).
+func (x *exchange) boundConnection() {
+	if x.r.ProtoMajor == 1 && (len(x.r.TransferEncoding) > 0 || x.r.ProtoMinor == 0) {
 		x.Header().Set("Connection", "close")
 	}
-	return nil
 }

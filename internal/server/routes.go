@@ -193,13 +193,7 @@ func (p paramRoutes) match(path string) (string, bool) {
 // a parameter but never a route (docs/decisions.md).
 func (x *exchange) cleanPath() error {
 	u := x.r.URL
-	if u.Host != "" || u.Scheme != "" || !strings.HasPrefix(u.Path, "/") {
-		return api.Errorf(api.CodeBadRequest, "the request line must name a path")
-	}
-	x.path, x.encoded = u.Path, u.RawPath != ""
-	if x.encoded {
-		x.path = u.RawPath
-	}
+	x.path = u.EscapedPath()
 	if rest, ok := strings.CutPrefix(x.path, "/k/"); ok {
 		key, path, _ := strings.Cut(rest, "/")
 		key, err := url.PathUnescape(key)
@@ -208,9 +202,15 @@ func (x *exchange) cleanPath() error {
 		}
 		x.pathKey, x.path = key, "/"+path
 	}
+	x.encoded = strings.IndexByte(x.path, '%') >= 0
 	x.family = familyOf(x.path, x.r.Header)
-	if x.r.Method == http.MethodConnect || x.r.Method == http.MethodTrace {
-		return api.Errorf(api.CodeMethodNotAllowed, "%s is not served", x.r.Method)
+	switch {
+	case x.r.Method == http.MethodConnect, x.r.Method == http.MethodTrace, x.r.RequestURI == "*":
+		// These are about the service, a connection or what stands between, not about a path of the table.
+		x.Header().Set("Allow", "GET, HEAD, POST, PATCH, DELETE")
+		return api.Errorf(api.CodeMethodNotAllowed, "CONNECT, TRACE and the path * are not served")
+	case u.Host != "" || u.Scheme != "" || !strings.HasPrefix(u.Path, "/"):
+		return api.Errorf(api.CodeBadRequest, "the request line must name a path")
 	}
 	return nil
 }

@@ -159,6 +159,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) dispatch(x *exchange) error {
+	x.boundConnection()
 	if err := x.cleanPath(); err != nil {
 		return err
 	}

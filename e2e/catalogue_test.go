@@ -1,0 +1,467 @@
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"ollama-api-service/internal/ollamatest"
+)
+
+// row is one request of the catalogue of bad input, and what must come of it. docs/proof.md has one line for each number.
+type row struct {
+	name string // "B10 two Authorization headers: the same key", of which "B10 two Authorization headers" is the line of docs/proof.md
+	send string // the request, byte for byte
+	want int
+	by   writer
+	ends bool   // the connection is closed, and nothing behind the request is read as another
+	half bool   // the client sends nothing more, but reads on
+	says string // a part of the body
+	has  string // a line of the answer's header: "Allow: POST"
+	not  string // a text that must be in neither the answer nor the log, beside the keys
+	why  string // where the answer is not the one that comes to mind first
+	// ollama looks at what Ollama got. Without it Ollama must get nothing.
+	ollama func(t *testing.T, got []*ollamatest.Request)
+	before func(t *testing.T)
+	// then looks at the answer once more.
+	then func(t *testing.T, a answer)
+}
+
+// writer is who writes the answer.
+type writer int
+
+const (
+	ours    writer = iota // in the caller's dialect, with an id
+	nethttp               // net/http itself, before a request is there: in plain text, without an id, and then it closes
+	ollamas               // Ollama, and it is passed on
+)
+
+// gate is a service before a scripted Ollama, with the keys that rows come with.
+type gate struct {
+	*service
+	fake        *ollamatest.Server
+	address     string // of the service itself: no tap stands between
+	user, admin string
+	secrets     []string // are in no answer and no log
+	ids         []string // of all answers of ours
+}
+
+func openGate(t *testing.T, env ...string) *gate {
+	fake := ollamatest.Start(t)
+	g := &gate{service: start(t, t.TempDir(), fake.URL, nil, append(env, "LOG_LEVEL=debug", "DEFAULT_MAX_TOKENS=8192")...), fake: fake}
+	g.address = addressLine.FindStringSubmatch(g.stdout.String())[1]
+	g.admin = g.Admin
+	g.user = g.key(t, "").Secret
+	g.secrets = append(g.secrets, g.admin)
+	return g
+}
+
+// key is a new user key without a limit of requests, whose text must not be seen again.
+func (g *gate) key(t *testing.T, fields string) madeKey {
+	t.Helper()
+	k := g.makeKey(t, `,"rate_limit":null`+fields)
+	g.secrets = append(g.secrets, k.Secret)
+	return k
+}
+
+// send is a request as a client writes it. The length of a body is added where there is a body.
+func send(line, body string, fields ...string) string {
+	b := line + " HTTP/1.1\r\nHost: 127.0.0.1\r\n" + strings.Join(append(fields, ""), "\r\n")
+	if body != "" {
+		b += "Content-Length: " + strconv.Itoa(len(body)) + "\r\n"
+	}
+	return b + "\r\n" + body
+}
+
+func bearer(key string) string { return "Authorization: Bearer " + key }
+
+// post is a request of the user's key.
+func (g *gate) post(path, body string, fields ...string) string {
+	return send("POST "+path, body, append([]string{bearer(g.user)}, fields...)...)
+}
+
+// asAdmin is a request of the admin's key.
+func (g *gate) asAdmin(line, body string, fields ...string) string {
+	return send(line, body, append([]string{bearer(g.admin)}, fields...)...)
+}
+
+const small = `{"model":"tiny","messages":[{"role":"user","content":"x"}],"stream":false,"max_tokens":5}`
+
+// reached is a request that is served as if it were a good one, with what upstream gets.
+func reached(path string, parts ...string) func(*testing.T, []*ollamatest.Request) {
+	return func(t *testing.T, got []*ollamatest.Request) {
+		t.Helper()
+		if len(got) != 1 || got[0].Path != path {
+			t.Fatalf("Ollama got %d requests: %v", len(got), got)
+		}
+		for _, part := range parts {
+			if body := string(got[0].Body); !strings.Contains(body, part) {
+				t.Errorf("Ollama got %.300s, want %s in it", body, part)
+			}
+		}
+	}
+}
+
+// got is what Ollama was sent, without the service's own probes.
+func (g *gate) got() []*ollamatest.Request {
+	return slices.DeleteFunc(g.fake.Requests(), func(r *ollamatest.Request) bool { return r.Method == "GET" && r.Path == "/api/version" })
+}
+
+// play sends a row and, in the same write, another request behind it: one that must be answered, or one that must never be read.
+func (g *gate) play(t *testing.T, r row) {
+	behind := send("GET /healthz", "", "Connection: close")
+	if r.ends {
+		behind = send("POST /api/generate", `{"model":"tiny","prompt":"smuggled","stream":false}`, bearer(g.admin))
+	}
+	if r.before != nil {
+		r.before(t)
+	}
+	before := len(g.got())
+	c, err := net.Dial("tcp", g.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(patience))
+	sent := make(chan struct{})
+	go func() { // who is refused early may not read it all
+		defer close(sent)
+		if r.half {
+			io.WriteString(c, r.send)
+			c.(*net.TCPConn).CloseWrite()
+			return
+		}
+		io.WriteString(c, r.send+behind)
+	}()
+	in := bufio.NewReader(c)
+	method, _, _ := strings.Cut(r.send, " ")
+	a, err := readAnswer(in, method)
+	if err != nil {
+		t.Fatalf("no answer: %v", err)
+	}
+	if a.Status != r.want {
+		t.Fatalf("%d, want %d: %s", a.Status, r.want, redact(a.Body[:min(len(a.Body), 500)]))
+	}
+	g.check(t, r, a)
+	second, err := readAnswer(in, http.MethodGet)
+	switch {
+	case r.ends && !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET):
+		t.Errorf("behind the request the service read on: %d, %v", second.Status, err)
+	case !r.ends && (err != nil || second.Status != http.StatusOK):
+		t.Errorf("the next request on the connection: %d, %v", second.Status, err)
+	}
+	c.Close()
+	<-sent
+	got := g.got()[before:]
+	switch {
+	case r.ollama != nil:
+		r.ollama(t, got)
+	case len(got) > 0:
+		t.Errorf("Ollama got %s %s %.200s", got[0].Method, got[0].Path, got[0].Body)
+	}
+	if r.then != nil {
+		r.then(t, a)
+	}
+}
+
+func readAnswer(in *bufio.Reader, method string) (answer, error) {
+	if _, err := in.Peek(1); err != nil {
+		return answer{}, err
+	}
+	for informal := 0; ; informal++ {
+		res, err := http.ReadResponse(in, &http.Request{Method: method})
+		if err != nil {
+			return answer{}, err
+		}
+		if res.StatusCode < 200 {
+			continue
+		}
+		if informal > 0 {
+			res.Header.Set("1xx", strconv.Itoa(informal)) // how many came before
+		}
+		body, err := io.ReadAll(res.Body)
+		return answer{Status: res.StatusCode, Header: res.Header, Body: string(body)}, err
+	}
+}
+
+func (g *gate) check(t *testing.T, r row, a answer) {
+	t.Helper()
+	id := a.Header.Get("X-Request-Id")
+	switch r.by {
+	case nethttp:
+		if id != "" || strings.Contains(a.Body, "{") || !r.ends {
+			t.Errorf("not net/http's: id %q, body %q", id, a.Body)
+		}
+	case ours:
+		g.ids = append(g.ids, id)
+		if !uuidText.MatchString(id) {
+			t.Errorf("X-Request-Id is %q", id)
+		}
+		if a.Status >= 400 {
+			checkFailure(t, r, a)
+		}
+		g.checkDocument(t, r, a)
+	}
+	if a.Status == http.StatusUnauthorized && a.Header.Get("WWW-Authenticate") != `Bearer realm="ollama-api-service"` {
+		t.Errorf("WWW-Authenticate is %q", a.Header.Get("WWW-Authenticate"))
+	}
+	if a.Status >= 300 && a.Status < 400 {
+		t.Error("a redirect")
+	}
+	if r.says != "" && !strings.Contains(a.Body, r.says) {
+		t.Errorf("the answer is %.300s, want %q in it", redact(a.Body), r.says)
+	}
+	if name, value, ok := strings.Cut(r.has, ": "); ok && a.Header.Get(name) != value {
+		t.Errorf("%s is %q, want %q", name, a.Header.Get(name), value)
+	}
+	if r.not != "" {
+		g.secrets = append(g.secrets, r.not)
+	}
+	for _, secret := range g.secrets {
+		if strings.Contains(a.Body, secret) || strings.Contains(fmt.Sprint(a.Header), secret) {
+			t.Error("the answer holds a credential")
+		}
+	}
+}
+
+var uuidText = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}$`)
+
+// checkFailure wants the body of a failure in the dialect of the path.
+func checkFailure(t *testing.T, r row, a answer) {
+	t.Helper()
+	if strings.HasPrefix(r.send, "HEAD ") {
+		return
+	}
+	if a.Header.Get("Content-Type") != "application/json" {
+		t.Errorf("Content-Type is %q", a.Header.Get("Content-Type"))
+	}
+	_, path, _ := strings.Cut(r.send, " ")
+	path, _, _ = strings.Cut(path, " ")
+	if _, rest, ok := strings.Cut(path, "://"); ok {
+		_, rest, _ = strings.Cut(rest, "/")
+		path = "/" + rest
+	}
+	if rest, ok := strings.CutPrefix(path, "/k/"); ok {
+		_, rest, _ = strings.Cut(rest, "/")
+		path = "/" + rest
+	}
+	var body struct {
+		Type, Detail, Message string
+		RequestID             string `json:"request_id"`
+		Error                 json.RawMessage
+	}
+	a.decode(t, &body)
+	var text string
+	var inner struct{ Type, Message, Code string }
+	isText := json.Unmarshal(body.Error, &text) == nil
+	json.Unmarshal(body.Error, &inner)
+	var good bool
+	switch {
+	case !strings.HasPrefix(path, "/v1/"):
+		good = isText && text != "" && body.Detail == text
+	case strings.HasPrefix(path, "/v1/messages"):
+		good = body.Type == "error" && inner.Type != "" && inner.Message != "" && body.Message == inner.Message && body.RequestID == a.Header.Get("X-Request-Id")
+	default:
+		good = inner.Message != "" && inner.Type != "" && inner.Code != "" && body.Type == ""
+	}
+	if !good {
+		t.Errorf("not a failure in the dialect of %.60q: %s", path, redact(a.Body))
+	}
+}
+
+// checkDocument holds the answer against the OpenAPI document, where a parser finds a request at all.
+func (g *gate) checkDocument(t *testing.T, r row, a answer) {
+	t.Helper()
+	req, err := http.ReadRequest(bufio.NewReader(strings.NewReader(r.send)))
+	if err != nil || a.Status < 300 {
+		return // what is served is bad input all the same, and need not be as the document has it
+	}
+	known := g.wire.contract.template(req.URL.EscapedPath()) != ""
+	if !known && a.Status == http.StatusMethodNotAllowed || known && a.Status == http.StatusNotFound && strings.HasPrefix(req.URL.Path, "/k/") {
+		return // CONNECT and * are no paths, and /k/KEY stands before some paths alone
+	}
+	whole := make(chan struct{})
+	close(whole)
+	res := &http.Response{StatusCode: a.Status, Header: a.Header}
+	if err := g.wire.contract.check(&asked{Request: req, whole: whole}, res, []byte(a.Body), false); err != nil {
+		t.Errorf("not as /openapi.json has it: %v", err)
+	}
+}
+
+// close ends the service and looks through all that it wrote: each answer has one line of JSON, and no key is in any.
+func (g *gate) close(t *testing.T) {
+	t.Helper()
+	g.stop(t)
+	lines := map[string]int{}
+	for line := range strings.Lines(g.stdout.String()) {
+		var entry struct {
+			ID string `json:"request_id"`
+		}
+		if err := json.Unmarshal([]byte(line), &entry); err != nil {
+			t.Errorf("a line of the log is no JSON: %v", err)
+		}
+		lines[entry.ID]++
+	}
+	for _, id := range g.ids {
+		if lines[id] != 1 {
+			t.Errorf("the request %s has %d lines in the log", id, lines[id])
+		}
+	}
+	stderr := strings.Replace(g.stderr.String(), g.admin, "", 1) // printed once at the first start
+	for i, secret := range g.secrets {
+		if strings.Contains(g.stdout.String(), secret) || strings.Contains(stderr, secret) {
+			t.Errorf("credential %d (%.4s…) is in the log", i, secret)
+		}
+	}
+	for _, r := range g.got() {
+		if bytes.Contains(r.Body, []byte("smuggled")) {
+			t.Error("a request behind another went to Ollama")
+		}
+	}
+}
+
+// The catalogue of bad input, on raw sockets: what comes back, that Ollama sees nothing of what is refused, where the connection
+// ends, and that no credential is echoed or logged. docs/proof.md lists it by number.
+func TestBadInput(t *testing.T) {
+	var all []row
+	ran := 0
+	parts := []struct {
+		name string
+		env  []string
+		rows func(*testing.T, *gate) []row
+	}{
+		{"credentials", nil, credentialRows},
+		{"bodies", nil, bodyRows},
+		{"models and fields", nil, fieldRows},
+		{"a small bound of bodies", []string{"MAX_BODY_BYTES=1MiB"}, sizeRows},
+		{"paths", nil, pathRows},
+		{"framing", nil, framingRows},
+		{"headers", nil, headerRows},
+		{"keys", nil, keyRows},
+		{"behind no proxy", nil, peerRows},
+		{"behind a proxy", []string{"TRUSTED_PROXIES=127.0.0.1,10.0.0.0/8"}, proxyRows},
+	}
+	for _, part := range parts {
+		t.Run(part.name, func(t *testing.T) {
+			ran++
+			g := openGate(t, part.env...)
+			rows := part.rows(t, g)
+			all = append(all, rows...)
+			for _, r := range rows {
+				t.Run(r.name, func(t *testing.T) { g.play(t, r) })
+			}
+			g.close(t)
+		})
+	}
+	if ran == len(parts) { // and not a part of them alone was asked for
+		checkProof(t, all)
+	}
+}
+
+var updateProof = flag.Bool("update-proof", false, "write the table of bad input into docs/proof.md")
+
+// elsewhere is what no request on a socket can show, or not in a bearable time, and the tests that show it.
+var elsewhere = map[int]string{
+	14: noLook, 15: noLook, 16: noLook, 17: noLook, 18: noLook, 19: noLook, 20: noLook, 21: noLook,
+	52: "408 after 30 s without progress, by a clock of its own in `TestABodyThatStops` (internal/server)",
+}
+
+// lastNumber of the catalogue that is tried here. B104 is about HTTP/2, and what follows B116 about repeats and settings.
+const lastNumber = 116
+
+const noLook = "no look at the database: `TestABadKeyNeverReachesTheDatabase` (internal/server)"
+
+// checkProof compares the table in docs/proof.md with the rows.
+func checkProof(t *testing.T, all []row) {
+	t.Helper()
+	const file, from, to = "../docs/proof.md", "<!-- bad input -->\n", "<!-- end of bad input -->"
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, ok := strings.Cut(string(text), from)
+	old, after, end := strings.Cut(rest, to)
+	if !ok || !end {
+		t.Fatalf("%s has no place for the table", file)
+	}
+	table := proofTable(t, all)
+	if *updateProof {
+		if err := os.WriteFile(file, []byte(before+from+table+to+after), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if old != table {
+		t.Errorf("docs/proof.md is not what this test does: go test ./e2e -run TestBadInput -update-proof")
+	}
+}
+
+func proofTable(t *testing.T, all []row) string {
+	t.Helper()
+	type line struct {
+		title, notes string
+		n            int
+		statuses     []string
+	}
+	lines := map[int]*line{}
+	for _, r := range all {
+		title, _, _ := strings.Cut(r.name, ": ")
+		number, title, _ := strings.Cut(title, " ")
+		n, err := strconv.Atoi(strings.TrimPrefix(number, "B"))
+		if err != nil {
+			t.Fatalf("%q has no number", r.name)
+		}
+		l := lines[n]
+		if l == nil {
+			l = &line{title: title}
+			lines[n] = l
+		}
+		if l.title != title {
+			t.Errorf("B%d is called %q and %q", n, l.title, title)
+		}
+		l.n++
+		status := strconv.Itoa(r.want)
+		if r.by == nethttp {
+			status += " (net/http)"
+		}
+		if r.ends {
+			status += ", closed"
+		}
+		if !slices.Contains(l.statuses, status) {
+			l.statuses = append(l.statuses, status)
+		}
+		if r.why != "" && !strings.Contains(l.notes, r.why) {
+			l.notes = strings.TrimPrefix(l.notes+"; "+r.why, "; ")
+		}
+	}
+	var b strings.Builder
+	b.WriteString("| | input | requests | answers | note |\n|---|---|---|---|---|\n")
+	for n := 1; n <= lastNumber; n++ {
+		l := lines[n]
+		if n == 104 {
+			continue
+		}
+		if l == nil {
+			t.Errorf("B%d is tried nowhere", n)
+			continue
+		}
+		notes := strings.TrimPrefix(strings.TrimSuffix(l.notes+"; "+elsewhere[n], "; "), "; ")
+		slices.Sort(l.statuses)
+		fmt.Fprintf(&b, "| B%d | %s | %d | %s | %s |\n", n, strings.ReplaceAll(l.title, "|", "\\|"), l.n, strings.Join(l.statuses, "; "), notes)
+	}
+	return b.String()
+}

@@ -1,0 +1,222 @@
+package server_test
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/server"
+)
+
+// fuzzed is a server whose one key may use one model, and what of it may be seen upstream.
+type fuzzed struct {
+	*bed
+	key string
+}
+
+// keyMark stands for the key in an input: each process makes its own.
+const keyMark = "oas_KEY"
+
+func startFuzzed(f *testing.F) *fuzzed {
+	b := start(f, setup{change: func(o *server.Options) { o.Log = slog.New(slog.DiscardHandler) }})
+	b.ollama.Models("tiny:latest", "evil:latest")
+	key, _ := b.key(`{"name":"fuzz","role":"user","rate_limit":null,"models":["tiny"]}`)
+	b.ollama.Forget()
+	return &fuzzed{b, key}
+}
+
+// passes are the requests that a user's key may cause upstream, and all that there may be of a header.
+var (
+	passes = map[string]bool{
+		"POST /api/generate": true, "POST /api/chat": true, "POST /api/embed": true, "POST /api/embeddings": true, "POST /api/show": true,
+		"POST /v1/chat/completions": true, "POST /v1/completions": true, "POST /v1/embeddings": true, "POST /v1/responses": true, "POST /v1/messages": true,
+		"GET /api/tags": true, "HEAD /api/tags": true, "GET /api/ps": true, "GET /v1/models": true,
+	}
+	passedHeader = map[string]bool{"Host": true, "Content-Type": true, "Content-Length": true, "Accept": true, "User-Agent": true}
+)
+
+// wrong says what of a request upstream was not authorised.
+func (z *fuzzed) wrong(r *ollamatest.Request) error {
+	if !passes[r.Method+" "+r.RequestURI] {
+		return fmt.Errorf("%s %q went upstream", r.Method, r.RequestURI)
+	}
+	for name, values := range r.Header {
+		if !passedHeader[name] || strings.Contains(strings.Join(values, " "), z.key) {
+			return fmt.Errorf("the header %q went upstream", name)
+		}
+	}
+	if r.Method != http.MethodPost {
+		return nil
+	}
+	// As Ollama reads it: encoding/json, the last of two names, in any case.
+	var body struct{ Model, Name string }
+	var wrongType *json.UnmarshalTypeError
+	if err := json.Unmarshal(r.Body, &body); err != nil && !errors.As(err, &wrongType) {
+		return fmt.Errorf("a body that is no JSON went upstream: %q", r.Body)
+	}
+	if body.Model == "" {
+		body.Model = body.Name
+	}
+	if m, _, err := api.ParseModel(body.Model); err != nil || m.String() != "tiny:latest" {
+		return fmt.Errorf("the model %q went upstream", body.Model)
+	}
+	return nil
+}
+
+var tinyBody = `{"model":"tiny","messages":[{"role":"user","content":"x"}],"prompt":"x","input":"x","max_tokens":2,"stream":false}`
+
+// FuzzPaths: only a target that is spelled as the table spells it reaches Ollama, and only as the path of its line.
+func FuzzPaths(f *testing.F) {
+	z := startFuzzed(f)
+	upstream := map[string]string{}
+	for _, line := range z.server.Table() {
+		f.Add(line.Method, line.Template)
+		f.Add(line.Method, "/k/"+keyMark+line.Template)
+		upstream[line.Method+" "+line.Template] = line.Upstream
+	}
+	for _, target := range []string{
+		"//api/chat", "/api/../api/chat", "/api/./chat", "/api/%2e%2e/api/chat", "/api%2fchat", "/api/%63hat", "/API/chat", "/api/chat/", "/api/chat;x", `/api\chat`,
+		"/api%5cchat", "/api/chat%00", "/api/chat%zz", "/api/%c0%afchat", "http://evil.test/api/chat", "/api/chat?a=%zz;b", "/api/chat?model=evil", "*", "evil.test:443",
+		"/v1/models/..%2f..%2fapi%2fdelete", "/v1/models/tiny", "/v1/models/library%2Ftiny", "/api/blobs/sha256:../../x", "/k//api/chat", "/k/" + keyMark + "//api/chat", "/k/%6fas_KEY/api/chat",
+		"/healthz/../api/chat", "/api/chat#x", "/api/chat%20", "/api/chat%3f", "/docs/..%2fapi%2ftags", "/k/" + keyMark + "/k/" + keyMark + "/api/tags",
+	} {
+		f.Add("POST", target)
+		f.Add("GET", target)
+	}
+	f.Fuzz(func(t *testing.T, method, target string) {
+		raw := method + " " + strings.ReplaceAll(target, keyMark, z.key) + " HTTP/1.1\r\nHost: gateway.test\r\nContent-Length: " + fmt.Sprint(len(tinyBody)) + "\r\n"
+		if !strings.HasPrefix(target, "/k/") {
+			raw += "Authorization: Bearer " + z.key + "\r\n"
+		}
+		r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(raw + "\r\n" + tinyBody)))
+		if err != nil {
+			return // net/http refuses it before the service
+		}
+		r.RemoteAddr = "127.0.0.1:1"
+		w := httptest.NewRecorder()
+		z.server.ServeHTTP(w, r)
+		if w.Code >= 500 || w.Code >= 300 && w.Code < 400 && w.Code != http.StatusNotModified {
+			t.Fatalf("%s %q: %d %s", method, target, w.Code, w.Body)
+		}
+		for _, seen := range z.ollama.Forget() {
+			if err := z.wrong(seen); err != nil {
+				t.Fatalf("%s %q: %v", method, target, err)
+			}
+			path, _, _ := strings.Cut(r.RequestURI, "?")
+			if rest, ok := strings.CutPrefix(path, "/k/"); ok {
+				_, path, _ = strings.Cut(rest, "/")
+				path = "/" + path
+			}
+			if model, ok := strings.CutPrefix(path, "/v1/models/"); ok && !strings.Contains(model, "/") {
+				path = "/v1/models/{model}"
+			}
+			// A model's page is made of the list.
+			if want := upstream[r.Method+" "+path]; want == "" || want != seen.Path {
+				t.Fatalf("%s %q reached Ollama as %s", method, target, seen.Path)
+			}
+		}
+	})
+}
+
+const (
+	settle = 20 * time.Millisecond // for an answer to what may be no whole request
+	ending = 10 * time.Second
+)
+
+var (
+	statusLine = regexp.MustCompile(`(?m)^HTTP/1\.[01] (\d{3}) `)
+	behind     = "GET /healthz HTTP/1.1\r\nHost: gateway.test\r\nConnection: close\r\n\r\n"
+)
+
+// FuzzFraming: whatever bytes a connection brings, nothing panics, every answer is one that the service means, and no more
+// reaches Ollama than keys were shown.
+func FuzzFraming(f *testing.F) {
+	z := startFuzzed(f)
+	length := fmt.Sprint(len(tinyBody))
+	chunked := fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(tinyBody), tinyBody)
+	head := "POST /api/chat HTTP/1.1\r\nHost: gateway.test\r\nAuthorization: Bearer " + keyMark + "\r\n"
+	for _, raw := range []string{
+		head + "Content-Length: " + length + "\r\n\r\n" + tinyBody,
+		head + "Transfer-Encoding: chunked\r\n\r\n" + chunked,
+		head + "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked,
+		head + "Content-Length: 5\r\nContent-Length: 6\r\n\r\n" + tinyBody,
+		head + "Content-Length: +5\r\n\r\n" + tinyBody,
+		head + "Transfer-Encoding: gzip, chunked\r\n\r\n" + chunked,
+		head + "Transfer-Encoding : chunked\r\n\r\n" + chunked,
+		head + "Transfer-Encoding: chunked\r\n\r\n" + strings.ReplaceAll(chunked, "\r\n", "\n"),
+		head + "X: a\r\n b\r\nContent-Length: " + length + "\r\n\r\n" + tinyBody,
+		head + "Expect: 100-continue\r\nContent-Length: " + length + "\r\n\r\n" + tinyBody,
+		head + "Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABk\r\nContent-Length: " + length + "\r\n\r\n" + tinyBody,
+		head + "Connection: close, Authorization\r\nContent-Length: " + length + "\r\n\r\n" + tinyBody,
+		head + "Idempotency-Key: x\r\nX_Api_Key: y\r\nX-Forwarded-For: 1.2.3.4\r\nContent-Length: " + length + "\r\n\r\n" + tinyBody,
+		head + "Content-Encoding: gzip\r\nContent-Length: " + length + "\r\n\r\n" + tinyBody,
+		head + "Content-Length: " + length + "\r\n\r\n" + tinyBody + "POST /api/delete HTTP/1.1\r\nHost: x\r\nContent-Length: 16\r\n\r\n{\"model\":\"tiny\"}",
+		"GET /api/tags HTTP/1.1\r\nHost: a\r\nx-api-key: " + keyMark + "\r\n\r\n",
+		"GET /k/" + keyMark + "/v1/models HTTP/1.0\r\n\r\n",
+		"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", "CONNECT evil.test:443 HTTP/1.1\r\nHost: evil.test\r\n\r\n",
+	} {
+		f.Add([]byte(raw))
+	}
+	address := strings.TrimPrefix(z.url, "http://")
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		said := z.converse(t, address, bytes.ReplaceAll(raw, []byte(keyMark), []byte(z.key)))
+		for _, line := range statusLine.FindAllStringSubmatch(said, -1) {
+			// 501 and 505 are net/http's for codings and versions that it does not know.
+			if line[1] >= "500" && line[1] != "501" && line[1] != "505" {
+				t.Fatalf("%q was answered %q", raw, said)
+			}
+		}
+		if strings.Contains(said, z.key) {
+			t.Fatalf("the key was echoed to %q: %q", raw, said)
+		}
+		seen := z.ollama.Forget()
+		if shown := bytes.Count(raw, []byte(keyMark)); len(seen) > shown {
+			t.Fatalf("%q shows %d keys, and %d requests went upstream", raw, shown, len(seen))
+		}
+		for _, r := range seen {
+			if err := z.wrong(r); err != nil {
+				t.Fatalf("%q: %v", raw, err)
+			}
+		}
+	})
+}
+
+// converse sends the bytes and, behind them, a request that ends the connection, and returns all that comes back.
+func (z *fuzzed) converse(t *testing.T, address string, raw []byte) string {
+	c, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	deadline := func(d time.Duration) {
+		if err := c.SetReadDeadline(time.Now().Add(d)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, _ = c.Write(append(raw, behind...)) // a server that has heard enough resets it
+	var said bytes.Buffer
+	deadline(settle)
+	if _, err := io.Copy(&said, c); err == nil {
+		return said.String()
+	}
+	_ = c.(*net.TCPConn).CloseWrite()
+	deadline(ending)
+	_, err = io.Copy(&said, c)
+	if late := (net.Error)(nil); errors.As(err, &late) && late.Timeout() {
+		t.Fatalf("the connection of %q does not end", raw)
+	}
+	return said.String()
+}

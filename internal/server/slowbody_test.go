@@ -1,0 +1,95 @@
+package server
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// pipes is a listener whose connections are in memory, so that time in a bubble can pass over them.
+type pipes struct {
+	conns chan net.Conn
+	done  chan struct{}
+}
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.conns:
+		return c, nil
+	case <-p.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipes) Close() error   { close(p.done); return nil }
+func (p *pipes) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)} }
+
+// A body that makes no progress is 408 after half a minute, one that only drips after that and what its bytes are worth, and a
+// header after ten seconds; each ends the connection. (B52)
+func TestABodyThatStops(t *testing.T) {
+	const head = "POST /v1/messages HTTP/1.1\r\nHost: x\r\n"
+	for _, c := range []struct {
+		name, send string
+		drip       time.Duration // between further bytes; 0 sends none
+		want       string
+		least      time.Duration
+		most       time.Duration
+	}{
+		{"half of a body", head + "Content-Length: 10\r\n\r\n12345", 0, "HTTP/1.1 408 ", bodyProgress, bodyProgress + time.Second},
+		{"half of a chunk", head + "Transfer-Encoding: chunked\r\n\r\na\r\n12345", 0, "HTTP/1.1 408 ", bodyProgress, bodyProgress + time.Second},
+		{"a body that drips", head + "Content-Length: 1000\r\n\r\n", 5 * time.Second, "HTTP/1.1 408 ", bodyProgress, bodyProgress + 10*time.Second},
+		{"half of a header", "POST /v1/messages HTTP/1.1\r\nHos", 0, "", headerTimeout, headerTimeout + time.Second},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &Server{Options: Options{MaxRequestTime: time.Hour}, writeProgress: writeProgress}
+				l := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
+				h := &http.Server{ReadHeaderTimeout: headerTimeout, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					x := s.newExchange(w, r)
+					x.family = familyOf(r.URL.Path, r.Header)
+					if _, err := x.readBody(1 << 20); err != nil {
+						x.fail(err)
+					}
+				})}
+				served := make(chan error, 1)
+				go func() { served <- h.Serve(l) }()
+				client, conn := net.Pipe()
+				l.conns <- conn
+				began := time.Now()
+				stop := make(chan struct{})
+				go func() {
+					_, err := io.WriteString(client, c.send)
+					for err == nil && c.drip > 0 {
+						select {
+						case <-stop:
+							return
+						case <-time.After(c.drip):
+							_, err = io.WriteString(client, "x")
+						}
+					}
+				}()
+				in := bufio.NewReader(client)
+				answer, err := io.ReadAll(in)
+				took := time.Since(began)
+				close(stop)
+				if err != nil || !strings.HasPrefix(string(answer), c.want) || took < c.least || took > c.most {
+					t.Errorf("after %v: %v, %s", took, err, answer)
+				}
+				if c.want != "" && (!strings.Contains(string(answer), "Connection: close") || !strings.Contains(string(answer), `"type":"error"`)) {
+					t.Errorf("not the end of the connection in the caller's dialect: %s", answer)
+				}
+				client.Close()
+				h.Close()
+				if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
