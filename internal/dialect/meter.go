@@ -207,8 +207,11 @@ func Valid(answer []byte) bool {
 // whole says whether a record is a JSON object, and notes if it is none.
 func (m *Meter) whole(rec []byte) bool {
 	rec = bytes.TrimSpace(rec)
-	m.broken = len(rec) > 0 && (rec[0] != '{' || !Valid(rec))
-	return !m.broken
+	if len(rec) == 0 || rec[0] == '{' && Valid(rec) {
+		return true
+	}
+	m.broken = true
+	return false
 }
 
 // read looks at one whole record and says whether the end of the stream begins with it. The common record is told by its last
@@ -365,7 +368,9 @@ func (m *Meter) finishEvent(rec []byte) {
 	}
 	if bytes.Equal(data, doneData) {
 		m.Complete = m.finished && !m.broken
-	} else if o, ok := answer(data); ok && m.whole(data) {
+		return
+	}
+	if o, ok := answer(data); m.whole(data) && ok {
 		m.note(&o)
 	}
 }
