@@ -226,8 +226,10 @@ func TestMeterRefusesBrokenRecords(t *testing.T) {
 			before string
 			record string
 		}{
-			{Chat, good + "\n", broken + "\n"}, {Transfer, `{"status":"pulling"}` + "\n", broken + "\n"},
-			{OpenAIChat, "data: " + event + "\n\n", "data: " + broken + "\n\n"}, {AnthropicMessages, "event: ping\ndata: {}\n\n", "event: ping\ndata: " + broken + "\n\n"},
+			{Chat, good + "\n", broken + "\n"},
+			{Transfer, `{"status":"pulling"}` + "\n", broken + "\n"},
+			{OpenAIChat, "data: " + event + "\n\n", "data: " + broken + "\n\n"},
+			{AnthropicMessages, "event: ping\ndata: {}\n\n", "event: ping\ndata: " + broken + "\n\n"},
 		} {
 			for size := 1; size <= len(c.before)+len(c.record); size++ {
 				m := NewMeter(c.kind, c.kind.Family() != Native, false, "")
