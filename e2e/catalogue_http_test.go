@@ -43,10 +43,10 @@ func pathRows(_ *testing.T, g *gate) []row {
 		row{name: "B79 absolute form: https", send: g.post("https://evil.example:443/v1/messages", small), want: 400},
 		row{name: "B79 absolute form: another scheme", send: g.post("file:///etc/passwd", small), want: 400},
 		row{name: "B79 absolute form: a host by two slashes", send: g.post("//evil.example/api/chat", small), want: 404},
-		row{name: "B80 other methods: CONNECT", send: strings.Replace(g.asAdmin("CONNECT evil.example:443", ""), "Host: 127.0.0.1", "Host: evil.example:443", 1), want: 405, has: "Allow: " + served},
-		row{name: "B80 other methods: CONNECT of a path", send: g.asAdmin("CONNECT /api/chat", ""), want: 405, has: "Allow: " + served},
-		row{name: "B80 other methods: TRACE", send: g.asAdmin("TRACE /api/chat", ""), want: 405, has: "Allow: " + served},
-		row{name: "B80 other methods: OPTIONS *", send: g.asAdmin("OPTIONS *", ""), want: 405, has: "Allow: " + served},
+		row{name: "B80 other methods: CONNECT", send: strings.Replace(g.asAdmin("CONNECT evil.example:443", ""), "Host: 127.0.0.1", "Host: evil.example:443", 1), want: 405, has: "Allow: " + allMethods},
+		row{name: "B80 other methods: CONNECT of a path", send: g.asAdmin("CONNECT /api/chat", ""), want: 405, has: "Allow: " + allMethods},
+		row{name: "B80 other methods: TRACE", send: g.asAdmin("TRACE /api/chat", ""), want: 405, has: "Allow: " + allMethods},
+		row{name: "B80 other methods: OPTIONS *", send: g.asAdmin("OPTIONS *", ""), want: 405, has: "Allow: " + allMethods},
 		row{name: "B80 other methods: GET *", send: g.asAdmin("GET *", ""), want: 405},
 		row{name: "B80 other methods: PRI", send: "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", want: 405, ends: true},
 		row{name: "B80 other methods: one that is made up", send: g.asAdmin("BREW /api/chat", ""), want: 405, has: "Allow: POST"},
@@ -95,8 +95,8 @@ func pathRows(_ *testing.T, g *gate) []row {
 	return rows
 }
 
-// served are the methods of what has no path of its own.
-const served = "GET, HEAD, POST, PATCH, DELETE"
+// allMethods are the methods of what has no path of its own.
+const allMethods = "GET, HEAD, POST, PATCH, DELETE"
 
 func noQuery(t *testing.T, got []*ollamatest.Request) {
 	t.Helper()

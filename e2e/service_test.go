@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -135,12 +136,21 @@ func start(t *testing.T, data, backend string, args []string, env ...string) *se
 	if err != nil {
 		t.Fatalf("the service does not listen: %v", err)
 	}
-	s.wire = tap(t, address)
-	s.URL = "http://" + s.wire.address
+	if overTLS(env) {
+		s.URL = "https://" + address // nobody can read along
+	} else {
+		s.wire = tap(t, address)
+		s.URL = "http://" + s.wire.address
+	}
 	if m := secretKey.FindString(s.stderr.String()); m != "" {
 		s.Admin = m
 	}
 	return s
+}
+
+// overTLS says whether the settings have the service speak HTTPS.
+func overTLS(env []string) bool {
+	return slices.ContainsFunc(env, func(v string) bool { return strings.HasPrefix(v, "TLS_CERT=") || strings.HasPrefix(v, "ACME_DOMAIN=") })
 }
 
 // redact keeps keys out of what a failed test shows.

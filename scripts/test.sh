@@ -85,6 +85,11 @@ go_client() {
   (cd e2e/clients/go && go vet ./... && CGO_ENABLED=0 go tool -modfile=../../../tools/go.mod staticcheck ./... && nothing go mod tidy -diff)
 }
 
+# So is the ACME server of the tests.
+acme_module() {
+  (cd e2e/acme && nothing go mod tidy -diff)
+}
+
 # So is what holds our reading of bodies against Ollama's.
 bodies() {
   (cd e2e/bodies && go vet ./... && CGO_ENABLED=0 go tool -modfile=../../tools/go.mod staticcheck ./... && nothing go mod tidy -diff && go test -count=1 ./...)
@@ -171,6 +176,7 @@ step "formatted (gofumpt)" formatted
 step "go vet" go vet ./...
 step "staticcheck" tool staticcheck ./...
 step "the Go client of the tests" go_client
+step "the module of e2e/acme/" acme_module
 step "the module of e2e/bodies/" bodies
 step "the module of deploy/" deploy_module
 step "no dead code (deadcode)" nothing go tool -modfile=tools/go.mod deadcode -test ./...

@@ -67,6 +67,7 @@ func manual(root *cobra.Command, date string) string {
 		{"DATA_DIR/ollama-api-service.db", "The database: keys and books. Files that end in -wal and -shm beside it are parts of it."},
 		{"DATA_DIR/secret.key", "The secret that key texts are hashed with, where SECRET_KEY is not set."},
 		{"DATA_DIR/journal/", "Requests on their way to the database."},
+		{"DATA_DIR/acme/", "Certificates by ACME, with their keys and the account, where ACME_DOMAIN is set."},
 		{"DATA_DIR/replaced-TIME/", "What a restore has set aside."},
 	} {
 		m.item(f[0], f[1])

@@ -44,6 +44,10 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 	for _, w := range cfg.Warnings {
 		log.Warn(w)
 	}
+	secure, err := newEncryption(cfg, log)
+	if err != nil {
+		return err
+	}
 	st, secret, err := makeDatabase(ctx, cfg)
 	if err != nil {
 		return err
@@ -82,7 +86,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 		StaticAdmin:   cfg.AdminAPIKey != "", TrustedProxies: cfg.TrustedProxies, MetricsOpen: cfg.MetricsOpen, Aliases: api.Aliases(cfg.ModelAliases),
 		Policy: cfg.Policy, Standard: dialect.Standard(cfg.MaxNumCtx, cfg.MaxKeepAlive, cfg.DefaultMaxTokens), Registries: cfg.RegistryHosts,
 		MaxBody: int64(cfg.MaxBodyBytes), MaxRequestTime: cfg.MaxRequestTime, FirstByte: cfg.UpstreamFirstByteTimeout, Idle: cfg.UpstreamIdleTimeout, Heartbeat: cfg.SSEHeartbeat,
-		Throttle: auth.NewThrottle(cfg.AuthFailuresPerMinute, time.Now), Origins: cfg.CORSOrigins, PerAddress: cfg.MaxConnectionsPerAddress,
+		Throttle: auth.NewThrottle(cfg.AuthFailuresPerMinute, time.Now), Origins: cfg.CORSOrigins, PerAddress: cfg.MaxConnectionsPerAddress, TLS: secure.config,
 	})
 
 	background, stop := context.WithCancel(ctx)
@@ -97,12 +101,15 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 	if err != nil {
 		return usagef("cannot listen on %s: %w; stop what uses it, or choose another HOST or PORT", cfg.Address(), err)
 	}
+	if err := secure.follow(background, l.Addr()); err != nil {
+		return errors.Join(err, l.Close())
+	}
 	// A small heap is collected all the time: at 20,000 requests a second that was a fifth of the CPU. These bytes are never
 	// touched, so they cost no memory; they let the collector wait until about as much has been thrown away.
 	ballast := make([]byte, 64<<20)
 	defer runtime.KeepAlive(ballast)
 
-	log.Info("listening", "addr", l.Addr().String(), "url", "http://"+l.Addr().String(), "version", buildVersion(), "backend", gpu.Name)
+	log.Info("listening", "addr", l.Addr().String(), "url", cfg.Scheme()+"://"+l.Addr().String(), "version", buildVersion(), "backend", gpu.Name)
 	flush()
 	err = gateway.Serve(ctx, l, cfg.ShutdownGrace)
 	log.Info("stopped")

@@ -38,17 +38,22 @@ func isPlaceholder(secret Hidden) bool {
 
 // check holds the settings against their bounds and against each other, and collects the warnings.
 func (c *Config) check() error {
-	for _, check := range []func() error{c.checkSecrets, c.checkNumbers, c.checkListen, c.checkOllama} {
+	for _, check := range []func() error{c.checkSecrets, c.checkNumbers, c.checkTLS, c.checkListen, c.checkOllama} {
 		if err := check(); err != nil {
 			return err
 		}
 	}
-	// The same directory, whatever the process does to its working directory later, and a full path in every message.
-	dir, err := filepath.Abs(c.DataDir)
-	if err != nil {
-		return errorf("DATA_DIR cannot be resolved, for the working directory is gone: name it in full, like /var/lib/ollama-api-service")
+	// The same files, whatever the process does to its working directory later, and a full path in every message.
+	for name, path := range map[string]*string{"DATA_DIR": &c.DataDir, "TLS_CERT": &c.TLSCert, "TLS_KEY": &c.TLSKey, "ACME_CA_ROOT": &c.ACMECARoot} {
+		if *path == "" {
+			continue
+		}
+		full, err := filepath.Abs(*path)
+		if err != nil {
+			return errorf("%s cannot be resolved, for the working directory is gone: name it in full, like /var/lib/ollama-api-service", name)
+		}
+		*path = full
 	}
-	c.DataDir = dir
 	return nil
 }
 
@@ -111,6 +116,25 @@ func (c *Config) checkNumbers() error {
 	return nil
 }
 
+func (c *Config) checkTLS() error {
+	switch {
+	case c.TLSCert != "" && c.TLSKey == "":
+		return errorf("TLS_KEY is missing, for TLS_CERT is set: set it to the file of the certificate's private key, or leave both out")
+	case c.TLSKey != "" && c.TLSCert == "":
+		return errorf("TLS_CERT is missing, for TLS_KEY is set: set it to the file of the certificate, or leave both out")
+	case len(c.ACMEDomain) > 0 && c.TLSCert != "":
+		return errorf("ACME_DOMAIN and TLS_CERT are both set: leave out ACME_DOMAIN to serve the certificate that you have, or TLS_CERT and TLS_KEY to have one made")
+	case len(c.ACMEDomain) > 0:
+		return nil
+	}
+	for name, value := range map[string]string{"ACME_EMAIL": string(c.ACMEEmail), "ACME_CA": string(c.ACMECA), "ACME_CA_ROOT": c.ACMECARoot} {
+		if value != "" {
+			return errorf("%s is set but ACME_DOMAIN is not: set it to the names that certificates are wanted for, or leave out %s", name, name)
+		}
+	}
+	return nil
+}
+
 func (c *Config) checkListen() error {
 	c.Host = strings.ToLower(strings.Trim(c.Host, "[]"))
 	if a, err := netip.ParseAddr(c.Host); err != nil && !hostName.MatchString(c.Host) || a.Is4In6() {
@@ -121,8 +145,8 @@ func (c *Config) checkListen() error {
 			return err
 		}
 	}
-	if !c.loopback() && len(c.TrustedProxies) == 0 {
-		c.Warnings = append(c.Warnings, "HOST is reachable from other machines and this service speaks plain HTTP, so keys and prompts can be read on the way: put a TLS proxy in front and name it in TRUSTED_PROXIES, or set HOST to 127.0.0.1")
+	if !c.loopback() && c.Scheme() == "http" && len(c.TrustedProxies) == 0 {
+		c.Warnings = append(c.Warnings, "HOST is reachable from other machines and this service speaks plain HTTP, so keys and prompts can be read on the way: set TLS_CERT and TLS_KEY, or ACME_DOMAIN, or put a TLS proxy in front and name it in TRUSTED_PROXIES, or set HOST to 127.0.0.1")
 	}
 	return nil
 }

@@ -22,8 +22,16 @@ type Config struct {
 	Ollama           Upstream   `env:"OLLAMA_BASE_URL" envDefault:"http://127.0.0.1:11434" doc:"The Ollama server: one http or https address. It may end in ?slots=4&name=ollama: slots (1 to 10000, default 4) is how\nmany requests it is given at one time - as many as its OLLAMA_NUM_PARALLEL is best - and name is what it is called in\nstatistics and logs."`
 	OllamaAuthHeader AuthHeader `env:"OLLAMA_AUTH_HEADER" doc:"A header sent to the Ollama server with every request, where something in front of it asks for one.\n  OLLAMA_AUTH_HEADER='Authorization: Bearer abc'"`
 
-	Host string `env:"HOST" envDefault:"127.0.0.1" doc:"The address to listen on. 0.0.0.0 is every network of this machine: put TLS in front of it first."`
+	Host string `env:"HOST" envDefault:"127.0.0.1" doc:"The address to listen on. 0.0.0.0 is every network of this machine: set TLS_CERT or ACME_DOMAIN, or put TLS in front, first."`
 	Port uint16 `env:"PORT" envDefault:"8000" doc:"The port to listen on; 0 is any free one."`
+
+	TLSCert string `env:"TLS_CERT" doc:"The file of a certificate with its chain (PEM), for HTTPS and HTTP/2 without a proxy; TLS_KEY is then needed too. When the\nfiles change, new connections get the new certificate within seconds.\n  TLS_CERT=/etc/ssl/gateway/fullchain.pem"`
+	TLSKey  string `env:"TLS_KEY" doc:"The file of the certificate's private key (PEM, without a passphrase).\n  TLS_KEY=/etc/ssl/gateway/privkey.pem"`
+
+	ACMEDomain Domains   `env:"ACME_DOMAIN" doc:"Names, separated by commas, to get certificates for by ACME and to renew them, instead of TLS_CERT. Port 443 of each name must\nlead to PORT here. Certificates are kept in DATA_DIR/acme. Setting it agrees to the terms of the CA, which is Let's Encrypt\nunless ACME_CA names another.\n  ACME_DOMAIN=gateway.example.net"`
+	ACMEEmail  Email     `env:"ACME_EMAIL" doc:"Where the CA writes to when something is wrong with a certificate."`
+	ACMECA     Directory `env:"ACME_CA" doc:"The address of the ACME directory of another CA, such as one of your own network.\n  ACME_CA=https://ca.example.net/acme/directory"`
+	ACMECARoot string    `env:"ACME_CA_ROOT" doc:"The file of the certificate (PEM) by which the HTTPS of ACME_CA itself is trusted; none is what this machine trusts.\n  ACME_CA_ROOT=/etc/ssl/ca-root.pem"`
 
 	DataDir string `env:"DATA_DIR" envDefault:"./data" doc:"The directory of the database, the journal and the generated secret. Back it up."`
 
@@ -161,6 +169,14 @@ func (m mend) Error() string { return string(m) }
 // Address is where to listen: host and port.
 func (c *Config) Address() string {
 	return net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port)))
+}
+
+// Scheme is what clients write before the address.
+func (c *Config) Scheme() string {
+	if c.TLSCert != "" || len(c.ACMEDomain) > 0 {
+		return "https"
+	}
+	return "http"
 }
 
 // EnableDemo adds the demo keys, as DEMO_KEYS=true does. It returns an *Error where others could reach them.

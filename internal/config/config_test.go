@@ -183,6 +183,17 @@ func TestBadValues(t *testing.T) {
 		{"MODEL_ALIASES", "sonnet"},
 		{"MODEL_ALIASES", "*=tiny"},
 		{"MODEL_ALIASES", "a=b=c"},
+		{"ACME_DOMAIN", "*.example.net"},
+		{"ACME_DOMAIN", "https://gateway.example.net"},
+		{"ACME_DOMAIN", "gateway.example.net:443"},
+		{"ACME_DOMAIN", "192.0.2.1"},
+		{"ACME_DOMAIN", "a..example.net"},
+		{"ACME_DOMAIN", "../example.net"},
+		{"ACME_EMAIL", "nobody"},
+		{"ACME_EMAIL", "a@example.net,b@example.net"},
+		{"ACME_CA", "http://ca.example.net/dir"},
+		{"ACME_CA", "https://user:pw@ca.example.net/dir"},
+		{"ACME_CA", "acme.example.org"},
 		{"LOG_LEVEL", "loud"},
 		{"LOG_FORMAT", "xml"},
 	} {
@@ -198,6 +209,12 @@ func TestSettingsThatDoNotGoTogether(t *testing.T) {
 		"SECRET_KEY_PREVIOUS": {"SECRET_KEY=" + goodSecret, "SECRET_KEY_PREVIOUS=" + goodSecret},
 		"DEMO_KEYS":           {"DEMO_KEYS=true", "HOST=0.0.0.0"},
 		"OLLAMA_BASE_URL":     {"HOST=0.0.0.0", "PORT=11434"},
+		"TLS_CERT is missing": {"TLS_KEY=key.pem"},
+		"TLS_KEY is missing":  {"TLS_CERT=cert.pem"},
+		"ACME_DOMAIN":         {"ACME_DOMAIN=a.example.net", "TLS_CERT=cert.pem", "TLS_KEY=key.pem"},
+		"ACME_EMAIL":          {"ACME_EMAIL=a@example.net"},
+		"ACME_CA":             {"ACME_CA=https://ca.example.net/dir"},
+		"ACME_CA_ROOT":        {"ACME_CA_ROOT=root.pem"},
 	} {
 		_, err := Load(absent(t), environ)
 		refused(t, err, name, "")
@@ -237,6 +254,8 @@ func TestWarnings(t *testing.T) {
 	}{
 		{[]string{"HOST=0.0.0.0"}, "HOST"},
 		{[]string{"HOST=0.0.0.0", "TRUSTED_PROXIES=10.0.0.1"}, ""},
+		{[]string{"HOST=0.0.0.0", "TLS_CERT=a.pem", "TLS_KEY=b.pem"}, ""},
+		{[]string{"HOST=0.0.0.0", "ACME_DOMAIN=gateway.example.net"}, ""},
 		{[]string{"HOST=127.0.0.2"}, ""},
 		{[]string{"OLLAMA_BASE_URL=http://8.8.8.8:11434"}, "OLLAMA_BASE_URL"},
 		{[]string{"OLLAMA_BASE_URL=http://192.168.0.9:11434"}, ""},

@@ -297,6 +297,54 @@ func (h *Hosts) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// Domains are names in the DNS, in lower case.
+type Domains []string
+
+var domain = regexp.MustCompile(`^([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)*[a-z]([a-z0-9-]*[a-z0-9])?$`)
+
+// UnmarshalText reads names, separated by commas.
+func (d *Domains) UnmarshalText(text []byte) error {
+	*d = nil
+	for part := range strings.SplitSeq(string(text), ",") {
+		part = strings.TrimSuffix(strings.ToLower(strings.TrimSpace(part)), ".")
+		if part == "" {
+			continue
+		}
+		if !domain.MatchString(part) || len(part) > 253 {
+			return mend("must be whole names like gateway.example.net: without a scheme, a port or a star, and no address")
+		}
+		*d = append(*d, part)
+	}
+	return nil
+}
+
+// Email is an address for letters.
+type Email string
+
+var email = regexp.MustCompile(`^[^@\s,]+@[^@\s,]+$`)
+
+// UnmarshalText reads one address.
+func (e *Email) UnmarshalText(text []byte) error {
+	if !email.Match(text) {
+		return mend("must be one address like admin@example.net")
+	}
+	*e = Email(text)
+	return nil
+}
+
+// Directory is the https address that an ACME client begins at.
+type Directory string
+
+// UnmarshalText reads an address.
+func (d *Directory) UnmarshalText(text []byte) error {
+	u, err := url.Parse(string(text))
+	if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil {
+		return mend("must be the https address of the CA's directory, like https://ca.example.net/acme/directory")
+	}
+	*d = Directory(text)
+	return nil
+}
+
 // Origins are schemes with hosts, as browsers send them, or a star.
 type Origins []string
 

@@ -69,7 +69,9 @@ func (x *exchange) readBody(limit int64) ([]byte, error) {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return nil, api.Wrap(api.CodeSlowBody, err, "the body did not arrive in time: send it without pauses")
 		case err != nil:
-			x.Header().Set("Connection", "close") // where this body ends, nobody knows
+			if x.r.ProtoMajor == 1 { // in HTTP/2 other streams would lose their connection
+				x.Header().Set("Connection", "close") // where this body ends, nobody knows
+			}
 			return nil, api.Wrap(api.CodeBadRequest, err, "the body could not be read")
 		}
 	}

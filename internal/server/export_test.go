@@ -30,3 +30,6 @@ func (s *Server) Table() []Line {
 	}
 	return lines
 }
+
+// Look is one look at the files.
+func (p *KeyPair) Look() { p.look() }

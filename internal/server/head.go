@@ -36,6 +36,10 @@ func (x *exchange) checkHead() error {
 	if fields > maxFields {
 		return api.Errorf(api.CodeHeadTooLarge, "the header has more than %d fields", maxFields)
 	}
+	if len(x.r.Header["Content-Length"]) > 1 {
+		// net/http sees to it in HTTP/1 alone (RFC 9113, 8.1.1).
+		return api.Errorf(api.CodeBadRequest, "the request has more than one Content-Length")
+	}
 	return nil
 }
 

@@ -4,6 +4,7 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"log/slog"
@@ -36,7 +37,7 @@ const (
 	writeProgress = 30 * time.Second
 )
 
-// Options are the rooms and the settings that the server stands on. All but StaticAdmin, TrustedProxies, Aliases, Policy, Registries and Origins must be set.
+// Options are the rooms and the settings that the server stands on. All but StaticAdmin, TrustedProxies, Aliases, Policy, Registries, Origins and TLS must be set.
 type Options struct {
 	Store    *store.Store
 	Auth     *auth.Authenticator
@@ -66,6 +67,7 @@ type Options struct {
 	Origins        []string      // whose pages may call from a browser
 	PerAddress     int           // connections at one time; 0 is without bound
 	Heartbeat      time.Duration // between comments in a silent stream of events; 0 is none
+	TLS            *tls.Config   // nil is plain HTTP, and no HTTP/2
 }
 
 // Server answers every request. New makes one.
@@ -103,6 +105,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, grace time.Duration)
 	defer stop(nil)
 	h := &http.Server{
 		Handler:           crossOrigin(s, s.Origins),
+		TLSConfig:         s.TLS,
 		HTTP2:             http2Limits,
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       keepAlive,
@@ -114,7 +117,13 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, grace time.Duration)
 	}
 	l = limitAddresses(l, s.PerAddress, s.TrustedProxies)
 	failed := make(chan error, 1)
-	go func() { failed <- h.Serve(l) }()
+	go func() {
+		if s.TLS == nil {
+			failed <- h.Serve(l)
+			return
+		}
+		failed <- h.ServeTLS(l, "", "")
+	}()
 	select {
 	case err := <-failed:
 		return err

@@ -1,0 +1,59 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"ollama-api-service/internal/config"
+	"ollama-api-service/internal/server"
+)
+
+const certificatePoll = 2 * time.Second
+
+// encryption is TLS with what keeps its certificate fresh.
+type encryption struct {
+	config *tls.Config                                    // nil is plain HTTP
+	follow func(ctx context.Context, addr net.Addr) error // returns at once; works until ctx ends
+}
+
+func newEncryption(cfg *config.Config, log *slog.Logger) (encryption, error) {
+	switch {
+	case len(cfg.ACMEDomain) > 0:
+		return acmeEncryption(cfg, log)
+	case cfg.TLSCert == "":
+		return encryption{follow: func(context.Context, net.Addr) error { return nil }}, nil
+	}
+	pair, err := server.OpenKeyPair(cfg.TLSCert, cfg.TLSKey, log)
+	if err != nil {
+		return encryption{}, usagef("TLS_CERT and TLS_KEY cannot be used: name a certificate and its own key, both PEM files that the user this runs as may read (%w)", err)
+	}
+	return encryption{pair.TLS(), func(ctx context.Context, _ net.Addr) error {
+		go pair.Watch(ctx, certificatePoll)
+		return nil
+	}}, nil
+}
+
+func acmeEncryption(cfg *config.Config, log *slog.Logger) (encryption, error) {
+	o := server.ACMEOptions{Domains: cfg.ACMEDomain, Email: string(cfg.ACMEEmail), CA: string(cfg.ACMECA), Dir: filepath.Join(cfg.DataDir, "acme")}
+	if cfg.ACMECARoot != "" {
+		text, err := os.ReadFile(cfg.ACMECARoot)
+		if o.Roots = x509.NewCertPool(); err == nil && !o.Roots.AppendCertsFromPEM(text) {
+			err = errors.New("no certificate in it")
+		}
+		if err != nil {
+			return encryption{}, usagef("ACME_CA_ROOT cannot be used: name a PEM file with the certificate of the CA that the user this runs as may read (%w)", err)
+		}
+	}
+	acme, err := server.NewACME(o, log)
+	if err != nil {
+		return encryption{}, usagef("ACME_DOMAIN cannot be used: %w", err)
+	}
+	return encryption{acme.TLS(), acme.Manage}, nil
+}
