@@ -133,8 +133,12 @@ func (c *contract) check(req *asked, res *http.Response, body []byte, cut bool) 
 
 // checkUnknown is for what no operation answers: paths and methods that do not exist, and requests that cannot be read.
 func (c *contract) checkUnknown(template string, res *http.Response) error {
-	if template == "" && res.StatusCode == http.StatusNotFound || template != "" && res.StatusCode == http.StatusMethodNotAllowed || res.StatusCode == http.StatusBadRequest ||
-		res.StatusCode == http.StatusRequestURITooLong || res.StatusCode == http.StatusRequestHeaderFieldsTooLarge {
+	switch res.StatusCode {
+	case http.StatusNotFound:
+		if template == "" {
+			return nil
+		}
+	case http.StatusMethodNotAllowed, http.StatusBadRequest, http.StatusRequestURITooLong, http.StatusRequestHeaderFieldsTooLarge:
 		return nil
 	}
 	return fmt.Errorf("it is not described, and was answered with %d", res.StatusCode)

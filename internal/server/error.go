@@ -99,6 +99,9 @@ func (x *exchange) retryHeaders(e *api.Error) {
 	}
 	seconds := max(1, int64(math.Ceil(e.RetryAfter.Seconds())))
 	x.Header().Set("Retry-After", strconv.FormatInt(seconds, 10))
+	if e.Code == api.CodeRateLimited {
+		x.Header().Set("X-RateLimit-Reset", strconv.FormatInt(seconds, 10)) // a second may have passed between the two
+	}
 }
 
 // errorBody is a failure as one JSON object in the caller's dialect. Anthropic's carries the request's id, as theirs does.
