@@ -46,6 +46,8 @@ type Key struct {
 	Note          string     `json:"note"`
 	CreatedAt     time.Time  `json:"created_at"`
 	RevokedAt     *time.Time `json:"revoked_at,omitempty"`
+	// Strict refuses a request whose row could be lost, instead of serving it.
+	Strict bool `json:"-"`
 	// Static marks a key that lives in a setting and not in the store: it cannot be changed or revoked there.
 	Static bool `json:"-"`
 	// OldSecretUntil is set when the request came with a secret that a rotation replaced: it works until then.

@@ -46,13 +46,15 @@ func (s *Server) infer(x *exchange) error {
 	defer lease.Release()
 
 	b := s.open(x, req, lease)
-	if err := s.Books.Admit(&b.record.Admission); err != nil {
+	if err := s.Books.Admit(&b.record.Admission, x.key.Strict); err != nil {
 		return x.giveBack(taken, err)
 	}
 	x.record = &b.record
 	defer b.close() // whatever happens, one end is booked
 
-	resp, err := s.Upstream.Do(x.r.Context(), s.upstreamRequest(x, req))
+	b.stay.open(x.r.Context(), s.stopping, s.CountGrace)
+	defer b.stay.end()
+	resp, err := s.Upstream.Do(b.stay.ctx, s.upstreamRequest(x, req))
 	if err != nil {
 		if api.AsError(err).Code == api.CodeNoBackend {
 			s.Backend.Unreachable("a request could not be brought to it")
@@ -206,6 +208,8 @@ type booking struct {
 	req    *dialect.Request
 	lease  *sched.Lease
 	record api.Record
+	ahead  int64 // pieces of the answer of which the journal knows
+	stay   stay
 	ended  bool
 }
 
@@ -312,13 +316,19 @@ func (b *booking) stream(resp *proxy.Response, m *dialect.Meter) error {
 	b.record.Streamed = true
 	b.header(resp, -1)
 	b.x.beat.resume()
-	sent, err := resp.Stream(b.x, m)
+	b.stay.begin()
+	sent, err := resp.Stream(&passing{b.x, b, m}, m)
 	b.x.beat.pause()
+	if err != nil && api.AsError(err).Code == api.CodeClientGone && b.stay.stays() {
+		_, err = resp.Stream(nobody{}, m)
+	}
 	rest := m.Finish()
 	b.x.events = m.Events
 	b.record.BytesOut = sent + int64(len(rest))
 	b.count(m.Usage, m.Records)
 	switch {
+	case b.stay.left():
+		return b.failed(api.Wrap(api.CodeClientGone, err, "the client went away"))
 	case m.Complete:
 		// All of the answer is here; whether the client stays for the last piece changes nothing.
 		b.record.Status = cmp.Or(b.x.status, resp.Status)
@@ -469,7 +479,6 @@ func (b *booking) end(outcome api.Outcome, code api.Code) {
 	r.Total = time.Since(b.x.arrived)
 	b.s.metrics.book(r, b.lease.Waited)
 	if err := b.s.Books.End(r); err != nil {
-		// The answer is the client's all the same; the admission is journalled, so the row is not lost, only less exact.
 		b.s.Log.Error("the end of a request could not be journalled", "request_id", r.ID, "cause", err.Error())
 	}
 }
