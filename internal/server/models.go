@@ -142,6 +142,9 @@ func (s *Server) ask(x *exchange, method, path string, body []byte) (*proxy.Resp
 		return nil, nil, err
 	}
 	defer resp.Close()
+	if compressed(resp) {
+		return nil, nil, errCompressed
+	}
 	if resp.Status >= 300 && resp.Status < 400 || resp.Status == http.StatusUnauthorized {
 		return nil, nil, api.Errorf(api.CodeUpstreamError, "the Ollama server answered %d where it should not: ask who runs it", resp.Status)
 	}
@@ -151,6 +154,9 @@ func (s *Server) ask(x *exchange, method, path string, body []byte) (*proxy.Resp
 	}
 	if !all {
 		return nil, nil, api.Errorf(api.CodeUpstreamError, "the answer of the Ollama server is too long")
+	}
+	if err := unreadable(resp.Status, answer); err != nil {
+		return nil, nil, err
 	}
 	return resp, answer, nil
 }
