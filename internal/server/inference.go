@@ -466,6 +466,7 @@ func (b *booking) end(outcome api.Outcome, code api.Code) {
 		r.Status = b.x.status
 	}
 	r.Slot = b.lease.Release()
+	r.GPU = b.lease.GPU()
 	r.Total = time.Since(b.x.arrived)
 	b.s.metrics.book(r, b.lease.Waited)
 	if err := b.s.Books.End(r); err != nil {

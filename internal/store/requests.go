@@ -10,8 +10,8 @@ import (
 
 const addRecord = `INSERT INTO requests (id, client_request_id, at, key, model, alias, endpoint, class, backend, outcome, status,
 	error_code, streamed, prompt_tokens, completion_tokens, estimated, ttfb_ms, total_ms, slot_ms, ollama_total_ns, ollama_load_ns,
-	ollama_prompt_eval_ns, ollama_eval_ns, bytes_in, bytes_out, client_addr)
-	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26)
+	ollama_prompt_eval_ns, ollama_eval_ns, bytes_in, bytes_out, client_addr, gpu_ms, reserved_tokens)
+	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28)
 	ON CONFLICT (id) DO NOTHING`
 
 // AddRecords books requests in one transaction and says how many were new: a record whose id is in the books already
@@ -51,15 +51,21 @@ func (s *Store) AddRecords(ctx context.Context, recs []api.Record) (inserted int
 
 // recordRow is a record in the order of addRecord's columns.
 func recordRow(r *api.Record) []any {
-	var firstByte any
+	var firstByte, gpu, reserved any
 	if r.FirstByte > 0 {
 		firstByte = milliseconds(r.FirstByte)
+	}
+	if r.GPU >= 0 {
+		gpu = milliseconds(r.GPU)
+	}
+	if r.Reserved > 0 {
+		reserved = r.Reserved
 	}
 	return []any{
 		r.ID, r.ClientRequestID, millis(r.At), r.Key, r.Model, r.Alias, r.Endpoint, r.Class, r.Backend, string(r.Outcome), r.Status,
 		string(r.ErrorCode), flag(r.Streamed), r.PromptTokens, r.CompletionTokens, flag(r.Estimated), firstByte, milliseconds(r.Total),
 		milliseconds(r.Slot), nanoseconds(r.OllamaTotal), nanoseconds(r.OllamaLoad), nanoseconds(r.OllamaPromptEval),
-		nanoseconds(r.OllamaEval), r.BytesIn, r.BytesOut, r.ClientAddr,
+		nanoseconds(r.OllamaEval), r.BytesIn, r.BytesOut, r.ClientAddr, gpu, reserved,
 	}
 }
 

@@ -130,6 +130,6 @@ func (r *replayer) finish() (ended, interrupted int, err error) {
 func interruptedRecord(a api.Admission) api.Record {
 	return api.Record{
 		Admission: a, Outcome: api.OutcomeInterrupted, ErrorCode: api.CodeInterrupted,
-		PromptTokens: a.PromptEstimate, Estimated: true,
+		PromptTokens: a.PromptEstimate, Estimated: true, GPU: -1, Reserved: a.PromptEstimate + a.OutputEstimate,
 	}
 }
