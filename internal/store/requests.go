@@ -107,8 +107,40 @@ type Admitted struct {
 	Count  int64
 }
 
+// Used is what a key's requests used that ended in one minute.
+type Used struct {
+	Key    string
+	Minute time.Time // start of the minute
+	Tokens int64
+	GPU    time.Duration
+}
+
+// UsedSince sums up what was used by the booked requests that ended at since or later, by key and minute of their end, in that
+// order. None took longer than longest. Where nobody saw the end, it is taken for as late as it can have been, and the tokens are
+// those that were held: what a kill interrupts must not be cheaper than what it does not.
+func (s *Store) UsedSince(ctx context.Context, since time.Time, longest time.Duration) ([]Used, error) {
+	var all []Used
+	err := s.read(ctx, func(tx *sql.Tx) error {
+		return rows(ctx, tx, `SELECT key, (CAST(at + CASE WHEN total_ms > 0 THEN total_ms ELSE $2 END AS INTEGER) / 60000) * 60000 AS minute,
+			SUM(CASE WHEN reserved_tokens > prompt_tokens + completion_tokens THEN reserved_tokens ELSE prompt_tokens + completion_tokens END),
+			SUM(COALESCE(gpu_ms, 0.0))
+			FROM requests WHERE at >= $1 - $2 AND error_code <> 'no_backend' GROUP BY key, minute HAVING minute >= $1 ORDER BY key, minute`,
+			func(r *sql.Rows) error {
+				var u Used
+				var minute int64
+				var gpu float64
+				if err := r.Scan(&u.Key, &minute, &u.Tokens, &gpu); err != nil {
+					return err
+				}
+				u.Minute, u.GPU = instant(minute), duration(gpu)
+				all = append(all, u)
+				return nil
+			}, millis(since), longest.Milliseconds())
+	})
+	return all, err
+}
+
 // AdmittedSince counts the booked requests from since on by key and minute of admission, in that order. A request that no
-// backend took was given back to its key and does not count. A request that no
 // backend took was given back to its key and does not count.
 func (s *Store) AdmittedSince(ctx context.Context, since time.Time) ([]Admitted, error) {
 	var all []Admitted
