@@ -54,6 +54,7 @@ func appendAdmit(b []byte, a *api.Admission) []byte {
 	}
 	b = binary.AppendUvarint(b, flags)
 	b = appendAdmission(b, a)
+	b = binary.AppendVarint(b, a.OutputEstimate)
 	return seal(b, at)
 }
 
@@ -92,6 +93,9 @@ func appendEnd(b []byte, r *api.Record) []byte {
 			b = binary.AppendVarint(b, int64(*d))
 		}
 	}
+	// What stands from here on is not in journals of before it was added: at the end of a payload, and in this order.
+	b = binary.AppendVarint(b, int64(r.GPU))
+	b = binary.AppendVarint(b, r.Reserved)
 	return seal(b, at)
 }
 
@@ -168,7 +172,8 @@ func allZero(b []byte) bool {
 	return true
 }
 
-// decode reads a payload. Of an admission, only the Admission part of r is filled; of what has passed, id and CompletionTokens. Bytes after the known fields are left
+// decode reads a payload. Of an admission, only the Admission part of r is filled, and of what has passed the id and
+// CompletionTokens. Bytes after the known fields are left
 // alone: a later version may append fields under the same version byte.
 func decode(payload []byte) (kind byte, r api.Record, err error) {
 	if payload[0] != version {
@@ -206,6 +211,8 @@ func (d *decoder) record(r *api.Record, kind byte) {
 	}
 	if kind == kindEnd {
 		d.end(r, flags)
+	} else {
+		r.OutputEstimate = d.later(0)
 	}
 }
 
@@ -231,6 +238,16 @@ func (d *decoder) end(r *api.Record, flags uint64) {
 			*f.d = &v
 		}
 	}
+	r.GPU = time.Duration(d.later(-1))
+	r.Reserved = d.later(0)
+}
+
+// later reads a field that earlier versions did not write; otherwise is what it is then.
+func (d *decoder) later(otherwise int64) int64 {
+	if len(d.b) == 0 {
+		return otherwise
+	}
+	return d.number()
 }
 
 func (d *decoder) unsigned() uint64 {

@@ -187,5 +187,6 @@ func interruptedRecord(a api.Admission, passed int64) api.Record {
 	return api.Record{
 		Admission: a, Outcome: api.OutcomeInterrupted, ErrorCode: api.CodeInterrupted,
 		PromptTokens: a.PromptEstimate, CompletionTokens: passed, Estimated: true,
+		GPU: -1, Reserved: a.PromptEstimate + max(a.OutputEstimate, passed),
 	}
 }
