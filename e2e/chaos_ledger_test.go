@@ -2,9 +2,11 @@ package e2e
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -149,8 +151,8 @@ func (l *ledger) ask(ctx context.Context, url, secret string, random *rand.Rand)
 func (l *ledger) read(f *fact, w *way, res *http.Response) error {
 	l.note(func() { f.status = res.StatusCode })
 	if res.StatusCode != http.StatusOK {
-		_, err := io.Copy(io.Discard, res.Body)
-		return err
+		text, err := io.ReadAll(res.Body)
+		return cmp.Or(err, errors.New(redact(string(text))))
 	}
 	counted := func(text string) {
 		for at, into := range map[*regexp.Regexp]*int64{w.promptAt: &f.prompt, w.outputAt: &f.completion} {

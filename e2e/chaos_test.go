@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -78,13 +79,16 @@ func (l *ledger) killUnderLoad(t *testing.T, s *service, url, admin string, user
 	defer cancel()
 	goal := l.chunks.Load() + 20 + random.Int64N(1500)
 	enough := make(chan struct{})
-	var once sync.Once
+	var dead atomic.Bool
 	var load sync.WaitGroup
 	for i := range 8 {
 		dice := rand.New(rand.NewPCG(random.Uint64(), uint64(i)))
 		load.Go(func() {
 			for ctx.Err() == nil {
-				if _, _, err := l.ask(ctx, url, users[i%len(users)], dice); err != nil {
+				if _, _, err := l.ask(ctx, url, users[i%len(users)], dice); err != nil && dead.Load() {
+					return
+				} else if err != nil {
+					t.Errorf("a request before the kill: %v", err)
 					return
 				}
 			}
@@ -95,12 +99,13 @@ func (l *ledger) killUnderLoad(t *testing.T, s *service, url, admin string, user
 	load.Go(func() {
 		for ; l.chunks.Load() < goal && ctx.Err() == nil; <-time.After(time.Millisecond) {
 		}
-		once.Do(func() { close(enough) })
+		close(enough)
 	})
 	<-enough
 	if ctx.Err() != nil {
 		t.Fatal(fmt.Errorf("the load came to nothing: %w", ctx.Err()))
 	}
+	dead.Store(true)
 	s.kill(t)
 	load.Wait()
 }

@@ -215,7 +215,11 @@ func (b *booking) whole(resp *proxy.Response) error {
 		if len(body) == 0 && resp.Status == http.StatusOK && b.x.route.class == inference {
 			return b.failed(errEndedEarly)
 		}
-		b.count(b.x.route.kind.WholeUsage(body), 0)
+		var used dialect.Usage
+		if resp.Status < 400 { // an error has none, whatever it looks like
+			used = b.x.route.kind.WholeUsage(body)
+		}
+		b.count(used, 0)
 		if b.req.Alias != "" {
 			body = dialect.EchoModel(body, b.req.Alias)
 		}
@@ -281,8 +285,9 @@ func (b *booking) count(u dialect.Usage, records int64) {
 		r.OllamaTotal, r.OllamaLoad, r.OllamaPromptEval, r.OllamaEval = u.Total, u.Load, u.PromptEval, u.Completion
 		return
 	}
-	if b.x.route.class != inference || b.record.Status >= 400 {
-		return // nothing was generated
+	status := b.record.Status
+	if b.x.route.class != inference || status >= 400 && status < 500 || status == http.StatusServiceUnavailable {
+		return // nothing was generated; who knows of what ended in a 500
 	}
 	r.PromptTokens, r.CompletionTokens, r.Estimated = b.req.PromptTokens, records, true
 }

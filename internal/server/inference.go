@@ -45,7 +45,7 @@ func (s *Server) infer(x *exchange) error {
 	x.record = &b.record
 	defer b.close() // whatever happens, one end is booked
 
-	b.stay.open(x.r.Context(), s.stopping, s.CountGrace)
+	b.stay.open(x.r.Context(), s)
 	defer b.stay.end()
 	resp, err := s.Upstream.Do(b.stay.ctx, s.upstreamRequest(x, req))
 	if err != nil {
@@ -201,7 +201,7 @@ func (x *exchange) deadline() time.Time {
 func (s *Server) upstreamRequest(x *exchange, req *dialect.Request) *proxy.Request {
 	r := &proxy.Request{
 		Method: x.route.method, Path: x.route.upstream, Body: req.Body,
-		Accept: x.r.Header.Get("Accept"), UserAgent: x.r.UserAgent(),
+		Accept: x.passing("Accept"), UserAgent: x.passing("User-Agent"),
 		FirstByte: s.FirstByte, Idle: s.Idle, Deadline: x.deadline(),
 	}
 	if x.route.class == management {

@@ -86,6 +86,7 @@ type Server struct {
 	requests      sync.WaitGroup
 	stopping      context.Context // ends when Serve is told to stop
 	stop          context.CancelFunc
+	readOn        atomic.Int64 // answers whose clients have left
 }
 
 // New builds the route table and the management API on it.

@@ -13,19 +13,18 @@ import (
 // stay is the context of a request to Ollama. It ends with the client's; where COUNT_GRACE is set and the answer streams, so much
 // later, for what is read until then says how many tokens were used. A gateway that is told to stop waits for no such answer.
 type stay struct {
-	ctx      context.Context
-	cancel   context.CancelFunc
-	stopping context.Context
-	grace    time.Duration
-	detach   []func() bool
+	ctx    context.Context
+	cancel context.CancelFunc
+	s      *Server
+	detach []func() bool
 
 	mu      sync.Mutex
 	streams bool
 	timer   *time.Timer // set when the client has left a stream
 }
 
-func (s *stay) open(client, stopping context.Context, grace time.Duration) {
-	if s.ctx, s.stopping, s.grace = client, stopping, grace; grace <= 0 {
+func (s *stay) open(client context.Context, server *Server) {
+	if s.ctx, s.s = client, server; server.CountGrace <= 0 {
 		return
 	}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(client))
@@ -50,12 +49,13 @@ func (s *stay) begin() {
 func (s *stay) stays() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.grace <= 0 || !s.streams || s.ctx.Err() != nil {
+	if s.s.CountGrace <= 0 || !s.streams || s.ctx.Err() != nil {
 		return false
 	}
 	if s.timer == nil {
-		s.timer = time.AfterFunc(s.grace, s.cancel)
-		s.detach = append(s.detach, s.timer.Stop, context.AfterFunc(s.stopping, s.cancel))
+		s.timer = time.AfterFunc(s.s.CountGrace, s.cancel)
+		s.detach = append(s.detach, s.timer.Stop, context.AfterFunc(s.s.stopping, s.cancel))
+		s.s.readOn.Add(1)
 	}
 	return true
 }
@@ -68,7 +68,7 @@ func (s *stay) left() bool {
 }
 
 func (s *stay) end() {
-	if s.grace <= 0 {
+	if s.s.CountGrace <= 0 {
 		return
 	}
 	s.cancel() // and so nothing can be added to detach any more
@@ -76,6 +76,9 @@ func (s *stay) end() {
 	defer s.mu.Unlock()
 	for _, stop := range s.detach {
 		stop()
+	}
+	if s.timer != nil {
+		s.s.readOn.Add(-1)
 	}
 }
 
