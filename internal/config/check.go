@@ -91,6 +91,7 @@ func (c *Config) checkNumbers() error {
 		{"DEFAULT_MAX_TOKENS", c.DefaultMaxTokens, 0, maxTokens},
 		{"MAX_NUM_CTX", c.MaxNumCtx, 0, maxTokens},
 		{"MAX_BODY_BYTES", int64(c.MaxBodyBytes), 1024, maxBody},
+		{"MAX_BODY_MEMORY", int64(c.MaxBodyMemory), 2 * int64(c.MaxBodyBytes), 1 << 50}, // a body, and what it is decoded to
 	} {
 		if n.value < n.least || n.value > n.most {
 			return errorf("%s must be from %d to %d", n.name, n.least, n.most)
