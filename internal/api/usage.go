@@ -53,8 +53,10 @@ type Record struct {
 	// GPU is the part of the backend's time that the lease had, where that is divided among all in flight; negative where nobody
 	// measured it. The parts of a backend never add up to more than the time that passed.
 	GPU time.Duration `json:"gpu"`
-	// Reserved is the tokens that were held for a request whose end nobody saw: they count against its key's limits. 0 for others.
-	Reserved int64 `json:"reserved,omitempty"`
+	// Reserved and ReservedGPU are the tokens that were held for a request whose end nobody saw, and the time it can have had: they
+	// count against its key's limits in the place of what nobody counted. 0 for others.
+	Reserved    int64         `json:"reserved,omitempty"`
+	ReservedGPU time.Duration `json:"reserved_gpu,omitempty"`
 	// Ollama's own durations; nil where the dialect gives none (all of /v1).
 	OllamaTotal      *time.Duration `json:"ot,omitempty"`
 	OllamaLoad       *time.Duration `json:"ol,omitempty"`

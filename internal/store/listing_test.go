@@ -86,7 +86,7 @@ func TestListedRequestIsTheRecord(t *testing.T) {
 		t.Fatalf("%v, %v\n%+v\nwant\n%+v", err, next, got, full)
 	}
 	unseen := full
-	unseen.ID, unseen.At, unseen.GPU, unseen.Reserved = "unseen", noon.Add(time.Second), -1, 8200
+	unseen.ID, unseen.At, unseen.GPU, unseen.Reserved, unseen.ReservedGPU = "unseen", noon.Add(time.Second), -1, 8200, time.Minute
 	addRecords(t, s, unseen)
 	if got, _, err := s.Requests(t.Context(), RequestQuery{Limit: 1}); err != nil || !reflect.DeepEqual(got[0], unseen) {
 		t.Fatalf("%v\n%+v\nwant\n%+v", err, got, unseen)
@@ -161,5 +161,5 @@ const (
 	undoPolicy = `ALTER TABLE keys DROP COLUMN policy;`
 	undoLimits = `ALTER TABLE keys DROP COLUMN tokens_per_hour; ALTER TABLE keys DROP COLUMN tokens_per_day; ALTER TABLE keys DROP COLUMN gpu_seconds_per_day;
 		ALTER TABLE keys DROP COLUMN max_tokens_per_request; ALTER TABLE keys DROP COLUMN strict;
-		ALTER TABLE requests DROP COLUMN gpu_ms; ALTER TABLE requests DROP COLUMN reserved_tokens; ALTER TABLE usage_total DROP COLUMN gpu_ms;`
+		ALTER TABLE requests DROP COLUMN gpu_ms; ALTER TABLE requests DROP COLUMN reserved_tokens; ALTER TABLE requests DROP COLUMN reserved_gpu_ms; ALTER TABLE usage_total DROP COLUMN gpu_ms;`
 )
