@@ -199,7 +199,7 @@ func (x *exchange) deadline() time.Time {
 func (s *Server) upstreamRequest(x *exchange, req *dialect.Request) *proxy.Request {
 	r := &proxy.Request{
 		Method: x.route.method, Path: x.route.upstream, Body: req.Body,
-		Accept: x.r.Header.Get("Accept"), UserAgent: x.r.UserAgent(),
+		Accept: x.passing("Accept"), UserAgent: x.passing("User-Agent"),
 		FirstByte: s.FirstByte, Idle: s.Idle, Deadline: x.deadline(),
 	}
 	if x.route.class == management {
