@@ -10,23 +10,14 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-const (
-	minuteMS = 60_000
-	hourMS   = 60 * minuteMS
-	// recentMS is how long minutes and hours are kept: twice the day that is asked for.
-	recentMS = 48 * hourMS
-	// everybody is the key of the latencies of all keys together. No preview is spelled so.
-	everybody = "*"
-)
+// everybody is the key of the latencies of all keys together. No preview is spelled so.
+const everybody = "*"
 
 // rollup sums up the rows of one transaction, so that the tables see one statement for each sum and not for each row.
 type rollup struct {
 	totals  map[totalKey]*totals
-	minutes map[slot]int64
-	hours   map[slot]int64
 	buckets map[slot]int64
-	periods periods
-	newest  int64
+	cells   cells
 }
 
 type totalKey struct{ key, model, endpoint, outcome string }
@@ -36,14 +27,14 @@ type totals struct {
 	total, slot                                float64 // milliseconds
 }
 
-// slot is a key's minute or hour (start in ms), or latency bucket.
+// slot is a key's latency bucket.
 type slot struct {
-	key string
-	at  int64
+	key    string
+	bucket int64
 }
 
 func newRollup() *rollup {
-	return &rollup{map[totalKey]*totals{}, map[slot]int64{}, map[slot]int64{}, map[slot]int64{}, periods{}, 0}
+	return &rollup{map[totalKey]*totals{}, map[slot]int64{}, cells{}}
 }
 
 func (u *rollup) add(r *api.Record) {
@@ -53,18 +44,14 @@ func (u *rollup) add(r *api.Record) {
 		t = new(totals)
 		u.totals[id] = t
 	}
-	at := millis(r.At)
 	t.count++
 	t.prompt += r.PromptTokens
 	t.completion += r.CompletionTokens
 	t.estimated += flag(r.Estimated)
 	t.total += milliseconds(r.Total)
 	t.slot += milliseconds(r.Slot)
-	t.last = max(t.last, at)
-	u.newest = max(u.newest, at)
-	u.minutes[slot{r.Key, at - at%minuteMS}]++
-	u.hours[slot{r.Key, at - at%hourMS}]++
-	u.periods.add(r)
+	t.last = max(t.last, millis(r.At))
+	u.cells.add(r)
 	if r.Total == 0 {
 		return // interrupted: nobody knows how long it took
 	}
@@ -82,25 +69,10 @@ func (u *rollup) save(ctx context.Context, tx *sql.Tx) error {
 	if err := u.saveTotals(ctx, tx); err != nil {
 		return err
 	}
-	if err := u.periods.save(ctx, tx); err != nil {
+	if err := u.cells.save(ctx, tx); err != nil {
 		return err
 	}
-	for _, t := range []struct {
-		counts map[slot]int64
-		upsert string
-	}{
-		{u.minutes, `INSERT INTO usage_minute (key, minute, count) VALUES ($1, $2, $3)
-			ON CONFLICT (key, minute) DO UPDATE SET count = usage_minute.count + excluded.count`},
-		{u.hours, `INSERT INTO usage_hour (key, hour, count) VALUES ($1, $2, $3)
-			ON CONFLICT (key, hour) DO UPDATE SET count = usage_hour.count + excluded.count`},
-		{u.buckets, `INSERT INTO usage_latency (key, bucket, count) VALUES ($1, $2, $3)
-			ON CONFLICT (key, bucket) DO UPDATE SET count = usage_latency.count + excluded.count`},
-	} {
-		if err := saveCounts(ctx, tx, t.upsert, t.counts); err != nil {
-			return err
-		}
-	}
-	return u.trim(ctx, tx)
+	return u.saveBuckets(ctx, tx)
 }
 
 func (u *rollup) saveTotals(ctx context.Context, tx *sql.Tx) error {
@@ -132,32 +104,20 @@ func (u *rollup) saveTotals(ctx context.Context, tx *sql.Tx) error {
 	return nil
 }
 
-func saveCounts(ctx context.Context, tx *sql.Tx, upsert string, counts map[slot]int64) error {
-	add, err := tx.PrepareContext(ctx, upsert)
+func (u *rollup) saveBuckets(ctx context.Context, tx *sql.Tx) error {
+	add, err := tx.PrepareContext(ctx, `INSERT INTO usage_latency (key, bucket, count) VALUES ($1, $2, $3)
+		ON CONFLICT (key, bucket) DO UPDATE SET count = usage_latency.count + excluded.count`)
 	if err != nil {
 		return err
 	}
 	defer add.Close()
-	order := slices.SortedFunc(maps.Keys(counts), func(a, b slot) int {
-		return cmp.Or(cmp.Compare(a.key, b.key), cmp.Compare(a.at, b.at))
+	order := slices.SortedFunc(maps.Keys(u.buckets), func(a, b slot) int {
+		return cmp.Or(cmp.Compare(a.key, b.key), cmp.Compare(a.bucket, b.bucket))
 	})
 	for _, at := range order {
-		if _, err := add.ExecContext(ctx, at.key, at.at, counts[at]); err != nil {
+		if _, err := add.ExecContext(ctx, at.key, at.bucket, u.buckets[at]); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// trim deletes minutes and hours that no question reaches any more: more than were added, but only a few at a time, so that
-// no transaction is ever long. "Any more" is by the newest row added, so that the clock of the process does not matter.
-func (u *rollup) trim(ctx context.Context, tx *sql.Tx) error {
-	const few = 100
-	if _, err := tx.ExecContext(ctx, `DELETE FROM usage_minute WHERE (key, minute) IN
-		(SELECT key, minute FROM usage_minute WHERE minute < $1 LIMIT $2)`, u.newest-recentMS, few+2*len(u.minutes)); err != nil {
-		return err
-	}
-	_, err := tx.ExecContext(ctx, `DELETE FROM usage_hour WHERE (key, hour) IN
-		(SELECT key, hour FROM usage_hour WHERE hour < $1 LIMIT $2)`, u.newest-recentMS, few+2*len(u.hours))
-	return err
 }

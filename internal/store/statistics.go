@@ -31,7 +31,7 @@ func (s *Store) Statistics(ctx context.Context, key string, now time.Time) (api.
 		if err != nil {
 			return err
 		}
-		return readLastDay(ctx, tx, `(SELECT DISTINCT key FROM usage_hour WHERE key = $9)`, of, append(lastDay(now), key)...)
+		return readLastDay(ctx, tx, now, api.RequestFilter{Keys: []string{key}}, of)
 	})
 	if err != nil {
 		return api.Statistics{}, err
@@ -82,7 +82,7 @@ func (s *Store) allCounts(ctx context.Context, now time.Time) (map[string]*summa
 		if err := readTotals(ctx, tx, "", of); err != nil {
 			return err
 		}
-		return readLastDay(ctx, tx, `(SELECT DISTINCT key FROM usage_hour)`, of, lastDay(now)...)
+		return readLastDay(ctx, tx, now, api.RequestFilter{}, of)
 	})
 	return byKey, err
 }
@@ -125,8 +125,19 @@ func readLatencies(ctx context.Context, tx *sql.Tx, where string, take func(stri
 		}, append([]any{bucketBase, partEnd}, args...)...)
 }
 
-func readLastDay(ctx context.Context, tx *sql.Tx, keys string, of func(string) *summary, args ...any) error {
-	return rows(ctx, tx, `SELECT k.key, `+lastDayCount+` FROM `+keys+` k`, func(r *sql.Rows) error {
+// readLastDay counts the requests of each key that the filter chooses in the 24 hours up to now, to the millisecond.
+func readLastDay(ctx context.Context, tx *sql.Tx, now time.Time, f api.RequestFilter, of func(string) *summary) error {
+	k, err := readKept(ctx, tx)
+	if err != nil {
+		return err
+	}
+	p := plan{kept: k, sources: k.sources(byKey, len(f.Keys) > 0)}
+	if p.cut(millis(now)-dayMS+1, millis(now)+1, ownTime); k.end == 0 {
+		return nil
+	}
+	b := &builder{}
+	with, used := p.build(b, &f, false, "key, count", "key, 1 AS count")
+	return rows(ctx, tx, `WITH RECURSIVE `+with+` SELECT key, SUM(count) FROM (`+used+`) AS used GROUP BY key`, func(r *sql.Rows) error {
 		var key string
 		var n int64
 		if err := r.Scan(&key, &n); err != nil {
@@ -134,24 +145,7 @@ func readLastDay(ctx context.Context, tx *sql.Tx, keys string, of func(string) *
 		}
 		of(key).Last24h = n
 		return nil
-	}, args...)
-}
-
-// lastDayCount counts the requests of k.key in the 24 hours up to now to the millisecond: whole hours and minutes from the
-// rollups, and the two ragged minutes at the ends from the rows by index. Its parameters are lastDay.
-const lastDayCount = `
-	(SELECT COUNT(*) FROM requests r WHERE r.key = k.key AND r.at >= $1 AND r.at < $2) +
-	(SELECT COALESCE(SUM(m.count), 0) FROM usage_minute m WHERE m.key = k.key AND m.minute >= $3 AND m.minute < $4) +
-	(SELECT COALESCE(SUM(h.count), 0) FROM usage_hour h WHERE h.key = k.key AND h.hour >= $4 AND h.hour < $5) +
-	(SELECT COALESCE(SUM(m.count), 0) FROM usage_minute m WHERE m.key = k.key AND m.minute >= $6 AND m.minute < $7) +
-	(SELECT COUNT(*) FROM requests r WHERE r.key = k.key AND r.at >= $7 AND r.at < $8)`
-
-// lastDay cuts (now-24h, now] into [$1,$2) of rows, [$3,$4) of minutes, [$4,$5) of hours, [$6,$7) of minutes and [$7,$8) of rows.
-func lastDay(now time.Time) []any {
-	from, to := millis(now)-24*hourMS+1, millis(now)+1
-	firstMinute, lastMinute := up(from, minuteMS), down(to, minuteMS)
-	firstHour, lastHour := up(from, hourMS), down(to, hourMS)
-	return []any{from, firstMinute, firstMinute, firstHour, lastHour, lastHour, lastMinute, to}
+	}, b.args...)
 }
 
 func down(ms, step int64) int64 { return ms - ms%step }
