@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"time"
 
 	"ollama-api-service/internal/api"
@@ -95,6 +96,11 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 		log.Warn("the Ollama server does not answer yet: start it, or set OLLAMA_BASE_URL to where it is", "backend", gpu.Name, "reason", s.Reason)
 	}
 	go gpu.Watch(background, func(s backend.State) { logBackend(log, gpu, s) })
+	var trimming sync.WaitGroup
+	trimming.Go(func() {
+		st.Trim(background, store.Retention{Rows: time.Duration(cfg.RetentionRows) * 24 * time.Hour, Rollups: time.Duration(cfg.RetentionRollups) * 24 * time.Hour}, time.Now, log)
+	})
+	defer func() { stop(); trimming.Wait() }()
 	go watchChanges(background, st, keys, log)
 
 	l, err := net.Listen("tcp", cfg.Address())

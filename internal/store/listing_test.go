@@ -110,38 +110,3 @@ func TestPagesStayWhileRequestsCome(t *testing.T) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 }
-
-// A database from before the rollup by period answers as if it had always been kept.
-func TestMigrationFillsPeriods(t *testing.T) {
-	s, _ := create(t)
-	addRecords(t, s, sample(500)...)
-	periods := func() (all []string) {
-		r, err := s.reader.Query(`SELECT * FROM usage_period ORDER BY 1, 2, 3, 4, 5, 6, 7`)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer r.Close()
-		for r.Next() {
-			row := make([]any, 19)
-			into := make([]any, len(row))
-			for i := range row {
-				into[i] = &row[i]
-			}
-			if err := r.Scan(into...); err != nil {
-				t.Fatal(err)
-			}
-			all = append(all, fmt.Sprint(row...))
-		}
-		return all
-	}
-	want := periods()
-	if _, err := s.writer.Exec(`DROP TABLE usage_period; ALTER TABLE keys DROP COLUMN policy; DELETE FROM goose_db_version WHERE version_id >= 2`); err != nil {
-		t.Fatal(err)
-	}
-	if err := migrate(t.Context(), s.writer); err != nil {
-		t.Fatal(err)
-	}
-	if got := periods(); len(want) < 100 || !slices.Equal(got, want) {
-		t.Errorf("%d periods after the migration, want the %d of before", len(got), len(want))
-	}
-}

@@ -15,7 +15,7 @@ type Retention struct {
 
 const (
 	keepMinutes = 48 * time.Hour // for the ends of what is asked for most: the last hours
-	trimEvery   = 10 * time.Minute
+	trimEvery   = time.Hour
 	// A batch of deletions may hold up who writes for about trimTime; then the others have the database for twice as long.
 	trimTime            = 10 * time.Millisecond
 	leastTrim, mostTrim = 20, 2000
@@ -113,17 +113,17 @@ func (t *trimmer) delete(ctx context.Context, statement string, before int64, ki
 	t.batch = max(t.batch, leastTrim)
 	for {
 		var n int64
-		var took time.Duration
+		var begun time.Time
 		err := t.store.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-			begun := time.Now()
+			begun = time.Now() // not before: it may have waited for others
 			done, err := tx.ExecContext(ctx, statement, before, int64(kind), width, t.batch)
 			if err != nil {
 				return err
 			}
 			n, err = done.RowsAffected()
-			took = time.Since(begun)
 			return err
 		})
+		took := time.Since(begun)
 		deleted += n
 		if err != nil || n < int64(t.batch) {
 			return deleted, err

@@ -221,12 +221,8 @@ func checkVersion(ctx context.Context, db *sql.DB) error {
 // migrate brings the schema up to date. Each migration is a transaction of its own with its number, so that of two
 // processes that start at one time the second finds the work done: then it looks again instead of failing.
 func migrate(ctx context.Context, db *sql.DB) error {
-	dir, err := fs.Sub(migrations, "migrations/sqlite")
-	if err != nil {
-		return err
-	}
 	for reached := int64(-1); ; {
-		provider, err := goose.NewProvider(goose.DialectSQLite3, db, dir, goose.WithDisableGlobalRegistry(true))
+		provider, err := goose.NewProvider(goose.DialectSQLite3, db, migrationFiles(), goose.WithDisableGlobalRegistry(true))
 		if err != nil {
 			return err
 		}
@@ -240,6 +236,14 @@ func migrate(ctx context.Context, db *sql.DB) error {
 		}
 		reached = version
 	}
+}
+
+func migrationFiles() fs.FS {
+	dir, err := fs.Sub(migrations, "migrations/sqlite")
+	if err != nil {
+		panic(err) // they are embedded
+	}
+	return dir
 }
 
 // DataVersion is a number that changes with every commit of another process (or another Store), and never with one of
