@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
+	"log/slog"
 	"math"
 	"math/rand/v2"
 	"net/http"
@@ -17,6 +18,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"ollama-api-service/internal/api"
@@ -29,7 +31,7 @@ const (
 	bookKeys     = 1000
 	bookModels   = 20
 	bookBackends = 5
-	bookBatch    = 100_000 // rows in a transaction while filling
+	bookBatch    = 250_000 // rows in a transaction while filling
 	liveBatch    = 2000    // rows in a transaction as the service has them at most
 )
 
@@ -96,6 +98,12 @@ func (r *booked) fill(file string, keys []string) error {
 		return err
 	}
 	defer s.Close()
+	// As in the service: what is by minute is deleted again after two days.
+	trimming, stop := context.WithCancel(context.Background())
+	var trimmer sync.WaitGroup
+	trimmer.Go(func() { s.Trim(trimming, store.Retention{}, time.Now, slog.New(slog.DiscardHandler)) })
+	defer trimmer.Wait()
+	defer stop()
 	all, err := s.AllStatistics(context.Background(), time.Now())
 	if err != nil {
 		return err

@@ -48,21 +48,26 @@ var (
 	pairs   = []kind{byKey | byModel, byKey | byEndpoint, byKey | byBackend, byKey | byOutcome}
 )
 
-// levels are all but the first ones, cells of byAll by hour and of each single name by minute. Each comes after what it is made
-// from. Every combination by day is in usage_period alone: together with a key, blocks of it would not be fewer.
+// foreverMS is the width of sums of all time, which outlive every retention.
+const foreverMS = 0
+
+// levels are all but the first ones, by minute and the cells of byAll by hour. Each comes after what it is made from. Together with a
+// key, blocks of every combination would not be fewer than days; and what is asked by parts of hours is read from few of them, so that
+// each name need not be apart there.
 var levels = func() (all []level) {
-	all = append(all, level{byAll, dayMS, byAll, hourMS}, level{byOthers, hourMS, byAll, hourMS}, level{byOthers, dayMS, byAll, dayMS}, level{byOthers, blockMS, byOthers, dayMS})
+	all = append(all, level{byKey, quarterMS, byKey, minuteMS}, level{byOthers, quarterMS, byOthers, minuteMS},
+		level{byAll, dayMS, byAll, hourMS}, level{byOthers, hourMS, byAll, hourMS}, level{byOthers, dayMS, byAll, dayMS}, level{byOthers, blockMS, byOthers, dayMS})
 	for _, k := range singles {
 		from := byOthers
 		if k == byKey {
 			from = byAll
 		}
-		all = append(all, level{k, quarterMS, k, minuteMS}, level{k, hourMS, from, hourMS}, level{k, dayMS, from, dayMS}, level{k, blockMS, k, dayMS})
+		all = append(all, level{k, hourMS, from, hourMS}, level{k, dayMS, from, dayMS}, level{k, blockMS, k, dayMS})
 	}
 	for _, k := range pairs {
-		all = append(all, level{k, dayMS, byAll, dayMS}, level{k, blockMS, k, dayMS})
+		all = append(all, level{k, dayMS, byAll, dayMS}, level{k, blockMS, k, dayMS}, level{k, foreverMS, k, blockMS})
 	}
-	return all
+	return append(all, level{byKey, foreverMS, byKey, blockMS})
 }()
 
 // cell is one row of usage_period (byAll) or of usage_sum.
@@ -144,12 +149,17 @@ func (u *used) into() []any {
 // cells sum up the rows of one transaction.
 type cells map[cell]*used
 
-func (c cells) add(r *api.Record) {
+// add counts one row; minutes is since when there are minutes.
+func (c cells) add(r *api.Record, minutes int64) {
 	u := usedBy(r)
 	id := cell{byAll, hourMS, u.last, r.Key, r.Model, r.Endpoint, r.Backend, string(r.Outcome)}
 	c.at(id.as(byAll, hourMS)).add(&u)
-	for _, k := range singles {
-		c.at(id.as(k, minuteMS)).add(&u)
+	for _, k := range []kind{byKey, byOthers} {
+		width := int64(minuteMS)
+		if u.last < minutes {
+			width = quarterMS // a minute would be deleted again
+		}
+		c.at(id.as(k, width)).add(&u)
 	}
 }
 

@@ -49,11 +49,17 @@ func cellsOf(t *testing.T, s *Store, query string) map[string]used {
 func inStep(t *testing.T, s *Store, since int64) {
 	t.Helper()
 	all := append([]level{{kind: byAll, width: hourMS}}, levels...)
-	for _, k := range singles {
+	for _, k := range []kind{byKey, byOthers} {
 		all = append(all, level{kind: k, width: minuteMS})
 	}
 	for _, l := range all {
 		name := fmt.Sprintf("(at - at %% %d) || '|'", l.width)
+		if l.width == foreverMS {
+			if since > 0 {
+				continue
+			}
+			name = "'0|'"
+		}
 		for _, n := range []struct {
 			kind   kind
 			column string
@@ -121,8 +127,6 @@ func old(t testing.TB, recs ...api.Record) (path string) {
 	for _, statement := range []string{
 		`ATTACH '` + full + `' AS full`,
 		`INSERT INTO requests (` + columns + `) SELECT ` + columns + ` FROM full.requests`,
-		`INSERT INTO usage_total (key, model, endpoint, outcome, count, total_ms, prompt_tokens, completion_tokens, estimated, slot_ms, last_at)
-			SELECT key, model, endpoint, outcome, count, total_ms, prompt_tokens, completion_tokens, estimated, slot_ms, last_at FROM full.usage_total`,
 		`INSERT INTO usage_latency SELECT * FROM full.usage_latency`,
 	} {
 		if _, err := db.Exec(statement); err != nil {

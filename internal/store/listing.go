@@ -164,7 +164,7 @@ func (q *RequestQuery) narrow(ctx context.Context, tx *sql.Tx, k kept, from, to 
 	if first >= end {
 		return 0, 0, false, nil
 	}
-	p.runs = []run{{source{int64(byAll), dayMS, 0}, first, end, ownTime}}
+	p.runs = []run{{source{byAll, dayMS, 0}, first, end, ownTime}}
 	b := &builder{}
 	with, days := p.build(b, &q.RequestFilter, true, "count", "")
 	var newest, oldest, found int64

@@ -4,7 +4,9 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"ollama-api-service/internal/api"
@@ -42,14 +44,17 @@ func readKept(ctx context.Context, tx *sql.Tx) (k kept, err error) {
 }
 
 // source is where the sums of one length of time are read.
-type source struct{ kind, width, since int64 }
+type source struct {
+	kind         kind
+	width, since int64
+}
 
 // sources are where a question that names needs is answered from, the longest time first. One that has chosen its keys finds them
 // in usage_period, among few others; one that asks for all keys has its own sums if it names at most one thing more.
 func (k kept) sources(needs kind, keysChosen bool) []source {
 	from := func(kind kind, since int64, widths ...int64) (all []source) {
 		for _, w := range widths {
-			all = append(all, source{int64(kind), w, since})
+			all = append(all, source{kind, w, since})
 		}
 		return all
 	}
@@ -58,11 +63,15 @@ func (k kept) sources(needs kind, keysChosen bool) []source {
 		needs = byOutcome
 		fallthrough
 	case needs&(needs-1) == 0:
-		return append(from(needs, k.rollups, blockMS, dayMS, hourMS), source{int64(needs), quarterMS, k.rows}, source{int64(needs), minuteMS, k.minutes})
+		fine := byOthers
+		if needs == byKey {
+			fine = byKey
+		}
+		return append(from(needs, k.rollups, blockMS, dayMS, hourMS), source{fine, quarterMS, k.rows}, source{fine, minuteMS, k.minutes})
 	case needs&byKey == 0:
-		return from(byOthers, k.rollups, blockMS, dayMS, hourMS)
+		return append(from(byOthers, k.rollups, blockMS, dayMS, hourMS), source{byOthers, quarterMS, k.rows}, source{byOthers, minuteMS, k.minutes})
 	}
-	hours := source{int64(byAll), hourMS, k.rows}
+	hours := source{byAll, hourMS, k.rows}
 	others := needs &^ byKey
 	if !keysChosen && others&(others-1) == 0 {
 		return append(from(needs, k.rollups, blockMS, dayMS), hours)
@@ -151,24 +160,19 @@ func (p *plan) build(b *builder, f *api.RequestFilter, labelled bool, columns, r
 	if labelled {
 		label = "CASE WHEN s.label < 0 THEN s.start ELSE s.label END AS at, "
 	}
-	for _, whole := range []bool{true, false} {
-		var runs []string
-		for _, r := range p.runs {
-			if (kind(r.kind) == byAll) == whole {
-				runs = append(runs, "("+b.params(r.kind, r.width, r.from, r.to, r.label)+")")
-			}
-		}
-		if len(runs) == 0 {
-			continue
-		}
+	byKind := map[kind][]string{}
+	for _, r := range p.runs {
+		byKind[r.kind] = append(byKind[r.kind], "("+b.params(r.width, r.from, r.to, r.label)+")")
+	}
+	for i, k := range slices.Sorted(maps.Keys(byKind)) {
 		// Each period is found by its start, and not as one of a range, so that the names behind it in the key are found too.
-		name, table, on := "part", "usage_sum", "u.kind = s.kind AND "
-		if whole {
-			name, table, on = "whole", "usage_period", ""
+		name, table, on := "run"+strconv.Itoa(i), "usage_sum", "u.kind = "+b.param(int64(k))+" AND "
+		if k == byAll {
+			table, on = "usage_period", ""
 		}
-		tables = append(tables, name+`(kind, width, start, stop, label) AS (SELECT * FROM (VALUES `+strings.Join(runs, ", ")+`) AS v
-			UNION ALL SELECT kind, width, start + width, stop, label FROM `+name+` WHERE start + width < stop)`)
-		parts = append(parts, `SELECT `+label+columns+` FROM `+name+` AS s CROSS JOIN `+table+` AS u WHERE `+on+`u.width = s.width AND u.start = s.start`+b.filter(f))
+		tables = append(tables, name+`(width, start, stop, label) AS (SELECT * FROM (VALUES `+strings.Join(byKind[k], ", ")+`) AS v
+			UNION ALL SELECT width, start + width, stop, label FROM `+name+` WHERE start + width < stop)`)
+		parts = append(parts, `SELECT `+label+columns+` FROM `+name+` AS s CROSS JOIN `+table+` AS u WHERE `+on+`u.width = s.width AND u.start = s.start`+empty(k)+b.filter(f))
 	}
 	if len(p.rows) > 0 {
 		if labelled {
@@ -182,6 +186,21 @@ func (p *plan) build(b *builder, f *api.RequestFilter, labelled bool, columns, r
 		parts = append(parts, `SELECT `+label+rowColumns+` FROM stretch AS s CROSS JOIN requests AS u WHERE u.at >= s.low AND u.at < s.high`+b.filter(f))
 	}
 	return strings.Join(tables, ",\n\t\t"), strings.Join(parts, "\n\t\tUNION ALL ")
+}
+
+// empty is the condition that the names that a kind does not keep apart are ”, without which those behind them in the key would not
+// be found by it.
+func empty(k kind) string {
+	cond := ""
+	for _, n := range []struct {
+		kind   kind
+		column string
+	}{{byModel, "model"}, {byEndpoint, "endpoint"}, {byBackend, "backend"}, {byOutcome, "outcome"}, {byKey, "key"}} {
+		if k&n.kind == 0 {
+			cond += " AND u." + n.column + " = ''"
+		}
+	}
+	return cond
 }
 
 func placeholder(n int) string { return fmt.Sprint("$", n) }

@@ -26,7 +26,11 @@ func (s *Store) AddRecords(ctx context.Context, recs []api.Record) (inserted int
 			return err
 		}
 		defer add.Close()
-		sums, known := newRollup(), shapes{}
+		var minutes int64
+		if err := tx.QueryRowContext(ctx, `SELECT since FROM kept WHERE what = 'minutes'`).Scan(&minutes); err != nil {
+			return err
+		}
+		sums, known := newRollup(minutes), shapes{}
 		for i := range recs {
 			shape, err := known.of(ctx, tx, &recs[i])
 			if err != nil {

@@ -78,8 +78,8 @@ func (t *trimmer) trim(ctx context.Context, keep Retention, now time.Time) (dele
 		{deleteTallies, k.rows, []kind{0}, []int64{0}},
 		{deletePeriods, k.rows, []kind{0}, []int64{hourMS}},
 		{deletePeriods, k.rollups, []kind{0}, []int64{dayMS}},
-		{deleteSums, k.minutes, singles, []int64{minuteMS}},
-		{deleteSums, k.rows, singles, []int64{quarterMS}},
+		{deleteSums, k.minutes, []kind{byKey, byOthers}, []int64{minuteMS}},
+		{deleteSums, k.rows, []kind{byKey, byOthers}, []int64{quarterMS}},
 		{deleteSums, k.rollups, append([]kind{byOthers}, singles...), []int64{hourMS, dayMS, blockMS}},
 		{deleteSums, k.rollups, pairs, []int64{dayMS, blockMS}},
 	} {

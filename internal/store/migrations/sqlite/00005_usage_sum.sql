@@ -60,12 +60,20 @@ FROM usage_sum
 WHERE width = 86400000
 GROUP BY kind, 3, model, endpoint, backend, outcome, key;
 
--- Minutes of the last two days and quarters of hours of each name alone, from the rows.
+-- Of all time, which is kept for ever: width 0.
+INSERT INTO usage_sum
+SELECT kind, 0, 0, model, endpoint, backend, outcome, key, SUM(count), SUM(timed), SUM(total_ms),
+    SUM(first_bytes), SUM(ttfb_ms), SUM(prompt_tokens), SUM(completion_tokens), SUM(estimated), SUM(slot_ms), SUM(bytes_in), SUM(bytes_out), MAX(last_at)
+FROM usage_sum
+WHERE kind IN (1, 3, 5, 9, 17) AND width = 1382400000
+GROUP BY kind, model, endpoint, backend, outcome, key;
+
+-- Minutes of the last two days and quarters of hours, of the key alone and of everything but the key, from the rows.
 INSERT INTO usage_sum
 SELECT k.kind, w.width, at - at % w.width, IIF(k.kind & 2, model, ''), IIF(k.kind & 4, endpoint, ''), IIF(k.kind & 8, backend, ''),
     IIF(k.kind & 16, outcome, ''), IIF(k.kind & 1, key, ''), COUNT(*), COUNT(CASE WHEN total_ms > 0 THEN 1 END), SUM(total_ms), COUNT(ttfb_ms),
     COALESCE(SUM(ttfb_ms), 0.0), SUM(prompt_tokens), SUM(completion_tokens), SUM(estimated), SUM(slot_ms), SUM(bytes_in), SUM(bytes_out), MAX(at)
-FROM (SELECT 1 AS kind UNION ALL SELECT 2 UNION ALL SELECT 4 UNION ALL SELECT 8 UNION ALL SELECT 16) AS k
+FROM (SELECT 1 AS kind UNION ALL SELECT 30) AS k
     CROSS JOIN (SELECT 60000 AS width, (SELECT MAX(at) FROM requests) - 172800000 AS since UNION ALL SELECT 900000, 0) AS w
     CROSS JOIN requests
 WHERE at >= since - since % 3600000
@@ -80,6 +88,7 @@ CREATE TABLE kept (
 INSERT INTO kept VALUES ('rows', 0), ('rollups', 0),
     ('minutes', (SELECT COALESCE(MAX(at) - 172800000 - (MAX(at) - 172800000) % 3600000, 0) FROM requests));
 
--- The counts of minutes and hours are in usage_sum now.
+-- What these counted is in usage_sum now.
+DROP TABLE usage_total;
 DROP TABLE usage_minute;
 DROP TABLE usage_hour;
