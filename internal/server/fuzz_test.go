@@ -215,7 +215,7 @@ func (z *fuzzed) converse(t *testing.T, address string, raw []byte) string {
 	_ = c.(*net.TCPConn).CloseWrite()
 	deadline(ending)
 	_, err = io.Copy(&said, c)
-	if late := (net.Error)(nil); errors.As(err, &late) && late.Timeout() {
+	if late := net.Error(nil); errors.As(err, &late) && late.Timeout() {
 		t.Fatalf("the connection of %q does not end", raw)
 	}
 	return said.String()

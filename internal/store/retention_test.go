@@ -59,7 +59,7 @@ func TestRetention(t *testing.T) {
 		fmt.Sprint("requests WHERE at < ", rowsSince): 0,
 		"requests": 2 * 31,
 		"tallies":  1,
-		fmt.Sprint("usage_sum WHERE width > 0 AND start < ", sumsSince):                                         0,
+		fmt.Sprint("usage_sum WHERE width > 0 AND start < ", sumsSince):                           0,
 		fmt.Sprint("usage_period WHERE start < ", sumsSince):                                      0,
 		fmt.Sprint("usage_period WHERE width = 3600000 AND start < ", rowsSince):                  0,
 		fmt.Sprint("usage_sum WHERE width = 900000 AND start < ", rowsSince):                      0,
