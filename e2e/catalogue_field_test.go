@@ -122,6 +122,8 @@ func policyRows(t *testing.T, g *gate) []row {
 		most("B63 numbers: max_completion_tokens above the key's", "/v1/chat/completions", `,"max_completion_tokens":1000000`, "max_tokens=100", `"max_tokens":100`),
 		most("B63 numbers: num_predict above the key's", "/api/chat", `,"options":{"num_predict":-2}`, "num_predict=100", `"num_predict":100`),
 		most("B63 numbers: max_output_tokens above the key's", "/v1/responses", `,"max_output_tokens":101`, "max_output_tokens=100", `"max_output_tokens":100`),
+		{name: "B63 numbers: num_predict beyond all integers", send: g.post("/api/chat", `{"model":"tiny","messages":[],"options":{"num_predict":1e30}}`), want: 400, says: "num_predict"},
+		{name: "B63 numbers: n", send: g.post("/v1/chat/completions", `{"model":"tiny","messages":[],"max_tokens":5,"n":1000000}`), want: 200, ollama: reached("/v1/chat/completions"), why: "`n` passes: Ollama knows none and answers once"},
 		{name: "B63 numbers: num_ctx as text", send: g.post("/api/chat", `{"model":"tiny","messages":[],"options":{"num_ctx":"1"}}`), want: 400, says: "num_ctx"},
 		{name: "B63 numbers: max_tokens as text", send: g.post("/v1/messages", `{"model":"tiny","messages":[],"max_tokens":"9"}`), want: 400, says: "max_tokens"},
 		{name: "B64 _debug_render_only: chat", send: g.post("/api/chat", `{"model":"tiny","messages":[],"_debug_render_only":true}`), want: 403, says: "_debug_render_only"},

@@ -75,11 +75,11 @@ type stage struct{ real, modern, gone place }
 func setStage(t *testing.T) *stage {
 	real := serve(t)
 	fake := ollamatest.Start(t)
-	fake.Models("tiny:latest", "llama2:latest", "dies:latest", "stops:latest")
+	fake.Models("tiny:latest", "llama2:latest", "dies:latest", "stops:latest", "begins:latest", "nearly:latest", "silent:latest")
 	for _, path := range []string{"/api/chat", "/api/generate", "/api/embed", "/api/embeddings", "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages"} {
 		fake.Handle("POST", path, mortal)
 	}
-	modern := start(t, t.TempDir(), fake.URL, nil)
+	modern := start(t, t.TempDir(), fake.URL, nil, "UPSTREAM_IDLE_TIMEOUT=3s")
 	lost := ollamatest.Start(t)
 	gone := start(t, t.TempDir(), lost.URL, nil)
 	st := &stage{real: real.place(t), modern: modern.place(t), gone: gone.place(t)}
@@ -87,8 +87,9 @@ func setStage(t *testing.T) *stage {
 	return st
 }
 
-// mortal is an Ollama that breaks off where the model is called "dies", and ends its streams without their last record
-// where it is called "stops".
+// mortal is an Ollama that breaks off where the model is called "dies", within the first record of a stream where it is called "begins"
+// and just before the last one where it is called "nearly"; ends its streams without their last record where it is called
+// "stops", and falls silent within them where it is called "silent".
 func mortal(r *ollamatest.Request) ollamatest.Answer {
 	var body struct {
 		Model, Prompt string
@@ -112,6 +113,16 @@ func mortal(r *ollamatest.Request) ollamatest.Answer {
 		a.Fault, a.FaultAt = ollamatest.Close, ollamatest.AfterHeader
 	case body.Model == "stops":
 		a.NoTerminal = true
+	case body.Model == "begins":
+		a.Fault, a.FaultAt = ollamatest.Reset, 200
+	case body.Model == "nearly":
+		a.NoTerminal, a.Fault, a.FaultAt = true, ollamatest.Reset, ollamatest.AtEnd
+	case body.Model == "silent":
+		gate := make(chan struct{}, 8)
+		for range cap(gate) {
+			gate <- struct{}{}
+		}
+		a.Tokens, a.Gate = 9, gate
 	}
 	return a
 }
@@ -142,7 +153,14 @@ const (
 	forAdmins  = "a call for admins with a user's key"
 
 	mayNotUnload = "this key may not unload a model, which others may be using"
+
+	killed = "Ollama is killed in the middle of a stream"
+	nearly = "Ollama is killed just before the end of a stream"
+	silent = "Ollama falls silent in the middle of a stream"
 )
+
+// midStream are the situations in which something must have come before the failure.
+var midStream = []string{killed, nearly, silent}
 
 var situations = []situation{
 	{good, func(a attempt) bool { return !a.is(streamed) && !a.is(refused) }, (*stage).fine, ""},
@@ -181,11 +199,32 @@ var situations = []situation{
 		"this needs an admin key",
 	},
 	{
-		"Ollama is killed in the middle of a stream", func(a attempt) bool { return a.is(streamed) },
+		killed, func(a attempt) bool { return a.is(streamed) },
 		func(s *stage, a attempt) order {
 			return order{Call: a.name, URL: s.modern.url, Key: s.modern.key, Model: "dies"}
 		},
 		"the Ollama server broke off: try again",
+	},
+	{
+		"Ollama is killed within the first record of a stream", func(a attempt) bool { return a.is(streamed) },
+		func(s *stage, a attempt) order {
+			return order{Call: a.name, URL: s.modern.url, Key: s.modern.key, Model: "begins", Patient: true}
+		},
+		"the Ollama server broke off: try again",
+	},
+	{
+		nearly, func(a attempt) bool { return a.is(streamed) },
+		func(s *stage, a attempt) order {
+			return order{Call: a.name, URL: s.modern.url, Key: s.modern.key, Model: "nearly"}
+		},
+		"the Ollama server broke off: try again",
+	},
+	{
+		silent, func(a attempt) bool { return a.is(streamed) },
+		func(s *stage, a attempt) order {
+			return order{Call: a.name, URL: s.modern.url, Key: s.modern.key, Model: "silent", Patient: true}
+		},
+		"the Ollama server fell silent in the middle of its answer: try again",
 	},
 	{
 		"Ollama is killed before it has answered", func(a attempt) bool { return a.is(asks) && !a.is(streamed) && !a.is(refused) && !a.is(own) },
@@ -325,7 +364,7 @@ func (p program) checkFailure(t *testing.T, s situation, a attempt, g got) {
 	if slices.Contains([]string{wrongKey, atLimit, hidden, unknown}, s.name) && g.Ms > sdkPatience {
 		t.Errorf("%s, %s: the user learns it after %d ms", s.name, a.name, g.Ms)
 	}
-	if strings.HasPrefix(s.name, "Ollama is killed in") && g.Text == "" {
-		t.Errorf("%s, %s: nothing came before it was killed, so the case proves nothing", s.name, a.name)
+	if slices.Contains(midStream, s.name) && g.Text == "" {
+		t.Errorf("%s, %s: nothing came before, so the case proves nothing", s.name, a.name)
 	}
 }

@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 )
 
 // patience bounds every wait for a program.
@@ -29,7 +31,7 @@ var (
 )
 
 func TestMain(m *testing.M) {
-	os.Exit(func() int {
+	code := func() int {
 		end, err := setUp()
 		defer end()
 		if err != nil {
@@ -37,7 +39,17 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		return m.Run()
-	}())
+	}()
+	client.CloseIdleConnections()
+	http.DefaultClient.CloseIdleConnections()
+	if code == 0 {
+		// What a test has left running may have been looking at the service of another.
+		if err := goleak.Find(); err != nil {
+			fmt.Fprintln(os.Stderr, "e2e:", err)
+			code = 1
+		}
+	}
+	os.Exit(code)
 }
 
 // setUp builds the service and starts Ollama. What it returns ends what it started, also after an error.

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Every fuzz target with new inputs: fuzz.sh [INPUTS], 1,000,000 each when nothing is said. What fails is kept under
-# testdata/fuzz, and is a test from then on. Nothing but 127.0.0.1 is spoken to.
+# testdata/fuzz, and is a test from then on. From 100,000 on also what "make test" does a part of: every fault of the table of
+# faults, and as many changed requests against the built program. Nothing but 127.0.0.1 is spoken to.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,17 +12,32 @@ case $inputs in '' | *[!0-9]*) echo "fuzz.sh takes a number of inputs, not \"$in
 failed=()
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-while IFS=: read -r file target; do
-  start=$SECONDS
-  printf '%-26s ' "$target"
-  # Minimising an input that is only new, not wrong, may take a minute in which nothing else runs.
-  if (cd "$(dirname "$file")" && go test -run '^$' -fuzz "^$target\$" -fuzztime "${inputs}x" -fuzzminimizetime 5x .) >"$log" 2>&1; then
-    echo "$inputs inputs, nothing wrong ($((SECONDS - start)) s)"
+
+# try NAME FIGURES COMMAND...: runs it, and says what its output has of FIGURES, a pattern.
+try() {
+  local name=$1 figures=$2 start=$SECONDS
+  shift 2
+  printf '%-32s ' "$name"
+  if "$@" >"$log" 2>&1; then
+    echo "nothing wrong ($((SECONDS - start)) s) $(grep -o "$figures" "$log" | tail -n 1)"
   else
     echo "FAILED"
     sed 's/^/    /' "$log"
-    failed+=("$target")
+    failed+=("$name")
   fi
+}
+
+# Minimising an input that is only new, not wrong, may take a minute in which nothing else runs.
+target() { cd "$1" && go test -run '^$' -fuzz "^$2\$" -fuzztime "${inputs}x" -fuzzminimizetime 5x .; }
+
+while IFS=: read -r file name; do
+  try "$name" 'execs: [0-9]*' bash -c "$(declare -f target); inputs=$inputs; target '$(dirname "$file")' $name"
 done < <(git ls-files '*_test.go' | xargs grep -o '^func Fuzz[A-Za-z]*' | sed 's/func //')
+
+if [ "$inputs" -ge 100000 ]; then
+  FAULTS=all try TestAnswerThatBreaksAtEveryByte '[0-9]* faults.*' \
+    go test -count=1 -timeout 60m -v -run '^TestAnswerThatBreaksAtEveryByte$' ./internal/server
+  try TestChangedRequests '[0-9]* requests,.*' go test -count=1 -timeout 60m -v -run '^TestChangedRequests$' ./e2e -mutations "$inputs"
+fi
 
 [ ${#failed[@]} -eq 0 ] || { echo "Failed: ${failed[*]}" >&2; exit 1; }

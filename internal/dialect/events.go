@@ -84,7 +84,7 @@ func (m *Meter) finishNamed(rec []byte) {
 		m.Usage = m.kind.usage(&o)
 		m.finished = true
 	case "message_stop":
-		m.Complete = m.finished
+		m.Complete = m.finished && !m.broken
 	case "error":
 		m.Failed = true
 	}

@@ -3,13 +3,20 @@ package dialect
 import (
 	"bytes"
 	"errors"
+
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // maxRecord bounds one record of a stream: Ollama's runner sends at most 8 MB, and its command line refuses longer lines.
 const maxRecord = 8 << 20
 
-// ErrRecordTooLong says that upstream sent a line that no client of Ollama could read.
-var ErrRecordTooLong = errors.New("a record of the stream is longer than 8 MiB")
+// What Feed may find wrong with a stream, in the words for a client.
+var (
+	// ErrRecordTooLong is a line that no client of Ollama could read.
+	ErrRecordTooLong = errors.New("the Ollama server sent a record too long to pass on")
+	// ErrRecordBroken is a record that is no JSON object.
+	ErrRecordBroken = errors.New("the Ollama server sent a record that is no JSON: try again")
+)
 
 // Meter reads one streamed answer as it passes: where its records end, what it used, and whether it is whole. From the first
 // record of the end on, everything is held back until Finish, so that the books are written before the client can know.
@@ -37,6 +44,7 @@ type Meter struct {
 	// Failed says that upstream itself sent an error record.
 	Failed   bool
 	finished bool // a finish chunk came
+	broken   bool // a record is no JSON
 }
 
 // NewMeter meters a stream of the kind. sse says how its records are framed; strip takes usage out again, and echo is the
@@ -45,8 +53,8 @@ func NewMeter(kind Kind, sse, strip bool, echo string) *Meter {
 	return &Meter{kind: kind, sse: sse, strip: strip && sse, echo: echo}
 }
 
-// Feed takes bytes as they come from upstream and returns what may go to the client now: whole records only. The slice is
-// valid until the next call, and may be p itself.
+// Feed takes bytes as they come from upstream and returns what may go to the client now: whole records only, also those before
+// the one that an error is about. The slice is valid until the next call, and may be p itself.
 func (m *Meter) Feed(p []byte) ([]byte, error) {
 	if m.holding {
 		return nil, m.hold(p)
@@ -60,13 +68,16 @@ func (m *Meter) Feed(p []byte) ([]byte, error) {
 		src = m.buf
 	}
 	done, pass := m.records(src)
+	if m.broken {
+		return pass, ErrRecordBroken
+	}
 	rest := src[done:]
 	if m.holding {
 		m.held = append(m.held, rest...)
 		rest = nil
 	}
 	if len(rest) > maxRecord {
-		return nil, ErrRecordTooLong
+		return pass, ErrRecordTooLong
 	}
 	m.scanned = len(rest)
 	if joined {
@@ -127,6 +138,12 @@ func (m *Meter) records(src []byte) (done int, pass []byte) {
 			}
 			return end, pass
 		}
+		if m.broken {
+			if edited {
+				return at, out
+			}
+			return at, src[:at]
+		}
 		m.Events++
 		if other, changed := m.rewrite(rec); changed {
 			if !edited {
@@ -177,15 +194,34 @@ var (
 	notFinished  = []byte(`"finish_reason":null}]}`)
 	usageMember  = []byte(`"usage":{`)
 	dataPrefix   = []byte("data:")
+	doneData     = []byte("[DONE]")
 	statusPrefix = []byte(`{"status":`)
 	success      = []byte(`{"status":"success"}`)
 )
+
+// Valid says whether an answer is one JSON value. Names that stand there twice and bytes that are no UTF-8 are not ours to judge.
+func Valid(answer []byte) bool {
+	return jsontext.Value(answer).IsValid(jsontext.AllowInvalidUTF8(true), jsontext.AllowDuplicateNames(true))
+}
+
+// whole says whether a record is a JSON object, and notes if it is none.
+func (m *Meter) whole(rec []byte) bool {
+	rec = bytes.TrimSpace(rec)
+	if len(rec) == 0 || rec[0] == '{' && Valid(rec) {
+		return true
+	}
+	m.broken = true
+	return false
+}
 
 // read looks at one whole record and says whether the end of the stream begins with it. The common record is told by its last
 // bytes: they close the record itself, so nothing that a model or a tool wrote can look like them.
 func (m *Meter) read(rec []byte) bool {
 	if m.sse {
 		return m.readEvent(rec)
+	}
+	if !m.whole(rec) {
+		return false
 	}
 	if m.kind == Transfer || m.kind == Create {
 		return m.readProgress(rec)
@@ -226,18 +262,22 @@ func (m *Meter) readProgress(rec []byte) bool {
 }
 
 func (m *Meter) readEvent(rec []byte) bool {
-	if m.kind == OpenAIResponses || m.kind == AnthropicMessages {
-		return m.readNamed(rec)
-	}
 	data, ok := eventData(rec)
 	if !ok {
 		return false
+	}
+	done := bytes.Equal(data, doneData)
+	if !done && !m.whole(data) {
+		return false
+	}
+	if m.kind == OpenAIResponses || m.kind == AnthropicMessages {
+		return m.readNamed(rec)
 	}
 	if m.kind == OpenAIChat && bytes.HasSuffix(data, notFinished) {
 		m.Records++
 		return false
 	}
-	if bytes.Equal(data, []byte("[DONE]")) {
+	if done {
 		// The end without a finish chunk is the end all the same, but not a whole answer.
 		return true
 	}
@@ -309,6 +349,10 @@ func (m *Meter) Finish() []byte {
 		}
 		out = append(out, rec...)
 	}
+	if m.sse && m.Complete && !bytes.HasSuffix(out, []byte("\n\n")) && !bytes.HasSuffix(out, []byte("\n\r\n")) {
+		// Upstream broke off within the blank line, which says nothing; but without it a client drops the event before it.
+		out = append(bytes.TrimRight(out, "\r\n"), "\n\n"...)
+	}
 	return out
 }
 
@@ -322,9 +366,11 @@ func (m *Meter) finishEvent(rec []byte) {
 	if !ok {
 		return
 	}
-	if bytes.Equal(data, []byte("[DONE]")) {
-		m.Complete = m.finished
-	} else if o, ok := answer(data); ok {
+	if bytes.Equal(data, doneData) {
+		m.Complete = m.finished && !m.broken
+		return
+	}
+	if o, ok := answer(data); m.whole(data) && ok {
 		m.note(&o)
 	}
 }

@@ -3,6 +3,7 @@ package dialect
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -209,6 +210,66 @@ func TestMeterIsNotFooled(t *testing.T) {
 	m = NewMeter(Chat, false, false, "")
 	if pass, _ := m.Feed([]byte(`{"error":"it broke"}` + "\n")); len(pass) == 0 || !m.Failed {
 		t.Error("upstream's own error record was not seen")
+	}
+}
+
+// What is no JSON object never passes, whether or not it ends like one; what came before it does.
+func TestMeterRefusesBrokenRecords(t *testing.T) {
+	const good = `{"model":"tiny","message":{"content":" a"},"done":false}`
+	const event = `{"choices":[{"index":0,"delta":{"content":" a"},"finish_reason":null}]}`
+	for _, broken := range []string{
+		`{"model":"tiny","crea` + good, `<html>`, `null`, `[1]`, `{"a":1} {"b":2}`, `{"a":1}x`, `{"a":}`, `"a` + good, good[:len(good)-3],
+		`{"choices":[{"finish_reason":null}]},"x":[{"finish_reason":null}]}`,
+	} {
+		for _, c := range []struct {
+			kind   Kind
+			before string
+			record string
+		}{
+			{Chat, good + "\n", broken + "\n"},
+			{Transfer, `{"status":"pulling"}` + "\n", broken + "\n"},
+			{OpenAIChat, "data: " + event + "\n\n", "data: " + broken + "\n\n"},
+			{AnthropicMessages, "event: ping\ndata: {}\n\n", "event: ping\ndata: " + broken + "\n\n"},
+		} {
+			for size := 1; size <= len(c.before)+len(c.record); size++ {
+				m := NewMeter(c.kind, c.kind.Family() != Native, false, "")
+				var passed []byte
+				var err error
+				for rest := []byte(c.before + c.record); len(rest) > 0 && err == nil; rest = rest[min(size, len(rest)):] {
+					var pass []byte
+					pass, err = m.Feed(rest[:min(size, len(rest))])
+					passed = append(passed, pass...)
+				}
+				if !errors.Is(err, ErrRecordBroken) || string(passed) != c.before {
+					t.Fatalf("%q in pieces of %d: %v, passed %q", c.record, size, err, passed)
+				}
+			}
+		}
+	}
+	// In what is held back it keeps the answer from being whole.
+	m := NewMeter(OpenAIChat, true, false, "")
+	finish := "data: " + strings.Replace(event, "null", `"stop"`, 1) + "\n\n"
+	if _, err := m.Feed([]byte(finish + "data: {\"usage\":\n\ndata: {}\n\ndata: [DONE]\n\n")); err != nil {
+		t.Fatal(err)
+	}
+	if m.Finish(); m.Complete {
+		t.Error("an answer with a broken end is whole")
+	}
+}
+
+// The end is whole when its data is: the blank line that a client needs behind it is made up.
+func TestMeterMendsTheLastBlankLine(t *testing.T) {
+	for name, kind := range map[string]Kind{"v1-chat-stream": OpenAIChat, "v1-completions-stream": OpenAICompletions, "v1-messages-stream": AnthropicMessages} {
+		body := recording(t, name)
+		cut := bytes.TrimRight(body, "\n")
+		if kind == AnthropicMessages {
+			cut = append(cut, '\n') // the end of its data is told by the end of the line
+		}
+		m := NewMeter(kind, true, false, "")
+		pass, err := m.Feed(cut)
+		if got := string(pass) + string(m.Finish()); err != nil || !m.Complete || got != string(body) {
+			t.Errorf("%s: %v, complete %v, ends %q", name, err, m.Complete, got[len(got)-20:])
+		}
 	}
 }
 

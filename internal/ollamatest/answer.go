@@ -39,7 +39,7 @@ type Answer struct {
 	UntilClose    bool     // neither length nor chunks: the end of the connection is the end of the body
 	CloseAfter    bool     // whole answer with "Connection: close", then close
 	Fault         Fault
-	FaultAt       int // bytes of the answer, status line included, that go out before Fault; or AfterHeader
+	FaultAt       int // bytes of the answer, status line included, that go out before Fault; or AfterHeader, or AtEnd
 }
 
 // Fault is how an answer is broken off.
@@ -53,13 +53,17 @@ const (
 	Hang
 )
 
-// AfterHeader as FaultAt lets the status line and the header out and nothing of the body.
-const AfterHeader = -1
+// AfterHeader as FaultAt lets the status line and the header out and nothing of the body; AtEnd lets all chunks out and not the end
+// of them.
+const (
+	AfterHeader = -1
+	AtEnd       = -2
+)
 
 // write sends the answer and says whether the connection can be used again.
 func (s *Server) write(c net.Conn, r *Request, a Answer) bool {
 	w := &wire{server: s, conn: c, request: r, left: -1}
-	if a.Fault != NoFault && a.FaultAt != AfterHeader {
+	if a.Fault != NoFault && a.FaultAt >= 0 {
 		w.left = a.FaultAt
 	}
 	whole := w.wait(a.HeaderGate) && w.all(&a)
@@ -117,6 +121,9 @@ func (w *wire) all(a *Answer) bool {
 		if !w.wait(a.Gate) || !w.chunk(chunk, a.Split, chunked) {
 			return false
 		}
+	}
+	if a.Fault != NoFault && a.FaultAt == AtEnd {
+		return false
 	}
 	return !chunked || w.send("0\r\n\r\n")
 }

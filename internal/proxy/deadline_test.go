@@ -78,6 +78,10 @@ func TestDeadlines(t *testing.T) {
 			code: api.CodeUpstreamTimeout, atLeast: time.Minute, atMost: time.Minute,
 		},
 		{
+			name: "half a line of a header", firstByte: time.Minute, upstream: []any{30 * time.Second, "HTTP/1.1 200 OK\r\nContent-Le"},
+			code: api.CodeUpstreamTimeout, atLeast: time.Minute, atMost: time.Minute,
+		},
+		{
 			name: "silence in the body", firstByte: time.Minute, idle: 5 * time.Minute, deadline: time.Hour, upstream: []any{streamHead, chunk(line)},
 			code: api.CodeUpstreamTimeout, atLeast: 5 * time.Minute, atMost: 5*time.Minute + 2*deadlineGrain, lines: 1,
 		},
@@ -227,7 +231,7 @@ func TestUploadDeadlines(t *testing.T) {
 				}
 				switch {
 				case c.code != "":
-					wantCode(t, failure(t.Context(), err), c.code)
+					wantCode(t, failure(t.Context(), err, noAnswer, time.Time{}), c.code)
 				case err != nil || resp.Status != 201:
 					t.Errorf("%v, %v", resp, err)
 				}

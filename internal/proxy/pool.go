@@ -27,6 +27,7 @@ type conn struct {
 	used   bool      // it carried a request before this one
 	since  time.Time // when it was given back
 	got    int64     // bytes read since the request began
+	err    error     // of the last read
 	budget int64     // bytes that may still be read of a header; negative: unbounded
 	closed atomic.Bool
 
@@ -91,6 +92,7 @@ func (c *conn) Read(p []byte) (int, error) {
 		p = p[:min(int64(len(p)), c.budget)]
 	}
 	n, err := c.Conn.Read(p)
+	c.err = err
 	c.got += int64(n)
 	if c.budget >= 0 {
 		c.budget -= int64(n)

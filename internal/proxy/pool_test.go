@@ -130,6 +130,28 @@ func TestStaleConnectionIsRetriedOnce(t *testing.T) {
 	}
 }
 
+// What changes the server is never sent on a connection that may be stale, so it never needs to be sent again.
+func TestOnceIsOnce(t *testing.T) {
+	srv, u := fake(t)
+	for n := range 3 {
+		fetch(t, u, chatRequest()) // leaves a connection in the pool
+		r := &Request{Method: "POST", Path: "/api/copy", Body: []byte("{}"), Once: true}
+		srv.Script("POST", "/api/copy", ollamatest.Answer{Fault: ollamatest.Close})
+		if n == 2 {
+			srv.Script("POST", "/api/copy", ollamatest.Answer{Body: "{}"})
+			if got := fetch(t, u, r); got != "200 {}" {
+				t.Errorf("got %q", got)
+			}
+			continue
+		}
+		_, err := u.Do(t.Context(), r)
+		wantCode(t, err, api.CodeUpstreamError)
+	}
+	if n := len(srv.RequestsTo("POST", "/api/copy")); n != 3 {
+		t.Errorf("three requests were sent %d times", n)
+	}
+}
+
 func TestFreshConnectionIsNotRetried(t *testing.T) {
 	srv, u := fake(t)
 	srv.Script("POST", "/api/chat", ollamatest.Answer{Fault: ollamatest.Close})

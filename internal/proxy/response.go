@@ -70,7 +70,7 @@ func (r *Response) Read(p []byte) (int, error) {
 		r.ended = true
 		return n, io.EOF
 	}
-	return n, failure(r.ctx, err)
+	return n, failure(r.ctx, err, silence, r.conn.end)
 }
 
 // Head reads up to limit bytes of the body and says whether that is all of it. If not, body has one byte more than limit.
@@ -108,10 +108,7 @@ func (r *Response) Stream(w http.ResponseWriter, m *dialect.Meter) (sent int64, 
 	for {
 		n, readErr := r.Read(*pooled)
 		if n > 0 {
-			pass, err := m.Feed((*pooled)[:n])
-			if err != nil {
-				return sent, api.Wrap(api.CodeUpstreamError, err, "the Ollama server sent a record too long to pass on")
-			}
+			pass, unreadable := m.Feed((*pooled)[:n])
 			if len(pass) > 0 {
 				wrote, err := w.Write(pass)
 				sent += int64(wrote)
@@ -121,6 +118,9 @@ func (r *Response) Stream(w http.ResponseWriter, m *dialect.Meter) (sent int64, 
 				if err != nil {
 					return sent, api.Wrap(api.CodeClientGone, err, "the client went away")
 				}
+			}
+			if unreadable != nil {
+				return sent, api.Errorf(api.CodeUpstreamError, "%s", unreadable)
 			}
 		}
 		switch {
@@ -147,7 +147,7 @@ func (r *Response) drain(m *dialect.Meter, buf []byte) error {
 	for range 4 {
 		n, readErr := r.Read(buf)
 		if _, err := m.Feed(buf[:n]); err != nil {
-			return api.Wrap(api.CodeUpstreamError, err, "the Ollama server sent a record too long to pass on")
+			return api.Errorf(api.CodeUpstreamError, "%s", err)
 		}
 		if readErr != nil {
 			return nil

@@ -60,21 +60,23 @@ type Request struct {
 	// Upload is a body that is not buffered (blobs), UploadLength its length or -1. It excludes Body and every retry.
 	Upload       io.Reader
 	UploadLength int64
+	// Once keeps it from being sent again where a first try may have arrived: it changes the server.
+	Once bool
 	// FirstByte bounds the wait for the answer's header, Idle each silence after it (0: none), Deadline the whole.
 	FirstByte, Idle time.Duration
 	Deadline        time.Time
 }
 
 // Do sends a request and returns when the answer's header is there. A pooled connection that turns out to be dead before any
-// byte of an answer is replaced once. Errors: CodeNoBackend where no connection could be made, CodeUpstreamTimeout,
+// byte of an answer is replaced once, unless the request is to be sent once alone. Errors: CodeNoBackend where no connection could be made, CodeUpstreamTimeout,
 // CodeClientGone where ctx ended or the client broke its upload off, what Upload itself returns if that is an *api.Error, else
 // CodeUpstreamError.
 func (u *Upstream) Do(ctx context.Context, r *Request) (*Response, error) {
 	if err := ctx.Err(); err != nil {
-		return nil, failure(ctx, err)
+		return nil, failure(ctx, err, noAnswer, r.Deadline)
 	}
 	var c *conn
-	if r.Upload == nil { // an upload cannot be sent twice, so it gets no connection that may be stale
+	if r.Upload == nil && !r.Once { // what cannot be sent twice gets no connection that may be stale
 		c = u.take()
 	}
 	for tried := false; ; tried = true {
@@ -82,7 +84,7 @@ func (u *Upstream) Do(ctx context.Context, r *Request) (*Response, error) {
 			var err error
 			if c, err = u.dial(ctx); err != nil {
 				if ctx.Err() != nil || tried { // the first try may have reached it
-					return nil, failure(ctx, err)
+					return nil, failure(ctx, err, noAnswer, r.Deadline)
 				}
 				return nil, api.Wrap(api.CodeNoBackend, err, "the Ollama server cannot be reached: try again soon, or ask who runs it")
 			}
@@ -94,14 +96,21 @@ func (u *Upstream) Do(ctx context.Context, r *Request) (*Response, error) {
 		stale := c.used && c.got == 0 && ctx.Err() == nil && !errors.Is(err, os.ErrDeadlineExceeded)
 		c.shut()
 		if !stale {
-			return nil, failure(ctx, err)
+			return nil, failure(ctx, err, noAnswer, r.Deadline)
 		}
 		c = nil
 	}
 }
 
-// failure names what ended an exchange with the upstream.
-func failure(ctx context.Context, err error) *api.Error {
+// What a client reads of a time that is over.
+const (
+	noAnswer = "the Ollama server did not answer in time: it may be loading a model; try again"
+	silence  = "the Ollama server fell silent in the middle of its answer: try again"
+	tooLong  = "the request took longer than it may (MAX_REQUEST_TIME): ask for a shorter answer"
+)
+
+// failure names what ended an exchange with the upstream. late is what a time that is over means, unless that was end's.
+func failure(ctx context.Context, err error, late string, end time.Time) *api.Error {
 	var named *api.Error
 	switch {
 	case ctx.Err() != nil:
@@ -109,7 +118,10 @@ func failure(ctx context.Context, err error) *api.Error {
 	case errors.As(err, &named):
 		return named
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return api.Wrap(api.CodeUpstreamTimeout, err, "the Ollama server did not answer in time: it may be loading a model; try again")
+		if !end.IsZero() && !time.Now().Before(end) {
+			late = tooLong
+		}
+		return api.Wrap(api.CodeUpstreamTimeout, err, late)
 	default:
 		return api.Wrap(api.CodeUpstreamError, err, "the Ollama server broke off: try again")
 	}
@@ -148,7 +160,10 @@ func readHeader(c *conn, method string) (*http.Response, error) {
 	for range maxInformal + 1 {
 		resp, err := http.ReadResponse(c.br, &http.Request{Method: method})
 		if err != nil {
-			if errors.Is(err, io.EOF) {
+			switch {
+			case errors.Is(c.err, os.ErrDeadlineExceeded):
+				err = c.err // a line that was cut by it is taken for a malformed one
+			case errors.Is(err, io.EOF):
 				err = io.ErrUnexpectedEOF
 			}
 			return nil, err

@@ -2,13 +2,17 @@ package server_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"path/filepath"
 	"strings"
@@ -37,6 +41,7 @@ type bed struct {
 	ollama  *ollamatest.Server
 	server  *server.Server
 	backend *backend.Backend
+	sched   *sched.Scheduler
 	store   *store.Store
 	books   *usage.Books
 	auth    *auth.Authenticator
@@ -66,6 +71,8 @@ func (s *syncBuffer) String() string {
 type setup struct {
 	slots    int
 	maxQueue int
+	maxWait  time.Duration // in the queue; 0 is a minute
+	http2    bool          // behind TLS, which is where clients speak it
 	change   func(*server.Options)
 }
 
@@ -100,12 +107,14 @@ func start(t testing.TB, with setup) *bed {
 	if queue == 0 {
 		queue = 1024
 	}
+	wait := cmp.Or(with.maxWait, time.Minute)
 	be := backend.New("gpu1", base, slots, "", "")
 	be.Probe(ctx)
 	b.backend = be
+	b.sched = sched.New(be, queue, wait)
 	o := server.Options{
 		Store: b.store, Auth: b.auth, Secret: b.secret, Random: rand.Reader, Limits: limit.NewMemory(time.Now),
-		Sched: sched.New(be, queue, time.Minute), Backend: be, Upstream: proxy.NewUpstream(base, "", ""), Books: b.books, Log: log, Version: "test",
+		Sched: b.sched, Backend: be, Upstream: proxy.NewUpstream(base, "", ""), Books: b.books, Log: log, Version: "test",
 		Throttle:      auth.NewThrottle(0, time.Now),
 		DefaultLimits: map[api.Role]int64{api.RoleAdmin: 1000, api.RoleUser: 100}, StaticAdmin: true,
 		MaxBody: 1 << 20, MaxRequestTime: time.Minute, FirstByte: 30 * time.Second, Idle: 30 * time.Second,
@@ -113,15 +122,24 @@ func start(t testing.TB, with setup) *bed {
 	if with.change != nil {
 		with.change(&o)
 	}
+	var trust *tls.Config
+	if with.http2 {
+		o.TLS, trust = testTLS()
+	}
 	s := server.New(o)
 	b.server = s
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(err)
 	run, cancel := context.WithCancel(context.Background())
+	transport := &http.Transport{MaxIdleConnsPerHost: 600}
+	b.url = "http://" + l.Addr().String()
+	if with.http2 {
+		transport.TLSClientConfig, transport.ForceAttemptHTTP2 = trust, true
+		b.url = "https://" + l.Addr().String()
+	}
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(run, l, 2*time.Second) }()
-	b.url = "http://" + l.Addr().String()
-	b.client = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 600}, Timeout: 30 * time.Second}
+	b.client = &http.Client{Transport: transport, Timeout: 30 * time.Second}
 	b.stop = sync.OnceFunc(func() {
 		b.client.CloseIdleConnections()
 		cancel()
@@ -135,6 +153,15 @@ func start(t testing.TB, with setup) *bed {
 		must(b.store.Close())
 	})
 	return b
+}
+
+// testTLS is the TLS of a server on 127.0.0.1, and that of its clients.
+func testTLS() (serve, trust *tls.Config) {
+	donor := httptest.NewTLSServer(nil)
+	defer donor.Close()
+	roots := x509.NewCertPool()
+	roots.AddCert(donor.Certificate())
+	return &tls.Config{Certificates: donor.TLS.Certificates, MinVersion: tls.VersionTLS12}, &tls.Config{RootCAs: roots}
 }
 
 // reply is an answer, read whole.

@@ -65,6 +65,7 @@ func (x *exchange) fail(err error) {
 	}
 	body := x.errorBody(e)
 	h := x.Header()
+	h.Del("X-Accel-Buffering") // of the answer that did not come
 	h.Set("Content-Type", "application/json")
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	x.retryHeaders(e)

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net"
@@ -36,6 +37,7 @@ type exchange struct {
 	key     *api.Key
 	record  *api.Record // set from the admission on
 	status  int         // as sent; 0 before the header
+	planned int         // the status that goes out with the first bytes; 0 is 200
 	bounded time.Time   // when the deadline of writes was last set
 	beat    *heartbeat
 	sent    int64
@@ -119,7 +121,7 @@ func (x *exchange) Write(p []byte) (int, error) {
 	x.beat.lock()
 	defer x.beat.unlock()
 	if x.status == 0 {
-		x.commit(http.StatusOK)
+		x.commit(cmp.Or(x.planned, http.StatusOK))
 	}
 	return x.put(p)
 }

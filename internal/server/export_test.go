@@ -8,6 +8,8 @@ import (
 
 var familyNames = map[dialect.Family]string{dialect.Native: "native", dialect.OpenAI: "openai", dialect.Responses: "responses", dialect.Anthropic: "anthropic"}
 
+var LimitAddresses = limitAddresses
+
 // CutAfter bounds how long a client may take nothing of its answer.
 func (s *Server) CutAfter(d time.Duration) { s.writeProgress = d }
 

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"net/http"
 	"sync"
 	"time"
@@ -49,7 +50,7 @@ func (h *heartbeat) beat() {
 	x := h.x
 	if !x.started() {
 		eventHeader(x.Header())
-		x.commit(http.StatusOK)
+		x.commit(cmp.Or(x.planned, http.StatusOK))
 	}
 	// A client that is gone is noticed by the request's own goroutine.
 	if _, err := x.put(beatText); err != nil || x.flush() != nil {

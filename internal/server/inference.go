@@ -61,6 +61,7 @@ func (s *Server) infer(x *exchange) error {
 		return b.failed(err)
 	}
 	defer resp.Close()
+	req.Body = nil // it is sent: a client that is slow to take its answer must not hold it
 	if err := b.begin(resp); err != nil {
 		return err
 	}
@@ -182,12 +183,14 @@ func (x *exchange) deadline() time.Time {
 func (s *Server) upstreamRequest(x *exchange, req *dialect.Request) *proxy.Request {
 	r := &proxy.Request{
 		Method: x.route.method, Path: x.route.upstream, Body: req.Body,
-		Accept: x.r.Header.Get("Accept"), UserAgent: x.r.UserAgent(),
+		Accept: x.passing("Accept"), UserAgent: x.passing("User-Agent"),
 		FirstByte: s.FirstByte, Idle: s.Idle, Deadline: x.deadline(),
 	}
 	if x.route.class == management {
 		// Hashing and downloading are silent for as long as they take.
 		r.FirstByte, r.Idle = 0, 0
+		// A pull or a delete that arrived just as its connection ended may be under way.
+		r.Once = true
 	}
 	if x.route.kind == dialect.None {
 		r.Path += x.param // of its grammar: it needs no encoding
@@ -225,6 +228,8 @@ func (b *booking) begin(resp *proxy.Response) error {
 	b.x.beat.pause()
 	stream, sse := resp.Streams()
 	switch {
+	case compressed(resp):
+		return b.failed(errCompressed)
 	case resp.Status >= 300 && resp.Status < 400:
 		return b.failed(api.Errorf(api.CodeUpstreamError, "the Ollama server redirects: OLLAMA_BASE_URL must name it directly"))
 	case resp.Status == http.StatusUnauthorized:
@@ -237,6 +242,31 @@ func (b *booking) begin(resp *proxy.Response) error {
 		return b.tooLate(resp)
 	}
 	return nil
+}
+
+var (
+	errCompressed = api.Errorf(api.CodeUpstreamError, "the Ollama server answered compressed, which nobody asked for: ask who runs it")
+	errEndedEarly = api.Errorf(api.CodeUpstreamError, "the answer of the Ollama server ended too early: try again")
+)
+
+// compressed says whether an answer comes in a coding: neither its usage nor its end could be read, and no client asked for it.
+func compressed(resp *proxy.Response) bool {
+	coding := resp.Header.Get("Content-Encoding")
+	return coding != "" && !strings.EqualFold(coding, "identity")
+}
+
+// unreadable is the failure for an answer that is no JSON: a proxy in front of Ollama writes such, and Ollama itself where it
+// lacks a route. It is nil for every other answer.
+func unreadable(status int, body []byte) error {
+	switch {
+	case len(body) == 0 || dialect.Valid(body):
+		return nil
+	case status == http.StatusNotFound:
+		return api.Errorf(api.CodeNotFound, "the Ollama server does not know this route: it may be too old")
+	case status == http.StatusRequestEntityTooLarge:
+		return api.Errorf(api.CodeTooLarge, "the body is larger than what stands before the Ollama server takes")
+	}
+	return api.Errorf(api.CodeUpstreamError, "the Ollama server answered %d and no JSON: ask who runs it whether OLLAMA_BASE_URL names an Ollama", status)
 }
 
 // tooLate tells what Ollama answered where a heartbeat has promised a stream: its own sentence, as an event.
@@ -256,7 +286,8 @@ func (b *booking) tooLate(resp *proxy.Response) error {
 	return b.failed(api.Errorf(cmp.Or(code, api.CodeUpstreamError), "%s", sentence))
 }
 
-// header passes what of the upstream's header a client needs.
+// header readies what of the upstream's header a client needs. It goes out with the first bytes behind it: an upstream that dies
+// before those is a failure with a status of its own.
 func (b *booking) header(resp *proxy.Response, length int64) {
 	if b.x.started() {
 		return // a heartbeat came first
@@ -273,7 +304,7 @@ func (b *booking) header(resp *proxy.Response, length int64) {
 	if resp.Status == http.StatusServiceUnavailable {
 		h["Retry-After"] = []string{"5"} // Ollama's own 503 names none
 	}
-	b.x.WriteHeader(resp.Status)
+	b.x.planned = resp.Status
 }
 
 // stream passes a streamed answer piece by piece; its end goes out when it is booked.
@@ -289,7 +320,8 @@ func (b *booking) stream(resp *proxy.Response, m *dialect.Meter) error {
 	b.count(m.Usage, m.Records)
 	switch {
 	case m.Complete:
-		err = nil // all of the answer is here; whether the client stays for the last piece changes nothing
+		// All of the answer is here; whether the client stays for the last piece changes nothing.
+		b.record.Status = cmp.Or(b.x.status, resp.Status)
 	case err != nil:
 		return b.failed(err)
 	case m.Failed && b.x.route.class == management:
@@ -300,7 +332,7 @@ func (b *booking) stream(resp *proxy.Response, m *dialect.Meter) error {
 		b.end(api.OutcomeUpstream, api.CodeUpstreamError)
 		panic(http.ErrAbortHandler) // its own error record has passed: only the break is missing
 	default:
-		return b.failed(api.Errorf(api.CodeUpstreamError, "the answer of the Ollama server ended too early: try again"))
+		return b.failed(errEndedEarly)
 	}
 	b.end(api.OutcomeOK, "")
 	return b.last(rest)
@@ -316,6 +348,12 @@ func (b *booking) whole(resp *proxy.Response) error {
 	outcome, code := b.outcome(resp.Status)
 	b.record.Status = resp.Status
 	if all {
+		if err := unreadable(resp.Status, body); err != nil {
+			return b.failed(err)
+		}
+		if len(body) == 0 && resp.Status == http.StatusOK && b.x.route.class == inference {
+			return b.failed(errEndedEarly)
+		}
 		b.count(b.x.route.kind.WholeUsage(body), 0)
 		if b.req.Alias != "" {
 			body = dialect.EchoModel(body, b.req.Alias)
@@ -363,6 +401,9 @@ func (b *booking) outcome(status int) (api.Outcome, api.Code) {
 // last sends the end of an answer. The row says what upstream delivered: a client that is gone by now changes nothing.
 func (b *booking) last(p []byte) error {
 	if b.x.r.Method == http.MethodHead || len(p) == 0 {
+		if !b.x.started() {
+			b.x.WriteHeader(b.x.planned)
+		}
 		return nil
 	}
 	if _, err := b.x.Write(p); err != nil {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -405,6 +406,10 @@ func TestStopEndsStreamsWithTheirErrorRecord(t *testing.T) {
 	r := <-done
 	if r.err == nil || !strings.Contains(r.body, `{"error":"the gateway is stopping`) {
 		t.Errorf("err %v, body %s", r.err, r.body)
+	}
+	w := httptest.NewRecorder()
+	if b.server.ServeHTTP(w, httptest.NewRequest("GET", "/readyz", nil)); w.Code != 503 {
+		t.Errorf("readiness of a stopped server: %d %s", w.Code, w.Body)
 	}
 	stats, err := b.store.AllStatistics(t.Context(), time.Now())
 	if err != nil || stats.Total.ByOutcome["interrupted"] != 1 || stats.Total.EstimatedRows != 1 {

@@ -133,7 +133,7 @@ func (s *Server) hasBlob(x *exchange) error {
 func (s *Server) ask(x *exchange, method, path string, body []byte) (*proxy.Response, []byte, error) {
 	resp, err := s.Upstream.Do(x.r.Context(), &proxy.Request{
 		Method: method, Path: path, Body: body,
-		Accept: x.r.Header.Get("Accept"), UserAgent: x.r.UserAgent(), FirstByte: metadataTime, Deadline: x.arrived.Add(metadataTime),
+		Accept: x.passing("Accept"), UserAgent: x.passing("User-Agent"), FirstByte: metadataTime, Deadline: x.arrived.Add(metadataTime),
 	})
 	if err != nil {
 		if api.AsError(err).Code == api.CodeNoBackend {
@@ -142,6 +142,9 @@ func (s *Server) ask(x *exchange, method, path string, body []byte) (*proxy.Resp
 		return nil, nil, err
 	}
 	defer resp.Close()
+	if compressed(resp) {
+		return nil, nil, errCompressed
+	}
 	if resp.Status >= 300 && resp.Status < 400 || resp.Status == http.StatusUnauthorized {
 		return nil, nil, api.Errorf(api.CodeUpstreamError, "the Ollama server answered %d where it should not: ask who runs it", resp.Status)
 	}
@@ -151,6 +154,9 @@ func (s *Server) ask(x *exchange, method, path string, body []byte) (*proxy.Resp
 	}
 	if !all {
 		return nil, nil, api.Errorf(api.CodeUpstreamError, "the answer of the Ollama server is too long")
+	}
+	if err := unreadable(resp.Status, answer); err != nil {
+		return nil, nil, err
 	}
 	return resp, answer, nil
 }

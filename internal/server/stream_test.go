@@ -2,7 +2,6 @@ package server_test
 
 import (
 	"bufio"
-	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -133,40 +132,16 @@ func readAll(resp *http.Response) (string, error) {
 	return b.String(), err
 }
 
-// A client that takes nothing of its answer is cut, and the slot and the upstream's connection are free for others.
-func TestClientThatReadsNothingIsCut(t *testing.T) {
-	b := start(t, setup{slots: 1})
-	b.server.CutAfter(50 * time.Millisecond)
-	key := b.user()
-	b.ollama.Script("POST", "/api/chat", ollamatest.Answer{Tokens: 200_000}, ollamatest.Answer{Recording: "chat"})
-	c, err := net.Dial("tcp", strings.TrimPrefix(b.url, "http://"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	body := `{"model":"tiny","messages":[]}`
-	if _, err := c.Write([]byte("POST /api/chat HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + key + "\r\nContent-Length: 30\r\n\r\n" + body)); err != nil {
-		t.Fatal(err)
-	}
-	b.ollama.WaitRequestTo(1, "POST", "/api/chat").WaitClosed()
-	if r := b.do("POST", "/api/chat", key, `{"model":"tiny","stream":false}`); r.status != 200 {
-		t.Errorf("the next: %d %s", r.status, r.body)
-	}
-	if outcomes := b.stats(key)["requests_by_outcome"].(map[string]any); outcomes["client_gone"] != 1.0 || outcomes["ok"] != 1.0 {
-		t.Errorf("outcomes: %v", outcomes)
-	}
-}
-
 // A connection that was silent for longer than a write may take is as good as new: the bound is of the write, not of the time.
 func TestSilenceIsNoSlowClient(t *testing.T) {
 	b := start(t, setup{})
-	b.server.CutAfter(time.Millisecond)
 	key := b.user()
+	b.server.CutAfter(50 * time.Millisecond)
 	gate := make(chan struct{})
 	b.ollama.Script("POST", "/api/chat", ollamatest.Answer{Tokens: 3, Gate: gate})
 	go func() { gate <- struct{}{} }()
 	resp := b.open("/api/chat", key, `{"model":"tiny","messages":[]}`)
-	for from := time.Now(); time.Since(from) < 20*time.Millisecond; {
+	for from := time.Now(); time.Since(from) < 200*time.Millisecond; {
 		b.do("GET", "/healthz", "", "")
 	}
 	close(gate)

@@ -1,0 +1,234 @@
+package e2e
+
+import (
+	"bytes"
+	"flag"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"ollama-api-service/internal/ollamatest"
+)
+
+var mutations = flag.Int("mutations", 10_000, "how many changed requests TestChangedRequests sends")
+
+// statusLines are what answers begin with.
+var statusLines = regexp.MustCompile(`(?m)^HTTP/1\.[01] (\d{3}) `)
+
+const goodBody = `{"model":"tiny","messages":[{"role":"user","content":"x"}],"prompt":"x","input":"x","max_tokens":2}`
+
+// What a user's key may cause upstream.
+var userCalls = map[string]bool{
+	"POST /api/generate": true, "POST /api/chat": true, "POST /api/embed": true, "POST /api/embeddings": true, "POST /api/show": true,
+	"POST /v1/chat/completions": true, "POST /v1/completions": true, "POST /v1/embeddings": true, "POST /v1/responses": true, "POST /v1/messages": true,
+	"GET /api/tags": true, "HEAD /api/tags": true, "GET /api/ps": true, "GET /v1/models": true,
+	"GET /api/version": true, // the service's own probe
+}
+
+// tally is what a run came to.
+type tally struct {
+	sent, forwarded, unauthorised, ownFailures, hung atomic.Int64
+	status                                           [10]atomic.Int64
+}
+
+// The rows of the catalogue, changed at random: nothing panics, the service never fails of its own, nothing reaches Ollama that a
+// user's key may not ask for, and memory does not grow. The seed is printed; a long run is "-args -mutations 1000000".
+func TestChangedRequests(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	g := openGate(t, "LOG_LEVEL=error", "MAX_BODY_BYTES=1MiB")
+	var corpus [][]byte
+	for _, rows := range [][]row{bodyRows(t, g), textRows(g), fieldRows(t, g), pathRows(t, g), framingRows(t, g), headerRows(t, g), credentialRows(t, g)} {
+		for _, r := range rows {
+			if raw := []byte(r.send); len(raw) < 8<<10 && !bytes.Contains(raw, []byte(g.admin)) {
+				corpus = append(corpus, raw)
+			}
+		}
+	}
+	// Rows are bad, most of them: as many good requests beside them.
+	for n := len(corpus); n > 0; {
+		for call := range userCalls {
+			method, path, _ := strings.Cut(call, " ")
+			body := ""
+			if method == http.MethodPost {
+				g.fake.Script(method, path) // a row may have scripted a fault
+				body = goodBody
+			}
+			corpus = append(corpus, []byte(send(call, body, bearer(g.user))))
+			n--
+		}
+	}
+	var sum tally
+	g.fake.Forget()
+	// By the middle the garbage collector has the memory that it works with.
+	g.mutate(t, rand.New(rand.NewPCG(seed, 0)), corpus, *mutations/2, &sum)
+	_, before := g.memory(t)
+	g.mutate(t, rand.New(rand.NewPCG(seed, 1)), corpus, *mutations-*mutations/2, &sum)
+	now, after := g.memory(t)
+	t.Logf("%d requests, %d of them went to Ollama, %d unauthorised, %d failures of the service's own, %d connections that did not end; answers by their first digit: 1xx %d, 2xx %d, 3xx %d, 4xx %d, 5xx %d; memory %d KiB, at most %d KiB more than after the first half",
+		sum.sent.Load(), sum.forwarded.Load(), sum.unauthorised.Load(), sum.ownFailures.Load(), sum.hung.Load(),
+		sum.status[1].Load(), sum.status[2].Load(), sum.status[3].Load(), sum.status[4].Load(), sum.status[5].Load(), now, after-before)
+	if sum.forwarded.Load() == 0 || sum.status[2].Load() == 0 || sum.status[4].Load() == 0 {
+		t.Error("the changed requests are no mixture of good and bad ones")
+	}
+	// serve.go lets the heap fill 64 MiB before it is collected, which a short run has not reached by its middle.
+	if grown := after - before; grown > 64<<10 {
+		t.Errorf("memory grew by %d KiB", grown)
+	}
+	if log := g.stdout.String(); strings.Contains(log, `"msg":"panic"`) {
+		t.Error("a panic")
+	}
+	g.stop(t)
+}
+
+// mutate sends n changed requests over some connections at a time.
+func (g *gate) mutate(t *testing.T, random *rand.Rand, corpus [][]byte, n int, sum *tally) {
+	const clients = 4
+	inputs := make(chan []byte)
+	var all sync.WaitGroup
+	for range clients {
+		all.Go(func() {
+			for raw := range inputs {
+				g.converse(t, raw, sum)
+			}
+		})
+	}
+	for i := range n {
+		inputs <- change(random, corpus)
+		if i%100 == 0 {
+			g.look(t, sum)
+		}
+	}
+	close(inputs)
+	all.Wait()
+	g.look(t, sum)
+}
+
+// look checks what has come to Ollama since it was last called: all of it together would fill the memory of the test.
+func (g *gate) look(t *testing.T, sum *tally) {
+	for _, r := range g.fake.Forget() {
+		if r.Method == http.MethodGet && r.Path == "/api/version" {
+			continue
+		}
+		sum.forwarded.Add(1)
+		if bad := forbidden(r, g.secrets); bad != "" {
+			sum.unauthorised.Add(1)
+			t.Errorf("%s %s: %s", r.Method, redact(r.RequestURI), bad)
+		}
+	}
+}
+
+// forbidden says what of a request upstream was not authorised. The key of the rows may use all models here: which ones
+// pass is what the fuzz targets look at.
+func forbidden(r *ollamatest.Request, secrets []string) string {
+	if !userCalls[r.Method+" "+r.RequestURI] {
+		return "is no call of a user"
+	}
+	for name, values := range r.Header {
+		switch name {
+		case "Content-Type", "Content-Length", "Accept", "User-Agent":
+		default:
+			return "has the header " + name
+		}
+		for _, secret := range secrets {
+			if strings.Contains(strings.Join(values, " "), secret) {
+				return "has a key in its header " + name
+			}
+		}
+	}
+	return ""
+}
+
+// converse sends bytes with a last request behind them, and counts what is answered.
+func (g *gate) converse(t *testing.T, raw []byte, sum *tally) {
+	c, err := net.Dial("tcp", g.address)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer c.Close()
+	sum.sent.Add(1)
+	_, _ = c.Write(append(raw, send("GET /healthz", "", "Connection: close")...)) // a service that has heard enough resets it
+	var said bytes.Buffer
+	// What is no whole request waits for its rest: it gets the end of the connection after a moment.
+	c.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+	if _, err := io.Copy(&said, c); err != nil {
+		_ = c.(*net.TCPConn).CloseWrite()
+		c.SetReadDeadline(time.Now().Add(patience))
+		if _, err := io.Copy(&said, c); err != nil && os.IsTimeout(err) {
+			sum.hung.Add(1)
+			t.Errorf("the connection does not end that began with %q", redact(string(raw[:min(len(raw), 200)])))
+		}
+	}
+	for _, m := range statusLines.FindAllSubmatch(said.Bytes(), -1) {
+		sum.status[m[1][0]-'0'].Add(1)
+		// 501 and 505 are net/http's for what it does not know; the rest of 5xx is nobody's fault but ours here.
+		if status := string(m[1]); status >= "500" && status != "501" && status != "505" {
+			sum.ownFailures.Add(1)
+			t.Errorf("%s to %q: %.300s", status, redact(string(raw[:min(len(raw), 1500)])), redact(said.String()))
+		}
+	}
+}
+
+// pieces are what changes requests into others that mean something.
+var pieces = strings.Split("\r\n|\n|\r\n\r\n|\r| |\t|:|,|;|/|//|..|%2f|%00|\x00|\xff|\"|{|}|[|]|0|-1|99999999999|chunked|Transfer-Encoding: chunked\r\n|Content-Length: 5\r\n|Content-Length: 0\r\n|"+
+	"Connection: keep-alive, Authorization\r\n|Expect: 100-continue\r\n|Upgrade: h2c\r\n|Host: x\r\n|GET |POST |DELETE |HTTP/1.0|HTTP/1.1|HTTP/2.0|/api/delete|/api/pull|/api/tags|/v1/models|"+
+	"\"model\":\"evil\",|\"Model\":\"tiny\",|\"stream\":true,|\"keep_alive\":0,|\"options\":{\"num_predict\":-1},|0\r\n\r\n|5\r\nhello\r\n", "|")
+
+// change makes a request out of one or two of the corpus.
+func change(random *rand.Rand, corpus [][]byte) []byte {
+	raw := bytes.Clone(corpus[random.IntN(len(corpus))])
+	for range random.IntN(4) {
+		at := random.IntN(len(raw) + 1)
+		to := min(len(raw), at+random.IntN(40))
+		switch random.IntN(6) {
+		case 0:
+			raw = append(raw[:at:at], raw[to:]...)
+		case 1:
+			raw = append(append(raw[:at:at], raw[at:to]...), raw[at:]...)
+		case 2, 3:
+			raw = append(append(raw[:at:at], pieces[random.IntN(len(pieces))]...), raw[at:]...)
+		case 4:
+			if at < len(raw) {
+				raw[at] ^= 1 << random.IntN(8)
+			}
+		case 5:
+			other := corpus[random.IntN(len(corpus))]
+			raw = append(raw[:at:at], other[random.IntN(len(other)):]...)
+		}
+	}
+	return raw
+}
+
+// memory is what the service has now and had at most, in KiB.
+func (g *gate) memory(t *testing.T) (now, most int) {
+	t.Helper()
+	status, err := os.ReadFile("/proc/" + strconv.Itoa(g.cmd.Process.Pid) + "/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(status)) {
+		name, value, _ := strings.Cut(line, ":")
+		if name == "VmRSS" || name == "VmHWM" {
+			n, err := strconv.Atoi(strings.Fields(value)[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if name == "VmRSS" {
+				now = n
+			} else {
+				most = n
+			}
+		}
+	}
+	return now, most
+}

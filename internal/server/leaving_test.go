@@ -1,0 +1,254 @@
+package server_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/server"
+)
+
+// versions runs a test once for each version of HTTP.
+func versions(t *testing.T, f func(t *testing.T, http2 bool)) {
+	t.Run("HTTP 1.1", func(t *testing.T) { f(t, false) })
+	t.Run("HTTP 2", func(t *testing.T) { f(t, true) })
+}
+
+// until waits for what happens in another goroutine without telling, and returns how long it took.
+func (b *bed) until(what string, yes func() bool) time.Duration {
+	b.t.Helper()
+	from := time.Now()
+	for !yes() {
+		if time.Since(from) > 15*time.Second {
+			b.t.Fatalf("%s: not within 15 s", what)
+		}
+		<-time.After(time.Millisecond)
+	}
+	return time.Since(from)
+}
+
+// leave starts a request and returns what ends it from the client's side, as closing a window does.
+func (b *bed) leave(path, key, body string, firstBytes bool) (leave func()) {
+	b.t.Helper()
+	ctx, cancel := context.WithCancel(b.t.Context())
+	came, over := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(over)
+		resp, err := b.client.Do(b.request("POST", path, key, body).WithContext(ctx))
+		if err != nil {
+			return
+		}
+		defer resp.Body.Close()
+		if _, err := resp.Body.Read(make([]byte, 10)); err == nil {
+			close(came)
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+	}()
+	if firstBytes {
+		select {
+		case <-came:
+		case <-over:
+			b.t.Error("the answer ended before it had begun")
+		}
+	}
+	return func() { cancel(); <-over }
+}
+
+// A client that leaves frees what it held, wherever its request is: upstream's connection is closed, which is how Ollama stops, and
+// the slot is the next one's. The bounds are far above what was promised: a test machine may be busy. What was measured is logged.
+func TestClientThatLeaves(t *testing.T) {
+	versions(t, func(t *testing.T, http2 bool) {
+		b := start(t, setup{slots: 1, http2: http2})
+		key, _ := b.key(`{"name":"leaver","role":"user","rate_limit":null}`)
+		stats := 0.0
+		for _, f := range flows() {
+			for _, c := range []struct {
+				name   string
+				answer ollamatest.Answer
+				inside bool
+				bound  time.Duration
+			}{
+				{"in the stream", ollamatest.Answer{Raw: f.wire(), Fault: ollamatest.Hang, FaultAt: f.behind(3)}, true, 2 * time.Second},
+				{"before the header", ollamatest.Answer{Fault: ollamatest.Hang}, false, 3 * time.Second},
+				{"behind the header", ollamatest.Answer{Raw: f.wire(), Fault: ollamatest.Hang, FaultAt: len(f.head())}, false, 3 * time.Second},
+			} {
+				b.ollama.Script("POST", f.path, c.answer)
+				n := len(b.ollama.RequestsTo("POST", f.path))
+				leave := b.leave(f.path, key, fmt.Sprintf(f.request, "x"), c.inside)
+				r := b.ollama.WaitRequestTo(n+1, "POST", f.path)
+				from := time.Now()
+				leave()
+				r.WaitClosed()
+				took := time.Since(from)
+				free := b.until("the slot is free", func() bool { return b.sched.Snapshot().InFlight == 0 })
+				if took > c.bound || free > c.bound {
+					t.Errorf("%s, %s: upstream was closed after %v, and the slot free %v later", f.name, c.name, took, free)
+				}
+				t.Logf("%s, %s: upstream closed after %v", f.name, c.name, took.Round(10*time.Microsecond))
+				stats++
+			}
+		}
+		b.until("the rows are booked", func() bool {
+			o := b.stats(key)["requests_by_outcome"].(map[string]any)
+			return o["client_gone"] == stats
+		})
+	})
+}
+
+// Who leaves while waiting gives its place back, and Ollama never hears of it.
+func TestClientThatLeavesTheQueue(t *testing.T) {
+	versions(t, func(t *testing.T, http2 bool) {
+		for name, heartbeat := range map[string]time.Duration{"silent": 0, "with heartbeats": 5 * time.Millisecond} {
+			b := start(t, setup{slots: 1, http2: http2, change: func(o *server.Options) { o.Heartbeat = heartbeat }})
+			key, _ := b.key(`{"name":"leaver","role":"user","rate_limit":10}`)
+			b.ollama.Script("POST", "/api/generate", ollamatest.Answer{Fault: ollamatest.Hang})
+			end := b.leave("/api/generate", key, `{"model":"tiny","prompt":"x"}`, false)
+			b.ollama.WaitRequestTo(1, "POST", "/api/generate")
+			for _, f := range flows() {
+				leave := b.leave(f.path, key, fmt.Sprintf(f.request, "x"), heartbeat > 0 && f.name != "native")
+				b.until("it waits", func() bool { return b.sched.Snapshot().Waiting == 1 })
+				from := time.Now()
+				leave()
+				b.until("its place is free", func() bool { return b.sched.Snapshot().Waiting == 0 })
+				if took := time.Since(from); took > 2*time.Second {
+					t.Errorf("%s, %s: its place was free after %v", name, f.name, took)
+				} else {
+					t.Logf("%s, %s: its place was free after %v", name, f.name, took.Round(10*time.Microsecond))
+				}
+				if n := len(b.ollama.RequestsTo("POST", f.path)); n != 0 {
+					t.Errorf("%s: Ollama was asked %d times", f.name, n)
+				}
+			}
+			end()
+			b.until("the slot is free", func() bool { return b.sched.Snapshot().InFlight == 0 })
+			if l := b.stats(key)["limits"].(map[string]any); l["remaining"] != 9.0 {
+				t.Errorf("who left the queue was charged: %v", l)
+			}
+		}
+	})
+}
+
+// A client that takes nothing of its answer, or a byte now and then, is cut, and the slot and the upstream's connection are free.
+func TestClientThatHardlyReadsIsCut(t *testing.T) {
+	for name, pause := range map[string]time.Duration{"nothing": time.Hour, "a byte now and then": 20 * time.Millisecond} {
+		versions(t, func(t *testing.T, http2 bool) {
+			b := start(t, setup{slots: 1, http2: http2})
+			b.server.CutAfter(100 * time.Millisecond)
+			key := b.user()
+			for i, f := range flows()[:2] { // one of each framing
+				wire := f.head() + strings.Repeat(strings.TrimPrefix(strings.TrimSuffix(f.wire(), f.closing()), f.head()), 3000)
+				b.ollama.Script("POST", f.path, ollamatest.Answer{Raw: wire})
+				resp := b.open(f.path, key, fmt.Sprintf(f.request, "x"))
+				var reader sync.WaitGroup
+				over := make(chan struct{})
+				reader.Go(func() {
+					for one := make([]byte, 1); ; {
+						select {
+						case <-time.After(pause):
+						case <-over:
+							return
+						}
+						if _, err := resp.Body.Read(one); err != nil {
+							return
+						}
+					}
+				})
+				b.ollama.WaitRequestTo(1, "POST", f.path).WaitClosed()
+				b.until("the slot is free", func() bool { return b.sched.Snapshot().InFlight == 0 })
+				close(over)
+				reader.Wait()
+				resp.Body.Close()
+				b.until(name+" of "+f.name+" is booked", func() bool {
+					o := b.stats(key)["requests_by_outcome"].(map[string]any)
+					return o["client_gone"] == float64(i+1)
+				})
+			}
+		})
+	}
+}
+
+// behind is where the wire stands behind n records.
+func (f *flow) behind(n int) int {
+	at := len(f.head())
+	for _, record := range f.open[:n] {
+		at += len(fmt.Sprintf("%x\r\n%s\r\n", len(record), record))
+	}
+	return at
+}
+
+// closing are the terminal records and the end of the framing, as they stand on the wire.
+func (f *flow) closing() string {
+	var b strings.Builder
+	for _, record := range f.end {
+		fmt.Fprintf(&b, "%x\r\n%s\r\n", len(record), record)
+	}
+	return b.String() + "0\r\n\r\n"
+}
+
+// What fails behind a heartbeat is an event of the stream, whatever it is; a native stream hears no heartbeat and keeps its status.
+func TestEveryFailureBehindAHeartbeat(t *testing.T) {
+	for _, c := range []struct {
+		name, says, code string
+		status           int
+		with             setup
+		answer           ollamatest.Answer
+		occupied         bool
+	}{
+		{"no slot becomes free", "no slot became free within 1s: try again later", "queue_timeout", 503, setup{slots: 1, maxWait: 600 * time.Millisecond}, ollamatest.Answer{}, true},
+		{"no header comes", noAnswer, "timeout", 504, setup{slots: 9, change: func(o *server.Options) { o.FirstByte = 600 * time.Millisecond }}, ollamatest.Answer{Fault: ollamatest.Hang}, false},
+		{"Ollama breaks off", brokeOff, "upstream_error", 502, setup{slots: 9}, ollamatest.Answer{Fault: ollamatest.Reset, FaultAt: 30}, false},
+		{"Ollama is busy", "server busy", "upstream_error", 503, setup{slots: 9}, ollamatest.Answer{Status: 503, Body: `{"error":"server busy"}`}, false},
+		{"a page of HTML", "the Ollama server answered 200 and no stream: try again", "upstream_error", 502, setup{slots: 9}, ollamatest.Answer{Body: `<html>`}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			change := c.with.change
+			c.with.change = func(o *server.Options) {
+				o.Heartbeat = 10 * time.Millisecond
+				if change != nil {
+					change(o)
+				}
+			}
+			b := start(t, c.with)
+			key := b.user()
+			if c.occupied {
+				b.ollama.Script("POST", "/api/generate", ollamatest.Answer{Fault: ollamatest.Hang})
+				defer b.leave("/api/generate", key, `{"model":"tiny","prompt":"x"}`, false)()
+				b.ollama.WaitRequestTo(1, "POST", "/api/generate")
+			}
+			for _, f := range flows() {
+				gate := make(chan struct{})
+				answer := c.answer
+				answer.HeaderGate = gate
+				b.ollama.Script("POST", f.path, answer, answer)
+				if f.name == "native" {
+					close(gate)
+					if r := b.do("POST", f.path, key, fmt.Sprintf(f.request, "x")); r.status != c.status || r.err != nil || strings.Contains(r.body, "waiting") {
+						t.Errorf("%s: %d, %v %s", f.name, r.status, r.err, r.body)
+					}
+					continue
+				}
+				resp := b.open(f.path, key, fmt.Sprintf(f.request, "x")) // on the heartbeat alone
+				close(gate)
+				text, err := readAll(resp)
+				r := reply{resp.StatusCode, resp.Header, strings.ReplaceAll(text, ": waiting\n\n", ""), err}
+				if !strings.HasPrefix(text, ": waiting\n\n") {
+					t.Errorf("%s: no heartbeat came first: %s", f.name, text)
+				}
+				if f.name == "messages" && c.code == "queue_timeout" {
+					if !strings.Contains(r.body, `"overloaded_error","message":"`+c.says) || r.err == nil {
+						t.Errorf("%v, %s", r.err, r.body)
+					}
+					continue
+				}
+				if complaint := f.endsLoudly(r, "", c.code, c.says); complaint != "" {
+					t.Errorf("%s: %s", f.name, complaint)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,339 @@
+package server_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/server"
+)
+
+const (
+	endedEarly = "the answer of the Ollama server ended too early: try again"
+	noJSON     = "the Ollama server sent a record that is no JSON: try again"
+	noAnswer   = "the Ollama server did not answer in time: it may be loading a model; try again"
+	silence    = "the Ollama server fell silent in the middle of its answer: try again"
+	tooLong    = "the request took longer than it may (MAX_REQUEST_TIME): ask for a shorter answer"
+)
+
+// chunked is a streamed answer of these records, whose body ends properly.
+func (f *flow) chunked(records ...string) ollamatest.Answer {
+	if records == nil {
+		records = []string{} // an answer all the same
+	}
+	return ollamatest.Answer{Chunks: records, Header: http.Header{"Content-Type": {f.kind}}}
+}
+
+// record is a record of the dialect that says data.
+func (f *flow) record(data string) string {
+	if f.name == "native" {
+		return data + "\n"
+	}
+	return "data: " + data + "\n\n"
+}
+
+func zipped(s string) string {
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	fmt.Fprint(z, s)
+	z.Close()
+	return b.String()
+}
+
+// badUpstream is one way in which an Ollama, or what stands before it, may answer a stream, and what its client must then see.
+type badUpstream struct {
+	name    string
+	answer  func(f *flow) ollamatest.Answer
+	status  int // of a failure before the first record; 200 is one behind the first three, 0 none at all
+	says    string
+	outcome string
+}
+
+func (f *flow) raw(head, body string) ollamatest.Answer {
+	raw := head + body
+	return ollamatest.Answer{Raw: raw, Fault: ollamatest.Close, FaultAt: len(raw)}
+}
+
+func badUpstreams(elsewhere string) []badUpstream {
+	three := func(f *flow, more ...string) ollamatest.Answer { return f.chunked(append(f.open[:3:3], more...)...) }
+	whole := func(f *flow) []string { return append(f.open[:3:3], f.end...) }
+	failing := func(status int, body string) func(f *flow) ollamatest.Answer {
+		return func(*flow) ollamatest.Answer { return ollamatest.Answer{Status: status, Body: body} }
+	}
+	return []badUpstream{
+		{"no terminal record", func(f *flow) ollamatest.Answer { return three(f) }, 200, endedEarly, "upstream_error"},
+		{"no record at all", func(f *flow) ollamatest.Answer { return f.chunked() }, 502, endedEarly, "upstream_error"},
+		{"an object that is not there", func(f *flow) ollamatest.Answer {
+			return f.raw("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 0\r\n\r\n", "")
+		}, 502, endedEarly, "upstream_error"},
+		{"a broken record", func(f *flow) ollamatest.Answer {
+			return three(f, f.record(`{"model":"tiny","crea{"done":false}`), f.end[0])
+		}, 200, noJSON, "upstream_error"},
+		{"a broken record that ends like a good one", func(f *flow) ollamatest.Answer {
+			return three(f, f.record(`{"model":"tiny","done":fal "choices":[{"finish_reason":null}]},"done":false}`), f.end[0])
+		}, 200, noJSON, "upstream_error"},
+		{"a broken record first", func(f *flow) ollamatest.Answer { return f.chunked(f.record(`<html>`), f.end[0]) }, 502, noJSON, "upstream_error"},
+		{"a record that is no object", func(f *flow) ollamatest.Answer { return three(f, f.record(`"done"`), f.end[0]) }, 200, noJSON, "upstream_error"},
+		{"a record without end", func(f *flow) ollamatest.Answer {
+			return three(f, strings.TrimSpace(f.record(`{"x":"`+strings.Repeat("x", 9<<20))))
+		}, 200, "the Ollama server sent a record too long to pass on", "upstream_error"},
+		{"a header of 1 MiB", func(f *flow) ollamatest.Answer {
+			a := three(f, f.end...)
+			a.Header.Set("X-Long", strings.Repeat("x", 1<<20))
+			return a
+		}, 502, brokeOff, "upstream_error"},
+		{"1xx without end", func(f *flow) ollamatest.Answer {
+			a := three(f, f.end...)
+			a.Informational = strings.Split(strings.TrimSpace(strings.Repeat("103 Early-Hints\n", 10_000)), "\n")
+			return a
+		}, 502, brokeOff, "upstream_error"},
+		{"switching protocols", func(f *flow) ollamatest.Answer {
+			return f.raw("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", "")
+		}, 502, brokeOff, "upstream_error"},
+		{"no HTTP", func(f *flow) ollamatest.Answer { return f.raw("SSH-2.0-OpenSSH_9.2\r\n", "") }, 502, brokeOff, "upstream_error"},
+		{"a redirect", func(*flow) ollamatest.Answer {
+			return ollamatest.Answer{Status: 307, Header: http.Header{"Location": {elsewhere}}}
+		}, 502, "the Ollama server redirects: OLLAMA_BASE_URL must name it directly", "upstream_error"},
+		{"a stream in gzip", func(f *flow) ollamatest.Answer {
+			a := f.chunked(zipped(strings.Join(whole(f), "")))
+			a.Header.Set("Content-Encoding", "gzip")
+			return a
+		}, 502, "the Ollama server answered compressed", "upstream_error"},
+		{"an object in gzip", func(*flow) ollamatest.Answer {
+			return ollamatest.Answer{Body: zipped(`{"done":true}`), Header: http.Header{"Content-Encoding": {"gzip"}, "Content-Type": {"application/json"}}}
+		}, 502, "the Ollama server answered compressed", "upstream_error"},
+		{"a page of HTML", failing(200, "<html>Welcome to nginx!</html>"), 502, "the Ollama server answered 200 and no JSON", "upstream_error"},
+		{"a failure in HTML", failing(500, "<html>Internal Server Error</html>"), 502, "the Ollama server answered 500 and no JSON", "upstream_error"},
+		{"its own account", failing(401, `{"error":"unauthorized"}`), 502, "the Ollama server is not signed in where this model needs it", "upstream_error"},
+		{"trailers", func(f *flow) ollamatest.Answer {
+			wire := strings.TrimSuffix(f.wire(), "\r\n") + "X-Trailer: x\r\nSet-Cookie: t=1\r\n\r\n"
+			return ollamatest.Answer{Raw: strings.Replace(wire, "Date:", "Trailer: X-Trailer\r\nDate:", 1)}
+		}, 0, "", "ok"},
+		{"headers that are nobody's business", func(f *flow) ollamatest.Answer {
+			a := three(f, f.end...)
+			for _, name := range []string{"Set-Cookie", "Server", "Keep-Alive", "Proxy-Authenticate", "Upgrade", "Trailer", "X-Other", "X-Request-Id", "Access-Control-Allow-Origin"} {
+				a.Header[name] = []string{"theirs"}
+			}
+			return a
+		}, 0, "", "ok"},
+		{"bytes that are no UTF-8", func(f *flow) ollamatest.Answer {
+			return three(f, append([]string{strings.Replace(f.open[2], "seven", "se\xff\xc3en", 1)}, f.end...)...)
+		}, 0, "", "ok"},
+		{"one byte at a time", func(f *flow) ollamatest.Answer {
+			a := three(f, f.end...)
+			a.Split = 1
+			return a
+		}, 0, "", "ok"},
+		{"until the connection closes", func(f *flow) ollamatest.Answer {
+			a := three(f, f.end...)
+			a.UntilClose = true
+			return a
+		}, 0, "", "ok"},
+	}
+}
+
+// What an Ollama does wrong is a failure that says so, in the dialect, with a status where nothing has passed yet; and nothing of
+// its header passes but the type of the answer.
+func TestBadUpstreams(t *testing.T) {
+	b := start(t, setup{})
+	elsewhere := ollamatest.Start(t)
+	list := flows()
+	for _, bad := range badUpstreams(elsewhere.URL) {
+		t.Run(bad.name, func(t *testing.T) {
+			key, _ := b.key(`{"name":"one","role":"user"}`)
+			for i := range list {
+				f := &list[i]
+				answer := bad.answer(f)
+				b.ollama.Script("POST", f.path, answer)
+				r := b.do("POST", f.path, key, fmt.Sprintf(f.request, "x"))
+				complaint := ""
+				switch bad.status {
+				case 200:
+					complaint = f.endsLoudly(r, strings.Join(f.open[:3], ""), "upstream_error", bad.says)
+				case 0:
+					want := strings.Join(answer.Chunks, "")
+					if answer.Raw != "" {
+						want = strings.Join(f.open, "") + strings.Join(f.end, "")
+					}
+					if r.status != 200 || r.err != nil || r.body != want {
+						complaint = fmt.Sprintf("%d, %v\n%q\nwant\n%q", r.status, r.err, r.body, want)
+					}
+				default:
+					complaint = f.refused(r, bad.status, bad.says)
+				}
+				if complaint != "" {
+					t.Errorf("%s: %s", f.name, complaint)
+				}
+				checkHeader(t, r)
+			}
+			if o := b.stats(key)["requests_by_outcome"].(map[string]any); o[bad.outcome] != float64(len(list)) {
+				t.Errorf("booked: %v", o)
+			}
+		})
+	}
+	if elsewhere.Connections() != 0 {
+		t.Error("a redirect was followed")
+	}
+}
+
+// checkHeader looks for fields that are not ours.
+func checkHeader(t *testing.T, r reply) {
+	t.Helper()
+	for name, values := range r.header {
+		switch name {
+		case "Content-Type", "Content-Length", "Date", "X-Request-Id", "Request-Id", "X-Ratelimit-Limit", "X-Ratelimit-Remaining", "X-Ratelimit-Reset", "X-Accel-Buffering",
+			"X-Policy", "Connection":
+		default:
+			t.Errorf("the answer carries %s: %v", name, values)
+		}
+		if len(values) != 1 || values[0] == "theirs" {
+			t.Errorf("%s: %v", name, values)
+		}
+	}
+}
+
+// A server that is busy keeps its status, with a time after which a try makes sense.
+func TestBusyUpstream(t *testing.T) {
+	b := start(t, setup{})
+	key := b.user()
+	for _, f := range flows() {
+		b.ollama.Script("POST", f.path, ollamatest.Answer{Status: 503, Body: `{"error":"server busy, please try again.  maximum pending requests exceeded"}`})
+		if r := b.do("POST", f.path, key, fmt.Sprintf(f.request, "x")); r.status != 503 || r.header.Get("Retry-After") == "" || !strings.Contains(r.body, "server busy") {
+			t.Errorf("%s: %d %v %s", f.name, r.status, r.header, r.body)
+		}
+	}
+}
+
+// Lists and details are small objects: whatever else comes is a 502, never a page of another server's.
+func TestBadMetadata(t *testing.T) {
+	b := start(t, setup{})
+	key := b.user()
+	for name, c := range map[string]struct {
+		answer ollamatest.Answer
+		status int
+	}{
+		"HTML":     {ollamatest.Answer{Body: "<html>"}, 502},
+		"a 500":    {ollamatest.Answer{Status: 500, Body: "<html>"}, 502},
+		"unknown":  {ollamatest.Answer{Status: 404, Body: "404 page not found"}, 404},
+		"gzip":     {ollamatest.Answer{Body: zipped("{}"), Header: http.Header{"Content-Encoding": {"gzip"}}}, 502},
+		"redirect": {ollamatest.Answer{Status: 302, Header: http.Header{"Location": {"/"}}}, 502},
+		"cut":      {ollamatest.Answer{Body: `{"models":[]}`, Fault: ollamatest.Close, FaultAt: 130}, 502},
+	} {
+		for path, method := range map[string]string{"/api/tags": "GET", "/api/ps": "GET", "/v1/models": "GET", "/v1/models/tiny": "GET", "/api/show": "POST"} {
+			upstream, body := path, ""
+			if path == "/v1/models/tiny" {
+				upstream = "/v1/models"
+			}
+			if method == "POST" {
+				body = `{"model":"tiny"}`
+			}
+			b.ollama.Script(method, upstream, c.answer, c.answer)
+			if r := b.do(method, path, key, body); r.status != c.status || r.json(t)["error"] == nil {
+				t.Errorf("%s, %s: %d %s", name, path, r.status, r.body)
+			}
+		}
+	}
+}
+
+// Each bound of time ends in the dialect's failure: with 504 where nothing has passed, within the stream where something has.
+func TestUpstreamThatStalls(t *testing.T) {
+	const bound = time.Second
+	never := 10 * time.Minute
+	for _, c := range []struct {
+		name   string
+		change func(*server.Options)
+		at     func(f *flow) int // bytes of the answer before the silence
+		says   string
+	}{
+		{"UPSTREAM_FIRST_BYTE_TIMEOUT", func(o *server.Options) { o.FirstByte, o.Idle, o.MaxRequestTime = bound, never, never }, func(*flow) int { return 0 }, noAnswer},
+		{"UPSTREAM_FIRST_BYTE_TIMEOUT within the header", func(o *server.Options) { o.FirstByte, o.Idle, o.MaxRequestTime = bound, never, never }, func(*flow) int { return 20 }, noAnswer},
+		{"UPSTREAM_IDLE_TIMEOUT before the first record", func(o *server.Options) { o.FirstByte, o.Idle, o.MaxRequestTime = never, bound, never }, func(f *flow) int { return len(f.head()) }, silence},
+		{"UPSTREAM_IDLE_TIMEOUT", func(o *server.Options) { o.FirstByte, o.Idle, o.MaxRequestTime = never, bound, never }, func(f *flow) int { return 2000 }, silence},
+		{"MAX_REQUEST_TIME", func(o *server.Options) { o.FirstByte, o.Idle, o.MaxRequestTime = never, never, bound }, func(*flow) int { return 0 }, tooLong},
+		{"MAX_REQUEST_TIME in the stream", func(o *server.Options) { o.FirstByte, o.Idle, o.MaxRequestTime = never, never, bound }, func(f *flow) int { return 2000 }, tooLong},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := start(t, setup{slots: 10, change: c.change})
+			key := b.user()
+			list := flows()
+			var all sync.WaitGroup
+			for i := range list {
+				all.Go(func() {
+					f := &list[i]
+					at := c.at(f)
+					b.ollama.Script("POST", f.path, ollamatest.Answer{Raw: f.wire(), Fault: ollamatest.Hang, FaultAt: at})
+					r := b.do("POST", f.path, key, fmt.Sprintf(f.request, "x"))
+					text, _, _ := f.seen(f.upTo(at))
+					complaint := f.refused(r, 504, c.says)
+					if text != "" {
+						complaint = f.endsLoudly(r, text, "timeout", c.says)
+					}
+					if complaint != "" {
+						t.Errorf("%s: %s", f.name, complaint)
+					}
+				})
+			}
+			all.Wait()
+			for _, r := range b.ollama.Requests() {
+				if r.Method == "POST" {
+					r.WaitClosed()
+				}
+			}
+			if o := b.stats(key)["requests_by_outcome"].(map[string]any); o["timeout"] != float64(len(list)) {
+				t.Errorf("booked: %v", o)
+			}
+		})
+	}
+}
+
+// deaf is a client that breaks off at the last record of its answer.
+type deaf struct {
+	*httptest.ResponseRecorder
+	end string
+}
+
+func (d deaf) Write(p []byte) (int, error) {
+	if strings.Contains(string(p), d.end) {
+		return 0, http.ErrHandlerTimeout
+	}
+	return d.ResponseRecorder.Write(p)
+}
+
+func (d deaf) WriteString(s string) (int, error) { return d.Write([]byte(s)) }
+
+// The row says what upstream delivered: that its last piece did not reach the client changes nothing.
+func TestFailedLastWrite(t *testing.T) {
+	b := start(t, setup{})
+	key, _ := b.key(`{"name":"deaf","role":"user"}`)
+	for _, f := range flows() {
+		b.ollama.Script("POST", f.path, ollamatest.Answer{Tokens: 7, PromptTokens: 11})
+		w := deaf{httptest.NewRecorder(), f.end[0][:20]}
+		if f.name == "chat" || f.name == "completions" {
+			w.end = "[DONE]"
+		}
+		if f.name == "native" {
+			w.end = `"done":true`
+		}
+		aborted := func() (p any) {
+			defer func() { p = recover() }()
+			r := httptest.NewRequest("POST", f.path, strings.NewReader(fmt.Sprintf(f.request, "x")))
+			r.Header.Set("Authorization", "Bearer "+key)
+			b.server.ServeHTTP(w, r)
+			return nil
+		}()
+		if aborted != http.ErrAbortHandler || !strings.Contains(w.Body.String(), ollamatest.Word(0)) {
+			t.Errorf("%s: %v\n%s", f.name, aborted, w.Body)
+		}
+	}
+	st := b.stats(key)
+	if o := st["requests_by_outcome"].(map[string]any); o["ok"] != 5.0 || st["prompt_tokens"] != 55.0 || st["completion_tokens"] != 35.0 || st["estimated_requests"] != 0.0 {
+		t.Errorf("booked: %v", st)
+	}
+}
