@@ -34,6 +34,7 @@ type metrics struct {
 	booked   *prometheus.CounterVec
 	tokens   *prometheus.CounterVec
 	slots    *prometheus.CounterVec
+	gpu      *prometheus.CounterVec
 	first    *prometheus.HistogramVec
 	response *prometheus.HistogramVec
 	waited   prometheus.Histogram
@@ -58,7 +59,7 @@ type served struct{ model, backend string }
 type usedSeries struct {
 	outcomes           map[api.Outcome]prometheus.Counter
 	prompt, completion [2]prometheus.Counter // counted, estimated
-	slot               prometheus.Counter
+	slot, gpu          prometheus.Counter
 	first, response    prometheus.Observer
 }
 
@@ -98,6 +99,7 @@ func newMetrics(s *Server) *metrics {
 	m.booked = counters("booked_requests_total", "Requests on the books: inference and changes of models.", "model", "backend", "outcome")
 	m.tokens = counters("tokens_total", "Tokens of booked requests.", "model", "direction", "estimated")
 	m.slots = counters("slot_seconds_total", "Time for which slots of the backend were held.", "model", "backend")
+	m.gpu = counters("gpu_seconds_total", "Time of the backend, divided among the requests that run: never more than passed.", "model", "backend")
 	refused := counters("refused_requests_total", "Requests that ended in an error and are not on the books: refused ones, and failed lists of models.", "reason")
 	failed := counters("failed_requests_total", "Requests on the books that did not end well.", "reason")
 	for code := range statuses { // all from the start: a rate needs the 0 before the first
@@ -176,6 +178,7 @@ func (m *metrics) book(r *api.Record, waited time.Duration) {
 	u.prompt[how].Add(float64(r.PromptTokens))
 	u.completion[how].Add(float64(r.CompletionTokens))
 	u.slot.Add(r.Slot.Seconds())
+	u.gpu.Add(max(r.GPU, 0).Seconds())
 	m.waited.Observe(waited.Seconds())
 	if r.Streamed && r.FirstByte > 0 && good(r.Status) {
 		u.first.Observe(r.FirstByte.Seconds())
@@ -216,10 +219,10 @@ func (m *metrics) newSeries(key served) *usedSeries {
 		model = noName
 	}
 	u := &usedSeries{
-		outcomes: map[api.Outcome]prometheus.Counter{}, slot: m.slots.WithLabelValues(model, key.backend),
+		outcomes: map[api.Outcome]prometheus.Counter{}, slot: m.slots.WithLabelValues(model, key.backend), gpu: m.gpu.WithLabelValues(model, key.backend),
 		first: m.first.WithLabelValues(model), response: m.response.WithLabelValues(model),
 	}
-	for _, o := range []api.Outcome{api.OutcomeOK, api.OutcomeRefused, api.OutcomeUpstream, api.OutcomeTimeout, api.OutcomeClientGone, api.OutcomeInterrupted} {
+	for _, o := range api.Outcomes {
 		u.outcomes[o] = m.booked.WithLabelValues(model, key.backend, string(o))
 	}
 	for how, estimated := range []string{"false", "true"} {

@@ -15,17 +15,15 @@ import (
 // upgradeFile names, to a process of this test that is to be killed, the database that it brings up to date.
 const upgradeFile = "STORE_TEST_UPGRADE"
 
-func TestMain(m *testing.M) {
-	if path := os.Getenv(upgradeFile); path != "" {
-		s, err := Create(context.Background(), path)
-		if err != nil {
-			os.Stderr.WriteString(err.Error())
-			os.Exit(1)
-		}
-		s.Close()
-		os.Exit(0)
+// upgrade is such a process.
+func upgrade(path string) {
+	s, err := Create(context.Background(), path)
+	if err != nil {
+		os.Stderr.WriteString(err.Error())
+		os.Exit(1)
 	}
-	os.Exit(m.Run())
+	s.Close()
+	os.Exit(0)
 }
 
 // A kill in the middle of an upgrade, wherever it strikes, leaves a database that the next start brings up to date, with each

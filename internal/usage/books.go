@@ -316,12 +316,15 @@ func (b *Books) Close(ctx context.Context) error {
 		return nil
 	}
 	b.closed = true
+	left := make([]api.Admission, 0, len(b.open))
 	for _, frame := range b.open {
 		_, admitted, err := decode(frame[frameHead:])
 		if err != nil {
 			panic("usage: an open admission cannot be read: " + err.Error()) // this process wrote it into its own memory
 		}
-		row := interruptedRecord(admitted.Admission)
+		left = append(left, admitted.Admission)
+	}
+	for _, row := range interruptedRecords(left, b.o.Now()) {
 		b.frame = appendEnd(b.frame[:0], &row)
 		b.queue.add(b.frame)
 	}

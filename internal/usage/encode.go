@@ -53,6 +53,7 @@ func appendAdmit(b []byte, a *api.Admission) []byte {
 	}
 	b = binary.AppendUvarint(b, flags)
 	b = appendAdmission(b, a)
+	b = binary.AppendVarint(b, a.OutputEstimate)
 	return seal(b, at)
 }
 
@@ -91,6 +92,10 @@ func appendEnd(b []byte, r *api.Record) []byte {
 			b = binary.AppendVarint(b, int64(*d))
 		}
 	}
+	// What stands from here on is not in journals of before it was added: at the end of a payload, and in this order.
+	b = binary.AppendVarint(b, int64(r.GPU))
+	b = binary.AppendVarint(b, r.Reserved)
+	b = binary.AppendVarint(b, int64(r.ReservedGPU))
 	return seal(b, at)
 }
 
@@ -177,6 +182,8 @@ func decode(payload []byte) (kind byte, r api.Record, err error) {
 	}
 	if kind == kindEnd {
 		d.end(&r, flags)
+	} else {
+		r.OutputEstimate = d.later(0)
 	}
 	if d.short {
 		return 0, r, fmt.Errorf("%w: a field is cut off", errDamaged)
@@ -212,6 +219,16 @@ func (d *decoder) end(r *api.Record, flags uint64) {
 			*f.d = &v
 		}
 	}
+	r.GPU = time.Duration(d.later(-1))
+	r.Reserved, r.ReservedGPU = d.later(0), time.Duration(d.later(0))
+}
+
+// later reads a field that earlier versions did not write; otherwise is what it is then.
+func (d *decoder) later(otherwise int64) int64 {
+	if len(d.b) == 0 {
+		return otherwise
+	}
+	return d.number()
 }
 
 func (d *decoder) unsigned() uint64 {

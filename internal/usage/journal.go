@@ -22,6 +22,7 @@ type journal struct {
 	synced   int64      // frames known to be on the disk
 	named    int64      // highest segment whose directory entry is known to be on the disk
 	broken   bool       // the last segment ends in a piece of a frame
+	beat     time.Time  // when writeBeat was last called
 }
 
 type segment struct {
@@ -102,6 +103,9 @@ func (j *journal) close(empty bool) error {
 		}
 	}
 	j.segments = nil
+	if empty {
+		_ = os.Remove(beatPath(j.dir))
+	}
 	return errors.Join(errs...)
 }
 
@@ -124,8 +128,15 @@ func (b *Books) tidyJournal() {
 	if b.journal.due(&b.o, b.queue.committed, b.o.Now()) {
 		b.writing.set(b, b.rotateLocked())
 	}
-	seq := b.journal.seq
+	seq, now := b.journal.seq, b.o.Now()
+	beat := len(b.open) > 0 && now.Sub(b.journal.beat) >= beatEvery
+	if beat {
+		b.journal.beat = now
+	}
 	b.mu.Unlock()
+	if beat {
+		writeBeat(b.journal.dir, now)
+	}
 	// A segment goes only after its successor, with the admissions still open, is on the disk.
 	if b.sync(seq) == nil {
 		b.removeBooked()

@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"ollama-api-service/internal/api"
 )
@@ -20,7 +21,7 @@ func (b *Books) replay(ctx context.Context, dir string) (last int64, err error) 
 	if err != nil || len(found) == 0 {
 		return last, err
 	}
-	r := replayer{books: b, ctx: ctx, open: make(map[string]api.Record)}
+	r := replayer{books: b, ctx: ctx, open: make(map[string]api.Record), alive: lastBeat(dir)}
 	damaged := make(map[string]bool)
 	for _, s := range found {
 		whole, err := r.segment(s.path)
@@ -36,6 +37,7 @@ func (b *Books) replay(ctx context.Context, dir string) (last int64, err error) 
 	if ended+interrupted > 0 {
 		b.log.Info("the journal of the last run was booked", "rows", ended, "interrupted", interrupted)
 	}
+	_ = os.Remove(beatPath(dir)) // where it stays, what is admitted later is the later sign
 	for _, s := range found {
 		if damaged[s.path] {
 			err = os.Rename(s.path, strings.TrimSuffix(s.path, segmentSuffix)+damagedSuffix)
@@ -54,6 +56,7 @@ type replayer struct {
 	books  *Books
 	ctx    context.Context
 	open   map[string]api.Record // admissions whose end was not read
+	alive  time.Time             // when the process is known to have been alive
 	rows   []api.Record
 	booked int
 }
@@ -78,6 +81,7 @@ func (r *replayer) segment(path string) (whole bool, err error) {
 		rest = next
 		if kind == kindAdmit {
 			r.open[record.ID] = record
+			r.alive = later(r.alive, record.At)
 			continue
 		}
 		delete(r.open, record.ID)
@@ -112,12 +116,11 @@ func (r *replayer) finish() (ended, interrupted int, err error) {
 		return 0, 0, err
 	}
 	ended = r.booked
-	left := make([]api.Record, 0, len(r.open))
+	left := make([]api.Admission, 0, len(r.open))
 	for _, record := range r.open {
-		left = append(left, interruptedRecord(record.Admission))
+		left = append(left, record.Admission)
 	}
-	slices.SortFunc(left, func(a, b api.Record) int { return a.At.Compare(b.At) })
-	for _, record := range left {
+	for _, record := range interruptedRecords(left, r.alive) {
 		if err := r.book(record); err != nil {
 			return 0, 0, err
 		}
@@ -126,10 +129,56 @@ func (r *replayer) finish() (ended, interrupted int, err error) {
 	return ended, r.booked - ended, err
 }
 
-// interruptedRecord is the row of a request that was admitted and whose end nobody saw. What it used is an estimate.
-func interruptedRecord(a api.Admission) api.Record {
-	return api.Record{
-		Admission: a, Outcome: api.OutcomeInterrupted, ErrorCode: api.CodeInterrupted,
-		PromptTokens: a.PromptEstimate, Estimated: true,
+// interruptedRecords are the rows of requests that were admitted and whose end nobody saw, in their order. What they used is an
+// estimate: of the answer nobody knows more than what was held for it. The time until end is divided among those that ran.
+func interruptedRecords(list []api.Admission, end time.Time) []api.Record {
+	slices.SortFunc(list, func(a, b api.Admission) int { return a.At.Compare(b.At) })
+	rows := make([]api.Record, 0, len(list))
+	for _, a := range list {
+		rows = append(rows, api.Record{
+			Admission: a, Outcome: api.OutcomeInterrupted, ErrorCode: api.CodeInterrupted,
+			PromptTokens: a.PromptEstimate, Estimated: true, GPU: -1, Reserved: a.PromptEstimate + a.OutputEstimate,
+		})
+	}
+	shareGPU(rows, end)
+	return rows
+}
+
+// shareGPU divides the time until end, for each backend, among the rows that ran on it, which stand in their order: the one that
+// came last ran with all before it, from its begin to the end.
+func shareGPU(rows []api.Record, end time.Time) {
+	type share struct {
+		running int64
+		each    time.Duration // what one that was there from the start would have
+		at      time.Time
+	}
+	shares := map[string]*share{}
+	began := make([]time.Duration, len(rows))
+	move := func(s *share, to time.Time) {
+		if passed := to.Sub(s.at); s.running > 0 && passed > 0 {
+			s.each += passed / time.Duration(s.running)
+		}
+		s.at = to
+	}
+	for i := range rows {
+		if rows[i].Class != inferenceClass {
+			continue // nothing else has a slot
+		}
+		s := shares[rows[i].Backend]
+		if s == nil {
+			s = &share{}
+			shares[rows[i].Backend] = s
+		}
+		move(s, rows[i].At)
+		s.running++
+		began[i] = s.each
+	}
+	for _, s := range shares {
+		move(s, later(end, s.at))
+	}
+	for i := range rows {
+		if rows[i].Class == inferenceClass {
+			rows[i].ReservedGPU = shares[rows[i].Backend].each - began[i]
+		}
 	}
 }
