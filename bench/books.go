@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"fmt"
@@ -309,9 +310,9 @@ func (r *booked) sum(took map[string][]time.Duration) {
 }
 
 // report is the section of the books in RESULTS.md.
-func (r *booked) report() string {
+func (r *booked) report(machine string) string {
 	var s strings.Builder
-	fmt.Fprintf(&s, "\n%s%d rows\n\nOf %d days, %d keys, %d models, %d Ollama servers. %.0f bytes on the disk for each row, with its indexes and all sums.", booksTitle, r.rows, bookDays, bookKeys, bookModels, bookBackends, r.rowBytes)
+	fmt.Fprintf(&s, "\n%s%d rows\n\nMeasured on %s. Of %d days, %d keys, %d models, %d Ollama servers. %.0f bytes on the disk for each row, with its indexes and all sums.", booksTitle, r.rows, machine, bookDays, bookKeys, bookModels, bookBackends, r.rowBytes)
 	if r.perSecond > 0 {
 		fmt.Fprintf(&s, " At the end %.0f rows a second were added, in batches of %d.", r.perSecond, liveBatch)
 	}
@@ -324,6 +325,32 @@ func (r *booked) report() string {
 }
 
 const booksTitle = "## Statistics of "
+
+// keepBooks is the new results with the sections about books of other sizes that were there before, each size once: larger ones take
+// hours to fill, so that not every run has them.
+func keepBooks(before, now string) string {
+	var order []string
+	sections := map[string]string{}
+	head, _, _ := strings.Cut(now, "\n"+booksTitle)
+	for _, text := range []string{before, now} {
+		for i, section := range strings.Split(text, "\n"+booksTitle) {
+			if i == 0 {
+				continue
+			}
+			size, _, _ := strings.Cut(section, "\n")
+			if _, known := sections[size]; !known {
+				order = append(order, size)
+			}
+			sections[size] = strings.TrimRight(section, "\n")
+		}
+	}
+	slices.SortFunc(order, func(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) })
+	out := strings.TrimRight(head, "\n") + "\n"
+	for _, size := range order {
+		out += "\n" + booksTitle + sections[size] + "\n"
+	}
+	return out
+}
 
 // readable is a question without its key and times, which mean nothing to others.
 func readable(path string) string {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -109,7 +110,6 @@ func measure(root, program, out string, chosen []string, rounds int, w work, row
 			b.part(part, i)
 		}
 	}
-	b.booked = nil
 	if slices.Contains(chosen, "books") && b.program != "" {
 		if b.booked, err = b.books(rows, books); err != nil {
 			b.note(service, fmt.Errorf("books: %w", err))
@@ -117,11 +117,18 @@ func measure(root, program, out string, chosen []string, rounds int, w work, row
 	}
 	text := report(b.figures, b.notes, machine(), rounds, w)
 	if b.booked != nil {
-		text += b.booked.report()
+		text += b.booked.report(machine())
 	}
 	fmt.Print("\n" + text)
 	if out != "" {
-		if err := os.WriteFile(out, []byte(text), 0o644); err != nil {
+		before, err := os.ReadFile(out)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if len(chosen) == 1 && b.booked != nil {
+			text = string(before) + b.booked.report(machine()) // the rest stays
+		}
+		if err := os.WriteFile(out, []byte(keepBooks(string(before), text)), 0o644); err != nil {
 			return err
 		}
 	}
