@@ -43,13 +43,14 @@ type booked struct {
 	kinds               []string
 	questions           map[string]int
 	median, slowest     map[string]time.Duration
+	cpu                 map[string]time.Duration // of the slowest: what is left when nobody else uses the machine
 	slowestQuestion     map[string]string
 }
 
 // books fills a database by the way that all rows take, and asks the service for each kind of statistics. In a dir that has such a
 // database already it only asks.
 func (b *bench) books(rows int, dir string) (*booked, error) {
-	r := &booked{rows: rows, questions: map[string]int{}, median: map[string]time.Duration{}, slowest: map[string]time.Duration{}, slowestQuestion: map[string]string{}}
+	r := &booked{rows: rows, questions: map[string]int{}, median: map[string]time.Duration{}, slowest: map[string]time.Duration{}, cpu: map[string]time.Duration{}, slowestQuestion: map[string]string{}}
 	if dir == "" {
 		dir = filepath.Join(b.dir, "books")
 	}
@@ -71,7 +72,7 @@ func (b *bench) books(rows int, dir string) (*booked, error) {
 		return nil, err
 	}
 	defer p.stop()
-	if err := r.ask(p.addr, g.admin, keys); err != nil {
+	if err := r.ask(p, g.admin, keys); err != nil {
 		return nil, err
 	}
 	return r, r.askCommand(g)
@@ -113,12 +114,11 @@ func (r *booked) fill(file string, keys []string) error {
 	live := max(10*liveBatch, r.rows/50)
 	random, now := rand.New(rand.NewPCG(1, 2)), time.Now()
 	step := bookDays * 24 * time.Hour / time.Duration(r.rows)
-	for begun := time.Now(); have < r.rows; {
-		batch := bookBatch
+	var took time.Duration // of the last ones, which show the rate
+	for have < r.rows {
+		batch := min(bookBatch, r.rows-have-live)
 		if r.rows-have <= live {
-			batch = liveBatch // the last ones show the rate
-		} else {
-			batch, begun = min(batch, r.rows-have-live), time.Now()
+			batch = liveBatch
 		}
 		recs := make([]api.Record, min(batch, r.rows-have))
 		for i := range recs {
@@ -132,7 +132,8 @@ func (r *booked) fill(file string, keys []string) error {
 		if batch != liveBatch {
 			progress(service, "%d of %d rows, %.0f a second", have, r.rows, float64(len(recs))/time.Since(clock).Seconds())
 		} else {
-			r.perSecond = float64(live) / time.Since(begun).Seconds()
+			took += time.Since(clock)
+			r.perSecond = float64(live) / took.Seconds()
 		}
 	}
 	size, err := s.Bytes(context.Background())
@@ -237,14 +238,18 @@ func bookQuestions(admin string, keys []string, now time.Time) (all []question) 
 }
 
 // ask asks each question several times.
-func (r *booked) ask(addr, admin string, keys []string) error {
+func (r *booked) ask(p *proc, admin string, keys []string) error {
 	const times = 3
 	took := map[string][]time.Duration{}
 	for _, q := range bookQuestions(admin, keys, time.Now()) {
 		var own []time.Duration
+		before, err := p.cpu()
+		if err != nil {
+			return err
+		}
 		for range times {
 			begun := time.Now()
-			req, err := http.NewRequest("GET", "http://"+addr+q.path, nil)
+			req, err := http.NewRequest("GET", "http://"+p.addr+q.path, nil)
 			if err != nil {
 				return err
 			}
@@ -260,7 +265,11 @@ func (r *booked) ask(addr, admin string, keys []string) error {
 			}
 			own = append(own, time.Since(begun))
 		}
-		r.count(took, q.kind, q.path, own)
+		after, err := p.cpu()
+		if err != nil {
+			return err
+		}
+		r.count(took, q.kind, q.path, own, (after-before)/times)
 	}
 	r.sum(took)
 	return nil
@@ -270,6 +279,7 @@ func (r *booked) askCommand(g *gateway) error {
 	took := map[string][]time.Duration{}
 	for _, args := range [][]string{{"stats"}, {"stats", "--by", "hour", "--days", "7"}, {"stats", "--days", "365", "--json"}} {
 		var own []time.Duration
+		var cpu time.Duration
 		for range 3 {
 			cmd := exec.Command(g.program, args...)
 			cmd.Env = append(g.more, "DATA_DIR="+g.data(), "SECRET_KEY="+g.secret)
@@ -279,14 +289,15 @@ func (r *booked) askCommand(g *gateway) error {
 				return fmt.Errorf("%v: %w: %s", args, err, lastLine(out))
 			}
 			own = append(own, time.Since(begun))
+			cpu += (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()) / 3
 		}
-		r.count(took, "the stats command, whole process", strings.Join(args, " "), own)
+		r.count(took, "the stats command, whole process", strings.Join(args, " "), own, cpu)
 	}
 	r.sum(took)
 	return nil
 }
 
-func (r *booked) count(took map[string][]time.Duration, kind, path string, own []time.Duration) {
+func (r *booked) count(took map[string][]time.Duration, kind, path string, own []time.Duration, cpu time.Duration) {
 	if took[kind] == nil {
 		r.kinds = append(r.kinds, kind)
 	}
@@ -295,10 +306,10 @@ func (r *booked) count(took map[string][]time.Duration, kind, path string, own [
 	slices.Sort(own)
 	// The slowest question, by its median: of one that was disturbed nothing follows.
 	if m := own[len(own)/2]; m > r.slowest[kind] {
-		r.slowest[kind], r.slowestQuestion[kind] = m, path
+		r.slowest[kind], r.slowestQuestion[kind], r.cpu[kind] = m, path, cpu
 	}
 	if own[len(own)/2] > 100*time.Millisecond {
-		progress(service, "%v for %s", own, path)
+		progress(service, "%v, of CPU %v, for %s", own, cpu, path)
 	}
 }
 
@@ -316,10 +327,10 @@ func (r *booked) report(machine string) string {
 	if r.perSecond > 0 {
 		fmt.Fprintf(&s, " At the end %.0f rows a second were added, in batches of %d.", r.perSecond, liveBatch)
 	}
-	s.WriteString("\n\n| over HTTP, ms | questions | median | the slowest one | which |\n|---|---|---|---|---|\n")
+	s.WriteString("\n\n| over HTTP, ms | questions | median | the slowest one | its CPU time | which |\n|---|---|---|---|---|---|\n")
 	ms := func(d time.Duration) string { return number(float64(d) / float64(time.Millisecond)) }
 	for _, k := range r.kinds {
-		fmt.Fprintf(&s, "| %s | %d | %s | %s | `%s` |\n", k, r.questions[k], ms(r.median[k]), ms(r.slowest[k]), readable(r.slowestQuestion[k]))
+		fmt.Fprintf(&s, "| %s | %d | %s | %s | %s | `%s` |\n", k, r.questions[k], ms(r.median[k]), ms(r.slowest[k]), ms(r.cpu[k]), readable(r.slowestQuestion[k]))
 	}
 	return s.String()
 }

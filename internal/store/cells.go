@@ -65,9 +65,12 @@ var levels = func() (all []level) {
 		all = append(all, level{k, hourMS, from, hourMS}, level{k, dayMS, from, dayMS}, level{k, blockMS, k, dayMS})
 	}
 	for _, k := range pairs {
-		all = append(all, level{k, dayMS, byAll, dayMS}, level{k, blockMS, k, dayMS}, level{k, foreverMS, k, blockMS})
+		all = append(all, level{k, dayMS, byAll, dayMS}, level{k, blockMS, k, dayMS})
 	}
-	return append(all, level{byKey, foreverMS, byKey, blockMS})
+	for _, k := range []kind{byKey, byKey | byModel, byKey | byEndpoint, byKey | byOutcome} {
+		all = append(all, level{k, foreverMS, k, blockMS})
+	}
+	return all
 }()
 
 // cell is one row of usage_period (byAll) or of usage_sum.

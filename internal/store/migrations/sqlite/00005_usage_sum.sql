@@ -66,7 +66,7 @@ INSERT INTO usage_sum
 SELECT kind, 0, 0, model, endpoint, backend, outcome, key, SUM(count), SUM(timed), SUM(total_ms),
     SUM(first_bytes), SUM(ttfb_ms), SUM(prompt_tokens), SUM(completion_tokens), SUM(estimated), SUM(slot_ms), SUM(bytes_in), SUM(bytes_out), MAX(last_at), SUM(gpu_ms)
 FROM usage_sum
-WHERE kind IN (1, 3, 5, 9, 17) AND width = 1382400000
+WHERE kind IN (1, 3, 5, 17) AND width = 1382400000
 GROUP BY kind, model, endpoint, backend, outcome, key;
 
 -- Minutes of the last two days and quarters of hours, of the key alone and of everything but the key, from the rows.
