@@ -170,7 +170,7 @@ func (s *Server) conditions(r *route) string {
 	limits := "none; it is not counted"
 	switch {
 	case r.counted && r.class == inference:
-		limits = fmt.Sprintf("the key's `rate_limit` and `max_concurrent`; %s in all, waiting for a slot included", strings.TrimSuffix(s.MaxRequestTime.String(), "0s"))
+		limits = fmt.Sprintf("the key's `rate_limit`, `max_concurrent`, tokens and GPU time; %s in all, waiting for a slot included", strings.TrimSuffix(s.MaxRequestTime.String(), "0s"))
 	case r.counted:
 		limits = "the key's `rate_limit` and `max_concurrent`"
 	}
