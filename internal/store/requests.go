@@ -10,8 +10,8 @@ import (
 
 const addRecord = `INSERT INTO requests (id, client_request_id, at, key, model, alias, endpoint, class, backend, outcome, status,
 	error_code, streamed, prompt_tokens, completion_tokens, estimated, ttfb_ms, total_ms, slot_ms, ollama_total_ns, ollama_load_ns,
-	ollama_prompt_eval_ns, ollama_eval_ns, bytes_in, bytes_out, client_addr, gpu_ms, reserved_tokens, reserved_gpu_ms)
-	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29)
+	ollama_prompt_eval_ns, ollama_eval_ns, bytes_in, bytes_out, client_addr, gpu_ms, reserved_tokens, reserved_gpu_ms, shape)
+	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30)
 	ON CONFLICT (id) DO NOTHING`
 
 // AddRecords books requests in one transaction and says how many were new: a record whose id is in the books already
@@ -26,9 +26,17 @@ func (s *Store) AddRecords(ctx context.Context, recs []api.Record) (inserted int
 			return err
 		}
 		defer add.Close()
-		sums := newRollup()
+		var minutes int64
+		if err := tx.QueryRowContext(ctx, `SELECT since FROM kept WHERE what = 'minutes'`).Scan(&minutes); err != nil {
+			return err
+		}
+		sums, known := newRollup(minutes), shapes{}
 		for i := range recs {
-			done, err := add.ExecContext(ctx, recordRow(&recs[i])...)
+			shape, err := known.of(ctx, tx, &recs[i])
+			if err != nil {
+				return err
+			}
+			done, err := add.ExecContext(ctx, append(recordRow(&recs[i]), shape)...)
 			if err != nil {
 				return err
 			}
@@ -49,7 +57,29 @@ func (s *Store) AddRecords(ctx context.Context, recs []api.Record) (inserted int
 	return inserted, nil
 }
 
-// recordRow is a record in the order of addRecord's columns.
+// shape is what the requests of one combination have in common, by which the list finds them.
+type shape struct {
+	model, endpoint, backend string
+	outcome                  api.Outcome
+}
+
+// shapes are the numbers of those that a transaction has met.
+type shapes map[shape]int64
+
+func (known shapes) of(ctx context.Context, tx *sql.Tx, r *api.Record) (id int64, err error) {
+	s := shape{r.Model, r.Endpoint, r.Backend, r.Outcome}
+	if id, ok := known[s]; ok {
+		return id, nil
+	}
+	// Setting what is so already makes SQLite return the number, also of a shape that was there.
+	err = tx.QueryRowContext(ctx, `INSERT INTO shapes (model, endpoint, backend, outcome) VALUES ($1, $2, $3, $4)
+		ON CONFLICT (model, endpoint, backend, outcome) DO UPDATE SET model = excluded.model RETURNING id`,
+		s.model, s.endpoint, s.backend, string(s.outcome)).Scan(&id)
+	known[s] = id
+	return id, err
+}
+
+// recordRow is a record in the order of addRecord's columns, all but its shape.
 func recordRow(r *api.Record) []any {
 	var firstByte, gpu, reserved, reservedGPU any
 	if r.FirstByte > 0 {
