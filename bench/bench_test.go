@@ -11,6 +11,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/store"
 )
 
 const chunkedAnswer = "HTTP/1.1 200 OK\r\nServer: x\r\ntransfer-encoding: chunked\r\n\r\n" +
@@ -280,5 +283,55 @@ func TestRowsAreAdded(t *testing.T) {
 func TestCPUModel(t *testing.T) {
 	if got := cpuModel("processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nmodel name\t: other\n"); got != "Some CPU @ 2 GHz" {
 		t.Errorf("%q", got)
+	}
+}
+
+func TestKeepBooks(t *testing.T) {
+	section := func(size, text string) string { return "\n" + booksTitle + size + " rows\n\n" + text + "\n" }
+	before := "# Old\n" + section("500", "old small") + section("10000", "large")
+	if got, want := keepBooks(before, "# New\n"+section("500", "new small")), "# New\n"+section("500", "new small")+section("10000", "large"); got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got, want := keepBooks("", "# New\n"), "# New\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got := keepBooks(before, before+section("10000", "larger")); strings.Count(got, booksTitle) != 2 || !strings.Contains(got, "larger") || strings.Contains(got, "large\n") {
+		t.Errorf("replacing one: %q", got)
+	}
+}
+
+// The books that are measured hold what they say: so many rows, of so many keys, whose sums agree with them.
+func TestFillBooks(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "books.db")
+	s, err := store.Create(t.Context(), file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	keys := make([]string, bookKeys)
+	for i := range keys {
+		keys[i] = fmt.Sprintf("oas_%010d_secret", i)
+	}
+	const n = 30_000
+	r := &booked{rows: n}
+	if err := r.fill(file, keys); err != nil {
+		t.Fatal(err)
+	}
+	if r.perSecond <= 0 || r.rowBytes < 100 {
+		t.Errorf("%.0f rows a second, %.0f bytes a row", r.perSecond, r.rowBytes)
+	}
+	if s, err = store.Open(t.Context(), file); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	all, err := s.AllStatistics(t.Context(), time.Now())
+	if err != nil || all.Total.TotalRequests != n || len(all.ByKey) < bookKeys*9/10 || len(all.Total.ByModel) != bookModels || len(all.Total.ByOutcome) != 5 {
+		t.Errorf("%d requests of %d keys and %d models: %v", all.Total.TotalRequests, len(all.ByKey), len(all.Total.ByModel), err)
+	}
+	for _, by := range []api.Dimension{api.ByKey, api.ByBackend, api.ByDay} {
+		used, err := s.Usage(t.Context(), store.UsageQuery{By: []api.Dimension{by}, Limit: 10_000})
+		if err != nil || used.Total.Requests != n || by == api.ByBackend && used.Groups != bookBackends || by == api.ByDay && used.Groups < bookDays {
+			t.Errorf("by %s: %d requests in %d groups: %v", by, used.Total.Requests, used.Groups, err)
+		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -19,7 +20,7 @@ import (
 )
 
 // parts are the measurements that -only chooses from, in the order in which they run.
-var parts = []string{"cpu", "chunk", "latency", "rps", "idle", "start", "keys"}
+var parts = []string{"cpu", "chunk", "latency", "rps", "idle", "start", "keys", "books"}
 
 func init() {
 	// Children end with the thread that started them (Pdeathsig): this keeps main on the first thread, which lives to the end.
@@ -51,13 +52,15 @@ func run(args []string) error {
 	rounds := f.Int("rounds", 5, "rounds; each figure is the median over them")
 	quick := f.Bool("quick", false, "two rounds of a tenth of the work: shows that it runs, measures little")
 	only := f.String("only", "", "comma-separated parts to measure: "+strings.Join(parts, ",")+" (default all)")
+	rows := f.Int("rows", 500_000, "rows of the books that statistics are asked of")
+	dir := f.String("books", "", "directory to keep these books in, and to find them in the next time (default: none)")
 	program := f.String("service", "", "binary of the service to measure (default: build it as it is shipped)")
 	out := f.String("out", "", "file for the results (default bench/RESULTS.md for a whole run, none with -quick or -only)")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
-	if f.NArg() > 0 || *rounds < 1 || *rounds > 100 {
-		return errors.New("usage: bench [-rounds 1..100] [-quick] [-only parts] [-service binary] [-out file]")
+	if f.NArg() > 0 || *rounds < 1 || *rounds > 100 || *rows < 100_000 {
+		return errors.New("usage: bench [-rounds 1..100] [-quick] [-only parts] [-rows 100000..] [-books directory] [-service binary] [-out file]")
 	}
 	chosen := parts
 	if *only != "" {
@@ -84,11 +87,11 @@ func run(args []string) error {
 			return err
 		}
 	}
-	return measure(root, *program, *out, chosen, *rounds, w)
+	return measure(root, *program, *out, chosen, *rounds, w, *rows, *dir)
 }
 
 // measure brings up the contestants, runs the rounds, prints the table and writes it to out, if out is not empty.
-func measure(root, program, out string, chosen []string, rounds int, w work) error {
+func measure(root, program, out string, chosen []string, rounds int, w work, rows int, books string) error {
 	dir, err := os.MkdirTemp("", "bench-")
 	if err != nil {
 		return err
@@ -107,10 +110,25 @@ func measure(root, program, out string, chosen []string, rounds int, w work) err
 			b.part(part, i)
 		}
 	}
+	if slices.Contains(chosen, "books") && b.program != "" {
+		if b.booked, err = b.books(rows, books); err != nil {
+			b.note(service, fmt.Errorf("books: %w", err))
+		}
+	}
 	text := report(b.figures, b.notes, machine(), rounds, w)
+	if b.booked != nil {
+		text += b.booked.report(machine())
+	}
 	fmt.Print("\n" + text)
 	if out != "" {
-		if err := os.WriteFile(out, []byte(text), 0o644); err != nil {
+		before, err := os.ReadFile(out)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if len(chosen) == 1 && b.booked != nil {
+			text = string(before) + b.booked.report(machine()) // the rest stays
+		}
+		if err := os.WriteFile(out, []byte(keepBooks(string(before), text)), 0o644); err != nil {
 			return err
 		}
 	}

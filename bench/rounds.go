@@ -46,6 +46,7 @@ type bench struct {
 	keys    map[string]string
 	program string // the service's binary; empty if there is none
 	filled  *filled
+	booked  *booked
 	figures figures
 	notes   []string
 	failed  bool

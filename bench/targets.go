@@ -181,7 +181,8 @@ func buildService(root, dir string) (string, error) {
 // gateway is the service with all that it does switched on, on a data directory of its own.
 type gateway struct {
 	program, dir, upstream, secret string
-	admin                          string // first admin key, printed once when the database was made
+	admin                          string   // first admin key, printed once when the database was made
+	more                           []string // further settings
 }
 
 func newGateway(program, dir, upstream string) *gateway {
@@ -202,10 +203,10 @@ func (g *gateway) launch(name string) (*proc, error) {
 		return nil, err
 	}
 	_, port, _ := net.SplitHostPort(addr)
-	p, err := startProc(g.dir, name, []string{
+	p, err := startProc(g.dir, name, append([]string{
 		"OLLAMA_BASE_URL=http://" + g.upstream + "?slots=2000", "HOST=127.0.0.1", "PORT=" + port, "DATA_DIR=" + g.data(),
 		"SECRET_KEY=" + g.secret, "LOG_LEVEL=info", "LOG_FORMAT=json", "HOME=" + g.dir, "PATH=" + os.Getenv("PATH"),
-	}, g.program, "serve")
+	}, g.more...), g.program, "serve")
 	if err != nil {
 		return nil, err
 	}

@@ -83,7 +83,8 @@ func checkout(t *testing.T) string {
 }
 
 func readmeEnvironment(dir string) []string {
-	env := []string{"OLLAMA_BASE_URL=" + ollamaURL, "PORT=0", "LOG_FORMAT=json"}
+	// The test model never stops of its own will.
+	env := []string{"OLLAMA_BASE_URL=" + ollamaURL, "PORT=0", "LOG_FORMAT=json", "DEFAULT_MAX_TOKENS=64"}
 	for _, name := range []string{"PATH", "HOME", "GOPATH", "GOCACHE", "GOMODCACHE", "GOPROXY", "GOFLAGS", "GOTOOLCHAIN", "GONOSUMDB", "GOSUMDB"} {
 		if value, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+value)

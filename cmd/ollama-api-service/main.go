@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	_ "time/tzdata" // machines and images without zones of time are common
 
 	"github.com/spf13/cobra"
 

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"time"
 
 	"ollama-api-service/internal/api"
@@ -49,7 +50,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 	if err != nil {
 		return err
 	}
-	st, secret, err := makeDatabase(ctx, cfg)
+	st, secret, err := makeDatabase(ctx, cfg, log)
 	if err != nil {
 		return err
 	}
@@ -86,7 +87,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 		DefaultLimits: map[api.Role]int64{api.RoleAdmin: cfg.DefaultAdminRateLimit, api.RoleUser: cfg.DefaultUserRateLimit},
 		StaticAdmin:   cfg.AdminAPIKey != "", TrustedProxies: cfg.TrustedProxies, MetricsOpen: cfg.MetricsOpen, Aliases: api.Aliases(cfg.ModelAliases),
 		Policy: cfg.Policy, Standard: dialect.Standard(cfg.MaxNumCtx, cfg.MaxKeepAlive, cfg.DefaultMaxTokens), Registries: cfg.RegistryHosts,
-		MaxBody: int64(cfg.MaxBodyBytes), MaxRequestTime: cfg.MaxRequestTime, FirstByte: cfg.UpstreamFirstByteTimeout, Idle: cfg.UpstreamIdleTimeout, CountGrace: cfg.CountGrace, Heartbeat: cfg.SSEHeartbeat,
+		MaxBody: int64(cfg.MaxBodyBytes), BodyMemory: int64(cfg.MaxBodyMemory), MaxRequestTime: cfg.MaxRequestTime, FirstByte: cfg.UpstreamFirstByteTimeout, Idle: cfg.UpstreamIdleTimeout, CountGrace: cfg.CountGrace, Heartbeat: cfg.SSEHeartbeat,
 		Throttle: auth.NewThrottle(cfg.AuthFailuresPerMinute, time.Now), Origins: cfg.CORSOrigins, PerAddress: cfg.MaxConnectionsPerAddress, TLS: secure.config,
 	})
 
@@ -96,6 +97,11 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 		log.Warn("the Ollama server does not answer yet: start it, or set OLLAMA_BASE_URL to where it is", "backend", gpu.Name, "reason", s.Reason)
 	}
 	go gpu.Watch(background, func(s backend.State) { logBackend(log, gpu, s) })
+	var trimming sync.WaitGroup
+	trimming.Go(func() {
+		st.Trim(background, store.Retention{Rows: time.Duration(cfg.RetentionRows) * 24 * time.Hour, Rollups: time.Duration(cfg.RetentionRollups) * 24 * time.Hour}, time.Now, log)
+	})
+	defer func() { stop(); trimming.Wait() }()
 	go watchChanges(background, st, keys, log)
 
 	l, err := net.Listen("tcp", cfg.Address())
@@ -119,8 +125,8 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 
 // makeDatabase opens the database and its secret, and makes what is missing. A secret is made for a new database alone: for one
 // that has keys it would be the wrong one.
-func makeDatabase(ctx context.Context, cfg *config.Config) (_ *store.Store, secret auth.Secret, err error) {
-	st, err := store.Create(ctx, databasePath(cfg))
+func makeDatabase(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *store.Store, secret auth.Secret, err error) {
+	st, err := store.CreateLogged(ctx, databasePath(cfg), log)
 	if err != nil {
 		return nil, secret, databasef("%w", err)
 	}

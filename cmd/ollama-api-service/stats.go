@@ -27,6 +27,7 @@ type statsReport struct {
 	By    map[api.Dimension][]api.UsageGroup `json:"by"`
 
 	order []api.Dimension
+	zone  *time.Location
 	idle  int // keys that work and had no request
 }
 
@@ -35,6 +36,7 @@ type statsFlags struct {
 	by       []string
 	days     int
 	from, to string
+	zone     string
 	top      int
 	json     bool
 }
@@ -45,10 +47,11 @@ func (p *program) statsCommand() *cobra.Command {
 		Use:   "stats",
 		Short: "Show who used how much",
 		Long: `Show what was used: requests, tokens and response times, by key, by model and by day, from the database in DATA_DIR. A running
-service books within a second or so; what is running now is not in it. Days and hours are those of UTC.`,
+service books within a second or so; what is running now is not in it. Days are those of --tz, and of UTC without it.`,
 		Example: `  ollama-api-service stats
   ollama-api-service stats --by model --days 7
   ollama-api-service stats --by hour --from 2026-11-25
+  ollama-api-service stats --by day --tz Europe/Berlin
   ollama-api-service stats --from 2026-10-01 --to 2026-10-31 --json`,
 		Args: cobra.NoArgs,
 	}
@@ -57,10 +60,11 @@ service books within a second or so; what is running now is not in it. Days and 
 	flags.IntVar(&f.days, "days", 30, "show this many days, today included")
 	flags.StringVar(&f.from, "from", "", "show from this day or time on, like 2026-11-01 or 2026-11-01T12:00:00Z")
 	flags.StringVar(&f.to, "to", "", "show up to this day, which is included, or this time")
+	flags.StringVar(&f.zone, "tz", "", "the zone of the days and times shown and given, like Europe/Berlin or +05:30; none is UTC")
 	flags.IntVar(&f.top, "top", 20, "show this many keys, models and so on; 0 is all")
 	flags.BoolVar(&f.json, "json", false, "print JSON, with the names of the HTTP API")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		r, err := f.report(p.now().UTC(), cmd.Flags().Changed("days"))
+		r, err := f.report(p.now(), cmd.Flags().Changed("days"))
 		if err != nil {
 			return err
 		}
@@ -86,7 +90,11 @@ service books within a second or so; what is running now is not in it. Days and 
 
 // report is an empty report about what was asked for.
 func (f *statsFlags) report(now time.Time, daysGiven bool) (*statsReport, error) {
-	r := &statsReport{By: map[api.Dimension][]api.UsageGroup{}, To: now}
+	zone, err := api.ParseZone(f.zone)
+	if err != nil {
+		return nil, usagef("--tz must be the name of a zone like Europe/Berlin, or a distance from UTC like +05:30")
+	}
+	r := &statsReport{By: map[api.Dimension][]api.UsageGroup{}, To: now.In(zone), zone: zone}
 	known := []api.Dimension{api.ByKey, api.ByModel, api.ByEndpoint, api.ByBackend, api.ByOutcome, api.ByDay, api.ByHour}
 	for _, name := range f.by {
 		d := api.Dimension(strings.TrimSpace(name))
@@ -108,7 +116,7 @@ func (f *statsFlags) report(now time.Time, daysGiven bool) (*statsReport, error)
 		return nil, usagef("--top must be 0, which is all, or more")
 	}
 	if f.to != "" {
-		to, day, err := dayOrTime(f.to)
+		to, day, err := dayOrTime(f.to, zone)
 		if err != nil {
 			return nil, usagef("--to must be a day like 2026-11-30 or a time like 2026-11-30T12:00:00Z")
 		}
@@ -117,9 +125,10 @@ func (f *statsFlags) report(now time.Time, daysGiven bool) (*statsReport, error)
 		}
 		r.To = to
 	}
-	r.From = r.To.Add(-time.Nanosecond).Truncate(24*time.Hour).AddDate(0, 0, 1-f.days)
+	y, m, d := r.To.Add(-time.Nanosecond).Date()
+	r.From = time.Date(y, m, d+1-f.days, 0, 0, 0, 0, zone)
 	if f.from != "" {
-		from, _, err := dayOrTime(f.from)
+		from, _, err := dayOrTime(f.from, zone)
 		if err != nil {
 			return nil, usagef("--from must be a day like 2026-11-01 or a time like 2026-11-01T12:00:00Z")
 		}
@@ -136,12 +145,12 @@ func (f *statsFlags) report(now time.Time, daysGiven bool) (*statsReport, error)
 	return r, nil
 }
 
-func dayOrTime(s string) (t time.Time, day bool, err error) {
-	if t, err = time.Parse(time.DateOnly, s); err == nil {
+func dayOrTime(s string, zone *time.Location) (t time.Time, day bool, err error) {
+	if t, err = time.ParseInLocation(time.DateOnly, s, zone); err == nil {
 		return t, true, nil
 	}
 	t, err = time.Parse(time.RFC3339, s)
-	return t.UTC(), false, err
+	return t.In(zone), false, err
 }
 
 // read fills the report from the database.
@@ -155,9 +164,18 @@ func (r *statsReport) read(ctx context.Context, st *store.Store, now time.Time) 
 		span.To = r.To // else nothing is booked for later, and whole days are quicker read
 	}
 	for _, d := range r.order {
-		used, err := st.Usage(ctx, store.UsageQuery{RequestFilter: span, By: []api.Dimension{d}, Limit: mostRows})
+		used, err := st.Usage(ctx, store.UsageQuery{RequestFilter: span, By: []api.Dimension{d}, Limit: mostRows, Zone: r.zone})
 		if err != nil {
 			return err
+		}
+		// All the same: these are of one name each.
+		if r.From = used.From.In(r.zone); !used.To.IsZero() {
+			r.To = used.To.In(r.zone)
+		}
+		for i := range used.Rows {
+			if at := used.Rows[i].Start; at != nil {
+				*at = at.In(r.zone)
+			}
 		}
 		r.By[d], r.Total = append([]api.UsageGroup{}, used.Rows...), used.Total
 	}
@@ -185,16 +203,12 @@ func (r *statsReport) read(ctx context.Context, st *store.Store, now time.Time) 
 // filled are the groups of a dimension as they are shown: hours and days without a request have a row of their own, so that a
 // gap is seen.
 func (r *statsReport) filled(d api.Dimension) []api.UsageGroup {
-	step := 24 * time.Hour
-	if d == api.ByHour {
-		step = time.Hour
-	}
 	groups := r.By[d]
 	if d != api.ByHour && d != api.ByDay {
 		return groups
 	}
 	var all []api.UsageGroup
-	for at := r.From.Truncate(step); at.Before(r.To); at = at.Add(step) {
+	for at := r.begin(d, r.From); at.Before(r.To); at = r.next(d, at) {
 		if len(groups) > 0 && groups[0].Start.Equal(at) {
 			all, groups = append(all, groups[0]), groups[1:]
 			continue
@@ -204,14 +218,31 @@ func (r *statsReport) filled(d api.Dimension) []api.UsageGroup {
 	return all
 }
 
+// begin is the start of the hour or day that at lies in, and next that of the one after it.
+func (r *statsReport) begin(d api.Dimension, at time.Time) time.Time {
+	if d == api.ByHour {
+		return at.Truncate(time.Hour)
+	}
+	y, m, day := at.Date()
+	return time.Date(y, m, day, 0, 0, 0, 0, r.zone)
+}
+
+func (r *statsReport) next(d api.Dimension, at time.Time) time.Time {
+	if d == api.ByHour {
+		return at.Add(time.Hour)
+	}
+	y, m, day := at.Date()
+	return time.Date(y, m, day+1, 0, 0, 0, 0, r.zone)
+}
+
 // headline says what is shown.
 func (r *statsReport) headline() string {
 	form := "2006-01-02 15:04"
 	last := r.To
-	if r.From.Equal(r.From.Truncate(24 * time.Hour)) {
+	if r.From.Equal(r.begin(api.ByDay, r.From)) {
 		form = time.DateOnly
 		last = r.To.Add(-time.Nanosecond)
 	}
-	return fmt.Sprintf("%s to %s (UTC): %s, %s tokens in, %s tokens out", r.From.Format(form), last.Format(form),
+	return fmt.Sprintf("%s to %s (%s): %s, %s tokens in, %s tokens out", r.From.Format(form), last.Format(form), r.zone,
 		plural(r.Total.Requests, "request"), amount(r.Total.PromptTokens), amount(r.Total.CompletionTokens))
 }

@@ -78,6 +78,11 @@ func TestStats(t *testing.T) {
 	if n := strings.Count(hours, day+" "); n != 26 {
 		t.Errorf("%d times the day, want 24 hours of it and twice in the head:\n%s", n, hours)
 	}
+	// Twelve hours east, noon is the midnight of the day after, and what came before it is of the day.
+	east := noon.AddDate(0, 0, 1).Format(time.DateOnly)
+	moved := d.run("stats", "--by", "day,hour", "--tz", "+12:00", "--from", day, "--to", east)
+	wantLines(t, moved, day+` to `+east+` \(\+12:00\): 6 requests, .*`, noon.Format(`2006-01-02 Mon`)+` +4 .*`, noon.AddDate(0, 0, 1).Format(`2006-01-02 Mon`)+` +2 .*`,
+		day+` 23:00 +4  #+ .*`, east+` 00:00 +2  #+ .*`)
 	if out := d.run("stats", "--by", "key", "--top", "1"); !strings.Contains(out, "2 more: --top 0 shows all.") || strings.Contains(out, "env-admin") {
 		t.Errorf("the first alone:\n%s", out)
 	}
@@ -104,6 +109,8 @@ func TestStats(t *testing.T) {
 		{"--from", "1000-01-01"},
 		{"--by", "hour", "--days", "100"},
 		{"--top", "-1"},
+		{"--tz", "Local"},
+		{"--tz", "Mars/Base"},
 	} {
 		d.fails(exitUsage, []string{"--"}, append([]string{"stats"}, args...)...)
 	}

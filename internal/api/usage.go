@@ -1,6 +1,9 @@
 package api
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // Admission is what is journalled before a counted request goes upstream. With its Record missing at start-up it becomes
 // a row of its own with status "interrupted".
@@ -53,8 +56,10 @@ type Record struct {
 	// GPU is the part of the backend's time that the lease had, where that is divided among all in flight; negative where nobody
 	// measured it. The parts of a backend never add up to more than the time that passed.
 	GPU time.Duration `json:"gpu"`
-	// Reserved is the tokens that were held for a request whose end nobody saw: they count against its key's limits. 0 for others.
-	Reserved int64 `json:"reserved,omitempty"`
+	// Reserved and ReservedGPU are the tokens that were held for a request whose end nobody saw, and the time it can have had: they
+	// count against its key's limits in the place of what nobody counted. 0 for others.
+	Reserved    int64         `json:"reserved,omitempty"`
+	ReservedGPU time.Duration `json:"reserved_gpu,omitempty"`
 	// Ollama's own durations; nil where the dialect gives none (all of /v1).
 	OllamaTotal      *time.Duration `json:"ot,omitempty"`
 	OllamaLoad       *time.Duration `json:"ol,omitempty"`
@@ -113,7 +118,7 @@ type Usage struct {
 
 // UsageGroup is Usage of what agrees in those fields that are set; the others were not asked for.
 type UsageGroup struct {
-	Start    *time.Time `json:"start,omitempty" doc:"Start of the hour or day, UTC"`
+	Start    *time.Time `json:"start,omitempty" doc:"Start of the hour or day, in the zone asked for"`
 	Key      *string    `json:"key,omitempty" doc:"Key preview" example:"oas_8rT2kLmN0q"`
 	KeyName  string     `json:"key_name,omitempty" example:"Production API Key"`
 	Revoked  bool       `json:"revoked,omitempty" doc:"The key was revoked"`
@@ -127,7 +132,7 @@ type UsageGroup struct {
 // Dimension is what usage can be grouped by.
 type Dimension string
 
-// The dimensions. Hours and days are those of UTC.
+// The dimensions. Hours are those of UTC, days those of the zone that was asked for.
 const (
 	ByKey      Dimension = "key"
 	ByModel    Dimension = "model"
@@ -143,4 +148,24 @@ type RequestFilter struct {
 	Keys, Models, Endpoints, Backends, Outcomes []string
 	From                                        time.Time // included; zero is the beginning
 	To                                          time.Time // not included; zero is no end
+}
+
+// ParseZone reads the name of a zone of time (Europe/Berlin) or a distance from UTC (+05:30). An empty text is UTC.
+func ParseZone(text string) (*time.Location, error) {
+	if text == "" {
+		return time.UTC, nil
+	}
+	if at, err := time.Parse("-07:00", text); err == nil {
+		_, offset := at.Zone()
+		return time.FixedZone(text, offset), nil
+	}
+	zone, err := time.LoadLocation(text)
+	// Local would be what the machine of the service is set to, which nobody who asks can know.
+	if err != nil || strings.EqualFold(text, "local") {
+		return nil, Errorf(CodeBadRequest, "tz is no zone of time: give a name like Europe/Berlin or a distance from UTC like +05:30, or leave it out for UTC")
+	}
+	if zone.String() == "UTC" {
+		return time.UTC, nil
+	}
+	return zone, nil
 }

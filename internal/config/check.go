@@ -18,6 +18,7 @@ const (
 	maxQueue    = 1_000_000
 	maxBody     = 1 << 40
 	maxTokens   = 1 << 31
+	maxDays     = 36_500
 )
 
 // placeholders are what examples and templates say where a secret belongs. All the world knows them.
@@ -90,12 +91,21 @@ func (c *Config) checkNumbers() error {
 		{"MAX_CONNECTIONS_PER_ADDRESS", int64(c.MaxConnectionsPerAddress), 0, maxQueue},
 		{"DEFAULT_MAX_TOKENS", c.DefaultMaxTokens, 0, maxTokens},
 		{"MAX_NUM_CTX", c.MaxNumCtx, 0, maxTokens},
+		{"RETENTION_ROWS", c.RetentionRows, 0, maxDays},
+		{"RETENTION_ROLLUPS", c.RetentionRollups, 0, maxDays},
 		{"MAX_BODY_BYTES", int64(c.MaxBodyBytes), 1024, maxBody},
 		{"JOURNAL_MAX_BYTES", int64(c.JournalMaxBytes), 16 << 20, 1 << 40},
+		{"MAX_BODY_MEMORY", int64(c.MaxBodyMemory), 2 * int64(c.MaxBodyBytes), 1 << 50}, // a body, and what it is decoded to
 	} {
 		if n.value < n.least || n.value > n.most {
 			return errorf("%s must be from %d to %d", n.name, n.least, n.most)
 		}
+	}
+	if c.RetentionRows == 1 {
+		return errorf("RETENTION_ROWS must be 0, for ever, or at least 2: limits by the day are counted from the rows at start")
+	}
+	if c.RetentionRollups != 0 && (c.RetentionRows == 0 || c.RetentionRollups < c.RetentionRows) {
+		return errorf("RETENTION_ROLLUPS must be 0, for ever, or at least RETENTION_ROWS: the sums must not go before the rows")
 	}
 	for _, d := range []struct {
 		name  string

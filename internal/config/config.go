@@ -35,6 +35,9 @@ type Config struct {
 
 	DataDir string `env:"DATA_DIR" envDefault:"./data" doc:"The directory of the database, the journal and the generated secret. Back it up."`
 
+	RetentionRows    int64 `env:"RETENTION_ROWS" envDefault:"30" doc:"For how many days each request is kept by itself; 0 keeps them for ever. Whole days of UTC. What is older is in the sums of\nRETENTION_ROLLUPS alone, and in the totals of each key, which are kept for ever."`
+	RetentionRollups int64 `env:"RETENTION_ROLLUPS" envDefault:"730" doc:"For how many days usage by hour and by day is kept; 0 keeps it for ever. At least RETENTION_ROWS."`
+
 	AdminAPIKey Hidden `env:"ADMIN_API_KEY" doc:"An admin key that lives in this setting alone and is never stored: at least 24 characters, letters, digits and signs\nwithout spaces or commas. It works as long as it is set."`
 	DemoKeys    bool   `env:"DEMO_KEYS" envDefault:"false" doc:"true adds the keys demo-admin-key-12345 and demo-user-key-67890, which everybody knows. Only on a loopback HOST."`
 
@@ -44,7 +47,8 @@ type Config struct {
 	DefaultAdminRateLimit int64 `env:"DEFAULT_ADMIN_RATE_LIMIT" envDefault:"1000" doc:"The same for an admin key."`
 
 	MaxBodyBytes             Size          `env:"MAX_BODY_BYTES" envDefault:"64MiB" doc:"The largest request body, as bytes or with a unit: 64MiB, 10MB. Uploads of model files are not bound by it."`
-	MaxRequestTime           time.Duration `env:"MAX_REQUEST_TIME" envDefault:"30m" doc:"The longest that one request may take at the Ollama server. Durations need a unit: 30s, 15m, 2h."`
+	MaxBodyMemory            Size          `env:"MAX_BODY_MEMORY" envDefault:"1GiB" doc:"The memory for the bodies of all requests at one time, those below 64 KiB not counted; who comes when it is full is answered 503."`
+	MaxRequestTime           time.Duration `env:"MAX_REQUEST_TIME" envDefault:"30m" doc:"The longest that one request may take, the wait for a slot included. Durations need a unit: 30s, 15m, 2h."`
 	UpstreamFirstByteTimeout time.Duration `env:"UPSTREAM_FIRST_BYTE_TIMEOUT" envDefault:"15m" doc:"The longest wait for the first byte of Ollama's answer: loading a large model takes minutes."`
 	SSEHeartbeat             time.Duration `env:"SSE_HEARTBEAT" envDefault:"15s" doc:"How long a stream of events (/v1) may be silent before a comment is sent, so that nobody takes it for dead; 0s sends none."`
 	UpstreamIdleTimeout      time.Duration `env:"UPSTREAM_IDLE_TIMEOUT" envDefault:"5m" doc:"The longest pause within Ollama's answer. Not for pull, push, create and blobs."`

@@ -171,6 +171,11 @@ func TestBadValues(t *testing.T) {
 		{"MAX_REQUEST_TIME", "-5m"},
 		{"UPSTREAM_FIRST_BYTE_TIMEOUT", "soon"},
 		{"UPSTREAM_IDLE_TIMEOUT", "9999h"},
+		{"RETENTION_ROWS", "-1"},
+		{"RETENTION_ROWS", "1"},
+		{"RETENTION_ROWS", "30d"},
+		{"RETENTION_ROWS", "0"}, // with sums that would go before the rows
+		{"RETENTION_ROLLUPS", "29"},
 		{"MAX_QUEUE", "-1"},
 		{"MAX_QUEUE", "lots"},
 		{"MAX_QUEUE_WAIT", "600"},

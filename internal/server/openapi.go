@@ -170,7 +170,7 @@ func (s *Server) conditions(r *route) string {
 	limits := "none; it is not counted"
 	switch {
 	case r.counted && r.class == inference:
-		limits = fmt.Sprintf("the key's `rate_limit` and `max_concurrent`; %s in all, waiting for a slot included", strings.TrimSuffix(s.MaxRequestTime.String(), "0s"))
+		limits = fmt.Sprintf("the key's `rate_limit`, `max_concurrent`, tokens and GPU time; %s in all, waiting for a slot included", strings.TrimSuffix(s.MaxRequestTime.String(), "0s"))
 	case r.counted:
 		limits = "the key's `rate_limit` and `max_concurrent`"
 	}
@@ -193,6 +193,8 @@ func size(bytes int64) string {
 // mostBody is the longest body that a route reads; 0 for those that read none or pass it on unread.
 func (s *Server) mostBody(r *route) int64 {
 	switch {
+	case r.kind == dialect.Show:
+		return maxManagement
 	case r.kind != dialect.None:
 		return s.MaxBody
 	case r.class == own && (r.method == http.MethodPost || r.method == http.MethodPatch):

@@ -60,6 +60,7 @@ type Options struct {
 	Standard       api.Policy        // what users' requests may set where nothing else is said
 	Registries     []string          // hosts that models may come from beside Ollama's own
 	MaxBody        int64
+	BodyMemory     int64 // for the large bodies of all requests together
 	MaxRequestTime time.Duration
 	FirstByte      time.Duration
 	Idle           time.Duration
@@ -87,6 +88,7 @@ type Server struct {
 	stopping      context.Context // ends when Serve is told to stop
 	stop          context.CancelFunc
 	readOn        atomic.Int64 // answers whose clients have left
+	bodies        atomic.Int64 // bytes of large bodies in memory
 }
 
 // New builds the route table and the management API on it.
@@ -195,6 +197,9 @@ func (s *Server) identify(x *exchange) error {
 	}
 	switch {
 	case x.route.access == anyone:
+		if e := s.throttled(x, err); e != nil && !errors.Is(e, auth.ErrNoCredential) {
+			s.Books.Refuse(x.who(), api.AsError(e).Code)
+		}
 		return nil // without a good key it answers all the same, only less
 	case err != nil:
 		return s.throttled(x, err)
@@ -213,7 +218,7 @@ func (s *Server) identify(x *exchange) error {
 
 // throttled is the error of a bad credential, or that of too many from one address. A request without any is nobody's guess.
 func (s *Server) throttled(x *exchange, err error) error {
-	if api.AsError(err).Code != api.CodeUnauthorized || errors.Is(err, auth.ErrNoCredential) {
+	if err == nil || api.AsError(err).Code != api.CodeUnauthorized || errors.Is(err, auth.ErrNoCredential) {
 		return err
 	}
 	wait, over := s.Throttle.Failed(x.addr)
@@ -228,7 +233,10 @@ func (s *Server) throttled(x *exchange, err error) error {
 
 // finish writes the log line and keeps a panic from taking the process along.
 func (s *Server) finish(x *exchange) {
-	switch p := recover(); p {
+	p := recover()
+	x.letGo()
+	defer x.lastWrite()
+	switch p {
 	case nil:
 		s.logRequest(x)
 	case http.ErrAbortHandler:

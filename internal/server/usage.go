@@ -54,12 +54,13 @@ func (c *Chosen) csv(ctx context.Context) bool {
 
 type usageIn struct {
 	Chosen
-	GroupBy []api.Dimension `query:"group_by" enum:"key,model,endpoint,backend,outcome,hour,day" default:"day" minItems:"1" maxItems:"7" doc:"What to group by: one or several, separated by commas, of which at most one is hour or day (UTC). By hour, a span has at most 92 days" example:"[\"key\",\"day\"]"`
+	GroupBy []api.Dimension `query:"group_by" enum:"key,model,endpoint,backend,outcome,hour,day" default:"day" minItems:"1" maxItems:"7" doc:"What to group by: one or several, separated by commas, of which at most one is hour (of UTC) or day (of tz). By hour, a span has at most 92 days" example:"[\"key\",\"day\"]"`
+	Zone    string          `query:"tz" maxLength:"64" doc:"The zone whose days group_by=day means and in which times are shown: a name like Europe/Berlin, or a distance from UTC like +05:30. Without it, UTC" example:"Europe/Berlin"`
 	Limit   int             `query:"limit" minimum:"1" maximum:"10000" default:"1000" doc:"The most groups to show; the total counts all"`
 }
 
 type usageBody struct {
-	From      time.Time        `json:"from"`
+	From      time.Time        `json:"from" doc:"What was asked for. Where it cuts an hour or a day of which only the sum is kept, the begin of that"`
 	To        time.Time        `json:"to"`
 	GroupBy   []api.Dimension  `json:"group_by"`
 	Usage     []api.UsageGroup `json:"usage" doc:"The earliest first, and of one time those with the most requests first; groups without a request are left out"`
@@ -127,12 +128,13 @@ type requestsOut struct {
 }
 
 func (s *Server) usageOperations(a huma.API) {
-	const spans = " The answer is exact to the millisecond: from belongs to the span, to does not. Times of hours and days are UTC. " +
+	const spans = " The answer is exact to the millisecond where each request is still kept (RETENTION_ROWS): from belongs to the span, to does not. " +
 		"In CSV, a text that a spreadsheet would take for a formula has an apostrophe in front."
 	operation(a, huma.Operation{
 		OperationID: "usage", Method: "GET", Path: "/api/admin/usage", Summary: "Usage by key, model, endpoint, backend, outcome, hour or day (admin)",
-		Description: "What booked requests used: all that chose a model, and changes of models. Without from it starts 30 days before to, on a whole day; without to it ends now." + spans,
-		Tags:        []string{"Statistics"}, Errors: []int{503}, Responses: tableResponse(usageExample, "day,requests,prompt_tokens,…\n2026-11-25T00:00:00Z,42,1234,…\n"),
+		Description: "What booked requests used: all that chose a model, and changes of models. Without from it starts 30 days before to, on a whole day; without to it ends now." + spans +
+			" Before that there are only sums of hours and days, and those of RETENTION_ROLLUPS alone: ends of the span that cut one are moved to its ends, and from and to in the answer say so.",
+		Tags: []string{"Statistics"}, Errors: []int{503}, Responses: tableResponse(usageExample, "day,requests,prompt_tokens,…\n2026-11-25T00:00:00Z,42,1234,…\n"),
 	}, s.usage)
 	operation(a, huma.Operation{
 		OperationID: "requests", Method: "GET", Path: "/api/admin/requests", Summary: "Booked requests one by one (admin)",
@@ -148,13 +150,18 @@ func (s *Server) usage(ctx context.Context, in *usageIn) (*usageOut, error) {
 	if err != nil {
 		return nil, err
 	}
-	now := time.Now().UTC()
-	body := usageBody{From: in.From.UTC(), To: in.To.UTC(), GroupBy: in.GroupBy, asCSV: in.csv(ctx)}
+	zone, err := api.ParseZone(in.Zone)
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now().In(zone)
+	body := usageBody{From: in.From.In(zone), To: in.To.In(zone), GroupBy: in.GroupBy, asCSV: in.csv(ctx)}
 	if in.To.IsZero() {
 		body.To = now
 	}
 	if in.From.IsZero() {
-		body.From = body.To.AddDate(0, 0, 1-usageDays).Truncate(24 * time.Hour)
+		y, m, d := body.To.Date()
+		body.From = time.Date(y, m, d+1-usageDays, 0, 0, 0, 0, zone)
 	}
 	filter.From = body.From
 	if !body.To.Before(now) {
@@ -167,7 +174,7 @@ func (s *Server) usage(ctx context.Context, in *usageIn) (*usageOut, error) {
 		return nil, err
 	}
 	s.settle(ctx)
-	used, err := s.Store.Usage(ctx, store.UsageQuery{RequestFilter: filter, By: in.GroupBy, Limit: in.Limit})
+	used, err := s.Store.Usage(ctx, store.UsageQuery{RequestFilter: filter, By: in.GroupBy, Limit: in.Limit, Zone: zone})
 	if err != nil {
 		return nil, err
 	}
@@ -175,8 +182,16 @@ func (s *Server) usage(ctx context.Context, in *usageIn) (*usageOut, error) {
 	if err != nil {
 		return nil, err
 	}
+	body.From = used.From.In(zone)
+	if !used.To.IsZero() {
+		body.To = used.To.In(zone)
+	}
 	for i := range used.Rows {
-		if g := &used.Rows[i]; g.Key != nil {
+		g := &used.Rows[i]
+		if g.Start != nil {
+			*g.Start = g.Start.In(zone)
+		}
+		if g.Key != nil {
 			k := names[*g.Key]
 			g.KeyName, g.Revoked = k.Name, k.RevokedAt != nil
 		}

@@ -84,6 +84,8 @@ func TestUsageByEverything(t *testing.T) {
 		"to=9999-12-31T00:00:00Z&from=0001-01-02T00:00:00Z":     5,
 		"group_by=hour,backend":                                 5,
 		"limit=1&group_by=model":                                5,
+		"group_by=day,key&tz=Asia/Kathmandu":                     5,
+		"group_by=day&tz=-11:45":                                 5,
 	} {
 		if got := ask[usageAnswer](b, "/api/admin/usage?"+query); got.Total.Requests != want {
 			t.Errorf("%s: %d requests, want %d", query, got.Total.Requests, want)
@@ -91,6 +93,16 @@ func TestUsageByEverything(t *testing.T) {
 	}
 	if got := ask[usageAnswer](b, "/api/admin/usage?limit=1&group_by=model"); len(got.Usage) != 1 || !got.Truncated || got.Groups != 2 {
 		t.Errorf("one of two groups: %+v", got)
+	}
+	// Days begin where the one who asks is, and times are shown so.
+	east := ask[usageAnswer](b, "/api/admin/usage?group_by=day&tz=%2B05:45")
+	for _, at := range []time.Time{*east.Usage[0].Start, east.From} {
+		if _, offset := at.Zone(); offset != 20_700 || at.Format(time.TimeOnly) != "00:00:00" {
+			t.Errorf("a day begins at %v", at)
+		}
+	}
+	if table := b.do("GET", "/api/admin/usage?group_by=day&tz=%2B05:45&format=csv", adminSecret, ""); !strings.Contains(table.body, east.Usage[0].Start.Format(time.DateOnly)+"T00:00:00+05:45,") {
+		t.Errorf("as CSV: %s", table.body)
 	}
 	// Revoked keys keep their usage, and are marked.
 	b.do("DELETE", "/api/keys/"+annaPreview, adminSecret, "")
@@ -206,7 +218,7 @@ func TestAbsurdQuestionsAreRefused(t *testing.T) {
 	for _, query := range []string{
 		"limit=0", "limit=-1", "limit=1e9", "limit=100001", "limit=x", "from=2026-11-02T00:00:00Z&to=2026-11-01T00:00:00Z", "from=yesterday", "to=2026-11-01",
 		"from=2026-11-01T00:00:00Z&to=2026-11-01T00:00:00Z", "outcome=great", "model=a/b/c/d/e", "format=xml", "unknown=1", "group_by=prompt", "group_by=key,key",
-		"group_by=hour,day", "group_by=hour&from=2020-01-01T00:00:00Z", "from=2999-01-01T00:00:00Z", "key=" + strings.Repeat("a,", 101),
+		"group_by=hour,day", "tz=Mars/Base", "tz=Local", "tz=../../etc/passwd", "tz=" + strings.Repeat("a", 65), "group_by=hour&from=2020-01-01T00:00:00Z", "from=2999-01-01T00:00:00Z", "key=" + strings.Repeat("a,", 101),
 	} {
 		if r := b.do("GET", "/api/admin/usage?"+query, adminSecret, ""); r.status != 400 || !strings.Contains(r.body, `"detail"`) {
 			t.Errorf("usage %s: %d %s", query, r.status, r.body)

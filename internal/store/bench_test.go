@@ -93,7 +93,7 @@ func BenchmarkStatistics1M(b *testing.B) {
 				}
 			})
 		}
-		for _, table := range []string{"usage_period", "usage_total", "usage_minute", "usage_hour", "usage_latency"} {
+		for _, table := range []string{"usage_period", "usage_sum", "usage_latency"} {
 			var n int64
 			err := s.read(context.Background(), func(tx *sql.Tx) error { return tx.QueryRow("SELECT COUNT(*) FROM " + table).Scan(&n) })
 			b.Logf("%s: %s has %d rows (%v)", name, table, n, err)

@@ -51,6 +51,7 @@ func TestKeyRoundTrip(t *testing.T) {
 	s, path := create(t)
 	full := api.Key{
 		Preview: "oas_full", Name: "Äpfel 苹果", Role: api.RoleAdmin, RateLimit: pointer[int64](0), MaxConcurrent: pointer[int64](3),
+		TokensPerHour: pointer[int64](4), TokensPerDay: pointer[int64](5), GPUPerDay: pointer[int64](6), MaxOutput: pointer[int64](7), Strict: true,
 		Models: []string{"llama3:*", "qwen3"}, AllowCloud: true, ExpiresAt: pointer(noon.Add(time.Hour)),
 		AllowedIPs: []api.Network{{Prefix: netip.MustParsePrefix("10.0.0.0/8")}, {Prefix: netip.MustParsePrefix("::1/128")}},
 		Note:       "a note", CreatedAt: noon.Add(-time.Hour),
@@ -125,11 +126,13 @@ func TestPatchThreeStates(t *testing.T) {
 	}
 	// A value.
 	finer := noon.Add(2 * time.Hour).Add(123456 * time.Nanosecond)
+	want.TokensPerHour, want.TokensPerDay, want.GPUPerDay, want.MaxOutput, want.Strict = pointer[int64](14), pointer[int64](15), pointer[int64](16), pointer[int64](17), true
 	want.Name, want.RateLimit, want.MaxConcurrent, want.Models, want.AllowCloud, want.Note =
 		"other", pointer[int64](0), pointer[int64](2), []string{}, true, "why"
 	want.ExpiresAt = pointer(finer.Truncate(time.Millisecond))
 	got := change(api.KeyPatch{
 		Name: pointer("other"), RateLimit: value[int64](0), MaxConcurrent: value[int64](2),
+		TokensPerHour: value[int64](14), TokensPerDay: value[int64](15), GPUPerDay: value[int64](16), MaxOutput: value[int64](17), Strict: pointer(true),
 		Models: value([]string{}), AllowCloud: pointer(true), ExpiresAt: value(finer), Note: pointer("why"),
 	})
 	if !reflect.DeepEqual(got, want) {
@@ -137,8 +140,10 @@ func TestPatchThreeStates(t *testing.T) {
 	}
 	// Null.
 	want.RateLimit, want.MaxConcurrent, want.Models, want.ExpiresAt, want.AllowedIPs = nil, nil, nil, nil, nil
+	want.TokensPerHour, want.TokensPerDay, want.GPUPerDay, want.MaxOutput, want.Strict = nil, nil, nil, nil, false
 	got = change(api.KeyPatch{
-		RateLimit: null[int64](), MaxConcurrent: null[int64](), Models: null[[]string](),
+		RateLimit: null[int64](), MaxConcurrent: null[int64](), TokensPerHour: null[int64](), TokensPerDay: null[int64](), GPUPerDay: null[int64](),
+		MaxOutput: null[int64](), Strict: pointer(false), Models: null[[]string](),
 		ExpiresAt: null[time.Time](), AllowedIPs: null[[]api.Network](),
 	})
 	if !reflect.DeepEqual(got, want) {
@@ -348,8 +353,8 @@ func TestAudit(t *testing.T) {
 		{ActionRevoke, `{"name":"name of oas_a","role":"user"}`},
 		{ActionRotate, `{"grace_seconds":60}`},
 		{ActionChange, `{"models":{"from":null,"to":["tiny"]},"rate_limit":{"from":null,"to":7}}`},
-		{ActionCreate, `{"allow_cloud":false,"allowed_ips":null,"expires_at":null,"max_concurrent":null,"models":null,` +
-			`"name":"name of oas_a","note":"","policy":null,"rate_limit":null,"role":"user"}`},
+		{ActionCreate, `{"allow_cloud":false,"allowed_ips":null,"expires_at":null,"gpu_seconds_per_day":null,"max_concurrent":null,"max_tokens_per_request":null,` +
+			`"models":null,"name":"name of oas_a","note":"","policy":null,"rate_limit":null,"role":"user","strict":false,"tokens_per_day":null,"tokens_per_hour":null}`},
 	}
 	if len(log) != len(want) {
 		t.Fatalf("%d lines, want %d", len(log), len(want))

@@ -1,8 +1,11 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
+	"slices"
+	"strings"
 	"time"
 
 	"ollama-api-service/internal/api"
@@ -26,21 +29,24 @@ type Place struct {
 // is listed when it has ended, at the time it was admitted: one that ends late may come into a page that was read already.
 func (s *Store) Requests(ctx context.Context, q RequestQuery) (list []api.Record, next *Place, err error) {
 	err = s.read(ctx, func(tx *sql.Tx) error {
-		from, to, some, err := q.narrow(ctx, tx)
+		k, err := readKept(ctx, tx)
+		if err != nil {
+			return err
+		}
+		from, to := span(&q.RequestFilter)
+		from = max(from, k.rows)
+		if len(q.Keys) == 0 && len(q.Models)+len(q.Endpoints)+len(q.Backends)+len(q.Outcomes) > 0 {
+			list, err = q.byShape(ctx, tx, from, to)
+			return err
+		}
+		from, to, some, err := q.narrow(ctx, tx, k, from, to)
 		if err != nil || !some {
 			return err
 		}
 		b := &builder{}
-		where := b.within("at", from, to) + b.filter(&q.RequestFilter)
-		if q.Before.ID != "" {
-			where += " AND (at, id) < (" + b.param(q.Before.At) + ", " + b.param(q.Before.ID) + ")"
-		}
-		return rows(ctx, tx, `SELECT `+recordColumns+` FROM requests WHERE `+where+` ORDER BY at DESC, id DESC LIMIT `+b.param(q.Limit+1),
-			func(r *sql.Rows) error {
-				record, err := scanRecord(r)
-				list = append(list, record)
-				return err
-			}, b.args...)
+		where := b.within("at", from, to) + b.filter(&q.RequestFilter) + q.behind(b)
+		list, err = records(ctx, tx, where+` ORDER BY at DESC, id DESC LIMIT `+b.param(q.Limit+1), b.args...)
+		return err
 	})
 	if err != nil {
 		return nil, nil, err
@@ -53,21 +59,116 @@ func (s *Store) Requests(ctx context.Context, q RequestQuery) (list []api.Record
 	return list, next, nil
 }
 
-// narrow is the span in which the page lies. Rows are found by time and by key alone: for what is rare, or not there at all,
-// the days that have it are read from the rollup first, so that not all rows in between are.
-func (q *RequestQuery) narrow(ctx context.Context, tx *sql.Tx) (from, to int64, some bool, err error) {
-	from, to = span(&q.RequestFilter)
+func records(ctx context.Context, tx *sql.Tx, where string, args ...any) (list []api.Record, err error) {
+	err = rows(ctx, tx, `SELECT `+recordColumns+` FROM requests WHERE `+where, func(r *sql.Rows) error {
+		record, err := scanRecord(r)
+		list = append(list, record)
+		return err
+	}, args...)
+	return list, err
+}
+
+// behind is the condition that a row lies behind Before. With the time alone in front, it is found by an index on it.
+func (q *RequestQuery) behind(b *builder) string {
+	if q.Before.ID == "" {
+		return ""
+	}
+	at := b.param(q.Before.At)
+	return ` AND at <= ` + at + ` AND (at < ` + at + ` OR id < ` + b.param(q.Before.ID) + `)`
+}
+
+// byShape looks for the page among the requests of each chosen shape, from the newest on. Each may fill the page, but once it is
+// full, only what is newer than its end is of use: so all of them together read little more than the page.
+func (q *RequestQuery) byShape(ctx context.Context, tx *sql.Tx, from, to int64) ([]api.Record, error) {
+	b := &builder{}
+	var chosen []int64
+	err := rows(ctx, tx, `SELECT id FROM shapes WHERE id > 0`+b.filter(&q.RequestFilter), func(r *sql.Rows) error {
+		var id int64
+		err := r.Scan(&id)
+		chosen = append(chosen, id)
+		return err
+	}, b.args...)
+	if err != nil {
+		return nil, err
+	}
+	b = &builder{}
+	query := `SELECT at, id FROM requests WHERE shape = ` + b.param(0) + ` AND at >= ` + b.param(from)
+	if to >= 0 {
+		query += ` AND at < ` + b.param(to)
+	}
+	query += q.behind(b) + ` ORDER BY at DESC, id DESC LIMIT ` + b.param(q.Limit+1)
+	find, err := tx.PrepareContext(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	defer find.Close()
+	newestFirst := func(a, b Place) int { return -cmp.Or(cmp.Compare(a.At, b.At), cmp.Compare(a.ID, b.ID)) }
+	var page []Place
+	for _, shape := range chosen {
+		b.args[0], b.args[1] = shape, from
+		some, err := places(ctx, find, b.args)
+		if err != nil {
+			return nil, err
+		}
+		if len(some) == 0 {
+			continue
+		}
+		page = append(page, some...)
+		slices.SortFunc(page, newestFirst)
+		if len(page) > q.Limit {
+			page = page[:q.Limit+1]
+			from = page[q.Limit].At
+		}
+	}
+	if len(page) == 0 {
+		return nil, nil
+	}
+	b = &builder{}
+	ids := make([]string, len(page))
+	for i, p := range page {
+		ids[i] = b.param(p.ID)
+	}
+	return records(ctx, tx, `id IN (`+strings.Join(ids, ", ")+`) ORDER BY at DESC, id DESC`, b.args...)
+}
+
+func places(ctx context.Context, find *sql.Stmt, args []any) (some []Place, err error) {
+	r, err := find.QueryContext(ctx, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	for r.Next() {
+		var p Place
+		if err := r.Scan(&p.At, &p.ID); err != nil {
+			return nil, err
+		}
+		some = append(some, p)
+	}
+	return some, r.Err()
+}
+
+// narrow is the span in which the page lies. Rows are found by time and by key alone: for what a key rarely did, or never, the days
+// that have it are read from the rollup first, so that not all of its rows in between are.
+func (q *RequestQuery) narrow(ctx context.Context, tx *sql.Tx, k kept, from, to int64) (_, _ int64, some bool, err error) {
 	if q.Before.ID != "" && (to < 0 || q.Before.At < to) {
 		to = q.Before.At + 1
 	}
 	if len(q.Models)+len(q.Endpoints)+len(q.Backends)+len(q.Outcomes) == 0 {
 		return from, to, true, nil
 	}
+	p := plan{kept: k}
+	first, end := down(max(from, k.first), dayMS), k.end
+	if to >= 0 {
+		end = min(end, up(to, dayMS))
+	}
+	if first >= end {
+		return 0, 0, false, nil
+	}
+	p.runs = []run{{source{byAll, dayMS, 0}, first, end, ownTime}}
 	b := &builder{}
-	days := `SELECT start, SUM(count) FROM usage_period WHERE width = ` + b.param(dayMS) + ` AND ` + b.within("start", down(from, dayMS), to) +
-		b.filter(&q.RequestFilter) + ` GROUP BY start ORDER BY start DESC`
+	with, days := p.build(b, &q.RequestFilter, true, "count", "")
 	var newest, oldest, found int64
-	err = rows(ctx, tx, days, func(r *sql.Rows) error {
+	err = rows(ctx, tx, `WITH RECURSIVE `+with+` SELECT at, SUM(count) FROM (`+days+`) AS days GROUP BY at ORDER BY at DESC`, func(r *sql.Rows) error {
 		var start, n int64
 		if err := r.Scan(&start, &n); err != nil || found > int64(q.Limit) {
 			return err
@@ -90,21 +191,21 @@ func (q *RequestQuery) narrow(ctx context.Context, tx *sql.Tx) (from, to int64, 
 
 const recordColumns = `id, client_request_id, at, key, model, alias, endpoint, class, backend, outcome, status, error_code, streamed, prompt_tokens,
 	completion_tokens, estimated, ttfb_ms, total_ms, slot_ms, ollama_total_ns, ollama_load_ns, ollama_prompt_eval_ns, ollama_eval_ns, bytes_in,
-	bytes_out, client_addr, gpu_ms, COALESCE(reserved_tokens, 0)`
+	bytes_out, client_addr, gpu_ms, COALESCE(reserved_tokens, 0), COALESCE(reserved_gpu_ms, 0.0)`
 
 // scanRecord reads recordColumns.
 func scanRecord(r *sql.Rows) (api.Record, error) {
 	var out api.Record
 	var at, streamed, estimated int64
 	var firstByte, gpu sql.NullFloat64
-	var total, slot float64
+	var total, slot, reserved float64
 	var ollama [4]sql.NullInt64
 	err := r.Scan(&out.ID, &out.ClientRequestID, &at, &out.Key, &out.Model, &out.Alias, &out.Endpoint, &out.Class, &out.Backend, &out.Outcome, &out.Status,
 		&out.ErrorCode, &streamed, &out.PromptTokens, &out.CompletionTokens, &estimated, &firstByte, &total, &slot, &ollama[0], &ollama[1], &ollama[2],
-		&ollama[3], &out.BytesIn, &out.BytesOut, &out.ClientAddr, &gpu, &out.Reserved)
+		&ollama[3], &out.BytesIn, &out.BytesOut, &out.ClientAddr, &gpu, &out.Reserved, &reserved)
 	out.At, out.Streamed, out.Estimated = instant(at), streamed != 0, estimated != 0
 	out.FirstByte, out.Total, out.Slot = duration(firstByte.Float64), duration(total), duration(slot)
-	out.GPU = -1
+	out.GPU, out.ReservedGPU = -1, duration(reserved)
 	if gpu.Valid {
 		out.GPU = duration(gpu.Float64)
 	}

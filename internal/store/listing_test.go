@@ -86,7 +86,7 @@ func TestListedRequestIsTheRecord(t *testing.T) {
 		t.Fatalf("%v, %v\n%+v\nwant\n%+v", err, next, got, full)
 	}
 	unseen := full
-	unseen.ID, unseen.At, unseen.GPU, unseen.Reserved = "unseen", noon.Add(time.Second), -1, 8200
+	unseen.ID, unseen.At, unseen.GPU, unseen.Reserved, unseen.ReservedGPU = "unseen", noon.Add(time.Second), -1, 8200, time.Minute
 	addRecords(t, s, unseen)
 	if got, _, err := s.Requests(t.Context(), RequestQuery{Limit: 1}); err != nil || !reflect.DeepEqual(got[0], unseen) {
 		t.Fatalf("%v\n%+v\nwant\n%+v", err, got, unseen)
@@ -116,50 +116,3 @@ func TestPagesStayWhileRequestsCome(t *testing.T) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 }
-
-// A database from before the rollup by period answers as if it had always been kept.
-func TestMigrationFillsPeriods(t *testing.T) {
-	s, _ := create(t)
-	old := sample(500)
-	for i := range old {
-		old[i].GPU = -1 // nobody measured it then
-	}
-	addRecords(t, s, old...)
-	periods := func() (all []string) {
-		r, err := s.reader.Query(`SELECT * FROM usage_period ORDER BY 1, 2, 3, 4, 5, 6, 7`)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer r.Close()
-		for r.Next() {
-			row := make([]any, 20)
-			into := make([]any, len(row))
-			for i := range row {
-				into[i] = &row[i]
-			}
-			if err := r.Scan(into...); err != nil {
-				t.Fatal(err)
-			}
-			all = append(all, fmt.Sprint(row...))
-		}
-		return all
-	}
-	want := periods()
-	if _, err := s.writer.Exec(undoPolicy + undoLimits + `DROP TABLE usage_period; DELETE FROM goose_db_version WHERE version_id >= 2`); err != nil {
-		t.Fatal(err)
-	}
-	if err := migrate(t.Context(), s.writer); err != nil {
-		t.Fatal(err)
-	}
-	if got := periods(); len(want) < 100 || !slices.Equal(got, want) {
-		t.Errorf("%d periods after the migration, want the %d of before", len(got), len(want))
-	}
-}
-
-// What later migrations added, undone.
-const (
-	undoPolicy = `ALTER TABLE keys DROP COLUMN policy;`
-	undoLimits = `ALTER TABLE keys DROP COLUMN tokens_per_hour; ALTER TABLE keys DROP COLUMN tokens_per_day; ALTER TABLE keys DROP COLUMN gpu_seconds_per_day;
-		ALTER TABLE keys DROP COLUMN max_tokens_per_request; ALTER TABLE keys DROP COLUMN strict;
-		ALTER TABLE requests DROP COLUMN gpu_ms; ALTER TABLE requests DROP COLUMN reserved_tokens; ALTER TABLE usage_total DROP COLUMN gpu_ms;`
-)

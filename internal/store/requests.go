@@ -10,8 +10,8 @@ import (
 
 const addRecord = `INSERT INTO requests (id, client_request_id, at, key, model, alias, endpoint, class, backend, outcome, status,
 	error_code, streamed, prompt_tokens, completion_tokens, estimated, ttfb_ms, total_ms, slot_ms, ollama_total_ns, ollama_load_ns,
-	ollama_prompt_eval_ns, ollama_eval_ns, bytes_in, bytes_out, client_addr, gpu_ms, reserved_tokens)
-	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28)
+	ollama_prompt_eval_ns, ollama_eval_ns, bytes_in, bytes_out, client_addr, gpu_ms, reserved_tokens, reserved_gpu_ms, shape)
+	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30)
 	ON CONFLICT (id) DO NOTHING`
 
 // AddRecords books requests in one transaction and says how many were new: a record whose id is in the books already
@@ -26,9 +26,17 @@ func (s *Store) AddRecords(ctx context.Context, recs []api.Record) (inserted int
 			return err
 		}
 		defer add.Close()
-		sums := newRollup()
+		var minutes int64
+		if err := tx.QueryRowContext(ctx, `SELECT since FROM kept WHERE what = 'minutes'`).Scan(&minutes); err != nil {
+			return err
+		}
+		sums, known := newRollup(minutes), shapes{}
 		for i := range recs {
-			done, err := add.ExecContext(ctx, recordRow(&recs[i])...)
+			shape, err := known.of(ctx, tx, &recs[i])
+			if err != nil {
+				return err
+			}
+			done, err := add.ExecContext(ctx, append(recordRow(&recs[i]), shape)...)
 			if err != nil {
 				return err
 			}
@@ -49,9 +57,31 @@ func (s *Store) AddRecords(ctx context.Context, recs []api.Record) (inserted int
 	return inserted, nil
 }
 
-// recordRow is a record in the order of addRecord's columns.
+// shape is what the requests of one combination have in common, by which the list finds them.
+type shape struct {
+	model, endpoint, backend string
+	outcome                  api.Outcome
+}
+
+// shapes are the numbers of those that a transaction has met.
+type shapes map[shape]int64
+
+func (known shapes) of(ctx context.Context, tx *sql.Tx, r *api.Record) (id int64, err error) {
+	s := shape{r.Model, r.Endpoint, r.Backend, r.Outcome}
+	if id, ok := known[s]; ok {
+		return id, nil
+	}
+	// Setting what is so already makes SQLite return the number, also of a shape that was there.
+	err = tx.QueryRowContext(ctx, `INSERT INTO shapes (model, endpoint, backend, outcome) VALUES ($1, $2, $3, $4)
+		ON CONFLICT (model, endpoint, backend, outcome) DO UPDATE SET model = excluded.model RETURNING id`,
+		s.model, s.endpoint, s.backend, string(s.outcome)).Scan(&id)
+	known[s] = id
+	return id, err
+}
+
+// recordRow is a record in the order of addRecord's columns, all but its shape.
 func recordRow(r *api.Record) []any {
-	var firstByte, gpu, reserved any
+	var firstByte, gpu, reserved, reservedGPU any
 	if r.FirstByte > 0 {
 		firstByte = milliseconds(r.FirstByte)
 	}
@@ -61,11 +91,14 @@ func recordRow(r *api.Record) []any {
 	if r.Reserved > 0 {
 		reserved = r.Reserved
 	}
+	if r.ReservedGPU > 0 {
+		reservedGPU = milliseconds(r.ReservedGPU)
+	}
 	return []any{
 		r.ID, r.ClientRequestID, millis(r.At), r.Key, r.Model, r.Alias, r.Endpoint, r.Class, r.Backend, string(r.Outcome), r.Status,
 		string(r.ErrorCode), flag(r.Streamed), r.PromptTokens, r.CompletionTokens, flag(r.Estimated), firstByte, milliseconds(r.Total),
 		milliseconds(r.Slot), nanoseconds(r.OllamaTotal), nanoseconds(r.OllamaLoad), nanoseconds(r.OllamaPromptEval),
-		nanoseconds(r.OllamaEval), r.BytesIn, r.BytesOut, r.ClientAddr, gpu, reserved,
+		nanoseconds(r.OllamaEval), r.BytesIn, r.BytesOut, r.ClientAddr, gpu, reserved, reservedGPU,
 	}
 }
 
@@ -116,14 +149,14 @@ type Used struct {
 }
 
 // UsedSince sums up what was used by the booked requests that ended at since or later, by key and minute of their end, in that
-// order. None took longer than longest. Where nobody saw the end, it is taken for as late as it can have been, and the tokens are
-// those that were held: what a kill interrupts must not be cheaper than what it does not.
+// order. None took longer than longest. Where nobody saw the end, it is taken for as late as it can have been, and what was used for
+// what was held: what a kill interrupts must not be cheaper than what it does not.
 func (s *Store) UsedSince(ctx context.Context, since time.Time, longest time.Duration) ([]Used, error) {
 	var all []Used
 	err := s.read(ctx, func(tx *sql.Tx) error {
 		return rows(ctx, tx, `SELECT key, (CAST(at + CASE WHEN total_ms > 0 THEN total_ms ELSE $2 END AS INTEGER) / 60000) * 60000 AS minute,
 			SUM(CASE WHEN reserved_tokens > prompt_tokens + completion_tokens THEN reserved_tokens ELSE prompt_tokens + completion_tokens END),
-			SUM(COALESCE(gpu_ms, 0.0))
+			SUM(COALESCE(gpu_ms, reserved_gpu_ms, 0.0))
 			FROM requests WHERE at >= $1 - $2 AND error_code <> 'no_backend' GROUP BY key, minute HAVING minute >= $1 ORDER BY key, minute`,
 			func(r *sql.Rows) error {
 				var u Used

@@ -40,7 +40,7 @@ func TestRecordRow(t *testing.T) {
 			Endpoint: "/api/chat", Backend: "gpu1", Class: "inference", Streamed: true, ClientAddr: "10.0.0.7", PromptEstimate: 99,
 		},
 		Outcome: api.OutcomeUpstream, Status: 502, ErrorCode: api.CodeUpstreamError, PromptTokens: 1, CompletionTokens: 2, Estimated: true,
-		FirstByte: 1500 * time.Microsecond, Total: 2500 * time.Microsecond, Slot: 2 * time.Millisecond, GPU: 1250 * time.Microsecond, Reserved: 77,
+		FirstByte: 1500 * time.Microsecond, Total: 2500 * time.Microsecond, Slot: 2 * time.Millisecond, GPU: 1250 * time.Microsecond, Reserved: 77, ReservedGPU: time.Second,
 		OllamaTotal: pointer(4 * time.Nanosecond), OllamaLoad: pointer(time.Duration(0)), OllamaPromptEval: pointer(time.Hour),
 		OllamaEval: pointer(7 * time.Nanosecond), BytesIn: 8, BytesOut: 9,
 	}
@@ -50,11 +50,11 @@ func TestRecordRow(t *testing.T) {
 	for id, want := range map[string][]any{
 		"full": {
 			"full", "theirs", ms, "oas_a", "qwen3:latest", "claude-x", "/api/chat", "inference", "gpu1", "upstream_error", int64(502),
-			"upstream_error", int64(1), int64(1), int64(2), int64(1), 1.5, 2.5, 2.0, int64(4), int64(0), int64(time.Hour), int64(7), int64(8), int64(9), "10.0.0.7", 1.25, int64(77),
+			"upstream_error", int64(1), int64(1), int64(2), int64(1), 1.5, 2.5, 2.0, int64(4), int64(0), int64(time.Hour), int64(7), int64(8), int64(9), "10.0.0.7", 1.25, int64(77), 1000.0, int64(1),
 		},
 		"bare": {
 			"bare", "", ms, "oas_a", "", "", "/v1/chat/completions", "inference", "", "ok", int64(0),
-			"", int64(0), int64(0), int64(0), int64(0), nil, 0.0, 0.0, nil, nil, nil, nil, int64(0), int64(0), "", nil, nil,
+			"", int64(0), int64(0), int64(0), int64(0), nil, 0.0, 0.0, nil, nil, nil, nil, int64(0), int64(0), "", nil, nil, nil, int64(2),
 		},
 	} {
 		got := make([]any, len(want))
@@ -76,8 +76,8 @@ func dump(t *testing.T, s *Store) []string {
 	t.Helper()
 	var all []string
 	for table, columns := range map[string]string{
-		"requests": "id, key, at, 0", "usage_total": "key, model || endpoint || outcome, count, total_ms + slot_ms + prompt_tokens + completion_tokens",
-		"usage_period": "width, start, key || model || endpoint || backend || outcome, count", "usage_minute": "key, minute, count, 0", "usage_hour": "key, hour, count, 0", "usage_latency": "key, bucket, count, 0",
+		"requests":     "id, key, at, 0",
+		"usage_period": "width, start, key || model || endpoint || backend || outcome, count", "usage_sum": "kind, width || '-' || start, model || endpoint || backend || outcome || key, count", "usage_latency": "key, bucket, count, 0",
 	} {
 		err := s.read(t.Context(), func(tx *sql.Tx) error {
 			return rows(t.Context(), tx, "SELECT "+columns+" FROM "+table, func(r *sql.Rows) error {
@@ -144,6 +144,22 @@ func TestAdmittedSince(t *testing.T) {
 	}
 }
 
+func TestUsedSince(t *testing.T) {
+	s, _ := create(t)
+	minute := noon.Truncate(time.Minute)
+	ended, long, before, unseen, given := record("1", "oas_a", minute.Add(-2*time.Second)), record("2", "oas_a", minute.Add(-29*time.Minute)), record("3", "oas_a", minute.Add(-time.Minute)),
+		record("4", "oas_b", minute.Add(-10*time.Minute)), record("5", "oas_b", minute)
+	long.Total = 30*time.Minute + 5*time.Second
+	unseen.Outcome, unseen.Total, unseen.CompletionTokens, unseen.GPU, unseen.Reserved, unseen.ReservedGPU = api.OutcomeInterrupted, 0, 0, -1, 4100, 3*time.Second
+	given.ErrorCode = api.CodeNoBackend
+	addRecords(t, s, ended, long, before, unseen, given)
+	got := must[[]Used](t)(s.UsedSince(t.Context(), minute, 31*time.Minute))
+	want := []Used{{"oas_a", minute, 8, 750 * time.Millisecond}, {"oas_a", minute.Add(time.Minute), 8, 750 * time.Millisecond}, {"oas_b", minute.Add(21 * time.Minute), 4100, 3 * time.Second}}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
 func TestTallies(t *testing.T) {
 	s, _ := create(t)
 	minute := noon.Truncate(time.Minute)
@@ -164,27 +180,6 @@ func TestTallies(t *testing.T) {
 	}
 	if n != 2 || refused != 14 {
 		t.Errorf("%d rows, %d refused; want 2 and 14", n, refused)
-	}
-}
-
-func TestOldMinutesGo(t *testing.T) {
-	s, _ := create(t)
-	for hour := range 24 * 3 {
-		at := noon.Add(time.Duration(hour) * time.Hour)
-		addRecords(t, s, record(fmt.Sprint(hour), "oas_a", at), record(fmt.Sprint(hour, "b"), "oas_b", at.Add(time.Minute)))
-	}
-	for table, most := range map[string]int64{"usage_minute": 2 * 49, "usage_hour": 2 * 49} {
-		var n int64
-		if err := s.reader.QueryRow(`SELECT COUNT(*) FROM ` + table).Scan(&n); err != nil {
-			t.Fatal(err)
-		}
-		if n > most || n < 2*24 {
-			t.Errorf("%s has %d rows, want those of 48 hours", table, n)
-		}
-	}
-	got := must[api.Statistics](t)(s.Statistics(t.Context(), "oas_a", noon.Add(71*time.Hour)))
-	if got.TotalRequests != 72 || got.Last24h != 24 {
-		t.Errorf("%d in all, %d of a day; want 72 and 24", got.TotalRequests, got.Last24h)
 	}
 }
 
@@ -273,7 +268,7 @@ func TestPercentilesOf100k(t *testing.T) {
 	s, _ := create(t)
 	random := rand.New(rand.NewPCG(3, 4))
 	exact := map[string][]float64{}
-	sums := newRollup()
+	sums := newRollup(0)
 	for i := range 100_000 {
 		r := record(fmt.Sprint(i), fmt.Sprint("oas_", i%3), noon)
 		r.Total = time.Duration(math.Exp(random.NormFloat64()*1.5) * float64(800*time.Millisecond))

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
+	"math"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -29,6 +31,11 @@ var leastSQLite = [3]int{3, 51, 3}
 // Create opens the database of a service that starts: it makes the directory (mode 0700) and the file (0600) where they
 // are absent, and brings the schema up to date. A file that is no database, or of a newer program, is left untouched.
 func Create(ctx context.Context, path string) (*Store, error) {
+	return CreateLogged(ctx, path, slog.New(slog.DiscardHandler))
+}
+
+// CreateLogged is Create that says so when bringing the schema up to date takes longer than a second, and how far it is.
+func CreateLogged(ctx context.Context, path string, log *slog.Logger) (*Store, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, err
@@ -49,7 +56,7 @@ func Create(ctx context.Context, path string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := migrate(ctx, s.writer); err != nil {
+	if err := migrateLogged(ctx, s.writer, path, log); err != nil {
 		s.Close()
 		return nil, fmt.Errorf("the schema of %s cannot be brought up to date: %w; it is as it was before the step that failed", path, err)
 	}
@@ -218,15 +225,49 @@ func checkVersion(ctx context.Context, db *sql.DB) error {
 	return nil
 }
 
+// migrateLogged is migrate with a word now and then about how it goes: a database of millions of requests takes minutes.
+func migrateLogged(ctx context.Context, db *sql.DB, path string, log *slog.Logger) error {
+	begun := time.Now()
+	done, told := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(told)
+		tell := time.NewTimer(firstWord)
+		defer tell.Stop()
+		for n := 0; ; n++ {
+			select {
+			case <-done:
+				if n > 0 {
+					log.Info("the database is up to date", "seconds", math.Round(time.Since(begun).Seconds()))
+				}
+				return
+			case <-tell.C:
+				tell.Reset(nextWord)
+			}
+			size := int64(0)
+			if info, err := os.Stat(path + "-wal"); err == nil {
+				size = info.Size() >> 20
+			}
+			log.Info("bringing the database up to date: about a minute for each million requests, and nothing is served before; it may be interrupted, and then begins again",
+				"seconds", math.Round(time.Since(begun).Seconds()), "written_mib", size)
+		}
+	}()
+	err := migrate(ctx, db)
+	close(done)
+	<-told
+	return err
+}
+
+// When a migration that takes long says so first, and then how often.
+const (
+	firstWord = time.Second
+	nextWord  = 5 * time.Second
+)
+
 // migrate brings the schema up to date. Each migration is a transaction of its own with its number, so that of two
 // processes that start at one time the second finds the work done: then it looks again instead of failing.
 func migrate(ctx context.Context, db *sql.DB) error {
-	dir, err := fs.Sub(migrations, "migrations/sqlite")
-	if err != nil {
-		return err
-	}
 	for reached := int64(-1); ; {
-		provider, err := goose.NewProvider(goose.DialectSQLite3, db, dir, goose.WithDisableGlobalRegistry(true))
+		provider, err := goose.NewProvider(goose.DialectSQLite3, db, migrationFiles(), goose.WithDisableGlobalRegistry(true))
 		if err != nil {
 			return err
 		}
@@ -240,6 +281,14 @@ func migrate(ctx context.Context, db *sql.DB) error {
 		}
 		reached = version
 	}
+}
+
+func migrationFiles() fs.FS {
+	dir, err := fs.Sub(migrations, "migrations/sqlite")
+	if err != nil {
+		panic(err) // they are embedded
+	}
+	return dir
 }
 
 // DataVersion is a number that changes with every commit of another process (or another Store), and never with one of

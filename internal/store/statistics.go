@@ -24,14 +24,14 @@ func (s *Store) Statistics(ctx context.Context, key string, now time.Time) (api.
 	sum := newSummary()
 	of := func(string) *summary { return sum }
 	err := s.read(ctx, func(tx *sql.Tx) error {
-		if err := readTotals(ctx, tx, `WHERE key = $3`, of, key); err != nil {
+		if err := readTotals(ctx, tx, api.RequestFilter{Keys: []string{key}}, of); err != nil {
 			return err
 		}
 		err := readLatencies(ctx, tx, `WHERE key = $3`, func(_ string, counts []api.LatencyCount) { sum.latencies = counts }, key)
 		if err != nil {
 			return err
 		}
-		return readLastDay(ctx, tx, `(SELECT DISTINCT key FROM usage_hour WHERE key = $9)`, of, append(lastDay(now), key)...)
+		return readLastDay(ctx, tx, now, api.RequestFilter{Keys: []string{key}}, of)
 	})
 	if err != nil {
 		return api.Statistics{}, err
@@ -79,10 +79,10 @@ func (s *Store) allCounts(ctx context.Context, now time.Time) (map[string]*summa
 		return sum
 	}
 	err := s.read(ctx, func(tx *sql.Tx) error {
-		if err := readTotals(ctx, tx, "", of); err != nil {
+		if err := readTotals(ctx, tx, api.RequestFilter{}, of); err != nil {
 			return err
 		}
-		return readLastDay(ctx, tx, `(SELECT DISTINCT key FROM usage_hour)`, of, lastDay(now)...)
+		return readLastDay(ctx, tx, now, api.RequestFilter{}, of)
 	})
 	return byKey, err
 }
@@ -97,19 +97,48 @@ const (
 	bucketBase = 1024
 )
 
-func readTotals(ctx context.Context, tx *sql.Tx, where string, of func(string) *summary, args ...any) error {
-	return rows(ctx, tx, `SELECT key, SUM(count), SUM(total_ms), SUM(prompt_tokens), SUM(completion_tokens), SUM(estimated), SUM(slot_ms), MAX(last_at), SUM(gpu_ms),
-		string_agg(model || $1 || endpoint || $1 || outcome || $1 || CAST(count AS TEXT), $2) FROM usage_total `+where+` GROUP BY key`,
+// readTotals reads the sums of all time of the keys that where chooses, and of each key by model, by endpoint and by outcome.
+func readTotals(ctx context.Context, tx *sql.Tx, f api.RequestFilter, of func(string) *summary) error {
+	b := &builder{}
+	err := rows(ctx, tx, `SELECT key, `+cellSums+` FROM usage_sum AS u WHERE `+forever(b, byKey, &f),
 		func(r *sql.Rows) error {
-			var key, parts string
-			var t totals
-			if err := r.Scan(&key, &t.count, &t.total, &t.prompt, &t.completion, &t.estimated, &t.slot, &t.last, &t.gpu, &parts); err != nil {
+			var key string
+			var u used
+			if err := r.Scan(append([]any{&key}, u.into()...)...); err != nil {
 				return err
 			}
-			sum := of(key)
-			sum.totals = t
-			return sum.unpackTotals(parts)
-		}, append([]any{fieldEnd, partEnd}, args...)...)
+			of(key).used = u
+			return nil
+		}, b.args...)
+	for _, d := range []struct {
+		column string
+		kind   kind
+		counts func(*summary) map[string]int64
+	}{
+		{"model", byModel, func(s *summary) map[string]int64 { return s.ByModel }},
+		{"endpoint", byEndpoint, func(s *summary) map[string]int64 { return s.ByEndpoint }},
+		{"outcome", byOutcome, func(s *summary) map[string]int64 { return s.ByOutcome }},
+	} {
+		if err != nil {
+			return err
+		}
+		b := &builder{}
+		packed := `string_agg(` + d.column + ` || ` + b.param(fieldEnd) + ` || CAST(count AS TEXT), ` + b.param(partEnd) + `)`
+		err = rows(ctx, tx, `SELECT key, `+packed+` FROM usage_sum AS u WHERE `+forever(b, byKey|d.kind, &f)+` GROUP BY key`,
+			func(r *sql.Rows) error {
+				var key, parts string
+				if err := r.Scan(&key, &parts); err != nil {
+					return err
+				}
+				return unpackCounts(d.counts(of(key)), parts)
+			}, b.args...)
+	}
+	return err
+}
+
+// forever is the condition for the sums of all time of one kind.
+func forever(b *builder, k kind, f *api.RequestFilter) string {
+	return `kind = ` + b.param(int64(k)) + ` AND width = ` + b.param(foreverMS) + ` AND start = 0` + empty(k) + b.filter(f)
 }
 
 func readLatencies(ctx context.Context, tx *sql.Tx, where string, take func(string, []api.LatencyCount), args ...any) error {
@@ -125,8 +154,19 @@ func readLatencies(ctx context.Context, tx *sql.Tx, where string, take func(stri
 		}, append([]any{bucketBase, partEnd}, args...)...)
 }
 
-func readLastDay(ctx context.Context, tx *sql.Tx, keys string, of func(string) *summary, args ...any) error {
-	return rows(ctx, tx, `SELECT k.key, `+lastDayCount+` FROM `+keys+` k`, func(r *sql.Rows) error {
+// readLastDay counts the requests of each key that the filter chooses in the 24 hours up to now, to the millisecond.
+func readLastDay(ctx context.Context, tx *sql.Tx, now time.Time, f api.RequestFilter, of func(string) *summary) error {
+	k, err := readKept(ctx, tx)
+	if err != nil {
+		return err
+	}
+	p := plan{kept: k, sources: k.sources(byKey, len(f.Keys) > 0)}
+	if p.cut(millis(now)-dayMS+1, millis(now)+1, ownTime); k.end == 0 {
+		return nil
+	}
+	b := &builder{}
+	with, used := p.build(b, &f, false, "key, count", "key, 1 AS count")
+	return rows(ctx, tx, `WITH RECURSIVE `+with+` SELECT key, SUM(count) FROM (`+used+`) AS used GROUP BY key`, func(r *sql.Rows) error {
 		var key string
 		var n int64
 		if err := r.Scan(&key, &n); err != nil {
@@ -134,34 +174,22 @@ func readLastDay(ctx context.Context, tx *sql.Tx, keys string, of func(string) *
 		}
 		of(key).Last24h = n
 		return nil
-	}, args...)
+	}, b.args...)
 }
 
-// lastDayCount counts the requests of k.key in the 24 hours up to now to the millisecond: whole hours and minutes from the
-// rollups, and the two ragged minutes at the ends from the rows by index. Its parameters are lastDay.
-const lastDayCount = `
-	(SELECT COUNT(*) FROM requests r WHERE r.key = k.key AND r.at >= $1 AND r.at < $2) +
-	(SELECT COALESCE(SUM(m.count), 0) FROM usage_minute m WHERE m.key = k.key AND m.minute >= $3 AND m.minute < $4) +
-	(SELECT COALESCE(SUM(h.count), 0) FROM usage_hour h WHERE h.key = k.key AND h.hour >= $4 AND h.hour < $5) +
-	(SELECT COALESCE(SUM(m.count), 0) FROM usage_minute m WHERE m.key = k.key AND m.minute >= $6 AND m.minute < $7) +
-	(SELECT COUNT(*) FROM requests r WHERE r.key = k.key AND r.at >= $7 AND r.at < $8)`
-
-// lastDay cuts (now-24h, now] into [$1,$2) of rows, [$3,$4) of minutes, [$4,$5) of hours, [$6,$7) of minutes and [$7,$8) of rows.
-func lastDay(now time.Time) []any {
-	from, to := millis(now)-24*hourMS+1, millis(now)+1
-	firstMinute, lastMinute := up(from, minuteMS), down(to, minuteMS)
-	firstHour, lastHour := up(from, hourMS), down(to, hourMS)
-	return []any{from, firstMinute, firstMinute, firstHour, lastHour, lastHour, lastMinute, to}
+func down(ms, step int64) int64 {
+	if step == foreverMS {
+		return 0
+	}
+	return ms - ms%step
 }
-
-func down(ms, step int64) int64 { return ms - ms%step }
 
 func up(ms, step int64) int64 { return down(ms+step-1, step) }
 
 // summary is statistics in the making.
 type summary struct {
 	api.Statistics
-	totals
+	used
 	latencies []api.LatencyCount
 }
 
@@ -169,22 +197,17 @@ func newSummary() *summary {
 	return &summary{Statistics: api.Statistics{ByModel: map[string]int64{}, ByEndpoint: map[string]int64{}, ByOutcome: map[string]int64{}}}
 }
 
-// unpackTotals counts "model endpoint outcome count" parts.
-func (s *summary) unpackTotals(parts string) error {
+// unpackCounts adds "name count" parts. What has no name (a blob upload is about no model) is in the sum alone.
+func unpackCounts(counts map[string]int64, parts string) error {
 	for part := range strings.SplitSeq(parts, partEnd) {
-		model, rest, _ := strings.Cut(part, fieldEnd)
-		endpoint, rest, _ := strings.Cut(rest, fieldEnd)
-		outcome, digits, _ := strings.Cut(rest, fieldEnd)
+		name, digits, _ := strings.Cut(part, fieldEnd)
 		n, err := strconv.ParseInt(digits, 10, 64)
 		if err != nil {
 			return err
 		}
-		// A request about no model (a blob upload) is in the sum alone.
-		if model != "" {
-			s.ByModel[model] += n
+		if name != "" {
+			counts[name] += n
 		}
-		s.ByEndpoint[endpoint] += n
-		s.ByOutcome[outcome] += n
 	}
 	return nil
 }
@@ -210,14 +233,7 @@ func (s *summary) merge(o *summary) {
 			m[0][name] += n
 		}
 	}
-	s.count += o.count
-	s.total += o.total
-	s.prompt += o.prompt
-	s.completion += o.completion
-	s.estimated += o.estimated
-	s.slot += o.slot
-	s.gpu += o.gpu
-	s.last = max(s.last, o.last)
+	s.used.add(&o.used)
 	s.Last24h += o.Last24h
 }
 

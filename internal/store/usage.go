@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -17,21 +18,36 @@ type UsageQuery struct {
 	api.RequestFilter
 	By    []api.Dimension
 	Limit int
+	Zone  *time.Location // whose days ByDay are; nil is UTC
 }
 
-// Usage is the answer to a UsageQuery. Total and Groups count all groups, also those beyond the limit.
+// Usage is the answer to a UsageQuery. Total and Groups count all groups, also those beyond the limit. From and To are those of the
+// query; where they cut a period of which only the sum is left, they are moved to its ends.
 type Usage struct {
-	Rows   []api.UsageGroup
-	Total  api.Usage
-	Groups int64
+	Rows     []api.UsageGroup
+	Total    api.Usage
+	Groups   int64
+	From, To time.Time
 }
 
-// Usage sums up the books from rollups. What a span cuts off of an hour at its ends is summed up from the rows.
+// Usage sums up the books from rollups. What a span cuts off of a period at its ends is summed up from the rows.
 func (s *Store) Usage(ctx context.Context, q UsageQuery) (Usage, error) {
-	b := &builder{}
-	query := q.build(b)
-	var out Usage
+	out := Usage{From: q.From, To: q.To}
 	err := s.read(ctx, func(tx *sql.Tx) error {
+		k, err := readKept(ctx, tx)
+		if err != nil {
+			return err
+		}
+		p, from, to, err := q.plan(k)
+		if err != nil {
+			return err
+		}
+		out.moved(&q.RequestFilter, k, from, to)
+		if len(p.runs)+len(p.rows) == 0 {
+			return nil
+		}
+		b := &builder{}
+		query := q.build(&p, b)
 		return rows(ctx, tx, query, func(r *sql.Rows) error {
 			var whole int
 			var group api.UsageGroup
@@ -42,9 +58,7 @@ func (s *Store) Usage(ctx context.Context, q UsageQuery) (Usage, error) {
 				into = append(into, place(&group, d, &start))
 			}
 			var groups int64
-			into = append(into, &groups, &u.count, &u.timed, &u.total, &u.firstBytes, &u.firstByte, &u.prompt, &u.completion, &u.estimated, &u.slot,
-				&u.in, &u.out, &u.last, &u.gpu)
-			if err := r.Scan(into...); err != nil {
+			if err := r.Scan(append(append(into, &groups), u.into()...)...); err != nil {
 				return err
 			}
 			if whole == 1 {
@@ -57,6 +71,17 @@ func (s *Store) Usage(ctx context.Context, q UsageQuery) (Usage, error) {
 		}, b.args...)
 	})
 	return out, err
+}
+
+// moved says where the span begins and ends, if that is not where the filter has it.
+func (u *Usage) moved(f *api.RequestFilter, k kept, from, to int64) {
+	asked, until := span(f)
+	if k.end > 0 && asked < max(k.rows, k.rollups) && from != max(asked, k.first) {
+		u.From = instant(from)
+	}
+	if until >= 0 && until < k.rows && to > until {
+		u.To = instant(to)
+	}
 }
 
 // place is where a dimension of a row is read into.
@@ -102,7 +127,16 @@ type builder struct{ args []any }
 
 func (b *builder) param(v any) string {
 	b.args = append(b.args, v)
-	return fmt.Sprint("$", len(b.args))
+	return placeholder(len(b.args))
+}
+
+// params are several of them, with commas.
+func (b *builder) params(values ...int64) string {
+	var list []string
+	for _, v := range values {
+		list = append(list, b.param(v))
+	}
+	return strings.Join(list, ", ")
 }
 
 // within is the condition that column lies in [from, to); to < 0 is no end.
@@ -147,22 +181,100 @@ const (
 		COALESCE(SUM(bytes_in), 0), COALESCE(SUM(bytes_out), 0), COALESCE(MAX(last_at), 0), COALESCE(SUM(gpu_ms), 0.0)`
 )
 
-// build is the statement: the groups are summed up once, and both their total and the first of them are read.
-func (q *UsageQuery) build(b *builder) string {
-	names := make([]string, len(q.By)) // of the dimensions, as columns
-	none := make([]string, len(q.By))
-	grouped := make([]string, len(q.By))
-	order := []string{"1 DESC"}
-	for i, d := range q.By {
-		names[i], none[i], grouped[i] = "d_"+string(d), "NULL", string(d)+" AS d_"+string(d)
-		if width := q.width(d); width > 0 {
-			grouped[i] = fmt.Sprintf("at - at %% %d AS %s", width, names[i])
-			order = append(order, fmt.Sprint(i+2))
+// plan cuts the query's span into what it is answered from.
+func (q *UsageQuery) plan(k kept) (p plan, from, to int64, err error) {
+	p = plan{kept: k, sources: k.sources(q.needs(), len(q.Keys) > 0)}
+	from, to = span(&q.RequestFilter)
+	if to < 0 || to > k.end {
+		to = k.end
+	}
+	from = max(from, k.first, k.rollups)
+	if from >= to {
+		return p, from, to, nil
+	}
+	switch {
+	case slices.Contains(q.By, api.ByHour):
+		// Where no hours are left there is no answer by hour.
+		for _, s := range p.sources {
+			if s.width == hourMS {
+				from = max(from, s.since)
+			}
 		}
+		if from >= to {
+			return p, from, to, nil
+		}
+		from, to = p.before(from), p.after(to)
+		p.cutEach(hourMS, from, to)
+	case !slices.Contains(q.By, api.ByDay):
+		from, to = p.before(from), p.after(to)
+		p.cut(from, to, ownTime)
+	case q.Zone == nil || q.Zone == time.UTC:
+		from, to = p.before(from), p.after(to)
+		p.cutEach(dayMS, from, to)
+	default:
+		from, to = p.before(from), p.after(to)
+		err = p.cutDays(q.Zone, from, to)
+	}
+	return p, from, to, err
+}
+
+// mostRuns bounds the parameters of a statement: SQLite takes 32,766.
+const mostRuns = 6000
+
+// cutDays cuts [from, to) at each midnight of a zone, as near to it as can be told.
+func (p *plan) cutDays(zone *time.Location, from, to int64) error {
+	midnight := func(at time.Time, further int) time.Time {
+		y, m, d := at.Date()
+		return time.Date(y, m, d+further, 0, 0, 0, 0, zone)
+	}
+	for day := midnight(time.UnixMilli(from).In(zone), 0); from < to; {
+		next := midnight(day, 1)
+		end := min(p.before(millis(next)), to)
+		p.cut(from, end, millis(day))
+		from, day = max(from, end), next
+		if len(p.runs)+len(p.rows) > mostRuns {
+			return api.Errorf(api.CodeBadRequest, "these are too many days of a zone that is not UTC: move from and to closer, or leave the zone out")
+		}
+	}
+	return nil
+}
+
+// needs are the names that a cell must keep apart to answer.
+func (q *UsageQuery) needs() (needs kind) {
+	for _, n := range []struct {
+		by    api.Dimension
+		names []string
+		kind  kind
+	}{
+		{api.ByKey, q.Keys, byKey},
+		{api.ByModel, q.Models, byModel},
+		{api.ByEndpoint, q.Endpoints, byEndpoint},
+		{api.ByBackend, q.Backends, byBackend},
+		{api.ByOutcome, q.Outcomes, byOutcome},
+	} {
+		if len(n.names) > 0 || slices.Contains(q.By, n.by) {
+			needs |= n.kind
+		}
+	}
+	return needs
+}
+
+// build is the statement: the groups are summed up once, and both their total and the first of them are read.
+func (q *UsageQuery) build(p *plan, b *builder) string {
+	var names, none, columns, order []string
+	labelled := false
+	order = append(order, "1 DESC")
+	for i, d := range q.By {
+		none = append(none, "NULL")
+		if d == api.ByHour || d == api.ByDay {
+			names, labelled, order = append(names, "at"), true, append(order, placeOf(i))
+			continue
+		}
+		names, columns = append(names, string(d)), append(columns, string(d)+", ")
 	}
 	order = append(order, fmt.Sprint(len(q.By)+3, " DESC"))
 	for i := range q.By {
-		order = append(order, fmt.Sprint(i+2))
+		order = append(order, placeOf(i))
 	}
 	by := " HAVING COUNT(*) > 0"
 	if len(names) > 0 {
@@ -170,56 +282,17 @@ func (q *UsageQuery) build(b *builder) string {
 	}
 	list := func(columns ...string) string { return strings.Join(columns, ", ") }
 	sorted := " ORDER BY " + strings.Join(order, ", ")
-	return `WITH grouped AS MATERIALIZED (SELECT ` + list(append(grouped, summed)...) + ` FROM (` + q.parts(b) + `) AS used` + by + `)
+	dimensions := strings.Join(columns, "")
+	with, used := p.build(b, &q.RequestFilter, labelled, dimensions+cellSums, dimensions+rowSums)
+	return `WITH RECURSIVE ` + with + `,
+		grouped AS MATERIALIZED (SELECT ` + list(append(slices.Clone(names), summed)...) + ` FROM (` + used + `) AS used` + by + `)
 		SELECT ` + list(append(append([]string{"1"}, none...), total)...) + ` FROM grouped
 		UNION ALL
 		SELECT * FROM (SELECT ` + list(append(append([]string{"0"}, names...), "1", cellSums)...) + ` FROM grouped` + sorted + ` LIMIT ` + b.param(q.Limit) + `) AS first` + sorted
 }
 
-func (q *UsageQuery) width(d api.Dimension) int64 {
-	switch d {
-	case api.ByHour:
-		return hourMS
-	case api.ByDay:
-		return dayMS
-	}
-	return 0
-}
-
-// parts cuts [From, To) into whole days, the hours around them and the rows around those, and selects each piece from where it
-// is cheapest. By hour there are no whole days.
-func (q *UsageQuery) parts(b *builder) string {
-	const names = "key, model, endpoint, backend, outcome, "
-	var parts []string
-	rowsIn := func(from, to int64) {
-		parts = append(parts, `SELECT at, `+names+rowSums+` FROM requests WHERE `+b.within("at", from, to)+b.filter(&q.RequestFilter))
-	}
-	cellsIn := func(width, from, to int64) {
-		parts = append(parts, `SELECT start AS at, `+names+cellSums+` FROM usage_period WHERE width = `+b.param(width)+` AND `+
-			b.within("start", from, to)+b.filter(&q.RequestFilter))
-	}
-	from, to := span(&q.RequestFilter)
-	firstHour, lastHour := up(from, hourMS), toward(to, hourMS)
-	if to >= 0 && firstHour >= lastHour { // less than two hours meet in it
-		rowsIn(from, to)
-		return strings.Join(parts, "\n\t\tUNION ALL ")
-	}
-	rowsIn(from, firstHour)
-	firstDay, lastDay := up(firstHour, dayMS), toward(lastHour, dayMS)
-	if slices.Contains(q.By, api.ByHour) || to >= 0 && firstDay >= lastDay {
-		cellsIn(hourMS, firstHour, lastHour)
-	} else {
-		cellsIn(hourMS, firstHour, firstDay)
-		cellsIn(dayMS, firstDay, lastDay)
-		if to >= 0 {
-			cellsIn(hourMS, lastDay, lastHour)
-		}
-	}
-	if to >= 0 {
-		rowsIn(lastHour, to)
-	}
-	return strings.Join(parts, "\n\t\tUNION ALL ")
-}
+// placeOf is the place of the i-th dimension in the answer, for ORDER BY.
+func placeOf(i int) string { return strconv.Itoa(i + 2) }
 
 // span is the filter's time in milliseconds; -1 is no end.
 func span(f *api.RequestFilter) (from, to int64) {
@@ -236,11 +309,4 @@ func span(f *api.RequestFilter) (from, to int64) {
 // upMillis is the first millisecond that is not before t: the books know no smaller part.
 func upMillis(t time.Time) int64 {
 	return millis(t.Add(time.Millisecond - time.Nanosecond))
-}
-
-func toward(to, step int64) int64 {
-	if to < 0 {
-		return to
-	}
-	return down(to, step)
 }

@@ -45,6 +45,13 @@ func chosen(f *api.RequestFilter, r *api.Record) bool {
 // byHand is what Usage should say, counted one by one: groups by their names joined, in no order.
 func byHand(recs []api.Record, q UsageQuery) map[string]used {
 	groups := map[string]used{}
+	day := func(at time.Time) string {
+		if q.Zone == nil {
+			return at.Truncate(24 * time.Hour).String()
+		}
+		y, m, d := at.In(q.Zone).Date()
+		return time.Date(y, m, d, 0, 0, 0, 0, q.Zone).UTC().String()
+	}
 	for i := range recs {
 		r := &recs[i]
 		if !chosen(&q.RequestFilter, r) {
@@ -54,7 +61,7 @@ func byHand(recs []api.Record, q UsageQuery) map[string]used {
 		for _, d := range q.By {
 			name += map[api.Dimension]string{
 				api.ByKey: r.Key, api.ByModel: r.Model, api.ByEndpoint: r.Endpoint, api.ByBackend: r.Backend, api.ByOutcome: string(r.Outcome),
-				api.ByHour: r.At.Truncate(time.Hour).String(), api.ByDay: r.At.Truncate(24 * time.Hour).String(),
+				api.ByHour: r.At.Truncate(time.Hour).String(), api.ByDay: day(r.At),
 			}[d] + "|"
 		}
 		u := groups[name]
@@ -176,5 +183,48 @@ func TestUsageInOrder(t *testing.T) {
 	all := must[Usage](t)(s.Usage(t.Context(), UsageQuery{By: []api.Dimension{api.ByKey, api.ByDay}, Limit: 4}))
 	if all.Groups != 6 || all.Total.Requests != 10 || len(all.Rows) != 4 {
 		t.Errorf("%d groups, %d requests, %d rows; want 6, 10 and 4", all.Groups, all.Total.Requests, len(all.Rows))
+	}
+}
+
+// A day begins at midnight where the one who asks is, also where the clocks change that day or differ by parts of an hour.
+func TestUsageByDayOfAZone(t *testing.T) {
+	s, _ := create(t)
+	recs := sample(1500)
+	for i := range recs {
+		recs[i].At = recs[i].At.Add(-30 * 24 * time.Hour) // to 25 October, when summer ends in Europe, and before it
+	}
+	addRecords(t, s, recs...)
+	for i, name := range []string{"Europe/Berlin", "America/New_York", "Asia/Kolkata", "Asia/Kathmandu", "Australia/Lord_Howe", "America/Santiago", "+05:30", "-11:45"} {
+		zone := must[*time.Location](t)(api.ParseZone(name))
+		for _, q := range []UsageQuery{
+			{By: []api.Dimension{api.ByDay}},
+			{By: []api.Dimension{api.ByDay, api.ByKey}},
+			{By: []api.Dimension{api.ByKey, api.ByDay, api.ByModel}},
+			{By: []api.Dimension{api.ByDay, api.ByOutcome}, RequestFilter: api.RequestFilter{Keys: []string{"oas_a"}}},
+			{By: []api.Dimension{api.ByDay}, RequestFilter: api.RequestFilter{Models: []string{""}, From: recs[i].At, To: recs[i+20].At}},
+			{By: []api.Dimension{api.ByDay, api.ByBackend}, RequestFilter: api.RequestFilter{From: noon.Add(-33 * 24 * time.Hour)}},
+		} {
+			q.Zone, q.Limit = zone, 100_000
+			got, want := must[Usage](t)(s.Usage(t.Context(), q)), byHand(recs, q)
+			if q.From.After(q.To) && !q.To.IsZero() {
+				want = nil
+			}
+			if len(got.Rows) != len(want) {
+				t.Errorf("%s, %+v: %d groups, want %d", name, q, len(got.Rows), len(want))
+			}
+			for _, row := range got.Rows {
+				if w := want[groupName(&row, q.By)]; !reflect.DeepEqual(row.Usage, w.usage()) {
+					t.Fatalf("%s, %+v:\n%s has %+v\nwant %+v", name, q, groupName(&row, q.By), row.Usage, w.usage())
+				}
+			}
+		}
+	}
+	for _, name := range []string{"Local", "local", "Mars/Base", "../etc/passwd", "+25:00", "5"} {
+		if zone, err := api.ParseZone(name); err == nil {
+			t.Errorf("%s is a zone: %v", name, zone)
+		}
+	}
+	if zone := must[*time.Location](t)(api.ParseZone("UTC")); zone != time.UTC {
+		t.Errorf("UTC is %v", zone)
 	}
 }

@@ -375,12 +375,16 @@ func (b *Books) Close(ctx context.Context) error {
 		return nil
 	}
 	b.closed = true
+	left := make([]api.Record, 0, len(b.open))
 	for _, a := range b.open {
 		_, r, err := decode(a.frame[frameHead:])
 		if err != nil {
 			panic("usage: an open admission cannot be read: " + err.Error()) // this process wrote it into its own memory
 		}
-		row := interruptedRecord(r.Admission, a.passed)
+		r.CompletionTokens = a.passed
+		left = append(left, r)
+	}
+	for _, row := range interruptedRecords(left, b.o.Now()) {
 		b.frame = appendEnd(b.frame[:0], &row)
 		b.queue.add(b.frame)
 	}
@@ -389,13 +393,13 @@ func (b *Books) Close(ctx context.Context) error {
 	err := b.drain(ctx)
 	b.stop()
 	b.running.Wait()
-	left := b.saveLeft(err)
+	unsaved := b.saveLeft(err)
 	syncErr := b.sync(math.MaxInt64)
 	b.syncMu.Lock()
 	defer b.syncMu.Unlock()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return errors.Join(left, syncErr, b.journal.close(err == nil), b.lock.Close())
+	return errors.Join(unsaved, syncErr, b.journal.close(err == nil), b.lock.Close())
 }
 
 // saveLeft sees to it that what the store did not take is in the journal, and says what becomes of it.

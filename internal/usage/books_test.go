@@ -303,7 +303,7 @@ func TestFullDisk(t *testing.T) {
 	if d := b.Depth(); d.Open != 2 || d.Waiting != 2 || d.JournalError == "" || d.Unwritten == 0 || d.Lost != 0 {
 		t.Errorf("depth %+v", d)
 	}
-	later(b)
+	tryAgain(b)
 	b.tidyJournal() // to a file beside the full one
 	mustAdmit(t, b, "c")
 	if d := b.Depth(); d.JournalError != "" || d.Unwritten != 0 || log.count("the journal cannot be written") != 1 || log.count("written again") != 1 {
@@ -318,8 +318,8 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-// later makes what failed due to be tried again.
-func later(b *Books) {
+// tryAgain makes what failed due to be tried again.
+func tryAgain(b *Books) {
 	b.mu.Lock()
 	b.journal.again = time.Time{}
 	b.mu.Unlock()
@@ -431,7 +431,7 @@ func TestWriteThatStopsHalfWay(t *testing.T) {
 	long.Model, long.Alias, long.Endpoint, long.Backend, long.Class, long.ClientAddr = long.ID, long.ID, long.ID, long.ID, long.ID, long.ID
 	wantCode(t, b.Admit(long, true), api.CodeUnavailable)
 	b.journal.segments[0].file = good
-	later(b)
+	tryAgain(b)
 	b.tidyJournal()
 	mustEnd(t, b, "a")
 	if left := segments(t, dir); len(left) != 1 || !strings.HasSuffix(left[0], "2"+segmentSuffix) {

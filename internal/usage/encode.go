@@ -96,6 +96,7 @@ func appendEnd(b []byte, r *api.Record) []byte {
 	// What stands from here on is not in journals of before it was added: at the end of a payload, and in this order.
 	b = binary.AppendVarint(b, int64(r.GPU))
 	b = binary.AppendVarint(b, r.Reserved)
+	b = binary.AppendVarint(b, int64(r.ReservedGPU))
 	return seal(b, at)
 }
 
@@ -239,7 +240,7 @@ func (d *decoder) end(r *api.Record, flags uint64) {
 		}
 	}
 	r.GPU = time.Duration(d.later(-1))
-	r.Reserved = d.later(0)
+	r.Reserved, r.ReservedGPU = d.later(0), time.Duration(d.later(0))
 }
 
 // later reads a field that earlier versions did not write; otherwise is what it is then.

@@ -26,6 +26,7 @@ type journal struct {
 	doubted  bool       // an fsync has failed, so that what was written may never have reached the disk
 	missing  int        // frames that are in memory alone; while there are any, nothing is written but all of it (rewriteLocked)
 	again    time.Time  // when what failed is tried again
+	beat     time.Time  // when writeBeat was last called
 }
 
 type segment struct {
@@ -102,6 +103,9 @@ func (j *journal) close(empty bool) error {
 		}
 	}
 	j.segments = nil
+	if empty {
+		_ = os.Remove(beatPath(j.dir))
+	}
 	return errors.Join(errs...)
 }
 
@@ -121,6 +125,16 @@ func (b *Books) keepJournal(ctx context.Context) {
 
 func (b *Books) tidyJournal() {
 	seq := b.turnJournal()
+	b.mu.Lock()
+	now := b.o.Now()
+	beat := len(b.open) > 0 && now.Sub(b.journal.beat) >= beatEvery
+	if beat {
+		b.journal.beat = now
+	}
+	b.mu.Unlock()
+	if beat {
+		writeBeat(b.journal.dir, now)
+	}
 	// A segment goes only after its successor, with the admissions still open, is on the disk.
 	if b.sync(seq) == nil {
 		b.removeBooked()

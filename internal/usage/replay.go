@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"ollama-api-service/internal/api"
 )
@@ -29,7 +30,7 @@ func (b *Books) replay(ctx context.Context, dir string) (last int64, err error) 
 	if err != nil || len(segments) == 0 {
 		return last, err
 	}
-	r := replayer{books: b, ctx: ctx, open: make(map[string]api.Record), found: &b.found}
+	r := replayer{books: b, ctx: ctx, open: make(map[string]api.Record), found: &b.found, alive: lastBeat(dir)}
 	damaged := make(map[string]bool)
 	for _, s := range segments {
 		before := b.found.Damaged
@@ -48,6 +49,7 @@ func (b *Books) replay(ctx context.Context, dir string) (last int64, err error) 
 		b.log.Error("parts of the journal are damaged: requests that stand in them alone are lost; the files are kept beside the journal as *"+damagedSuffix+": look at the disk, then delete them",
 			"places", n.Damaged, "bytes", n.DamagedBytes)
 	}
+	_ = os.Remove(beatPath(dir)) // where it stays, what is admitted later is the later sign
 	for _, s := range segments {
 		if damaged[s.path] {
 			err = os.Rename(s.path, strings.TrimSuffix(s.path, segmentSuffix)+damagedSuffix)
@@ -66,6 +68,7 @@ type replayer struct {
 	books  *Books
 	ctx    context.Context
 	open   map[string]api.Record // admissions whose end was not read
+	alive  time.Time             // when the process is known to have been alive
 	rows   []api.Record
 	booked int
 	found  *Found
@@ -130,6 +133,7 @@ func (r *replayer) take(kind byte, record api.Record) error {
 	switch kind {
 	case kindAdmit:
 		r.open[record.ID] = record
+		r.alive = later(r.alive, record.At)
 	case kindPassed:
 		if a, ok := r.open[record.ID]; ok {
 			a.CompletionTokens = record.CompletionTokens
@@ -168,10 +172,9 @@ func (r *replayer) finish() error {
 	r.found.Rows = r.booked
 	left := make([]api.Record, 0, len(r.open))
 	for _, record := range r.open {
-		left = append(left, interruptedRecord(record.Admission, record.CompletionTokens))
+		left = append(left, record)
 	}
-	slices.SortFunc(left, func(a, b api.Record) int { return a.At.Compare(b.At) })
-	for _, record := range left {
+	for _, record := range interruptedRecords(left, r.alive) {
 		if err := r.book(record); err != nil {
 			return err
 		}
@@ -181,12 +184,58 @@ func (r *replayer) finish() error {
 	return err
 }
 
-// interruptedRecord is the row of a request that was admitted and whose end nobody saw. What it used is an estimate: its prompt's,
-// and what may have passed.
-func interruptedRecord(a api.Admission, passed int64) api.Record {
-	return api.Record{
-		Admission: a, Outcome: api.OutcomeInterrupted, ErrorCode: api.CodeInterrupted,
-		PromptTokens: a.PromptEstimate, CompletionTokens: passed, Estimated: true,
-		GPU: -1, Reserved: a.PromptEstimate + max(a.OutputEstimate, passed),
+// interruptedRecords are the rows of requests that were admitted and whose end nobody saw, in their order: of each its admission,
+// and as its CompletionTokens what may have passed. What they used is an estimate; more of the answer than passed nobody knows,
+// only what was held for it. The time until end is divided among those that ran.
+func interruptedRecords(list []api.Record, end time.Time) []api.Record {
+	slices.SortFunc(list, func(a, b api.Record) int { return a.At.Compare(b.At) })
+	rows := make([]api.Record, 0, len(list))
+	for _, r := range list {
+		rows = append(rows, api.Record{
+			Admission: r.Admission, Outcome: api.OutcomeInterrupted, ErrorCode: api.CodeInterrupted,
+			PromptTokens: r.PromptEstimate, CompletionTokens: r.CompletionTokens, Estimated: true,
+			GPU: -1, Reserved: r.PromptEstimate + max(r.OutputEstimate, r.CompletionTokens),
+		})
+	}
+	shareGPU(rows, end)
+	return rows
+}
+
+// shareGPU divides the time until end, for each backend, among the rows that ran on it, which stand in their order: the one that
+// came last ran with all before it, from its begin to the end.
+func shareGPU(rows []api.Record, end time.Time) {
+	type share struct {
+		running int64
+		each    time.Duration // what one that was there from the start would have
+		at      time.Time
+	}
+	shares := map[string]*share{}
+	began := make([]time.Duration, len(rows))
+	move := func(s *share, to time.Time) {
+		if passed := to.Sub(s.at); s.running > 0 && passed > 0 {
+			s.each += passed / time.Duration(s.running)
+		}
+		s.at = to
+	}
+	for i := range rows {
+		if rows[i].Class != inferenceClass {
+			continue // nothing else has a slot
+		}
+		s := shares[rows[i].Backend]
+		if s == nil {
+			s = &share{}
+			shares[rows[i].Backend] = s
+		}
+		move(s, rows[i].At)
+		s.running++
+		began[i] = s.each
+	}
+	for _, s := range shares {
+		move(s, later(end, s.at))
+	}
+	for i := range rows {
+		if rows[i].Class == inferenceClass {
+			rows[i].ReservedGPU = shares[rows[i].Backend].each - began[i]
+		}
 	}
 }

@@ -7,9 +7,10 @@ ALTER TABLE keys ADD COLUMN gpu_seconds_per_day INTEGER;
 ALTER TABLE keys ADD COLUMN max_tokens_per_request INTEGER;
 ALTER TABLE keys ADD COLUMN strict INTEGER NOT NULL DEFAULT 0;
 
--- gpu_ms: the request's part of the backend's time. reserved_tokens: what was held for a request whose end nobody saw.
+-- gpu_ms: the request's part of the backend's time. reserved_*: what a request can have used whose end nobody saw; NULL for others.
 ALTER TABLE requests ADD COLUMN gpu_ms REAL;
 ALTER TABLE requests ADD COLUMN reserved_tokens INTEGER;
+ALTER TABLE requests ADD COLUMN reserved_gpu_ms REAL;
 
 ALTER TABLE usage_total ADD COLUMN gpu_ms REAL NOT NULL DEFAULT 0.0;
 ALTER TABLE usage_period ADD COLUMN gpu_ms REAL NOT NULL DEFAULT 0.0;

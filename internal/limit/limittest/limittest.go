@@ -1,0 +1,400 @@
+// Package limittest states what limits mean, by cases that every implementation of them is held to.
+package limittest
+
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/limit"
+)
+
+// Place is a request's reservation.
+type Place interface {
+	Hold(prompt, output int64) (int64, error)
+	Passes(output int64, gpu time.Duration) *api.Error
+	Settle(limit.Used)
+	Cancel()
+	Done()
+}
+
+// Limiter is what is held to the cases.
+type Limiter struct {
+	Reserve     func(*api.Key) (Place, error)
+	Restore     func(key string, minute time.Time, n int64)
+	RestoreUsed func(key string, minute time.Time, u limit.Used)
+}
+
+// clock is a hand-set time.
+type clock struct{ nanos atomic.Int64 }
+
+func (c *clock) now() time.Time          { return time.Unix(0, c.nanos.Load()).UTC() }
+func (c *clock) advance(d time.Duration) { c.nanos.Add(int64(d)) }
+
+// bench is a limiter with its clock, and one key.
+type bench struct {
+	fatalf func(string, ...any)
+	l      Limiter
+	c      *clock
+	key    *api.Key
+}
+
+func (b *bench) reserve() Place {
+	p, err := b.l.Reserve(b.key)
+	if err != nil {
+		b.fatalf("Reserve: %v", err)
+	}
+	return p
+}
+
+// hold takes a place and tokens, of which want must be granted for the answer.
+func (b *bench) hold(prompt, output, want int64) Place {
+	p := b.reserve()
+	if got, err := p.Hold(prompt, output); err != nil || got != want {
+		b.fatalf("Hold(%d, %d): %d, %v, want %d", prompt, output, got, err, want)
+	}
+	return p
+}
+
+func (b *bench) refused(err error, code api.Code, wait time.Duration) {
+	var e *api.Error
+	if !errors.As(err, &e) || e.Code != code || e.RetryAfter != wait || e.Message == "" {
+		b.fatalf("%v, want %s with %v", err, code, wait)
+	}
+}
+
+// none holds that no token is left, and says when one is.
+func (b *bench) none(code api.Code, wait time.Duration) {
+	p := b.reserve()
+	defer p.Cancel()
+	_, err := p.Hold(0, 0)
+	b.refused(err, code, wait)
+}
+
+// used is a request from beginning to end.
+func (b *bench) used(tokens int64, gpu time.Duration) {
+	p := b.reserve()
+	p.Settle(limit.Used{Tokens: tokens, GPU: gpu})
+	p.Done()
+}
+
+func number(n int64) *int64 { return &n }
+
+var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+// Run holds a limiter to the semantics. make returns an empty one that asks now for the time.
+func Run(t *testing.T, make func(now func() time.Time) Limiter) {
+	begin := func(fatalf func(string, ...any), change func(*api.Key)) *bench {
+		c := &clock{}
+		c.nanos.Store(noon.UnixNano())
+		k := &api.Key{Preview: "oas_test"}
+		change(k)
+		return &bench{fatalf, make(c.now), c, k}
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) { c.test(begin(t.Fatalf, c.key)) })
+	}
+	t.Run("never over in any hour", func(t *testing.T) {
+		rapid.Check(t, func(t *rapid.T) { neverOver(t, begin) })
+	})
+}
+
+func perHour(n int64) func(*api.Key) { return func(k *api.Key) { k.TokensPerHour = &n } }
+func perDay(n int64) func(*api.Key)  { return func(k *api.Key) { k.TokensPerDay = &n } }
+func gpuDay(n int64) func(*api.Key)  { return func(k *api.Key) { k.GPUPerDay = &n } }
+
+// atOnce counts what passes of 500 at one time.
+func atOnce(one func() bool) (passed int64) {
+	var n atomic.Int64
+	var all sync.WaitGroup
+	for range 500 {
+		all.Go(func() {
+			if one() {
+				n.Add(1)
+			}
+		})
+	}
+	all.Wait()
+	return n.Load()
+}
+
+var cases = map[string]struct {
+	key  func(*api.Key)
+	test func(*bench)
+}{
+	"exactly the requests pass at one time": {func(k *api.Key) { k.RateLimit = number(100) }, func(b *bench) {
+		if n := atOnce(func() bool { _, err := b.l.Reserve(b.key); return err == nil }); n != 100 {
+			b.fatalf("%d passed of 100", n)
+		}
+		_, err := b.l.Reserve(b.key)
+		b.refused(err, api.CodeRateLimited, 61*time.Minute)
+	}},
+	"exactly the tokens are held at one time": {perDay(1000), func(b *bench) {
+		if n := atOnce(func() bool { got, err := b.reserve().Hold(4, 6); return err == nil && got == 6 }); n != 100 {
+			b.fatalf("%d held ten of 1000", n)
+		}
+		b.none(api.CodeTokenLimit, time.Second) // held by requests under way
+	}},
+	"no more than max_concurrent": {func(k *api.Key) { k.MaxConcurrent = number(2) }, func(b *bench) {
+		first, second := b.reserve(), b.reserve()
+		_, err := b.l.Reserve(b.key)
+		b.refused(err, api.CodeConcurrency, time.Second)
+		first.Done()
+		first.Done()
+		b.reserve()
+		second.Cancel()
+		b.reserve()
+		_, err = b.l.Reserve(b.key)
+		b.refused(err, api.CodeConcurrency, time.Second)
+	}},
+	"a limit of 0 blocks": {perHour(0), func(b *bench) {
+		_, err := b.reserve().Hold(0, 0)
+		b.refused(err, api.CodeForbidden, 0)
+	}},
+	"without a limit all is granted": {func(*api.Key) {}, func(b *bench) {
+		p := b.hold(1<<40, -1, -1)
+		if e := p.Passes(1<<50, 1<<60); e != nil {
+			b.fatalf("%v", e)
+		}
+	}},
+	"what is left is clamped to, not refused": {perHour(100), func(b *bench) {
+		b.hold(10, 50, 50)
+		b.hold(10, 50, 30)
+		b.none(api.CodeTokenLimit, time.Second)
+	}},
+	"as much as there is":                {perHour(100), func(b *bench) { b.hold(10, -1, 90) }},
+	"the narrowest of the limits counts": {func(k *api.Key) { k.TokensPerHour, k.TokensPerDay = number(100), number(70) }, func(b *bench) { b.hold(10, 90, 60) }},
+	"one token of an answer is the least": {perHour(100), func(b *bench) {
+		b.hold(99, 5, 1).Cancel()
+		p := b.reserve()
+		_, err := p.Hold(100, 5)
+		b.refused(err, api.CodeTokenLimit, 61*time.Minute)      // more than the key ever has
+		if got, err := p.Hold(100, 0); err != nil || got != 0 { // no answer is asked for
+			b.fatalf("%d, %v", got, err)
+		}
+	}},
+	"the end corrects what was held": {perHour(100), func(b *bench) {
+		p := b.hold(10, 90, 90)
+		p.Settle(limit.Used{Tokens: 25})
+		p.Settle(limit.Used{Tokens: 99}) // once
+		b.hold(5, 90, 70).Cancel()
+		p.Done()
+		b.hold(5, 90, 70).Cancel()
+	}},
+	"more than was held is counted too": {perHour(100), func(b *bench) {
+		p := b.hold(10, 20, 20)
+		p.Settle(limit.Used{Tokens: 140})
+		p.Done()
+		b.none(api.CodeTokenLimit, 61*time.Minute)
+	}},
+	"cancel gives all back": {func(k *api.Key) { k.RateLimit, k.TokensPerDay, k.MaxConcurrent = number(1), number(50), number(1) }, func(b *bench) {
+		for range 3 {
+			p := b.hold(10, 40, 40)
+			p.Cancel()
+			p.Cancel()
+			p.Done()
+		}
+		b.hold(10, 40, 40)
+	}},
+	"done without an end keeps nothing": {perDay(50), func(b *bench) {
+		b.hold(10, 40, 40).Done() // a panic before anything was booked
+		b.hold(10, 40, 40)
+	}},
+	"an answer passes as far as it was held, and what is left beside": {perHour(100), func(b *bench) {
+		p := b.hold(10, 20, 20)
+		for n := int64(1); n <= 90; n++ {
+			if e := p.Passes(n, 0); e != nil {
+				b.fatalf("piece %d: %v", n, e)
+			}
+		}
+		b.refused(p.Passes(91, 0), api.CodeTokenLimit, time.Second)
+		b.none(api.CodeTokenLimit, time.Second)
+		p.Settle(limit.Used{Tokens: 100})
+		b.none(api.CodeTokenLimit, 61*time.Minute)
+	}},
+	"an answer does not take what another holds": {perHour(100), func(b *bench) {
+		p, other := b.hold(10, 20, 20), b.hold(10, 50, 50)
+		if e := p.Passes(30, 0); e != nil {
+			b.fatalf("%v", e)
+		}
+		b.refused(p.Passes(31, 0), api.CodeTokenLimit, time.Second)
+		if e := other.Passes(50, 0); e != nil {
+			b.fatalf("%v", e)
+		}
+		other.Settle(limit.Used{Tokens: 15})
+		if e := p.Passes(75, 0); e != nil {
+			b.fatalf("what was given back: %v", e)
+		}
+		b.refused(p.Passes(76, 0), api.CodeTokenLimit, time.Second)
+	}},
+	"time is shared by those that run": {gpuDay(10), func(b *bench) {
+		first, second := b.hold(1, 5, 5), b.hold(1, 5, 5)
+		for s := range time.Duration(5) {
+			if e := errors.Join(asError(first.Passes(1, s*time.Second)), asError(second.Passes(1, s*time.Second))); e != nil {
+				b.fatalf("after %d s: %v", s, e)
+			}
+		}
+		first.Settle(limit.Used{GPU: 6 * time.Second})
+		b.refused(second.Passes(2, 4*time.Second), api.CodeGPULimit, time.Second)
+		second.Settle(limit.Used{GPU: 4 * time.Second})
+		b.none(api.CodeGPULimit, 24*time.Hour+15*time.Minute)
+	}},
+	"a token counts for an hour, and the rest of its minute": {perHour(100), func(b *bench) {
+		b.c.advance(30*time.Second + time.Millisecond)
+		b.used(100, 0)
+		b.none(api.CodeTokenLimit, 60*time.Minute+30*time.Second)
+		b.c.advance(60*time.Minute + 29*time.Second)
+		b.none(api.CodeTokenLimit, time.Second)
+		b.c.advance(time.Second)
+		b.hold(10, 90, 90)
+	}},
+	"and for a day, and the rest of its quarter of an hour": {perDay(100), func(b *bench) {
+		b.c.advance(5 * time.Minute)
+		b.used(60, 0)
+		b.c.advance(12 * time.Hour)
+		b.used(40, 0)
+		b.none(api.CodeTokenLimit, 12*time.Hour+10*time.Minute)
+		b.c.advance(12*time.Hour + 10*time.Minute)
+		b.hold(10, 90, 50)
+	}},
+	"what must go for a longer prompt": {perHour(100), func(b *bench) {
+		for range 4 {
+			b.used(25, 0)
+			b.c.advance(time.Minute)
+		}
+		_, err := b.reserve().Hold(49, 1)
+		b.refused(err, api.CodeTokenLimit, 58*time.Minute) // the second of the four must have gone
+	}},
+	"books are counted at start": {func(k *api.Key) {
+		k.RateLimit, k.TokensPerHour, k.TokensPerDay, k.GPUPerDay = number(5), number(100), number(1000), number(60)
+	}, func(b *bench) {
+		b.l.Restore(b.key.Preview, noon.Add(-61*time.Minute), 5) // over
+		b.l.Restore(b.key.Preview, noon.Add(-10*time.Minute), 3)
+		b.l.RestoreUsed(b.key.Preview, noon.Add(-25*time.Hour), limit.Used{Tokens: 5000}) // over
+		b.l.RestoreUsed(b.key.Preview, noon.Add(-2*time.Hour), limit.Used{Tokens: 900, GPU: 30 * time.Second})
+		b.l.RestoreUsed(b.key.Preview, noon.Add(time.Hour), limit.Used{Tokens: 50, GPU: 29 * time.Second}) // the clock was set back: now
+		p := b.hold(10, 90, 40)
+		b.refused(p.Passes(1, time.Second), api.CodeGPULimit, time.Second)
+		b.reserve()
+		_, err := b.l.Reserve(b.key)
+		b.refused(err, api.CodeRateLimited, 51*time.Minute)
+	}},
+	"a clock that jumps back frees nothing": {func(k *api.Key) { k.TokensPerHour, k.RateLimit = number(100), number(2) }, func(b *bench) {
+		b.used(100, 0)
+		b.c.advance(-time.Hour)
+		p := b.reserve()
+		if _, err := p.Hold(0, 0); err == nil {
+			b.fatalf("tokens came back")
+		}
+		if _, err := b.l.Reserve(b.key); err == nil {
+			b.fatalf("requests came back")
+		}
+	}},
+	"a clock that jumps an hour gains one window at most": {func(k *api.Key) { k.TokensPerHour, k.TokensPerDay = number(100), number(250) }, func(b *bench) {
+		var got int64
+		for _, jump := range []time.Duration{0, time.Hour + time.Minute, -time.Hour, time.Hour, -time.Hour, time.Hour} {
+			b.c.advance(jump)
+			p := b.reserve()
+			if n, err := p.Hold(0, 100); err == nil {
+				got += n
+				p.Settle(limit.Used{Tokens: n})
+			}
+			p.Done()
+		}
+		if got != 200 {
+			b.fatalf("%d tokens for two windows of 100", got)
+		}
+	}},
+	"a limit set later looks back": {func(*api.Key) {}, func(b *bench) {
+		b.used(80, 30*time.Second)
+		b.key.TokensPerHour, b.key.GPUPerDay = number(100), number(30)
+		b.none(api.CodeGPULimit, 24*time.Hour+15*time.Minute)
+		b.key.GPUPerDay = nil
+		b.hold(0, 90, 20)
+	}},
+	"keys do not share": {perHour(10), func(b *bench) {
+		b.used(10, 0)
+		b.none(api.CodeTokenLimit, 61*time.Minute)
+		b.key = &api.Key{Preview: "oas_other", TokensPerHour: number(10)}
+		b.hold(1, 9, 9)
+	}},
+}
+
+func asError(e *api.Error) error {
+	if e == nil {
+		return nil
+	}
+	return e
+}
+
+// neverOver drives a random trace of requests that use what they hold or less: what was used in any 60 minutes stays within the
+// limit, and a time to come back is true to the second.
+func neverOver(t *rapid.T, begin func(func(string, ...any), func(*api.Key)) *bench) {
+	most := rapid.Int64Range(5, 60).Draw(t, "limit")
+	b := begin(t.Fatalf, perHour(most))
+	b.c.advance(time.Duration(rapid.Int64Range(0, int64(time.Hour)).Draw(t, "start")))
+	type event struct {
+		at time.Time
+		n  int64
+	}
+	var spent []event
+	type request struct {
+		Place
+		held int64
+	}
+	var open []request
+	for range rapid.IntRange(1, 80).Draw(t, "steps") {
+		switch rapid.IntRange(0, 5).Draw(t, "what") {
+		case 0, 1:
+			b.c.advance(time.Duration(rapid.Int64Range(0, int64(20*time.Minute)).Draw(t, "wait")))
+		case 2:
+			if len(open) == 0 {
+				break
+			}
+			r := open[0]
+			open = open[1:]
+			n := rapid.Int64Range(0, r.held).Draw(t, "used")
+			r.Settle(limit.Used{Tokens: n})
+			r.Done()
+			spent = append(spent, event{b.c.now(), n})
+		default:
+			prompt := rapid.Int64Range(0, 4).Draw(t, "prompt")
+			p := b.reserve()
+			got, err := p.Hold(prompt, rapid.Int64Range(1, 20).Draw(t, "output"))
+			if err == nil {
+				open = append(open, request{p, prompt + got})
+				break
+			}
+			wait := api.AsError(err).RetryAfter
+			if len(open) > 0 {
+				p.Cancel()
+				break
+			}
+			b.c.advance(wait - time.Second)
+			if _, err := p.Hold(prompt, 1); err == nil {
+				t.Fatalf("granted a second before %v were over", wait)
+			}
+			b.c.advance(time.Second)
+			if _, err := p.Hold(prompt, 1); err != nil {
+				t.Fatalf("refused when %v were over: %v", wait, err)
+			}
+			p.Cancel()
+		}
+	}
+	for i := range spent {
+		var sum int64
+		for _, e := range spent[i:] {
+			if e.at.Sub(spent[i].at) < time.Hour {
+				sum += e.n
+			}
+		}
+		if sum > most {
+			t.Fatalf("%d tokens of %d in the hour from %v", sum, most, spent[i].at)
+		}
+	}
+}

@@ -1,0 +1,164 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"log/slog"
+	"time"
+)
+
+// Retention is how long the books are kept. 0 keeps them for ever; the totals of each key are kept for ever in any case.
+type Retention struct {
+	Rows    time.Duration // requests one by one, sums by quarter of an hour, and hours of every combination; tallies too
+	Rollups time.Duration // all other sums by hour and by day
+}
+
+const (
+	keepMinutes = 48 * time.Hour // for the ends of what is asked for most: the last hours
+	trimEvery   = time.Hour
+	// A batch of deletions may hold up who writes for about trimTime; then the others have the database for twice as long.
+	trimTime            = 10 * time.Millisecond
+	leastTrim, mostTrim = 20, 2000
+	trimPause           = 5 * time.Millisecond // at the least
+	trimRetry           = time.Minute
+)
+
+// Trim deletes what is too old, now and then until ctx ends: a little at a time, so that nobody waits for it. It logs what it
+// deleted, and what keeps it from that.
+func (s *Store) Trim(ctx context.Context, keep Retention, now func() time.Time, log *slog.Logger) {
+	t := trimmer{store: s, pause: pause}
+	for {
+		begun, wait := now(), trimEvery
+		deleted, err := t.trim(ctx, keep, begun)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			log.Warn("old requests cannot be deleted now; trying again in a minute", "cause", err.Error())
+			wait = trimRetry
+		case deleted > 0:
+			log.Info("deleted what is older than RETENTION_ROWS and RETENTION_ROLLUPS", "rows", deleted, "seconds", now().Sub(begun).Seconds())
+		}
+		if pause(ctx, wait) != nil {
+			return
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// trimmer deletes in batches, whose size follows from how long they take.
+type trimmer struct {
+	store *Store
+	batch int
+	pause func(context.Context, time.Duration) error
+}
+
+// trim deletes all that is too old at one time. It first writes down since when there is something, so that no answer ever counts
+// what is half deleted.
+func (t *trimmer) trim(ctx context.Context, keep Retention, now time.Time) (deleted int64, err error) {
+	k, err := t.store.setKept(ctx, keep, now)
+	if err != nil {
+		return 0, err
+	}
+	for _, d := range []struct {
+		statement string
+		before    int64
+		kinds     []kind
+		widths    []int64
+	}{
+		{deleteRows, k.rows, []kind{0}, []int64{0}},
+		{deleteTallies, k.rows, []kind{0}, []int64{0}},
+		{deletePeriods, k.rows, []kind{0}, []int64{hourMS}},
+		{deletePeriods, k.rollups, []kind{0}, []int64{dayMS}},
+		{deleteSums, k.minutes, []kind{byKey, byOthers}, []int64{minuteMS}},
+		{deleteSums, k.rows, []kind{byKey, byOthers}, []int64{quarterMS}},
+		{deleteSums, k.rollups, append([]kind{byOthers}, singles...), []int64{hourMS, dayMS, blockMS}},
+		{deleteSums, k.rollups, pairs, []int64{dayMS, blockMS}},
+	} {
+		for _, kind := range d.kinds {
+			for _, width := range d.widths {
+				n, err := t.delete(ctx, d.statement, d.before, kind, width)
+				deleted += n
+				if err != nil {
+					return deleted, err
+				}
+			}
+		}
+	}
+	return deleted, nil
+}
+
+const (
+	deleteRows    = `DELETE FROM requests WHERE id IN (SELECT id FROM requests WHERE at < $1 AND $2 = $3 ORDER BY at LIMIT $4)`
+	deleteTallies = `DELETE FROM tallies WHERE (minute, who, what) IN (SELECT minute, who, what FROM tallies WHERE minute < $1 AND $2 = $3 ORDER BY minute LIMIT $4)`
+	deletePeriods = `DELETE FROM usage_period WHERE (width, start, key, model, endpoint, backend, outcome) IN
+		(SELECT width, start, key, model, endpoint, backend, outcome FROM usage_period WHERE start < $1 AND $2 = 0 AND width = $3 ORDER BY start LIMIT $4)`
+	deleteSums = `DELETE FROM usage_sum WHERE (kind, width, start, model, endpoint, backend, outcome, key) IN
+		(SELECT kind, width, start, model, endpoint, backend, outcome, key FROM usage_sum WHERE start < $1 AND kind = $2 AND width = $3 ORDER BY start LIMIT $4)`
+)
+
+// delete runs one statement until it finds nothing more.
+func (t *trimmer) delete(ctx context.Context, statement string, before int64, kind kind, width int64) (deleted int64, err error) {
+	if before == 0 {
+		return 0, nil
+	}
+	t.batch = max(t.batch, leastTrim)
+	for {
+		var n int64
+		var begun time.Time
+		err := t.store.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+			begun = time.Now() // not before: it may have waited for others
+			done, err := tx.ExecContext(ctx, statement, before, int64(kind), width, t.batch)
+			if err != nil {
+				return err
+			}
+			n, err = done.RowsAffected()
+			return err
+		})
+		took := time.Since(begun)
+		deleted += n
+		if err != nil || n < int64(t.batch) {
+			return deleted, err
+		}
+		switch {
+		case took > trimTime:
+			t.batch = max(t.batch/2, leastTrim)
+		case took < trimTime/2:
+			t.batch = min(t.batch*2, mostTrim)
+		}
+		if err := t.pause(ctx, max(2*took, trimPause)); err != nil {
+			return deleted, err
+		}
+	}
+}
+
+// setKept writes down what is kept from now on. It never goes back: what was deleted is not there again when the settings change
+// or a clock is set back.
+func (s *Store) setKept(ctx context.Context, keep Retention, now time.Time) (k kept, err error) {
+	since := func(d time.Duration, step int64) int64 {
+		if d == 0 {
+			return 0
+		}
+		return max(0, down(millis(now.Add(-d)), step))
+	}
+	err = s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		for what, ms := range map[string]int64{
+			"minutes": since(keepMinutes, hourMS), "rows": since(keep.Rows, dayMS), "rollups": since(keep.Rollups, blockMS),
+		} {
+			if _, err := tx.ExecContext(ctx, `UPDATE kept SET since = $1 WHERE what = $2 AND since < $1`, ms, what); err != nil {
+				return err
+			}
+		}
+		k, err = readKept(ctx, tx)
+		return err
+	})
+	return k, err
+}

@@ -1,0 +1,220 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"reflect"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"ollama-api-service/internal/api"
+)
+
+const days = 24 * time.Hour
+
+func trimNow(t *testing.T, s *Store, keep Retention, now time.Time) int64 {
+	t.Helper()
+	return must[int64](t)((&trimmer{store: s, pause: func(context.Context, time.Duration) error { return nil }}).trim(t.Context(), keep, now))
+}
+
+// years are two requests a day for three years up to noon, of two keys.
+func years() (recs []api.Record) {
+	for i := range 3 * 365 {
+		at := noon.Add(-time.Duration(i) * days).Truncate(time.Millisecond)
+		a, b := record(fmt.Sprint("a", i), "oas_a", at), record(fmt.Sprint("b", i), "oas_b", at.Add(-3*time.Hour))
+		a.Backend, b.Model = "gpu1", "qwen3:latest"
+		recs = append(recs, a, b)
+	}
+	return recs
+}
+
+func TestRetention(t *testing.T) {
+	s, _ := create(t)
+	recs := years()
+	addRecords(t, s, recs...)
+	before := must[AllStatistics](t)(s.AllStatistics(t.Context(), noon))
+	if n := trimNow(t, s, Retention{}, noon); n == 0 { // minutes are kept for two days in any case
+		t.Error("no minute was deleted")
+	}
+	count := func(table string) (n int64) {
+		if err := s.reader.QueryRow(`SELECT COUNT(*) FROM ` + table).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if n := count("requests"); n != int64(len(recs)) {
+		t.Errorf("%d rows are left of %d that are kept for ever", n, len(recs))
+	}
+	if err := s.AddTallies(t.Context(), []api.Tally{{Minute: noon.Add(-40 * days), Who: "x", What: "y", Count: 1}, {Minute: noon, Who: "x", What: "y", Count: 1}}); err != nil {
+		t.Fatal(err)
+	}
+	keep := Retention{Rows: 30 * days, Rollups: 730 * days}
+	trimNow(t, s, keep, noon)
+	rowsSince, sumsSince := down(millis(noon)-30*dayMS, dayMS), down(millis(noon)-730*dayMS, blockMS)
+	for table, want := range map[string]int64{
+		fmt.Sprint("requests WHERE at < ", rowsSince): 0,
+		"requests": 2 * 31,
+		"tallies":  1,
+		fmt.Sprint("usage_sum WHERE width > 0 AND start < ", sumsSince):                           0,
+		fmt.Sprint("usage_period WHERE start < ", sumsSince):                                      0,
+		fmt.Sprint("usage_period WHERE width = 3600000 AND start < ", rowsSince):                  0,
+		fmt.Sprint("usage_sum WHERE width = 900000 AND start < ", rowsSince):                      0,
+		fmt.Sprint("usage_sum WHERE width = 60000 AND start < ", millis(noon)-49*hourMS):          0,
+		fmt.Sprint("usage_sum WHERE kind = 1 AND width = 86400000 AND start < ", sumsSince+dayMS): 2,
+	} {
+		if n := count(table); n != want {
+			t.Errorf("%s: %d rows, want %d", table, n, want)
+		}
+	}
+	inStep(t, s, max(rowsSince, down(millis(noon)-48*hourMS, hourMS)))
+
+	// The totals of all time outlive it all.
+	if after := must[AllStatistics](t)(s.AllStatistics(t.Context(), noon)); !reflect.DeepEqual(after, before) {
+		t.Errorf("all-time totals\n%+v\nwere\n%+v", after.Total, before.Total)
+	}
+	// So does usage by day, as long as the sums are kept.
+	for _, by := range [][]api.Dimension{{api.ByKey}, {api.ByDay}, {api.ByKey, api.ByModel}, {api.ByKey, api.ByModel, api.ByBackend}, {api.ByModel, api.ByOutcome}} {
+		q := UsageQuery{By: by, Limit: 10_000}
+		q.From, q.To = noon.Add(-700*days).Truncate(days), noon.Add(-100*days).Truncate(days)
+		if got := must[Usage](t)(s.Usage(t.Context(), q)); got.Total.Requests != 1200 || !got.From.Equal(q.From) || !got.To.Equal(q.To) {
+			t.Errorf("by %v: %d requests from %v to %v, want 1200", by, got.Total.Requests, got.From, got.To)
+		}
+		// An end that cuts an hour or a day of which only the sum is left is moved, and the answer says where to.
+		q.From, q.To = noon.Add(-200*days), noon.Add(-100*days)
+		got := must[Usage](t)(s.Usage(t.Context(), q))
+		want := byHand(recs, UsageQuery{RequestFilter: api.RequestFilter{From: got.From, To: got.To}})[""]
+		if got.From.After(q.From) || got.To.Before(q.To) || q.From.Sub(got.From) > days || got.To.Sub(q.To) > days || got.Total.Requests != want.count {
+			t.Errorf("by %v: %d requests from %v to %v, want %d from about %v to %v", by, got.Total.Requests, got.From, got.To, want.count, q.From, q.To)
+		}
+	}
+	// By hour of every combination there is nothing but what the rows go back to.
+	q := UsageQuery{By: []api.Dimension{api.ByHour, api.ByKey, api.ByModel}, Limit: 10_000}
+	q.From = noon.Add(-90 * days)
+	if got := must[Usage](t)(s.Usage(t.Context(), q)); got.Total.Requests != 62 || millis(got.From) != rowsSince {
+		t.Errorf("by hour: %d requests from %v", got.Total.Requests, got.From)
+	}
+	// What comes late for a time that was deleted is counted by the day, and goes again with the next trimming.
+	late := record("late", "oas_a", noon.Add(-40*days))
+	addRecords(t, s, late)
+	if list, _, err := s.Requests(t.Context(), RequestQuery{Limit: 1000}); err != nil || len(list) != 62 {
+		t.Errorf("%d requests are listed (%v)", len(list), err)
+	}
+	trimNow(t, s, keep, noon)
+	if n := count("requests"); n != 62 {
+		t.Errorf("%d rows after a late one", n)
+	}
+	// A clock that is set back brings nothing back.
+	trimNow(t, s, keep, noon.Add(-365*days))
+	if got := must[Usage](t)(s.Usage(t.Context(), q)); millis(got.From) != rowsSince {
+		t.Errorf("from %v after the clock went back", got.From)
+	}
+}
+
+// While old rows are deleted, new ones go in between the batches and never wait for more than one of them.
+func TestTrimmingStopsNobody(t *testing.T) {
+	s, _ := create(t)
+	var oldRows []api.Record
+	for i := range 6000 {
+		oldRows = append(oldRows, record(fmt.Sprint("old", i), fmt.Sprint("oas_", i%100), noon.Add(-time.Duration(40*24*60-i)*time.Minute)))
+	}
+	addRecords(t, s, oldRows...)
+	var steps atomic.Int64
+	turn := make(chan struct{})
+	tr := &trimmer{store: s, pause: func(ctx context.Context, d time.Duration) error {
+		if d < trimPause {
+			t.Errorf("a pause of %v", d)
+		}
+		steps.Add(1)
+		turn <- struct{}{} // a row is added in each pause, as it could be in any
+		<-turn
+		return nil
+	}}
+	done := make(chan error, 1)
+	go func() {
+		_, err := tr.trim(t.Context(), Retention{Rows: 2 * days}, noon)
+		done <- err
+	}()
+	added := 0
+	for trimming := true; trimming; {
+		select {
+		case <-turn:
+			addRecords(t, s, record(fmt.Sprint("new", added), "oas_a", noon))
+			added++
+			turn <- struct{}{}
+		case err := <-done:
+			if err != nil {
+				t.Fatal(err)
+			}
+			trimming = false
+		}
+	}
+	if added < 6000/mostTrim || tr.batch > mostTrim {
+		t.Errorf("%d rows were added beside %d batches of up to %d", added, steps.Load(), tr.batch)
+	}
+	list, _, err := s.Requests(t.Context(), RequestQuery{Limit: 1000})
+	if err != nil || len(list) != added {
+		t.Errorf("%d requests are left, want the %d new ones (%v)", len(list), added, err)
+	}
+	inStep(t, s, down(millis(noon)-2*dayMS, dayMS))
+}
+
+// Trim works at once and then every hour, and ends with its context.
+func TestTrimNowAndThen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := create(t)
+		defer s.Close()
+		addRecords(t, s, record("old", "oas_a", time.Now().Add(-100*days)), record("new", "oas_a", time.Now().Add(-29*days)))
+		var log strings.Builder
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() {
+			s.Trim(ctx, Retention{Rows: 30 * days, Rollups: 730 * days}, time.Now, slog.New(slog.NewTextHandler(&log, nil)))
+			close(ended)
+		}()
+		left := func() int {
+			list, _, err := s.Requests(ctx, RequestQuery{Limit: 10})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return len(list)
+		}
+		time.Sleep(time.Second)
+		if n := left(); n != 1 || !strings.Contains(log.String(), "RETENTION_ROWS") {
+			t.Errorf("%d rows after a second; %s", n, log.String())
+		}
+		time.Sleep(3 * days)
+		if n := left(); n != 0 {
+			t.Errorf("%d rows after another three days", n)
+		}
+		stop()
+		<-ended
+	})
+}
+
+// Pages that deletion frees are used again: the file does not grow while as much comes as goes.
+func TestFreedPagesAreUsedAgain(t *testing.T) {
+	s, _ := create(t)
+	pages := func() (n int64) {
+		if err := s.reader.QueryRow(`PRAGMA page_count`).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	var sizes []int64
+	for day := range 12 {
+		var recs []api.Record
+		for i := range 1000 {
+			recs = append(recs, record(fmt.Sprint(day, "-", i), fmt.Sprint("oas_", i%50), noon.Add(time.Duration(day)*days+time.Duration(i)*time.Second)))
+		}
+		addRecords(t, s, recs...)
+		trimNow(t, s, Retention{Rows: 3 * days, Rollups: 3 * days}, noon.Add(time.Duration(day)*days))
+		sizes = append(sizes, pages())
+	}
+	if grown := float64(sizes[11]) / float64(sizes[5]); grown > 1.35 {
+		t.Errorf("the file grew %.2f times while as much came as went: %v pages", grown, sizes)
+	}
+}

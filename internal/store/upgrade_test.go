@@ -1,0 +1,95 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// upgradeFile names, to a process of this test that is to be killed, the database that it brings up to date.
+const upgradeFile = "STORE_TEST_UPGRADE"
+
+// upgrade is such a process.
+func upgrade(path string) {
+	s, err := Create(context.Background(), path)
+	if err != nil {
+		os.Stderr.WriteString(err.Error())
+		os.Exit(1)
+	}
+	s.Close()
+	os.Exit(0)
+}
+
+// A kill in the middle of an upgrade, wherever it strikes, leaves a database that the next start brings up to date, with each
+// request in it once and sums that agree.
+func TestUpgradeIsKilled(t *testing.T) {
+	recs := sample(2500)
+	path := old(t, recs...)
+	var errs bytes.Buffer
+	killed := 0
+	for patience := 10 * time.Millisecond; ; patience += patience / 4 {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env, cmd.Stderr = append(os.Environ(), upgradeFile+"="+path), &errs
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		kill := time.AfterFunc(patience, func() { cmd.Process.Kill() })
+		err := cmd.Wait()
+		if kill.Stop(); err == nil {
+			break
+		}
+		if errs.Len() > 0 {
+			t.Fatal(errs.String())
+		}
+		killed++
+		// What is there is one schema or another, whole.
+		if _, _, err := Examine(t.Context(), path); err != nil {
+			t.Fatalf("after %d kills: %v", killed, err)
+		}
+	}
+	if killed < 5 {
+		t.Errorf("only %d kills struck", killed)
+	}
+	s := must[*Store](t)(Create(t.Context(), path))
+	defer s.Close()
+	var minutes int64
+	if err := s.reader.QueryRow(`SELECT since FROM kept WHERE what = 'minutes'`).Scan(&minutes); err != nil {
+		t.Fatal(err)
+	}
+	inStep(t, s, minutes)
+	if all := must[AllStatistics](t)(s.AllStatistics(t.Context(), noon)); all.Total.TotalRequests != int64(len(recs)) {
+		t.Errorf("%d requests of %d after %d kills", all.Total.TotalRequests, len(recs), killed)
+	}
+}
+
+func TestUpgradeSaysHowItGoes(t *testing.T) {
+	path := old(t, sample(10)...)
+	synctest.Test(t, func(t *testing.T) {
+		var said strings.Builder
+		log := slog.New(slog.NewTextHandler(&said, nil))
+		s := must[*Store](t)(connect(t.Context(), path))
+		defer s.Close()
+		// The connection is taken for as long as a large upgrade would take it.
+		conn, err := s.writer.Conn(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.AfterFunc(12*time.Second, func() { conn.Close() })
+		if err := migrateLogged(t.Context(), s.writer, path, log); err != nil {
+			t.Fatal(err)
+		}
+		if n := strings.Count(said.String(), "bringing the database up to date"); n != 3 || !strings.Contains(said.String(), "the database is up to date") {
+			t.Errorf("%d words in twelve seconds:\n%s", n, said.String())
+		}
+		said.Reset()
+		if err := migrateLogged(t.Context(), s.writer, path, log); err != nil || said.Len() > 0 {
+			t.Errorf("with nothing to do: %v %s", err, said.String())
+		}
+	})
+}

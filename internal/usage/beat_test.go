@@ -1,0 +1,59 @@
+package usage
+
+import (
+	"os"
+	"testing"
+	"time"
+
+	"ollama-api-service/internal/api"
+)
+
+// What a kill interrupts is not cheaper than what it does not: the tokens that were held count, and the time up to the last sign of
+// life, divided among those that ran.
+func TestInterruptedRequestsKeepWhatWasHeld(t *testing.T) {
+	dir := t.TempDir()
+	now := noon
+	o := still
+	o.Now = func() time.Time { return now }
+	var l ledger
+	b := openLedger(t, dir, &l, &logBuffer{}, o)
+	admit := func(id, backend, class string) {
+		t.Helper()
+		a := admission(id)
+		a.At, a.Backend, a.Class, a.PromptEstimate, a.OutputEstimate = now, backend, class, 11, 4000
+		if err := b.Admit(a, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	admit("first", "gpu1", "inference")
+	admit("pull", "gpu1", "management")
+	now = now.Add(10 * time.Second)
+	admit("second", "gpu1", "inference")
+	admit("other", "gpu2", "inference")
+	now = now.Add(6 * time.Second)
+	b.tidyJournal() // the last sign of life
+	now = now.Add(beatEvery / 2)
+	b.tidyJournal() // too soon for another
+	abandon(b)
+
+	now = now.Add(time.Hour)
+	openLedger(t, dir, &l, &logBuffer{}, o)
+	for id, want := range map[string]time.Duration{"first": 13 * time.Second, "second": 3 * time.Second, "other": 6 * time.Second, "pull": 0} {
+		r := l.rows[id]
+		if r.Outcome != api.OutcomeInterrupted || r.ReservedGPU != want || r.Reserved != 4011 || r.GPU != -1 || r.PromptTokens != 11 || r.CompletionTokens != 0 || !r.Estimated {
+			t.Errorf("%s: %+v, want %v of the GPU", id, r, want)
+		}
+	}
+	if _, err := os.Stat(beatPath(journalDir(dir))); !os.IsNotExist(err) {
+		t.Errorf("the sign of life of a process that is booked: %v", err)
+	}
+}
+
+// Without a sign of life, what was journalled last is one; and no clock makes anything negative.
+func TestInterruptedWithoutASignOfLife(t *testing.T) {
+	list := []api.Record{{Admission: api.Admission{ID: "b", At: noon.Add(8 * time.Second), Class: "inference"}}, {Admission: api.Admission{ID: "a", At: noon, Class: "inference"}}}
+	rows := interruptedRecords(list, noon.Add(-time.Hour))
+	if rows[0].ID != "a" || rows[0].ReservedGPU != 8*time.Second || rows[1].ReservedGPU != 0 {
+		t.Errorf("%+v", rows)
+	}
+}
