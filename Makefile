@@ -9,7 +9,7 @@ export CGO_ENABLED = 0
 LDFLAGS := -s -w -X main.version=$(VERSION)
 GOFLAGS_BUILD = -trimpath -tags grpcnotrace -ldflags "$(LDFLAGS)"
 
-.PHONY: help build run demo test lint fmt fuzz assets clients bench packages packaged image clean
+.PHONY: help build run demo test lint fmt chaos fuzz assets clients bench packages packaged image clean
 
 help: ## Show this list
 	@echo "Ollama API Service: make TARGET"
@@ -33,6 +33,10 @@ lint: ## The linters and the check of the binary alone
 
 fmt: ## Format the Go files as lint wants them
 	@go tool -modfile=tools/go.mod gofumpt -w $$(git ls-files -co --exclude-standard '*.go')
+
+ROUNDS ?= 200
+chaos: ## ROUNDS (200) kills under load, and a full disk, failing fsync and a locked database; needs root and strace
+	go test -count=1 -timeout 2h -v -run '^TestChaos' ./e2e -rounds $(ROUNDS)
 
 INPUTS ?= 1000000
 fuzz: ## INPUTS (1,000,000) new inputs for each fuzz target; an hour and a half on two cores

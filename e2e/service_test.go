@@ -107,6 +107,19 @@ func environment(data, backend string, extra ...string) []string {
 // start starts the service on data and waits until it listens. It ends with the test.
 func start(t *testing.T, data, backend string, args []string, env ...string) *service {
 	t.Helper()
+	s, address := startBare(t, data, backend, args, env...)
+	if overTLS(env) {
+		s.URL = "https://" + address // nobody can read along
+	} else {
+		s.wire = tap(t, address)
+		s.URL = "http://" + s.wire.address
+	}
+	return s
+}
+
+// startBare is start without the tap: the address is the service's own.
+func startBare(t *testing.T, data, backend string, args []string, env ...string) (*service, string) {
+	t.Helper()
 	s := &service{Data: data, stdout: newTranscript(), stderr: printed(filepath.Join(t.TempDir(), "stderr")), ended: make(chan struct{})}
 	s.cmd = exec.Command(binary, append([]string{"serve"}, args...)...)
 	s.cmd.Env = environment(data, backend, env...)
@@ -136,16 +149,10 @@ func start(t *testing.T, data, backend string, args []string, env ...string) *se
 	if err != nil {
 		t.Fatalf("the service does not listen: %v", err)
 	}
-	if overTLS(env) {
-		s.URL = "https://" + address // nobody can read along
-	} else {
-		s.wire = tap(t, address)
-		s.URL = "http://" + s.wire.address
-	}
 	if m := secretKey.FindString(s.stderr.String()); m != "" {
 		s.Admin = m
 	}
-	return s
+	return s, address
 }
 
 // overTLS says whether the settings have the service speak HTTPS.

@@ -28,6 +28,8 @@ type booking struct {
 	lease  *sched.Lease
 	taken  *limit.Reservation
 	record api.Record
+	ahead  int64 // pieces of the answer of which the journal knows
+	stay   stay
 	ended  bool
 	over   *api.Error // why the stream was cut
 }
@@ -141,9 +143,13 @@ func (b *booking) stream(resp *proxy.Response, m *dialect.Meter) error {
 	b.record.Streamed = true
 	b.header(resp, -1)
 	b.x.beat.resume()
-	sent, err := resp.Stream(b.x, m)
+	b.stay.begin()
+	sent, err := resp.Stream(&passing{b.x, b, m}, m)
 	b.x.beat.pause()
-	if m.Cut && err == nil {
+	if err != nil && api.AsError(err).Code == api.CodeClientGone && b.stay.stays() {
+		_, err = resp.Stream(nobody{}, m)
+	}
+	if m.Cut && err == nil && !b.stay.left() {
 		return b.cut(resp, m, sent)
 	}
 	rest := m.Finish()
@@ -151,6 +157,8 @@ func (b *booking) stream(resp *proxy.Response, m *dialect.Meter) error {
 	b.record.BytesOut = sent + int64(len(rest))
 	b.count(m.Usage, m.Records)
 	switch {
+	case b.stay.left():
+		return b.failed(api.Wrap(api.CodeClientGone, err, "the client went away"))
 	case m.Complete:
 		// All of the answer is here; whether the client stays for the last piece changes nothing.
 		b.record.Status = cmp.Or(b.x.status, resp.Status)
@@ -210,7 +218,11 @@ func (b *booking) whole(resp *proxy.Response) error {
 		if len(body) == 0 && resp.Status == http.StatusOK && b.x.route.class == inference {
 			return b.failed(errEndedEarly)
 		}
-		b.count(b.x.route.kind.WholeUsage(body), 0)
+		var used dialect.Usage
+		if resp.Status < 400 { // an error has none, whatever it looks like
+			used = b.x.route.kind.WholeUsage(body)
+		}
+		b.count(used, 0)
 		if b.req.Alias != "" {
 			body = dialect.EchoModel(body, b.req.Alias)
 		}
@@ -276,8 +288,9 @@ func (b *booking) count(u dialect.Usage, records int64) {
 		r.OllamaTotal, r.OllamaLoad, r.OllamaPromptEval, r.OllamaEval = u.Total, u.Load, u.PromptEval, u.Completion
 		return
 	}
-	if b.x.route.class != inference || b.record.Status >= 400 {
-		return // nothing was generated
+	status := b.record.Status
+	if b.x.route.class != inference || status >= 400 && status < 500 || status == http.StatusServiceUnavailable {
+		return // nothing was generated; who knows of what ended in a 500
 	}
 	r.PromptTokens, r.CompletionTokens, r.Estimated = b.req.PromptTokens, records, true
 }
@@ -329,7 +342,6 @@ func (b *booking) end(outcome api.Outcome, code api.Code) {
 	r.Total = time.Since(b.x.arrived)
 	b.s.metrics.book(r, b.lease.Waited)
 	if err := b.s.Books.End(r); err != nil {
-		// The answer is the client's all the same; the admission is journalled, so the row is not lost, only less exact.
 		b.s.Log.Error("the end of a request could not be journalled", "request_id", r.ID, "cause", err.Error())
 	}
 }

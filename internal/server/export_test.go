@@ -13,6 +13,9 @@ var LimitAddresses = limitAddresses
 // CutAfter bounds how long a client may take nothing of its answer.
 func (s *Server) CutAfter(d time.Duration) { s.writeProgress = d }
 
+// ReadOn is how many answers are read on whose clients have left.
+func (s *Server) ReadOn() int64 { return s.readOn.Load() }
+
 // Line is a line of the route table as tests see it.
 type Line struct {
 	Method, Template   string

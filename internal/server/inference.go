@@ -39,13 +39,15 @@ func (s *Server) infer(x *exchange) error {
 	defer lease.Release()
 
 	b := s.open(x, req, lease, taken)
-	if err := s.Books.Admit(&b.record.Admission); err != nil {
+	if err := s.Books.Admit(&b.record.Admission, x.key.Strict); err != nil {
 		return x.giveBack(taken, err)
 	}
 	x.record = &b.record
 	defer b.close() // whatever happens, one end is booked
 
-	resp, err := s.Upstream.Do(x.r.Context(), s.upstreamRequest(x, req))
+	b.stay.open(x.r.Context(), s)
+	defer b.stay.end()
+	resp, err := s.Upstream.Do(b.stay.ctx, s.upstreamRequest(x, req))
 	if err != nil {
 		if api.AsError(err).Code == api.CodeNoBackend {
 			s.Backend.Unreachable("a request could not be brought to it")

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
@@ -120,10 +121,21 @@ func refuse(status int, msg string, errs []error) refusal {
 	return refusal{api.Errorf(api.CodeBadRequest, "%s", msg)}
 }
 
+// changeWait is how long a change waits for a database that another process holds.
+const changeWait = 5 * time.Second
+
 // operation registers one typed operation. Its errors are ours, and are noted for the log.
 func operation[I, O any](a huma.API, op huma.Operation, handle func(context.Context, *I) (*O, error)) {
 	op.Errors = append(op.Errors, 400, 401, 403)
+	// The body is read already. huma's own bound of 5 s would stay with the connection, and when it passes, net/http takes every
+	// request on it, now and later, for one whose client has left.
+	op.BodyReadTimeout = -1
 	huma.Register(a, op, func(ctx context.Context, in *I) (*O, error) {
+		if op.Method != http.MethodGet {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, changeWait)
+			defer cancel()
+		}
 		out, err := handle(ctx, in)
 		if err == nil {
 			return out, nil

@@ -240,8 +240,8 @@ func (s *Server) scrape(x *exchange) error {
 
 // states reads how things are when a scrape asks.
 type states struct {
-	s                                                                                                  *Server
-	inFlight, slots, up, info, probed, waiting, limit, journalBytes, journalRows, journalOpen, failing *prometheus.Desc
+	s                                                                                                                                         *Server
+	inFlight, slots, up, info, probed, waiting, limit, journalBytes, journalRows, journalOpen, journalLimit, unwritten, lost, readOn, failing *prometheus.Desc
 }
 
 func newStates(s *Server) *states {
@@ -260,6 +260,10 @@ func newStates(s *Server) *states {
 		journalBytes: desc("journal_bytes", "Size of the journal."),
 		journalRows:  desc("journal_waiting_rows", "Requests that have ended and are not in the database yet."),
 		journalOpen:  desc("journal_open_requests", "Requests that are admitted and have not ended."),
+		journalLimit: desc("journal_bytes_limit", "How large the journal may grow (JOURNAL_MAX_BYTES)."),
+		unwritten:    desc("journal_unwritten_records", "Records that are in memory alone, for the disk takes nothing."),
+		readOn:       desc("read_on_requests", "Answers that are read on for their count, for their clients have left (COUNT_GRACE). Each has a slot."),
+		lost:         desc("lost_requests_total", "Requests that were served without a row, for the books were full."),
 		failing:      desc("journal_failing", "Whether the journal, or the database behind it, takes nothing at present.", "part"),
 	}
 }
@@ -285,6 +289,10 @@ func (c *states) Collect(out chan<- prometheus.Metric) {
 	gauge(c.journalBytes, float64(journal.JournalBytes))
 	gauge(c.journalRows, float64(journal.Waiting))
 	gauge(c.journalOpen, float64(journal.Open))
+	gauge(c.readOn, float64(c.s.readOn.Load()))
+	gauge(c.journalLimit, float64(journal.JournalMaxBytes))
+	gauge(c.unwritten, float64(journal.Unwritten))
+	out <- prometheus.MustNewConstMetric(c.lost, prometheus.CounterValue, float64(journal.Lost))
 	gauge(c.failing, number(journal.JournalError != ""), "journal")
 	gauge(c.failing, number(journal.StoreError != ""), "database")
 }

@@ -64,6 +64,7 @@ type Options struct {
 	MaxRequestTime time.Duration
 	FirstByte      time.Duration
 	Idle           time.Duration
+	CountGrace     time.Duration // for which an answer is read on whose client has left, so that its tokens can be counted
 	Throttle       *auth.Throttle
 	Origins        []string      // whose pages may call from a browser
 	PerAddress     int           // connections at one time; 0 is without bound
@@ -85,11 +86,15 @@ type Server struct {
 	writeProgress time.Duration
 	requests      sync.WaitGroup
 	bodies        atomic.Int64 // bytes of large bodies in memory
+	stopping      context.Context // ends when Serve is told to stop
+	stop          context.CancelFunc
+	readOn        atomic.Int64 // answers whose clients have left
 }
 
 // New builds the route table and the management API on it.
 func New(o Options) *Server {
 	s := &Server{Options: o, started: time.Now(), writeProgress: writeProgress}
+	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.routes = newTable(s.routeList())
 	s.metrics = newMetrics(s)
 	management, typed := s.newManagement()
@@ -132,6 +137,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, grace time.Duration)
 	case <-ctx.Done():
 	}
 	s.ready.Store(false)
+	s.stop()
 	s.Log.Info("stopping", "grace", grace.String())
 	drain, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()

@@ -53,14 +53,14 @@ func TestUsageByEverything(t *testing.T) {
 	b.do("POST", "/v1/embeddings", anna, `{"model":"tiny","input":"x"}`)
 
 	got := ask[usageAnswer](b, "/api/admin/usage?group_by=key,model")
-	if got.Groups != 2 || got.Truncated || got.Total.Requests != 5 || got.Total.PromptTokens != 44 || got.Total.CompletionTokens != 28 {
+	if got.Groups != 2 || got.Truncated || got.Total.Requests != 5 || got.Total.PromptTokens != 45 || got.Total.CompletionTokens != 28 {
 		t.Errorf("total %+v of %d groups", got.Total, got.Groups)
 	}
 	if d := got.To.Sub(got.From); d <= 29*24*time.Hour || d > 30*24*time.Hour || !got.From.Equal(got.From.Truncate(24*time.Hour)) {
 		t.Errorf("from %v to %v", got.From, got.To)
 	}
 	first, second := got.Usage[0], got.Usage[1]
-	if *first.Key != annaPreview || first.KeyName != "=Anna's key" || *first.Model != "tiny:latest" || first.Requests != 4 || first.PromptTokens != 33 ||
+	if *first.Key != annaPreview || first.KeyName != "=Anna's key" || *first.Model != "tiny:latest" || first.Requests != 4 || first.PromptTokens != 34 ||
 		first.BytesIn == 0 || first.BytesOut == 0 || *first.AverageSeconds <= 0 || *first.AverageFirstByte > *first.AverageSeconds || first.LastRequest == nil {
 		t.Errorf("first group %+v", first)
 	}

@@ -19,6 +19,7 @@ const (
 	version    = 1
 	kindAdmit  = 'A'
 	kindEnd    = 'E'
+	kindPassed = 'P'
 	frameHead  = 8
 	maxPayload = 16 << 10
 	// maxText bounds a text field, so that a row's memory is bounded; the longest model name has 593 bytes.
@@ -99,6 +100,16 @@ func appendEnd(b []byte, r *api.Record) []byte {
 	return seal(b, at)
 }
 
+// appendPassed encodes that n pieces of the answer to id may have reached the client.
+func appendPassed(b []byte, id string, n int64) []byte {
+	at := len(b)
+	b = append(b, make([]byte, frameHead)...)
+	b = append(b, version, kindPassed)
+	b = binary.AppendVarint(b, n)
+	b = appendText(b, id)
+	return seal(b, at)
+}
+
 func appendAdmission(b []byte, a *api.Admission) []byte {
 	b = binary.AppendVarint(b, a.At.UnixMilli())
 	b = binary.AppendVarint(b, a.PromptEstimate)
@@ -162,28 +173,22 @@ func allZero(b []byte) bool {
 	return true
 }
 
-// decode reads a payload. Of an admission, only the Admission part of r is filled. Bytes after the known fields are left
+// decode reads a payload. Of an admission, only the Admission part of r is filled, and of what has passed the id and
+// CompletionTokens. Bytes after the known fields are left
 // alone: a later version may append fields under the same version byte.
 func decode(payload []byte) (kind byte, r api.Record, err error) {
 	if payload[0] != version {
 		return 0, r, fmt.Errorf("%w: version %d is not known to this program", errDamaged, payload[0])
 	}
 	kind = payload[1]
-	if kind != kindAdmit && kind != kindEnd {
+	if kind != kindAdmit && kind != kindEnd && kind != kindPassed {
 		return 0, r, fmt.Errorf("%w: kind %q is not known to this program", errDamaged, kind)
 	}
 	d := decoder{b: payload[2:]}
-	flags := d.unsigned()
-	r.Streamed = flags&flagStreamed != 0
-	r.At = time.UnixMilli(d.number()).UTC()
-	r.PromptEstimate = d.number()
-	for _, s := range [...]*string{&r.ID, &r.ClientRequestID, &r.Key, &r.Model, &r.Alias, &r.Endpoint, &r.Backend, &r.Class, &r.ClientAddr} {
-		*s = d.text()
-	}
-	if kind == kindEnd {
-		d.end(&r, flags)
+	if kind == kindPassed {
+		r.CompletionTokens, r.ID = d.number(), d.text()
 	} else {
-		r.OutputEstimate = d.later(0)
+		d.record(&r, kind)
 	}
 	if d.short {
 		return 0, r, fmt.Errorf("%w: a field is cut off", errDamaged)
@@ -195,6 +200,21 @@ func decode(payload []byte) (kind byte, r api.Record, err error) {
 type decoder struct {
 	b     []byte
 	short bool
+}
+
+func (d *decoder) record(r *api.Record, kind byte) {
+	flags := d.unsigned()
+	r.Streamed = flags&flagStreamed != 0
+	r.At = time.UnixMilli(d.number()).UTC()
+	r.PromptEstimate = d.number()
+	for _, s := range [...]*string{&r.ID, &r.ClientRequestID, &r.Key, &r.Model, &r.Alias, &r.Endpoint, &r.Backend, &r.Class, &r.ClientAddr} {
+		*s = d.text()
+	}
+	if kind == kindEnd {
+		d.end(r, flags)
+	} else {
+		r.OutputEstimate = d.later(0)
+	}
 }
 
 func (d *decoder) end(r *api.Record, flags uint64) {
