@@ -29,6 +29,7 @@ var mayImport = map[string][]string{
 	"limit":   {"api"},
 	"backend": {"api"},
 	"sched":   {"api", "backend"},
+	"tracing": {},
 	"dialect": {"api"},
 	"proxy":   {"api", "dialect"},
 	"server":  {"api", "auth", "limit", "sched", "proxy", "usage", "store", "dialect", "backend"},

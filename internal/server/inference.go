@@ -52,7 +52,9 @@ func (s *Server) infer(x *exchange) error {
 	x.record = &b.record
 	defer b.close() // whatever happens, one end is booked
 
-	resp, err := s.Upstream.Do(x.r.Context(), s.upstreamRequest(x, req))
+	up := s.upstreamRequest(x, req)
+	x.journey.serve(b, up)
+	resp, err := s.Upstream.Do(x.r.Context(), up)
 	if err != nil {
 		if api.AsError(err).Code == api.CodeNoBackend {
 			s.Backend.Unreachable("a request could not be brought to it")
@@ -167,7 +169,13 @@ func (s *Server) acquire(x *exchange, req *dialect.Request) (*sched.Lease, error
 	if x.route.class != inference {
 		return &sched.Lease{Backend: s.Backend}, nil
 	}
-	return s.Sched.Acquire(x.r.Context(), req.Model().String(), x.deadline())
+	var start time.Time
+	if x.journey != nil {
+		start = time.Now()
+	}
+	lease, err := s.Sched.Acquire(x.r.Context(), req.Model().String(), x.deadline())
+	x.journey.waited(start, err)
+	return lease, err
 }
 
 // deadline is when the request must be over. Transfers of models have none: they take as long as the network does.
@@ -315,6 +323,7 @@ func (b *booking) stream(resp *proxy.Response, m *dialect.Meter) error {
 	sent, err := resp.Stream(b.x, m)
 	b.x.beat.pause()
 	rest := m.Finish()
+	b.x.journey.finished(rest)
 	b.x.events = m.Events
 	b.record.BytesOut = sent + int64(len(rest))
 	b.count(m.Usage, m.Records)
@@ -355,6 +364,7 @@ func (b *booking) whole(resp *proxy.Response) error {
 			return b.failed(errEndedEarly)
 		}
 		b.count(b.x.route.kind.WholeUsage(body), 0)
+		b.x.journey.finished(body)
 		if b.req.Alias != "" {
 			body = dialect.EchoModel(body, b.req.Alias)
 		}
@@ -468,6 +478,7 @@ func (b *booking) end(outcome api.Outcome, code api.Code) {
 	r.Slot = b.lease.Release()
 	r.Total = time.Since(b.x.arrived)
 	b.s.metrics.book(r, b.lease.Waited)
+	b.x.journey.booked(b.x, r)
 	if err := b.s.Books.End(r); err != nil {
 		// The answer is the client's all the same; the admission is journalled, so the row is not lost, only less exact.
 		b.s.Log.Error("the end of a request could not be journalled", "request_id", r.ID, "cause", err.Error())

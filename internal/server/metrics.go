@@ -36,6 +36,7 @@ type metrics struct {
 	slots    *prometheus.CounterVec
 	first    *prometheus.HistogramVec
 	response *prometheus.HistogramVec
+	each     *prometheus.HistogramVec
 	waited   prometheus.Histogram
 	open     prometheus.Gauge
 
@@ -60,6 +61,7 @@ type usedSeries struct {
 	prompt, completion [2]prometheus.Counter // counted, estimated
 	slot               prometheus.Counter
 	first, response    prometheus.Observer
+	each               prometheus.Observer
 }
 
 // cache finds series without a lock and without garbage once they are known.
@@ -107,6 +109,8 @@ func newMetrics(s *Server) *metrics {
 		.05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300), []string{"model"})
 	m.response = prometheus.NewHistogramVec(histogram("response_seconds", "From arrival of an inference request to the end of its answer, where that is whole.",
 		.1, .25, .5, 1, 2.5, 5, 10, 30, 60, 180, 600, 1800), []string{"model"})
+	m.each = prometheus.NewHistogramVec(histogram("time_per_output_token_seconds", "From the first byte of a streamed answer to its end, divided by the tokens after the first.",
+		.005, .01, .02, .03, .05, .075, .1, .2, .5, 1, 2), []string{"model"})
 	m.waited = prometheus.NewHistogram(histogram("queue_wait_seconds", "Wait of an inference request for a slot.", .01, .1, .5, 1, 5, 10, 30, 60, 300, 600))
 	m.open = prometheus.NewGauge(prometheus.GaugeOpts{Name: metricPrefix + "open_requests", Help: "HTTP requests being answered now, those that wait and those for metrics included."})
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
@@ -114,7 +118,7 @@ func newMetrics(s *Server) *metrics {
 		ConstLabels: prometheus.Labels{"version": s.Version, "go_version": runtime.Version()},
 	})
 	build.Set(1)
-	m.registry.MustRegister(m.first, m.response, m.waited, m.open, build, newStates(s),
+	m.registry.MustRegister(m.first, m.response, m.each, m.waited, m.open, build, newStates(s),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -180,8 +184,13 @@ func (m *metrics) book(r *api.Record, waited time.Duration) {
 	if r.Streamed && r.FirstByte > 0 && good(r.Status) {
 		u.first.Observe(r.FirstByte.Seconds())
 	}
-	if r.Outcome == api.OutcomeOK {
-		u.response.Observe(r.Total.Seconds())
+	if r.Outcome != api.OutcomeOK {
+		return
+	}
+	u.response.Observe(r.Total.Seconds())
+	// One token has no time between tokens, and without Ollama's own count nobody knows how many there were.
+	if rest := r.CompletionTokens - 1; rest > 0 && r.Streamed && !r.Estimated && r.FirstByte > 0 {
+		u.each.Observe((r.Total - r.FirstByte).Seconds() / float64(rest))
 	}
 }
 
@@ -217,7 +226,7 @@ func (m *metrics) newSeries(key served) *usedSeries {
 	}
 	u := &usedSeries{
 		outcomes: map[api.Outcome]prometheus.Counter{}, slot: m.slots.WithLabelValues(model, key.backend),
-		first: m.first.WithLabelValues(model), response: m.response.WithLabelValues(model),
+		first: m.first.WithLabelValues(model), response: m.response.WithLabelValues(model), each: m.each.WithLabelValues(model),
 	}
 	for _, o := range []api.Outcome{api.OutcomeOK, api.OutcomeRefused, api.OutcomeUpstream, api.OutcomeTimeout, api.OutcomeClientGone, api.OutcomeInterrupted} {
 		u.outcomes[o] = m.booked.WithLabelValues(model, key.backend, string(o))
@@ -238,6 +247,7 @@ func (s *Server) scrape(x *exchange) error {
 // states reads how things are when a scrape asks.
 type states struct {
 	s                                                                                                  *Server
+	batches, batchRows, batchSeconds, expires                                                          *prometheus.Desc
 	inFlight, slots, up, info, probed, waiting, limit, journalBytes, journalRows, journalOpen, failing *prometheus.Desc
 }
 
@@ -257,6 +267,10 @@ func newStates(s *Server) *states {
 		journalBytes: desc("journal_bytes", "Size of the journal."),
 		journalRows:  desc("journal_waiting_rows", "Requests that have ended and are not in the database yet."),
 		journalOpen:  desc("journal_open_requests", "Requests that are admitted and have not ended."),
+		batches:      desc("store_batches_total", "Batches of rows that the database took or failed to take.", "result"),
+		batchRows:    desc("store_rows_total", "Rows that the database took."),
+		batchSeconds: desc("store_batch_seconds_total", "Time that the database needed for batches."),
+		expires:      desc("tls_certificate_expiry_timestamp_seconds", "When the certificate of a name ends.", "name"),
 		failing:      desc("journal_failing", "Whether the journal, or the database behind it, takes nothing at present.", "part"),
 	}
 }
@@ -284,6 +298,23 @@ func (c *states) Collect(out chan<- prometheus.Metric) {
 	gauge(c.journalOpen, float64(journal.Open))
 	gauge(c.failing, number(journal.JournalError != ""), "journal")
 	gauge(c.failing, number(journal.StoreError != ""), "database")
+	c.collectBatches(out)
+	if c.s.Expiry != nil {
+		for name, at := range c.s.Expiry() {
+			gauge(c.expires, float64(at.Unix()), name)
+		}
+	}
+}
+
+func (c *states) collectBatches(out chan<- prometheus.Metric) {
+	count := func(d *prometheus.Desc, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
+	}
+	b := c.s.Books.Batches()
+	count(c.batches, float64(b.Moved), "moved")
+	count(c.batches, float64(b.Failed), "failed")
+	count(c.batchRows, float64(b.Rows))
+	count(c.batchSeconds, b.Took.Seconds())
 }
 
 func number(b bool) float64 {

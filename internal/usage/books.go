@@ -71,7 +71,8 @@ type Books struct {
 	open    map[string][]byte // admitted and not ended: the frame, by row id
 	spare   [][]byte          // frames of ended requests, for reuse
 	queue   queue             // ended and not yet in the store
-	frame   []byte            // encoding space
+	batches Batches
+	frame   []byte // encoding space
 	closed  bool
 	// What fails at present.
 	writing, syncing, moving, counting fault
