@@ -30,9 +30,11 @@ var mayImport = map[string][]string{
 	"backend": {"api"},
 	"sched":   {"api", "backend"},
 	"tracing": {},
-	"dialect": {"api"},
-	"proxy":   {"api", "dialect"},
-	"server":  {"api", "auth", "limit", "sched", "proxy", "usage", "store", "dialect", "backend"},
+
+	"otlptest": {},
+	"dialect":  {"api"},
+	"proxy":    {"api", "dialect"},
+	"server":   {"api", "auth", "limit", "sched", "proxy", "usage", "store", "dialect", "backend"},
 
 	"ollamatest": {"api"},
 }
