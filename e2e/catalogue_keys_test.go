@@ -40,6 +40,9 @@ func keyRows(t *testing.T, g *gate) []row {
 	create("B108 unknown fields", `"name":"x","role":"user","rate_limt":5`, 400)
 	for _, limit := range []string{"-1", "1.5", `"10"`, "9223372036854775808", "NaN", "true", "[]", "1e400"} {
 		create("B109 limits: "+limit, `"name":"x","role":"user","rate_limit":`+limit, 400)
+		for _, field := range []string{"tokens_per_hour", "tokens_per_day", "gpu_seconds_per_day", "max_tokens_per_request"} {
+			create("B109 limits: "+field+" "+limit, `"name":"x","role":"user","`+field+`":`+limit, 400)
+		}
 		create("B109 limits: at one time, "+limit, `"name":"x","role":"user","max_concurrent":`+limit, 400)
 	}
 	create("B109 limits: 0 at one time", `"name":"x","role":"user","max_concurrent":0`, 400)

@@ -14,7 +14,8 @@ import (
 type keyFlags struct {
 	set                                                                   *pflag.FlagSet
 	name, role, note, rateLimit, concurrent, models, expires, ips, policy string
-	allowCloud                                                            bool
+	tokensHour, tokensDay, gpuDay, output                                 string
+	allowCloud, strict                                                    bool
 }
 
 func newKeyFlags(set *pflag.FlagSet) *keyFlags {
@@ -23,6 +24,11 @@ func newKeyFlags(set *pflag.FlagSet) *keyFlags {
 	set.StringVar(&f.role, "role", "", "user or admin; a new key is a user's")
 	set.StringVar(&f.rateLimit, "rate-limit", "", "requests in any 60 minutes: a number (0 blocks the key) or none")
 	set.StringVar(&f.concurrent, "max-concurrent", "", "requests at one time: a number or none")
+	set.StringVar(&f.tokensHour, "tokens-per-hour", "", "tokens in and out in any 60 minutes: a number (0 blocks inference) or none")
+	set.StringVar(&f.tokensDay, "tokens-per-day", "", "tokens in and out in any 24 hours: a number (0 blocks inference) or none")
+	set.StringVar(&f.gpuDay, "gpu-seconds-per-day", "", "seconds of the backends' time in any 24 hours: a number (0 blocks inference) or none")
+	set.StringVar(&f.output, "max-tokens-per-request", "", "the longest answer one request may ask for, in tokens: a number or none")
+	set.BoolVar(&f.strict, "strict", false, "the key's limits matter more than its being served")
 	set.StringVar(&f.models, "models", "", "models the key may use: patterns like llama3.2,qwen3:* or all or none")
 	set.BoolVar(&f.allowCloud, "allow-cloud", false, "allow models that Ollama runs off-site")
 	set.StringVar(&f.expires, "expires", "", "when the key ends: 30d, 12h, 2027-01-31T00:00:00Z or never")
@@ -56,6 +62,25 @@ func (f *keyFlags) patch(now time.Time) (p api.KeyPatch, err error) {
 	if given("max-concurrent") {
 		if p.MaxConcurrent, err = numberOrNone(f.concurrent); err != nil {
 			return p, usagef("--max-concurrent must be a number of requests at one time, or none")
+		}
+	}
+	if given("strict") {
+		p.Strict = &f.strict
+	}
+	for _, limit := range []struct {
+		flag, text, what string
+		into             *api.Optional[int64]
+	}{
+		{"tokens-per-hour", f.tokensHour, "tokens in any 60 minutes", &p.TokensPerHour},
+		{"tokens-per-day", f.tokensDay, "tokens in any 24 hours", &p.TokensPerDay},
+		{"gpu-seconds-per-day", f.gpuDay, "seconds in any 24 hours", &p.GPUPerDay},
+		{"max-tokens-per-request", f.output, "tokens", &p.MaxOutput},
+	} {
+		if !given(limit.flag) {
+			continue
+		}
+		if *limit.into, err = numberOrNone(limit.text); err != nil {
+			return p, usagef("--%s must be a number of %s, or none", limit.flag, limit.what)
 		}
 	}
 	if given("models") {

@@ -69,10 +69,6 @@ func (r *keyring) print(k api.Key) error {
 	if r.json {
 		return printJSON(r.stdout, k)
 	}
-	cloud := "no"
-	if k.AllowCloud {
-		cloud = "yes"
-	}
 	w := tabwriter.NewWriter(r.stdout, 0, 0, 2, ' ', 0)
 	for _, line := range [][2]string{
 		{"key", k.Preview},
@@ -81,8 +77,12 @@ func (r *keyring) print(k api.Key) error {
 		{"status", status(k, r.by.At)},
 		{"rate limit", perHour(k.RateLimit)},
 		{"at one time", number(k.MaxConcurrent)},
+		{"tokens", tokens(k)},
+		{"GPU time", orNone(k.GPUPerDay, " seconds in any 24 hours")},
+		{"longest answer", orNone(k.MaxOutput, " tokens")},
+		{"strict", yesNo(k.Strict)},
 		{"models", models(k)},
-		{"cloud models", cloud},
+		{"cloud models", yesNo(k.AllowCloud)},
 		{"used from", networks(k)},
 		{"policy", policyText(k)},
 		{"expires", orNever(k.ExpiresAt)},
@@ -99,9 +99,9 @@ func printKeys(w io.Writer, keys []api.Key, now time.Time) error {
 		_, err := fmt.Fprintf(w, "There are no keys: make one with `%s keys create --name NAME`.\n", programName)
 		return err
 	}
-	rows := [][]string{{"KEY", "NAME", "ROLE", "PER HOUR", "AT ONCE", "MODELS", "EXPIRES", "STATUS"}}
+	rows := [][]string{{"KEY", "NAME", "ROLE", "PER HOUR", "AT ONCE", "BUDGET", "MODELS", "EXPIRES", "STATUS"}}
 	for _, k := range keys {
-		rows = append(rows, []string{k.Preview, k.Name, string(k.Role), number(k.RateLimit), number(k.MaxConcurrent), shorten(models(k), 40), orNever(k.ExpiresAt), status(k, now)})
+		rows = append(rows, []string{k.Preview, k.Name, string(k.Role), number(k.RateLimit), number(k.MaxConcurrent), budget(k), shorten(models(k), 40), orNever(k.ExpiresAt), status(k, now)})
 	}
 	return table(w, map[int]bool{3: true, 4: true}, rows)
 }
@@ -153,6 +153,51 @@ func number(n *int64) string {
 		return "none"
 	}
 	return strconv.FormatInt(*n, 10)
+}
+
+func orNone(n *int64, unit string) string {
+	if n == nil {
+		return "none"
+	}
+	return number(n) + unit
+}
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}
+
+func tokens(k api.Key) string {
+	var list []string
+	if k.TokensPerHour != nil {
+		list = append(list, number(k.TokensPerHour)+" in any 60 minutes")
+	}
+	if k.TokensPerDay != nil {
+		list = append(list, number(k.TokensPerDay)+" in any 24 hours")
+	}
+	if list == nil {
+		return "no limit"
+	}
+	return strings.Join(list, ", ")
+}
+
+// budget is the limits of tokens and time in one cell of a table.
+func budget(k api.Key) string {
+	var list []string
+	for _, limit := range []struct {
+		n    *int64
+		unit string
+	}{{k.TokensPerHour, "/h"}, {k.TokensPerDay, "/d"}, {k.GPUPerDay, "s/d"}} {
+		if limit.n != nil {
+			list = append(list, number(limit.n)+limit.unit)
+		}
+	}
+	if list == nil {
+		return "none"
+	}
+	return strings.Join(list, " ")
 }
 
 func perHour(n *int64) string {

@@ -27,9 +27,10 @@ import (
 )
 
 const (
-	changePoll   = 250 * time.Millisecond // how soon a change made by another process is seen
-	drainTimeout = 15 * time.Second       // for the last rows to reach the database
-	hour         = 61 * time.Minute       // as far back as a request counts against a limit
+	changePoll   = 250 * time.Millisecond        // how soon a change made by another process is seen
+	drainTimeout = 15 * time.Second              // for the last rows to reach the database
+	hour         = 61 * time.Minute              // as far back as a request counts against a limit
+	day          = 24*time.Hour + 15*time.Minute // and what it used
 )
 
 // serve runs the gateway until ctx ends. It wires every room, top down.
@@ -54,7 +55,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
 
-	books, err := usage.Open(ctx, cfg.DataDir, st, log, usage.Options{})
+	books, err := usage.Open(ctx, cfg.DataDir, st, log, usage.Options{MaxBytes: int64(cfg.JournalMaxBytes)})
 	if err != nil {
 		return databasef("%w", err)
 	}
@@ -64,7 +65,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 		err = errors.Join(err, books.Close(last))
 	}()
 	limits := limit.NewMemory(time.Now)
-	if err := restoreLimits(ctx, st, limits); err != nil {
+	if err := restoreLimits(ctx, st, limits, cfg.MaxRequestTime); err != nil {
 		return err
 	}
 
@@ -91,7 +92,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 		DefaultLimits: map[api.Role]int64{api.RoleAdmin: cfg.DefaultAdminRateLimit, api.RoleUser: cfg.DefaultUserRateLimit},
 		StaticAdmin:   cfg.AdminAPIKey != "", TrustedProxies: cfg.TrustedProxies, MetricsOpen: cfg.MetricsOpen, Aliases: api.Aliases(cfg.ModelAliases),
 		Policy: cfg.Policy, Standard: dialect.Standard(cfg.MaxNumCtx, cfg.MaxKeepAlive, cfg.DefaultMaxTokens), Registries: cfg.RegistryHosts,
-		MaxBody: int64(cfg.MaxBodyBytes), MaxRequestTime: cfg.MaxRequestTime, FirstByte: cfg.UpstreamFirstByteTimeout, Idle: cfg.UpstreamIdleTimeout, Heartbeat: cfg.SSEHeartbeat,
+		MaxBody: int64(cfg.MaxBodyBytes), MaxRequestTime: cfg.MaxRequestTime, FirstByte: cfg.UpstreamFirstByteTimeout, Idle: cfg.UpstreamIdleTimeout, CountGrace: cfg.CountGrace, Heartbeat: cfg.SSEHeartbeat,
 		Throttle: auth.NewThrottle(cfg.AuthFailuresPerMinute, time.Now), Origins: cfg.CORSOrigins, PerAddress: cfg.MaxConnectionsPerAddress, TLS: secure.config, Expiry: secure.expiry,
 		Tracer: traces.tracer, TraceUpstream: cfg.TraceUpstream,
 	})
@@ -157,14 +158,22 @@ func makeDatabase(ctx context.Context, cfg *config.Config) (_ *store.Store, secr
 	return st, secret, err
 }
 
-// restoreLimits counts what the last hour has admitted, so that a restart gives nobody a new limit.
-func restoreLimits(ctx context.Context, st *store.Store, limits *limit.Memory) error {
-	admitted, err := st.AdmittedSince(ctx, time.Now().Add(-hour).Truncate(time.Minute))
+// restoreLimits counts what the last hour has admitted and the last day has used, so that a restart gives nobody a new limit.
+func restoreLimits(ctx context.Context, st *store.Store, limits *limit.Memory, longest time.Duration) error {
+	now := time.Now()
+	admitted, err := st.AdmittedSince(ctx, now.Add(-hour).Truncate(time.Minute))
 	if err != nil {
 		return err
 	}
 	for _, a := range admitted {
 		limits.Restore(a.Key, a.Minute, a.Count)
+	}
+	used, err := st.UsedSince(ctx, now.Add(-day).Truncate(time.Minute), longest)
+	if err != nil {
+		return err
+	}
+	for _, u := range used {
+		limits.RestoreUsed(u.Key, u.Minute, limit.Used{Tokens: u.Tokens, GPU: u.GPU})
 	}
 	return nil
 }

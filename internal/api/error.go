@@ -24,6 +24,8 @@ const (
 	CodeUnsupported      Code = "unsupported_encoding"
 	CodeSlowBody         Code = "body_timeout"
 	CodeRateLimited      Code = "rate_limited"
+	CodeTokenLimit       Code = "token_limit"
+	CodeGPULimit         Code = "gpu_limit"
 	CodeConcurrency      Code = "too_many_concurrent"
 	CodeQueueFull        Code = "queue_full"
 	CodeQueueTimeout     Code = "queue_timeout"

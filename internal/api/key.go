@@ -28,6 +28,9 @@ const (
 	MaxNetworks    = 100
 	MaxRateLimit   = 1_000_000_000
 	MaxConcurrency = 100_000
+	MaxTokens      = 1_000_000_000_000
+	MaxGPUSeconds  = 1_000_000_000
+	MaxOutput      = 1<<31 - 1 // Ollama makes an int of it
 	MaxGrace       = 72 * time.Hour
 )
 
@@ -38,6 +41,11 @@ type Key struct {
 	Role          Role       `json:"role" enum:"admin,user"`
 	RateLimit     *int64     `json:"rate_limit" doc:"Requests in any 60 minutes; 0 blocks the key, null is no limit" example:"100"`
 	MaxConcurrent *int64     `json:"max_concurrent" doc:"Requests at one time; null is no bound"`
+	TokensPerHour *int64     `json:"tokens_per_hour" doc:"Tokens in and out in any 60 minutes; 0 blocks the key's inference, null is no limit" example:"200000"`
+	TokensPerDay  *int64     `json:"tokens_per_day" doc:"Tokens in and out in any 24 hours; 0 blocks the key's inference, null is no limit"`
+	GPUPerDay     *int64     `json:"gpu_seconds_per_day" doc:"Seconds of the backends' time (gpu_ms) in any 24 hours; 0 blocks the key's inference, null is no limit"`
+	MaxOutput     *int64     `json:"max_tokens_per_request" doc:"The longest answer that one request may ask for, in tokens; null is no bound of the key's own"`
+	Strict        bool       `json:"strict" doc:"The key's limits matter more than its being served"`
 	Models        []string   `json:"models" doc:"Patterns of models this key may use; null is every local model, an empty list none"`
 	AllowCloud    bool       `json:"allow_cloud" doc:"Whether models that Ollama runs off-site (:cloud) may be used"`
 	ExpiresAt     *time.Time `json:"expires_at"`
@@ -100,6 +108,11 @@ func (k *Key) Live(now time.Time) bool {
 	return k.RevokedAt == nil && (k.ExpiresAt == nil || now.Before(*k.ExpiresAt))
 }
 
+// Metered says whether the key has a limit of tokens or of GPU time.
+func (k *Key) Metered() bool {
+	return k.TokensPerHour != nil || k.TokensPerDay != nil || k.GPUPerDay != nil
+}
+
 // Validate says which field is out of bounds. It returns a CodeBadRequest error.
 func (k *Key) Validate() error {
 	if err := checkText("name", k.Name, 1, MaxNameLength); err != nil {
@@ -116,6 +129,18 @@ func (k *Key) Validate() error {
 	}
 	if k.MaxConcurrent != nil && (*k.MaxConcurrent < 1 || *k.MaxConcurrent > MaxConcurrency) {
 		return Errorf(CodeBadRequest, "max_concurrent must be from 1 to %d, or null for no bound", MaxConcurrency)
+	}
+	for _, limit := range []struct {
+		field string
+		value *int64
+		most  int64
+	}{{"tokens_per_hour", k.TokensPerHour, MaxTokens}, {"tokens_per_day", k.TokensPerDay, MaxTokens}, {"gpu_seconds_per_day", k.GPUPerDay, MaxGPUSeconds}} {
+		if limit.value != nil && (*limit.value < 0 || *limit.value > limit.most) {
+			return Errorf(CodeBadRequest, "%s must be from 0 to %d, or null for no limit", limit.field, limit.most)
+		}
+	}
+	if k.MaxOutput != nil && (*k.MaxOutput < 1 || *k.MaxOutput > MaxOutput) {
+		return Errorf(CodeBadRequest, "max_tokens_per_request must be from 1 to %d, or null for no bound", int64(MaxOutput))
 	}
 	if len(k.Models) > MaxPatterns {
 		return Errorf(CodeBadRequest, "models has more than %d patterns", MaxPatterns)
@@ -162,6 +187,11 @@ type KeyPatch struct {
 	Role          *Role
 	RateLimit     Optional[int64]
 	MaxConcurrent Optional[int64]
+	TokensPerHour Optional[int64]
+	TokensPerDay  Optional[int64]
+	GPUPerDay     Optional[int64]
+	MaxOutput     Optional[int64]
+	Strict        *bool
 	Models        Optional[[]string]
 	AllowCloud    *bool
 	ExpiresAt     Optional[time.Time]
@@ -189,6 +219,17 @@ func (p KeyPatch) Apply(k *Key) {
 	}
 	if p.MaxConcurrent.Set {
 		k.MaxConcurrent = p.MaxConcurrent.Value
+	}
+	for _, limit := range []struct {
+		given Optional[int64]
+		field **int64
+	}{{p.TokensPerHour, &k.TokensPerHour}, {p.TokensPerDay, &k.TokensPerDay}, {p.GPUPerDay, &k.GPUPerDay}, {p.MaxOutput, &k.MaxOutput}} {
+		if limit.given.Set {
+			*limit.field = limit.given.Value
+		}
+	}
+	if p.Strict != nil {
+		k.Strict = *p.Strict
 	}
 	if p.Models.Set {
 		k.Models = deref(p.Models.Value)

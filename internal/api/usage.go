@@ -17,20 +17,25 @@ type Admission struct {
 	Streamed        bool      `json:"st,omitempty"`
 	ClientAddr      string    `json:"addr,omitempty"`
 	PromptEstimate  int64     `json:"pe,omitempty"` // tokens
+	OutputEstimate  int64     `json:"oe,omitempty"` // tokens that were held for the answer; 0 where its key has no limit of them
 }
 
 // Outcome says how a counted request ended.
 type Outcome string
 
-// The outcomes. All but OutcomeOK and OutcomeRefused are failures of the service or of the connection.
+// The outcomes. All but OutcomeOK, OutcomeRefused and OutcomeCut are failures of the service or of the connection.
 const (
 	OutcomeOK          Outcome = "ok"             // the whole answer went out
 	OutcomeRefused     Outcome = "refused"        // Ollama answered with a 4xx, passed on
 	OutcomeUpstream    Outcome = "upstream_error" // Ollama failed or died
 	OutcomeTimeout     Outcome = "timeout"
 	OutcomeClientGone  Outcome = "client_gone"
-	OutcomeInterrupted Outcome = "interrupted" // the gateway was killed
+	OutcomeCut         Outcome = "cut_by_limit" // the key had used up its tokens or its time in the middle of the answer
+	OutcomeInterrupted Outcome = "interrupted"  // the gateway was killed
 )
+
+// Outcomes are all of them.
+var Outcomes = []Outcome{OutcomeOK, OutcomeRefused, OutcomeUpstream, OutcomeTimeout, OutcomeClientGone, OutcomeCut, OutcomeInterrupted}
 
 // Record is one row of the books: what one counted request used and how it ended.
 type Record struct {
@@ -45,6 +50,11 @@ type Record struct {
 	FirstByte time.Duration `json:"ttfb"` // from arrival to the first byte of the answer; 0 when there was none
 	Total     time.Duration `json:"total"`
 	Slot      time.Duration `json:"slot"` // lease taken to lease returned
+	// GPU is the part of the backend's time that the lease had, where that is divided among all in flight; negative where nobody
+	// measured it. The parts of a backend never add up to more than the time that passed.
+	GPU time.Duration `json:"gpu"`
+	// Reserved is the tokens that were held for a request whose end nobody saw: they count against its key's limits. 0 for others.
+	Reserved int64 `json:"reserved,omitempty"`
 	// Ollama's own durations; nil where the dialect gives none (all of /v1).
 	OllamaTotal      *time.Duration `json:"ot,omitempty"`
 	OllamaLoad       *time.Duration `json:"ol,omitempty"`
@@ -75,6 +85,7 @@ type Statistics struct {
 	CompletionTokens int64            `json:"completion_tokens"`
 	EstimatedRows    int64            `json:"estimated_requests" doc:"Requests whose tokens were counted from what passed"`
 	SlotMS           float64          `json:"slot_ms" doc:"Milliseconds for which slots of the backends were held"`
+	GPUMS            float64          `json:"gpu_ms" doc:"Milliseconds of the backends' time, where that is divided among all requests that run at one time"`
 	LastRequest      *time.Time       `json:"last_request"`
 }
 
@@ -92,6 +103,7 @@ type Usage struct {
 	CompletionTokens int64      `json:"completion_tokens"`
 	Estimated        int64      `json:"estimated_requests" doc:"Requests whose tokens were counted from what passed"`
 	SlotMS           float64    `json:"slot_ms" doc:"Milliseconds for which slots of the backends were held"`
+	GPUMS            float64    `json:"gpu_ms" doc:"Milliseconds of the backends' time, where that is divided among all requests that run at one time"`
 	AverageSeconds   *float64   `json:"average_response_time" doc:"Seconds; null where no duration is known"`
 	AverageFirstByte *float64   `json:"average_time_to_first_byte" doc:"Seconds; null where no answer began"`
 	BytesIn          int64      `json:"bytes_in"`

@@ -8,6 +8,7 @@ import (
 	"hash"
 	"hash/crc32"
 	"io"
+	"strings"
 	"sync"
 )
 
@@ -71,6 +72,9 @@ func Parse(secret string) (preview string, ok bool) {
 	}
 	return secret[:previewLength], wrong == 0
 }
+
+// MayHoldKey says whether a text may hold the text of a key: it has what each of ours begins with.
+func MayHoldKey(s string) bool { return strings.Contains(s, prefix) }
 
 // ValidPreview says whether s has the form of a preview: oas_ and ten letters or digits.
 func ValidPreview(s string) bool {

@@ -91,6 +91,7 @@ func (c *Config) checkNumbers() error {
 		{"DEFAULT_MAX_TOKENS", c.DefaultMaxTokens, 0, maxTokens},
 		{"MAX_NUM_CTX", c.MaxNumCtx, 0, maxTokens},
 		{"MAX_BODY_BYTES", int64(c.MaxBodyBytes), 1024, maxBody},
+		{"JOURNAL_MAX_BYTES", int64(c.JournalMaxBytes), 16 << 20, 1 << 40},
 	} {
 		if n.value < n.least || n.value > n.most {
 			return errorf("%s must be from %d to %d", n.name, n.least, n.most)
@@ -107,6 +108,7 @@ func (c *Config) checkNumbers() error {
 		{"MAX_QUEUE_WAIT", c.MaxQueueWait, 0},
 		{"MAX_KEEP_ALIVE", c.MaxKeepAlive, 0},
 		{"SSE_HEARTBEAT", c.SSEHeartbeat, 0},
+		{"COUNT_GRACE", c.CountGrace, 0},
 		{"SHUTDOWN_GRACE", c.ShutdownGrace, 0},
 	} {
 		if d.value < d.least || d.value > 7*24*time.Hour {

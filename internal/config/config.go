@@ -58,6 +58,9 @@ type Config struct {
 	Policy           Policies      `env:"POLICY" doc:"Other answers to what users' requests may set, separated by commas: field=action, or for some models pattern field=action.\nThe actions are pass, drop, refuse, default:N, max:N and set:N; docs/policy.md lists the fields. The first that fits counts.\n  POLICY='qwen3:* num_ctx=set:16384,raw=refuse'"`
 	RegistryHosts    Hosts         `env:"REGISTRY_HOSTS" doc:"Hosts, separated by commas, that models may be pulled from, pushed to and made from, beside Ollama's own registry. The\nOllama server connects to them, with plain HTTP where a pull asks for it.\n  REGISTRY_HOSTS=hf.co,registry.example.net:5000"`
 
+	JournalMaxBytes Size          `env:"JOURNAL_MAX_BYTES" envDefault:"128MiB" doc:"How large the journal may grow while the database takes no rows, from 16MiB on. When it is full, keys marked strict are\nrefused, and other keys are served without a row; how many is counted."`
+	CountGrace      time.Duration `env:"COUNT_GRACE" envDefault:"0s" doc:"How long the answer of a client that left in the middle of a stream is read on, so that its tokens are counted and not\nestimated. Its slot stays taken meanwhile. 0s stops Ollama at once."`
+
 	AuthFailuresPerMinute    int     `env:"AUTH_FAILURES_PER_MINUTE" envDefault:"30" doc:"How often one address may come with a bad key in a minute before it is told to wait; good keys from there are served all\nthe same. 0 is no bound."`
 	MaxConnectionsPerAddress int     `env:"MAX_CONNECTIONS_PER_ADDRESS" envDefault:"512" doc:"How many connections one address may hold, before anybody is asked for a key. This machine and TRUSTED_PROXIES are exempt;\n0 is no bound."`
 	CORSOrigins              Origins `env:"CORS_ORIGINS" doc:"Origins, separated by commas, whose pages may call the service from a browser; * is all of them. Keys in pages are keys\nthat others can read.\n  CORS_ORIGINS=https://chat.example.net,http://localhost:3000"`

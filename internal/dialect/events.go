@@ -46,7 +46,11 @@ func (m *Meter) event(rec []byte) string {
 
 // readNamed looks at an event and says whether the end of the stream begins with it.
 func (m *Meter) readNamed(rec []byte) bool {
-	switch m.event(rec) {
+	event := m.event(rec)
+	if m.More != nil {
+		m.remember(event, rec)
+	}
+	switch event {
 	case "response.completed", "response.incomplete", "message_delta", "message_stop":
 		return true
 	case "error", "response.failed":

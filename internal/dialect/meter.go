@@ -33,6 +33,11 @@ type Meter struct {
 	held    []byte
 	holding bool
 
+	// More is asked before each piece of the answer passes, with the number of them: on false the stream is cut there, Cut is set,
+	// and CutOff is its end. Where it is nil, all pass.
+	More func(records int64) bool
+	Cut  bool
+
 	Usage Usage
 	// Records counts the records that carried a piece of the answer: about one token each.
 	Records int64
@@ -45,6 +50,7 @@ type Meter struct {
 	Failed   bool
 	finished bool // a finish chunk came
 	broken   bool // a record is no JSON
+	closing  closing
 }
 
 // NewMeter meters a stream of the kind. sse says how its records are framed; strip takes usage out again, and echo is the
@@ -68,8 +74,11 @@ func (m *Meter) Feed(p []byte) ([]byte, error) {
 		src = m.buf
 	}
 	done, pass := m.records(src)
-	if m.broken {
+	switch {
+	case m.broken:
 		return pass, ErrRecordBroken
+	case m.Cut:
+		return pass, nil
 	}
 	rest := src[done:]
 	if m.holding {
@@ -128,6 +137,7 @@ func (m *Meter) records(src []byte) (done int, pass []byte) {
 		}
 		rec := src[at:end]
 		from = end
+		before := m.Records
 		if m.read(rec) {
 			m.holding = true
 			m.held = append(m.held[:0], rec...)
@@ -138,7 +148,7 @@ func (m *Meter) records(src []byte) (done int, pass []byte) {
 			}
 			return end, pass
 		}
-		if m.broken {
+		if m.broken || m.Records > before && m.More != nil && !m.more(rec) {
 			if edited {
 				return at, out
 			}

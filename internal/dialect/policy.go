@@ -3,7 +3,9 @@ package dialect
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"ollama-api-service/internal/api"
@@ -18,6 +20,8 @@ type Terms struct {
 	Key      api.Policy
 	Models   []api.ModelPolicy
 	Standard api.Policy
+	// MaxOutput is the longest answer that may be asked for, in tokens, whoever asks; 0 is no bound. It comes after the policy.
+	MaxOutput int64
 	// Registries are the hosts that models may come from and go to, beside Ollama's own.
 	Registries []string
 }
@@ -99,17 +103,53 @@ func (e *edit) police(k Kind, t *Terms, req *Request, options *edit) error {
 			return err
 		}
 	}
-	switch k {
-	case Generate, Chat:
-		return p.amount(options, "num_predict", "max_tokens", true)
-	case OpenAIChat, OpenAICompletions:
-		return p.amount(e, "max_tokens", "max_tokens", true)
-	case OpenAIResponses:
-		return p.amount(e, "max_output_tokens", "max_tokens", true)
-	case AnthropicMessages:
-		return p.amount(e, "max_tokens", "max_tokens", false) // Ollama wants one there
+	if name := k.outputName(); name != "" {
+		// Ollama wants one in messages: there, none is no request for as much as there is.
+		return p.amount(e.outputHolder(k, options), name, "max_tokens", k != AnthropicMessages)
 	}
 	return nil
+}
+
+// outputName is what the kind calls the longest answer it asks for; "" where it generates none.
+func (k Kind) outputName() string {
+	switch k {
+	case Generate, Chat:
+		return "num_predict"
+	case OpenAIChat, OpenAICompletions, AnthropicMessages:
+		return "max_tokens"
+	case OpenAIResponses:
+		return "max_output_tokens"
+	}
+	return ""
+}
+
+// outputHolder is the object in which it stands.
+func (e *edit) outputHolder(k Kind, options *edit) *edit {
+	if k.native() {
+		return options
+	}
+	return e
+}
+
+// boundOutput lowers the longest answer to most, and notes in the request how long it is then.
+func (e *edit) boundOutput(k Kind, most int64, req *Request, options *edit) {
+	name := k.outputName()
+	if name == "" {
+		return
+	}
+	req.MaxOutput = -1
+	holder := e.outputHolder(k, options)
+	// What is no number at all is Ollama's to refuse; no answer comes of it.
+	if n, err := strconv.ParseFloat(string(holder.value(name)), 64); err == nil && n >= 1 {
+		req.MaxOutput = int64(math.Ceil(min(n, math.MaxInt32)))
+	}
+	if most <= 0 || req.MaxOutput >= 0 && req.MaxOutput <= most {
+		return
+	}
+	req.MaxOutput = most
+	holder.put(name, strconv.AppendInt(nil, most, 10))
+	req.Changes = slices.DeleteFunc(req.Changes, func(c string) bool { return strings.HasPrefix(c, name+"=") })
+	req.Changes = append(req.Changes, fmt.Sprintf("%s=%d", name, most))
 }
 
 // policing is one body before the table.

@@ -28,6 +28,9 @@ type Request struct {
 	Changes []string
 	// PromptTokens is an estimate (characters / 4, as Ollama's own for count_tokens) for rows whose true count is lost.
 	PromptTokens int64
+	// MaxOutput is the longest answer that goes out as asked for, in tokens: below 0 as long as it gets, 0 for a kind that generates
+	// none.
+	MaxOutput int64
 	// Body goes upstream: the client's bytes but for the edits that docs/decisions.md names.
 	Body []byte
 }
@@ -101,6 +104,9 @@ func (e *edit) edits(k Kind, terms *Terms, req *Request) (err error) {
 	}
 	if err == nil && terms.Policed {
 		err = e.police(k, terms, req, options)
+	}
+	if err == nil {
+		e.boundOutput(k, terms.MaxOutput, req, options)
 	}
 	if err == nil && options != nil && options.changed() {
 		e.put("options", options.bytes())

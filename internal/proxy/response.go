@@ -99,7 +99,8 @@ func (r *Response) Head(limit int) (body []byte, whole bool, err error) {
 
 var copyBuffers = sync.Pool{New: func() any { b := make([]byte, 4<<10); return &b }}
 
-// Stream copies a stream to the client, each piece flushed as it comes, until the meter holds the end back or upstream ends.
+// Stream copies a stream to the client, each piece flushed as it comes, until the meter holds the end back or cuts
+// it, or upstream ends.
 // It returns the bytes sent. Errors are those of Do, and CodeClientGone where the client cannot be written to.
 func (r *Response) Stream(w http.ResponseWriter, m *dialect.Meter) (sent int64, err error) {
 	pooled := copyBuffers.Get().(*[]byte)
@@ -118,6 +119,9 @@ func (r *Response) Stream(w http.ResponseWriter, m *dialect.Meter) (sent int64, 
 				if err != nil {
 					return sent, api.Wrap(api.CodeClientGone, err, "the client went away")
 				}
+			}
+			if m.Cut {
+				return sent, nil
 			}
 			if unreadable != nil {
 				return sent, api.Errorf(api.CodeUpstreamError, "%s", unreadable)

@@ -22,10 +22,14 @@ type Scheduler struct {
 	maxQueue int
 	maxWait  time.Duration
 
-	mu      sync.Mutex
-	lanes   map[string]*lane
-	waiting int
-	service time.Duration // moving average of how long a slot is held
+	mu       sync.Mutex
+	lanes    map[string]*lane
+	inFlight int // of all lanes
+	waiting  int
+	service  time.Duration // moving average of how long a slot is held
+	// share is what a lease that was there from the start would have of the backend: the integral of one over inFlight, as of shared.
+	share  time.Duration
+	shared time.Time
 }
 
 // lane is one model's slots and those who wait for them.
@@ -36,6 +40,7 @@ type lane struct {
 
 type waiter struct {
 	granted bool
+	share   time.Duration // of the scheduler, when it was granted
 	ready   chan struct{} // closed when granted
 }
 
@@ -53,8 +58,10 @@ type Lease struct {
 	sched    *Scheduler
 	model    string
 	taken    time.Time
+	share    time.Duration // of the scheduler, when it was taken
 	released bool
 	held     time.Duration
+	used     time.Duration
 }
 
 // Acquire waits for a slot for model, at the longest until deadline (zero: the scheduler's own bound alone). It returns
@@ -68,9 +75,11 @@ func (s *Scheduler) Acquire(ctx context.Context, model string, deadline time.Tim
 		s.lanes[model] = l
 	}
 	if l.inFlight < s.backend.Slots && l.waiters.Len() == 0 {
+		s.countLocked(start, 1)
 		l.inFlight++
+		share := s.share
 		s.mu.Unlock()
-		return &Lease{Backend: s.backend, sched: s, model: model, taken: start}, nil
+		return &Lease{Backend: s.backend, sched: s, model: model, taken: start, share: share}, nil
 	}
 	if s.waiting >= s.maxQueue {
 		wait := s.expectedWaitLocked(l)
@@ -104,10 +113,10 @@ func (s *Scheduler) Acquire(ctx context.Context, model string, deadline time.Tim
 	// A grant may have crossed with the end of the wait: then the slot is ours, and goes back if we no longer want it.
 	if err == nil {
 		now := time.Now()
-		return &Lease{Backend: s.backend, Waited: now.Sub(start), sched: s, model: model, taken: now}, nil
+		return &Lease{Backend: s.backend, Waited: now.Sub(start), sched: s, model: model, taken: now, share: w.share}, nil
 	}
 	if w.granted {
-		s.releaseLocked(model)
+		s.releaseLocked(model, time.Now())
 	} else {
 		l.waiters.Remove(place)
 		s.waiting--
@@ -126,28 +135,59 @@ func (l *Lease) Release() time.Duration {
 		return l.held
 	}
 	l.released = true
-	l.held = time.Since(l.taken)
+	now := time.Now()
+	l.held = now.Sub(l.taken)
 	s := l.sched
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.countLocked(now, 0)
+	l.used = s.share - l.share
 	if s.service == 0 {
 		s.service = l.held
 	} else {
 		s.service += (l.held - s.service) / 16
 	}
-	s.releaseLocked(l.model)
+	s.releaseLocked(l.model, now)
 	return l.held
 }
 
-func (s *Scheduler) releaseLocked(model string) {
+// GPU is the lease's part of the backend's time, so far or until Release: of each instant, one part of as many as there were
+// leases in flight on the backend. So the parts of all leases never add up to more than the time that passed.
+func (l *Lease) GPU() time.Duration {
+	if l.released || l.sched == nil {
+		return l.used
+	}
+	s := l.sched
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.countLocked(time.Now(), 0)
+	return s.share - l.share
+}
+
+// countLocked brings share up to now, and then changes inFlight by more. Division rounds down, so that the parts stay below
+// the whole. Of two that took their time before the lock, the earlier may come later: time does not go back for it.
+func (s *Scheduler) countLocked(now time.Time, more int) {
+	if passed := now.Sub(s.shared); passed > 0 {
+		if s.inFlight > 0 {
+			s.share += passed / time.Duration(s.inFlight)
+		}
+		s.shared = now
+	}
+	s.inFlight += more
+}
+
+func (s *Scheduler) releaseLocked(model string, now time.Time) {
 	l := s.lanes[model]
 	if first := l.waiters.Front(); first != nil {
 		w := l.waiters.Remove(first).(*waiter)
 		s.waiting--
 		w.granted = true // the slot passes on: inFlight stays
+		s.countLocked(now, 0)
+		w.share = s.share
 		close(w.ready)
 		return
 	}
+	s.countLocked(now, -1)
 	l.inFlight--
 	s.forgetLocked(model, l)
 }

@@ -54,7 +54,7 @@ func (b usageBody) table() [][]string {
 		}
 	}
 	rows := [][]string{append(head, "requests", "prompt_tokens", "completion_tokens", "estimated_requests", "slot_ms", "average_response_time",
-		"average_time_to_first_byte", "bytes_in", "bytes_out", "last_request")}
+		"average_time_to_first_byte", "bytes_in", "bytes_out", "last_request", "gpu_ms")}
 	for i := range b.Usage {
 		g := &b.Usage[i]
 		var row []string
@@ -62,7 +62,7 @@ func (b usageBody) table() [][]string {
 			row = append(row, dimensionCells(g, d)...)
 		}
 		rows = append(rows, append(row, cells(g.Requests, g.PromptTokens, g.CompletionTokens, g.Estimated, g.SlotMS, g.AverageSeconds,
-			g.AverageFirstByte, g.BytesIn, g.BytesOut, g.LastRequest)...))
+			g.AverageFirstByte, g.BytesIn, g.BytesOut, g.LastRequest, g.GPUMS)...))
 	}
 	return rows
 }
@@ -87,13 +87,13 @@ func (b requestsBody) table() [][]string {
 	rows := [][]string{{
 		"id", "client_request_id", "at", "key", "key_name", "model", "alias", "endpoint", "class", "backend", "outcome", "status", "error_code", "streamed",
 		"prompt_tokens", "completion_tokens", "estimated", "ttfb_ms", "total_ms", "slot_ms", "ollama_total_ns", "ollama_load_ns", "ollama_prompt_eval_ns",
-		"ollama_eval_ns", "bytes_in", "bytes_out", "client_addr",
+		"ollama_eval_ns", "bytes_in", "bytes_out", "client_addr", "gpu_ms", "load_ms", "reserved_tokens",
 	}}
 	for i := range b.Requests {
 		r := &b.Requests[i]
 		rows = append(rows, cells(r.ID, r.ClientRequestID, &r.At, r.Key, r.KeyName, r.Model, r.Alias, r.Endpoint, r.Class, r.Backend, string(r.Outcome), int64(r.Status),
 			string(r.ErrorCode), r.Streamed, r.PromptTokens, r.CompletionTokens, r.Estimated, r.FirstByteMS, r.TotalMS, r.SlotMS, r.OllamaTotal, r.OllamaLoad,
-			r.OllamaPromptEval, r.OllamaEval, r.BytesIn, r.BytesOut, r.ClientAddr))
+			r.OllamaPromptEval, r.OllamaEval, r.BytesIn, r.BytesOut, r.ClientAddr, r.GPUMS, r.LoadMS, r.Reserved))
 	}
 	return rows
 }
@@ -156,7 +156,7 @@ var (
 		seconds, first := 1.5, 0.25
 		day, key := exampleTime.Truncate(24*time.Hour), "oas_8rT2kLmN0q"
 		used := api.Usage{
-			Requests: 42, PromptTokens: 1234, CompletionTokens: 5678, SlotMS: 63000, AverageSeconds: &seconds, AverageFirstByte: &first,
+			Requests: 42, PromptTokens: 1234, CompletionTokens: 5678, SlotMS: 63000, GPUMS: 41000, AverageSeconds: &seconds, AverageFirstByte: &first,
 			BytesIn: 9876, BytesOut: 54321, LastRequest: &exampleTime,
 		}
 		return usageBody{
@@ -166,11 +166,11 @@ var (
 	}()
 	requestsExample = func() requestsBody {
 		id := "019ab7a2-6f3e-7c51-9d1b-2f0c7e4a8b90"
-		first, total, eval, next := 250.5, 1500.25, int64(1200000000), cursor(store.Place{At: exampleTime.UnixMilli(), ID: id})
+		first, total, gpu, loaded, eval, next := 250.5, 1500.25, 990.5, 12.75, int64(1200000000), cursor(store.Place{At: exampleTime.UnixMilli(), ID: id})
 		return requestsBody{NextCursor: &next, Requests: []requestRow{{
 			ID: id, At: exampleTime, Key: "oas_8rT2kLmN0q", KeyName: "Production API Key", Model: "llama3.2:latest", Endpoint: "/api/chat", Class: "inference",
 			Backend: "ollama", Outcome: api.OutcomeOK, Status: 200, Streamed: true, PromptTokens: 26, CompletionTokens: 120, FirstByteMS: &first, TotalMS: &total,
-			SlotMS: 1490, OllamaTotal: &eval, OllamaLoad: new(int64), OllamaPromptEval: new(int64), OllamaEval: &eval, BytesIn: 180, BytesOut: 9100, ClientAddr: "10.0.0.7",
+			SlotMS: 1490, GPUMS: &gpu, LoadMS: &loaded, OllamaTotal: &eval, OllamaLoad: new(int64), OllamaPromptEval: new(int64), OllamaEval: &eval, BytesIn: 180, BytesOut: 9100, ClientAddr: "10.0.0.7",
 		}}}
 	}()
 )

@@ -33,6 +33,8 @@ var statuses = map[api.Code]int{
 	api.CodeUnsupported:      http.StatusUnsupportedMediaType,
 	api.CodeSlowBody:         http.StatusRequestTimeout,
 	api.CodeRateLimited:      http.StatusTooManyRequests,
+	api.CodeTokenLimit:       http.StatusTooManyRequests,
+	api.CodeGPULimit:         http.StatusTooManyRequests,
 	api.CodeConcurrency:      http.StatusTooManyRequests,
 	api.CodeQueueFull:        http.StatusServiceUnavailable,
 	api.CodeQueueTimeout:     http.StatusServiceUnavailable,

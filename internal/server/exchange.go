@@ -225,7 +225,7 @@ func (x *exchange) attrs() []slog.Attr {
 	}
 	attrs = append(attrs, slog.String("model", r.Model), slog.String("outcome", string(r.Outcome)), slog.Bool("streamed", r.Streamed),
 		slog.Int64("prompt_tokens", r.PromptTokens), slog.Int64("completion_tokens", r.CompletionTokens),
-		slog.Float64("ttfb_ms", milliseconds(r.FirstByte)), slog.Float64("slot_ms", milliseconds(r.Slot)), slog.Int64("bytes_in", r.BytesIn))
+		slog.Float64("ttfb_ms", milliseconds(r.FirstByte)), slog.Float64("slot_ms", milliseconds(r.Slot)), slog.Float64("gpu_ms", milliseconds(max(r.GPU, 0))), slog.Int64("bytes_in", r.BytesIn))
 	if r.Estimated {
 		attrs = append(attrs, slog.Bool("estimated", true))
 	}

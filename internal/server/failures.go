@@ -141,6 +141,8 @@ var typicalFailures = []api.Error{
 	{Code: api.CodeUnsupported, Message: "send the body without Content-Encoding"},
 	{Code: api.CodeSlowBody, Message: "the body did not arrive in time: send it without pauses"},
 	{Code: api.CodeRateLimited, Message: "Rate limit exceeded"},
+	{Code: api.CodeTokenLimit, Message: "this key has used 200000 of the 200000 tokens that its tokens_per_hour allows in any 60 minutes: try again in 14m0s, or ask an administrator for more"},
+	{Code: api.CodeGPULimit, Message: "this key has used 3600 of the 3600 seconds of the GPU that its gpu_seconds_per_day allows in any 24 hours: try again in 3h30m0s, or ask an administrator for more"},
 	{Code: api.CodeConcurrency, Message: "this key has as many requests under way as its max_concurrent of 2 allows; wait until one has ended"},
 	{Code: api.CodeQueueFull, Message: "all slots are busy and the queue is full: try again later"},
 	{Code: api.CodeQueueTimeout, Message: "no slot became free within 10m0s: try again later"},

@@ -162,6 +162,7 @@ func FuzzFraming(f *testing.F) {
 		head + "Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABk\r\nContent-Length: " + length + "\r\n\r\n" + tinyBody,
 		head + "Connection: close, Authorization\r\nContent-Length: " + length + "\r\n\r\n" + tinyBody,
 		head + "Idempotency-Key: x\r\nX_Api_Key: y\r\nX-Forwarded-For: 1.2.3.4\r\nContent-Length: " + length + "\r\n\r\n" + tinyBody,
+		head + "User-Agent: x Bearer " + keyMark + "\r\nAccept: " + keyMark + "\r\nContent-Length: " + length + "\r\n\r\n" + tinyBody,
 		head + "Content-Encoding: gzip\r\nContent-Length: " + length + "\r\n\r\n" + tinyBody,
 		head + "Content-Length: " + length + "\r\n\r\n" + tinyBody + "POST /api/delete HTTP/1.1\r\nHost: x\r\nContent-Length: 16\r\n\r\n{\"model\":\"tiny\"}",
 		"GET /api/tags HTTP/1.1\r\nHost: a\r\nx-api-key: " + keyMark + "\r\n\r\n",
@@ -215,7 +216,7 @@ func (z *fuzzed) converse(t *testing.T, address string, raw []byte) string {
 	_ = c.(*net.TCPConn).CloseWrite()
 	deadline(ending)
 	_, err = io.Copy(&said, c)
-	if late := (net.Error)(nil); errors.As(err, &late) && late.Timeout() {
+	if late := net.Error(nil); errors.As(err, &late) && late.Timeout() {
 		t.Fatalf("the connection of %q does not end", raw)
 	}
 	return said.String()

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/auth"
 )
 
 const (
@@ -50,4 +51,13 @@ func (x *exchange) boundConnection() {
 	if x.r.ProtoMajor == 1 && (len(x.r.TransferEncoding) > 0 || x.r.ProtoMinor == 0) {
 		x.Header().Set("Connection", "close")
 	}
+}
+
+// passing is a field of the client's header as it goes to Ollama: one with a key in it, put there by mistake, does not.
+func (x *exchange) passing(name string) string {
+	value := x.r.Header.Get(name)
+	if auth.MayHoldKey(value) {
+		return ""
+	}
+	return value
 }

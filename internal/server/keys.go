@@ -15,13 +15,21 @@ import (
 func typeOf(v any) reflect.Type { return reflect.TypeOf(v) }
 
 // keyFields are all names that a body of the key operations may hold.
-var keyFields = []string{"name", "role", "rate_limit", "max_concurrent", "models", "allow_cloud", "expires_at", "allowed_ips", "policy", "note", "grace_seconds"}
+var keyFields = []string{
+	"name", "role", "rate_limit", "max_concurrent", "tokens_per_hour", "tokens_per_day", "gpu_seconds_per_day",
+	"max_tokens_per_request", "strict", "models", "allow_cloud", "expires_at", "allowed_ips", "policy", "note", "grace_seconds",
+}
 
 type newKey struct {
 	Name          string               `json:"name" minLength:"1" maxLength:"100" example:"Production API Key"`
 	Role          api.Role             `json:"role" enum:"admin,user" example:"user"`
 	RateLimit     optional[int64]      `json:"rate_limit,omitempty" doc:"Requests in any 60 minutes; 0 blocks the key, null is no limit; default by role" example:"500"`
 	MaxConcurrent optional[int64]      `json:"max_concurrent,omitempty" doc:"Requests at one time; null is no bound"`
+	TokensPerHour optional[int64]      `json:"tokens_per_hour,omitempty" doc:"Tokens in and out in any 60 minutes; 0 blocks the key's inference, null is no limit" example:"200000"`
+	TokensPerDay  optional[int64]      `json:"tokens_per_day,omitempty" doc:"Tokens in and out in any 24 hours; 0 blocks the key's inference, null is no limit"`
+	GPUPerDay     optional[int64]      `json:"gpu_seconds_per_day,omitempty" doc:"Seconds of the backends' time in any 24 hours; 0 blocks the key's inference, null is no limit"`
+	MaxOutput     optional[int64]      `json:"max_tokens_per_request,omitempty" doc:"The longest answer that one request may ask for, in tokens; null is no bound of the key's own"`
+	Strict        bool                 `json:"strict,omitempty" doc:"The key's limits matter more than its being served"`
 	Models        optional[[]string]   `json:"models,omitempty" doc:"Patterns like llama3.2, llama3.2:* or *; null is every local model, an empty list none"`
 	AllowCloud    bool                 `json:"allow_cloud,omitempty" doc:"Allow models that Ollama runs off-site"`
 	ExpiresAt     optional[time.Time]  `json:"expires_at,omitempty"`
@@ -35,6 +43,11 @@ type keyPatch struct {
 	Role          *api.Role               `json:"role,omitempty" enum:"admin,user"`
 	RateLimit     optional[int64]         `json:"rate_limit,omitempty"`
 	MaxConcurrent optional[int64]         `json:"max_concurrent,omitempty"`
+	TokensPerHour optional[int64]         `json:"tokens_per_hour,omitempty"`
+	TokensPerDay  optional[int64]         `json:"tokens_per_day,omitempty"`
+	GPUPerDay     optional[int64]         `json:"gpu_seconds_per_day,omitempty"`
+	MaxOutput     optional[int64]         `json:"max_tokens_per_request,omitempty"`
+	Strict        *bool                   `json:"strict,omitempty"`
 	Models        optional[[]string]      `json:"models,omitempty"`
 	AllowCloud    *bool                   `json:"allow_cloud,omitempty"`
 	ExpiresAt     optional[time.Time]     `json:"expires_at,omitempty"`
@@ -102,7 +115,8 @@ func (s *Server) createKey(ctx context.Context, in *createIn) (*secretOut, error
 	n := in.Body
 	k := api.Key{
 		Name: n.Name, Role: n.Role, MaxConcurrent: n.MaxConcurrent.Value, AllowCloud: n.AllowCloud, ExpiresAt: n.ExpiresAt.Value,
-		AllowedIPs: n.AllowedIPs, Note: n.Note, CreatedAt: by.At,
+		AllowedIPs: n.AllowedIPs, Note: n.Note, CreatedAt: by.At, TokensPerHour: n.TokensPerHour.Value, TokensPerDay: n.TokensPerDay.Value,
+		GPUPerDay: n.GPUPerDay.Value, MaxOutput: n.MaxOutput.Value, Strict: n.Strict,
 	}
 	if n.RateLimit.Set {
 		k.RateLimit = n.RateLimit.Value
@@ -157,6 +171,7 @@ func (s *Server) changeKey(ctx context.Context, in *changeIn) (*keyOut, error) {
 	b := in.Body
 	patch := api.KeyPatch{
 		Name: b.Name, Role: b.Role, RateLimit: b.RateLimit.Optional, MaxConcurrent: b.MaxConcurrent.Optional,
+		TokensPerHour: b.TokensPerHour.Optional, TokensPerDay: b.TokensPerDay.Optional, GPUPerDay: b.GPUPerDay.Optional, MaxOutput: b.MaxOutput.Optional, Strict: b.Strict,
 		Models: b.Models.Optional, AllowCloud: b.AllowCloud, ExpiresAt: b.ExpiresAt.Optional, AllowedIPs: b.AllowedIPs.Optional, Policy: b.Policy.Optional, Note: b.Note,
 	}
 	if err := api.CheckExpiry(b.ExpiresAt.Value, by.At); err != nil {

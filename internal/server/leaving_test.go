@@ -199,8 +199,8 @@ func TestEveryFailureBehindAHeartbeat(t *testing.T) {
 		answer           ollamatest.Answer
 		occupied         bool
 	}{
-		{"no slot becomes free", "no slot became free within 0s: try again later", "queue_timeout", 503, setup{slots: 1, maxWait: 300 * time.Millisecond}, ollamatest.Answer{}, true},
-		{"no header comes", noAnswer, "timeout", 504, setup{slots: 9, change: func(o *server.Options) { o.FirstByte = 300 * time.Millisecond }}, ollamatest.Answer{Fault: ollamatest.Hang}, false},
+		{"no slot becomes free", "no slot became free within 1s: try again later", "queue_timeout", 503, setup{slots: 1, maxWait: 600 * time.Millisecond}, ollamatest.Answer{}, true},
+		{"no header comes", noAnswer, "timeout", 504, setup{slots: 9, change: func(o *server.Options) { o.FirstByte = 600 * time.Millisecond }}, ollamatest.Answer{Fault: ollamatest.Hang}, false},
 		{"Ollama breaks off", brokeOff, "upstream_error", 502, setup{slots: 9}, ollamatest.Answer{Fault: ollamatest.Reset, FaultAt: 30}, false},
 		{"Ollama is busy", "server busy", "upstream_error", 503, setup{slots: 9}, ollamatest.Answer{Status: 503, Body: `{"error":"server busy"}`}, false},
 		{"a page of HTML", "the Ollama server answered 200 and no stream: try again", "upstream_error", 502, setup{slots: 9}, ollamatest.Answer{Body: `<html>`}, false},

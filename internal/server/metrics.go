@@ -34,6 +34,7 @@ type metrics struct {
 	booked   *prometheus.CounterVec
 	tokens   *prometheus.CounterVec
 	slots    *prometheus.CounterVec
+	gpu      *prometheus.CounterVec
 	first    *prometheus.HistogramVec
 	response *prometheus.HistogramVec
 	each     *prometheus.HistogramVec
@@ -59,7 +60,7 @@ type served struct{ model, backend string }
 type usedSeries struct {
 	outcomes           map[api.Outcome]prometheus.Counter
 	prompt, completion [2]prometheus.Counter // counted, estimated
-	slot               prometheus.Counter
+	slot, gpu          prometheus.Counter
 	first, response    prometheus.Observer
 	each               prometheus.Observer
 }
@@ -100,6 +101,7 @@ func newMetrics(s *Server) *metrics {
 	m.booked = counters("booked_requests_total", "Requests on the books: inference and changes of models.", "model", "backend", "outcome")
 	m.tokens = counters("tokens_total", "Tokens of booked requests.", "model", "direction", "estimated")
 	m.slots = counters("slot_seconds_total", "Time for which slots of the backend were held.", "model", "backend")
+	m.gpu = counters("gpu_seconds_total", "Time of the backend, divided among the requests that run: never more than passed.", "model", "backend")
 	refused := counters("refused_requests_total", "Requests that ended in an error and are not on the books: refused ones, and failed lists of models.", "reason")
 	failed := counters("failed_requests_total", "Requests on the books that did not end well.", "reason")
 	for code := range statuses { // all from the start: a rate needs the 0 before the first
@@ -180,6 +182,7 @@ func (m *metrics) book(r *api.Record, waited time.Duration) {
 	u.prompt[how].Add(float64(r.PromptTokens))
 	u.completion[how].Add(float64(r.CompletionTokens))
 	u.slot.Add(r.Slot.Seconds())
+	u.gpu.Add(max(r.GPU, 0).Seconds())
 	m.waited.Observe(waited.Seconds())
 	if r.Streamed && r.FirstByte > 0 && good(r.Status) {
 		u.first.Observe(r.FirstByte.Seconds())
@@ -225,10 +228,10 @@ func (m *metrics) newSeries(key served) *usedSeries {
 		model = noName
 	}
 	u := &usedSeries{
-		outcomes: map[api.Outcome]prometheus.Counter{}, slot: m.slots.WithLabelValues(model, key.backend),
+		outcomes: map[api.Outcome]prometheus.Counter{}, slot: m.slots.WithLabelValues(model, key.backend), gpu: m.gpu.WithLabelValues(model, key.backend),
 		first: m.first.WithLabelValues(model), response: m.response.WithLabelValues(model), each: m.each.WithLabelValues(model),
 	}
-	for _, o := range []api.Outcome{api.OutcomeOK, api.OutcomeRefused, api.OutcomeUpstream, api.OutcomeTimeout, api.OutcomeClientGone, api.OutcomeInterrupted} {
+	for _, o := range api.Outcomes {
 		u.outcomes[o] = m.booked.WithLabelValues(model, key.backend, string(o))
 	}
 	for how, estimated := range []string{"false", "true"} {
@@ -247,7 +250,7 @@ func (s *Server) scrape(x *exchange) error {
 // states reads how things are when a scrape asks.
 type states struct {
 	s                                                                                                  *Server
-	batches, batchRows, batchSeconds, expires                                                          *prometheus.Desc
+	batches, batchRows, batchSeconds, lost, expires                                                    *prometheus.Desc
 	inFlight, slots, up, info, probed, waiting, limit, journalBytes, journalRows, journalOpen, failing *prometheus.Desc
 }
 
@@ -270,6 +273,7 @@ func newStates(s *Server) *states {
 		batches:      desc("store_batches_total", "Batches of rows that the database took or failed to take.", "result"),
 		batchRows:    desc("store_rows_total", "Rows that the database took."),
 		batchSeconds: desc("store_batch_seconds_total", "Time that the database needed for batches."),
+		lost:         desc("lost_rows_total", "Requests that were served and have no row."),
 		expires:      desc("tls_certificate_expiry_timestamp_seconds", "When the certificate of a name ends.", "name"),
 		failing:      desc("journal_failing", "Whether the journal, or the database behind it, takes nothing at present.", "part"),
 	}
@@ -298,7 +302,7 @@ func (c *states) Collect(out chan<- prometheus.Metric) {
 	gauge(c.journalOpen, float64(journal.Open))
 	gauge(c.failing, number(journal.JournalError != ""), "journal")
 	gauge(c.failing, number(journal.StoreError != ""), "database")
-	c.collectBatches(out)
+	c.collectBooks(out, journal.Lost)
 	if c.s.Expiry != nil {
 		for name, at := range c.s.Expiry() {
 			gauge(c.expires, float64(at.Unix()), name)
@@ -306,7 +310,7 @@ func (c *states) Collect(out chan<- prometheus.Metric) {
 	}
 }
 
-func (c *states) collectBatches(out chan<- prometheus.Metric) {
+func (c *states) collectBooks(out chan<- prometheus.Metric, lost int64) {
 	count := func(d *prometheus.Desc, v float64, labels ...string) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
 	}
@@ -315,6 +319,7 @@ func (c *states) collectBatches(out chan<- prometheus.Metric) {
 	count(c.batches, float64(b.Failed), "failed")
 	count(c.batchRows, float64(b.Rows))
 	count(c.batchSeconds, b.Took.Seconds())
+	count(c.lost, float64(lost))
 }
 
 func number(b bool) float64 {

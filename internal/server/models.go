@@ -133,7 +133,7 @@ func (s *Server) hasBlob(x *exchange) error {
 func (s *Server) ask(x *exchange, method, path string, body []byte) (*proxy.Response, []byte, error) {
 	resp, err := s.Upstream.Do(x.r.Context(), &proxy.Request{
 		Method: method, Path: path, Body: body,
-		Accept: x.r.Header.Get("Accept"), UserAgent: x.r.UserAgent(), FirstByte: metadataTime, Deadline: x.arrived.Add(metadataTime),
+		Accept: x.passing("Accept"), UserAgent: x.passing("User-Agent"), FirstByte: metadataTime, Deadline: x.arrived.Add(metadataTime),
 	})
 	if err != nil {
 		if api.AsError(err).Code == api.CodeNoBackend {

@@ -65,6 +65,7 @@ type Options struct {
 	MaxRequestTime time.Duration
 	FirstByte      time.Duration
 	Idle           time.Duration
+	CountGrace     time.Duration // for which an answer is read on whose client has left, so that its tokens can be counted
 	Throttle       *auth.Throttle
 	Origins        []string      // whose pages may call from a browser
 	PerAddress     int           // connections at one time; 0 is without bound
@@ -90,11 +91,14 @@ type Server struct {
 	// writeProgress is how long a client may take nothing of its answer.
 	writeProgress time.Duration
 	requests      sync.WaitGroup
+	stopping      context.Context // ends when Serve is told to stop
+	stop          context.CancelFunc
 }
 
 // New builds the route table and the management API on it.
 func New(o Options) *Server {
 	s := &Server{Options: o, started: time.Now(), writeProgress: writeProgress}
+	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.routes = newTable(s.routeList())
 	s.metrics = newMetrics(s)
 	management, typed := s.newManagement()
@@ -137,6 +141,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, grace time.Duration)
 	case <-ctx.Done():
 	}
 	s.ready.Store(false)
+	s.stop()
 	s.Log.Info("stopping", "grace", grace.String())
 	drain, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()

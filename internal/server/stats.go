@@ -13,10 +13,21 @@ import (
 const flushWait = time.Second
 
 type limitsLeft struct {
-	RateLimit     *int64 `json:"rate_limit" doc:"Requests in any 60 minutes; null is no limit"`
-	Remaining     *int64 `json:"remaining"`
-	ResetSeconds  int64  `json:"reset_seconds" doc:"Until one more request is admitted; 0 is now"`
-	MaxConcurrent *int64 `json:"max_concurrent"`
+	RateLimit     *int64   `json:"rate_limit" doc:"Requests in any 60 minutes; null is no limit"`
+	Remaining     *int64   `json:"remaining"`
+	ResetSeconds  int64    `json:"reset_seconds" doc:"Until one more request is admitted; 0 is now"`
+	MaxConcurrent *int64   `json:"max_concurrent"`
+	Budgets       []budget `json:"budgets" doc:"The key's limits of tokens and GPU time; empty for a key without any"`
+	MaxOutput     *int64   `json:"max_tokens_per_request" doc:"The longest answer that one request may ask for; null is no bound of the key's own"`
+}
+
+type budget struct {
+	Limit        string  `json:"limit" enum:"tokens_per_hour,tokens_per_day,gpu_seconds_per_day"`
+	Allowed      float64 `json:"allowed" doc:"In any 60 minutes or 24 hours"`
+	Used         float64 `json:"used" doc:"By requests that have ended"`
+	Held         float64 `json:"held" doc:"By requests under way: what they may still use"`
+	Remaining    float64 `json:"remaining"`
+	ResetSeconds int64   `json:"reset_seconds" doc:"Until more is free; 0 while something is left or held"`
 }
 
 type ownStats struct {
@@ -63,9 +74,12 @@ func (s *Server) settle(ctx context.Context) {
 
 func (s *Server) limitsOf(k *api.Key) limitsLeft {
 	state := s.Limits.State(k)
-	l := limitsLeft{RateLimit: k.RateLimit, MaxConcurrent: k.MaxConcurrent, ResetSeconds: int64((state.Reset + time.Second - 1) / time.Second)}
+	l := limitsLeft{RateLimit: k.RateLimit, MaxConcurrent: k.MaxConcurrent, MaxOutput: k.MaxOutput, Budgets: []budget{}, ResetSeconds: int64((state.Reset + time.Second - 1) / time.Second)}
 	if state.Limit >= 0 {
 		l.Remaining = &state.Remaining
+	}
+	for _, b := range s.Limits.Budgets(k) {
+		l.Budgets = append(l.Budgets, budget{b.Limit, b.Allowed, b.Used, b.Held, b.Remaining, int64(b.Reset / time.Second)})
 	}
 	return l
 }

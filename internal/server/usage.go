@@ -26,7 +26,7 @@ type Chosen struct {
 	Model    []string  `query:"model" maxItems:"100" doc:"Models, separated by commas; llama3.2 is llama3.2:latest" example:"[\"llama3.2:latest\"]"`
 	Endpoint []string  `query:"endpoint" maxItems:"100" doc:"Route templates, separated by commas" example:"[\"/api/chat\"]"`
 	Backend  []string  `query:"backend" maxItems:"100" doc:"Names of Ollama servers, separated by commas" example:"[\"ollama\"]"`
-	Outcome  []string  `query:"outcome" maxItems:"100" enum:"ok,refused,upstream_error,timeout,client_gone,interrupted" doc:"How requests ended, separated by commas" example:"[\"ok\"]"`
+	Outcome  []string  `query:"outcome" maxItems:"100" enum:"ok,refused,upstream_error,timeout,client_gone,cut_by_limit,interrupted" doc:"How requests ended, separated by commas" example:"[\"ok\"]"`
 	From     time.Time `query:"from" doc:"Requests admitted at this time or later (RFC 3339)" example:"2026-11-01T00:00:00Z"`
 	To       time.Time `query:"to" doc:"Requests admitted before this time (RFC 3339)" example:"2026-12-01T00:00:00Z"`
 	Format   string    `query:"format" enum:"json,csv" doc:"csv is a table for spreadsheets, and so is Accept: text/csv"`
@@ -92,7 +92,7 @@ type requestRow struct {
 	Endpoint         string      `json:"endpoint" doc:"Route template" example:"/api/chat"`
 	Class            string      `json:"class" enum:"inference,management"`
 	Backend          string      `json:"backend" example:"ollama"`
-	Outcome          api.Outcome `json:"outcome" enum:"ok,refused,upstream_error,timeout,client_gone,interrupted"`
+	Outcome          api.Outcome `json:"outcome" enum:"ok,refused,upstream_error,timeout,client_gone,cut_by_limit,interrupted"`
 	Status           int         `json:"status" doc:"HTTP status the client was sent; 0 when nothing was" example:"200"`
 	ErrorCode        api.Code    `json:"error_code" doc:"Why it failed; empty if it did not"`
 	Streamed         bool        `json:"streamed"`
@@ -102,6 +102,8 @@ type requestRow struct {
 	FirstByteMS      *float64    `json:"ttfb_ms" doc:"From arrival to the first byte of the answer; null if none came"`
 	TotalMS          *float64    `json:"total_ms" doc:"From arrival to the end; null where nobody knows, after a crash"`
 	SlotMS           float64     `json:"slot_ms" doc:"For how long it held a slot of the backend"`
+	GPUMS            *float64    `json:"gpu_ms" doc:"Its part of the backend's time, where each instant is divided among the requests that run; null where nobody measured it"`
+	LoadMS           *float64    `json:"load_ms" doc:"How long Ollama took to have the model ready: milliseconds for one that was loaded, seconds for a request that made it load; null where its answer does not say, as on all of /v1"`
 	OllamaTotal      *int64      `json:"ollama_total_ns" doc:"Ollama's own durations; null where its answer has none, as on all of /v1"`
 	OllamaLoad       *int64      `json:"ollama_load_ns"`
 	OllamaPromptEval *int64      `json:"ollama_prompt_eval_ns"`
@@ -109,6 +111,7 @@ type requestRow struct {
 	BytesIn          int64       `json:"bytes_in"`
 	BytesOut         int64       `json:"bytes_out"`
 	ClientAddr       string      `json:"client_addr" example:"10.0.0.7"`
+	Reserved         int64       `json:"reserved_tokens" doc:"Tokens that were held for a request whose end nobody saw: they count against its key's limits; 0 for all others"`
 }
 
 type requestsBody struct {
@@ -248,9 +251,9 @@ func rowOf(r *api.Record, keyName string) requestRow {
 		ID: r.ID, ClientRequestID: r.ClientRequestID, At: r.At, Key: r.Key, KeyName: keyName, Model: r.Model, Alias: r.Alias, Endpoint: r.Endpoint,
 		Class: r.Class, Backend: r.Backend, Outcome: r.Outcome, Status: r.Status, ErrorCode: r.ErrorCode, Streamed: r.Streamed,
 		PromptTokens: r.PromptTokens, CompletionTokens: r.CompletionTokens, Estimated: r.Estimated,
-		FirstByteMS: known(r.FirstByte), TotalMS: known(r.Total), SlotMS: milliseconds(r.Slot),
+		FirstByteMS: known(r.FirstByte), TotalMS: known(r.Total), SlotMS: milliseconds(r.Slot), GPUMS: measured(r.GPU), LoadMS: load(r.OllamaLoad),
 		OllamaTotal: nanoseconds(r.OllamaTotal), OllamaLoad: nanoseconds(r.OllamaLoad), OllamaPromptEval: nanoseconds(r.OllamaPromptEval),
-		OllamaEval: nanoseconds(r.OllamaEval), BytesIn: r.BytesIn, BytesOut: r.BytesOut, ClientAddr: r.ClientAddr,
+		OllamaEval: nanoseconds(r.OllamaEval), BytesIn: r.BytesIn, BytesOut: r.BytesOut, ClientAddr: r.ClientAddr, Reserved: r.Reserved,
 	}
 }
 
@@ -261,6 +264,22 @@ func known(d time.Duration) *float64 {
 	}
 	ms := milliseconds(d)
 	return &ms
+}
+
+// measured is a duration in milliseconds; a negative one is one that nobody measured.
+func measured(d time.Duration) *float64 {
+	if d < 0 {
+		return nil
+	}
+	ms := milliseconds(d)
+	return &ms
+}
+
+func load(d *time.Duration) *float64 {
+	if d == nil {
+		return nil
+	}
+	return measured(*d)
 }
 
 func nanoseconds(d *time.Duration) *int64 {

@@ -19,7 +19,8 @@ type StoredKey struct {
 }
 
 const keyColumns = `preview, name, role, mac, previous_mac, previous_until, rate_limit, max_concurrent, models, allow_cloud,
-	expires_at, allowed_ips, policy, note, created_at, revoked_at`
+	expires_at, allowed_ips, policy, note, created_at, revoked_at, tokens_per_hour, tokens_per_day, gpu_seconds_per_day,
+	max_tokens_per_request, strict`
 
 // CreateKey stores a new key. A CreatedAt of zero becomes by.At. It returns CodeBadRequest for a field out of bounds or an
 // expiry that is over at by.At, and CodeConflict when the preview is taken.
@@ -43,9 +44,10 @@ func (s *Store) CreateKey(ctx context.Context, k api.Key, mac []byte, by api.Cha
 	}
 	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		done, err := tx.ExecContext(ctx, `INSERT INTO keys (`+keyColumns+`)
-			VALUES ($1, $2, $3, $4, NULL, NULL, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) ON CONFLICT (preview) DO NOTHING`,
+			VALUES ($1, $2, $3, $4, NULL, NULL, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19) ON CONFLICT (preview) DO NOTHING`,
 			k.Preview, k.Name, string(k.Role), mac, k.RateLimit, k.MaxConcurrent, models, flag(k.AllowCloud),
-			nullMillis(k.ExpiresAt), networks, policy, k.Note, millis(k.CreatedAt), nullMillis(k.RevokedAt))
+			nullMillis(k.ExpiresAt), networks, policy, k.Note, millis(k.CreatedAt), nullMillis(k.RevokedAt),
+			k.TokensPerHour, k.TokensPerDay, k.GPUPerDay, k.MaxOutput, flag(k.Strict))
 		if err != nil {
 			return err
 		}
@@ -115,8 +117,10 @@ func (s *Store) ChangeKey(ctx context.Context, preview string, p api.KeyPatch, b
 			return err
 		}
 		_, err = tx.ExecContext(ctx, `UPDATE keys SET name = $2, role = $3, rate_limit = $4, max_concurrent = $5, models = $6,
-			allow_cloud = $7, expires_at = $8, allowed_ips = $9, policy = $10, note = $11 WHERE preview = $1`,
-			preview, k.Name, string(k.Role), k.RateLimit, k.MaxConcurrent, models, flag(k.AllowCloud), nullMillis(k.ExpiresAt), networks, policy, k.Note)
+			allow_cloud = $7, expires_at = $8, allowed_ips = $9, policy = $10, note = $11, tokens_per_hour = $12, tokens_per_day = $13,
+			gpu_seconds_per_day = $14, max_tokens_per_request = $15, strict = $16 WHERE preview = $1`,
+			preview, k.Name, string(k.Role), k.RateLimit, k.MaxConcurrent, models, flag(k.AllowCloud), nullMillis(k.ExpiresAt), networks, policy, k.Note,
+			k.TokensPerHour, k.TokensPerDay, k.GPUPerDay, k.MaxOutput, flag(k.Strict))
 		if err != nil {
 			return err
 		}
@@ -262,13 +266,14 @@ func scanKey(row interface{ Scan(...any) error }) (StoredKey, error) {
 	var k StoredKey
 	var previousUntil, expires, revoked sql.NullInt64
 	var models, networks, policy sql.NullString
-	var cloud, created int64
+	var cloud, created, strict int64
 	err := row.Scan(&k.Preview, &k.Name, &k.Role, &k.MAC, &k.PreviousMAC, &previousUntil, &k.RateLimit, &k.MaxConcurrent, &models,
-		&cloud, &expires, &networks, &policy, &k.Note, &created, &revoked)
+		&cloud, &expires, &networks, &policy, &k.Note, &created, &revoked,
+		&k.TokensPerHour, &k.TokensPerDay, &k.GPUPerDay, &k.MaxOutput, &strict)
 	if err != nil {
 		return StoredKey{}, err
 	}
-	k.AllowCloud, k.CreatedAt = cloud != 0, instant(created)
+	k.AllowCloud, k.Strict, k.CreatedAt = cloud != 0, strict != 0, instant(created)
 	k.ExpiresAt, k.RevokedAt = nullInstant(expires), nullInstant(revoked)
 	if previousUntil.Valid {
 		k.PreviousUntil = instant(previousUntil.Int64)

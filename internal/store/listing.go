@@ -90,20 +90,24 @@ func (q *RequestQuery) narrow(ctx context.Context, tx *sql.Tx) (from, to int64, 
 
 const recordColumns = `id, client_request_id, at, key, model, alias, endpoint, class, backend, outcome, status, error_code, streamed, prompt_tokens,
 	completion_tokens, estimated, ttfb_ms, total_ms, slot_ms, ollama_total_ns, ollama_load_ns, ollama_prompt_eval_ns, ollama_eval_ns, bytes_in,
-	bytes_out, client_addr`
+	bytes_out, client_addr, gpu_ms, COALESCE(reserved_tokens, 0)`
 
 // scanRecord reads recordColumns.
 func scanRecord(r *sql.Rows) (api.Record, error) {
 	var out api.Record
 	var at, streamed, estimated int64
-	var firstByte sql.NullFloat64
+	var firstByte, gpu sql.NullFloat64
 	var total, slot float64
 	var ollama [4]sql.NullInt64
 	err := r.Scan(&out.ID, &out.ClientRequestID, &at, &out.Key, &out.Model, &out.Alias, &out.Endpoint, &out.Class, &out.Backend, &out.Outcome, &out.Status,
 		&out.ErrorCode, &streamed, &out.PromptTokens, &out.CompletionTokens, &estimated, &firstByte, &total, &slot, &ollama[0], &ollama[1], &ollama[2],
-		&ollama[3], &out.BytesIn, &out.BytesOut, &out.ClientAddr)
+		&ollama[3], &out.BytesIn, &out.BytesOut, &out.ClientAddr, &gpu, &out.Reserved)
 	out.At, out.Streamed, out.Estimated = instant(at), streamed != 0, estimated != 0
 	out.FirstByte, out.Total, out.Slot = duration(firstByte.Float64), duration(total), duration(slot)
+	out.GPU = -1
+	if gpu.Valid {
+		out.GPU = duration(gpu.Float64)
+	}
 	for i, into := range []**time.Duration{&out.OllamaTotal, &out.OllamaLoad, &out.OllamaPromptEval, &out.OllamaEval} {
 		if ollama[i].Valid {
 			d := time.Duration(ollama[i].Int64)

@@ -77,13 +77,19 @@ func TestListedRequestIsTheRecord(t *testing.T) {
 			Endpoint: "/api/chat", Backend: "gpu1", Class: "inference", Streamed: true, ClientAddr: "10.0.0.7",
 		},
 		Outcome: api.OutcomeUpstream, Status: 502, ErrorCode: api.CodeUpstreamError, PromptTokens: 1, CompletionTokens: 2, Estimated: true,
-		FirstByte: 1500 * time.Microsecond, Total: 2500 * time.Microsecond, Slot: 2*time.Millisecond + 3,
+		FirstByte: 1500 * time.Microsecond, Total: 2500 * time.Microsecond, Slot: 2*time.Millisecond + 3, GPU: time.Millisecond + 5,
 		OllamaTotal: pointer(4 * time.Nanosecond), OllamaLoad: pointer(time.Duration(0)), OllamaPromptEval: pointer(time.Hour), BytesIn: 8, BytesOut: 9,
 	}
 	addRecords(t, s, full)
 	got, next, err := s.Requests(t.Context(), RequestQuery{Limit: 1})
 	if err != nil || next != nil || len(got) != 1 || !reflect.DeepEqual(got[0], full) {
 		t.Fatalf("%v, %v\n%+v\nwant\n%+v", err, next, got, full)
+	}
+	unseen := full
+	unseen.ID, unseen.At, unseen.GPU, unseen.Reserved = "unseen", noon.Add(time.Second), -1, 8200
+	addRecords(t, s, unseen)
+	if got, _, err := s.Requests(t.Context(), RequestQuery{Limit: 1}); err != nil || !reflect.DeepEqual(got[0], unseen) {
+		t.Fatalf("%v\n%+v\nwant\n%+v", err, got, unseen)
 	}
 }
 
@@ -114,7 +120,11 @@ func TestPagesStayWhileRequestsCome(t *testing.T) {
 // A database from before the rollup by period answers as if it had always been kept.
 func TestMigrationFillsPeriods(t *testing.T) {
 	s, _ := create(t)
-	addRecords(t, s, sample(500)...)
+	old := sample(500)
+	for i := range old {
+		old[i].GPU = -1 // nobody measured it then
+	}
+	addRecords(t, s, old...)
 	periods := func() (all []string) {
 		r, err := s.reader.Query(`SELECT * FROM usage_period ORDER BY 1, 2, 3, 4, 5, 6, 7`)
 		if err != nil {
@@ -122,7 +132,7 @@ func TestMigrationFillsPeriods(t *testing.T) {
 		}
 		defer r.Close()
 		for r.Next() {
-			row := make([]any, 19)
+			row := make([]any, 20)
 			into := make([]any, len(row))
 			for i := range row {
 				into[i] = &row[i]
@@ -135,7 +145,7 @@ func TestMigrationFillsPeriods(t *testing.T) {
 		return all
 	}
 	want := periods()
-	if _, err := s.writer.Exec(`DROP TABLE usage_period; ALTER TABLE keys DROP COLUMN policy; DELETE FROM goose_db_version WHERE version_id >= 2`); err != nil {
+	if _, err := s.writer.Exec(undoPolicy + undoLimits + `DROP TABLE usage_period; DELETE FROM goose_db_version WHERE version_id >= 2`); err != nil {
 		t.Fatal(err)
 	}
 	if err := migrate(t.Context(), s.writer); err != nil {
@@ -145,3 +155,11 @@ func TestMigrationFillsPeriods(t *testing.T) {
 		t.Errorf("%d periods after the migration, want the %d of before", len(got), len(want))
 	}
 }
+
+// What later migrations added, undone.
+const (
+	undoPolicy = `ALTER TABLE keys DROP COLUMN policy;`
+	undoLimits = `ALTER TABLE keys DROP COLUMN tokens_per_hour; ALTER TABLE keys DROP COLUMN tokens_per_day; ALTER TABLE keys DROP COLUMN gpu_seconds_per_day;
+		ALTER TABLE keys DROP COLUMN max_tokens_per_request; ALTER TABLE keys DROP COLUMN strict;
+		ALTER TABLE requests DROP COLUMN gpu_ms; ALTER TABLE requests DROP COLUMN reserved_tokens; ALTER TABLE usage_total DROP COLUMN gpu_ms;`
+)

@@ -26,7 +26,7 @@ func (c cell) compare(o cell) int {
 // used is what a cell sums up.
 type used struct {
 	count, timed, firstBytes, prompt, completion, estimated, in, out, last int64
-	total, firstByte, slot                                                 float64 // milliseconds
+	total, firstByte, slot, gpu                                            float64 // milliseconds
 }
 
 // periods sums up the rows of one transaction by hour; save adds the days.
@@ -48,6 +48,7 @@ func (p periods) add(r *api.Record) {
 	u.completion += r.CompletionTokens
 	u.estimated += flag(r.Estimated)
 	u.slot += milliseconds(r.Slot)
+	u.gpu += milliseconds(max(r.GPU, 0))
 	u.in += r.BytesIn
 	u.out += r.BytesOut
 	u.last = max(u.last, at)
@@ -80,6 +81,7 @@ func (p periods) addDays() {
 		u.total += from.total
 		u.firstByte += from.firstByte
 		u.slot += from.slot
+		u.gpu += from.gpu
 	}
 }
 
@@ -87,8 +89,8 @@ func (p periods) addDays() {
 func (p periods) save(ctx context.Context, tx *sql.Tx) error {
 	p.addDays()
 	add, err := tx.PrepareContext(ctx, `INSERT INTO usage_period (width, start, key, model, endpoint, backend, outcome, count, timed, total_ms,
-		first_bytes, ttfb_ms, prompt_tokens, completion_tokens, estimated, slot_ms, bytes_in, bytes_out, last_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
+		first_bytes, ttfb_ms, prompt_tokens, completion_tokens, estimated, slot_ms, bytes_in, bytes_out, last_at, gpu_ms)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
 		ON CONFLICT (width, start, key, model, endpoint, backend, outcome) DO UPDATE SET
 			count = usage_period.count + excluded.count,
 			timed = usage_period.timed + excluded.timed,
@@ -99,6 +101,7 @@ func (p periods) save(ctx context.Context, tx *sql.Tx) error {
 			completion_tokens = usage_period.completion_tokens + excluded.completion_tokens,
 			estimated = usage_period.estimated + excluded.estimated,
 			slot_ms = usage_period.slot_ms + excluded.slot_ms,
+			gpu_ms = usage_period.gpu_ms + excluded.gpu_ms,
 			bytes_in = usage_period.bytes_in + excluded.bytes_in,
 			bytes_out = usage_period.bytes_out + excluded.bytes_out,
 			last_at = CASE WHEN excluded.last_at > usage_period.last_at THEN excluded.last_at ELSE usage_period.last_at END`)
@@ -109,7 +112,7 @@ func (p periods) save(ctx context.Context, tx *sql.Tx) error {
 	for _, c := range slices.SortedFunc(maps.Keys(p), cell.compare) {
 		u := p[c]
 		_, err := add.ExecContext(ctx, c.width, c.start, c.key, c.model, c.endpoint, c.backend, c.result, u.count, u.timed, u.total,
-			u.firstBytes, u.firstByte, u.prompt, u.completion, u.estimated, u.slot, u.in, u.out, u.last)
+			u.firstBytes, u.firstByte, u.prompt, u.completion, u.estimated, u.slot, u.in, u.out, u.last, u.gpu)
 		if err != nil {
 			return err
 		}

@@ -10,8 +10,8 @@ import (
 
 const addRecord = `INSERT INTO requests (id, client_request_id, at, key, model, alias, endpoint, class, backend, outcome, status,
 	error_code, streamed, prompt_tokens, completion_tokens, estimated, ttfb_ms, total_ms, slot_ms, ollama_total_ns, ollama_load_ns,
-	ollama_prompt_eval_ns, ollama_eval_ns, bytes_in, bytes_out, client_addr)
-	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26)
+	ollama_prompt_eval_ns, ollama_eval_ns, bytes_in, bytes_out, client_addr, gpu_ms, reserved_tokens)
+	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28)
 	ON CONFLICT (id) DO NOTHING`
 
 // AddRecords books requests in one transaction and says how many were new: a record whose id is in the books already
@@ -51,15 +51,21 @@ func (s *Store) AddRecords(ctx context.Context, recs []api.Record) (inserted int
 
 // recordRow is a record in the order of addRecord's columns.
 func recordRow(r *api.Record) []any {
-	var firstByte any
+	var firstByte, gpu, reserved any
 	if r.FirstByte > 0 {
 		firstByte = milliseconds(r.FirstByte)
+	}
+	if r.GPU >= 0 {
+		gpu = milliseconds(r.GPU)
+	}
+	if r.Reserved > 0 {
+		reserved = r.Reserved
 	}
 	return []any{
 		r.ID, r.ClientRequestID, millis(r.At), r.Key, r.Model, r.Alias, r.Endpoint, r.Class, r.Backend, string(r.Outcome), r.Status,
 		string(r.ErrorCode), flag(r.Streamed), r.PromptTokens, r.CompletionTokens, flag(r.Estimated), firstByte, milliseconds(r.Total),
 		milliseconds(r.Slot), nanoseconds(r.OllamaTotal), nanoseconds(r.OllamaLoad), nanoseconds(r.OllamaPromptEval),
-		nanoseconds(r.OllamaEval), r.BytesIn, r.BytesOut, r.ClientAddr,
+		nanoseconds(r.OllamaEval), r.BytesIn, r.BytesOut, r.ClientAddr, gpu, reserved,
 	}
 }
 
@@ -101,8 +107,40 @@ type Admitted struct {
 	Count  int64
 }
 
+// Used is what a key's requests used that ended in one minute.
+type Used struct {
+	Key    string
+	Minute time.Time // start of the minute
+	Tokens int64
+	GPU    time.Duration
+}
+
+// UsedSince sums up what was used by the booked requests that ended at since or later, by key and minute of their end, in that
+// order. None took longer than longest. Where nobody saw the end, it is taken for as late as it can have been, and the tokens are
+// those that were held: what a kill interrupts must not be cheaper than what it does not.
+func (s *Store) UsedSince(ctx context.Context, since time.Time, longest time.Duration) ([]Used, error) {
+	var all []Used
+	err := s.read(ctx, func(tx *sql.Tx) error {
+		return rows(ctx, tx, `SELECT key, (CAST(at + CASE WHEN total_ms > 0 THEN total_ms ELSE $2 END AS INTEGER) / 60000) * 60000 AS minute,
+			SUM(CASE WHEN reserved_tokens > prompt_tokens + completion_tokens THEN reserved_tokens ELSE prompt_tokens + completion_tokens END),
+			SUM(COALESCE(gpu_ms, 0.0))
+			FROM requests WHERE at >= $1 - $2 AND error_code <> 'no_backend' GROUP BY key, minute HAVING minute >= $1 ORDER BY key, minute`,
+			func(r *sql.Rows) error {
+				var u Used
+				var minute int64
+				var gpu float64
+				if err := r.Scan(&u.Key, &minute, &u.Tokens, &gpu); err != nil {
+					return err
+				}
+				u.Minute, u.GPU = instant(minute), duration(gpu)
+				all = append(all, u)
+				return nil
+			}, millis(since), longest.Milliseconds())
+	})
+	return all, err
+}
+
 // AdmittedSince counts the booked requests from since on by key and minute of admission, in that order. A request that no
-// backend took was given back to its key and does not count. A request that no
 // backend took was given back to its key and does not count.
 func (s *Store) AdmittedSince(ctx context.Context, since time.Time) ([]Admitted, error) {
 	var all []Admitted

@@ -33,7 +33,7 @@ type totalKey struct{ key, model, endpoint, outcome string }
 
 type totals struct {
 	count, prompt, completion, estimated, last int64
-	total, slot                                float64 // milliseconds
+	total, slot, gpu                           float64 // milliseconds
 }
 
 // slot is a key's minute or hour (start in ms), or latency bucket.
@@ -60,6 +60,7 @@ func (u *rollup) add(r *api.Record) {
 	t.estimated += flag(r.Estimated)
 	t.total += milliseconds(r.Total)
 	t.slot += milliseconds(r.Slot)
+	t.gpu += milliseconds(max(r.GPU, 0))
 	t.last = max(t.last, at)
 	u.newest = max(u.newest, at)
 	u.minutes[slot{r.Key, at - at%minuteMS}]++
@@ -105,8 +106,8 @@ func (u *rollup) save(ctx context.Context, tx *sql.Tx) error {
 
 func (u *rollup) saveTotals(ctx context.Context, tx *sql.Tx) error {
 	add, err := tx.PrepareContext(ctx, `INSERT INTO usage_total
-		(key, model, endpoint, outcome, count, total_ms, prompt_tokens, completion_tokens, estimated, slot_ms, last_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+		(key, model, endpoint, outcome, count, total_ms, prompt_tokens, completion_tokens, estimated, slot_ms, last_at, gpu_ms)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
 		ON CONFLICT (key, model, endpoint, outcome) DO UPDATE SET
 			count = usage_total.count + excluded.count,
 			total_ms = usage_total.total_ms + excluded.total_ms,
@@ -114,6 +115,7 @@ func (u *rollup) saveTotals(ctx context.Context, tx *sql.Tx) error {
 			completion_tokens = usage_total.completion_tokens + excluded.completion_tokens,
 			estimated = usage_total.estimated + excluded.estimated,
 			slot_ms = usage_total.slot_ms + excluded.slot_ms,
+			gpu_ms = usage_total.gpu_ms + excluded.gpu_ms,
 			last_at = CASE WHEN excluded.last_at > usage_total.last_at THEN excluded.last_at ELSE usage_total.last_at END`)
 	if err != nil {
 		return err
@@ -124,7 +126,7 @@ func (u *rollup) saveTotals(ctx context.Context, tx *sql.Tx) error {
 	})
 	for _, id := range order {
 		t := u.totals[id]
-		_, err := add.ExecContext(ctx, id.key, id.model, id.endpoint, id.outcome, t.count, t.total, t.prompt, t.completion, t.estimated, t.slot, t.last)
+		_, err := add.ExecContext(ctx, id.key, id.model, id.endpoint, id.outcome, t.count, t.total, t.prompt, t.completion, t.estimated, t.slot, t.last, t.gpu)
 		if err != nil {
 			return err
 		}

@@ -98,12 +98,12 @@ const (
 )
 
 func readTotals(ctx context.Context, tx *sql.Tx, where string, of func(string) *summary, args ...any) error {
-	return rows(ctx, tx, `SELECT key, SUM(count), SUM(total_ms), SUM(prompt_tokens), SUM(completion_tokens), SUM(estimated), SUM(slot_ms), MAX(last_at),
+	return rows(ctx, tx, `SELECT key, SUM(count), SUM(total_ms), SUM(prompt_tokens), SUM(completion_tokens), SUM(estimated), SUM(slot_ms), MAX(last_at), SUM(gpu_ms),
 		string_agg(model || $1 || endpoint || $1 || outcome || $1 || CAST(count AS TEXT), $2) FROM usage_total `+where+` GROUP BY key`,
 		func(r *sql.Rows) error {
 			var key, parts string
 			var t totals
-			if err := r.Scan(&key, &t.count, &t.total, &t.prompt, &t.completion, &t.estimated, &t.slot, &t.last, &parts); err != nil {
+			if err := r.Scan(&key, &t.count, &t.total, &t.prompt, &t.completion, &t.estimated, &t.slot, &t.last, &t.gpu, &parts); err != nil {
 				return err
 			}
 			sum := of(key)
@@ -216,12 +216,13 @@ func (s *summary) merge(o *summary) {
 	s.completion += o.completion
 	s.estimated += o.estimated
 	s.slot += o.slot
+	s.gpu += o.gpu
 	s.last = max(s.last, o.last)
 	s.Last24h += o.Last24h
 }
 
 func (s *summary) statistics() api.Statistics {
-	s.TotalRequests, s.PromptTokens, s.CompletionTokens, s.EstimatedRows, s.SlotMS = s.count, s.prompt, s.completion, s.estimated, s.slot
+	s.TotalRequests, s.PromptTokens, s.CompletionTokens, s.EstimatedRows, s.SlotMS, s.GPUMS = s.count, s.prompt, s.completion, s.estimated, s.slot, s.gpu
 	var timed int64 // requests whose duration is known: those that a kill interrupted have none
 	for _, b := range s.latencies {
 		timed += b.Count

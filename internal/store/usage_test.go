@@ -29,6 +29,7 @@ func sample(n int) []api.Record {
 		r.PromptTokens, r.CompletionTokens, r.Estimated = random.Int64N(100), random.Int64N(1000), random.IntN(3) == 0
 		// Whole milliseconds: their sums are exact, in whatever order they are added.
 		r.Slot, r.Total, r.FirstByte = time.Duration(random.IntN(900))*time.Millisecond, time.Duration(random.IntN(3))*time.Second, time.Duration(random.IntN(3))*time.Millisecond
+		r.GPU = time.Duration(random.IntN(700)-1) * time.Millisecond // -1 ms is one that nobody measured
 		r.BytesIn, r.BytesOut = random.Int64N(50), random.Int64N(5000)
 		recs[i] = r
 	}
@@ -62,6 +63,7 @@ func byHand(recs []api.Record, q UsageQuery) map[string]used {
 		u.completion += r.CompletionTokens
 		u.estimated += flag(r.Estimated)
 		u.slot += milliseconds(r.Slot)
+		u.gpu += milliseconds(max(r.GPU, 0))
 		u.in += r.BytesIn
 		u.out += r.BytesOut
 		u.last = max(u.last, millis(r.At))

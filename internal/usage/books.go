@@ -2,8 +2,11 @@
 //
 // The journal brackets a request. Admit is written before anything goes upstream, End before the client sees the end of its
 // answer; an append each. Rows then move to the store in batches, and the journal is cut behind them. A killed process
-// leaves the journal, and the next Open books it: what had ended exactly, what had not as interrupted. So a kill -9 loses
-// nothing and buys nothing, and an outage of the store only lets the journal grow.
+// leaves the journal, and the next Open books it: what had ended exactly, what had not as interrupted, with the pieces of the
+// answer that had passed. So a kill -9 loses nothing and buys nothing, and an outage of the store only lets the journal grow.
+//
+// The books are bounded. Where they are full, or the disk takes nothing, keys that are strict are refused; the rest is served,
+// its rows in memory as long as there is room, and what then has no row is counted as lost.
 package usage
 
 import (
@@ -28,6 +31,7 @@ type Options struct {
 	SyncAlways   bool             // fsync before Admit and End return
 	MoveEvery    time.Duration    // [200 ms] between batches to the store
 	MaxPending   int              // [200,000] requests open or not yet in the store, about 300 bytes of memory each
+	MaxBytes     int64            // [128 MiB] of journal: with more, the books are full
 	SegmentBytes int64            // [4 MiB] journal file size at which the next is begun
 	RotateEvery  time.Duration    // [5 s] between looks whether what was committed can be cut from the journal
 }
@@ -39,7 +43,8 @@ func (o Options) withDefaults() Options {
 	o.SyncEvery = orDefault(o.SyncEvery, 100*time.Millisecond)
 	o.MoveEvery = orDefault(o.MoveEvery, 200*time.Millisecond)
 	o.MaxPending = orDefault(o.MaxPending, 200_000)
-	o.SegmentBytes = orDefault(o.SegmentBytes, 4<<20)
+	o.MaxBytes = orDefault(o.MaxBytes, 128<<20)
+	o.SegmentBytes = min(orDefault(o.SegmentBytes, 4<<20), o.MaxBytes/4)
 	o.RotateEvery = orDefault(o.RotateEvery, 5*time.Second)
 	return o
 }
@@ -68,14 +73,16 @@ type Books struct {
 
 	mu      sync.Mutex
 	journal journal
-	open    map[string][]byte // admitted and not ended: the frame, by row id
-	spare   [][]byte          // frames of ended requests, for reuse
-	queue   queue             // ended and not yet in the store
+	open    map[string]admitted // not ended, by row id
+	spare   [][]byte            // frames of ended requests, for reuse
+	queue   queue               // ended and not yet in the store
 	batches Batches
 	frame   []byte // encoding space
 	closed  bool
+	lost    int64 // requests served without a row
+	found   Found
 	// What fails at present.
-	writing, syncing, moving, counting fault
+	writing, turning, syncing, moving, counting, room fault
 
 	tallies tallies
 
@@ -86,14 +93,25 @@ type Books struct {
 	running sync.WaitGroup
 }
 
+// admitted is a request that has not ended.
+type admitted struct {
+	frame  []byte // its admission
+	passed int64  // pieces of its answer that may have reached the client
+}
+
 // Depth is how far the store lags behind, for /health.
 type Depth struct {
 	JournalBytes    int64      `json:"journal_bytes"`
-	Waiting         int        `json:"rows_waiting"`  // ended and not yet in the store
-	Open            int        `json:"requests_open"` // admitted and not ended
+	JournalMaxBytes int64      `json:"journal_max_bytes"`
+	Waiting         int        `json:"rows_waiting"`      // ended and not yet in the store
+	Open            int        `json:"requests_open"`     // admitted and not ended
+	Unwritten       int        `json:"records_unwritten"` // in memory alone: a kill would take them along
+	Lost            int64      `json:"rows_lost"`         // since this start
+	FullSince       *time.Time `json:"full_since,omitempty"`
 	StoreError      string     `json:"store_error,omitempty"`
 	StoreErrorSince *time.Time `json:"store_error_since,omitempty"`
 	JournalError    string     `json:"journal_error,omitempty"`
+	Found           Found      `json:"found_at_start"`
 }
 
 // Open takes dataDir/journal for this process, moves what an earlier one left there into the store, and only then returns.
@@ -116,16 +134,18 @@ func open(ctx context.Context, dataDir string, addRecords func(context.Context, 
 	}
 	b := &Books{
 		o: o.withDefaults(), log: log, lock: lock, addRecords: addRecords, addTallies: addTallies,
-		open: make(map[string][]byte), flushes: make(chan chan error), full: make(chan struct{}, 1),
-		writing:  fault{begun: "the journal cannot be written, so nothing is served: free space on the disk or mend it", over: "the journal is written again"},
+		open: make(map[string]admitted), flushes: make(chan chan error), full: make(chan struct{}, 1),
+		writing:  fault{begun: "the journal cannot be written: strict keys are refused, and the rows of others are in memory alone; free space on the disk or mend it", over: "the journal is written again"},
+		turning:  fault{begun: "no new journal file can be begun, so the present one grows: free space on the disk or mend it", over: "journal files are begun again"},
 		syncing:  fault{begun: "the journal cannot be synced: a power cut may lose requests until the disk is mended", over: "the journal is synced again"},
 		moving:   fault{begun: "the database takes no rows: they wait in the journal", over: "the database takes rows again"},
 		counting: fault{begun: "the database takes no counters of refusals: they wait in memory", over: "the database takes counters again"},
+		room:     fault{begun: "the books are full: strict keys are refused, and others are served without a row until the database takes rows again", over: "the books have room again"},
 	}
 	last, err := b.replay(ctx, dir)
 	if err == nil {
 		b.journal = journal{dir: dir, last: last}
-		err = b.journal.rotate(nil, 0, b.o.Now())
+		err = b.journal.rotate(nil, 0, 0, b.o.Now())
 	}
 	if err != nil {
 		lock.Close()
@@ -138,56 +158,79 @@ func open(ctx context.Context, dataDir string, addRecords func(context.Context, 
 	return b, nil
 }
 
-// Admit journals that a request is about to go upstream. Without it the request must not go. It returns a CodeUnavailable
-// error when the books are full or the disk takes nothing, and CodeStopping after Close.
-func (b *Books) Admit(a *api.Admission) error {
+// Admit journals that a request is about to go upstream. On an error it must not go: CodeUnavailable for one of a strict key
+// when the books are full or the disk takes nothing, CodeStopping after Close. One of another key goes on then; its row is in
+// memory alone, or lost.
+func (b *Books) Admit(a *api.Admission, strict bool) error {
 	b.mu.Lock()
-	seq, err := b.admitLocked(a)
+	seq, err := b.admitLocked(a, strict)
 	b.mu.Unlock()
-	if err == nil && b.o.SyncAlways {
-		if err = b.sync(seq); err != nil {
-			b.mu.Lock()
-			b.forgetLocked(a.ID)
-			b.mu.Unlock()
-			err = unwritten(err)
-		}
+	if err != nil || seq == 0 || !b.o.SyncAlways {
+		return err
 	}
-	return err
+	if err = b.sync(seq); err == nil || !strict {
+		return nil
+	}
+	b.mu.Lock()
+	b.forgetLocked(a.ID)
+	b.mu.Unlock()
+	return unwritten(err)
 }
 
-func (b *Books) admitLocked(a *api.Admission) (seq int64, err error) {
+// admitLocked returns the frame to sync, or 0 where none was written.
+func (b *Books) admitLocked(a *api.Admission, strict bool) (seq int64, err error) {
 	if b.closed {
 		return 0, errStopping()
 	}
-	if b.queue.rows+len(b.open) >= b.o.MaxPending {
+	if b.fullLocked() {
+		if !strict {
+			return 0, nil // its end finds room again, or is lost
+		}
 		full := api.Errorf(api.CodeUnavailable,
-			"the books are full, so nothing is served until the gateway's database takes rows again; try later")
+			"the books are full, and this key is served with a row alone (strict): try again when the gateway's database takes rows again")
 		full.Err, full.RetryAfter = b.moving.err, retryAfter
 		return 0, full
 	}
 	b.frame = appendAdmit(b.frame[:0], a)
-	if err := b.appendLocked(b.frame); err != nil {
+	if err = b.appendLocked(b.frame); err != nil && strict {
 		return 0, unwritten(err)
 	}
 	var kept []byte
 	if n := len(b.spare); n > 0 {
 		kept, b.spare = b.spare[n-1], b.spare[:n-1]
 	}
-	b.open[a.ID] = append(kept[:0], b.frame...)
+	b.open[a.ID] = admitted{frame: append(kept[:0], b.frame...)}
+	if err != nil {
+		return 0, nil
+	}
 	return b.journal.seq, nil
 }
 
-// End journals how a request ended and queues its row for the store. The end of the answer must wait for it. On an error
-// (CodeUnavailable) the row is still queued, and is lost only if this process is killed before it moved: then the
-// admission is booked as interrupted. After Close it returns CodeStopping: Close booked the request as interrupted.
+// Passed journals that n pieces of an answer are about to have reached the client, in case that the end is never written. To keep
+// the journal short of a line for each, it runs ahead by an eighth; it returns up to where nothing needs to be said.
+func (b *Books) Passed(id string, n int64) (ahead int64) {
+	n += n / 8
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	a, ok := b.open[id]
+	if !ok || b.closed {
+		return n
+	}
+	a.passed = n
+	b.open[id] = a
+	b.frame = appendPassed(b.frame[:0], id, n)
+	_ = b.appendLocked(b.frame) // memory has it, and what fails is told of
+	return n
+}
+
+// End journals how a request ended and queues its row for the store. The end of the answer must wait for it. Where the disk
+// takes nothing the row is queued all the same. After Close it returns CodeStopping: Close booked the request as interrupted.
 func (b *Books) End(r *api.Record) error {
 	b.mu.Lock()
 	seq, err := b.endLocked(r)
 	b.mu.Unlock()
-	if err == nil && b.o.SyncAlways {
-		if err = b.sync(seq); err != nil {
-			err = unwritten(err)
-		}
+	if b.o.SyncAlways && seq > 0 {
+		_ = b.sync(seq) // what fails is told of, and the row is in memory
 	}
 	return err
 }
@@ -196,9 +239,14 @@ func (b *Books) endLocked(r *api.Record) (seq int64, err error) {
 	if b.closed {
 		return 0, errStopping()
 	}
+	if _, admitted := b.open[r.ID]; !admitted && b.fullLocked() {
+		b.lost++
+		b.tallies.add(minuteOf(b.o.Now()), r.Key, lostTally, 1)
+		return 0, nil
+	}
 	b.frame = appendEnd(b.frame[:0], r)
-	if err = b.appendLocked(b.frame); err != nil {
-		err = unwritten(err)
+	if b.appendLocked(b.frame) == nil {
+		seq = b.journal.seq
 	}
 	b.forgetLocked(r.ID)
 	if b.queue.add(b.frame) {
@@ -207,35 +255,39 @@ func (b *Books) endLocked(r *api.Record) (seq int64, err error) {
 		default:
 		}
 	}
-	return b.journal.seq, err
+	return seq, nil
 }
+
+// lostTally is under what name requests without a row are counted, by key and minute.
+const lostTally = "unbooked"
+
+// fullLocked says whether the books are at a bound. Once they are, they are until an eighth is free again, so that they do not
+// flutter.
+func (b *Books) fullLocked() bool {
+	rows, bytes := b.queue.rows+len(b.open), b.journal.bytes()
+	if b.room.err != nil {
+		rows, bytes = rows+b.o.MaxPending/8, bytes+b.o.MaxBytes/8
+	}
+	full := rows >= b.o.MaxPending || bytes >= b.o.MaxBytes
+	switch {
+	case full && b.room.err == nil:
+		b.room.set(b, cmp.Or(b.moving.err, errFull))
+	case !full && b.room.err != nil:
+		b.room.set(b, nil, "lost since the start", b.lost)
+	}
+	return full
+}
+
+var errFull = errors.New("rows come faster than the database takes them")
 
 // forgetLocked takes a request out of the open ones and keeps its frame for the next.
 func (b *Books) forgetLocked(id string) {
-	if frame, ok := b.open[id]; ok {
+	if a, ok := b.open[id]; ok {
 		delete(b.open, id)
 		if len(b.spare) < 1024 {
-			b.spare = append(b.spare, frame)
+			b.spare = append(b.spare, a.frame)
 		}
 	}
-}
-
-// appendLocked writes one frame. After a write that could not be undone it first begins a new segment, because what stands
-// behind a broken frame would not be read.
-func (b *Books) appendLocked(frame []byte) error {
-	var err error
-	if b.journal.broken {
-		err = b.rotateLocked()
-	}
-	if err == nil {
-		err = b.journal.append(frame)
-	}
-	b.writing.set(b, err)
-	return err
-}
-
-func (b *Books) rotateLocked() error {
-	return b.journal.rotate(b.open, b.queue.ended, b.o.Now())
 }
 
 func unwritten(err error) error {
@@ -260,12 +312,19 @@ func (b *Books) Tally(who, what string) {
 func (b *Books) Depth() Depth {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	d := Depth{JournalBytes: b.journal.bytes(), Waiting: b.queue.rows, Open: len(b.open)}
+	d := Depth{
+		JournalBytes: b.journal.bytes(), JournalMaxBytes: b.o.MaxBytes, Waiting: b.queue.rows, Open: len(b.open),
+		Unwritten: b.journal.missing, Lost: b.lost, Found: b.found,
+	}
+	if b.room.err != nil {
+		since := b.room.since
+		d.FullSince = &since
+	}
 	if b.moving.err != nil {
 		since := b.moving.since
 		d.StoreError, d.StoreErrorSince = b.moving.err.Error(), &since
 	}
-	if err := cmp.Or(b.writing.err, b.syncing.err); err != nil {
+	if err := cmp.Or(b.writing.err, b.syncing.err, b.turning.err); err != nil {
 		d.JournalError = err.Error()
 	}
 	return d
@@ -278,13 +337,13 @@ type fault struct {
 	since       time.Time
 }
 
-func (f *fault) set(b *Books, err error) {
+func (f *fault) set(b *Books, err error, also ...any) {
 	switch {
 	case err != nil && f.err == nil:
 		f.since = b.o.Now()
 		b.log.Error(f.begun, "error", err)
 	case err == nil && f.err != nil:
-		b.log.Info(f.over, "after", b.o.Now().Sub(f.since).Round(time.Second).String())
+		b.log.Info(f.over, append(also, "after", b.o.Now().Sub(f.since).Round(time.Second).String())...)
 	}
 	f.err = err
 }
@@ -317,12 +376,12 @@ func (b *Books) Close(ctx context.Context) error {
 		return nil
 	}
 	b.closed = true
-	for _, frame := range b.open {
-		_, admitted, err := decode(frame[frameHead:])
+	for _, a := range b.open {
+		_, r, err := decode(a.frame[frameHead:])
 		if err != nil {
 			panic("usage: an open admission cannot be read: " + err.Error()) // this process wrote it into its own memory
 		}
-		row := interruptedRecord(admitted.Admission)
+		row := interruptedRecord(r.Admission, a.passed)
 		b.frame = appendEnd(b.frame[:0], &row)
 		b.queue.add(b.frame)
 	}
@@ -331,15 +390,30 @@ func (b *Books) Close(ctx context.Context) error {
 	err := b.drain(ctx)
 	b.stop()
 	b.running.Wait()
+	left := b.saveLeft(err)
 	syncErr := b.sync(math.MaxInt64)
 	b.syncMu.Lock()
 	defer b.syncMu.Unlock()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err != nil {
-		err = fmt.Errorf("%d rows stay in the journal for the next start: %w", b.queue.rows, err)
+	return errors.Join(left, syncErr, b.journal.close(err == nil), b.lock.Close())
+}
+
+// saveLeft sees to it that what the store did not take is in the journal, and says what becomes of it.
+func (b *Books) saveLeft(err error) error {
+	if err == nil {
+		return nil
 	}
-	return errors.Join(err, syncErr, b.journal.close(err == nil), b.lock.Close())
+	b.syncMu.Lock()
+	defer b.syncMu.Unlock()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.journal.missing > 0 {
+		if disk := b.rewriteLocked(); disk != nil {
+			return fmt.Errorf("of %d rows that are not in the database, %d or fewer are lost, for the journal takes nothing either: %w", b.queue.rows, b.journal.missing, errors.Join(err, disk))
+		}
+	}
+	return fmt.Errorf("%d rows stay in the journal for the next start: %w", b.queue.rows, err)
 }
 
 // drain flushes until that succeeds or ctx is done.

@@ -66,7 +66,7 @@ func TestRowsReachTheStore(t *testing.T) {
 	if left := segments(t, dir); len(left) != 0 {
 		t.Errorf("Close left %v", left)
 	}
-	wantCode(t, b.Admit(admission("d")), api.CodeStopping)
+	wantCode(t, b.Admit(admission("d"), true), api.CodeStopping)
 	wantCode(t, b.End(record("c")), api.CodeStopping)
 	wantCode(t, b.Flush(t.Context()), api.CodeStopping)
 }
@@ -174,23 +174,67 @@ func TestCommitWhoseAnswerIsLost(t *testing.T) {
 	wantTotal(t, st, 20)
 }
 
+// The bound of rows and that of bytes are one: strict keys are refused there, and the rest is served and counted as lost.
 func TestBooksAreBounded(t *testing.T) {
-	l := ledger{fail: errDown}
-	var log logBuffer
-	o := still
-	o.MaxPending = 3
-	b := openLedger(t, t.TempDir(), &l, &log, o)
-	mustAdmit(t, b, "a", "b", "c")
-	mustEnd(t, b, "a", "b")
-	e := wantCode(t, b.Admit(admission("d")), api.CodeUnavailable)
-	if !strings.HasPrefix(e.Message, "the books are full") || e.RetryAfter == 0 {
-		t.Errorf("%q, RetryAfter %v", e.Message, e.RetryAfter)
+	one := int64(len(appendAdmit(nil, admission("a0000"))) + len(appendEnd(nil, record("a0000"))))
+	for name, bound := range map[string]func(*Options){
+		"rows":  func(o *Options) { o.MaxPending = 24 },
+		"bytes": func(o *Options) { o.MaxBytes = 24 * one },
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := ledger{fail: errDown}
+			var log logBuffer
+			o := still
+			bound(&o)
+			b := openLedger(t, t.TempDir(), &l, &log, o)
+			all := ids("a", 24)
+			mustAdmit(t, b, all[:23]...)
+			mustEnd(t, b, all[:23]...)
+			mustAdmit(t, b, all[23])
+			if name == "bytes" {
+				mustEnd(t, b, all[23])
+			}
+			e := wantCode(t, b.Admit(admission("d"), true), api.CodeUnavailable)
+			if !strings.HasPrefix(e.Message, "the books are full") || e.RetryAfter == 0 {
+				t.Errorf("%q, RetryAfter %v", e.Message, e.RetryAfter)
+			}
+			for _, id := range ids("lost", 100) {
+				if err := b.Admit(admission(id), false); err != nil {
+					t.Fatal(err)
+				}
+				mustEnd(t, b, id)
+			}
+			if name == "rows" {
+				mustEnd(t, b, all[23]) // what was admitted can always end
+			}
+			if err := b.Flush(t.Context()); !errors.Is(err, errDown) {
+				t.Fatalf("Flush: %v", err)
+			}
+			if d := b.Depth(); d.Lost != 100 || d.FullSince == nil || d.Waiting != 24 || d.JournalBytes > o.withDefaults().MaxBytes+one {
+				t.Errorf("depth %+v", d)
+			}
+			if n := log.count("the books are full"); n != 1 {
+				t.Errorf("logged %d times: %s", n, log.buf.String())
+			}
+			l.setFail(nil)
+			mustFlush(t, b)
+			b.tidyJournal() // the cut that makes room for bytes
+			mustAdmit(t, b, "d")
+			wantOutcomes(t, &l, 24, 0)
+			if d := b.Depth(); d.Lost != 100 || d.FullSince != nil || log.count("the books have room again\" \"lost since the start\"=100") != 1 {
+				t.Errorf("depth %+v, log %s", d, log.buf.String())
+			}
+			counted := int64(0)
+			for tally, n := range l.tallies {
+				if tally.What == lostTally {
+					counted += n
+				}
+			}
+			if counted != 100 {
+				t.Errorf("%d lost requests are counted in the store", counted)
+			}
+		})
 	}
-	mustEnd(t, b, "c") // what was admitted can always end
-	l.setFail(nil)
-	mustFlush(t, b)
-	mustAdmit(t, b, "d")
-	wantOutcomes(t, &l, 3, 0)
 }
 
 func TestSecondProcessIsRefused(t *testing.T) {
@@ -231,32 +275,112 @@ func TestCloseWithoutAStoreKeepsTheJournal(t *testing.T) {
 	wantOutcomes(t, &l, 1, 1)
 }
 
+// A disk that takes nothing refuses strict keys; the rows of others wait in memory, and are journalled when it takes them.
 func TestFullDisk(t *testing.T) {
 	dir := t.TempDir()
-	var l ledger
+	l := ledger{fail: errDown}
 	var log logBuffer
 	b := openLedger(t, dir, &l, &log, still)
 	mustAdmit(t, b, "a", "b")
+	b.Passed("b", 3)
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer full.Close()
-	good := b.journal.segments[0].file
+	b.journal.segments[0].file.Close()
 	b.journal.segments[0].file = full
 	for range 3 {
-		wantCode(t, b.Admit(admission("c")), api.CodeUnavailable)
+		wantCode(t, b.Admit(admission("c"), true), api.CodeUnavailable)
 	}
-	wantCode(t, b.End(record("a")), api.CodeUnavailable)
-	if d := b.Depth(); d.Open != 1 || d.Waiting != 1 || d.JournalError == "" {
+	mustEnd(t, b, "a")
+	for _, id := range []string{"d", "e"} {
+		if err := b.Admit(admission(id), false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustEnd(t, b, "d")
+	if d := b.Depth(); d.Open != 2 || d.Waiting != 2 || d.JournalError == "" || d.Unwritten == 0 || d.Lost != 0 {
 		t.Errorf("depth %+v", d)
 	}
+	later(b)
+	b.tidyJournal() // to a file beside the full one
+	mustAdmit(t, b, "c")
+	if d := b.Depth(); d.JournalError != "" || d.Unwritten != 0 || log.count("the journal cannot be written") != 1 || log.count("written again") != 1 {
+		t.Errorf("depth %+v, not logged once each: %s", d, log.buf.String())
+	}
+	abandon(b)
+	l.setFail(nil)
+	openLedger(t, dir, &l, &log, still)
+	wantOutcomes(t, &l, 2, 3)
+	if r := l.rows["b"]; r.CompletionTokens != 3 {
+		t.Errorf("interrupted row %+v", r)
+	}
+}
+
+// later makes what failed due to be tried again.
+func later(b *Books) {
+	b.mu.Lock()
+	b.journal.again = time.Time{}
+	b.mu.Unlock()
+}
+
+// A fsync that succeeds after one that failed proves nothing of what was written before: all of it is written anew.
+func TestAFailedFsyncIsNotForgotten(t *testing.T) {
+	dir := t.TempDir()
+	l := ledger{fail: errDown}
+	var log logBuffer
+	b := openLedger(t, dir, &l, &log, still)
+	mustAdmit(t, b, "a", "b")
+	mustEnd(t, b, "a")
+	reader, writer, err := os.Pipe() // takes writes and knows no fsync
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	defer writer.Close()
+	good := b.journal.segments[0].file
+	b.journal.segments[0].file = writer
+	for range 3 {
+		b.tidyJournal()
+	}
+	if d := b.Depth(); d.JournalError == "" || log.count("cannot be synced") != 1 {
+		t.Errorf("depth %+v, log %s", d, log.buf.String())
+	}
+	if n := len(segments(t, dir)); n != 1 {
+		t.Errorf("%d segments while nothing can be synced", n)
+	}
 	b.journal.segments[0].file = good
-	mustEnd(t, b, "b")
-	mustFlush(t, b)
-	wantOutcomes(t, &l, 2, 0)
-	if b.Depth().JournalError != "" || log.count("the journal cannot be written") != 1 || log.count("written again") != 1 {
-		t.Errorf("not logged once each: %s", log.buf.String())
+	b.tidyJournal()
+	left := segments(t, dir)
+	if len(left) != 1 || !strings.HasSuffix(left[0], "2"+segmentSuffix) || b.Depth().JournalError != "" || log.count("is synced again") != 1 {
+		t.Errorf("segments %v, log %s", left, log.buf.String())
+	}
+	abandon(b)
+	l.setFail(nil)
+	openLedger(t, dir, &l, &log, still)
+	wantOutcomes(t, &l, 1, 1)
+}
+
+// What a stop can leave nowhere is said.
+func TestCloseOnAFullDisk(t *testing.T) {
+	l := ledger{fail: errDown}
+	b := openLedger(t, t.TempDir(), &l, &logBuffer{}, still)
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.journal.segments[0].file.Close()
+	b.journal.segments[0].file = full
+	if err := b.Admit(admission("a"), false); err != nil {
+		t.Fatal(err)
+	}
+	mustEnd(t, b, "a")
+	b.journal.dir += "/gone"
+	ctx, stop := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer stop()
+	if err := b.Close(ctx); err == nil || !strings.Contains(err.Error(), "of 1 rows that are not in the database") {
+		t.Errorf("Close: %v", err)
 	}
 }
 
@@ -305,11 +429,13 @@ func TestWriteThatStopsHalfWay(t *testing.T) {
 	b.journal.segments[0].file = writer
 	long := admission(strings.Repeat("x", maxText))
 	long.Model, long.Alias, long.Endpoint, long.Backend, long.Class, long.ClientAddr = long.ID, long.ID, long.ID, long.ID, long.ID, long.ID
-	wantCode(t, b.Admit(long), api.CodeUnavailable)
+	wantCode(t, b.Admit(long, true), api.CodeUnavailable)
 	b.journal.segments[0].file = good
+	later(b)
+	b.tidyJournal()
 	mustEnd(t, b, "a")
-	if n := len(segments(t, dir)); n != 2 {
-		t.Errorf("%d segments, want a new one behind the piece", n)
+	if left := segments(t, dir); len(left) != 1 || !strings.HasSuffix(left[0], "2"+segmentSuffix) {
+		t.Errorf("segments %v, want a new one in place of that with the piece", left)
 	}
 }
 
@@ -332,7 +458,7 @@ func TestSyncAlways(t *testing.T) {
 	defer reader.Close()
 	defer writer.Close()
 	b.journal.segments[0].file = writer
-	wantCode(t, b.Admit(admission("b")), api.CodeUnavailable)
+	wantCode(t, b.Admit(admission("b"), true), api.CodeUnavailable)
 	if d := b.Depth(); d.Open != 0 || d.JournalError == "" {
 		t.Errorf("depth %+v", d)
 	}
@@ -362,7 +488,7 @@ func TestPathDoesNotAllocate(t *testing.T) {
 	b := openLedger(t, t.TempDir(), &ledger{}, &logBuffer{}, still)
 	r := record("a")
 	allocs := testing.AllocsPerRun(2000, func() {
-		if b.Admit(&r.Admission) != nil || b.End(r) != nil {
+		if b.Admit(&r.Admission, true) != nil || b.End(r) != nil {
 			t.Error("refused")
 		}
 	})
@@ -427,7 +553,7 @@ func TestHammer(t *testing.T) {
 					for _, id := range ids(fmt.Sprint(worker, "-"), each) {
 						r := record(id)
 						r.Key = fmt.Sprint("worker", worker)
-						if err := b.Admit(&r.Admission); err != nil {
+						if err := b.Admit(&r.Admission, true); err != nil {
 							t.Error(err)
 						}
 						b.Tally(r.Key, "metadata")
@@ -465,7 +591,7 @@ func BenchmarkAdmitEnd(b *testing.B) {
 	r := record("0123456789abcdefghij")
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := books.Admit(&r.Admission); err != nil {
+		if err := books.Admit(&r.Admission, true); err != nil {
 			b.Fatal(err)
 		}
 		if err := books.End(r); err != nil {

@@ -19,6 +19,7 @@ const (
 	version    = 1
 	kindAdmit  = 'A'
 	kindEnd    = 'E'
+	kindPassed = 'P'
 	frameHead  = 8
 	maxPayload = 16 << 10
 	// maxText bounds a text field, so that a row's memory is bounded; the longest model name has 593 bytes.
@@ -53,6 +54,7 @@ func appendAdmit(b []byte, a *api.Admission) []byte {
 	}
 	b = binary.AppendUvarint(b, flags)
 	b = appendAdmission(b, a)
+	b = binary.AppendVarint(b, a.OutputEstimate)
 	return seal(b, at)
 }
 
@@ -91,6 +93,19 @@ func appendEnd(b []byte, r *api.Record) []byte {
 			b = binary.AppendVarint(b, int64(*d))
 		}
 	}
+	// What stands from here on is not in journals of before it was added: at the end of a payload, and in this order.
+	b = binary.AppendVarint(b, int64(r.GPU))
+	b = binary.AppendVarint(b, r.Reserved)
+	return seal(b, at)
+}
+
+// appendPassed encodes that n pieces of the answer to id may have reached the client.
+func appendPassed(b []byte, id string, n int64) []byte {
+	at := len(b)
+	b = append(b, make([]byte, frameHead)...)
+	b = append(b, version, kindPassed)
+	b = binary.AppendVarint(b, n)
+	b = appendText(b, id)
 	return seal(b, at)
 }
 
@@ -157,26 +172,22 @@ func allZero(b []byte) bool {
 	return true
 }
 
-// decode reads a payload. Of an admission, only the Admission part of r is filled. Bytes after the known fields are left
+// decode reads a payload. Of an admission, only the Admission part of r is filled, and of what has passed the id and
+// CompletionTokens. Bytes after the known fields are left
 // alone: a later version may append fields under the same version byte.
 func decode(payload []byte) (kind byte, r api.Record, err error) {
 	if payload[0] != version {
 		return 0, r, fmt.Errorf("%w: version %d is not known to this program", errDamaged, payload[0])
 	}
 	kind = payload[1]
-	if kind != kindAdmit && kind != kindEnd {
+	if kind != kindAdmit && kind != kindEnd && kind != kindPassed {
 		return 0, r, fmt.Errorf("%w: kind %q is not known to this program", errDamaged, kind)
 	}
 	d := decoder{b: payload[2:]}
-	flags := d.unsigned()
-	r.Streamed = flags&flagStreamed != 0
-	r.At = time.UnixMilli(d.number()).UTC()
-	r.PromptEstimate = d.number()
-	for _, s := range [...]*string{&r.ID, &r.ClientRequestID, &r.Key, &r.Model, &r.Alias, &r.Endpoint, &r.Backend, &r.Class, &r.ClientAddr} {
-		*s = d.text()
-	}
-	if kind == kindEnd {
-		d.end(&r, flags)
+	if kind == kindPassed {
+		r.CompletionTokens, r.ID = d.number(), d.text()
+	} else {
+		d.record(&r, kind)
 	}
 	if d.short {
 		return 0, r, fmt.Errorf("%w: a field is cut off", errDamaged)
@@ -188,6 +199,21 @@ func decode(payload []byte) (kind byte, r api.Record, err error) {
 type decoder struct {
 	b     []byte
 	short bool
+}
+
+func (d *decoder) record(r *api.Record, kind byte) {
+	flags := d.unsigned()
+	r.Streamed = flags&flagStreamed != 0
+	r.At = time.UnixMilli(d.number()).UTC()
+	r.PromptEstimate = d.number()
+	for _, s := range [...]*string{&r.ID, &r.ClientRequestID, &r.Key, &r.Model, &r.Alias, &r.Endpoint, &r.Backend, &r.Class, &r.ClientAddr} {
+		*s = d.text()
+	}
+	if kind == kindEnd {
+		d.end(r, flags)
+	} else {
+		r.OutputEstimate = d.later(0)
+	}
 }
 
 func (d *decoder) end(r *api.Record, flags uint64) {
@@ -212,6 +238,16 @@ func (d *decoder) end(r *api.Record, flags uint64) {
 			*f.d = &v
 		}
 	}
+	r.GPU = time.Duration(d.later(-1))
+	r.Reserved = d.later(0)
+}
+
+// later reads a field that earlier versions did not write; otherwise is what it is then.
+func (d *decoder) later(otherwise int64) int64 {
+	if len(d.b) == 0 {
+		return otherwise
+	}
+	return d.number()
 }
 
 func (d *decoder) unsigned() uint64 {

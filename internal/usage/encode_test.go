@@ -1,6 +1,7 @@
 package usage
 
 import (
+	"encoding/binary"
 	"errors"
 	"reflect"
 	"strings"
@@ -20,11 +21,11 @@ func anyRecord(t *rapid.T) api.Record {
 			ID: text.Draw(t, "id"), ClientRequestID: text.Draw(t, "cid"), At: time.UnixMilli(rapid.Int64Range(-1<<40, 1<<45).Draw(t, "at")).UTC(),
 			Key: text.Draw(t, "key"), Model: text.Draw(t, "model"), Alias: text.Draw(t, "alias"), Endpoint: text.Draw(t, "ep"),
 			Backend: text.Draw(t, "be"), Class: text.Draw(t, "class"), Streamed: rapid.Bool().Draw(t, "st"),
-			ClientAddr: text.Draw(t, "addr"), PromptEstimate: rapid.Int64().Draw(t, "pe"),
+			ClientAddr: text.Draw(t, "addr"), PromptEstimate: rapid.Int64().Draw(t, "pe"), OutputEstimate: rapid.Int64().Draw(t, "oe"),
 		},
 		Outcome: api.Outcome(text.Draw(t, "out")), Status: rapid.IntRange(0, 599).Draw(t, "status"), ErrorCode: api.Code(text.Draw(t, "err")),
 		PromptTokens: rapid.Int64().Draw(t, "pt"), CompletionTokens: rapid.Int64().Draw(t, "ct"), Estimated: rapid.Bool().Draw(t, "est"),
-		FirstByte: duration.Draw(t, "ttfb"), Total: duration.Draw(t, "total"), Slot: duration.Draw(t, "slot"),
+		FirstByte: duration.Draw(t, "ttfb"), Total: duration.Draw(t, "total"), Slot: duration.Draw(t, "slot"), GPU: duration.Draw(t, "gpu"), Reserved: rapid.Int64().Draw(t, "reserved"),
 		OllamaTotal: maybe.Draw(t, "ot"), OllamaLoad: maybe.Draw(t, "ol"), OllamaPromptEval: maybe.Draw(t, "op"), OllamaEval: maybe.Draw(t, "oe"),
 		BytesIn: rapid.Int64().Draw(t, "bi"), BytesOut: rapid.Int64().Draw(t, "bo"),
 	}
@@ -32,7 +33,7 @@ func anyRecord(t *rapid.T) api.Record {
 
 func TestWhatIsWrittenIsRead(t *testing.T) {
 	// A field that is added to a noun must be added here, or it never reaches the store.
-	if a, r := reflect.TypeFor[api.Admission]().NumField(), reflect.TypeFor[api.Record]().NumField(); a != 12 || r != 16 {
+	if a, r := reflect.TypeFor[api.Admission]().NumField(), reflect.TypeFor[api.Record]().NumField(); a != 13 || r != 18 {
 		t.Fatalf("Admission has %d fields and Record %d: encode the new ones", a, r)
 	}
 	rapid.Check(t, func(t *rapid.T) {
@@ -52,6 +53,7 @@ func TestWhatIsWrittenIsRead(t *testing.T) {
 			t.Fatal(err)
 		}
 		kind, got, err = decode(payload)
+		want.OutputEstimate = 0 // of an admission alone
 		if err != nil || kind != kindEnd || !reflect.DeepEqual(got, want) {
 			t.Fatalf("record %+v, %v, want %+v", got, err, want)
 		}
@@ -68,8 +70,21 @@ func TestAnyBytesAreReadWithoutPanic(t *testing.T) {
 }
 
 func TestCutFieldIsDamage(t *testing.T) {
-	whole := appendEnd(nil, record("a"))[frameHead:]
+	r := record("a")
+	r.GPU, r.Reserved = 1<<40, 1<<40
+	whole := appendEnd(nil, r)[frameHead:]
+	// What was added later may be missing as a whole: journals of before have it not.
+	before := len(whole) - len(binary.AppendVarint(binary.AppendVarint(nil, int64(r.GPU)), r.Reserved))
 	for n := 2; n < len(whole); n++ {
+		if n == before {
+			if _, old, err := decode(whole[:n]); err != nil || old.BytesOut != 4096 || old.GPU != -1 || old.Reserved != 0 {
+				t.Fatalf("of a journal of before: %+v, %v", old, err)
+			}
+			continue
+		}
+		if n == before+len(binary.AppendVarint(nil, int64(r.GPU))) {
+			continue // it has the first of them
+		}
 		if _, _, err := decode(whole[:n]); !errors.Is(err, errDamaged) {
 			t.Fatalf("%d of %d bytes: %v", n, len(whole), err)
 		}

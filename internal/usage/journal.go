@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,6 +23,9 @@ type journal struct {
 	synced   int64      // frames known to be on the disk
 	named    int64      // highest segment whose directory entry is known to be on the disk
 	broken   bool       // the last segment ends in a piece of a frame
+	doubted  bool       // an fsync has failed, so that what was written may never have reached the disk
+	missing  int        // frames that are in memory alone; while there are any, nothing is written but all of it (rewriteLocked)
+	again    time.Time  // when what failed is tried again
 }
 
 type segment struct {
@@ -38,17 +42,13 @@ const segmentSuffix = ".journal"
 
 func journalDir(dataDir string) string { return filepath.Join(dataDir, "journal") }
 
-// rotate begins the next segment with the open admissions, so that the older ones are needed only for what ended in them.
-// ended is the number of rows that ended so far.
-func (j *journal) rotate(open map[string][]byte, ended int64, now time.Time) error {
+// rotate begins the next segment with head. ended is the number of rows that ended so far, before how many of them are certainly
+// not in head.
+func (j *journal) rotate(head []byte, before, ended int64, now time.Time) error {
 	path := filepath.Join(j.dir, fmt.Sprintf("%016d%s", j.last+1, segmentSuffix))
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
-	}
-	var head []byte
-	for _, frame := range open {
-		head = append(head, frame...)
 	}
 	if _, err := f.Write(head); err != nil {
 		return errors.Join(err, f.Close(), os.Remove(path))
@@ -57,7 +57,7 @@ func (j *journal) rotate(open map[string][]byte, ended int64, now time.Time) err
 		j.segments[n-1].ended = ended
 	}
 	size := int64(len(head))
-	j.segments = append(j.segments, &segment{file: f, path: path, size: size, head: size, since: now, before: ended})
+	j.segments = append(j.segments, &segment{file: f, path: path, size: size, head: size, since: now, before: before})
 	j.last++
 	j.seq++
 	j.broken = false
@@ -87,7 +87,7 @@ func (j *journal) bytes() (n int64) {
 // due says whether a new segment would let older ones go, or this one is long.
 func (j *journal) due(o *Options, committed int64, now time.Time) bool {
 	s := j.segments[len(j.segments)-1]
-	return s.size-s.head > o.SegmentBytes || committed > s.before && now.Sub(s.since) >= o.RotateEvery
+	return s.size-s.head > o.SegmentBytes || committed > s.before && (now.Sub(s.since) >= o.RotateEvery || j.bytes() > o.MaxBytes/2)
 }
 
 // close closes all files and, when all their rows are in the store, removes them.
@@ -120,22 +120,116 @@ func (b *Books) keepJournal(ctx context.Context) {
 }
 
 func (b *Books) tidyJournal() {
-	b.mu.Lock()
-	if b.journal.due(&b.o, b.queue.committed, b.o.Now()) {
-		b.writing.set(b, b.rotateLocked())
-	}
-	seq := b.journal.seq
-	b.mu.Unlock()
+	seq := b.turnJournal()
 	// A segment goes only after its successor, with the admissions still open, is on the disk.
 	if b.sync(seq) == nil {
 		b.removeBooked()
 	}
 }
 
+// turnJournal begins a new segment where that is due, or was owed. It returns what is to be synced.
+func (b *Books) turnJournal() (seq int64) {
+	b.syncMu.Lock()
+	defer b.syncMu.Unlock()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := b.o.Now()
+	if now.Before(b.journal.again) {
+		return b.journal.seq
+	}
+	switch {
+	case b.journal.missing > 0:
+		b.writing.set(b, b.rewriteLocked())
+	case b.journal.due(&b.o, b.queue.committed, now):
+		b.turning.set(b, b.rotateLocked())
+	}
+	if b.writing.err != nil || b.turning.err != nil {
+		b.journal.again = now.Add(firstRetry)
+	}
+	return b.journal.seq
+}
+
+// appendLocked writes one frame. After a write that could not be undone it first begins a new segment, because what stands
+// behind a broken frame is read by search alone. After one that failed, nothing is written until all that is missing is.
+func (b *Books) appendLocked(frame []byte) error {
+	if b.journal.missing > 0 {
+		b.journal.missing++
+		return b.writing.err
+	}
+	var err error
+	if b.journal.broken {
+		err = b.rotateLocked()
+	}
+	if err == nil {
+		err = b.journal.append(frame)
+	}
+	if b.writing.set(b, err); err != nil {
+		b.journal.missing, b.journal.again = 1, b.o.Now().Add(firstRetry)
+	}
+	return err
+}
+
+// rotateLocked begins the next segment with what is open, so that the older ones are needed only for what ended in them.
+func (b *Books) rotateLocked() error {
+	return b.journal.rotate(b.openLocked(), b.queue.ended, b.queue.ended, b.o.Now())
+}
+
+// rewriteLocked begins the next segment with all that is open or waits for the store, so that the older ones are not needed at
+// all. The caller holds syncMu too: it closes them.
+func (b *Books) rewriteLocked() error {
+	head := b.openLocked()
+	for _, batch := range b.queue.batches {
+		head = append(head, batch.frames...)
+	}
+	older := b.journal.segments
+	if err := b.journal.rotate(head, b.queue.committed, b.queue.ended, b.o.Now()); err != nil {
+		return err
+	}
+	for _, s := range older {
+		if s.file != nil {
+			s.file.Close()
+			s.file = nil
+		}
+		s.ended = 0
+	}
+	b.journal.missing, b.journal.doubted = 0, false
+	return nil
+}
+
+func (b *Books) openLocked() (frames []byte) {
+	for id, a := range b.open {
+		frames = append(frames, a.frame...)
+		if a.passed > 0 {
+			frames = appendPassed(frames, id, a.passed)
+		}
+	}
+	return frames
+}
+
 // sync returns when the frames up to seq are on the disk. Those who wait together share one fsync.
 func (b *Books) sync(seq int64) error {
 	b.syncMu.Lock()
 	defer b.syncMu.Unlock()
+	err := b.syncHeld(seq)
+	b.mu.Lock()
+	doubted := b.journal.doubted
+	if err == nil && doubted {
+		err = b.rewriteLocked()
+	}
+	b.mu.Unlock()
+	if err == nil && doubted {
+		err = b.syncHeld(math.MaxInt64)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	// Linux tells of a failed write-back once and then takes the pages for clean: an fsync that succeeds afterwards says nothing
+	// of what was written before (lwn.net/Articles/752063).
+	b.journal.doubted = err != nil
+	b.syncing.set(b, err)
+	return err
+}
+
+func (b *Books) syncHeld(seq int64) error {
 	b.mu.Lock()
 	var behind []*segment
 	for _, s := range b.journal.segments {
@@ -144,7 +238,7 @@ func (b *Books) sync(seq int64) error {
 		}
 	}
 	upTo, last, named := b.journal.seq, b.journal.last, b.journal.named
-	done := b.journal.synced >= seq || len(behind) == 0
+	done := b.journal.synced >= seq && !b.journal.doubted || len(behind) == 0
 	b.mu.Unlock()
 	if done {
 		return nil
@@ -154,7 +248,7 @@ func (b *Books) sync(seq int64) error {
 
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.syncing.set(b, err); err != nil {
+	if err != nil {
 		return err
 	}
 	b.journal.synced, b.journal.named = upTo, last

@@ -13,30 +13,42 @@ import (
 // damagedSuffix replaces a segment's suffix when a part of it could not be read: the file is kept for a person to look at.
 const damagedSuffix = ".damaged"
 
+// Found is what a start found in the journal of the run before.
+type Found struct {
+	Rows         int   `json:"rows"`          // that were not in the store yet
+	Interrupted  int   `json:"interrupted"`   // of requests whose end is not in the journal
+	TornBytes    int64 `json:"torn_bytes"`    // unreadable at the end of a file, as a kill or a power cut leaves it
+	Damaged      int   `json:"damaged"`       // places that cannot be read and are no torn end
+	DamagedBytes int64 `json:"damaged_bytes"` // in those places
+}
+
 // replay moves what the journal holds into the store and removes it. It returns the highest segment number in use. Rows that
 // reached the store before, or in an earlier try, are there under their ids and are not counted twice.
 func (b *Books) replay(ctx context.Context, dir string) (last int64, err error) {
-	found, last, err := findSegments(dir)
-	if err != nil || len(found) == 0 {
+	segments, last, err := findSegments(dir)
+	if err != nil || len(segments) == 0 {
 		return last, err
 	}
-	r := replayer{books: b, ctx: ctx, open: make(map[string]api.Record)}
+	r := replayer{books: b, ctx: ctx, open: make(map[string]api.Record), found: &b.found}
 	damaged := make(map[string]bool)
-	for _, s := range found {
-		whole, err := r.segment(s.path)
-		if err != nil {
+	for _, s := range segments {
+		before := b.found.Damaged
+		if err := r.segment(s.path); err != nil {
 			return last, err
 		}
-		damaged[s.path] = !whole
+		damaged[s.path] = b.found.Damaged > before
 	}
-	ended, interrupted, err := r.finish()
-	if err != nil {
+	if err := r.finish(); err != nil {
 		return last, err
 	}
-	if ended+interrupted > 0 {
-		b.log.Info("the journal of the last run was booked", "rows", ended, "interrupted", interrupted)
+	if n := b.found; n.Rows+n.Interrupted > 0 {
+		b.log.Info("the journal of the last run was booked", "rows", n.Rows, "interrupted", n.Interrupted)
 	}
-	for _, s := range found {
+	if n := b.found; n.Damaged > 0 {
+		b.log.Error("parts of the journal are damaged: requests that stand in them alone are lost; the files are kept beside the journal as *"+damagedSuffix+": look at the disk, then delete them",
+			"places", n.Damaged, "bytes", n.DamagedBytes)
+	}
+	for _, s := range segments {
 		if damaged[s.path] {
 			err = os.Rename(s.path, strings.TrimSuffix(s.path, segmentSuffix)+damagedSuffix)
 		} else {
@@ -56,36 +68,78 @@ type replayer struct {
 	open   map[string]api.Record // admissions whose end was not read
 	rows   []api.Record
 	booked int
+	found  *Found
 }
 
-// segment reads one file up to its first unreadable byte. It says whether all of it was read but for a torn tail.
-func (r *replayer) segment(path string) (whole bool, err error) {
+// segment reads one file. Behind what cannot be read it searches for the next record.
+func (r *replayer) segment(path string) error {
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return false, err
+		return err
 	}
 	for rest := data; len(rest) > 0; {
-		payload, next, err := nextFrame(rest)
-		var kind byte
-		var record api.Record
-		if err == nil {
-			kind, record, err = decode(payload)
-		}
+		kind, record, next, err := readFrame(rest)
 		if err != nil {
-			r.books.log.Warn("the end of a journal file cannot be read", "file", path, "at", len(data)-len(rest), "bytes dropped", len(rest), "error", err)
-			return errors.Is(err, errTorn), nil
-		}
-		rest = next
-		if kind == kindAdmit {
-			r.open[record.ID] = record
+			gap := nextReadable(rest)
+			r.unreadable(path, len(data)-len(rest), gap, len(rest), err)
+			rest = rest[gap:]
 			continue
 		}
-		delete(r.open, record.ID)
-		if err := r.book(record); err != nil {
-			return false, err
+		rest = next
+		if err := r.take(kind, record); err != nil {
+			return err
 		}
 	}
-	return true, nil
+	return nil
+}
+
+func readFrame(b []byte) (kind byte, record api.Record, rest []byte, err error) {
+	payload, rest, err := nextFrame(b)
+	if err == nil {
+		kind, record, err = decode(payload)
+	}
+	return kind, record, rest, err
+}
+
+// nextReadable is how many bytes stand before the next readable record, or all there are.
+func nextReadable(b []byte) int {
+	for at := 1; at+frameHead+1 < len(b); at++ {
+		if b[at+frameHead] != version { // most places are none: this is cheap
+			continue
+		}
+		if _, _, _, err := readFrame(b[at:]); err == nil {
+			return at
+		}
+	}
+	return len(b)
+}
+
+// unreadable tells of gap bytes at a place of a file, which has left bytes from there on.
+func (r *replayer) unreadable(path string, at, gap, left int, err error) {
+	if gap == left && errors.Is(err, errTorn) {
+		r.found.TornBytes += int64(gap)
+		r.books.log.Warn("the end of a journal file cannot be read, as a kill or a power cut leaves it", "file", path, "at", at, "bytes dropped", gap, "error", err)
+		return
+	}
+	r.found.Damaged++
+	r.found.DamagedBytes += int64(gap)
+	r.books.log.Error("a part of a journal file cannot be read", "file", path, "at", at, "bytes dropped", gap, "error", err)
+}
+
+func (r *replayer) take(kind byte, record api.Record) error {
+	switch kind {
+	case kindAdmit:
+		r.open[record.ID] = record
+	case kindPassed:
+		if a, ok := r.open[record.ID]; ok {
+			a.CompletionTokens = record.CompletionTokens
+			r.open[record.ID] = a
+		}
+	case kindEnd:
+		delete(r.open, record.ID)
+		return r.book(record)
+	}
+	return nil
 }
 
 func (r *replayer) book(record api.Record) error {
@@ -106,30 +160,33 @@ func (r *replayer) commit() error {
 	return err
 }
 
-// finish books what never ended. It returns how many rows were new to the store.
-func (r *replayer) finish() (ended, interrupted int, err error) {
+// finish books what never ended.
+func (r *replayer) finish() error {
 	if err := r.commit(); err != nil {
-		return 0, 0, err
+		return err
 	}
-	ended = r.booked
+	r.found.Rows = r.booked
 	left := make([]api.Record, 0, len(r.open))
 	for _, record := range r.open {
-		left = append(left, interruptedRecord(record.Admission))
+		left = append(left, interruptedRecord(record.Admission, record.CompletionTokens))
 	}
 	slices.SortFunc(left, func(a, b api.Record) int { return a.At.Compare(b.At) })
 	for _, record := range left {
 		if err := r.book(record); err != nil {
-			return 0, 0, err
+			return err
 		}
 	}
-	err = r.commit()
-	return ended, r.booked - ended, err
+	err := r.commit()
+	r.found.Interrupted = r.booked - r.found.Rows
+	return err
 }
 
-// interruptedRecord is the row of a request that was admitted and whose end nobody saw. What it used is an estimate.
-func interruptedRecord(a api.Admission) api.Record {
+// interruptedRecord is the row of a request that was admitted and whose end nobody saw. What it used is an estimate: its prompt's,
+// and what may have passed.
+func interruptedRecord(a api.Admission, passed int64) api.Record {
 	return api.Record{
 		Admission: a, Outcome: api.OutcomeInterrupted, ErrorCode: api.CodeInterrupted,
-		PromptTokens: a.PromptEstimate, Estimated: true,
+		PromptTokens: a.PromptEstimate, CompletionTokens: passed, Estimated: true,
+		GPU: -1, Reserved: a.PromptEstimate + max(a.OutputEstimate, passed),
 	}
 }

@@ -116,9 +116,13 @@ func TestDamageInTheMiddle(t *testing.T) {
 			var l ledger
 			var log logBuffer
 			b := openLedger(t, dir, &l, &log, still)
-			wantOutcomes(t, &l, 0, 3) // the ends of a and b stand behind the damage
-			if log.count("cannot be read") != 1 {
+			wantOutcomes(t, &l, 1, 2) // the end of a is damaged; that of b stands behind
+			if log.count("a part of a journal file cannot be read") != 1 || log.count("parts of the journal are damaged") != 1 {
 				t.Errorf("log: %s", log.buf.String())
+			}
+			end := int64(len(appendEnd(nil, record("a"))))
+			if f := b.Depth().Found; f.Rows != 1 || f.Interrupted != 2 || f.Damaged != 1 || f.DamagedBytes != end || f.TornBytes != 0 {
+				t.Errorf("found %+v", f)
 			}
 			kept, err := os.ReadFile(strings.TrimSuffix(path, segmentSuffix) + damagedSuffix)
 			if err != nil || len(kept) != len(data) {
@@ -127,8 +131,44 @@ func TestDamageInTheMiddle(t *testing.T) {
 			mustAdmit(t, b, "d")
 			abandon(b)
 			openLedger(t, dir, &l, &log, still)
-			wantOutcomes(t, &l, 0, 4)
+			wantOutcomes(t, &l, 1, 3)
 		})
+	}
+}
+
+// What stands between two damaged places is booked, and what had passed of an answer is in its interrupted row.
+func TestReplayKeepsWhatIsReadable(t *testing.T) {
+	dir := t.TempDir()
+	var l ledger
+	var log logBuffer
+	b := openLedger(t, dir, &l, &log, still)
+	mustAdmit(t, b, "a", "b", "c")
+	if ahead := b.Passed("c", 7); ahead != 7 {
+		t.Errorf("7 pieces: ahead %d", ahead)
+	}
+	if ahead := b.Passed("c", 40); ahead != 45 {
+		t.Errorf("40 pieces: ahead %d", ahead)
+	}
+	mustEnd(t, b, "a", "b")
+	abandon(b)
+	path := segments(t, dir)[0]
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[len(appendAdmit(nil, admission("a")))-1] ^= 1               // the admission of a, whose end tells all the same
+	data[len(data)-1-len(appendEnd(nil, record("b")))] ^= 1          // the end of a
+	data = append(data, appendPassed(nil, "c", 99)[:frameHead+3]...) // torn
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b = openLedger(t, dir, &l, &log, still)
+	wantOutcomes(t, &l, 1, 1) // a is lost, for both of its records are damaged
+	if r := l.rows["c"]; r.CompletionTokens != 45 || !r.Estimated || r.PromptTokens != 11 {
+		t.Errorf("interrupted row %+v", r)
+	}
+	if f := b.Depth().Found; f.Damaged != 2 || f.TornBytes != frameHead+3 {
+		t.Errorf("found %+v", f)
 	}
 }
 
@@ -167,7 +207,7 @@ func serveUntilKilled(dir string) {
 	}
 	for i := 0; ; i++ {
 		id := fmt.Sprintf("%d-%d", os.Getpid(), i)
-		if err := b.Admit(admission(id)); err != nil {
+		if err := b.Admit(admission(id), true); err != nil {
 			panic(err)
 		}
 		fmt.Println("admitted", id)

@@ -161,7 +161,7 @@ func abandon(b *Books) {
 func mustAdmit(t testing.TB, b *Books, ids ...string) {
 	t.Helper()
 	for _, id := range ids {
-		if err := b.Admit(admission(id)); err != nil {
+		if err := b.Admit(admission(id), true); err != nil {
 			t.Fatalf("Admit %s: %v", id, err)
 		}
 	}

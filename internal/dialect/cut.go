@@ -1,0 +1,196 @@
+package dialect
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// A stream that is cut because its key has nothing left ends as Ollama ends one that has reached its longest answer. What such an
+// end repeats of the answer (ids, the model, in Responses all of its text) is read as it passes.
+
+// closing is what the end of a cut stream needs to know of what came before it.
+type closing struct {
+	rec      []byte // the piece that did not pass
+	response []byte // Responses: the answer as it was described at the beginning
+	items    [][]byte
+	text     []byte // of the part that is being written, as JSON without its quotes
+}
+
+var cutFields = names("model", "created_at", "choices", "usage", "index", "response", "item", "delta", "item_id", "output_index", "content_index",
+	"sequence_number")
+
+// more asks whether a piece that has been read may pass, and keeps it as the place of the cut if not.
+func (m *Meter) more(rec []byte) bool {
+	if m.More(m.Records) {
+		m.passed(rec)
+		return true
+	}
+	m.Records--
+	m.Cut = true
+	m.closing.rec = bytes.Clone(rec)
+	return false
+}
+
+// remember keeps what the last event of Responses repeats.
+func (m *Meter) remember(event string, rec []byte) {
+	data, _ := eventData(rec)
+	value := func(name string) []byte {
+		o, _ := parsed(data)
+		if f := o.find(name); f != nil {
+			return bytes.Clone(o.value(f))
+		}
+		return nil
+	}
+	c := &m.closing
+	switch event {
+	case "response.created":
+		c.response = value("response")
+	case "response.output_item.done":
+		c.items, c.text = append(c.items, value("item")), nil
+	}
+}
+
+// passed keeps the text of an event that the client has got.
+func (m *Meter) passed(rec []byte) {
+	if m.kind != OpenAIResponses || m.event(rec) != "response.output_text.delta" {
+		return
+	}
+	data, _ := eventData(rec)
+	o, _ := parsed(data)
+	if d := o.find("delta"); d != nil && d.kind == '"' {
+		text := o.value(d)
+		m.closing.text = append(m.closing.text, text[1:len(text)-1]...)
+	}
+}
+
+// parsed is a record with the fields that a cut needs.
+func parsed(data []byte) (object, bool) {
+	r := read(data)
+	defer r.done()
+	o, err := r.object(data, cutFields)
+	return o, err == nil
+}
+
+// field is a member's value as it stands, or otherwise.
+func (o *object) field(name, otherwise string) string {
+	if m := o.find(name); m != nil {
+		return string(o.value(m))
+	}
+	return otherwise
+}
+
+// CutOff is the end of a stream that More has cut. The client is told of the prompt and of what has passed; took is how long the
+// answer was under way.
+func (m *Meter) CutOff(prompt int64, took time.Duration) []byte {
+	data := m.closing.rec
+	if m.sse {
+		data, _ = eventData(data)
+	}
+	o, _ := parsed(data) // it was read before
+	var records []string
+	switch m.kind {
+	case Generate, Chat:
+		records = []string{m.cutNative(&o, prompt, took)}
+	case OpenAIChat, OpenAICompletions:
+		records = m.cutChunks(&o, prompt)
+	case OpenAIResponses:
+		records = m.cutResponse(&o, prompt)
+	case AnthropicMessages:
+		records = m.cutMessage(&o, prompt)
+	}
+	var out []byte
+	for _, r := range records {
+		rec := []byte(r)
+		if other, changed := m.rewrite(rec); changed {
+			rec = other
+		}
+		out = append(out, rec...)
+	}
+	return out
+}
+
+func (m *Meter) cutNative(o *object, prompt int64, took time.Duration) string {
+	answer := `"response":""`
+	if m.kind == Chat {
+		answer = `"message":{"role":"assistant","content":""}`
+	}
+	return fmt.Sprintf(`{"model":%s,"created_at":%s,%s,"done":true,"done_reason":"length","total_duration":%d,"prompt_eval_count":%d,"eval_count":%d}`+"\n",
+		o.field("model", `""`), o.field("created_at", `"0001-01-01T00:00:00Z"`), answer, took.Nanoseconds(), prompt, m.Records)
+}
+
+// cutChunks are a chunk that finishes, the usage, which rewrite takes out again for who did not ask for it, and the end.
+func (m *Meter) cutChunks(o *object, prompt int64) []string {
+	chunk := func(choices, usage string) string {
+		e := edit{object: o}
+		e.put("choices", []byte(choices))
+		if usage != "" {
+			e.put("usage", []byte(usage))
+		}
+		return "data: " + string(e.bytes()) + "\n\n"
+	}
+	finish := `[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":"length"}]`
+	if m.kind == OpenAICompletions {
+		finish = `[{"text":"","index":0,"finish_reason":"length"}]`
+	}
+	usage := fmt.Sprintf(`{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d}`, prompt, m.Records, prompt+m.Records)
+	return []string{chunk(finish, ""), chunk("[]", usage), "data: [DONE]\n\n"}
+}
+
+func named(event, data string) string { return "event: " + event + "\ndata: " + data + "\n\n" }
+
+func (m *Meter) cutMessage(o *object, prompt int64) []string {
+	return []string{
+		named("content_block_stop", `{"type":"content_block_stop","index":`+o.field("index", "0")+`}`),
+		named("message_delta", fmt.Sprintf(`{"type":"message_delta","delta":{"stop_reason":"max_tokens"},"usage":{"input_tokens":%d,"output_tokens":%d}}`, prompt, m.Records)),
+		named("message_stop", `{"type":"message_stop"}`),
+	}
+}
+
+// cutResponse closes the text that was being written, if it was text, and then the answer.
+func (m *Meter) cutResponse(o *object, prompt int64) []string {
+	sequence, _ := strconv.Atoi(o.field("sequence_number", "0"))
+	var events []string
+	add := func(event, fields string) {
+		events = append(events, named(event, fmt.Sprintf(`{%s,"sequence_number":%d,"type":"%s"}`, fields, sequence, event)))
+		sequence++
+	}
+	items := slices.Clone(m.closing.items)
+	if eventName(m.closing.rec) == "response.output_text.delta" {
+		id, place := o.field("item_id", `""`), `"output_index":`+o.field("output_index", "0")
+		in := `"content_index":` + o.field("content_index", "0") + `,"item_id":` + id + `,` + place
+		text := `"text":"` + string(m.closing.text) + `"`
+		part := `{"annotations":[],"logprobs":[],` + text + `,"type":"output_text"}`
+		item := `{"content":[` + part + `],"id":` + id + `,"role":"assistant","status":"incomplete","type":"message"}`
+		add("response.output_text.done", in+`,"logprobs":[],`+text)
+		add("response.content_part.done", in+`,"part":`+part)
+		add("response.output_item.done", place+`,"item":`+item)
+		items = append(items, []byte(item))
+	}
+	response := []byte("{}")
+	if r, ok := parsedResponse(m.closing.response); ok {
+		e := edit{object: &r}
+		e.put("status", []byte(`"incomplete"`))
+		e.put("incomplete_details", []byte(`{"reason":"max_output_tokens"}`))
+		e.put("output", slices.Concat([]byte{'['}, bytes.Join(items, []byte{','}), []byte{']'}))
+		e.put("usage", fmt.Appendf(nil, `{"input_tokens":%d,"input_tokens_details":{"cached_tokens":0},"output_tokens":%d,"output_tokens_details":{"reasoning_tokens":0},"total_tokens":%d}`,
+			prompt, m.Records, prompt+m.Records))
+		response = e.bytes()
+	}
+	add("response.incomplete", `"response":`+string(response))
+	return events
+}
+
+var responseFields = names("status", "incomplete_details", "output", "usage")
+
+func parsedResponse(src []byte) (object, bool) {
+	if len(src) == 0 {
+		return object{}, false
+	}
+	r := read(src)
+	defer r.done()
+	o, err := r.object(src, responseFields)
+	return o, err == nil
+}

@@ -1,0 +1,101 @@
+package server
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"time"
+
+	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/dialect"
+)
+
+// stay is the context of a request to Ollama. It ends with the client's; where COUNT_GRACE is set and the answer streams, so much
+// later, for what is read until then says how many tokens were used. A gateway that is told to stop waits for no such answer.
+type stay struct {
+	ctx      context.Context
+	cancel   context.CancelFunc
+	stopping context.Context
+	grace    time.Duration
+	detach   []func() bool
+
+	mu      sync.Mutex
+	streams bool
+	timer   *time.Timer // set when the client has left a stream
+}
+
+func (s *stay) open(client, stopping context.Context, grace time.Duration) {
+	if s.ctx, s.stopping, s.grace = client, stopping, grace; grace <= 0 {
+		return
+	}
+	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(client))
+	stop := context.AfterFunc(client, func() {
+		if _, stopping := context.Cause(client).(*api.Error); stopping || !s.stays() {
+			s.cancel()
+		}
+	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.detach = append(s.detach, stop)
+}
+
+// begin says that the answer streams.
+func (s *stay) begin() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.streams = true
+}
+
+// stays says whether the answer of a client that has left is read on, and has it end in time.
+func (s *stay) stays() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.grace <= 0 || !s.streams || s.ctx.Err() != nil {
+		return false
+	}
+	if s.timer == nil {
+		s.timer = time.AfterFunc(s.grace, s.cancel)
+		s.detach = append(s.detach, s.timer.Stop, context.AfterFunc(s.stopping, s.cancel))
+	}
+	return true
+}
+
+// left says whether the client has left an answer that was read on.
+func (s *stay) left() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.timer != nil
+}
+
+func (s *stay) end() {
+	if s.grace <= 0 {
+		return
+	}
+	s.cancel() // and so nothing can be added to detach any more
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, stop := range s.detach {
+		stop()
+	}
+}
+
+// nobody takes what is read on for a client that has left.
+type nobody struct{ http.ResponseWriter }
+
+func (nobody) Write(p []byte) (int, error) { return len(p), nil }
+
+func (nobody) FlushError() error { return nil }
+
+// passing tells the journal how many pieces of an answer are about to reach the client.
+type passing struct {
+	*exchange
+	b *booking
+	m *dialect.Meter
+}
+
+func (p *passing) Write(text []byte) (int, error) {
+	if n := p.m.Records; n > p.b.ahead && p.b.x.route.class == inference {
+		p.b.ahead = p.b.s.Books.Passed(p.b.record.ID, n)
+	}
+	return p.exchange.Write(text)
+}

@@ -1,0 +1,15 @@
+-- +goose Up
+-- Time as a cost, and limits of it and of tokens. NULL is no limit; a gpu_ms of NULL was not measured.
+
+ALTER TABLE keys ADD COLUMN tokens_per_hour INTEGER;
+ALTER TABLE keys ADD COLUMN tokens_per_day INTEGER;
+ALTER TABLE keys ADD COLUMN gpu_seconds_per_day INTEGER;
+ALTER TABLE keys ADD COLUMN max_tokens_per_request INTEGER;
+ALTER TABLE keys ADD COLUMN strict INTEGER NOT NULL DEFAULT 0;
+
+-- gpu_ms: the request's part of the backend's time. reserved_tokens: what was held for a request whose end nobody saw.
+ALTER TABLE requests ADD COLUMN gpu_ms REAL;
+ALTER TABLE requests ADD COLUMN reserved_tokens INTEGER;
+
+ALTER TABLE usage_total ADD COLUMN gpu_ms REAL NOT NULL DEFAULT 0.0;
+ALTER TABLE usage_period ADD COLUMN gpu_ms REAL NOT NULL DEFAULT 0.0;
