@@ -196,6 +196,7 @@ func (b *booking) cut(resp *proxy.Response, m *dialect.Meter, sent int64) error 
 	b.record.Status = cmp.Or(b.x.status, resp.Status)
 	rest := m.CutOff(b.req.PromptTokens, time.Since(b.record.At))
 	b.record.BytesOut = sent + int64(len(rest))
+	b.x.journey.finished(rest)
 	b.end(api.OutcomeCut, b.over.Code)
 	return b.last(rest)
 }

@@ -250,7 +250,7 @@ func (s *Server) scrape(x *exchange) error {
 // states reads how things are when a scrape asks.
 type states struct {
 	s                                                                                                  *Server
-	batches, batchRows, batchSeconds, lost, expires                                                    *prometheus.Desc
+	batches, batchRows, batchSeconds, lost, journalLimit, expires                                                    *prometheus.Desc
 	inFlight, slots, up, info, probed, waiting, limit, journalBytes, journalRows, journalOpen, failing *prometheus.Desc
 }
 
@@ -273,6 +273,7 @@ func newStates(s *Server) *states {
 		batches:      desc("store_batches_total", "Batches of rows that the database took or failed to take.", "result"),
 		batchRows:    desc("store_rows_total", "Rows that the database took."),
 		batchSeconds: desc("store_batch_seconds_total", "Time that the database needed for batches."),
+		journalLimit: desc("journal_bytes_limit", "How large the journal may become (JOURNAL_MAX_BYTES)."),
 		lost:         desc("lost_rows_total", "Requests that were served and have no row."),
 		expires:      desc("tls_certificate_expiry_timestamp_seconds", "When the certificate of a name ends.", "name"),
 		failing:      desc("journal_failing", "Whether the journal, or the database behind it, takes nothing at present.", "part"),
@@ -298,6 +299,7 @@ func (c *states) Collect(out chan<- prometheus.Metric) {
 	gauge(c.waiting, float64(queue.Waiting))
 	gauge(c.limit, float64(queue.Limit))
 	gauge(c.journalBytes, float64(journal.JournalBytes))
+	gauge(c.journalLimit, float64(journal.JournalMaxBytes))
 	gauge(c.journalRows, float64(journal.Waiting))
 	gauge(c.journalOpen, float64(journal.Open))
 	gauge(c.failing, number(journal.JournalError != ""), "journal")

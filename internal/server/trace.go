@@ -178,7 +178,7 @@ func (j *journey) booked(x *exchange, r *api.Record) {
 		}
 	}
 	j.serving.SetAttributes(attrs...)
-	if r.Outcome != api.OutcomeOK && r.Outcome != api.OutcomeClientGone || r.Status >= http.StatusBadRequest {
+	if r.Outcome != api.OutcomeOK && r.Outcome != api.OutcomeClientGone && r.Outcome != api.OutcomeCut || r.Status >= http.StatusBadRequest {
 		j.serving.SetStatus(codes.Error, "")
 	}
 	j.serving.End()
