@@ -35,14 +35,13 @@ type Collector struct {
 	mu      sync.Mutex
 	spans   []Span
 	headers []http.Header
-	more    chan struct{}
 	status  int
 	hold    <-chan struct{}
 }
 
 // Start listens on a free port of 127.0.0.1 until the test ends.
 func Start(tb testing.TB) *Collector {
-	c := &Collector{tb: tb, more: make(chan struct{})}
+	c := &Collector{tb: tb}
 	c.Server = httptest.NewServer(http.HandlerFunc(c.take))
 	tb.Cleanup(c.Close)
 	return c
@@ -86,8 +85,6 @@ func (c *Collector) take(w http.ResponseWriter, r *http.Request) {
 	if status == 0 {
 		c.keepLocked(&sent)
 	}
-	close(c.more)
-	c.more = make(chan struct{})
 	c.mu.Unlock()
 	if hold != nil {
 		select {
@@ -156,23 +153,4 @@ func (c *Collector) Headers() []http.Header {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return append([]http.Header(nil), c.headers...)
-}
-
-// Wait returns when ok says so of what has come, and fails the test if that takes longer than 30 seconds.
-func (c *Collector) Wait(ok func() bool) {
-	c.tb.Helper()
-	deadline := time.After(30 * time.Second)
-	for {
-		c.mu.Lock()
-		more := c.more
-		c.mu.Unlock()
-		if ok() {
-			return
-		}
-		select {
-		case <-more:
-		case <-deadline:
-			c.tb.Fatalf("what the test waits for did not come: %d spans in %d requests", len(c.Spans()), len(c.Headers()))
-		}
-	}
 }
