@@ -39,7 +39,7 @@ func isPlaceholder(secret Hidden) bool {
 
 // check holds the settings against their bounds and against each other, and collects the warnings.
 func (c *Config) check() error {
-	for _, check := range []func() error{c.checkSecrets, c.checkNumbers, c.checkTLS, c.checkListen, c.checkOllama} {
+	for _, check := range []func() error{c.checkSecrets, c.checkNumbers, c.checkTLS, c.checkListen, c.checkOllama, c.checkTraces} {
 		if err := check(); err != nil {
 			return err
 		}

@@ -76,7 +76,8 @@ type Books struct {
 	open    map[string]admitted // not ended, by row id
 	spare   [][]byte            // frames of ended requests, for reuse
 	queue   queue               // ended and not yet in the store
-	frame   []byte              // encoding space
+	batches Batches
+	frame   []byte // encoding space
 	closed  bool
 	lost    int64 // requests served without a row
 	found   Found

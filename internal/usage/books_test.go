@@ -237,6 +237,30 @@ func TestBooksAreBounded(t *testing.T) {
 	}
 }
 
+// A batch that is tried again has failed each time; its rows count once.
+func TestBatchesAreCounted(t *testing.T) {
+	l := ledger{fail: errDown}
+	var log logBuffer
+	b := openLedger(t, t.TempDir(), &l, &log, still)
+	mustAdmit(t, b, "a", "b", "c")
+	mustEnd(t, b, "a", "b")
+	for range 2 {
+		if err := b.Flush(t.Context()); !errors.Is(err, errDown) {
+			t.Fatal(err)
+		}
+	}
+	if got := b.Batches(); got.Failed != 2 || got.Moved != 0 || got.Rows != 0 {
+		t.Errorf("while the store fails: %+v", got)
+	}
+	l.setFail(nil)
+	mustFlush(t, b)
+	mustEnd(t, b, "c")
+	mustFlush(t, b)
+	if got := b.Batches(); got.Failed != 2 || got.Moved != 2 || got.Rows != 3 {
+		t.Errorf("afterwards: %+v", got)
+	}
+}
+
 func TestSecondProcessIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	var l ledger
