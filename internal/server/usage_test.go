@@ -116,7 +116,7 @@ func TestUsageByEverything(t *testing.T) {
 			t.Errorf("%s: %v", ask, r.header)
 		}
 		table, err := csv.NewReader(strings.NewReader(r.body)).ReadAll()
-		if err != nil || len(table) != 3 || !reflect.DeepEqual(table[1][:5], []string{annaPreview, "'=Anna's key", "true", "4", "33"}) ||
+		if err != nil || len(table) != 3 || !reflect.DeepEqual(table[1][:5], []string{annaPreview, "'=Anna's key", "true", "4", "34"}) ||
 			strings.Join(table[0], ",") != "key,key_name,revoked,requests,prompt_tokens,completion_tokens,estimated_requests,slot_ms,average_response_time,average_time_to_first_byte,bytes_in,bytes_out,last_request,gpu_ms" {
 			t.Errorf("%s: %v\n%s", ask, err, r.body)
 		}
