@@ -29,9 +29,12 @@ var mayImport = map[string][]string{
 	"limit":   {"api"},
 	"backend": {"api"},
 	"sched":   {"api", "backend"},
-	"dialect": {"api"},
-	"proxy":   {"api", "dialect"},
-	"server":  {"api", "auth", "limit", "sched", "proxy", "usage", "store", "dialect", "backend"},
+	"tracing": {},
+
+	"otlptest": {},
+	"dialect":  {"api"},
+	"proxy":    {"api", "dialect"},
+	"server":   {"api", "auth", "limit", "sched", "proxy", "usage", "store", "dialect", "backend"},
 
 	"ollamatest": {"api"},
 }

@@ -175,6 +175,7 @@ func TestACME(t *testing.T) {
 	}
 	fake := ollamatest.Start(t)
 	s := start(t, t.TempDir(), fake.URL, nil, settings...)
+	admin := s.Admin
 	s.logged(t, `("level":"ERROR","msg":"no certificate could be got.*port 443.*"name":"gateway.example.test","cause":".*connection refused)`)
 	if out, errs, exit := run(t, s.cmd.Env, "healthcheck"); exit != 0 {
 		t.Errorf("healthcheck without a certificate: exit %d: %s%s", exit, out, errs)
@@ -201,6 +202,22 @@ func TestACME(t *testing.T) {
 		t.Error("the log has secrets of the ACME account or its trials")
 	}
 	private(t, filepath.Join(s.Data, "acme"))
+	asked, err := http.NewRequestWithContext(t.Context(), "GET", "https://gateway.example.test/metrics", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked.Header.Set("Authorization", "Bearer "+admin)
+	res, err := clientOf(t, "127.0.0.1:"+port, roots).Do(asked)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	for _, name := range names {
+		if err != nil || !strings.Contains(string(text), `ollama_api_tls_certificate_expiry_timestamp_seconds{name="`+name+`"} 1.`) {
+			t.Errorf("%v: /metrics does not say when the certificate of %s ends", err, name)
+		}
+	}
 	s.stop(t)
 
 	ca.stop() // nobody could be asked now

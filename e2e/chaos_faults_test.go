@@ -110,8 +110,7 @@ func (c *trouble) recovers(t *testing.T) {
 	client.CloseIdleConnections()
 	s, address := startBare(t, c.Data, c.fake.URL+slots, nil)
 	c.url, c.service.cmd, c.service.ended = "http://"+address, s.cmd, s.ended
-	r := c.compare(t, c.Data)
-	t.Logf("%v; integrity_check ok", r)
+	t.Logf("%v; integrity_check ok", c.compare(t, c.Data))
 	s.stop(t)
 }
 

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
@@ -33,7 +34,7 @@ func TestPrometheusScrapesTheService(t *testing.T) {
 		t.Errorf("promtool: %v\n%s", err, out)
 	}
 
-	ask := prometheus(t, s)
+	ask := prometheus(t, s, true).ask
 	poll(t, "scrape by Prometheus", func() bool { return ask(`ollama_api_booked_requests_total{outcome="ok"}`) == "3" })
 	for query, want := range map[string]string{
 		`ollama_api_backend_up{backend="gpu1"}`:                                        "1",
@@ -52,8 +53,15 @@ func TestPrometheusScrapesTheService(t *testing.T) {
 	}
 }
 
-// prometheus starts a Prometheus that scrapes s each second, and returns a function that asks it for the one value of a query.
-func prometheus(t *testing.T, s *service) (ask func(query string) string) {
+// prom is a running Prometheus.
+type prom struct {
+	t       *testing.T
+	address string
+}
+
+// prometheus starts a Prometheus that scrapes s each second, as the job ollama-api-service, with native histograms or with the
+// classic ones.
+func prometheus(t *testing.T, s *service, native bool, rules ...string) *prom {
 	t.Helper()
 	dir := t.TempDir()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -62,14 +70,29 @@ func prometheus(t *testing.T, s *service) (ask func(query string) string) {
 	}
 	address := l.Addr().String()
 	l.Close()
-	config := fmt.Sprintf(`{"global":{"scrape_interval":"1s"},"scrape_configs":[{"job_name":"gateway","authorization":{"credentials_file":"key"},
-		"static_configs":[{"targets":[%q]}]}]}`, strings.TrimPrefix(s.URL, "http://"))
-	for name, content := range map[string]string{"prometheus.yml": config, "key": s.Admin} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+	scheme, target, _ := strings.Cut(s.URL, "://")
+	config, err := json.Marshal(map[string]any{
+		"global":     map[string]any{"scrape_interval": "1s", "evaluation_interval": "1s"},
+		"rule_files": rules,
+		"scrape_configs": []any{map[string]any{
+			"job_name": "ollama-api-service", "scheme": scheme, "authorization": map[string]any{"credentials_file": "key"},
+			"tls_config":     map[string]any{"insecure_skip_verify": true}, // the tests of TLS verify it
+			"static_configs": []any{map[string]any{"targets": []string{target}}},
+		}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string][]byte{"prometheus.yml": config, "key": []byte(s.Admin)} {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	cmd := exec.Command("prometheus", "--config.file=prometheus.yml", "--storage.tsdb.path=data", "--web.listen-address="+address, "--enable-feature=native-histograms")
+	args := []string{"--config.file=prometheus.yml", "--storage.tsdb.path=data", "--web.listen-address=" + address}
+	if native {
+		args = append(args, "--enable-feature=native-histograms")
+	}
+	cmd := exec.Command("prometheus", args...)
 	var log bytes.Buffer
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &log, &log
 	dieWithTests(cmd)
@@ -83,20 +106,36 @@ func prometheus(t *testing.T, s *service) (ask func(query string) string) {
 			t.Logf("Prometheus said\n%s", tail(redact(log.String())))
 		}
 	})
-	return func(query string) string {
-		a, err := tryCall(t.Context(), "GET", "http://"+address+"/api/v1/query?query="+url.QueryEscape(query), "", "")
-		if err != nil || a.Status != http.StatusOK {
-			return fmt.Sprint(a.Status, err)
-		}
-		var answer struct {
-			Data struct {
-				Result []struct{ Value [2]any }
-			}
-		}
-		a.decode(t, &answer)
-		if len(answer.Data.Result) != 1 {
-			return a.Body
-		}
-		return fmt.Sprint(answer.Data.Result[0].Value[1])
+	return &prom{t, address}
+}
+
+// values are those of all series that a query finds.
+func (p *prom) values(query string) ([]string, error) {
+	a, err := tryCall(p.t.Context(), "GET", "http://"+p.address+"/api/v1/query?query="+url.QueryEscape(query), "", "")
+	if err != nil {
+		return nil, err
 	}
+	if a.Status != http.StatusOK {
+		return nil, fmt.Errorf("%d %s", a.Status, a.Body)
+	}
+	var answer struct {
+		Data struct {
+			Result []struct{ Value [2]any }
+		}
+	}
+	a.decode(p.t, &answer)
+	var values []string
+	for _, r := range answer.Data.Result {
+		values = append(values, fmt.Sprint(r.Value[1]))
+	}
+	return values, nil
+}
+
+// ask is the one value of a query.
+func (p *prom) ask(query string) string {
+	values, err := p.values(query)
+	if err != nil || len(values) != 1 {
+		return fmt.Sprint(values, err)
+	}
+	return values[0]
 }

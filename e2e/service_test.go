@@ -350,12 +350,20 @@ type statistics struct {
 // poll asks until yes: for what another process does without telling.
 func poll(t *testing.T, what string, yes func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(patience)
+	over := patienceOver()
 	for !yes() {
-		if time.Now().After(deadline) {
+		if over() {
 			t.Fatalf("no %s within %v", what, patience)
 		}
+	}
+}
+
+// patienceOver pauses between looks at a program, and says when there were enough.
+func patienceOver() (over func() bool) {
+	deadline := time.Now().Add(patience)
+	return func() bool {
 		<-time.After(10 * time.Millisecond)
+		return time.Now().After(deadline)
 	}
 }
 

@@ -76,6 +76,12 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 		return err
 	}
 
+	traces, err := newTraces(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	defer traces.close(log)
+
 	header := cfg.OllamaAuthHeader
 	gpu := backend.New(cfg.Ollama.Name, cfg.Ollama.URL, cfg.Ollama.Slots, header.Name, string(header.Value))
 	upstream := proxy.NewUpstream(cfg.Ollama.URL, header.Name, string(header.Value))
@@ -88,7 +94,8 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 		StaticAdmin:   cfg.AdminAPIKey != "", TrustedProxies: cfg.TrustedProxies, MetricsOpen: cfg.MetricsOpen, Aliases: api.Aliases(cfg.ModelAliases),
 		Policy: cfg.Policy, Standard: dialect.Standard(cfg.MaxNumCtx, cfg.MaxKeepAlive, cfg.DefaultMaxTokens), Registries: cfg.RegistryHosts,
 		MaxBody: int64(cfg.MaxBodyBytes), BodyMemory: int64(cfg.MaxBodyMemory), MaxRequestTime: cfg.MaxRequestTime, FirstByte: cfg.UpstreamFirstByteTimeout, Idle: cfg.UpstreamIdleTimeout, CountGrace: cfg.CountGrace, Heartbeat: cfg.SSEHeartbeat,
-		Throttle: auth.NewThrottle(cfg.AuthFailuresPerMinute, time.Now), Origins: cfg.CORSOrigins, PerAddress: cfg.MaxConnectionsPerAddress, TLS: secure.config,
+		Throttle: auth.NewThrottle(cfg.AuthFailuresPerMinute, time.Now), Origins: cfg.CORSOrigins, PerAddress: cfg.MaxConnectionsPerAddress, TLS: secure.config, Expiry: secure.expiry,
+		Tracer: traces.tracer, TraceUpstream: cfg.TraceUpstream,
 	})
 
 	background, stop := context.WithCancel(ctx)

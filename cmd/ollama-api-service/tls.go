@@ -21,6 +21,7 @@ const certificatePoll = 2 * time.Second
 type encryption struct {
 	config *tls.Config                                    // nil is plain HTTP
 	follow func(ctx context.Context, addr net.Addr) error // returns at once; works until ctx ends
+	expiry func() map[string]time.Time                    // when the certificate of each name ends; nil is plain HTTP
 }
 
 func newEncryption(cfg *config.Config, log *slog.Logger) (encryption, error) {
@@ -37,7 +38,7 @@ func newEncryption(cfg *config.Config, log *slog.Logger) (encryption, error) {
 	return encryption{pair.TLS(), func(ctx context.Context, _ net.Addr) error {
 		go pair.Watch(ctx, certificatePoll)
 		return nil
-	}}, nil
+	}, pair.Expiry}, nil
 }
 
 func acmeEncryption(cfg *config.Config, log *slog.Logger) (encryption, error) {
@@ -55,5 +56,5 @@ func acmeEncryption(cfg *config.Config, log *slog.Logger) (encryption, error) {
 	if err != nil {
 		return encryption{}, usagef("ACME_DOMAIN cannot be used: %w", err)
 	}
-	return encryption{acme.TLS(), acme.Manage}, nil
+	return encryption{acme.TLS(), acme.Manage, acme.Expiry}, nil
 }

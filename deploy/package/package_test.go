@@ -110,6 +110,8 @@ var contents = []string{
 	"-rw-r----- root ollama-api-service /etc/ollama-api-service/ollama-api-service.env",
 	"drwxr-x--- root ollama-api-service /etc/ollama-api-service",
 	"drwx------ ollama-api-service ollama-api-service /var/lib/ollama-api-service",
+	"-rw-r--r-- root root /usr/share/ollama-api-service/grafana/ollama-api-service.json",
+	"-rw-r--r-- root root /usr/share/ollama-api-service/prometheus/ollama-api-service.rules.yml",
 	"-rw-r--r-- root root /usr/share/man/man1/ollama-api-service.1.gz",
 	"-rw-r--r-- root root /usr/share/bash-completion/completions/ollama-api-service",
 	"-rw-r--r-- root root /usr/share/fish/vendor_completions.d/ollama-api-service.fish",

@@ -39,7 +39,7 @@ func isPlaceholder(secret Hidden) bool {
 
 // check holds the settings against their bounds and against each other, and collects the warnings.
 func (c *Config) check() error {
-	for _, check := range []func() error{c.checkSecrets, c.checkNumbers, c.checkTLS, c.checkListen, c.checkOllama} {
+	for _, check := range []func() error{c.checkSecrets, c.checkNumbers, c.checkTLS, c.checkListen, c.checkOllama, c.checkTraces} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -94,8 +94,8 @@ func (c *Config) checkNumbers() error {
 		{"RETENTION_ROWS", c.RetentionRows, 0, maxDays},
 		{"RETENTION_ROLLUPS", c.RetentionRollups, 0, maxDays},
 		{"MAX_BODY_BYTES", int64(c.MaxBodyBytes), 1024, maxBody},
-		{"JOURNAL_MAX_BYTES", int64(c.JournalMaxBytes), 16 << 20, 1 << 40},
 		{"MAX_BODY_MEMORY", int64(c.MaxBodyMemory), 2 * int64(c.MaxBodyBytes), 1 << 50}, // a body, and what it is decoded to
+		{"JOURNAL_MAX_BYTES", int64(c.JournalMaxBytes), 16 << 20, 1 << 40},
 	} {
 		if n.value < n.least || n.value > n.most {
 			return errorf("%s must be from %d to %d", n.name, n.least, n.most)

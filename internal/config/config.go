@@ -73,6 +73,13 @@ type Config struct {
 
 	MetricsOpen bool `env:"METRICS_OPEN" envDefault:"false" doc:"true lets programs on this machine read /metrics without a key. Never set it where a proxy on this machine passes\nrequests on without X-Forwarded-For, unless TRUSTED_PROXIES names the proxy's address: everybody could read it then."`
 
+	OTLPEndpoint       Collector   `env:"OTEL_EXPORTER_OTLP_ENDPOINT" doc:"The address of an OpenTelemetry collector (OTLP by HTTP, usually port 4318) that traces of requests are sent to, at\n/v1/traces below it. Empty: there are none. docs/tracing.md says what is in them.\n  OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318"`
+	OTLPHeaders        HiddenPairs `env:"OTEL_EXPORTER_OTLP_HEADERS" doc:"Headers that the collector asks for, name=value, separated by commas, with %20 for a space in a value.\n  OTEL_EXPORTER_OTLP_HEADERS='authorization=Bearer%20abc'"`
+	ServiceName        string      `env:"OTEL_SERVICE_NAME" envDefault:"ollama-api-service" doc:"What the service is called in traces."`
+	ResourceAttributes Pairs       `env:"OTEL_RESOURCE_ATTRIBUTES" doc:"More that is said of the service in traces, name=value, separated by commas.\n  OTEL_RESOURCE_ATTRIBUTES=deployment.environment.name=production"`
+	TraceRatio         Part        `env:"OTEL_TRACES_SAMPLER_ARG" envDefault:"1" doc:"The part of requests that is traced: 0.1 is a tenth. It holds for requests that bring a traceparent, too; one that says that\nits own trace is not recorded is not traced at all."`
+	TraceUpstream      bool        `env:"TRACE_UPSTREAM" envDefault:"false" doc:"true sends a traceparent along to the Ollama server, where something before it can use it. Ollama itself cannot."`
+
 	LogLevel  slog.Level `env:"LOG_LEVEL" envDefault:"info" doc:"debug, info, warn or error."`
 	LogFormat LogFormat  `env:"LOG_FORMAT" envDefault:"json" doc:"json or text, one line for each event, on standard output."`
 

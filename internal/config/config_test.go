@@ -101,6 +101,25 @@ func TestGoodValues(t *testing.T) {
 	}
 }
 
+func TestTraceSettings(t *testing.T) {
+	c := load(t, "OTEL_EXPORTER_OTLP_ENDPOINT=https://collector.example.net/otlp", "OTEL_EXPORTER_OTLP_HEADERS= Authorization=Bearer%20a%2Cb, x-team=one ,",
+		"OTEL_RESOURCE_ATTRIBUTES=deployment.environment.name=production,a=b%20c", "OTEL_TRACES_SAMPLER_ARG=0.25", "OTEL_SERVICE_NAME=gateway", "TRACE_UPSTREAM=true")
+	if c.OTLPEndpoint.String() != "https://collector.example.net/otlp" || len(c.OTLPHeaders) != 2 || c.OTLPHeaders["Authorization"] != "Bearer a,b" || c.OTLPHeaders["x-team"] != "one" {
+		t.Errorf("%s with %d headers", c.OTLPEndpoint, len(c.OTLPHeaders))
+	}
+	if c.ResourceAttributes.String() != "a=b%20c,deployment.environment.name=production" || c.TraceRatio != .25 || c.ServiceName != "gateway" || !c.TraceUpstream || len(c.Warnings) != 0 {
+		t.Errorf("%s %v %s %v %q", c.ResourceAttributes, c.TraceRatio, c.ServiceName, c.TraceUpstream, c.Warnings)
+	}
+	if off := load(t); off.OTLPEndpoint.URL != nil || off.OTLPEndpoint.String() != "" || off.TraceRatio != 1 || off.ServiceName != "ollama-api-service" {
+		t.Errorf("the defaults are %+v", off)
+	}
+	if w := load(t, "OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4317").Warnings; len(w) != 1 || !strings.Contains(w[0], "4318") {
+		t.Errorf("warnings for the port of gRPC: %q", w)
+	}
+	_, err := Load(absent(t), []string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318", "OTEL_SERVICE_NAME=a\tb"})
+	refused(t, err, "OTEL_SERVICE_NAME", "a\tb")
+}
+
 func TestBadValues(t *testing.T) {
 	for _, c := range []struct{ name, value string }{
 		{"SECRET_KEY", "brief"},
@@ -199,6 +218,21 @@ func TestBadValues(t *testing.T) {
 		{"ACME_CA", "http://ca.example.net/dir"},
 		{"ACME_CA", "https://user:pw@ca.example.net/dir"},
 		{"ACME_CA", "acme.example.org"},
+		{"OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"},
+		{"OTEL_EXPORTER_OTLP_ENDPOINT", "grpc://collector:4317"},
+		{"OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:pw@collector:4318"},
+		{"OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318?key=abc"},
+		{"OTEL_EXPORTER_OTLP_HEADERS", "authorization"},
+		{"OTEL_EXPORTER_OTLP_HEADERS", "a b=c"},
+		{"OTEL_EXPORTER_OTLP_HEADERS", "x=a%0d%0aHost:b"},
+		{"OTEL_EXPORTER_OTLP_HEADERS", "content-type=text/html"},
+		{"OTEL_EXPORTER_OTLP_HEADERS", "x=%zz"},
+		{"OTEL_RESOURCE_ATTRIBUTES", "=production"},
+		{"OTEL_TRACES_SAMPLER_ARG", "1.5"},
+		{"OTEL_TRACES_SAMPLER_ARG", "-0.1"},
+		{"OTEL_TRACES_SAMPLER_ARG", "NaN"},
+		{"OTEL_TRACES_SAMPLER_ARG", "half"},
+		{"TRACE_UPSTREAM", "maybe"},
 		{"LOG_LEVEL", "loud"},
 		{"LOG_FORMAT", "xml"},
 	} {
@@ -275,7 +309,7 @@ func TestWarnings(t *testing.T) {
 }
 
 func TestNothingSecretIsPrinted(t *testing.T) {
-	c := load(t, "SECRET_KEY=canary"+goodSecret, "SECRET_KEY_PREVIOUS=canary2"+goodSecret, "ADMIN_API_KEY=canary-0123456789abcdef0123", "OLLAMA_AUTH_HEADER=X-Key: canary")
+	c := load(t, "SECRET_KEY=canary"+goodSecret, "SECRET_KEY_PREVIOUS=canary2"+goodSecret, "ADMIN_API_KEY=canary-0123456789abcdef0123", "OLLAMA_AUTH_HEADER=X-Key: canary", "OTEL_EXPORTER_OTLP_HEADERS=x-key=canary")
 	var log strings.Builder
 	slog.New(slog.NewJSONHandler(&log, nil)).Info("settings", "config", c, "key", c.AdminAPIKey, "header", c.OllamaAuthHeader)
 	if !strings.Contains(log.String(), `"PORT":"8000"`) || !strings.Contains(log.String(), `"SECRET_KEY":"(set)"`) {

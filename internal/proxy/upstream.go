@@ -56,6 +56,7 @@ func NewUpstream(base *url.URL, header, value string) *Upstream {
 type Request struct {
 	Method, Path      string
 	Accept, UserAgent string // the client's: User-Agent changes what Ollama's /api/show answers
+	TraceParent       string // of our span, where the upstream shall know it
 	Body              []byte
 	// Upload is a body that is not buffered (blobs), UploadLength its length or -1. It excludes Body and every retry.
 	Upload       io.Reader
@@ -198,6 +199,9 @@ func (u *Upstream) send(c *conn, r *Request) error {
 	}
 	if r.UserAgent != "" {
 		b = append(append(append(b, "User-Agent: "...), r.UserAgent...), "\r\n"...)
+	}
+	if r.TraceParent != "" {
+		b = append(append(append(b, "Traceparent: "...), r.TraceParent...), "\r\n"...)
 	}
 	if r.Upload != nil {
 		return sendUpload(c, r, b)

@@ -96,6 +96,19 @@ func (a *ACME) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error)
 	return cert, err
 }
 
+// Expiry is when the certificate of each name ends; names that have none yet are left out.
+func (a *ACME) Expiry() map[string]time.Time {
+	ends := make(map[string]time.Time)
+	for _, name := range a.domains {
+		for _, c := range a.cache.AllMatchingCertificates(name) {
+			if c.Leaf != nil && c.Leaf.NotAfter.After(ends[name]) {
+				ends[name] = c.Leaf.NotAfter
+			}
+		}
+	}
+	return ends
+}
+
 // Manage gets what is missing and renews what grows old until ctx ends, beside the caller. The service must listen at addr
 // already: certmagic would take the port for the CA's trials otherwise.
 func (a *ACME) Manage(ctx context.Context, addr net.Addr) error {

@@ -153,6 +153,7 @@ func (b *booking) stream(resp *proxy.Response, m *dialect.Meter) error {
 		return b.cut(resp, m, sent)
 	}
 	rest := m.Finish()
+	b.x.journey.finished(rest)
 	b.x.events = m.Events
 	b.record.BytesOut = sent + int64(len(rest))
 	b.count(m.Usage, m.Records)
@@ -198,6 +199,7 @@ func (b *booking) cut(resp *proxy.Response, m *dialect.Meter, sent int64) error 
 	b.record.Status = cmp.Or(b.x.status, resp.Status)
 	rest := m.CutOff(b.req.PromptTokens, time.Since(b.record.At))
 	b.record.BytesOut = sent + int64(len(rest))
+	b.x.journey.finished(rest)
 	b.end(api.OutcomeCut, b.over.Code)
 	return b.last(rest)
 }
@@ -223,6 +225,7 @@ func (b *booking) whole(resp *proxy.Response) error {
 			used = b.x.route.kind.WholeUsage(body)
 		}
 		b.count(used, 0)
+		b.x.journey.finished(body)
 		if b.req.Alias != "" {
 			body = dialect.EchoModel(body, b.req.Alias)
 		}
@@ -341,6 +344,7 @@ func (b *booking) end(outcome api.Outcome, code api.Code) {
 	}
 	r.Total = time.Since(b.x.arrived)
 	b.s.metrics.book(r, b.lease.Waited)
+	b.x.journey.booked(b.x, r)
 	if err := b.s.Books.End(r); err != nil {
 		b.s.Log.Error("the end of a request could not be journalled", "request_id", r.ID, "cause", err.Error())
 	}

@@ -37,6 +37,7 @@ type exchange struct {
 
 	key     *api.Key
 	record  *api.Record // set from the admission on
+	journey *journey    // nil where nothing is traced
 	status  int         // as sent; 0 before the header
 	planned int         // the status that goes out with the first bytes; 0 is 200
 	bounded time.Time   // when the deadline of writes was last set

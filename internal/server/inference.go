@@ -47,7 +47,9 @@ func (s *Server) infer(x *exchange) error {
 
 	b.stay.open(x.r.Context(), s)
 	defer b.stay.end()
-	resp, err := s.Upstream.Do(b.stay.ctx, s.upstreamRequest(x, req))
+	up := s.upstreamRequest(x, req)
+	x.journey.serve(b, up)
+	resp, err := s.Upstream.Do(b.stay.ctx, up)
 	if err != nil {
 		if api.AsError(err).Code == api.CodeNoBackend {
 			s.Backend.Unreachable("a request could not be brought to it")
@@ -186,7 +188,13 @@ func (s *Server) acquire(x *exchange, req *dialect.Request) (*sched.Lease, error
 	if x.route.class != inference {
 		return &sched.Lease{Backend: s.Backend}, nil
 	}
-	return s.Sched.Acquire(x.r.Context(), req.Model().String(), x.deadline())
+	var start time.Time
+	if x.journey != nil {
+		start = time.Now()
+	}
+	lease, err := s.Sched.Acquire(x.r.Context(), req.Model().String(), x.deadline())
+	x.journey.waited(start, err)
+	return lease, err
 }
 
 // deadline is when the request must be over. Transfers of models have none: they take as long as the network does.

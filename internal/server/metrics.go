@@ -37,6 +37,7 @@ type metrics struct {
 	gpu      *prometheus.CounterVec
 	first    *prometheus.HistogramVec
 	response *prometheus.HistogramVec
+	each     *prometheus.HistogramVec
 	waited   prometheus.Histogram
 	open     prometheus.Gauge
 
@@ -61,6 +62,7 @@ type usedSeries struct {
 	prompt, completion [2]prometheus.Counter // counted, estimated
 	slot, gpu          prometheus.Counter
 	first, response    prometheus.Observer
+	each               prometheus.Observer
 }
 
 // cache finds series without a lock and without garbage once they are known.
@@ -109,6 +111,8 @@ func newMetrics(s *Server) *metrics {
 		.05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300), []string{"model"})
 	m.response = prometheus.NewHistogramVec(histogram("response_seconds", "From arrival of an inference request to the end of its answer, where that is whole.",
 		.1, .25, .5, 1, 2.5, 5, 10, 30, 60, 180, 600, 1800), []string{"model"})
+	m.each = prometheus.NewHistogramVec(histogram("time_per_output_token_seconds", "From the first byte of a streamed answer to its end, divided by the tokens after the first.",
+		.005, .01, .02, .03, .05, .075, .1, .2, .5, 1, 2), []string{"model"})
 	m.waited = prometheus.NewHistogram(histogram("queue_wait_seconds", "Wait of an inference request for a slot.", .01, .1, .5, 1, 5, 10, 30, 60, 300, 600))
 	m.open = prometheus.NewGauge(prometheus.GaugeOpts{Name: metricPrefix + "open_requests", Help: "HTTP requests being answered now, those that wait and those for metrics included."})
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
@@ -116,7 +120,7 @@ func newMetrics(s *Server) *metrics {
 		ConstLabels: prometheus.Labels{"version": s.Version, "go_version": runtime.Version()},
 	})
 	build.Set(1)
-	m.registry.MustRegister(m.first, m.response, m.waited, m.open, build, newStates(s),
+	m.registry.MustRegister(m.first, m.response, m.each, m.waited, m.open, build, newStates(s),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -183,8 +187,13 @@ func (m *metrics) book(r *api.Record, waited time.Duration) {
 	if r.Streamed && r.FirstByte > 0 && good(r.Status) {
 		u.first.Observe(r.FirstByte.Seconds())
 	}
-	if r.Outcome == api.OutcomeOK {
-		u.response.Observe(r.Total.Seconds())
+	if r.Outcome != api.OutcomeOK {
+		return
+	}
+	u.response.Observe(r.Total.Seconds())
+	// One token has no time between tokens, and without Ollama's own count nobody knows how many there were.
+	if rest := r.CompletionTokens - 1; rest > 0 && r.Streamed && !r.Estimated && r.FirstByte > 0 {
+		u.each.Observe((r.Total - r.FirstByte).Seconds() / float64(rest))
 	}
 }
 
@@ -220,7 +229,7 @@ func (m *metrics) newSeries(key served) *usedSeries {
 	}
 	u := &usedSeries{
 		outcomes: map[api.Outcome]prometheus.Counter{}, slot: m.slots.WithLabelValues(model, key.backend), gpu: m.gpu.WithLabelValues(model, key.backend),
-		first: m.first.WithLabelValues(model), response: m.response.WithLabelValues(model),
+		first: m.first.WithLabelValues(model), response: m.response.WithLabelValues(model), each: m.each.WithLabelValues(model),
 	}
 	for _, o := range api.Outcomes {
 		u.outcomes[o] = m.booked.WithLabelValues(model, key.backend, string(o))
@@ -240,8 +249,9 @@ func (s *Server) scrape(x *exchange) error {
 
 // states reads how things are when a scrape asks.
 type states struct {
-	s                                                                                                                                         *Server
-	inFlight, slots, up, info, probed, waiting, limit, journalBytes, journalRows, journalOpen, journalLimit, unwritten, lost, readOn, failing *prometheus.Desc
+	s                                                                                                                                   *Server
+	inFlight, slots, up, info, probed, waiting, limit, readOn, journalBytes, journalLimit, journalRows, journalOpen, unwritten, failing *prometheus.Desc
+	batches, batchRows, batchSeconds, lost, expires                                                                                     *prometheus.Desc
 }
 
 func newStates(s *Server) *states {
@@ -260,10 +270,14 @@ func newStates(s *Server) *states {
 		journalBytes: desc("journal_bytes", "Size of the journal."),
 		journalRows:  desc("journal_waiting_rows", "Requests that have ended and are not in the database yet."),
 		journalOpen:  desc("journal_open_requests", "Requests that are admitted and have not ended."),
-		journalLimit: desc("journal_bytes_limit", "How large the journal may grow (JOURNAL_MAX_BYTES)."),
 		unwritten:    desc("journal_unwritten_records", "Records that are in memory alone, for the disk takes nothing."),
 		readOn:       desc("read_on_requests", "Answers that are read on for their count, for their clients have left (COUNT_GRACE). Each has a slot."),
-		lost:         desc("lost_requests_total", "Requests that were served without a row, for the books were full."),
+		batches:      desc("store_batches_total", "Batches of rows that the database took or failed to take.", "result"),
+		batchRows:    desc("store_rows_total", "Rows that the database took."),
+		batchSeconds: desc("store_batch_seconds_total", "Time that the database needed for batches."),
+		journalLimit: desc("journal_bytes_limit", "How large the journal may become (JOURNAL_MAX_BYTES)."),
+		lost:         desc("lost_rows_total", "Requests that were served and have no row."),
+		expires:      desc("tls_certificate_expiry_timestamp_seconds", "When the certificate of a name ends.", "name"),
 		failing:      desc("journal_failing", "Whether the journal, or the database behind it, takes nothing at present.", "part"),
 	}
 }
@@ -287,14 +301,31 @@ func (c *states) Collect(out chan<- prometheus.Metric) {
 	gauge(c.waiting, float64(queue.Waiting))
 	gauge(c.limit, float64(queue.Limit))
 	gauge(c.journalBytes, float64(journal.JournalBytes))
+	gauge(c.journalLimit, float64(journal.JournalMaxBytes))
 	gauge(c.journalRows, float64(journal.Waiting))
 	gauge(c.journalOpen, float64(journal.Open))
 	gauge(c.readOn, float64(c.s.readOn.Load()))
-	gauge(c.journalLimit, float64(journal.JournalMaxBytes))
 	gauge(c.unwritten, float64(journal.Unwritten))
-	out <- prometheus.MustNewConstMetric(c.lost, prometheus.CounterValue, float64(journal.Lost))
 	gauge(c.failing, number(journal.JournalError != ""), "journal")
 	gauge(c.failing, number(journal.StoreError != ""), "database")
+	c.collectBooks(out, journal.Lost)
+	if c.s.Expiry != nil {
+		for name, at := range c.s.Expiry() {
+			gauge(c.expires, float64(at.Unix()), name)
+		}
+	}
+}
+
+func (c *states) collectBooks(out chan<- prometheus.Metric, lost int64) {
+	count := func(d *prometheus.Desc, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
+	}
+	b := c.s.Books.Batches()
+	count(c.batches, float64(b.Moved), "moved")
+	count(c.batches, float64(b.Failed), "failed")
+	count(c.batchRows, float64(b.Rows))
+	count(c.batchSeconds, b.Took.Seconds())
+	count(c.lost, float64(lost))
 }
 
 func number(b bool) float64 {

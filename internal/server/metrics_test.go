@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"ollama-api-service/internal/ollamatest"
 	"ollama-api-service/internal/server"
@@ -82,6 +83,7 @@ func TestMetricsCountWhatHappened(t *testing.T) {
 		`time_to_first_token_seconds_count{model="tiny:latest"}`:                             4,
 		`response_seconds_count{model="tiny:latest"}`:                                        4,
 		`response_seconds_bucket{model="tiny:latest",le="+Inf"}`:                             4,
+		`time_per_output_token_seconds_count{model="tiny:latest"}`:                           3,
 		`queue_wait_seconds_count`:                                                           6,
 		`open_requests`:                                                                      1,
 		`in_flight_requests{backend="gpu1"}`:                                                 0,
@@ -134,6 +136,54 @@ func TestMetricsShowWhatRunsAndWaits(t *testing.T) {
 	}
 	if got := b.metrics(); got["ollama_api_queue_wait_seconds_count"] != 2 || got["ollama_api_queue_wait_seconds_sum"] <= 0 || got[`ollama_api_in_flight_requests{backend="gpu1"}`] != 0 {
 		t.Errorf("afterwards: %v", got)
+	}
+}
+
+// The time between tokens begins at the first byte: neither the wait for it nor the first token itself is in it.
+func TestTimePerOutputToken(t *testing.T) {
+	b := start(t, setup{})
+	header, gate := make(chan struct{}), make(chan struct{})
+	b.ollama.Script("POST", "/api/chat", ollamatest.Answer{Tokens: 11, HeaderGate: header, Gate: gate})
+	done := make(chan reply)
+	key := b.user()
+	go func() { done <- b.do("POST", "/api/chat", key, `{"model":"tiny"}`) }()
+	b.ollama.WaitRequestTo(1, "POST", "/api/chat")
+	before := time.Now()
+	close(header)
+	gate <- struct{}{} // the first token is on its way
+	b.ollama.Script("POST", "/api/generate", ollamatest.Answer{Tokens: 1})
+	b.do("POST", "/api/generate", key, `{"model":"tiny"}`) // one token has no time between tokens
+	b.ollama.Script("POST", "/api/generate", ollamatest.Answer{Tokens: 9})
+	b.do("POST", "/api/generate", key, `{"model":"tiny","stream":false}`) // nor does an answer in one piece show it
+	close(gate)
+	<-done
+	most := time.Since(before).Seconds()
+	got := b.metrics()
+	sum, n := got[`ollama_api_time_per_output_token_seconds_sum{model="tiny:latest"}`], got[`ollama_api_time_per_output_token_seconds_count{model="tiny:latest"}`]
+	// Eleven words are eleven tokens and their ten pauses.
+	if n != 1 || sum <= 0 || sum > most/10 {
+		t.Errorf("%v answers of %v s a token, want 1 of at most %v", n, sum, most/10)
+	}
+}
+
+func TestMetricsOfTheStoreAndOfCertificates(t *testing.T) {
+	end := time.Date(2027, 1, 2, 3, 4, 5, 0, time.UTC)
+	b := start(t, setup{change: func(o *server.Options) {
+		o.Expiry = func() map[string]time.Time { return map[string]time.Time{"gateway.example.net": end} }
+	}})
+	b.spend(b.user(), "tiny", 3)
+	if err := b.books.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	got := b.metrics()
+	if n := got[`ollama_api_store_batches_total{result="moved"}`]; n < 1 || n > 3 || got[`ollama_api_store_rows_total`] != 3 || got[`ollama_api_store_batch_seconds_total`] <= 0 {
+		t.Errorf("batches %v, rows %v, seconds %v", n, got[`ollama_api_store_rows_total`], got[`ollama_api_store_batch_seconds_total`])
+	}
+	if at := got[`ollama_api_tls_certificate_expiry_timestamp_seconds{name="gateway.example.net"}`]; at != float64(end.Unix()) {
+		t.Errorf("the certificate ends at %v", at)
+	}
+	if _, there := start(t, setup{}).metrics()[`ollama_api_tls_certificate_expiry_timestamp_seconds{name="gateway.example.net"}`]; there {
+		t.Error("a certificate without TLS")
 	}
 }
 
@@ -214,7 +264,9 @@ func TestMetricsWithoutAKey(t *testing.T) {
 
 // docs/metrics.md explains each metric of ours with its labels, and none that there is not.
 func TestMetricsAreDocumented(t *testing.T) {
-	b := start(t, setup{})
+	b := start(t, setup{change: func(o *server.Options) {
+		o.Expiry = func() map[string]time.Time { return map[string]time.Time{"gateway.example.net": time.Now()} }
+	}})
 	key := b.user()
 	b.spend(key, "tiny", 1)
 	text := b.do("GET", "/metrics", adminSecret, "").body

@@ -17,6 +17,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/auth"
 	"ollama-api-service/internal/backend"
@@ -70,6 +72,11 @@ type Options struct {
 	PerAddress     int           // connections at one time; 0 is without bound
 	Heartbeat      time.Duration // between comments in a silent stream of events; 0 is none
 	TLS            *tls.Config   // nil is plain HTTP, and no HTTP/2
+	// Expiry is when the certificate of each name ends; nil without TLS.
+	Expiry func() map[string]time.Time
+	// Tracer makes the spans of requests; nil traces nothing. TraceUpstream lets the Ollama server, or what stands before it, know.
+	Tracer        trace.Tracer
+	TraceUpstream bool
 }
 
 // Server answers every request. New makes one.
@@ -85,10 +92,10 @@ type Server struct {
 	// writeProgress is how long a client may take nothing of its answer.
 	writeProgress time.Duration
 	requests      sync.WaitGroup
+	bodies        atomic.Int64    // bytes of large bodies in memory
 	stopping      context.Context // ends when Serve is told to stop
 	stop          context.CancelFunc
 	readOn        atomic.Int64 // answers whose clients have left
-	bodies        atomic.Int64 // bytes of large bodies in memory
 }
 
 // New builds the route table and the management API on it.
@@ -183,6 +190,7 @@ func (s *Server) dispatch(x *exchange) error {
 	if err := s.identify(x); err != nil {
 		return err
 	}
+	s.traceRequest(x)
 	return x.route.serve(x)
 }
 
@@ -257,6 +265,7 @@ func (s *Server) finish(x *exchange) {
 // logRequest writes the one line of a request. It carries the route template, never the path: a path may hold a key.
 func (s *Server) logRequest(x *exchange) {
 	s.metrics.answered(x)
+	x.journey.end(x)
 	level := slog.LevelInfo
 	if x.err != nil {
 		switch x.err.Code {
@@ -281,6 +290,9 @@ func (s *Server) logRequest(x *exchange) {
 		attrs = append(attrs, slog.String("key", x.key.Preview))
 	}
 	attrs = append(attrs, x.attrs()...)
+	if id := x.journey.id(); id != "" {
+		attrs = append(attrs, slog.String("trace_id", id))
+	}
 	if x.err != nil {
 		attrs = append(attrs, slog.String("error", string(x.err.Code)))
 		if x.err.Err != nil {

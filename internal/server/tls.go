@@ -45,6 +45,16 @@ func (p *KeyPair) TLS() *tls.Config {
 	}
 }
 
+// Expiry is when the certificate that is served ends, by its first name.
+func (p *KeyPair) Expiry() map[string]time.Time {
+	leaf := p.current.Load().Leaf
+	name := leaf.Subject.CommonName
+	if len(leaf.DNSNames) > 0 {
+		name = leaf.DNSNames[0]
+	}
+	return map[string]time.Time{name: leaf.NotAfter}
+}
+
 // Watch takes up new files until ctx ends; it looks at them that often. Links are followed at each look, so that a volume of
 // Kubernetes, which swaps a link to a directory, is seen. Connections that are there already go on.
 func (p *KeyPair) Watch(ctx context.Context, every time.Duration) {

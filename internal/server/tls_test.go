@@ -79,6 +79,9 @@ func TestKeyPairFollowsItsFiles(t *testing.T) {
 	want("just written", 1, 1)
 	p.Look()
 	want("settled", 2, 2)
+	if ends := p.Expiry(); len(ends) != 1 || ends["gateway.example.net"].Unix() != in.Unix() {
+		t.Errorf("it ends %v, want %v", ends, in)
+	}
 
 	write(keyFile, []byte("no key"))
 	for range 5 {

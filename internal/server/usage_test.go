@@ -84,8 +84,8 @@ func TestUsageByEverything(t *testing.T) {
 		"to=9999-12-31T00:00:00Z&from=0001-01-02T00:00:00Z":     5,
 		"group_by=hour,backend":                                 5,
 		"limit=1&group_by=model":                                5,
-		"group_by=day,key&tz=Asia/Kathmandu":                     5,
-		"group_by=day&tz=-11:45":                                 5,
+		"group_by=day,key&tz=Asia/Kathmandu":                    5,
+		"group_by=day&tz=-11:45":                                5,
 	} {
 		if got := ask[usageAnswer](b, "/api/admin/usage?"+query); got.Total.Requests != want {
 			t.Errorf("%s: %d requests, want %d", query, got.Total.Requests, want)

@@ -22,6 +22,20 @@ func writeBeat(dir string, now time.Time) {
 	_ = os.WriteFile(beatPath(dir), strconv.AppendInt(nil, now.UnixMilli(), 10), 0o600)
 }
 
+// beat leaves a sign of life, if one is due.
+func (b *Books) beat() {
+	b.mu.Lock()
+	now := b.o.Now()
+	due := len(b.open) > 0 && now.Sub(b.journal.beat) >= beatEvery
+	if due {
+		b.journal.beat = now
+	}
+	b.mu.Unlock()
+	if due {
+		writeBeat(b.journal.dir, now)
+	}
+}
+
 // lastBeat is the time that the last process left; zero where it left none.
 func lastBeat(dir string) time.Time {
 	text, err := os.ReadFile(beatPath(dir))

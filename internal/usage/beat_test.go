@@ -21,7 +21,7 @@ func TestInterruptedRequestsKeepWhatWasHeld(t *testing.T) {
 		t.Helper()
 		a := admission(id)
 		a.At, a.Backend, a.Class, a.PromptEstimate, a.OutputEstimate = now, backend, class, 11, 4000
-		if err := b.Admit(a, true); err != nil {
+		if err := b.Admit(a, false); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -51,7 +51,10 @@ func TestInterruptedRequestsKeepWhatWasHeld(t *testing.T) {
 
 // Without a sign of life, what was journalled last is one; and no clock makes anything negative.
 func TestInterruptedWithoutASignOfLife(t *testing.T) {
-	list := []api.Record{{Admission: api.Admission{ID: "b", At: noon.Add(8 * time.Second), Class: "inference"}}, {Admission: api.Admission{ID: "a", At: noon, Class: "inference"}}}
+	list := []api.Record{
+		{Admission: api.Admission{ID: "b", At: noon.Add(8 * time.Second), Class: "inference"}},
+		{Admission: api.Admission{ID: "a", At: noon, Class: "inference"}},
+	}
 	rows := interruptedRecords(list, noon.Add(-time.Hour))
 	if rows[0].ID != "a" || rows[0].ReservedGPU != 8*time.Second || rows[1].ReservedGPU != 0 {
 		t.Errorf("%+v", rows)

@@ -76,7 +76,8 @@ type Books struct {
 	open    map[string]admitted // not ended, by row id
 	spare   [][]byte            // frames of ended requests, for reuse
 	queue   queue               // ended and not yet in the store
-	frame   []byte              // encoding space
+	batches Batches
+	frame   []byte // encoding space
 	closed  bool
 	lost    int64 // requests served without a row
 	found   Found
@@ -393,13 +394,13 @@ func (b *Books) Close(ctx context.Context) error {
 	err := b.drain(ctx)
 	b.stop()
 	b.running.Wait()
-	unsaved := b.saveLeft(err)
+	saved := b.saveLeft(err)
 	syncErr := b.sync(math.MaxInt64)
 	b.syncMu.Lock()
 	defer b.syncMu.Unlock()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return errors.Join(unsaved, syncErr, b.journal.close(err == nil), b.lock.Close())
+	return errors.Join(saved, syncErr, b.journal.close(err == nil), b.lock.Close())
 }
 
 // saveLeft sees to it that what the store did not take is in the journal, and says what becomes of it.

@@ -237,6 +237,30 @@ func TestBooksAreBounded(t *testing.T) {
 	}
 }
 
+// A batch that is tried again has failed each time; its rows count once.
+func TestBatchesAreCounted(t *testing.T) {
+	l := ledger{fail: errDown}
+	var log logBuffer
+	b := openLedger(t, t.TempDir(), &l, &log, still)
+	mustAdmit(t, b, "a", "b", "c")
+	mustEnd(t, b, "a", "b")
+	for range 2 {
+		if err := b.Flush(t.Context()); !errors.Is(err, errDown) {
+			t.Fatal(err)
+		}
+	}
+	if got := b.Batches(); got.Failed != 2 || got.Moved != 0 || got.Rows != 0 {
+		t.Errorf("while the store fails: %+v", got)
+	}
+	l.setFail(nil)
+	mustFlush(t, b)
+	mustEnd(t, b, "c")
+	mustFlush(t, b)
+	if got := b.Batches(); got.Failed != 2 || got.Moved != 2 || got.Rows != 3 {
+		t.Errorf("afterwards: %+v", got)
+	}
+}
+
 func TestSecondProcessIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	var l ledger
@@ -303,7 +327,7 @@ func TestFullDisk(t *testing.T) {
 	if d := b.Depth(); d.Open != 2 || d.Waiting != 2 || d.JournalError == "" || d.Unwritten == 0 || d.Lost != 0 {
 		t.Errorf("depth %+v", d)
 	}
-	tryAgain(b)
+	dueAgain(b)
 	b.tidyJournal() // to a file beside the full one
 	mustAdmit(t, b, "c")
 	if d := b.Depth(); d.JournalError != "" || d.Unwritten != 0 || log.count("the journal cannot be written") != 1 || log.count("written again") != 1 {
@@ -318,8 +342,8 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-// tryAgain makes what failed due to be tried again.
-func tryAgain(b *Books) {
+// dueAgain makes what failed due to be tried again.
+func dueAgain(b *Books) {
 	b.mu.Lock()
 	b.journal.again = time.Time{}
 	b.mu.Unlock()
@@ -431,7 +455,7 @@ func TestWriteThatStopsHalfWay(t *testing.T) {
 	long.Model, long.Alias, long.Endpoint, long.Backend, long.Class, long.ClientAddr = long.ID, long.ID, long.ID, long.ID, long.ID, long.ID
 	wantCode(t, b.Admit(long, true), api.CodeUnavailable)
 	b.journal.segments[0].file = good
-	tryAgain(b)
+	dueAgain(b)
 	b.tidyJournal()
 	mustEnd(t, b, "a")
 	if left := segments(t, dir); len(left) != 1 || !strings.HasSuffix(left[0], "2"+segmentSuffix) {

@@ -23,10 +23,10 @@ type journal struct {
 	synced   int64      // frames known to be on the disk
 	named    int64      // highest segment whose directory entry is known to be on the disk
 	broken   bool       // the last segment ends in a piece of a frame
+	beat     time.Time  // when writeBeat was last called
 	doubted  bool       // an fsync has failed, so that what was written may never have reached the disk
 	missing  int        // frames that are in memory alone; while there are any, nothing is written but all of it (rewriteLocked)
 	again    time.Time  // when what failed is tried again
-	beat     time.Time  // when writeBeat was last called
 }
 
 type segment struct {
@@ -125,16 +125,7 @@ func (b *Books) keepJournal(ctx context.Context) {
 
 func (b *Books) tidyJournal() {
 	seq := b.turnJournal()
-	b.mu.Lock()
-	now := b.o.Now()
-	beat := len(b.open) > 0 && now.Sub(b.journal.beat) >= beatEvery
-	if beat {
-		b.journal.beat = now
-	}
-	b.mu.Unlock()
-	if beat {
-		writeBeat(b.journal.dir, now)
-	}
+	b.beat()
 	// A segment goes only after its successor, with the admissions still open, is on the disk.
 	if b.sync(seq) == nil {
 		b.removeBooked()

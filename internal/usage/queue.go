@@ -137,9 +137,11 @@ func (b *Books) moveRows(ctx context.Context) error {
 		first := b.queue.first()
 		b.mu.Unlock()
 
+		start := b.o.Now()
 		err := b.moveBatch(ctx, first)
 
 		b.mu.Lock()
+		b.batches.add(first.rows, b.o.Now().Sub(start), err)
 		if err == nil {
 			b.queue.drop()
 		}

@@ -45,11 +45,11 @@ func (b *Books) replay(ctx context.Context, dir string) (last int64, err error) 
 	if n := b.found; n.Rows+n.Interrupted > 0 {
 		b.log.Info("the journal of the last run was booked", "rows", n.Rows, "interrupted", n.Interrupted)
 	}
+	_ = os.Remove(beatPath(dir)) // where it stays, what is admitted later is the later sign
 	if n := b.found; n.Damaged > 0 {
 		b.log.Error("parts of the journal are damaged: requests that stand in them alone are lost; the files are kept beside the journal as *"+damagedSuffix+": look at the disk, then delete them",
 			"places", n.Damaged, "bytes", n.DamagedBytes)
 	}
-	_ = os.Remove(beatPath(dir)) // where it stays, what is admitted later is the later sign
 	for _, s := range segments {
 		if damaged[s.path] {
 			err = os.Rename(s.path, strings.TrimSuffix(s.path, segmentSuffix)+damagedSuffix)
@@ -184,9 +184,9 @@ func (r *replayer) finish() error {
 	return err
 }
 
-// interruptedRecords are the rows of requests that were admitted and whose end nobody saw, in their order: of each its admission,
-// and as its CompletionTokens what may have passed. What they used is an estimate; more of the answer than passed nobody knows,
-// only what was held for it. The time until end is divided among those that ran.
+// interruptedRecords are the rows of requests that were admitted and whose end nobody saw, in their order. What they used is an
+// estimate: the prompt's, and of the answer what may have passed; what was held for it counts against limits. The time until end is
+// divided among those that ran.
 func interruptedRecords(list []api.Record, end time.Time) []api.Record {
 	slices.SortFunc(list, func(a, b api.Record) int { return a.At.Compare(b.At) })
 	rows := make([]api.Record, 0, len(list))

@@ -1,0 +1,53 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/google/uuid"
+	"go.opentelemetry.io/otel/trace"
+
+	"ollama-api-service/internal/config"
+	"ollama-api-service/internal/tracing"
+)
+
+// lastSpans is how long a collector may take for what waits at the end.
+const lastSpans = 5 * time.Second
+
+// traces are where the spans of requests go; its zero value is nowhere.
+type traces struct {
+	tracer    trace.Tracer
+	collector *tracing.Collector
+}
+
+func newTraces(ctx context.Context, cfg *config.Config, log *slog.Logger) (traces, error) {
+	if cfg.OTLPEndpoint.URL == nil {
+		return traces{}, nil
+	}
+	headers := make(map[string]string, len(cfg.OTLPHeaders))
+	for name, value := range cfg.OTLPHeaders {
+		headers[name] = string(value)
+	}
+	c, err := tracing.Open(ctx, tracing.Options{
+		Endpoint: cfg.OTLPEndpoint.URL, Headers: headers, Service: cfg.ServiceName, Version: buildVersion(),
+		Instance: uuid.NewString(), Attributes: cfg.ResourceAttributes, Ratio: float64(cfg.TraceRatio),
+	}, log)
+	if err != nil {
+		return traces{}, err
+	}
+	log.Info("traces are sent to a collector", "endpoint", cfg.OTLPEndpoint.String(), "ratio", float64(cfg.TraceRatio))
+	return traces{c.Tracer(), c}, nil
+}
+
+// close sends what waits. What the collector does not take in time is lost.
+func (t traces) close(log *slog.Logger) {
+	if t.collector == nil {
+		return
+	}
+	last, cancel := context.WithTimeout(context.Background(), lastSpans)
+	defer cancel()
+	if err := t.collector.Close(last); err != nil {
+		log.Warn("the last traces did not reach the collector", "cause", err.Error())
+	}
+}
