@@ -119,7 +119,7 @@ func TestChaosDatabaseLocked(t *testing.T) {
 	c := inTrouble(t, t.TempDir())
 	c.served(t, 40)
 	before := c.served(t, 200)
-	db, err := sql.Open("sqlite", "file:"+filepath.Join(c.Data, databaseName(t, c.Data))+"?_txlock=immediate")
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(c.Data, databaseName(t, c.Data))+"?_txlock=immediate&_busy_timeout=5000")
 	if err != nil {
 		t.Fatal(err)
 	}
