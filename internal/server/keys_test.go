@@ -3,8 +3,10 @@ package server_test
 import (
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"ollama-api-service/internal/server"
 )
@@ -187,5 +189,29 @@ func TestServicePages(t *testing.T) {
 		if item[strings.ToLower(line.Method)] == nil {
 			t.Errorf("the OpenAPI document lacks %s %s", line.Method, line.Template)
 		}
+	}
+}
+
+// deadlines notes the last bound that was set for reading from a connection.
+type deadlines struct {
+	*httptest.ResponseRecorder
+	last time.Time
+}
+
+func (d *deadlines) SetReadDeadline(t time.Time) error {
+	d.last = t
+	return nil
+}
+
+// A bound on reading a body must not stay with the connection: when it passed, every later request on it was taken for one whose
+// client has left.
+func TestAChangeLeavesNoDeadlineBehind(t *testing.T) {
+	b := start(t, setup{})
+	w := &deadlines{ResponseRecorder: httptest.NewRecorder()}
+	r := httptest.NewRequest("POST", "/api/keys", strings.NewReader(`{"name":"one","role":"user"}`))
+	r.Header.Set("Authorization", "Bearer "+adminSecret)
+	b.server.ServeHTTP(w, r)
+	if w.Code != http.StatusOK || !w.last.IsZero() {
+		t.Errorf("%d %s; a deadline in %v stays", w.Code, w.Body, time.Until(w.last))
 	}
 }

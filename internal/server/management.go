@@ -123,6 +123,9 @@ func refuse(status int, msg string, errs []error) refusal {
 // operation registers one typed operation. Its errors are ours, and are noted for the log.
 func operation[I, O any](a huma.API, op huma.Operation, handle func(context.Context, *I) (*O, error)) {
 	op.Errors = append(op.Errors, 400, 401, 403)
+	// The body is read already. huma's own bound of 5 s would stay with the connection, and when it passes, net/http takes every
+	// request on it, now and later, for one whose client has left.
+	op.BodyReadTimeout = -1
 	huma.Register(a, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := handle(ctx, in)
 		if err == nil {
