@@ -169,10 +169,6 @@ func (g *gate) spent(t *testing.T) (cpu time.Duration, peak int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	status, err := os.ReadFile("/proc/" + pid + "/status")
-	if err != nil {
-		t.Fatal(err)
-	}
 	_, rest, _ := strings.Cut(string(stat), ") ")
 	field := strings.Fields(rest)
 	for _, ticks := range field[11:13] { // utime and stime, in hundredths of a second
@@ -182,14 +178,7 @@ func (g *gate) spent(t *testing.T) (cpu time.Duration, peak int) {
 		}
 		cpu += time.Duration(n) * 10 * time.Millisecond
 	}
-	for line := range strings.Lines(string(status)) {
-		if value, ok := strings.CutPrefix(line, "VmHWM:"); ok {
-			if peak, err = strconv.Atoi(strings.Fields(value)[0]); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	return cpu, peak
+	return cpu, int(peakMemory(t, g.service) >> 10)
 }
 
 // codedRows are bodies in a coding, and of a type that is none.

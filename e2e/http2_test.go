@@ -398,15 +398,18 @@ func makeKeyWith(t *testing.T, c *http.Client, s *service) string {
 }
 
 // peakMemory is the most memory that the service ever had.
-func peakMemory(t *testing.T, s *service) int64 {
+func peakMemory(t *testing.T, s *service) int64 { return memory(t, s, "VmHWM") }
+
+// memory is a figure of the service's memory as the kernel names it, in bytes.
+func memory(t *testing.T, s *service, name string) int64 {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindSubmatch(text)
+	m := regexp.MustCompile(name + `:\s+(\d+) kB`).FindSubmatch(text)
 	if m == nil {
-		t.Fatalf("no VmHWM in\n%s", text)
+		t.Fatalf("no %s in\n%s", name, text)
 	}
 	n, err := strconv.ParseInt(string(m[1]), 10, 64)
 	if err != nil {

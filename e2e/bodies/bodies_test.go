@@ -2,6 +2,8 @@
 // is a module of its own, so that nothing of Ollama comes into the program.
 package bodies
 
+//lint:file-ignore SA1019 Ollama reads the deprecated names too, so they must be looked at
+
 import (
 	"bytes"
 	"encoding/json"

@@ -40,7 +40,7 @@ func (t *Throttle) Failed(addr netip.Addr) (wait time.Duration, over bool) {
 	if now.Sub(t.window) >= throttleWindow || now.Before(t.window) {
 		t.window, t.failed = now, make(map[netip.Prefix]int)
 	}
-	network := neighbourhood(addr)
+	network := Neighbourhood(addr)
 	n, known := t.failed[network]
 	if !known && len(t.failed) >= mostThrottled {
 		return 0, false
@@ -49,8 +49,8 @@ func (t *Throttle) Failed(addr netip.Addr) (wait time.Duration, over bool) {
 	return t.window.Add(throttleWindow).Sub(now), n >= t.most
 }
 
-// neighbourhood is what one client has of addresses: one of IPv4, a /64 of IPv6.
-func neighbourhood(a netip.Addr) netip.Prefix {
+// Neighbourhood is what one client has of addresses: one of IPv4, a /64 of IPv6. It is the zero prefix for what is no address.
+func Neighbourhood(a netip.Addr) netip.Prefix {
 	bits := 64
 	if a.Is4() {
 		bits = 32

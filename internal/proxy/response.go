@@ -97,7 +97,8 @@ func (r *Response) Head(limit int) (body []byte, whole bool, err error) {
 	return body, false, nil
 }
 
-var copyBuffers = sync.Pool{New: func() any { b := make([]byte, 4<<10); return &b }}
+// copyBuffers are as large as what a connection buffers: records are a few hundred bytes, and every waiting stream holds one.
+var copyBuffers = sync.Pool{New: func() any { b := make([]byte, readBuffer); return &b }}
 
 // Stream copies a stream to the client, each piece flushed as it comes, until the meter holds the end back or cuts
 // it, or upstream ends.

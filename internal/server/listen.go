@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/rs/cors"
+
+	"ollama-api-service/internal/auth"
 )
 
 // perAddress is a listener that takes at most so many connections of one address at one time, before anybody is asked for a
@@ -40,12 +42,8 @@ func (l *perAddress) Accept() (net.Conn, error) {
 		if !ok || l.exempt(addr) {
 			return c, nil
 		}
-		bits := 32
-		if addr.Is6() {
-			bits = 64 // one client has a whole /64
-		}
-		network, err := addr.Prefix(bits)
-		if err != nil || !l.take(network) {
+		network := auth.Neighbourhood(addr)
+		if !l.take(network) {
 			_ = c.Close() // there is nobody to tell
 			continue
 		}

@@ -74,17 +74,23 @@ func (s *Server) oneModel(x *exchange) error {
 	return x.pass(resp, entry)
 }
 
-// show answers /api/show; who is no admin does not see the paths of the server.
-func (s *Server) show(x *exchange) error {
+// readQuestion reads a body that asks about a model, and whether the key may use that.
+func (s *Server) readQuestion(x *exchange) (*dialect.Request, error) {
 	body, err := x.readBody(s.mostBody(x.route))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	req, err := x.route.kind.Read(body, s.terms(x.key))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := mayUse(x.key, req.Alias, req.Models...); err != nil {
+	return req, mayUse(x.key, req.Alias, req.Models...)
+}
+
+// show answers /api/show; who is no admin does not see the paths of the server.
+func (s *Server) show(x *exchange) error {
+	req, err := s.readQuestion(x)
+	if err != nil {
 		return err
 	}
 	resp, answer, err := s.ask(x, "POST", x.route.upstream, req.Body)
@@ -102,15 +108,8 @@ func (s *Server) show(x *exchange) error {
 // countTokens answers /v1/messages/count_tokens, which Ollama does not have, by Ollama's own formula. Claude's clients ask it
 // often: it costs the backend and the key nothing.
 func (s *Server) countTokens(x *exchange) error {
-	body, err := x.readBody(s.MaxBody)
+	req, err := s.readQuestion(x)
 	if err != nil {
-		return err
-	}
-	req, err := x.route.kind.Read(body, s.terms(x.key))
-	if err != nil {
-		return err
-	}
-	if err := mayUse(x.key, req.Alias, req.Models...); err != nil {
 		return err
 	}
 	return x.sendJSON(map[string]int64{"input_tokens": req.PromptTokens})
