@@ -63,7 +63,7 @@ func hostRows(g *gate) []row {
 	}
 	return append(rows,
 		row{name: "B60 hosts: remote_host", send: g.asAdmin("POST /api/create", `{"model":"x","from":"tiny","remote_host":"https://evil.example"}`), want: 403},
-		row{name: "B60 hosts: remote_host of Ollama itself without allow_cloud", send: g.asAdmin("POST /api/create", `{"model":"x","from":"tiny","remote_host":"https://ollama.com"}`), want: 403, says: "allow_cloud"},
+		row{name: "B60 hosts: remote_host of Ollama itself without allow_cloud", send: g.asAdmin("POST /api/create", `{"model":"x-cloud","from":"tiny","remote_host":"https://ollama.com"}`), want: 403, says: "allow_cloud"},
 		row{
 			name: "B60 hosts: insecure alone", send: g.asAdmin("POST /api/pull", `{"model":"tiny","insecure":true,"stream":false}`), want: 200, has: "X-Policy: insecure dropped",
 			ollama: without("/api/pull", "insecure"),

@@ -12,7 +12,7 @@ const (
 )
 
 // Throttle counts failed authentications by address. It is asked only after a credential was found bad, so it refuses nothing
-// that is good: it slows guessing down, and a neighbour behind the same address notices nothing.
+// that is good: guessing costs little and shows in the log, and a neighbour behind the same address notices nothing.
 //
 // Windows are fixed: across the edge of two of them an address has twice its number. Not for limits that must hold exactly.
 type Throttle struct {

@@ -47,7 +47,7 @@ type Config struct {
 	DefaultAdminRateLimit int64 `env:"DEFAULT_ADMIN_RATE_LIMIT" envDefault:"1000" doc:"The same for an admin key."`
 
 	MaxBodyBytes             Size          `env:"MAX_BODY_BYTES" envDefault:"64MiB" doc:"The largest request body, as bytes or with a unit: 64MiB, 10MB. Uploads of model files are not bound by it."`
-	MaxRequestTime           time.Duration `env:"MAX_REQUEST_TIME" envDefault:"30m" doc:"The longest that one request may take at the Ollama server. Durations need a unit: 30s, 15m, 2h."`
+	MaxRequestTime           time.Duration `env:"MAX_REQUEST_TIME" envDefault:"30m" doc:"The longest that one request may take, the wait for a slot included. Durations need a unit: 30s, 15m, 2h."`
 	UpstreamFirstByteTimeout time.Duration `env:"UPSTREAM_FIRST_BYTE_TIMEOUT" envDefault:"15m" doc:"The longest wait for the first byte of Ollama's answer: loading a large model takes minutes."`
 	SSEHeartbeat             time.Duration `env:"SSE_HEARTBEAT" envDefault:"15s" doc:"How long a stream of events (/v1) may be silent before a comment is sent, so that nobody takes it for dead; 0s sends none."`
 	UpstreamIdleTimeout      time.Duration `env:"UPSTREAM_IDLE_TIMEOUT" envDefault:"5m" doc:"The longest pause within Ollama's answer. Not for pull, push, create and blobs."`

@@ -81,7 +81,7 @@ func guard(src []byte, known fields) (object, error) {
 		return object{}, api.Errorf(api.CodeBadRequest, "missing request body")
 	}
 	if bytes.Count(src, []byte{':'}) > maxNames {
-		return object{}, api.Errorf(api.CodeBadRequest, "the body has too many fields")
+		return object{}, api.Errorf(api.CodeBadRequest, "the body has more than %d fields or colons: send less text", maxNames)
 	}
 	r := read(src)
 	defer r.done()

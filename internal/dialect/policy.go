@@ -50,6 +50,10 @@ func Standard(maxContext int64, maxKeepAlive time.Duration, defaultTokens int64)
 	return p
 }
 
+// leastStay is how long a model stays at the least, in seconds, where a user's keep_alive has a maximum: a second would unload it for
+// everybody as surely as zero.
+const leastStay = 60
+
 // atMost bounds by n; 0 is no bound.
 func atMost(n int64) api.Action {
 	if n <= 0 {
@@ -167,14 +171,17 @@ func (p *policing) changed(format string, args ...any) {
 	p.req.Changes = append(p.req.Changes, fmt.Sprintf(format, args...))
 }
 
-// flag rules on a field without an amount. One that is null or false asks for nothing.
+// standsForNone are the fields that ask for nothing where they are false or empty. Others are on by themselves, and false is the change.
+var standsForNone = map[string]bool{"raw": true, "template": true, "_debug_render_only": true}
+
+// flag rules on a field without an amount. One that is null asks for nothing.
 func (p *policing) flag(e *edit, field string) error {
 	value := string(e.value(field))
 	if value == "" || value == "null" {
 		return nil
 	}
 	switch verb := p.terms.action(field, p.model).Verb; {
-	case verb == api.VerbRefuse && value != "false" && value != `""`:
+	case verb == api.VerbRefuse && !(standsForNone[field] && (value == "false" || value == `""`)):
 		return p.refused(field)
 	case verb == api.VerbDrop:
 		e.drop(field)
@@ -219,7 +226,7 @@ func (p *policing) amount(e *edit, name, field string, boundless bool) error {
 func (p *policing) unload(k Kind, e *edit) error {
 	m := e.object.find("keep_alive")
 	if m == nil || m.kind == 'n' {
-		if a := p.terms.action("keep_alive", p.model); a.Verb == api.VerbSet && k.native() {
+		if a := p.terms.action("keep_alive", p.model); (a.Verb == api.VerbSet || a.Verb == api.VerbDefault) && k.native() {
 			e.put("keep_alive", strconv.AppendInt(nil, a.Amount, 10))
 			p.changed("keep_alive=%ds", a.Amount)
 		}
@@ -229,7 +236,7 @@ func (p *policing) unload(k Kind, e *edit) error {
 	if err != nil {
 		return err
 	}
-	if seconds == 0 && k.empty(e.object) {
+	if seconds >= 0 && seconds < leastStay && k.empty(e.object) {
 		switch p.terms.action("unload", p.model).Verb {
 		case api.VerbPass:
 			return nil
@@ -245,7 +252,7 @@ func (p *policing) unload(k Kind, e *edit) error {
 	case a.Verb == api.VerbSet && seconds != a.Amount, a.Verb == api.VerbMost && seconds > a.Amount, a.Verb == api.VerbDefault:
 		e.put("keep_alive", strconv.AppendInt(nil, a.Amount, 10))
 		p.changed("keep_alive=%ds", a.Amount)
-	case a.Verb == api.VerbDrop, seconds <= 0:
+	case a.Verb == api.VerbDrop, a.Verb == api.VerbMost && seconds < leastStay:
 		e.remove(m)
 		p.changed("keep_alive dropped")
 	}

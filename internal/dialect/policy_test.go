@@ -138,7 +138,7 @@ func TestRegistries(t *testing.T) {
 		{Create, `{"model":"x","from":"evil.example/a/b"}`, false, ""},
 		{Create, `{"model":"x","from":"llama3.2"}`, true, ""},
 		{Create, `{"model":"x","from":"a","remote_host":"evil.example"}`, false, ""},
-		{Create, `{"model":"x","from":"a","remote_host":"https://ollama.com"}`, true, ""},
+		{Create, `{"model":"x:cloud","from":"a","remote_host":"https://ollama.com"}`, true, ""},
 	} {
 		for _, terms := range []*Terms{{Registries: []string{"hf.co"}}, {Registries: []string{"hf.co"}, Policed: true, Standard: Standard(1, 1, 1)}} {
 			req, err := c.kind.Read([]byte(c.body), terms)
@@ -184,5 +184,72 @@ func TestPolicyTexts(t *testing.T) {
 	}
 	if err := Standard(1, time.Second, 1).Validate(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A model that runs elsewhere cannot be given a name that does not tell.
+func TestCloudModelsKeepTheirNames(t *testing.T) {
+	for body, kind := range map[string]Kind{
+		`{"source":"big:cloud","destination":"mine"}`:                                 Copy,
+		`{"model":"mine","from":"big:120b-cloud"}`:                                    Create,
+		`{"model":"mine","from":"a","remote_host":"https://ollama.com"}`:              Create,
+		`{"model":"mine","from":"a","remote_host":"ollama.com","parameters":{"a":1}}`: Create,
+	} {
+		if _, err := kind.Read([]byte(body), &Terms{}); api.AsError(err).Code != api.CodeBadRequest {
+			t.Errorf("%s: %v", body, err)
+		}
+	}
+	for body, kind := range map[string]Kind{
+		`{"source":"big:cloud","destination":"mine:cloud"}`: Copy,
+		`{"source":"tiny","destination":"mine"}`:            Copy,
+		`{"model":"mine:8b-cloud","from":"big:120b-cloud"}`: Create,
+		`{"model":"mine","from":"tiny"}`:                    Create,
+	} {
+		if _, err := kind.Read([]byte(body), &Terms{}); err != nil {
+			t.Errorf("%s: %v", body, err)
+		}
+	}
+}
+
+// What the words of a policy mean where nothing, or nothing much, is asked for.
+func TestFinePointsOfPolicies(t *testing.T) {
+	standard := Standard(4096, time.Hour, 100)
+	policy := func(field, action string) api.Policy {
+		var a api.Action
+		if err := a.UnmarshalText([]byte(action)); err != nil {
+			t.Fatal(err)
+		}
+		return api.Policy{field: a}
+	}
+	for _, c := range []struct {
+		key     api.Policy
+		in      string // fields of a body
+		changes string // "403" is a refusal
+	}{
+		{policy("shift", "refuse"), `"prompt":"x","shift":false`, "403"},
+		{policy("use_mmap", "refuse"), `"prompt":"x","options":{"use_mmap":false}`, "403"},
+		{policy("raw", "refuse"), `"prompt":"x","raw":false,"template":""`, "num_predict=100"},
+		{policy("keep_alive", "default:10m"), `"prompt":"x"`, "keep_alive=600s, num_predict=100"},
+		{policy("keep_alive", "set:30"), `"prompt":"x","keep_alive":30`, "num_predict=100"},
+		{nil, `"prompt":"x","keep_alive":1`, "keep_alive dropped, num_predict=100"},
+		{nil, `"prompt":"x","keep_alive":"59s"`, "keep_alive dropped, num_predict=100"},
+		{nil, `"prompt":"x","keep_alive":60`, "num_predict=100"},
+		{nil, `"keep_alive":1`, "403"},
+		{nil, `"keep_alive":"5m"`, "num_predict=100"},
+		{nil, `"keep_alive":-1`, "keep_alive dropped, num_predict=100"},
+	} {
+		req, err := Generate.Read([]byte(`{"model":"tiny",`+c.in+`}`), &Terms{Policed: true, Key: c.key, Standard: standard})
+		switch {
+		case c.changes == "403":
+			if api.AsError(err).Code != api.CodeForbidden {
+				t.Errorf("%v %s: %v", c.key, c.in, err)
+			}
+		case err != nil:
+			t.Errorf("%v %s: %v", c.key, c.in, err)
+		default:
+			if got := strings.Join(req.Changes, ", "); got != c.changes {
+				t.Errorf("%v %s: %q, want %q", c.key, c.in, got, c.changes)
+			}
+		}
 	}
 }

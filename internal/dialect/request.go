@@ -59,7 +59,9 @@ func (k Kind) Read(body []byte, terms *Terms) (*Request, error) {
 	}
 	req := &Request{}
 	if k == Copy {
-		err = e.modelNames(req, "source", "destination")
+		if err = e.modelNames(req, "source", "destination"); err == nil && req.Models[0].Cloud() && !req.Models[1].Cloud() {
+			err = errHiddenCloud()
+		}
 	} else {
 		err = e.modelOrName(k, req)
 	}
@@ -219,7 +221,16 @@ func (e *edit) sources(terms *Terms, req *Request) error {
 			}
 		}
 	}
+	elsewhere := req.Remote || len(req.Models) > 1 && req.Models[1].Cloud()
+	if elsewhere && !req.Model().Cloud() {
+		return errHiddenCloud()
+	}
 	return terms.mayReach(req)
+}
+
+// errHiddenCloud keeps models that run elsewhere from names that do not tell: allow_cloud goes by the name.
+func errHiddenCloud() error {
+	return api.Errorf(api.CodeBadRequest, "a model that runs elsewhere must say so in its name: let it end in -cloud, or give it the tag cloud")
 }
 
 // transfer reads a pull or a push. "insecure" lets the server speak plain HTTP to whatever host the name gives: it is taken out

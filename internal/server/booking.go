@@ -82,11 +82,14 @@ func compressed(resp *proxy.Response) bool {
 }
 
 // unreadable is the failure for an answer that is no JSON: a proxy in front of Ollama writes such, and Ollama itself where it
-// lacks a route. It is nil for every other answer.
+// lacks a route, panics (500 and nothing), or does not know the Host that it is called by (403 and nothing). It is nil for every
+// other answer.
 func unreadable(status int, body []byte) error {
 	switch {
-	case len(body) == 0 || dialect.Valid(body):
+	case len(body) == 0 && status < http.StatusBadRequest || len(body) > 0 && dialect.Valid(body):
 		return nil
+	case status == http.StatusForbidden && len(body) == 0:
+		return api.Errorf(api.CodeUpstreamError, "the Ollama server refuses the name that it is called by: set OLLAMA_BASE_URL to its address, or OLLAMA_HOST there")
 	case status == http.StatusNotFound:
 		return api.Errorf(api.CodeNotFound, "the Ollama server does not know this route: it may be too old")
 	case status == http.StatusRequestEntityTooLarge:

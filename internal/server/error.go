@@ -58,7 +58,7 @@ func (x *exchange) fail(err error) {
 	if x.started() {
 		// The record is the last thing that is tried: whether it arrives or not, the connection breaks.
 		if _, err := x.Write(x.errorRecord(e)); err == nil {
-			_ = http.NewResponseController(x.ResponseWriter).Flush()
+			_ = x.FlushError()
 		}
 		panic(http.ErrAbortHandler)
 	}

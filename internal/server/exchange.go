@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/auth"
 	"ollama-api-service/internal/dialect"
 )
 
@@ -76,7 +77,7 @@ func newID() string {
 
 // validID says whether a client's own request id is fit to be kept and sent back.
 func validID(s string) bool {
-	if len(s) > 128 {
+	if len(s) > 128 || auth.MayHoldKey(s) {
 		return false
 	}
 	for i := range len(s) {
@@ -165,6 +166,15 @@ func (x *exchange) unboundWrites() {
 	if x.r.ProtoMajor == 2 {
 		x.bounded = time.Time{}
 		_ = http.NewResponseController(x.ResponseWriter).SetWriteDeadline(time.Time{})
+	}
+}
+
+// lastWrite bounds what net/http writes after the handler has returned: in HTTP/2 an answer below 4 KiB goes out only then, and a
+// client that opens no window for it would hold it, and the handler's goroutine, for ever.
+func (x *exchange) lastWrite() {
+	if x.r.ProtoMajor == 2 {
+		x.bounded = time.Time{}
+		x.boundWrites()
 	}
 }
 

@@ -81,6 +81,14 @@ type countedConn struct {
 	done func()
 }
 
+// CloseWrite is what net/http looks for to end a connection whose client still sends: without it the answer may be lost in a reset.
+func (c *countedConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
+
 func (c *countedConn) Close() error {
 	defer c.done()
 	return c.Conn.Close()

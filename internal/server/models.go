@@ -76,7 +76,7 @@ func (s *Server) oneModel(x *exchange) error {
 
 // show answers /api/show; who is no admin does not see the paths of the server.
 func (s *Server) show(x *exchange) error {
-	body, err := x.readBody(s.MaxBody)
+	body, err := x.readBody(s.mostBody(x.route))
 	if err != nil {
 		return err
 	}
@@ -133,7 +133,7 @@ func (s *Server) hasBlob(x *exchange) error {
 func (s *Server) ask(x *exchange, method, path string, body []byte) (*proxy.Response, []byte, error) {
 	resp, err := s.Upstream.Do(x.r.Context(), &proxy.Request{
 		Method: method, Path: path, Body: body,
-		Accept: x.passing("Accept"), UserAgent: x.passing("User-Agent"), FirstByte: metadataTime, Deadline: x.arrived.Add(metadataTime),
+		Accept: x.passing("Accept"), UserAgent: x.passing("User-Agent"), FirstByte: metadataTime, Idle: metadataTime,
 	})
 	if err != nil {
 		if api.AsError(err).Code == api.CodeNoBackend {
@@ -155,7 +155,7 @@ func (s *Server) ask(x *exchange, method, path string, body []byte) (*proxy.Resp
 	if !all {
 		return nil, nil, api.Errorf(api.CodeUpstreamError, "the answer of the Ollama server is too long")
 	}
-	if err := unreadable(resp.Status, answer); err != nil {
+	if err := unreadable(resp.Status, answer); err != nil && method != http.MethodHead {
 		return nil, nil, err
 	}
 	return resp, answer, nil

@@ -193,6 +193,8 @@ func size(bytes int64) string {
 // mostBody is the longest body that a route reads; 0 for those that read none or pass it on unread.
 func (s *Server) mostBody(r *route) int64 {
 	switch {
+	case r.kind == dialect.Show:
+		return maxManagement
 	case r.kind != dialect.None:
 		return s.MaxBody
 	case r.class == own && (r.method == http.MethodPost || r.method == http.MethodPatch):

@@ -189,6 +189,9 @@ func (s *Server) identify(x *exchange) error {
 	}
 	switch {
 	case x.route.access == anyone:
+		if e := s.throttled(x, err); e != nil && !errors.Is(e, auth.ErrNoCredential) {
+			s.Books.Refuse(x.who(), api.AsError(e).Code)
+		}
 		return nil // without a good key it answers all the same, only less
 	case err != nil:
 		return s.throttled(x, err)
@@ -207,7 +210,7 @@ func (s *Server) identify(x *exchange) error {
 
 // throttled is the error of a bad credential, or that of too many from one address. A request without any is nobody's guess.
 func (s *Server) throttled(x *exchange, err error) error {
-	if api.AsError(err).Code != api.CodeUnauthorized || errors.Is(err, auth.ErrNoCredential) {
+	if err == nil || api.AsError(err).Code != api.CodeUnauthorized || errors.Is(err, auth.ErrNoCredential) {
 		return err
 	}
 	wait, over := s.Throttle.Failed(x.addr)
@@ -222,7 +225,9 @@ func (s *Server) throttled(x *exchange, err error) error {
 
 // finish writes the log line and keeps a panic from taking the process along.
 func (s *Server) finish(x *exchange) {
-	switch p := recover(); p {
+	p := recover()
+	defer x.lastWrite()
+	switch p {
 	case nil:
 		s.logRequest(x)
 	case http.ErrAbortHandler:
