@@ -87,7 +87,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 		DefaultLimits: map[api.Role]int64{api.RoleAdmin: cfg.DefaultAdminRateLimit, api.RoleUser: cfg.DefaultUserRateLimit},
 		StaticAdmin:   cfg.AdminAPIKey != "", TrustedProxies: cfg.TrustedProxies, MetricsOpen: cfg.MetricsOpen, Aliases: api.Aliases(cfg.ModelAliases),
 		Policy: cfg.Policy, Standard: dialect.Standard(cfg.MaxNumCtx, cfg.MaxKeepAlive, cfg.DefaultMaxTokens), Registries: cfg.RegistryHosts,
-		MaxBody: int64(cfg.MaxBodyBytes), MaxRequestTime: cfg.MaxRequestTime, FirstByte: cfg.UpstreamFirstByteTimeout, Idle: cfg.UpstreamIdleTimeout, Heartbeat: cfg.SSEHeartbeat,
+		MaxBody: int64(cfg.MaxBodyBytes), BodyMemory: int64(cfg.MaxBodyMemory), MaxRequestTime: cfg.MaxRequestTime, FirstByte: cfg.UpstreamFirstByteTimeout, Idle: cfg.UpstreamIdleTimeout, Heartbeat: cfg.SSEHeartbeat,
 		Throttle: auth.NewThrottle(cfg.AuthFailuresPerMinute, time.Now), Origins: cfg.CORSOrigins, PerAddress: cfg.MaxConnectionsPerAddress, TLS: secure.config,
 	})
 

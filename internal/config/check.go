@@ -94,6 +94,7 @@ func (c *Config) checkNumbers() error {
 		{"RETENTION_ROWS", c.RetentionRows, 0, maxDays},
 		{"RETENTION_ROLLUPS", c.RetentionRollups, 0, maxDays},
 		{"MAX_BODY_BYTES", int64(c.MaxBodyBytes), 1024, maxBody},
+		{"MAX_BODY_MEMORY", int64(c.MaxBodyMemory), 2 * int64(c.MaxBodyBytes), 1 << 50}, // a body, and what it is decoded to
 	} {
 		if n.value < n.least || n.value > n.most {
 			return errorf("%s must be from %d to %d", n.name, n.least, n.most)

@@ -117,7 +117,7 @@ func start(t testing.TB, with setup) *bed {
 		Sched: b.sched, Backend: be, Upstream: proxy.NewUpstream(base, "", ""), Books: b.books, Log: log, Version: "test",
 		Throttle:      auth.NewThrottle(0, time.Now),
 		DefaultLimits: map[api.Role]int64{api.RoleAdmin: 1000, api.RoleUser: 100}, StaticAdmin: true,
-		MaxBody: 1 << 20, MaxRequestTime: time.Minute, FirstByte: 30 * time.Second, Idle: 30 * time.Second,
+		MaxBody: 1 << 20, BodyMemory: 64 << 20, MaxRequestTime: time.Minute, FirstByte: 30 * time.Second, Idle: 30 * time.Second,
 	}
 	if with.change != nil {
 		with.change(&o)

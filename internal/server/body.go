@@ -39,6 +39,9 @@ func (x *exchange) readBody(limit int64) ([]byte, error) {
 	}
 	control := http.NewResponseController(x.ResponseWriter)
 	body := make([]byte, 0, size)
+	if err := x.hold(cap(body)); err != nil {
+		return nil, err
+	}
 	pushed := time.Time{}
 	for {
 		if int64(len(body)) > limit {
@@ -46,6 +49,9 @@ func (x *exchange) readBody(limit int64) ([]byte, error) {
 		}
 		if len(body) == cap(body) {
 			body = append(body, 0)[:len(body)]
+			if err := x.hold(cap(body)); err != nil {
+				return nil, err
+			}
 		}
 		if now := time.Now(); now.Sub(pushed) > time.Second {
 			// A byte now and then is progress, but it must not hold the connection and what was read for ever.
@@ -65,7 +71,7 @@ func (x *exchange) readBody(limit int64) ([]byte, error) {
 				return nil, tooLarge(limit)
 			}
 			x.received, x.consumed = int64(len(body)), true
-			return decode(coding, body, limit)
+			return x.decode(coding, body, limit)
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return nil, api.Wrap(api.CodeSlowBody, err, "the body did not arrive in time: send it without pauses")
 		case err != nil:
@@ -105,7 +111,7 @@ func (x *exchange) coding() (string, error) {
 const maxWindow = 8 << 20
 
 // decode undoes a coding. What comes out is bounded like a plain body: a few KiB can say terabytes.
-func decode(coding string, body []byte, limit int64) ([]byte, error) {
+func (x *exchange) decode(coding string, body []byte, limit int64) ([]byte, error) {
 	var r io.Reader
 	switch coding {
 	case "":
@@ -124,14 +130,54 @@ func decode(coding string, body []byte, limit int64) ([]byte, error) {
 		defer z.Close()
 		r = z
 	}
-	plain, err := io.ReadAll(io.LimitReader(r, limit+1))
-	switch {
-	case err != nil:
-		return nil, notCoded(coding, err)
-	case int64(len(plain)) > limit:
-		return nil, tooLarge(limit)
+	plain := make([]byte, 0, 4*len(body))
+	for {
+		if len(plain) == cap(plain) {
+			plain = append(plain, 0)[:len(plain)]
+			if err := x.hold(len(body) + cap(plain)); err != nil {
+				return nil, err
+			}
+		}
+		n, err := r.Read(plain[len(plain):cap(plain)])
+		plain = plain[:len(plain)+n]
+		switch {
+		case int64(len(plain)) > limit:
+			return nil, tooLarge(limit)
+		case errors.Is(err, io.EOF):
+			return plain, nil
+		case err != nil:
+			return nil, notCoded(coding, err)
+		}
 	}
-	return plain, nil
+}
+
+// smallBody is what a body may have without being counted.
+const smallBody = 64 << 10
+
+// hold counts n bytes of the request's body among those of all requests, until its end: a key without a bound of requests at one time
+// could else fill the memory, and a few KiB that say 64 MiB when they are decoded make that cheap. It returns CodeUnavailable when
+// there are too many already.
+func (x *exchange) hold(n int) error {
+	more := int64(n) - x.held
+	if n <= smallBody || more <= 0 {
+		return nil
+	}
+	if x.s.bodies.Add(more) > x.s.BodyMemory {
+		x.s.bodies.Add(-more)
+		e := api.Errorf(api.CodeUnavailable, "the gateway has as many large bodies in hand as it may (MAX_BODY_MEMORY): try again in a few seconds")
+		e.RetryAfter = 5 * time.Second
+		return e
+	}
+	x.held += more
+	return nil
+}
+
+// letGo ends what hold began: the body is not needed any more.
+func (x *exchange) letGo() {
+	if x.held > 0 {
+		x.s.bodies.Add(-x.held)
+		x.held = 0
+	}
 }
 
 func notCoded(coding string, err error) error {

@@ -45,6 +45,7 @@ type exchange struct {
 	events  int64 // of a stream of events, those that were sent
 
 	received int64 // of the body
+	held     int64 // bytes of the body that are counted in Server.bodies
 	consumed bool  // the body was read to its end
 	csv      bool  // the client accepts CSV first
 	err      *api.Error

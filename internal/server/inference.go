@@ -55,6 +55,7 @@ func (s *Server) infer(x *exchange) error {
 	}
 	defer resp.Close()
 	req.Body = nil // it is sent: a client that is slow to take its answer must not hold it
+	x.letGo()
 	if err := b.begin(resp); err != nil {
 		return err
 	}

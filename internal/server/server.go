@@ -60,6 +60,7 @@ type Options struct {
 	Standard       api.Policy        // what users' requests may set where nothing else is said
 	Registries     []string          // hosts that models may come from beside Ollama's own
 	MaxBody        int64
+	BodyMemory     int64 // for the large bodies of all requests together
 	MaxRequestTime time.Duration
 	FirstByte      time.Duration
 	Idle           time.Duration
@@ -83,6 +84,7 @@ type Server struct {
 	// writeProgress is how long a client may take nothing of its answer.
 	writeProgress time.Duration
 	requests      sync.WaitGroup
+	bodies        atomic.Int64 // bytes of large bodies in memory
 }
 
 // New builds the route table and the management API on it.
@@ -226,6 +228,7 @@ func (s *Server) throttled(x *exchange, err error) error {
 // finish writes the log line and keeps a panic from taking the process along.
 func (s *Server) finish(x *exchange) {
 	p := recover()
+	x.letGo()
 	defer x.lastWrite()
 	switch p {
 	case nil:
