@@ -118,6 +118,9 @@ func old(t testing.TB, recs ...api.Record) (path string) {
 	db := must[*sql.DB](t)(sql.Open("sqlite", dsn(path)))
 	defer db.Close()
 	db.SetMaxOpenConns(1)
+	if err := useLog(t.Context(), db); err != nil { // as every database is from its first start on
+		t.Fatal(err)
+	}
 	provider := must[*goose.Provider](t)(goose.NewProvider(goose.DialectSQLite3, db, migrationFiles(), goose.WithDisableGlobalRegistry(true)))
 	if _, err := provider.UpTo(t.Context(), 1); err != nil {
 		t.Fatal(err)

@@ -21,9 +21,9 @@ func trimNow(t *testing.T, s *Store, keep Retention, now time.Time) int64 {
 	return must[int64](t)((&trimmer{store: s, pause: func(context.Context, time.Duration) error { return nil }}).trim(t.Context(), keep, now))
 }
 
-// years are two requests a day for three years up to noon, of two keys.
+// years are two requests a day for more than two years up to noon, of two keys.
 func years() (recs []api.Record) {
-	for i := range 3 * 365 {
+	for i := range 800 {
 		at := noon.Add(-time.Duration(i) * days).Truncate(time.Millisecond)
 		a, b := record(fmt.Sprint("a", i), "oas_a", at), record(fmt.Sprint("b", i), "oas_b", at.Add(-3*time.Hour))
 		a.Backend, b.Model = "gpu1", "qwen3:latest"
@@ -118,8 +118,8 @@ func TestRetention(t *testing.T) {
 func TestTrimmingStopsNobody(t *testing.T) {
 	s, _ := create(t)
 	var oldRows []api.Record
-	for i := range 6000 {
-		oldRows = append(oldRows, record(fmt.Sprint("old", i), fmt.Sprint("oas_", i%100), noon.Add(-time.Duration(40*24*60-i)*time.Minute)))
+	for i := range 1200 {
+		oldRows = append(oldRows, record(fmt.Sprint("old", i), fmt.Sprint("oas_", i%100), noon.Add(-time.Duration(40*24*60-5*i)*time.Minute)))
 	}
 	addRecords(t, s, oldRows...)
 	var steps atomic.Int64
@@ -152,10 +152,10 @@ func TestTrimmingStopsNobody(t *testing.T) {
 			trimming = false
 		}
 	}
-	if added < 6000/mostTrim || tr.batch > mostTrim {
+	if added < 10 || tr.batch > mostTrim {
 		t.Errorf("%d rows were added beside %d batches of up to %d", added, steps.Load(), tr.batch)
 	}
-	list, _, err := s.Requests(t.Context(), RequestQuery{Limit: 1000})
+	list, _, err := s.Requests(t.Context(), RequestQuery{Limit: 100_000})
 	if err != nil || len(list) != added {
 		t.Errorf("%d requests are left, want the %d new ones (%v)", len(list), added, err)
 	}
@@ -183,8 +183,8 @@ func TestTrimNowAndThen(t *testing.T) {
 			return len(list)
 		}
 		time.Sleep(time.Second)
-		if n := left(); n != 1 || !strings.Contains(log.String(), "RETENTION_ROWS") {
-			t.Errorf("%d rows after a second; %s", n, log.String())
+		if n := left(); n != 1 {
+			t.Errorf("%d rows after a second", n)
 		}
 		time.Sleep(3 * days)
 		if n := left(); n != 0 {
@@ -192,6 +192,9 @@ func TestTrimNowAndThen(t *testing.T) {
 		}
 		stop()
 		<-ended
+		if n := strings.Count(log.String(), "RETENTION_ROWS"); n < 2 {
+			t.Errorf("%d lines about what was deleted: %s", n, log.String())
+		}
 	})
 }
 
@@ -205,16 +208,16 @@ func TestFreedPagesAreUsedAgain(t *testing.T) {
 		return n
 	}
 	var sizes []int64
-	for day := range 12 {
+	for day := range 10 {
 		var recs []api.Record
-		for i := range 1000 {
+		for i := range 300 {
 			recs = append(recs, record(fmt.Sprint(day, "-", i), fmt.Sprint("oas_", i%50), noon.Add(time.Duration(day)*days+time.Duration(i)*time.Second)))
 		}
 		addRecords(t, s, recs...)
 		trimNow(t, s, Retention{Rows: 3 * days, Rollups: 3 * days}, noon.Add(time.Duration(day)*days))
 		sizes = append(sizes, pages())
 	}
-	if grown := float64(sizes[11]) / float64(sizes[5]); grown > 1.35 {
+	if grown := float64(sizes[9]) / float64(sizes[5]); grown > 1.35 {
 		t.Errorf("the file grew %.2f times while as much came as went: %v pages", grown, sizes)
 	}
 }

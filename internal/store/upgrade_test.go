@@ -29,11 +29,11 @@ func upgrade(path string) {
 // A kill in the middle of an upgrade, wherever it strikes, leaves a database that the next start brings up to date, with each
 // request in it once and sums that agree.
 func TestUpgradeIsKilled(t *testing.T) {
-	recs := sample(2500)
+	recs := sample(800)
 	path := old(t, recs...)
 	var errs bytes.Buffer
 	killed := 0
-	for patience := 10 * time.Millisecond; ; patience += patience / 4 {
+	for patience := 15 * time.Millisecond; ; patience += patience / 3 {
 		cmd := exec.Command(os.Args[0])
 		cmd.Env, cmd.Stderr = append(os.Environ(), upgradeFile+"="+path), &errs
 		if err := cmd.Start(); err != nil {
