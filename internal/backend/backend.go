@@ -1,4 +1,4 @@
-// Package backend knows which Ollama server stands behind the gateway and how it is.
+// Package backend knows which Ollama servers stand behind the gateway and how they are.
 package backend
 
 import (
@@ -25,21 +25,39 @@ const (
 
 // Backend is one Ollama server. Its zero value is not usable: call New.
 type Backend struct {
-	Name  string
-	URL   *url.URL
-	Slots int // requests at one time per model
+	Name   string
+	URL    *url.URL
+	Slots  int     // requests at one time per model; 0: found by watching
+	Total  int     // requests at one time of all models; 0: no bound beside Slots
+	Weight float64 // how much faster it is than one of weight 1; 0 is 1
 
 	header, value string // of OLLAMA_AUTH_HEADER
 	client        *http.Client
 	state         atomic.Pointer[State]
 }
 
-// State is what the last probe said.
+// State is what the last probes and requests said. One is never changed: another takes its place.
 type State struct {
-	Healthy bool
-	Version string // last one seen, numeric and dotted; "" before the first answer
-	Checked time.Time
-	Reason  string // why it is not healthy, for admins
+	Healthy  bool
+	Draining bool   // it gets no request that is new
+	Version  string // last one seen, numeric and dotted; "" before the first answer
+	Checked  time.Time
+	Reason   string // why it is not healthy, for admins
+	// Installed and Loaded are its models by canonical name; nil where it has not said.
+	Installed map[string]Installed
+	Loaded    map[string]Loaded
+}
+
+// Installed is a model of /api/tags.
+type Installed struct {
+	Digest string
+	Embeds bool // it makes embeddings alone
+}
+
+// Loaded is a model of /api/ps.
+type Loaded struct {
+	VRAM    int64 // bytes
+	Expires time.Time
 }
 
 // New is a backend that has not been probed yet. header and value are an upstream credential, or empty.

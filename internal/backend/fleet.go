@@ -1,0 +1,168 @@
+package backend
+
+import (
+	"slices"
+	"sync"
+	"sync/atomic"
+)
+
+// Fleet is every Ollama server behind the gateway. All but its list of watchers may be used by any goroutine.
+type Fleet struct {
+	mu      sync.Mutex // of changes
+	list    []*Backend
+	index   atomic.Pointer[index]
+	changed []func()
+}
+
+// index answers what a request asks of the fleet without a look at each server's lists.
+type index struct {
+	all     []*Backend
+	models  map[string][]*Backend // those that may serve it, by canonical name
+	unsaid  []*Backend            // of those that may serve, the ones whose models are not known
+	minor   map[string][]*Backend // those with another digest under the name than most have
+	healthy int
+}
+
+// NewFleet is a fleet of the servers given, in their order.
+func NewFleet(list ...*Backend) *Fleet {
+	f := &Fleet{list: list}
+	f.Refresh()
+	return f
+}
+
+// OnChange has changed called after every change of the fleet or of a server's state. Call it before the fleet is used.
+func (f *Fleet) OnChange(changed func()) { f.changed = append(f.changed, changed) }
+
+// All are the servers, in the order they came. The slice is not to be changed.
+func (f *Fleet) All() []*Backend { return f.index.Load().all }
+
+// Named is the server of that name, or nil.
+func (f *Fleet) Named(name string) *Backend {
+	for _, b := range f.All() {
+		if b.Name == name {
+			return b
+		}
+	}
+	return nil
+}
+
+// Healthy is how many servers answer.
+func (f *Fleet) Healthy() int { return f.index.Load().healthy }
+
+// Add appends a server; false says that its name is taken.
+func (f *Fleet) Add(b *Backend) bool {
+	f.mu.Lock()
+	taken := slices.ContainsFunc(f.list, func(o *Backend) bool { return o.Name == b.Name })
+	if !taken {
+		f.list = append(slices.Clone(f.list), b)
+	}
+	f.mu.Unlock()
+	f.Refresh()
+	return !taken
+}
+
+// Remove takes a server out; what it serves goes on.
+func (f *Fleet) Remove(b *Backend) {
+	f.mu.Lock()
+	f.list = slices.DeleteFunc(slices.Clone(f.list), func(o *Backend) bool { return o == b })
+	f.mu.Unlock()
+	f.Refresh()
+}
+
+// Serving are the servers that may be given a request for model: healthy, not draining, and having it, or not having said what they
+// have. One server alone is asked for any model: its own words for one that it lacks are better than ours.
+func (f *Fleet) Serving(model string) []*Backend {
+	x := f.index.Load()
+	if list, ok := x.models[model]; ok {
+		return list
+	}
+	return x.unsaid
+}
+
+// Has says whether any server, healthy or not, may have model.
+func (f *Fleet) Has(model string) bool {
+	all := f.All()
+	if len(all) == 1 {
+		return true
+	}
+	for _, b := range all {
+		s := b.state.Load()
+		if _, ok := s.Installed[model]; ok || s.Installed == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// Minor are the servers that have another model under the name than most: they are not asked for it.
+func (f *Fleet) Minor(model string) []*Backend { return f.index.Load().minor[model] }
+
+// Minors are the names for which Minor is not empty, in order.
+func (f *Fleet) Minors() []string {
+	var names []string
+	for name := range f.index.Load().minor {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Refresh reads every server's state again, and tells who watches. Whoever changes a state calls it.
+func (f *Fleet) Refresh() {
+	f.mu.Lock()
+	f.index.Store(newIndex(f.list))
+	f.mu.Unlock()
+	for _, tell := range f.changed {
+		tell()
+	}
+}
+
+func newIndex(list []*Backend) *index {
+	x := &index{all: list, models: make(map[string][]*Backend), minor: make(map[string][]*Backend)}
+	holders := make(map[string][]*Backend)
+	for _, b := range list {
+		s := b.state.Load()
+		if s.Healthy {
+			x.healthy++
+		}
+		if s.Installed == nil || len(list) == 1 {
+			if s.Healthy && !s.Draining {
+				x.unsaid = append(x.unsaid, b)
+			}
+			continue
+		}
+		for name := range s.Installed {
+			holders[name] = append(holders[name], b)
+		}
+	}
+	for name, has := range holders {
+		digest := majority(name, has)
+		serving := slices.Clone(x.unsaid)
+		for _, b := range has {
+			s := b.state.Load()
+			switch {
+			case s.Installed[name].Digest != digest:
+				x.minor[name] = append(x.minor[name], b)
+			case s.Healthy && !s.Draining:
+				serving = append(serving, b)
+			}
+		}
+		x.models[name] = serving
+	}
+	return x
+}
+
+// majority is the digest that most have under name; of several, the one that came first.
+func majority(name string, has []*Backend) string {
+	count := make(map[string]int)
+	best := ""
+	for _, b := range has {
+		count[b.state.Load().Installed[name].Digest]++
+	}
+	for _, b := range has {
+		if d := b.state.Load().Installed[name].Digest; count[d] > count[best] {
+			best = d
+		}
+	}
+	return best
+}
