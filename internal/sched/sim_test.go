@@ -46,7 +46,7 @@ type trace struct {
 	short    bool // it is run by every test
 	plotted  bool
 	recorded []job // instead of patterns
-	failing  bool // one machine after the other is away for two minutes in ten
+	failing  bool  // one machine after the other is away for two minutes in ten
 }
 
 // job is one request of a trace.
