@@ -19,6 +19,7 @@ func (s *Server) infer(x *exchange) error {
 	if err := s.newEnough(x.route.kind); err != nil {
 		return err
 	}
+	// TODO-TARGET
 	taken, err := s.Limits.Reserve(x.key) // before the body: a key at its limit must not fill the memory
 	x.showLimits(s.Limits, taken)
 	if err != nil {
@@ -32,7 +33,7 @@ func (s *Server) infer(x *exchange) error {
 	}
 	s.startHeartbeat(x, req)
 	defer x.beat.pause()
-	lease, err := s.acquire(x, req)
+	lease, err := s.acquire(x, req, nil)
 	if err != nil {
 		return x.giveBack(taken, err)
 	}
@@ -47,12 +48,9 @@ func (s *Server) infer(x *exchange) error {
 
 	b.stay.open(x.r.Context(), s)
 	defer b.stay.end()
-	up := s.upstreamRequest(x, req)
-	x.journey.serve(b, up)
-	resp, err := s.Upstream.Do(b.stay.ctx, up)
+	resp, err := b.send(s.upstreamRequest(x, req))
 	if err != nil {
 		if api.AsError(err).Code == api.CodeNoBackend {
-			s.Backend.Unreachable("a request could not be brought to it")
 			return x.giveBack(taken, b.failed(err))
 		}
 		return b.failed(err)
