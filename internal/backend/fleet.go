@@ -123,6 +123,9 @@ func (f *Fleet) Minors() []string {
 	return names
 }
 
+// Set replaces what is known of a server. Refresh lets the fleet know.
+func (b *Backend) Set(s State) { b.state.Store(&s) }
+
 // Refresh reads every server's state again, and tells who watches. Whoever changes a state calls it.
 func (f *Fleet) Refresh() {
 	f.mu.Lock()

@@ -1,14 +1,13 @@
 // Package sched says who goes next and where: a slot on a backend and the turn to use it are taken in one step.
 //
-// Ollama queues requests for a loaded model without bound and without telling anyone (docs/ollama-contract, section 3), so
-// no more than its slots are ever in flight there, and the rest waits here: first come, first served, bounded in number
-// and in time.
+// Ollama queues requests for a loaded model without bound, without order among its users and without telling anyone
+// (docs/ollama-contract, section 3), so no more than its slots are ever in flight there, and the rest waits here. Whose turn it
+// is says the Virtual Token Counter of Sheng et al. (OSDI'24, arXiv 2401.00588) with the time for which slots are held as the
+// service; docs/fairness.md has the rules, their bounds and what they were measured to do.
 package sched
 
 import (
-	"container/list"
 	"context"
-	"math"
 	"sync"
 	"time"
 
@@ -16,93 +15,162 @@ import (
 	"ollama-api-service/internal/backend"
 )
 
-// Scheduler hands out the slots of one backend, per model.
+// Options are the bounds of the queue and how a model is loaded.
+type Options struct {
+	MaxQueue int           // requests that may wait in all
+	PerKey   int           // of one key; 0: as many as in all
+	MaxWait  time.Duration // of one request
+	// Prefix sends conversations with the same beginning to the same backend, where its slots allow it.
+	Prefix bool
+	// Load brings a request's model into a backend's memory, and returns when it is there and the backend's state says so. Its context
+	// is the scheduler's: it ends early only when nobody waits for the model any more. nil: requests load what they need themselves.
+	Load func(ctx context.Context, b *backend.Backend, a *Ask) error
+}
+
+// Ask is what a request needs.
+type Ask struct {
+	ID       string           // of the request
+	Key      string           // preview: whose turn it takes
+	Weight   float64          // of the key; 0 is 1
+	Batch    bool             // it takes what others leave
+	Model    string           // canonical name
+	Since    string           // the oldest version that can serve it; "" any
+	Avoid    *backend.Backend // one that has just failed with it: it has had its turn, and goes first
+	Options  []byte           // load-time options, a JSON object for Load; nil: none
+	Embeds   bool             // it asks for embeddings
+	Prefix   uint64           // of the conversation's beginning; 0: none
+	Deadline time.Time        // zero: MaxWait alone
+}
+
+// Scheduler hands out the slots of a fleet, per model.
 type Scheduler struct {
-	backend  *backend.Backend
-	maxQueue int
-	maxWait  time.Duration
+	o     Options
+	fleet *backend.Fleet
 
 	mu       sync.Mutex
-	lanes    map[string]*lane
-	inFlight int // of all lanes
+	places   map[*backend.Backend]*place
+	lanes    map[laneName]*lane // those in which somebody waits
+	clients  map[string]*client
 	waiting  int
-	service  time.Duration // moving average of how long a slot is held
-	// share is what a lease that was there from the start would have of the backend: the integral of one over inFlight, as of shared.
-	share  time.Duration
-	shared time.Time
+	arrivals uint64
+	running  []*Lease
+	advanced time.Time     // when what runs was last charged
+	mean     time.Duration // moving average of how long a slot is held
+	virtual  float64       // counter of who went last
+	swept    int           // clients that were left by the last sweep
 }
 
-// lane is one model's slots and those who wait for them.
-type lane struct {
-	inFlight int
-	waiters  list.List // of *waiter
+// New schedules for fleet.
+func New(fleet *backend.Fleet, o Options) *Scheduler {
+	if o.PerKey <= 0 {
+		o.PerKey = o.MaxQueue
+	}
+	s := &Scheduler{o: o, fleet: fleet, places: make(map[*backend.Backend]*place), lanes: make(map[laneName]*lane), clients: make(map[string]*client)}
+	fleet.OnChange(s.changed)
+	return s
 }
 
-type waiter struct {
-	granted bool
-	share   time.Duration // of the scheduler, when it was granted
-	ready   chan struct{} // closed when granted
-}
-
-// New schedules for b: at most maxQueue requests wait in all, none longer than maxWait.
-func New(b *backend.Backend, maxQueue int, maxWait time.Duration) *Scheduler {
-	return &Scheduler{backend: b, maxQueue: maxQueue, maxWait: maxWait, lanes: make(map[string]*lane)}
-}
-
-// Lease is a slot in use. Release it always. A Lease that no Scheduler made holds none, for requests that need none.
-type Lease struct {
-	Backend *backend.Backend
-	// Waited is how long the request stood in the queue.
-	Waited time.Duration
-
-	sched    *Scheduler
-	model    string
-	taken    time.Time
-	share    time.Duration // of the scheduler, when it was taken
-	released bool
-	held     time.Duration
-	used     time.Duration
-}
-
-// Acquire waits for a slot for model, at the longest until deadline (zero: the scheduler's own bound alone). It returns
-// CodeQueueFull or CodeQueueTimeout with the time after which a try makes sense, or CodeClientGone where ctx ended first.
-func (s *Scheduler) Acquire(ctx context.Context, model string, deadline time.Time) (*Lease, error) {
-	start := time.Now()
+// Acquire waits for a slot for what is asked, at the longest until its deadline. It returns CodeQueueFull or CodeQueueTimeout with
+// the time after which a try makes sense, CodeNoBackend where no server that has the model answers, CodeNotFound where none has
+// it, CodeTooOld where all that have it are too old, or CodeClientGone where ctx ended first.
+func (s *Scheduler) Acquire(ctx context.Context, a Ask) (*Lease, error) {
+	now := time.Now()
 	s.mu.Lock()
-	l := s.lanes[model]
-	if l == nil {
-		l = &lane{}
-		s.lanes[model] = l
+	l, w, err := s.askLocked(&a, now)
+	s.mu.Unlock()
+	switch {
+	case err != nil:
+		return nil, err
+	case w == nil:
+		return l, nil
 	}
-	if l.inFlight < s.backend.Slots && l.waiters.Len() == 0 {
-		s.countLocked(start, 1)
-		l.inFlight++
-		share := s.share
-		s.mu.Unlock()
-		return &Lease{Backend: s.backend, sched: s, model: model, taken: start, share: share}, nil
+	if err := s.wait(ctx, w); err != nil {
+		return nil, err
 	}
-	if s.waiting >= s.maxQueue {
-		wait := s.expectedWaitLocked(l)
-		s.mu.Unlock()
-		return nil, &api.Error{
-			Code: api.CodeQueueFull, RetryAfter: wait, NoRetry: wait > 30*time.Second,
-			Message: "all slots are busy and the queue is full: try again later",
+	return w.lease, nil
+}
+
+// askLocked is a lease, or a place in the queue where none can be had at once.
+func (s *Scheduler) askLocked(a *Ask, now time.Time) (*Lease, *waiter, *api.Error) {
+	serving, err := s.servingLocked(a)
+	if err != nil {
+		return nil, nil, err
+	}
+	c := s.clientLocked(a)
+	if s.waiting == 0 {
+		if p, why := s.chooseLocked(serving, a); p != nil {
+			c.lift(s.virtual)
+			return s.grantLocked(p, c, a, now, now, why), nil, nil
 		}
 	}
-	w := &waiter{ready: make(chan struct{})}
-	place := l.waiters.PushBack(w)
-	s.waiting++
-	s.mu.Unlock()
+	full := s.waiting >= s.o.MaxQueue || c.waiting >= s.o.PerKey
+	w := s.enqueueLocked(c, a, now)
+	for _, p := range s.byRoomLocked(serving) {
+		s.fillLocked(p, now)
+		if w.lease != nil {
+			return w.lease, nil, nil
+		}
+	}
+	// One that failed elsewhere has been let in already: it is not refused for those that came since.
+	if full && a.Avoid == nil {
+		s.leaveLocked(w)
+		s.refillLocked(w)
+		return nil, nil, s.fullLocked(a)
+	}
+	return nil, w, nil
+}
 
-	wait := s.maxWait
-	if !deadline.IsZero() {
-		wait = max(0, min(wait, deadline.Sub(start)))
+// servingLocked are the places that may serve a: one that it is to avoid is among them only where no other is.
+func (s *Scheduler) servingLocked(a *Ask) ([]*backend.Backend, *api.Error) {
+	all := s.fleet.Serving(a.Model)
+	list := all
+	if a.Since != "" || a.Avoid != nil {
+		list = nil
+		for _, b := range all {
+			if b != a.Avoid && !tooOld(b, a.Since) {
+				list = append(list, b)
+			}
+		}
+	}
+	switch {
+	case len(list) > 0:
+		return list, nil
+	case a.Avoid != nil:
+		return nil, api.Errorf(api.CodeNoBackend, "the Ollama server failed and there is no other for this model: try again soon")
+	case len(all) > 0:
+		return nil, api.Errorf(api.CodeTooOld, "no Ollama server with this model is of version %s or newer, which this route needs: ask who runs it for an upgrade", a.Since)
+	case s.fleet.Healthy() > 0 && !s.fleet.Has(a.Model):
+		return nil, api.Errorf(api.CodeNotFound, "model '%s' not found", a.Model)
+	}
+	return nil, &api.Error{Code: api.CodeNoBackend, RetryAfter: 5 * time.Second, Message: "no Ollama server that has this model can be reached: try again soon, or ask who runs it"}
+}
+
+func tooOld(b *backend.Backend, since string) bool { return since != "" && b.State().Older(since) }
+
+func (s *Scheduler) fullLocked(a *Ask) *api.Error {
+	message := "all slots are busy and the queue is full: try again later"
+	if s.waiting < s.o.MaxQueue {
+		message = "all slots are busy and as many requests of this key wait as may: try again later"
+	}
+	wait := s.expectedLocked(a.Model, s.waitingForLocked(a.Model)+1)
+	return &api.Error{Code: api.CodeQueueFull, RetryAfter: wait, NoRetry: wait > 30*time.Second, Message: message}
+}
+
+// wait returns when w has its lease, or takes it out of the queue.
+func (s *Scheduler) wait(ctx context.Context, w *waiter) error {
+	wait := s.o.MaxWait
+	if !w.ask.Deadline.IsZero() {
+		wait = max(0, min(wait, w.ask.Deadline.Sub(w.arrived)))
 	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	var err *api.Error
 	select {
 	case <-w.ready:
+		if w.err != nil {
+			return w.err
+		}
+		return nil
 	case <-ctx.Done():
 		err = api.Wrap(api.CodeClientGone, ctx.Err(), "the client went away")
 	case <-timer.C:
@@ -110,118 +178,61 @@ func (s *Scheduler) Acquire(ctx context.Context, model string, deadline time.Tim
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// A grant may have crossed with the end of the wait: then the slot is ours, and goes back if we no longer want it.
-	if err == nil {
-		now := time.Now()
-		return &Lease{Backend: s.backend, Waited: now.Sub(start), sched: s, model: model, taken: now, share: w.share}, nil
-	}
-	if w.granted {
-		s.releaseLocked(model, time.Now())
-	} else {
-		l.waiters.Remove(place)
-		s.waiting--
-		s.forgetLocked(model, l)
+	// A grant may have crossed with the end of the wait: then the slot is ours, and goes back.
+	switch {
+	case w.lease != nil:
+		w.lease.releaseLocked(time.Now(), false)
+	case w.err == nil:
+		s.leaveLocked(w)
+		s.refillLocked(w)
 	}
 	if err.Code == api.CodeQueueTimeout {
-		err.RetryAfter = s.expectedWaitLocked(l)
+		err.RetryAfter = s.expectedLocked(w.ask.Model, s.waitingForLocked(w.ask.Model)+1)
 		err.NoRetry = err.RetryAfter > 30*time.Second
 	}
-	return nil, err
+	return err
 }
 
-// Release gives the slot to who waits longest, and returns how long it was held. A second call changes nothing.
-func (l *Lease) Release() time.Duration {
-	if l.released || l.sched == nil {
-		return l.held
-	}
-	l.released = true
-	now := time.Now()
-	l.held = now.Sub(l.taken)
-	s := l.sched
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.countLocked(now, 0)
-	l.used = s.share - l.share
-	if s.service == 0 {
-		s.service = l.held
-	} else {
-		s.service += (l.held - s.service) / 16
-	}
-	s.releaseLocked(l.model, now)
-	return l.held
-}
-
-// GPU is the lease's part of the backend's time, so far or until Release: of each instant, one part of as many as there were
-// leases in flight on the backend. So the parts of all leases never add up to more than the time that passed.
-func (l *Lease) GPU() time.Duration {
-	if l.released || l.sched == nil {
-		return l.used
-	}
-	s := l.sched
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.countLocked(time.Now(), 0)
-	return s.share - l.share
-}
-
-// countLocked brings share up to now, and then changes inFlight by more. Division rounds down, so that the parts stay below
-// the whole. Of two that took their time before the lock, the earlier may come later: time does not go back for it.
-func (s *Scheduler) countLocked(now time.Time, more int) {
-	if passed := now.Sub(s.shared); passed > 0 {
-		if s.inFlight > 0 {
-			s.share += passed / time.Duration(s.inFlight)
-		}
-		s.shared = now
-	}
-	s.inFlight += more
-}
-
-func (s *Scheduler) releaseLocked(model string, now time.Time) {
-	l := s.lanes[model]
-	if first := l.waiters.Front(); first != nil {
-		w := l.waiters.Remove(first).(*waiter)
-		s.waiting--
-		w.granted = true // the slot passes on: inFlight stays
-		s.countLocked(now, 0)
-		w.share = s.share
-		close(w.ready)
+// refillLocked ends a change of model for which nobody waits any more, and lets others have the backend.
+func (s *Scheduler) refillLocked(w *waiter) {
+	if w.lane.n > 0 {
 		return
 	}
-	s.countLocked(now, -1)
-	l.inFlight--
-	s.forgetLocked(model, l)
-}
-
-// forgetLocked drops a lane nobody uses: clients choose the names of models.
-func (s *Scheduler) forgetLocked(model string, l *lane) {
-	if l.inFlight == 0 && l.waiters.Len() == 0 {
-		delete(s.lanes, model)
+	for _, p := range s.places {
+		switch {
+		case p.turning == w.lane.name:
+			p.turning = laneName{}
+			s.fillLocked(p, time.Now())
+		case p.load != nil && p.load.lane == w.lane.name:
+			p.load.cancel()
+		}
 	}
 }
 
-// expectedWaitLocked is when a slot may be free for one who comes now, from the measured time a slot is held: 1 s to an hour.
-func (s *Scheduler) expectedWaitLocked(l *lane) time.Duration {
-	turns := float64(l.waiters.Len()+1) / float64(s.backend.Slots)
-	wait := time.Duration(math.Ceil(turns*s.service.Seconds())) * time.Second
-	return min(max(wait, time.Second), time.Hour)
-}
-
-// Snapshot is how busy the scheduler is.
-type Snapshot struct {
-	InFlight int            `json:"in_flight"`
-	Waiting  int            `json:"waiting"`
-	Limit    int            `json:"limit"` // of those that wait
-	ByModel  map[string]int `json:"by_model"`
-}
-
-// Snapshot counts what is in flight and what waits.
-func (s *Scheduler) Snapshot() Snapshot {
+// changed looks at the fleet again: those for whom no server is left are told at once, and new room is used.
+func (s *Scheduler) changed() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := Snapshot{Waiting: s.waiting, Limit: s.maxQueue, ByModel: make(map[string]int, len(s.lanes))}
-	for model, l := range s.lanes {
-		out.InFlight += l.inFlight
-		out.ByModel[model] = l.inFlight
+	now := time.Now()
+	for _, l := range s.lanes {
+		for w := range l.all() {
+			if _, err := s.servingLocked(w.ask); err != nil {
+				s.leaveLocked(w)
+				w.err = err
+				close(w.ready)
+			}
+		}
 	}
-	return out
+	there := make(map[*backend.Backend]bool)
+	for _, b := range s.fleet.All() {
+		there[b] = true
+		if s.waiting > 0 {
+			s.fillLocked(s.placeLocked(b), now)
+		}
+	}
+	for b, p := range s.places {
+		if !there[b] && p.inFlight == 0 && p.load == nil {
+			delete(s.places, b)
+		}
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"net/url"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -20,12 +21,19 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func scheduler(slots, maxQueue int, maxWait time.Duration) *Scheduler {
-	return New(&backend.Backend{Name: "gpu", Slots: slots}, maxQueue, maxWait)
+	return New(backend.NewFleet(server("gpu", slots)), Options{MaxQueue: maxQueue, MaxWait: maxWait})
+}
+
+// server is one that answers and has not said which models it has.
+func server(name string, slots int) *backend.Backend {
+	b := backend.New(name, &url.URL{Scheme: "http", Host: name}, slots, "", "")
+	b.Set(backend.State{Healthy: true})
+	return b
 }
 
 func acquire(t *testing.T, s *Scheduler, model string) *Lease {
 	t.Helper()
-	l, err := s.Acquire(t.Context(), model, time.Time{})
+	l, err := s.Acquire(t.Context(), Ask{Key: "k", Model: model})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,8 +45,18 @@ func wantEmpty(t *testing.T, s *Scheduler) {
 	t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.lanes) != 0 || s.waiting != 0 {
-		t.Errorf("%d lanes and %d waiting are left", len(s.lanes), s.waiting)
+	if len(s.lanes) != 0 || s.waiting != 0 || len(s.running) != 0 {
+		t.Errorf("%d lanes, %d waiting and %d running are left", len(s.lanes), s.waiting, len(s.running))
+	}
+	for name, c := range s.clients {
+		if c.running != 0 || c.waiting != 0 || len(c.lines) != 0 || c.held != 0 {
+			t.Errorf("the key %q is left with %+v", name, c)
+		}
+	}
+	for b, p := range s.places {
+		if p.inFlight != 0 || p.load != nil || p.turning != (laneName{}) || len(p.stations) > manyModels {
+			t.Errorf("the place %s is left with %d in flight and %d stations: %+v", b.Name, p.inFlight, len(p.stations), p)
+		}
 	}
 }
 
@@ -71,7 +89,7 @@ func TestSlotsUnderAHammer(t *testing.T) {
 					ctx, cancel := context.WithCancel(t.Context())
 					time.AfterFunc(time.Duration(random.IntN(60))*time.Millisecond, cancel)
 					model := random.IntN(2)
-					l, err := s.Acquire(ctx, models[model], time.Time{})
+					l, err := s.Acquire(ctx, Ask{Key: "k", Model: models[model]})
 					switch {
 					case err == nil:
 						if n := inUse[model].Add(1); n > slots {
@@ -98,9 +116,11 @@ func TestSlotsUnderAHammer(t *testing.T) {
 			time.Sleep(time.Millisecond)
 			synctest.Wait()
 			s.mu.Lock()
-			for model, l := range s.lanes {
-				if l.waiters.Len() > 0 && l.inFlight != slots {
-					t.Errorf("%d wait for %s while %d slots of %d are in use", l.waiters.Len(), model, l.inFlight, slots)
+			for name, l := range s.lanes {
+				for _, p := range s.places {
+					if n := p.station(name.model).inFlight; l.n > 0 && n != slots {
+						t.Errorf("%d wait for %s while %d slots of %d are in use", l.n, name.model, n, slots)
+					}
 				}
 			}
 			s.mu.Unlock()
@@ -180,7 +200,7 @@ func TestEachModelHasItsSlots(t *testing.T) {
 		if n := s.Snapshot(); n.InFlight != 5 || n.ByModel["a"] != 2 || n.ByModel["b"] != 2 || n.ByModel["c"] != 1 {
 			t.Errorf("snapshot %+v", n)
 		}
-		_, err := s.Acquire(t.Context(), "a", time.Time{})
+		_, err := s.Acquire(t.Context(), Ask{Key: "k", Model: "a"})
 		wantError(t, err, api.CodeQueueTimeout, time.Second)
 		for _, l := range held {
 			l.Release()
@@ -198,7 +218,7 @@ func TestLanesAreForgotten(t *testing.T) {
 		}
 		wantEmpty(t, s)
 		l := acquire(t, s, "m")
-		_, err := s.Acquire(t.Context(), "m", time.Time{})
+		_, err := s.Acquire(t.Context(), Ask{Key: "k", Model: "m"})
 		wantError(t, err, api.CodeQueueFull, time.Second)
 		l.Release()
 		wantEmpty(t, s)
@@ -230,11 +250,11 @@ func TestQueueFull(t *testing.T) {
 			}
 			ctx, cancel := context.WithCancel(t.Context())
 			for range c.queue {
-				go s.Acquire(ctx, "m", time.Time{})
+				go s.Acquire(ctx, Ask{Key: "k", Model: "m"})
 			}
 			synctest.Wait()
 			before := time.Now()
-			_, err := s.Acquire(t.Context(), "m", time.Time{})
+			_, err := s.Acquire(t.Context(), Ask{Key: "k", Model: "m"})
 			wantError(t, err, api.CodeQueueFull, c.want)
 			if time.Since(before) != 0 {
 				t.Error("a full queue let somebody wait")
@@ -254,9 +274,9 @@ func TestQueueIsShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := scheduler(1, 1, time.Minute)
 		a, b := acquire(t, s, "a"), acquire(t, s, "b")
-		go s.Acquire(t.Context(), "a", time.Time{})
+		go s.Acquire(t.Context(), Ask{Key: "k", Model: "a"})
 		synctest.Wait()
-		_, err := s.Acquire(t.Context(), "b", time.Time{})
+		_, err := s.Acquire(t.Context(), Ask{Key: "k", Model: "b"})
 		wantError(t, err, api.CodeQueueFull, time.Second)
 		acquire(t, s, "c").Release() // a free slot needs no queue
 		time.Sleep(time.Hour)
@@ -285,7 +305,7 @@ func TestWaitTimeout(t *testing.T) {
 				if c.deadline != 0 {
 					deadline = start.Add(c.deadline)
 				}
-				_, err := s.Acquire(t.Context(), "m", deadline)
+				_, err := s.Acquire(t.Context(), Ask{Key: "k", Model: "m", Deadline: deadline})
 				wantError(t, err, api.CodeQueueTimeout, 40*time.Second)
 				if took := time.Since(start); took != c.want {
 					t.Errorf("it waited %v, want %v", took, c.want)
@@ -303,7 +323,7 @@ func TestCancelWhileQueued(t *testing.T) {
 		l := acquire(t, s, "m")
 		ctx, cancel := context.WithCancel(t.Context())
 		var gone error
-		go func() { _, gone = s.Acquire(ctx, "m", time.Time{}) }()
+		go func() { _, gone = s.Acquire(ctx, Ask{Key: "k", Model: "m"}) }()
 		synctest.Wait()
 		var next *Lease
 		go func() { next = acquire(t, s, "m") }()
@@ -338,7 +358,7 @@ func TestGrantCrossesWithTheEndOfTheWait(t *testing.T) {
 					defer cancel()
 					var got *Lease
 					var err error
-					go func() { got, err = s.Acquire(ctx, "m", time.Time{}) }()
+					go func() { got, err = s.Acquire(ctx, Ask{Key: "k", Model: "m"}) }()
 					time.Sleep(500 * time.Millisecond)
 					behind := make(chan *Lease, 1)
 					go func() { behind <- acquire(t, s, "m") }()
@@ -413,7 +433,7 @@ func TestMeasuredService(t *testing.T) {
 			l.Release()
 		}
 		l := acquire(t, s, "m")
-		_, err := s.Acquire(t.Context(), "m", time.Time{})
+		_, err := s.Acquire(t.Context(), Ask{Key: "k", Model: "m"})
 		wantError(t, err, api.CodeQueueFull, 6*time.Second)
 		l.Release()
 	})

@@ -1,0 +1,166 @@
+package sched
+
+import (
+	"time"
+
+	"ollama-api-service/internal/backend"
+)
+
+// Lease is a slot in use. Release it always. A Lease that no Scheduler made holds none, for requests that need none.
+type Lease struct {
+	Backend *backend.Backend
+	// Waited is how long the request stood in the queue, without the time in which its model was loaded for it.
+	Waited time.Duration
+	// Loading is how long its model was loaded for it: it caused the change.
+	Loading time.Duration
+	// Why says how the backend was chosen, and Ahead how many waited for the model when the request came.
+	Why   Reason
+	Ahead int
+
+	sched    *Scheduler
+	place    *place
+	station  *station
+	client   *client
+	taken    time.Time
+	atBound  bool          // it took the last slot
+	inside   time.Duration // what it waited inside Ollama; negative: nobody said
+	index    int           // among those that run
+	charged  time.Duration
+	share    time.Duration // of the place, when it was taken
+	released bool
+	held     time.Duration
+	used     time.Duration
+}
+
+// Reason is why a request went to its backend.
+type Reason string
+
+// The reasons.
+const (
+	ReasonLoaded Reason = "loaded"     // it has the model in its memory, and was the least busy of those
+	ReasonPrefix Reason = "warm_start" // and it has most likely seen the beginning of the conversation
+	ReasonChange Reason = "change"     // it changed its model for it
+	ReasonOnly   Reason = "only"       // no other has the model
+)
+
+// Release gives the slot to whose turn it is, and returns how long it was held. A second call changes nothing.
+func (l *Lease) Release() time.Duration {
+	if l.released || l.sched == nil {
+		return l.held
+	}
+	now := time.Now()
+	l.sched.mu.Lock()
+	defer l.sched.mu.Unlock()
+	l.releaseLocked(now, true)
+	return l.held
+}
+
+// Inside notes how long the request waited inside Ollama, by its own record: a sign that it was given more than it has slots.
+func (l *Lease) Inside(d time.Duration) {
+	if l.sched != nil {
+		l.inside = max(0, d)
+	}
+}
+
+// GPU is the lease's part of the backend's time, so far or until Release: of each instant, one part of as many as there were
+// leases in flight on the backend. So the parts of all leases never add up to more than the time that passed.
+func (l *Lease) GPU() time.Duration {
+	if l.released || l.sched == nil {
+		return l.used
+	}
+	l.sched.mu.Lock()
+	defer l.sched.mu.Unlock()
+	l.place.count(time.Now(), 0)
+	return l.place.share - l.share
+}
+
+// grantLocked takes a slot at p that is free.
+func (s *Scheduler) grantLocked(p *place, c *client, a *Ask, arrived, now time.Time, why Reason) *Lease {
+	st := p.station(a.Model)
+	l := &Lease{Backend: p.b, Waited: now.Sub(arrived), Why: why, sched: s, place: p, station: st, client: c, taken: now, inside: -1}
+	p.count(now, 1)
+	l.share = p.share
+	st.inFlight++
+	l.atBound = st.inFlight >= p.limit(st)
+	s.startLocked(l)
+	return l
+}
+
+// startLocked charges the lease's key by what it is expected to hold.
+func (s *Scheduler) startLocked(l *Lease) {
+	c := l.client
+	l.charged = s.estimateLocked(c, l.station)
+	c.running++
+	c.held += float64(l.charged) / c.weight
+	s.virtual = max(s.virtual, c.counter)
+	c.charge(l.charged)
+	l.index = len(s.running)
+	s.running = append(s.running, l)
+}
+
+func (s *Scheduler) estimateLocked(c *client, st *station) time.Duration {
+	for _, mean := range []time.Duration{c.mean, st.mean, s.mean} {
+		if mean > 0 {
+			return mean
+		}
+	}
+	return time.Second
+}
+
+// average moves a mean towards d.
+func average(mean *time.Duration, d time.Duration) {
+	if *mean == 0 {
+		*mean = max(d, 1)
+		return
+	}
+	*mean = max(*mean+(d-*mean)/16, 1)
+}
+
+// releaseLocked gives the slot back. One that was never used, because its request had left, says nothing of how long they take.
+func (l *Lease) releaseLocked(now time.Time, served bool) {
+	s, p, st, c := l.sched, l.place, l.station, l.client
+	l.released = true
+	l.held = now.Sub(l.taken)
+	p.count(now, 0)
+	l.used = p.share - l.share
+	p.count(now, -1)
+	p.last = now
+	st.inFlight--
+	c.running--
+	c.held -= float64(l.charged) / c.weight
+	if c.running == 0 {
+		c.held = 0 // of the rounding
+	}
+	c.charge(l.held - l.charged)
+	last := s.running[len(s.running)-1]
+	s.running[l.index] = last
+	last.index = l.index
+	s.running[len(s.running)-1] = nil
+	s.running = s.running[:len(s.running)-1]
+	if served {
+		st.seen = now
+		work := l.held - l.Loading
+		average(&c.mean, work)
+		average(&st.mean, work)
+		average(&s.mean, work)
+		p.watch(st, l)
+	}
+	p.tidy(st)
+	s.fillLocked(p, now)
+}
+
+// advanceLocked charges those that hold a slot for longer than they were charged for. It is done at most every few milliseconds:
+// it looks at all that run.
+func (s *Scheduler) advanceLocked(now time.Time) {
+	if now.Sub(s.advanced) < 5*time.Millisecond {
+		return
+	}
+	s.advanced = now
+	for _, l := range s.running {
+		if over := now.Sub(l.taken) - l.charged; over > 0 {
+			l.charged += over
+			l.client.held += float64(over) / l.client.weight
+			l.client.charge(over)
+		}
+	}
+}

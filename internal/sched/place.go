@@ -1,0 +1,261 @@
+package sched
+
+import (
+	"cmp"
+	"context"
+	"hash/maphash"
+	"slices"
+	"time"
+
+	"ollama-api-service/internal/backend"
+)
+
+const (
+	firstSlots  = 4                     // of a model on a backend for which none are set
+	mostSlots   = 64                    // that are found by trying
+	insideBound = 50 * time.Millisecond // a longer wait inside Ollama says that it had no slot
+	cleanRuns   = 50                    // at the bound without such a wait: one more is tried
+	manyModels  = 64                    // stations kept of models that nobody uses
+)
+
+// place is a backend as the scheduler sees it.
+type place struct {
+	b        *backend.Backend
+	stations map[string]*station
+	inFlight int // of all models, loads too
+	last     time.Time
+	// turning is the lane for which the model is to be changed: nothing else is begun until what runs is done. load is the change.
+	turning laneName
+	load    *load
+	loaded  time.Time     // when the last change was done
+	loading time.Duration // moving average of what a change takes
+	// share is what a lease that was there from the start would have of the backend: the integral of one over inFlight, as of shared.
+	share  time.Duration
+	shared time.Time
+}
+
+// station is one model on one backend.
+type station struct {
+	model    string
+	inFlight int
+	found    int           // slots, where none are set
+	clean    int           // runs at the bound
+	mean     time.Duration // moving average of how long a slot is held
+	loading  time.Duration // what loading it took the last time
+	seen     time.Time     // when it last worked
+}
+
+func (s *Scheduler) placeLocked(b *backend.Backend) *place {
+	p := s.places[b]
+	if p == nil {
+		p = &place{b: b, stations: make(map[string]*station)}
+		s.places[b] = p
+	}
+	return p
+}
+
+func (p *place) station(model string) *station {
+	st := p.stations[model]
+	if st == nil {
+		st = &station{model: model, found: firstSlots}
+		p.stations[model] = st
+	}
+	return st
+}
+
+// tidy drops a station that nobody uses when there are many: clients choose the names of models.
+func (p *place) tidy(st *station) {
+	if st.inFlight == 0 && len(p.stations) > manyModels {
+		delete(p.stations, st.model)
+	}
+}
+
+// limit is how many requests the model may have in flight here.
+func (p *place) limit(st *station) int {
+	switch {
+	case p.b.State().Installed[st.model].Embeds:
+		return 1
+	case p.b.Slots > 0:
+		return p.b.Slots
+	}
+	return st.found
+}
+
+// free says whether one more request for the model may be given to the backend.
+func (p *place) free(model string) bool {
+	if p.b.Total > 0 && p.inFlight >= p.b.Total || p.load != nil || p.turning != (laneName{}) {
+		return false
+	}
+	st := p.stations[model]
+	return st == nil || st.inFlight < p.limit(st)
+}
+
+// warm says whether the model is in the backend's memory, as far as is known: a backend that does not say is taken to have it.
+func (p *place) warm(model string) bool {
+	state := p.b.State()
+	if state.Loaded == nil {
+		return true
+	}
+	if _, ok := state.Loaded[model]; ok {
+		return true
+	}
+	if _, ok := state.Installed[model]; !ok && state.Installed != nil {
+		return true // there is nothing to load: its own answer says so
+	}
+	st := p.stations[model]
+	return st != nil && (st.inFlight > 0 || !st.seen.IsZero() && !st.seen.Before(state.Checked))
+}
+
+// watch finds how many slots a model has where none are set. Ollama never says that it is busy with a loaded model, but its records
+// show that a request waited inside.
+func (p *place) watch(st *station, l *Lease) {
+	switch {
+	case l.inside > insideBound:
+		st.found, st.clean = max(1, st.found-1), 0
+	case l.inside >= 0 && l.atBound:
+		if st.clean++; st.clean >= cleanRuns {
+			st.found, st.clean = min(st.found+1, mostSlots), 0
+		}
+	}
+}
+
+// count brings share up to now, and then changes inFlight by more. Division rounds down, so that the parts stay below the whole. Of
+// two that took their time before the lock, the earlier may come later: time does not go back for it.
+func (p *place) count(now time.Time, more int) {
+	if passed := now.Sub(p.shared); passed > 0 {
+		if p.inFlight > 0 {
+			p.share += passed / time.Duration(p.inFlight)
+		}
+		p.shared = now
+	}
+	p.inFlight += more
+}
+
+// burden is how long one more request would have to share the backend, by what requests for the model have taken there.
+func (p *place) burden(model string, usual time.Duration) float64 {
+	mean := usual
+	if st := p.stations[model]; st != nil && st.mean > 0 {
+		mean = st.mean
+	}
+	return float64(p.inFlight+1) * float64(max(mean, time.Millisecond)) / cmp.Or(p.b.Weight, 1)
+}
+
+// chooseLocked is the place for a request that need not wait: one with the model in its memory and a slot; of those the one that
+// has seen the beginning of the conversation, or else the least busy. It is nil where there is none.
+func (s *Scheduler) chooseLocked(serving []*backend.Backend, a *Ask) (*place, Reason) {
+	var best *place
+	var least float64
+	for _, b := range serving {
+		p := s.placeLocked(b)
+		if !p.warm(a.Model) || !p.free(a.Model) {
+			continue
+		}
+		score := 0.0
+		switch {
+		case len(serving) == 1:
+			return p, ReasonOnly
+		case s.o.Prefix && a.Prefix != 0:
+			score = -rendezvous(b.Name, a.Prefix) * cmp.Or(b.Weight, 1)
+		default:
+			score = p.burden(a.Model, s.mean)
+		}
+		if best == nil || score < least {
+			best, least = p, score
+		}
+	}
+	if s.o.Prefix && a.Prefix != 0 {
+		return best, ReasonPrefix
+	}
+	return best, ReasonLoaded
+}
+
+var seed = maphash.MakeSeed()
+
+// rendezvous is how well a backend suits a conversation, from 0 to 1: each conversation has its own order of the backends, which
+// changes for no other when one comes or goes (Thaler and Ravishankar, 1998).
+func rendezvous(name string, prefix uint64) float64 {
+	var h maphash.Hash
+	h.SetSeed(seed)
+	_, _ = h.WriteString(name)
+	maphash.WriteComparable(&h, prefix)
+	return float64(h.Sum64()>>11) / (1 << 53)
+}
+
+// byRoomLocked orders places for a request that may have to load its model: those that do the least and hold the least first.
+func (s *Scheduler) byRoomLocked(serving []*backend.Backend) []*place {
+	list := make([]*place, 0, len(serving))
+	for _, b := range serving {
+		list = append(list, s.placeLocked(b))
+	}
+	slices.SortStableFunc(list, func(a, b *place) int {
+		return cmp.Or(cmp.Compare(a.inFlight, b.inFlight), cmp.Compare(len(a.b.State().Loaded), len(b.b.State().Loaded)), a.last.Compare(b.last))
+	})
+	return list
+}
+
+// fillLocked gives away what p has to give, in the order of turns.
+func (s *Scheduler) fillLocked(p *place, now time.Time) {
+	if s.waiting == 0 {
+		return
+	}
+	s.advanceLocked(now)
+	for s.waiting > 0 && p.load == nil {
+		if p.turning == (laneName{}) {
+			p.turning = s.changeLocked(p, now)
+		}
+		if p.turning != (laneName{}) {
+			if p.inFlight > 0 {
+				return
+			}
+			s.loadLocked(p, now)
+			continue
+		}
+		w := s.nextLocked(p, now)
+		if w == nil {
+			return
+		}
+		s.turnLocked(w, p, now)
+	}
+}
+
+// nextLocked is whose turn it is to have a slot of p, of all that want a model that it has in its memory.
+func (s *Scheduler) nextLocked(p *place, now time.Time) *waiter {
+	var best *waiter
+	var first rank
+	for _, l := range s.lanes {
+		if !p.free(l.name.model) || !p.warm(l.name.model) || !s.eligible(p, l.name) {
+			continue
+		}
+		if w, r := l.next(p.b, now, s.patience()); w != nil && before(w, r, best, first) {
+			best, first = w, r
+		}
+	}
+	if best != nil {
+		best.lane.aged = first == agedBatch
+	}
+	return best
+}
+
+func (s *Scheduler) eligible(p *place, name laneName) bool {
+	return slices.Contains(s.fleet.Serving(name.model), p.b) && !tooOld(p.b, name.since)
+}
+
+// patience is how long a batch request is passed over.
+func (s *Scheduler) patience() time.Duration { return s.o.MaxWait / 4 }
+
+// turnLocked gives w a slot of p.
+func (s *Scheduler) turnLocked(w *waiter, p *place, now time.Time) {
+	s.leaveLocked(w)
+	w.lease = s.grantLocked(p, w.client, w.ask, w.arrived, now, ReasonLoaded)
+	w.lease.Ahead = w.ahead
+	close(w.ready)
+}
+
+// load is a change of the model at a place.
+type load struct {
+	lane   laneName
+	cause  *waiter
+	began  time.Time
+	share  time.Duration // of the place, when it began
+	cancel context.CancelFunc
+}

@@ -1,0 +1,150 @@
+package sched
+
+import (
+	"math"
+	"slices"
+	"time"
+)
+
+// Snapshot is how busy the scheduler is.
+type Snapshot struct {
+	InFlight int            `json:"in_flight"`
+	Waiting  int            `json:"waiting"`
+	Limit    int            `json:"limit"` // of those that wait
+	ByModel  map[string]int `json:"by_model"`
+}
+
+// Snapshot counts what is in flight and what waits.
+func (s *Scheduler) Snapshot() Snapshot {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := Snapshot{Waiting: s.waiting, Limit: s.o.MaxQueue, ByModel: make(map[string]int)}
+	for _, p := range s.places {
+		for model, st := range p.stations {
+			if st.inFlight > 0 {
+				out.InFlight += st.inFlight
+				out.ByModel[model] += st.inFlight
+			}
+		}
+	}
+	for name, l := range s.lanes {
+		if l.n > 0 {
+			out.ByModel[name.model] += 0
+		}
+	}
+	return out
+}
+
+func (s *Scheduler) waitingForLocked(model string) int {
+	n := 0
+	for name, l := range s.lanes {
+		if name.model == model {
+			n += l.n
+		}
+	}
+	return n
+}
+
+// expectedLocked is when a slot may be free for one with so many turns to wait for, itself included, from the measured time that
+// slots are held: 1 s to an hour.
+func (s *Scheduler) expectedLocked(model string, turns int) time.Duration {
+	rate, cold := 0.0, guessedLoad // slots per second
+	for _, b := range s.fleet.Serving(model) {
+		p := s.placeLocked(b)
+		st := p.stations[model]
+		if !p.warm(model) || st == nil {
+			cold = min(cold, p.changing(model))
+			continue
+		}
+		mean := st.mean
+		if mean == 0 {
+			mean = s.mean
+		}
+		rate += float64(p.limit(st)) / max(mean.Seconds(), 0.001)
+	}
+	wait := cold.Seconds()
+	if rate > 0 {
+		wait = float64(turns) / rate
+	}
+	return min(max(time.Duration(math.Ceil(wait))*time.Second, time.Second), time.Hour)
+}
+
+// Place is one request in the queue.
+type Place struct {
+	ID       string        `json:"request_id"`
+	Key      string        `json:"key"`
+	Model    string        `json:"model"`
+	Class    string        `json:"class"`
+	Waited   time.Duration `json:"-"`
+	Position int           `json:"position" doc:"How many turns until its own, by what is known now; 1 is next"`
+	Expected time.Duration `json:"-"`
+}
+
+// Queue lists who waits, in the order of their turns for each model as it looks now: of the same class, every key's first
+// request before anybody's second.
+func (s *Scheduler) Queue() []Place {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	var all []Place
+	for name, l := range s.lanes {
+		for i, w := range l.inTurn() {
+			class := "interactive"
+			if w.ask.Batch {
+				class = "batch"
+			}
+			all = append(all, Place{
+				ID: w.ask.ID, Key: w.client.name, Model: name.model, Class: class, Waited: now.Sub(w.arrived), Position: i + 1,
+				Expected: s.expectedLocked(name.model, i+1),
+			})
+		}
+	}
+	slices.SortFunc(all, func(a, b Place) int {
+		if a.Model != b.Model {
+			if a.Model < b.Model {
+				return -1
+			}
+			return 1
+		}
+		return a.Position - b.Position
+	})
+	return all
+}
+
+// inTurn is the lane in the order of its turns, if nobody comes and all that run as long as their keys' requests usually do.
+func (l *lane) inTurn() []*waiter {
+	type turn struct {
+		w     *waiter
+		class int
+		due   float64 // the counter that its key will have when it is its turn
+	}
+	var list []turn
+	for e := l.retries.Front(); e != nil; e = e.Next() {
+		list = append(list, turn{w: e.Value.(*waiter), class: -1})
+	}
+	for class := range l.turns {
+		for _, line := range l.turns[class] {
+			due := line.client.counter
+			for e := line.waiters.Front(); e != nil; e = e.Next() {
+				list = append(list, turn{e.Value.(*waiter), class, due})
+				due += float64(max(line.client.mean, time.Second)) / line.client.weight
+			}
+		}
+	}
+	slices.SortFunc(list, func(a, b turn) int {
+		switch {
+		case a.class != b.class:
+			return a.class - b.class
+		case a.due < b.due:
+			return -1
+		case a.due > b.due:
+			return 1
+		}
+		return int(a.w.order) - int(b.w.order) //nolint:gosec // neighbours in one queue
+	})
+	out := make([]*waiter, len(list))
+	for i, t := range list {
+		out[i] = t.w
+	}
+	return out
+}
