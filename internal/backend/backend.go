@@ -28,18 +28,23 @@ const (
 
 // Backend is one Ollama server. Its zero value is not usable: call New.
 type Backend struct {
-	Name   string
-	URL    *url.URL
-	Slots  int     // requests at one time per model; 0: found by watching
-	Total  int     // requests at one time of all models; 0: no bound beside Slots
-	Weight float64 // how much faster it is than one of weight 1; 0 is 1
+	Name string
+	URL  *url.URL
 
+	bounds        atomic.Pointer[Bounds]
 	header, value string // of OLLAMA_AUTH_HEADER
 	client        *http.Client
 	changing      sync.Mutex // one change of state at a time
 	state         atomic.Pointer[State]
 	failures      atomic.Int32  // of requests, in a row
 	wake          chan struct{} // asks for a probe before its time
+}
+
+// Bounds are what a server may be given. An admin may change them while it serves.
+type Bounds struct {
+	Slots  int     // requests at one time per model; 0: found by watching
+	Total  int     // requests at one time of all models; 0: no bound beside Slots
+	Weight float64 // how much faster it is than one of weight 1; 0 is 1
 }
 
 // State is what the last probes and requests said. One is never changed: another takes its place.
@@ -56,7 +61,8 @@ type State struct {
 
 // New is a backend that has not been probed yet. header and value are an upstream credential, or empty.
 func New(name string, base *url.URL, slots int, header, value string) *Backend {
-	b := &Backend{Name: name, URL: base, Slots: slots, header: header, value: value, wake: make(chan struct{}, 1)}
+	b := &Backend{Name: name, URL: base, header: header, value: value, wake: make(chan struct{}, 1)}
+	b.bounds.Store(&Bounds{Slots: slots})
 	b.client = &http.Client{
 		// No environment proxies and no redirects: a probe must not be sent elsewhere.
 		Transport:     &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 1, IdleConnTimeout: time.Minute},
@@ -66,6 +72,9 @@ func New(name string, base *url.URL, slots int, header, value string) *Backend {
 	b.state.Store(&State{Reason: "not probed yet"})
 	return b
 }
+
+// Bounds are those of now.
+func (b *Backend) Bounds() Bounds { return *b.bounds.Load() }
 
 // State is what is known now.
 func (b *Backend) State() State { return *b.state.Load() }

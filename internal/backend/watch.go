@@ -130,6 +130,12 @@ func (b *Backend) Answered() {
 	}
 }
 
+// Bound changes what b may be given.
+func (f *Fleet) Bound(b *Backend, bounds Bounds) {
+	b.bounds.Store(&bounds)
+	f.Refresh() // there may be room for who waits
+}
+
 // Drain says whether b gets no new request from now on.
 func (f *Fleet) Drain(b *Backend, drain bool) {
 	before, now := b.change(func(s *State) { s.Draining = drain })
