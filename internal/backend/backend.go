@@ -17,6 +17,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"ollama-api-service/internal/api"
 )
 
 const (
@@ -70,6 +72,14 @@ func New(name string, base *url.URL, slots int, header, value string) *Backend {
 		Timeout:       probeTimeout,
 	}
 	b.state.Store(&State{Reason: "not probed yet"})
+	return b
+}
+
+// Of is the backend that the settings or an admin describe.
+func Of(a api.Backend, header, value string) *Backend {
+	b := New(a.Name, a.URL, a.Slots, header, value)
+	b.bounds.Store(&Bounds{a.Slots, a.Total, a.Weight})
+	b.change(func(s *State) { s.Draining = a.Draining })
 	return b
 }
 

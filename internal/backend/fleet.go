@@ -95,6 +95,23 @@ func (f *Fleet) Serving(model string) []*Backend {
 	return x.unsaid
 }
 
+// Holding are the servers that answer a question about model: those that may serve it, or, where all of them are drained, those.
+func (f *Fleet) Holding(model string) []*Backend {
+	if list := f.Serving(model); len(list) > 0 {
+		return list
+	}
+	var list []*Backend
+	all := f.All()
+	for _, b := range all {
+		s := b.state.Load()
+		_, has := s.Installed[model]
+		if s.Healthy && (has || s.Installed == nil || len(all) == 1) && !slices.Contains(f.Minor(model), b) {
+			list = append(list, b)
+		}
+	}
+	return list
+}
+
 // Has says whether any server, healthy or not, may have model.
 func (f *Fleet) Has(model string) bool {
 	all := f.All()

@@ -99,15 +99,17 @@ func (f *Fleet) watchOne(ctx context.Context, b *Backend, told func(*Backend, St
 }
 
 // Failed notes that a request could not be brought to b, or was broken off by it. Three in a row, and it gets no more until a
-// probe finds it well, which is asked for at once. Where b is the only server, one refused connection is enough: there is nothing
-// to lose, and everybody is told at once instead of trying for themselves. A client that leaves is no failure.
+// probe finds it well, which is asked for at once. The last server that is well is another matter: what it breaks off does not take
+// it away, for there is no better one; but where it refuses a connection, everybody is told at once instead of trying for
+// themselves. A client that leaves is no failure.
 func (f *Fleet) Failed(b *Backend, refused bool) {
 	failures := b.failures.Add(1)
 	select {
 	case b.wake <- struct{}{}:
 	default: // it is asked for already
 	}
-	if failures < mostFailures && !(refused && len(f.All()) == 1) {
+	last := f.Healthy() <= 1
+	if last && !refused || !last && failures < mostFailures {
 		return
 	}
 	before, now := b.change(func(s *State) { s.Healthy, s.Reason = false, "requests could not be brought to it, or were broken off" })

@@ -181,6 +181,14 @@ func (c *Config) Own(base *url.URL) bool {
 	return portOf(base) == int(c.Port) && c.ownHost(base.Hostname())
 }
 
+// RefuseBackend says why an address cannot be that of a server which an admin adds, or nil: a sentence that follows its name.
+func (c *Config) RefuseBackend(base *url.URL) error {
+	if c.Own(base) {
+		return mend("is this service's own address: name that of the Ollama server")
+	}
+	return nil
+}
+
 // ownHost says whether host, on our port, would be ourselves.
 func (c *Config) ownHost(host string) bool {
 	host = strings.ToLower(host)

@@ -8,6 +8,7 @@ import (
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/backend"
 	"ollama-api-service/internal/proxy"
+	"ollama-api-service/internal/sched"
 )
 
 // mostTries is how many servers a request is brought to at the most: a request that stops each server it comes to must not stop
@@ -54,6 +55,8 @@ func (b *booking) move(resp *proxy.Response, failed error) error {
 	from := b.lease.Backend
 	b.slot += b.lease.Release()
 	b.gpu += b.lease.GPU()
+	b.waited += b.lease.Waited
+	b.lease = &sched.Lease{Backend: from} // holds nothing
 	b.x.journey.moved(failed)
 	b.s.metrics.moved(from.Name)
 	lease, err := b.s.acquire(b.x, b.req, from)
@@ -63,7 +66,6 @@ func (b *booking) move(resp *proxy.Response, failed error) error {
 		}
 		return failed
 	}
-	b.waited += b.lease.Waited
 	b.lease, b.record.Backend = lease, lease.Backend.Name
 	return nil
 }

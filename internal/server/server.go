@@ -41,16 +41,16 @@ const (
 
 // Options are the rooms and the settings that the server stands on. All but Static, Refuses, UpstreamHeader, StaticAdmin, TrustedProxies, Aliases, Policy, Registries, Origins and TLS must be set.
 type Options struct {
-	Store    *store.Store
-	Auth     *auth.Authenticator
-	Secret   auth.Secret
-	Random   io.Reader
-	Limits   *limit.Memory
-	Sched    *sched.Scheduler
-	Fleet    *backend.Fleet
-	Books    *usage.Books
-	Log      *slog.Logger
-	Version  string
+	Store   *store.Store
+	Auth    *auth.Authenticator
+	Secret  auth.Secret
+	Random  io.Reader
+	Limits  *limit.Memory
+	Sched   *sched.Scheduler
+	Fleet   *backend.Fleet
+	Books   *usage.Books
+	Log     *slog.Logger
+	Version string
 
 	// UpstreamHeader and UpstreamValue are OLLAMA_AUTH_HEADER: every server gets it.
 	UpstreamHeader, UpstreamValue string
