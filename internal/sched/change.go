@@ -11,8 +11,8 @@ const (
 )
 
 // changeLocked says for which lane p should change its model, if for any. A change costs everybody, so
-//   - an idle backend whose own models nobody waits for changes for a lane that no other backend serves, and helps one out
-//     whose wait is longer than the change takes;
+//   - an idle backend whose own models nobody waits for changes for a lane that no other backend serves; it helps one out that
+//     another serves where its memory is empty or unused, or the wait there is longer than two changes take;
 //   - a busy one changes when it has had its models for as long as eight changes take, and somebody who waits for another
 //     is further behind than everybody who waits for these, or has waited for that long.
 func (s *Scheduler) changeLocked(p *place, now time.Time) laneName {
@@ -76,7 +76,8 @@ func (s *Scheduler) wantsLocked(p *place, l *lane, w *waiter, now time.Time) boo
 			}
 		}
 	}
-	if slots == 0 {
+	// An idle backend whose memory is empty, or whose models nobody has asked for in a while, loses nothing.
+	if slots == 0 || p.inFlight == 0 && (len(p.b.State().Loaded) == 0 || now.Sub(p.last) > p.changing(l.name.model)) {
 		return true
 	}
 	return time.Duration(l.n)*mean/time.Duration(slots) > 2*p.changing(l.name.model)
