@@ -46,6 +46,9 @@ func (s *Store) Usage(ctx context.Context, q UsageQuery) (Usage, error) {
 		if len(p.runs)+len(p.rows) == 0 {
 			return nil
 		}
+		if q.paged(&p) {
+			return s.usageByPage(ctx, tx, &q, &p, &out)
+		}
 		b := &builder{}
 		query := q.build(&p, b)
 		return rows(ctx, tx, query, func(r *sql.Rows) error {
