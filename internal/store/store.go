@@ -25,6 +25,7 @@ type Store struct {
 
 // Close ends all connections. What was committed is safe without it too.
 func (s *Store) Close() error {
+	s.pages.cache.StopAllGoroutines()
 	// The writer goes last: as the last connection of all, it folds the write-ahead log into the file.
 	return errors.Join(s.reader.Close(), s.writer.Close())
 }
