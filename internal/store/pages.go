@@ -1,12 +1,10 @@
 package store
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
 	"iter"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -28,10 +26,13 @@ const (
 	lateMS = hourMS
 )
 
+// period is an hour or longer.
+type period struct{ width, start int64 }
+
 // pageID is whose cells of which period a page has.
 type pageID struct {
-	kind         kind
-	width, start int64
+	kind kind
+	period
 }
 
 // pair is a key and one other name, if the page's kind has one, by their numbers.
@@ -139,7 +140,7 @@ func (s *Store) usageByPage(ctx context.Context, tx *sql.Tx, q *UsageQuery, p *p
 		labels = append(labels, label)
 	}
 	slices.Sort(labels)
-	sum := newSheet(needs, q, labelled)
+	sum := newSheet(q, labelled)
 	for _, label := range labels {
 		if err := s.addLeaf(ctx, tx, sum, leaves[label], current); err != nil {
 			return err
@@ -163,7 +164,7 @@ func (p *plan) pages(needs kind, rest *plan) iter.Seq2[pageID, int64] {
 				if label == ownTime {
 					label = start
 				}
-				if !yield(pageID{needs, r.width, start}, label) {
+				if !yield(pageID{needs, period{r.width, start}}, label) {
 					return
 				}
 			}
@@ -172,8 +173,8 @@ func (p *plan) pages(needs kind, rest *plan) iter.Seq2[pageID, int64] {
 }
 
 // requestsIn is how many requests there are in each period of the plan of an hour or longer.
-func requestsIn(ctx context.Context, tx *sql.Tx, p *plan) (map[pageID]int64, error) {
-	counts, wide := map[pageID]int64{}, plan{}
+func requestsIn(ctx context.Context, tx *sql.Tx, p *plan) (map[period]int64, error) {
+	counts, wide := map[period]int64{}, plan{}
 	for _, r := range p.runs {
 		if r.width >= hourMS {
 			wide.runs = append(wide.runs, run{source{byOutcome, r.width, r.since}, r.from, r.to, r.label})
@@ -185,10 +186,10 @@ func requestsIn(ctx context.Context, tx *sql.Tx, p *plan) (map[pageID]int64, err
 	b := &builder{}
 	with, cells := wide.build(b, &api.RequestFilter{}, false, "u.width AS width, u.start AS start, u.count AS count", "")
 	return counts, rows(ctx, tx, `WITH RECURSIVE `+with+` SELECT width, start, SUM(count) FROM (`+cells+`) AS periods GROUP BY width, start`, func(r *sql.Rows) error {
-		var id pageID
+		var at period
 		var n int64
-		err := r.Scan(&id.width, &id.start, &n)
-		counts[id] = n
+		err := r.Scan(&at.width, &at.start, &n)
+		counts[at] = n
 		return err
 	}, b.args...)
 }
@@ -236,7 +237,7 @@ func otherName(k kind) string {
 }
 
 // addLeaf adds the pages and cells of one time to the sheet.
-func (s *Store) addLeaf(ctx context.Context, tx *sql.Tx, sum *sheet, l *leaf, current map[pageID]int64) error {
+func (s *Store) addLeaf(ctx context.Context, tx *sql.Tx, sum *sheet, l *leaf, current map[period]int64) error {
 	for _, id := range l.pages {
 		p, err := s.page(ctx, tx, id, current)
 		if err != nil {
@@ -249,8 +250,8 @@ func (s *Store) addLeaf(ctx context.Context, tx *sql.Tx, sum *sheet, l *leaf, cu
 }
 
 // page is the cells of a period: the page in memory, that with what has come since, or a new one.
-func (s *Store) page(ctx context.Context, tx *sql.Tx, id pageID, current map[pageID]int64) (*page, error) {
-	requests := current[pageID{0, id.width, id.start}]
+func (s *Store) page(ctx context.Context, tx *sql.Tx, id pageID, current map[period]int64) (*page, error) {
+	requests := current[id.period]
 	if requests == 0 {
 		return newPage(0), nil
 	}
@@ -311,95 +312,4 @@ func (id pageID) query(since int64) (query string, args []any) {
 	}
 	return `SELECT ` + names + cellSums + ` FROM usage_sum AS u WHERE kind = ` + b.param(int64(id.kind)) + ` AND width = ` + b.param(id.width) +
 		` AND start = ` + b.param(id.start) + ` AND last_at >= ` + b.param(since) + empty(id.kind), b.args
-}
-
-// sheet adds up the pages of one time after the other.
-type sheet struct {
-	needs    kind
-	by       []api.Dimension
-	limit    int
-	labelled bool
-	total    used
-	// A time that has one page, and comes behind the last group that is shown, needs no more of it than its sum.
-	whole  []*page
-	groups map[pair]int
-	used   []used
-	pairs  []pair
-}
-
-func newSheet(needs kind, q *UsageQuery, labelled bool) *sheet {
-	return &sheet{needs: needs, by: q.By, limit: q.Limit, labelled: labelled, groups: map[pair]int{}}
-}
-
-func (s *sheet) add(p *page) {
-	if len(p.pairs) > 0 {
-		s.whole = append(s.whole, p)
-		s.total.add(&p.sum)
-	}
-}
-
-// close ends a time: its groups go to the answer, the largest first, as far as the limit goes.
-func (s *sheet) close(label int64, names []string, out *Usage) {
-	pages := s.whole
-	s.whole = s.whole[:0]
-	room := s.limit - len(out.Rows)
-	if len(pages) == 1 {
-		out.Groups += int64(len(pages[0].pairs))
-		if room > 0 {
-			s.show(label, names, pages[0].pairs, pages[0].used, room, out)
-		}
-		return
-	}
-	clear(s.groups)
-	s.pairs, s.used = s.pairs[:0], s.used[:0]
-	for _, p := range pages {
-		for i, at := range p.pairs {
-			n, ok := s.groups[at]
-			if !ok {
-				n = len(s.pairs)
-				s.groups[at] = n
-				s.pairs, s.used = append(s.pairs, at), append(s.used, used{})
-			}
-			s.used[n].add(&p.used[i])
-		}
-	}
-	out.Groups += int64(len(s.pairs))
-	if room > 0 {
-		s.show(label, names, s.pairs, s.used, room, out)
-	}
-}
-
-func (s *sheet) show(label int64, names []string, pairs []pair, sums []used, room int, out *Usage) {
-	// In the order in which the names were asked for.
-	keyFirst := slices.IndexFunc(s.by, func(d api.Dimension) bool { return d != api.ByHour && d != api.ByDay }) == slices.Index(s.by, api.ByKey)
-	order := make([]int, len(pairs))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortFunc(order, func(i, j int) int {
-		if c := cmp.Compare(sums[j].count, sums[i].count); c != 0 {
-			return c
-		}
-		key, other := strings.Compare(names[pairs[i].key], names[pairs[j].key]), strings.Compare(names[pairs[i].other], names[pairs[j].other])
-		if keyFirst {
-			return cmp.Or(key, other)
-		}
-		return cmp.Or(other, key)
-	})
-	for _, i := range order[:min(room, len(order))] {
-		g := api.UsageGroup{Usage: sums[i].usage()}
-		start := sql.NullInt64{Int64: label, Valid: s.labelled}
-		for _, d := range s.by {
-			switch at := place(&g, d, &start).(type) {
-			case **string:
-				name := names[pairs[i].other]
-				if d == api.ByKey {
-					name = names[pairs[i].key]
-				}
-				*at = &name
-			}
-		}
-		g.Start = nullInstant(start)
-		out.Rows = append(out.Rows, g)
-	}
 }

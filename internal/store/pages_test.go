@@ -114,12 +114,12 @@ func TestPagesReadWhatIsNew(t *testing.T) {
 		recs = append(recs, record(fmt.Sprint("a", i), fmt.Sprint("oas_", i), day.Add(time.Duration(i)*time.Minute)))
 	}
 	addRecords(t, s, append(recs, record("b", "oas_49", day.Add(3*time.Hour)))...)
-	id := pageID{byKey | byModel, dayMS, millis(day)}
+	id := pageID{byKey | byModel, period{dayMS, millis(day)}}
 	read := func(requests int64) *page {
 		t.Helper()
 		var p *page
 		err := s.read(t.Context(), func(tx *sql.Tx) (err error) {
-			p, err = s.page(t.Context(), tx, id, map[pageID]int64{{0, dayMS, millis(day)}: requests})
+			p, err = s.page(t.Context(), tx, id, map[period]int64{id.period: requests})
 			return err
 		})
 		if err != nil || p.sum.count != requests {
