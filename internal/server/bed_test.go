@@ -73,6 +73,7 @@ func (s *syncBuffer) String() string {
 
 type setup struct {
 	servers  int // 0 is 1
+	load     func(context.Context, *backend.Backend, *sched.Ask) error
 	slots    int
 	maxQueue int
 	maxWait  time.Duration // in the queue; 0 is a minute
@@ -118,7 +119,7 @@ func start(t testing.TB, with setup) *bed {
 		b.others = append(b.others, other)
 		b.fleet.Add(backend.New(fmt.Sprint("gpu", i), parseURL(t, other.URL), slots, "", ""))
 	}
-	b.sched = sched.New(b.fleet, sched.Options{MaxQueue: queue, MaxWait: wait})
+	b.sched = sched.New(b.fleet, sched.Options{MaxQueue: queue, MaxWait: wait, Load: with.load})
 	b.fleet.ProbeAll(ctx)
 	o := server.Options{
 		Store: b.store, Auth: b.auth, Secret: b.secret, Random: rand.Reader, Limits: limit.NewMemory(time.Now),

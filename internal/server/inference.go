@@ -210,7 +210,7 @@ func (s *Server) acquire(x *exchange, req *dialect.Request, avoid *backend.Backe
 	model := req.Model().String()
 	s.Fleet.Find(x.r.Context(), model) // what it finds, the scheduler finds too
 	lease, err := s.Sched.Acquire(x.r.Context(), sched.Ask{
-		ID: x.id, Key: x.key.Preview, Model: model, Since: x.route.kind.Since(), Avoid: avoid,
+		ID: x.id, Key: x.key.Preview, Model: model, Since: x.route.kind.Since(), Avoid: avoid, Options: req.LoadOptions,
 		Embeds: x.route.kind.Embeds(), Deadline: x.deadline(),
 	})
 	x.journey.waited(start, err)
