@@ -25,7 +25,7 @@ func (s *Server) Load(ctx context.Context, b *backend.Backend, a *sched.Ask) err
 	if err != nil {
 		return err
 	}
-	resp, err := s.pools.to(b).Do(ctx, &proxy.Request{Method: "POST", Path: path, Body: text, FirstByte: s.FirstByte, Idle: s.Idle})
+	resp, err := s.pools.to(b).Do(ctx, &proxy.Request{Method: "POST", Path: path, Body: text, UserAgent: backend.Agent, FirstByte: s.FirstByte, Idle: s.Idle})
 	if err != nil {
 		s.note(b, err)
 		return err
