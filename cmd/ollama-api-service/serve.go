@@ -186,14 +186,14 @@ func restoreLimits(ctx context.Context, st *store.Store, limits *limit.Memory, l
 
 // staticKeys are the keys that live in settings.
 func staticKeys(cfg *config.Config) []auth.Static {
-	admin := api.Key{Name: "ADMIN_API_KEY", Role: api.RoleAdmin, RateLimit: &cfg.DefaultAdminRateLimit}
+	admin := api.Key{Name: "ADMIN_API_KEY", Role: api.RoleAdmin, Weight: api.DefaultWeight, Class: api.ClassInteractive, RateLimit: &cfg.DefaultAdminRateLimit}
 	var list []auth.Static
 	if cfg.AdminAPIKey != "" {
 		list = append(list, auth.Static{Preview: "env-admin", Key: admin, Secret: string(cfg.AdminAPIKey)})
 	}
 	if cfg.DemoKeys {
 		admin.Name = "Demo admin"
-		user := api.Key{Name: "Demo user", Role: api.RoleUser, RateLimit: &cfg.DefaultUserRateLimit}
+		user := api.Key{Name: "Demo user", Role: api.RoleUser, Weight: api.DefaultWeight, Class: api.ClassInteractive, RateLimit: &cfg.DefaultUserRateLimit}
 		list = append(list, auth.Static{Preview: "demo-admin", Key: admin, Secret: "demo-admin-key-12345", Demo: true},
 			auth.Static{Preview: "demo-user", Key: user, Secret: "demo-user-key-67890", Demo: true})
 	}
