@@ -127,6 +127,9 @@ func (k Kind) aliased() bool {
 	return true
 }
 
+// Embeds says whether the kind asks for embeddings.
+func (k Kind) Embeds() bool { return k == Embed || k == Embeddings || k == OpenAIEmbeddings }
+
 // Since is the first version of Ollama that has the kind's route; "" for those that every version has.
 func (k Kind) Since() string {
 	switch k {

@@ -31,6 +31,10 @@ type Request struct {
 	// MaxOutput is the longest answer that goes out as asked for, in tokens: below 0 as long as it gets, 0 for a kind that generates
 	// none.
 	MaxOutput int64
+	// LoadOptions are the options by which Ollama decides how to load the model, a JSON object; nil where the request has none.
+	LoadOptions []byte
+	// Prefix tells conversations apart by their beginning: that of their later turns is the same. 0 where there is none.
+	Prefix uint64
 	// Body goes upstream: the client's bytes but for the edits that docs/decisions.md names.
 	Body []byte
 }
@@ -74,6 +78,9 @@ func (k Kind) Read(body []byte, terms *Terms) (*Request, error) {
 		}
 	}
 	req.PromptTokens = k.promptTokens(&o)
+	if !k.Embeds() {
+		req.Prefix = o.prefix()
+	}
 
 	if err = e.edits(k, terms, req); err != nil {
 		return nil, err
@@ -110,8 +117,11 @@ func (e *edit) edits(k Kind, terms *Terms, req *Request) (err error) {
 	if err == nil {
 		e.boundOutput(k, terms.MaxOutput, req, options)
 	}
-	if err == nil && options != nil && options.changed() {
-		e.put("options", options.bytes())
+	if err == nil && options != nil {
+		req.LoadOptions = options.loading()
+		if options.changed() {
+			e.put("options", options.bytes())
+		}
 	}
 	return err
 }
