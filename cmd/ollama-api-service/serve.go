@@ -20,7 +20,6 @@ import (
 	"ollama-api-service/internal/config"
 	"ollama-api-service/internal/dialect"
 	"ollama-api-service/internal/limit"
-	"ollama-api-service/internal/proxy"
 	"ollama-api-service/internal/sched"
 	"ollama-api-service/internal/server"
 	"ollama-api-service/internal/store"
@@ -82,14 +81,15 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 	}
 	defer traces.close(log)
 
-	header := cfg.OllamaAuthHeader
-	gpu := backend.New(cfg.Ollama.Name, cfg.Ollama.URL, cfg.Ollama.Slots, header.Name, string(header.Value))
-	upstream := proxy.NewUpstream(cfg.Ollama.URL, header.Name, string(header.Value))
-	defer upstream.Close()
+	fleet, static, err := newFleet(ctx, cfg, st, log)
+	if err != nil {
+		return err
+	}
 
 	gateway := server.New(server.Options{
 		Store: st, Auth: keys, Secret: secret, Random: rand.Reader, Limits: limits,
-		Sched: sched.New(gpu, cfg.MaxQueue, cfg.MaxQueueWait), Backend: gpu, Upstream: upstream, Books: books, Log: log, Version: buildVersion(),
+		Sched: sched.New(fleet, sched.Options{MaxQueue: cfg.MaxQueue, MaxWait: cfg.MaxQueueWait}), Fleet: fleet, Books: books, Log: log, Version: buildVersion(),
+		UpstreamHeader: cfg.OllamaAuthHeader.Name, UpstreamValue: string(cfg.OllamaAuthHeader.Value), Static: static, Refuses: cfg.RefuseBackend,
 		DefaultLimits: map[api.Role]int64{api.RoleAdmin: cfg.DefaultAdminRateLimit, api.RoleUser: cfg.DefaultUserRateLimit},
 		StaticAdmin:   cfg.AdminAPIKey != "", TrustedProxies: cfg.TrustedProxies, MetricsOpen: cfg.MetricsOpen, Aliases: api.Aliases(cfg.ModelAliases),
 		Policy: cfg.Policy, Standard: dialect.Standard(cfg.MaxNumCtx, cfg.MaxKeepAlive, cfg.DefaultMaxTokens), Registries: cfg.RegistryHosts,
@@ -100,15 +100,18 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 
 	background, stop := context.WithCancel(ctx)
 	defer stop()
-	if s := gpu.Probe(ctx); !s.Healthy {
-		log.Warn("the Ollama server does not answer yet: start it, or set OLLAMA_BASE_URL to where it is", "backend", gpu.Name, "reason", s.Reason)
+	fleet.ProbeAll(ctx)
+	for _, b := range fleet.All() {
+		logFound(log, b)
 	}
-	go gpu.Watch(background, func(s backend.State) { logBackend(log, gpu, s) })
-	var trimming sync.WaitGroup
-	trimming.Go(func() {
+	var tending sync.WaitGroup
+	tending.Go(func() {
+		fleet.Watch(background, func(b *backend.Backend, s backend.State) { logBackend(log, b, s) })
+	})
+	tending.Go(func() {
 		st.Trim(background, store.Retention{Rows: time.Duration(cfg.RetentionRows) * 24 * time.Hour, Rollups: time.Duration(cfg.RetentionRollups) * 24 * time.Hour}, time.Now, log)
 	})
-	defer func() { stop(); trimming.Wait() }()
+	defer func() { stop(); tending.Wait() }()
 	go watchChanges(background, st, keys, log)
 
 	l, err := net.Listen("tcp", cfg.Address())
@@ -123,7 +126,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 	ballast := make([]byte, 64<<20)
 	defer runtime.KeepAlive(ballast)
 
-	log.Info("listening", "addr", l.Addr().String(), "url", cfg.Scheme()+"://"+l.Addr().String(), "version", buildVersion(), "backend", gpu.Name)
+	log.Info("listening", "addr", l.Addr().String(), "url", cfg.Scheme()+"://"+l.Addr().String(), "version", buildVersion(), "backends", len(fleet.All()))
 	flush()
 	err = gateway.Serve(ctx, l, cfg.ShutdownGrace)
 	log.Info("stopped")
@@ -250,12 +253,4 @@ func watchChanges(ctx context.Context, st *store.Store, keys *auth.Authenticator
 		case <-time.After(changePoll):
 		}
 	}
-}
-
-func logBackend(log *slog.Logger, b *backend.Backend, s backend.State) {
-	if s.Healthy {
-		log.Info("the Ollama server answers", "backend", b.Name, "version", s.Version)
-		return
-	}
-	log.Error("the Ollama server does not answer", "backend", b.Name, "reason", s.Reason)
 }

@@ -1,39 +1,52 @@
-// Package backend knows which Ollama servers stand behind the gateway and how they are.
+// Package backend knows which Ollama servers stand behind the gateway and how they are: what probes say of them, and what the
+// requests that they are given come to.
 package backend
 
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
+
+	"ollama-api-service/internal/api"
 )
 
 const (
-	probeEvery   = 5 * time.Second
 	probeTimeout = 3 * time.Second
-	maxVersion   = 4 << 10 // bytes of an answer of /api/version that are read
+	maxVersion   = 4 << 10  // bytes of an answer of /api/version that are read
+	maxList      = 16 << 20 // and of the lists: an entry has about 500 bytes
+	maxRest      = 64 << 10 // read behind an answer, so that its connection can be used again
 )
 
 // Backend is one Ollama server. Its zero value is not usable: call New.
 type Backend struct {
-	Name   string
-	URL    *url.URL
+	Name string
+	URL  *url.URL
+
+	bounds        atomic.Pointer[Bounds]
+	header, value string // of OLLAMA_AUTH_HEADER
+	client        *http.Client
+	changing      sync.Mutex // one change of state at a time
+	state         atomic.Pointer[State]
+	failures      atomic.Int32  // of requests, in a row
+	wake          chan struct{} // asks for a probe before its time
+}
+
+// Bounds are what a server may be given. An admin may change them while it serves.
+type Bounds struct {
 	Slots  int     // requests at one time per model; 0: found by watching
 	Total  int     // requests at one time of all models; 0: no bound beside Slots
 	Weight float64 // how much faster it is than one of weight 1; 0 is 1
-
-	header, value string // of OLLAMA_AUTH_HEADER
-	client        *http.Client
-	state         atomic.Pointer[State]
 }
 
 // State is what the last probes and requests said. One is never changed: another takes its place.
@@ -48,21 +61,10 @@ type State struct {
 	Loaded    map[string]Loaded
 }
 
-// Installed is a model of /api/tags.
-type Installed struct {
-	Digest string
-	Embeds bool // it makes embeddings alone
-}
-
-// Loaded is a model of /api/ps.
-type Loaded struct {
-	VRAM    int64 // bytes
-	Expires time.Time
-}
-
 // New is a backend that has not been probed yet. header and value are an upstream credential, or empty.
 func New(name string, base *url.URL, slots int, header, value string) *Backend {
-	b := &Backend{Name: name, URL: base, Slots: slots, header: header, value: value}
+	b := &Backend{Name: name, URL: base, header: header, value: value, wake: make(chan struct{}, 1)}
+	b.bounds.Store(&Bounds{Slots: slots})
 	b.client = &http.Client{
 		// No environment proxies and no redirects: a probe must not be sent elsewhere.
 		Transport:     &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 1, IdleConnTimeout: time.Minute},
@@ -73,78 +75,93 @@ func New(name string, base *url.URL, slots int, header, value string) *Backend {
 	return b
 }
 
+// Of is the backend that the settings or an admin describe.
+func Of(a api.Backend, header, value string) *Backend {
+	b := New(a.Name, a.URL, a.Slots, header, value)
+	b.bounds.Store(&Bounds{a.Slots, a.Total, a.Weight})
+	b.change(func(s *State) { s.Draining = a.Draining })
+	return b
+}
+
+// Bounds are those of now.
+func (b *Backend) Bounds() Bounds { return *b.bounds.Load() }
+
 // State is what is known now.
 func (b *Backend) State() State { return *b.state.Load() }
 
+// change replaces the state by what f makes of it.
+func (b *Backend) change(f func(*State)) (before, after State) {
+	b.changing.Lock()
+	defer b.changing.Unlock()
+	before = b.State()
+	after = before
+	f(&after)
+	b.state.Store(&after)
+	return before, after
+}
+
 var numericVersion = regexp.MustCompile(`^[0-9]+(\.[0-9]+)+(-[0-9A-Za-z.]+)?$`)
 
-// Probe asks the server for its version and stores what it finds; what it knew stays when ctx ends first.
+// Probe asks the server for its version and its models and stores what it finds; what it knew stays when ctx ends first. The
+// answer about the version alone decides whether it is healthy.
 func (b *Backend) Probe(ctx context.Context) State {
-	now := State{Checked: time.Now(), Version: b.State().Version}
 	version, err := b.version(ctx)
-	if err != nil {
-		now.Reason = err.Error()
-	} else {
-		now.Healthy, now.Version = true, version
+	var found lists
+	if err == nil {
+		found = b.lists(ctx)
 	}
 	if ctx.Err() != nil {
 		return b.State() // broken off by us: it says nothing about the server
 	}
-	b.state.Store(&now)
+	_, now := b.change(func(s *State) {
+		s.Checked, s.Healthy, s.Reason = time.Now(), err == nil, ""
+		if err != nil {
+			s.Reason = err.Error()
+			return
+		}
+		b.failures.Store(0)
+		s.Version = version
+		found.into(s)
+	})
 	return now
 }
 
 func (b *Backend) version(ctx context.Context) (string, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, b.URL.JoinPath("/api/version").String(), nil)
-	if err != nil {
+	var body struct{ Version string }
+	if err := b.read(ctx, "/api/version", maxVersion, &body); err != nil {
 		return "", err
+	}
+	if !numericVersion.MatchString(body.Version) {
+		return "", errors.New("/api/version names no version")
+	}
+	return body.Version, nil
+}
+
+// errSilent tells a server that did not answer from one that answered what makes no sense.
+var errSilent = errors.New("no answer")
+
+// read gets a JSON answer of at most so many bytes.
+func (b *Backend) read(ctx context.Context, path string, most int64, into any) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, b.URL.JoinPath(path).String(), nil)
+	if err != nil {
+		return err
 	}
 	if b.header != "" {
 		req.Header.Set(b.header, b.value)
 	}
 	resp, err := b.client.Do(req)
 	if err != nil {
-		return "", fmt.Errorf("no answer: %w", err)
+		return fmt.Errorf("%w: %w", errSilent, err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return "", fmt.Errorf("/api/version answers %d", resp.StatusCode)
+		return fmt.Errorf("%s answers %d", path, resp.StatusCode)
 	}
-	var body struct{ Version string }
-	if err := json.NewDecoder(io.LimitReader(resp.Body, maxVersion)).Decode(&body); err != nil {
-		return "", fmt.Errorf("/api/version is not Ollama's: %w", err)
+	if err := json.NewDecoder(io.LimitReader(resp.Body, most)).Decode(into); err != nil {
+		return fmt.Errorf("%s is not Ollama's: %w", path, err)
 	}
-	if !numericVersion.MatchString(body.Version) {
-		return "", fmt.Errorf("/api/version names no version")
-	}
-	return body.Version, nil
-}
-
-// Watch probes until ctx ends, and calls changed after each probe that found another health than the one before.
-func (b *Backend) Watch(ctx context.Context, changed func(State)) {
-	before := b.State().Healthy
-	for {
-		// Jitter keeps many gateways from probing in step.
-		wait := probeEvery + time.Duration(rand.Int64N(int64(probeEvery/5)))
-		select {
-		case <-ctx.Done():
-			b.client.CloseIdleConnections()
-			return
-		case <-time.After(wait):
-		}
-		s := b.Probe(ctx)
-		if ctx.Err() == nil && s.Healthy != before {
-			before = s.Healthy
-			changed(s)
-		}
-	}
-}
-
-// Unreachable notes that a request could not be brought to the server; the next probe may find it again.
-func (b *Backend) Unreachable(reason string) {
-	s := b.State()
-	s.Healthy, s.Reason = false, reason
-	b.state.Store(&s)
+	_, _ = io.CopyN(io.Discard, resp.Body, maxRest) // what fails here costs a connection and nothing else
+	return nil
 }
 
 // Older says whether the server is of a version before the one named, like 0.14.0. One that is not known, or that names no

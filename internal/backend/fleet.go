@@ -1,9 +1,11 @@
 package backend
 
 import (
+	"context"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // Fleet is every Ollama server behind the gateway. All but its list of watchers may be used by any goroutine.
@@ -12,6 +14,13 @@ type Fleet struct {
 	list    []*Backend
 	index   atomic.Pointer[index]
 	changed []func()
+
+	watch   func(*Backend) context.CancelFunc // begins to probe one; nil unless Watch runs
+	watched map[*Backend]context.CancelFunc
+	told    func(*Backend, State) // of a change of health
+
+	seeking sync.Mutex
+	sought  time.Time // when the lists were last read for a model that nobody has
 }
 
 // index answers what a request asks of the fleet without a look at each server's lists.
@@ -25,7 +34,7 @@ type index struct {
 
 // NewFleet is a fleet of the servers given, in their order.
 func NewFleet(list ...*Backend) *Fleet {
-	f := &Fleet{list: list}
+	f := &Fleet{list: list, watched: make(map[*Backend]context.CancelFunc)}
 	f.Refresh()
 	return f
 }
@@ -55,6 +64,9 @@ func (f *Fleet) Add(b *Backend) bool {
 	taken := slices.ContainsFunc(f.list, func(o *Backend) bool { return o.Name == b.Name })
 	if !taken {
 		f.list = append(slices.Clone(f.list), b)
+		if f.watch != nil {
+			f.watched[b] = f.watch(b)
+		}
 	}
 	f.mu.Unlock()
 	f.Refresh()
@@ -65,6 +77,10 @@ func (f *Fleet) Add(b *Backend) bool {
 func (f *Fleet) Remove(b *Backend) {
 	f.mu.Lock()
 	f.list = slices.DeleteFunc(slices.Clone(f.list), func(o *Backend) bool { return o == b })
+	if stop := f.watched[b]; stop != nil {
+		stop()
+		delete(f.watched, b)
+	}
 	f.mu.Unlock()
 	f.Refresh()
 }
@@ -77,6 +93,23 @@ func (f *Fleet) Serving(model string) []*Backend {
 		return list
 	}
 	return x.unsaid
+}
+
+// Holding are the servers that answer a question about model: those that may serve it, or, where all of them are drained, those.
+func (f *Fleet) Holding(model string) []*Backend {
+	if list := f.Serving(model); len(list) > 0 {
+		return list
+	}
+	var list []*Backend
+	all := f.All()
+	for _, b := range all {
+		s := b.state.Load()
+		_, has := s.Installed[model]
+		if s.Healthy && (has || s.Installed == nil || len(all) == 1) && !slices.Contains(f.Minor(model), b) {
+			list = append(list, b)
+		}
+	}
+	return list
 }
 
 // Has says whether any server, healthy or not, may have model.

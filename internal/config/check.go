@@ -3,6 +3,7 @@ package config
 import (
 	"net"
 	"net/netip"
+	"net/url"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -165,12 +166,26 @@ func (c *Config) checkListen() error {
 }
 
 func (c *Config) checkOllama() error {
-	host := c.Ollama.URL.Hostname()
-	if c.Ollama.port() == int(c.Port) && c.ownHost(host) {
-		return errorf("OLLAMA_BASE_URL is this service's own address: set it to that of the Ollama server, usually http://127.0.0.1:11434, or change PORT")
+	for _, b := range c.Ollama {
+		if c.Own(b.URL) {
+			return errorf("OLLAMA_BASE_URL is this service's own address: set it to that of the Ollama server, usually http://127.0.0.1:11434, or change PORT")
+		}
+		if a, err := netip.ParseAddr(b.URL.Hostname()); err == nil && public(a.Unmap()) {
+			c.Warnings = append(c.Warnings, "OLLAMA_BASE_URL has a public address, that of "+b.Name+": whoever reaches it uses Ollama without a key; let its firewall accept this machine alone")
+		}
 	}
-	if a, err := netip.ParseAddr(host); err == nil && public(a.Unmap()) {
-		c.Warnings = append(c.Warnings, "OLLAMA_BASE_URL is a public address: whoever reaches it uses Ollama without a key; let its firewall accept this machine alone")
+	return nil
+}
+
+// Own says whether an address would lead back to this service.
+func (c *Config) Own(base *url.URL) bool {
+	return portOf(base) == int(c.Port) && c.ownHost(base.Hostname())
+}
+
+// RefuseBackend says why an address cannot be that of a server which an admin adds, or nil: a sentence that follows its name.
+func (c *Config) RefuseBackend(base *url.URL) error {
+	if c.Own(base) {
+		return mend("is this service's own address: name that of the Ollama server")
 	}
 	return nil
 }
@@ -209,12 +224,12 @@ func ownInterface(a netip.Addr) bool {
 	return false
 }
 
-// port is where the Ollama server listens.
-func (u Upstream) port() int {
-	if p, err := strconv.Atoi(u.URL.Port()); err == nil {
+// portOf is the port that an address names or means.
+func portOf(base *url.URL) int {
+	if p, err := strconv.Atoi(base.Port()); err == nil {
 		return p
 	}
-	if u.URL.Scheme == "https" {
+	if base.Scheme == "https" {
 		return 443
 	}
 	return 80

@@ -56,7 +56,7 @@ func refused(t *testing.T, err error, name, value string) string {
 
 func TestDefaults(t *testing.T) {
 	c := load(t)
-	if c.Address() != "127.0.0.1:8000" || c.Ollama.URL.String() != "http://127.0.0.1:11434" || c.Ollama.Slots != 4 || c.Ollama.Name != "ollama" {
+	if c.Address() != "127.0.0.1:8000" || c.Ollama.String() != "http://127.0.0.1:11434?name=ollama" {
 		t.Errorf("addresses are %s and %s", c.Address(), c.Ollama)
 	}
 	if c.SecretKey != "" || c.AdminAPIKey != "" || c.DemoKeys || c.OllamaAuthHeader.Name != "" || c.TrustedProxies != nil {
@@ -74,6 +74,21 @@ func TestDefaults(t *testing.T) {
 	}
 	if len(c.Warnings) != 0 {
 		t.Errorf("warnings: %q", c.Warnings)
+	}
+}
+
+func TestSeveralServers(t *testing.T) {
+	for value, want := range map[string]string{
+		"http://gpu1:11434":  "http://gpu1:11434?name=ollama",
+		"http://gpu1:11434,": "http://gpu1:11434?name=ollama",
+		"http://gpu1?name=a": "http://gpu1?name=a",
+		" http://gpu1:11434?slots=2 , https://GPU2?total=8,": "http://gpu1:11434?slots=2&name=gpu1,https://gpu2?total=8&name=gpu2",
+		"http://h:11434,http://h:11435?weight=1.5":           "http://h:11434?name=h,http://h:11435?weight=1.5&name=h-11435",
+		"http://[::1]:1,http://10.0.0.1:2":                   "http://[::1]:1?name=--1-1,http://10.0.0.1:2?name=10.0.0.1-2",
+	} {
+		if got := load(t, "OLLAMA_BASE_URL="+value).Ollama.String(); got != want {
+			t.Errorf("%s: %s, want %s", value, got, want)
+		}
 	}
 }
 
@@ -126,7 +141,7 @@ func TestBadValues(t *testing.T) {
 		{"SECRET_KEY", "your-super-secret-key-change-this-in-production"},
 		{"SECRET_KEY", "CHANGEME-0123456789abcdef0123456789"},
 		{"SECRET_KEY_PREVIOUS", "your-secret-key-here-0123456789abcdef"},
-		{"OLLAMA_BASE_URL", "http://a:11434,http://b:11434"},
+		{"OLLAMA_BASE_URL", "http://a:11434,http://a:11434?name=b"},
 		{"OLLAMA_BASE_URL", "file:///etc/passwd"},
 		{"OLLAMA_BASE_URL", "localhost:11434"},
 		{"OLLAMA_BASE_URL", "10.1.1.1"},
@@ -138,7 +153,14 @@ func TestBadValues(t *testing.T) {
 		{"OLLAMA_BASE_URL", "http://host:0"},
 		{"OLLAMA_BASE_URL", "http://host:"},
 		{"OLLAMA_BASE_URL", "http://host:99999"},
-		{"OLLAMA_BASE_URL", "http://host?weight=2"},
+		{"OLLAMA_BASE_URL", "http://host?weight=0"},
+		{"OLLAMA_BASE_URL", "http://host?weight=NaN"},
+		{"OLLAMA_BASE_URL", "http://host?total=0"},
+		{"OLLAMA_BASE_URL", "http://host?speed=2"},
+		{"OLLAMA_BASE_URL", "http://a,http://b?name=a"},
+		{"OLLAMA_BASE_URL", ","},
+		{"OLLAMA_BASE_URL", "http://gpu1,http://169.254.169.254"},
+		{"OLLAMA_BASE_URL", "http://gpu1,http://127.0.0.1:8000"},
 		{"OLLAMA_BASE_URL", "http://host?slots=0"},
 		{"OLLAMA_BASE_URL", "http://host?slots=10001"},
 		{"OLLAMA_BASE_URL", "http://host?slots=four"},

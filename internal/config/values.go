@@ -32,110 +32,80 @@ func (h Hidden) LogValue() slog.Value { return slog.StringValue(h.String()) }
 // MarshalText is String, for JSON.
 func (h Hidden) MarshalText() ([]byte, error) { return []byte(h.String()), nil }
 
-// Upstream is the Ollama server.
-type Upstream struct {
-	URL   *url.URL // scheme and host alone
-	Name  string
-	Slots int // requests at one time
+// Backends are the Ollama servers.
+type Backends []api.Backend
+
+// String is the addresses as they may be written in OLLAMA_BASE_URL.
+func (b Backends) String() string {
+	var list []string
+	for _, one := range b {
+		text := one.URL.String() + "?"
+		if one.Slots > 0 {
+			text += "slots=" + strconv.Itoa(one.Slots) + "&"
+		}
+		if one.Total > 0 {
+			text += "total=" + strconv.Itoa(one.Total) + "&"
+		}
+		if one.Weight > 0 {
+			text += "weight=" + strconv.FormatFloat(one.Weight, 'g', -1, 64) + "&"
+		}
+		list = append(list, text+"name="+one.Name)
+	}
+	return strings.Join(list, ",")
 }
 
-// String is the address as it may be written in OLLAMA_BASE_URL.
-func (u Upstream) String() string {
-	if u.URL == nil {
-		return ""
-	}
-	return u.URL.String() + "?slots=" + strconv.Itoa(u.Slots) + "&name=" + u.Name
-}
-
-var upstreamName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
-
-const (
-	defaultSlots = 4
-	maxSlots     = 10_000
-)
-
-// UnmarshalText reads an address like http://127.0.0.1:11434?slots=4&name=gpu1.
-func (u *Upstream) UnmarshalText(text []byte) error {
-	s := string(text)
-	if strings.Contains(s, ",") {
-		return mend("must be one address: this version serves one Ollama server, not a list")
-	}
-	p, err := url.Parse(s)
-	if err != nil || p.Scheme != "http" && p.Scheme != "https" || p.Opaque != "" || p.Hostname() == "" {
-		return mend("must be an http or https address like http://127.0.0.1:11434")
-	}
-	if p.User != nil {
-		return mend("must not hold a user or password: use OLLAMA_AUTH_HEADER for those")
-	}
-	if p.Path != "" && p.Path != "/" || strings.Contains(s, "#") {
-		return mend("must be the address of the server alone, like http://127.0.0.1:11434, without a path")
-	}
-	if port := p.Port(); port != "" {
-		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-			return mend("must have a port from 1 to 65535, like http://127.0.0.1:11434")
+// UnmarshalText reads addresses like http://127.0.0.1:11434?slots=4&name=gpu1, separated by commas.
+func (b *Backends) UnmarshalText(text []byte) error {
+	*b = nil
+	names, addresses, named := map[string]bool{}, map[string]bool{}, false
+	for part := range strings.SplitSeq(string(text), ",") {
+		part = strings.TrimSpace(part)
+		if part == "" {
+			continue
 		}
-	} else if strings.HasSuffix(p.Host, ":") {
-		return mend("must have a port after its colon, like http://127.0.0.1:11434")
-	}
-	if err := checkUpstreamHost(p.Hostname()); err != nil {
-		return err
-	}
-	*u = Upstream{URL: &url.URL{Scheme: p.Scheme, Host: strings.ToLower(p.Host)}, Name: "ollama", Slots: defaultSlots}
-	return u.readQuery(p.RawQuery)
-}
-
-// readQuery reads slots and name. What else may stand there one day must not be taken for obeyed today.
-func (u *Upstream) readQuery(raw string) error {
-	query, err := url.ParseQuery(raw)
-	if err != nil {
-		return mend("must not have more after its port than ?slots=4&name=ollama")
-	}
-	for name, values := range query {
-		if len(values) > 1 {
-			return mend("says slots or name twice")
+		base, query, err := api.ParseBackendURL(part)
+		if err != nil {
+			return mend(err.Error())
 		}
-		switch name {
-		case "slots":
-			n, err := strconv.Atoi(values[0])
-			if err != nil || n < 1 || n > maxSlots {
-				return mend("must have slots from 1 to " + strconv.Itoa(maxSlots) + ", like ?slots=4")
-			}
-			u.Slots = n
-		case "name":
-			if !upstreamName.MatchString(values[0]) {
-				return mend("must have a name of 1 to 64 letters, digits, dots, dashes or underscores, like ?name=gpu1")
-			}
-			u.Name = values[0]
-		default:
-			return mend("must not have more in its query than ?slots=4&name=ollama")
+		one := api.Backend{URL: base, Name: derivedName(base)}
+		if err := one.ReadQuery(query); err != nil {
+			return mend(err.Error())
 		}
+		*b = append(*b, one)
+		if names[one.Name] {
+			return mend("names two servers alike: give each a name of its own, like ?name=gpu1")
+		}
+		if addresses[base.Host] {
+			return mend("names one server twice: name each once")
+		}
+		names[one.Name], addresses[base.Host] = true, true
+		named = query.Has("name")
+	}
+	switch {
+	case len(*b) == 1 && !named:
+		(*b)[0].Name = "ollama" // what it is called in the books of those who have one
+	case len(*b) == 0:
+		return mend("must be one or several http or https addresses like http://127.0.0.1:11434")
 	}
 	return nil
 }
 
-// metadata are the addresses at which clouds hand out the machine's credentials to whoever asks over HTTP.
-var metadata = []netip.Addr{netip.MustParseAddr("169.254.169.254"), netip.MustParseAddr("fd00:ec2::254")}
+// ollamaPort is where Ollama listens unless it is told otherwise.
+const ollamaPort = "11434"
 
-func checkUpstreamHost(host string) error {
-	host = strings.ToLower(strings.TrimSuffix(host, "."))
-	a, err := netip.ParseAddr(host)
-	if err == nil {
-		for _, m := range metadata {
-			if a.Unmap().WithZone("") == m {
-				return mend("must not be the metadata address of a cloud: name your Ollama server")
-			}
+// derivedName is the host of an address, and its port where that is not Ollama's own. It does not depend on what else is
+// listed, so that a server keeps its name in the books when others come and go.
+func derivedName(base *url.URL) string {
+	name := strings.Map(func(r rune) rune {
+		if r == ':' || r == '%' {
+			return '-' // of an IPv6 address
 		}
-		return nil
+		return r
+	}, base.Hostname())
+	if port := base.Port(); port != "" && port != ollamaPort {
+		name += "-" + port
 	}
-	if host == "metadata.google.internal" {
-		return mend("must not be the metadata address of a cloud: name your Ollama server")
-	}
-	// 2852039166, 0xa9fea9fe and 169.16689662 are addresses to some resolvers: names do not end in a number.
-	last := host[strings.LastIndexByte(host, '.')+1:]
-	if _, err := strconv.ParseUint(last, 0, 64); err == nil || !hostName.MatchString(host) {
-		return mend("must name a host or an address in full, like http://gpu.example.net:11434 or http://10.0.0.7:11434")
-	}
-	return nil
+	return name[:min(len(name), 64)]
 }
 
 var hostName = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?$`)

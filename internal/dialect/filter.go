@@ -2,7 +2,10 @@ package dialect
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
+	"errors"
+	"slices"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -35,6 +38,63 @@ func FilterModels(body []byte, may func(api.Model) bool, aliases api.Aliases) ([
 	}
 	return e.bytes(), nil
 }
+
+// ModelList is a list of one of several servers.
+type ModelList struct {
+	Body   []byte
+	Except func(api.Model) bool // models that stand in it and are not to be taken from it
+}
+
+// UnionModels makes one list of several of the same route: each model once, from the first that has it. Lists that cannot be read
+// are left out; it returns an error where none can.
+func UnionModels(lists []ModelList) ([]byte, error) {
+	var (
+		first   *object
+		array   *member
+		entries []byte
+		failed  error
+		seen    = make(map[api.Model]bool)
+	)
+	for _, l := range lists {
+		r := read(l.Body)
+		defer r.done()
+		o, err := r.object(l.Body, listFields)
+		if err != nil {
+			failed = err
+			continue
+		}
+		m := cmp.Or(o.find("models"), o.find("data"))
+		if m == nil {
+			continue
+		}
+		kept, err := filterArray(o.value(m), func(model api.Model) bool {
+			if seen[model] || l.Except(model) {
+				return false
+			}
+			seen[model] = true
+			return true
+		}, nil)
+		if err != nil {
+			failed = err
+			continue
+		}
+		if kept = kept[1 : len(kept)-1]; len(kept) > 0 && len(entries) > 0 {
+			entries = append(entries, ',')
+		}
+		entries = append(entries, kept...)
+		if first == nil {
+			first, array = &o, m
+		}
+	}
+	if first == nil {
+		return nil, cmp.Or(failed, errNoList)
+	}
+	e := edit{object: first}
+	e.replace(array, slices.Concat([]byte{'['}, entries, []byte{']'}))
+	return e.bytes(), nil
+}
+
+var errNoList = errors.New("it holds no list of models")
 
 var (
 	listFields  = names("models", "data")

@@ -68,6 +68,10 @@ type Request struct {
 	Deadline        time.Time
 }
 
+// ErrUnanswered is in the errors of Do where no byte of an answer came. Another server may be asked then: what this one did, if
+// anything, nobody has seen.
+var ErrUnanswered = errors.New("no byte of an answer came")
+
 // Do sends a request and returns when the answer's header is there. A pooled connection that turns out to be dead before any
 // byte of an answer is replaced once, unless the request is to be sent once alone. Errors: CodeNoBackend where no connection could be made, CodeUpstreamTimeout,
 // CodeClientGone where ctx ended or the client broke its upload off, what Upload itself returns if that is an *api.Error, else
@@ -85,9 +89,9 @@ func (u *Upstream) Do(ctx context.Context, r *Request) (*Response, error) {
 			var err error
 			if c, err = u.dial(ctx); err != nil {
 				if ctx.Err() != nil || tried { // the first try may have reached it
-					return nil, failure(ctx, err, noAnswer, r.Deadline)
+					return nil, failure(ctx, errors.Join(ErrUnanswered, err), noAnswer, r.Deadline)
 				}
-				return nil, api.Wrap(api.CodeNoBackend, err, "the Ollama server cannot be reached: try again soon, or ask who runs it")
+				return nil, api.Wrap(api.CodeNoBackend, errors.Join(ErrUnanswered, err), "the Ollama server cannot be reached: try again soon, or ask who runs it")
 			}
 		}
 		resp, err := u.roundTrip(ctx, c, r)
@@ -97,6 +101,9 @@ func (u *Upstream) Do(ctx context.Context, r *Request) (*Response, error) {
 		stale := c.used && c.got == 0 && ctx.Err() == nil && !errors.Is(err, os.ErrDeadlineExceeded)
 		c.shut()
 		if !stale {
+			if c.got == 0 && !errors.Is(err, os.ErrDeadlineExceeded) {
+				err = errors.Join(ErrUnanswered, err)
+			}
 			return nil, failure(ctx, err, noAnswer, r.Deadline)
 		}
 		c = nil

@@ -72,18 +72,18 @@ func (p *place) tidy(st *station) {
 
 // limit is how many requests the model may have in flight here.
 func (p *place) limit(st *station) int {
-	switch {
-	case p.b.State().Installed[st.model].Embeds:
+	if p.b.State().Installed[st.model].Embeds {
 		return 1
-	case p.b.Slots > 0:
-		return p.b.Slots
+	}
+	if set := p.b.Bounds().Slots; set > 0 {
+		return set
 	}
 	return st.found
 }
 
 // free says whether one more request for the model may be given to the backend.
 func (p *place) free(model string) bool {
-	if p.b.Total > 0 && p.inFlight >= p.b.Total || p.load != nil || p.turning != (laneName{}) {
+	if total := p.b.Bounds().Total; total > 0 && p.inFlight >= total || p.load != nil || p.turning != (laneName{}) {
 		return false
 	}
 	st := p.stations[model]
@@ -137,7 +137,7 @@ func (p *place) burden(model string, usual time.Duration) float64 {
 	if st := p.stations[model]; st != nil && st.mean > 0 {
 		mean = st.mean
 	}
-	return float64(p.inFlight+1) * float64(max(mean, time.Millisecond)) / cmp.Or(p.b.Weight, 1)
+	return float64(p.inFlight+1) * float64(max(mean, time.Millisecond)) / cmp.Or(p.b.Bounds().Weight, 1)
 }
 
 // chooseLocked is the place for a request that need not wait: one with the model in its memory and a slot; of those the one that
@@ -155,7 +155,7 @@ func (s *Scheduler) chooseLocked(serving []*backend.Backend, a *Ask) (*place, Re
 		case len(serving) == 1:
 			return p, ReasonOnly
 		case s.o.Prefix && a.Prefix != 0:
-			score = -rendezvous(b.Name, a.Prefix) * cmp.Or(b.Weight, 1)
+			score = -rendezvous(b.Name, a.Prefix) * cmp.Or(b.Bounds().Weight, 1)
 		default:
 			score = p.burden(a.Model, s.mean)
 		}

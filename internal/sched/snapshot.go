@@ -12,14 +12,19 @@ type Snapshot struct {
 	Waiting  int            `json:"waiting"`
 	Limit    int            `json:"limit"` // of those that wait
 	ByModel  map[string]int `json:"by_model"`
+	// ByBackend is what is in flight on each server, loads too.
+	ByBackend map[string]int `json:"by_backend"`
 }
 
 // Snapshot counts what is in flight and what waits.
 func (s *Scheduler) Snapshot() Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := Snapshot{Waiting: s.waiting, Limit: s.o.MaxQueue, ByModel: make(map[string]int)}
+	out := Snapshot{Waiting: s.waiting, Limit: s.o.MaxQueue, ByModel: make(map[string]int), ByBackend: make(map[string]int)}
 	for _, p := range s.places {
+		if p.inFlight > 0 {
+			out.ByBackend[p.b.Name] += p.inFlight
+		}
 		for model, st := range p.stations {
 			if st.inFlight > 0 {
 				out.InFlight += st.inFlight

@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -25,7 +26,7 @@ import (
 	"ollama-api-service/internal/backend"
 	"ollama-api-service/internal/limit"
 	"ollama-api-service/internal/ollamatest"
-	"ollama-api-service/internal/proxy"
+
 	"ollama-api-service/internal/sched"
 	"ollama-api-service/internal/server"
 	"ollama-api-service/internal/store"
@@ -40,7 +41,9 @@ type bed struct {
 	url     string
 	ollama  *ollamatest.Server
 	server  *server.Server
+	others  []*ollamatest.Server // gpu2 and so on
 	backend *backend.Backend
+	fleet   *backend.Fleet
 	sched   *sched.Scheduler
 	store   *store.Store
 	books   *usage.Books
@@ -69,6 +72,7 @@ func (s *syncBuffer) String() string {
 }
 
 type setup struct {
+	servers  int // 0 is 1
 	slots    int
 	maxQueue int
 	maxWait  time.Duration // in the queue; 0 is a minute
@@ -98,8 +102,7 @@ func start(t testing.TB, with setup) *bed {
 		{Preview: "env-admin", Secret: adminSecret, Key: api.Key{Name: "ADMIN_API_KEY", Role: api.RoleAdmin, RateLimit: &thousand}},
 		{Preview: "demo-user", Secret: "demo-user-key-67890", Demo: true, Key: api.Key{Name: "demo", Role: api.RoleUser, RateLimit: &thousand}},
 	}, time.Now)
-	base, err := url.Parse(b.ollama.URL)
-	must(err)
+	base := parseURL(t, b.ollama.URL)
 	slots, queue := max(with.slots, 0), max(with.maxQueue, 0)
 	if slots == 0 {
 		slots = 4
@@ -108,13 +111,18 @@ func start(t testing.TB, with setup) *bed {
 		queue = 1024
 	}
 	wait := cmp.Or(with.maxWait, time.Minute)
-	be := backend.New("gpu1", base, slots, "", "")
-	be.Probe(ctx)
-	b.backend = be
-	b.sched = sched.New(be, queue, wait)
+	b.backend = backend.New("gpu1", base, slots, "", "")
+	b.fleet = backend.NewFleet(b.backend)
+	for i := 2; i <= with.servers; i++ {
+		other := ollamatest.Start(t)
+		b.others = append(b.others, other)
+		b.fleet.Add(backend.New(fmt.Sprint("gpu", i), parseURL(t, other.URL), slots, "", ""))
+	}
+	b.sched = sched.New(b.fleet, sched.Options{MaxQueue: queue, MaxWait: wait})
+	b.fleet.ProbeAll(ctx)
 	o := server.Options{
 		Store: b.store, Auth: b.auth, Secret: b.secret, Random: rand.Reader, Limits: limit.NewMemory(time.Now),
-		Sched: b.sched, Backend: be, Upstream: proxy.NewUpstream(base, "", ""), Books: b.books, Log: log, Version: "test",
+		Sched: b.sched, Fleet: b.fleet, Books: b.books, Log: log, Version: "test",
 		Throttle:      auth.NewThrottle(0, time.Now),
 		DefaultLimits: map[api.Role]int64{api.RoleAdmin: 1000, api.RoleUser: 100}, StaticAdmin: true,
 		MaxBody: 1 << 20, BodyMemory: 64 << 20, MaxRequestTime: time.Minute, FirstByte: 30 * time.Second, Idle: 30 * time.Second,
@@ -144,7 +152,6 @@ func start(t testing.TB, with setup) *bed {
 		b.client.CloseIdleConnections()
 		cancel()
 		<-served
-		o.Upstream.Close()
 		must(b.books.Close(context.Background()))
 	})
 	t.Cleanup(func() {
@@ -153,6 +160,15 @@ func start(t testing.TB, with setup) *bed {
 		must(b.store.Close())
 	})
 	return b
+}
+
+func parseURL(t testing.TB, text string) *url.URL {
+	t.Helper()
+	u, err := url.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
 }
 
 // testTLS is the TLS of a server on 127.0.0.1, and that of its clients.

@@ -2,6 +2,7 @@ package server
 
 import (
 	"cmp"
+	"context"
 	"net/http"
 	"strconv"
 	"strings"
@@ -28,10 +29,13 @@ type booking struct {
 	lease  *sched.Lease
 	taken  *limit.Reservation
 	record api.Record
-	ahead  int64 // pieces of the answer of which the journal knows
-	stay   stay
-	ended  bool
-	over   *api.Error // why the stream was cut
+	// What the servers had of it that did not serve it in the end, and how long it waited for a slot again.
+	slot, gpu, waited time.Duration
+
+	ahead int64 // pieces of the answer of which the journal knows
+	stay  stay
+	ended bool
+	over  *api.Error // why the stream was cut
 }
 
 func (s *Server) open(x *exchange, req *dialect.Request, lease *sched.Lease, taken *limit.Reservation) *booking {
@@ -43,6 +47,9 @@ func (s *Server) open(x *exchange, req *dialect.Request, lease *sched.Lease, tak
 	}
 	if x.key.Metered() {
 		b.record.OutputEstimate = max(req.MaxOutput, 0)
+	}
+	if len(x.targets) > 1 {
+		b.record.Backend = allServers
 	}
 	if len(req.Models) > 0 {
 		b.record.Model, b.record.Alias = req.Model().String(), req.Alias
@@ -65,7 +72,7 @@ func (b *booking) begin(resp *proxy.Response) error {
 		return b.failed(api.Errorf(api.CodeUpstreamError, "the Ollama server is not signed in where this model needs it: ask who runs it"))
 	case resp.Status == http.StatusNotFound && b.x.route.kind.Since() != "" && strings.HasPrefix(resp.Header.Get("Content-Type"), "text/plain"):
 		// A route it does not know; an unknown model is answered with JSON.
-		return b.failed(tooOld(b.s.Backend.State().Version, b.x.route.kind.Since()))
+		return b.failed(tooOld(b.lease.Backend.State().Version, b.x.route.kind.Since()))
 	case b.x.started() && !(stream && sse && resp.Status == http.StatusOK):
 		return b.tooLate(resp)
 	}
@@ -123,6 +130,7 @@ func (b *booking) header(resp *proxy.Response, length int64) {
 	if b.x.started() {
 		return // a heartbeat came first
 	}
+	b.sayWhere()
 	h := b.x.Header()
 	if t := resp.Header["Content-Type"]; len(t) > 0 {
 		h["Content-Type"] = t[:1]
@@ -136,6 +144,15 @@ func (b *booking) header(resp *proxy.Response, length int64) {
 		h["Retry-After"] = []string{"5"} // Ollama's own 503 names none
 	}
 	b.x.planned = resp.Status
+}
+
+// sayWhere names the server, and how long the request waited for it.
+func (b *booking) sayWhere() {
+	h := b.x.Header()
+	h["X-Backend"] = []string{b.record.Backend}
+	if b.x.route.class == inference {
+		h["X-Queue-Wait-Ms"] = []string{strconv.FormatInt((b.waited + b.lease.Waited).Milliseconds(), 10)}
+	}
 }
 
 // stream passes a streamed answer piece by piece; its end goes out when it is booked.
@@ -164,6 +181,7 @@ func (b *booking) stream(resp *proxy.Response, m *dialect.Meter) error {
 		// All of the answer is here; whether the client stays for the last piece changes nothing.
 		b.record.Status = cmp.Or(b.x.status, resp.Status)
 	case err != nil:
+		b.s.note(b.lease.Backend, err)
 		return b.failed(err)
 	case m.Failed && b.x.route.class == management:
 		// A failed pull says so in its own last line, and ends as Ollama ends it.
@@ -173,6 +191,7 @@ func (b *booking) stream(resp *proxy.Response, m *dialect.Meter) error {
 		b.end(api.OutcomeUpstream, api.CodeUpstreamError)
 		panic(http.ErrAbortHandler) // its own error record has passed: only the break is missing
 	default:
+		b.s.note(b.lease.Backend, errEndedEarly)
 		return b.failed(errEndedEarly)
 	}
 	b.end(api.OutcomeOK, "")
@@ -184,7 +203,7 @@ func (b *booking) meter(sse bool) *dialect.Meter {
 	m := dialect.NewMeter(b.x.route.kind, sse, b.req.StripUsage, b.req.Alias)
 	if b.x.route.class == inference && b.x.key.Metered() {
 		m.More = func(pieces int64) bool {
-			b.over = b.taken.Passes(pieces, b.lease.GPU())
+			b.over = b.taken.Passes(pieces, b.gpu+b.lease.GPU())
 			return b.over == nil
 		}
 	}
@@ -209,6 +228,7 @@ func (b *booking) cut(resp *proxy.Response, m *dialect.Meter, sent int64) error 
 func (b *booking) whole(resp *proxy.Response) error {
 	body, all, err := resp.Head(wholeAnswer)
 	if err != nil {
+		b.s.note(b.lease.Backend, err)
 		return b.failed(err)
 	}
 	outcome, code := b.outcome(resp.Status)
@@ -247,6 +267,7 @@ func (b *booking) whole(resp *proxy.Response) error {
 	}
 	b.record.BytesOut = sent + int64(len(tail))
 	if err != nil {
+		b.s.note(b.lease.Backend, err)
 		b.count(dialect.Usage{}, 0)
 		b.end(outcomeOf(err), api.AsError(err).Code)
 		panic(http.ErrAbortHandler) // half a JSON object takes no error record
@@ -289,6 +310,15 @@ func (b *booking) count(u dialect.Usage, records int64) {
 	if u.Counted {
 		r.PromptTokens, r.CompletionTokens = u.PromptTokens, u.CompletionTokens
 		r.OllamaTotal, r.OllamaLoad, r.OllamaPromptEval, r.OllamaEval = u.Total, u.Load, u.PromptEval, u.Completion
+		if u.Total != nil {
+			inside := *u.Total
+			for _, part := range []*time.Duration{u.Load, u.PromptEval, u.Completion} {
+				if part != nil { // what took no time is left out
+					inside -= *part
+				}
+			}
+			b.lease.Inside(inside)
+		}
 		return
 	}
 	status := b.record.Status
@@ -302,15 +332,19 @@ func (b *booking) count(u dialect.Usage, records int64) {
 func (b *booking) failed(err error) error {
 	b.x.beat.pause()
 	e := b.x.whoLeft(err)
-	if e.Code != api.CodeNoBackend && b.record.PromptTokens == 0 && b.record.CompletionTokens == 0 && b.x.route.class == inference {
+	if !neverRan[e.Code] && b.record.PromptTokens == 0 && b.record.CompletionTokens == 0 && b.x.route.class == inference {
 		b.record.PromptTokens, b.record.Estimated = b.req.PromptTokens, true
 	}
 	if !b.x.started() && e.Code != api.CodeClientGone {
 		b.record.Status = statuses[e.Code]
+		b.sayWhere()
 	}
 	b.end(outcomeOf(e), e.Code)
 	return e
 }
+
+// neverRan are the failures of requests for which no server did anything.
+var neverRan = map[api.Code]bool{api.CodeNoBackend: true, api.CodeQueueFull: true, api.CodeQueueTimeout: true}
 
 func outcomeOf(err error) api.Outcome {
 	switch api.AsError(err).Code {
@@ -337,16 +371,31 @@ func (b *booking) end(outcome api.Outcome, code api.Code) {
 	if r.Status == 0 {
 		r.Status = b.x.status
 	}
-	r.Slot = b.lease.Release()
-	r.GPU = b.lease.GPU()
+	if outcome == api.OutcomeOK || outcome == api.OutcomeCut || outcome == api.OutcomeRefused {
+		b.lease.Backend.Answered()
+	}
+	b.reread(outcome)
+	r.Slot = b.slot + b.lease.Release()
+	r.GPU = b.gpu + b.lease.GPU()
 	if code != api.CodeNoBackend { // that is given back
 		b.taken.Settle(limit.Used{Tokens: r.PromptTokens + r.CompletionTokens, GPU: r.GPU})
 	}
 	r.Total = time.Since(b.x.arrived)
-	b.s.metrics.book(r, b.lease.Waited)
+	b.s.metrics.book(r, b.waited+b.lease.Waited)
 	b.x.journey.booked(b.x, r)
 	if err := b.s.Books.End(r); err != nil {
 		b.s.Log.Error("the end of a request could not be journalled", "request_id", r.ID, "cause", err.Error())
+	}
+}
+
+// reread has the lists of a server whose models were changed read again, before its client learns that they are: the next request
+// may be for the new one.
+func (b *booking) reread(outcome api.Outcome) {
+	if b.x.route.class != management || b.x.route.kind == dialect.None || outcome != api.OutcomeOK {
+		return
+	}
+	for _, at := range b.x.targets {
+		b.s.Fleet.Reread(context.WithoutCancel(b.x.r.Context()), at)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/auth"
+	"ollama-api-service/internal/backend"
 	"ollama-api-service/internal/dialect"
 )
 
@@ -36,11 +37,12 @@ type exchange struct {
 	forwarded bool // a proxy stands before us, or claims to
 
 	key     *api.Key
-	record  *api.Record // set from the admission on
-	journey *journey    // nil where nothing is traced
-	status  int         // as sent; 0 before the header
-	planned int         // the status that goes out with the first bytes; 0 is 200
-	bounded time.Time   // when the deadline of writes was last set
+	targets []*backend.Backend // whose models it changes
+	record  *api.Record        // set from the admission on
+	journey *journey           // nil where nothing is traced
+	status  int                // as sent; 0 before the header
+	planned int                // the status that goes out with the first bytes; 0 is 200
+	bounded time.Time          // when the deadline of writes was last set
 	beat    *heartbeat
 	sent    int64
 	events  int64 // of a stream of events, those that were sent

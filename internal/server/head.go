@@ -18,7 +18,7 @@ const (
 var ruled = map[string]bool{
 	"Authorization": true, "X-Api-Key": true, "Content-Length": true, "Transfer-Encoding": true, "Content-Encoding": true, "Content-Type": true,
 	"X-Forwarded-For": true, "X-Forwarded-Host": true, "X-Forwarded-Proto": true, "X-Real-Ip": true, "X-Request-Id": true,
-	"Anthropic-Version": true, "User-Agent": true, "Sec-Fetch-Site": true,
+	"Anthropic-Version": true, "X-Backend": true, "User-Agent": true, "Sec-Fetch-Site": true,
 }
 
 // checkHead refuses a head that is too large, or that another reader could take for something else. What net/http refuses by

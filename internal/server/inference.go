@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/backend"
 	"ollama-api-service/internal/dialect"
 	"ollama-api-service/internal/limit"
 	"ollama-api-service/internal/proxy"
@@ -16,7 +17,7 @@ import (
 // infer serves one counted request: read it, ask whether it may, wait for a slot, book it, carry it to Ollama, and let the
 // client have the end of the answer when that is on the books.
 func (s *Server) infer(x *exchange) error {
-	if err := s.newEnough(x.route.kind); err != nil {
+	if err := s.eligible(x); err != nil {
 		return err
 	}
 	taken, err := s.Limits.Reserve(x.key) // before the body: a key at its limit must not fill the memory
@@ -32,7 +33,7 @@ func (s *Server) infer(x *exchange) error {
 	}
 	s.startHeartbeat(x, req)
 	defer x.beat.pause()
-	lease, err := s.acquire(x, req)
+	lease, err := s.acquire(x, req, nil)
 	if err != nil {
 		return x.giveBack(taken, err)
 	}
@@ -47,12 +48,12 @@ func (s *Server) infer(x *exchange) error {
 
 	b.stay.open(x.r.Context(), s)
 	defer b.stay.end()
-	up := s.upstreamRequest(x, req)
-	x.journey.serve(b, up)
-	resp, err := s.Upstream.Do(b.stay.ctx, up)
+	if len(x.targets) > 1 {
+		return b.everywhere()
+	}
+	resp, err := b.send(s.upstreamRequest(x, req))
 	if err != nil {
 		if api.AsError(err).Code == api.CodeNoBackend {
-			s.Backend.Unreachable("a request could not be brought to it")
 			return x.giveBack(taken, b.failed(err))
 		}
 		return b.failed(err)
@@ -136,13 +137,26 @@ func (s *Server) terms(k *api.Key) *dialect.Terms {
 	return t
 }
 
-// newEnough refuses what the backend's version does not have yet.
-func (s *Server) newEnough(kind dialect.Kind) error {
-	state, since := s.Backend.State(), kind.Since()
-	if since == "" || !state.Older(since) {
+// eligible refuses what no server can do: a change of models for one that is not named, and a route that none is new enough for.
+func (s *Server) eligible(x *exchange) error {
+	if x.route.class == management {
+		return s.target(x)
+	}
+	since := x.route.kind.Since()
+	if since == "" {
 		return nil
 	}
-	return tooOld(state.Version, since)
+	newest := backend.State{}
+	for _, b := range s.Fleet.All() {
+		state := b.State()
+		if !state.Older(since) {
+			return nil
+		}
+		if newest.Version == "" || newest.Older(state.Version) {
+			newest = state
+		}
+	}
+	return tooOld(newest.Version, since)
 }
 
 func tooOld(has, needed string) error {
@@ -161,7 +175,7 @@ func mayUse(k *api.Key, alias string, models ...api.Model) error {
 		if m.Cloud() && !k.AllowCloud {
 			return api.Errorf(api.CodeForbidden, "this key may not use cloud models: an admin can set allow_cloud")
 		}
-		return api.Errorf(api.CodeNotFound, "model '%s' not found", cmp.Or(alias, m.String()))
+		return notFound(cmp.Or(alias, m.String()))
 	}
 	return nil
 }
@@ -183,19 +197,30 @@ func (x *exchange) showLimits(limits *limit.Memory, taken *limit.Reservation) {
 	h["X-Ratelimit-Reset"] = []string{strconv.FormatInt(int64((state.Reset+time.Second-1)/time.Second), 10)}
 }
 
-// acquire waits for a slot where the route needs one: changing the backend's models takes none of its compute.
-func (s *Server) acquire(x *exchange, req *dialect.Request) (*sched.Lease, error) {
+// acquire waits for a slot where the route needs one: changing the models of a server takes none of its compute. avoid is the server
+// that has just failed, or nil.
+func (s *Server) acquire(x *exchange, req *dialect.Request, avoid *backend.Backend) (*sched.Lease, error) {
 	if x.route.class != inference {
-		return &sched.Lease{Backend: s.Backend}, nil
+		return &sched.Lease{Backend: x.targets[0]}, nil
 	}
 	var start time.Time
 	if x.journey != nil {
 		start = time.Now()
 	}
-	lease, err := s.Sched.Acquire(x.r.Context(), req.Model().String(), x.deadline())
+	model := req.Model().String()
+	s.Fleet.Find(x.r.Context(), model) // what it finds, the scheduler finds too
+	lease, err := s.Sched.Acquire(x.r.Context(), sched.Ask{
+		ID: x.id, Key: x.key.Preview, Model: model, Since: x.route.kind.Since(), Avoid: avoid,
+		Embeds: x.route.kind.Embeds(), Deadline: x.deadline(),
+	})
 	x.journey.waited(start, err)
+	if err != nil && api.AsError(err).Code == api.CodeNotFound && req.Alias != "" {
+		err = notFound(req.Alias) // it was asked for under this name
+	}
 	return lease, err
 }
+
+func notFound(name string) error { return api.Errorf(api.CodeNotFound, "model '%s' not found", name) }
 
 // deadline is when the request must be over. Transfers of models have none: they take as long as the network does.
 func (x *exchange) deadline() time.Time {

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/http"
 	"strconv"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/backend"
 	"ollama-api-service/internal/sched"
 	"ollama-api-service/internal/usage"
 )
@@ -28,13 +30,28 @@ func (s *Server) root(x *exchange) error {
 	})
 }
 
-// version is the backend's: clients decide by it what they may ask for.
+// version is that of the oldest server: clients decide by it what they may ask for, and they may be sent to any.
 func (s *Server) version(x *exchange) error {
-	v := s.Backend.State().Version
+	v := s.oldest()
 	if v == "" {
 		return api.Errorf(api.CodeNoBackend, "the Ollama server cannot be reached: try again soon, or ask who runs it")
 	}
 	return x.sendJSON(map[string]string{"version": v})
+}
+
+// oldest is the lowest version of the servers that answer, or, where none does, that were last seen; "" where none was.
+func (s *Server) oldest() string {
+	var known, healthy backend.State
+	for _, b := range s.Fleet.All() {
+		state := b.State()
+		if state.Version != "" && (known.Version == "" || state.Older(known.Version)) {
+			known = state
+		}
+		if state.Healthy && (healthy.Version == "" || state.Older(healthy.Version)) {
+			healthy = state
+		}
+	}
+	return cmp.Or(healthy.Version, known.Version)
 }
 
 type healthReport struct {
@@ -48,29 +65,19 @@ type healthReport struct {
 	Journal       *usage.Depth    `json:"journal,omitempty"`
 }
 
-type backendReport struct {
-	Name    string    `json:"name"`
-	Healthy bool      `json:"healthy"`
-	Version string    `json:"version"`
-	Slots   int       `json:"slots_per_model"`
-	Checked time.Time `json:"checked_at"`
-	Reason  string    `json:"reason,omitempty"`
-}
-
 // health always answers 200: it is for people and dashboards. Details are for admins.
 func (s *Server) health(x *exchange) error {
-	state := s.Backend.State()
 	report := healthReport{Status: "healthy", OllamaBackend: "healthy", Timestamp: time.Now().UTC()}
-	if !state.Healthy {
+	switch healthy := s.Fleet.Healthy(); {
+	case healthy == 0:
 		report.Status, report.OllamaBackend = "degraded", "unreachable"
+	case healthy < len(s.Fleet.All()):
+		report.Status = "degraded"
 	}
 	if x.key != nil && x.key.Role == api.RoleAdmin {
 		report.Version = s.Version
 		report.UptimeSeconds = int64(time.Since(s.started).Seconds())
-		report.Backends = []backendReport{{
-			Name: s.Backend.Name, Healthy: state.Healthy, Version: state.Version, Slots: s.Backend.Slots,
-			Checked: state.Checked.UTC(), Reason: state.Reason,
-		}}
+		report.Backends = s.backendReports()
 		queue, journal := s.Sched.Snapshot(), s.Books.Depth()
 		report.Queue, report.Journal = &queue, &journal
 	}
@@ -85,7 +92,7 @@ func (s *Server) readiness(x *exchange) error {
 	if !s.ready.Load() {
 		return api.Errorf(api.CodeStopping, "the gateway is stopping")
 	}
-	if !s.Backend.State().Healthy {
+	if s.Fleet.Healthy() == 0 {
 		return api.Errorf(api.CodeNoBackend, "the Ollama server cannot be reached")
 	}
 	return x.sendJSON(map[string]string{"status": "ready"})

@@ -108,15 +108,15 @@ func crossOrigin(next http.Handler, origins []string) http.Handler {
 		AllowedOrigins: origins,
 		AllowedMethods: []string{"GET", "HEAD", "POST", "PATCH", "DELETE"},
 		AllowedHeaders: []string{
-			"Accept", "Authorization", "Content-Type", "User-Agent", "X-Api-Key", "X-Request-Id", "X-Requested-With",
+			"Accept", "Authorization", "Content-Type", "User-Agent", "X-Api-Key", "X-Backend", "X-Request-Id", "X-Requested-With",
 			"Anthropic-Version", "Anthropic-Beta", "Anthropic-Dangerous-Direct-Browser-Access", "OpenAI-Beta", "OpenAI-Organization", "OpenAI-Project",
 			"X-Stainless-Arch", "X-Stainless-Async", "X-Stainless-Custom-Poll-Interval", "X-Stainless-Helper-Method", "X-Stainless-Lang", "X-Stainless-Os",
 			"X-Stainless-Package-Version", "X-Stainless-Poll-Helper", "X-Stainless-Retry-Count", "X-Stainless-Runtime", "X-Stainless-Runtime-Version",
 			"X-Stainless-Timeout",
 		},
 		ExposedHeaders: []string{
-			"Deprecation", "Request-Id", "Retry-After", "X-Client-Request-Id", "X-Key-Expires", "X-Policy", "X-RateLimit-Limit", "X-RateLimit-Remaining",
-			"X-RateLimit-Reset", "X-Request-Id", "X-Should-Retry",
+			"Deprecation", "Request-Id", "Retry-After", "X-Backend", "X-Client-Request-Id", "X-Key-Expires", "X-Policy", "X-Queue-Wait-Ms",
+			"X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "X-Request-Id", "X-Should-Retry",
 		},
 		MaxAge: int((12 * time.Hour).Seconds()),
 	}).Handler(next)

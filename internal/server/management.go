@@ -49,6 +49,7 @@ func (s *Server) newManagement() (http.Handler, *huma.OpenAPI) {
 	s.keyOperations(a)
 	s.statsOperations(a)
 	s.usageOperations(a)
+	s.backendOperations(a)
 	return mux, a.OpenAPI()
 }
 
@@ -58,7 +59,13 @@ func (s *Server) manage(x *exchange) error {
 	if x.r.URL.RawQuery != "" && strings.Contains(x.r.URL.RawQuery, ";") {
 		return api.Errorf(api.CodeBadRequest, "the query must separate its parts by &")
 	}
-	if x.param != "" && !auth.ValidPreview(x.param) {
+	fields := keyFields
+	switch {
+	case strings.HasPrefix(x.route.template, "/api/admin/backends"):
+		if fields = backendFields; x.param != "" && !api.ValidBackendName(x.param) {
+			return api.Errorf(api.CodeNotFound, "there is no backend of this name: GET /api/admin/backends lists them")
+		}
+	case x.param != "" && !auth.ValidPreview(x.param):
 		return api.Errorf(api.CodeNotFound, "there is no key with this key_preview (oas_ and ten characters)")
 	}
 	r := x.r.WithContext(context.WithValue(x.r.Context(), exchangeKey{}, x))
@@ -70,7 +77,7 @@ func (s *Server) manage(x *exchange) error {
 		if len(bytes.TrimSpace(body)) == 0 && x.param != "" {
 			body = []byte("{}") // rotate needs no field
 		}
-		if err := dialect.Check(body, keyFields...); err != nil {
+		if err := dialect.Check(body, fields...); err != nil {
 			return err
 		}
 		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/backend"
 )
 
 const (
@@ -33,6 +34,7 @@ type metrics struct {
 	failed   map[api.Code]prometheus.Counter
 	booked   *prometheus.CounterVec
 	tokens   *prometheus.CounterVec
+	failover *prometheus.CounterVec
 	slots    *prometheus.CounterVec
 	gpu      *prometheus.CounterVec
 	first    *prometheus.HistogramVec
@@ -101,6 +103,7 @@ func newMetrics(s *Server) *metrics {
 	m.booked = counters("booked_requests_total", "Requests on the books: inference and changes of models.", "model", "backend", "outcome")
 	m.tokens = counters("tokens_total", "Tokens of booked requests.", "model", "direction", "estimated")
 	m.slots = counters("slot_seconds_total", "Time for which slots of the backend were held.", "model", "backend")
+	m.failover = counters("failovers_total", "Requests that went to another server, for this one answered nothing or was busy.", "backend")
 	m.gpu = counters("gpu_seconds_total", "Time of the backend, divided among the requests that run: never more than passed.", "model", "backend")
 	refused := counters("refused_requests_total", "Requests that ended in an error and are not on the books: refused ones, and failed lists of models.", "reason")
 	failed := counters("failed_requests_total", "Requests on the books that did not end well.", "reason")
@@ -197,6 +200,9 @@ func (m *metrics) book(r *api.Record, waited time.Duration) {
 	}
 }
 
+// moved counts a request that went from a server to another.
+func (m *metrics) moved(from string) { m.failover.WithLabelValues(from).Inc() }
+
 func good(status int) bool { return status >= 200 && status < 300 }
 
 // series finds the series of a model, and makes them where its name is worth a label: a backend has answered for it. Names that
@@ -249,9 +255,9 @@ func (s *Server) scrape(x *exchange) error {
 
 // states reads how things are when a scrape asks.
 type states struct {
-	s                                                                                                                                   *Server
-	inFlight, slots, up, info, probed, waiting, limit, readOn, journalBytes, journalLimit, journalRows, journalOpen, unwritten, failing *prometheus.Desc
-	batches, batchRows, batchSeconds, lost, expires                                                                                     *prometheus.Desc
+	s                                                                                                                                                           *Server
+	inFlight, slots, up, draining, loaded, vram, info, probed, waiting, limit, readOn, journalBytes, journalLimit, journalRows, journalOpen, unwritten, failing *prometheus.Desc
+	batches, batchRows, batchSeconds, lost, expires                                                                                                             *prometheus.Desc
 }
 
 func newStates(s *Server) *states {
@@ -261,8 +267,11 @@ func newStates(s *Server) *states {
 	return &states{
 		s:            s,
 		inFlight:     desc("in_flight_requests", "Slots of the backend in use.", "backend"),
-		slots:        desc("slots_per_model", "Requests that the backend is given at one time, for each model.", "backend"),
+		slots:        desc("slots_per_model", "Requests that the backend is given at one time, for each model, where that is set.", "backend"),
 		up:           desc("backend_up", "Whether the backend answered when it was last heard of.", "backend"),
+		draining:     desc("backend_draining", "Whether the backend gets no new requests.", "backend"),
+		loaded:       desc("backend_loaded_models", "Models in the memory of the backend.", "backend"),
+		vram:         desc("backend_loaded_vram_bytes", "What they take of the memory of its GPUs.", "backend"),
 		info:         desc("backend_info", "Version of the backend; always 1.", "backend", "version"),
 		probed:       desc("backend_last_probe_timestamp_seconds", "When the backend was last probed.", "backend"),
 		waiting:      desc("waiting_requests", "Requests that wait for a slot."),
@@ -290,13 +299,10 @@ func (c *states) Collect(out chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
-	b, state, queue, journal := c.s.Backend, c.s.Backend.State(), c.s.Sched.Snapshot(), c.s.Books.Depth()
-	gauge(c.inFlight, float64(queue.InFlight), b.Name)
-	gauge(c.slots, float64(b.Slots), b.Name)
-	gauge(c.up, number(state.Healthy), b.Name)
-	gauge(c.info, 1, b.Name, state.Version)
-	if !state.Checked.IsZero() {
-		gauge(c.probed, float64(state.Checked.UnixMilli())/1000, b.Name)
+	queue, journal := c.s.Sched.Snapshot(), c.s.Books.Depth()
+	for _, b := range c.s.Fleet.All() {
+		gauge(c.inFlight, float64(queue.ByBackend[b.Name]), b.Name)
+		c.collectBackend(gauge, b)
 	}
 	gauge(c.waiting, float64(queue.Waiting))
 	gauge(c.limit, float64(queue.Limit))
@@ -313,6 +319,27 @@ func (c *states) Collect(out chan<- prometheus.Metric) {
 		for name, at := range c.s.Expiry() {
 			gauge(c.expires, float64(at.Unix()), name)
 		}
+	}
+}
+
+func (c *states) collectBackend(gauge func(*prometheus.Desc, float64, ...string), b *backend.Backend) {
+	state := b.State()
+	if slots := b.Bounds().Slots; slots > 0 {
+		gauge(c.slots, float64(slots), b.Name)
+	}
+	gauge(c.up, number(state.Healthy), b.Name)
+	gauge(c.draining, number(state.Draining), b.Name)
+	gauge(c.info, 1, b.Name, state.Version)
+	if state.Loaded != nil {
+		vram := int64(0)
+		for _, m := range state.Loaded {
+			vram += m.VRAM
+		}
+		gauge(c.loaded, float64(len(state.Loaded)), b.Name)
+		gauge(c.vram, float64(vram), b.Name)
+	}
+	if !state.Checked.IsZero() {
+		gauge(c.probed, float64(state.Checked.UnixMilli())/1000, b.Name)
 	}
 }
 

@@ -14,7 +14,8 @@ import (
 // What metrics cost a streamed chat: its row and its answer.
 func BenchmarkMetricsOfARequest(b *testing.B) {
 	be := backend.New("gpu1", nil, 4, "", "")
-	s := &Server{Options: Options{Backend: be, Sched: sched.New(be, 1, time.Second), Books: &usage.Books{}}}
+	fleet := backend.NewFleet(be)
+	s := &Server{Options: Options{Fleet: fleet, Sched: sched.New(fleet, sched.Options{MaxQueue: 1, MaxWait: time.Second}), Books: &usage.Books{}}}
 	m := newMetrics(s)
 	x := &exchange{r: &http.Request{Method: "POST"}, route: &route{method: "POST", template: "/api/chat", class: inference}, status: 200}
 	x.record = &api.Record{

@@ -3,22 +3,26 @@ package server
 import (
 	"cmp"
 	"net/http"
+	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/backend"
 	"ollama-api-service/internal/dialect"
 	"ollama-api-service/internal/proxy"
 )
 
 const (
 	metadataTime = 10 * time.Second // Open WebUI gives a list no longer
+	unionTime    = 4 * time.Second  // of one list among several
 	maxMetadata  = 32 << 20
 )
 
 // list answers /api/tags, /api/models, /api/ps and /v1/models with what the key may see.
 func (s *Server) list(x *exchange) error {
-	resp, body, err := s.ask(x, "GET", x.route.upstream, nil)
+	resp, body, err := s.union(x)
 	if err != nil {
 		return err
 	}
@@ -52,7 +56,7 @@ func (s *Server) oneModel(x *exchange) error {
 	if err := mayUse(x.key, alias, model); err != nil {
 		return err
 	}
-	resp, body, err := s.ask(x, "GET", x.route.upstream, nil)
+	resp, body, err := s.union(x)
 	if err != nil {
 		return err
 	}
@@ -93,7 +97,7 @@ func (s *Server) show(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	resp, answer, err := s.ask(x, "POST", x.route.upstream, req.Body)
+	resp, answer, err := s.askHolder(x, req)
 	if err != nil {
 		return err
 	}
@@ -120,7 +124,10 @@ func (s *Server) hasBlob(x *exchange) error {
 	if !validDigest(x.param) {
 		return api.Errorf(api.CodeBadRequest, "the digest must be sha256: and 64 hexadecimal digits")
 	}
-	resp, _, err := s.ask(x, "HEAD", x.route.upstream+x.param, nil)
+	if err := s.target(x); err != nil {
+		return err
+	}
+	resp, _, err := s.ask(x, x.targets[0], "HEAD", x.route.upstream+x.param, nil)
 	if err != nil {
 		return err
 	}
@@ -128,16 +135,84 @@ func (s *Server) hasBlob(x *exchange) error {
 	return nil
 }
 
-// ask sends a metadata request and reads its whole answer.
-func (s *Server) ask(x *exchange, method, path string, body []byte) (*proxy.Response, []byte, error) {
-	resp, err := s.Upstream.Do(x.r.Context(), &proxy.Request{
+// union is the lists of all servers as one: those that do not answer in time are left out, for half a list is better than none.
+func (s *Server) union(x *exchange) (*proxy.Response, []byte, error) {
+	all := s.Fleet.All()
+	if len(all) == 1 {
+		return s.ask(x, all[0], "GET", x.route.upstream, nil)
+	}
+	asked := slices.DeleteFunc(slices.Clone(all), func(b *backend.Backend) bool { return !b.State().Healthy })
+	if len(asked) == 0 {
+		return nil, nil, api.Errorf(api.CodeNoBackend, "no Ollama server can be reached: try again soon, or ask who runs them")
+	}
+	answers := make([]listAnswer, len(asked))
+	var running sync.WaitGroup
+	for i, b := range asked {
+		running.Go(func() {
+			a := &answers[i]
+			a.at = b
+			a.resp, a.body, a.err = s.ask(x, b, "GET", x.route.upstream, nil)
+		})
+	}
+	running.Wait()
+	first, lists := answers[0], []dialect.ModelList(nil)
+	for _, a := range answers {
+		if a.err != nil || a.resp.Status != http.StatusOK {
+			continue
+		}
+		first = a
+		lists = append(lists, dialect.ModelList{Body: a.body, Except: func(m api.Model) bool {
+			return slices.Contains(s.Fleet.Minor(m.String()), a.at)
+		}})
+	}
+	if len(lists) == 0 {
+		return first.resp, first.body, first.err
+	}
+	body, err := dialect.UnionModels(lists)
+	if err != nil {
+		return nil, nil, api.Wrap(api.CodeUpstreamError, err, "the lists of the Ollama servers cannot be read")
+	}
+	return first.resp, body, nil
+}
+
+// listAnswer is what one server answered.
+type listAnswer struct {
+	at   *backend.Backend
+	resp *proxy.Response
+	body []byte
+	err  error
+}
+
+// askHolder brings a question about a model to a server that has it, and to a second one where the first cannot be reached.
+func (s *Server) askHolder(x *exchange, req *dialect.Request) (resp *proxy.Response, answer []byte, err error) {
+	model := req.Model().String()
+	if !s.Fleet.Find(x.r.Context(), model) {
+		return nil, nil, notFound(cmp.Or(req.Alias, model))
+	}
+	holders := s.Fleet.Holding(model)
+	if len(holders) == 0 {
+		return nil, nil, api.Errorf(api.CodeNoBackend, "no Ollama server that has this model can be reached: try again soon, or ask who runs it")
+	}
+	for _, b := range holders[:min(len(holders), mostTries)] {
+		if resp, answer, err = s.ask(x, b, "POST", x.route.upstream, req.Body); err == nil || x.r.Context().Err() != nil {
+			break
+		}
+	}
+	return resp, answer, err
+}
+
+// ask sends a metadata request to b and reads its whole answer.
+func (s *Server) ask(x *exchange, b *backend.Backend, method, path string, body []byte) (*proxy.Response, []byte, error) {
+	wait := metadataTime
+	if len(s.Fleet.All()) > 1 && x.route.kind == dialect.None {
+		wait = unionTime
+	}
+	resp, err := s.pools.to(b).Do(x.r.Context(), &proxy.Request{
 		Method: method, Path: path, Body: body,
-		Accept: x.passing("Accept"), UserAgent: x.passing("User-Agent"), FirstByte: metadataTime, Idle: metadataTime,
+		Accept: x.passing("Accept"), UserAgent: x.passing("User-Agent"), FirstByte: wait, Idle: wait,
 	})
 	if err != nil {
-		if api.AsError(err).Code == api.CodeNoBackend {
-			s.Backend.Unreachable("a request could not be brought to it")
-		}
+		s.note(b, err)
 		return nil, nil, err
 	}
 	defer resp.Close()

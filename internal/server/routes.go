@@ -84,6 +84,10 @@ func (s *Server) routeList() []route {
 		{"GET", "/api/admin/stats", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
 		{"GET", "/api/admin/usage", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
 		{"GET", "/api/admin/requests", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
+		{"GET", "/api/admin/backends", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
+		{"POST", "/api/admin/backends", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
+		{"PATCH", "/api/admin/backends/{name}", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
+		{"DELETE", "/api/admin/backends/{name}", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
 
 		{"GET", "/api/models", anyKey, dialect.Native, metadata, false, 0, "/api/tags", false, s.list},
 		{"GET", "/api/tags", anyKey, dialect.Native, metadata, false, 0, "/api/tags", false, s.list},

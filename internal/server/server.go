@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -24,7 +25,6 @@ import (
 	"ollama-api-service/internal/backend"
 	"ollama-api-service/internal/dialect"
 	"ollama-api-service/internal/limit"
-	"ollama-api-service/internal/proxy"
 	"ollama-api-service/internal/sched"
 	"ollama-api-service/internal/store"
 	"ollama-api-service/internal/usage"
@@ -39,19 +39,24 @@ const (
 	writeProgress = 30 * time.Second
 )
 
-// Options are the rooms and the settings that the server stands on. All but StaticAdmin, TrustedProxies, Aliases, Policy, Registries, Origins and TLS must be set.
+// Options are the rooms and the settings that the server stands on. All but Static, Refuses, UpstreamHeader, StaticAdmin, TrustedProxies, Aliases, Policy, Registries, Origins and TLS must be set.
 type Options struct {
-	Store    *store.Store
-	Auth     *auth.Authenticator
-	Secret   auth.Secret
-	Random   io.Reader
-	Limits   *limit.Memory
-	Sched    *sched.Scheduler
-	Backend  *backend.Backend
-	Upstream *proxy.Upstream
-	Books    *usage.Books
-	Log      *slog.Logger
-	Version  string
+	Store   *store.Store
+	Auth    *auth.Authenticator
+	Secret  auth.Secret
+	Random  io.Reader
+	Limits  *limit.Memory
+	Sched   *sched.Scheduler
+	Fleet   *backend.Fleet
+	Books   *usage.Books
+	Log     *slog.Logger
+	Version string
+
+	// UpstreamHeader and UpstreamValue are OLLAMA_AUTH_HEADER: every server gets it.
+	UpstreamHeader, UpstreamValue string
+	// Static are the names of the servers that the settings name, and Refuses says why an address cannot be one's; nil refuses none.
+	Static  map[string]bool
+	Refuses func(*url.URL) error
 
 	DefaultLimits  map[api.Role]int64
 	StaticAdmin    bool // an admin key outside the store exists: the last stored one may go
@@ -84,6 +89,7 @@ type Server struct {
 	Options
 	routes     *table
 	metrics    *metrics
+	pools      pools
 	management http.Handler
 	site       func() (*web.Site, error) // made by whoever asks first: compressing it would double the time to start
 	openAPI    func() (*web.File, error) // likewise
@@ -104,6 +110,10 @@ func New(o Options) *Server {
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.routes = newTable(s.routeList())
 	s.metrics = newMetrics(s)
+	s.pools.header, s.pools.value = o.UpstreamHeader, o.UpstreamValue
+	for _, b := range o.Fleet.All() {
+		s.pools.open(b)
+	}
 	management, typed := s.newManagement()
 	s.management = management
 	s.site = sync.OnceValues(web.Open)
@@ -157,6 +167,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, grace time.Duration)
 		err = nil
 	}
 	s.requests.Wait()
+	s.pools.closeAll()
 	return err
 }
 

@@ -136,6 +136,19 @@ func (j *journey) serve(b *booking, up *proxy.Request) {
 	}
 }
 
+// moved ends the span of a server that did not serve the request, before that of the next.
+func (j *journey) moved(failed error) {
+	if j == nil || j.serving == nil {
+		return
+	}
+	if failed != nil {
+		j.serving.SetAttributes(attrErrorType.String(string(api.AsError(failed).Code)))
+	}
+	j.serving.SetStatus(codes.Error, "")
+	j.serving.End()
+	j.serving = nil
+}
+
 // operations are what the conventions call what a route does.
 var operations = map[dialect.Kind]string{
 	dialect.Chat: "chat", dialect.OpenAIChat: "chat", dialect.OpenAIResponses: "chat", dialect.AnthropicMessages: "chat",

@@ -16,15 +16,19 @@ const (
 	ActionChange = "key.change"
 	ActionRotate = "key.rotate"
 	ActionRevoke = "key.revoke"
+
+	ActionBackendAdd    = "backend.add"
+	ActionBackendChange = "backend.change"
+	ActionBackendRemove = "backend.remove"
 )
 
-// AuditEntry is one line of the audit table: who did what to which key, when and from where.
+// AuditEntry is one line of the audit table: who did what to which key or backend, when and from where.
 type AuditEntry struct {
 	ID     int64           `json:"id"`
 	At     time.Time       `json:"at"`
 	Actor  string          `json:"actor"` // preview of the key that asked, or "command-line"
 	Action string          `json:"action"`
-	Target string          `json:"target"` // preview of the key that was changed
+	Target string          `json:"target"` // preview of the key, or name of the backend, that was changed
 	From   string          `json:"from"`   // client address, or "local"
 	Detail json.RawMessage `json:"detail"` // what changed, an object by field; never a secret or its hash
 }

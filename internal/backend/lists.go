@@ -1,0 +1,104 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"ollama-api-service/internal/api"
+)
+
+// Installed is a model of /api/tags.
+type Installed struct {
+	Digest string
+	Embeds bool // it makes embeddings alone
+}
+
+// Loaded is a model of /api/ps.
+type Loaded struct {
+	VRAM    int64 // bytes
+	Expires time.Time
+}
+
+// lists are what a server said of its models.
+type lists struct {
+	installed map[string]Installed
+	loaded    map[string]Loaded
+	// keep says that one of them did not come in time: what was said last is then better than nothing, for a server whose models
+	// are not known is asked for any.
+	keepInstalled, keepLoaded bool
+}
+
+func (l lists) into(s *State) {
+	if !l.keepInstalled {
+		s.Installed = l.installed
+	}
+	if !l.keepLoaded {
+		s.Loaded = l.loaded
+	}
+}
+
+// lists reads both. A server that hides them, or whose answers make no sense, has nil.
+func (b *Backend) lists(ctx context.Context) (l lists) {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	var tags struct {
+		Models []struct {
+			Name, Model, Digest string
+			Capabilities        []string
+			Details             struct {
+				Family   string
+				Families []string
+			}
+		}
+	}
+	switch err := b.read(ctx, "/api/tags", maxList, &tags); {
+	case err == nil:
+		l.installed = make(map[string]Installed, len(tags.Models))
+		for _, m := range tags.Models {
+			if name, ok := canonical(m.Model, m.Name); ok {
+				l.installed[name] = Installed{Digest: m.Digest, Embeds: embeds(m.Capabilities, append(m.Details.Families, m.Details.Family))}
+			}
+		}
+	default:
+		l.keepInstalled = errors.Is(err, errSilent) || ctx.Err() != nil
+	}
+	var ps struct {
+		Models []struct {
+			Name, Model string
+			SizeVRAM    int64     `json:"size_vram"`
+			ExpiresAt   time.Time `json:"expires_at"`
+		}
+	}
+	switch err := b.read(ctx, "/api/ps", maxList, &ps); {
+	case err == nil:
+		l.loaded = make(map[string]Loaded, len(ps.Models))
+		for _, m := range ps.Models {
+			if name, ok := canonical(m.Model, m.Name); ok {
+				l.loaded[name] = Loaded{VRAM: m.SizeVRAM, Expires: m.ExpiresAt}
+			}
+		}
+	default:
+		l.keepLoaded = errors.Is(err, errSilent) || ctx.Err() != nil
+	}
+	return l
+}
+
+// canonical is a listed name as requests are compared by it.
+func canonical(model, name string) (string, bool) {
+	if model == "" {
+		model = name
+	}
+	m, _, err := api.ParseModel(model)
+	return m.String(), err == nil
+}
+
+// embeds says whether a model makes embeddings alone. Capabilities are listed from 0.30 on; before, the families of BERT tell.
+func embeds(capabilities, families []string) bool {
+	if len(capabilities) > 0 {
+		return slices.Contains(capabilities, "embedding") && !slices.Contains(capabilities, "completion")
+	}
+	return slices.ContainsFunc(families, func(f string) bool { return strings.Contains(f, "bert") })
+}

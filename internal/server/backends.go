@@ -1,0 +1,225 @@
+package server
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/backend"
+)
+
+// backendFields are all names that a body of the backend operations may hold.
+var backendFields = []string{"name", "url", "slots", "total", "weight", "drain"}
+
+type newBackend struct {
+	Name   string  `json:"name" minLength:"1" maxLength:"64" pattern:"^[A-Za-z0-9._-]+$" doc:"What it is called in headers, statistics and logs" example:"gpu2"`
+	URL    string  `json:"url" minLength:"1" maxLength:"300" doc:"Its http or https address, without a path" example:"http://gpu2.example.net:11434"`
+	Slots  int     `json:"slots,omitempty" minimum:"0" maximum:"10000" doc:"Requests at one time for each model, its OLLAMA_NUM_PARALLEL; 0 finds it by watching" example:"4"`
+	Total  int     `json:"total,omitempty" minimum:"0" maximum:"10000" doc:"Requests at one time for all its models; 0 is no bound"`
+	Weight float64 `json:"weight,omitempty" minimum:"0" maximum:"100" doc:"How fast it is, beside one of weight 1; 0 is 1"`
+	Drain  bool    `json:"drain,omitempty" doc:"Add it without giving it requests yet"`
+}
+
+type backendPatch struct {
+	Slots  *int     `json:"slots,omitempty" minimum:"0" maximum:"10000" doc:"Requests at one time for each model; 0 finds it by watching" example:"8"`
+	Total  *int     `json:"total,omitempty" minimum:"0" maximum:"10000" doc:"Requests at one time for all its models; 0 is no bound"`
+	Weight *float64 `json:"weight,omitempty" minimum:"0" maximum:"100" doc:"How fast it is, beside one of weight 1; 0 is 1"`
+	Drain  *bool    `json:"drain,omitempty" doc:"true gives it no new requests; what it serves goes on"`
+}
+
+// backendReport is a server as admins see it.
+type backendReport struct {
+	Name      string        `json:"name" example:"gpu2"`
+	URL       string        `json:"url" example:"http://gpu2.example.net:11434"`
+	Static    bool          `json:"static" doc:"OLLAMA_BASE_URL names it: it can be drained here, and changed and removed there alone"`
+	Healthy   bool          `json:"healthy"`
+	Draining  bool          `json:"draining"`
+	Version   string        `json:"version" example:"0.24.0"`
+	Slots     int           `json:"slots" doc:"Requests at one time for each model; 0 is found by watching"`
+	Total     int           `json:"total" doc:"Requests at one time for all its models; 0 is no bound"`
+	Weight    float64       `json:"weight" example:"1"`
+	Installed *int          `json:"models_installed" doc:"How many models it has; null where it has not said"`
+	Loaded    []loadedModel `json:"models_loaded" doc:"Those in its memory" nullable:"false"`
+	Checked   *time.Time    `json:"checked_at" doc:"When it was last asked; null: not yet"`
+	Reason    string        `json:"reason,omitempty" doc:"Why it is not healthy"`
+	Warnings  []string      `json:"warnings,omitempty" doc:"Known vulnerabilities of its version, and models that it has in another version than most servers" nullable:"false"`
+}
+
+type loadedModel struct {
+	Model   string    `json:"model" example:"llama3.2:latest"`
+	VRAM    int64     `json:"size_vram" doc:"Bytes"`
+	Expires time.Time `json:"expires_at"`
+}
+
+type (
+	// BackendPath is exported because huma sees embedded parameters only so.
+	BackendPath struct {
+		Name string `path:"name" maxLength:"64" doc:"The name of the backend" example:"gpu2"`
+	}
+	backendOut  struct{ Body backendReport }
+	backendsOut struct {
+		Body struct {
+			Backends []backendReport `json:"backends" nullable:"false"`
+		}
+	}
+	addBackendIn    struct{ Body newBackend }
+	changeBackendIn struct {
+		BackendPath
+		Body backendPatch
+	}
+	removeBackendOut struct {
+		Body struct {
+			Message string `json:"message"`
+		}
+	}
+)
+
+func (s *Server) backendOperations(a huma.API) {
+	tags := []string{"Backends (admin)"}
+	operation(a, huma.Operation{OperationID: "list-backends", Method: "GET", Path: "/api/admin/backends", Summary: "List the Ollama servers", Tags: tags}, s.listBackends)
+	operation(a, huma.Operation{OperationID: "add-backend", Method: "POST", Path: "/api/admin/backends", Summary: "Add an Ollama server", Tags: tags, Errors: []int{409}}, s.addBackend)
+	operation(a, huma.Operation{OperationID: "change-backend", Method: "PATCH", Path: "/api/admin/backends/{name}", Summary: "Drain or change an Ollama server", Tags: tags, Errors: []int{404, 409}}, s.changeBackend)
+	operation(a, huma.Operation{OperationID: "remove-backend", Method: "DELETE", Path: "/api/admin/backends/{name}", Summary: "Remove an Ollama server", Tags: tags, Errors: []int{404, 409}}, s.removeBackend)
+}
+
+func (s *Server) listBackends(context.Context, *struct{}) (*backendsOut, error) {
+	out := &backendsOut{}
+	out.Body.Backends = s.backendReports()
+	return out, nil
+}
+
+func (s *Server) addBackend(ctx context.Context, in *addBackendIn) (*backendOut, error) {
+	by, n := s.change(ctx), in.Body
+	base, query, err := api.ParseBackendURL(n.URL)
+	if err == nil && len(query) > 0 {
+		err = fmt.Errorf("must not have more after its port: slots, total, weight and name are fields of their own")
+	}
+	if err == nil && s.Refuses != nil {
+		err = s.Refuses(base)
+	}
+	if err != nil {
+		return nil, api.Errorf(api.CodeBadRequest, "url %s", err)
+	}
+	declared := api.Backend{Name: n.Name, URL: base, Slots: n.Slots, Total: n.Total, Weight: n.Weight, Draining: n.Drain, AddedAt: by.At}
+	for _, other := range s.Fleet.All() {
+		switch {
+		case other.Name == n.Name:
+			return nil, api.Errorf(api.CodeConflict, "there is a backend %s already", n.Name)
+		case other.URL.Host == base.Host:
+			return nil, api.Errorf(api.CodeConflict, "this is the address of the backend %s already", other.Name)
+		}
+	}
+	b := backend.Of(declared, s.UpstreamHeader, s.UpstreamValue)
+	b.Probe(ctx) // before it is given requests: it says what it has
+	if err := s.Store.AddBackend(ctx, declared, by); err != nil {
+		return nil, err
+	}
+	s.pools.open(b)
+	if !s.Fleet.Add(b) {
+		s.pools.close(b)
+		return nil, api.Errorf(api.CodeConflict, "there is a backend %s already", n.Name)
+	}
+	s.changedBackend("backend added", by, b)
+	return &backendOut{s.report(b)}, nil
+}
+
+func (s *Server) changeBackend(ctx context.Context, in *changeBackendIn) (*backendOut, error) {
+	by, p := s.change(ctx), api.BackendPatch{Slots: in.Body.Slots, Total: in.Body.Total, Weight: in.Body.Weight, Drain: in.Body.Drain}
+	b, err := s.named(in.Name)
+	if err != nil {
+		return nil, err
+	}
+	if s.Static[b.Name] {
+		if p.Slots != nil || p.Total != nil || p.Weight != nil {
+			return nil, api.Errorf(api.CodeConflict, "the setting OLLAMA_BASE_URL says what %s is given: change slots, total and weight there; it can be drained here", b.Name)
+		}
+		if p.Drain != nil && *p.Drain != b.State().Draining {
+			if err := s.Store.DrainBackend(ctx, b.Name, *p.Drain, by); err != nil {
+				return nil, err
+			}
+			s.Fleet.Drain(b, *p.Drain)
+			s.changedBackend("backend changed", by, b)
+		}
+		return &backendOut{s.report(b)}, nil
+	}
+	declared, err := s.Store.ChangeBackend(ctx, b.Name, p, by)
+	if err != nil {
+		return nil, err
+	}
+	s.Fleet.Drain(b, declared.Draining)
+	s.Fleet.Bound(b, backend.Bounds{Slots: declared.Slots, Total: declared.Total, Weight: declared.Weight})
+	s.changedBackend("backend changed", by, b)
+	return &backendOut{s.report(b)}, nil
+}
+
+func (s *Server) removeBackend(ctx context.Context, in *BackendPath) (*removeBackendOut, error) {
+	by := s.change(ctx)
+	b, err := s.named(in.Name)
+	if err != nil {
+		return nil, err
+	}
+	if s.Static[b.Name] {
+		return nil, api.Errorf(api.CodeConflict, "the setting OLLAMA_BASE_URL names %s: take it out there, or drain it here", b.Name)
+	}
+	if err := s.Store.RemoveBackend(ctx, b.Name, by); err != nil {
+		return nil, err
+	}
+	s.Fleet.Remove(b)
+	s.pools.close(b)
+	s.changedBackend("backend removed", by, b)
+	out := &removeBackendOut{}
+	out.Body.Message = fmt.Sprintf("the backend %s is removed; what it serves goes on to its end", b.Name)
+	return out, nil
+}
+
+func (s *Server) named(name string) (*backend.Backend, error) {
+	if b := s.Fleet.Named(name); b != nil {
+		return b, nil
+	}
+	return nil, api.Errorf(api.CodeNotFound, "there is no backend of this name: GET /api/admin/backends lists them")
+}
+
+func (s *Server) changedBackend(what string, by api.Change, b *backend.Backend) {
+	s.Log.Info(what, "actor", by.Actor, "from", by.From, "backend", b.Name, "url", b.URL.String())
+}
+
+func (s *Server) backendReports() []backendReport {
+	list := []backendReport{}
+	for _, b := range s.Fleet.All() {
+		list = append(list, s.report(b))
+	}
+	return list
+}
+
+// report is what is known of b.
+func (s *Server) report(b *backend.Backend) backendReport {
+	state, bounds := b.State(), b.Bounds()
+	r := backendReport{
+		Name: b.Name, URL: b.URL.String(), Static: s.Static[b.Name], Healthy: state.Healthy, Draining: state.Draining, Version: state.Version,
+		Slots: bounds.Slots, Total: bounds.Total, Weight: cmp.Or(bounds.Weight, 1), Loaded: []loadedModel{}, Reason: state.Reason, Warnings: state.Holes(),
+	}
+	if state.Installed != nil {
+		n := len(state.Installed)
+		r.Installed = &n
+	}
+	for name, m := range state.Loaded {
+		r.Loaded = append(r.Loaded, loadedModel{name, m.VRAM, m.Expires.UTC()})
+	}
+	slices.SortFunc(r.Loaded, func(a, b loadedModel) int { return strings.Compare(a.Model, b.Model) })
+	if !state.Checked.IsZero() {
+		at := state.Checked.UTC()
+		r.Checked = &at
+	}
+	for _, name := range s.Fleet.Minors() {
+		if slices.Contains(s.Fleet.Minor(name), b) {
+			r.Warnings = append(r.Warnings, "its "+name+" is another one than most servers have: it is not asked for it until they are the same; pull it anew")
+		}
+	}
+	return r
+}

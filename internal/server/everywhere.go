@@ -1,0 +1,176 @@
+package server
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"slices"
+	"strings"
+
+	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/backend"
+	"ollama-api-service/internal/dialect"
+	"ollama-api-service/internal/proxy"
+)
+
+// allServers is the name in X-Backend, and in the books, that means each of them.
+const allServers = "*"
+
+// onAll are the routes that may be run on all servers: what they do is the same wherever it is done. A push from each would be one
+// push too many, and files for create are uploaded to one.
+var onAll = map[string]bool{"/api/pull": true, "/api/copy": true, "/api/delete": true}
+
+// target finds the servers that a change of models is for: the only one, the one that X-Backend names, or all.
+func (s *Server) target(x *exchange) error {
+	all, name := s.Fleet.All(), strings.Join(x.r.Header["X-Backend"], ",")
+	if b := s.Fleet.Named(name); b != nil {
+		x.targets = []*backend.Backend{b}
+		return nil
+	}
+	several := name == allServers && onAll[x.route.template]
+	if several || name == "" && len(all) == 1 {
+		x.targets = all
+		return nil
+	}
+	var names []string
+	for _, b := range all {
+		names = append(names, b.Name)
+	}
+	hint := ""
+	if onAll[x.route.template] {
+		hint = ", or * for all of them"
+	}
+	return api.Errorf(api.CodeBadRequest, "say in the header X-Backend which Ollama server this is for: %s%s", strings.Join(names, ", "), hint)
+}
+
+// done is what a change came to on one server.
+type done struct {
+	Status int    `json:"status"`
+	Error  string `json:"error,omitempty"`
+}
+
+// everywhere changes the models of each server, one after the other: they share the line to the registry, and clients show one
+// progress. A server that fails does not keep the others from it.
+func (b *booking) everywhere() error {
+	results := make(map[string]done)
+	var failed []string
+	for _, at := range b.x.targets {
+		r, err := b.changeOne(at)
+		if err != nil {
+			return b.failed(err)
+		}
+		results[at.Name] = r
+		if !good(r.Status) {
+			failed = append(failed, at.Name)
+		}
+	}
+	if b.x.route.kind == dialect.Delete && len(failed) < len(results) {
+		// What was not there is as gone as what was deleted.
+		failed = slices.DeleteFunc(failed, func(name string) bool { return results[name].Status == http.StatusNotFound })
+	}
+	answer := map[string]any{"backends": results, "status": "success"}
+	outcome, code, status := api.OutcomeOK, api.Code(""), http.StatusOK
+	if len(failed) > 0 {
+		first := results[failed[0]]
+		sentence := failed[0] + ": " + first.Error
+		answer = map[string]any{"backends": results, "error": sentence, "detail": sentence}
+		status = first.Status
+		outcome, code = b.outcome(status)
+	}
+	return b.answered(answer, status, outcome, code)
+}
+
+// answered sends the last record of a change on all servers.
+func (b *booking) answered(answer map[string]any, status int, outcome api.Outcome, code api.Code) error {
+	body, err := json.Marshal(answer)
+	if err != nil {
+		return b.failed(err)
+	}
+	if b.x.started() {
+		body = append(body, '\n')
+		b.record.Status = b.x.status
+	} else {
+		b.record.Status, b.x.planned = status, status
+		b.x.Header()["Content-Type"] = []string{"application/json"}
+	}
+	b.record.BytesOut = b.x.sent + int64(len(body))
+	b.end(outcome, code)
+	return b.last(body)
+}
+
+// changeOne changes the models of one server. Its error is the client's alone.
+func (b *booking) changeOne(at *backend.Backend) (done, error) {
+	resp, err := b.s.pools.to(at).Do(b.stay.ctx, b.s.upstreamRequest(b.x, b.req))
+	b.s.note(at, err)
+	if err == nil {
+		defer resp.Close()
+		if stream, _ := resp.Streams(); stream && good(resp.Status) {
+			var r done
+			if r, err = b.relay(at, resp); err == nil {
+				return r, nil
+			}
+		}
+	}
+	var body []byte
+	if err == nil {
+		body, _, err = resp.Head(maxSentence)
+	}
+	switch e := api.AsError(err); {
+	case err == nil && good(resp.Status):
+		return done{Status: resp.Status}, nil
+	case err == nil:
+		return done{resp.Status, dialect.Sentence(body)}, nil
+	case e.Code == api.CodeClientGone || e.Code == api.CodeStopping:
+		return done{}, e
+	default:
+		return done{statuses[e.Code], e.Message}, nil
+	}
+}
+
+// maxLine bounds a record of a server's progress.
+const maxLine = 1 << 20
+
+// relay passes a server's progress on, each record with the server's name. Of its last one only the word passes: a client takes
+// "success", and an error, for the end of the whole.
+func (b *booking) relay(at *backend.Backend, resp *proxy.Response) (done, error) {
+	if !b.x.started() {
+		b.header(resp, -1)
+	}
+	result := done{Status: http.StatusBadGateway, Error: "the progress ended without a result"}
+	lines := bufio.NewScanner(resp)
+	lines.Buffer(nil, maxLine)
+	for lines.Scan() {
+		var line struct{ Status, Error string }
+		text := lines.Bytes()
+		if json.Unmarshal(text, &line) != nil {
+			continue
+		}
+		switch {
+		case line.Error != "":
+			result = done{Status: http.StatusBadGateway, Error: line.Error}
+			text, _ = json.Marshal(map[string]string{"status": at.Name + ": " + line.Error})
+		case line.Status == "success":
+			result = done{Status: http.StatusOK}
+			text, _ = json.Marshal(map[string]string{"status": at.Name + ": success"})
+		}
+		if err := b.progress(text, at.Name); err != nil {
+			return result, err
+		}
+	}
+	return result, lines.Err()
+}
+
+// progress sends a record with the name of its server.
+func (b *booking) progress(record []byte, name string) error {
+	end := bytes.LastIndexByte(record, '}')
+	line := slices.Concat(record[:end], []byte(`,"backend":`), quoted(name), []byte("}\n"))
+	_, err := b.x.Write(line)
+	if err == nil {
+		err = b.x.FlushError()
+	}
+	if err != nil {
+		return api.Wrap(api.CodeClientGone, err, "the client went away")
+	}
+	return nil
+}

@@ -1,0 +1,71 @@
+package store
+
+import (
+	"net/url"
+	"testing"
+	"time"
+
+	"ollama-api-service/internal/api"
+)
+
+func TestBackends(t *testing.T) {
+	s, _ := create(t)
+	ctx, at := t.Context(), time.UnixMilli(1_700_000_000_000).UTC()
+	by := api.Change{Actor: "oas_admin", From: "127.0.0.1", At: at}
+	address := &url.URL{Scheme: "http", Host: "gpu2:11434"}
+	gpu2 := api.Backend{Name: "gpu2", URL: address, Slots: 2, Total: 3, Weight: 1.5, AddedAt: at}
+	if err := s.AddBackend(ctx, gpu2, by); err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, s.AddBackend(ctx, gpu2, by), api.CodeConflict)
+	wantCode(t, s.AddBackend(ctx, api.Backend{Name: "a b", URL: address}, by), api.CodeBadRequest)
+	wantCode(t, s.AddBackend(ctx, api.Backend{Name: "a", URL: address, Slots: -1}, by), api.CodeBadRequest)
+
+	four, yes := 4, true
+	changed, err := s.ChangeBackend(ctx, "gpu2", api.BackendPatch{Slots: &four, Drain: &yes}, by)
+	if err != nil || changed.Slots != 4 || changed.Total != 3 || !changed.Draining || changed.URL.String() != address.String() || changed.AddedAt != at {
+		t.Errorf("%v, %+v", err, changed)
+	}
+	if _, err := s.ChangeBackend(ctx, "gpu2", api.BackendPatch{Slots: &four}, by); err != nil {
+		t.Error(err)
+	}
+	_, err = s.ChangeBackend(ctx, "gpu9", api.BackendPatch{Slots: &four}, by)
+	wantCode(t, err, api.CodeNotFound)
+
+	// One of the settings has its drain here and nothing else, and cannot be removed; its name is free when the setting is gone.
+	for _, drain := range []bool{true, false, true} {
+		if err := s.DrainBackend(ctx, "static", drain, by); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantCode(t, s.RemoveBackend(ctx, "static", by), api.CodeNotFound)
+	_, err = s.ChangeBackend(ctx, "static", api.BackendPatch{Slots: &four}, by)
+	wantCode(t, err, api.CodeNotFound)
+	list, err := s.Backends(ctx)
+	if err != nil || len(list) != 2 || list[0].Name != "gpu2" || list[1].URL != nil || !list[1].Draining {
+		t.Errorf("%v, %+v", err, list)
+	}
+	if err := s.AddBackend(ctx, api.Backend{Name: "static", URL: address}, by); err != nil {
+		t.Error(err)
+	}
+	for _, name := range []string{"static", "gpu2"} {
+		if err := s.RemoveBackend(ctx, name, by); err != nil {
+			t.Error(err)
+		}
+	}
+	wantCode(t, s.RemoveBackend(ctx, "gpu2", by), api.CodeNotFound)
+	if list, err := s.Backends(ctx); err != nil || len(list) != 0 {
+		t.Errorf("%v, %+v", err, list)
+	}
+	log, err := s.AuditLog(ctx, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	actions := map[string]int{}
+	for _, e := range log {
+		actions[e.Action+" "+e.Target]++
+	}
+	if len(log) != 8 || actions["backend.add gpu2"] != 1 || actions["backend.change gpu2"] != 1 || actions["backend.remove gpu2"] != 1 || actions["backend.change static"] != 3 {
+		t.Errorf("%d lines of audit: %v", len(log), actions)
+	}
+}
