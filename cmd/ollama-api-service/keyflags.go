@@ -72,8 +72,8 @@ func (f *keyFlags) patch(now time.Time) (p api.KeyPatch, err error) {
 	}
 	if given("weight") {
 		weight, err := strconv.ParseFloat(f.weight, 64)
-		if err != nil || !(weight > 0 && weight <= api.MaxWeight) {
-			return p, usagef("--weight must be a number above 0, at most %d", api.MaxWeight)
+		if err != nil || !(weight > 0 && weight <= api.MaxKeyWeight) {
+			return p, usagef("--weight must be a number above 0, at most %d", api.MaxKeyWeight)
 		}
 		p.Weight = api.Optional[float64]{Set: true, Value: &weight}
 	}

@@ -41,7 +41,7 @@ const (
 	MaxGPUSeconds  = 1_000_000_000
 	MaxOutput      = 1<<31 - 1 // Ollama makes an int of it
 	MaxGrace       = 72 * time.Hour
-	MaxWeight      = 1000
+	MaxKeyWeight   = 1000
 	DefaultWeight  = 1.0
 )
 
@@ -155,8 +155,8 @@ func (k *Key) Validate() error {
 	if k.MaxOutput != nil && (*k.MaxOutput < 1 || *k.MaxOutput > MaxOutput) {
 		return Errorf(CodeBadRequest, "max_tokens_per_request must be from 1 to %d, or null for no bound", int64(MaxOutput))
 	}
-	if !(k.Weight > 0 && k.Weight <= MaxWeight) { // so written, it refuses NaN too
-		return Errorf(CodeBadRequest, "weight must be above 0 and at most %d", MaxWeight)
+	if !(k.Weight > 0 && k.Weight <= MaxKeyWeight) { // so written, it refuses NaN too
+		return Errorf(CodeBadRequest, "weight must be above 0 and at most %d", MaxKeyWeight)
 	}
 	if k.Class != ClassInteractive && k.Class != ClassBatch {
 		return Errorf(CodeBadRequest, "class must be interactive or batch")
