@@ -382,6 +382,7 @@ func (b *booking) end(outcome api.Outcome, code api.Code) {
 	}
 	r.Total = time.Since(b.x.arrived)
 	b.s.metrics.book(r, b.waited+b.lease.Waited)
+	b.x.trail.booked(r)
 	b.x.journey.booked(b.x, r)
 	if err := b.s.Books.End(r); err != nil {
 		b.s.Log.Error("the end of a request could not be journalled", "request_id", r.ID, "cause", err.Error())
