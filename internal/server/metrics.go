@@ -129,7 +129,7 @@ func newMetrics(s *Server) *metrics {
 		ConstLabels: prometheus.Labels{"version": s.Version, "go_version": runtime.Version()},
 	})
 	build.Set(1)
-	m.registry.MustRegister(m.first, m.response, m.each, m.waited, m.open, build, newStates(s),
+	m.registry.MustRegister(m.first, m.response, m.each, m.waited, m.open, build, newStates(s, m),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -278,17 +278,18 @@ func (s *Server) scrape(x *exchange) error {
 
 // states reads how things are when a scrape asks.
 type states struct {
+	m                                                                                                                                                                              *metrics // s.metrics, before that is set
 	s                                                                                                                                                                              *Server
 	inFlight, slots, up, draining, loaded, vram, info, probed, waiting, class, modelSlots, limit, readOn, journalBytes, journalLimit, journalRows, journalOpen, unwritten, failing *prometheus.Desc
 	batches, batchRows, batchSeconds, lost, expires                                                                                                                                *prometheus.Desc
 }
 
-func newStates(s *Server) *states {
+func newStates(s *Server, m *metrics) *states {
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc(metricPrefix+name, help, labels, nil)
 	}
 	return &states{
-		s:            s,
+		m: m, s: s,
 		inFlight:     desc("in_flight_requests", "Slots of the backend in use.", "backend"),
 		slots:        desc("slots_per_model", "Requests that the backend is given at one time, for each model, where that is set.", "backend"),
 		up:           desc("backend_up", "Whether the backend answered when it was last heard of.", "backend"),
@@ -334,7 +335,7 @@ func (c *states) Collect(out chan<- prometheus.Metric) {
 		gauge(c.class, float64(n), class)
 	}
 	for _, st := range c.s.Sched.Stations() {
-		if c.s.metrics.labels(st.Model) {
+		if c.m.labels(st.Model) {
 			gauge(c.modelSlots, float64(st.Slots), st.Model, st.Backend)
 		}
 	}
