@@ -3,13 +3,13 @@ package backend
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"reflect"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -49,17 +49,78 @@ func TestProbe(t *testing.T) {
 	before := time.Now()
 	for range 3 {
 		s := b.Probe(t.Context())
-		if !s.Healthy || s.Version == "" || s.Reason != "" || s.Checked.Before(before) || s != b.State() {
+		if !s.Healthy || s.Version == "" || s.Reason != "" || s.Checked.Before(before) || !reflect.DeepEqual(s, b.State()) {
 			t.Errorf("got %+v", s)
 		}
+		if m := s.Installed["tiny:latest"]; m.Digest == "" || m.Embeds || len(s.Installed) != 1 || s.Loaded == nil {
+			t.Errorf("models are %+v and %+v", s.Installed, s.Loaded)
+		}
 	}
-	r := srv.WaitRequest(3)
-	if r.Method != "GET" || r.RequestURI != "/api/version" || r.Header.Get("X-Upstream") != "secret" {
-		t.Errorf("asked %s %s with %v", r.Method, r.RequestURI, r.Header)
+	for i, path := range []string{"/api/version", "/api/tags", "/api/ps"} {
+		r := srv.WaitRequest(7 + i)
+		if r.Method != "GET" || r.RequestURI != path || r.Header.Get("X-Upstream") != "secret" {
+			t.Errorf("asked %s %s with %v", r.Method, r.RequestURI, r.Header)
+		}
 	}
 	if n := srv.Connections(); n != 1 {
 		t.Errorf("%d connections for three probes", n)
 	}
+}
+
+// What a server says of its models, and what is made of one that says nothing or nonsense.
+func TestLists(t *testing.T) {
+	srv := ollamatest.Start(t)
+	b := backendAt(t, srv.URL, "", "")
+	body := func(path, text string) { srv.Script("GET", path, ollamatest.Answer{Body: text}) }
+	body("/api/tags", `{"models":[
+		{"name":"Library/Tiny","model":"Library/Tiny","digest":"d1","details":{"family":"llama","families":["llama"]}},
+		{"name":"embed","digest":"d2","details":{"family":"nomic-bert","families":null}},
+		{"name":"new","model":"new:1b","digest":"d3","details":{"family":"bert"},"capabilities":["completion","embedding"]},
+		{"name":"newembed","digest":"d4","details":{"family":"gemma"},"capabilities":["embedding"]},
+		{"name":"::","digest":"d5"}]}`)
+	body("/api/ps", `{"models":[{"name":"tiny:latest","model":"tiny:latest","size_vram":123,"expires_at":"2026-11-24T09:34:58+01:00"}]}`)
+	s := b.Probe(t.Context())
+	want := map[string]Installed{"tiny:latest": {"d1", false}, "embed:latest": {"d2", true}, "new:1b": {"d3", false}, "newembed:latest": {"d4", true}}
+	if !maps.Equal(s.Installed, want) {
+		t.Errorf("installed: %+v", s.Installed)
+	}
+	if m := s.Loaded["tiny:latest"]; m.VRAM != 123 || m.Expires.Unix() != time.Date(2026, 11, 24, 8, 34, 58, 0, time.UTC).Unix() || len(s.Loaded) != 1 {
+		t.Errorf("loaded: %+v", s.Loaded)
+	}
+	for _, nonsense := range []ollamatest.Answer{{Status: 404, Body: "404 page not found"}, {Body: "<html>"}, {Body: `{"models":{}}`}} {
+		srv.Script("GET", "/api/tags", nonsense)
+		srv.Script("GET", "/api/ps", nonsense)
+		if s := b.Probe(t.Context()); !s.Healthy || s.Installed != nil || s.Loaded != nil {
+			t.Errorf("after %+v: %+v", nonsense, s)
+		}
+	}
+	body("/api/tags", `{"models":null}`)
+	if s := b.Probe(t.Context()); s.Installed == nil || len(s.Installed) != 0 {
+		t.Errorf("a server without models has %+v", s.Installed)
+	}
+}
+
+// A server that is too busy to list its models still has them.
+func TestListsThatDoNotComeInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := backendAt(t, "http://ollama.test", "", "")
+		known := map[string]Installed{"tiny:latest": {Digest: "d"}}
+		b.Set(State{Installed: known, Loaded: map[string]Loaded{}})
+		b.client.Transport = roundTrip(func(r *http.Request) (*http.Response, error) {
+			if r.URL.Path != "/api/version" {
+				<-r.Context().Done()
+				return nil, r.Context().Err()
+			}
+			return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(`{"version":"0.6.5"}`)), Request: r}, nil
+		})
+		start := time.Now()
+		if s := b.Probe(t.Context()); !s.Healthy || !maps.Equal(s.Installed, known) || s.Loaded == nil {
+			t.Errorf("got %+v", s)
+		}
+		if took := time.Since(start); took != probeTimeout {
+			t.Errorf("it took %v", took)
+		}
+	})
 }
 
 func TestProbeFindsAnUnhealthyServer(t *testing.T) {
@@ -88,7 +149,7 @@ func TestProbeFindsAnUnhealthyServer(t *testing.T) {
 			b := answering(t, c.answer)
 			b.state.Store(&State{Healthy: true, Version: "0.6.5"})
 			s := b.Probe(t.Context())
-			if s.Healthy || !strings.Contains(s.Reason, c.reason) || s != b.State() {
+			if s.Healthy || !strings.Contains(s.Reason, c.reason) || !reflect.DeepEqual(s, b.State()) {
 				t.Errorf("got %+v", s)
 			}
 			if s.Version != "0.6.5" {
@@ -143,102 +204,14 @@ func TestProbeBrokenOff(t *testing.T) {
 	b.state.Store(&known)
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() { <-asked; cancel() }()
-	if s := b.Probe(ctx); s != known || b.State() != known {
+	if s := b.Probe(ctx); !reflect.DeepEqual(s, known) || !reflect.DeepEqual(b.State(), known) {
 		t.Errorf("got %+v, want what was known", s)
 	}
-}
-
-// clocked is a backend whose server is a function, on the clock of synctest.
-func clocked(t *testing.T, healthy *atomic.Bool, probes *[]time.Time) *Backend {
-	b := backendAt(t, "http://ollama.test", "", "")
-	b.client.Transport = roundTrip(func(r *http.Request) (*http.Response, error) {
-		*probes = append(*probes, time.Now())
-		if !healthy.Load() {
-			return nil, errors.New("connection refused")
-		}
-		return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(`{"version":"0.6.5"}`)), Request: r}, nil
-	})
-	return b
 }
 
 type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
-
-func TestWatchTellsOfChanges(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var healthy atomic.Bool
-		var probes []time.Time
-		b := clocked(t, &healthy, &probes)
-		var changes []bool
-		ctx, cancel := context.WithCancel(t.Context())
-		ended := make(chan struct{})
-		start := time.Now()
-		go func() {
-			defer close(ended)
-			b.Watch(ctx, func(s State) {
-				if s != b.State() {
-					t.Error("the state told is not the state known")
-				}
-				changes = append(changes, s.Healthy)
-			})
-		}()
-		for _, up := range []bool{false, true, true, false, true} {
-			healthy.Store(up)
-			time.Sleep(3 * probeEvery)
-			synctest.Wait()
-			if b.State().Healthy != up {
-				t.Errorf("15 s after a change: %+v", b.State())
-			}
-		}
-		cancel()
-		<-ended
-		if len(changes) != 3 || !changes[0] || changes[1] || !changes[2] {
-			t.Errorf("told of %v, want up, down, up", changes)
-		}
-		last := start
-		for i, at := range probes {
-			if gap := at.Sub(last); gap < probeEvery || gap >= probeEvery+probeEvery/5 {
-				t.Errorf("probe %d came %v after the one before", i, gap)
-			}
-			last = at
-		}
-		n := len(probes)
-		time.Sleep(time.Minute)
-		if len(probes) != n {
-			t.Error("it probes after its end")
-		}
-	})
-}
-
-// What requests found in between is not lost, and mended by the next probe, of which nobody need be told.
-func TestUnreachable(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var healthy atomic.Bool
-		healthy.Store(true)
-		var probes []time.Time
-		b := clocked(t, &healthy, &probes)
-		b.Probe(t.Context())
-		ctx, cancel := context.WithCancel(t.Context())
-		ended := make(chan struct{})
-		go func() {
-			defer close(ended)
-			b.Watch(ctx, func(s State) { t.Errorf("told of a change that no probe saw: %+v", s) })
-		}()
-		synctest.Wait()
-		b.Unreachable("a request could not be brought to it")
-		if s := b.State(); s.Healthy || s.Version != "0.6.5" || s.Reason != "a request could not be brought to it" {
-			t.Errorf("got %+v", s)
-		}
-		time.Sleep(2 * probeEvery)
-		synctest.Wait()
-		if s := b.State(); !s.Healthy || s.Reason != "" {
-			t.Errorf("after a probe: %+v", s)
-		}
-		cancel()
-		<-ended
-	})
-}
 
 func TestOlder(t *testing.T) {
 	for _, c := range []struct {
@@ -259,5 +232,16 @@ func TestOlder(t *testing.T) {
 		if got := (State{Version: c.version}).Older(c.than); got != c.older {
 			t.Errorf("%q older than %s: %v", c.version, c.than, got)
 		}
+	}
+}
+
+func TestHoles(t *testing.T) {
+	for version, n := range map[string]int{"": 0, "0.0.0": 0, "0.1.20": len(holes), "0.1.47": 2, "0.6.5": 2, "0.14.3": 1, "0.17.1": 0, "0.24.0": 0} {
+		if got := (State{Version: version}).Holes(); len(got) != n {
+			t.Errorf("%q: %q", version, got)
+		}
+	}
+	if got := (State{Version: "0.17.0"}).Holes(); len(got) != 1 || got[0] != "CVE-2026-7482: a malformed model reads its memory (mended in 0.17.1)" {
+		t.Errorf("%q", got)
 	}
 }

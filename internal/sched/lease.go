@@ -143,7 +143,7 @@ func (l *Lease) releaseLocked(now time.Time, served bool) {
 		average(&c.mean, work)
 		average(&st.mean, work)
 		average(&s.mean, work)
-		p.watch(st, l)
+		p.watch(st, l, now)
 	}
 	p.tidy(st)
 	s.fillLocked(p, now)

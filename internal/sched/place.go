@@ -40,6 +40,7 @@ type station struct {
 	inFlight int
 	found    int           // slots, where none are set
 	clean    int           // runs at the bound
+	lowered  time.Time     // when found last went down
 	mean     time.Duration // moving average of how long a slot is held
 	loading  time.Duration // what loading it took the last time
 	seen     time.Time     // when it last worked
@@ -108,10 +109,13 @@ func (p *place) warm(model string) bool {
 
 // watch finds how many slots a model has where none are set. Ollama never says that it is busy with a loaded model, but its records
 // show that a request waited inside.
-func (p *place) watch(st *station, l *Lease) {
+func (p *place) watch(st *station, l *Lease, now time.Time) {
 	switch {
 	case l.inside > insideBound:
-		st.found, st.clean = max(1, st.found-1), 0
+		// One sign for all that were let in before it was seen.
+		if l.taken.After(st.lowered) {
+			st.found, st.clean, st.lowered = max(1, st.found-1), 0, now
+		}
 	case l.inside >= 0 && l.atBound:
 		if st.clean++; st.clean >= cleanRuns {
 			st.found, st.clean = min(st.found+1, mostSlots), 0

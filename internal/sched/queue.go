@@ -91,6 +91,7 @@ func (t turns) Less(i, j int) bool {
 	}
 	return t[i].first().order < t[j].first().order
 }
+
 func (t turns) Swap(i, j int) {
 	t[i], t[j] = t[j], t[i]
 	t[i].index, t[j].index = i, j

@@ -1,7 +1,10 @@
 package sched
 
 import (
+	"flag"
 	"fmt"
+	"math"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -33,7 +36,7 @@ func (r *result) fairness() (lowest, mean float64, apart time.Duration, windows 
 	if window == 0 {
 		window = 30 * time.Minute
 	}
-	for from := time.Duration(0); from+window <= r.trace.length; from += window / 2 {
+	for from := time.Duration(0); from+window <= r.trace.length; from += 10 * time.Minute {
 		to := from + window
 		var shares []float64
 		for _, list := range byKey {
@@ -116,17 +119,150 @@ func (r *result) failures() (n int) {
 	return n
 }
 
-// TestSimulation prints what each trace comes to.
+var (
+	everything = flag.Bool("everything", false, "simulate all traces under all policies, and write docs/fairness.md and its plot")
+	policies   = []string{"fair", "fifo", "round-robin", "greedy"}
+)
+
+// TestSimulation holds the scheduler to what docs/fairness.md promises of it, on the fixed traces: on some of them, or with -everything
+// on all.
 func TestSimulation(t *testing.T) {
+	var table strings.Builder
+	table.WriteString("| trace | policy | Jain, lowest and mean | furthest apart | wait p50 | wait p99 | light keys' p99 | changes | tokens/s |\n|---|---|---|---|---|---|---|---|---|\n")
+	plot := make(map[string]*result)
 	for _, tr := range traces() {
-		t.Run(tr.name, func(t *testing.T) {
-			for _, name := range []string{"fair", "fifo", "greedy", "round-robin"} {
-				from := time.Now()
-				r := simulate(t, tr, name)
-				low, mean, apart, n := r.fairness()
-				fmt.Printf("%-28s %-12s %6d jobs  jain %.3f %.3f (%d) apart %6.0fs  p50 %7.1f p99 %7.1f  light p99 %7.1f  changes %4d  tok/s %7.1f  wrong %d failed %d most %d (%v)\n", tr.name, name, len(r.all), low, mean, n, apart.Seconds(),
-					r.waits("", 0.5).Seconds(), r.waits("", 0.99).Seconds(), r.waits("light", 0.99).Seconds(), r.changes, r.throughput(), r.wrong, r.failures(), r.most, time.Since(from).Round(10*time.Millisecond))
+		if !*everything && !tr.short {
+			continue
+		}
+		results := make(map[string]*result)
+		for _, name := range policies {
+			if !*everything && name != "fair" && name != "fifo" {
+				continue
 			}
-		})
+			r := simulate(t, tr, name)
+			results[name] = r
+			table.WriteString(r.row())
+			if tr.plotted {
+				plot[name] = r
+			}
+		}
+		promised(t, results["fair"], results["fifo"])
 	}
+	if *everything {
+		document(t, table.String(), plot)
+	}
+}
+
+// promised are the figures that hold on every trace.
+func promised(t *testing.T, fair, fifo *result) {
+	t.Helper()
+	name := fair.trace.name
+	if lowest, _, apart, windows := fair.fairness(); windows > 0 && (lowest < 0.95 || apart > fair.apart()) {
+		t.Errorf("%s: Jain's index of the keys that wait is %.3f, and two are %v apart, where %v are allowed", name, lowest, apart, fair.apart())
+	}
+	if fair.throughput() < 0.97*fifo.throughput() {
+		t.Errorf("%s: %.1f tokens per second, first come first served has %.1f", name, fair.throughput(), fifo.throughput())
+	}
+	if strings.HasPrefix(name, "two models") && fair.changes*3 > fifo.changes {
+		t.Errorf("%s: %d changes of model, first come first served has %d", name, fair.changes, fifo.changes)
+	}
+	if light := fair.waits("light", 0.99); 10*light > fifo.waits("light", 0.99) {
+		t.Errorf("%s: a light key's p99 is %v, first come first served it is %v", name, light, fifo.waits("light", 0.99))
+	}
+	if fair.most > fair.trace.slots {
+		t.Errorf("%s: %d requests at one time on %d slots", name, fair.most, fair.trace.slots)
+	}
+	if fair.wrong > 0 || fair.failures() > 0 {
+		t.Errorf("%s: %d requests went where their model was not, %d failed", name, fair.wrong, fair.failures())
+	}
+}
+
+func (r *result) row() string {
+	lowest, mean, apart, windows := r.fairness()
+	index, distance := "nobody waits long", ""
+	if windows > 0 {
+		index, distance = fmt.Sprintf("%.3f, %.3f", lowest, mean), fmt.Sprintf("%.0f s", apart.Seconds())
+		if r.policy == "fair" {
+			distance += fmt.Sprintf(" (bound %.0f s)", r.apart().Seconds())
+		}
+	}
+	light := ""
+	if w := r.waits("light", 0.99); w > 0 {
+		light = seconds(w)
+	}
+	return fmt.Sprintf("| %s | %s | %s | %s | %s | %s | %s | %d | %.0f |\n", r.trace.name, r.policy, index, distance,
+		seconds(r.waits("", 0.5)), seconds(r.waits("", 0.99)), light, r.changes, r.throughput())
+}
+
+// apart is the bound of docs/fairness.md for how far the service of two keys that wait can be apart, over their weights.
+func (r *result) apart() time.Duration {
+	longest := time.Duration(0)
+	models := make(map[string]bool)
+	for _, s := range r.all {
+		longest = max(longest, s.to-s.from)
+		models[s.model] = true
+	}
+	slots := time.Duration(r.trace.machines * r.trace.slots)
+	bound := 2 * slots * longest
+	return bound + time.Duration(len(models)-1)*slots*(stint*changing+changing+longest)
+}
+
+func seconds(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds()) }
+
+// document puts the table between its marks and draws the plot.
+func document(t *testing.T, table string, plot map[string]*result) {
+	const page, begin, end = "../../docs/fairness.md", "<!-- simulated -->\n", "<!-- end of simulated -->"
+	text, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, ok := strings.Cut(string(text), begin)
+	_, after, also := strings.Cut(rest, end)
+	if !ok || !also {
+		t.Fatalf("%s has no place for the table", page)
+	}
+	if err := os.WriteFile(page, []byte(before+begin+table+end+after), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile("../../docs/fairness.svg", []byte(draw(plot)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// draw is the waits of the light keys as they came, under each policy, on a logarithmic scale.
+func draw(plot map[string]*result) string {
+	const width, height, left, bottom = 860, 420, 60, 40
+	colours := map[string]string{"fair": "#0a7d33", "fifo": "#c0392b", "round-robin": "#2e6da4"}
+	var b strings.Builder
+	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="12">`+"\n", width, height)
+	fmt.Fprintf(&b, `<rect width="%d" height="%d" fill="#fff"/>`+"\n", width, height)
+	x := func(at, length time.Duration) float64 { return left + (width-left-20)*at.Seconds()/length.Seconds() }
+	y := func(wait float64) float64 { // from 0.1 s to 20,000 s
+		return height - bottom - (height-bottom-30)*(math.Log10(max(wait, 0.1))+1)/(math.Log10(20_000)+1)
+	}
+	for _, mark := range []float64{0.1, 1, 10, 100, 1000, 10_000} {
+		fmt.Fprintf(&b, `<path d="M%d %.1fH%d" stroke="#ddd"/><text x="%d" y="%.1f" text-anchor="end">%g s</text>`+"\n", left, y(mark), width-20, left-6, y(mark)+4, mark)
+	}
+	row := 0
+	for _, name := range []string{"fifo", "round-robin", "fair"} {
+		r := plot[name]
+		if r == nil {
+			continue
+		}
+		fmt.Fprintf(&b, `<path stroke="%s" stroke-opacity="0.6" stroke-width="2.4" stroke-linecap="round" d="`, colours[name])
+		for i, s := range r.all {
+			if i%5 == 0 && strings.HasPrefix(s.key, "light") {
+				fmt.Fprintf(&b, "M%.0f %.0fh0", x(s.at, r.trace.length), y(s.wait.Seconds()))
+			}
+		}
+		b.WriteString(`"/>` + "\n")
+		fmt.Fprintf(&b, `<text x="%d" y="18" fill="%s">%s</text>`+"\n", left+row*110, colours[name], name)
+		row++
+	}
+	for h := range 5 {
+		at := time.Duration(h) * time.Hour
+		fmt.Fprintf(&b, `<text x="%.1f" y="%d" text-anchor="middle">%d h</text>`+"\n", x(at, 4*time.Hour), height-bottom+18, h)
+	}
+	fmt.Fprintf(&b, `<text x="%d" y="%d">How long each request of ten light keys waits, by when it comes: bursts of four heavy keys, twice the load that can be served</text>`+"\n</svg>\n", left, height-6)
+	return b.String()
 }

@@ -43,7 +43,10 @@ type trace struct {
 	length   time.Duration
 	window   time.Duration // for which fairness is looked at; 0: half an hour
 	patterns []pattern
-	failing  bool // one machine after the other is away for two minutes in ten
+	short    bool // it is run by every test
+	plotted  bool
+	recorded []job // instead of patterns
+	failing  bool  // one machine after the other is away for two minutes in ten
 }
 
 // job is one request of a trace.
@@ -54,6 +57,7 @@ type job struct {
 	batch          bool
 	model          string
 	prompt, output float64
+	fixed          time.Duration // of a recorded one: how long it takes; 0: by its lengths
 }
 
 // The model of a backend: reading a prompt and writing an answer cost time by the token, and those that run at one time slow each other
@@ -67,12 +71,18 @@ const (
 )
 
 func duration(j *job, inFlight int) time.Duration {
+	if j.fixed > 0 {
+		return j.fixed
+	}
 	seconds := (j.prompt*perPrompt + j.output*perOutput) * (1 + slowing*float64(inFlight-1))
 	return max(time.Duration(seconds*float64(time.Second)), time.Millisecond)
 }
 
 // jobs are the arrivals of a trace in their order.
 func (tr *trace) jobs() []job {
+	if tr.recorded != nil {
+		return tr.recorded
+	}
 	random := rand.New(rand.NewPCG(tr.seed, 0))
 	length := func(median float64) float64 { return max(1, math.Round(median*math.Exp(spread*random.NormFloat64()))) }
 	var all []job
@@ -99,6 +109,19 @@ func (tr *trace) jobs() []job {
 	return all
 }
 
+// models are all that the trace asks for.
+func (tr *trace) models() []string {
+	var names []string
+	for _, p := range tr.patterns {
+		names = append(names, p.models...)
+	}
+	for i := range tr.recorded {
+		names = append(names, tr.recorded[i].model)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
 func or(value, other float64) float64 {
 	if value == 0 {
 		return other
@@ -109,6 +132,7 @@ func or(value, other float64) float64 {
 // machine is a modelled backend: it has memory for one model, and changing it takes half a minute in which nothing else runs.
 type machine struct {
 	b        *backend.Backend
+	models   []string
 	mu       sync.Mutex
 	model    string
 	inFlight int
@@ -120,7 +144,7 @@ type machine struct {
 
 func (m *machine) state(healthy bool) backend.State {
 	s := backend.State{Healthy: healthy, Version: "0.6.5", Checked: time.Now(), Loaded: map[string]backend.Loaded{}, Installed: map[string]backend.Installed{}}
-	for _, name := range []string{"a", "b", "c", "d"} {
+	for _, name := range m.models {
 		s.Installed[name] = backend.Installed{Digest: name}
 	}
 	if m.model != "" {
@@ -242,7 +266,7 @@ func simulate(t *testing.T, tr *trace, name string) *result {
 		start := time.Now()
 		var machines []*machine
 		for i := range tr.machines {
-			m := &machine{b: backend.New(fmt.Sprintf("gpu%d", i), &url.URL{Scheme: "http", Host: "gpu"}, tr.slots, "", ""), gone: make(chan struct{})}
+			m := &machine{b: backend.New(fmt.Sprintf("gpu%d", i), &url.URL{Scheme: "http", Host: "gpu"}, tr.slots, "", ""), models: tr.models(), gone: make(chan struct{})}
 			m.b.Set(m.state(true))
 			machines = append(machines, m)
 		}

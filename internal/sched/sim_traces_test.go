@@ -2,6 +2,7 @@ package sched
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -10,6 +11,8 @@ func traces() []*trace {
 	var all []*trace
 	add := func(tr trace) {
 		tr.seed = uint64(len(all)) + 1
+		tr.short = tr.load == 1 && tr.machines < 3
+		tr.plotted = tr.load == 2 && strings.HasPrefix(tr.name, "bursts")
 		all = append(all, &tr)
 	}
 	a, ab, abcd := []string{"a"}, []string{"a", "b"}, []string{"a", "b", "c", "d"}

@@ -120,7 +120,7 @@ func (s *Server) addBackend(ctx context.Context, in *addBackendIn) (*backendOut,
 	if err := s.Store.AddBackend(ctx, declared, by); err != nil {
 		return nil, err
 	}
-	s.pools.open(b)
+	s.join(b)
 	if !s.Fleet.Add(b) {
 		s.pools.close(b)
 		return nil, api.Errorf(api.CodeConflict, "there is a backend %s already", n.Name)
@@ -176,6 +176,12 @@ func (s *Server) removeBackend(ctx context.Context, in *BackendPath) (*removeBac
 	out := &removeBackendOut{}
 	out.Body.Message = fmt.Sprintf("the backend %s is removed; what it serves goes on to its end", b.Name)
 	return out, nil
+}
+
+// join makes ready for requests to b.
+func (s *Server) join(b *backend.Backend) {
+	s.pools.open(b)
+	s.metrics.failover.WithLabelValues(b.Name) // from the start: a rate needs the 0 before the first
 }
 
 func (s *Server) named(name string) (*backend.Backend, error) {

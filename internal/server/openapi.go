@@ -211,8 +211,11 @@ func (r *route) describeHeader(h object) {
 	if r.counted && r.kind != dialect.None {
 		h["X-Policy"] = headerRef("X-Policy")
 	}
+	if r.class == inference {
+		h["X-Queue-Wait-Ms"] = headerRef("X-Queue-Wait-Ms")
+	}
 	if r.counted {
-		for _, name := range []string{"X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"} {
+		for _, name := range []string{"X-Backend", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"} {
 			h[name] = headerRef(name)
 		}
 	}

@@ -116,7 +116,7 @@ func New(o Options) *Server {
 	s.metrics = newMetrics(s)
 	s.pools.header, s.pools.value = o.UpstreamHeader, o.UpstreamValue
 	for _, b := range o.Fleet.All() {
-		s.pools.open(b)
+		s.join(b)
 	}
 	management, typed := s.newManagement()
 	s.management = management

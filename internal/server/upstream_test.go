@@ -189,7 +189,7 @@ func checkHeader(t *testing.T, r reply) {
 	for name, values := range r.header {
 		switch name {
 		case "Content-Type", "Content-Length", "Date", "X-Request-Id", "Request-Id", "X-Ratelimit-Limit", "X-Ratelimit-Remaining", "X-Ratelimit-Reset", "X-Accel-Buffering",
-			"X-Policy", "Connection":
+			"X-Policy", "X-Backend", "X-Queue-Wait-Ms", "Connection":
 		default:
 			t.Errorf("the answer carries %s: %v", name, values)
 		}

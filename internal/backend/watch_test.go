@@ -1,0 +1,263 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"ollama-api-service/internal/ollamatest"
+)
+
+// clocked is a server that is a function, on the clock of synctest.
+type clocked struct {
+	*Backend
+	mu     sync.Mutex
+	down   bool
+	probes []time.Time
+}
+
+func newClocked(t *testing.T, name string) *clocked {
+	c := &clocked{Backend: backendAt(t, "http://"+name, "", "")}
+	c.Name = name
+	c.client.Transport = roundTrip(func(r *http.Request) (*http.Response, error) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if r.URL.Path == "/api/version" {
+			c.probes = append(c.probes, time.Now())
+		}
+		if c.down {
+			return nil, errors.New("connection refused")
+		}
+		body := map[string]string{"/api/version": `{"version":"0.6.5"}`, "/api/tags": `{"models":[]}`, "/api/ps": `{"models":[]}`}[r.URL.Path]
+		return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(body)), Request: r}, nil
+	})
+	return c
+}
+
+func (c *clocked) set(down bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.down = down
+}
+
+// probed are the times of probes since the last call.
+func (c *clocked) probed() []time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	list := c.probes
+	c.probes = nil
+	return list
+}
+
+// diary is what a watch told.
+type diary struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (d *diary) tell(b *Backend, s State) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.lines = append(d.lines, fmt.Sprint(b.Name, " ", s.Healthy))
+}
+
+func (d *diary) read() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	all := strings.Join(d.lines, ", ")
+	d.lines = nil
+	return all
+}
+
+// watched is a fleet that is watched until the function is called.
+func watched(t *testing.T, list ...*clocked) (*Fleet, *diary, func()) {
+	f := NewFleet()
+	for _, c := range list {
+		f.Add(c.Backend)
+	}
+	f.ProbeAll(t.Context())
+	for _, c := range list {
+		c.probed()
+	}
+	d := &diary{}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { defer close(ended); f.Watch(ctx, d.tell) }()
+	synctest.Wait()
+	return f, d, func() { cancel(); <-ended }
+}
+
+func TestWatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b, later := newClocked(t, "a"), newClocked(t, "b"), newClocked(t, "later")
+		f, d, stop := watched(t, a, b)
+		if f.Healthy() != 2 {
+			t.Fatalf("%d answer", f.Healthy())
+		}
+		last := time.Now()
+		time.Sleep(time.Minute)
+		for _, at := range a.probed() {
+			if gap := at.Sub(last); gap < probeEvery || gap >= probeEvery+probeEvery/5 {
+				t.Errorf("a probe %v after the one before", gap)
+			}
+			last = at
+		}
+		a.set(true)
+		time.Sleep(2 * probeEvery)
+		if told := d.read(); told != "a false" || f.Healthy() != 1 {
+			t.Errorf("told %q, %d answer", told, f.Healthy())
+		}
+		a.probed()
+		time.Sleep(10 * time.Second)
+		if n := len(a.probed()); n < 8 || n > 10 {
+			t.Errorf("%d probes in 10 s of one that is down", n)
+		}
+		a.set(false)
+		time.Sleep(2 * retryEvery)
+		if told := d.read(); told != "a true" || f.Healthy() != 2 {
+			t.Errorf("told %q, %d answer", told, f.Healthy())
+		}
+
+		// One that is added is watched, one that is removed is not.
+		f.Add(later.Backend)
+		f.Remove(b.Backend)
+		b.probed()
+		time.Sleep(2 * probeEvery)
+		if len(b.probed()) != 0 || len(later.probed()) == 0 || d.read() != "later true" {
+			t.Error("a server that was removed is probed, or one that was added is not")
+		}
+		stop()
+		a.probed()
+		f.Add(b.Backend)
+		time.Sleep(time.Minute)
+		if len(a.probed()) != 0 || len(b.probed()) != 0 {
+			t.Error("it probes after its end")
+		}
+	})
+}
+
+// Three failures in a row take a server out, and a probe that is asked for at once brings it back.
+func TestFailuresEject(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newClocked(t, "a"), newClocked(t, "b")
+		f, d, stop := watched(t, a, b)
+		defer stop()
+		changes := 0
+		f.OnChange(func() { changes++ })
+		time.Sleep(2 * time.Second) // the last probe is longer ago than the pace of retries
+		for range 5 {
+			f.Failed(a.Backend, false)
+			f.Failed(a.Backend, true)
+			a.Answered() // not in a row
+		}
+		synctest.Wait()
+		if !a.State().Healthy || changes != 0 {
+			t.Fatalf("failures that were not in a row: %+v", a.State())
+		}
+		a.set(true)
+		for range 3 {
+			f.Failed(a.Backend, false)
+		}
+		if s := a.State(); s.Healthy || s.Version != "0.6.5" || s.Reason == "" || f.Healthy() != 1 || changes == 0 {
+			t.Errorf("three failures in a row: %+v", s)
+		}
+		if told := d.read(); told != "a false" {
+			t.Errorf("told %q", told)
+		}
+		a.set(false)
+		began := time.Now()
+		a.probed()
+		for f.Healthy() < 2 {
+			time.Sleep(10 * time.Millisecond)
+			synctest.Wait()
+		}
+		if took := time.Since(began); took > 2*retryEvery {
+			t.Errorf("it came back after %v", took)
+		}
+		if told := d.read(); told != "a true" {
+			t.Errorf("told %q", told)
+		}
+		// Requests that fail do not make probes without end.
+		a.probed()
+		for range 1000 {
+			f.Failed(a.Backend, false)
+			time.Sleep(10 * time.Millisecond)
+		}
+		if n := len(a.probed()); n > 11 {
+			t.Errorf("%d probes in 10 s of failures", n)
+		}
+	})
+}
+
+// The last server that is well: what it breaks off does not take it away, a refused connection does.
+func TestTheLastServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newClocked(t, "a")
+		f, _, stop := watched(t, a)
+		defer stop()
+		for range 10 {
+			f.Failed(a.Backend, false)
+		}
+		if f.Healthy() != 1 {
+			t.Error("it is out because it broke off requests")
+		}
+		f.Failed(a.Backend, true)
+		if f.Healthy() != 0 {
+			t.Error("it is in though it refuses connections")
+		}
+		time.Sleep(2 * retryEvery)
+		if f.Healthy() != 1 {
+			t.Error("no probe brought it back")
+		}
+	})
+}
+
+func TestFind(t *testing.T) {
+	one, two := ollamatest.Start(t), ollamatest.Start(t)
+	one.Models("tiny:latest", "other:latest")
+	two.Models("tiny:latest", "also:latest")
+	f := NewFleet(backendAt(t, one.URL, "", ""), backendAt(t, two.URL, "", ""))
+	f.All()[1].Name = "two"
+	f.ProbeAll(t.Context())
+	asked := len(two.RequestsTo("GET", "/api/tags"))
+	two.Models("tiny:latest", "brought:latest")
+	if f.Find(t.Context(), "unknown:latest") || !f.Find(t.Context(), "tiny:latest") || !f.Find(t.Context(), "brought:latest") {
+		t.Error("it finds what is not there, or not what is")
+	}
+	for range 100 {
+		f.Find(t.Context(), "unknown:latest")
+	}
+	if n := len(two.RequestsTo("GET", "/api/tags")) - asked; n != 1 {
+		t.Errorf("the lists were read %d times", n)
+	}
+	if list := f.Serving("brought:latest"); len(list) != 1 || list[0].Name != "two" || len(f.Serving("tiny:latest")) != 2 || f.Has("unknown:latest") {
+		t.Errorf("served by %d, tiny by %d", len(list), len(f.Serving("tiny:latest")))
+	}
+	f.Drain(f.Named("two"), true)
+	if len(f.Serving("brought:latest")) != 0 || !slices.Equal(f.Holding("brought:latest"), []*Backend{f.Named("two")}) {
+		t.Error("a drained server gets requests, or is not asked about its model")
+	}
+}
+
+// One name with two contents: the one that most have is served.
+func TestMajority(t *testing.T) {
+	var list []*Backend
+	for i, digest := range []string{"old", "new", "new"} {
+		b := backendAt(t, "http://ollama.test", "", "")
+		b.Name = fmt.Sprint("gpu", i)
+		b.Set(State{Healthy: true, Installed: map[string]Installed{"m:latest": {Digest: digest}}})
+		list = append(list, b)
+	}
+	f := NewFleet(list...)
+	if !slices.Equal(f.Serving("m:latest"), list[1:]) || !slices.Equal(f.Minor("m:latest"), list[:1]) || !slices.Equal(f.Minors(), []string{"m:latest"}) {
+		t.Errorf("served by %d, minor are %v", len(f.Serving("m:latest")), f.Minors())
+	}
+}

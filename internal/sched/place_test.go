@@ -1,0 +1,413 @@
+package sched
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/backend"
+)
+
+// has is the state of a server with these models, of which the first are loaded.
+func has(loaded int, models ...string) backend.State {
+	s := backend.State{Healthy: true, Version: "0.6.5", Checked: time.Now(), Installed: map[string]backend.Installed{}, Loaded: map[string]backend.Loaded{}}
+	for i, m := range models {
+		s.Installed[m] = backend.Installed{Digest: m, Embeds: m == "embed"}
+		if i < loaded {
+			s.Loaded[m] = backend.Loaded{}
+		}
+	}
+	return s
+}
+
+// loads is a scheduler whose loads take a minute, and what they were.
+func loads(o Options, list ...*backend.Backend) (*Scheduler, *[]string) {
+	var mu sync.Mutex
+	var done []string
+	fleet := backend.NewFleet(list...)
+	if o.MaxQueue == 0 {
+		o.MaxQueue, o.MaxWait = 1000, 24*time.Hour
+	}
+	o.Load = func(ctx context.Context, b *backend.Backend, a *Ask) error {
+		mu.Lock()
+		done = append(done, b.Name+":"+a.Model)
+		mu.Unlock()
+		select {
+		case <-ctx.Done():
+			mu.Lock()
+			done = append(done, "aborted")
+			mu.Unlock()
+			return ctx.Err()
+		case <-time.After(time.Minute):
+		}
+		if a.Model == "broken" {
+			return errors.New("the model cannot be loaded")
+		}
+		s := b.State()
+		s.Loaded, s.Checked = map[string]backend.Loaded{a.Model: {}}, time.Now()
+		b.Set(s)
+		fleet.Refresh()
+		return nil
+	}
+	return New(fleet, o), &done
+}
+
+func lease(t *testing.T, s *Scheduler, a Ask) *Lease {
+	t.Helper()
+	l, err := s.Acquire(t.Context(), a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func TestAWarmBackendIsChosen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		one, two := server("one", 2), server("two", 2)
+		one.Set(has(1, "a", "b"))
+		two.Set(has(1, "b", "a"))
+		s, done := loads(Options{}, one, two)
+		for range 2 {
+			if l := lease(t, s, Ask{Key: "k", Model: "b"}); l.Backend != two || l.Why != ReasonLoaded || l.Waited != 0 {
+				t.Errorf("to %s, because %s", l.Backend.Name, l.Why)
+			}
+			if l := lease(t, s, Ask{Key: "k", Model: "a"}); l.Backend != one {
+				t.Errorf("to %s", l.Backend.Name)
+			}
+		}
+		if len(*done) != 0 {
+			t.Errorf("loaded %v", *done)
+		}
+	})
+}
+
+// The least busy is the one on which the request has the most of the backend, by what requests take there.
+func TestTheLeastBusyIsChosen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		quick, slow := server("quick", 8), server("slow", 8)
+		s := New(backend.NewFleet(slow, quick), Options{MaxQueue: 10, MaxWait: time.Hour})
+		for range 20 { // both are tried, and measured
+			a, b := lease(t, s, Ask{Key: "k", Model: "m"}), lease(t, s, Ask{Key: "k", Model: "m"})
+			time.Sleep(time.Second)
+			for _, l := range []*Lease{a, b} {
+				if l.Backend == quick {
+					l.Release()
+				}
+			}
+			time.Sleep(2 * time.Second)
+			a.Release()
+			b.Release()
+		}
+		count := make(map[string]int)
+		for range 8 {
+			count[lease(t, s, Ask{Key: "k", Model: "m"}).Backend.Name]++
+		}
+		if count["quick"] != 6 || count["slow"] != 2 {
+			t.Errorf("of eight requests at one time: %v", count)
+		}
+	})
+}
+
+// A conversation stays where it began while there is a slot, others are spread, and one backend less moves only those that were there.
+func TestConversationsStay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		list := []*backend.Backend{server("one", 100), server("two", 100), server("three", 100)}
+		s := New(backend.NewFleet(list...), Options{MaxQueue: 10, MaxWait: time.Hour, Prefix: true})
+		home := make(map[uint64]*backend.Backend)
+		count := make(map[string]int)
+		for prefix := uint64(1); prefix <= 300; prefix++ {
+			for range 3 {
+				l := lease(t, s, Ask{Key: "k", Model: "m", Prefix: prefix})
+				if was := home[prefix]; was != nil && was != l.Backend {
+					t.Fatalf("conversation %d went from %s to %s", prefix, was.Name, l.Backend.Name)
+				}
+				home[prefix] = l.Backend
+				l.Release()
+			}
+			count[home[prefix].Name]++
+		}
+		for name, n := range count {
+			if n < 60 || n > 140 {
+				t.Errorf("%s has %d of 300 conversations", name, n)
+			}
+		}
+		less := New(backend.NewFleet(list[:2]...), Options{MaxQueue: 10, MaxWait: time.Hour, Prefix: true})
+		for prefix, was := range home {
+			l := lease(t, less, Ask{Key: "k", Model: "m", Prefix: prefix})
+			if was != list[2] && l.Backend != was {
+				t.Errorf("conversation %d left %s, which is still there", prefix, was.Name)
+			}
+			l.Release()
+		}
+	})
+}
+
+// One load for a model at one time; those who come meanwhile wait for it, the one who caused it goes first and pays.
+func TestOneLoadForAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		one, two := server("one", 4), server("two", 4)
+		one.Set(has(0, "a"))
+		two.Set(has(0, "a"))
+		s, done := loads(Options{}, one, two)
+		var leases [4]*Lease
+		var all sync.WaitGroup
+		for i := range leases {
+			all.Go(func() { leases[i] = lease(t, s, Ask{Key: fmt.Sprint("k", i), Model: "a"}) })
+			synctest.Wait()
+			time.Sleep(time.Second)
+		}
+		all.Wait()
+		if len(*done) != 1 {
+			t.Fatalf("loaded %v", *done)
+		}
+		cause := leases[0]
+		if cause.Why != ReasonChange || cause.Loading != time.Minute || cause.Waited != 0 || cause.GPU() != time.Minute {
+			t.Errorf("who caused it: %+v", cause)
+		}
+		for i, l := range leases[1:] {
+			if l.Loading != 0 || l.Waited != time.Minute-time.Duration(i+1)*time.Second || l.Backend != cause.Backend {
+				t.Errorf("who came later: loading %v, waited %v, on %s", l.Loading, l.Waited, l.Backend.Name)
+			}
+		}
+		for _, l := range leases {
+			l.Release()
+		}
+		if cause.held != time.Minute || leases[1].held != 0 {
+			t.Errorf("held %v and %v", cause.held, leases[1].held)
+		}
+		wantEmpty(t, s)
+	})
+}
+
+// A client that gives up does not end a load for which others wait; when nobody does any more it is ended.
+func TestGivingUpALoad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gpu := server("gpu", 4)
+		gpu.Set(has(0, "a"))
+		s, done := loads(Options{}, gpu)
+		ctx, leave := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		all.Go(func() {
+			if _, err := s.Acquire(ctx, Ask{Key: "cause", Model: "a"}); api.AsError(err).Code != api.CodeClientGone {
+				t.Error(err)
+			}
+		})
+		synctest.Wait()
+		other, leaveToo := context.WithCancel(t.Context())
+		all.Go(func() {
+			if l, err := s.Acquire(other, Ask{Key: "other", Model: "a"}); err != nil || l.Waited != time.Minute {
+				t.Error(l, err)
+			} else {
+				l.Release()
+			}
+		})
+		synctest.Wait()
+		leave()
+		all.Wait()
+		if len(*done) != 1 {
+			t.Errorf("loads: %v", *done)
+		}
+		leaveToo()
+
+		gpu.Set(has(0, "a"))
+		s, done = loads(Options{}, gpu)
+		ctx, leave = context.WithCancel(t.Context())
+		all.Go(func() { _, _ = s.Acquire(ctx, Ask{Key: "cause", Model: "a"}) })
+		synctest.Wait()
+		leave()
+		all.Wait()
+		synctest.Wait()
+		if len(*done) != 2 || (*done)[1] != "aborted" {
+			t.Errorf("loads: %v", *done)
+		}
+		wantEmpty(t, s)
+	})
+}
+
+// Where a load fails the request goes all the same, and learns why in Ollama's words.
+func TestALoadFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gpu := server("gpu", 4)
+		gpu.Set(has(1, "a", "broken"))
+		s, _ := loads(Options{}, gpu)
+		l := lease(t, s, Ask{Key: "k", Model: "broken"})
+		if l.Loading != time.Minute {
+			t.Errorf("loading %v", l.Loading)
+		}
+		l.Release()
+		wantEmpty(t, s)
+	})
+}
+
+// A model that is wanted keeps its backend for as long as eight changes take, and no longer where others wait for another.
+func TestAChangeMustBeWorthIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gpu := server("gpu", 1)
+		gpu.Set(has(0, "a", "b"))
+		s, done := loads(Options{}, gpu)
+		ctx, cancel := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		for _, model := range []string{"a", "b"} {
+			for i := range 3 {
+				all.Go(func() {
+					for ctx.Err() == nil {
+						ask(t, s, Ask{Key: fmt.Sprint(model, i), Model: model}, 10*time.Second)
+					}
+				})
+			}
+			time.Sleep(time.Second)
+		}
+		time.Sleep(3 * time.Hour)
+		cancel()
+		all.Wait()
+		// One change takes a minute and is worth eight: 180 minutes have twenty of them, and the end has two.
+		if n := len(*done); n < 17 || n > 22 {
+			t.Errorf("%d changes in three hours", n)
+		}
+		wantEmpty(t, s)
+	})
+}
+
+// Ollama's records show that a request waited inside: fewer are given to it then, and more again after a while without.
+func TestSlotsAreFound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := scheduler(0, 1000, 24*time.Hour)
+		real := 2
+		slots := func(n int) {
+			var all sync.WaitGroup
+			for range 8 {
+				all.Go(func() {
+					for range n {
+						l := lease(t, s, Ask{Key: "k", Model: "m"})
+						busy := s.Snapshot().InFlight
+						time.Sleep(time.Second)
+						l.Inside(time.Duration(max(0, busy-real)) * time.Second)
+						l.Release()
+					}
+				})
+			}
+			all.Wait()
+		}
+		for _, real = range []int{2, 1, 6} {
+			slots(400)
+			s.mu.Lock()
+			for _, p := range s.places {
+				if found := p.station("m").found; found < max(1, real-1) || found > real+1 {
+					t.Errorf("%d slots were found, there are %d", found, real)
+				}
+			}
+			s.mu.Unlock()
+		}
+	})
+}
+
+func TestEmbeddingModelsHaveOneSlot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gpu := server("gpu", 4)
+		gpu.Set(has(2, "a", "embed"))
+		s, _ := loads(Options{}, gpu)
+		l := lease(t, s, Ask{Key: "k", Model: "embed"})
+		_, err := s.Acquire(t.Context(), Ask{Key: "k", Model: "embed", Deadline: time.Now().Add(time.Second)})
+		if api.AsError(err).Code != api.CodeQueueTimeout {
+			t.Error(err)
+		}
+		lease(t, s, Ask{Key: "k", Model: "a"}).Release()
+		l.Release()
+		wantEmpty(t, s)
+	})
+}
+
+// Total bounds all models of a backend together.
+func TestTotal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gpu := server("gpu", 2)
+		gpu.Total = 3
+		s := New(backend.NewFleet(gpu), Options{MaxQueue: 100, MaxWait: time.Hour})
+		var all sync.WaitGroup
+		for _, model := range []string{"a", "b", "c"} {
+			for range 10 {
+				all.Go(func() {
+					l := lease(t, s, Ask{Key: "k", Model: model})
+					if n := s.Snapshot(); n.InFlight > 3 || n.ByModel[model] > 2 {
+						t.Errorf("%+v", n)
+					}
+					time.Sleep(time.Second)
+					l.Release()
+				})
+			}
+		}
+		from := time.Now()
+		all.Wait()
+		// The last few are of one model, and have two slots of the three.
+		if took := time.Since(from); took < 10*time.Second || took > 12*time.Second {
+			t.Errorf("thirty requests of a second took %v", took)
+		}
+		wantEmpty(t, s)
+	})
+}
+
+// Those for whom no backend is left are told at once; a backend that comes takes who waits.
+func TestTheFleetChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		one, two := server("one", 1), server("two", 1)
+		one.Set(has(1, "a"))
+		two.Set(has(1, "b"))
+		fleet := backend.NewFleet(one, two)
+		s := New(fleet, Options{MaxQueue: 100, MaxWait: time.Hour})
+		held := lease(t, s, Ask{Key: "k", Model: "a"})
+		failed := make(chan error, 1)
+		go func() {
+			_, err := s.Acquire(t.Context(), Ask{Key: "k", Model: "a"})
+			failed <- err
+		}()
+		synctest.Wait()
+		three := server("three", 1)
+		three.Set(has(1, "a"))
+		taken := make(chan *Lease, 1)
+		down := has(1, "a")
+		down.Healthy = false
+		one.Set(down)
+		fleet.Refresh()
+		if err := <-failed; api.AsError(err).Code != api.CodeNoBackend {
+			t.Error(err)
+		}
+		if _, err := s.Acquire(t.Context(), Ask{Key: "k", Model: "none"}); api.AsError(err).Code != api.CodeNotFound {
+			t.Error(err)
+		}
+		if _, err := s.Acquire(t.Context(), Ask{Key: "k", Model: "b", Since: "0.13.3"}); api.AsError(err).Code != api.CodeTooOld {
+			t.Error(err)
+		}
+		one.Set(has(1, "a"))
+		fleet.Refresh()
+		go func() { taken <- lease(t, s, Ask{Key: "k", Model: "a"}) }()
+		synctest.Wait()
+		fleet.Add(three)
+		if l := <-taken; l.Backend != three {
+			t.Errorf("to %s", l.Backend.Name)
+		} else {
+			l.Release()
+		}
+		draining := has(1, "a")
+		draining.Draining = true
+		one.Set(draining)
+		fleet.Refresh()
+		held.Release()
+		if l := lease(t, s, Ask{Key: "k", Model: "a"}); l.Backend != three {
+			t.Errorf("to %s, which is draining", l.Backend.Name)
+		} else {
+			l.Release()
+		}
+		fleet.Remove(three)
+		s.mu.Lock()
+		if s.places[three] != nil {
+			t.Error("the place of a backend that is gone is kept")
+		}
+		s.mu.Unlock()
+		wantEmpty(t, s)
+	})
+}

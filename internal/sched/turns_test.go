@@ -1,0 +1,302 @@
+package sched
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/backend"
+)
+
+// ask takes a slot, holds it and gives it back.
+func ask(t *testing.T, s *Scheduler, a Ask, hold time.Duration) (waited time.Duration) {
+	t.Helper()
+	l, err := s.Acquire(t.Context(), a)
+	if err != nil {
+		t.Error(err)
+		return 0
+	}
+	time.Sleep(hold)
+	l.Release()
+	return l.Waited
+}
+
+// A key with one request waits for one turn of each other key, whatever they have queued.
+func TestAHeavyKeyDoesNotHoldALightOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := scheduler(1, 10_000, 24*time.Hour)
+		var all sync.WaitGroup
+		for i := range 3 {
+			for range 1000 {
+				all.Go(func() { ask(t, s, Ask{Key: fmt.Sprint("heavy", i), Model: "m"}, time.Second) })
+			}
+		}
+		time.Sleep(10*time.Second + time.Millisecond)
+		if waited := ask(t, s, Ask{Key: "light", Model: "m"}, time.Second); waited > 4*time.Second {
+			t.Errorf("it waited for %v behind three others with requests of a second", waited)
+		}
+		all.Wait()
+		wantEmpty(t, s)
+	})
+}
+
+// Service, not requests, is what keys get the same of; and of unequal weights, in their proportion.
+func TestServiceIsShared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := scheduler(2, 10_000, 240*time.Hour)
+		keys := []struct {
+			name   string
+			weight float64
+			hold   time.Duration
+		}{{"short", 1, time.Second}, {"long", 1, 20 * time.Second}, {"double", 2, 5 * time.Second}}
+		got := make([]time.Duration, len(keys))
+		end := time.Now().Add(2 * time.Hour)
+		var all sync.WaitGroup
+		for i, k := range keys {
+			for range 8 {
+				all.Go(func() {
+					for time.Now().Before(end) {
+						ask(t, s, Ask{Key: k.name, Weight: k.weight, Model: "m"}, k.hold)
+						if time.Now().Before(end) {
+							got[i] += k.hold
+						}
+					}
+				})
+			}
+		}
+		all.Wait()
+		for i, k := range keys {
+			share := got[i].Seconds() / k.weight
+			if want := 2 * 7200 / 4.0; share < want*0.97 || share > want*1.03 {
+				t.Errorf("%s got %.0f s for each part of its weight, want about %.0f", k.name, share, want)
+			}
+		}
+		wantEmpty(t, s)
+	})
+}
+
+// What a key has not used is not saved up for it, and what it used alone is not held against it.
+func TestThePastIsForgotten(t *testing.T) {
+	for name, before := range map[string]string{"one was idle": "a", "the other was idle": "b"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := scheduler(1, 1000, 24*time.Hour)
+				for range 100 {
+					ask(t, s, Ask{Key: before, Model: "m"}, time.Minute)
+				}
+				var order []string
+				var all sync.WaitGroup
+				for _, key := range []string{"a", "b"} {
+					for range 20 {
+						all.Go(func() {
+							ask(t, s, Ask{Key: key, Model: "m"}, time.Second)
+							order = append(order, key)
+						})
+					}
+				}
+				all.Wait()
+				first := order[:20]
+				if n := len(slices.DeleteFunc(slices.Clone(first), func(k string) bool { return k == "b" })); n < 8 || n > 12 {
+					t.Errorf("the first twenty turns went %v", first)
+				}
+			})
+		})
+	}
+}
+
+// A long request is charged while it runs: its key does not get another turn because nobody knows yet what it costs.
+func TestWhatRunsIsCharged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := scheduler(2, 1000, 24*time.Hour)
+		ask(t, s, Ask{Key: "other", Model: "m"}, time.Second)
+		ask(t, s, Ask{Key: "long", Model: "m"}, time.Second) // so that a second is expected of it
+		go ask(t, s, Ask{Key: "long", Model: "m"}, time.Hour)
+		synctest.Wait()
+		turns := make(map[string]int)
+		end := time.Now().Add(30 * time.Minute)
+		var all sync.WaitGroup
+		for _, key := range []string{"other", "long"} {
+			for range 3 {
+				all.Go(func() {
+					for time.Now().Before(end) {
+						ask(t, s, Ask{Key: key, Model: "m"}, time.Second)
+						turns[key]++
+					}
+				})
+			}
+		}
+		all.Wait()
+		if turns["long"] > 20 || turns["other"] < 1700 {
+			t.Errorf("beside its long request it had %d turns, the other %d", turns["long"], turns["other"])
+		}
+		time.Sleep(time.Hour)
+	})
+}
+
+// Batch requests take what is left, and are passed over for a bounded time alone.
+func TestBatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := scheduler(1, 1000, 40*time.Minute)
+		first := acquire(t, s, "m")
+		var order []string
+		var all sync.WaitGroup
+		for _, key := range []string{"batch", "person"} {
+			for range 5 {
+				all.Go(func() {
+					ask(t, s, Ask{Key: key, Model: "m", Batch: key == "batch"}, time.Second)
+					order = append(order, key)
+				})
+				synctest.Wait()
+			}
+		}
+		first.Release()
+		all.Wait()
+		if want := []string{"person", "person", "person", "person", "person", "batch", "batch", "batch", "batch", "batch"}; !slices.Equal(order, want) {
+			t.Errorf("the turns went %v", order)
+		}
+
+		// People without end: every other turn is a batch request's that has waited for a quarter of the longest wait.
+		ctx, cancel := context.WithCancel(t.Context())
+		for i := range 3 {
+			all.Go(func() {
+				for ctx.Err() == nil {
+					ask(t, s, Ask{Key: fmt.Sprint("person", i), Model: "m"}, time.Second)
+				}
+			})
+		}
+		time.Sleep(time.Minute)
+		for range 10 {
+			all.Go(func() {
+				if waited := ask(t, s, Ask{Key: "batch", Model: "m", Batch: true}, time.Second); waited < 10*time.Minute || waited > 10*time.Minute+21*time.Second {
+					t.Errorf("a batch request waited for %v", waited)
+				}
+			})
+		}
+		time.Sleep(11 * time.Minute)
+		cancel()
+		all.Wait()
+		wantEmpty(t, s)
+	})
+}
+
+// No request waits longer than W, whatever others do (docs/fairness.md derives it), and none is refused.
+func TestTheWaitIsBounded(t *testing.T) {
+	const longest = time.Minute
+	for seed := range uint64(30) {
+		synctest.Test(t, func(t *testing.T) {
+			random := rand.New(rand.NewPCG(7, seed))
+			slots, keys := 1+random.IntN(4), 2+random.IntN(6)
+			s := scheduler(slots, 1_000_000, 1000*time.Hour)
+			length := func() time.Duration {
+				if random.IntN(2) == 0 {
+					return longest
+				}
+				return time.Duration(1 + random.Int64N(int64(longest)))
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			var all sync.WaitGroup
+			for k := range keys - 1 {
+				// Each sends bursts, keeps many waiting, or comes back now and then.
+				burst, pause := 1+random.IntN(40), time.Duration(random.Int64N(int64(2*longest)))
+				all.Go(func() {
+					for ctx.Err() == nil {
+						var some sync.WaitGroup
+						for range burst {
+							hold := length()
+							some.Go(func() { ask(t, s, Ask{Key: fmt.Sprint("other", k), Model: "m"}, hold) })
+						}
+						some.Wait()
+						time.Sleep(pause)
+					}
+				})
+			}
+			time.Sleep(time.Duration(random.Int64N(int64(20 * longest))))
+			own := random.IntN(4) // of its own requests before it
+			for range own {
+				hold := length()
+				all.Go(func() { ask(t, s, Ask{Key: "mine", Model: "m"}, hold) })
+			}
+			synctest.Wait()
+			waited := ask(t, s, Ask{Key: "mine", Model: "m"}, time.Second)
+			if w := bound(keys, slots, own, longest); waited > w {
+				t.Errorf("seed %d: with %d keys on %d slots and %d of its own before it, it waited for %v, the bound is %v", seed, keys, slots, own, waited, w)
+			}
+			cancel()
+			all.Wait()
+		})
+	}
+}
+
+// bound is W of docs/fairness.md for keys of equal weight.
+func bound(keys, slots, own int, longest time.Duration) time.Duration {
+	others := time.Duration((keys - 1) * (slots + own + 1))
+	return longest + (others+time.Duration(own))*longest/time.Duration(slots)
+}
+
+// One that failed on a backend goes first, to another, and is not refused for those who came since.
+func TestARetryGoesFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		one, two := server("one", 1), server("two", 1)
+		s := New(backend.NewFleet(one, two), Options{MaxQueue: 2, MaxWait: time.Hour})
+		a, b := acquire(t, s, "m"), acquire(t, s, "m")
+		if a.Backend == b.Backend {
+			t.Fatal("both went to one backend while the other was idle")
+		}
+		for range 2 {
+			go ask(t, s, Ask{Key: "k", Model: "m"}, time.Second)
+		}
+		synctest.Wait()
+		got := make(chan *Lease, 1)
+		go func() {
+			l, err := s.Acquire(t.Context(), Ask{Key: "k", Model: "m", Avoid: a.Backend})
+			if err != nil {
+				t.Error(err)
+			}
+			got <- l
+		}()
+		synctest.Wait()
+		a.Release() // its own has failed there: this slot is for others
+		synctest.Wait()
+		if len(got) != 0 {
+			t.Fatal("it went where it had failed")
+		}
+		b.Release()
+		l := <-got
+		if l.Backend != b.Backend {
+			t.Errorf("it went to %s", l.Backend.Name)
+		}
+		l.Release()
+		time.Sleep(time.Minute)
+		wantEmpty(t, s)
+
+		_, err := New(backend.NewFleet(one), Options{MaxQueue: 2, MaxWait: time.Hour}).Acquire(t.Context(), Ask{Key: "k", Model: "m", Avoid: one})
+		if api.AsError(err).Code != api.CodeNoBackend {
+			t.Errorf("with no other backend: %v", err)
+		}
+	})
+}
+
+// MaxQueue is for all, PerKey for one.
+func TestAKeyHasItsPartOfTheQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(backend.NewFleet(server("gpu", 1)), Options{MaxQueue: 10, PerKey: 2, MaxWait: time.Hour})
+		first := acquire(t, s, "m")
+		for range 2 {
+			go ask(t, s, Ask{Key: "greedy", Model: "m"}, time.Second)
+		}
+		synctest.Wait()
+		_, err := s.Acquire(t.Context(), Ask{Key: "greedy", Model: "m"})
+		wantError(t, err, api.CodeQueueFull, time.Second)
+		go ask(t, s, Ask{Key: "other", Model: "m"}, time.Second)
+		synctest.Wait()
+		first.Release()
+		time.Sleep(time.Minute)
+		wantEmpty(t, s)
+	})
+}

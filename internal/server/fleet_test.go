@@ -1,0 +1,493 @@
+package server_test
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/backend"
+	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/server"
+)
+
+const chatTiny = `{"model":"tiny","messages":[{"role":"user","content":"x"}]}`
+
+var requestCount atomic.Int64
+
+// all are the servers behind the gateway.
+func (b *bed) all() []*ollamatest.Server { return append([]*ollamatest.Server{b.ollama}, b.others...) }
+
+// models gives each server its models. A digest of the fake is that of the name, but for the one of a server that has "tiny" alone.
+func (b *bed) models(lists ...[]string) {
+	b.t.Helper()
+	for i, s := range b.all() {
+		s.Models(lists[i]...)
+	}
+	b.fleet.ProbeAll(b.t.Context())
+}
+
+// at sends a request that names a server.
+func (b *bed) at(server, method, path, body string) reply {
+	req := b.request(method, path, adminSecret, body)
+	req.Header.Set("X-Request-Id", fmt.Sprint("r", requestCount.Add(1)))
+	if server != "" {
+		req.Header.Set("X-Backend", server)
+	}
+	return b.send(req)
+}
+
+func TestListsOfAFleet(t *testing.T) {
+	b := start(t, setup{servers: 3})
+	b.models([]string{"tiny:latest", "one:latest"}, []string{"tiny:latest", "two:latest"}, []string{"tiny:latest", "two:latest", "three:latest"})
+	key, _ := b.key(`{"name":"some","role":"user","models":["tiny","two"]}`)
+	check := func(key string, want string, paths ...string) {
+		t.Helper()
+		for _, path := range paths {
+			r := b.do("GET", path, key, "")
+			var names []string
+			v := r.json(t)
+			list, _ := v["models"].([]any)
+			if list == nil {
+				list, _ = v["data"].([]any)
+			}
+			for _, m := range list {
+				name := m.(map[string]any)["name"]
+				if name == nil {
+					name = m.(map[string]any)["id"]
+				}
+				names = append(names, name.(string))
+			}
+			if got := strings.Join(names, " "); r.status != 200 || got != want {
+				t.Errorf("%s: %d %s, want %s", path, r.status, got, want)
+			}
+		}
+	}
+	check(adminSecret, "tiny:latest one:latest two:latest three:latest", "/api/tags", "/api/models", "/v1/models")
+	check(key, "tiny:latest two:latest", "/api/tags", "/api/models", "/v1/models")
+	check(adminSecret, "tiny:latest", "/api/ps")
+	for _, path := range []string{"/v1/models/three", "/v1/models/one"} {
+		if r := b.do("GET", path, adminSecret, ""); r.status != 200 {
+			t.Errorf("%s: %d %s", path, r.status, r.body)
+		}
+	}
+	if r := b.do("GET", "/v1/models/four", adminSecret, ""); r.status != 404 {
+		t.Errorf("a model that nobody has: %d %s", r.status, r.body)
+	}
+	// A question about a model goes to a server that has it.
+	before := len(b.others[1].RequestsTo("POST", "/api/show"))
+	if r := b.do("POST", "/api/show", adminSecret, `{"model":"three"}`); r.status != 200 || len(b.others[1].RequestsTo("POST", "/api/show")) != before+1 {
+		t.Errorf("show: %d %s", r.status, r.body)
+	}
+	if r := b.do("POST", "/api/show", key, `{"model":"nobody"}`); r.status != 404 || !strings.Contains(r.body, "model 'nobody:latest' not found") {
+		t.Errorf("show: %d %s", r.status, r.body)
+	}
+	// One that fails, and one that is gone, are left out.
+	b.others[0].Script("GET", "/api/tags", ollamatest.Answer{Status: 500, Body: `{"error":"x"}`})
+	b.others[0].Script("GET", "/v1/models", ollamatest.Answer{Body: `<html>`})
+	b.others[1].Close()
+	check(adminSecret, "tiny:latest one:latest", "/api/tags", "/v1/models")
+}
+
+func TestWhereARequestWent(t *testing.T) {
+	b := start(t, setup{servers: 2})
+	b.models([]string{"tiny:latest", "one:latest"}, []string{"tiny:latest", "two:latest"})
+	key := b.user()
+	for model, want := range map[string]string{"one": "gpu1", "two": "gpu2"} {
+		for path, body := range map[string]string{
+			"/api/chat": `{"model":%q,"messages":[{"role":"user","content":"x"}]}`, "/v1/chat/completions": `{"model":%q,"stream":true,"messages":[{"role":"user","content":"x"}]}`,
+			"/api/embed": `{"model":%q,"input":"x"}`,
+		} {
+			r := b.do("POST", path, key, fmt.Sprintf(body, model))
+			if r.status != 200 || r.header.Get("X-Backend") != want || r.header.Get("X-Queue-Wait-Ms") != "0" {
+				t.Errorf("%s %s: %d %v", model, path, r.status, r.header)
+			}
+		}
+	}
+	if r := b.do("POST", "/api/chat", key, strings.ReplaceAll(chatTiny, "tiny", "nobody")); r.status != 404 || !strings.Contains(r.body, `"model 'nobody:latest' not found"`) {
+		t.Errorf("a model that nobody has: %d %s", r.status, r.body)
+	}
+	// One that came there without us is found at once.
+	b.others[0].Models("tiny:latest", "two:latest", "brought:latest")
+	b.fleet.Find(t.Context(), "brought:latest")
+	b.fleet.ProbeAll(t.Context())
+	if r := b.do("POST", "/api/chat", key, strings.ReplaceAll(chatTiny, "tiny", "brought")); r.status != 200 || r.header.Get("X-Backend") != "gpu2" {
+		t.Errorf("%d %s", r.status, r.body)
+	}
+}
+
+// One name, two contents: only what most servers have is asked for, and admins are told.
+func TestTheDigestOfMost(t *testing.T) {
+	b := start(t, setup{servers: 3})
+	b.models([]string{"tiny:latest"}, []string{"tiny:latest", "x:latest"}, []string{"tiny:latest", "y:latest"})
+	key := b.user()
+	for range 20 {
+		if r := b.do("POST", "/api/chat", key, chatTiny); r.status != 200 || r.header.Get("X-Backend") == "gpu1" {
+			t.Fatalf("%d from %s", r.status, r.header.Get("X-Backend"))
+		}
+	}
+	v := b.do("GET", "/health", adminSecret, "").body
+	if !strings.Contains(v, "its tiny:latest is another one than most servers have") {
+		t.Error(v)
+	}
+}
+
+func TestAServerThatIsTooOld(t *testing.T) {
+	b := start(t, setup{servers: 2})
+	b.ollama.Script("GET", "/api/version", ollamatest.Answer{Body: `{"version":"0.6.5"}`})
+	b.others[0].Script("GET", "/api/version", ollamatest.Answer{Body: `{"version":"0.24.0"}`})
+	b.fleet.ProbeAll(t.Context())
+	key := b.user()
+	for range 10 {
+		r := b.do("POST", "/v1/responses", key, `{"model":"tiny","input":"x"}`)
+		if r.status != 200 || r.header.Get("X-Backend") != "gpu2" {
+			t.Fatalf("%d from %s: %s", r.status, r.header.Get("X-Backend"), r.body)
+		}
+	}
+	if n := len(b.ollama.RequestsTo("POST", "/v1/responses")); n != 0 {
+		t.Errorf("the old server was asked %d times", n)
+	}
+	if v := b.do("GET", "/api/version", "", "").json(t)["version"]; v != "0.6.5" {
+		t.Errorf("the version of all is %v", v)
+	}
+	if v := b.do("GET", "/health", adminSecret, "").body; !strings.Contains(v, "CVE-2026-7482") {
+		t.Errorf("no warning of an old version: %s", v)
+	}
+	b.others[0].Script("GET", "/api/version", ollamatest.Answer{Body: `{"version":"0.12.0"}`})
+	b.fleet.ProbeAll(t.Context())
+	if r := b.do("POST", "/v1/responses", key, `{"model":"tiny","input":"x"}`); r.status != 501 || !strings.Contains(r.body, "0.12.0") {
+		t.Errorf("%d %s", r.status, r.body)
+	}
+}
+
+// What fails before the first byte is served by another server: once, and booked on it.
+func TestFailover(t *testing.T) {
+	busy := ollamatest.Answer{Status: 503, Body: `{"error":"server busy, please try again.  maximum pending requests exceeded"}`}
+	dead := ollamatest.Answer{Body: "{}", Fault: ollamatest.Reset}
+	for name, bad := range map[string]ollamatest.Answer{"busy": busy, "dies": dead} {
+		t.Run(name, func(t *testing.T) {
+			b := start(t, setup{servers: 2, change: func(o *server.Options) { o.PerAddress = 0 }})
+			key, preview := b.key(`{"name":"k","role":"user","rate_limit":null}`)
+			b.ollama.Script("POST", "/api/chat", bad)
+			moved := 0
+			for i := range 8 {
+				b.fleet.ProbeAll(t.Context()) // the failing one is well again
+				before := len(b.ollama.RequestsTo("POST", "/api/chat"))
+				req := b.request("POST", "/api/chat", key, chatTiny)
+				req.Header.Set("X-Request-Id", fmt.Sprint("r", i))
+				r := b.send(req)
+				if r.status != 200 || !strings.Contains(r.body, `"done":true`) || r.header.Get("X-Backend") != "gpu2" {
+					t.Fatalf("%d %v %s", r.status, r.header, r.body)
+				}
+				moved += len(b.ollama.RequestsTo("POST", "/api/chat")) - before
+			}
+			if n := len(b.others[0].RequestsTo("POST", "/api/chat")); n != 8 || moved == 0 {
+				t.Errorf("%d answers for 8 requests, %d of them moved", n, moved)
+			}
+			if m := b.metrics()[`ollama_api_failovers_total{backend="gpu1"}`]; m != float64(moved) {
+				t.Errorf("%v failovers, want %d", m, moved)
+			}
+			for id, r := range b.rows(8) {
+				if r.Backend != "gpu2" || r.Outcome != api.OutcomeOK || r.Key != preview || r.Slot <= 0 || r.CompletionTokens == 0 {
+					t.Errorf("%s: %+v", id, r)
+				}
+			}
+			if s := b.sched.Snapshot(); s.InFlight != 0 || s.Waiting != 0 {
+				t.Errorf("slots are not given back: %+v", s)
+			}
+		})
+	}
+}
+
+// Two tries and no third, and none after a byte of an answer; changes of models are sent once.
+func TestNoFailover(t *testing.T) {
+	b := start(t, setup{servers: 3})
+	key := b.user()
+	count := func(path string) (n int) {
+		for _, s := range b.all() {
+			n += len(s.RequestsTo("POST", path))
+		}
+		return n
+	}
+	for _, s := range b.all() {
+		s.Script("POST", "/api/chat", ollamatest.Answer{Body: "{}", Fault: ollamatest.Reset})
+		s.Script("POST", "/api/generate", ollamatest.Answer{Tokens: 5, Fault: ollamatest.Reset, FaultAt: ollamatest.AfterHeader})
+		s.Script("POST", "/api/embed", ollamatest.Answer{Raw: "HTTP/1.1 200 O", Fault: ollamatest.Reset, FaultAt: ollamatest.AtEnd})
+		s.Script("POST", "/api/copy", ollamatest.Answer{Body: "{}", Fault: ollamatest.Reset})
+	}
+	if r := b.do("POST", "/api/chat", key, chatTiny); r.status != 502 || count("/api/chat") != 2 {
+		t.Errorf("chat: %d after %d tries: %s", r.status, count("/api/chat"), r.body)
+	}
+	b.fleet.ProbeAll(t.Context())
+	if r := b.do("POST", "/api/generate", key, `{"model":"tiny","prompt":"x"}`); r.status != 502 && r.err == nil || count("/api/generate") != 1 {
+		t.Errorf("generate: %d %v after %d tries: %s", r.status, r.err, count("/api/generate"), r.body)
+	}
+	b.fleet.ProbeAll(t.Context())
+	if r := b.do("POST", "/api/embed", key, `{"model":"tiny","input":"x"}`); r.status != 502 || count("/api/embed") != 1 {
+		t.Errorf("embed: %d after %d tries: %s", r.status, count("/api/embed"), r.body)
+	}
+	if r := b.at("gpu2", "POST", "/api/copy", `{"source":"tiny","destination":"other"}`); r.status != 502 || count("/api/copy") != 1 {
+		t.Errorf("copy: %d after %d tries: %s", r.status, count("/api/copy"), r.body)
+	}
+}
+
+// Many requests while a server comes and goes: none that had not begun fails, each is answered once.
+func TestFailoverUnderLoad(t *testing.T) {
+	const requests = 300
+	b := start(t, setup{servers: 3, slots: 2})
+	key, _ := b.key(`{"name":"k","role":"user","rate_limit":null}`)
+	b.ollama.Handle("POST", "/api/chat", func(r *ollamatest.Request) ollamatest.Answer {
+		if r.Conn%2 == 0 {
+			return ollamatest.Answer{Body: "{}", Fault: ollamatest.Reset}
+		}
+		return ollamatest.Answer{Tokens: 3, CloseAfter: true}
+	})
+	failed := make(chan string, requests)
+	turns := make(chan int, requests)
+	for i := range requests {
+		turns <- i
+	}
+	close(turns)
+	var running sync.WaitGroup
+	for range 12 {
+		running.Go(func() {
+			for i := range turns {
+				if i%10 == 0 {
+					b.fleet.Probe(t.Context(), b.backend)
+				}
+				req := b.request("POST", "/api/chat", key, chatTiny)
+				req.Header.Set("X-Request-Id", fmt.Sprint("r", i))
+				resp, err := b.client.Do(req)
+				if err != nil {
+					failed <- err.Error()
+					continue
+				}
+				if resp.StatusCode != 200 {
+					failed <- fmt.Sprint(resp.StatusCode)
+				}
+				resp.Body.Close()
+			}
+		})
+	}
+	running.Wait()
+	close(failed)
+	for f := range failed {
+		t.Error(f)
+	}
+	rows, at := b.rows(requests), map[string]int{}
+	for _, r := range rows {
+		at[r.Backend]++
+	}
+	if len(rows) != requests || at["gpu2"] == 0 || at["gpu3"] == 0 {
+		t.Errorf("%d rows, at %v", len(rows), at)
+	}
+}
+
+func TestAllServersDown(t *testing.T) {
+	b := start(t, setup{servers: 2})
+	key := b.user()
+	for _, s := range b.all() {
+		s.Close()
+	}
+	b.fleet.ProbeAll(t.Context())
+	for _, path := range []string{"/api/chat", "/v1/chat/completions"} {
+		if r := b.do("POST", path, key, chatTiny); r.status != 503 || r.header.Get("Retry-After") == "" {
+			t.Errorf("%s: %d %v", path, r.status, r.header)
+		}
+	}
+	for path, want := range map[string]int{"/readyz": 503, "/healthz": 200, "/health": 200, "/api/tags": 503, "/api/version": 200} {
+		if r := b.do("GET", path, key, ""); r.status != want {
+			t.Errorf("%s: %d", path, r.status)
+		}
+	}
+	if v := b.do("GET", "/health", "", "").json(t); v["ollama_backend"] != "unreachable" || v["status"] != "degraded" {
+		t.Errorf("%v", v)
+	}
+	left := b.stats(key)["limits"]
+	if !strings.Contains(fmt.Sprint(left), "0") {
+		t.Errorf("%v", left)
+	}
+}
+
+func TestChangesNeedAServer(t *testing.T) {
+	b := start(t, setup{servers: 2})
+	digest := "sha256:" + strings.Repeat("a", 64)
+	for _, c := range []struct{ method, path, body string }{
+		{"POST", "/api/pull", `{"model":"x"}`},
+		{"POST", "/api/push", `{"model":"a/x"}`},
+		{"POST", "/api/create", `{"model":"x","from":"tiny"}`},
+		{"POST", "/api/copy", `{"source":"tiny","destination":"x"}`},
+		{"DELETE", "/api/delete", `{"model":"x"}`},
+		{"POST", "/api/blobs/" + digest, "x"},
+		{"HEAD", "/api/blobs/" + digest, ""},
+	} {
+		several := c.path == "/api/pull" || c.path == "/api/copy" || c.path == "/api/delete"
+		for _, name := range []string{"", "gpu9", "*"} {
+			if name == "*" && several {
+				continue
+			}
+			r := b.at(name, c.method, c.path, c.body)
+			if r.status != 400 || c.method != "HEAD" && (!strings.Contains(r.body, "gpu1, gpu2") || strings.Contains(r.body, "* for all") != several) {
+				t.Errorf("%s for %q: %d %s", c.path, name, r.status, r.body)
+			}
+		}
+		before, other := len(b.others[0].RequestsTo(c.method, c.path)), len(b.ollama.RequestsTo(c.method, c.path))
+		b.at("gpu2", c.method, c.path, c.body)
+		if len(b.others[0].RequestsTo(c.method, c.path)) != before+1 || len(b.ollama.RequestsTo(c.method, c.path)) != other {
+			t.Errorf("%s did not go to the server that was named", c.path)
+		}
+	}
+}
+
+// A model that was brought in through the gateway can be used when its pull is done.
+func TestListsAreReadAfterAChange(t *testing.T) {
+	b := start(t, setup{servers: 2})
+	key := b.user()
+	b.others[0].Handle("POST", "/api/pull", func(*ollamatest.Request) ollamatest.Answer {
+		b.others[0].Models("tiny:latest", "new:latest")
+		return ollamatest.Answer{Chunks: []string{`{"status":"success"}` + "\n"}, Header: http.Header{"Content-Type": {"application/x-ndjson"}}}
+	})
+	chatNew := strings.ReplaceAll(chatTiny, "tiny", "new")
+	if r := b.do("POST", "/api/chat", key, chatNew); r.status != 404 {
+		t.Fatalf("%d %s", r.status, r.body)
+	}
+	if r := b.at("gpu2", "POST", "/api/pull", `{"model":"new"}`); r.status != 200 || r.body != `{"status":"success"}`+"\n" || r.header.Get("X-Backend") != "gpu2" {
+		t.Fatalf("%d %s", r.status, r.body)
+	}
+	if r := b.do("POST", "/api/chat", key, chatNew); r.status != 200 || r.header.Get("X-Backend") != "gpu2" {
+		t.Errorf("%d %s", r.status, r.body)
+	}
+}
+
+func TestChangesOnAllServers(t *testing.T) {
+	b := start(t, setup{servers: 3})
+	lines := func(text string) ollamatest.Answer {
+		return ollamatest.Answer{Chunks: []string{text}, Header: http.Header{"Content-Type": {"application/x-ndjson"}}}
+	}
+	good := lines(`{"status":"pulling manifest"}` + "\n" + `{"status":"pulling abc","digest":"sha256:abc","total":10,"completed":5}` + "\n" + `{"status":"success"}` + "\n")
+	for _, s := range b.all() {
+		s.Script("POST", "/api/pull", good)
+	}
+	r := b.at("*", "POST", "/api/pull", `{"model":"x"}`)
+	got := strings.Split(strings.TrimSpace(r.body), "\n")
+	if r.status != 200 || len(got) != 10 || r.header.Get("X-Backend") != "*" ||
+		got[1] != `{"status":"pulling abc","digest":"sha256:abc","total":10,"completed":5,"backend":"gpu1"}` ||
+		got[2] != `{"status":"gpu1: success","backend":"gpu1"}` || got[5] != `{"status":"gpu2: success","backend":"gpu2"}` ||
+		got[9] != `{"backends":{"gpu1":{"status":200},"gpu2":{"status":200},"gpu3":{"status":200}},"status":"success"}` {
+		t.Errorf("%d %v\n%s", r.status, r.header, r.body)
+	}
+	// One that fails does not keep the others from it, and the end says so as Ollama would.
+	b.others[0].Script("POST", "/api/pull", lines(`{"status":"pulling manifest"}`+"\n"+`{"error":"pull model manifest: file does not exist"}`+"\n"))
+	r = b.at("*", "POST", "/api/pull", `{"model":"x"}`)
+	got = strings.Split(strings.TrimSpace(r.body), "\n")
+	last := got[len(got)-1]
+	if r.status != 200 || strings.Count(r.body, `"error":"gpu2:`) != 1 || !strings.Contains(last, `"error":"gpu2: pull model manifest: file does not exist"`) ||
+		!strings.Contains(last, `"gpu3":{"status":200}`) || strings.Contains(r.body, `"status":"success"`) {
+		t.Errorf("%d %s", r.status, r.body)
+	}
+	// A copy and a deletion are one object.
+	r = b.at("*", "POST", "/api/copy", `{"source":"tiny","destination":"x"}`)
+	if r.status != 200 || r.json(t)["status"] != "success" {
+		t.Errorf("copy: %d %s", r.status, r.body)
+	}
+	b.others[1].Script("DELETE", "/api/delete", ollamatest.Answer{Status: 404, Body: `{"error":"model 'x' not found"}`})
+	r = b.at("*", "DELETE", "/api/delete", `{"model":"tiny"}`)
+	if r.status != 200 || !strings.Contains(r.body, `"gpu3":{"status":404,"error":"model 'x' not found"}`) {
+		t.Errorf("delete: %d %s", r.status, r.body)
+	}
+	for _, s := range b.all() {
+		s.Script("DELETE", "/api/delete", ollamatest.Answer{Status: 404, Body: `{"error":"model 'x' not found"}`})
+	}
+	r = b.at("*", "DELETE", "/api/delete", `{"model":"tiny"}`)
+	if r.status != 404 || r.json(t)["error"] != "gpu1: model 'x' not found" {
+		t.Errorf("delete: %d %s", r.status, r.body)
+	}
+	// Each was one request to its key, and one row.
+	outcomes := map[api.Outcome]int{}
+	for _, row := range b.rows(5) {
+		if row.Backend != "*" {
+			t.Errorf("booked on %q", row.Backend)
+		}
+		outcomes[row.Outcome]++
+	}
+	if outcomes[api.OutcomeOK] != 3 || outcomes[api.OutcomeUpstream] != 1 || outcomes[api.OutcomeRefused] != 1 {
+		t.Errorf("%v", outcomes)
+	}
+}
+
+func TestBackendsAtRunTime(t *testing.T) {
+	b := start(t, setup{change: func(o *server.Options) {
+		o.Static = map[string]bool{"gpu1": true}
+		o.UpstreamHeader, o.UpstreamValue = "X-Upstream", "secret"
+	}})
+	key := b.user()
+	extra := ollamatest.Start(t)
+	refuse := func(want int, method, path, body, says string) {
+		t.Helper()
+		if r := b.do(method, path, adminSecret, body); r.status != want || !strings.Contains(r.body, says) {
+			t.Errorf("%s %s %s: %d %s", method, path, body, r.status, r.body)
+		}
+	}
+	const list = "/api/admin/backends"
+	refuse(400, "POST", list, `{"name":"x","url":"http://169.254.169.254"}`, "metadata")
+	refuse(400, "POST", list, `{"name":"x","url":"http://u:p@h"}`, "must not hold a user")
+	refuse(400, "POST", list, `{"name":"x","url":"http://h?slots=4"}`, "fields of their own")
+	refuse(400, "POST", list, `{"name":"a b","url":"http://h"}`, "name")
+	refuse(400, "POST", list, `{"name":"x","url":"http://h","slots":-1}`, "slots")
+	refuse(400, "POST", list, `{"name":"x","url":"http://h","Name":"y"}`, "")
+	refuse(409, "POST", list, `{"name":"gpu1","url":"http://h"}`, "already")
+	refuse(409, "POST", list, fmt.Sprintf(`{"name":"x","url":%q}`, b.ollama.URL), "gpu1 already")
+	refuse(409, "PATCH", list+"/gpu1", `{"slots":4}`, "OLLAMA_BASE_URL")
+	refuse(409, "DELETE", list+"/gpu1", "", "OLLAMA_BASE_URL")
+	refuse(404, "PATCH", list+"/gpu9", `{"drain":true}`, "no backend")
+	refuse(404, "DELETE", list+"/a%20b", "", "no backend")
+	if r := b.do("GET", list, key, ""); r.status != 403 {
+		t.Errorf("a user sees the servers: %d", r.status)
+	}
+
+	r := b.do("POST", list, adminSecret, fmt.Sprintf(`{"name":"gpu2","url":%q,"slots":3,"weight":2}`, extra.URL))
+	v := r.json(t)
+	if r.status != 200 || v["healthy"] != true || v["static"] != false || v["slots"] != 3.0 || v["weight"] != 2.0 || v["models_installed"] != 1.0 {
+		t.Fatalf("%d %s", r.status, r.body)
+	}
+	// Drained, the first one serves nothing, and the second everything.
+	if r := b.do("PATCH", list+"/gpu1", adminSecret, `{"drain":true}`); r.status != 200 || r.json(t)["draining"] != true {
+		t.Fatalf("%d %s", r.status, r.body)
+	}
+	for range 5 {
+		if r := b.do("POST", "/api/chat", key, chatTiny); r.status != 200 || r.header.Get("X-Backend") != "gpu2" {
+			t.Fatalf("%d from %s: %s", r.status, r.header.Get("X-Backend"), r.body)
+		}
+	}
+	if sent := extra.RequestsTo("POST", "/api/chat"); len(sent) != 5 || sent[0].Header.Get("X-Upstream") != "secret" {
+		t.Errorf("%d requests", len(sent))
+	}
+	if r := b.do("PATCH", list+"/gpu2", adminSecret, `{"slots":0,"total":7}`); r.status != 200 || r.json(t)["total"] != 7.0 || r.json(t)["slots"] != 0.0 || b.fleet.Named("gpu2").Bounds() != (backend.Bounds{Total: 7, Weight: 2}) {
+		t.Errorf("%d %s", r.status, r.body)
+	}
+	kept, err := b.store.Backends(t.Context())
+	if err != nil || len(kept) != 2 || kept[1].Name != "gpu2" && kept[0].Name != "gpu2" || !slices.ContainsFunc(kept, func(k api.Backend) bool { return k.Name == "gpu1" && k.URL == nil && k.Draining }) {
+		t.Errorf("%v, kept is %+v", err, kept)
+	}
+	b.do("PATCH", list+"/gpu1", adminSecret, `{"drain":false}`)
+	if r := b.do("DELETE", list+"/gpu2", adminSecret, ""); r.status != 200 {
+		t.Errorf("%d %s", r.status, r.body)
+	}
+	if r := b.do("POST", "/api/chat", key, chatTiny); r.status != 200 || r.header.Get("X-Backend") != "gpu1" {
+		t.Errorf("%d from %s", r.status, r.header.Get("X-Backend"))
+	}
+	log, err := b.store.AuditLog(t.Context(), 10)
+	var actions []string
+	for _, e := range log {
+		if strings.HasPrefix(e.Action, "backend.") {
+			actions = append(actions, e.Action+" "+e.Target+" by "+e.Actor)
+		}
+	}
+	if got := strings.Join(actions, ", "); err != nil || got != "backend.remove gpu2 by env-admin, backend.change gpu1 by env-admin, backend.change gpu2 by env-admin, backend.change gpu1 by env-admin, backend.add gpu2 by env-admin" {
+		t.Errorf("%v: %s", err, got)
+	}
+}
