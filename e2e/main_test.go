@@ -69,7 +69,8 @@ func setUp() (end func(), err error) {
 	if ollamaTool, err = findOllama(); err != nil {
 		return end, err
 	}
-	stop, err := startOllama(dir)
+	var stop func()
+	ollamaURL, stop, err = startOllama(dir)
 	removeDir := end
 	end = func() { stop(); removeDir() }
 	return end, err
@@ -103,22 +104,22 @@ func findOllama() (string, error) {
 
 var listening = regexp.MustCompile(`Listening on (127\.0\.0\.1:\d+)`)
 
-// startOllama starts it on a free port with a home of its own, and creates the models.
-func startOllama(dir string) (stop func(), err error) {
+// startOllama starts it on a free port with a home of its own, and creates the models. Its url is its address.
+func startOllama(dir string) (url string, stop func(), err error) {
 	stop = func() {}
 	home := filepath.Join(dir, "ollama")
 	if err := os.MkdirAll(home, 0o700); err != nil {
-		return stop, err
+		return url, stop, err
 	}
 	cmd := exec.Command(ollamaTool, "serve")
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "OLLAMA_MODELS=" + filepath.Join(home, "models"), "OLLAMA_HOST=127.0.0.1:0", "OLLAMA_NUM_PARALLEL=4"}
 	dieWithTests(cmd)
 	out, err := cmd.StderrPipe()
 	if err != nil {
-		return stop, err
+		return url, stop, err
 	}
 	if err := cmd.Start(); err != nil {
-		return stop, err
+		return url, stop, err
 	}
 	stop = func() { terminate(cmd) }
 	address := make(chan string, 1)
@@ -133,26 +134,26 @@ func startOllama(dir string) (stop func(), err error) {
 	}()
 	select {
 	case a := <-address:
-		ollamaURL = "http://" + a
+		url = "http://" + a
 	case <-time.After(patience):
-		return stop, errors.New("Ollama does not listen")
+		return url, stop, errors.New("Ollama does not listen")
 	}
 	create := exec.Command(ollamaTool, "create", "tiny", "-f", "Modelfile")
 	create.Dir = filepath.Join("..", "testdata")
-	create.Env = []string{"HOME=" + home, "OLLAMA_HOST=" + ollamaURL}
+	create.Env = []string{"HOME=" + home, "OLLAMA_HOST=" + url}
 	if out, err := create.CombinedOutput(); err != nil {
-		return stop, fmt.Errorf("ollama create: %w\n%s", err, out)
+		return url, stop, fmt.Errorf("ollama create: %w\n%s", err, out)
 	}
 	// The documented examples name no limit, and the tiny model's random words find no end by themselves.
-	res, err := http.Post(ollamaURL+"/api/create", "application/json", strings.NewReader(`{"model":"llama2","from":"tiny","parameters":{"num_predict":64},"stream":false}`))
+	res, err := http.Post(url+"/api/create", "application/json", strings.NewReader(`{"model":"llama2","from":"tiny","parameters":{"num_predict":64},"stream":false}`))
 	if err != nil {
-		return stop, err
+		return url, stop, err
 	}
 	res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		return stop, fmt.Errorf("creating llama2 from tiny: %s", res.Status)
+		return url, stop, fmt.Errorf("creating llama2 from tiny: %s", res.Status)
 	}
-	return stop, nil
+	return url, stop, nil
 }
 
 // terminate asks a program to end, and ends it if it does not.

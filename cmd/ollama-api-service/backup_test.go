@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -196,19 +197,25 @@ __start_` + programName + `
 printf '%s\n' "${COMPREPLY[@]}"`
 	d := newDesk(t)
 	_, preview := d.make("--name", "Anna's laptop")
-	for line, want := range map[string]string{
-		programName + " keys revoke oas_":      preview,
-		programName + " keys cr":               "create",
-		programName + " ba":                    "backup",
-		programName + " keys create --max-":    "--max-concurrent",
-		programName + " completion fi":         "fish",
-		programName + " keys revoke --env-fil": "--env-file",
+	for line, want := range map[string][]string{
+		programName + " keys revoke oas_":      {preview},
+		programName + " keys cr":               {"create"},
+		programName + " ba":                    {"backup"},
+		programName + " keys create --max-":    {"--max-concurrent", "--max-tokens-per-request"},
+		programName + " keys create --max-c":   {"--max-concurrent"},
+		programName + " completion fi":         {"fish"},
+		programName + " keys revoke --env-fil": {"--env-file"},
 	} {
 		cmd := exec.Command("bash", "--norc", "-c", script, "bash", line)
 		cmd.Dir = t.TempDir()
 		cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"), "DATA_DIR="+d.dir)
 		out, err := cmd.Output() // bash complains that nobody pressed a key
-		if got, _, _ := strings.Cut(strings.TrimSpace(string(out)), " "); err != nil || strings.TrimSuffix(got, "=") != want {
+		var got []string
+		for word := range strings.Lines(string(out)) {
+			word, _, _ = strings.Cut(strings.TrimSpace(word), " ") // a description stands behind
+			got = append(got, strings.TrimSuffix(word, "="))
+		}
+		if err != nil || !slices.Equal(got, want) {
 			t.Errorf("%q completes to %q (%v), want %q", line, out, err, want)
 		}
 	}

@@ -69,7 +69,8 @@ var (
 		"num_batch", "num_gpu", "main_gpu", "num_thread", "use_mmap", "use_mlock", "numa", "low_vram", "f16_kv", "vocab_only",
 		"logits_all", "draft_num_predict",
 	}
-	policedOptions = names(append([]string{"temperature", "num_predict", "num_ctx"}, loadOptions...)...)
+	loadTimeOptions = append([]string{"num_ctx"}, loadOptions...)
+	policedOptions  = names(append([]string{"temperature", "num_predict", "num_ctx"}, loadOptions...)...)
 )
 
 // action is what happens to a field of a request for m.

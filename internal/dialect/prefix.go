@@ -82,27 +82,3 @@ func (o *object) prefix() uint64 {
 	}
 	return maphash.Comparable(prefixSeed, leads)
 }
-
-// loadTime are the options by which Ollama decides how to load a model.
-var loadTime = append([]string{"num_ctx"}, loadOptions...)
-
-// loading is those of the options that decide how the model is loaded, with what has been changed, or nil.
-func (e *edit) loading() []byte {
-	var out []byte
-	for _, name := range loadTime {
-		value := e.value(name)
-		if value == nil || value.Kind() == 'n' {
-			continue
-		}
-		if out == nil {
-			out = append(out, '{')
-		} else {
-			out = append(out, ',')
-		}
-		out = append(out, pair(name, value)...)
-	}
-	if out == nil {
-		return nil
-	}
-	return append(out, '}')
-}

@@ -3,8 +3,6 @@ package dialect
 import (
 	"strings"
 	"testing"
-
-	"ollama-api-service/internal/api"
 )
 
 func prefixOf(t *testing.T, k Kind, body string) uint64 {
@@ -72,32 +70,6 @@ func TestPrefixTellsConversationsApart(t *testing.T) {
 	for kind, body := range map[Kind]string{Embed: `{"model":"m","input":"hello"}`, Chat: `{"model":"m","messages":[]}`, Generate: `{"model":"m"}`} {
 		if got := prefixOf(t, kind, body); got != 0 {
 			t.Errorf("%s has a prefix", body)
-		}
-	}
-}
-
-// A model is loaded with what the request itself will have it loaded with: after the policy.
-func TestLoadOptions(t *testing.T) {
-	standard := &Terms{Policed: true, Standard: Standard(8192, 0, 100)}
-	for _, c := range []struct {
-		kind  Kind
-		terms *Terms
-		body  string
-		want  string
-	}{
-		{Chat, &Terms{}, `{"model":"m","messages":[],"options":{"temperature":1,"num_gpu":3,"num_ctx":4096,"use_mmap":null}}`, `{"num_ctx":4096,"num_gpu":3}`},
-		{Chat, standard, `{"model":"m","messages":[],"options":{"num_gpu":3,"num_ctx":100000}}`, `{"num_ctx":8192}`},
-		{Embed, standard, `{"model":"m","input":"a","options":{"num_thread":3}}`, ``},
-		{Generate, &Terms{Policed: true, Key: api.Policy{"num_ctx": {Verb: api.VerbSet, Amount: 8192}}}, `{"model":"m","prompt":"a"}`, `{"num_ctx":8192}`},
-		{Generate, standard, `{"model":"m","prompt":"a","temperature":1}`, ``},
-		{OpenAIChat, standard, `{"model":"m","messages":[]}`, ``},
-	} {
-		req, err := c.kind.Read([]byte(c.body), c.terms)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if string(req.LoadOptions) != c.want {
-			t.Errorf("%s: %s, want %s", c.body, req.LoadOptions, c.want)
 		}
 	}
 }

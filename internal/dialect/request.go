@@ -31,7 +31,8 @@ type Request struct {
 	// MaxOutput is the longest answer that goes out as asked for, in tokens: below 0 as long as it gets, 0 for a kind that generates
 	// none.
 	MaxOutput int64
-	// LoadOptions are the options by which Ollama decides how to load the model, a JSON object; nil where the request has none.
+	// LoadOptions are those of its options that Ollama obeys when it loads the model: another value loads it again. A JSON object, nil
+	// where there is none.
 	LoadOptions []byte
 	// Prefix tells conversations apart by their beginning: that of their later turns is the same. 0 where there is none.
 	Prefix uint64
@@ -118,12 +119,33 @@ func (e *edit) edits(k Kind, terms *Terms, req *Request) (err error) {
 		e.boundOutput(k, terms.MaxOutput, req, options)
 	}
 	if err == nil && options != nil {
-		req.LoadOptions = options.loading()
-		if options.changed() {
-			e.put("options", options.bytes())
-		}
+		req.LoadOptions = options.loadTime()
+	}
+	if err == nil && options != nil && options.changed() {
+		e.put("options", options.bytes())
 	}
 	return err
+}
+
+// loadTime is the load-time options as an object, or nil.
+func (e *edit) loadTime() []byte {
+	var b []byte
+	for _, name := range loadTimeOptions {
+		value := e.value(name)
+		if value == nil || value.Kind() == 'n' {
+			continue
+		}
+		if b == nil {
+			b = append(b, '{')
+		} else {
+			b = append(b, ',')
+		}
+		b = append(append(append(b, quote(name)...), ':'), value...)
+	}
+	if b == nil {
+		return nil
+	}
+	return append(b, '}')
 }
 
 // promptTokens is Ollama's own formula for a count that is not to be had: characters of text and of tools / 4.

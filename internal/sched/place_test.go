@@ -326,8 +326,9 @@ func TestEmbeddingModelsHaveOneSlot(t *testing.T) {
 func TestTotal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu := server("gpu", 2)
-		gpu.Total = 3
-		s := New(backend.NewFleet(gpu), Options{MaxQueue: 100, MaxWait: time.Hour})
+		fleet := backend.NewFleet(gpu)
+		fleet.Bound(gpu, backend.Bounds{Slots: 2, Total: 3})
+		s := New(fleet, Options{MaxQueue: 100, MaxWait: time.Hour})
 		var all sync.WaitGroup
 		for _, model := range []string{"a", "b", "c"} {
 			for range 10 {

@@ -1,0 +1,25 @@
+package dialect
+
+import "testing"
+
+// What a load is asked for is what the request itself will ask for: after the policy, and nothing of what belongs to the answer.
+func TestLoadOptions(t *testing.T) {
+	policed := &Terms{Policed: true, Standard: Standard(4096, 0, 0)}
+	for _, c := range []struct {
+		kind       Kind
+		terms      *Terms
+		body, want string
+	}{
+		{Chat, &Terms{}, `{"model":"m","messages":[],"options":{"temperature":1,"num_ctx":8192,"num_gpu":3,"use_mmap":null}}`, `{"num_ctx":8192,"num_gpu":3}`},
+		{Chat, &Terms{}, `{"model":"m","messages":[],"options":{"temperature":1}}`, ""},
+		{Chat, &Terms{}, `{"model":"m","messages":[]}`, ""},
+		{Chat, policed, `{"model":"m","messages":[],"options":{"num_ctx":8192,"num_gpu":3}}`, `{"num_ctx":4096}`},
+		{Embed, &Terms{}, `{"model":"m","input":"x","options":{"num_ctx":512}}`, `{"num_ctx":512}`},
+		{OpenAIChat, &Terms{}, `{"model":"m","messages":[],"options":{"num_ctx":512}}`, ""},
+	} {
+		req, err := c.kind.Read([]byte(c.body), c.terms)
+		if err != nil || string(req.LoadOptions) != c.want {
+			t.Errorf("%s: %q, %v, want %q", c.body, req.LoadOptions, err, c.want)
+		}
+	}
+}
