@@ -109,6 +109,11 @@ func newMetrics(s *Server) *metrics {
 	m.failover = counters("failovers_total", "Requests that went to another server, for this one answered nothing or was busy.", "backend")
 	m.changes = counters("model_changes_total", "Models that a backend loaded because requests waited for them, or failed to.", "backend", "result")
 	m.changing = counters("model_change_seconds_total", "Time for which a backend loaded models that requests waited for, and served nothing else.", "backend")
+	for _, b := range s.Fleet.All() {
+		m.changing.WithLabelValues(b.Name)
+		m.changes.WithLabelValues(b.Name, "done")
+		m.changes.WithLabelValues(b.Name, "failed")
+	}
 	m.placed = counters("placements_total", "Requests that were given a slot, by why they went to the backend.", "backend", "reason")
 	m.gpu = counters("gpu_seconds_total", "Time of the backend, divided among the requests that run: never more than passed.", "model", "backend")
 	refused := counters("refused_requests_total", "Requests that ended in an error and are not on the books: refused ones, and failed lists of models.", "reason")
