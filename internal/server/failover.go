@@ -59,6 +59,7 @@ func (b *booking) move(resp *proxy.Response, failed error) error {
 	b.loading += b.lease.Loading
 	b.lease = &sched.Lease{Backend: from} // holds nothing
 	b.x.journey.moved(failed)
+	b.x.trail.moved(resp, failed)
 	b.s.metrics.moved(from.Name)
 	lease, err := b.s.acquire(b.x, b.req, from)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 func BenchmarkMetricsOfARequest(b *testing.B) {
 	be := backend.New("gpu1", nil, 4, "", "")
 	fleet := backend.NewFleet(be)
-	s := &Server{Options: Options{Fleet: fleet, Sched: sched.New(fleet, sched.Options{MaxQueue: 1, MaxWait: time.Second}), Books: &usage.Books{}}}
+	s := &Server{Options: Options{Fleet: fleet, Books: &usage.Books{}}, Sched: sched.New(fleet, sched.Options{MaxQueue: 1, MaxWait: time.Second})}
 	m := newMetrics(s)
 	x := &exchange{r: &http.Request{Method: "POST"}, route: &route{method: "POST", template: "/api/chat", class: inference}, status: 200}
 	x.record = &api.Record{

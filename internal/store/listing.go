@@ -131,6 +131,18 @@ func (q *RequestQuery) byShape(ctx context.Context, tx *sql.Tx, from, to int64) 
 	return records(ctx, tx, `id IN (`+strings.Join(ids, ", ")+`) ORDER BY at DESC, id DESC`, b.args...)
 }
 
+// Request is the booked request with this id; false where there is none, or no row of it any more.
+func (s *Store) Request(ctx context.Context, id string) (r api.Record, ok bool, err error) {
+	err = s.read(ctx, func(tx *sql.Tx) error {
+		list, err := records(ctx, tx, `id = $1`, id)
+		if len(list) > 0 {
+			r, ok = list[0], true
+		}
+		return err
+	})
+	return r, ok, err
+}
+
 func places(ctx context.Context, find *sql.Stmt, args []any) (some []Place, err error) {
 	r, err := find.QueryContext(ctx, args...)
 	if err != nil {
