@@ -14,6 +14,7 @@ import (
 type keyFlags struct {
 	set                                                                   *pflag.FlagSet
 	name, role, note, rateLimit, concurrent, models, expires, ips, policy string
+	weight, class                                                         string
 	tokensHour, tokensDay, gpuDay, output                                 string
 	allowCloud, strict                                                    bool
 }
@@ -29,6 +30,8 @@ func newKeyFlags(set *pflag.FlagSet) *keyFlags {
 	set.StringVar(&f.gpuDay, "gpu-seconds-per-day", "", "seconds of the backends' time in any 24 hours: a number (0 blocks inference) or none")
 	set.StringVar(&f.output, "max-tokens-per-request", "", "the longest answer one request may ask for, in tokens: a number or none")
 	set.BoolVar(&f.strict, "strict", false, "the key's limits matter more than its being served")
+	set.StringVar(&f.weight, "weight", "", "its share of busy servers beside other keys: a number above 0, at most 1000; usual is 1")
+	set.StringVar(&f.class, "class", "", "interactive, or batch, which takes what interactive keys leave; usual is interactive")
 	set.StringVar(&f.models, "models", "", "models the key may use: patterns like llama3.2,qwen3:* or all or none")
 	set.BoolVar(&f.allowCloud, "allow-cloud", false, "allow models that Ollama runs off-site")
 	set.StringVar(&f.expires, "expires", "", "when the key ends: 30d, 12h, 2027-01-31T00:00:00Z or never")
@@ -66,6 +69,17 @@ func (f *keyFlags) patch(now time.Time) (p api.KeyPatch, err error) {
 	}
 	if given("strict") {
 		p.Strict = &f.strict
+	}
+	if given("weight") {
+		weight, err := strconv.ParseFloat(f.weight, 64)
+		if err != nil || !(weight > 0 && weight <= api.MaxKeyWeight) {
+			return p, usagef("--weight must be a number above 0, at most %d", api.MaxKeyWeight)
+		}
+		p.Weight = api.Optional[float64]{Set: true, Value: &weight}
+	}
+	if given("class") {
+		class := api.Class(f.class)
+		p.Class = api.Optional[api.Class]{Set: true, Value: &class}
 	}
 	for _, limit := range []struct {
 		flag, text, what string

@@ -116,7 +116,7 @@ standard error. Without --rate-limit a key gets the default of its role from the
 		if patch.Name == nil {
 			return usagef("a key needs a name: add --name \"Anna's laptop\"")
 		}
-		k := api.Key{Role: api.RoleUser, CreatedAt: r.by.At}
+		k := api.Key{Role: api.RoleUser, Weight: api.DefaultWeight, Class: api.ClassInteractive, CreatedAt: r.by.At}
 		patch.Apply(&k)
 		if !patch.RateLimit.Set {
 			k.RateLimit = defaultLimit(r.cfg, k.Role)

@@ -23,7 +23,7 @@ func TestCreateKey(t *testing.T) {
 	}
 	k := d.key(preview)
 	if !bytes.Equal(k.MAC, d.secret.MAC(text)) || k.Name != "Anna's laptop" || k.Role != api.RoleUser || *k.RateLimit != 100 ||
-		k.MaxConcurrent != nil || k.Models != nil || k.AllowCloud || k.ExpiresAt != nil || k.AllowedIPs != nil || time.Since(k.CreatedAt) > time.Minute {
+		k.MaxConcurrent != nil || k.Models != nil || k.AllowCloud || k.ExpiresAt != nil || k.AllowedIPs != nil || share(k.Key) != "1" || time.Since(k.CreatedAt) > time.Minute {
 		t.Errorf("key is %+v", k)
 	}
 	log, err := d.store.AuditLog(t.Context(), 1)
@@ -35,9 +35,9 @@ func TestCreateKey(t *testing.T) {
 func TestCreateKeyWithEverything(t *testing.T) {
 	d := newDesk(t)
 	_, preview := d.make("--name", "x", "--role", "admin", "--rate-limit", "7", "--max-concurrent", "2", "--models", "tiny, qwen3:*", "--allow-cloud",
-		"--expires", "30d", "--allowed-ips", "10.0.0.7,192.168.0.0/16", "--note", "for tests")
+		"--expires", "30d", "--allowed-ips", "10.0.0.7,192.168.0.0/16", "--note", "for tests", "--weight", "2.5", "--class", "batch")
 	k := d.key(preview)
-	if k.Role != api.RoleAdmin || *k.RateLimit != 7 || *k.MaxConcurrent != 2 || !reflect.DeepEqual(k.Models, []string{"tiny", "qwen3:*"}) || !k.AllowCloud || k.Note != "for tests" || networks(k.Key) != "10.0.0.7/32,192.168.0.0/16" {
+	if k.Role != api.RoleAdmin || *k.RateLimit != 7 || *k.MaxConcurrent != 2 || !reflect.DeepEqual(k.Models, []string{"tiny", "qwen3:*"}) || !k.AllowCloud || k.Note != "for tests" || share(k.Key) != "2.5 batch" || networks(k.Key) != "10.0.0.7/32,192.168.0.0/16" {
 		t.Errorf("key is %+v", k)
 	}
 	if left := time.Until(*k.ExpiresAt); left < 30*24*time.Hour-time.Minute || left > 30*24*time.Hour {
@@ -94,6 +94,10 @@ func TestBadKeyFlags(t *testing.T) {
 		{"--expires", []string{"--name", "x", "--expires", "99999999999999999999d"}},
 		{"--expires", []string{"--name", "x", "--expires", "5000d"}},
 		{"--allowed-ips", []string{"--name", "x", "--allowed-ips", "office"}},
+		{"--weight", []string{"--name", "x", "--weight", "heavy"}},
+		{"--weight", []string{"--name", "x", "--weight", "0"}},
+		{"--weight", []string{"--name", "x", "--weight", "NaN"}},
+		{"class", []string{"--name", "x", "--class", "night"}},
 	} {
 		d.fails(exitUsage, []string{c.word}, append([]string{"keys", "create"}, c.args...)...)
 	}

@@ -132,6 +132,7 @@ func TestHelpTeaches(t *testing.T) {
 		{"keys", "revoke", "--help"},
 		{"keys", "show", "--help"},
 		{"stats", "--help"},
+		{"queue", "--help"},
 		{"healthcheck", "--help"},
 	} {
 		out, errs, exit := call(t, nil, args...)

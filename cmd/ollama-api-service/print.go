@@ -81,6 +81,7 @@ func (r *keyring) print(k api.Key) error {
 		{"GPU time", orNone(k.GPUPerDay, " seconds in any 24 hours")},
 		{"longest answer", orNone(k.MaxOutput, " tokens")},
 		{"strict", yesNo(k.Strict)},
+		{"share", share(k)},
 		{"models", models(k)},
 		{"cloud models", yesNo(k.AllowCloud)},
 		{"used from", networks(k)},
@@ -99,9 +100,9 @@ func printKeys(w io.Writer, keys []api.Key, now time.Time) error {
 		_, err := fmt.Fprintf(w, "There are no keys: make one with `%s keys create --name NAME`.\n", programName)
 		return err
 	}
-	rows := [][]string{{"KEY", "NAME", "ROLE", "PER HOUR", "AT ONCE", "BUDGET", "MODELS", "EXPIRES", "STATUS"}}
+	rows := [][]string{{"KEY", "NAME", "ROLE", "PER HOUR", "AT ONCE", "BUDGET", "SHARE", "MODELS", "EXPIRES", "STATUS"}}
 	for _, k := range keys {
-		rows = append(rows, []string{k.Preview, k.Name, string(k.Role), number(k.RateLimit), number(k.MaxConcurrent), budget(k), shorten(models(k), 40), orNever(k.ExpiresAt), status(k, now)})
+		rows = append(rows, []string{k.Preview, k.Name, string(k.Role), number(k.RateLimit), number(k.MaxConcurrent), budget(k), share(k), shorten(models(k), 40), orNever(k.ExpiresAt), status(k, now)})
 	}
 	return table(w, map[int]bool{3: true, 4: true}, rows)
 }
@@ -198,6 +199,15 @@ func budget(k api.Key) string {
 		return "none"
 	}
 	return strings.Join(list, " ")
+}
+
+// share is a key's weight, and its class where it is not the usual one.
+func share(k api.Key) string {
+	weight := strconv.FormatFloat(k.Weight, 'g', -1, 64)
+	if k.Class == api.ClassBatch {
+		return weight + " batch"
+	}
+	return weight
 }
 
 func perHour(n *int64) string {

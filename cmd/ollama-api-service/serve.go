@@ -86,13 +86,9 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 		return err
 	}
 
-	var gateway *server.Server
-	gateway = server.New(server.Options{
+	gateway := server.New(server.Options{
 		Store: st, Auth: keys, Secret: secret, Random: rand.Reader, Limits: limits,
-		Sched: sched.New(fleet, sched.Options{
-			MaxQueue: cfg.MaxQueue, MaxWait: cfg.MaxQueueWait,
-			Load: func(ctx context.Context, b *backend.Backend, a *sched.Ask) error { return gateway.Load(ctx, b, a) },
-		}), Fleet: fleet, Books: books, Log: log, Version: buildVersion(),
+		Fleet: fleet, Queue: sched.Options{MaxQueue: cfg.MaxQueue, PerKey: cfg.MaxQueuePerKey, MaxWait: cfg.MaxQueueWait, Prefix: cfg.PrefixAffinity}, Books: books, Log: log, Version: buildVersion(),
 		UpstreamHeader: cfg.OllamaAuthHeader.Name, UpstreamValue: string(cfg.OllamaAuthHeader.Value), Static: static, Refuses: cfg.RefuseBackend,
 		DefaultLimits: map[api.Role]int64{api.RoleAdmin: cfg.DefaultAdminRateLimit, api.RoleUser: cfg.DefaultUserRateLimit},
 		StaticAdmin:   cfg.AdminAPIKey != "", TrustedProxies: cfg.TrustedProxies, MetricsOpen: cfg.MetricsOpen, Aliases: api.Aliases(cfg.ModelAliases),
@@ -193,14 +189,14 @@ func restoreLimits(ctx context.Context, st *store.Store, limits *limit.Memory, l
 
 // staticKeys are the keys that live in settings.
 func staticKeys(cfg *config.Config) []auth.Static {
-	admin := api.Key{Name: "ADMIN_API_KEY", Role: api.RoleAdmin, RateLimit: &cfg.DefaultAdminRateLimit}
+	admin := api.Key{Name: "ADMIN_API_KEY", Role: api.RoleAdmin, Weight: api.DefaultWeight, Class: api.ClassInteractive, RateLimit: &cfg.DefaultAdminRateLimit}
 	var list []auth.Static
 	if cfg.AdminAPIKey != "" {
 		list = append(list, auth.Static{Preview: "env-admin", Key: admin, Secret: string(cfg.AdminAPIKey)})
 	}
 	if cfg.DemoKeys {
 		admin.Name = "Demo admin"
-		user := api.Key{Name: "Demo user", Role: api.RoleUser, RateLimit: &cfg.DefaultUserRateLimit}
+		user := api.Key{Name: "Demo user", Role: api.RoleUser, Weight: api.DefaultWeight, Class: api.ClassInteractive, RateLimit: &cfg.DefaultUserRateLimit}
 		list = append(list, auth.Static{Preview: "demo-admin", Key: admin, Secret: "demo-admin-key-12345", Demo: true},
 			auth.Static{Preview: "demo-user", Key: user, Secret: "demo-user-key-67890", Demo: true})
 	}

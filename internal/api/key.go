@@ -20,6 +20,15 @@ const (
 	RoleUser  Role = "user"
 )
 
+// Class says whose turn is first: what people wait for is interactive, batch takes what that leaves.
+type Class string
+
+// The two classes.
+const (
+	ClassInteractive Class = "interactive"
+	ClassBatch       Class = "batch"
+)
+
 // Bounds of a key's fields. Validate holds them.
 const (
 	MaxNameLength  = 100
@@ -32,6 +41,8 @@ const (
 	MaxGPUSeconds  = 1_000_000_000
 	MaxOutput      = 1<<31 - 1 // Ollama makes an int of it
 	MaxGrace       = 72 * time.Hour
+	MaxKeyWeight   = 1000
+	DefaultWeight  = 1.0
 )
 
 // Key is an API key without its secret. Preview is its name everywhere: in answers, in the books, in logs.
@@ -46,6 +57,8 @@ type Key struct {
 	GPUPerDay     *int64     `json:"gpu_seconds_per_day" doc:"Seconds of the backends' time (gpu_ms) in any 24 hours; 0 blocks the key's inference, null is no limit"`
 	MaxOutput     *int64     `json:"max_tokens_per_request" doc:"The longest answer that one request may ask for, in tokens; null is no bound of the key's own"`
 	Strict        bool       `json:"strict" doc:"The key's limits matter more than its being served"`
+	Weight        float64    `json:"weight" doc:"The key's share of busy servers beside others: one of weight 2 gets twice the time of one of weight 1" example:"1"`
+	Class         Class      `json:"class" enum:"interactive,batch" doc:"batch takes what interactive keys leave, and is never passed over for long"`
 	Models        []string   `json:"models" doc:"Patterns of models this key may use; null is every local model, an empty list none"`
 	AllowCloud    bool       `json:"allow_cloud" doc:"Whether models that Ollama runs off-site (:cloud) may be used"`
 	ExpiresAt     *time.Time `json:"expires_at"`
@@ -142,6 +155,12 @@ func (k *Key) Validate() error {
 	if k.MaxOutput != nil && (*k.MaxOutput < 1 || *k.MaxOutput > MaxOutput) {
 		return Errorf(CodeBadRequest, "max_tokens_per_request must be from 1 to %d, or null for no bound", int64(MaxOutput))
 	}
+	if !(k.Weight > 0 && k.Weight <= MaxKeyWeight) { // so written, it refuses NaN too
+		return Errorf(CodeBadRequest, "weight must be above 0 and at most %d", MaxKeyWeight)
+	}
+	if k.Class != ClassInteractive && k.Class != ClassBatch {
+		return Errorf(CodeBadRequest, "class must be interactive or batch")
+	}
 	if len(k.Models) > MaxPatterns {
 		return Errorf(CodeBadRequest, "models has more than %d patterns", MaxPatterns)
 	}
@@ -192,6 +211,8 @@ type KeyPatch struct {
 	GPUPerDay     Optional[int64]
 	MaxOutput     Optional[int64]
 	Strict        *bool
+	Weight        Optional[float64]
+	Class         Optional[Class]
 	Models        Optional[[]string]
 	AllowCloud    *bool
 	ExpiresAt     Optional[time.Time]
@@ -204,6 +225,17 @@ type KeyPatch struct {
 type Optional[T any] struct {
 	Set   bool
 	Value *T
+}
+
+// or is the value; old where none was given, and usual for null.
+func (o Optional[T]) or(old, usual T) T {
+	switch {
+	case !o.Set:
+		return old
+	case o.Value == nil:
+		return usual
+	}
+	return *o.Value
 }
 
 // Apply changes k. The caller validates the result.
@@ -231,6 +263,7 @@ func (p KeyPatch) Apply(k *Key) {
 	if p.Strict != nil {
 		k.Strict = *p.Strict
 	}
+	k.Weight, k.Class = p.Weight.or(k.Weight, DefaultWeight), p.Class.or(k.Class, ClassInteractive)
 	if p.Models.Set {
 		k.Models = deref(p.Models.Value)
 	}

@@ -88,6 +88,7 @@ func (c *Config) checkNumbers() error {
 		{"DEFAULT_USER_RATE_LIMIT", c.DefaultUserRateLimit, 0, api.MaxRateLimit},
 		{"DEFAULT_ADMIN_RATE_LIMIT", c.DefaultAdminRateLimit, 0, api.MaxRateLimit},
 		{"MAX_QUEUE", int64(c.MaxQueue), 0, maxQueue},
+		{"MAX_QUEUE_PER_KEY", int64(c.MaxQueuePerKey), 0, maxQueue},
 		{"AUTH_FAILURES_PER_MINUTE", int64(c.AuthFailuresPerMinute), 0, maxQueue},
 		{"MAX_CONNECTIONS_PER_ADDRESS", int64(c.MaxConnectionsPerAddress), 0, maxQueue},
 		{"DEFAULT_MAX_TOKENS", c.DefaultMaxTokens, 0, maxTokens},

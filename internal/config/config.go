@@ -53,8 +53,10 @@ type Config struct {
 	SSEHeartbeat             time.Duration `env:"SSE_HEARTBEAT" envDefault:"15s" doc:"How long a stream of events (/v1) may be silent before a comment is sent, so that nobody takes it for dead; 0s sends none."`
 	UpstreamIdleTimeout      time.Duration `env:"UPSTREAM_IDLE_TIMEOUT" envDefault:"5m" doc:"The longest pause within Ollama's answer. Not for pull, push, create and blobs."`
 
-	MaxQueue     int           `env:"MAX_QUEUE" envDefault:"1024" doc:"How many requests may wait for a slot; one more is answered 503."`
-	MaxQueueWait time.Duration `env:"MAX_QUEUE_WAIT" envDefault:"10m" doc:"The longest wait for a slot."`
+	MaxQueue       int           `env:"MAX_QUEUE" envDefault:"1024" doc:"How many requests may wait for a slot; one more is answered 503."`
+	MaxQueuePerKey int           `env:"MAX_QUEUE_PER_KEY" envDefault:"128" doc:"How many requests of one key may wait for a slot; one more is answered 503. 0 is as many as MAX_QUEUE."`
+	MaxQueueWait   time.Duration `env:"MAX_QUEUE_WAIT" envDefault:"10m" doc:"The longest wait for a slot."`
+	PrefixAffinity bool          `env:"PREFIX_AFFINITY" envDefault:"true" doc:"true sends the later turns of a conversation to the Ollama server that had the earlier ones, where it has a slot: it has\nmost likely kept what it read of them."`
 
 	DefaultMaxTokens int64         `env:"DEFAULT_MAX_TOKENS" envDefault:"8192" doc:"The longest answer, in tokens, of a user's request that names none: Ollama alone would write on for ten times the context.\n0 puts none in. It also takes the place of a num_predict in a Modelfile."`
 	MaxNumCtx        int64         `env:"MAX_NUM_CTX" envDefault:"32768" doc:"The largest context (num_ctx) that a user's request may have a model loaded with; 0 is no bound."`

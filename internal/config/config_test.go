@@ -219,6 +219,8 @@ func TestBadValues(t *testing.T) {
 		{"RETENTION_ROLLUPS", "29"},
 		{"MAX_QUEUE", "-1"},
 		{"MAX_QUEUE", "lots"},
+		{"MAX_QUEUE_PER_KEY", "-1"},
+		{"PREFIX_AFFINITY", "often"},
 		{"MAX_QUEUE_WAIT", "600"},
 		{"SHUTDOWN_GRACE", "30"},
 		{"TRUSTED_PROXIES", "0.0.0.0/0"},

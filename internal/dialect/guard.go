@@ -26,7 +26,8 @@ type member struct {
 	valueStart int
 	end        int // of the value
 	kind       jsontext.Kind
-	text       int // bytes of text for the model in it, for estimates
+	text       int    // bytes of text for the model in it, for estimates
+	lead       uint64 // of a conversation's beginning in it; 0: none
 }
 
 // object is a JSON object split into members. Values stay undecoded.
@@ -148,7 +149,7 @@ func (r *reader) member(src []byte, known fields) (member, error) {
 	m.kind = r.dec.PeekKind()
 	switch m.name {
 	case "messages", "prompt", "input", "system", "instructions":
-		m.valueStart, m.text, err = r.countText(end, src)
+		err = r.walkText(&m, end, src)
 	default:
 		var value jsontext.Value
 		value, err = r.dec.ReadValue()
@@ -195,20 +196,21 @@ func fieldName(raw []byte, known fields) (string, error) {
 	return "", nil
 }
 
-// countText walks a value and counts the bytes of text a model would read: strings under "content", "text" or "arguments",
-// and bare strings. Images count nothing.
-func (r *reader) countText(nameEnd int, src []byte) (start, text int, err error) {
+// walkText walks a value, counts the bytes of text a model would read, and hashes how a conversation begins: strings under
+// "content", "text" or "arguments", and bare strings. Images count nothing.
+func (r *reader) walkText(m *member, nameEnd int, src []byte) error {
 	depth := r.dec.StackDepth()
+	begin := beginning{most: beginsWith[m.name]}
 	inText := true
 	first := true
 	for {
 		before := int(r.dec.InputOffset())
 		tok, err := r.dec.ReadToken()
 		if err != nil {
-			return 0, 0, err
+			return err
 		}
 		if first {
-			start = skipSpace(src, nameEnd)
+			m.valueStart = skipSpace(src, nameEnd)
 			first = false
 		}
 		if tok.Kind() == '"' {
@@ -216,13 +218,21 @@ func (r *reader) countText(nameEnd int, src []byte) (start, text int, err error)
 			size := int(r.dec.InputOffset()) - skipSpace(src, before) - len(`""`)
 			if kind == '{' && r.dec.StackDepth() > depth && n%2 == 1 {
 				name := src[before:r.dec.InputOffset()]
+				begin.role = r.dec.StackDepth() == depth+2 && bytes.HasSuffix(name, []byte(`"role"`))
 				inText = bytes.HasSuffix(name, []byte(`"content"`)) || bytes.HasSuffix(name, []byte(`"text"`)) || bytes.HasSuffix(name, []byte(`"arguments"`))
-			} else if inText {
-				text += size
+				continue
 			}
+			if inText {
+				m.text += size
+			}
+			begin.add(src[int(r.dec.InputOffset())-size-1:r.dec.InputOffset()-1], inText)
 		}
-		if r.dec.StackDepth() == depth {
-			return start, text, nil
+		switch r.dec.StackDepth() {
+		case depth:
+			m.lead = begin.sum()
+			return nil
+		case depth + 1:
+			begin.next()
 		}
 	}
 }

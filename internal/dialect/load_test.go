@@ -10,7 +10,7 @@ func TestLoadOptions(t *testing.T) {
 		terms      *Terms
 		body, want string
 	}{
-		{Chat, &Terms{}, `{"model":"m","messages":[],"options":{"temperature":1,"num_ctx":8192,"num_gpu":3}}`, `{"num_ctx":8192,"num_gpu":3}`},
+		{Chat, &Terms{}, `{"model":"m","messages":[],"options":{"temperature":1,"num_ctx":8192,"num_gpu":3,"use_mmap":null}}`, `{"num_ctx":8192,"num_gpu":3}`},
 		{Chat, &Terms{}, `{"model":"m","messages":[],"options":{"temperature":1}}`, ""},
 		{Chat, &Terms{}, `{"model":"m","messages":[]}`, ""},
 		{Chat, policed, `{"model":"m","messages":[],"options":{"num_ctx":8192,"num_gpu":3}}`, `{"num_ctx":4096}`},

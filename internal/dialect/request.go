@@ -34,6 +34,8 @@ type Request struct {
 	// LoadOptions are those of its options that Ollama obeys when it loads the model: another value loads it again. A JSON object, nil
 	// where there is none.
 	LoadOptions []byte
+	// Prefix tells conversations apart by their beginning: that of their later turns is the same. 0 where there is none.
+	Prefix uint64
 	// Body goes upstream: the client's bytes but for the edits that docs/decisions.md names.
 	Body []byte
 }
@@ -77,6 +79,9 @@ func (k Kind) Read(body []byte, terms *Terms) (*Request, error) {
 		}
 	}
 	req.PromptTokens = k.promptTokens(&o)
+	if !k.Embeds() {
+		req.Prefix = o.prefix()
+	}
 
 	if err = e.edits(k, terms, req); err != nil {
 		return nil, err
@@ -127,7 +132,7 @@ func (e *edit) loadTime() []byte {
 	var b []byte
 	for _, name := range loadTimeOptions {
 		value := e.value(name)
-		if value == nil {
+		if value == nil || value.Kind() == 'n' {
 			continue
 		}
 		if b == nil {

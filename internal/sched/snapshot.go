@@ -1,6 +1,7 @@
 package sched
 
 import (
+	"cmp"
 	"math"
 	"slices"
 	"time"
@@ -14,13 +15,15 @@ type Snapshot struct {
 	ByModel  map[string]int `json:"by_model"`
 	// ByBackend is what is in flight on each server, loads too.
 	ByBackend map[string]int `json:"by_backend"`
+	// ByClass is what waits of each class.
+	ByClass map[string]int `json:"by_class"`
 }
 
 // Snapshot counts what is in flight and what waits.
 func (s *Scheduler) Snapshot() Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := Snapshot{Waiting: s.waiting, Limit: s.o.MaxQueue, ByModel: make(map[string]int), ByBackend: make(map[string]int)}
+	out := Snapshot{Waiting: s.waiting, Limit: s.o.MaxQueue, ByModel: make(map[string]int), ByBackend: make(map[string]int), ByClass: map[string]int{"interactive": 0, "batch": 0}}
 	for _, p := range s.places {
 		if p.inFlight > 0 {
 			out.ByBackend[p.b.Name] += p.inFlight
@@ -36,8 +39,63 @@ func (s *Scheduler) Snapshot() Snapshot {
 		if l.n > 0 {
 			out.ByModel[name.model] += 0
 		}
+		for w := range l.all() {
+			out.ByClass[w.class()]++
+		}
 	}
 	return out
+}
+
+func (w *waiter) class() string {
+	if w.ask.Batch {
+		return "batch"
+	}
+	return "interactive"
+}
+
+// Station is a model on a backend: in its memory, or being loaded, or in use.
+type Station struct {
+	Backend, Model string
+	InFlight       int
+	Slots          int // that it is given: set, or as many as were found
+	Loaded         bool
+	Loading        bool
+}
+
+// Stations are those of all backends, by their names.
+func (s *Scheduler) Stations() []Station {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []Station
+	for _, b := range s.fleet.All() {
+		p := s.placeLocked(b)
+		models := make(map[string]bool)
+		for model := range b.State().Loaded {
+			models[model] = true
+		}
+		for model, st := range p.stations {
+			if st.inFlight > 0 {
+				models[model] = true
+			}
+		}
+		loading := ""
+		if p.load != nil {
+			loading = p.load.lane.model
+			models[loading] = true
+		}
+		for model := range models {
+			st := p.stations[model]
+			if st == nil {
+				st = &station{model: model, found: firstSlots}
+			}
+			_, loaded := b.State().Loaded[model]
+			all = append(all, Station{b.Name, model, st.inFlight, p.limit(st), loaded, model == loading})
+		}
+	}
+	slices.SortFunc(all, func(a, b Station) int {
+		return cmp.Or(cmp.Compare(a.Backend, b.Backend), cmp.Compare(a.Model, b.Model))
+	})
+	return all
 }
 
 func (s *Scheduler) waitingForLocked(model string) int {
@@ -94,12 +152,8 @@ func (s *Scheduler) Queue() []Place {
 	var all []Place
 	for name, l := range s.lanes {
 		for i, w := range l.inTurn() {
-			class := "interactive"
-			if w.ask.Batch {
-				class = "batch"
-			}
 			all = append(all, Place{
-				ID: w.ask.ID, Key: w.client.name, Model: name.model, Class: class, Waited: now.Sub(w.arrived), Position: i + 1,
+				ID: w.ask.ID, Key: w.client.name, Model: name.model, Class: w.class(), Waited: now.Sub(w.arrived), Position: i + 1,
 				Expected: s.expectedLocked(name.model, i+1),
 			})
 		}

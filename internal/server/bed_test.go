@@ -73,7 +73,6 @@ func (s *syncBuffer) String() string {
 
 type setup struct {
 	servers  int // 0 is 1
-	load     func(context.Context, *backend.Backend, *sched.Ask) error
 	slots    int
 	maxQueue int
 	maxWait  time.Duration // in the queue; 0 is a minute
@@ -119,11 +118,10 @@ func start(t testing.TB, with setup) *bed {
 		b.others = append(b.others, other)
 		b.fleet.Add(backend.New(fmt.Sprint("gpu", i), parseURL(t, other.URL), slots, "", ""))
 	}
-	b.sched = sched.New(b.fleet, sched.Options{MaxQueue: queue, MaxWait: wait, Load: with.load})
 	b.fleet.ProbeAll(ctx)
 	o := server.Options{
 		Store: b.store, Auth: b.auth, Secret: b.secret, Random: rand.Reader, Limits: limit.NewMemory(time.Now),
-		Sched: b.sched, Fleet: b.fleet, Books: b.books, Log: log, Version: "test",
+		Fleet: b.fleet, Queue: sched.Options{MaxQueue: queue, MaxWait: wait}, Books: b.books, Log: log, Version: "test",
 		Throttle:      auth.NewThrottle(0, time.Now),
 		DefaultLimits: map[api.Role]int64{api.RoleAdmin: 1000, api.RoleUser: 100}, StaticAdmin: true,
 		MaxBody: 1 << 20, BodyMemory: 64 << 20, MaxRequestTime: time.Minute, FirstByte: 30 * time.Second, Idle: 30 * time.Second,
@@ -136,7 +134,7 @@ func start(t testing.TB, with setup) *bed {
 		o.TLS, trust = testTLS()
 	}
 	s := server.New(o)
-	b.server = s
+	b.server, b.sched = s, s.Sched
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(err)
 	run, cancel := context.WithCancel(context.Background())

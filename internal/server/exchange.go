@@ -39,6 +39,7 @@ type exchange struct {
 	key     *api.Key
 	targets []*backend.Backend // whose models it changes
 	record  *api.Record        // set from the admission on
+	trail   *trail             // nil where it asked for no slot
 	journey *journey           // nil where nothing is traced
 	status  int                // as sent; 0 before the header
 	planned int                // the status that goes out with the first bytes; 0 is 200
@@ -238,7 +239,8 @@ func (x *exchange) attrs() []slog.Attr {
 	}
 	attrs = append(attrs, slog.String("model", r.Model), slog.String("outcome", string(r.Outcome)), slog.Bool("streamed", r.Streamed),
 		slog.Int64("prompt_tokens", r.PromptTokens), slog.Int64("completion_tokens", r.CompletionTokens),
-		slog.Float64("ttfb_ms", milliseconds(r.FirstByte)), slog.Float64("slot_ms", milliseconds(r.Slot)), slog.Float64("gpu_ms", milliseconds(max(r.GPU, 0))), slog.Int64("bytes_in", r.BytesIn))
+		slog.Float64("ttfb_ms", milliseconds(r.FirstByte)), slog.Float64("slot_ms", milliseconds(r.Slot)), slog.Float64("gpu_ms", milliseconds(max(r.GPU, 0))), slog.Int64("bytes_in", r.BytesIn), slog.String("backend", r.Backend))
+	attrs = append(attrs, x.trail.attrs()...)
 	if r.Estimated {
 		attrs = append(attrs, slog.Bool("estimated", true))
 	}

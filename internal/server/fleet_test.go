@@ -1,7 +1,6 @@
 package server_test
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"slices"
@@ -13,7 +12,6 @@ import (
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/backend"
 	"ollama-api-service/internal/ollamatest"
-	"ollama-api-service/internal/sched"
 	"ollama-api-service/internal/server"
 )
 
@@ -497,9 +495,7 @@ func TestBackendsAtRunTime(t *testing.T) {
 // A model that is not in the memory of its server is loaded by a request of the gateway's own: with the options of the request
 // that asks for it, and through the client's leaving.
 func TestAModelIsLoadedBeforeItIsUsed(t *testing.T) {
-	var gateway *server.Server
-	b := start(t, setup{load: func(ctx context.Context, at *backend.Backend, a *sched.Ask) error { return gateway.Load(ctx, at, a) }})
-	gateway = b.server
+	b := start(t, setup{})
 	b.ollama.Script("GET", "/api/ps", ollamatest.Answer{Body: `{"models":[]}`})
 	b.ollama.Models("tiny:latest", "other:latest")
 	b.fleet.ProbeAll(t.Context())
@@ -509,7 +505,7 @@ func TestAModelIsLoadedBeforeItIsUsed(t *testing.T) {
 	})
 	r := b.do("POST", "/api/chat", b.user(), `{"model":"tiny","messages":[{"role":"user","content":"x"}],"options":{"num_ctx":1024,"seed":1}}`)
 	sent := b.ollama.RequestsTo("POST", "/api/generate")
-	if r.status != 200 || len(sent) != 1 || string(sent[0].Body) != `{"model":"tiny:latest","options":{"num_ctx":1024}}` {
+	if r.status != 200 || len(sent) != 1 || string(sent[0].Body) != `{"model":"tiny:latest","options":{"num_ctx":1024},"stream":false}` {
 		t.Fatalf("%d after %d loads", r.status, len(sent))
 	}
 	if r := b.do("POST", "/api/chat", adminSecret, chatTiny); r.status != 200 || len(b.ollama.RequestsTo("POST", "/api/generate")) != 1 {

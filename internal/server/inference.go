@@ -74,6 +74,7 @@ func (s *Server) infer(x *exchange) error {
 func (x *exchange) giveBack(taken *limit.Reservation, err error) error {
 	x.beat.pause()
 	taken.Cancel()
+	x.trail.refused(api.AsError(err).Code)
 	x.showLimits(x.s.Limits, nil)
 	return err
 }
@@ -208,11 +209,19 @@ func (s *Server) acquire(x *exchange, req *dialect.Request, avoid *backend.Backe
 		start = time.Now()
 	}
 	model := req.Model().String()
+	if x.trail == nil {
+		x.trail = s.trails.begin(x, model)
+	}
 	s.Fleet.Find(x.r.Context(), model) // what it finds, the scheduler finds too
 	lease, err := s.Sched.Acquire(x.r.Context(), sched.Ask{
-		ID: x.id, Key: x.key.Preview, Model: model, Since: x.route.kind.Since(), Avoid: avoid, Options: req.LoadOptions,
-		Embeds: x.route.kind.Embeds(), Deadline: x.deadline(),
+		ID: x.id, Key: x.key.Preview, Weight: x.key.Weight, Batch: x.key.Class == api.ClassBatch,
+		Model: model, Since: x.route.kind.Since(), Avoid: avoid, Options: req.LoadOptions, Embeds: x.route.kind.Embeds(), Prefix: req.Prefix,
+		Deadline: x.deadline(),
 	})
+	x.trail.granted(lease, err)
+	if err == nil {
+		s.metrics.placed.WithLabelValues(lease.Backend.Name, string(lease.Why)).Inc()
+	}
 	x.journey.waited(start, err)
 	if err != nil && api.AsError(err).Code == api.CodeNotFound && req.Alias != "" {
 		err = notFound(req.Alias) // it was asked for under this name

@@ -17,7 +17,7 @@ func typeOf(v any) reflect.Type { return reflect.TypeOf(v) }
 // keyFields are all names that a body of the key operations may hold.
 var keyFields = []string{
 	"name", "role", "rate_limit", "max_concurrent", "tokens_per_hour", "tokens_per_day", "gpu_seconds_per_day",
-	"max_tokens_per_request", "strict", "models", "allow_cloud", "expires_at", "allowed_ips", "policy", "note", "grace_seconds",
+	"max_tokens_per_request", "strict", "weight", "class", "models", "allow_cloud", "expires_at", "allowed_ips", "policy", "note", "grace_seconds",
 }
 
 type newKey struct {
@@ -30,6 +30,8 @@ type newKey struct {
 	GPUPerDay     optional[int64]      `json:"gpu_seconds_per_day,omitempty" doc:"Seconds of the backends' time in any 24 hours; 0 blocks the key's inference, null is no limit"`
 	MaxOutput     optional[int64]      `json:"max_tokens_per_request,omitempty" doc:"The longest answer that one request may ask for, in tokens; null is no bound of the key's own"`
 	Strict        bool                 `json:"strict,omitempty" doc:"The key's limits matter more than its being served"`
+	Weight        optional[float64]    `json:"weight,omitempty" doc:"Its share of busy servers beside other keys: above 0, at most 1000; null is 1" example:"1"`
+	Class         optional[api.Class]  `json:"class,omitempty" doc:"interactive, or batch, which takes what interactive keys leave; null is interactive" example:"interactive"`
 	Models        optional[[]string]   `json:"models,omitempty" doc:"Patterns like llama3.2, llama3.2:* or *; null is every local model, an empty list none"`
 	AllowCloud    bool                 `json:"allow_cloud,omitempty" doc:"Allow models that Ollama runs off-site"`
 	ExpiresAt     optional[time.Time]  `json:"expires_at,omitempty"`
@@ -48,6 +50,8 @@ type keyPatch struct {
 	GPUPerDay     optional[int64]         `json:"gpu_seconds_per_day,omitempty"`
 	MaxOutput     optional[int64]         `json:"max_tokens_per_request,omitempty"`
 	Strict        *bool                   `json:"strict,omitempty"`
+	Weight        optional[float64]       `json:"weight,omitempty"`
+	Class         optional[api.Class]     `json:"class,omitempty"`
 	Models        optional[[]string]      `json:"models,omitempty"`
 	AllowCloud    *bool                   `json:"allow_cloud,omitempty"`
 	ExpiresAt     optional[time.Time]     `json:"expires_at,omitempty"`
@@ -116,8 +120,9 @@ func (s *Server) createKey(ctx context.Context, in *createIn) (*secretOut, error
 	k := api.Key{
 		Name: n.Name, Role: n.Role, MaxConcurrent: n.MaxConcurrent.Value, AllowCloud: n.AllowCloud, ExpiresAt: n.ExpiresAt.Value,
 		AllowedIPs: n.AllowedIPs, Note: n.Note, CreatedAt: by.At, TokensPerHour: n.TokensPerHour.Value, TokensPerDay: n.TokensPerDay.Value,
-		GPUPerDay: n.GPUPerDay.Value, MaxOutput: n.MaxOutput.Value, Strict: n.Strict,
+		GPUPerDay: n.GPUPerDay.Value, MaxOutput: n.MaxOutput.Value, Strict: n.Strict, Weight: api.DefaultWeight, Class: api.ClassInteractive,
 	}
+	api.KeyPatch{Weight: n.Weight.Optional, Class: n.Class.Optional}.Apply(&k)
 	if n.RateLimit.Set {
 		k.RateLimit = n.RateLimit.Value
 	} else {
@@ -172,6 +177,7 @@ func (s *Server) changeKey(ctx context.Context, in *changeIn) (*keyOut, error) {
 	patch := api.KeyPatch{
 		Name: b.Name, Role: b.Role, RateLimit: b.RateLimit.Optional, MaxConcurrent: b.MaxConcurrent.Optional,
 		TokensPerHour: b.TokensPerHour.Optional, TokensPerDay: b.TokensPerDay.Optional, GPUPerDay: b.GPUPerDay.Optional, MaxOutput: b.MaxOutput.Optional, Strict: b.Strict,
+		Weight: b.Weight.Optional, Class: b.Class.Optional,
 		Models: b.Models.Optional, AllowCloud: b.AllowCloud, ExpiresAt: b.ExpiresAt.Optional, AllowedIPs: b.AllowedIPs.Optional, Policy: b.Policy.Optional, Note: b.Note,
 	}
 	if err := api.CheckExpiry(b.ExpiresAt.Value, by.At); err != nil {

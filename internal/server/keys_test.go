@@ -77,6 +77,7 @@ func TestRefusedKeys(t *testing.T) {
 		`{"name":"x","role":"user","rate_limit":9223372036854775808}`, `{"name":"x","role":"user","max_concurrent":0}`,
 		`{"name":"x","role":"user","unknown":1}`, `{"name":"x","role":"user","id":"y"}`, `{"name":"x","role":"user","tokens_per_hour":-1}`, `{"name":"x","role":"user","tokens_per_day":1.5}`,
 		`{"name":"x","role":"user","gpu_seconds_per_day":"5"}`, `{"name":"x","role":"user","max_tokens_per_request":0}`, `{"name":"x","role":"user","strict":"yes"}`,
+		`{"name":"x","role":"user","weight":0}`, `{"name":"x","role":"user","weight":1000.1}`, `{"name":"x","role":"user","weight":"2"}`, `{"name":"x","role":"user","class":"night"}`,
 		`{"name":"x","role":"user","Role":"admin"}`, `{"name":"x","role":"user","role":"admin"}`, `{"name":"x","Role":"admin"}`,
 		`{"name":"x","role":"user","expires_at":"2001-01-01T00:00:00Z"}`, `{"name":"x","role":"user","expires_at":"tomorrow"}`, `{"name":"x","role":"user","expires_at":"9999-01-01T00:00:00Z"}`,
 		`{"name":"x","role":"user","allowed_ips":["300.1.1.1"]}`, `{"name":"x","role":"user","models":["a b"]}`, `{"name":"x","role":"user","models":"tiny"}`,

@@ -3,6 +3,8 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"net/http"
+	"time"
 
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/backend"
@@ -11,34 +13,56 @@ import (
 	"ollama-api-service/internal/sched"
 )
 
-// Load brings a model into the memory of b with a request that has nothing to answer, and returns when the server lists it. It is
-// not the request of a client, which would end the load for all who wait for it if the client left.
-func (s *Server) Load(ctx context.Context, b *backend.Backend, a *sched.Ask) error {
-	path, body := "/api/generate", map[string]any{"model": a.Model}
+// preload brings a model into a server's memory for the requests that wait for it, with the load-time options of the one that goes
+// first: it would have the model loaded again otherwise. ctx is the scheduler's, for Ollama breaks a load off whose request has gone.
+func (s *Server) preload(ctx context.Context, b *backend.Backend, a *sched.Ask) error {
+	began := time.Now()
+	err := s.load(ctx, b, a)
+	took := time.Since(began)
+	s.metrics.changed(b.Name, took, err)
+	if err != nil {
+		s.note(b, err)
+		if ctx.Err() == nil {
+			s.Log.Warn("a model could not be loaded", "backend", b.Name, "model", a.Model, "request_id", a.ID, "ms", milliseconds(took), "cause", err.Error())
+		}
+		return err
+	}
+	s.Log.Info("model loaded", "backend", b.Name, "model", a.Model, "request_id", a.ID, "ms", milliseconds(took))
+	s.Fleet.Reread(ctx, b) // now its memory holds it, and may have lost another
+	return nil
+}
+
+// load is Ollama's own way to load a model: a request without a prompt. Models that make embeddings alone refuse that, but take one
+// for the embeddings of nothing.
+func (s *Server) load(ctx context.Context, b *backend.Backend, a *sched.Ask) error {
+	call := struct {
+		Model   string          `json:"model"`
+		Input   *string         `json:"input,omitempty"`
+		Options json.RawMessage `json:"options,omitempty"`
+		Stream  *bool           `json:"stream,omitempty"`
+	}{Model: a.Model, Options: a.Options}
+	path := "/api/generate"
 	if a.Embeds || b.State().Installed[a.Model].Embeds {
-		path = "/api/embed" // which alone loads a model that makes embeddings
+		path, call.Input = "/api/embed", new(string)
+	} else {
+		call.Stream = new(bool)
 	}
-	if a.Options != nil {
-		body["options"] = json.RawMessage(a.Options)
-	}
-	text, err := json.Marshal(body)
+	body, err := json.Marshal(call)
 	if err != nil {
 		return err
 	}
-	resp, err := s.pools.to(b).Do(ctx, &proxy.Request{Method: "POST", Path: path, Body: text, UserAgent: backend.Agent, FirstByte: s.FirstByte, Idle: s.Idle})
+	resp, err := s.pools.to(b).Do(ctx, &proxy.Request{Method: http.MethodPost, Path: path, Body: body, UserAgent: backend.Agent, FirstByte: s.FirstByte, Idle: s.Idle})
 	if err != nil {
-		s.note(b, err)
 		return err
 	}
 	defer resp.Close()
 	answer, _, err := resp.Head(maxSentence)
-	switch {
-	case err != nil:
-		s.note(b, err)
+	if err != nil {
 		return err
-	case !good(resp.Status):
-		return api.Errorf(api.CodeUpstreamError, "the Ollama server could not load the model: %s", dialect.Sentence(answer))
 	}
-	s.Fleet.Reread(ctx, b)
+	// Before 0.12.6 Ollama told of a failed load under status 200.
+	if sentence := dialect.Sentence(answer); !good(resp.Status) || sentence != "" {
+		return api.Errorf(api.CodeInternal, "%d %s", resp.Status, sentence) // whose turn it is asks by itself, and is told
+	}
 	return nil
 }

@@ -50,6 +50,7 @@ func (s *Server) newManagement() (http.Handler, *huma.OpenAPI) {
 	s.statsOperations(a)
 	s.usageOperations(a)
 	s.backendOperations(a)
+	s.queueOperations(a)
 	return mux, a.OpenAPI()
 }
 
@@ -64,6 +65,10 @@ func (s *Server) manage(x *exchange) error {
 	case strings.HasPrefix(x.route.template, "/api/admin/backends"):
 		if fields = backendFields; x.param != "" && !api.ValidBackendName(x.param) {
 			return api.Errorf(api.CodeNotFound, "there is no backend of this name: GET /api/admin/backends lists them")
+		}
+	case x.route.template == "/api/admin/explain/{request_id}":
+		if !validID(x.param) {
+			return errUnknownRequest
 		}
 	case x.param != "" && !auth.ValidPreview(x.param):
 		return api.Errorf(api.CodeNotFound, "there is no key with this key_preview (oas_ and ten characters)")

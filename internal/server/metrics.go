@@ -37,6 +37,9 @@ type metrics struct {
 	failover *prometheus.CounterVec
 	slots    *prometheus.CounterVec
 	gpu      *prometheus.CounterVec
+	changes  *prometheus.CounterVec
+	changing *prometheus.CounterVec
+	placed   *prometheus.CounterVec
 	first    *prometheus.HistogramVec
 	response *prometheus.HistogramVec
 	each     *prometheus.HistogramVec
@@ -104,6 +107,14 @@ func newMetrics(s *Server) *metrics {
 	m.tokens = counters("tokens_total", "Tokens of booked requests.", "model", "direction", "estimated")
 	m.slots = counters("slot_seconds_total", "Time for which slots of the backend were held.", "model", "backend")
 	m.failover = counters("failovers_total", "Requests that went to another server, for this one answered nothing or was busy.", "backend")
+	m.changes = counters("model_changes_total", "Models that a backend loaded because requests waited for them, or failed to.", "backend", "result")
+	m.changing = counters("model_change_seconds_total", "Time for which a backend loaded models that requests waited for, and served nothing else.", "backend")
+	for _, b := range s.Fleet.All() {
+		m.changing.WithLabelValues(b.Name)
+		m.changes.WithLabelValues(b.Name, "done")
+		m.changes.WithLabelValues(b.Name, "failed")
+	}
+	m.placed = counters("placements_total", "Requests that were given a slot, by why they went to the backend.", "backend", "reason")
 	m.gpu = counters("gpu_seconds_total", "Time of the backend, divided among the requests that run: never more than passed.", "model", "backend")
 	refused := counters("refused_requests_total", "Requests that ended in an error and are not on the books: refused ones, and failed lists of models.", "reason")
 	failed := counters("failed_requests_total", "Requests on the books that did not end well.", "reason")
@@ -123,7 +134,7 @@ func newMetrics(s *Server) *metrics {
 		ConstLabels: prometheus.Labels{"version": s.Version, "go_version": runtime.Version()},
 	})
 	build.Set(1)
-	m.registry.MustRegister(m.first, m.response, m.each, m.waited, m.open, build, newStates(s),
+	m.registry.MustRegister(m.first, m.response, m.each, m.waited, m.open, build, newStates(s, m),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -167,7 +178,7 @@ func (m *metrics) newAnswer(key answer) prometheus.Counter {
 }
 
 // book counts a request that is on the books.
-func (m *metrics) book(r *api.Record, waited time.Duration) {
+func (m *metrics) book(r *api.Record) {
 	u := m.series(r)
 	if c := u.outcomes[r.Outcome]; c != nil {
 		c.Inc()
@@ -186,7 +197,7 @@ func (m *metrics) book(r *api.Record, waited time.Duration) {
 	u.completion[how].Add(float64(r.CompletionTokens))
 	u.slot.Add(r.Slot.Seconds())
 	u.gpu.Add(max(r.GPU, 0).Seconds())
-	m.waited.Observe(waited.Seconds())
+	m.waited.Observe(max(r.Queued, 0).Seconds())
 	if r.Streamed && r.FirstByte > 0 && good(r.Status) {
 		u.first.Observe(r.FirstByte.Seconds())
 	}
@@ -202,6 +213,16 @@ func (m *metrics) book(r *api.Record, waited time.Duration) {
 
 // moved counts a request that went from a server to another.
 func (m *metrics) moved(from string) { m.failover.WithLabelValues(from).Inc() }
+
+// changed counts a load.
+func (m *metrics) changed(backend string, took time.Duration, err error) {
+	result := "done"
+	if err != nil {
+		result = "failed"
+	}
+	m.changes.WithLabelValues(backend, result).Inc()
+	m.changing.WithLabelValues(backend).Add(took.Seconds())
+}
 
 func good(status int) bool { return status >= 200 && status < 300 }
 
@@ -226,6 +247,13 @@ func (m *metrics) series(r *api.Record) *usedSeries {
 		m.used.addLocked(key, u)
 	}
 	return u
+}
+
+// labels says whether a model's name is a label.
+func (m *metrics) labels(model string) bool {
+	m.used.mu.Lock()
+	defer m.used.mu.Unlock()
+	return m.models[model]
 }
 
 func (m *metrics) newSeries(key served) *usedSeries {
@@ -255,17 +283,18 @@ func (s *Server) scrape(x *exchange) error {
 
 // states reads how things are when a scrape asks.
 type states struct {
-	s                                                                                                                                                           *Server
-	inFlight, slots, up, draining, loaded, vram, info, probed, waiting, limit, readOn, journalBytes, journalLimit, journalRows, journalOpen, unwritten, failing *prometheus.Desc
-	batches, batchRows, batchSeconds, lost, expires                                                                                                             *prometheus.Desc
+	m                                                                                                                                                                              *metrics // s.metrics, before that is set
+	s                                                                                                                                                                              *Server
+	inFlight, slots, up, draining, loaded, vram, info, probed, waiting, class, modelSlots, limit, readOn, journalBytes, journalLimit, journalRows, journalOpen, unwritten, failing *prometheus.Desc
+	batches, batchRows, batchSeconds, lost, expires                                                                                                                                *prometheus.Desc
 }
 
-func newStates(s *Server) *states {
+func newStates(s *Server, m *metrics) *states {
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc(metricPrefix+name, help, labels, nil)
 	}
 	return &states{
-		s:            s,
+		m: m, s: s,
 		inFlight:     desc("in_flight_requests", "Slots of the backend in use.", "backend"),
 		slots:        desc("slots_per_model", "Requests that the backend is given at one time, for each model, where that is set.", "backend"),
 		up:           desc("backend_up", "Whether the backend answered when it was last heard of.", "backend"),
@@ -275,6 +304,8 @@ func newStates(s *Server) *states {
 		info:         desc("backend_info", "Version of the backend; always 1.", "backend", "version"),
 		probed:       desc("backend_last_probe_timestamp_seconds", "When the backend was last probed.", "backend"),
 		waiting:      desc("waiting_requests", "Requests that wait for a slot."),
+		class:        desc("waiting_requests_by_class", "Requests that wait for a slot, by the class of their keys.", "class"),
+		modelSlots:   desc("model_slots", "Requests that the backend is given at one time for a model in its memory: set, or found by watching.", "model", "backend"),
 		limit:        desc("waiting_requests_limit", "How many requests may wait (MAX_QUEUE)."),
 		journalBytes: desc("journal_bytes", "Size of the journal."),
 		journalRows:  desc("journal_waiting_rows", "Requests that have ended and are not in the database yet."),
@@ -305,6 +336,14 @@ func (c *states) Collect(out chan<- prometheus.Metric) {
 		c.collectBackend(gauge, b)
 	}
 	gauge(c.waiting, float64(queue.Waiting))
+	for class, n := range queue.ByClass {
+		gauge(c.class, float64(n), class)
+	}
+	for _, st := range c.s.Sched.Stations() {
+		if c.m.labels(st.Model) {
+			gauge(c.modelSlots, float64(st.Slots), st.Model, st.Backend)
+		}
+	}
 	gauge(c.limit, float64(queue.Limit))
 	gauge(c.journalBytes, float64(journal.JournalBytes))
 	gauge(c.journalLimit, float64(journal.JournalMaxBytes))

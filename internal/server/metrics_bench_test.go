@@ -15,7 +15,7 @@ import (
 func BenchmarkMetricsOfARequest(b *testing.B) {
 	be := backend.New("gpu1", nil, 4, "", "")
 	fleet := backend.NewFleet(be)
-	s := &Server{Options: Options{Fleet: fleet, Sched: sched.New(fleet, sched.Options{MaxQueue: 1, MaxWait: time.Second}), Books: &usage.Books{}}}
+	s := &Server{Options: Options{Fleet: fleet, Books: &usage.Books{}}, Sched: sched.New(fleet, sched.Options{MaxQueue: 1, MaxWait: time.Second})}
 	m := newMetrics(s)
 	x := &exchange{r: &http.Request{Method: "POST"}, route: &route{method: "POST", template: "/api/chat", class: inference}, status: 200}
 	x.record = &api.Record{
@@ -28,7 +28,7 @@ func BenchmarkMetricsOfARequest(b *testing.B) {
 		random = random*1664525 + 1013904223
 		x.record.Total = time.Duration(random)
 		m.open.Inc()
-		m.book(x.record, 0)
+		m.book(x.record)
 		m.answered(x)
 		m.open.Dec()
 	}

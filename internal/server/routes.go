@@ -84,6 +84,8 @@ func (s *Server) routeList() []route {
 		{"GET", "/api/admin/stats", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
 		{"GET", "/api/admin/usage", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
 		{"GET", "/api/admin/requests", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
+		{"GET", "/api/admin/explain/{request_id}", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
+		{"GET", "/api/queue", anyKey, dialect.Native, own, false, 0, "", false, s.manage},
 		{"GET", "/api/admin/backends", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
 		{"POST", "/api/admin/backends", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
 		{"PATCH", "/api/admin/backends/{name}", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},

@@ -46,8 +46,8 @@ type Options struct {
 	Secret  auth.Secret
 	Random  io.Reader
 	Limits  *limit.Memory
-	Sched   *sched.Scheduler
 	Fleet   *backend.Fleet
+	Queue   sched.Options // its Load is the server's own
 	Books   *usage.Books
 	Log     *slog.Logger
 	Version string
@@ -87,8 +87,10 @@ type Options struct {
 // Server answers every request. New makes one.
 type Server struct {
 	Options
+	Sched      *sched.Scheduler
 	routes     *table
 	metrics    *metrics
+	trails     trails
 	pools      pools
 	management http.Handler
 	site       func() (*web.Site, error) // made by whoever asks first: compressing it would double the time to start
@@ -109,6 +111,8 @@ func New(o Options) *Server {
 	s := &Server{Options: o, started: time.Now(), writeProgress: writeProgress}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.routes = newTable(s.routeList())
+	o.Queue.Load = s.preload
+	s.Sched = sched.New(o.Fleet, o.Queue)
 	s.metrics = newMetrics(s)
 	s.pools.header, s.pools.value = o.UpstreamHeader, o.UpstreamValue
 	for _, b := range o.Fleet.All() {
@@ -254,6 +258,7 @@ func (s *Server) throttled(x *exchange, err error) error {
 func (s *Server) finish(x *exchange) {
 	p := recover()
 	x.letGo()
+	s.trails.end(x.trail)
 	defer x.lastWrite()
 	switch p {
 	case nil:

@@ -20,11 +20,14 @@ type StoredKey struct {
 
 const keyColumns = `preview, name, role, mac, previous_mac, previous_until, rate_limit, max_concurrent, models, allow_cloud,
 	expires_at, allowed_ips, policy, note, created_at, revoked_at, tokens_per_hour, tokens_per_day, gpu_seconds_per_day,
-	max_tokens_per_request, strict`
+	max_tokens_per_request, strict, weight, class`
 
-// CreateKey stores a new key. A CreatedAt of zero becomes by.At. It returns CodeBadRequest for a field out of bounds or an
+// CreateKey stores a new key. A CreatedAt of zero becomes by.At, and one with neither weight nor class gets the usual ones. It returns CodeBadRequest for a field out of bounds or an
 // expiry that is over at by.At, and CodeConflict when the preview is taken.
 func (s *Store) CreateKey(ctx context.Context, k api.Key, mac []byte, by api.Change) error {
+	if k.Weight == 0 && k.Class == "" {
+		k.Weight, k.Class = api.DefaultWeight, api.ClassInteractive
+	}
 	if err := k.Validate(); err != nil {
 		return err
 	}
@@ -44,10 +47,10 @@ func (s *Store) CreateKey(ctx context.Context, k api.Key, mac []byte, by api.Cha
 	}
 	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		done, err := tx.ExecContext(ctx, `INSERT INTO keys (`+keyColumns+`)
-			VALUES ($1, $2, $3, $4, NULL, NULL, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19) ON CONFLICT (preview) DO NOTHING`,
+			VALUES ($1, $2, $3, $4, NULL, NULL, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21) ON CONFLICT (preview) DO NOTHING`,
 			k.Preview, k.Name, string(k.Role), mac, k.RateLimit, k.MaxConcurrent, models, flag(k.AllowCloud),
 			nullMillis(k.ExpiresAt), networks, policy, k.Note, millis(k.CreatedAt), nullMillis(k.RevokedAt),
-			k.TokensPerHour, k.TokensPerDay, k.GPUPerDay, k.MaxOutput, flag(k.Strict))
+			k.TokensPerHour, k.TokensPerDay, k.GPUPerDay, k.MaxOutput, flag(k.Strict), k.Weight, string(k.Class))
 		if err != nil {
 			return err
 		}
@@ -118,9 +121,9 @@ func (s *Store) ChangeKey(ctx context.Context, preview string, p api.KeyPatch, b
 		}
 		_, err = tx.ExecContext(ctx, `UPDATE keys SET name = $2, role = $3, rate_limit = $4, max_concurrent = $5, models = $6,
 			allow_cloud = $7, expires_at = $8, allowed_ips = $9, policy = $10, note = $11, tokens_per_hour = $12, tokens_per_day = $13,
-			gpu_seconds_per_day = $14, max_tokens_per_request = $15, strict = $16 WHERE preview = $1`,
+			gpu_seconds_per_day = $14, max_tokens_per_request = $15, strict = $16, weight = $17, class = $18 WHERE preview = $1`,
 			preview, k.Name, string(k.Role), k.RateLimit, k.MaxConcurrent, models, flag(k.AllowCloud), nullMillis(k.ExpiresAt), networks, policy, k.Note,
-			k.TokensPerHour, k.TokensPerDay, k.GPUPerDay, k.MaxOutput, flag(k.Strict))
+			k.TokensPerHour, k.TokensPerDay, k.GPUPerDay, k.MaxOutput, flag(k.Strict), k.Weight, string(k.Class))
 		if err != nil {
 			return err
 		}
@@ -269,7 +272,7 @@ func scanKey(row interface{ Scan(...any) error }) (StoredKey, error) {
 	var cloud, created, strict int64
 	err := row.Scan(&k.Preview, &k.Name, &k.Role, &k.MAC, &k.PreviousMAC, &previousUntil, &k.RateLimit, &k.MaxConcurrent, &models,
 		&cloud, &expires, &networks, &policy, &k.Note, &created, &revoked,
-		&k.TokensPerHour, &k.TokensPerDay, &k.GPUPerDay, &k.MaxOutput, &strict)
+		&k.TokensPerHour, &k.TokensPerDay, &k.GPUPerDay, &k.MaxOutput, &strict, &k.Weight, &k.Class)
 	if err != nil {
 		return StoredKey{}, err
 	}

@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"encoding/json"
+	"math"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -19,7 +20,7 @@ func by(actor string) api.Change {
 }
 
 func user(preview string) api.Key {
-	return api.Key{Preview: preview, Name: "name of " + preview, Role: api.RoleUser}
+	return api.Key{Preview: preview, Name: "name of " + preview, Role: api.RoleUser, Weight: 1, Class: api.ClassInteractive}
 }
 
 func admin(preview string) api.Key {
@@ -51,7 +52,7 @@ func TestKeyRoundTrip(t *testing.T) {
 	s, path := create(t)
 	full := api.Key{
 		Preview: "oas_full", Name: "Äpfel 苹果", Role: api.RoleAdmin, RateLimit: pointer[int64](0), MaxConcurrent: pointer[int64](3),
-		TokensPerHour: pointer[int64](4), TokensPerDay: pointer[int64](5), GPUPerDay: pointer[int64](6), MaxOutput: pointer[int64](7), Strict: true,
+		TokensPerHour: pointer[int64](4), TokensPerDay: pointer[int64](5), GPUPerDay: pointer[int64](6), MaxOutput: pointer[int64](7), Strict: true, Weight: 0.25, Class: api.ClassBatch,
 		Models: []string{"llama3:*", "qwen3"}, AllowCloud: true, ExpiresAt: pointer(noon.Add(time.Hour)),
 		AllowedIPs: []api.Network{{Prefix: netip.MustParsePrefix("10.0.0.0/8")}, {Prefix: netip.MustParsePrefix("::1/128")}},
 		Note:       "a note", CreatedAt: noon.Add(-time.Hour),
@@ -104,6 +105,16 @@ func TestCreateKeyRefuses(t *testing.T) {
 	}
 }
 
+func TestKeyWithoutShareGetsTheUsual(t *testing.T) {
+	s, _ := create(t)
+	k := user("oas_a")
+	k.Weight, k.Class = 0, ""
+	add(t, s, k)
+	if got := must[StoredKey](t)(s.Key(t.Context(), "oas_a")); got.Weight != 1 || got.Class != api.ClassInteractive {
+		t.Errorf("it has %v, %q", got.Weight, got.Class)
+	}
+}
+
 func TestPatchThreeStates(t *testing.T) {
 	s, _ := create(t)
 	k := user("oas_a")
@@ -130,9 +141,10 @@ func TestPatchThreeStates(t *testing.T) {
 	want.Name, want.RateLimit, want.MaxConcurrent, want.Models, want.AllowCloud, want.Note =
 		"other", pointer[int64](0), pointer[int64](2), []string{}, true, "why"
 	want.ExpiresAt = pointer(finer.Truncate(time.Millisecond))
+	want.Weight, want.Class = 2.5, api.ClassBatch
 	got := change(api.KeyPatch{
 		Name: pointer("other"), RateLimit: value[int64](0), MaxConcurrent: value[int64](2),
-		TokensPerHour: value[int64](14), TokensPerDay: value[int64](15), GPUPerDay: value[int64](16), MaxOutput: value[int64](17), Strict: pointer(true),
+		TokensPerHour: value[int64](14), TokensPerDay: value[int64](15), GPUPerDay: value[int64](16), MaxOutput: value[int64](17), Strict: pointer(true), Weight: value(2.5), Class: value(api.ClassBatch),
 		Models: value([]string{}), AllowCloud: pointer(true), ExpiresAt: value(finer), Note: pointer("why"),
 	})
 	if !reflect.DeepEqual(got, want) {
@@ -141,16 +153,17 @@ func TestPatchThreeStates(t *testing.T) {
 	// Null.
 	want.RateLimit, want.MaxConcurrent, want.Models, want.ExpiresAt, want.AllowedIPs = nil, nil, nil, nil, nil
 	want.TokensPerHour, want.TokensPerDay, want.GPUPerDay, want.MaxOutput, want.Strict = nil, nil, nil, nil, false
+	want.Weight, want.Class = 1, api.ClassInteractive
 	got = change(api.KeyPatch{
 		RateLimit: null[int64](), MaxConcurrent: null[int64](), TokensPerHour: null[int64](), TokensPerDay: null[int64](), GPUPerDay: null[int64](),
-		MaxOutput: null[int64](), Strict: pointer(false), Models: null[[]string](),
+		MaxOutput: null[int64](), Strict: pointer(false), Weight: null[float64](), Class: null[api.Class](), Models: null[[]string](),
 		ExpiresAt: null[time.Time](), AllowedIPs: null[[]api.Network](),
 	})
 	if !reflect.DeepEqual(got, want) {
 		t.Fatalf("got %+v, want %+v", got, want)
 	}
 	// What is out of bounds changes nothing.
-	for _, p := range []api.KeyPatch{{Name: pointer("")}, {RateLimit: value[int64](-1)}, {ExpiresAt: value(noon)}, {Models: value([]string{"a b"})}} {
+	for _, p := range []api.KeyPatch{{Name: pointer("")}, {RateLimit: value[int64](-1)}, {ExpiresAt: value(noon)}, {Models: value([]string{"a b"})}, {Weight: value(0.0)}, {Weight: value(math.NaN())}, {Weight: value(1000.5)}, {Class: value[api.Class]("night")}} {
 		_, err := s.ChangeKey(t.Context(), "oas_a", p, by("oas_admin"))
 		wantCode(t, err, api.CodeBadRequest)
 	}
@@ -353,8 +366,8 @@ func TestAudit(t *testing.T) {
 		{ActionRevoke, `{"name":"name of oas_a","role":"user"}`},
 		{ActionRotate, `{"grace_seconds":60}`},
 		{ActionChange, `{"models":{"from":null,"to":["tiny"]},"rate_limit":{"from":null,"to":7}}`},
-		{ActionCreate, `{"allow_cloud":false,"allowed_ips":null,"expires_at":null,"gpu_seconds_per_day":null,"max_concurrent":null,"max_tokens_per_request":null,` +
-			`"models":null,"name":"name of oas_a","note":"","policy":null,"rate_limit":null,"role":"user","strict":false,"tokens_per_day":null,"tokens_per_hour":null}`},
+		{ActionCreate, `{"allow_cloud":false,"allowed_ips":null,"class":"interactive","expires_at":null,"gpu_seconds_per_day":null,"max_concurrent":null,"max_tokens_per_request":null,` +
+			`"models":null,"name":"name of oas_a","note":"","policy":null,"rate_limit":null,"role":"user","strict":false,"tokens_per_day":null,"tokens_per_hour":null,"weight":1}`},
 	}
 	if len(log) != len(want) {
 		t.Fatalf("%d lines, want %d", len(log), len(want))

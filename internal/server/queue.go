@@ -1,0 +1,102 @@
+package server
+
+import (
+	"context"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"ollama-api-service/internal/api"
+)
+
+type queueBody struct {
+	Waiting  int           `json:"waiting" doc:"Requests of all keys that wait for a slot"`
+	Limit    int           `json:"limit" doc:"How many may wait (MAX_QUEUE)"`
+	InFlight int           `json:"in_flight" doc:"Requests of all keys that have a slot"`
+	Requests []queued      `json:"requests" nullable:"false" doc:"Those of the key that asks; to an admin key all that wait. By model, and then in the order of their turns"`
+	Backends []busyBackend `json:"backends,omitempty" nullable:"false" doc:"The Ollama servers, to admin keys alone"`
+}
+
+// queued is a request that waits.
+type queued struct {
+	RequestID  string  `json:"request_id" doc:"The X-Request-Id of its answer" example:"019ab7a2-6f3e-7c51-9d1b-2f0c7e4a8b90"`
+	Key        string  `json:"key" doc:"Key preview" example:"oas_8rT2kLmN0q"`
+	KeyName    string  `json:"key_name,omitempty" example:"Production API Key"`
+	Model      string  `json:"model" example:"llama3.2:latest"`
+	Class      string  `json:"class" enum:"interactive,batch"`
+	Position   int     `json:"position" doc:"Turns until its own among those that wait for the model, if nobody comes: 1 is next"`
+	WaitedMS   float64 `json:"waited_ms" doc:"How long it has waited"`
+	ExpectedMS float64 `json:"expected_wait_ms" doc:"How long it may still wait, by how long requests have held slots lately"`
+}
+
+type busyBackend struct {
+	Name     string      `json:"name" example:"gpu1"`
+	Healthy  bool        `json:"healthy"`
+	Draining bool        `json:"draining"`
+	InFlight int         `json:"in_flight" doc:"Requests that have a slot of it, and loads"`
+	Models   []busyModel `json:"models" nullable:"false" doc:"Those in its memory or on the way there"`
+}
+
+type busyModel struct {
+	Model    string `json:"model" example:"llama3.2:latest"`
+	State    string `json:"state" enum:"loaded,loading,unknown" doc:"unknown: it has been asked for, and the server has not said since whether it is loaded"`
+	InFlight int    `json:"in_flight"`
+	Slots    int    `json:"slots" doc:"How many requests it is given at one time: set, or found by watching"`
+}
+
+type queueOut struct{ Body queueBody }
+
+func (s *Server) queueOperations(a huma.API) {
+	operation(a, huma.Operation{OperationID: "queue", Method: "GET", Path: "/api/queue", Summary: "What waits for a slot", Tags: []string{"Statistics"}}, s.queue)
+	operation(a, huma.Operation{OperationID: "explain", Method: "GET", Path: "/api/admin/explain/{request_id}", Summary: "Why a request waited, where it went and what it cost (admin)", Tags: []string{"Statistics"}, Errors: []int{404}}, s.explain)
+}
+
+// queue answers a user's key with what concerns it: who else waits, and for what, is nobody's business.
+func (s *Server) queue(ctx context.Context, _ *struct{}) (*queueOut, error) {
+	k := exchangeOf(ctx).key
+	admin := k.Role == api.RoleAdmin
+	busy := s.Sched.Snapshot()
+	body := queueBody{Waiting: busy.Waiting, Limit: busy.Limit, InFlight: busy.InFlight, Requests: []queued{}}
+	names := map[string]api.Key{k.Preview: *k}
+	if admin {
+		var err error
+		if names, err = s.keyNames(ctx); err != nil {
+			return nil, err
+		}
+		body.Backends = s.busyBackends(busy.ByBackend)
+	}
+	for _, p := range s.Sched.Queue() {
+		if admin || p.Key == k.Preview {
+			body.Requests = append(body.Requests, queued{
+				RequestID: p.ID, Key: p.Key, KeyName: names[p.Key].Name, Model: p.Model, Class: p.Class, Position: p.Position,
+				WaitedMS: milliseconds(p.Waited), ExpectedMS: float64(p.Expected / time.Millisecond),
+			})
+		}
+	}
+	return &queueOut{body}, nil
+}
+
+func (s *Server) busyBackends(inFlight map[string]int) []busyBackend {
+	list := []busyBackend{}
+	place := map[string]int{}
+	for i, b := range s.Fleet.All() {
+		state := b.State()
+		list = append(list, busyBackend{Name: b.Name, Healthy: state.Healthy, Draining: state.Draining, InFlight: inFlight[b.Name], Models: []busyModel{}})
+		place[b.Name] = i
+	}
+	for _, st := range s.Sched.Stations() {
+		i, ok := place[st.Backend]
+		if !ok {
+			continue // it came just now
+		}
+		m := busyModel{Model: st.Model, State: "unknown", InFlight: st.InFlight, Slots: st.Slots}
+		switch {
+		case st.Loading:
+			m.State = "loading"
+		case st.Loaded:
+			m.State = "loaded"
+		}
+		list[i].Models = append(list[i].Models, m)
+	}
+	return list
+}
