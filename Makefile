@@ -35,8 +35,8 @@ fmt: ## Format the Go files as lint wants them
 	@go tool -modfile=tools/go.mod gofumpt -w $$(git ls-files -co --exclude-standard '*.go')
 
 ROUNDS ?= 200
-chaos: ## ROUNDS (200) kills under load, and a full disk, failing fsync and a locked database; needs root and strace
-	go test -count=1 -timeout 2h -v -run '^TestChaos' ./e2e -rounds $(ROUNDS)
+chaos: ## ROUNDS (200) kills under load, dying backends, and a full disk, failing fsync and a locked database; needs root and strace
+	go test -count=1 -timeout 2h -v -run '^Test(Chaos|Fleet)' ./e2e -rounds $(ROUNDS) -fleet-requests 10000
 
 INPUTS ?= 1000000
 fuzz: ## INPUTS (1,000,000) new inputs for each fuzz target; an hour and a half on two cores

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"ollama-api-service/internal/backend"
 	"ollama-api-service/internal/ollamatest"
 )
 
@@ -114,9 +115,9 @@ func reached(path string, parts ...string) func(*testing.T, []*ollamatest.Reques
 	}
 }
 
-// got is what Ollama was sent, without the service's own probes.
+// got is what Ollama was sent, without what the service asks for itself.
 func (g *gate) got() []*ollamatest.Request {
-	return slices.DeleteFunc(g.fake.Requests(), func(r *ollamatest.Request) bool { return r.Method == "GET" && r.Path == "/api/version" })
+	return slices.DeleteFunc(g.fake.Requests(), func(r *ollamatest.Request) bool { return r.Header.Get("User-Agent") == backend.Agent })
 }
 
 // play sends a row and, in the same write, another request behind it: one that must be answered, or one that must never be read.

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"ollama-api-service/internal/backend"
 	"ollama-api-service/internal/ollamatest"
 )
 
@@ -115,7 +116,7 @@ func (g *gate) mutate(t *testing.T, random *rand.Rand, corpus [][]byte, n int, s
 // look checks what has come to Ollama since it was last called: all of it together would fill the memory of the test.
 func (g *gate) look(t *testing.T, sum *tally) {
 	for _, r := range g.fake.Forget() {
-		if r.Method == http.MethodGet && r.Path == "/api/version" {
+		if r.Header.Get("User-Agent") == backend.Agent {
 			continue
 		}
 		sum.forwarded.Add(1)

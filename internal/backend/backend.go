@@ -28,6 +28,9 @@ const (
 	maxRest      = 64 << 10 // read behind an answer, so that its connection can be used again
 )
 
+// Agent is the User-Agent of what the gateway asks for itself.
+const Agent = "ollama-api-service"
+
 // Backend is one Ollama server. Its zero value is not usable: call New.
 type Backend struct {
 	Name string
@@ -146,6 +149,7 @@ func (b *Backend) read(ctx context.Context, path string, most int64, into any) e
 	if err != nil {
 		return err
 	}
+	req.Header.Set("User-Agent", Agent)
 	if b.header != "" {
 		req.Header.Set(b.header, b.value)
 	}

@@ -58,7 +58,7 @@ func TestProbe(t *testing.T) {
 	}
 	for i, path := range []string{"/api/version", "/api/tags", "/api/ps"} {
 		r := srv.WaitRequest(7 + i)
-		if r.Method != "GET" || r.RequestURI != path || r.Header.Get("X-Upstream") != "secret" {
+		if r.Method != "GET" || r.RequestURI != path || r.Header.Get("X-Upstream") != "secret" || r.Header.Get("User-Agent") != Agent {
 			t.Errorf("asked %s %s with %v", r.Method, r.RequestURI, r.Header)
 		}
 	}

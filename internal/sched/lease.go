@@ -91,8 +91,8 @@ func (s *Scheduler) startLocked(l *Lease) {
 	c := l.client
 	l.charged = s.estimateLocked(c, l.station)
 	c.running++
+	s.virtual = max(s.virtual, c.counter-c.held)
 	c.held += float64(l.charged) / c.weight
-	s.virtual = max(s.virtual, c.counter)
 	c.charge(l.charged)
 	l.index = len(s.running)
 	s.running = append(s.running, l)

@@ -14,7 +14,7 @@ type client struct {
 	name    string
 	weight  float64
 	counter float64 // nanoseconds of slots, over the weight: the lowest goes next
-	held    float64 // the part of counter for what runs now
+	held    float64 // the part of counter for what runs now, expected or had
 	running int
 	waiting int
 	lines   []*line       // those in which it waits
@@ -148,20 +148,21 @@ func (s *Scheduler) sweepLocked() {
 	s.swept = len(s.clients)
 }
 
-// lowestLocked is the counter of who goes next, or of who went last where nobody waits.
+// lowestLocked is what the key that goes next has been served, or who went last where nobody waits: without what is only expected
+// of its requests that run, which may come to much less.
 func (s *Scheduler) lowestLocked() float64 {
-	lowest, any := 0.0, false
+	var next *client
 	for _, l := range s.lanes {
 		for class := range l.turns {
-			if t := l.turns[class]; len(t) > 0 && (!any || t[0].client.counter < lowest) {
-				lowest, any = t[0].client.counter, true
+			if t := l.turns[class]; len(t) > 0 && (next == nil || t[0].client.counter < next.counter) {
+				next = t[0].client
 			}
 		}
 	}
-	if !any {
+	if next == nil {
 		return s.virtual
 	}
-	return lowest
+	return next.counter - next.held
 }
 
 func (s *Scheduler) enqueueLocked(c *client, a *Ask, now time.Time) *waiter {

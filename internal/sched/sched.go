@@ -56,7 +56,7 @@ type Scheduler struct {
 	running  []*Lease
 	advanced time.Time     // when what runs was last charged
 	mean     time.Duration // moving average of how long a slot is held
-	virtual  float64       // counter of who went last
+	virtual  float64       // what who went last had been served
 	swept    int           // clients that were left by the last sweep
 }
 

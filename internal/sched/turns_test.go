@@ -27,6 +27,27 @@ func ask(t *testing.T, s *Scheduler, a Ask, hold time.Duration) (waited time.Dur
 	return l.Waited
 }
 
+// order notes whose turn it was, in the order in which slots were given.
+type order struct {
+	mu   sync.Mutex
+	keys []string
+}
+
+func (o *order) ask(t *testing.T, s *Scheduler, a Ask, hold time.Duration) (waited time.Duration) {
+	t.Helper()
+	l, err := s.Acquire(t.Context(), a)
+	if err != nil {
+		t.Error(err)
+		return 0
+	}
+	o.mu.Lock()
+	o.keys = append(o.keys, a.Key)
+	o.mu.Unlock()
+	time.Sleep(hold)
+	l.Release()
+	return l.Waited
+}
+
 // A key with one request waits for one turn of each other key, whatever they have queued.
 func TestAHeavyKeyDoesNotHoldALightOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -90,18 +111,15 @@ func TestThePastIsForgotten(t *testing.T) {
 				for range 100 {
 					ask(t, s, Ask{Key: before, Model: "m"}, time.Minute)
 				}
-				var order []string
+				var order order
 				var all sync.WaitGroup
 				for _, key := range []string{"a", "b"} {
 					for range 20 {
-						all.Go(func() {
-							ask(t, s, Ask{Key: key, Model: "m"}, time.Second)
-							order = append(order, key)
-						})
+						all.Go(func() { order.ask(t, s, Ask{Key: key, Model: "m"}, time.Second) })
 					}
 				}
 				all.Wait()
-				first := order[:20]
+				first := order.keys[:20]
 				if n := len(slices.DeleteFunc(slices.Clone(first), func(k string) bool { return k == "b" })); n < 8 || n > 12 {
 					t.Errorf("the first twenty turns went %v", first)
 				}
@@ -144,21 +162,18 @@ func TestBatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := scheduler(1, 1000, 40*time.Minute)
 		first := acquire(t, s, "m")
-		var order []string
+		var turns order
 		var all sync.WaitGroup
 		for _, key := range []string{"batch", "person"} {
 			for range 5 {
-				all.Go(func() {
-					ask(t, s, Ask{Key: key, Model: "m", Batch: key == "batch"}, time.Second)
-					order = append(order, key)
-				})
+				all.Go(func() { turns.ask(t, s, Ask{Key: key, Model: "m", Batch: key == "batch"}, time.Second) })
 				synctest.Wait()
 			}
 		}
 		first.Release()
 		all.Wait()
-		if want := []string{"person", "person", "person", "person", "person", "batch", "batch", "batch", "batch", "batch"}; !slices.Equal(order, want) {
-			t.Errorf("the turns went %v", order)
+		if want := []string{"person", "person", "person", "person", "person", "batch", "batch", "batch", "batch", "batch"}; !slices.Equal(turns.keys, want) {
+			t.Errorf("the turns went %v", turns.keys)
 		}
 
 		// People without end: every other turn is a batch request's that has waited for a quarter of the longest wait.
@@ -166,14 +181,14 @@ func TestBatch(t *testing.T) {
 		for i := range 3 {
 			all.Go(func() {
 				for ctx.Err() == nil {
-					ask(t, s, Ask{Key: fmt.Sprint("person", i), Model: "m"}, time.Second)
+					turns.ask(t, s, Ask{Key: fmt.Sprint("person", i), Model: "m"}, time.Second)
 				}
 			})
 		}
 		time.Sleep(time.Minute)
 		for range 10 {
 			all.Go(func() {
-				if waited := ask(t, s, Ask{Key: "batch", Model: "m", Batch: true}, time.Second); waited < 10*time.Minute || waited > 10*time.Minute+21*time.Second {
+				if waited := turns.ask(t, s, Ask{Key: "batch", Model: "m", Batch: true}, time.Second); waited < 10*time.Minute || waited > 10*time.Minute+21*time.Second {
 					t.Errorf("a batch request waited for %v", waited)
 				}
 			})
@@ -181,6 +196,11 @@ func TestBatch(t *testing.T) {
 		time.Sleep(11 * time.Minute)
 		cancel()
 		all.Wait()
+		for i, key := range turns.keys[1:] {
+			if i > 10 && key == "batch" && turns.keys[i] == "batch" {
+				t.Error("two batch requests followed each other while people waited")
+			}
+		}
 		wantEmpty(t, s)
 	})
 }
@@ -236,7 +256,7 @@ func TestTheWaitIsBounded(t *testing.T) {
 // bound is W of docs/fairness.md for keys of equal weight.
 func bound(keys, slots, own int, longest time.Duration) time.Duration {
 	others := time.Duration((keys - 1) * (slots + own + 1))
-	return longest + (others+time.Duration(own))*longest/time.Duration(slots)
+	return 2*longest + (others+time.Duration(own))*longest/time.Duration(slots)
 }
 
 // One that failed on a backend goes first, to another, and is not refused for those who came since.

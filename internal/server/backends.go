@@ -115,11 +115,11 @@ func (s *Server) addBackend(ctx context.Context, in *addBackendIn) (*backendOut,
 			return nil, api.Errorf(api.CodeConflict, "this is the address of the backend %s already", other.Name)
 		}
 	}
-	b := backend.Of(declared, s.UpstreamHeader, s.UpstreamValue)
-	b.Probe(ctx) // before it is given requests: it says what it has
 	if err := s.Store.AddBackend(ctx, declared, by); err != nil {
 		return nil, err
 	}
+	b := backend.Of(declared, s.UpstreamHeader, s.UpstreamValue)
+	b.Probe(ctx) // before it is given requests: it says what it has
 	s.join(b)
 	if !s.Fleet.Add(b) {
 		s.pools.close(b)

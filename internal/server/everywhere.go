@@ -143,8 +143,8 @@ func (b *booking) relay(at *backend.Backend, resp *proxy.Response) (done, error)
 	for lines.Scan() {
 		var line struct{ Status, Error string }
 		text := lines.Bytes()
-		if json.Unmarshal(text, &line) != nil {
-			continue
+		if json.Unmarshal(text, &line) != nil || line.Status == "" && line.Error == "" {
+			continue // it says nothing
 		}
 		switch {
 		case line.Error != "":

@@ -47,6 +47,8 @@ func (r *route) failures() []int {
 		list = append(list, 404, 502, 504)
 	case r.class == metadata:
 		list = append(list, 404)
+	case r.template == "/api/admin/backends" && r.method == http.MethodPost:
+		list = append(list, 409)
 	case r.template == "/readyz" || r.template == "/api/version":
 		list = append(list, 503)
 	case parameter:
@@ -111,7 +113,7 @@ var explanations = map[int]string{
 	403: "The key may not do this: the route is for admins, the key is used from another address or is blocked, it may not use cloud models, or its policy refuses a field.",
 	404: "There is no such thing, or this key may not see it.",
 	408: "The body did not arrive in time.",
-	409: "It would contradict what is there: the key is revoked already, or it is the last admin key.",
+	409: "It would contradict what is there: the key is revoked already, or it is the last admin key; the name or address of a backend is taken, or `OLLAMA_BASE_URL` rules it.",
 	413: "The body is too large.",
 	414: "The path and query are too long.",
 	415: "The body is compressed in a way that is not undone here: the `/v1` routes take gzip and zstd, the others none.",

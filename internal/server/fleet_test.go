@@ -491,3 +491,24 @@ func TestBackendsAtRunTime(t *testing.T) {
 		t.Errorf("%v: %s", err, got)
 	}
 }
+
+// A model that is not in the memory of its server is loaded by a request of the gateway's own: with the options of the request
+// that asks for it, and through the client's leaving.
+func TestAModelIsLoadedBeforeItIsUsed(t *testing.T) {
+	b := start(t, setup{})
+	b.ollama.Script("GET", "/api/ps", ollamatest.Answer{Body: `{"models":[]}`})
+	b.ollama.Models("tiny:latest", "other:latest")
+	b.fleet.ProbeAll(t.Context())
+	b.ollama.Handle("POST", "/api/generate", func(*ollamatest.Request) ollamatest.Answer {
+		b.ollama.Script("GET", "/api/ps")
+		return ollamatest.Answer{Body: `{"model":"tiny:latest","done":true,"done_reason":"load"}`}
+	})
+	r := b.do("POST", "/api/chat", b.user(), `{"model":"tiny","messages":[{"role":"user","content":"x"}],"options":{"num_ctx":1024,"seed":1}}`)
+	sent := b.ollama.RequestsTo("POST", "/api/generate")
+	if r.status != 200 || len(sent) != 1 || string(sent[0].Body) != `{"model":"tiny:latest","options":{"num_ctx":1024}}` {
+		t.Fatalf("%d after %d loads", r.status, len(sent))
+	}
+	if r := b.do("POST", "/api/chat", adminSecret, chatTiny); r.status != 200 || len(b.ollama.RequestsTo("POST", "/api/generate")) != 1 {
+		t.Errorf("%d: a model that is loaded is loaded again", r.status)
+	}
+}

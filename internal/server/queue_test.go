@@ -312,7 +312,7 @@ func TestPreload(t *testing.T) {
 
 	leave := b.leave("/api/generate", user, two, false)
 	load := b.ollama.WaitRequestTo(1, "POST", "/api/generate")
-	if string(load.Body) != `{"model":"two:latest","options":{"num_ctx":4096,"num_gpu":3},"stream":false}` {
+	if string(load.Body) != `{"model":"two:latest","options":{"num_ctx":4096,"num_gpu":3}}` {
 		t.Errorf("it was loaded with %s", load.Body)
 	}
 	b.until("the model is being loaded", func() bool {

@@ -35,7 +35,7 @@ func load(n int, over time.Duration) []api.Record {
 }
 
 func BenchmarkAddRecords(b *testing.B) {
-	for _, c := range []struct{ batch, keys int }{{1, 1000}, {500, 1000}, {500, 20}} {
+	for _, c := range []struct{ batch, keys int }{{1, 1000}, {500, 1000}, {500, 20}, {2000, 1000}} {
 		b.Run(fmt.Sprintf("batch=%d,keys=%d", c.batch, c.keys), func(b *testing.B) {
 			s, _ := create(b)
 			recs := load(c.batch*b.N, 24*time.Hour)

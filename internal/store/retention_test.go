@@ -152,7 +152,8 @@ func TestTrimmingStopsNobody(t *testing.T) {
 			trimming = false
 		}
 	}
-	if added < 10 || tr.batch > mostTrim {
+	// 1,200 rows, in batches that double from 20 on where the machine is quick.
+	if added < 5 || tr.batch > mostTrim {
 		t.Errorf("%d rows were added beside %d batches of up to %d", added, steps.Load(), tr.batch)
 	}
 	list, _, err := s.Requests(t.Context(), RequestQuery{Limit: 100_000})

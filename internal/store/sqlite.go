@@ -163,7 +163,7 @@ func connect(ctx context.Context, path string) (*Store, error) {
 		writer.Close()
 		return nil, openError(path, err)
 	}
-	return &Store{writer: writer, reader: reader}, nil
+	return &Store{writer: writer, reader: reader, pages: newPages(), totals: totals{byKey: map[string]*summary{}}}, nil
 }
 
 const readers = 4

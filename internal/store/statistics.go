@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,15 +24,15 @@ type AllStatistics struct {
 func (s *Store) Statistics(ctx context.Context, key string, now time.Time) (api.Statistics, error) {
 	sum := newSummary()
 	of := func(string) *summary { return sum }
+	f := api.RequestFilter{Keys: []string{key}}
 	err := s.read(ctx, func(tx *sql.Tx) error {
-		if err := readTotals(ctx, tx, api.RequestFilter{Keys: []string{key}}, of); err != nil {
+		if err := readTotals(ctx, tx, &f, of); err != nil {
 			return err
 		}
-		err := readLatencies(ctx, tx, `WHERE key = $3`, func(_ string, counts []api.LatencyCount) { sum.latencies = counts }, key)
-		if err != nil {
+		if err := readParts(ctx, tx, &f, of); err != nil {
 			return err
 		}
-		return readLastDay(ctx, tx, now, api.RequestFilter{Keys: []string{key}}, of)
+		return s.readLastDay(ctx, tx, now, &f, of)
 	})
 	if err != nil {
 		return api.Statistics{}, err
@@ -39,38 +40,49 @@ func (s *Store) Statistics(ctx context.Context, key string, now time.Time) (api.
 	return sum.statistics(), nil
 }
 
+// totals are the summaries of keys as they were last read. One is right as long as its key has no more requests than it counts.
+type totals struct {
+	mu    sync.Mutex
+	byKey map[string]*summary
+}
+
+// mostChanged is up to how many keys are read one by one where not all of them have new requests.
+const mostChanged = 250
+
 // AllStatistics is the statistics of everybody and of each key.
 func (s *Store) AllStatistics(ctx context.Context, now time.Time) (AllStatistics, error) {
-	// The latencies are half of the work, and nobody compares them with the counts: they are read at the same time.
-	latencies := map[string][]api.LatencyCount{}
-	var failed error
-	var beside sync.WaitGroup
-	beside.Go(func() {
-		failed = s.read(ctx, func(tx *sql.Tx) error {
-			return readLatencies(ctx, tx, "", func(key string, counts []api.LatencyCount) { latencies[key] = counts })
-		})
-	})
-	byKey, err := s.allCounts(ctx, now)
-	beside.Wait()
-	if err != nil || failed != nil {
-		return AllStatistics{}, cmp.Or(err, failed)
-	}
 	total := newSummary()
+	var byKey map[string]*summary
+	lastDay := map[string]*summary{}
+	err := s.read(ctx, func(tx *sql.Tx) (err error) {
+		if byKey, err = s.allTotals(ctx, tx); err != nil {
+			return err
+		}
+		if err := readLatencies(ctx, tx, &api.RequestFilter{Keys: []string{everybody}}, func(string) *summary { return total }); err != nil {
+			return err
+		}
+		return s.readLastDay(ctx, tx, now, &api.RequestFilter{}, into(lastDay))
+	})
+	if err != nil {
+		return AllStatistics{}, err
+	}
 	all := AllStatistics{ByKey: make(map[string]api.Statistics, len(byKey))}
 	for key, sum := range byKey {
+		one := sum.statistics() // the summary itself is shared
+		if day := lastDay[key]; day != nil {
+			one.Last24h = day.Last24h
+		}
 		total.merge(sum)
-		sum.latencies = latencies[key]
-		all.ByKey[key] = sum.statistics()
+		total.Last24h += one.Last24h
+		all.ByKey[key] = one
 	}
-	total.latencies = latencies[everybody]
 	all.Total = total.statistics()
 	return all, nil
 }
 
-// allCounts is the summary of each key without its latencies, all of one instant.
-func (s *Store) allCounts(ctx context.Context, now time.Time) (map[string]*summary, error) {
-	byKey := map[string]*summary{}
-	of := func(key string) *summary {
+// into makes a summary for each key that has none.
+func into(byKey map[string]*summary) func(string) *summary {
+	return func(key string) *summary {
 		sum := byKey[key]
 		if sum == nil {
 			sum = newSummary()
@@ -78,13 +90,51 @@ func (s *Store) allCounts(ctx context.Context, now time.Time) (map[string]*summa
 		}
 		return sum
 	}
-	err := s.read(ctx, func(tx *sql.Tx) error {
-		if err := readTotals(ctx, tx, api.RequestFilter{}, of); err != nil {
-			return err
+}
+
+// allTotals is the summary of each key but for its last day, all of one instant. Only those are read whose number of requests is
+// another one than when they were last read.
+func (s *Store) allTotals(ctx context.Context, tx *sql.Tx) (map[string]*summary, error) {
+	byKey := map[string]*summary{}
+	if err := readTotals(ctx, tx, &api.RequestFilter{}, into(byKey)); err != nil {
+		return nil, err
+	}
+	changed := map[string]*summary{}
+	s.totals.mu.Lock()
+	for key, sum := range byKey {
+		if known := s.totals.byKey[key]; known != nil && known.count == sum.count {
+			byKey[key] = known
+		} else {
+			changed[key] = sum
 		}
-		return readLastDay(ctx, tx, now, api.RequestFilter{}, of)
+	}
+	s.totals.mu.Unlock()
+	if len(changed) == 0 {
+		return byKey, nil
+	}
+	f := api.RequestFilter{}
+	if len(changed) <= mostChanged {
+		f.Keys = slices.Collect(maps.Keys(changed))
+	}
+	// Of the keys that have not changed, nothing is kept of what is read with the others.
+	unused := newSummary()
+	err := readParts(ctx, tx, &f, func(key string) *summary {
+		if sum := changed[key]; sum != nil {
+			return sum
+		}
+		return unused
 	})
-	return byKey, err
+	if err != nil {
+		return nil, err
+	}
+	s.totals.mu.Lock()
+	defer s.totals.mu.Unlock()
+	for key, sum := range changed {
+		if known := s.totals.byKey[key]; known == nil || known.count < sum.count {
+			s.totals.byKey[key] = sum
+		}
+	}
+	return byKey, nil
 }
 
 // Of a thousand keys' rollups there are a hundred thousand rows, and each row that crosses from the database into Go costs
@@ -97,10 +147,10 @@ const (
 	bucketBase = 1024
 )
 
-// readTotals reads the sums of all time of the keys that where chooses, and of each key by model, by endpoint and by outcome.
-func readTotals(ctx context.Context, tx *sql.Tx, f api.RequestFilter, of func(string) *summary) error {
+// readTotals reads the sums of all time of the keys that the filter chooses.
+func readTotals(ctx context.Context, tx *sql.Tx, f *api.RequestFilter, of func(string) *summary) error {
 	b := &builder{}
-	err := rows(ctx, tx, `SELECT key, `+cellSums+` FROM usage_sum AS u WHERE `+forever(b, byKey, &f),
+	return rows(ctx, tx, `SELECT key, `+cellSums+` FROM usage_sum AS u WHERE `+forever(b, byKey, f),
 		func(r *sql.Rows) error {
 			var key string
 			var u used
@@ -110,6 +160,10 @@ func readTotals(ctx context.Context, tx *sql.Tx, f api.RequestFilter, of func(st
 			of(key).used = u
 			return nil
 		}, b.args...)
+}
+
+// readParts reads what each key has requested of all time by model, by endpoint and by outcome, and its latencies.
+func readParts(ctx context.Context, tx *sql.Tx, f *api.RequestFilter, of func(string) *summary) error {
 	for _, d := range []struct {
 		column string
 		kind   kind
@@ -119,12 +173,9 @@ func readTotals(ctx context.Context, tx *sql.Tx, f api.RequestFilter, of func(st
 		{"endpoint", byEndpoint, func(s *summary) map[string]int64 { return s.ByEndpoint }},
 		{"outcome", byOutcome, func(s *summary) map[string]int64 { return s.ByOutcome }},
 	} {
-		if err != nil {
-			return err
-		}
 		b := &builder{}
 		packed := `string_agg(` + d.column + ` || ` + b.param(fieldEnd) + ` || CAST(count AS TEXT), ` + b.param(partEnd) + `)`
-		err = rows(ctx, tx, `SELECT key, `+packed+` FROM usage_sum AS u WHERE `+forever(b, byKey|d.kind, &f)+` GROUP BY key`,
+		err := rows(ctx, tx, `SELECT key, `+packed+` FROM usage_sum AS u WHERE `+forever(b, byKey|d.kind, f)+` GROUP BY key`,
 			func(r *sql.Rows) error {
 				var key, parts string
 				if err := r.Scan(&key, &parts); err != nil {
@@ -132,8 +183,11 @@ func readTotals(ctx context.Context, tx *sql.Tx, f api.RequestFilter, of func(st
 				}
 				return unpackCounts(d.counts(of(key)), parts)
 			}, b.args...)
+		if err != nil {
+			return err
+		}
 	}
-	return err
+	return readLatencies(ctx, tx, f, of)
 }
 
 // forever is the condition for the sums of all time of one kind.
@@ -141,21 +195,23 @@ func forever(b *builder, k kind, f *api.RequestFilter) string {
 	return `kind = ` + b.param(int64(k)) + ` AND width = ` + b.param(foreverMS) + ` AND start = 0` + empty(k) + b.filter(f)
 }
 
-func readLatencies(ctx context.Context, tx *sql.Tx, where string, take func(string, []api.LatencyCount), args ...any) error {
-	return rows(ctx, tx, `SELECT key, string_agg(CAST(count * $1 + bucket AS TEXT), $2) FROM usage_latency `+where+` GROUP BY key`,
+func readLatencies(ctx context.Context, tx *sql.Tx, f *api.RequestFilter, of func(string) *summary) error {
+	b := &builder{}
+	packed := `string_agg(CAST(count * ` + b.param(bucketBase) + ` + bucket AS TEXT), ` + b.param(partEnd) + `)`
+	return rows(ctx, tx, `SELECT key, `+packed+` FROM usage_latency WHERE bucket >= 0`+b.filter(f)+` GROUP BY key`,
 		func(r *sql.Rows) error {
 			var key, parts string
 			if err := r.Scan(&key, &parts); err != nil {
 				return err
 			}
 			counts, err := unpackLatencies(parts)
-			take(key, counts)
+			of(key).latencies = counts
 			return err
-		}, append([]any{bucketBase, partEnd}, args...)...)
+		}, b.args...)
 }
 
 // readLastDay counts the requests of each key that the filter chooses in the 24 hours up to now, to the millisecond.
-func readLastDay(ctx context.Context, tx *sql.Tx, now time.Time, f api.RequestFilter, of func(string) *summary) error {
+func (s *Store) readLastDay(ctx context.Context, tx *sql.Tx, now time.Time, f *api.RequestFilter, of func(string) *summary) error {
 	k, err := readKept(ctx, tx)
 	if err != nil {
 		return err
@@ -164,15 +220,36 @@ func readLastDay(ctx context.Context, tx *sql.Tx, now time.Time, f api.RequestFi
 	if p.cut(millis(now)-dayMS+1, millis(now)+1, ownTime); k.end == 0 {
 		return nil
 	}
+	fine := p
+	if len(f.Keys) == 0 {
+		fine.runs = nil
+		names := s.pages.known
+		current, err := requestsIn(ctx, tx, &p)
+		if err != nil {
+			return err
+		}
+		for id := range p.pages(byKey, &fine) {
+			sum, err := s.page(ctx, tx, id, current)
+			if err != nil {
+				return err
+			}
+			for i, at := range sum.pairs {
+				of(names()[at.key]).Last24h += sum.used[i].count
+			}
+		}
+		if len(fine.runs)+len(fine.rows) == 0 {
+			return nil
+		}
+	}
 	b := &builder{}
-	with, used := p.build(b, &f, false, "key, count", "key, 1 AS count")
+	with, used := fine.build(b, f, false, "key, count", "key, 1 AS count")
 	return rows(ctx, tx, `WITH RECURSIVE `+with+` SELECT key, SUM(count) FROM (`+used+`) AS used GROUP BY key`, func(r *sql.Rows) error {
 		var key string
 		var n int64
 		if err := r.Scan(&key, &n); err != nil {
 			return err
 		}
-		of(key).Last24h = n
+		of(key).Last24h += n
 		return nil
 	}, b.args...)
 }

@@ -18,10 +18,14 @@ type Store struct {
 	// writer has one connection: SQLite has one writer anyway, and a queue in Go is fairer than waiting for its lock.
 	writer *sql.DB
 	reader *sql.DB
+	// What was read before, for questions about all keys.
+	pages  *pages
+	totals totals
 }
 
 // Close ends all connections. What was committed is safe without it too.
 func (s *Store) Close() error {
+	s.pages.cache.StopAllGoroutines()
 	// The writer goes last: as the last connection of all, it folds the write-ahead log into the file.
 	return errors.Join(s.reader.Close(), s.writer.Close())
 }

@@ -46,31 +46,39 @@ func (s *Store) Usage(ctx context.Context, q UsageQuery) (Usage, error) {
 		if len(p.runs)+len(p.rows) == 0 {
 			return nil
 		}
-		b := &builder{}
-		query := q.build(&p, b)
-		return rows(ctx, tx, query, func(r *sql.Rows) error {
-			var whole int
-			var group api.UsageGroup
-			var start sql.NullInt64
-			var u used
-			into := []any{&whole}
-			for _, d := range q.By {
-				into = append(into, place(&group, d, &start))
-			}
-			var groups int64
-			if err := r.Scan(append(append(into, &groups), u.into()...)...); err != nil {
-				return err
-			}
-			if whole == 1 {
-				out.Total, out.Groups = u.usage(), groups
-				return nil
-			}
-			group.Start, group.Usage = nullInstant(start), u.usage()
-			out.Rows = append(out.Rows, group)
-			return nil
-		}, b.args...)
+		if q.paged(&p) {
+			return s.usageByPage(ctx, tx, &q, &p, &out)
+		}
+		return q.bySum(ctx, tx, &p, &out)
 	})
 	return out, err
+}
+
+// bySum answers from the plan by one statement.
+func (q *UsageQuery) bySum(ctx context.Context, tx *sql.Tx, p *plan, out *Usage) error {
+	b := &builder{}
+	query := q.build(p, b)
+	return rows(ctx, tx, query, func(r *sql.Rows) error {
+		var whole int
+		var group api.UsageGroup
+		var start sql.NullInt64
+		var u used
+		into := []any{&whole}
+		for _, d := range q.By {
+			into = append(into, place(&group, d, &start))
+		}
+		var groups int64
+		if err := r.Scan(append(append(into, &groups), u.into()...)...); err != nil {
+			return err
+		}
+		if whole == 1 {
+			out.Total, out.Groups = u.usage(), groups
+			return nil
+		}
+		group.Start, group.Usage = nullInstant(start), u.usage()
+		out.Rows = append(out.Rows, group)
+		return nil
+	}, b.args...)
 }
 
 // moved says where the span begins and ends, if that is not where the filter has it.

@@ -1,0 +1,100 @@
+package store
+
+import (
+	"cmp"
+	"database/sql"
+	"slices"
+	"strings"
+
+	"ollama-api-service/internal/api"
+)
+
+// sheet adds up the pages of one time after the other.
+type sheet struct {
+	by       []api.Dimension
+	limit    int
+	labelled bool
+	total    used
+	pages    []*page // of the time that is being added up
+	// Of times with several pages.
+	groups map[pair]int
+	pairs  []pair
+	used   []used
+}
+
+func newSheet(q *UsageQuery, labelled bool) *sheet {
+	return &sheet{by: q.By, limit: q.Limit, labelled: labelled, groups: map[pair]int{}}
+}
+
+func (s *sheet) add(p *page) {
+	if len(p.pairs) > 0 {
+		s.pages = append(s.pages, p)
+		s.total.add(&p.sum)
+	}
+}
+
+// close ends a time: its groups go to the answer, the largest first, as far as the limit goes.
+func (s *sheet) close(label int64, names []string, out *Usage) {
+	pages := s.pages
+	s.pages = s.pages[:0]
+	room := s.limit - len(out.Rows)
+	if len(pages) == 1 {
+		out.Groups += int64(len(pages[0].pairs))
+		if room > 0 {
+			s.show(label, names, pages[0].pairs, pages[0].used, room, out)
+		}
+		return
+	}
+	clear(s.groups)
+	s.pairs, s.used = s.pairs[:0], s.used[:0]
+	for _, p := range pages {
+		for i, at := range p.pairs {
+			n, ok := s.groups[at]
+			if !ok {
+				n = len(s.pairs)
+				s.groups[at] = n
+				s.pairs, s.used = append(s.pairs, at), append(s.used, used{})
+			}
+			s.used[n].add(&p.used[i])
+		}
+	}
+	out.Groups += int64(len(s.pairs))
+	if room > 0 {
+		s.show(label, names, s.pairs, s.used, room, out)
+	}
+}
+
+func (s *sheet) show(label int64, names []string, pairs []pair, sums []used, room int, out *Usage) {
+	// In the order in which the names were asked for.
+	keyFirst := slices.IndexFunc(s.by, func(d api.Dimension) bool { return d != api.ByHour && d != api.ByDay }) == slices.Index(s.by, api.ByKey)
+	order := make([]int, len(pairs))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(i, j int) int {
+		if c := cmp.Compare(sums[j].count, sums[i].count); c != 0 {
+			return c
+		}
+		key, other := strings.Compare(names[pairs[i].key], names[pairs[j].key]), strings.Compare(names[pairs[i].other], names[pairs[j].other])
+		if keyFirst {
+			return cmp.Or(key, other)
+		}
+		return cmp.Or(other, key)
+	})
+	for _, i := range order[:min(room, len(order))] {
+		g := api.UsageGroup{Usage: sums[i].usage()}
+		start := sql.NullInt64{Int64: label, Valid: s.labelled}
+		for _, d := range s.by {
+			switch at := place(&g, d, &start).(type) {
+			case **string:
+				name := names[pairs[i].other]
+				if d == api.ByKey {
+					name = names[pairs[i].key]
+				}
+				*at = &name
+			}
+		}
+		g.Start = nullInstant(start)
+		out.Rows = append(out.Rows, g)
+	}
+}
