@@ -35,23 +35,23 @@ type backendPatch struct {
 
 // backendReport is a server as admins see it.
 type backendReport struct {
-	Name      string        `json:"name" example:"gpu2"`
-	URL       string        `json:"url" example:"http://gpu2.example.net:11434"`
-	Static    bool          `json:"static" doc:"OLLAMA_BASE_URL names it: it can be drained here, and changed and removed there alone"`
-	Healthy   bool          `json:"healthy"`
-	Draining  bool          `json:"draining"`
-	Version   string        `json:"version" example:"0.24.0"`
-	Slots     int           `json:"slots" doc:"Requests at one time for each model; 0 is found by watching"`
-	Total     int           `json:"total" doc:"Requests at one time for all its models; 0 is no bound"`
-	Weight    float64       `json:"weight" example:"1"`
-	Installed *int          `json:"models_installed" doc:"How many models it has; null where it has not said"`
-	Loaded    []loadedModel `json:"models_loaded" doc:"Those in its memory" nullable:"false"`
-	Checked   *time.Time    `json:"checked_at" doc:"When it was last asked; null: not yet"`
-	Reason    string        `json:"reason,omitempty" doc:"Why it is not healthy"`
-	Warnings  []string      `json:"warnings,omitempty" doc:"Known vulnerabilities of its version, and models that it has in another version than most servers" nullable:"false"`
+	Name      string          `json:"name" example:"gpu2"`
+	URL       string          `json:"url" example:"http://gpu2.example.net:11434"`
+	Static    bool            `json:"static" doc:"OLLAMA_BASE_URL names it: it can be drained here, and changed and removed there alone"`
+	Healthy   bool            `json:"healthy"`
+	Draining  bool            `json:"draining"`
+	Version   string          `json:"version" example:"0.24.0"`
+	Slots     int             `json:"slots" doc:"Requests at one time for each model; 0 is found by watching"`
+	Total     int             `json:"total" doc:"Requests at one time for all its models; 0 is no bound"`
+	Weight    float64         `json:"weight" example:"1"`
+	Installed *int            `json:"models_installed" doc:"How many models it has; null where it has not said"`
+	Loaded    []residentModel `json:"models_loaded" doc:"Those in its memory" nullable:"false"`
+	Checked   *time.Time      `json:"checked_at" doc:"When it was last asked; null: not yet"`
+	Reason    string          `json:"reason,omitempty" doc:"Why it is not healthy"`
+	Warnings  []string        `json:"warnings,omitempty" doc:"Known vulnerabilities of its version, and models that it has in another version than most servers" nullable:"false"`
 }
 
-type loadedModel struct {
+type residentModel struct {
 	Model   string    `json:"model" example:"llama3.2:latest"`
 	VRAM    int64     `json:"size_vram" doc:"Bytes"`
 	Expires time.Time `json:"expires_at"`
@@ -208,16 +208,16 @@ func (s *Server) report(b *backend.Backend) backendReport {
 	state, bounds := b.State(), b.Bounds()
 	r := backendReport{
 		Name: b.Name, URL: b.URL.String(), Static: s.Static[b.Name], Healthy: state.Healthy, Draining: state.Draining, Version: state.Version,
-		Slots: bounds.Slots, Total: bounds.Total, Weight: cmp.Or(bounds.Weight, 1), Loaded: []loadedModel{}, Reason: state.Reason, Warnings: state.Holes(),
+		Slots: bounds.Slots, Total: bounds.Total, Weight: cmp.Or(bounds.Weight, 1), Loaded: []residentModel{}, Reason: state.Reason, Warnings: state.Holes(),
 	}
 	if state.Installed != nil {
 		n := len(state.Installed)
 		r.Installed = &n
 	}
 	for name, m := range state.Loaded {
-		r.Loaded = append(r.Loaded, loadedModel{name, m.VRAM, m.Expires.UTC()})
+		r.Loaded = append(r.Loaded, residentModel{name, m.VRAM, m.Expires.UTC()})
 	}
-	slices.SortFunc(r.Loaded, func(a, b loadedModel) int { return strings.Compare(a.Model, b.Model) })
+	slices.SortFunc(r.Loaded, func(a, b residentModel) int { return strings.Compare(a.Model, b.Model) })
 	if !state.Checked.IsZero() {
 		at := state.Checked.UTC()
 		r.Checked = &at

@@ -71,6 +71,9 @@ func (b *booking) everywhere() error {
 	}
 	answer := map[string]any{"backends": results, "status": "success"}
 	outcome, code, status := api.OutcomeOK, api.Code(""), http.StatusOK
+	if b.x.route.kind != dialect.Transfer {
+		status = http.StatusMultiStatus // a 200 of these has no body
+	}
 	if len(failed) > 0 {
 		first := results[failed[0]]
 		sentence := failed[0] + ": " + first.Error

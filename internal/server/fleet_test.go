@@ -391,12 +391,12 @@ func TestChangesOnAllServers(t *testing.T) {
 	}
 	// A copy and a deletion are one object.
 	r = b.at("*", "POST", "/api/copy", `{"source":"tiny","destination":"x"}`)
-	if r.status != 200 || r.json(t)["status"] != "success" {
+	if r.status != 207 || r.json(t)["status"] != "success" {
 		t.Errorf("copy: %d %s", r.status, r.body)
 	}
 	b.others[1].Script("DELETE", "/api/delete", ollamatest.Answer{Status: 404, Body: `{"error":"model 'x' not found"}`})
 	r = b.at("*", "DELETE", "/api/delete", `{"model":"tiny"}`)
-	if r.status != 200 || !strings.Contains(r.body, `"gpu3":{"status":404,"error":"model 'x' not found"}`) {
+	if r.status != 207 || !strings.Contains(r.body, `"gpu3":{"status":404,"error":"model 'x' not found"}`) {
 		t.Errorf("delete: %d %s", r.status, r.body)
 	}
 	for _, s := range b.all() {
