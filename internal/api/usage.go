@@ -56,6 +56,10 @@ type Record struct {
 	// GPU is the part of the backend's time that the lease had, where that is divided among all in flight; negative where nobody
 	// measured it. The parts of a backend never add up to more than the time that passed.
 	GPU time.Duration `json:"gpu"`
+	// Queued is how long it waited for its turn, and Loading how long its model was loaded because of it, which is not among Slot's
+	// time if it had left by then; negative where nobody measured it.
+	Queued  time.Duration `json:"queue"`
+	Loading time.Duration `json:"load"`
 	// Reserved and ReservedGPU are the tokens that were held for a request whose end nobody saw, and the time it can have had: they
 	// count against its key's limits in the place of what nobody counted. 0 for others.
 	Reserved    int64         `json:"reserved,omitempty"`
@@ -91,6 +95,7 @@ type Statistics struct {
 	EstimatedRows    int64            `json:"estimated_requests" doc:"Requests whose tokens were counted from what passed"`
 	SlotMS           float64          `json:"slot_ms" doc:"Milliseconds for which slots of the backends were held"`
 	GPUMS            float64          `json:"gpu_ms" doc:"Milliseconds of the backends' time, where that is divided among all requests that run at one time"`
+	QueueMS          float64          `json:"queue_ms" doc:"Milliseconds for which requests waited for their turns"`
 	LastRequest      *time.Time       `json:"last_request"`
 }
 
@@ -109,6 +114,7 @@ type Usage struct {
 	Estimated        int64      `json:"estimated_requests" doc:"Requests whose tokens were counted from what passed"`
 	SlotMS           float64    `json:"slot_ms" doc:"Milliseconds for which slots of the backends were held"`
 	GPUMS            float64    `json:"gpu_ms" doc:"Milliseconds of the backends' time, where that is divided among all requests that run at one time"`
+	QueueMS          float64    `json:"queue_ms" doc:"Milliseconds for which requests waited for their turns"`
 	AverageSeconds   *float64   `json:"average_response_time" doc:"Seconds; null where no duration is known"`
 	AverageFirstByte *float64   `json:"average_time_to_first_byte" doc:"Seconds; null where no answer began"`
 	BytesIn          int64      `json:"bytes_in"`

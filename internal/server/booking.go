@@ -30,7 +30,7 @@ type booking struct {
 	taken  *limit.Reservation
 	record api.Record
 	// What the servers had of it that did not serve it in the end, and how long it waited for a slot again.
-	slot, gpu, waited time.Duration
+	slot, gpu, waited, loading time.Duration
 
 	ahead int64 // pieces of the answer of which the journal knows
 	stay  stay
@@ -381,7 +381,8 @@ func (b *booking) end(outcome api.Outcome, code api.Code) {
 		b.taken.Settle(limit.Used{Tokens: r.PromptTokens + r.CompletionTokens, GPU: r.GPU})
 	}
 	r.Total = time.Since(b.x.arrived)
-	b.s.metrics.book(r, b.waited+b.lease.Waited)
+	r.Queued, r.Loading = b.waited+b.lease.Waited, b.loading+b.lease.Loading
+	b.s.metrics.book(r)
 	b.x.trail.booked(r)
 	b.x.journey.booked(b.x, r)
 	if err := b.s.Books.End(r); err != nil {

@@ -54,7 +54,7 @@ func (b usageBody) table() [][]string {
 		}
 	}
 	rows := [][]string{append(head, "requests", "prompt_tokens", "completion_tokens", "estimated_requests", "slot_ms", "average_response_time",
-		"average_time_to_first_byte", "bytes_in", "bytes_out", "last_request", "gpu_ms")}
+		"average_time_to_first_byte", "bytes_in", "bytes_out", "last_request", "gpu_ms", "queue_ms")}
 	for i := range b.Usage {
 		g := &b.Usage[i]
 		var row []string
@@ -62,7 +62,7 @@ func (b usageBody) table() [][]string {
 			row = append(row, dimensionCells(g, d)...)
 		}
 		rows = append(rows, append(row, cells(g.Requests, g.PromptTokens, g.CompletionTokens, g.Estimated, g.SlotMS, g.AverageSeconds,
-			g.AverageFirstByte, g.BytesIn, g.BytesOut, g.LastRequest, g.GPUMS)...))
+			g.AverageFirstByte, g.BytesIn, g.BytesOut, g.LastRequest, g.GPUMS, g.QueueMS)...))
 	}
 	return rows
 }
@@ -87,13 +87,13 @@ func (b requestsBody) table() [][]string {
 	rows := [][]string{{
 		"id", "client_request_id", "at", "key", "key_name", "model", "alias", "endpoint", "class", "backend", "outcome", "status", "error_code", "streamed",
 		"prompt_tokens", "completion_tokens", "estimated", "ttfb_ms", "total_ms", "slot_ms", "ollama_total_ns", "ollama_load_ns", "ollama_prompt_eval_ns",
-		"ollama_eval_ns", "bytes_in", "bytes_out", "client_addr", "gpu_ms", "load_ms", "reserved_tokens",
+		"ollama_eval_ns", "bytes_in", "bytes_out", "client_addr", "gpu_ms", "load_ms", "reserved_tokens", "queue_ms", "loading_ms",
 	}}
 	for i := range b.Requests {
 		r := &b.Requests[i]
 		rows = append(rows, cells(r.ID, r.ClientRequestID, &r.At, r.Key, r.KeyName, r.Model, r.Alias, r.Endpoint, r.Class, r.Backend, string(r.Outcome), int64(r.Status),
 			string(r.ErrorCode), r.Streamed, r.PromptTokens, r.CompletionTokens, r.Estimated, r.FirstByteMS, r.TotalMS, r.SlotMS, r.OllamaTotal, r.OllamaLoad,
-			r.OllamaPromptEval, r.OllamaEval, r.BytesIn, r.BytesOut, r.ClientAddr, r.GPUMS, r.LoadMS, r.Reserved))
+			r.OllamaPromptEval, r.OllamaEval, r.BytesIn, r.BytesOut, r.ClientAddr, r.GPUMS, r.LoadMS, r.Reserved, r.QueueMS, r.LoadingMS))
 	}
 	return rows
 }

@@ -56,6 +56,7 @@ func (b *booking) move(resp *proxy.Response, failed error) error {
 	b.slot += b.lease.Release()
 	b.gpu += b.lease.GPU()
 	b.waited += b.lease.Waited
+	b.loading += b.lease.Loading
 	b.lease = &sched.Lease{Backend: from} // holds nothing
 	b.x.journey.moved(failed)
 	b.x.trail.moved(resp, failed)

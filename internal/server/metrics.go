@@ -178,7 +178,7 @@ func (m *metrics) newAnswer(key answer) prometheus.Counter {
 }
 
 // book counts a request that is on the books.
-func (m *metrics) book(r *api.Record, waited time.Duration) {
+func (m *metrics) book(r *api.Record) {
 	u := m.series(r)
 	if c := u.outcomes[r.Outcome]; c != nil {
 		c.Inc()
@@ -197,7 +197,7 @@ func (m *metrics) book(r *api.Record, waited time.Duration) {
 	u.completion[how].Add(float64(r.CompletionTokens))
 	u.slot.Add(r.Slot.Seconds())
 	u.gpu.Add(max(r.GPU, 0).Seconds())
-	m.waited.Observe(waited.Seconds())
+	m.waited.Observe(max(r.Queued, 0).Seconds())
 	if r.Streamed && r.FirstByte > 0 && good(r.Status) {
 		u.first.Observe(r.FirstByte.Seconds())
 	}

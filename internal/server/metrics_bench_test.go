@@ -28,7 +28,7 @@ func BenchmarkMetricsOfARequest(b *testing.B) {
 		random = random*1664525 + 1013904223
 		x.record.Total = time.Duration(random)
 		m.open.Inc()
-		m.book(x.record, 0)
+		m.book(x.record)
 		m.answered(x)
 		m.open.Dec()
 	}

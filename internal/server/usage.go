@@ -104,6 +104,8 @@ type requestRow struct {
 	TotalMS          *float64    `json:"total_ms" doc:"From arrival to the end; null where nobody knows, after a crash"`
 	SlotMS           float64     `json:"slot_ms" doc:"For how long it held a slot of the backend"`
 	GPUMS            *float64    `json:"gpu_ms" doc:"Its part of the backend's time, where each instant is divided among the requests that run; null where nobody measured it"`
+	QueueMS          *float64    `json:"queue_ms" doc:"For how long it waited for its turn; null where nobody measured it"`
+	LoadingMS        *float64    `json:"loading_ms" doc:"For how long its model was loaded because of it, before it ran; null where nobody measured it"`
 	LoadMS           *float64    `json:"load_ms" doc:"How long Ollama took to have the model ready: milliseconds for one that was loaded, seconds for a request that made it load; null where its answer does not say, as on all of /v1"`
 	OllamaTotal      *int64      `json:"ollama_total_ns" doc:"Ollama's own durations; null where its answer has none, as on all of /v1"`
 	OllamaLoad       *int64      `json:"ollama_load_ns"`
@@ -266,7 +268,7 @@ func rowOf(r *api.Record, keyName string) requestRow {
 		ID: r.ID, ClientRequestID: r.ClientRequestID, At: r.At, Key: r.Key, KeyName: keyName, Model: r.Model, Alias: r.Alias, Endpoint: r.Endpoint,
 		Class: r.Class, Backend: r.Backend, Outcome: r.Outcome, Status: r.Status, ErrorCode: r.ErrorCode, Streamed: r.Streamed,
 		PromptTokens: r.PromptTokens, CompletionTokens: r.CompletionTokens, Estimated: r.Estimated,
-		FirstByteMS: known(r.FirstByte), TotalMS: known(r.Total), SlotMS: milliseconds(r.Slot), GPUMS: measured(r.GPU), LoadMS: load(r.OllamaLoad),
+		FirstByteMS: known(r.FirstByte), TotalMS: known(r.Total), SlotMS: milliseconds(r.Slot), GPUMS: measured(r.GPU), QueueMS: measured(r.Queued), LoadingMS: measured(r.Loading), LoadMS: load(r.OllamaLoad),
 		OllamaTotal: nanoseconds(r.OllamaTotal), OllamaLoad: nanoseconds(r.OllamaLoad), OllamaPromptEval: nanoseconds(r.OllamaPromptEval),
 		OllamaEval: nanoseconds(r.OllamaEval), BytesIn: r.BytesIn, BytesOut: r.BytesOut, ClientAddr: r.ClientAddr, Reserved: r.Reserved,
 	}

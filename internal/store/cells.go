@@ -107,14 +107,14 @@ func (c cell) as(k kind, width int64) cell {
 // used is what a cell sums up.
 type used struct {
 	count, timed, firstBytes, prompt, completion, estimated, in, out, last int64
-	total, firstByte, slot, gpu                                            float64 // milliseconds
+	total, firstByte, slot, gpu, queue                                            float64 // milliseconds
 }
 
 // usedBy is what one request used.
 func usedBy(r *api.Record) used {
 	u := used{
 		count: 1, prompt: r.PromptTokens, completion: r.CompletionTokens, estimated: flag(r.Estimated), in: r.BytesIn, out: r.BytesOut,
-		last: millis(r.At), slot: milliseconds(r.Slot), gpu: milliseconds(max(r.GPU, 0)),
+		last: millis(r.At), slot: milliseconds(r.Slot), gpu: milliseconds(max(r.GPU, 0)), queue: milliseconds(max(r.Queued, 0)),
 	}
 	if r.Total > 0 {
 		u.timed, u.total = 1, milliseconds(r.Total)
@@ -139,15 +139,16 @@ func (u *used) add(o *used) {
 	u.firstByte += o.firstByte
 	u.slot += o.slot
 	u.gpu += o.gpu
+	u.queue += o.queue
 }
 
 // values are in the order of cellSums, and so is what into points to.
 func (u *used) values() []any {
-	return []any{u.count, u.timed, u.total, u.firstBytes, u.firstByte, u.prompt, u.completion, u.estimated, u.slot, u.in, u.out, u.last, u.gpu}
+	return []any{u.count, u.timed, u.total, u.firstBytes, u.firstByte, u.prompt, u.completion, u.estimated, u.slot, u.in, u.out, u.last, u.gpu, u.queue}
 }
 
 func (u *used) into() []any {
-	return []any{&u.count, &u.timed, &u.total, &u.firstBytes, &u.firstByte, &u.prompt, &u.completion, &u.estimated, &u.slot, &u.in, &u.out, &u.last, &u.gpu}
+	return []any{&u.count, &u.timed, &u.total, &u.firstBytes, &u.firstByte, &u.prompt, &u.completion, &u.estimated, &u.slot, &u.in, &u.out, &u.last, &u.gpu, &u.queue}
 }
 
 // cells sum up the rows of one transaction.

@@ -143,7 +143,7 @@ func old(t testing.TB, recs ...api.Record) (path string) {
 func TestMigrationFillsSums(t *testing.T) {
 	recs := sample(500)
 	for i := range recs {
-		recs[i].GPU = -1 // nobody measured it then
+		recs[i].GPU, recs[i].Queued = -1, -1 // nobody measured them then
 	}
 	path := old(t, recs...)
 	s := must[*Store](t)(Create(t.Context(), path))

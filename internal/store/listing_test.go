@@ -77,7 +77,7 @@ func TestListedRequestIsTheRecord(t *testing.T) {
 			Endpoint: "/api/chat", Backend: "gpu1", Class: "inference", Streamed: true, ClientAddr: "10.0.0.7",
 		},
 		Outcome: api.OutcomeUpstream, Status: 502, ErrorCode: api.CodeUpstreamError, PromptTokens: 1, CompletionTokens: 2, Estimated: true,
-		FirstByte: 1500 * time.Microsecond, Total: 2500 * time.Microsecond, Slot: 2*time.Millisecond + 3, GPU: time.Millisecond + 5,
+		FirstByte: 1500 * time.Microsecond, Total: 2500 * time.Microsecond, Slot: 2*time.Millisecond + 3, GPU: time.Millisecond + 5, Queued: time.Millisecond + 7, Loading: 2 * time.Second,
 		OllamaTotal: pointer(4 * time.Nanosecond), OllamaLoad: pointer(time.Duration(0)), OllamaPromptEval: pointer(time.Hour), BytesIn: 8, BytesOut: 9,
 	}
 	addRecords(t, s, full)
@@ -86,7 +86,7 @@ func TestListedRequestIsTheRecord(t *testing.T) {
 		t.Fatalf("%v, %v\n%+v\nwant\n%+v", err, next, got, full)
 	}
 	unseen := full
-	unseen.ID, unseen.At, unseen.GPU, unseen.Reserved, unseen.ReservedGPU = "unseen", noon.Add(time.Second), -1, 8200, time.Minute
+	unseen.ID, unseen.At, unseen.GPU, unseen.Queued, unseen.Loading, unseen.Reserved, unseen.ReservedGPU = "unseen", noon.Add(time.Second), -1, -1, -1, 8200, time.Minute
 	addRecords(t, s, unseen)
 	if got, _, err := s.Requests(t.Context(), RequestQuery{Limit: 1}); err != nil || !reflect.DeepEqual(got[0], unseen) {
 		t.Fatalf("%v\n%+v\nwant\n%+v", err, got, unseen)

@@ -10,8 +10,8 @@ import (
 
 const addRecord = `INSERT INTO requests (id, client_request_id, at, key, model, alias, endpoint, class, backend, outcome, status,
 	error_code, streamed, prompt_tokens, completion_tokens, estimated, ttfb_ms, total_ms, slot_ms, ollama_total_ns, ollama_load_ns,
-	ollama_prompt_eval_ns, ollama_eval_ns, bytes_in, bytes_out, client_addr, gpu_ms, reserved_tokens, reserved_gpu_ms, shape)
-	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30)
+	ollama_prompt_eval_ns, ollama_eval_ns, bytes_in, bytes_out, client_addr, gpu_ms, reserved_tokens, reserved_gpu_ms, queue_ms, loading_ms, shape)
+	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32)
 	ON CONFLICT (id) DO NOTHING`
 
 // AddRecords books requests in one transaction and says how many were new: a record whose id is in the books already
@@ -81,12 +81,9 @@ func (known shapes) of(ctx context.Context, tx *sql.Tx, r *api.Record) (id int64
 
 // recordRow is a record in the order of addRecord's columns, all but its shape.
 func recordRow(r *api.Record) []any {
-	var firstByte, gpu, reserved, reservedGPU any
+	var firstByte, reserved, reservedGPU any
 	if r.FirstByte > 0 {
 		firstByte = milliseconds(r.FirstByte)
-	}
-	if r.GPU >= 0 {
-		gpu = milliseconds(r.GPU)
 	}
 	if r.Reserved > 0 {
 		reserved = r.Reserved
@@ -98,8 +95,17 @@ func recordRow(r *api.Record) []any {
 		r.ID, r.ClientRequestID, millis(r.At), r.Key, r.Model, r.Alias, r.Endpoint, r.Class, r.Backend, string(r.Outcome), r.Status,
 		string(r.ErrorCode), flag(r.Streamed), r.PromptTokens, r.CompletionTokens, flag(r.Estimated), firstByte, milliseconds(r.Total),
 		milliseconds(r.Slot), nanoseconds(r.OllamaTotal), nanoseconds(r.OllamaLoad), nanoseconds(r.OllamaPromptEval),
-		nanoseconds(r.OllamaEval), r.BytesIn, r.BytesOut, r.ClientAddr, gpu, reserved, reservedGPU,
+		nanoseconds(r.OllamaEval), r.BytesIn, r.BytesOut, r.ClientAddr, measured(r.GPU), reserved, reservedGPU,
+		measured(r.Queued), measured(r.Loading),
 	}
+}
+
+// measured is in milliseconds, and NULL where nobody measured it.
+func measured(d time.Duration) any {
+	if d < 0 {
+		return nil
+	}
+	return milliseconds(d)
 }
 
 // milliseconds keeps the fractions.

@@ -16,7 +16,7 @@ import (
 func record(id, key string, at time.Time) api.Record {
 	return api.Record{
 		Admission: api.Admission{ID: id, At: at, Key: key, Model: "tiny:latest", Endpoint: "/api/chat", Class: "inference"},
-		Outcome:   api.OutcomeOK, Status: 200, PromptTokens: 3, CompletionTokens: 5, Total: 2 * time.Second, Slot: time.Second, GPU: 750 * time.Millisecond,
+		Outcome:   api.OutcomeOK, Status: 200, PromptTokens: 3, CompletionTokens: 5, Total: 2 * time.Second, Slot: time.Second, GPU: 750 * time.Millisecond, Queued: 125 * time.Millisecond,
 	}
 }
 
@@ -40,7 +40,7 @@ func TestRecordRow(t *testing.T) {
 			Endpoint: "/api/chat", Backend: "gpu1", Class: "inference", Streamed: true, ClientAddr: "10.0.0.7", PromptEstimate: 99,
 		},
 		Outcome: api.OutcomeUpstream, Status: 502, ErrorCode: api.CodeUpstreamError, PromptTokens: 1, CompletionTokens: 2, Estimated: true,
-		FirstByte: 1500 * time.Microsecond, Total: 2500 * time.Microsecond, Slot: 2 * time.Millisecond, GPU: 1250 * time.Microsecond, Reserved: 77, ReservedGPU: time.Second,
+		FirstByte: 1500 * time.Microsecond, Total: 2500 * time.Microsecond, Slot: 2 * time.Millisecond, GPU: 1250 * time.Microsecond, Reserved: 77, ReservedGPU: time.Second, Queued: 3 * time.Millisecond, Loading: -1,
 		OllamaTotal: pointer(4 * time.Nanosecond), OllamaLoad: pointer(time.Duration(0)), OllamaPromptEval: pointer(time.Hour),
 		OllamaEval: pointer(7 * time.Nanosecond), BytesIn: 8, BytesOut: 9,
 	}
@@ -50,11 +50,11 @@ func TestRecordRow(t *testing.T) {
 	for id, want := range map[string][]any{
 		"full": {
 			"full", "theirs", ms, "oas_a", "qwen3:latest", "claude-x", "/api/chat", "inference", "gpu1", "upstream_error", int64(502),
-			"upstream_error", int64(1), int64(1), int64(2), int64(1), 1.5, 2.5, 2.0, int64(4), int64(0), int64(time.Hour), int64(7), int64(8), int64(9), "10.0.0.7", 1.25, int64(77), 1000.0, int64(1),
+			"upstream_error", int64(1), int64(1), int64(2), int64(1), 1.5, 2.5, 2.0, int64(4), int64(0), int64(time.Hour), int64(7), int64(8), int64(9), "10.0.0.7", 1.25, int64(77), 1000.0, int64(1), 3.0, nil,
 		},
 		"bare": {
 			"bare", "", ms, "oas_a", "", "", "/v1/chat/completions", "inference", "", "ok", int64(0),
-			"", int64(0), int64(0), int64(0), int64(0), nil, 0.0, 0.0, nil, nil, nil, nil, int64(0), int64(0), "", nil, nil, nil, int64(2),
+			"", int64(0), int64(0), int64(0), int64(0), nil, 0.0, 0.0, nil, nil, nil, nil, int64(0), int64(0), "", nil, nil, nil, int64(2), 0.0, 0.0,
 		},
 	} {
 		got := make([]any, len(want))
@@ -202,7 +202,7 @@ func TestStatistics(t *testing.T) {
 		TotalRequests: 4, ByModel: map[string]int64{"tiny:latest": 2, "qwen3:latest": 1},
 		ByEndpoint: map[string]int64{"/api/chat": 2, "/v1/chat/completions": 1, "/api/blobs/{digest}": 1},
 		ByOutcome:  map[string]int64{"ok": 3, "client_gone": 1}, AverageSeconds: 10.0 / 4, Percentiles: got.Percentiles, Last24h: 2,
-		PromptTokens: 12, CompletionTokens: 20, EstimatedRows: 1, SlotMS: 4000, GPUMS: 3000, LastRequest: &noon,
+		PromptTokens: 12, CompletionTokens: 20, EstimatedRows: 1, SlotMS: 4000, GPUMS: 3000, QueueMS: 500, LastRequest: &noon,
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got\n%+v\nwant\n%+v", got, want)

@@ -315,7 +315,7 @@ func (s *summary) merge(o *summary) {
 }
 
 func (s *summary) statistics() api.Statistics {
-	s.TotalRequests, s.PromptTokens, s.CompletionTokens, s.EstimatedRows, s.SlotMS, s.GPUMS = s.count, s.prompt, s.completion, s.estimated, s.slot, s.gpu
+	s.TotalRequests, s.PromptTokens, s.CompletionTokens, s.EstimatedRows, s.SlotMS, s.GPUMS, s.QueueMS = s.count, s.prompt, s.completion, s.estimated, s.slot, s.gpu, s.queue
 	var timed int64 // requests whose duration is known: those that a kill interrupted have none
 	for _, b := range s.latencies {
 		timed += b.Count

@@ -111,7 +111,7 @@ func place(g *api.UsageGroup, d api.Dimension, start *sql.NullInt64) any {
 
 func (u *used) usage() api.Usage {
 	out := api.Usage{
-		Requests: u.count, PromptTokens: u.prompt, CompletionTokens: u.completion, Estimated: u.estimated, SlotMS: u.slot, GPUMS: u.gpu,
+		Requests: u.count, PromptTokens: u.prompt, CompletionTokens: u.completion, Estimated: u.estimated, SlotMS: u.slot, GPUMS: u.gpu, QueueMS: u.queue,
 		AverageSeconds: average(u.total, u.timed), AverageFirstByte: average(u.firstByte, u.firstBytes), BytesIn: u.in, BytesOut: u.out,
 	}
 	if u.count > 0 {
@@ -177,16 +177,16 @@ func (b *builder) filter(f *api.RequestFilter) string {
 
 // sums are the columns of used in the order in which they are read, of a cell, of a row and summed up.
 const (
-	cellSums = `count, timed, total_ms, first_bytes, ttfb_ms, prompt_tokens, completion_tokens, estimated, slot_ms, bytes_in, bytes_out, last_at, gpu_ms`
+	cellSums = `count, timed, total_ms, first_bytes, ttfb_ms, prompt_tokens, completion_tokens, estimated, slot_ms, bytes_in, bytes_out, last_at, gpu_ms, queue_ms`
 	rowSums  = `1 AS count, CASE WHEN total_ms > 0 THEN 1 ELSE 0 END AS timed, total_ms, CASE WHEN ttfb_ms IS NULL THEN 0 ELSE 1 END AS first_bytes,
 		COALESCE(ttfb_ms, 0.0) AS ttfb_ms, prompt_tokens, completion_tokens, estimated, slot_ms, bytes_in, bytes_out, at AS last_at,
-		COALESCE(gpu_ms, 0.0) AS gpu_ms`
+		COALESCE(gpu_ms, 0.0) AS gpu_ms, COALESCE(queue_ms, 0.0) AS queue_ms`
 	summed = `SUM(count) AS count, SUM(timed) AS timed, SUM(total_ms) AS total_ms, SUM(first_bytes) AS first_bytes, SUM(ttfb_ms) AS ttfb_ms,
 		SUM(prompt_tokens) AS prompt_tokens, SUM(completion_tokens) AS completion_tokens, SUM(estimated) AS estimated, SUM(slot_ms) AS slot_ms,
-		SUM(bytes_in) AS bytes_in, SUM(bytes_out) AS bytes_out, MAX(last_at) AS last_at, SUM(gpu_ms) AS gpu_ms`
+		SUM(bytes_in) AS bytes_in, SUM(bytes_out) AS bytes_out, MAX(last_at) AS last_at, SUM(gpu_ms) AS gpu_ms, SUM(queue_ms) AS queue_ms`
 	total = `COUNT(*), COALESCE(SUM(count), 0), COALESCE(SUM(timed), 0), COALESCE(SUM(total_ms), 0.0), COALESCE(SUM(first_bytes), 0), COALESCE(SUM(ttfb_ms), 0.0),
 		COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0), COALESCE(SUM(estimated), 0), COALESCE(SUM(slot_ms), 0.0),
-		COALESCE(SUM(bytes_in), 0), COALESCE(SUM(bytes_out), 0), COALESCE(MAX(last_at), 0), COALESCE(SUM(gpu_ms), 0.0)`
+		COALESCE(SUM(bytes_in), 0), COALESCE(SUM(bytes_out), 0), COALESCE(MAX(last_at), 0), COALESCE(SUM(gpu_ms), 0.0), COALESCE(SUM(queue_ms), 0.0)`
 )
 
 // plan cuts the query's span into what it is answered from.

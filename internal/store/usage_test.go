@@ -30,6 +30,7 @@ func sample(n int) []api.Record {
 		// Whole milliseconds: their sums are exact, in whatever order they are added.
 		r.Slot, r.Total, r.FirstByte = time.Duration(random.IntN(900))*time.Millisecond, time.Duration(random.IntN(3))*time.Second, time.Duration(random.IntN(3))*time.Millisecond
 		r.GPU = time.Duration(random.IntN(700)-1) * time.Millisecond // -1 ms is one that nobody measured
+		r.Queued = time.Duration(random.IntN(900)-1) * time.Millisecond
 		r.BytesIn, r.BytesOut = random.Int64N(50), random.Int64N(5000)
 		recs[i] = r
 	}
@@ -71,6 +72,7 @@ func byHand(recs []api.Record, q UsageQuery) map[string]used {
 		u.estimated += flag(r.Estimated)
 		u.slot += milliseconds(r.Slot)
 		u.gpu += milliseconds(max(r.GPU, 0))
+		u.queue += milliseconds(max(r.Queued, 0))
 		u.in += r.BytesIn
 		u.out += r.BytesOut
 		u.last = max(u.last, millis(r.At))

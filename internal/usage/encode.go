@@ -97,6 +97,8 @@ func appendEnd(b []byte, r *api.Record) []byte {
 	b = binary.AppendVarint(b, int64(r.GPU))
 	b = binary.AppendVarint(b, r.Reserved)
 	b = binary.AppendVarint(b, int64(r.ReservedGPU))
+	b = binary.AppendVarint(b, int64(r.Queued))
+	b = binary.AppendVarint(b, int64(r.Loading))
 	return seal(b, at)
 }
 
@@ -241,6 +243,7 @@ func (d *decoder) end(r *api.Record, flags uint64) {
 	}
 	r.GPU = time.Duration(d.later(-1))
 	r.Reserved, r.ReservedGPU = d.later(0), time.Duration(d.later(0))
+	r.Queued, r.Loading = time.Duration(d.later(-1)), time.Duration(d.later(-1))
 }
 
 // later reads a field that earlier versions did not write; otherwise is what it is then.

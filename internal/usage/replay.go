@@ -194,7 +194,7 @@ func interruptedRecords(list []api.Record, end time.Time) []api.Record {
 		rows = append(rows, api.Record{
 			Admission: r.Admission, Outcome: api.OutcomeInterrupted, ErrorCode: api.CodeInterrupted,
 			PromptTokens: r.PromptEstimate, CompletionTokens: r.CompletionTokens, Estimated: true,
-			GPU: -1, Reserved: r.PromptEstimate + max(r.OutputEstimate, r.CompletionTokens),
+			GPU: -1, Queued: -1, Loading: -1, Reserved: r.PromptEstimate + max(r.OutputEstimate, r.CompletionTokens),
 		})
 	}
 	shareGPU(rows, end)
