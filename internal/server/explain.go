@@ -134,7 +134,7 @@ func (e *explained) charge(slot time.Duration) {
 func explainRow(r *api.Record, k api.Key) explained {
 	e := explained{
 		RequestID: r.ID, State: "ended", Key: r.Key, Weight: k.Weight, Class: k.Class, Model: r.Model, Endpoint: r.Endpoint, At: r.At.UTC(),
-		Tries: []explTry{{Backend: r.Backend}}, GPUMS: measured(r.GPU), Outcome: r.Outcome, ErrorCode: r.ErrorCode, Recorded: true,
+		Tries: []explTry{{Backend: r.Backend}}, GPUMS: measured(r.GPU), WaitedMS: measured(r.Queued), LoadMS: measured(r.Loading), Outcome: r.Outcome, ErrorCode: r.ErrorCode, Recorded: true,
 	}
 	if e.Weight == 0 { // of a key whose setting is gone
 		e.Weight, e.Class = api.DefaultWeight, api.ClassInteractive
@@ -155,7 +155,7 @@ func (e *explained) words() []string {
 	var list []string
 	say := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
 	if e.Recorded {
-		say("It is known from its row in the books alone, which does not say how long it waited, nor why it went where it did.")
+		say("It is known from its row in the books alone, which does not say who waited with it, nor why it went where it did.")
 	}
 	switch {
 	case e.State == "waiting" && e.Position != nil:

@@ -39,19 +39,18 @@ func (s *Server) load(ctx context.Context, b *backend.Backend, a *sched.Ask) err
 		Model   string          `json:"model"`
 		Input   *string         `json:"input,omitempty"`
 		Options json.RawMessage `json:"options,omitempty"`
-		Stream  *bool           `json:"stream,omitempty"`
 	}{Model: a.Model, Options: a.Options}
 	path := "/api/generate"
 	if a.Embeds || b.State().Installed[a.Model].Embeds {
 		path, call.Input = "/api/embed", new(string)
-	} else {
-		call.Stream = new(bool)
 	}
 	body, err := json.Marshal(call)
 	if err != nil {
 		return err
 	}
-	resp, err := s.pools.to(b).Do(ctx, &proxy.Request{Method: http.MethodPost, Path: path, Body: body, UserAgent: backend.Agent, FirstByte: s.FirstByte, Idle: s.Idle})
+	resp, err := s.pools.to(b).Do(ctx, &proxy.Request{
+		Method: http.MethodPost, Path: path, Body: body, UserAgent: backend.Agent, FirstByte: s.FirstByte, Idle: s.Idle,
+	})
 	if err != nil {
 		return err
 	}

@@ -255,12 +255,13 @@ func TestExplainFromTheBooks(t *testing.T) {
 	row := api.Record{
 		Admission: api.Admission{ID: "old-request", At: time.Now().Add(-time.Hour), Key: preview, Model: "tiny:latest", Endpoint: "/api/chat", Backend: "gpu7", Class: "inference"},
 		Outcome:   api.OutcomeTimeout, ErrorCode: api.CodeUpstreamTimeout, Status: 504, Slot: 3 * time.Second, GPU: time.Second,
+		Queued: 4 * time.Second, Loading: 2 * time.Second,
 	}
 	if _, err := b.store.AddRecords(t.Context(), []api.Record{row}); err != nil {
 		t.Fatal(err)
 	}
 	e := b.explain("old-request")
-	if !e.Recorded || e.State != "ended" || e.KeyName != "old" || e.WaitedMS != nil || e.Ahead != nil || e.Tries[0].Backend != "gpu7" || *e.SlotMS != 3000 || *e.ChargedMS != 1500 || *e.GPUMS != 1000 || e.Outcome != "timeout" {
+	if !e.Recorded || e.State != "ended" || e.KeyName != "old" || *e.WaitedMS != 4000 || *e.LoadMS != 2000 || e.Ahead != nil || e.Tries[0].Backend != "gpu7" || *e.SlotMS != 3000 || *e.ChargedMS != 1500 || *e.GPUMS != 1000 || e.Outcome != "timeout" {
 		t.Errorf("%+v", e)
 	}
 	for _, id := range []string{"nosuch", "a%20b", strings.Repeat("x", 200), "%2e%2e"} {
@@ -312,7 +313,7 @@ func TestPreload(t *testing.T) {
 
 	leave := b.leave("/api/generate", user, two, false)
 	load := b.ollama.WaitRequestTo(1, "POST", "/api/generate")
-	if string(load.Body) != `{"model":"two:latest","options":{"num_ctx":4096,"num_gpu":3},"stream":false}` {
+	if string(load.Body) != `{"model":"two:latest","options":{"num_ctx":4096,"num_gpu":3}}` {
 		t.Errorf("it was loaded with %s", load.Body)
 	}
 	b.until("the model is being loaded", func() bool {
