@@ -312,7 +312,7 @@ func TestFillBooks(t *testing.T) {
 	for i := range keys {
 		keys[i] = fmt.Sprintf("oas_%010d_secret", i)
 	}
-	const n = 30_000
+	const n = 6_000
 	r := &booked{rows: n}
 	if err := r.fill(file, keys); err != nil {
 		t.Fatal(err)
