@@ -62,12 +62,12 @@ type why struct {
 	ExpectedMS *float64 `json:"expected_wait_ms"`
 	Tries      []struct {
 		Backend, Why, Failed string
-		LoadMS               float64 `json:"load_ms"`
+		LoadMS               float64 `json:"loading_ms"`
 	}
 	SlotMS    *float64 `json:"slot_ms"`
 	ChargedMS *float64 `json:"charged_ms"`
 	GPUMS     *float64 `json:"gpu_ms"`
-	LoadMS    *float64 `json:"load_ms"`
+	LoadMS    *float64 `json:"loading_ms"`
 	Outcome   string
 	ErrorCode string `json:"error_code"`
 	Recorded  bool   `json:"recorded_only"`
