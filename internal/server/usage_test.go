@@ -117,7 +117,7 @@ func TestUsageByEverything(t *testing.T) {
 		}
 		table, err := csv.NewReader(strings.NewReader(r.body)).ReadAll()
 		if err != nil || len(table) != 3 || !reflect.DeepEqual(table[1][:5], []string{annaPreview, "'=Anna's key", "true", "4", "34"}) ||
-			strings.Join(table[0], ",") != "key,key_name,revoked,requests,prompt_tokens,completion_tokens,estimated_requests,slot_ms,average_response_time,average_time_to_first_byte,bytes_in,bytes_out,last_request,gpu_ms" {
+			strings.Join(table[0], ",") != "key,key_name,revoked,requests,prompt_tokens,completion_tokens,estimated_requests,slot_ms,average_response_time,average_time_to_first_byte,bytes_in,bytes_out,last_request,gpu_ms,queue_ms" {
 			t.Errorf("%s: %v\n%s", ask, err, r.body)
 		}
 	}
@@ -175,12 +175,12 @@ func TestRequestsOneByOne(t *testing.T) {
 			t.Errorf("the chat: %s is %v, want %v", name, chat[name], want)
 		}
 	}
-	for _, name := range []string{"ttfb_ms", "total_ms", "slot_ms", "gpu_ms", "load_ms", "ollama_total_ns", "ollama_load_ns", "ollama_prompt_eval_ns", "bytes_in", "bytes_out"} {
+	for _, name := range []string{"ttfb_ms", "total_ms", "slot_ms", "gpu_ms", "queue_ms", "loading_ms", "load_ms", "ollama_total_ns", "ollama_load_ns", "ollama_prompt_eval_ns", "bytes_in", "bytes_out"} {
 		if n, ok := chat[name].(float64); !ok || n < 0 {
 			t.Errorf("the chat: %s is %v", name, chat[name])
 		}
 	}
-	if len(newest) != 30 {
+	if len(newest) != 32 {
 		t.Errorf("a row has %d fields: %v", len(newest), newest)
 	}
 
@@ -195,7 +195,7 @@ func TestRequestsOneByOne(t *testing.T) {
 			query = "&cursor=" + url.QueryEscape(*got.Next)
 		}
 		rows, err := csv.NewReader(strings.NewReader(table.body)).ReadAll()
-		if err != nil || len(rows) != 2 || len(rows[0]) != 30 || rows[1][0] != ids[page] || rows[1][4] != "'@key" || "&cursor="+table.header.Get("X-Next-Cursor") != query && query != "" {
+		if err != nil || len(rows) != 2 || len(rows[0]) != 32 || rows[1][0] != ids[page] || rows[1][4] != "'@key" || "&cursor="+table.header.Get("X-Next-Cursor") != query && query != "" {
 			t.Fatalf("page %d as CSV: %v %v\n%s", page, err, table.header, table.body)
 		}
 	}

@@ -107,7 +107,7 @@ func (c cell) as(k kind, width int64) cell {
 // used is what a cell sums up.
 type used struct {
 	count, timed, firstBytes, prompt, completion, estimated, in, out, last int64
-	total, firstByte, slot, gpu, queue                                            float64 // milliseconds
+	total, firstByte, slot, gpu, queue                                     float64 // milliseconds
 }
 
 // usedBy is what one request used.
