@@ -34,7 +34,7 @@ type explained struct {
 	SlotMS     *float64    `json:"slot_ms" doc:"For how long it has held slots; null before it has one"`
 	ChargedMS  *float64    `json:"charged_ms" doc:"What its key was charged in the order of turns: slot_ms over the weight"`
 	GPUMS      *float64    `json:"gpu_ms" doc:"Its part of the servers' time, where each instant is divided among the requests that run; null until it is over"`
-	LoadMS     *float64    `json:"load_ms" doc:"How long servers loaded the model for it: it caused the change, and its key is charged for it"`
+	LoadMS     *float64    `json:"loading_ms" doc:"How long servers loaded the model for it: it caused the change, and its key is charged for it"`
 	Outcome    api.Outcome `json:"outcome" doc:"How it ended; empty until then, and where it was refused before it had a server"`
 	ErrorCode  api.Code    `json:"error_code" doc:"Why it failed; empty if it did not"`
 	Recorded   bool        `json:"recorded_only" doc:"It is known from its row alone: it ended long ago, or before the service was started"`
@@ -46,7 +46,7 @@ type explTry struct {
 	Backend  string  `json:"backend" example:"gpu1"`
 	Why      string  `json:"why" enum:"loaded,warm_start,change,only," doc:"Why this one: it had the model loaded, most likely knew the conversation, changed its model for it, or no other has the model; empty where nobody knows any more"`
 	WaitedMS float64 `json:"waited_ms"`
-	LoadMS   float64 `json:"load_ms"`
+	LoadMS   float64 `json:"loading_ms"`
 	Failed   string  `json:"failed,omitempty" doc:"Why it went on to another"`
 }
 

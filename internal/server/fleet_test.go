@@ -398,7 +398,7 @@ func TestAModelIsLoadedBeforeItIsUsed(t *testing.T) {
 	})
 	r := b.do("POST", "/api/chat", b.user(), `{"model":"tiny","messages":[{"role":"user","content":"x"}],"options":{"num_ctx":1024,"seed":1}}`)
 	sent := b.ollama.RequestsTo("POST", "/api/generate")
-	if r.status != 200 || len(sent) != 1 || string(sent[0].Body) != `{"model":"tiny:latest","options":{"num_ctx":1024},"stream":false}` {
+	if r.status != 200 || len(sent) != 1 || string(sent[0].Body) != `{"model":"tiny:latest","options":{"num_ctx":1024}}` {
 		t.Fatalf("%d after %d loads", r.status, len(sent))
 	}
 	if r := b.do("POST", "/api/chat", adminSecret, chatTiny); r.status != 200 || len(b.ollama.RequestsTo("POST", "/api/generate")) != 1 {

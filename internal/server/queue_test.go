@@ -11,6 +11,7 @@ import (
 
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/server"
 )
 
 // asked is what GET /api/queue says.
@@ -62,16 +63,15 @@ type why struct {
 	ExpectedMS *float64 `json:"expected_wait_ms"`
 	Tries      []struct {
 		Backend, Why, Failed string
-		LoadMS               float64 `json:"load_ms"`
+		LoadMS               float64 `json:"loading_ms"`
 	}
 	SlotMS    *float64 `json:"slot_ms"`
 	ChargedMS *float64 `json:"charged_ms"`
 	GPUMS     *float64 `json:"gpu_ms"`
-	LoadMS    *float64 `json:"load_ms"`
+	LoadMS    *float64 `json:"loading_ms"`
 	Outcome   string
-	ErrorCode string `json:"error_code"`
-	Recorded  bool   `json:"recorded_only"`
-	Words     []string
+	ErrorCode string   `json:"error_code"`
+	Recorded  bool     `json:"recorded_only"`
 	Explained []string `json:"explanation"`
 }
 
@@ -377,5 +377,66 @@ func TestPreloadEndsOrFails(t *testing.T) {
 	}
 	if n := b.metrics()[`ollama_api_model_changes_total{backend="gpu1",result="failed"}`]; n < 1 {
 		t.Errorf("%v failed changes", n)
+	}
+}
+
+// The turns of a conversation go to one server, and conversations to all of them.
+func TestConversationsStayWhereTheyBegan(t *testing.T) {
+	b := start(t, setup{servers: 2, change: func(o *server.Options) { o.Queue.Prefix = true }})
+	key := b.user()
+	used := map[string]int{}
+	for i := range 16 {
+		home := ""
+		first := fmt.Sprintf(`{"role":"system","content":"be brief"},{"role":"user","content":"question %d"}`, i)
+		for path, turns := range map[string][]string{
+			"/api/chat": {first, first + `,{"role":"assistant","content":"a"},{"role":"user","content":"and then?"}`}, "/v1/chat/completions": {first},
+		} {
+			for _, turn := range turns {
+				r := b.do("POST", path, key, `{"model":"tiny","stream":false,"messages":[`+turn+`]}`)
+				at := r.header.Get("X-Backend")
+				if r.status != 200 || home != "" && home != at {
+					t.Fatalf("conversation %d began at %q and went to %q: %d %s", i, home, at, r.status, r.body)
+				}
+				home = at
+				used[at]++
+				if e := b.explain(r.header.Get("X-Request-Id")); e.Tries[0].Why != "warm_start" {
+					t.Errorf("%+v", e)
+				}
+			}
+		}
+	}
+	if used["gpu1"] == 0 || used["gpu2"] == 0 {
+		t.Errorf("all went to one server: %v", used)
+	}
+}
+
+// A key of four times the weight has four turns for one of another's; no key fills the queue alone.
+func TestWeightAndQueueOfAKey(t *testing.T) {
+	b := start(t, setup{slots: 1, change: func(o *server.Options) { o.Queue.PerKey = 4 }})
+	heavy, heavyPreview := b.key(`{"name":"heavy","role":"user","weight":4}`)
+	light, _ := b.key(`{"name":"light","role":"user"}`)
+	gate := make(chan struct{})
+	b.ollama.Script("POST", "/api/generate", ollamatest.Answer{Tokens: 3, HeaderGate: gate})
+	var answers []func() reply
+	for i := range 9 {
+		key := []string{light, heavy}[i%2]
+		if i == 0 {
+			key = adminSecret
+		}
+		answers = append(answers, b.begin("/api/generate", key, generateTiny))
+		b.until("it runs or waits", func() bool { s := b.sched.Snapshot(); return s.InFlight+s.Waiting == i+1 })
+	}
+	if r := b.do("POST", "/api/generate", light, generateTiny); r.status != 503 || !strings.Contains(r.body, "as many requests of this key wait as may") || r.header.Get("Retry-After") == "" {
+		t.Errorf("a fifth of the key: %d %s", r.status, r.body)
+	}
+	list := b.queue(adminSecret).Requests
+	for i, r := range list {
+		if last := i >= 5; last == (r.Key == heavyPreview) && i != 0 && i != 1 {
+			t.Errorf("number %d of %d is of %s", i+1, len(list), r.KeyName)
+		}
+	}
+	close(gate)
+	for _, answer := range answers {
+		answer()
 	}
 }
