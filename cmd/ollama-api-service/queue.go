@@ -77,7 +77,7 @@ one its own requests. It is read from --key-file, or from ` + queueKey + ` in th
 never give it on the command line, which others can read.`,
 		Example: `  ollama-api-service queue
   ollama-api-service queue --url https://gateway.example.net --key-file ~/.ollama-api-service.key
-  ollama-api-service queue --json`,
+  OLLAMA_API_SERVICE_KEY=$(cat key) ollama-api-service queue --json`,
 		Args: cobra.NoArgs,
 	}
 	flags := cmd.Flags()
