@@ -15,6 +15,9 @@ import (
 // request takes a time for each token of its prompt and of its answer, and longer by a part for each other that runs.
 func TestTheModelOfABackend(t *testing.T) {
 	call(t, "POST", ollamaURL+"/api/create", "", `{"model":"fitted","from":"tiny","parameters":{"num_thread":1,"num_ctx":2048},"stream":false}`).want(t, http.StatusOK)
+	defer func() {
+		call(t, "DELETE", ollamaURL+"/api/delete", "", `{"model":"fitted"}`).want(t, http.StatusOK)
+	}()
 	var mu sync.Mutex
 	type run struct{ prompt, output, others, seconds float64 }
 	var runs []run
@@ -48,7 +51,8 @@ func TestTheModelOfABackend(t *testing.T) {
 			var all sync.WaitGroup
 			for range 4 {
 				salt++
-				all.Go(func() { one(words, 30, 3, salt) })
+				own := salt
+				all.Go(func() { one(words, 30, 3, own) })
 			}
 			all.Wait()
 		}

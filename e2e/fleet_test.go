@@ -224,6 +224,11 @@ func TestTwoOllamas(t *testing.T) {
 			call(t, "POST", server+"/api/create", "", fmt.Sprintf(`{"model":%q,"from":"tiny","parameters":{"num_thread":1,"num_predict":8},"stream":false}`, name)).want(t, http.StatusOK)
 		}
 	}
+	defer func() {
+		for _, name := range []string{"left", "right"} {
+			call(t, "DELETE", ollamaURL+"/api/delete", "", fmt.Sprintf(`{"model":%q}`, name)).want(t, http.StatusOK)
+		}
+	}()
 	s, address := startBare(t, t.TempDir(), ollamaURL+"?slots=1&name=one,"+second+"?slots=1&name=two", nil, "DEFAULT_ADMIN_RATE_LIMIT=1000000", "MAX_QUEUE=1000", "MAX_QUEUE_PER_KEY=500")
 	url := "http://" + address
 	heavy, light := chaosKey(t, url, s.Admin), chaosKey(t, url, s.Admin)

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"ollama-api-service/internal/api"
 )
 
 // Fleet is every Ollama server behind the gateway. All but its list of watchers may be used by any goroutine.
@@ -110,6 +112,15 @@ func (f *Fleet) Holding(model string) []*Backend {
 		}
 	}
 	return list
+}
+
+// Unreachable is the failure of a request for which no server is there.
+func (f *Fleet) Unreachable() *api.Error {
+	which := "no Ollama server that has this model can be reached"
+	if len(f.All()) == 1 {
+		which = "the Ollama server cannot be reached"
+	}
+	return &api.Error{Code: api.CodeNoBackend, RetryAfter: 5 * time.Second, Message: which + ": try again soon, or ask who runs it"}
 }
 
 // Has says whether any server, healthy or not, may have model.

@@ -142,7 +142,7 @@ func (s *Scheduler) servingLocked(a *Ask) ([]*backend.Backend, *api.Error) {
 	case s.fleet.Healthy() > 0 && !s.fleet.Has(a.Model):
 		return nil, api.Errorf(api.CodeNotFound, "model '%s' not found", a.Model)
 	}
-	return nil, &api.Error{Code: api.CodeNoBackend, RetryAfter: 5 * time.Second, Message: "no Ollama server that has this model can be reached: try again soon, or ask who runs it"}
+	return nil, s.fleet.Unreachable()
 }
 
 func tooOld(b *backend.Backend, since string) bool { return since != "" && b.State().Older(since) }

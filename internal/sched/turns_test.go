@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -76,7 +77,7 @@ func TestServiceIsShared(t *testing.T) {
 			weight float64
 			hold   time.Duration
 		}{{"short", 1, time.Second}, {"long", 1, 20 * time.Second}, {"double", 2, 5 * time.Second}}
-		got := make([]time.Duration, len(keys))
+		got := make([]atomic.Int64, len(keys))
 		end := time.Now().Add(2 * time.Hour)
 		var all sync.WaitGroup
 		for i, k := range keys {
@@ -85,7 +86,7 @@ func TestServiceIsShared(t *testing.T) {
 					for time.Now().Before(end) {
 						ask(t, s, Ask{Key: k.name, Weight: k.weight, Model: "m"}, k.hold)
 						if time.Now().Before(end) {
-							got[i] += k.hold
+							got[i].Add(int64(k.hold))
 						}
 					}
 				})
@@ -93,7 +94,7 @@ func TestServiceIsShared(t *testing.T) {
 		}
 		all.Wait()
 		for i, k := range keys {
-			share := got[i].Seconds() / k.weight
+			share := time.Duration(got[i].Load()).Seconds() / k.weight
 			if want := 2 * 7200 / 4.0; share < want*0.97 || share > want*1.03 {
 				t.Errorf("%s got %.0f s for each part of its weight, want about %.0f", k.name, share, want)
 			}
@@ -136,22 +137,25 @@ func TestWhatRunsIsCharged(t *testing.T) {
 		ask(t, s, Ask{Key: "long", Model: "m"}, time.Second) // so that a second is expected of it
 		go ask(t, s, Ask{Key: "long", Model: "m"}, time.Hour)
 		synctest.Wait()
-		turns := make(map[string]int)
+		var turns order
 		end := time.Now().Add(30 * time.Minute)
 		var all sync.WaitGroup
 		for _, key := range []string{"other", "long"} {
 			for range 3 {
 				all.Go(func() {
 					for time.Now().Before(end) {
-						ask(t, s, Ask{Key: key, Model: "m"}, time.Second)
-						turns[key]++
+						turns.ask(t, s, Ask{Key: key, Model: "m"}, time.Second)
 					}
 				})
 			}
 		}
 		all.Wait()
-		if turns["long"] > 20 || turns["other"] < 1700 {
-			t.Errorf("beside its long request it had %d turns, the other %d", turns["long"], turns["other"])
+		count := make(map[string]int)
+		for _, key := range turns.keys {
+			count[key]++
+		}
+		if count["long"] > 20 || count["other"] < 1700 {
+			t.Errorf("beside its long request it had %d turns, the other %d", count["long"], count["other"])
 		}
 		time.Sleep(time.Hour)
 	})
@@ -213,7 +217,7 @@ func TestTheWaitIsBounded(t *testing.T) {
 			random := rand.New(rand.NewPCG(7, seed))
 			slots, keys := 1+random.IntN(4), 2+random.IntN(6)
 			s := scheduler(slots, 1_000_000, 1000*time.Hour)
-			length := func() time.Duration {
+			length := func(random *rand.Rand) time.Duration {
 				if random.IntN(2) == 0 {
 					return longest
 				}
@@ -224,11 +228,12 @@ func TestTheWaitIsBounded(t *testing.T) {
 			for k := range keys - 1 {
 				// Each sends bursts, keeps many waiting, or comes back now and then.
 				burst, pause := 1+random.IntN(40), time.Duration(random.Int64N(int64(2*longest)))
+				dice := rand.New(rand.NewPCG(seed, uint64(k)))
 				all.Go(func() {
 					for ctx.Err() == nil {
 						var some sync.WaitGroup
 						for range burst {
-							hold := length()
+							hold := length(dice)
 							some.Go(func() { ask(t, s, Ask{Key: fmt.Sprint("other", k), Model: "m"}, hold) })
 						}
 						some.Wait()
@@ -239,7 +244,7 @@ func TestTheWaitIsBounded(t *testing.T) {
 			time.Sleep(time.Duration(random.Int64N(int64(20 * longest))))
 			own := random.IntN(4) // of its own requests before it
 			for range own {
-				hold := length()
+				hold := length(random)
 				all.Go(func() { ask(t, s, Ask{Key: "mine", Model: "m"}, hold) })
 			}
 			synctest.Wait()

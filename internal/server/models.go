@@ -191,7 +191,7 @@ func (s *Server) askHolder(x *exchange, req *dialect.Request) (resp *proxy.Respo
 	}
 	holders := s.Fleet.Holding(model)
 	if len(holders) == 0 {
-		return nil, nil, api.Errorf(api.CodeNoBackend, "no Ollama server that has this model can be reached: try again soon, or ask who runs it")
+		return nil, nil, s.Fleet.Unreachable()
 	}
 	for _, b := range holders[:min(len(holders), mostTries)] {
 		if resp, answer, err = s.ask(x, b, "POST", x.route.upstream, req.Body); err == nil || x.r.Context().Err() != nil {
