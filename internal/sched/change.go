@@ -158,6 +158,7 @@ func (s *Scheduler) loadedLocked(p *place, err error) {
 	l.share, l.Loading, l.Ahead = change.share, took, w.ahead
 	w.lease = l
 	close(w.ready)
+	s.turnBackLocked(w.lane, now)
 	s.fillLocked(p, now)
 }
 

@@ -253,6 +253,7 @@ func (s *Scheduler) turnLocked(w *waiter, p *place, now time.Time) {
 	w.lease = s.grantLocked(p, w.client, w.ask, w.arrived, now, ReasonLoaded)
 	w.lease.Ahead = w.ahead
 	close(w.ready)
+	s.turnBackLocked(w.lane, now)
 }
 
 // load is a change of the model at a place.

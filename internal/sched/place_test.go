@@ -412,3 +412,31 @@ func TestTheFleetChanges(t *testing.T) {
 		wantEmpty(t, s)
 	})
 }
+
+// A backend that drains for a model goes back to its own when those who wanted the other were served elsewhere.
+func TestAChangeThatNobodyNeedsAnyMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		one, two := server("one", 2), server("two", 1)
+		one.Set(has(1, "a", "b"))
+		two.Set(has(1, "b"))
+		fleet := backend.NewFleet(one)
+		s := New(fleet, Options{MaxQueue: 100, MaxWait: time.Hour})
+		running := lease(t, s, Ask{Key: "k", Model: "a"})
+		var all sync.WaitGroup
+		all.Go(func() { lease(t, s, Ask{Key: "k", Model: "b"}).Release() })
+		time.Sleep(10 * time.Minute) // it has waited long enough for the backend to turn
+		all.Go(func() { ask(t, s, Ask{Key: "k", Model: "a"}, time.Second) })
+		synctest.Wait()
+		if n := s.Snapshot(); n.Waiting != 2 || n.InFlight != 1 {
+			t.Fatalf("it did not turn: %+v", n)
+		}
+		fleet.Add(two)
+		synctest.Wait()
+		if n := s.Snapshot(); n.Waiting != 0 || n.ByModel["a"] != 2 {
+			t.Errorf("b was served elsewhere, and a still waits: %+v", n)
+		}
+		all.Wait()
+		running.Release()
+		wantEmpty(t, s)
+	})
+}

@@ -193,18 +193,25 @@ func (s *Scheduler) wait(ctx context.Context, w *waiter) error {
 	return err
 }
 
-// refillLocked ends a change of model for which nobody waits any more, and lets others have the backend.
+// refillLocked ends a change of model for which nobody waits any more since w has left, and lets others have the backend.
 func (s *Scheduler) refillLocked(w *waiter) {
-	if w.lane.n > 0 {
+	s.turnBackLocked(w.lane, time.Now())
+	for _, p := range s.places {
+		if w.lane.n == 0 && p.load != nil && p.load.lane == w.lane.name {
+			p.load.cancel()
+		}
+	}
+}
+
+// turnBackLocked has backends that drain for a lane in which nobody waits any more go on with what they have.
+func (s *Scheduler) turnBackLocked(l *lane, now time.Time) {
+	if l.n > 0 {
 		return
 	}
 	for _, p := range s.places {
-		switch {
-		case p.turning == w.lane.name:
+		if p.turning == l.name {
 			p.turning = laneName{}
-			s.fillLocked(p, time.Now())
-		case p.load != nil && p.load.lane == w.lane.name:
-			p.load.cancel()
+			s.fillLocked(p, now)
 		}
 	}
 }
