@@ -13,7 +13,8 @@ const (
 // changeLocked says for which lane p should change its model, if for any. A change costs everybody, so
 //   - an idle backend whose own models nobody waits for changes for a lane that no other backend serves; it helps one out that
 //     another serves where its memory is empty or unused, or the wait there is longer than two changes take;
-//   - a busy one changes when it has had its models for as long as eight changes take, and somebody who waits for another
+//   - one whose memory has room loads beside what it has, at once;
+//   - a busy one without changes when it has had its models for as long as eight changes take, and somebody who waits for another
 //     is further behind than everybody who waits for these, or has waited for that long.
 func (s *Scheduler) changeLocked(p *place, now time.Time) laneName {
 	var own *waiter // whose turn it is of those that p could serve as it is
@@ -42,7 +43,7 @@ func (s *Scheduler) changeLocked(p *place, now time.Time) laneName {
 	if cold == nil {
 		return laneName{}
 	}
-	if own != nil || p.inFlight > 0 {
+	if (own != nil || p.inFlight > 0) && !p.room() {
 		worth := stint * p.changing(cold.name.model)
 		if now.Sub(p.loaded) < worth {
 			return laneName{}
@@ -113,10 +114,21 @@ func (s *Scheduler) loadLocked(p *place, now time.Time) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p.count(now, 1) // the load has the backend
-	p.load = &load{lane: name, cause: w, began: now, share: p.share, cancel: cancel}
+	change := &load{lane: name, cause: w, began: now, share: p.share, cancel: cancel, beside: p.room(), before: make(map[string]bool)}
+	for model := range p.b.State().Loaded {
+		change.before[model] = true
+	}
+	p.load = change
+	// One that takes so long waits for room after all: what it waits for must be let end.
+	late := time.AfterFunc(2*p.changing(name.model), func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		change.beside = false
+	})
 	go func() {
 		err := s.o.Load(ctx, p.b, w.ask)
 		cancel()
+		late.Stop()
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.loadedLocked(p, err)
@@ -136,6 +148,20 @@ func (p *place) done(model string, now time.Time, took time.Duration) {
 	}
 }
 
+// learn takes from what a load has pushed out how many models fit.
+func (p *place) learn(before map[string]bool) {
+	after := p.b.State().Loaded
+	for model := range before {
+		if _, ok := after[model]; !ok {
+			p.fits = max(1, len(after))
+			return
+		}
+	}
+	if p.fits > 0 {
+		p.fits = max(p.fits, len(after))
+	}
+}
+
 // loadedLocked ends a change. Who caused it goes first, and pays for it; where it failed too: the request itself learns why, in
 // Ollama's own words.
 func (s *Scheduler) loadedLocked(p *place, err error) {
@@ -145,6 +171,7 @@ func (s *Scheduler) loadedLocked(p *place, err error) {
 	took := now.Sub(change.began)
 	if err == nil {
 		p.done(change.lane.model, now, took)
+		p.learn(change.before)
 	}
 	p.count(now, -1)
 	w := change.cause

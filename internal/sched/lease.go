@@ -138,7 +138,9 @@ func (l *Lease) releaseLocked(now time.Time, served bool) {
 	s.running[len(s.running)-1] = nil
 	s.running = s.running[:len(s.running)-1]
 	if served {
-		st.seen = now
+		if !l.taken.Before(p.loaded) { // a change since then may have pushed its model out
+			st.seen = now
+		}
 		work := l.held - l.Loading
 		average(&c.mean, work)
 		average(&st.mean, work)

@@ -29,6 +29,8 @@ type place struct {
 	load    *load
 	loaded  time.Time     // when the last change was done
 	loading time.Duration // moving average of what a change takes
+	// fits is how many models its memory holds, by what a load has pushed out; 0: no load has yet.
+	fits int
 	// share is what a lease that was there from the start would have of the backend: the integral of one over inFlight, as of shared.
 	share  time.Duration
 	shared time.Time
@@ -84,7 +86,11 @@ func (p *place) limit(st *station) int {
 
 // free says whether one more request for the model may be given to the backend.
 func (p *place) free(model string) bool {
-	if total := p.b.Bounds().Total; total > 0 && p.inFlight >= total || p.load != nil || p.turning != (laneName{}) {
+	if total := p.b.Bounds().Total; total > 0 && p.inFlight >= total || p.turning != (laneName{}) {
+		return false
+	}
+	// Who caused a load goes first when it is done, also where the backend says before that it has the model.
+	if p.load != nil && (!p.load.beside || p.load.lane.model == model) {
 		return false
 	}
 	st := p.stations[model]
@@ -203,12 +209,12 @@ func (s *Scheduler) fillLocked(p *place, now time.Time) {
 		return
 	}
 	s.advanceLocked(now)
-	for s.waiting > 0 && p.load == nil {
-		if p.turning == (laneName{}) {
+	for s.waiting > 0 && (p.load == nil || p.load.beside) {
+		if p.turning == (laneName{}) && p.load == nil {
 			p.turning = s.changeLocked(p, now)
 		}
 		if p.turning != (laneName{}) {
-			if p.inFlight > 0 {
+			if p.inFlight > 0 && !p.room() {
 				return
 			}
 			s.loadLocked(p, now)
@@ -256,8 +262,16 @@ func (s *Scheduler) turnLocked(w *waiter, p *place, now time.Time) {
 	s.turnBackLocked(w.lane, now)
 }
 
+// room says whether the backend's memory takes one more model, as far as is known: until a load has pushed another out it is taken to.
+func (p *place) room() bool {
+	loaded := p.b.State().Loaded
+	return loaded != nil && (p.fits == 0 || len(loaded) < p.fits)
+}
+
 // load is a change of the model at a place.
 type load struct {
+	beside bool            // the backend goes on with what it has meanwhile
+	before map[string]bool // what it had
 	lane   laneName
 	cause  *waiter
 	began  time.Time

@@ -250,6 +250,7 @@ func TestAChangeMustBeWorthIt(t *testing.T) {
 		gpu := server("gpu", 1)
 		gpu.Set(has(0, "a", "b"))
 		s, done := loads(Options{}, gpu)
+		s.placeLocked(gpu).fits = 1
 		ctx, cancel := context.WithCancel(t.Context())
 		var all sync.WaitGroup
 		for _, model := range []string{"a", "b"} {
@@ -421,6 +422,7 @@ func TestAChangeThatNobodyNeedsAnyMore(t *testing.T) {
 		two.Set(has(1, "b"))
 		fleet := backend.NewFleet(one)
 		s := New(fleet, Options{MaxQueue: 100, MaxWait: time.Hour})
+		s.placeLocked(one).fits = 1
 		running := lease(t, s, Ask{Key: "k", Model: "a"})
 		var all sync.WaitGroup
 		all.Go(func() { lease(t, s, Ask{Key: "k", Model: "b"}).Release() })
@@ -437,6 +439,53 @@ func TestAChangeThatNobodyNeedsAnyMore(t *testing.T) {
 		}
 		all.Wait()
 		running.Release()
+		wantEmpty(t, s)
+	})
+}
+
+// A memory with room takes another model while the backend serves what it has; one that has pushed a model out is known to have none.
+func TestAModelIsLoadedBesideOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gpu := server("gpu", 4)
+		gpu.Set(has(1, "a", "b", "c"))
+		fleet := backend.NewFleet(gpu)
+		holds := 2
+		s := New(fleet, Options{MaxQueue: 100, MaxWait: time.Hour, Load: func(_ context.Context, b *backend.Backend, a *Ask) error {
+			time.Sleep(15 * time.Second)
+			state := b.State()
+			loaded := map[string]backend.Loaded{a.Model: {}}
+			for model := range state.Loaded {
+				if len(loaded) < holds {
+					loaded[model] = backend.Loaded{}
+				}
+			}
+			state.Loaded, state.Checked = loaded, time.Now()
+			b.Set(state)
+			fleet.Refresh()
+			return nil
+		}})
+		long := lease(t, s, Ask{Key: "k", Model: "a"})
+		var all sync.WaitGroup
+		all.Go(func() {
+			if l := lease(t, s, Ask{Key: "k", Model: "b"}); l.Loading != 15*time.Second {
+				t.Errorf("loading took %v", l.Loading)
+			} else {
+				l.Release()
+			}
+		})
+		synctest.Wait()
+		if waited := ask(t, s, Ask{Key: "k", Model: "a"}, time.Second); waited != 0 {
+			t.Errorf("while another model was loaded beside it, a request waited for %v", waited)
+		}
+		all.Wait()
+		if waited := ask(t, s, Ask{Key: "k", Model: "b"}, time.Second); waited != 0 {
+			t.Errorf("what is loaded waits for %v", waited)
+		}
+		ask(t, s, Ask{Key: "k", Model: "c"}, time.Second) // pushes one out
+		if s.placeLocked(gpu).fits != 2 || s.placeLocked(gpu).room() {
+			t.Errorf("its memory is taken to hold %d", s.placeLocked(gpu).fits)
+		}
+		long.Release()
 		wantEmpty(t, s)
 	})
 }

@@ -225,6 +225,9 @@ func newFair(machines []*machine, o Options) *fair {
 		return nil
 	}
 	f.s = New(fleet, o)
+	for _, m := range machines {
+		f.s.placeLocked(m.b).fits = 1 // as each would have learned by its first change
+	}
 	return f
 }
 
