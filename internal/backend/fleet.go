@@ -17,6 +17,9 @@ type Fleet struct {
 	index   atomic.Pointer[index]
 	changed []func()
 
+	reviving sync.Mutex
+	revived  time.Time // when Revive last asked
+
 	watch   func(*Backend) context.CancelFunc // begins to probe one; nil unless Watch runs
 	watched map[*Backend]context.CancelFunc
 	told    func(*Backend, State) // of a change of health

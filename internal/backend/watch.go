@@ -12,6 +12,8 @@ const (
 	probeEvery   = 5 * time.Second
 	retryEvery   = time.Second // while a server is not healthy, or requests to it fail
 	mostFailures = 3           // of requests in a row, and a server gets no more
+	reviveEvery  = 100 * time.Millisecond
+	reviveTime   = 40 * time.Millisecond // a request for which no server is left waits no longer to hear so
 )
 
 // Probe asks a server how it is, and lets the fleet know.
@@ -123,6 +125,26 @@ func (f *Fleet) Failed(b *Backend, refused bool) {
 	if told != nil {
 		told(b, now)
 	}
+}
+
+// Revive asks those that are down once more, at most ten times in a second, and says whether any came back: for a request that no
+// other server is left for. One after the other may have failed and come back between two probes.
+func (f *Fleet) Revive(ctx context.Context) bool {
+	f.reviving.Lock()
+	defer f.reviving.Unlock()
+	if time.Since(f.revived) >= reviveEvery {
+		ctx, cancel := context.WithTimeout(ctx, reviveTime)
+		defer cancel()
+		var running sync.WaitGroup
+		for _, b := range f.All() {
+			if !b.State().Healthy {
+				running.Go(func() { f.Probe(ctx, b) })
+			}
+		}
+		running.Wait()
+		f.revived = time.Now()
+	}
+	return f.Healthy() > 0
 }
 
 // Answered notes that a request was served.

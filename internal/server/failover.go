@@ -43,7 +43,13 @@ func unserved(resp *proxy.Response, err error) bool {
 
 // another says whether there is a server beside at that has the model.
 func (b *booking) another(at *backend.Backend) bool {
-	return b.stay.ctx.Err() == nil && slices.ContainsFunc(b.s.Fleet.Serving(b.record.Model), func(o *backend.Backend) bool { return o != at })
+	there := func() bool {
+		return slices.ContainsFunc(b.s.Fleet.Serving(b.record.Model), func(o *backend.Backend) bool { return o != at })
+	}
+	if b.stay.ctx.Err() != nil || len(b.s.Fleet.All()) == 1 {
+		return false
+	}
+	return there() || b.s.Fleet.Revive(b.stay.ctx) && there()
 }
 
 // move gives the slot back and waits for one elsewhere. Where none comes, the failure of the first server is what the client is

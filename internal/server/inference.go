@@ -213,11 +213,15 @@ func (s *Server) acquire(x *exchange, req *dialect.Request, avoid *backend.Backe
 		x.trail = s.trails.begin(x, model)
 	}
 	s.Fleet.Find(x.r.Context(), model) // what it finds, the scheduler finds too
-	lease, err := s.Sched.Acquire(x.r.Context(), sched.Ask{
+	ask := sched.Ask{
 		ID: x.id, Key: x.key.Preview, Weight: x.key.Weight, Batch: x.key.Class == api.ClassBatch,
 		Model: model, Since: x.route.kind.Since(), Avoid: avoid, Options: req.LoadOptions, Embeds: x.route.kind.Embeds(), Prefix: req.Prefix,
 		Deadline: x.deadline(),
-	})
+	}
+	lease, err := s.Sched.Acquire(x.r.Context(), ask)
+	if err != nil && api.AsError(err).Code == api.CodeNoBackend && len(s.Fleet.All()) > 1 && s.Fleet.Revive(x.r.Context()) {
+		lease, err = s.Sched.Acquire(x.r.Context(), ask)
+	}
 	x.trail.granted(lease, err)
 	if err == nil {
 		s.metrics.placed.WithLabelValues(lease.Backend.Name, string(lease.Why)).Inc()
