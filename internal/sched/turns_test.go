@@ -264,6 +264,54 @@ func bound(keys, slots, own int, longest time.Duration) time.Duration {
 	return 2*longest + (others+time.Duration(own))*longest/time.Duration(slots)
 }
 
+// The same where the models of a crowd do not fit side by side.
+func TestTheWaitIsBoundedAcrossChanges(t *testing.T) {
+	const longest, change = 30 * time.Second, 10 * time.Second
+	for seed := range uint64(20) {
+		synctest.Test(t, func(t *testing.T) {
+			random := rand.New(rand.NewPCG(8, seed))
+			slots, keys, models := 1+random.IntN(3), 2+random.IntN(4), 2+random.IntN(2)
+			gpu := server("gpu", slots)
+			names := []string{"a", "b", "c"}[:models]
+			gpu.Set(has(1, names...))
+			fleet := backend.NewFleet(gpu)
+			s := New(fleet, Options{MaxQueue: 1_000_000, MaxWait: 1000 * time.Hour, Load: func(_ context.Context, b *backend.Backend, a *Ask) error {
+				time.Sleep(change)
+				b.Set(has(1, append([]string{a.Model}, names...)...))
+				fleet.Refresh()
+				return nil
+			}})
+			s.placeLocked(gpu).fits = 1
+			ctx, cancel := context.WithCancel(t.Context())
+			var all sync.WaitGroup
+			for k := range keys - 1 {
+				dice := rand.New(rand.NewPCG(seed, uint64(k)))
+				all.Go(func() {
+					for ctx.Err() == nil {
+						var some sync.WaitGroup
+						for range 1 + dice.IntN(20) {
+							hold, model := time.Duration(1+dice.Int64N(int64(longest))), names[dice.IntN(models)]
+							some.Go(func() { ask(t, s, Ask{Key: fmt.Sprint("other", k), Model: model}, hold) })
+						}
+						some.Wait()
+					}
+				})
+			}
+			time.Sleep(time.Duration(random.Int64N(int64(40 * longest))))
+			for _, model := range names {
+				waited := ask(t, s, Ask{Key: "mine", Model: model}, time.Second)
+				turn := time.Duration(models) * (9*change + longest)
+				w := turn * (1 + (bound(keys, slots, 0, longest)+8*change-1)/(8*change))
+				if waited > w {
+					t.Errorf("seed %d: with %d keys, %d models and %d slots it waited for %v, the bound is %v", seed, keys, models, slots, waited, w)
+				}
+			}
+			cancel()
+			all.Wait()
+		})
+	}
+}
+
 // One that failed on a backend goes first, to another, and is not refused for those who came since.
 func TestARetryGoesFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
