@@ -36,7 +36,7 @@ func traces() []*trace {
 		add(trace{name: name("two models, two backends"), machines: 2, slots: 4, load: load, length: 8 * time.Hour, patterns: []pattern{
 			{name: "mix", keys: 6, share: 0.5, models: ab}, {name: "a", keys: 3, share: 0.25, models: a}, {name: "b", keys: 3, share: 0.25, models: []string{"b"}},
 		}})
-		add(trace{name: name("1000 keys, four models"), machines: 8, slots: 4, load: load, length: 2 * time.Hour, window: 100 * time.Minute, patterns: []pattern{
+		add(trace{name: name("1000 keys, four models"), machines: 8, slots: 4, load: load, length: 3 * time.Hour, window: 150 * time.Minute, patterns: []pattern{
 			{name: "key", keys: 990, share: 0.5, models: abcd}, {name: "heavy", keys: 10, share: 0.5, models: abcd, burst: 10},
 		}})
 		add(trace{name: name("failing backends"), machines: 3, slots: 4, load: load, length: 4 * time.Hour, failing: true, patterns: []pattern{
