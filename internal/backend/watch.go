@@ -128,8 +128,12 @@ func (f *Fleet) Failed(b *Backend, refused bool) {
 }
 
 // Revive asks those that are down once more, at most ten times in a second, and says whether any came back: for a request that no
-// other server is left for. One after the other may have failed and come back between two probes.
+// other server is left for. One after the other may have failed and come back between two probes. One server alone is not asked: that
+// it refuses a connection is an answer.
 func (f *Fleet) Revive(ctx context.Context) bool {
+	if len(f.All()) == 1 {
+		return false
+	}
 	f.reviving.Lock()
 	defer f.reviving.Unlock()
 	if time.Since(f.revived) >= reviveEvery {

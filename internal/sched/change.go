@@ -72,9 +72,7 @@ func (s *Scheduler) wantsLocked(p *place, l *lane, w *waiter, now time.Time) boo
 		if o.warm(l.name.model) {
 			st := o.station(l.name.model)
 			slots += o.limit(st)
-			if st.mean > 0 {
-				mean = st.mean
-			}
+			mean = st.usual(mean)
 		}
 	}
 	// An idle backend whose memory is empty, or whose models nobody has asked for in a while, loses nothing.
@@ -175,19 +173,14 @@ func (s *Scheduler) loadedLocked(p *place, err error) {
 	}
 	p.count(now, -1)
 	w := change.cause
-	if w.lease != nil || w.err != nil || !w.waitsLocked() {
+	if w.place == nil { // it has left
 		w.client.charge(took)
 		s.fillLocked(p, now)
 		return
 	}
 	s.leaveLocked(w)
 	l := s.grantLocked(p, w.client, w.ask, w.arrived, change.began, ReasonChange)
-	l.share, l.Loading, l.Ahead = change.share, took, w.ahead
-	w.lease = l
-	close(w.ready)
-	s.turnBackLocked(w.lane, now)
+	l.share, l.Loading = change.share, took
+	s.handLocked(w, l, now)
 	s.fillLocked(p, now)
 }
-
-// waitsLocked says whether w is still in the queue.
-func (w *waiter) waitsLocked() bool { return w.place != nil }

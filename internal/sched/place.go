@@ -66,6 +66,14 @@ func (p *place) station(model string) *station {
 	return st
 }
 
+// usual is how long a slot is held here; otherwise, where that is not known. A station that is not there knows nothing.
+func (st *station) usual(otherwise time.Duration) time.Duration {
+	if st != nil && st.mean > 0 {
+		return st.mean
+	}
+	return otherwise
+}
+
 // tidy drops a station that nobody uses when there are many: clients choose the names of models.
 func (p *place) tidy(st *station) {
 	if st.inFlight == 0 && len(p.stations) > manyModels {
@@ -143,11 +151,8 @@ func (p *place) count(now time.Time, more int) {
 
 // burden is how long one more request would have to share the backend, by what requests for the model have taken there.
 func (p *place) burden(model string, usual time.Duration) float64 {
-	mean := usual
-	if st := p.stations[model]; st != nil && st.mean > 0 {
-		mean = st.mean
-	}
-	return float64(p.inFlight+1) * float64(max(mean, time.Millisecond)) / cmp.Or(p.b.Bounds().Weight, 1)
+	mean := max(p.stations[model].usual(usual), time.Millisecond)
+	return float64(p.inFlight+1) * float64(mean) / cmp.Or(p.b.Bounds().Weight, 1)
 }
 
 // chooseLocked is the place for a request that need not wait: one with the model in its memory and a slot; of those the one that
@@ -256,8 +261,13 @@ func (s *Scheduler) patience() time.Duration { return s.o.MaxWait / 4 }
 // turnLocked gives w a slot of p.
 func (s *Scheduler) turnLocked(w *waiter, p *place, now time.Time) {
 	s.leaveLocked(w)
-	w.lease = s.grantLocked(p, w.client, w.ask, w.arrived, now, ReasonLoaded)
-	w.lease.Ahead = w.ahead
+	s.handLocked(w, s.grantLocked(p, w.client, w.ask, w.arrived, now, ReasonLoaded), now)
+}
+
+// handLocked gives w, which has left the queue, the lease that it waited for.
+func (s *Scheduler) handLocked(w *waiter, l *Lease, now time.Time) {
+	l.Ahead = w.ahead
+	w.lease = l
 	close(w.ready)
 	s.turnBackLocked(w.lane, now)
 }

@@ -120,7 +120,7 @@ func (s *Scheduler) askLocked(a *Ask, now time.Time) (*Lease, *waiter, *api.Erro
 	return nil, w, nil
 }
 
-// servingLocked are the places that may serve a: one that it is to avoid is among them only where no other is.
+// servingLocked are the servers that may serve a: one that it is to avoid is never among them.
 func (s *Scheduler) servingLocked(a *Ask) ([]*backend.Backend, *api.Error) {
 	all := s.fleet.Serving(a.Model)
 	list := all
@@ -152,8 +152,14 @@ func (s *Scheduler) fullLocked(a *Ask) *api.Error {
 	if s.waiting < s.o.MaxQueue {
 		message = "all slots are busy and as many requests of this key wait as may: try again later"
 	}
-	wait := s.expectedLocked(a.Model, s.waitingForLocked(a.Model)+1)
-	return &api.Error{Code: api.CodeQueueFull, RetryAfter: wait, NoRetry: wait > 30*time.Second, Message: message}
+	return s.comeBackLocked(api.Errorf(api.CodeQueueFull, "%s", message), a.Model)
+}
+
+// comeBackLocked says in err when one more request for model may have a slot.
+func (s *Scheduler) comeBackLocked(err *api.Error, model string) *api.Error {
+	err.RetryAfter = s.expectedLocked(model, s.waitingForLocked(model)+1)
+	err.NoRetry = err.RetryAfter > 30*time.Second
+	return err
 }
 
 // wait returns when w has its lease, or takes it out of the queue.
@@ -187,8 +193,7 @@ func (s *Scheduler) wait(ctx context.Context, w *waiter) error {
 		s.refillLocked(w)
 	}
 	if err.Code == api.CodeQueueTimeout {
-		err.RetryAfter = s.expectedLocked(w.ask.Model, s.waitingForLocked(w.ask.Model)+1)
-		err.NoRetry = err.RetryAfter > 30*time.Second
+		return s.comeBackLocked(err, w.ask.Model)
 	}
 	return err
 }

@@ -36,9 +36,7 @@ func (s *Scheduler) Snapshot() Snapshot {
 		}
 	}
 	for name, l := range s.lanes {
-		if l.n > 0 {
-			out.ByModel[name.model] += 0
-		}
+		out.ByModel[name.model] += 0 // it is listed, also where none runs
 		for w := range l.all() {
 			out.ByClass[w.class()]++
 		}
@@ -119,11 +117,7 @@ func (s *Scheduler) expectedLocked(model string, turns int) time.Duration {
 			cold = min(cold, p.changing(model))
 			continue
 		}
-		mean := st.mean
-		if mean == 0 {
-			mean = s.mean
-		}
-		rate += float64(p.limit(st)) / max(mean.Seconds(), 0.001)
+		rate += float64(p.limit(st)) / max(st.usual(s.mean).Seconds(), 0.001)
 	}
 	wait := cold.Seconds()
 	if rate > 0 {

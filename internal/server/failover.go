@@ -46,7 +46,7 @@ func (b *booking) another(at *backend.Backend) bool {
 	there := func() bool {
 		return slices.ContainsFunc(b.s.Fleet.Serving(b.record.Model), func(o *backend.Backend) bool { return o != at })
 	}
-	if b.stay.ctx.Err() != nil || len(b.s.Fleet.All()) == 1 {
+	if b.stay.ctx.Err() != nil {
 		return false
 	}
 	return there() || b.s.Fleet.Revive(b.stay.ctx) && there()

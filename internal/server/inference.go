@@ -219,7 +219,7 @@ func (s *Server) acquire(x *exchange, req *dialect.Request, avoid *backend.Backe
 		Deadline: x.deadline(),
 	}
 	lease, err := s.Sched.Acquire(x.r.Context(), ask)
-	if err != nil && api.AsError(err).Code == api.CodeNoBackend && len(s.Fleet.All()) > 1 && s.Fleet.Revive(x.r.Context()) {
+	if err != nil && api.AsError(err).Code == api.CodeNoBackend && s.Fleet.Revive(x.r.Context()) {
 		lease, err = s.Sched.Acquire(x.r.Context(), ask)
 	}
 	x.trail.granted(lease, err)
