@@ -67,9 +67,9 @@ type Config struct {
 	JournalMaxBytes Size          `env:"JOURNAL_MAX_BYTES" envDefault:"128MiB" doc:"How large the journal may grow while the database takes no rows, from 16MiB on. When it is full, keys marked strict are\nrefused, and other keys are served without a row; how many is counted."`
 	CountGrace      time.Duration `env:"COUNT_GRACE" envDefault:"0s" doc:"How long the answer of a client that left in the middle of a stream is read on, so that its tokens are counted and not\nestimated. Its slot stays taken meanwhile. 0s stops Ollama at once."`
 
-	AuthFailuresPerMinute    int     `env:"AUTH_FAILURES_PER_MINUTE" envDefault:"30" doc:"How often one address may come with a bad key in a minute before it is told to wait; good keys from there are served all\nthe same. 0 is no bound."`
+	AuthFailuresPerMinute    int     `env:"AUTH_FAILURES_PER_MINUTE" envDefault:"30" doc:"How many different texts that are no keys one address may send in a minute before it must wait; good keys from\nthere are served all the same. 0 is no bound."`
 	MaxConnectionsPerAddress int     `env:"MAX_CONNECTIONS_PER_ADDRESS" envDefault:"512" doc:"How many connections one address may hold, before anybody is asked for a key. This machine and TRUSTED_PROXIES are exempt;\n0 is no bound."`
-	CORSOrigins              Origins `env:"CORS_ORIGINS" doc:"Origins, separated by commas, whose pages may call the service from a browser; * is all of them. Keys in pages are keys\nthat others can read.\n  CORS_ORIGINS=https://chat.example.net,http://localhost:3000"`
+	CORSOrigins              Origins `env:"CORS_ORIGINS" doc:"Origins, separated by commas, whose pages may call the service from a browser. A star is the first label of a host, the\nwhole host, or the port; * is every origin but null. Keys in pages are keys that others can read.\n  CORS_ORIGINS=https://chat.example.net,http://localhost:*,https://*.example.com,chrome-extension://*"`
 
 	TrustedProxies Networks `env:"TRUSTED_PROXIES" doc:"Addresses or networks, separated by commas, of the proxies whose X-Forwarded-For is believed.\n  TRUSTED_PROXIES=10.0.0.7,172.16.0.0/12"`
 

@@ -267,6 +267,24 @@ func TestBadValues(t *testing.T) {
 	}
 }
 
+// An origin is no secret: a wrong one is answered with the right spelling.
+func TestWrongOriginsAreSpelledRight(t *testing.T) {
+	for value, want := range map[string]string{
+		"http://localhost*": "http://localhost:*", "https://a.example.net,https://*example.net": "https://*.example.net",
+		"https://a.example.net/": "https://a.example.net", "localhost:3000": "http://localhost:3000",
+	} {
+		_, err := Load(absent(t), []string{"CORS_ORIGINS=" + value})
+		refused(t, err, "CORS_ORIGINS", "")
+		if err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q in it", value, err, want)
+		}
+	}
+	got := load(t, "CORS_ORIGINS=chrome-extension://*, http://localhost:*,app://*,tauri://*,vscode-webview://*,null,https://*.example.net,,").CORSOrigins
+	if len(got) != 7 || !got[1].Admits("http://localhost:3000") {
+		t.Errorf("%v, want 7 origins", got)
+	}
+}
+
 func TestSettingsThatDoNotGoTogether(t *testing.T) {
 	for name, environ := range map[string][]string{
 		"SECRET_KEY_PREVIOUS": {"SECRET_KEY=" + goodSecret, "SECRET_KEY_PREVIOUS=" + goodSecret},

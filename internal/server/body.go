@@ -17,10 +17,12 @@ import (
 )
 
 const (
-	bodyProgress = 30 * time.Second // a body that makes no progress for so long is cut
-	leastRate    = 4 << 10          // bytes in a second that a body must come with on the whole, after that time
-	drainTime    = time.Second      // for the rest of a body that nobody wants
-	firstBuffer  = 512
+	bodyProgress  = 30 * time.Second // a body that makes no progress for so long is cut
+	leastRate     = 4 << 10          // bytes in a second that a body must come with on the whole, after that time
+	drainTime     = time.Second      // for the rest of a body that nobody wants
+	readOnTime    = 30 * time.Second // for a body that is refused, of a known key
+	readOnUnknown = 5 * time.Second  // and of an unknown one
+	firstBuffer   = 512
 )
 
 // readBody reads the whole body, at most limit bytes. net/http notices a client that leaves only after that.
@@ -81,6 +83,40 @@ func (x *exchange) readBody(limit int64) ([]byte, error) {
 			return nil, api.Wrap(api.CodeBadRequest, err, "the body could not be read")
 		}
 	}
+}
+
+// readOn takes in the rest of a body that is refused, up to twice what a body may have. Clients that send everything before they read
+// (httpx, requests, many SDKs) would otherwise find a broken connection where the answer is. One that has asked whether to send
+// (Expect: 100-continue) gets its answer at once, and in HTTP/2 the stream is reset without harm.
+func (x *exchange) readOn(code api.Code) {
+	most := 2 * x.s.MaxBody
+	if x.consumed || x.r.ContentLength == 0 || x.r.ContentLength > most || x.r.ProtoMajor != 1 || x.r.Header.Get("Expect") != "" ||
+		code == api.CodeSlowBody || x.s.stopping.Err() != nil {
+		return
+	}
+	x.letGo()
+	patience := readOnUnknown
+	if x.key != nil {
+		patience = readOnTime
+	}
+	n, err := io.Copy(io.Discard, io.LimitReader(&hurried{x, time.Now().Add(patience)}, most))
+	x.consumed = err == nil && n < most
+}
+
+// hurried reads a body that must be over at its end, and whose client must not pause.
+type hurried struct {
+	x   *exchange
+	end time.Time
+}
+
+func (h *hurried) Read(p []byte) (int, error) {
+	deadline := time.Now().Add(drainTime)
+	if deadline.After(h.end) {
+		deadline = h.end
+	}
+	// Writers that know no deadlines are those of tests.
+	_ = http.NewResponseController(h.x.ResponseWriter).SetReadDeadline(deadline)
+	return h.x.r.Body.Read(p)
 }
 
 func tooLarge(limit int64) error {

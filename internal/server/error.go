@@ -26,6 +26,7 @@ var statuses = map[api.Code]int{
 	api.CodeForbidden:        http.StatusForbidden,
 	api.CodeNotFound:         http.StatusNotFound,
 	api.CodeMethodNotAllowed: http.StatusMethodNotAllowed,
+	api.CodeNoWebSocket:      http.StatusUpgradeRequired,
 	api.CodeConflict:         http.StatusConflict,
 	api.CodeTooLarge:         http.StatusRequestEntityTooLarge,
 	api.CodeTargetTooLong:    http.StatusRequestURITooLong,
@@ -65,6 +66,7 @@ func (x *exchange) fail(err error) {
 	if e.Code == api.CodeClientGone {
 		panic(http.ErrAbortHandler)
 	}
+	x.readOn(e.Code)
 	body := x.errorBody(e)
 	h := x.Header()
 	h.Del("X-Accel-Buffering") // of the answer that did not come
@@ -74,6 +76,9 @@ func (x *exchange) fail(err error) {
 	status := x.statusOf(e.Code)
 	if status == http.StatusUnauthorized {
 		h.Set("WWW-Authenticate", `Bearer realm="ollama-api-service"`)
+	}
+	if status == http.StatusUpgradeRequired && x.r.ProtoMajor == 1 {
+		h["Upgrade"], h["Connection"] = []string{"HTTP/1.1"}, []string{"Upgrade"} // RFC 9110, 15.5.22
 	}
 	x.WriteHeader(status)
 	if x.r.Method != http.MethodHead {

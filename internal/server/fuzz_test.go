@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"bufio"
+	"cmp"
 	"bytes"
 	"encoding/json"
 	"errors"
@@ -116,15 +117,19 @@ func FuzzPaths(f *testing.F) {
 				t.Fatalf("%s %q: %v", method, target, err)
 			}
 			path, _, _ := strings.Cut(r.RequestURI, "?")
-			if rest, ok := strings.CutPrefix(path, "/k/"); ok {
+			if rest, ok := strings.CutPrefix(strings.TrimLeft(path, "/"), "k/"); ok {
 				_, path, _ = strings.Cut(rest, "/")
-				path = "/" + path
 			}
+			path = "/" + strings.Join(strings.FieldsFunc(path, func(c rune) bool { return c == '/' }), "/") // doubled slashes mean one
 			if model, ok := strings.CutPrefix(path, "/v1/models/"); ok && !strings.Contains(model, "/") {
 				path = "/v1/models/{model}"
 			}
 			// A model's page is made of the list.
-			if want := upstream[r.Method+" "+path]; want == "" || want != seen.Path {
+			want := upstream[r.Method+" "+path]
+			if r.Method == http.MethodHead {
+				want = cmp.Or(want, upstream["GET "+path])
+			}
+			if want == "" || want != seen.Path {
 				t.Fatalf("%s %q reached Ollama as %s", method, target, seen.Path)
 			}
 		}

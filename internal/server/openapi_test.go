@@ -127,7 +127,7 @@ func TestEveryOperationIsDescribedWhole(t *testing.T) {
 					t.Errorf("%s: no example of a body of %s", name, mediaType)
 				}
 			}
-		} else if line.Method == "POST" || line.Method == "PATCH" {
+		} else if (line.Method == "POST" || line.Method == "PATCH") && line.Template != "/api/me" { // Ollama's takes none
 			t.Errorf("%s: no body", name)
 		}
 		checkAnswers(t, d, line, o)
