@@ -97,7 +97,7 @@ aider --model <<ollama_chat/MODEL>>
 `}},
 		Traps: []string{
 			"The model's name begins with ollama_chat/.",
-			"aider asks for the context that each request needs (num_ctx); the gateway bounds it by MAX_CONTEXT of the key's policy.",
+			"aider asks for the context that each request needs (num_ctx); the gateway bounds it by MAX_NUM_CTX (32,768).",
 		},
 		Tried: Replayed, Version: "0.86",
 	},

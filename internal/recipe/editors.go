@@ -20,7 +20,7 @@ Ollama API Key: <<KEY>>
 Model: <<MODEL>>
 Model Context Window: 64000
 `}},
-		Traps: []string{"Cline sends the context window as num_ctx; the gateway bounds it by the key's policy."},
+		Traps: []string{"Cline sends the context window as num_ctx; the gateway bounds it by MAX_NUM_CTX (32,768)."},
 		Tried: Replayed, Version: "3.x of 2026",
 	},
 	{
