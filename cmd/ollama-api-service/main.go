@@ -86,6 +86,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 the database (or back
   ollama-api-service keys list                             who has keys
   ollama-api-service stats                                 who used how much
   ollama-api-service queue                                 who waits for what, live
+  ollama-api-service connect codex --key KEY               how a client program is set up
   OLLAMA_HOST=http://localhost:8000/k/KEY ollama run llama3.2`,
 		SilenceUsage: true, SilenceErrors: true,
 		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
@@ -97,7 +98,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 the database (or back
 	serve := p.serveCommand()
 	root.Flags().AddFlagSet(serve.Flags())
 	root.RunE = serve.RunE
-	root.AddCommand(serve, p.keysCommand(), p.statsCommand(), p.queueCommand(), p.backupCommand(), p.restoreCommand(), p.healthcheckCommand(), p.manCommand(), p.versionCommand())
+	root.AddCommand(serve, p.keysCommand(), p.statsCommand(), p.queueCommand(), p.connectCommand(), p.backupCommand(), p.restoreCommand(), p.healthcheckCommand(), p.manCommand(), p.versionCommand())
 	return root
 }
 

@@ -102,7 +102,7 @@ never give it on the command line, which others can read.`,
 		if err != nil {
 			return err
 		}
-		ask := func() ([]byte, error) { return askQueue(cmd.Context(), at, key) }
+		ask := func() ([]byte, error) { return askService(cmd.Context(), at, key) }
 		if f.json || f.once || !terminal(p.stdout) {
 			return f.show(p, ask)
 		}
@@ -115,54 +115,83 @@ never give it on the command line, which others can read.`,
 
 // address is where the queue is asked for.
 func (f *queueFlags) address(cfg *config.Config) (string, error) {
-	base := f.url
+	base, err := serviceAddress(f.url, cfg)
+	if err != nil {
+		return "", err
+	}
+	return base.JoinPath("/api/queue").String(), nil
+}
+
+// serviceAddress is where a command asks the service: at the address that was typed, else where the settings have it listen.
+func serviceAddress(typed string, cfg *config.Config) (*url.URL, error) {
+	base := typed
 	switch {
 	case base == "" && cfg.Port == 0:
-		return "", usagef("PORT is 0, so nobody knows where the service listens: say it with --url")
+		return nil, usagef("PORT is 0, so nobody knows where the service listens: say it with --url")
 	case base == "" && cfg.Scheme() == "https":
-		return "", usagef("the service speaks HTTPS: say with --url https://NAME:%d the name that its certificate is for", cfg.Port)
+		return nil, usagef("the service speaks HTTPS: say with --url https://NAME:%d the name that its certificate is for", cfg.Port)
 	case base == "":
 		base = "http://" + localAddress(cfg)
 	}
 	u, err := url.Parse(base)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-		return "", usagef("--url must be an address like https://gateway.example.net, without a key in it")
+		return nil, usagef("--url must be an address like https://gateway.example.net, without a key in it")
 	}
-	return u.JoinPath("/api/queue").String(), nil
+	return u, nil
 }
 
 // ownKey is the key with which the service is asked.
 func (p *program) ownKey(cfg *config.Config, file string, stdin io.Reader) (string, error) {
-	key := string(cfg.AdminAPIKey)
-	for _, e := range p.environ {
-		if name, value, _ := strings.Cut(e, "="); name == queueKey && value != "" {
-			key = value
-		}
+	key, err := p.namedKey(file, stdin)
+	if err != nil {
+		return "", err
 	}
-	if file != "" {
-		var text []byte
-		var err error
-		if file == "-" {
-			text, err = io.ReadAll(io.LimitReader(stdin, 4096))
-		} else {
-			text, err = os.ReadFile(file)
-		}
-		if err != nil {
-			return "", usagef("the key cannot be read: %w; correct --key-file", err)
-		}
-		key = strings.TrimSpace(string(text))
+	if key == "" {
+		key = string(cfg.AdminAPIKey)
 	}
-	switch {
-	case key == "":
+	if key == "" {
 		return "", usagef("a key is needed: name its file with --key-file, or set %s; `%s keys create --role admin --name NAME` makes one", queueKey, programName)
-	case strings.ContainsAny(key, " \t\r\n"):
-		return "", usagef("that is no key: it must be one word; correct --key-file or %s", queueKey)
 	}
-	return key, nil
+	return key, oneWord(key)
 }
 
-// askQueue is the answer of the service. The key goes to this address alone: no redirects, no proxy of the environment.
-func askQueue(ctx context.Context, at, key string) ([]byte, error) {
+// namedKey is the key of the file, else that of the environment; "" if there is neither.
+func (p *program) namedKey(file string, stdin io.Reader) (string, error) {
+	if file == "" {
+		for _, e := range p.environ {
+			if name, value, _ := strings.Cut(e, "="); name == queueKey && value != "" {
+				return value, nil
+			}
+		}
+		return "", nil
+	}
+	var text []byte
+	var err error
+	if file == "-" {
+		text, err = io.ReadAll(io.LimitReader(stdin, 4096))
+	} else {
+		text, err = os.ReadFile(file)
+	}
+	switch key := strings.TrimSpace(string(text)); {
+	case err != nil:
+		return "", usagef("the key cannot be read: %w; correct --key-file", err)
+	case key == "":
+		return "", usagef("there is no key in it: correct --key-file")
+	default:
+		return key, nil
+	}
+}
+
+// oneWord refuses what cannot be a key.
+func oneWord(key string) error {
+	if strings.ContainsAny(key, " \t\r\n") {
+		return usagef("that is no key: it must be one word; correct --key-file or %s", queueKey)
+	}
+	return nil
+}
+
+// askService is the answer of the service. The key goes to this address alone: no redirects, no proxy of the environment.
+func askService(ctx context.Context, at, key string) ([]byte, error) {
 	client := &http.Client{
 		Timeout:       queueTimeout,
 		Transport:     &http.Transport{DisableKeepAlives: true},

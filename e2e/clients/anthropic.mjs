@@ -1,6 +1,7 @@
-// The npm package "@anthropic-ai/sdk".
-import Anthropic from '@anthropic-ai/sdk'
+// The npm package "@anthropic-ai/sdk", or the one that the argument names.
 import { messages, run } from './cases.mjs'
+
+const { default: Anthropic } = await import(process.argv[2] ?? '@anthropic-ai/sdk')
 
 const ask = (model) => ({ model, messages, max_tokens: 8 })
 const counts = (got, usage) => Object.assign(got, { prompt: usage?.input_tokens, completion: usage?.output_tokens })

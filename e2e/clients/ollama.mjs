@@ -1,6 +1,7 @@
-// The npm package "ollama".
-import { Ollama } from 'ollama'
+// The npm package "ollama", or the one that the argument names.
 import { messages, prompt, run } from './cases.mjs'
+
+const { Ollama } = await import(process.argv[2] ?? 'ollama')
 
 const options = { num_predict: 8, seed: 1 }
 const counts = (got, part) => Object.assign(got, { prompt: part.prompt_eval_count, completion: part.eval_count })

@@ -1,6 +1,7 @@
-// The npm package "openai".
-import OpenAI from 'openai'
+// The npm package "openai", or the one that the argument names.
 import { messages, prompt, run } from './cases.mjs'
+
+const { default: OpenAI } = await import(process.argv[2] ?? 'openai')
 
 const chat = (model) => ({ model, messages, max_tokens: 8, seed: 1 })
 const completion = (model) => ({ model, prompt, max_tokens: 8, seed: 1 })

@@ -1,0 +1,205 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"ollama-api-service/internal/recipe"
+)
+
+// What stands in a recipe whose key or model is not known.
+const (
+	keyPlace   = "KEY"
+	modelPlace = "MODEL"
+)
+
+// connectFlags are the options of connect as they were typed.
+type connectFlags struct {
+	url, key, keyFile, model string
+	json                     bool
+}
+
+func (p *program) connectCommand() *cobra.Command {
+	var f connectFlags
+	cmd := &cobra.Command{
+		Use:   "connect [CLIENT]",
+		Short: "Print how a client program is set up for the service",
+		Long: `Print the settings with which a client program uses the service: the text for its shell, file or form, with the address, the key and a
+model filled in, and what to look out for. Without CLIENT, list the clients. docs/clients.md shows all recipes.
+
+The address is --url, or HOST and PORT of the settings. The key is --key, or it is read from --key-file, or from ` + queueKey + `
+in the environment; on the command line, other users of this machine can read it. Without --model, the service is asked for the
+first model that the key may use. Values are quoted for the language that they are put into.`,
+		Example: `  ollama-api-service connect
+  ollama-api-service connect claude-code --url https://gateway.example.net --key oas_…
+  ollama-api-service connect codex --key-file key --model qwen3-coder
+  ollama-api-service connect opencode --key-file - --json < key`,
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: cobra.FixedCompletions(recipeIDs(), cobra.ShellCompDirectiveNoFileComp),
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&f.url, "url", "", "where the clients find the service; none is HOST and PORT of the settings")
+	flags.StringVar(&f.key, "key", "", "the client's key")
+	flags.StringVar(&f.keyFile, "key-file", "", "file that holds the key; - is standard input")
+	flags.StringVar(&f.model, "model", "", "the model to use; none is the first one that the key may use")
+	flags.BoolVar(&f.json, "json", false, "print JSON")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return listRecipes(p.stdout, f.json)
+		}
+		r, err := recipe.Find(args[0])
+		if err != nil {
+			return err
+		}
+		if f.key != "" && f.keyFile != "" {
+			return usagef("give the key with --key or with --key-file, not with both")
+		}
+		values, err := f.values(cmd.Context(), p, cmd.InOrStdin())
+		if err != nil {
+			return err
+		}
+		if r, err = r.Fill(values); err != nil {
+			return err
+		}
+		if f.json {
+			return printJSON(p.stdout, r)
+		}
+		_, err = io.WriteString(p.stdout, recipeText(r))
+		return err
+	}
+	return cmd
+}
+
+func recipeIDs() []cobra.Completion {
+	var ids []cobra.Completion
+	for _, r := range recipe.All() {
+		ids = append(ids, cobra.CompletionWithDesc(r.ID, r.Name))
+	}
+	return ids
+}
+
+// listRecipes prints which clients there are.
+func listRecipes(out io.Writer, asJSON bool) error {
+	if asJSON {
+		type row struct {
+			ID    string       `json:"id"`
+			Name  string       `json:"name"`
+			Group recipe.Group `json:"group"`
+		}
+		var rows []row
+		for _, r := range recipe.All() {
+			rows = append(rows, row{r.ID, r.Name, r.Group})
+		}
+		return printJSON(out, rows)
+	}
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	var group recipe.Group
+	for _, r := range recipe.All() {
+		if r.Group != group {
+			group = r.Group
+			fmt.Fprintf(w, "%s\n", group)
+		}
+		fmt.Fprintf(w, "  %s\t%s\n", r.ID, r.Name)
+	}
+	return w.Flush()
+}
+
+// values are what the recipe is filled with. What is missing keeps its placeholder, and a line on stderr tells how to fill it.
+func (f *connectFlags) values(ctx context.Context, p *program, stdin io.Reader) (recipe.Values, error) {
+	at, err := f.at(p)
+	if err != nil {
+		return recipe.Values{}, err
+	}
+	key := f.key
+	if key == "" {
+		if key, err = p.namedKey(f.keyFile, stdin); err != nil {
+			return recipe.Values{}, err
+		}
+	}
+	if err := oneWord(key); err != nil {
+		return recipe.Values{}, err
+	}
+	model := f.model
+	switch {
+	case key == "":
+		fmt.Fprintf(p.stderr, "No key is given, so put one in place of %s: `%s keys create --name NAME` makes one.\n", keyPlace, programName)
+	case model == "":
+		if model, err = firstModel(ctx, at, key); err != nil {
+			fmt.Fprintf(p.stderr, "The models of the key are not known (%v). Put the name of one in place of %s, or say it with --model.\n", err, modelPlace)
+		}
+	}
+	return recipe.Values{URL: at.String(), Key: cmp.Or(key, keyPlace), Model: cmp.Or(model, modelPlace)}, nil
+}
+
+// at is the service's address. The settings are read only if they are needed: a client's machine has none.
+func (f *connectFlags) at(p *program) (*url.URL, error) {
+	if f.url != "" {
+		return serviceAddress(f.url, nil)
+	}
+	cfg, err := p.settings()
+	if err != nil {
+		return nil, err
+	}
+	return serviceAddress("", cfg)
+}
+
+// firstModel asks the service for the models that the key may use.
+func firstModel(ctx context.Context, at *url.URL, key string) (string, error) {
+	body, err := askService(ctx, at.JoinPath("/api/tags").String(), key)
+	if err != nil {
+		return "", err
+	}
+	var list struct {
+		Models []struct{ Name string }
+	}
+	if err := json.Unmarshal(body, &list); err != nil {
+		return "", fmt.Errorf("%s does not answer as this service does: correct --url", at.Host)
+	}
+	if len(list.Models) == 0 {
+		return "", fmt.Errorf("the key may use no model that is installed")
+	}
+	return list.Models[0].Name, nil
+}
+
+// recipeText is the recipe as a person reads it.
+func recipeText(r recipe.Recipe) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s\n", r.Name)
+	for _, part := range r.Parts {
+		fmt.Fprintf(&b, "\n%s:\n\n", where(part))
+		for line := range strings.Lines(part.Text) {
+			if line == "\n" {
+				b.WriteString(line)
+			} else {
+				b.WriteString("    " + line)
+			}
+		}
+	}
+	if len(r.Traps) > 0 {
+		b.WriteString("\nNotes:\n\n")
+	}
+	for _, trap := range r.Traps {
+		fmt.Fprintf(&b, "  - %s\n", trap)
+	}
+	return b.String()
+}
+
+func where(part recipe.Part) string {
+	switch {
+	case part.Where == "shell":
+		return "In a shell"
+	case part.Language == recipe.Form:
+		return "Under " + part.Where
+	case strings.HasPrefix(part.Where, "a "):
+		return "In " + part.Where
+	}
+	return "In the file " + part.Where
+}

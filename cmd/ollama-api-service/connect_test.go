@@ -1,0 +1,117 @@
+package main
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"ollama-api-service/internal/recipe"
+)
+
+const connectSecret = "a-key-for-the-tests-of-connect"
+
+// modelServer lists one model for the key of these tests.
+func modelServer(t *testing.T, body string) string {
+	t.Helper()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/api/tags" || r.Header.Get("Authorization") != "Bearer "+connectSecret {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		w.Write([]byte(body))
+	}))
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+func TestConnectFillsARecipe(t *testing.T) {
+	url := modelServer(t, `{"models":[{"name":"qwen3-coder:30b"},{"name":"llama3.2:latest"}]}`)
+	file := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(file, []byte(connectSecret+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct{ environ, args []string }{
+		"--key":      {nil, []string{"--key", connectSecret}},
+		"--key-file": {[]string{queueKey + "=another-key"}, []string{"--key-file", file}},
+		queueKey:     {[]string{queueKey + "=" + connectSecret}, nil},
+	} {
+		out, errs, exit := call(t, c.environ, append([]string{"connect", "claude-code", "--url", url + "/"}, c.args...)...)
+		if exit != exitOK || errs != "" {
+			t.Errorf("%s: exit %d, %s", name, exit, errs)
+		}
+		for _, line := range []string{
+			"export ANTHROPIC_BASE_URL=" + url + "\n", "export ANTHROPIC_AUTH_TOKEN=" + connectSecret + "\n",
+			"export ANTHROPIC_DEFAULT_HAIKU_MODEL=qwen3-coder:30b\n", "unset ANTHROPIC_API_KEY\n", "  - Unset ANTHROPIC_API_KEY",
+		} {
+			if !strings.Contains(out, line) {
+				t.Errorf("%s: no %q in\n%s", name, line, out)
+			}
+		}
+	}
+	out, errs, exit := call(t, nil, "connect", "codex", "--url", "https://gateway.example.net/ai", "--key", connectSecret, "--model", "m", "--json")
+	var r recipe.Recipe
+	if err := json.Unmarshal([]byte(out), &r); err != nil || exit != exitOK || errs != "" {
+		t.Fatalf("--json: exit %d, %v, %s%s", exit, err, out, errs)
+	}
+	if r.ID != "codex" || r.Address != "https://gateway.example.net/ai/v1" || !strings.Contains(r.Parts[0].Text, `base_url = "https://gateway.example.net/ai/v1"`) {
+		t.Errorf("--json: %+v", r)
+	}
+}
+
+// The address is that of the settings where none is typed, and a model that is not known keeps its placeholder.
+func TestConnectWithLessThanAll(t *testing.T) {
+	out, errs, exit := call(t, []string{"PORT=1"}, "connect", "openai-js", "--key", connectSecret)
+	if exit != exitOK || !strings.Contains(out, `baseURL: "http://127.0.0.1:1/v1"`) || !strings.Contains(out, `model: "MODEL"`) {
+		t.Errorf("exit %d, %s", exit, out)
+	}
+	if !strings.Contains(errs, "say it with --model") || strings.Contains(errs, connectSecret) {
+		t.Errorf("stderr: %s", errs)
+	}
+	out, errs, exit = call(t, nil, "connect", "ollama", "--url", "http://localhost:8000")
+	if exit != exitOK || !strings.Contains(out, "export OLLAMA_HOST=http://localhost:8000/k/KEY\n") || !strings.Contains(errs, "keys create") {
+		t.Errorf("without a key: exit %d, %s%s", exit, out, errs)
+	}
+	url := modelServer(t, `<html>`)
+	if _, errs, _ := call(t, nil, "connect", "ollama", "--url", url, "--key", connectSecret); !strings.Contains(errs, "correct --url") {
+		t.Errorf("another server: %s", errs)
+	}
+}
+
+func TestConnectListsTheClients(t *testing.T) {
+	out, _, exit := call(t, nil, "connect")
+	for _, r := range recipe.All() {
+		if !strings.Contains(out, "  "+r.ID+" ") || !strings.Contains(out, r.Name+"\n") {
+			t.Errorf("exit %d, %s is not listed:\n%s", exit, r.ID, out)
+		}
+	}
+	out, _, _ = call(t, nil, "connect", "--json")
+	var rows []struct{ ID, Name, Group string }
+	if err := json.Unmarshal([]byte(out), &rows); err != nil || len(rows) != len(recipe.All()) || rows[0].Group == "" {
+		t.Errorf("--json: %v, %s", err, out)
+	}
+}
+
+func TestConnectRefuses(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		says string
+	}{
+		{[]string{"connect", "lynx"}, `no recipe called "lynx"; connect without a name lists them`},
+		{[]string{"connect", "openai"}, "there is openai-python, openai-js"},
+		{[]string{"connect", "curl", "--url", "gateway:8000", "--key", "k", "--model", "m"}, "--url must be an address"},
+		{[]string{"connect", "curl", "--url", "http://x?y=z", "--key", "k", "--model", "m"}, "--url must be an address"},
+		{[]string{"connect", "curl", "--url", "http://x", "--key", "two words", "--model", "m"}, "one word"},
+		{[]string{"connect", "curl", "--url", "http://x", "--key", "k", "--model", "a\nb"}, "the model has a character that cannot be printed"},
+		{[]string{"connect", "curl", "--url", "http://x", "--key", "k", "--key-file", "f"}, "not with both"},
+		{[]string{"connect", "curl", "--url", "http://x", "--key-file", "no-such-file"}, "correct --key-file"},
+	} {
+		out, errs, exit := call(t, nil, c.args...)
+		if exit != exitUsage || out != "" || !strings.Contains(errs, c.says) {
+			t.Errorf("%q: exit %d, %s%s, want %q", c.args, exit, out, errs, c.says)
+		}
+	}
+}

@@ -1,0 +1,176 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"ollama-api-service/internal/recipe"
+)
+
+// agent is a coding agent that runs as its recipe sets it up, for one turn.
+type agent struct {
+	recipe string
+	// turn is a shell function in place of the command that the recipe ends with: one turn without a person. $FEWER is empty, or makes it
+	// try less often.
+	turn, fewer string
+	env         []string
+	says        func(stdout, stderr string) string
+}
+
+var claudeCode = agent{
+	recipe: "claude-code",
+	turn:   `claude() { exec claude -p 'the sea' "$@"; }`,
+	env:    []string{"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1", "DISABLE_AUTOUPDATER=1", "DISABLE_TELEMETRY=1", "DISABLE_ERROR_REPORTING=1"},
+	fewer:  "CLAUDE_CODE_MAX_RETRIES=1",
+	says:   func(stdout, _ string) string { return stdout },
+}
+
+var codex = agent{
+	recipe: "codex",
+	turn:   `codex() { exec codex exec --skip-git-repo-check $FEWER "$@" 'the sea'; }`,
+	fewer:  "FEWER=-c model_providers.gateway.request_max_retries=1 -c model_providers.gateway.stream_max_retries=1",
+	says:   func(_, stderr string) string { return codexWhere.ReplaceAllString(lastLine(stderr, "ERROR: "), "") },
+}
+
+// codexWhere is what Codex puts behind a sentence: an address and an id, which are others in each run.
+var codexWhere = regexp.MustCompile(`, url: .*`)
+
+var opencode = agent{
+	recipe: "opencode",
+	turn:   `opencode() { exec opencode run "$@" 'the sea'; }`,
+	env:    []string{"OPENCODE_DISABLE_AUTOUPDATE=1", "OPENCODE_DISABLE_MODELS_FETCH=1", "OPENCODE_DISABLE_LSP_DOWNLOAD=1", "OPENCODE_DISABLE_DEFAULT_PLUGINS=1"},
+	says:   func(_, stderr string) string { return lastLine(stderr, "Error: ") },
+}
+
+// lastLine is the rest of the last line that begins so.
+func lastLine(text, begin string) string {
+	i := strings.LastIndex("\n"+text, "\n"+begin)
+	if i < 0 {
+		return ""
+	}
+	line, _, _ := strings.Cut(text[i+len(begin):], "\n")
+	return line
+}
+
+// agentCases is how many cases of one agent run at a time. Most of the time they sleep before they try again.
+const agentCases = 3
+
+// play runs the agent once for each case.
+func (a agent) play(t *testing.T, orders []order) []got {
+	results := make([]got, len(orders))
+	slots := make(chan struct{}, agentCases)
+	var running sync.WaitGroup
+	for i, o := range orders {
+		slots <- struct{}{}
+		home := t.TempDir()
+		running.Go(func() {
+			defer func() { <-slots }()
+			results[i] = a.run(t, home, o)
+		})
+	}
+	running.Wait()
+	return results
+}
+
+// run is one turn in a home of its own, from which no address but this machine's is reached.
+func (a agent) run(t *testing.T, home string, o order) got {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	script, err := a.setUp(home, o)
+	if err != nil {
+		t.Error(err)
+		return got{}
+	}
+	cmd := exec.CommandContext(ctx, "sh", "-e", "-c", script)
+	cmd.Dir = filepath.Join(home, "work")
+	cmd.Env = append([]string{
+		"PATH=" + agentPath(), "HOME=" + home, "TERM=dumb", "HTTPS_PROXY=http://127.0.0.1:1", "NO_PROXY=127.0.0.1,localhost",
+	}, a.env...)
+	if o.Patient && a.fewer != "" {
+		cmd.Env = append(cmd.Env, a.fewer)
+	}
+	cmd.WaitDelay = time.Second // what it has started may hold its output open
+	dieWithTests(cmd)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	from := time.Now()
+	err = cmd.Run()
+	stdout, stderr := terminalCode.ReplaceAllString(out.String(), ""), terminalCode.ReplaceAllString(errs.String(), "")
+	g := got{OK: err == nil, Text: stdout, Ms: int(time.Since(from).Milliseconds())}
+	switch exit, ok := errors.AsType[*exec.ExitError](err); {
+	case ctx.Err() != nil:
+		g.Type, g.Says = "still running", "(nothing for two minutes)"
+	case ok:
+		g.Type, g.Says = strings.Replace(exit.Error(), "exit status", "exit", 1), strings.TrimSpace(a.says(stdout, stderr))
+	case err != nil:
+		t.Error(err)
+	}
+	if testing.Verbose() {
+		t.Logf("%s, %s, %s: %d ms\n%s\n%s", a.recipe, o.Call, o.Model, g.Ms, tail(redact(stdout)), tail(redact(stderr)))
+	}
+	return g
+}
+
+// setUp writes the files of the recipe, and returns what it has typed into a shell.
+func (a agent) setUp(home string, o order) (script string, err error) {
+	r, err := recipe.Find(a.recipe)
+	if err == nil {
+		r, err = r.Fill(recipe.Values{URL: o.URL, Key: o.Key, Model: o.Model})
+	}
+	if err == nil {
+		err = os.Mkdir(filepath.Join(home, "work"), 0o700)
+	}
+	for _, part := range r.Parts {
+		path, inHome := strings.CutPrefix(part.Where, "~/")
+		switch {
+		case err != nil:
+			return "", err
+		case inHome:
+			path = filepath.Join(home, path)
+			if err = os.MkdirAll(filepath.Dir(path), 0o700); err == nil {
+				err = os.WriteFile(path, []byte(part.Text), 0o600)
+			}
+		default:
+			script += part.Text
+		}
+	}
+	return a.turn + "\n" + script, err
+}
+
+// agentPath has the agents of e2e/agents before the programs of the system.
+func agentPath() string {
+	bin, err := filepath.Abs(filepath.Join("agents", "node_modules", ".bin"))
+	if err != nil {
+		panic(err) // there is no working directory
+	}
+	return bin + string(filepath.ListSeparator) + os.Getenv("PATH")
+}
+
+// agentPrograms are the coding agents.
+func agentPrograms(t *testing.T) []program {
+	versions := lockedVersions(t, npmProject(t, "agents"))
+	const turn = asks | streamed | uncounted | scripted
+	return []program{
+		{
+			name: "Claude Code", recipe: "claude-code", version: versions["@anthropic-ai/claude-code"], play: claudeCode.play, wrongKey: "exit 1", slow: true,
+			calls: []attempt{{name: "claude -p", traits: turn | modern}},
+		},
+		{
+			name: "Codex", recipe: "codex", version: versions["@openai/codex"], play: codex.play, wrongKey: "exit 1", slow: true,
+			calls: []attempt{{name: "codex exec", traits: turn | modern}},
+		},
+		{
+			name: "opencode", recipe: "opencode", version: versions["opencode-ai"], play: opencode.play, wrongKey: "exit 1", slow: true,
+			calls: []attempt{{name: "opencode run", traits: turn}},
+		},
+	}
+}

@@ -1,0 +1,98 @@
+package e2e
+
+import "testing"
+
+// What the SDKs of OpenAI and Anthropic are asked to do, in every language.
+var (
+	chatAttempts     = []attempt{{name: "Chat", traits: asks}, {name: "Chat, streamed", traits: asks | streamed, like: "Chat"}}
+	responseAttempts = []attempt{
+		{name: "Responses", traits: asks | modern},
+		{name: "Responses, streamed", traits: asks | streamed | modern, like: "Responses"},
+	}
+	listAttempt = attempt{name: "Models.List", traits: lists}
+)
+
+// sdkPrograms are further SDKs: those of Go, and the oldest ones that are supported.
+func sdkPrograms(js map[string]string, golang string, t *testing.T) []program {
+	openAIGo := append(append(append([]attempt{}, chatAttempts...), responseAttempts...), listAttempt)
+	return []program{
+		{
+			name: "openai-oldest", version: js["openai-oldest"], play: playNode("openai.mjs", "openai-oldest"), wrongKey: "AuthenticationError",
+			calls: []attempt{
+				{name: "chat", traits: asks},
+				{name: "chat, streamed", traits: asks | streamed, like: "chat"},
+				{name: "embeddings with encoding_format float", traits: asks | uncounted},
+				{name: "models.list", traits: lists},
+			},
+		},
+		{
+			name: "anthropic-oldest", version: js["anthropic-oldest"], play: playNode("anthropic.mjs", "anthropic-oldest"), wrongKey: "AuthenticationError",
+			calls: []attempt{
+				{name: "messages", traits: asks | modern},
+				{name: "messages, streamed", traits: asks | streamed | modern, like: "messages"},
+				{name: "messages.stream", traits: asks | streamed | modern, like: "messages"},
+			},
+		},
+		{
+			name: "ollama-oldest", version: js["ollama-oldest"], play: playNode("ollama.mjs", "ollama-oldest"), wrongKey: "ResponseError",
+			calls: []attempt{
+				{name: "chat", traits: asks},
+				{name: "chat, streamed", traits: asks | streamed, like: "chat"},
+				{name: "list", traits: lists},
+			},
+		},
+		{
+			name: "github.com/openai/openai-go/v3", version: moduleVersion(t, golang, "github.com/openai/openai-go/v3"), play: playProgram(golang, "openai-go"),
+			wrongKey: "*openai.Error", calls: openAIGo,
+		},
+		{
+			name: "github.com/openai/openai-go", version: moduleVersion(t, golang, "github.com/openai/openai-go"), play: playProgram(golang, "openai-go1"),
+			wrongKey: "*openai.Error", calls: openAIGo,
+		},
+		{
+			name: "github.com/sashabaranov/go-openai", version: moduleVersion(t, golang, "github.com/sashabaranov/go-openai"), play: playProgram(golang, "go-openai"),
+			wrongKey: "*openai.APIError",
+			calls: []attempt{
+				{name: "CreateChatCompletion", traits: asks},
+				{name: "CreateChatCompletionStream", traits: asks | streamed, like: "CreateChatCompletion"},
+				{name: "CreateEmbeddings", traits: asks | uncounted},
+				{name: "ListModels", traits: lists},
+			},
+		},
+		{
+			name: "github.com/anthropics/anthropic-sdk-go", version: moduleVersion(t, golang, "github.com/anthropics/anthropic-sdk-go"), play: playProgram(golang, "anthropic"),
+			wrongKey: "*anthropic.Error",
+			calls: []attempt{
+				{name: "Messages", traits: asks | modern},
+				{name: "Messages, streamed", traits: asks | streamed | modern, like: "Messages"},
+				{name: "Messages.CountTokens", traits: modelled | own},
+				listAttempt,
+			},
+		},
+	}
+}
+
+// frameworkPrograms are what programs are built with above the SDKs.
+func frameworkPrograms(js map[string]string) []program {
+	ai := func(name string, text attempt) program {
+		stream := attempt{name: "streamText", traits: text.traits | streamed, like: text.name}
+		return program{name: name, version: js[name] + " with ai " + js["ai"], play: playNode("ai.mjs", name), wrongKey: "AI_APICallError", calls: []attempt{text, stream}}
+	}
+	whole := attempt{name: "generateText", traits: asks}
+	needsNew := attempt{name: "generateText", traits: asks | modern}
+	return []program{
+		ai("ollama-ai-provider-v2", whole),
+		ai("@ai-sdk/openai-compatible", whole),
+		ai("@ai-sdk/openai", needsNew),
+		ai("@ai-sdk/anthropic", needsNew),
+		{
+			name: "@llamaindex/ollama", version: js["@llamaindex/ollama"] + " with llamaindex " + js["llamaindex"], play: playNode("llamaindex.mjs"), wrongKey: "ResponseError",
+			calls: []attempt{
+				{name: "Ollama.chat", traits: asks},
+				{name: "Ollama.chat, streamed", traits: asks | streamed, like: "Ollama.chat"},
+				{name: "OpenAI.chat", traits: asks | uncounted},
+				{name: "OpenAI.chat, streamed", traits: asks | streamed | uncounted, like: "OpenAI.chat"},
+			},
+		},
+	}
+}

@@ -1,0 +1,128 @@
+package recipe
+
+// Traps that several clients share.
+const (
+	needsResponses = "It needs Ollama 0.13.3 or newer; an older one is answered 501."
+	needsMessages  = "It needs Ollama 0.14.0 or newer; an older one is answered 501."
+	keyInAddress   = "The key is part of the address, so it is in the shell's history, in the list of processes and in the log of a proxy between. Use HTTPS."
+	contextLength  = "Ollama gives a model 4,096 tokens of context unless it is told otherwise, and cuts off the start of what is longer. " +
+		"Agents need 64,000: set OLLAMA_CONTEXT_LENGTH on the Ollama server, or num_ctx in the Modelfile, and the same number here."
+)
+
+var agents = []Recipe{
+	{
+		ID: "claude-code", Name: "Claude Code", Group: Agents, Address: "URL", Key: "`ANTHROPIC_AUTH_TOKEN`",
+		Parts: []Part{{Where: "shell", Language: Shell, Text: `export ANTHROPIC_BASE_URL=<<URL>>
+export ANTHROPIC_AUTH_TOKEN=<<KEY>>
+unset ANTHROPIC_API_KEY
+export ANTHROPIC_MODEL=<<MODEL>>
+export ANTHROPIC_DEFAULT_OPUS_MODEL=<<MODEL>>
+export ANTHROPIC_DEFAULT_SONNET_MODEL=<<MODEL>>
+export ANTHROPIC_DEFAULT_HAIKU_MODEL=<<MODEL>>
+export CLAUDE_CODE_SUBAGENT_MODEL=<<MODEL>>
+export CLAUDE_CODE_MAX_CONTEXT_TOKENS=64000
+export CLAUDE_CODE_ATTRIBUTION_HEADER=0
+claude
+`}},
+		Traps: []string{
+			"The address has no /v1.",
+			"Unset ANTHROPIC_API_KEY: Claude Code sends it too, and two keys that differ are refused.",
+			"It asks for several models called claude-…: name yours for each tier, or set MODEL_ALIASES=claude-*=MODEL on the gateway. " +
+				"ANTHROPIC_SMALL_FAST_MODEL is the old name of ANTHROPIC_DEFAULT_HAIKU_MODEL.",
+			"Without CLAUDE_CODE_MAX_CONTEXT_TOKENS it takes an unknown model's context for 200,000 tokens or more and never compacts in time. " + contextLength,
+			"CLAUDE_CODE_ATTRIBUTION_HEADER=0 keeps the first line of its prompt equal, so that Ollama can reuse what it has computed.",
+			needsMessages,
+		},
+		Tried: Run, Version: "2.1.332",
+	},
+	{
+		ID: "codex", Name: "Codex", Group: Agents, Address: "URL/v1", Key: "the variable that `env_key` names",
+		Parts: []Part{
+			{Where: "~/.codex/config.toml", Language: TOML, Text: `model = <<MODEL>>
+model_provider = "gateway"
+model_context_window = 64000
+
+[model_providers.gateway]
+name = "Ollama API Service"
+base_url = <<URL/v1>>
+env_key = "OLLAMA_API_SERVICE_KEY"
+wire_api = "responses"
+`},
+			{Where: "shell", Language: Shell, Text: `export OLLAMA_API_SERVICE_KEY=<<KEY>>
+codex
+`},
+		},
+		Traps: []string{
+			`wire_api must be "responses": current versions speak nothing else.`,
+			"env_key is the name of a variable. The key itself does not belong into the file.",
+			"model, model_provider and model_context_window must be above the first [table].",
+			"Without model_context_window it takes a large one for granted and never compacts in time. " + contextLength,
+			needsResponses,
+		},
+		Tried: Run, Version: "0.171.0",
+	},
+	{
+		ID: "opencode", Name: "opencode", Group: Agents, Address: "URL/v1", Key: "`apiKey` of the provider",
+		Parts: []Part{
+			{Where: "~/.config/opencode/opencode.json", Language: JSONFile, Text: `{
+  "$schema": "https://opencode.ai/config.json",
+  "model": <<gateway/MODEL>>,
+  "small_model": <<gateway/MODEL>>,
+  "provider": {
+    "gateway": {
+      "npm": "@ai-sdk/openai-compatible",
+      "name": "Ollama API Service",
+      "options": { "baseURL": <<URL/v1>>, "apiKey": "{env:OLLAMA_API_SERVICE_KEY}" },
+      "models": { <<MODEL>>: { "limit": { "context": 64000, "output": 8192 } } }
+    }
+  }
+}
+`},
+			{Where: "shell", Language: Shell, Text: `export OLLAMA_API_SERVICE_KEY=<<KEY>>
+opencode
+`},
+		},
+		Traps: []string{
+			"Each model that shall be offered needs an entry under models.",
+			"Without limit it does not know when to compact. " + contextLength,
+			"Set small_model too, or titles of sessions are asked from a model of another provider.",
+		},
+		Tried: Run, Version: "1.18.33",
+	},
+	{
+		ID: "aider", Name: "aider", Group: Agents, Address: "URL", Key: "`OLLAMA_API_KEY`",
+		Parts: []Part{{Where: "shell", Language: Shell, Text: `export OLLAMA_API_BASE=<<URL>>
+export OLLAMA_API_KEY=<<KEY>>
+aider --model <<ollama_chat/MODEL>>
+`}},
+		Traps: []string{
+			"The model's name begins with ollama_chat/.",
+			"aider asks for the context that each request needs (num_ctx); the gateway bounds it by MAX_NUM_CTX (32,768).",
+		},
+		Tried: Replayed, Version: "0.86",
+	},
+	{
+		ID: "goose", Name: "goose", Group: Agents, Address: "URL", Key: "`OPENAI_API_KEY`",
+		Parts: []Part{{Where: "shell", Language: Shell, Text: `export GOOSE_PROVIDER=openai
+export OPENAI_HOST=<<URL>>
+export OPENAI_API_KEY=<<KEY>>
+export GOOSE_MODEL=<<MODEL>>
+goose session
+`}},
+		Traps: []string{
+			"OPENAI_HOST has no /v1: goose adds v1/chat/completions.",
+			"Its own provider ollama sends no key. It works with OLLAMA_HOST=URL/k/KEY.",
+		},
+		Tried: Replayed, Version: "1.27",
+	},
+	{
+		ID: "copilot-cli", Name: "GitHub Copilot CLI", Group: Agents, Address: "URL/v1", Key: "`COPILOT_PROVIDER_API_KEY`",
+		Parts: []Part{{Where: "shell", Language: Shell, Text: `export COPILOT_PROVIDER_BASE_URL=<<URL/v1>>
+export COPILOT_PROVIDER_API_KEY=<<KEY>>
+export COPILOT_MODEL=<<MODEL>>
+copilot
+`}},
+		Traps: []string{"The model must be able to call tools.", contextLength},
+		Tried: Replayed, Version: "its documentation of 2026",
+	},
+}

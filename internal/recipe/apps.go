@@ -1,0 +1,79 @@
+package recipe
+
+var apps = []Recipe{
+	{
+		ID: "open-webui", Name: "Open WebUI", Group: Apps, Address: "URL", Key: "in the connection's form",
+		Parts: []Part{{Where: "Admin Panel, Settings, Connections, Ollama API, +", Language: Form, Text: `URL: <<URL>>
+Auth: Bearer <<KEY>>
+`}},
+		Traps: []string{
+			"Its buttons to pull, delete and create models need an admin key.",
+			"All its users share this key and its limits.",
+			"With ENABLE_FORWARD_USER_INFO_HEADERS it sends its users' names and addresses along. They end here and never reach Ollama.",
+		},
+		Tried: Replayed, Version: "0.6",
+	},
+	{
+		ID: "n8n", Name: "n8n", Group: Apps, Address: "URL", Key: "API Key of the Ollama credential",
+		Parts: []Part{{Where: "Credentials, Ollama", Language: Form, Text: `Base URL: <<URL>>
+API Key: <<KEY>>
+`}},
+		Traps: []string{"Versions before 1.106 have no field for the key: give them the base URL URL/k/KEY."},
+		Tried: Replayed, Version: "1.106",
+	},
+	{
+		ID: "anythingllm", Name: "AnythingLLM", Group: Apps, Address: "URL", Key: "Auth Token",
+		Parts: []Part{{Where: "Settings, AI Providers, LLM, Ollama", Language: Form, Text: `Ollama Base URL: <<URL>>
+Auth Token: <<KEY>>
+Ollama Model: <<MODEL>>
+`}},
+		Traps: []string{"Set the embedder's Auth Token too; it has a field of its own.", "It sends the workspace's context length as num_ctx."},
+		Tried: Replayed, Version: "1.9",
+	},
+	{
+		ID: "home-assistant", Name: "Home Assistant", Group: Apps, Address: "URL", Key: "API key",
+		Parts: []Part{{Where: "Settings, Devices & services, Add integration, Ollama", Language: Form, Text: `URL: <<URL>>
+API key: <<KEY>>
+Model: <<MODEL>>
+`}},
+		Traps: []string{
+			"Versions before 2026 have no field for the key: give them the URL URL/k/KEY.",
+			"It offers models that are not installed and pulls the one that is chosen, which needs an admin key. Choose one marked as downloaded.",
+		},
+		Tried: Replayed, Version: "2026.x",
+	},
+	{
+		ID: "obsidian", Name: "Obsidian, plugin Copilot", Group: Apps, Address: "URL/v1", Key: "API Key", Origin: "app://obsidian.md",
+		Parts: []Part{{Where: "Settings, Copilot, Model, Add Custom Model", Language: Form, Text: `Model Name: <<MODEL>>
+Provider: 3rd party (openai-format)
+Base URL: <<URL/v1>>
+API Key: <<KEY>>
+`}},
+		Traps: []string{
+			"Obsidian is a web page: the gateway needs CORS_ORIGINS=app://obsidian.md, on phones capacitor://localhost and http://localhost too. " +
+				"Or switch Enable CORS on in the model's form, which sends without streaming.",
+		},
+		Tried: Replayed, Version: "3.x",
+	},
+	{
+		ID: "page-assist", Name: "Page Assist", Group: Apps, Address: "URL/k/KEY", Key: "in the address, or as a custom header", Origin: "chrome-extension://*",
+		Parts: []Part{{Where: "Settings, Ollama Settings, Ollama URL", Language: Form, Text: `<<URL/k/KEY>>
+`}},
+		Traps: []string{
+			"The gateway needs CORS_ORIGINS=chrome-extension://*, for Firefox moz-extension://*.",
+			"In place of the key in the address: Advanced Ollama URL Configuration, Custom headers, Authorization: Bearer KEY.",
+		},
+		Tried: Replayed, Version: "1.5",
+	},
+	{
+		ID: "browser-extension", Name: "other browser extensions and web pages", Group: Apps, Address: "URL/v1", Key: "`Authorization: Bearer`", Origin: "chrome-extension://*",
+		Parts: []Part{{Where: "the extension's settings", Language: Form, Text: `URL: <<URL/v1>>
+API key: <<KEY>>
+`}},
+		Traps: []string{
+			"The gateway needs their origin in CORS_ORIGINS: chrome-extension://*, moz-extension://*, or the page's https://NAME.",
+			"A key in a web page is everyone's who sees the page.",
+		},
+		Tried: Replayed, Version: "the Fetch standard",
+	},
+}

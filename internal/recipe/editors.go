@@ -1,0 +1,91 @@
+package recipe
+
+var editors = []Recipe{
+	{
+		ID: "copilot-vscode", Name: "GitHub Copilot in VS Code", Group: Editors, Address: "URL/k/KEY", Key: "in the address",
+		Parts: []Part{{Where: "Chat: Manage Language Models, Add Models, Ollama", Language: Form, Text: `URL: <<URL/k/KEY>>
+`}},
+		Traps: []string{
+			"It sends an empty \"Authorization: Bearer\" along, which the gateway takes for no key.",
+			"The model must be able to call tools to be offered for agents.",
+			"Its provider for custom endpoints works as well: address URL/v1/chat/completions, with the key in its own field.",
+		},
+		Tried: Replayed, Version: "vscode-copilot-chat of 2026",
+	},
+	{
+		ID: "cline", Name: "Cline", Group: Editors, Address: "URL", Key: "Ollama API Key",
+		Parts: []Part{{Where: "Settings, API Configuration", Language: Form, Text: `API Provider: Ollama
+Use custom base URL: <<URL>>
+Ollama API Key: <<KEY>>
+Model: <<MODEL>>
+Model Context Window: 64000
+`}},
+		Traps: []string{"Cline sends the context window as num_ctx; the gateway bounds it by MAX_NUM_CTX (32,768)."},
+		Tried: Replayed, Version: "3.x of 2026",
+	},
+	{
+		ID: "roo", Name: "Roo Code", Group: Editors, Address: "URL", Key: "Ollama API Key",
+		Parts: []Part{{Where: "Settings, Providers", Language: Form, Text: `API Provider: Ollama
+Base URL: <<URL>>
+Ollama API Key: <<KEY>>
+Model: <<MODEL>>
+`}},
+		Traps: []string{contextLength},
+		Tried: Replayed, Version: "3.x of 2026",
+	},
+	{
+		ID: "kilo", Name: "Kilo Code", Group: Editors, Address: "URL/v1", Key: "API Key",
+		Parts: []Part{{Where: "Settings, Providers", Language: Form, Text: `API Provider: OpenAI Compatible
+Base URL: <<URL/v1>>
+API Key: <<KEY>>
+Model: <<MODEL>>
+`}},
+		Traps: []string{contextLength},
+		Tried: Replayed, Version: "4.x of 2026",
+	},
+	{
+		ID: "continue", Name: "Continue", Group: Editors, Address: "URL", Key: "`apiKey`",
+		Parts: []Part{{Where: "~/.continue/config.yaml", Language: YAML, Text: `name: Ollama API Service
+version: 1.0.0
+schema: v1
+models:
+  - name: <<MODEL>>
+    provider: ollama
+    model: <<MODEL>>
+    apiBase: <<URL>>
+    apiKey: <<KEY>>
+    roles: [chat, edit, apply]
+`}},
+		Traps: []string{"Continue adds api/ to apiBase itself.", contextLength},
+		Tried: Replayed, Version: "1.x of 2026",
+	},
+	{
+		ID: "zed", Name: "Zed", Group: Editors, Address: "URL", Key: "the Ollama entry of the Agent Panel's settings, or `OLLAMA_API_KEY`",
+		Parts: []Part{
+			{Where: "settings.json", Language: JSONFile, Text: `{
+  "language_models": {
+    "ollama": {
+      "api_url": <<URL>>,
+      "available_models": [{ "name": <<MODEL>>, "max_tokens": 64000, "supports_tools": true }]
+    }
+  }
+}
+`},
+			{Where: "Agent Panel, Settings, Ollama, API key", Language: Form, Text: "<<KEY>>\n"},
+		},
+		Traps: []string{"Zed sends max_tokens of the model as num_ctx. Without it, it takes a small context.", "The key is in no file of settings: Zed keeps it in the system's key ring."},
+		Tried: Replayed, Version: "0.2xx of 2026",
+	},
+	{
+		ID: "jetbrains", Name: "JetBrains AI Assistant", Group: Editors, Address: "URL/v1", Key: "API Key",
+		Parts: []Part{{Where: "Settings, Tools, AI Assistant, Providers & API keys", Language: Form, Text: `Provider: OpenAI-compatible
+URL: <<URL/v1>>
+API Key: <<KEY>>
+`}},
+		Traps: []string{
+			"Its provider Ollama has no field for a key: give it the address URL/k/KEY.",
+			"Test Connection asks for the list of models, so a model that the key may not use is not shown.",
+		},
+		Tried: Replayed, Version: "2026.2",
+	},
+}
