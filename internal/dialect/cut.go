@@ -24,7 +24,7 @@ var cutFields = names("model", "created_at", "choices", "usage", "index", "respo
 
 // more asks whether a piece that has been read may pass, and keeps it as the place of the cut if not.
 func (m *Meter) more(rec []byte) bool {
-	if m.More(m.Records) {
+	if m.More == nil || m.More(m.Records) {
 		m.passed(rec)
 		return true
 	}
@@ -183,7 +183,7 @@ func (m *Meter) cutResponse(o *object, prompt int64) []string {
 	return events
 }
 
-var responseFields = names("status", "incomplete_details", "output", "usage")
+var responseFields = names("status", "error", "incomplete_details", "output", "usage")
 
 func parsedResponse(src []byte) (object, bool) {
 	if len(src) == 0 {
@@ -193,4 +193,24 @@ func parsedResponse(src []byte) (object, bool) {
 	defer r.done()
 	o, err := r.object(src, responseFields)
 	return o, err == nil
+}
+
+// FailedResponse is the last event of a Responses stream that failed, behind an error event: the answer as it was described at the
+// beginning, or one with this id and time if it had not begun. The message is JSON.
+func (m *Meter) FailedResponse(id string, at time.Time, code string, message []byte) []byte {
+	failure := slices.Concat([]byte(`{"code":"`+code+`","message":`), message, []byte{'}'})
+	begun := m.closing.response
+	if begun == nil {
+		begun = fmt.Appendf(nil, `{"id":"resp_%s","object":"response","created_at":%d,"status":"failed","error":null,"incomplete_details":null,"instructions":null,`+
+			`"metadata":{},"model":"","output":[],"parallel_tool_calls":true,"temperature":1,"tool_choice":"auto","tools":[],"top_p":1,"usage":null}`, id, at.Unix())
+	}
+	r, _ := parsedResponse(begun)
+	e := edit{object: &r}
+	e.put("status", []byte(`"failed"`))
+	e.put("error", failure)
+	rec := []byte(named("response.failed", fmt.Sprintf(`{"response":%s,"sequence_number":%d,"type":"response.failed"}`, e.bytes(), m.Events+1)))
+	if other, changed := m.rewrite(rec); changed {
+		return other
+	}
+	return rec
 }

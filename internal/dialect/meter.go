@@ -148,7 +148,7 @@ func (m *Meter) records(src []byte) (done int, pass []byte) {
 			}
 			return end, pass
 		}
-		if m.broken || m.Records > before && m.More != nil && !m.more(rec) {
+		if m.broken || m.Records > before && !m.more(rec) {
 			if edited {
 				return at, out
 			}

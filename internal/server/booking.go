@@ -158,6 +158,7 @@ func (b *booking) sayWhere() {
 // stream passes a streamed answer piece by piece; its end goes out when it is booked.
 func (b *booking) stream(resp *proxy.Response, m *dialect.Meter) error {
 	b.record.Streamed = true
+	b.x.meter = m
 	b.header(resp, -1)
 	b.x.beat.resume()
 	b.stay.begin()
@@ -171,7 +172,6 @@ func (b *booking) stream(resp *proxy.Response, m *dialect.Meter) error {
 	}
 	rest := m.Finish()
 	b.x.journey.finished(rest)
-	b.x.events = m.Events
 	b.record.BytesOut = sent + int64(len(rest))
 	b.count(m.Usage, m.Records)
 	switch {
@@ -189,7 +189,10 @@ func (b *booking) stream(resp *proxy.Response, m *dialect.Meter) error {
 		return b.last(rest)
 	case m.Failed:
 		b.end(api.OutcomeUpstream, api.CodeUpstreamError)
-		panic(http.ErrAbortHandler) // its own error record has passed: only the break is missing
+		if !b.x.endsInOrder() {
+			panic(http.ErrAbortHandler)
+		}
+		return nil // its own error record has passed
 	default:
 		b.s.note(b.lease.Backend, errEndedEarly)
 		return b.failed(errEndedEarly)
