@@ -66,10 +66,10 @@ func (b *booking) begin(resp *proxy.Response) error {
 	case compressed(resp):
 		return b.failed(errCompressed)
 	case resp.Status >= 300 && resp.Status < 400:
-		return b.failed(api.Errorf(api.CodeUpstreamError, "the Ollama server redirects: OLLAMA_BASE_URL must name it directly"))
+		return b.failed(errRedirects)
 	case resp.Status == http.StatusUnauthorized:
 		// It is about the server's own account, and must not look like a bad key of ours.
-		return b.failed(api.Errorf(api.CodeUpstreamError, "the Ollama server is not signed in where this model needs it: ask who runs it"))
+		return b.failed(errSignedOut)
 	case resp.Status == http.StatusNotFound && b.x.route.kind.Since() != "" && strings.HasPrefix(resp.Header.Get("Content-Type"), "text/plain"):
 		// A route it does not know; an unknown model is answered with JSON.
 		return b.failed(tooOld(b.lease.Backend.State().Version, b.x.route.kind.Since()))
@@ -79,8 +79,11 @@ func (b *booking) begin(resp *proxy.Response) error {
 	return nil
 }
 
+// What only the operator can change is not worth a second try.
 var (
-	errCompressed = api.Errorf(api.CodeUpstreamError, "the Ollama server answered compressed, which nobody asked for: ask who runs it")
+	errCompressed = &api.Error{Code: api.CodeUpstreamError, NoRetry: true, Message: "the Ollama server answered compressed, which nobody asked for: ask who runs it"}
+	errRedirects  = &api.Error{Code: api.CodeUpstreamError, NoRetry: true, Message: "the Ollama server redirects: OLLAMA_BASE_URL must name it directly"}
+	errSignedOut  = &api.Error{Code: api.CodeUpstreamError, NoRetry: true, Message: "the Ollama server is not signed in where this model needs it: ask who runs it"}
 	errEndedEarly = api.Errorf(api.CodeUpstreamError, "the answer of the Ollama server ended too early: try again")
 )
 

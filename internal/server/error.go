@@ -95,11 +95,12 @@ func (x *exchange) statusOf(code api.Code) int {
 }
 
 func (x *exchange) retryHeaders(e *api.Error) {
-	if e.NoRetry {
-		// Without it the OpenAI and Anthropic SDKs sleep out the whole Retry-After before their user learns anything.
-		x.Header().Set("X-Should-Retry", "false")
-	}
 	status := statuses[e.Code]
+	// Without it the OpenAI and Anthropic SDKs sleep out the whole Retry-After before their user learns anything, and Claude Code
+	// repeats a 401 for minutes.
+	if e.NoRetry || status < 500 && status != http.StatusTooManyRequests && status != http.StatusRequestTimeout {
+		x.Header()["X-Should-Retry"] = []string{"false"}
+	}
 	if status != http.StatusTooManyRequests && status != http.StatusServiceUnavailable {
 		return
 	}
@@ -113,8 +114,14 @@ func (x *exchange) retryHeaders(e *api.Error) {
 // errorBody is a failure as one JSON object in the caller's dialect. Anthropic's carries the request's id, as theirs does.
 func (x *exchange) errorBody(e *api.Error) []byte {
 	switch x.family {
-	case dialect.OpenAI, dialect.Responses:
-		return openAIError(e)
+	case dialect.OpenAI:
+		return openAIError(e, openAIType(statuses[e.Code]), "")
+	case dialect.Responses:
+		if e.NoRetry && statuses[e.Code] == http.StatusTooManyRequests && e.RetryAfter > 0 {
+			// Codex shows a limit, and when it ends, in this form only; any other 429 it repeats, or calls a "retry limit".
+			return openAIError(e, "usage_limit_reached", `,"resets_at":`+strconv.FormatInt(x.arrived.Add(e.RetryAfter).Unix(), 10))
+		}
+		return openAIError(e, openAIType(statuses[e.Code]), "")
 	case dialect.Anthropic:
 		b := append([]byte(`{"type":"error","error":{"type":"`), anthropicType(statuses[e.Code])...)
 		b = append(append(b, `","message":`...), quoted(e.Message)...)
@@ -164,11 +171,13 @@ func (x *exchange) withSentence(status int, body []byte) []byte {
 	return slices.Concat(body[:end], []byte(field), quoted(sentence), body[end:])
 }
 
-func openAIError(e *api.Error) []byte {
+// openAIError is a failure of that type, with more fields behind the usual ones.
+func openAIError(e *api.Error, kind, more string) []byte {
 	b := append([]byte(`{"error":{"message":`), quoted(e.Message)...)
-	b = append(append(b, `,"type":"`...), openAIType(statuses[e.Code])...)
+	b = append(append(b, `,"type":"`...), kind...)
 	b = append(append(b, `","param":null,"code":"`...), e.Code...)
-	return append(b, `"}}`...)
+	b = append(append(b, '"'), more...)
+	return append(b, "}}"...)
 }
 
 // errorRecord is a failure in the middle of a stream: a line of NDJSON, or a server-sent event.
@@ -209,7 +218,9 @@ func (x *exchange) endsInOrder() bool {
 	case dialect.Native:
 		return false
 	case dialect.OpenAI:
-		return events && !slices.ContainsFunc(plainLibraries, func(name string) bool { return strings.HasPrefix(x.r.UserAgent(), name) })
+		agent := x.r.UserAgent()
+		plain := func(name string) bool { return strings.HasPrefix(agent, name) }
+		return events && !slices.ContainsFunc(plainLibraries, plain) && !strings.Contains(agent, "langchaingo/")
 	}
 	return events
 }

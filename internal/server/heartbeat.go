@@ -27,6 +27,12 @@ type heartbeat struct {
 
 // beatText is one heartbeat, in the form that every reader of the dialect survives (docs/decisions.md, "The heartbeat").
 func (x *exchange) beatText(name string) []byte {
+	if x.family != dialect.Anthropic && x.r.Header.Get("X-Stainless-Lang") == "go" {
+		// OpenAI's Go SDK up to 3.42 takes a blank line without data for an event and fails. All versions read line by line. Their
+		// accumulator refuses a piece with another id than the first.
+		return []byte(": waiting\n")
+	}
+	// go-openai keeps each comment, and with one of them before it can read no error.
 	const piece = `data: {"id":"","object":"%s","created":%d,"model":%s,"choices":[{"index":0,%s,"finish_reason":null}]}` + "\n\n"
 	model := quoted(name)
 	switch x.route.kind {
@@ -36,10 +42,6 @@ func (x *exchange) beatText(name string) []byte {
 		return fmt.Appendf(nil, piece, "text_completion", x.arrived.Unix(), model, `"text":""`)
 	case dialect.AnthropicMessages:
 		return []byte("event: ping\ndata: {\"type\":\"ping\"}\n\n") // Anthropic's own
-	}
-	if x.r.Header.Get("X-Stainless-Lang") == "go" {
-		// OpenAI's Go SDK up to 3.42 takes a blank line without data for an event, and dies of it. It reads line by line.
-		return []byte(": waiting\n")
 	}
 	return []byte(": waiting\n\n") // a reader that splits at blank lines would lose an event behind a comment without one
 }

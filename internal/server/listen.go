@@ -117,6 +117,7 @@ func crossOrigin(next http.Handler, origins []string) http.Handler {
 		ExposedHeaders: []string{
 			"Deprecation", "Request-Id", "Retry-After", "X-Backend", "X-Client-Request-Id", "X-Key-Expires", "X-Policy", "X-Queue-Wait-Ms",
 			"X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "X-Request-Id", "X-Should-Retry",
+			openAIRequests.limit, openAIRequests.remaining, openAIRequests.reset, openAITokens.limit, openAITokens.remaining, openAITokens.reset,
 		},
 		MaxAge: int((12 * time.Hour).Seconds()),
 	}).Handler(next)
