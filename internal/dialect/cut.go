@@ -13,7 +13,8 @@ import (
 
 // closing is what the end of a cut stream needs to know of what came before it.
 type closing struct {
-	rec      []byte // the piece that did not pass
+	rec      []byte // the piece that did not pass, or the last that did
+	passed   bool   // it did
 	response []byte // Responses: the answer as it was described at the beginning
 	items    [][]byte
 	text     []byte // of the part that is being written, as JSON without its quotes
@@ -53,14 +54,15 @@ func (m *Meter) remember(event string, rec []byte) {
 	}
 }
 
-// passed keeps the text of an event that the client has got.
+// passed reads a piece that the client has got, and keeps its text where the end repeats it.
 func (m *Meter) passed(rec []byte) {
+	m.repeat(rec)
 	if m.kind != OpenAIResponses || m.event(rec) != "response.output_text.delta" {
 		return
 	}
 	data, _ := eventData(rec)
 	o, _ := parsed(data)
-	if d := o.find("delta"); d != nil && d.kind == '"' {
+	if d := o.find("delta"); d != nil && d.kind == '"' && len(m.closing.text) <= maxRecord { // Ollama's own end would be as long
 		text := o.value(d)
 		m.closing.text = append(m.closing.text, text[1:len(text)-1]...)
 	}
@@ -152,6 +154,11 @@ func (m *Meter) cutMessage(o *object, prompt int64) []string {
 // cutResponse closes the text that was being written, if it was text, and then the answer.
 func (m *Meter) cutResponse(o *object, prompt int64) []string {
 	sequence, _ := strconv.Atoi(o.field("sequence_number", "0"))
+	end := "response.incomplete"
+	if m.closing.passed {
+		// As Ollama ends every answer that has reached its length: of response.incomplete Codex makes an error.
+		sequence, end = sequence+1, "response.completed"
+	}
 	var events []string
 	add := func(event, fields string) {
 		events = append(events, named(event, fmt.Sprintf(`{%s,"sequence_number":%d,"type":"%s"}`, fields, sequence, event)))
@@ -179,7 +186,7 @@ func (m *Meter) cutResponse(o *object, prompt int64) []string {
 			prompt, m.Records, prompt+m.Records))
 		response = e.bytes()
 	}
-	add("response.incomplete", `"response":`+string(response))
+	add(end, `"response":`+string(response))
 	return events
 }
 

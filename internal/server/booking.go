@@ -173,6 +173,9 @@ func (b *booking) stream(resp *proxy.Response, m *dialect.Meter) error {
 	if m.Cut && err == nil && !b.stay.left() {
 		return b.cut(resp, m, sent)
 	}
+	if err == nil && resp.EndedInOrder() && m.AtRepeatLimit() && !b.stay.left() {
+		return b.repeated(resp, m, sent)
+	}
 	rest := m.Finish()
 	b.x.journey.finished(rest)
 	b.record.BytesOut = sent + int64(len(rest))
@@ -229,6 +232,18 @@ func (b *booking) cut(resp *proxy.Response, m *dialect.Meter, sent int64) error 
 	return b.last(rest)
 }
 
+// repeated ends a stream that Ollama has ended because a token repeats, as one that has reached its length: the server did what it does,
+// and a client that took it for a failure would ask for the same answer again.
+func (b *booking) repeated(resp *proxy.Response, m *dialect.Meter, sent int64) error {
+	b.count(dialect.Usage{}, m.Records)
+	b.record.Status = cmp.Or(b.x.status, resp.Status)
+	rest := m.RepeatEnd(b.req.PromptTokens, time.Since(b.record.At))
+	b.record.BytesOut = sent + int64(len(rest))
+	b.x.journey.finished(rest)
+	b.end(api.OutcomeOK, "")
+	return b.last(rest)
+}
+
 // whole passes an answer that is one object: read to its end before its header goes out, so that a death of the upstream is
 // a clean 502; one too long for that passes but for its tail.
 func (b *booking) whole(resp *proxy.Response) error {
@@ -250,7 +265,13 @@ func (b *booking) whole(resp *proxy.Response) error {
 		if resp.Status < 400 { // an error has none, whatever it looks like
 			used = b.x.route.kind.WholeUsage(body)
 		}
-		b.count(used, 0)
+		var estimated int64
+		if resp.Status < 400 && used.PromptTokens == 0 && used.CompletionTokens == 0 {
+			if estimated = b.x.route.kind.Estimate(body); estimated > 0 {
+				used = dialect.Usage{} // at its repeat limit Ollama counts nothing
+			}
+		}
+		b.count(used, estimated)
 		b.x.journey.finished(body)
 		if b.req.Alias != "" {
 			body = dialect.EchoModel(body, b.req.Alias)
