@@ -204,8 +204,8 @@ func TestResponsesErrorEvent(t *testing.T) {
 	events := strings.Split(strings.TrimSpace(r.body), "\n\n")
 	const want = "event: error\n" + `data: {"type":"error","sequence_number":9,"code":"upstream_error","message":"the answer of the Ollama server ended too early: try again","param":null,` +
 		`"error":{"message":"the answer of the Ollama server ended too early: try again","type":"api_error","param":null,"code":"upstream_error"}}`
-	if got := events[len(events)-1]; got != want || len(events) != 10 || r.err == nil {
-		t.Errorf("%d events, err %v, the last:\n%s\nwant\n%s", len(events), r.err, got, want)
+	if got := events[len(events)-2]; got != want || len(events) != 11 || r.err != nil {
+		t.Errorf("%d events, err %v, the last but one:\n%s\nwant\n%s", len(events), r.err, got, want)
 	}
 }
 

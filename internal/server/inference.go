@@ -2,7 +2,6 @@ package server
 
 import (
 	"cmp"
-	"strconv"
 	"strings"
 	"time"
 
@@ -179,23 +178,6 @@ func mayUse(k *api.Key, alias string, models ...api.Model) error {
 		return notFound(cmp.Or(alias, m.String()))
 	}
 	return nil
-}
-
-// showLimits writes the key's hourly limit and what is left of it.
-func (x *exchange) showLimits(limits *limit.Memory, taken *limit.Reservation) {
-	var state limit.State
-	if taken != nil {
-		state = taken.State()
-	} else {
-		state = limits.State(x.key)
-	}
-	if state.Limit < 0 {
-		return
-	}
-	h := x.Header()
-	h["X-Ratelimit-Limit"] = []string{strconv.FormatInt(state.Limit, 10)}
-	h["X-Ratelimit-Remaining"] = []string{strconv.FormatInt(state.Remaining, 10)}
-	h["X-Ratelimit-Reset"] = []string{strconv.FormatInt(int64((state.Reset+time.Second-1)/time.Second), 10)}
 }
 
 // acquire waits for a slot where the route needs one: changing the models of a server takes none of its compute. avoid is the server

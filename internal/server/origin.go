@@ -37,6 +37,7 @@ func crossOrigin(next http.Handler, origins []api.Origin) http.Handler {
 		ExposedHeaders: []string{
 			"Deprecation", "Request-Id", "Retry-After", "X-Backend", "X-Client-Request-Id", "X-Key-Expires", "X-Policy", "X-Queue-Wait-Ms",
 			"X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "X-Request-Id", "X-Should-Retry",
+			openAIRequests.limit, openAIRequests.remaining, openAIRequests.reset, openAITokens.limit, openAITokens.remaining, openAITokens.reset,
 		},
 		AllowPrivateNetwork: true, // a page on the internet that the operator has named, and a gateway in a private network
 		MaxAge:              int(preflightLifetime.Seconds()),
