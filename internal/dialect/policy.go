@@ -22,6 +22,8 @@ type Terms struct {
 	Standard api.Policy
 	// MaxOutput is the longest answer that may be asked for, in tokens, whoever asks; 0 is no bound. It comes after the policy.
 	MaxOutput int64
+	// DropHosted takes out tools that the provider would run: the key may not use the cloud.
+	DropHosted bool
 	// Registries are the hosts that models may come from and go to, beside Ollama's own.
 	Registries []string
 }

@@ -18,8 +18,6 @@ type Request struct {
 	Sent string
 	// Remote says that a model is to be made which Ollama would run on another host.
 	Remote bool
-	// WebSearch says that Ollama is asked to search the web, which it does off-site and under its own account.
-	WebSearch bool
 	// Stream says whether a streamed answer was asked for.
 	Stream bool
 	// StripUsage says that usage was asked for by the gateway alone and must be taken out of the stream again.
@@ -109,8 +107,9 @@ func (e *edit) edits(k Kind, terms *Terms, req *Request) (err error) {
 		err = e.includeUsage(req)
 	case OpenAICompletions:
 		err = e.includeUsage(req)
-	case OpenAIResponses, AnthropicMessages:
-		req.WebSearch, err = e.object.searchesWeb()
+	}
+	if err == nil && terms.DropHosted {
+		err = e.dropHosted(k, req)
 	}
 	if err == nil && terms.Policed {
 		err = e.police(k, terms, req, options)
@@ -381,43 +380,3 @@ func (e *edit) includeUsage(req *Request) error {
 }
 
 var streamOptions = names("include_usage")
-
-// searchesWeb says whether one of the tools is Ollama's own web search. Claude names it with a date behind: web_search_20250305.
-func (o *object) searchesWeb() (bool, error) {
-	m := o.find("tools")
-	if m == nil || m.kind != '[' {
-		return false, nil
-	}
-	r := read(o.value(m))
-	defer r.done()
-	if _, err := r.dec.ReadToken(); err != nil {
-		return false, syntaxError(err)
-	}
-	for r.dec.PeekKind() != ']' {
-		tool, err := r.dec.ReadValue()
-		if err != nil {
-			return false, syntaxError(err)
-		}
-		if tool.Kind() != '{' {
-			continue
-		}
-		inner := read(tool)
-		t, err := inner.object(tool, toolFields)
-		inner.done()
-		if err != nil {
-			return false, err
-		}
-		if kind := t.find("type"); kind != nil && kind.kind == '"' {
-			text, err := t.text(kind)
-			if err != nil {
-				return false, err
-			}
-			if strings.HasPrefix(text, "web_search") {
-				return true, nil
-			}
-		}
-	}
-	return false, nil
-}
-
-var toolFields = names("type")

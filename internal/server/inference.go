@@ -118,11 +118,8 @@ func (s *Server) readRequest(x *exchange, taken *limit.Reservation) (*dialect.Re
 	if req.Changes != nil {
 		x.Header()["X-Policy"] = []string{strings.Join(req.Changes, ", ")}
 	}
-	switch {
-	case req.Remote && !x.key.AllowCloud:
+	if req.Remote && !x.key.AllowCloud {
 		return nil, api.Errorf(api.CodeForbidden, "this key may not make models that run elsewhere (remote_host): an admin can set allow_cloud")
-	case req.WebSearch && !x.key.AllowCloud:
-		return nil, api.Errorf(api.CodeForbidden, "this key may not let the server search the web (the tool web_search): leave it out, or an admin can set allow_cloud")
 	}
 	return req, mayUse(x.key, req.Alias, req.Models...)
 }
@@ -131,6 +128,7 @@ func (s *Server) readRequest(x *exchange, taken *limit.Reservation) (*dialect.Re
 func (s *Server) terms(k *api.Key) *dialect.Terms {
 	t := &dialect.Terms{
 		Aliases: s.Aliases, Policed: k.Role != api.RoleAdmin, Key: k.Policy, Models: s.Policy, Standard: s.Standard, Registries: s.Registries,
+		DropHosted: !k.AllowCloud,
 	}
 	if k.MaxOutput != nil {
 		t.MaxOutput = *k.MaxOutput
