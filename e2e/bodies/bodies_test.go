@@ -190,6 +190,7 @@ func chat(r ollama.ChatRequest) bound {
 const (
 	mostContext = 4096
 	mostTokens  = 100
+	ownTokens   = 64 // of a model with a bound of its own
 	mostKept    = time.Hour
 )
 
@@ -230,6 +231,8 @@ func FuzzWhatOllamaBinds(f *testing.F) {
 		f.Fatal(err)
 	}
 	user := &dialect.Terms{Aliases: api.Aliases{alias}, Policed: true, Standard: dialect.Standard(mostContext, mostKept, mostTokens), DropHosted: true}
+	small := *user
+	small.Own = func(api.Model) api.Parameters { return api.Parameters{NumPredict: ownTokens} }
 	admin := &dialect.Terms{Aliases: user.Aliases, DropHosted: true}
 	f.Fuzz(func(t *testing.T, kind uint8, data []byte) {
 		k := dialect.Kind(kind)
@@ -238,7 +241,7 @@ func FuzzWhatOllamaBinds(f *testing.F) {
 			return
 		}
 		for _, body := range [][]byte{data, assemble(data)} {
-			for _, terms := range []*dialect.Terms{user, admin} {
+			for _, terms := range []*dialect.Terms{user, &small, admin} {
 				req, err := k.Read(bytes.Clone(body), terms)
 				if err != nil {
 					continue
@@ -250,7 +253,7 @@ func FuzzWhatOllamaBinds(f *testing.F) {
 				if err := differs(k, req, b); err != nil {
 					t.Fatalf("kind %d: %v\nsent      %q\nforwarded %q", k, err, body, req.Body)
 				}
-				if err := exceeds(k, b); terms.Policed && err != nil {
+				if err := exceeds(k, b, terms); terms.Policed && err != nil {
 					t.Fatalf("kind %d: %v\nsent      %q\nforwarded %q", k, err, body, req.Body)
 				}
 			}
@@ -327,7 +330,7 @@ func differs(k dialect.Kind, req *dialect.Request, b bound) error {
 }
 
 // exceeds says what of a user's body goes beyond the policy. Options are looked at as the runner gets them.
-func exceeds(k dialect.Kind, b bound) error {
+func exceeds(k dialect.Kind, b bound, terms *dialect.Terms) error {
 	switch {
 	case k == dialect.Create || k == dialect.Transfer || k == dialect.Copy || k == dialect.Delete || k == dialect.Show:
 		return nil // what is made is the admin's, and a template or option shown moves nothing
@@ -338,12 +341,15 @@ func exceeds(k dialect.Kind, b bound) error {
 	}
 	// Ollama puts the model's own and the request's over these.
 	got := ollama.DefaultOptions()
+	if terms.Own != nil {
+		got.NumPredict = ownTokens
+	}
 	standard := got.Runner
 	if err := got.FromMap(b.options); err != nil {
 		return nil // it refuses them
 	}
 	standard.NumCtx = got.NumCtx
-	if b.options["num_ctx"] != nil && (got.NumCtx < 1 || got.NumCtx > mostContext) {
+	if got.NumCtx > mostContext { // a smaller one than four is four
 		return fmt.Errorf("num_ctx %d", got.NumCtx)
 	}
 	if got.Runner != standard {

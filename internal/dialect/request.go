@@ -115,7 +115,7 @@ func (e *edit) edits(k Kind, terms *Terms, req *Request) (err error) {
 		err = e.police(k, terms, req, options)
 	}
 	if err == nil {
-		e.boundOutput(k, terms.MaxOutput, req, options)
+		e.boundOutput(k, terms, req, options)
 	}
 	if err == nil && options != nil {
 		req.LoadOptions = options.loadTime()
@@ -297,11 +297,11 @@ func errRegistry() error {
 }
 
 // intoOptions moves a top-level temperature and max_tokens, which Ollama ignores on its native routes, into options.
-// What stands in options already wins.
+// What stands in options already wins, and what is no number stays where Ollama ignores it.
 func (e *edit) intoOptions(options *edit) {
 	for _, move := range [...]struct{ from, to string }{{"temperature", "temperature"}, {"max_tokens", "num_predict"}} {
 		m := e.object.find(move.from)
-		if m == nil {
+		if m == nil || m.kind != '0' && m.kind != 'n' {
 			continue
 		}
 		e.remove(m)
@@ -329,8 +329,8 @@ func (e *edit) options() (*edit, error) {
 // new name gets unbounded output. Where both stand, max_tokens is what Ollama reads already.
 func (e *edit) renameMaxTokens() {
 	m := e.object.find("max_completion_tokens")
-	if m == nil {
-		return
+	if m == nil || m.kind != '0' {
+		return // without a number Ollama ignores it, as it does each
 	}
 	old := e.object.find("max_tokens")
 	switch {

@@ -97,7 +97,7 @@ func (s *Server) readRequest(x *exchange, taken *limit.Reservation) (*dialect.Re
 	if err != nil {
 		return nil, err
 	}
-	terms := s.terms(x.key)
+	terms := s.terms(x)
 	req, err := x.route.kind.Read(body, terms)
 	if err != nil {
 		return nil, err
@@ -124,11 +124,18 @@ func (s *Server) readRequest(x *exchange, taken *limit.Reservation) (*dialect.Re
 	return req, mayUse(x.key, req.Alias, req.Models...)
 }
 
-// terms are what a key's bodies are read under.
-func (s *Server) terms(k *api.Key) *dialect.Terms {
+// terms are what the bodies of a request's key are read under.
+func (s *Server) terms(x *exchange) *dialect.Terms {
+	k := x.key
 	t := &dialect.Terms{
 		Aliases: s.Aliases, Policed: k.Role != api.RoleAdmin, Key: k.Policy, Models: s.Policy, Standard: s.Standard, Registries: s.Registries,
 		DropHosted: !k.AllowCloud,
+		Own: func(m api.Model) api.Parameters {
+			if m.Cloud() || !k.MayUse(m) { // Ollama would ask ollama.com; and what is refused moves nothing
+				return api.Parameters{}
+			}
+			return s.Fleet.Parameters(x.r.Context(), m.String())
+		},
 	}
 	if k.MaxOutput != nil {
 		t.MaxOutput = *k.MaxOutput
