@@ -62,7 +62,7 @@ func TestDefaults(t *testing.T) {
 	if c.SecretKey != "" || c.AdminAPIKey != "" || c.DemoKeys || c.OllamaAuthHeader.Name != "" || c.TrustedProxies != nil {
 		t.Errorf("something is set: %s", c)
 	}
-	if c.DefaultUserRateLimit != 100 || c.DefaultAdminRateLimit != 1000 || c.MaxBodyBytes != 64<<20 || c.MaxQueue != 1024 {
+	if c.DefaultUserRateLimit != 100 || c.DefaultAdminRateLimit != 1000 || c.MaxBodyBytes != 128<<20 || c.MaxQueue != 1024 {
 		t.Errorf("numbers: %s", c)
 	}
 	if c.MaxRequestTime != 30*time.Minute || c.UpstreamFirstByteTimeout != 15*time.Minute || c.UpstreamIdleTimeout != 5*time.Minute ||

@@ -34,10 +34,11 @@ func (x *exchange) readBody(limit int64) ([]byte, error) {
 	if x.r.ContentLength > limit {
 		return nil, tooLarge(limit)
 	}
-	size := int64(firstBuffer)
+	size, expected := int64(firstBuffer), limit
 	if x.r.ContentLength >= 0 {
 		// What a client claims is not what it gets before it sends it.
-		size = min(x.r.ContentLength, 1<<20) + 1
+		expected = x.r.ContentLength
+		size = min(expected, 1<<20) + 1
 	}
 	control := http.NewResponseController(x.ResponseWriter)
 	body := make([]byte, 0, size)
@@ -50,7 +51,7 @@ func (x *exchange) readBody(limit int64) ([]byte, error) {
 			return nil, tooLarge(limit)
 		}
 		if len(body) == cap(body) {
-			body = append(body, 0)[:len(body)]
+			body = grown(body, expected)
 			if err := x.hold(cap(body)); err != nil {
 				return nil, err
 			}
@@ -83,6 +84,12 @@ func (x *exchange) readBody(limit int64) ([]byte, error) {
 			return nil, api.Wrap(api.CodeBadRequest, err, "the body could not be read")
 		}
 	}
+}
+
+// grown is b with room for more, but never for more than one byte beyond the limit: that byte tells that there is more.
+func grown(b []byte, limit int64) []byte {
+	size := max(min(int64(cap(b))*2, limit+1), int64(len(b))+1)
+	return append(make([]byte, 0, size), b...)
 }
 
 // readOn takes in the rest of a body that is refused, up to twice what a body may have. Clients that send everything before they read
@@ -166,10 +173,10 @@ func (x *exchange) decode(coding string, body []byte, limit int64) ([]byte, erro
 		defer z.Close()
 		r = z
 	}
-	plain := make([]byte, 0, 4*len(body))
+	plain := make([]byte, 0, firstBuffer)
 	for {
 		if len(plain) == cap(plain) {
-			plain = append(plain, 0)[:len(plain)]
+			plain = grown(plain, limit)
 			if err := x.hold(len(body) + cap(plain)); err != nil {
 				return nil, err
 			}
@@ -191,7 +198,7 @@ func (x *exchange) decode(coding string, body []byte, limit int64) ([]byte, erro
 const smallBody = 64 << 10
 
 // hold counts n bytes of the request's body among those of all requests, until its end: a key without a bound of requests at one time
-// could else fill the memory, and a few KiB that say 64 MiB when they are decoded make that cheap. It returns CodeUnavailable when
+// could else fill the memory, and a few KiB that say 128 MiB when they are decoded make that cheap. It returns CodeUnavailable when
 // there are too many already.
 func (x *exchange) hold(n int) error {
 	more := int64(n) - x.held

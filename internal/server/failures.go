@@ -138,7 +138,7 @@ var typicalFailures = []api.Error{
 	{Code: api.CodeForbidden, Message: "this needs an admin key: ask who runs this service"},
 	{Code: api.CodeNotFound, Message: "model 'llama3.2:latest' not found"},
 	{Code: api.CodeConflict, Message: "oas_8rT2kLmN0q is the last admin key; make another admin key first"},
-	{Code: api.CodeTooLarge, Message: "the body is larger than 67108864 bytes (MAX_BODY_BYTES)"},
+	{Code: api.CodeTooLarge, Message: "the body is larger than 134217728 bytes (MAX_BODY_BYTES)"},
 	{Code: api.CodeTargetTooLong, Message: "the path and query are longer than 8192 bytes"},
 	{Code: api.CodeHeadTooLarge, Message: "the header has more than 100 fields"},
 	{Code: api.CodeUnsupported, Message: "send the body without Content-Encoding"},

@@ -96,7 +96,7 @@ func (s *Server) readRequest(x *exchange, taken *limit.Reservation) (*dialect.Re
 	if err != nil {
 		return nil, err
 	}
-	terms := s.terms(x.key)
+	terms := s.terms(x)
 	req, err := x.route.kind.Read(body, terms)
 	if err != nil {
 		return nil, err
@@ -117,19 +117,24 @@ func (s *Server) readRequest(x *exchange, taken *limit.Reservation) (*dialect.Re
 	if req.Changes != nil {
 		x.Header()["X-Policy"] = []string{strings.Join(req.Changes, ", ")}
 	}
-	switch {
-	case req.Remote && !x.key.AllowCloud:
+	if req.Remote && !x.key.AllowCloud {
 		return nil, api.Errorf(api.CodeForbidden, "this key may not make models that run elsewhere (remote_host): an admin can set allow_cloud")
-	case req.WebSearch && !x.key.AllowCloud:
-		return nil, api.Errorf(api.CodeForbidden, "this key may not let the server search the web (the tool web_search): leave it out, or an admin can set allow_cloud")
 	}
 	return req, mayUse(x.key, req.Alias, req.Models...)
 }
 
-// terms are what a key's bodies are read under.
-func (s *Server) terms(k *api.Key) *dialect.Terms {
+// terms are what the bodies of a request's key are read under.
+func (s *Server) terms(x *exchange) *dialect.Terms {
+	k := x.key
 	t := &dialect.Terms{
 		Aliases: s.Aliases, Policed: k.Role != api.RoleAdmin, Key: k.Policy, Models: s.Policy, Standard: s.Standard, Registries: s.Registries,
+		DropHosted: !k.AllowCloud,
+		Own: func(m api.Model) api.Parameters {
+			if m.Cloud() || !k.MayUse(m) { // Ollama would ask ollama.com; and what is refused moves nothing
+				return api.Parameters{}
+			}
+			return s.Fleet.Parameters(x.r.Context(), m.String())
+		},
 	}
 	if k.MaxOutput != nil {
 		t.MaxOutput = *k.MaxOutput

@@ -84,7 +84,7 @@ func (s *Server) readQuestion(x *exchange) (*dialect.Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	req, err := x.route.kind.Read(body, s.terms(x.key))
+	req, err := x.route.kind.Read(body, s.terms(x))
 	if err != nil {
 		return nil, err
 	}
