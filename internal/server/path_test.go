@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -46,7 +47,7 @@ func TestSlashesTooMany(t *testing.T) {
 		if r.status != 200 {
 			t.Errorf("%s %s: %d %s, want 200", c.method, c.path, r.status, r.body)
 		}
-		got := b.ollama.Requests()[before:]
+		got := slices.DeleteFunc(slices.Clone(b.ollama.Requests()[before:]), func(r *ollamatest.Request) bool { return r.Path == "/api/show" })
 		if c.upstream == "" && len(got) > 0 || c.upstream != "" && (len(got) != 1 || got[0].Path != c.upstream) {
 			t.Errorf("%s %s: Ollama got %v, want %q", c.method, c.path, got, c.upstream)
 		}
