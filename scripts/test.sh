@@ -105,6 +105,20 @@ no_reflect_method() {
   [ -z "$found" ] || { echo "   these make the linker keep every method:"; echo "$found"; return 1; }
 }
 
+# The program and its tests compile and are vetted for every platform of the release; e2e and bench need Linux. With the flags of the
+# release, so that one compilation serves both.
+platforms() {
+  local platform system arch action
+  for platform in $(sed -n 's/^PLATFORMS := //p' Makefile); do
+    system=${platform%/*} arch=${platform#*/}
+    for action in vet "build -o $work/$system-$arch/"; do
+      # shellcheck disable=SC2086 # two words
+      CGO_ENABLED=0 GOOS=$system GOARCH=$arch go $action -trimpath -tags grpcnotrace ./cmd/... ./internal/... ./web/... ||
+        { echo "   $platform: go $action failed"; return 1; }
+    done
+  done
+}
+
 # The lock files must work with any registry.
 locks_name_no_registry() {
   [ -f e2e/clients/package-lock.json ] && [ -f e2e/pages/package-lock.json ] && ! grep -n '"resolved"' e2e/*/package-lock.json
@@ -149,6 +163,7 @@ step "the Go client of the tests" go_client
 step "the module of e2e/acme/" acme_module
 step "the module of e2e/bodies/" bodies
 step "the module of deploy/" deploy_module
+step "builds and is vetted for every platform" platforms
 step "no dead code (deadcode)" nothing go tool -modfile=tools/go.mod deadcode -test ./...
 step "no known vulnerabilities (govulncheck)" vulnerabilities
 step "no reachable reflect Method in the binary" no_reflect_method
