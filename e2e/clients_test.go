@@ -40,6 +40,7 @@ type program struct {
 	tellsID       bool   // its exceptions have a place for the request's id
 	recipe        string // the recipe that it is run with, where it is an agent
 	slow          bool   // a program that starts for each case, and shows an answer only when it is whole
+	skips         []string
 }
 
 // attempt is one thing that a client can do.
@@ -127,6 +128,8 @@ func mortal(r *ollamatest.Request) ollamatest.Answer {
 		a.Fault, a.FaultAt = ollamatest.Reset, 200
 	case body.Model == "nearly":
 		a.NoTerminal, a.Fault, a.FaultAt = true, ollamatest.Reset, ollamatest.AtEnd
+	case body.Model == "silent" && r.Path == "/v1/messages" && !stream:
+		a.Fault, a.FaultAt = ollamatest.Hang, ollamatest.AfterHeader // Claude Code asks so once more
 	case body.Model == "silent":
 		gate := make(chan struct{}, 8)
 		for range cap(gate) {
@@ -167,6 +170,9 @@ const (
 	killed = "Ollama is killed in the middle of a stream"
 	nearly = "Ollama is killed just before the end of a stream"
 	silent = "Ollama falls silent in the middle of a stream"
+	begins = "Ollama is killed within the first record of a stream"
+	stops  = "the stream ends without its end"
+	tooOld = "Ollama is too old for the call"
 )
 
 // midStream are the situations in which something must have come before the failure.
@@ -216,7 +222,7 @@ var situations = []situation{
 		"the Ollama server broke off: try again",
 	},
 	{
-		"Ollama is killed within the first record of a stream", func(a attempt) bool { return a.is(streamed) },
+		begins, func(a attempt) bool { return a.is(streamed) },
 		func(s *stage, a attempt) order {
 			return order{Call: a.name, URL: s.modern.url, Key: s.modern.key, Model: "begins", Patient: true}
 		},
@@ -244,7 +250,7 @@ var situations = []situation{
 		"the Ollama server broke off: try again",
 	},
 	{
-		"the stream ends without its end", func(a attempt) bool { return a.is(streamed) },
+		stops, func(a attempt) bool { return a.is(streamed) },
 		func(s *stage, a attempt) order {
 			return order{Call: a.name, URL: s.modern.url, Key: s.modern.key, Model: "stops", Patient: true}
 		},
@@ -258,7 +264,7 @@ var situations = []situation{
 		"the Ollama server cannot be reached",
 	},
 	{
-		"Ollama is too old for the call", func(a attempt) bool { return a.is(modern) },
+		tooOld, func(a attempt) bool { return a.is(modern) },
 		func(s *stage, a attempt) order {
 			return order{Call: a.name, URL: s.real.url, Key: s.real.key, Model: "tiny"}
 		},
@@ -308,7 +314,7 @@ func (p program) perform(t *testing.T, st *stage) []outcome {
 	var orders []order
 	for _, s := range situations {
 		for _, a := range p.calls {
-			if s.tried(a) {
+			if s.tried(a) && !slices.Contains(p.skips, s.name) {
 				orders = append(orders, s.order(st, a))
 				outcomes = append(outcomes, outcome{situation: s.name, attempt: a.name})
 			}
@@ -356,7 +362,7 @@ func (a attempt) checkAnswer(t *testing.T, g got, answers map[string]got) {
 // other clients; one that waits for its next try takes longer.
 const (
 	sdkPatience   = 1000
-	agentPatience = 30_000
+	agentPatience = 60_000
 )
 
 // checkFailure is for the others: the user reads our sentence, soon, and no piece of an answer is taken for the whole.
