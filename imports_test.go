@@ -21,11 +21,12 @@ const module = "ollama-api-service"
 // room must find its place in this table.
 var mayImport = map[string][]string{
 	"api":     {},
-	"config":  {"api"},
-	"backup":  {"store"},
+	"disk":    {},
+	"config":  {"api", "disk"},
+	"backup":  {"disk", "store"},
 	"store":   {"api"},
 	"auth":    {"api", "store"},
-	"usage":   {"api", "store"},
+	"usage":   {"api", "disk", "store"},
 	"limit":   {"api"},
 	"backend": {"api"},
 	"sched":   {"api", "backend"},

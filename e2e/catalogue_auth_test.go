@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"ollama-api-service/internal/auth"
 	"ollama-api-service/internal/ollamatest"
 )
 
@@ -31,6 +33,10 @@ func basic(password string) string {
 
 func credentialRows(t *testing.T, g *gate) []row {
 	key, other := g.user, g.key(t, "").Secret
+	unknown, _, err := auth.Mint(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
 	hello := func(fields ...string) string { return send(tagList, "", fields...) }
 	rows := []row{
 		{name: "B1 no credential: native", send: hello(), want: 401, says: "carries no API key"},
@@ -53,15 +59,27 @@ func credentialRows(t *testing.T, g *gate) []row {
 		{name: "B7 Basic: a wrong password", send: hello(basic("hunter2")), want: 401, says: oneSentence},
 		{name: "B7 Basic: the key as password", send: hello(basic(key)), want: 200, ollama: listed, why: "a key is accepted as the password of Basic (LangChain makes one of `https://user:key@host`), but Basic is never offered, so no browser asks for it"},
 		{name: "B8 Token", send: hello("Authorization: Token " + key), want: 401},
-		{name: "B9 a key without a scheme", send: hello("Authorization: " + key), want: 401},
+		{name: "B9 a key without a scheme", send: hello("Authorization: " + key), want: 200, ollama: listed, why: "clients made for other gateways send it so, and it can mean nothing else"},
+		{name: "B9 a key without a scheme: two that differ", send: hello("Authorization: "+key, "x-api-key: "+other), want: 400, says: "more than one credential"},
+		{name: "B9 a key without a scheme: api-key", send: hello("api-key: " + key), want: 200, ollama: listed},
+		{name: "B9 a key without a scheme: api_key", send: hello("api_key: " + key), want: 400, says: "underscore"},
+		{name: "B9 a key without a scheme: Bearer twice", send: hello("Authorization: Bearer Bearer " + key), want: 401, says: "says Bearer twice"},
 		{name: "B10 two Authorization headers: that differ", send: hello(bearer(key), bearer(other)), want: 400, says: "more than one credential"},
 		{name: "B10 two Authorization headers: the same", send: hello(bearer(key), bearer(key)), want: 400},
-		{name: "B10 two Authorization headers: one empty", send: hello(bearer(key), "Authorization:"), want: 400},
+		{name: "B10 two Authorization headers: one empty", send: hello(bearer(key), "Authorization:"), want: 200, ollama: listed, why: "an empty value is no credential"},
 		{name: "B10 two Authorization headers: two x-api-key", send: hello("x-api-key: "+key, "X-Api-Key: "+key), want: 400},
 		{name: "B11 two places that differ: header and x-api-key", send: hello(bearer(key), "x-api-key: "+other), want: 400},
 		{name: "B11 two places that differ: path and header", send: send("GET /k/"+other+"/api/tags", "", bearer(key)), want: 400},
 		{name: "B11 two places that differ: path and x-api-key", send: send("GET /k/"+other+"/v1/models", "", "x-api-key: "+key), want: 400},
-		{name: "B11 two places that differ: a good one and an empty one", send: hello(bearer(key), "x-api-key:"), want: 401},
+		{name: "B11 two places that differ: three carriers", send: send("GET /k/"+key+"/api/tags", "", bearer(key), "api-key: "+other), want: 400, says: "more than one credential"},
+		{name: "B11 two places that differ: a user's and an unknown key", send: send("GET /k/"+key+"/api/tags", "", bearer(unknown)), want: 400, says: "more than one credential"},
+		{name: "B11 two places that differ: a key of another scheme", send: hello("Authorization: Token "+other, "x-api-key: "+key), want: 400, says: "more than one credential"},
+		{name: "B11 two places that differ: a good one and an empty one", send: hello(bearer(key), "x-api-key:"), want: 200, ollama: listed, why: "an empty value is no credential"},
+		{name: "B11 two places that differ: an empty Bearer and the path", send: send("GET /k/"+key+"/api/tags", "", "Authorization: Bearer "), want: 200, ollama: listed, why: "Copilot in VS Code sends it so"},
+		{name: "B11 two places that differ: a placeholder and the path", send: send("GET /k/"+key+"/v1/models", "", "Authorization: Bearer ollama"), want: 200, ollama: reached("/v1/models"), why: "`ollama launch` sets this placeholder; no text without the form of a key can be one"},
+		{name: "B11 two places that differ: a placeholder and a wrong key", send: send("GET /k/"+key[:20]+"/api/tags", "", "Authorization: Bearer ollama"), want: 401, says: oneSentence},
+		{name: "B11 two places that differ: a mistyped key and the path", send: send("GET /k/"+key+"/api/tags", "", bearer(key[:len(key)-1])), want: 200, ollama: listed},
+		{name: "B11 two places that differ: Basic of something else", send: hello(basic("hunter2"), "x-api-key: "+key), want: 200, ollama: listed},
 		{name: "B11 two places that differ: all three the same", send: send("GET /k/"+key+"/api/tags", "", bearer(key), "x-api-key: "+key), want: 200, ollama: listed},
 		{name: "B12 two keys with a comma", send: hello("Authorization: Bearer " + key + ", Bearer " + other), want: 400},
 		{name: "B13 a key in the query: api_key", send: send("GET /api/tags?api_key="+key, ""), want: 401},

@@ -183,7 +183,7 @@ func (g *gate) spent(t *testing.T) (cpu time.Duration, peak int) {
 
 // codedRows are bodies in a coding, and of a type that is none.
 func codedRows(t *testing.T, g *gate) []row {
-	const fullBody = 3 * time.Second // 64 MiB come out of it, the bound of plain bodies, before it is cut: half a second on an idle machine
+	const fullBody = 3 * time.Second // 128 MiB come out of it, the bound of plain bodies, before it is cut: a second on an idle machine
 	gz, zs := zipped(t, small), squeezed(t, small)
 	coded := func(name, path, body, coding string, want int, says string) row {
 		r := row{name: name, send: g.post(path, body, "Content-Encoding: "+coding), want: want, says: says}

@@ -173,30 +173,42 @@ func peerRows(t *testing.T, g *gate) []row {
 	return rows
 }
 
-// Bad keys of one address are refused with 429 after a few; who has a good one notices nothing, nor does who has none.
+// Texts of one address that are no keys are refused with 429 after a few; a client with a good key, or with none, notices nothing.
+// One text counts once a minute, however often a client repeats it; one that stands next to a good key counts if it is as long
+// as a key.
 func TestBadKeysFromOneAddress(t *testing.T) {
 	g := openGate(t, "AUTH_FAILURES_PER_MINUTE=3")
-	bad := send(tagList, "", bearer(g.user[:len(g.user)-1]))
-	throttled := row{name: "throttled", send: bad, want: 429, says: "too many requests with a bad API key", has: "X-Should-Retry: false", then: func(t *testing.T, a answer) {
+	bad := func(n int) string { return send(tagList, "", bearer(fmt.Sprintf("%s%02d", g.user[:len(g.user)-2], n))) }
+	passedOver := func(text string) string { return send("GET /k/"+g.user+"/api/tags", "", bearer(text)) }
+	const leftover = "sk-proj-of-another-service"
+	throttled := row{name: "throttled", send: bad(4), want: 429, says: "too many requests with a bad API key", has: "X-Should-Retry: false", then: func(t *testing.T, a answer) {
 		var seconds int
 		if _, err := fmt.Sscan(a.Header.Get("Retry-After"), &seconds); err != nil || seconds < 1 || seconds > 60 {
-			t.Errorf("Retry-After is %q", a.Header.Get("Retry-After"))
+			t.Errorf("Retry-After is %q, want 1 to 60", a.Header.Get("Retry-After"))
 		}
 	}}
-	messages := throttled
+	messages, guess := throttled, throttled
 	messages.name, messages.send = "throttled, messages", send("POST /v1/messages", small, "x-api-key: nonsense")
-	for _, r := range []row{
-		{name: "nobody is not counted", send: send(tagList, ""), want: 401},
-		{name: "first", send: bad, want: 401},
-		{name: "second", send: bad, want: 401},
-		{name: "third", send: bad, want: 401},
-		throttled, messages,
-		{name: "a good key", send: send(tagList, "", bearer(g.user)), want: 200, ollama: listed},
-		{name: "a good key of an admin", send: g.asAdmin("GET /api/keys", ""), want: 200},
-		{name: "no key", send: send(tagList, ""), want: 401},
-		{name: "what needs none", send: send("GET /healthz", ""), want: 200},
-		throttled,
-	} {
+	guess.name, guess.send = "throttled, another guess next to a good key", passedOver(leftover+"2")
+	rows := []row{{name: "no key is not counted", send: send(tagList, ""), want: 401}}
+	for range 10 {
+		rows = append(rows,
+			row{name: "one text, ten times", send: bad(1), want: 401},
+			row{name: "a leftover next to a good key, ten times", send: passedOver(leftover), want: 200, ollama: listed})
+	}
+	for n := range 10 {
+		rows = append(rows, row{name: "short texts next to a good key", send: passedOver(fmt.Sprint("ollama", n)), want: 200, ollama: listed})
+	}
+	rows = append(rows,
+		row{name: "the third text", send: bad(3), want: 401},
+		throttled, messages, guess,
+		row{name: "the leftover of before", send: passedOver(leftover), want: 200, ollama: listed},
+		row{name: "a good key", send: send(tagList, "", bearer(g.user)), want: 200, ollama: listed},
+		row{name: "a good key of an admin", send: g.asAdmin("GET /api/keys", ""), want: 200},
+		row{name: "no key", send: send(tagList, ""), want: 401},
+		row{name: "what needs none", send: send("GET /healthz", ""), want: 200},
+		throttled)
+	for _, r := range rows {
 		t.Run(r.name, func(t *testing.T) { g.play(t, r) })
 	}
 	g.close(t)
@@ -218,13 +230,13 @@ func TestPagesOfOtherOrigins(t *testing.T) {
 	}
 	none := openGate(t)
 	for _, r := range []row{
-		{name: "off: preflight", send: preflight(origin, theirs), want: 405, then: allows("")},
+		{name: "off: preflight", send: preflight(origin, theirs), want: 403, says: "CORS_ORIGINS=" + origin, then: allows("")},
 		{name: "off: request", send: send(tagList, "", bearer(none.user), "Origin: "+origin), want: 200, ollama: listed, then: allows("")},
 	} {
 		t.Run(r.name, func(t *testing.T) { none.play(t, r) })
 	}
 	none.close(t)
-	g := openGate(t, "CORS_ORIGINS="+origin)
+	g := openGate(t, "CORS_ORIGINS="+origin+",chrome-extension://*")
 	for _, r := range []row{
 		{name: "on: preflight", send: preflight(origin, theirs), want: 204, by: ollamas, then: func(t *testing.T, a answer) {
 			allows(origin)(t, a)
@@ -232,9 +244,16 @@ func TestPagesOfOtherOrigins(t *testing.T) {
 				t.Errorf("allowed is %q", got)
 			}
 		}},
-		{name: "on: preflight with another field", send: preflight(origin, "x-evil"), want: 204, by: ollamas, then: allows("")},
-		{name: "on: preflight of another origin", send: preflight("https://evil.example", theirs), want: 204, by: ollamas, then: allows("")},
-		{name: "on: preflight of an origin that ends so", send: preflight("https://evil"+origin[8:], theirs), want: 204, by: ollamas, then: allows("")},
+		{name: "on: preflight with a field of an SDK to come", send: preflight(origin, "x-stainless-to-come"), want: 204, by: ollamas, then: allows(origin)},
+		{name: "on: preflight with a cookie", send: preflight(origin, "cookie"), want: 204, by: ollamas, then: func(t *testing.T, a answer) {
+			if got := a.Header.Get("Access-Control-Allow-Headers"); got != "" {
+				t.Errorf("allowed is %q, want nothing", got)
+			}
+		}},
+		{name: "on: preflight of an extension", send: preflight("chrome-extension://abcdef", "authorization,content-type,dangerously-allow-browser"), want: 204, by: ollamas, then: allows("chrome-extension://abcdef")},
+		{name: "on: preflight of another origin", send: preflight("https://evil.example", theirs), want: 403, says: "CORS_ORIGINS=https://evil.example", then: allows("")},
+		{name: "on: preflight of an origin that ends so", send: preflight("https://evil"+origin[8:], theirs), want: 403, then: allows("")},
+		{name: "on: preflight of no name", send: preflight("null", theirs), want: 403, then: allows("")},
 		{name: "on: request", send: send(tagList, "", bearer(g.user), "Origin: "+origin), want: 200, ollama: listed, then: func(t *testing.T, a answer) {
 			allows(origin)(t, a)
 			if !strings.Contains(a.Header.Get("Access-Control-Expose-Headers"), "X-Request-Id") {

@@ -16,13 +16,28 @@ func pathRows(_ *testing.T, g *gate) []row {
 			rows = append(rows, row{name: number + ": " + target, send: g.post(target, small), want: 404, says: "no such path"})
 		}
 	}
-	none("B69 two slashes", "//api/chat", "/api//chat", "/api/chat//", "///api/chat", "/v1//chat/completions")
+	plain := func(number, why string, targets map[string]string) {
+		for target, upstream := range targets {
+			rows = append(rows, row{name: number + ": " + target, send: g.post(target, small), want: 200, ollama: reached(upstream), why: why})
+		}
+	}
+	plain("B69 two slashes", "base addresses that end in a slash make them, and the path that goes upstream is a constant of the table", map[string]string{
+		"//api/chat": "/api/chat", "/api//chat": "/api/chat", "///api/chat": "/api/chat", "/v1//chat/completions": "/v1/chat/completions",
+	})
 	none("B70 dots", "/api/../api/chat", "/api/./chat", "/api/x/../chat", "/./api/chat", "/api/chat/.", "/v1/../api/chat")
 	none("B71 encoded dots", "/api/%2e%2e/api/chat", "/api/%2E/chat", "/%2e/api/chat", "/api/.%2e/api/chat", "/v1/%2e%2e/api/chat")
 	none("B72 encoded slash", "/api%2fchat", "/api%2Fchat", "/%2fapi/chat", "/v1%2fchat%2fcompletions")
 	none("B73 an encoded letter", "/api/%63hat", "/%61pi/chat", "/v1/%6dodels", "/api/cha%74")
 	none("B74 another case", "/API/chat", "/api/Chat", "/V1/chat/completions", "/API/CHAT")
-	none("B75 a slash at the end", "/api/chat/", "/v1/chat/completions/", "/v1/messages/", "/api/")
+	for target, names := range map[string]string{
+		"/chat/completions": "/v1/chat/completions is here. The base URL", "/v1/v1/messages": "/v1/messages is here", "/v1/api/tags": "/api/tags is here", "/api/v1/responses": "/v1/responses is here",
+	} {
+		rows = append(rows, row{name: "B74 another case: another base, " + target, send: g.post(target, small), want: 404, says: names})
+	}
+	plain("B75 a slash at the end", "as B69", map[string]string{
+		"/api/chat/": "/api/chat", "/v1/chat/completions/": "/v1/chat/completions", "/v1/messages/": "/v1/messages", "/api/chat//": "/api/chat",
+	})
+	none("B75 a slash at the end", "/api/")
 	none("B76 a parameter of the path", "/api/chat;x", "/api;x/chat", "/api/chat;", "/api/chat%3bx")
 	none("B77 backslashes", `/api\chat`, `/\api\chat`, "/api%5cchat", "/api/chat%5c..", `/api\..\api/chat`)
 	none("B78 bytes that no path has", "/api/chat%00", "/api/%00chat", "/api/chat%c0%af", "/%c0%ae%c0%ae/api/chat", "/api/chat%0a", "/api/chat%20", "/api/chat%ef%bc%8f", "/api/c\xffhat")
@@ -30,7 +45,8 @@ func pathRows(_ *testing.T, g *gate) []row {
 		rows = append(rows, row{name: "B78 bytes that no path has: " + target, send: g.post(target, small), want: 400, by: nethttp, ends: true})
 	}
 	// A key in front of the path changes nothing of it.
-	for _, target := range []string{"//api/chat", "/../api/chat", "/api%2fchat", "/api/%63hat", "/API/chat", "/k/" + g.user + "/api/chat", "/api/keys", "/healthz"} {
+	rows = append(rows, row{name: "B69 two slashes: behind a key in the path", send: send("POST /k/"+g.user+"//api/chat", small), want: 200, ollama: reached("/api/chat")})
+	for _, target := range []string{"/../api/chat", "/api%2fchat", "/api/%63hat", "/API/chat", "/k/" + g.user + "/api/chat", "/api/keys", "/healthz"} {
 		line := "POST /k/"
 		if target == "/healthz" {
 			line = "GET /k/"
@@ -57,11 +73,12 @@ func pathRows(_ *testing.T, g *gate) []row {
 		row{name: "B81 a method in a header: in the query", send: g.post("/api/chat?_method=DELETE", small), want: 200, ollama: reached("/api/chat")},
 	)
 	for line, allow := range map[string]string{
-		"GET /api/chat": "POST", "PUT /v1/chat/completions": "POST", "DELETE /api/tags": "GET, HEAD", "POST /api/delete": "DELETE", "PATCH /api/keys": "POST, GET",
-		"OPTIONS /api/chat": "POST", "HEAD /api/chat": "POST", "POST /v1/models/tiny": "GET",
+		"GET /api/chat": "POST", "PUT /v1/chat/completions": "POST", "DELETE /api/tags": "GET, HEAD", "POST /api/delete": "DELETE", "PATCH /api/keys": "POST, GET, HEAD",
+		"OPTIONS /api/chat": "POST", "HEAD /api/chat": "POST", "POST /v1/models/tiny": "GET, HEAD",
 	} {
 		rows = append(rows, row{name: "B82 a method that the path has not: " + line, send: g.asAdmin(line, ""), want: 405, has: "Allow: " + allow})
 	}
+	rows = append(rows, row{name: "B82 a method that the path has not: a WebSocket", send: g.asAdmin("GET /v1/responses", "", "Connection: Upgrade", "Upgrade: websocket"), want: 426, has: "Upgrade: HTTP/1.1", says: "speaks no WebSocket"})
 	rows = append(rows,
 		row{name: "B83 a path of 16 KiB: path", send: g.post("/"+strings.Repeat("a", 16<<10), small), want: 414},
 		row{name: "B83 a path of 16 KiB: query", send: g.post("/v1/messages?"+strings.Repeat("a", 16<<10), small), want: 414},

@@ -239,7 +239,9 @@ func (g *gate) check(t *testing.T, r row, a answer) {
 
 var uuidText = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}$`)
 
-// checkFailure wants the body of a failure in the dialect of the path.
+var namedPath = regexp.MustCompile(`no such path: (/[^ "]+) is here`)
+
+// checkFailure wants the body of a failure in the dialect of the path, or of the path that it names.
 func checkFailure(t *testing.T, r row, a answer) {
 	t.Helper()
 	if strings.HasPrefix(r.send, "HEAD ") {
@@ -257,6 +259,9 @@ func checkFailure(t *testing.T, r row, a answer) {
 	if rest, ok := strings.CutPrefix(path, "/k/"); ok {
 		_, rest, _ = strings.Cut(rest, "/")
 		path = "/" + rest
+	}
+	if meant := namedPath.FindStringSubmatch(a.Body); meant != nil {
+		path = meant[1] // the failure is for the client that means this path
 	}
 	var body struct {
 		Type, Detail, Message string

@@ -76,6 +76,7 @@ func (c *contract) template(path string) string {
 		_, path, _ = strings.Cut(rest, "/")
 		path = "/" + path
 	}
+	path = "/" + strings.Join(strings.FieldsFunc(path, func(c rune) bool { return c == '/' }), "/") // doubled slashes mean one
 	paths := c.find("paths")
 	if paths[path] != nil {
 		return path
@@ -94,12 +95,16 @@ func (c *contract) template(path string) string {
 // check says what in an answer is not as the document has it. cut says that the connection broke before the end.
 func (c *contract) check(req *asked, res *http.Response, body []byte, cut bool) error {
 	template := c.template(req.URL.EscapedPath())
-	operation := c.find("paths", template, strings.ToLower(req.Method))
+	method := strings.ToLower(req.Method)
+	if method == "head" && c.find("paths", template, method) == nil {
+		method = "get" // HEAD is answered wherever GET is
+	}
+	operation := c.find("paths", template, method)
 	if operation == nil {
-		return c.checkUnknown(template, res)
+		return c.checkUnknown(template, method, res)
 	}
 	status := fmt.Sprint(res.StatusCode)
-	at := []string{"paths", template, strings.ToLower(req.Method), "responses", status}
+	at := []string{"paths", template, method, "responses", status}
 	answer := c.find(at...)
 	if answer == nil {
 		return fmt.Errorf("status %s is not described", status)
@@ -132,13 +137,17 @@ func (c *contract) check(req *asked, res *http.Response, body []byte, cut bool) 
 }
 
 // checkUnknown is for what no operation answers: paths and methods that do not exist, and requests that cannot be read.
-func (c *contract) checkUnknown(template string, res *http.Response) error {
+func (c *contract) checkUnknown(template, method string, res *http.Response) error {
 	switch res.StatusCode {
+	case http.StatusForbidden:
+		if method == "options" {
+			return nil // a preflight of a page that may not call
+		}
 	case http.StatusNotFound:
 		if template == "" {
 			return nil
 		}
-	case http.StatusMethodNotAllowed, http.StatusBadRequest, http.StatusRequestURITooLong, http.StatusRequestHeaderFieldsTooLarge:
+	case http.StatusMethodNotAllowed, http.StatusUpgradeRequired, http.StatusBadRequest, http.StatusRequestURITooLong, http.StatusRequestHeaderFieldsTooLarge:
 		return nil
 	}
 	return fmt.Errorf("it is not described, and was answered with %d", res.StatusCode)

@@ -10,18 +10,8 @@ title() { printf '\n%s\n' "${bold}== $*${plain}"; }
 show() { printf '%s\n' "${dim}\$ $*${plain}"; }
 fail() { printf 'demo: %s\n' "$*" >&2; exit 1; }
 
-need() { # need WHAT-FOR COMMAND PACKAGE...
-  local for=$1 missing=() packages=()
-  shift
-  while [ $# -gt 0 ]; do
-    command -v "$1" >/dev/null 2>&1 || { missing+=("$1"); packages+=("$2"); }
-    shift 2
-  done
-  [ ${#missing[@]} -eq 0 ] || fail "$for needs ${missing[*]}. On Debian or Ubuntu: apt-get install -y ${packages[*]}"
-}
-
-command -v go >/dev/null 2>&1 || fail "needs Go 1.26 or newer: https://go.dev/dl/"
-need "the demo" curl curl
+. scripts/setup.sh
+ready demo || exit 1
 
 mkdir -p demo-data
 data=$(mktemp -d "$PWD/demo-data/run.XXXXXX")
@@ -99,13 +89,7 @@ else
 fi
 
 if [ -z "$model" ]; then
-  gobin=$(go env GOBIN)
-  PATH=$PATH:${gobin:-$(go env GOPATH)/bin}
-  if ! command -v ollama >/dev/null 2>&1; then
-    need "building Ollama" gcc gcc g++ g++
-    echo "Building Ollama 0.6.5 with Go: about two minutes, once."
-    CGO_ENABLED=1 go install github.com/ollama/ollama@v0.6.5
-  fi
+  ollama_there || fail "Ollama could not be built"
   mkdir -p "$data/ollama"
   HOME=$data/ollama OLLAMA_MODELS=$data/ollama/models OLLAMA_HOST=127.0.0.1:0 ollama serve >"$data/ollama.log" 2>&1 &
   started+=($!)
@@ -119,7 +103,7 @@ fi
 
 title "Build and start"
 show make build
-make --no-print-directory build
+progress "building the service" make --no-print-directory build
 port=8000
 if (exec 3<>/dev/tcp/127.0.0.1/8000) 2>/dev/null; then port=0; fi
 # A plain environment: the demo shows the defaults, whatever the caller has set. It has no .env where it starts.

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Everything that must hold: linters, known vulnerabilities, the check of the binary, and all tests, e2e included.
 # "test.sh lint" stops before the tests. What can be installed without root is installed; the rest is named.
+# Sourced, it only defines its functions; scripts_test.go tries them so.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. scripts/setup.sh
 
 export GOTOOLCHAIN="${GOTOOLCHAIN:-local}"
 failed=()
@@ -16,7 +18,7 @@ step() {
   local name=$1 start=$SECONDS
   shift
   echo "${bold}== $name${plain}"
-  if "$@"; then
+  if progress "$name" "$@"; then
     echo "${green}   ok${plain} ($((SECONDS - start)) s)"
   else
     echo "${red}   FAILED${plain}: $name ($((SECONDS - start)) s)"
@@ -26,53 +28,22 @@ step() {
 
 tool() { CGO_ENABLED=0 go tool -modfile=tools/go.mod "$@"; }
 
-# nothing COMMAND...: fails when the command fails or prints anything.
+# nothing COMMAND...: fails when the command fails or prints anything on standard output, where linters write their findings.
+# Standard error is no finding: with an empty module cache the go command writes "go: downloading ..." there.
 nothing() {
-  local out
-  out=$("$@" 2>&1) || { echo "$out"; return 1; }
+  local out status=0
+  out=$("$@") || status=$?
   [ -z "$out" ] || { echo "$out"; return 1; }
+  return "$status"
 }
 
-# Debian's Python has its packages from Debian; another one that stands before it in PATH may not have them.
-python_there() {
-  local python
-  for python in /usr/bin/python3 python3; do "$python" -c 'import requests' >/dev/null 2>&1 && return; done
-  return 1
-}
+# modules: the folders of the Go modules of this repository.
+modules() { find . -name go.mod -not -path '*/node_modules/*' -not -path './.git/*' -exec dirname {} \;; }
 
-needed() {
-  local missing=() install=()
-  need() { command -v "$1" >/dev/null 2>&1 || { missing+=("$1"); install+=("$2"); }; }
-  if ! command -v go >/dev/null 2>&1; then
-    echo "Go 1.26 or newer is missing. Install it from https://go.dev/dl/ and put its bin directory in PATH." >&2
-    exit 1
-  fi
-  need gcc gcc
-  if [ "${1:-}" != lint ]; then
-    need g++ g++
-    need make make
-    need curl curl
-    need node nodejs
-    need npm npm
-    need chromium chromium
-    python_there || { missing+=("requests for Python"); install+=(python3-requests); }
-    need prometheus prometheus
-    need promtool prometheus
-    need nginx nginx-light
-    need strace strace
-    need systemd-analyze systemd
-    need systemd-nspawn systemd-container
-    need rpm rpm
-    need man man-db
-    need mandoc mandoc
-    need zsh zsh
-    need fish fish
-    [ -f /usr/share/bash-completion/bash_completion ] || { missing+=(bash-completion); install+=(bash-completion); }
-  fi
-  if [ ${#missing[@]} -gt 0 ]; then
-    echo "Missing: ${missing[*]}. On Debian or Ubuntu: apt-get install -y ${install[*]}" >&2
-    exit 1
-  fi
+# The modules are downloaded first, so that a slow network shows here and not as a slow linter.
+downloads() {
+  local module
+  for module in $(modules); do (cd "$module" && go mod download) || return 1; done
 }
 
 formatted() {
@@ -139,16 +110,6 @@ locks_name_no_registry() {
   [ -f e2e/clients/package-lock.json ] && [ -f e2e/pages/package-lock.json ] && ! grep -n '"resolved"' e2e/*/package-lock.json
 }
 
-ollama_there() {
-  local gobin
-  gobin=$(go env GOBIN)
-  [ -n "$gobin" ] || gobin=$(go env GOPATH)/bin
-  export PATH="$gobin:$PATH"
-  command -v ollama >/dev/null 2>&1 && return
-  echo "   go install github.com/ollama/ollama@v0.6.5 (about two minutes, once)"
-  CGO_ENABLED=1 go install github.com/ollama/ollama@v0.6.5
-}
-
 # packages_there DIRECTORY: installs what its lock file names, unless it is there.
 packages_there() {
   (cd "$1" && if [ -d node_modules ] && [ node_modules -nt package-lock.json ]; then exit 0; fi
@@ -177,7 +138,10 @@ tests() {
   return $status
 }
 
-needed "$@"
+if [ "${BASH_SOURCE[0]}" != "$0" ]; then return; fi
+
+case ${1:-test} in lint) ready lint ;; *) ready test ;; esac || exit 1
+step "Go modules" downloads
 step "formatted (gofumpt)" formatted
 step "go vet" go vet ./...
 step "staticcheck" tool staticcheck ./...

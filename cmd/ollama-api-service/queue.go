@@ -103,8 +103,7 @@ never give it on the command line, which others can read.`,
 			return err
 		}
 		ask := func() ([]byte, error) { return askService(cmd.Context(), at, key) }
-		out, terminal := p.stdout.(*os.File)
-		if f.json || f.once || !terminal || columns(out) == 0 {
+		if f.json || f.once || !terminal(p.stdout) {
 			return f.show(p, ask)
 		}
 		tick := time.NewTicker(queueRefresh)

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -162,19 +161,6 @@ func absent(dir string) (list []string) {
 		}
 		list = append(list, dir)
 		dir = filepath.Dir(dir)
-	}
-}
-
-// becomeOwner makes root the user that DATA_DIR belongs to, so that what is restored can be read by the service.
-func becomeOwner(dir string) {
-	info, err := os.Stat(dir)
-	if err != nil || os.Geteuid() != 0 {
-		return
-	}
-	if owner, ok := info.Sys().(*syscall.Stat_t); ok && owner.Uid != 0 {
-		_ = syscall.Setgroups(nil)
-		_ = syscall.Setgid(int(owner.Gid))
-		_ = syscall.Setuid(int(owner.Uid))
 	}
 }
 

@@ -2,17 +2,7 @@
 
 package main
 
-import (
-	"os"
+import "os"
 
-	"golang.org/x/sys/unix"
-)
-
-// columns is how wide the terminal is that f writes to; 0 where it is none.
-func columns(f *os.File) int {
-	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
-	if err != nil {
-		return 0
-	}
-	return int(size.Col)
-}
+// obeysEscapes reports true: every terminal of today's Unix obeys the few that this program writes.
+func obeysEscapes(*os.File) bool { return true }

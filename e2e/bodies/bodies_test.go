@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -123,7 +124,10 @@ var binders = map[dialect.Kind]func([]byte) (bound, error){
 		for _, tool := range r.Tools {
 			b.searches = b.searches || strings.HasPrefix(tool.Type, "web_search")
 		}
-		return b, nil
+		// Later versions read lists of tools within tools, and may come to search for those too.
+		nested, err := decode[struct{ Tools []nestedTool }](body)
+		b.searches = b.searches || slices.ContainsFunc(nested.Tools, nestedTool.searches)
+		return b, err
 	},
 	dialect.AnthropicMessages: func(body []byte) (bound, error) {
 		r, err := decode[anthropic.MessagesRequest](body)
@@ -143,6 +147,16 @@ var binders = map[dialect.Kind]func([]byte) (bound, error){
 		}
 		return b, nil
 	},
+}
+
+// nestedTool is a tool of /v1/responses as Ollama has it from the version on that knows namespaces.
+type nestedTool struct {
+	Type  string       `json:"type"`
+	Tools []nestedTool `json:"tools"`
+}
+
+func (t nestedTool) searches() bool {
+	return strings.HasPrefix(t.Type, "web_search") || slices.ContainsFunc(t.Tools, nestedTool.searches)
 }
 
 // decode reads a body as gin does: the first value of it, whatever stands behind.
@@ -176,6 +190,7 @@ func chat(r ollama.ChatRequest) bound {
 const (
 	mostContext = 4096
 	mostTokens  = 100
+	ownTokens   = 64 // of a model with a bound of its own
 	mostKept    = time.Hour
 )
 
@@ -192,6 +207,7 @@ var seeds = []string{
 	`{"model":"tiny","messages":[{"role":"user","content":"x"}],"max_tokens":1e30,"options":{"num_predict":1e300,"use_mmap":true}}`,
 	`{"model":"tiny","messages":[{"role":"user","content":"x"}],"max_completion_tokens":5,"max_tokens":null,"stream":true,"stream_options":{"include_usage":false}}`,
 	`{"model":"tiny","input":"x","max_output_tokens":0,"stream":true,"tools":[{"type":"web_search"}]}`,
+	`{"model":"tiny","input":"x","tools":[{"type":"namespace","name":"n","tools":[{"type":"web_search"},{"type":"function","name":"f"}]},{"type":"web_search"}],"tool_choice":{"type":"web_search"}}`,
 	`{"model":"claude-x","max_tokens":-5,"messages":[{"role":"user","content":[{"type":"text","text":"x"}]}],"tools":[{"type":"web_search_20250305","name":"web_search"}]}`,
 	`{"source":"tiny","destination":"10.0.0.1:80/a/b"}`,
 	`{"model":"evil.example/a/b","insecure":true}`,
@@ -214,8 +230,10 @@ func FuzzWhatOllamaBinds(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	user := &dialect.Terms{Aliases: api.Aliases{alias}, Policed: true, Standard: dialect.Standard(mostContext, mostKept, mostTokens)}
-	admin := &dialect.Terms{Aliases: user.Aliases}
+	user := &dialect.Terms{Aliases: api.Aliases{alias}, Policed: true, Standard: dialect.Standard(mostContext, mostKept, mostTokens), DropHosted: true}
+	small := *user
+	small.Own = func(api.Model) api.Parameters { return api.Parameters{NumPredict: ownTokens} }
+	admin := &dialect.Terms{Aliases: user.Aliases, DropHosted: true}
 	f.Fuzz(func(t *testing.T, kind uint8, data []byte) {
 		k := dialect.Kind(kind)
 		bind, known := binders[k]
@@ -223,7 +241,7 @@ func FuzzWhatOllamaBinds(f *testing.F) {
 			return
 		}
 		for _, body := range [][]byte{data, assemble(data)} {
-			for _, terms := range []*dialect.Terms{user, admin} {
+			for _, terms := range []*dialect.Terms{user, &small, admin} {
 				req, err := k.Read(bytes.Clone(body), terms)
 				if err != nil {
 					continue
@@ -235,7 +253,7 @@ func FuzzWhatOllamaBinds(f *testing.F) {
 				if err := differs(k, req, b); err != nil {
 					t.Fatalf("kind %d: %v\nsent      %q\nforwarded %q", k, err, body, req.Body)
 				}
-				if err := exceeds(k, b); terms.Policed && err != nil {
+				if err := exceeds(k, b, terms); terms.Policed && err != nil {
 					t.Fatalf("kind %d: %v\nsent      %q\nforwarded %q", k, err, body, req.Body)
 				}
 			}
@@ -246,8 +264,8 @@ func FuzzWhatOllamaBinds(f *testing.F) {
 var (
 	names = strings.Fields(`model model model name Model MODEL mode\u006c stream stream ſtream keep_alive Keep_alive options options options template raw shift
 		_debug_render_only max_tokens max_completion_tokens max_output_tokens stream_options tools prompt messages input from source destination
-		insecure remote_host num_predict num_ctx num_gpu use_mmap num_batch temperature include_usage type NUM_CTX`)
-	values = strings.Split(`"tiny"|"tiny"|"tiny"|"evil"|" Tiny:latest "|"library/tiny"|"registry.ollama.ai/library/tiny"|"10.0.0.1:8080/a/b"|"x:cloud"|"claude-x"|""|null|true|false|0|-1|1|0.5|7|4096|4097|99999|1e300|-1e300|1e-9|2147483648|"5m"|"-1s"|"9999h"|"999ms"|"x"|[]|{}|[{"role":"user","content":"x"}]|[{"type":"web_search"}]|[{"type":"function","function":{"name":"f"}}]|[{"type":"web_search_20250305","name":"s"}]|{"include_usage":false}`, "|")
+		insecure remote_host num_predict num_ctx num_gpu use_mmap num_batch temperature include_usage type NUM_CTX tool_choice Tools`)
+	values = strings.Split(`"tiny"|"tiny"|"tiny"|"evil"|" Tiny:latest "|"library/tiny"|"registry.ollama.ai/library/tiny"|"10.0.0.1:8080/a/b"|"x:cloud"|"claude-x"|""|null|true|false|0|-1|1|0.5|7|4096|4097|99999|1e300|-1e300|1e-9|2147483648|"5m"|"-1s"|"9999h"|"999ms"|"x"|[]|{}|[{"role":"user","content":"x"}]|[{"type":"web_search"}]|[{"tools":[{"type":"web_search"},{"name":"f"}]},{"type":"mcp"}]|[{"type":"function","name":"f"},{"Type":"web_search"}]|[{"type":"function","function":{"name":"f"}}]|[{"type":"web_search_20250305","name":"s"}]|{"include_usage":false}`, "|")
 )
 
 // assemble makes an object of fields that mean something out of random bytes: two bytes a field, and every so often one goes a
@@ -305,14 +323,14 @@ func differs(k dialect.Kind, req *dialect.Request, b bound) error {
 		return fmt.Errorf("an insecure transfer")
 	case b.remote != "" && !req.Remote:
 		return fmt.Errorf("a model elsewhere, unseen")
-	case b.searches && !req.WebSearch:
-		return fmt.Errorf("a web search, unseen")
+	case b.searches:
+		return fmt.Errorf("a web search")
 	}
 	return nil
 }
 
 // exceeds says what of a user's body goes beyond the policy. Options are looked at as the runner gets them.
-func exceeds(k dialect.Kind, b bound) error {
+func exceeds(k dialect.Kind, b bound, terms *dialect.Terms) error {
 	switch {
 	case k == dialect.Create || k == dialect.Transfer || k == dialect.Copy || k == dialect.Delete || k == dialect.Show:
 		return nil // what is made is the admin's, and a template or option shown moves nothing
@@ -323,12 +341,15 @@ func exceeds(k dialect.Kind, b bound) error {
 	}
 	// Ollama puts the model's own and the request's over these.
 	got := ollama.DefaultOptions()
+	if terms.Own != nil {
+		got.NumPredict = ownTokens
+	}
 	standard := got.Runner
 	if err := got.FromMap(b.options); err != nil {
 		return nil // it refuses them
 	}
 	standard.NumCtx = got.NumCtx
-	if b.options["num_ctx"] != nil && (got.NumCtx < 1 || got.NumCtx > mostContext) {
+	if got.NumCtx > mostContext { // a smaller one than four is four
 		return fmt.Errorf("num_ctx %d", got.NumCtx)
 	}
 	if got.Runner != standard {

@@ -17,6 +17,7 @@ const (
 	CodeForbidden        Code = "forbidden"
 	CodeNotFound         Code = "not_found"
 	CodeMethodNotAllowed Code = "method_not_allowed"
+	CodeNoWebSocket      Code = "no_websocket"
 	CodeConflict         Code = "conflict"
 	CodeTooLarge         Code = "too_large"
 	CodeTargetTooLong    Code = "target_too_long"

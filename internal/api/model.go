@@ -121,6 +121,11 @@ func validPart(s string, most int, more string) bool {
 	return true
 }
 
+// Parameters are what a model's own Modelfile sets of the fields that a policy rules on; 0 where it sets nothing, or no number from 1 on.
+type Parameters struct {
+	NumPredict, NumCtx int64
+}
+
 // Pattern is one entry of a key's allow-list, canonical like a name: "llama3" is llama3:latest alone, "llama3:*" each of its
 // tags, "*" within a part never crosses "/" or ":". "*" alone is every local model.
 type Pattern struct {

@@ -12,84 +12,156 @@ import (
 // ErrNoCredential is the cause of Credential's error when the request carries no credential at all.
 var ErrNoCredential = errors.New("no credential")
 
-// Credential takes the key text out of a request: Authorization (Bearer, or the password of Basic), x-api-key, or the key of
-// the path /k/KEY/ which the caller has cut out. It only looks at the shape; Identify says whether the key is good.
-//
-// It returns CodeUnauthorized for none (ErrNoCredential) or an unusable one, and CodeBadRequest for several that differ and
-// for a doubled Authorization: which of two was meant must not depend on who reads first, a proxy or this service.
-func Credential(h http.Header, pathKey string) (string, error) {
-	found := pathKey
-	for _, carrier := range []struct {
-		name string
-		read func(string) (string, error)
-	}{
-		{"Authorization", authorization},
-		{"X-Api-Key", apiKeyHeader},
-	} {
-		values := h[carrier.name]
-		if len(values) == 0 {
-			continue
-		}
-		if len(values) > 1 {
-			return "", errAmbiguous()
-		}
-		text, err := carrier.read(values[0])
-		if err != nil {
-			return "", err
-		}
-		if found != "" && found != text {
-			return "", errAmbiguous()
-		}
-		found = text
-	}
-	if found == "" {
-		return "", api.Wrap(api.CodeUnauthorized, ErrNoCredential, "this request carries no API key: send it as \"Authorization: Bearer KEY\" "+
-			"or \"x-api-key: KEY\", as the password of HTTP Basic, or in the path as /k/KEY/api/... for clients that cannot send a header")
-	}
-	return found, nil
+// carried is a text that a request carries in a place for keys. fault is not nil where the text cannot be used as it is sent.
+type carried struct {
+	text  string
+	fault error
 }
 
-func apiKeyHeader(value string) (string, error) {
-	if value == "" {
-		return "", api.Errorf(api.CodeUnauthorized, "the x-api-key header is empty: send \"x-api-key: KEY\"")
+// Credential takes the key text out of a request. Its carriers are Authorization (Bearer, the password of Basic, or the key
+// without a scheme), x-api-key, api-key, and the key of the path /k/KEY/, which the caller has cut out. An empty value is no
+// credential. Identify then decides whether the key is good.
+//
+// Clients send placeholders next to the key that their user has set: "Bearer ollama", the key of another service. A text that
+// cannot be a key of this service is passed over where another carrier holds one that can. passedOver has these texts, for the
+// throttle: with them a client could guess while it holds a good key.
+//
+// It returns CodeUnauthorized for none (ErrNoCredential) or an unusable one, and CodeBadRequest for two different texts that
+// could both be keys and for a doubled header: which of two was meant must not depend on who reads first, a proxy or this
+// service. The text is returned with the error as well if there is one.
+func (a *Authenticator) Credential(h http.Header, pathKey string) (text string, passedOver []string, err error) {
+	var room [4]carried
+	found := carriers(room[:0], h, pathKey)
+	switch len(found) {
+	case 0:
+		return "", nil, api.Wrap(api.CodeUnauthorized, ErrNoCredential, "this request carries no API key: send it as \"Authorization: Bearer KEY\" "+
+			"or \"x-api-key: KEY\", as the password of HTTP Basic, or in the path as /k/KEY/api/... for clients that cannot send a header")
+	case 1:
+		return found[0].text, nil, found[0].fault
 	}
-	return value, nil
+	chosen := -1
+	for i, c := range found {
+		switch {
+		case !a.couldBeKey(c.text):
+			passedOver = append(passedOver, c.text)
+		case chosen >= 0 && found[chosen].text != c.text:
+			return "", nil, errAmbiguous()
+		case chosen < 0 || found[chosen].fault != nil:
+			chosen = i
+		}
+	}
+	return found[max(chosen, 0)].text, passedOver, found[max(chosen, 0)].fault
+}
+
+// couldBeKey reports whether a text has the form and the checksum of a key, or is one of the static keys. It never asks the
+// store: the answer must not depend on which keys exist.
+func (a *Authenticator) couldBeKey(text string) bool {
+	if len(text) > maxCredential {
+		return false
+	}
+	if _, ok := Parse(text); ok {
+		return true
+	}
+	m := a.secret.current.sign(text)
+	return a.matchStatic(&m) >= 0
+}
+
+// carriers appends what each carrier of the request holds.
+func carriers(found []carried, h http.Header, pathKey string) []carried {
+	if pathKey != "" {
+		found = append(found, carried{text: pathKey})
+	}
+	before := len(found)
+	for _, value := range h["Authorization"] {
+		found = authorization(found, value)
+	}
+	refuseDoubled(found[before:])
+	for _, name := range [...]string{"X-Api-Key", "Api-Key"} {
+		before = len(found)
+		for _, value := range h[name] {
+			if value != "" {
+				found = append(found, carried{text: value})
+			}
+		}
+		refuseDoubled(found[before:])
+	}
+	return found
+}
+
+// refuseDoubled is for what one header held: of two values, two readers may take two.
+func refuseDoubled(found []carried) {
+	if len(found) < 2 {
+		return
+	}
+	for i := range found {
+		found[i].fault = errAmbiguous()
+	}
 }
 
 // authorization reads the value of an Authorization header. The scheme has no case (RFC 9110, 11.1); one more space or tab
 // before the key is what people paste.
-func authorization(value string) (string, error) {
-	end := strings.IndexAny(value, " \t")
-	if end < 0 {
-		return "", errScheme()
+func authorization(found []carried, value string) []carried {
+	scheme, rest := value, ""
+	if end := strings.IndexAny(value, " \t"); end >= 0 {
+		scheme, rest = value[:end], value[end+1:]
+		if rest != "" && (rest[0] == ' ' || rest[0] == '\t') {
+			rest = rest[1:]
+		}
 	}
-	scheme, rest := value[:end], value[end+1:]
-	if rest != "" && (rest[0] == ' ' || rest[0] == '\t') {
-		rest = rest[1:]
-	}
-	if rest == "" {
-		return "", errScheme()
-	}
+	bearer, basic := strings.EqualFold(scheme, "Bearer"), strings.EqualFold(scheme, "Basic")
 	switch {
-	case strings.EqualFold(scheme, "Bearer"):
-		// Two headers that a proxy joined: no key holds a comma.
-		if strings.IndexByte(rest, ',') >= 0 {
-			return "", errAmbiguous()
+	case value == "", rest == "" && (bearer || basic):
+		return found
+	case rest == "":
+		return keys(found, value, nil)
+	case bearer:
+		if again, inner, _ := strings.Cut(rest, " "); strings.EqualFold(again, "Bearer") {
+			return keys(found, inner, errTwice())
 		}
-		return rest, nil
-	case strings.EqualFold(scheme, "Basic"):
-		pair, err := base64.StdEncoding.DecodeString(rest)
-		_, password, colon := strings.Cut(string(pair), ":")
-		if err != nil || !colon || password == "" {
-			return "", api.Errorf(api.CodeUnauthorized, "HTTP Basic needs the API key as its password, with any user name")
-		}
-		return password, nil
+		return keys(found, rest, nil)
+	case basic:
+		return append(found, password(rest))
 	}
-	return "", errScheme()
+	return append(found, carried{rest, errScheme()})
+}
+
+// keys appends the text of a header. No key holds a comma: with one, it is two headers that a proxy has joined.
+func keys(found []carried, text string, fault error) []carried {
+	if strings.IndexByte(text, ',') < 0 {
+		return append(found, carried{text, fault})
+	}
+	for part := range strings.SplitSeq(text, ",") {
+		part = strings.TrimSpace(part)
+		if scheme, rest, _ := strings.Cut(part, " "); strings.EqualFold(scheme, "Bearer") {
+			part = rest
+		}
+		found = append(found, carried{part, errAmbiguous()})
+	}
+	return found
+}
+
+func password(encoded string) carried {
+	pair, err := base64.StdEncoding.DecodeString(encoded)
+	user, password, _ := strings.Cut(string(pair), ":")
+	switch {
+	case err != nil:
+		return carried{encoded, errBasic()}
+	case password == "":
+		return carried{user, errBasic()}
+	}
+	return carried{text: password}
+}
+
+func errBasic() error {
+	return api.Errorf(api.CodeUnauthorized, "HTTP Basic needs the API key as its password, with any user name")
 }
 
 func errScheme() error {
 	return api.Errorf(api.CodeUnauthorized, "the Authorization header is not of the form \"Bearer KEY\"")
+}
+
+func errTwice() error {
+	return api.Errorf(api.CodeUnauthorized, "the Authorization header says Bearer twice: most clients add the word themselves, so give them the key without it")
 }
 
 func errAmbiguous() error {

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"hash/maphash"
 	"net/netip"
 	"sync"
 	"time"
@@ -11,8 +12,9 @@ const (
 	mostThrottled  = 100_000 // addresses counted in one window; more are answered like everybody
 )
 
-// Throttle counts failed authentications by address. It is asked only after a credential was found bad, so it refuses nothing
-// that is good: guessing costs little and shows in the log, and a neighbour behind the same address notices nothing.
+// Throttle counts by address the texts that are no keys. It is asked only after a text was found bad, so it refuses nothing
+// that is good: guessing costs little and shows in the log, and a neighbour behind the same address notices nothing. A text
+// counts once in a window: an agent tries a mistyped key ten times for one prompt, and that is no guessing.
 //
 // Windows are fixed: across the edge of two of them an address has twice its number. Not for limits that must hold exactly.
 type Throttle struct {
@@ -21,16 +23,17 @@ type Throttle struct {
 
 	mu     sync.Mutex
 	window time.Time
-	failed map[netip.Prefix]int
+	seed   maphash.Seed // of this window: nobody outside can choose texts that count as one
+	failed map[netip.Prefix]map[uint64]struct{}
 }
 
-// NewThrottle lets an address fail most times a minute; 0 is without bound.
+// NewThrottle lets an address fail with most texts a minute; 0 is without bound.
 func NewThrottle(most int, now func() time.Time) *Throttle {
 	return &Throttle{most: most, now: now}
 }
 
-// Failed counts a failure from addr. Where the address has had too many, it returns how long it should wait.
-func (t *Throttle) Failed(addr netip.Addr) (wait time.Duration, over bool) {
+// Failed counts a text from addr that is no key. Where the address has sent too many others, it returns how long it should wait.
+func (t *Throttle) Failed(addr netip.Addr, text string) (wait time.Duration, over bool) {
 	if t.most <= 0 || !addr.IsValid() {
 		return 0, false
 	}
@@ -38,15 +41,26 @@ func (t *Throttle) Failed(addr netip.Addr) (wait time.Duration, over bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if now.Sub(t.window) >= throttleWindow || now.Before(t.window) {
-		t.window, t.failed = now, make(map[netip.Prefix]int)
+		t.window, t.failed, t.seed = now, make(map[netip.Prefix]map[uint64]struct{}), maphash.MakeSeed()
 	}
 	network := Neighbourhood(addr)
-	n, known := t.failed[network]
-	if !known && len(t.failed) >= mostThrottled {
+	texts := t.failed[network]
+	sum := maphash.String(t.seed, text)
+	if _, again := texts[sum]; again {
 		return 0, false
 	}
-	t.failed[network] = n + 1
-	return t.window.Add(throttleWindow).Sub(now), n >= t.most
+	if len(texts) >= t.most {
+		return t.window.Add(throttleWindow).Sub(now), true
+	}
+	if texts == nil {
+		if len(t.failed) >= mostThrottled {
+			return 0, false
+		}
+		texts = make(map[uint64]struct{}, 1)
+		t.failed[network] = texts
+	}
+	texts[sum] = struct{}{}
+	return 0, false
 }
 
 // Neighbourhood is what one client has of addresses: one of IPv4, a /64 of IPv6. It is the zero prefix for what is no address.

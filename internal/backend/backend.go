@@ -3,6 +3,7 @@
 package backend
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -72,7 +73,6 @@ func New(name string, base *url.URL, slots int, header, value string) *Backend {
 		// No environment proxies and no redirects: a probe must not be sent elsewhere.
 		Transport:     &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 1, IdleConnTimeout: time.Minute},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Timeout:       probeTimeout,
 	}
 	b.state.Store(&State{Reason: "not probed yet"})
 	return b
@@ -145,7 +145,14 @@ var errSilent = errors.New("no answer")
 
 // read gets a JSON answer of at most so many bytes.
 func (b *Backend) read(ctx context.Context, path string, most int64, into any) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, b.URL.JoinPath(path).String(), nil)
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	return b.ask(ctx, http.MethodGet, path, nil, most, into)
+}
+
+// ask sends a question and reads its JSON answer of at most so many bytes, until ctx ends.
+func (b *Backend) ask(ctx context.Context, method, path string, body []byte, most int64, into any) error {
+	req, err := http.NewRequestWithContext(ctx, method, b.URL.JoinPath(path).String(), bytes.NewReader(body))
 	if err != nil {
 		return err
 	}

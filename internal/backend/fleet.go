@@ -26,6 +26,8 @@ type Fleet struct {
 
 	seeking sync.Mutex
 	sought  time.Time // when the lists were last read for a model that nobody has
+
+	shows shows
 }
 
 // index answers what a request asks of the fleet without a look at each server's lists.

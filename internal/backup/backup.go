@@ -16,9 +16,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
+	"ollama-api-service/internal/disk"
 	"ollama-api-service/internal/store"
 )
 
@@ -95,10 +95,13 @@ func Write(ctx context.Context, src Source, path string) (*Manifest, error) {
 	if err := reread(ctx, f); err != nil {
 		return nil, fmt.Errorf("the backup was written but does not read back as it was, so it is not kept: look at the disk (%w)", err)
 	}
+	if err := f.Close(); err != nil { // Windows renames no open file
+		return nil, err
+	}
 	if err := os.Rename(whole, path); err != nil {
 		return nil, err
 	}
-	return m, syncDirectory(filepath.Dir(path))
+	return m, disk.SyncDirectory(filepath.Dir(path))
 }
 
 // Stream writes the backup to w. The copy of the database that it is made from stands in dir for that time. Who reads w must see
@@ -206,57 +209,49 @@ func (r reader) Read(p []byte) (int, error) {
 	return r.Reader.Read(p)
 }
 
+const lockName = "lock" // in a workplace
+
 // workplace is a directory for what is not ready yet. One process at a time has it: the kernel lets go of its lock however the
 // process ends, so that what a killed one left can be told from what another one does.
 type workplace struct {
 	dir  string
-	lock *os.File
+	lock *disk.Lock
 }
 
 func takeWorkplace(dir string) (*workplace, error) {
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
-	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
+	lock, err := disk.TryLock(filepath.Join(dir, lockName))
+	if errors.Is(err, disk.ErrLocked) {
+		return nil, fmt.Errorf("another backup or restore is at work in %s: wait until it is done", dir)
 	}
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		lock.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, fmt.Errorf("another backup or restore is at work in %s: wait until it is done", dir)
-		}
+	if err != nil {
 		return nil, fmt.Errorf("%s cannot be locked: %w", dir, err)
 	}
 	w := &workplace{dir, lock}
-	left, err := os.ReadDir(dir)
-	if err != nil {
-		w.lock.Close()
-		return nil, err
-	}
-	for _, e := range left {
-		if e.Name() == "lock" {
-			continue
-		}
-		if err := os.RemoveAll(w.file(e.Name())); err != nil {
-			w.lock.Close()
-			return nil, err
-		}
+	if err := w.clear(); err != nil {
+		return nil, errors.Join(err, lock.Release())
 	}
 	return w, nil
 }
 
-func (w *workplace) file(name string) string { return filepath.Join(w.dir, name) }
-
-func (w *workplace) leave() {
-	os.RemoveAll(w.dir)
-	w.lock.Close()
+// clear removes everything but the lock.
+func (w *workplace) clear() error {
+	left, err := os.ReadDir(w.dir)
+	for _, e := range left {
+		if e.Name() != lockName {
+			err = errors.Join(err, os.RemoveAll(w.file(e.Name())))
+		}
+	}
+	return err
 }
 
-func syncDirectory(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+func (w *workplace) file(name string) string { return filepath.Join(w.dir, name) }
+
+// leave removes it. What cannot be removed, the next one removes.
+func (w *workplace) leave() {
+	_ = w.clear()
+	_ = w.lock.Remove()
+	_ = os.Remove(w.dir)
 }

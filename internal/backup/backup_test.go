@@ -228,7 +228,7 @@ func TestAnEndedWriteLeavesNothing(t *testing.T) {
 	if _, err := Write(t.Context(), src, path); err == nil || !strings.Contains(err.Error(), "another backup") {
 		t.Errorf("beside another: %v", err)
 	}
-	work.lock.Close()
+	work.lock.Release()
 	if _, err := Write(t.Context(), src, path); err != nil {
 		t.Error(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"ollama-api-service/internal/disk"
 	"ollama-api-service/internal/store"
 )
 
@@ -193,7 +194,7 @@ func (u *Unpacked) Place(ctx context.Context, journal []string, now time.Time) (
 	if err := os.Rename(u.work.file(databaseName), database); err != nil {
 		return aside, err
 	}
-	return aside, syncDirectory(u.dataDir)
+	return aside, disk.SyncDirectory(u.dataDir)
 }
 
 // setAside moves files away, all of them or none. The database stays until the new one takes its name: without one, a start would
@@ -226,5 +227,5 @@ func setAside(paths []string, database, aside string) (err error) {
 		}
 		back = append(back, func() { os.Rename(to, path) })
 	}
-	return syncDirectory(aside)
+	return disk.SyncDirectory(aside)
 }

@@ -46,8 +46,8 @@ type Config struct {
 	DefaultUserRateLimit  int64 `env:"DEFAULT_USER_RATE_LIMIT" envDefault:"100" doc:"Requests in any 60 minutes for a user key that is made without a limit of its own."`
 	DefaultAdminRateLimit int64 `env:"DEFAULT_ADMIN_RATE_LIMIT" envDefault:"1000" doc:"The same for an admin key."`
 
-	MaxBodyBytes             Size          `env:"MAX_BODY_BYTES" envDefault:"64MiB" doc:"The largest request body, as bytes or with a unit: 64MiB, 10MB. Uploads of model files are not bound by it."`
-	MaxBodyMemory            Size          `env:"MAX_BODY_MEMORY" envDefault:"1GiB" doc:"The memory for the bodies of all requests at one time, those below 64 KiB not counted; who comes when it is full is answered 503."`
+	MaxBodyBytes             Size          `env:"MAX_BODY_BYTES" envDefault:"128MiB" doc:"The largest request body, as bytes or with a unit: 64MiB, 10MB. An image of 50 MB has 67 MB in a body. Uploads of model\nfiles are not bound by it."`
+	MaxBodyMemory            Size          `env:"MAX_BODY_MEMORY" envDefault:"1GiB" doc:"The memory for the bodies of all requests at one time, those below 64 KiB not counted. When it is full, more are answered 503.\nAt least twice MAX_BODY_BYTES, so that one compressed body of the largest size always fits."`
 	MaxRequestTime           time.Duration `env:"MAX_REQUEST_TIME" envDefault:"30m" doc:"The longest that one request may take, the wait for a slot included. Durations need a unit: 30s, 15m, 2h."`
 	UpstreamFirstByteTimeout time.Duration `env:"UPSTREAM_FIRST_BYTE_TIMEOUT" envDefault:"15m" doc:"The longest wait for the first byte of Ollama's answer: loading a large model takes minutes."`
 	SSEHeartbeat             time.Duration `env:"SSE_HEARTBEAT" envDefault:"15s" doc:"How long a stream of events (/v1) may be silent before a comment is sent, so that nobody takes it for dead; 0s sends none."`
@@ -58,7 +58,7 @@ type Config struct {
 	MaxQueueWait   time.Duration `env:"MAX_QUEUE_WAIT" envDefault:"10m" doc:"The longest wait for a slot."`
 	PrefixAffinity bool          `env:"PREFIX_AFFINITY" envDefault:"true" doc:"true sends the later turns of a conversation to the Ollama server that had the earlier ones, where it has a slot: it has\nmost likely kept what it read of them."`
 
-	DefaultMaxTokens int64         `env:"DEFAULT_MAX_TOKENS" envDefault:"8192" doc:"The longest answer, in tokens, of a user's request that names none: Ollama alone would write on for ten times the context.\n0 puts none in. It also takes the place of a num_predict in a Modelfile."`
+	DefaultMaxTokens int64         `env:"DEFAULT_MAX_TOKENS" envDefault:"8192" doc:"The longest answer, in tokens, of a user's request that names none: Ollama alone would write on for ten times the context.\n0 puts none in. A smaller num_predict in the model's Modelfile stays."`
 	MaxNumCtx        int64         `env:"MAX_NUM_CTX" envDefault:"32768" doc:"The largest context (num_ctx) that a user's request may have a model loaded with; 0 is no bound."`
 	MaxKeepAlive     time.Duration `env:"MAX_KEEP_ALIVE" envDefault:"1h" doc:"The longest time (keep_alive) for which a user's request may keep a model loaded; 0s is no bound."`
 	Policy           Policies      `env:"POLICY" doc:"Other answers to what users' requests may set, separated by commas: field=action, or for some models pattern field=action.\nThe actions are pass, drop, refuse, default:N, max:N and set:N; docs/policy.md lists the fields. The first that fits counts.\n  POLICY='qwen3:* num_ctx=set:16384,raw=refuse'"`
@@ -67,9 +67,9 @@ type Config struct {
 	JournalMaxBytes Size          `env:"JOURNAL_MAX_BYTES" envDefault:"128MiB" doc:"How large the journal may grow while the database takes no rows, from 16MiB on. When it is full, keys marked strict are\nrefused, and other keys are served without a row; how many is counted."`
 	CountGrace      time.Duration `env:"COUNT_GRACE" envDefault:"0s" doc:"How long the answer of a client that left in the middle of a stream is read on, so that its tokens are counted and not\nestimated. Its slot stays taken meanwhile. 0s stops Ollama at once."`
 
-	AuthFailuresPerMinute    int     `env:"AUTH_FAILURES_PER_MINUTE" envDefault:"30" doc:"How often one address may come with a bad key in a minute before it is told to wait; good keys from there are served all\nthe same. 0 is no bound."`
+	AuthFailuresPerMinute    int     `env:"AUTH_FAILURES_PER_MINUTE" envDefault:"30" doc:"How many different texts that are no keys one address may send in a minute before it must wait; good keys from\nthere are served all the same. 0 is no bound."`
 	MaxConnectionsPerAddress int     `env:"MAX_CONNECTIONS_PER_ADDRESS" envDefault:"512" doc:"How many connections one address may hold, before anybody is asked for a key. This machine and TRUSTED_PROXIES are exempt;\n0 is no bound."`
-	CORSOrigins              Origins `env:"CORS_ORIGINS" doc:"Origins, separated by commas, whose pages may call the service from a browser; * is all of them. Keys in pages are keys\nthat others can read.\n  CORS_ORIGINS=https://chat.example.net,http://localhost:3000"`
+	CORSOrigins              Origins `env:"CORS_ORIGINS" doc:"Origins, separated by commas, whose pages may call the service from a browser. A star is the first label of a host, the\nwhole host, or the port; * is every origin but null. Keys in pages are keys that others can read.\n  CORS_ORIGINS=https://chat.example.net,http://localhost:*,https://*.example.com,chrome-extension://*"`
 
 	TrustedProxies Networks `env:"TRUSTED_PROXIES" doc:"Addresses or networks, separated by commas, of the proxies whose X-Forwarded-For is believed.\n  TRUSTED_PROXIES=10.0.0.7,172.16.0.0/12"`
 

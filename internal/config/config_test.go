@@ -62,7 +62,7 @@ func TestDefaults(t *testing.T) {
 	if c.SecretKey != "" || c.AdminAPIKey != "" || c.DemoKeys || c.OllamaAuthHeader.Name != "" || c.TrustedProxies != nil {
 		t.Errorf("something is set: %s", c)
 	}
-	if c.DefaultUserRateLimit != 100 || c.DefaultAdminRateLimit != 1000 || c.MaxBodyBytes != 64<<20 || c.MaxQueue != 1024 {
+	if c.DefaultUserRateLimit != 100 || c.DefaultAdminRateLimit != 1000 || c.MaxBodyBytes != 128<<20 || c.MaxQueue != 1024 {
 		t.Errorf("numbers: %s", c)
 	}
 	if c.MaxRequestTime != 30*time.Minute || c.UpstreamFirstByteTimeout != 15*time.Minute || c.UpstreamIdleTimeout != 5*time.Minute ||
@@ -264,6 +264,24 @@ func TestBadValues(t *testing.T) {
 			_, err := Load(absent(t), []string{c.name + "=" + c.value})
 			refused(t, err, c.name, c.value)
 		})
+	}
+}
+
+// An origin is no secret: a wrong one is answered with the right spelling.
+func TestWrongOriginsAreSpelledRight(t *testing.T) {
+	for value, want := range map[string]string{
+		"http://localhost*": "http://localhost:*", "https://a.example.net,https://*example.net": "https://*.example.net",
+		"https://a.example.net/": "https://a.example.net", "localhost:3000": "http://localhost:3000",
+	} {
+		_, err := Load(absent(t), []string{"CORS_ORIGINS=" + value})
+		refused(t, err, "CORS_ORIGINS", "")
+		if err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q in it", value, err, want)
+		}
+	}
+	got := load(t, "CORS_ORIGINS=chrome-extension://*, http://localhost:*,app://*,tauri://*,vscode-webview://*,null,https://*.example.net,,").CORSOrigins
+	if len(got) != 7 || !got[1].Admits("http://localhost:3000") {
+		t.Errorf("%v, want 7 origins", got)
 	}
 }
 

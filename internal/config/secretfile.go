@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+
+	"ollama-api-service/internal/disk"
 )
 
 const (
@@ -89,21 +91,10 @@ func makeSecret(path string) (secret string, err error) {
 	}
 	secret = hex.EncodeToString(raw)
 	_, err = f.WriteString(secret + "\n")
-	if err = errors.Join(err, f.Sync(), f.Close(), syncDirectory(filepath.Dir(path))); err != nil {
+	if err = errors.Join(err, f.Sync(), f.Close(), disk.SyncDirectory(filepath.Dir(path))); err != nil {
 		return "", errors.Join(err, os.Remove(path))
 	}
 	return secret, nil
-}
-
-func syncDirectory(path string) error {
-	if runtime.GOOS == "windows" {
-		return nil // directories cannot be opened there
-	}
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // reason is the system's word for a failure, without the path that the message has already.

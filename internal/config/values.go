@@ -315,23 +315,21 @@ func (d *Directory) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Origins are schemes with hosts, as browsers send them, or a star.
-type Origins []string
-
-var origin = regexp.MustCompile(`^(https?|app|capacitor|tauri|vscode-webview)://[A-Za-z0-9.*-]+(:[0-9]{1,5})?$`)
+// Origins are whose pages may call from a browser.
+type Origins []api.Origin
 
 // UnmarshalText reads origins, separated by commas.
 func (o *Origins) UnmarshalText(text []byte) error {
 	*o = nil
 	for part := range strings.SplitSeq(string(text), ",") {
-		part = strings.TrimSpace(part)
-		switch {
-		case part == "":
-		case part == "*", origin.MatchString(part) && strings.Count(part, "*") < 2:
-			*o = append(*o, part)
-		default:
-			return mend("must be origins without a path, like https://chat.example.net,http://localhost:3000, or *")
+		if part = strings.TrimSpace(part); part == "" {
+			continue
 		}
+		origin, err := api.ParseOrigin(part)
+		if err != nil {
+			return mend(err.Error())
+		}
+		*o = append(*o, origin)
 	}
 	return nil
 }

@@ -13,7 +13,8 @@ import (
 
 // closing is what the end of a cut stream needs to know of what came before it.
 type closing struct {
-	rec      []byte // the piece that did not pass
+	rec      []byte // the piece that did not pass, or the last that did
+	passed   bool   // it did
 	response []byte // Responses: the answer as it was described at the beginning
 	items    [][]byte
 	text     []byte // of the part that is being written, as JSON without its quotes
@@ -24,7 +25,7 @@ var cutFields = names("model", "created_at", "choices", "usage", "index", "respo
 
 // more asks whether a piece that has been read may pass, and keeps it as the place of the cut if not.
 func (m *Meter) more(rec []byte) bool {
-	if m.More(m.Records) {
+	if m.More == nil || m.More(m.Records) {
 		m.passed(rec)
 		return true
 	}
@@ -53,14 +54,15 @@ func (m *Meter) remember(event string, rec []byte) {
 	}
 }
 
-// passed keeps the text of an event that the client has got.
+// passed reads a piece that the client has got, and keeps its text where the end repeats it.
 func (m *Meter) passed(rec []byte) {
+	m.repeat(rec)
 	if m.kind != OpenAIResponses || m.event(rec) != "response.output_text.delta" {
 		return
 	}
 	data, _ := eventData(rec)
 	o, _ := parsed(data)
-	if d := o.find("delta"); d != nil && d.kind == '"' {
+	if d := o.find("delta"); d != nil && d.kind == '"' && len(m.closing.text) <= maxRecord { // Ollama's own end would be as long
 		text := o.value(d)
 		m.closing.text = append(m.closing.text, text[1:len(text)-1]...)
 	}
@@ -152,6 +154,11 @@ func (m *Meter) cutMessage(o *object, prompt int64) []string {
 // cutResponse closes the text that was being written, if it was text, and then the answer.
 func (m *Meter) cutResponse(o *object, prompt int64) []string {
 	sequence, _ := strconv.Atoi(o.field("sequence_number", "0"))
+	end := "response.incomplete"
+	if m.closing.passed {
+		// As Ollama ends every answer that has reached its length: of response.incomplete Codex makes an error.
+		sequence, end = sequence+1, "response.completed"
+	}
 	var events []string
 	add := func(event, fields string) {
 		events = append(events, named(event, fmt.Sprintf(`{%s,"sequence_number":%d,"type":"%s"}`, fields, sequence, event)))
@@ -179,11 +186,11 @@ func (m *Meter) cutResponse(o *object, prompt int64) []string {
 			prompt, m.Records, prompt+m.Records))
 		response = e.bytes()
 	}
-	add("response.incomplete", `"response":`+string(response))
+	add(end, `"response":`+string(response))
 	return events
 }
 
-var responseFields = names("status", "incomplete_details", "output", "usage")
+var responseFields = names("status", "error", "incomplete_details", "output", "usage")
 
 func parsedResponse(src []byte) (object, bool) {
 	if len(src) == 0 {
@@ -193,4 +200,24 @@ func parsedResponse(src []byte) (object, bool) {
 	defer r.done()
 	o, err := r.object(src, responseFields)
 	return o, err == nil
+}
+
+// FailedResponse is the last event of a Responses stream that failed, behind an error event: the answer as it was described at the
+// beginning, or one with this id and time if it had not begun. The message is JSON.
+func (m *Meter) FailedResponse(id string, at time.Time, code string, message []byte) []byte {
+	failure := slices.Concat([]byte(`{"code":"`+code+`","message":`), message, []byte{'}'})
+	begun := m.closing.response
+	if begun == nil {
+		begun = fmt.Appendf(nil, `{"id":"resp_%s","object":"response","created_at":%d,"status":"failed","error":null,"incomplete_details":null,"instructions":null,`+
+			`"metadata":{},"model":"","output":[],"parallel_tool_calls":true,"temperature":1,"tool_choice":"auto","tools":[],"top_p":1,"usage":null}`, id, at.Unix())
+	}
+	r, _ := parsedResponse(begun)
+	e := edit{object: &r}
+	e.put("status", []byte(`"failed"`))
+	e.put("error", failure)
+	rec := []byte(named("response.failed", fmt.Sprintf(`{"response":%s,"sequence_number":%d,"type":"response.failed"}`, e.bytes(), m.Events+1)))
+	if other, changed := m.rewrite(rec); changed {
+		return other
+	}
+	return rec
 }

@@ -48,7 +48,7 @@ func names(list ...string) fields {
 	return f
 }
 
-// known lists, per kind, the fields of every Ollama version from 0.6 to 0.33 (docs/ollama-contract).
+// known lists, per kind, the fields of every Ollama version from 0.6 to 0.33 (docs/ollama-contract), and those that are taken out.
 var known = map[Kind]fields{
 	Generate: names("model", "name", "prompt", "suffix", "system", "template", "context", "stream", "raw", "format", "keep_alive", "images",
 		"options", "think", "truncate", "shift", "logprobs", "top_logprobs", "width", "height", "steps", "temperature", "max_tokens", "_debug_render_only"),
@@ -64,7 +64,7 @@ var known = map[Kind]fields{
 	Delete: names("model", "name"),
 	OpenAIChat: names("model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "seed", "stop", "temperature",
 		"top_p", "frequency_penalty", "presence_penalty", "response_format", "tools", "reasoning", "reasoning_effort", "logprobs", "top_logprobs",
-		"n", "user", "tool_choice", "logit_bias", "_debug_render_only"),
+		"n", "user", "tool_choice", "logit_bias", "web_search_options", "_debug_render_only"),
 	OpenAICompletions: names("model", "prompt", "suffix", "stream", "stream_options", "max_tokens", "seed", "stop", "temperature", "top_p",
 		"frequency_penalty", "presence_penalty", "logprobs", "n", "user", "best_of", "echo", "logit_bias", "_debug_render_only"),
 	OpenAIEmbeddings: names("model", "input", "dimensions", "encoding_format", "user"),
@@ -76,7 +76,7 @@ var known = map[Kind]fields{
 }
 
 var messageFields = names("model", "max_tokens", "messages", "system", "stream", "temperature", "top_p", "top_k", "stop_sequences", "tools",
-	"tool_choice", "thinking", "metadata", "output_config", "service_tier")
+	"tool_choice", "thinking", "metadata", "output_config", "service_tier", "mcp_servers")
 
 // Family is the family of the kind's errors and streams.
 func (k Kind) Family() Family {

@@ -47,7 +47,7 @@ func (m *Meter) event(rec []byte) string {
 // readNamed looks at an event and says whether the end of the stream begins with it.
 func (m *Meter) readNamed(rec []byte) bool {
 	event := m.event(rec)
-	if m.More != nil {
+	if m.kind == OpenAIResponses {
 		m.remember(event, rec)
 	}
 	switch event {

@@ -173,9 +173,12 @@ func listed(item jsontext.Value) (api.Model, bool) {
 	return api.Model{}, false
 }
 
-// WithoutModelfile takes "modelfile" out of an answer of /api/show, and the blob path out of its details: both name files
-// of the server.
-func WithoutModelfile(body []byte) ([]byte, error) {
+// hiddenModelfile stands in place of a Modelfile. It is a Modelfile too, of one comment: "ollama show --modelfile" prints it.
+const hiddenModelfile = "# The Modelfile names files of the server, so this gateway shows it to admin keys only.\n"
+
+// HideModelfile takes the text of "modelfile" out of an answer of /api/show, and the blob path out of its details: both name
+// files of the server.
+func HideModelfile(body []byte) ([]byte, error) {
 	r := read(body)
 	defer r.done()
 	o, err := r.object(body, showFields)
@@ -184,7 +187,11 @@ func WithoutModelfile(body []byte) ([]byte, error) {
 	}
 	e := edit{object: &o}
 	if m := o.find("modelfile"); m != nil {
-		e.remove(m)
+		text, err := jsontext.AppendQuote(nil, hiddenModelfile)
+		if err != nil {
+			return nil, err
+		}
+		e.replace(m, text)
 	}
 	if m := o.find("details"); m != nil && m.kind == '{' {
 		details, err := o.subobject(m, detailFields)

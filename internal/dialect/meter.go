@@ -51,12 +51,13 @@ type Meter struct {
 	finished bool // a finish chunk came
 	broken   bool // a record is no JSON
 	closing  closing
+	repeats  repeats
 }
 
 // NewMeter meters a stream of the kind. sse says how its records are framed; strip takes usage out again, and echo is the
 // alias under which the model is to be named, or empty.
 func NewMeter(kind Kind, sse, strip bool, echo string) *Meter {
-	return &Meter{kind: kind, sse: sse, strip: strip && sse, echo: echo}
+	return &Meter{kind: kind, sse: sse, strip: strip && sse, echo: echo, repeats: repeats{last: emptyPiece}}
 }
 
 // Feed takes bytes as they come from upstream and returns what may go to the client now: whole records only, also those before
@@ -148,7 +149,7 @@ func (m *Meter) records(src []byte) (done int, pass []byte) {
 			}
 			return end, pass
 		}
-		if m.broken || m.Records > before && m.More != nil && !m.more(rec) {
+		if m.broken || m.Records > before && !m.more(rec) {
 			if edited {
 				return at, out
 			}
@@ -358,6 +359,9 @@ func (m *Meter) Finish() []byte {
 			rec = other
 		}
 		out = append(out, rec...)
+	}
+	if m.repeats.written && m.Usage.PromptTokens == 0 && m.Usage.CompletionTokens == 0 {
+		m.Usage = Usage{} // there is text, so these are no counts
 	}
 	if m.sse && m.Complete && !bytes.HasSuffix(out, []byte("\n\n")) && !bytes.HasSuffix(out, []byte("\n\r\n")) {
 		// Upstream broke off within the blank line, which says nothing; but without it a client drops the event before it.

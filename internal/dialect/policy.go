@@ -22,6 +22,10 @@ type Terms struct {
 	Standard api.Policy
 	// MaxOutput is the longest answer that may be asked for, in tokens, whoever asks; 0 is no bound. It comes after the policy.
 	MaxOutput int64
+	// Own reads what a model's Modelfile sets; nil knows nothing of any. It is asked only where that decides.
+	Own func(api.Model) api.Parameters
+	// DropHosted takes out tools that the provider would run: the key may not use the cloud.
+	DropHosted bool
 	// Registries are the hosts that models may come from and go to, beside Ollama's own.
 	Registries []string
 }
@@ -75,15 +79,30 @@ var (
 
 // action is what happens to a field of a request for m.
 func (t *Terms) action(field string, m api.Model) api.Action {
-	if a, ok := t.Key[field]; ok {
+	if a, chosen := t.chosen(field, m); chosen {
 		return a
+	}
+	return t.Standard[field]
+}
+
+// chosen is what an admin has said about a field, for the key or for the model.
+func (t *Terms) chosen(field string, m api.Model) (api.Action, bool) {
+	if a, ok := t.Key[field]; ok {
+		return a, true
 	}
 	for _, p := range t.Models {
 		if a, ok := p.Policy[field]; ok && p.Models.Match(m) {
-			return a
+			return a, true
 		}
 	}
-	return t.Standard[field]
+	return api.Action{}, false
+}
+
+func (t *Terms) own(m api.Model) api.Parameters {
+	if t.Own == nil {
+		return api.Parameters{}
+	}
+	return t.Own(m)
 }
 
 // police holds a user's body against the table. It returns CodeForbidden for what is refused; what is changed stands in
@@ -104,13 +123,12 @@ func (e *edit) police(k Kind, t *Terms, req *Request, options *edit) error {
 				return err
 			}
 		}
-		if err := p.amount(options, "num_ctx", "num_ctx", false); err != nil {
+		if err := p.context(options); err != nil {
 			return err
 		}
 	}
-	if name := k.outputName(); name != "" {
-		// Ollama wants one in messages: there, none is no request for as much as there is.
-		return p.amount(e.outputHolder(k, options), name, "max_tokens", k != AnthropicMessages)
+	if k.outputName() != "" {
+		return p.output(k, e.outputHolder(k, options))
 	}
 	return nil
 }
@@ -136,25 +154,60 @@ func (e *edit) outputHolder(k Kind, options *edit) *edit {
 	return e
 }
 
-// boundOutput lowers the longest answer to most, and notes in the request how long it is then.
-func (e *edit) boundOutput(k Kind, most int64, req *Request, options *edit) {
+// boundOutput lowers the longest answer to most, and notes in the request how long it is then. A model's own bound counts where the
+// request has none.
+func (e *edit) boundOutput(k Kind, t *Terms, req *Request, options *edit) {
 	name := k.outputName()
 	if name == "" {
 		return
 	}
 	req.MaxOutput = -1
 	holder := e.outputHolder(k, options)
-	// What is no number at all is Ollama's to refuse; no answer comes of it.
-	if n, err := strconv.ParseFloat(string(holder.value(name)), 64); err == nil && n >= 1 {
-		req.MaxOutput = int64(math.Ceil(min(n, math.MaxInt32)))
+	given := holder.number(name)
+	switch {
+	case k.refusesOutput(given):
+	case given.absent:
+		if own := t.own(req.Model()).NumPredict; own > 0 {
+			req.MaxOutput = own
+		}
+	case given.n >= 1:
+		req.MaxOutput = int64(math.Ceil(min(given.n, math.MaxInt32)))
 	}
+	most := t.MaxOutput
 	if most <= 0 || req.MaxOutput >= 0 && req.MaxOutput <= most {
 		return
 	}
 	req.MaxOutput = most
+	if k.refusesOutput(given) {
+		return
+	}
 	holder.put(name, strconv.AppendInt(nil, most, 10))
 	req.Changes = slices.DeleteFunc(req.Changes, func(c string) bool { return strings.HasPrefix(c, name+"=") })
 	req.Changes = append(req.Changes, fmt.Sprintf("%s=%d", name, most))
+}
+
+// refusesOutput reports whether Ollama refuses such a longest answer: then no answer comes of it, and the client reads Ollama's words.
+func (k Kind) refusesOutput(given number) bool {
+	return given.odd || k == AnthropicMessages && given.n < 1
+}
+
+// number is the value of a field that must hold one.
+type number struct {
+	n      float64
+	absent bool // or null
+	odd    bool // of another type, which Ollama refuses
+}
+
+func (e *edit) number(name string) number {
+	value := e.value(name)
+	switch {
+	case value == nil || value.Kind() == 'n':
+		return number{absent: true}
+	case value.Kind() != '0':
+		return number{odd: true}
+	}
+	n, _ := strconv.ParseFloat(string(value), 64) // beyond the range it is infinite, which is what it means here
+	return number{n: n}
 }
 
 // policing is one body before the table.
@@ -191,36 +244,85 @@ func (p *policing) flag(e *edit, field string) error {
 	return nil
 }
 
-// amount rules on a number. boundless says that none, or one below 1, asks for as much as there is.
-func (p *policing) amount(e *edit, name, field string, boundless bool) error {
-	value := e.value(name)
-	given := value != nil && value.Kind() != 'n'
-	var n float64
-	if given {
-		var err error
-		if n, err = strconv.ParseFloat(string(value), 64); value.Kind() != '0' || err != nil {
-			return api.Errorf(api.CodeBadRequest, "%s must be a number", name)
+// context rules on num_ctx. One that is too small for a prompt, or negative, is left to Ollama, which makes it 4 and refuses what does not fit.
+func (p *policing) context(options *edit) error {
+	const name = "num_ctx"
+	a, given := p.terms.action(name, p.model), options.number(name)
+	most := a.Amount
+	switch a.Verb {
+	case api.VerbDefault:
+		if given.absent && p.terms.own(p.model).NumCtx == 0 {
+			p.put(options, name, a.Amount)
 		}
-		if n > math.MaxInt32 {
-			// Ollama makes an int of it, which 1e30 turns negative, and that is without bound.
-			return api.Errorf(api.CodeBadRequest, "%s must be at most %d", name, math.MaxInt32)
+		most = math.MaxInt32
+	case api.VerbMost:
+		if _, chosen := p.terms.chosen(name, p.model); !chosen && given.n > float64(most) {
+			// A request for as much as the model has by itself costs nothing that one without the field does not.
+			most = max(most, p.terms.own(p.model).NumCtx)
 		}
+	case api.VerbPass, "":
+		most = math.MaxInt32
+	default:
+		return p.explicit(options, name, a, given)
 	}
-	a := p.terms.action(field, p.model)
-	bound := float64(a.Amount)
+	return p.atMost(options, name, most, given)
+}
+
+// output rules on the longest answer. One below 1 asks for as much as there is, but in messages, where Ollama refuses it.
+func (p *policing) output(k Kind, e *edit) error {
+	name := k.outputName()
+	a, given := p.terms.action("max_tokens", p.model), e.number(name)
+	most := a.Amount
+	switch a.Verb {
+	case api.VerbDefault, api.VerbMost:
+		endless := given.n < 1 && !k.refusesOutput(given)
+		if endless && given.absent {
+			own := p.terms.own(p.model).NumPredict
+			endless = own == 0 || own > a.Amount
+		}
+		if endless {
+			p.put(e, name, a.Amount)
+		}
+		if a.Verb == api.VerbDefault {
+			most = math.MaxInt32
+		}
+	case api.VerbPass, "":
+		most = math.MaxInt32
+	default:
+		return p.explicit(e, name, a, given)
+	}
+	return p.atMost(e, name, most, given)
+}
+
+// explicit does what a policy says of a field whatever it holds.
+func (p *policing) explicit(e *edit, name string, a api.Action, given number) error {
 	switch {
-	case a.Verb == api.VerbRefuse && given:
+	case a.Verb == api.VerbRefuse && !given.absent:
 		return p.refused(name)
-	case a.Verb == api.VerbDrop && given, a.Verb == api.VerbMost && given && n < 1 && !boundless:
+	case a.Verb == api.VerbDrop && !given.absent:
 		e.drop(name)
 		p.changed("%s dropped", name)
-	case a.Verb == api.VerbSet && n != bound,
-		a.Verb == api.VerbDefault && n < 1,
-		a.Verb == api.VerbMost && (n > bound || n < 1 && boundless):
-		e.put(name, strconv.AppendInt(nil, a.Amount, 10))
-		p.changed("%s=%d", name, a.Amount)
+	case a.Verb == api.VerbSet && (given.absent || given.odd || given.n != float64(a.Amount)):
+		p.put(e, name, a.Amount)
 	}
 	return nil
+}
+
+// atMost lowers a number. Without another bound it is 2147483647: Ollama makes an int of what it reads, which 1e30 turns negative,
+// and that is without bound. What is no number is refused here: Ollama does so with a 500, which clients try again.
+func (p *policing) atMost(e *edit, name string, most int64, given number) error {
+	switch {
+	case given.odd:
+		return api.Errorf(api.CodeBadRequest, "%s must be a number", name)
+	case given.n > float64(most):
+		p.put(e, name, most)
+	}
+	return nil
+}
+
+func (p *policing) put(e *edit, name string, amount int64) {
+	e.put(name, strconv.AppendInt(nil, amount, 10))
+	p.changed("%s=%d", name, amount)
 }
 
 // unload rules on keep_alive: how long the model stays, or that it goes at once.

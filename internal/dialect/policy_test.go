@@ -36,6 +36,13 @@ func TestPolicyTable(t *testing.T) {
 		{"the key's bound at the top", Generate, key("max_tokens", api.VerbMost, 100), `{"model":"a","max_tokens":200}`, `{"model":"a","options":{"num_predict":100}}`, "num_predict=100"},
 		{"a key without a bound", Chat, key("max_tokens", api.VerbPass, 0), `{"model":"a"}`, "", ""},
 		{"text for a number", Chat, nil, `{"model":"a","options":{"num_predict":"9"}}`, "400", ""},
+		{"text for a number, with a bound", Chat, key("max_tokens", api.VerbMost, 5), `{"model":"a","options":{"num_predict":[9]}}`, "400", ""},
+		{"text for a number, pinned", Chat, key("max_tokens", api.VerbSet, 5), `{"model":"a","options":{"num_predict":"9"}}`, `{"model":"a","options":{"num_predict":5}}`, "num_predict=5"},
+		{"text that Ollama ignores", Generate, free, `{"model":"a","max_tokens":"9","temperature":"hot"}`, "", ""},
+		{"text that Ollama ignores, of OpenAI", OpenAIChat, free, `{"model":"a","max_completion_tokens":"9"}`, "", ""},
+		{"more than an int", Chat, nil, `{"model":"a","options":{"num_predict":1e30}}`, `{"model":"a","options":{"num_predict":2147483647}}`, "num_predict=2147483647"},
+		{"more than a number", Chat, free, `{"model":"a","options":{"num_predict":1e999}}`, `{"model":"a","options":{"num_predict":2147483647}}`, "num_predict=2147483647"},
+		{"as much as there is, with a bound", OpenAIChat, key("max_tokens", api.VerbMost, 5), `{"model":"a","max_tokens":9007199254740991}`, `{"model":"a","max_tokens":5}`, "max_tokens=5"},
 
 		{"chat", OpenAIChat, nil, `{"model":"a"}`, `{"model":"a","max_tokens":8192}`, "max_tokens=8192"},
 		{"chat, the newer name", OpenAIChat, key("max_tokens", api.VerbMost, 5), `{"model":"a","max_completion_tokens":9}`, `{"model":"a","max_tokens":5}`, "max_tokens=5"},
@@ -47,7 +54,14 @@ func TestPolicyTable(t *testing.T) {
 
 		{"context", Chat, free, `{"model":"a","options":{"num_ctx":4096}}`, "", ""},
 		{"too much context", Chat, free, `{"model":"a","options":{"num_ctx":1e9,"seed":1}}`, `{"model":"a","options":{"num_ctx":32768,"seed":1}}`, "num_ctx=32768"},
-		{"context below one", Chat, free, `{"model":"a","options":{"num_ctx":-1}}`, `{"model":"a","options":{}}`, "num_ctx dropped"},
+		{"context below one", Chat, free, `{"model":"a","options":{"num_ctx":-1}}`, "", ""},
+		{"no context", Embed, free, `{"model":"a","input":"x","options":{"num_ctx":0}}`, "", ""},
+		{"context of another type", Embed, free, `{"model":"a","input":"x","options":{"num_ctx":"8192"}}`, "400", ""},
+		{"context of another type, pinned", Embed, models(pinned), `{"model":"tiny","input":"x","options":{"num_ctx":"8192"}}`, `{"model":"tiny","input":"x","options":{"num_ctx":4096}}`, "num_ctx=4096"},
+		{"messages that Ollama refuses", AnthropicMessages, nil, `{"model":"a"}`, "", ""},
+		{"messages that Ollama refuses: none", AnthropicMessages, nil, `{"model":"a","max_tokens":0}`, "", ""},
+		{"messages that Ollama refuses: with a bound", AnthropicMessages, key("max_tokens", api.VerbMost, 5), `{"model":"a","max_tokens":-1}`, "", ""},
+		{"messages that Ollama refuses: lowered for the budget", AnthropicMessages, func(t *Terms) { t.Policed, t.MaxOutput = false, 5 }, `{"model":"a","max_tokens":"9"}`, "", ""},
 		{"pinned context", Embed, models(pinned), `{"model":"tiny","input":"x","options":{"num_ctx":8192}}`, `{"model":"tiny","input":"x","options":{"num_ctx":4096}}`, "num_ctx=4096"},
 		{"pinned context, none given", Embed, models(pinned), `{"model":"tiny","input":"x"}`, `{"model":"tiny","input":"x","options":{"num_ctx":4096}}`, "num_ctx=4096"},
 		{"pinned for another", Embed, models(pinned), `{"model":"other","input":"x"}`, "", ""},
@@ -120,6 +134,68 @@ func models(p api.ModelPolicy) func(*Terms) {
 }
 
 func both(a, b func(*Terms)) func(*Terms) { return func(t *Terms) { a(t); b(t) } }
+
+// A default never takes the place of what the model has of its own, unless that is more; what an admin pins does.
+func TestTheModelsOwnParameters(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		own     api.Parameters
+		kind    Kind
+		change  func(*Terms)
+		in, out string // fields of a body; out "" is in
+		says    string
+		most    int64 // MaxOutput of the request
+	}{
+		{"smaller", api.Parameters{NumPredict: 64}, Chat, nil, `"messages":[]`, "", "", 64},
+		{"smaller, generate", api.Parameters{NumPredict: 64}, Generate, nil, `"options":{"num_predict":null}`, "", "", 64},
+		{"smaller, OpenAI", api.Parameters{NumPredict: 64}, OpenAIChat, nil, `"max_tokens":null`, "", "", 64},
+		{"smaller, completions", api.Parameters{NumPredict: 64}, OpenAICompletions, nil, `"prompt":"x"`, "", "", 64},
+		{"smaller, responses", api.Parameters{NumPredict: 64}, OpenAIResponses, nil, `"input":"x"`, "", "", 64},
+		{"larger", api.Parameters{NumPredict: 9000}, OpenAIChat, nil, `"n":1`, `"n":1,"max_tokens":8192`, "max_tokens=8192", 8192},
+		{"as large", api.Parameters{NumPredict: 8192}, OpenAIChat, nil, `"n":1`, "", "", 8192},
+		{"none", api.Parameters{}, OpenAIChat, nil, `"n":1`, `"n":1,"max_tokens":8192`, "max_tokens=8192", 8192},
+		{"without a default", api.Parameters{NumPredict: 64}, OpenAIChat, free, `"n":1`, "", "", 64},
+		{"the request has one", api.Parameters{NumPredict: 64}, OpenAIChat, nil, `"max_tokens":100`, "", "", 100},
+		{"the request has one without end", api.Parameters{NumPredict: 64}, Chat, nil, `"options":{"num_predict":-1}`, `"options":{"num_predict":8192}`, "num_predict=8192", 8192},
+		{"the key's bound, larger", api.Parameters{NumPredict: 64}, OpenAIChat, key("max_tokens", api.VerbMost, 100), `"n":1`, "", "", 64},
+		{"the key's bound, smaller", api.Parameters{NumPredict: 64}, OpenAIChat, key("max_tokens", api.VerbMost, 10), `"n":1`, `"n":1,"max_tokens":10`, "max_tokens=10", 10},
+		{"the key's pin", api.Parameters{NumPredict: 64}, OpenAIChat, key("max_tokens", api.VerbSet, 100), `"n":1`, `"n":1,"max_tokens":100`, "max_tokens=100", 100},
+		{"the budget, larger", api.Parameters{NumPredict: 64}, OpenAIChat, func(t *Terms) { t.MaxOutput = 65 }, `"n":1`, "", "", 64},
+		{"the budget, smaller", api.Parameters{NumPredict: 64}, OpenAIChat, func(t *Terms) { t.MaxOutput = 63 }, `"n":1`, `"n":1,"max_tokens":63`, "max_tokens=63", 63},
+		{"an admin", api.Parameters{NumPredict: 64}, Chat, func(t *Terms) { t.Policed = false }, `"messages":[]`, "", "", 64},
+		{"messages have their own", api.Parameters{NumPredict: 64}, AnthropicMessages, nil, `"max_tokens":100`, "", "", 100},
+
+		{"a default of the context", api.Parameters{NumCtx: 16384}, Embed, key("num_ctx", api.VerbDefault, 4096), `"input":"x"`, "", "", 0},
+		{"a default of the context, none", api.Parameters{NumPredict: 64}, Embed, key("num_ctx", api.VerbDefault, 4096), `"input":"x"`, `"input":"x","options":{"num_ctx":4096}`, "num_ctx=4096", 0},
+		{"a pinned context", api.Parameters{NumCtx: 16384}, Embed, key("num_ctx", api.VerbSet, 4096), `"input":"x"`, `"input":"x","options":{"num_ctx":4096}`, "num_ctx=4096", 0},
+		{"as much context as the model has", api.Parameters{NumCtx: 65536}, Embed, nil, `"input":"x","options":{"num_ctx":65536}`, "", "", 0},
+		{"more than the model has", api.Parameters{NumCtx: 65536}, Embed, nil, `"input":"x","options":{"num_ctx":99999}`, `"input":"x","options":{"num_ctx":65536}`, "num_ctx=65536", 0},
+		{"more than the key may, as much as the model has", api.Parameters{NumCtx: 65536}, Embed, key("num_ctx", api.VerbMost, 8192), `"input":"x","options":{"num_ctx":65536}`, `"input":"x","options":{"num_ctx":8192}`, "num_ctx=8192", 0},
+	} {
+		terms := standard()
+		terms.Own = func(m api.Model) api.Parameters {
+			if m.String() != "a:latest" {
+				t.Errorf("%s: asked of %s", c.name, m)
+			}
+			return c.own
+		}
+		if c.change != nil {
+			c.change(terms)
+		}
+		req, err := c.kind.Read([]byte(`{"model":"a",`+c.in+`}`), terms)
+		if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+			continue
+		}
+		want := c.out
+		if want == "" {
+			want = c.in
+		}
+		if got := strings.Join(req.Changes, ", "); string(req.Body) != `{"model":"a",`+want+`}` || got != c.says || req.MaxOutput != c.most {
+			t.Errorf("%s: goes %s, want %s; says %q, want %q; at most %d, want %d", c.name, req.Body, want, got, c.says, req.MaxOutput, c.most)
+		}
+	}
+}
 
 // Models come from Ollama's registry and go there, unless a setting names another host; nobody's key changes that.
 func TestRegistries(t *testing.T) {

@@ -18,8 +18,6 @@ type Request struct {
 	Sent string
 	// Remote says that a model is to be made which Ollama would run on another host.
 	Remote bool
-	// WebSearch says that Ollama is asked to search the web, which it does off-site and under its own account.
-	WebSearch bool
 	// Stream says whether a streamed answer was asked for.
 	Stream bool
 	// StripUsage says that usage was asked for by the gateway alone and must be taken out of the stream again.
@@ -109,14 +107,15 @@ func (e *edit) edits(k Kind, terms *Terms, req *Request) (err error) {
 		err = e.includeUsage(req)
 	case OpenAICompletions:
 		err = e.includeUsage(req)
-	case OpenAIResponses, AnthropicMessages:
-		req.WebSearch, err = e.object.searchesWeb()
+	}
+	if err == nil && terms.DropHosted {
+		err = e.dropHosted(k, req)
 	}
 	if err == nil && terms.Policed {
 		err = e.police(k, terms, req, options)
 	}
 	if err == nil {
-		e.boundOutput(k, terms.MaxOutput, req, options)
+		e.boundOutput(k, terms, req, options)
 	}
 	if err == nil && options != nil {
 		req.LoadOptions = options.loadTime()
@@ -298,11 +297,11 @@ func errRegistry() error {
 }
 
 // intoOptions moves a top-level temperature and max_tokens, which Ollama ignores on its native routes, into options.
-// What stands in options already wins.
+// What stands in options already wins, and what is no number stays where Ollama ignores it.
 func (e *edit) intoOptions(options *edit) {
 	for _, move := range [...]struct{ from, to string }{{"temperature", "temperature"}, {"max_tokens", "num_predict"}} {
 		m := e.object.find(move.from)
-		if m == nil {
+		if m == nil || m.kind != '0' && m.kind != 'n' {
 			continue
 		}
 		e.remove(m)
@@ -330,8 +329,8 @@ func (e *edit) options() (*edit, error) {
 // new name gets unbounded output. Where both stand, max_tokens is what Ollama reads already.
 func (e *edit) renameMaxTokens() {
 	m := e.object.find("max_completion_tokens")
-	if m == nil {
-		return
+	if m == nil || m.kind != '0' {
+		return // without a number Ollama ignores it, as it does each
 	}
 	old := e.object.find("max_tokens")
 	switch {
@@ -381,43 +380,3 @@ func (e *edit) includeUsage(req *Request) error {
 }
 
 var streamOptions = names("include_usage")
-
-// searchesWeb says whether one of the tools is Ollama's own web search. Claude names it with a date behind: web_search_20250305.
-func (o *object) searchesWeb() (bool, error) {
-	m := o.find("tools")
-	if m == nil || m.kind != '[' {
-		return false, nil
-	}
-	r := read(o.value(m))
-	defer r.done()
-	if _, err := r.dec.ReadToken(); err != nil {
-		return false, syntaxError(err)
-	}
-	for r.dec.PeekKind() != ']' {
-		tool, err := r.dec.ReadValue()
-		if err != nil {
-			return false, syntaxError(err)
-		}
-		if tool.Kind() != '{' {
-			continue
-		}
-		inner := read(tool)
-		t, err := inner.object(tool, toolFields)
-		inner.done()
-		if err != nil {
-			return false, err
-		}
-		if kind := t.find("type"); kind != nil && kind.kind == '"' {
-			text, err := t.text(kind)
-			if err != nil {
-				return false, err
-			}
-			if strings.HasPrefix(text, "web_search") {
-				return true, nil
-			}
-		}
-	}
-	return false, nil
-}
-
-var toolFields = names("type")

@@ -97,6 +97,29 @@ func (m *Memory) Budgets(k *api.Key) []Budget {
 	return list
 }
 
+// Tokens is what the key has left of the limit of tokens that is nearest to its end; Limit is -1 for a key without any.
+func (m *Memory) Tokens(k *api.Key) State {
+	nearest := State{Limit: -1, Remaining: -1}
+	if k.TokensPerHour == nil && k.TokensPerDay == nil {
+		return nearest
+	}
+	now := m.clock()
+	e := m.lock(k.Preview, now)
+	defer e.mu.Unlock()
+	tokens, _ := e.budgets(k, now)
+	for _, b := range tokens {
+		left := max(b.left(), 0)
+		if nearest.Limit >= 0 && left >= nearest.Remaining {
+			continue
+		}
+		nearest = State{Limit: b.allowed, Remaining: left}
+		if b.window.used >= b.allowed {
+			nearest.Reset = b.wait(1, now)
+		}
+	}
+	return nearest
+}
+
 // Hold takes tokens for the request: prompt, and up to output for its answer (below 0: as many as there are). What it held before
 // is given back first. It returns how many there are for the answer, which may be fewer than were asked for, but never less than
 // one of those that were. Where not even that is left, or no GPU time, it returns CodeTokenLimit or CodeGPULimit, and

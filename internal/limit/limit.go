@@ -52,9 +52,9 @@ type entry struct {
 	heldGPU    time.Duration
 }
 
-// State is what a key has left of its requests.
+// State is what a key has left of its requests, or of its tokens.
 type State struct {
-	Limit     int64         // requests in any 60 minutes; -1 is no limit
+	Limit     int64         // requests in any 60 minutes, or tokens; -1 is no limit
 	Remaining int64         // -1 where there is no limit
 	Reset     time.Duration // whole seconds until one more would be admitted, 0 when it would be now; MaxReset for a blocked key
 }

@@ -26,6 +26,7 @@ type Response struct {
 	ctx      context.Context
 	stop     func() bool
 	reusable bool
+	framed   bool // the body says where it ends, other than by the end of the connection
 	ended    bool // the body was read to its end
 	shut     bool
 }
@@ -72,6 +73,9 @@ func (r *Response) Read(p []byte) (int, error) {
 	}
 	return n, failure(r.ctx, err, silence, r.conn.end)
 }
+
+// EndedInOrder reports whether the body was read to an end that upstream has marked as such.
+func (r *Response) EndedInOrder() bool { return r.ended && r.framed }
 
 // Head reads up to limit bytes of the body and says whether that is all of it. If not, body has one byte more than limit.
 func (r *Response) Head(limit int) (body []byte, whole bool, err error) {

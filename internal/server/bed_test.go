@@ -210,8 +210,14 @@ func (b *bed) request(method, path, key, body string) *http.Request {
 	if key != "" {
 		req.Header.Set("Authorization", "Bearer "+key)
 	}
+	if strings.HasPrefix(path, "/v1/") {
+		req.Header.Set("User-Agent", anSDK)
+	}
 	return req
 }
+
+// anSDK is how the clients of these tests name themselves on /v1: how a stream breaks depends on it.
+const anSDK = "SDK/JS 1.2.3"
 
 func (b *bed) send(req *http.Request) reply {
 	b.t.Helper()

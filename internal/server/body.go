@@ -17,10 +17,12 @@ import (
 )
 
 const (
-	bodyProgress = 30 * time.Second // a body that makes no progress for so long is cut
-	leastRate    = 4 << 10          // bytes in a second that a body must come with on the whole, after that time
-	drainTime    = time.Second      // for the rest of a body that nobody wants
-	firstBuffer  = 512
+	bodyProgress  = 30 * time.Second // a body that makes no progress for so long is cut
+	leastRate     = 4 << 10          // bytes in a second that a body must come with on the whole, after that time
+	drainTime     = time.Second      // for the rest of a body that nobody wants
+	readOnTime    = 30 * time.Second // for a body that is refused, of a known key
+	readOnUnknown = 5 * time.Second  // and of an unknown one
+	firstBuffer   = 512
 )
 
 // readBody reads the whole body, at most limit bytes. net/http notices a client that leaves only after that.
@@ -32,10 +34,11 @@ func (x *exchange) readBody(limit int64) ([]byte, error) {
 	if x.r.ContentLength > limit {
 		return nil, tooLarge(limit)
 	}
-	size := int64(firstBuffer)
+	size, expected := int64(firstBuffer), limit
 	if x.r.ContentLength >= 0 {
 		// What a client claims is not what it gets before it sends it.
-		size = min(x.r.ContentLength, 1<<20) + 1
+		expected = x.r.ContentLength
+		size = min(expected, 1<<20) + 1
 	}
 	control := http.NewResponseController(x.ResponseWriter)
 	body := make([]byte, 0, size)
@@ -48,7 +51,7 @@ func (x *exchange) readBody(limit int64) ([]byte, error) {
 			return nil, tooLarge(limit)
 		}
 		if len(body) == cap(body) {
-			body = append(body, 0)[:len(body)]
+			body = grown(body, expected)
 			if err := x.hold(cap(body)); err != nil {
 				return nil, err
 			}
@@ -81,6 +84,46 @@ func (x *exchange) readBody(limit int64) ([]byte, error) {
 			return nil, api.Wrap(api.CodeBadRequest, err, "the body could not be read")
 		}
 	}
+}
+
+// grown is b with room for more, but never for more than one byte beyond the limit: that byte tells that there is more.
+func grown(b []byte, limit int64) []byte {
+	size := max(min(int64(cap(b))*2, limit+1), int64(len(b))+1)
+	return append(make([]byte, 0, size), b...)
+}
+
+// readOn takes in the rest of a body that is refused, up to twice what a body may have. Clients that send everything before they read
+// (httpx, requests, many SDKs) would otherwise find a broken connection where the answer is. One that has asked whether to send
+// (Expect: 100-continue) gets its answer at once, and in HTTP/2 the stream is reset without harm.
+func (x *exchange) readOn(code api.Code) {
+	most := 2 * x.s.MaxBody
+	if x.consumed || x.r.ContentLength == 0 || x.r.ContentLength > most || x.r.ProtoMajor != 1 || x.r.Header.Get("Expect") != "" ||
+		code == api.CodeSlowBody || x.s.stopping.Err() != nil {
+		return
+	}
+	x.letGo()
+	patience := readOnUnknown
+	if x.key != nil {
+		patience = readOnTime
+	}
+	n, err := io.Copy(io.Discard, io.LimitReader(&hurried{x, time.Now().Add(patience)}, most))
+	x.consumed = err == nil && n < most
+}
+
+// hurried reads a body that must be over at its end, and whose client must not pause.
+type hurried struct {
+	x   *exchange
+	end time.Time
+}
+
+func (h *hurried) Read(p []byte) (int, error) {
+	deadline := time.Now().Add(drainTime)
+	if deadline.After(h.end) {
+		deadline = h.end
+	}
+	// Writers that know no deadlines are those of tests.
+	_ = http.NewResponseController(h.x.ResponseWriter).SetReadDeadline(deadline)
+	return h.x.r.Body.Read(p)
 }
 
 func tooLarge(limit int64) error {
@@ -130,10 +173,10 @@ func (x *exchange) decode(coding string, body []byte, limit int64) ([]byte, erro
 		defer z.Close()
 		r = z
 	}
-	plain := make([]byte, 0, 4*len(body))
+	plain := make([]byte, 0, firstBuffer)
 	for {
 		if len(plain) == cap(plain) {
-			plain = append(plain, 0)[:len(plain)]
+			plain = grown(plain, limit)
 			if err := x.hold(len(body) + cap(plain)); err != nil {
 				return nil, err
 			}
@@ -155,7 +198,7 @@ func (x *exchange) decode(coding string, body []byte, limit int64) ([]byte, erro
 const smallBody = 64 << 10
 
 // hold counts n bytes of the request's body among those of all requests, until its end: a key without a bound of requests at one time
-// could else fill the memory, and a few KiB that say 64 MiB when they are decoded make that cheap. It returns CodeUnavailable when
+// could else fill the memory, and a few KiB that say 128 MiB when they are decoded make that cheap. It returns CodeUnavailable when
 // there are too many already.
 func (x *exchange) hold(n int) error {
 	more := int64(n) - x.held

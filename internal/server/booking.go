@@ -66,10 +66,10 @@ func (b *booking) begin(resp *proxy.Response) error {
 	case compressed(resp):
 		return b.failed(errCompressed)
 	case resp.Status >= 300 && resp.Status < 400:
-		return b.failed(api.Errorf(api.CodeUpstreamError, "the Ollama server redirects: OLLAMA_BASE_URL must name it directly"))
+		return b.failed(errRedirects)
 	case resp.Status == http.StatusUnauthorized:
 		// It is about the server's own account, and must not look like a bad key of ours.
-		return b.failed(api.Errorf(api.CodeUpstreamError, "the Ollama server is not signed in where this model needs it: ask who runs it"))
+		return b.failed(errSignedOut)
 	case resp.Status == http.StatusNotFound && b.x.route.kind.Since() != "" && strings.HasPrefix(resp.Header.Get("Content-Type"), "text/plain"):
 		// A route it does not know; an unknown model is answered with JSON.
 		return b.failed(tooOld(b.lease.Backend.State().Version, b.x.route.kind.Since()))
@@ -79,8 +79,11 @@ func (b *booking) begin(resp *proxy.Response) error {
 	return nil
 }
 
+// What only the operator can change is not worth a second try.
 var (
-	errCompressed = api.Errorf(api.CodeUpstreamError, "the Ollama server answered compressed, which nobody asked for: ask who runs it")
+	errCompressed = &api.Error{Code: api.CodeUpstreamError, NoRetry: true, Message: "the Ollama server answered compressed, which nobody asked for: ask who runs it"}
+	errRedirects  = &api.Error{Code: api.CodeUpstreamError, NoRetry: true, Message: "the Ollama server redirects: OLLAMA_BASE_URL must name it directly"}
+	errSignedOut  = &api.Error{Code: api.CodeUpstreamError, NoRetry: true, Message: "the Ollama server is not signed in where this model needs it: ask who runs it"}
 	errEndedEarly = api.Errorf(api.CodeUpstreamError, "the answer of the Ollama server ended too early: try again")
 )
 
@@ -158,6 +161,7 @@ func (b *booking) sayWhere() {
 // stream passes a streamed answer piece by piece; its end goes out when it is booked.
 func (b *booking) stream(resp *proxy.Response, m *dialect.Meter) error {
 	b.record.Streamed = true
+	b.x.meter = m
 	b.header(resp, -1)
 	b.x.beat.resume()
 	b.stay.begin()
@@ -169,9 +173,11 @@ func (b *booking) stream(resp *proxy.Response, m *dialect.Meter) error {
 	if m.Cut && err == nil && !b.stay.left() {
 		return b.cut(resp, m, sent)
 	}
+	if err == nil && resp.EndedInOrder() && m.AtRepeatLimit() && !b.stay.left() {
+		return b.repeated(resp, m, sent)
+	}
 	rest := m.Finish()
 	b.x.journey.finished(rest)
-	b.x.events = m.Events
 	b.record.BytesOut = sent + int64(len(rest))
 	b.count(m.Usage, m.Records)
 	switch {
@@ -189,7 +195,10 @@ func (b *booking) stream(resp *proxy.Response, m *dialect.Meter) error {
 		return b.last(rest)
 	case m.Failed:
 		b.end(api.OutcomeUpstream, api.CodeUpstreamError)
-		panic(http.ErrAbortHandler) // its own error record has passed: only the break is missing
+		if !b.x.endsInOrder() {
+			panic(http.ErrAbortHandler)
+		}
+		return nil // its own error record has passed
 	default:
 		b.s.note(b.lease.Backend, errEndedEarly)
 		return b.failed(errEndedEarly)
@@ -223,6 +232,18 @@ func (b *booking) cut(resp *proxy.Response, m *dialect.Meter, sent int64) error 
 	return b.last(rest)
 }
 
+// repeated ends a stream that Ollama has ended because a token repeats, as one that has reached its length: the server did what it does,
+// and a client that took it for a failure would ask for the same answer again.
+func (b *booking) repeated(resp *proxy.Response, m *dialect.Meter, sent int64) error {
+	b.count(dialect.Usage{}, m.Records)
+	b.record.Status = cmp.Or(b.x.status, resp.Status)
+	rest := m.RepeatEnd(b.req.PromptTokens, time.Since(b.record.At))
+	b.record.BytesOut = sent + int64(len(rest))
+	b.x.journey.finished(rest)
+	b.end(api.OutcomeOK, "")
+	return b.last(rest)
+}
+
 // whole passes an answer that is one object: read to its end before its header goes out, so that a death of the upstream is
 // a clean 502; one too long for that passes but for its tail.
 func (b *booking) whole(resp *proxy.Response) error {
@@ -244,7 +265,13 @@ func (b *booking) whole(resp *proxy.Response) error {
 		if resp.Status < 400 { // an error has none, whatever it looks like
 			used = b.x.route.kind.WholeUsage(body)
 		}
-		b.count(used, 0)
+		var estimated int64
+		if resp.Status < 400 && used.PromptTokens == 0 && used.CompletionTokens == 0 {
+			if estimated = b.x.route.kind.Estimate(body); estimated > 0 {
+				used = dialect.Usage{} // at its repeat limit Ollama counts nothing
+			}
+		}
+		b.count(used, estimated)
 		b.x.journey.finished(body)
 		if b.req.Alias != "" {
 			body = dialect.EchoModel(body, b.req.Alias)

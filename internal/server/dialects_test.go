@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -170,28 +171,45 @@ func TestBackendTooOld(t *testing.T) {
 	}
 }
 
-// Ollama searches the web off-site and under its own account: that is the permission of cloud models.
-func TestWebSearchNeedsAllowCloud(t *testing.T) {
+// Ollama searches the web off-site and under its own account: without the permission for cloud models, that tool and the others that a
+// provider would run are taken out of a request, and the rest is served.
+func TestHostedToolsNeedAllowCloud(t *testing.T) {
 	b := start(t, setup{})
-	key := b.user()
 	cloud, _ := b.key(`{"name":"cloud","role":"user","allow_cloud":true}`)
 	for path, tools := range map[string]string{
-		"/v1/messages":  `[{"name":"x","input_schema":{}},{"type":"web_search_20250305","name":"web_search"}]`,
-		"/v1/responses": `[{"type":"function","name":"web_search"},{"type":"web_search_preview"}]`,
+		"/v1/messages":         `[{"name":"x","input_schema":{}},{"type":"web_search_20250305","name":"web_search"}]`,
+		"/v1/responses":        `[{"type":"function","name":"web_search"},{"type":"web_search_preview"}]`,
+		"/v1/chat/completions": `[{"type":"function","function":{"name":"x"}},{"type":"web_search"}]`,
+		"/api/chat":            `[{"type":"function","function":{"name":"x"}},{"type":"web_search"}]`,
 	} {
 		body := `{"model":"tiny","max_tokens":1,"messages":[],"input":"x","tools":` + tools + `}`
-		if r := b.do("POST", path, key, body); r.status != 403 || len(b.ollama.RequestsTo("POST", path)) != 0 {
-			t.Errorf("%s: %d %s", path, r.status, r.body)
+		last := func() string {
+			got := b.ollama.RequestsTo("POST", path)
+			return string(got[len(got)-1].Body)
 		}
-		if r := b.do("POST", path, cloud, body); r.status != 200 {
-			t.Errorf("%s with allow_cloud: %d %s", path, r.status, r.body)
+		for name, key := range map[string]string{"user": b.user(), "admin": adminSecret} {
+			r := b.do("POST", path, key, body)
+			if policy := r.header.Get("X-Policy"); r.status != 200 || !strings.HasPrefix(policy, "tool web_search") || strings.Contains(last(), `"type":"web_search`) {
+				t.Errorf("%s, %s: %d %q, Ollama got %s", path, name, r.status, policy, last())
+			}
 		}
-		if r := b.do("POST", path, key, strings.Replace(body, `{"type":"web_search`, `{"Type":"web_search`, 1)); r.status != 400 {
+		if r := b.do("POST", path, cloud, body); r.status != 200 || r.header.Get("X-Policy") != "" || !strings.Contains(last(), tools) {
+			t.Errorf("%s with allow_cloud: %d %q, Ollama got %s", path, r.status, r.header.Get("X-Policy"), last())
+		}
+		if r := b.do("POST", path, cloud, strings.Replace(body, `"tools"`, `"Tools"`, 1)); r.status != 400 {
 			t.Errorf("%s with another spelling: %d %s", path, r.status, r.body)
 		}
-		if r := b.do("POST", path, key, `{"model":"tiny","max_tokens":1,"messages":[],"input":"x","tools":[{"type":"function","name":"web_search"}]}`); r.status != 200 {
-			t.Errorf("%s with a function of that name: %d %s", path, r.status, r.body)
+		if r := b.do("POST", path, b.user(), strings.Replace(body, `{"type":"web_search`, `{"Type":"web_search`, 1)); r.status != 400 {
+			t.Errorf("%s with another spelling within: %d %s", path, r.status, r.body)
 		}
+	}
+	// Codex puts web_search into each request.
+	codex, err := os.ReadFile("../../testdata/codex-0.171.0.request.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := b.do("POST", "/v1/responses", b.user(), string(codex)); r.status != 200 || r.header.Get("X-Policy") != "tool web_search dropped" {
+		t.Errorf("Codex: %d %q %s", r.status, r.header.Get("X-Policy"), r.body)
 	}
 }
 
@@ -204,8 +222,8 @@ func TestResponsesErrorEvent(t *testing.T) {
 	events := strings.Split(strings.TrimSpace(r.body), "\n\n")
 	const want = "event: error\n" + `data: {"type":"error","sequence_number":9,"code":"upstream_error","message":"the answer of the Ollama server ended too early: try again","param":null,` +
 		`"error":{"message":"the answer of the Ollama server ended too early: try again","type":"api_error","param":null,"code":"upstream_error"}}`
-	if got := events[len(events)-1]; got != want || len(events) != 10 || r.err == nil {
-		t.Errorf("%d events, err %v, the last:\n%s\nwant\n%s", len(events), r.err, got, want)
+	if got := events[len(events)-2]; got != want || len(events) != 11 || r.err != nil {
+		t.Errorf("%d events, err %v, the last but one:\n%s\nwant\n%s", len(events), r.err, got, want)
 	}
 }
 

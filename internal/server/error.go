@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"math"
 	"net/http"
@@ -26,6 +27,7 @@ var statuses = map[api.Code]int{
 	api.CodeForbidden:        http.StatusForbidden,
 	api.CodeNotFound:         http.StatusNotFound,
 	api.CodeMethodNotAllowed: http.StatusMethodNotAllowed,
+	api.CodeNoWebSocket:      http.StatusUpgradeRequired,
 	api.CodeConflict:         http.StatusConflict,
 	api.CodeTooLarge:         http.StatusRequestEntityTooLarge,
 	api.CodeTargetTooLong:    http.StatusRequestURITooLong,
@@ -49,22 +51,26 @@ var statuses = map[api.Code]int{
 	api.CodeInternal:         http.StatusInternalServerError,
 }
 
-// fail writes a failure in the caller's dialect: the whole answer where none has begun, else the dialect's error record and
-// then the end of the connection, so that a cut answer can never be taken for a whole one.
+// fail writes a failure in the caller's dialect: the whole answer if none has begun, otherwise the dialect's error record and then
+// the end of the stream, so that no client takes a cut answer for a whole one.
 func (x *exchange) fail(err error) {
 	x.beat.pause()
 	e := x.whoLeft(err)
 	x.err = e
 	if x.started() {
-		// The record is the last thing that is tried: whether it arrives or not, the connection breaks.
-		if _, err := x.Write(x.errorRecord(e)); err == nil {
-			_ = x.FlushError()
+		_, err := x.Write(x.errorRecord(e))
+		if err == nil {
+			err = x.FlushError()
 		}
-		panic(http.ErrAbortHandler)
+		if err != nil || !x.endsInOrder() {
+			panic(http.ErrAbortHandler)
+		}
+		return
 	}
 	if e.Code == api.CodeClientGone {
 		panic(http.ErrAbortHandler)
 	}
+	x.readOn(e.Code)
 	body := x.errorBody(e)
 	h := x.Header()
 	h.Del("X-Accel-Buffering") // of the answer that did not come
@@ -74,6 +80,9 @@ func (x *exchange) fail(err error) {
 	status := x.statusOf(e.Code)
 	if status == http.StatusUnauthorized {
 		h.Set("WWW-Authenticate", `Bearer realm="ollama-api-service"`)
+	}
+	if status == http.StatusUpgradeRequired && x.r.ProtoMajor == 1 {
+		h["Upgrade"], h["Connection"] = []string{"HTTP/1.1"}, []string{"Upgrade"} // RFC 9110, 15.5.22
 	}
 	x.WriteHeader(status)
 	if x.r.Method != http.MethodHead {
@@ -91,11 +100,12 @@ func (x *exchange) statusOf(code api.Code) int {
 }
 
 func (x *exchange) retryHeaders(e *api.Error) {
-	if e.NoRetry {
-		// Without it the OpenAI and Anthropic SDKs sleep out the whole Retry-After before their user learns anything.
-		x.Header().Set("X-Should-Retry", "false")
-	}
 	status := statuses[e.Code]
+	// Without it the OpenAI and Anthropic SDKs sleep out the whole Retry-After before their user learns anything, and Claude Code
+	// repeats a 401 for minutes.
+	if e.NoRetry || status < 500 && status != http.StatusTooManyRequests && status != http.StatusRequestTimeout {
+		x.Header()["X-Should-Retry"] = []string{"false"}
+	}
 	if status != http.StatusTooManyRequests && status != http.StatusServiceUnavailable {
 		return
 	}
@@ -109,8 +119,14 @@ func (x *exchange) retryHeaders(e *api.Error) {
 // errorBody is a failure as one JSON object in the caller's dialect. Anthropic's carries the request's id, as theirs does.
 func (x *exchange) errorBody(e *api.Error) []byte {
 	switch x.family {
-	case dialect.OpenAI, dialect.Responses:
-		return openAIError(e)
+	case dialect.OpenAI:
+		return openAIError(e, openAIType(statuses[e.Code]), "")
+	case dialect.Responses:
+		if e.NoRetry && statuses[e.Code] == http.StatusTooManyRequests && e.RetryAfter > 0 {
+			// Codex shows a limit, and when it ends, in this form only; any other 429 it repeats, or calls a "retry limit".
+			return openAIError(e, "usage_limit_reached", `,"resets_at":`+strconv.FormatInt(x.arrived.Add(e.RetryAfter).Unix(), 10))
+		}
+		return openAIError(e, openAIType(statuses[e.Code]), "")
 	case dialect.Anthropic:
 		b := append([]byte(`{"type":"error","error":{"type":"`), anthropicType(statuses[e.Code])...)
 		b = append(append(b, `","message":`...), quoted(e.Message)...)
@@ -160,11 +176,13 @@ func (x *exchange) withSentence(status int, body []byte) []byte {
 	return slices.Concat(body[:end], []byte(field), quoted(sentence), body[end:])
 }
 
-func openAIError(e *api.Error) []byte {
+// openAIError is a failure of that type, with more fields behind the usual ones.
+func openAIError(e *api.Error, kind, more string) []byte {
 	b := append([]byte(`{"error":{"message":`), quoted(e.Message)...)
-	b = append(append(b, `,"type":"`...), openAIType(statuses[e.Code])...)
+	b = append(append(b, `,"type":"`...), kind...)
 	b = append(append(b, `","param":null,"code":"`...), e.Code...)
-	return append(b, `"}}`...)
+	b = append(append(b, '"'), more...)
+	return append(b, "}}"...)
 }
 
 // errorRecord is a failure in the middle of a stream: a line of NDJSON, or a server-sent event.
@@ -177,14 +195,43 @@ func (x *exchange) errorRecord(e *api.Error) []byte {
 		return slices.Concat([]byte("event: error\ndata: "), body, []byte("\n\n"))
 	case dialect.Responses:
 		// Beside the fields of its standard, the event needs an "error" at the top: of one without it OpenAI's SDK shows "terminated".
-		b := append([]byte("event: error\ndata: "+`{"type":"error","sequence_number":`), strconv.FormatInt(x.events, 10)...)
+		m := cmp.Or(x.meter, &dialect.Meter{})
+		b := append([]byte("event: error\ndata: "+`{"type":"error","sequence_number":`), strconv.FormatInt(m.Events, 10)...)
 		b = append(append(b, `,"code":"`...), e.Code...)
 		b = append(append(b, `","message":`...), quoted(e.Message)...)
 		b = append(b, `,"param":null,`...)
-		return append(append(b, body[1:]...), "\n\n"...)
+		b = append(append(b, body[1:]...), "\n\n"...)
+		// Codex reads nothing but this event, and only when the body has ended.
+		return append(b, m.FailedResponse(x.id, x.arrived, responseErrors[statuses[e.Code]/100], quoted(e.Message))...)
 	}
 	return append(body, '\n')
 }
+
+// responseErrors are what response.failed calls a failure, by the hundreds of its status. Codex repeats a server_error.
+var responseErrors = map[int]string{4: "invalid_prompt", 5: "server_error"}
+
+// endsInOrder reports whether a stream that failed ends as HTTP has it, behind its error record. A client that reads events needs
+// that: when the connection breaks, the AI SDK reports the break, and Codex reports nothing else. Streams of lines break: clients of
+// Ollama read the record first, and a program that looks for "done" only must not take the end for it.
+//
+// A chunk of OpenAI's chat that carries an error is no event of its own, and simple readers pass over it: langchaingo 0.1.14 returns
+// the half as a whole answer. They use an HTTP library under its own name. These libraries hand out what came before a break, so
+// that the break hides nothing from a reader that does know the record.
+func (x *exchange) endsInOrder() bool {
+	events := strings.HasPrefix(x.Header().Get("Content-Type"), "text/event-stream")
+	switch x.family {
+	case dialect.Native:
+		return false
+	case dialect.OpenAI:
+		agent := x.r.UserAgent()
+		plain := func(name string) bool { return strings.HasPrefix(agent, name) }
+		return events && !slices.ContainsFunc(plainLibraries, plain) && !strings.Contains(agent, "langchaingo/")
+	}
+	return events
+}
+
+// plainLibraries are how HTTP libraries name themselves where a program does not.
+var plainLibraries = []string{"Go-http-client/", "python-requests/", "python-httpx/", "Python-urllib/", "curl/"}
 
 func openAIType(status int) string {
 	switch status {

@@ -46,7 +46,7 @@ type exchange struct {
 	bounded time.Time          // when the deadline of writes was last set
 	beat    *heartbeat
 	sent    int64
-	events  int64 // of a stream of events, those that were sent
+	meter   *dialect.Meter // of the stream that is its answer; nil before there is one
 
 	received int64 // of the body
 	held     int64 // bytes of the body that are counted in Server.bodies

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/dialect"
@@ -72,19 +73,19 @@ func (r *route) failure(status int) object {
 	headers := object{}
 	r.describeHeader(headers)
 	answer := object{"description": explanations[status], "headers": headers}
+	if status != http.StatusRequestTimeout {
+		headers["X-Should-Retry"] = headerRef("X-Should-Retry")
+	}
 	switch status {
 	case http.StatusUnauthorized:
 		headers["WWW-Authenticate"] = headerRef("WWW-Authenticate")
-	case http.StatusNotImplemented:
-		headers["X-Should-Retry"] = headerRef("X-Should-Retry")
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
 		headers["Retry-After"] = headerRef("Retry-After")
-		headers["X-Should-Retry"] = headerRef("X-Should-Retry")
 	}
 	examples := object{}
 	var shapes []object
 	for _, f := range r.families() {
-		x := exchange{family: f, id: exampleID}
+		x := exchange{family: f, id: exampleID, arrived: exampleTime}
 		shapes = append(shapes, object{"$ref": "#/components/schemas/" + shapeNames[f] + "Error"})
 		for _, e := range typicalFailures {
 			if statuses[e.Code] != status || !r.counted && countedOnly[e.Code] {
@@ -137,14 +138,14 @@ var typicalFailures = []api.Error{
 	{Code: api.CodeForbidden, Message: "this needs an admin key: ask who runs this service"},
 	{Code: api.CodeNotFound, Message: "model 'llama3.2:latest' not found"},
 	{Code: api.CodeConflict, Message: "oas_8rT2kLmN0q is the last admin key; make another admin key first"},
-	{Code: api.CodeTooLarge, Message: "the body is larger than 67108864 bytes (MAX_BODY_BYTES)"},
+	{Code: api.CodeTooLarge, Message: "the body is larger than 134217728 bytes (MAX_BODY_BYTES)"},
 	{Code: api.CodeTargetTooLong, Message: "the path and query are longer than 8192 bytes"},
 	{Code: api.CodeHeadTooLarge, Message: "the header has more than 100 fields"},
 	{Code: api.CodeUnsupported, Message: "send the body without Content-Encoding"},
 	{Code: api.CodeSlowBody, Message: "the body did not arrive in time: send it without pauses"},
-	{Code: api.CodeRateLimited, Message: "Rate limit exceeded"},
-	{Code: api.CodeTokenLimit, Message: "this key has used 200000 of the 200000 tokens that its tokens_per_hour allows in any 60 minutes: try again in 14m0s, or ask an administrator for more"},
-	{Code: api.CodeGPULimit, Message: "this key has used 3600 of the 3600 seconds of the GPU that its gpu_seconds_per_day allows in any 24 hours: try again in 3h30m0s, or ask an administrator for more"},
+	{Code: api.CodeRateLimited, RetryAfter: 21 * time.Minute, NoRetry: true, Message: "Rate limit exceeded"},
+	{Code: api.CodeTokenLimit, RetryAfter: 14 * time.Minute, NoRetry: true, Message: "this key has used 200000 of the 200000 tokens that its tokens_per_hour allows in any 60 minutes: try again in 14m0s, or ask an administrator for more"},
+	{Code: api.CodeGPULimit, RetryAfter: 3*time.Hour + 30*time.Minute, NoRetry: true, Message: "this key has used 3600 of the 3600 seconds of the GPU that its gpu_seconds_per_day allows in any 24 hours: try again in 3h30m0s, or ask an administrator for more"},
 	{Code: api.CodeConcurrency, Message: "this key has as many requests under way as its max_concurrent of 2 allows; wait until one has ended"},
 	{Code: api.CodeQueueFull, Message: "all slots are busy and the queue is full: try again later"},
 	{Code: api.CodeQueueTimeout, Message: "no slot became free within 10m0s: try again later"},

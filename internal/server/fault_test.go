@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"os"
@@ -68,7 +69,8 @@ func (f *flow) failure(code, sentence string, events int) string {
 	case "native":
 		return fmt.Sprintf(`{"error":%q,"detail":%q}`, sentence, sentence) + "\n"
 	case "responses":
-		return "event: error\n" + fmt.Sprintf(`data: {"type":"error","sequence_number":%d,"code":%q,"message":%q,"param":null,"error":%s}`, events, code, sentence, inner) + "\n\n"
+		return "event: error\n" + fmt.Sprintf(`data: {"type":"error","sequence_number":%d,"code":%q,"message":%q,"param":null,"error":%s}`, events, code, sentence, inner) + "\n\n" +
+			"event: response.failed\ndata: {\"response\":{"
 	case "messages":
 		if code == "timeout" {
 			kind = "timeout_error"
@@ -78,15 +80,51 @@ func (f *flow) failure(code, sentence string, events int) string {
 	return `data: {"error":` + inner + "}\n\n"
 }
 
-// endsLoudly is what is wrong with a stream that must end with an error record behind what has passed, and a broken connection; ""
-// if nothing is.
+// endsLoudly is what is wrong with a stream that must end with an error record behind what has passed: with a broken connection behind a
+// line, and in order behind an event. It is "" if nothing is wrong.
 func (f *flow) endsLoudly(r reply, passed, code, sentence string) string {
-	failure := f.failure(code, sentence, strings.Count(passed, "\n\n"))
+	events := strings.Count(passed, "\n\n")
+	failure := f.failure(code, sentence, events)
 	last, ok := strings.CutPrefix(r.body, passed)
-	if r.status == 200 && r.err != nil && ok && strings.HasPrefix(last, failure) && (last == failure || f.name == "messages" && strings.Count(last, "\n\n") == 1 && strings.HasSuffix(last, "}\n\n")) {
+	complaint := ""
+	switch rest, begun := strings.CutPrefix(last, failure); {
+	case r.status != 200 || !ok || !begun || (r.err != nil) != (f.name == "native"):
+		complaint = "want\n" + passed + failure
+	case f.name == "responses":
+		complaint = f.failed(rest, passed, events+1, sentence)
+	case f.name == "messages" && (strings.Count(last, "\n\n") != 1 || !strings.HasSuffix(last, "}\n\n")) || f.name != "messages" && rest != "":
+		complaint = "behind the failure is " + rest
+	}
+	if complaint == "" {
 		return ""
 	}
-	return fmt.Sprintf("the client saw %d, %v and\n%s\nwant\n%s", r.status, r.err, r.body, passed+failure)
+	return fmt.Sprintf("the client saw %d, %v and\n%s\n%s", r.status, r.err, r.body, complaint)
+}
+
+// failed is what is wrong with a response.failed event, of which the beginning is cut off; "" if nothing is. It must describe the answer
+// that the client has seen to begin.
+func (f *flow) failed(rest, passed string, sequence int, sentence string) string {
+	var event struct {
+		Response struct {
+			ID, Object, Status, Model string
+			Error                     struct{ Code, Message string }
+			Output                    []any
+		}
+		Sequence int `json:"sequence_number"`
+		Type     string
+	}
+	if err := json.Unmarshal([]byte(`{"response":{`+rest), &event); err != nil {
+		return "response.failed: " + err.Error()
+	}
+	r, id := event.Response, "resp_312023"
+	if !strings.Contains(passed, id) {
+		id = "resp_"
+	}
+	if event.Type != "response.failed" || event.Sequence != sequence || !strings.HasPrefix(r.ID, id) || len(r.ID) < len("resp_312023") || r.Object != "response" ||
+		r.Status != "failed" || r.Error.Code != "server_error" || r.Error.Message != sentence || r.Output == nil || id != "resp_" && r.Model != "tiny" {
+		return fmt.Sprintf("response.failed is %+v", event)
+	}
+	return ""
 }
 
 // refused is what is wrong with an answer that must be a failure with a status of its own.
@@ -180,8 +218,8 @@ func (c fault) complaint(r reply) string {
 }
 
 // TestAnswerThatBreaksAtEveryByte has Ollama end the connection, politely and with a reset, behind every byte of an answer in every
-// dialect. What the client then has is the whole answer, or a status of its own, or the error of its dialect and a broken
-// connection: never half of an answer that looks whole. The books have what had come. With FAULTS=all both ends come behind every
+// dialect. What the client then has is the whole answer, or a status of its own, or the error of its dialect, behind which a stream of
+// lines breaks and one of events ends: never half of an answer that looks whole. The books have what had come. With FAULTS=all both ends come behind every
 // byte in both versions of HTTP, else they alternate, and every seventh byte stands for what differs little.
 func TestAnswerThatBreaksAtEveryByte(t *testing.T) {
 	for _, c := range []struct {

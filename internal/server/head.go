@@ -16,7 +16,7 @@ const (
 // ruled are the fields of a header that this service obeys. One of them spelled with an underscore could be dropped by one proxy
 // and obeyed by the next (CVE-2025-64484 of oauth2-proxy); others with underscores, such as Codex's session_id, mean nothing.
 var ruled = map[string]bool{
-	"Authorization": true, "X-Api-Key": true, "Content-Length": true, "Transfer-Encoding": true, "Content-Encoding": true, "Content-Type": true,
+	"Authorization": true, "X-Api-Key": true, "Api-Key": true, "Content-Length": true, "Transfer-Encoding": true, "Content-Encoding": true, "Content-Type": true,
 	"X-Forwarded-For": true, "X-Forwarded-Host": true, "X-Forwarded-Proto": true, "X-Real-Ip": true, "X-Request-Id": true,
 	"Anthropic-Version": true, "X-Backend": true, "User-Agent": true, "Sec-Fetch-Site": true,
 }

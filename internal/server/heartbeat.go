@@ -2,6 +2,7 @@ package server
 
 import (
 	"cmp"
+	"fmt"
 	"net/http"
 	"sync"
 	"time"
@@ -9,12 +10,14 @@ import (
 	"ollama-api-service/internal/dialect"
 )
 
-// heartbeat writes a comment into a stream of events while nothing else comes: a model that loads or a long queue is silent for
-// minutes, and clients and proxies give up on silence. The first one commits the 200, so that a failure after it is an event in
-// the stream. Lines of NDJSON get none: clients of Ollama take each line for a record. The zero of the pointer beats never.
+// heartbeat writes something without meaning into a stream of events while nothing else comes: a model that loads or a long queue is
+// silent for minutes, and clients and proxies give up on silence. The first one commits the 200, so that a failure after it is an
+// event in the stream. Lines of NDJSON get none: clients of Ollama take each line for a record. A nil heartbeat never beats.
 type heartbeat struct {
 	x     *exchange
 	every time.Duration
+	model string // as the client named it
+	text  []byte // made with the first one
 
 	mu    sync.Mutex // held by who writes
 	timer *time.Timer
@@ -22,14 +25,33 @@ type heartbeat struct {
 	still bool      // the request's own goroutine decides what is written
 }
 
-var beatText = []byte(": waiting\n\n")
+// beatText is one heartbeat, in the form that every reader of the dialect survives (docs/decisions.md, "The heartbeat").
+func (x *exchange) beatText(name string) []byte {
+	if x.family != dialect.Anthropic && x.r.Header.Get("X-Stainless-Lang") == "go" {
+		// OpenAI's Go SDK up to 3.42 takes a blank line without data for an event and fails. All versions read line by line. Their
+		// accumulator refuses a piece with another id than the first.
+		return []byte(": waiting\n")
+	}
+	// go-openai keeps each comment, and with one of them before it can read no error.
+	const piece = `data: {"id":"","object":"%s","created":%d,"model":%s,"choices":[{"index":0,%s,"finish_reason":null}]}` + "\n\n"
+	model := quoted(name)
+	switch x.route.kind {
+	case dialect.OpenAIChat:
+		return fmt.Appendf(nil, piece, "chat.completion.chunk", x.arrived.Unix(), model, `"delta":{"role":"assistant","content":""}`)
+	case dialect.OpenAICompletions:
+		return fmt.Appendf(nil, piece, "text_completion", x.arrived.Unix(), model, `"text":""`)
+	case dialect.AnthropicMessages:
+		return []byte("event: ping\ndata: {\"type\":\"ping\"}\n\n") // Anthropic's own
+	}
+	return []byte(": waiting\n\n") // a reader that splits at blank lines would lose an event behind a comment without one
+}
 
 // startHeartbeat begins it for requests that are answered with events.
 func (s *Server) startHeartbeat(x *exchange, req *dialect.Request) {
 	if !req.Stream || x.family == dialect.Native || s.Heartbeat <= 0 {
 		return
 	}
-	h := &heartbeat{x: x, every: s.Heartbeat, last: time.Now()}
+	h := &heartbeat{x: x, every: s.Heartbeat, model: cmp.Or(req.Alias, req.Sent), last: time.Now()}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.timer = time.AfterFunc(h.every, h.beat)
@@ -52,8 +74,11 @@ func (h *heartbeat) beat() {
 		eventHeader(x.Header())
 		x.commit(cmp.Or(x.planned, http.StatusOK))
 	}
+	if h.text == nil {
+		h.text = x.beatText(h.model)
+	}
 	// A client that is gone is noticed by the request's own goroutine.
-	if _, err := x.put(beatText); err != nil || x.flush() != nil {
+	if _, err := x.put(h.text); err != nil || x.flush() != nil {
 		return
 	}
 	h.last = now

@@ -2,7 +2,6 @@ package server
 
 import (
 	"cmp"
-	"strconv"
 	"strings"
 	"time"
 
@@ -97,7 +96,7 @@ func (s *Server) readRequest(x *exchange, taken *limit.Reservation) (*dialect.Re
 	if err != nil {
 		return nil, err
 	}
-	terms := s.terms(x.key)
+	terms := s.terms(x)
 	req, err := x.route.kind.Read(body, terms)
 	if err != nil {
 		return nil, err
@@ -118,19 +117,24 @@ func (s *Server) readRequest(x *exchange, taken *limit.Reservation) (*dialect.Re
 	if req.Changes != nil {
 		x.Header()["X-Policy"] = []string{strings.Join(req.Changes, ", ")}
 	}
-	switch {
-	case req.Remote && !x.key.AllowCloud:
+	if req.Remote && !x.key.AllowCloud {
 		return nil, api.Errorf(api.CodeForbidden, "this key may not make models that run elsewhere (remote_host): an admin can set allow_cloud")
-	case req.WebSearch && !x.key.AllowCloud:
-		return nil, api.Errorf(api.CodeForbidden, "this key may not let the server search the web (the tool web_search): leave it out, or an admin can set allow_cloud")
 	}
 	return req, mayUse(x.key, req.Alias, req.Models...)
 }
 
-// terms are what a key's bodies are read under.
-func (s *Server) terms(k *api.Key) *dialect.Terms {
+// terms are what the bodies of a request's key are read under.
+func (s *Server) terms(x *exchange) *dialect.Terms {
+	k := x.key
 	t := &dialect.Terms{
 		Aliases: s.Aliases, Policed: k.Role != api.RoleAdmin, Key: k.Policy, Models: s.Policy, Standard: s.Standard, Registries: s.Registries,
+		DropHosted: !k.AllowCloud,
+		Own: func(m api.Model) api.Parameters {
+			if m.Cloud() || !k.MayUse(m) { // Ollama would ask ollama.com; and what is refused moves nothing
+				return api.Parameters{}
+			}
+			return s.Fleet.Parameters(x.r.Context(), m.String())
+		},
 	}
 	if k.MaxOutput != nil {
 		t.MaxOutput = *k.MaxOutput
@@ -179,23 +183,6 @@ func mayUse(k *api.Key, alias string, models ...api.Model) error {
 		return notFound(cmp.Or(alias, m.String()))
 	}
 	return nil
-}
-
-// showLimits writes the key's hourly limit and what is left of it.
-func (x *exchange) showLimits(limits *limit.Memory, taken *limit.Reservation) {
-	var state limit.State
-	if taken != nil {
-		state = taken.State()
-	} else {
-		state = limits.State(x.key)
-	}
-	if state.Limit < 0 {
-		return
-	}
-	h := x.Header()
-	h["X-Ratelimit-Limit"] = []string{strconv.FormatInt(state.Limit, 10)}
-	h["X-Ratelimit-Remaining"] = []string{strconv.FormatInt(state.Remaining, 10)}
-	h["X-Ratelimit-Reset"] = []string{strconv.FormatInt(int64((state.Reset+time.Second-1)/time.Second), 10)}
 }
 
 // acquire waits for a slot where the route needs one: changing the models of a server takes none of its compute. avoid is the server

@@ -7,8 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/rs/cors"
-
 	"ollama-api-service/internal/auth"
 )
 
@@ -96,28 +94,4 @@ func (c *countedConn) Close() error {
 var http2Limits = &http.HTTP2Config{
 	MaxConcurrentStreams: 100, MaxReceiveBufferPerConnection: 1 << 20, MaxReceiveBufferPerStream: 256 << 10,
 	SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second, WriteByteTimeout: writeProgress,
-}
-
-// crossOrigin lets pages of the named origins call the service from a browser. The key is in a header that the page sets, never
-// in a cookie, so there are no credentials to allow.
-func crossOrigin(next http.Handler, origins []string) http.Handler {
-	if len(origins) == 0 {
-		return next
-	}
-	return cors.New(cors.Options{
-		AllowedOrigins: origins,
-		AllowedMethods: []string{"GET", "HEAD", "POST", "PATCH", "DELETE"},
-		AllowedHeaders: []string{
-			"Accept", "Authorization", "Content-Type", "User-Agent", "X-Api-Key", "X-Backend", "X-Request-Id", "X-Requested-With",
-			"Anthropic-Version", "Anthropic-Beta", "Anthropic-Dangerous-Direct-Browser-Access", "OpenAI-Beta", "OpenAI-Organization", "OpenAI-Project",
-			"X-Stainless-Arch", "X-Stainless-Async", "X-Stainless-Custom-Poll-Interval", "X-Stainless-Helper-Method", "X-Stainless-Lang", "X-Stainless-Os",
-			"X-Stainless-Package-Version", "X-Stainless-Poll-Helper", "X-Stainless-Retry-Count", "X-Stainless-Runtime", "X-Stainless-Runtime-Version",
-			"X-Stainless-Timeout",
-		},
-		ExposedHeaders: []string{
-			"Deprecation", "Request-Id", "Retry-After", "X-Backend", "X-Client-Request-Id", "X-Key-Expires", "X-Policy", "X-Queue-Wait-Ms",
-			"X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "X-Request-Id", "X-Should-Retry",
-		},
-		MaxAge: int((12 * time.Hour).Seconds()),
-	}).Handler(next)
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -74,6 +75,12 @@ func (s *Server) manage(x *exchange) error {
 		return api.Errorf(api.CodeNotFound, "there is no key with this key_preview (oas_ and ten characters)")
 	}
 	r := x.r.WithContext(context.WithValue(x.r.Context(), exchangeKey{}, x))
+	u, err := url.ParseRequestURI(x.path) // as the table has understood it
+	if err != nil {
+		return api.Wrap(api.CodeBadRequest, err, "the path cannot be read")
+	}
+	u.RawQuery = r.URL.RawQuery
+	r.Method, r.URL = x.route.method, u
 	if r.Method == http.MethodPost || r.Method == http.MethodPatch {
 		body, err := x.readBody(maxManagement)
 		if err != nil {

@@ -3,6 +3,8 @@ package server_test
 import (
 	"bytes"
 	"compress/gzip"
+	"encoding/base64"
+	"math/rand/v2"
 	"net/http"
 	"strings"
 	"sync"
@@ -65,5 +67,45 @@ func TestBodiesInMemoryAreBounded(t *testing.T) {
 	req.Header.Set("Content-Encoding", "gzip")
 	if r := small.send(req); r.status != http.StatusServiceUnavailable {
 		t.Errorf("%d bytes that are %d: %d %s", coded.Len(), large, r.status, r.body)
+	}
+}
+
+// One body of the largest size fits into the least memory that the settings allow, also if it hardly shrinks when it is compressed.
+func TestOneBodyAlwaysFits(t *testing.T) {
+	const most = 1 << 20
+	b := start(t, setup{change: func(o *server.Options) { o.MaxBody, o.BodyMemory = most, 2*(most+1) }})
+	key := b.user()
+	noise := make([]byte, most*3/4)
+	rand.NewChaCha8([32]byte{1}).Read(noise)
+	text := base64.StdEncoding.EncodeToString(noise)
+	frame := `{"model":"tiny","messages":[{"role":"user","content":""}]}`
+	body := strings.Replace(frame, `""`, `"`+text[:most-len(frame)]+`"`, 1)
+	var stored bytes.Buffer // a coding that makes it no smaller
+	z, err := gzip.NewWriterLevel(&stored, gzip.NoCompression)
+	if err != nil {
+		t.Fatal(err)
+	}
+	z.Write([]byte(body[:most-500] + `"}]}`))
+	z.Close()
+	for name, c := range map[string]struct{ body, coding string }{"plain": {body, ""}, "gzip": {stored.String(), "gzip"}} {
+		for _, chunked := range []bool{false, true} {
+			req := b.request("POST", "/v1/messages/count_tokens", key, c.body)
+			if c.coding != "" {
+				req.Header.Set("Content-Encoding", c.coding)
+			}
+			if chunked {
+				req.ContentLength = -1
+			}
+			if r := b.send(req); r.status != http.StatusOK {
+				t.Errorf("%s of %d bytes, chunked %v: %d %s", name, len(c.body), chunked, r.status, r.body)
+			}
+		}
+	}
+	// Both what came and what it is decoded to are counted.
+	less := start(t, setup{change: func(o *server.Options) { o.MaxBody, o.BodyMemory = most, most*3/2 }})
+	req := less.request("POST", "/v1/messages/count_tokens", less.user(), stored.String())
+	req.Header.Set("Content-Encoding", "gzip")
+	if r := less.send(req); r.status != http.StatusServiceUnavailable {
+		t.Errorf("more than there is room for: %d %s", r.status, r.body)
 	}
 }

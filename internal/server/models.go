@@ -84,7 +84,7 @@ func (s *Server) readQuestion(x *exchange) (*dialect.Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	req, err := x.route.kind.Read(body, s.terms(x.key))
+	req, err := x.route.kind.Read(body, s.terms(x))
 	if err != nil {
 		return nil, err
 	}
@@ -102,7 +102,7 @@ func (s *Server) show(x *exchange) error {
 		return err
 	}
 	if resp.Status == http.StatusOK && x.key.Role != api.RoleAdmin {
-		if answer, err = dialect.WithoutModelfile(answer); err != nil {
+		if answer, err = dialect.HideModelfile(answer); err != nil {
 			return api.Wrap(api.CodeUpstreamError, err, "the answer of the Ollama server cannot be read")
 		}
 	}
@@ -117,6 +117,27 @@ func (s *Server) countTokens(x *exchange) error {
 		return err
 	}
 	return x.sendJSON(map[string]int64{"input_tokens": req.PromptTokens})
+}
+
+const (
+	accountPath  = "/api/me"
+	accountSince = "0.12.0" // the first Ollama with accountPath
+)
+
+// account answers POST /api/me: who the Ollama server is signed in as at ollama.com. The ollama command asks it before it pushes, signs in
+// or signs out, and shows the address for signing in that a 401 carries.
+func (s *Server) account(x *exchange) error {
+	if err := s.target(x); err != nil {
+		return err
+	}
+	if state := x.targets[0].State(); state.Older(accountSince) {
+		return tooOld(state.Version, accountSince)
+	}
+	resp, body, err := s.ask(x, x.targets[0], "POST", accountPath, nil)
+	if err != nil {
+		return err
+	}
+	return x.pass(resp, body)
 }
 
 // hasBlob answers HEAD /api/blobs/{digest}.
@@ -219,7 +240,7 @@ func (s *Server) ask(x *exchange, b *backend.Backend, method, path string, body 
 	if compressed(resp) {
 		return nil, nil, errCompressed
 	}
-	if resp.Status >= 300 && resp.Status < 400 || resp.Status == http.StatusUnauthorized {
+	if resp.Status >= 300 && resp.Status < 400 || resp.Status == http.StatusUnauthorized && path != accountPath {
 		return nil, nil, api.Errorf(api.CodeUpstreamError, "the Ollama server answered %d where it should not: ask who runs it", resp.Status)
 	}
 	answer, all, err := resp.Head(maxMetadata)

@@ -16,6 +16,11 @@ const contentPolicy = "default-src 'none'; script-src 'self'; style-src 'self' '
 
 // page answers /docs and /redoc.
 func (s *Server) page(x *exchange) error {
+	if strings.HasSuffix(x.r.URL.Path, "/") { // from there the page's own links, which are relative, would lead nowhere
+		x.Header().Set("Location", ".."+x.route.template)
+		x.WriteHeader(http.StatusPermanentRedirect)
+		return nil
+	}
 	site, err := s.site()
 	if err != nil {
 		return err

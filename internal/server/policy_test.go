@@ -17,7 +17,7 @@ func TestPolicyOnTheWay(t *testing.T) {
 	free, preview := b.key(`{"name":"free","role":"user","policy":{"num_ctx":"pass","num_gpu":"pass","max_tokens":"max:7"}}`)
 	const body = `{"model":"tiny","messages":[{"role":"user","content":"x"}],"options":{"num_ctx":99999,"num_gpu":0}}`
 	for _, c := range []struct{ key, sent, says string }{
-		{user, `"options":{"num_predict":100,"num_ctx":4096}`, "num_gpu dropped, num_ctx=4096, num_predict=100"},
+		{user, `"options":{"num_ctx":4096}`, "num_gpu dropped, num_ctx=4096"}, // the model's own num_predict is 64
 		{free, `"options":{"num_predict":7,"num_ctx":99999,"num_gpu":0}`, "num_predict=7"},
 		{adminSecret, `"options":{"num_ctx":99999,"num_gpu":0}`, ""},
 	} {

@@ -1,12 +1,9 @@
 package server
 
 import (
-	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 
-	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/dialect"
 )
 
@@ -115,6 +112,7 @@ func (s *Server) routeList() []route {
 		{"POST", "/api/create", adminsOnly, dialect.Native, management, true, dialect.Create, "/api/create", false, s.infer},
 		{"POST", "/api/copy", adminsOnly, dialect.Native, management, true, dialect.Copy, "/api/copy", false, s.infer},
 		{"DELETE", "/api/delete", adminsOnly, dialect.Native, management, true, dialect.Delete, "/api/delete", false, s.infer},
+		{"POST", "/api/me", adminsOnly, dialect.Native, management, false, 0, accountPath, false, s.account},
 		{"HEAD", "/api/blobs/{digest}", adminsOnly, dialect.Native, management, false, 0, "/api/blobs/", false, s.hasBlob},
 		{"POST", "/api/blobs/{digest}", adminsOnly, dialect.Native, management, true, 0, "/api/blobs/", false, s.infer},
 	}
@@ -154,69 +152,4 @@ func newTable(list []route) *table {
 		t.params[j].routes = append(t.params[j].routes, r)
 	}
 	return t
-}
-
-// find sets the exchange's route and parameter. It returns CodeNotFound, or CodeMethodNotAllowed with the methods there are.
-func (t *table) find(x *exchange) error {
-	methods := t.exact[x.path]
-	if methods == nil {
-		for _, p := range t.params {
-			if param, ok := p.match(x.path); ok {
-				methods, x.param = p.routes, param
-				break
-			}
-		}
-	}
-	if methods == nil || x.encoded && x.param == "" {
-		return api.Errorf(api.CodeNotFound, "no such path: GET / lists what there is")
-	}
-	allowed := make([]string, 0, len(methods))
-	for _, r := range methods {
-		if r.method == x.r.Method {
-			x.route = r
-			return nil
-		}
-		allowed = append(allowed, r.method)
-	}
-	x.Header().Set("Allow", strings.Join(allowed, ", "))
-	return api.Errorf(api.CodeMethodNotAllowed, "this path answers %s only", strings.Join(allowed, ", "))
-}
-
-// match decodes the one segment between before and after, once.
-func (p paramRoutes) match(path string) (string, bool) {
-	if !strings.HasPrefix(path, p.before) || !strings.HasSuffix(path, p.after) || len(path) <= len(p.before)+len(p.after) {
-		return "", false
-	}
-	raw := path[len(p.before) : len(path)-len(p.after)]
-	if strings.Contains(raw, "/") {
-		return "", false
-	}
-	param, err := url.PathUnescape(raw)
-	return param, err == nil && param != ""
-}
-
-// cleanPath takes the path as it was sent, and a key off its front. Only a plain path is matched: an encoded one may spell
-// a parameter but never a route (docs/decisions.md).
-func (x *exchange) cleanPath() error {
-	u := x.r.URL
-	x.path = u.EscapedPath()
-	if rest, ok := strings.CutPrefix(x.path, "/k/"); ok {
-		key, path, _ := strings.Cut(rest, "/")
-		key, err := url.PathUnescape(key)
-		if err != nil || key == "" {
-			return api.Errorf(api.CodeNotFound, "no such path: write /k/KEY/ before the path")
-		}
-		x.pathKey, x.path = key, "/"+path
-	}
-	x.encoded = strings.IndexByte(x.path, '%') >= 0
-	x.family = familyOf(x.path, x.r.Header)
-	switch {
-	case x.r.Method == http.MethodConnect, x.r.Method == http.MethodTrace, x.r.RequestURI == "*":
-		// These are about the service, a connection or what stands between, not about a path of the table.
-		x.Header().Set("Allow", "GET, HEAD, POST, PATCH, DELETE")
-		return api.Errorf(api.CodeMethodNotAllowed, "CONNECT, TRACE and the path * are not served")
-	case u.Host != "" || u.Scheme != "" || !strings.HasPrefix(u.Path, "/"):
-		return api.Errorf(api.CodeBadRequest, "the request line must name a path")
-	}
-	return nil
 }

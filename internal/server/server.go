@@ -73,7 +73,7 @@ type Options struct {
 	Idle           time.Duration
 	CountGrace     time.Duration // for which an answer is read on whose client has left, so that its tokens can be counted
 	Throttle       *auth.Throttle
-	Origins        []string      // whose pages may call from a browser
+	Origins        []api.Origin  // whose pages may call from a browser
 	PerAddress     int           // connections at one time; 0 is without bound
 	Heartbeat      time.Duration // between comments in a silent stream of events; 0 is none
 	TLS            *tls.Config   // nil is plain HTTP, and no HTTP/2
@@ -193,6 +193,9 @@ func (s *Server) dispatch(x *exchange) error {
 	if err := x.cleanPath(); err != nil {
 		return err
 	}
+	if err := x.refusePreflight(); err != nil {
+		return err
+	}
 	if err := x.checkHead(); err != nil {
 		return err
 	}
@@ -214,18 +217,21 @@ func (s *Server) identify(x *exchange) error {
 	if x.route.access == anyone && !x.route.optional || x.route.access == adminsOrHere && s.MetricsOpen && x.fromHere() {
 		return nil
 	}
-	credential, err := auth.Credential(x.r.Header, x.pathKey)
-	if err == nil {
-		x.key, err = s.Auth.Identify(x.r.Context(), credential, x.addr, x.forwarded)
+	key, err := s.keyOf(x)
+	switch {
+	case err == nil:
+		x.key = key
+	case x.route.access == anyone:
+		if !errors.Is(err, auth.ErrNoCredential) {
+			s.Books.Refuse(x.who(), api.AsError(err).Code)
+		}
+		return nil // without a good key it answers all the same, only less
+	default:
+		return err
 	}
 	switch {
 	case x.route.access == anyone:
-		if e := s.throttled(x, err); e != nil && !errors.Is(e, auth.ErrNoCredential) {
-			s.Books.Refuse(x.who(), api.AsError(e).Code)
-		}
-		return nil // without a good key it answers all the same, only less
-	case err != nil:
-		return s.throttled(x, err)
+		return nil
 	case x.route.access.admin() && x.key.Role != api.RoleAdmin && x.route.class == management:
 		// "ollama run" pulls a model that it is not shown: its user must learn here which models there are.
 		return api.Errorf(api.CodeForbidden, "this needs an admin key: ask who runs this service; the models that this key may use are in \"ollama list\" (GET /api/tags)")
@@ -239,19 +245,42 @@ func (s *Server) identify(x *exchange) error {
 	return nil
 }
 
-// throttled is the error of a bad credential, or that of too many from one address. A request without any is nobody's guess.
-func (s *Server) throttled(x *exchange, err error) error {
-	if err == nil || api.AsError(err).Code != api.CodeUnauthorized || errors.Is(err, auth.ErrNoCredential) {
-		return err
+// guessLength is what a text must have to count as a guess where a good key was sent with it: no static key is shorter, and the
+// placeholders of clients ("ollama", "none", "sk-no-key-required") are. In bytes.
+const guessLength = 24
+
+// keyOf is the key of the request. Texts that are no keys are counted for their address, also those that stand next to a good key.
+func (s *Server) keyOf(x *exchange) (*api.Key, error) {
+	text, passedOver, err := s.Auth.Credential(x.r.Header, x.pathKey)
+	var key *api.Key
+	if err == nil {
+		key, err = s.Auth.Identify(x.r.Context(), text, x.addr, x.forwarded)
 	}
-	wait, over := s.Throttle.Failed(x.addr)
-	if !over {
-		return err
+	if errors.Is(err, auth.ErrNoCredential) {
+		return nil, err
 	}
-	return &api.Error{
-		Code: api.CodeThrottled, RetryAfter: wait, NoRetry: true, Err: err,
-		Message: "too many requests with a bad API key came from your address: check the key, and try again in a minute",
+	var wait time.Duration
+	over := false
+	failed := func(text string) {
+		if w, o := s.Throttle.Failed(x.addr, text); o {
+			wait, over = w, true
+		}
 	}
+	if err != nil && api.AsError(err).Code == api.CodeUnauthorized {
+		failed(text)
+	}
+	for _, text := range passedOver {
+		if len(text) >= guessLength {
+			failed(text)
+		}
+	}
+	if over {
+		return nil, &api.Error{
+			Code: api.CodeThrottled, RetryAfter: wait, NoRetry: true, Err: err,
+			Message: "too many requests with a bad API key came from your address: check the key, and try again in a minute",
+		}
+	}
+	return key, err
 }
 
 // finish writes the log line and keeps a panic from taking the process along.

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/disk"
 	"ollama-api-service/internal/store"
 )
 
@@ -63,7 +64,7 @@ const retryAfter = 5 * time.Second
 type Books struct {
 	o    Options
 	log  *slog.Logger
-	lock *os.File
+	lock *disk.Lock
 	// The store's two methods, as fields so that a test can let the store fail.
 	addRecords func(context.Context, []api.Record) (int, error)
 	addTallies func(context.Context, []api.Tally) error
@@ -148,7 +149,7 @@ func open(ctx context.Context, dataDir string, addRecords func(context.Context, 
 		err = b.journal.rotate(nil, 0, 0, b.o.Now())
 	}
 	if err != nil {
-		lock.Close()
+		lock.Release()
 		return nil, fmt.Errorf("the journal in %s: %w", dir, err)
 	}
 	run, stop := context.WithCancel(context.Background())
@@ -400,7 +401,7 @@ func (b *Books) Close(ctx context.Context) error {
 	defer b.syncMu.Unlock()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return errors.Join(saved, syncErr, b.journal.close(err == nil), b.lock.Close())
+	return errors.Join(saved, syncErr, b.journal.close(err == nil), b.lock.Release())
 }
 
 // saveLeft sees to it that what the store did not take is in the journal, and says what becomes of it.

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"ollama-api-service/internal/disk"
 )
 
 // journal is a directory of numbered files, written at the end of the last. Books.mu guards it.
@@ -273,11 +275,7 @@ func syncFiles(dir string, segments []*segment, names bool) error {
 	if !names {
 		return nil
 	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return disk.SyncDirectory(dir)
 }
 
 // removeBooked deletes the oldest segments whose rows are all in the store.

@@ -1,5 +1,3 @@
-//go:build unix
-
 package usage
 
 import (
@@ -8,22 +6,17 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
+
+	"ollama-api-service/internal/disk"
 )
 
-// lockDir takes the journal for this process. The kernel lets go of it when the process ends, however it ends; the file
-// stays, since removing it would let two processes hold two files of one name.
-func lockDir(dir, dataDir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("the journal cannot be locked: %w", err)
-	}
-	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+// lockDir takes the journal for this process.
+func lockDir(dir, dataDir string) (*disk.Lock, error) {
+	lock, err := disk.TryLock(filepath.Join(dir, "lock"))
 	if err == nil {
-		return f, nil
+		return lock, nil
 	}
-	f.Close()
-	if !errors.Is(err, syscall.EWOULDBLOCK) {
+	if !errors.Is(err, disk.ErrLocked) {
 		return nil, fmt.Errorf("the journal cannot be locked: %w", err)
 	}
 	if abs, err := filepath.Abs(dataDir); err == nil {
@@ -35,7 +28,7 @@ func lockDir(dir, dataDir string) (*os.File, error) {
 // Journal is the journal of a data directory that no service runs on, as long as it is held.
 type Journal struct {
 	dir  string
-	lock *os.File
+	lock *disk.Lock
 }
 
 // Hold takes the journal of dataDir, which must exist, so that no service can start on it. It returns an error where one runs.
@@ -52,7 +45,7 @@ func Hold(dataDir string) (*Journal, error) {
 }
 
 // Release lets go of it.
-func (j *Journal) Release() error { return j.lock.Close() }
+func (j *Journal) Release() error { return j.lock.Release() }
 
 // Files are what earlier runs left in it.
 func (j *Journal) Files() ([]string, error) {
@@ -62,7 +55,7 @@ func (j *Journal) Files() ([]string, error) {
 	}
 	var list []string
 	for _, e := range entries {
-		if path := filepath.Join(j.dir, e.Name()); path != j.lock.Name() {
+		if path := filepath.Join(j.dir, e.Name()); path != j.lock.Path() {
 			list = append(list, path)
 		}
 	}

@@ -155,7 +155,7 @@ func abandon(b *Books) {
 	b.stop()
 	b.running.Wait()
 	b.journal.close(false)
-	b.lock.Close()
+	b.lock.Release()
 }
 
 func mustAdmit(t testing.TB, b *Books, ids ...string) {

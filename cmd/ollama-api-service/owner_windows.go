@@ -1,0 +1,4 @@
+package main
+
+// becomeOwner does nothing: files on Windows inherit who may read them from their directory.
+func becomeOwner(string) {}

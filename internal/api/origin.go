@@ -1,0 +1,90 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// Origin is a pattern of origins (RFC 6454) whose pages may call the service: a scheme, a host and a port, as a browser sends
+// them in its Origin field. A star is the first label of the host, the whole host, or the port. The zero Origin admits none.
+type Origin struct{ scheme, host, port string }
+
+const (
+	anyOrigin  = "*"    // as scheme: of every origin that has a name
+	nullOrigin = "null" // as scheme: of sandboxed frames, local files and other pages without a name
+)
+
+var (
+	originScheme = regexp.MustCompile(`^[a-z][a-z0-9+.-]*$`)
+	originHost   = regexp.MustCompile(`^(\[[0-9a-f:.]+\]|[a-z0-9_-]+(\.[a-z0-9_-]+)*)$`)
+	defaultPort  = map[string]string{"http": "80", "https": "443"}
+)
+
+// ParseOrigin reads a pattern: scheme://host[:port], "*" for all origins but null, or "null". Its error says how to write it.
+func ParseOrigin(text string) (Origin, error) {
+	text = strings.ToLower(text)
+	if text == anyOrigin || text == nullOrigin || text == "file://" {
+		return Origin{scheme: strings.TrimSuffix(text, "://")}, nil
+	}
+	scheme, rest, ok := strings.Cut(text, "://")
+	if !ok || !originScheme.MatchString(scheme) {
+		return Origin{}, errors.New("an origin is a scheme and a host, like https://chat.example.net or http://localhost:3000")
+	}
+	if authority, path, _ := strings.Cut(rest, "/"); authority != rest {
+		if path == "" && !strings.Contains(authority, "@") {
+			return Origin{}, fmt.Errorf("an origin has no slash at its end: write %s://%s", scheme, authority)
+		}
+		return Origin{}, errors.New("an origin has no path: write only the scheme, the host and the port")
+	}
+	o := Origin{scheme: scheme, host: rest}
+	if i := strings.LastIndexByte(rest, ':'); i > strings.LastIndexByte(rest, ']') {
+		o.host, o.port = rest[:i], rest[i+1:]
+		if n, err := strconv.Atoi(o.port); o.port != "*" && (err != nil || n < 1 || n > 65535 || o.port[0] == '+') {
+			return Origin{}, fmt.Errorf("a port is a number, or * for every port: write %s://HOST:3000 or %s://HOST:*", scheme, scheme)
+		}
+	}
+	if o.port == defaultPort[scheme] {
+		o.port = "" // browsers leave it out
+	}
+	return o, o.checkHost()
+}
+
+func (o Origin) checkHost() error {
+	name := strings.TrimPrefix(o.host, "*.")
+	switch bare := strings.Trim(o.host, "*"); {
+	case o.host == "*", originHost.MatchString(name):
+		return nil
+	case !strings.Contains(o.host, "*") || !originHost.MatchString(strings.ReplaceAll(o.host, "*", "x")):
+		return errors.New("the host of an origin is a name or an address, like https://chat.example.net or http://[::1]:3000")
+	case bare == "" || strings.Contains(bare, "*"):
+	case o.host == bare+"*" && o.port == "" && !strings.HasSuffix(bare, "."):
+		return fmt.Errorf("a star behind a host admits other hosts: for every port write %s://%s:*", o.scheme, bare)
+	case o.host == "*"+bare:
+		return fmt.Errorf("a star is a whole label: for the hosts below it write %s://*.%s", o.scheme, strings.Trim(bare, "."))
+	}
+	return errors.New("a star is the first label of a host (https://*.example.net), the whole host (chrome-extension://*) or the port (http://localhost:*)")
+}
+
+// Admits reports whether a browser's Origin field is one of these.
+func (o Origin) Admits(origin string) bool {
+	if origin == nullOrigin || o.scheme == nullOrigin {
+		return origin == nullOrigin && o.scheme == nullOrigin
+	}
+	if origin == "file://" {
+		return o.scheme == "file" || o.scheme == anyOrigin
+	}
+	page, err := ParseOrigin(origin)
+	switch {
+	case err != nil, strings.Contains(origin, "*"):
+		return false
+	case o.scheme == anyOrigin:
+		return true
+	case page.scheme != o.scheme, page.port != o.port && o.port != "*":
+		return false
+	}
+	below, star := strings.CutPrefix(o.host, "*")
+	return page.host == o.host || star && len(page.host) > len(below) && strings.HasSuffix(page.host, below)
+}

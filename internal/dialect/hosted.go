@@ -1,0 +1,245 @@
+package dialect
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// Agents declare tools that the provider would run: Codex puts {"type":"web_search"} into every request. Of these Ollama knows web
+// search alone and runs it on ollama.com, under the server's own account; it makes a function without a name of each other one, which
+// no client can serve. So without permission for the cloud they are taken out, and the rest of the request is served.
+
+// clientTools are the types of tools that the client runs itself: the only ones that stay. A type that is not known is not among
+// them, because a later Ollama may run it elsewhere.
+var clientTools = map[string]bool{
+	"": true, "function": true, "custom": true, "namespace": true, "local_shell": true, "shell": true, "apply_patch": true,
+	"computer": true, "computer_use_preview": true, "tool_search": true,
+}
+
+// datedClientTools are the client's tools whose type ends in a date: bash_20250124.
+var datedClientTools = []string{"bash_", "computer_", "memory_", "text_editor_"}
+
+// hostedFields ask for the same at the top of a body.
+var hostedFields = []string{"web_search_options", "mcp_servers"}
+
+func clientTool(kind string) bool {
+	return clientTools[kind] || slices.ContainsFunc(datedClientTools, func(prefix string) bool {
+		date, dated := strings.CutPrefix(kind, prefix)
+		return dated && strings.Trim(date, "0123456789") == ""
+	})
+}
+
+// dropHosted takes the tools that the provider would run out of a body, with the choice of a tool that is gone.
+func (e *edit) dropHosted(k Kind, req *Request) error {
+	var dropped []string
+	for _, name := range hostedFields {
+		if m := e.object.find(name); m != nil {
+			e.remove(m)
+			dropped = append(dropped, name)
+		}
+	}
+	tools := toolWalk{kind: k, names: map[string]bool{}}
+	emptied := false
+	if m := e.object.find("tools"); m != nil && m.kind == '[' {
+		left, err := tools.walk(e.object.value(m), (*toolWalk).list)
+		if err != nil {
+			return err
+		}
+		emptied = !left
+		switch {
+		case emptied:
+			e.remove(m)
+		case tools.cuts != nil:
+			e.replace(m, tools.rest())
+		}
+		dropped = append(dropped, tools.dropped()...)
+	}
+	if m := e.object.find("tool_choice"); m != nil && m.kind != 'n' {
+		choice := toolWalk{kind: k, choice: true, names: map[string]bool{}}
+		left := !emptied // a choice among no tools is refused by who reads it
+		if left && m.kind == '{' {
+			var err error
+			if left, err = choice.walk(e.object.value(m), (*toolWalk).entry); err != nil {
+				return err
+			}
+			left = left && !tools.gone(choice.named)
+		}
+		switch {
+		case !left:
+			e.remove(m)
+			dropped = append(dropped, "tool_choice")
+		case choice.cuts != nil:
+			e.replace(m, choice.rest())
+			dropped = append(dropped, choice.dropped()...)
+		}
+	}
+	for _, what := range slices.Compact(dropped) {
+		req.Changes = append(req.Changes, what+" dropped")
+	}
+	return nil
+}
+
+// toolWalk goes once through a list of tools, or through the choice of one, and notes what has to be cut.
+type toolWalk struct {
+	kind   Kind
+	choice bool
+	r      *reader
+	src    []byte
+	cuts   []span
+	kinds  []string        // types of what is cut
+	names  map[string]bool // of the tools, and whether one of the name stays
+	named  string          // by the last entry
+}
+
+type span struct{ start, end int }
+
+// walk reads src, a list or an entry, and reports whether anything of it stays.
+func (w *toolWalk) walk(src []byte, whole func(*toolWalk) (bool, error)) (bool, error) {
+	w.src, w.r = src, read(src)
+	defer w.r.done()
+	left, err := whole(w)
+	if err != nil {
+		return false, syntaxError(err)
+	}
+	return left, nil
+}
+
+// list reads the entries of a list, and reports whether any stays. Those that are none are left for Ollama to refuse.
+func (w *toolWalk) list() (bool, error) {
+	if _, err := w.r.dec.ReadToken(); err != nil {
+		return false, err
+	}
+	left, cut := false, false
+	for w.r.dec.PeekKind() != ']' {
+		before, cuts := int(w.r.dec.InputOffset()), len(w.cuts)
+		start := skipSpace(w.src, before)
+		stays, err := w.entry()
+		switch {
+		case err != nil:
+			return false, err
+		case !stays:
+			w.cuts = append(w.cuts[:cuts], span{before, int(w.r.dec.InputOffset())})
+			cut = true
+		case cut && !left:
+			w.cuts = slices.Insert(w.cuts, cuts, span{before, start}) // the comma behind what was cut
+		}
+		left = left || stays
+	}
+	_, err := w.r.dec.ReadToken()
+	return left || !cut, err
+}
+
+// entry reads a tool, or the choice of one, and reports whether it stays.
+func (w *toolWalk) entry() (bool, error) {
+	if w.r.dec.PeekKind() != '{' {
+		return true, w.r.dec.SkipValue()
+	}
+	if _, err := w.r.dec.ReadToken(); err != nil {
+		return false, err
+	}
+	kind, name, function, left := "", "", false, true
+	for w.r.dec.PeekKind() != '}' {
+		raw, err := w.r.dec.ReadValue()
+		if err != nil {
+			return false, err
+		}
+		field, err := fieldName(raw, toolFields)
+		if err != nil {
+			return false, err
+		}
+		value := w.r.dec.PeekKind()
+		switch {
+		case field == "tools" && value == '[':
+			left, err = w.list()
+		case field == "type" && value == '"':
+			kind, err = w.text()
+		case field == "name" && value == '"':
+			name, err = w.text()
+		default:
+			function = function || field == "function" && value == '{'
+			err = w.r.dec.SkipValue()
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	if _, err := w.r.dec.ReadToken(); err != nil {
+		return false, err
+	}
+	stays := w.stays(kind, function)
+	if !stays {
+		w.kinds = append(w.kinds, kind)
+	}
+	stays = stays && left
+	w.named = name
+	w.names[name] = w.names[name] || stays
+	return stays, nil
+}
+
+// stays reports whether the client runs what is of this type. Where tools stand in an object "function", Ollama reads nothing else.
+func (w *toolWalk) stays(kind string, function bool) bool {
+	switch {
+	case w.choice && (kind == "auto" || kind == "any" || kind == "none" || kind == "tool" || kind == "allowed_tools"):
+		return true
+	case function && (w.kind == Chat || w.kind == OpenAIChat):
+		return true
+	}
+	return clientTool(kind)
+}
+
+// text decodes a string. What is not valid text is no type that stays, and no name that another tool has.
+func (w *toolWalk) text() (string, error) {
+	raw, err := w.r.dec.ReadValue()
+	if err != nil {
+		return "", err
+	}
+	text, err := jsontext.AppendUnquote(nil, raw)
+	if err != nil {
+		return string(raw), nil //nolint:nilerr // it is JSON, and no text
+	}
+	return string(text), nil
+}
+
+// gone reports whether every tool of that name was cut.
+func (w *toolWalk) gone(name string) bool {
+	stays, known := w.names[name]
+	return name != "" && known && !stays
+}
+
+// rest is what is left.
+func (w *toolWalk) rest() []byte {
+	out, at := make([]byte, 0, len(w.src)), 0
+	for _, c := range w.cuts {
+		out, at = append(out, w.src[at:c.start]...), c.end
+	}
+	return append(out, w.src[at:]...)
+}
+
+// mostNamed bounds the types that a header names: clients choose them.
+const mostNamed = 8
+
+// dropped says what was cut, each type once. A type that is no plain word is not repeated in a header.
+func (w *toolWalk) dropped() []string {
+	var list []string
+	for _, kind := range w.kinds {
+		what := fmt.Sprintf("tool %s", kind)
+		if len(kind) > 40 || bytes.ContainsFunc([]byte(kind), func(c rune) bool {
+			return c != '_' && c != '-' && c != '.' && c != ':' && (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z')
+		}) {
+			what = "a tool of an unknown type"
+		}
+		if len(list) == mostNamed {
+			return append(list, "other tools")
+		}
+		if !slices.Contains(list, what) {
+			list = append(list, what)
+		}
+	}
+	return list
+}
+
+var toolFields = names("type", "name", "function", "tools")

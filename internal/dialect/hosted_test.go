@@ -1,0 +1,128 @@
+package dialect
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"testing"
+
+	"ollama-api-service/internal/api"
+)
+
+// TestHostedTools holds what goes upstream of a key without allow_cloud: the tools that its client runs, and nothing that only the
+// provider could.
+func TestHostedTools(t *testing.T) {
+	const head = `{"model":"a","max_tokens":1,`
+	for _, c := range []struct {
+		name    string
+		kind    Kind
+		in, out string // fields of a body; out "" is in, "400" a refusal
+		says    string // X-Policy
+	}{
+		{"web search", OpenAIResponses, `"tools":[{"type":"function","name":"f"},{"type":"web_search","external_web_access":false}],"tool_choice":"auto"`, `"tools":[{"type":"function","name":"f"}],"tool_choice":"auto"`, "tool web_search dropped"},
+		{"first", OpenAIResponses, `"tools":[ {"type":"web_search"} , {"type":"function","name":"f"} , {"type":"mcp","server_url":"https://x"}]`, `"tools":[{"type":"function","name":"f"}]`, "tool web_search dropped, tool mcp dropped"},
+		{"between", OpenAIResponses, `"tools":[1,{"type":"image_generation"},{"name":"g"},{"type":"code_interpreter"},{"type":"custom","name":"h"}]`, `"tools":[1,{"name":"g"},{"type":"custom","name":"h"}]`, "tool image_generation dropped, tool code_interpreter dropped"},
+		{"several at the front", OpenAIResponses, `"tools":[{"type":"file_search"},{"type":"web_search_preview_2025_03_11"},{"name":"g"}]`, `"tools":[{"name":"g"}]`, "tool file_search dropped, tool web_search_preview_2025_03_11 dropped"},
+		{"alone", OpenAIResponses, `"tools":[{"type":"web_search"}],"tool_choice":"required","store":false`, `"store":false`, "tool web_search dropped, tool_choice dropped"},
+		{"a list of nothing", OpenAIResponses, `"tools":[],"tool_choice":"required"`, "", ""},
+		{"escaped", OpenAIResponses, `"tools":[{"type":"web\u005fsearch"}],"x":1`, `"x":1`, "tool web_search dropped"},
+		{"what the client runs", OpenAIResponses, `"tools":[{"type":"local_shell"},{"type":"apply_patch"},{"type":"tool_search","execution":"client"},{"type":"computer_use_preview"},{"type":null,"name":"f"},null]`, "", ""},
+		{"a type that is not known", OpenAIResponses, `"tools":[{"type":"x_search"},{"type":"a\r\nb"},{"type":"\ud800"},{"name":"f"}]`, `"tools":[{"name":"f"}]`, "tool x_search dropped, a tool of an unknown type dropped"},
+		{"a parameter of that name", OpenAIResponses, `"tools":[{"type":"function","name":"f","parameters":{"tools":[{"type":"web_search"}]}}]`, "", ""},
+
+		{"in a namespace", OpenAIResponses, `"tools":[{"type":"namespace","name":"n","tools":[{"type":"web_search"},{"name":"g"}]}]`, `"tools":[{"type":"namespace","name":"n","tools":[{"name":"g"}]}]`, "tool web_search dropped"},
+		{"alone in a namespace", OpenAIResponses, `"tools":[{"name":"g"},{"tools":[{"type":"web_search"}],"type":"namespace"}]`, `"tools":[{"name":"g"}]`, "tool web_search dropped"},
+		{"deep", OpenAIResponses, `"tools":[{"type":"namespace","tools":[{"type":"namespace","tools":[{"type":"mcp"},{"name":"g"},{"type":"mcp"}]},{"type":"mcp"}]}]`, `"tools":[{"type":"namespace","tools":[{"type":"namespace","tools":[{"name":"g"}]}]}]`, "tool mcp dropped"},
+		{"deeper than a stack", OpenAIResponses, `"tools":[` + strings.Repeat(`{"tools":[`, 4000) + `{"type":"mcp"}` + strings.Repeat(`]}`, 4000) + `],"x":1`, `"x":1`, "tool mcp dropped"},
+
+		{"the choice of one", OpenAIResponses, `"tools":[{"name":"f"},{"type":"web_search"}],"tool_choice":{"type":"web_search"}`, `"tools":[{"name":"f"}]`, "tool web_search dropped, tool_choice dropped"},
+		{"the choice of one that is not there", OpenAIResponses, `"tools":[{"name":"f"}],"tool_choice":{"type":"mcp","server_label":"x"}`, `"tools":[{"name":"f"}]`, "tool_choice dropped"},
+		{"a choice of several", OpenAIResponses, `"tools":[{"name":"f"}],"tool_choice":{"type":"allowed_tools","mode":"required","tools":[{"type":"web_search"},{"type":"function","name":"f"}]}`, `"tools":[{"name":"f"}],"tool_choice":{"type":"allowed_tools","mode":"required","tools":[{"type":"function","name":"f"}]}`, "tool web_search dropped"},
+		{"a choice of a function", OpenAIChat, `"tools":[{"type":"function","function":{"name":"f"}}],"tool_choice":{"type":"function","function":{"name":"f"}}`, "", ""},
+
+		{"chat", OpenAIChat, `"tools":[{"type":"web_search"},{"type":"function","function":{"name":"f"}}],"web_search_options":{}`, `"tools":[{"type":"function","function":{"name":"f"}}]`, "web_search_options dropped, tool web_search dropped"},
+		{"a function by any type", OpenAIChat, `"tools":[{"type":"builtin_function","function":{"name":"$web_search"}}]`, "", ""},
+		{"native", Chat, `"messages":[],"tools":[{"type":"web_search"},{"function":{"name":"f"}}]`, `"messages":[],"tools":[{"function":{"name":"f"}}]`, "tool web_search dropped"},
+
+		{"messages", AnthropicMessages, `"tools":[{"name":"x","input_schema":{}},{"type":"web_search_20250305","name":"web_search"},{"type":"web_fetch_20250910","name":"web_fetch"},{"type":"code_execution_20250825","name":"code_execution"}]`, `"tools":[{"name":"x","input_schema":{}}]`, "tool web_search_20250305 dropped, tool web_fetch_20250910 dropped, tool code_execution_20250825 dropped"},
+		{"the choice by name", AnthropicMessages, `"tools":[{"name":"x"},{"type":"web_search_20250305","name":"web_search"}],"tool_choice":{"type":"tool","name":"web_search"}`, `"tools":[{"name":"x"}]`, "tool web_search_20250305 dropped, tool_choice dropped"},
+		{"the choice of a function with that name", AnthropicMessages, `"tools":[{"name":"web_search"},{"type":"web_search_20250305","name":"web_search"}],"tool_choice":{"type":"tool","name":"web_search"}`, `"tools":[{"name":"web_search"}],"tool_choice":{"type":"tool","name":"web_search"}`, "tool web_search_20250305 dropped"},
+		{"any", AnthropicMessages, `"tools":[{"type":"web_search_20260209","name":"web_search"}],"tool_choice":{"type":"any"},"x":1`, `"x":1`, "tool web_search_20260209 dropped, tool_choice dropped"},
+		{"servers", AnthropicMessages, `"mcp_servers":[{"type":"url","url":"https://x"}],"tools":[{"type":"mcp_toolset","mcp_server_name":"x"},{"type":"bash_20250124","name":"bash"},{"type":"text_editor_20250728","name":"e"},{"type":"memory_20250818","name":"memory"},{"type":"computer_20251124","name":"computer"}]`, `"tools":[{"type":"bash_20250124","name":"bash"},{"type":"text_editor_20250728","name":"e"},{"type":"memory_20250818","name":"memory"},{"type":"computer_20251124","name":"computer"}]`, "mcp_servers dropped, tool mcp_toolset dropped"},
+
+		{"another spelling of type", AnthropicMessages, `"tools":[{"Type":"web_search_20250305"}]`, "400", ""},
+		{"another spelling of tools", OpenAIResponses, `"tools":[{"type":"namespace","Tools":[{"type":"web_search"}]}]`, "400", ""},
+		{"another spelling of the field", OpenAIResponses, `"Tools":[{"type":"web_search"}]`, "400", ""},
+		{"twice", OpenAIResponses, `"tools":[{"type":"function","type":"web_search"}]`, "400", ""},
+	} {
+		body := head + c.in + "}"
+		req, err := c.kind.Read([]byte(body), &Terms{DropHosted: true})
+		if c.out == "400" {
+			var e *api.Error
+			if !errors.As(err, &e) || e.Code != api.CodeBadRequest {
+				t.Errorf("%s: %v, want a refusal", c.name, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+			continue
+		}
+		want := c.out
+		if want == "" {
+			want = c.in
+		}
+		want = head + want + "}"
+		if c.kind == Chat {
+			want = strings.Replace(`{"model":"a",`+strings.TrimPrefix(want, head), `}]}`, `}],"options":{"num_predict":1}}`, 1)
+		}
+		if got := strings.Join(req.Changes, ", "); string(req.Body) != want || got != c.says {
+			t.Errorf("%s\n sent %.300s\n goes %.300s\n want %.300s\n says %q, want %q", c.name, body, req.Body, want, got, c.says)
+		}
+		if req, err := c.kind.Read([]byte(body), &Terms{}); err != nil || req.Changes != nil || c.kind != Chat && string(req.Body) != body {
+			t.Errorf("%s with allow_cloud: %v, goes %.300s", c.name, err, req.Body)
+		}
+	}
+}
+
+// A header names few of the types that a client makes up.
+func TestHostedToolsInAHeader(t *testing.T) {
+	var tools []string
+	for i := range 1000 {
+		tools = append(tools, `{"type":"t`+strings.Repeat("x", i)+`"}`)
+	}
+	req, err := OpenAIResponses.Read([]byte(`{"model":"a","input":"x","tools":[`+strings.Join(tools, ",")+`]}`), &Terms{DropHosted: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := len(strings.Join(req.Changes, ", ")); got > 250 || len(req.Changes) != mostNamed+1 {
+		t.Errorf("%d characters in %d changes: %q", got, len(req.Changes), req.Changes)
+	}
+}
+
+// What Codex sends goes to Ollama without the one tool that nothing here can run.
+func TestCodexsRequest(t *testing.T) {
+	body, err := os.ReadFile("../../testdata/codex-0.171.0.request.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const search = `, {"type": "web_search", "external_web_access": false}`
+	req, err := OpenAIResponses.Read(body, &Terms{DropHosted: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := strings.TrimSpace(strings.Replace(string(body), search, "", 1)); string(req.Body) != canonicalMembers(t, want) || len(req.Changes) != 1 || req.Changes[0] != "tool web_search dropped" {
+		t.Errorf("says %q, goes\n%s\nwant\n%s", req.Changes, req.Body, canonicalMembers(t, want))
+	}
+}
+
+// canonicalMembers is an object as an edit writes it: without the space between its members.
+func canonicalMembers(t *testing.T, text string) string {
+	t.Helper()
+	o, err := guard([]byte(text), names())
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := edit{object: &o, replaced: map[*member][]byte{}}
+	return string(e.bytes())
+}

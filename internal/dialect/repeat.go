@@ -1,0 +1,154 @@
+package dialect
+
+import (
+	"bytes"
+	"encoding/json"
+	"hash/maphash"
+	"time"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// maxRepeats is how often Ollama lets one token follow itself. Before the next one it ends the answer, and writes no terminal record
+// (llm/server.go, the same in 0.6.5 and 0.24.0). It compares tokens without the white space around them, and begins with an empty
+// one: of nothing but white space it sends 30 pieces, of everything else 31.
+const maxRepeats = 30
+
+// repeats counts how often the last piece of an answer has followed itself.
+type repeats struct {
+	last    uint64
+	count   int
+	broken  bool // the last record had no text: nothing follows it
+	written bool // some piece had text
+	scratch []byte
+}
+
+var (
+	repeatSeed = maphash.MakeSeed()
+	emptyPiece = maphash.Bytes(repeatSeed, nil)
+)
+
+// textFields are where a piece of an answer has its text. A quote within a text is escaped: nothing that a model wrote looks like one.
+var textFields = map[Kind][][]byte{
+	Generate:          {[]byte(`"response":"`), []byte(`"thinking":"`)},
+	Chat:              {[]byte(`"content":"`), []byte(`"thinking":"`)},
+	OpenAIChat:        {[]byte(`"content":"`), []byte(`"reasoning":"`)},
+	OpenAICompletions: {[]byte(`"text":"`)},
+	OpenAIResponses:   {[]byte(`"delta":"`)},
+	AnthropicMessages: {[]byte(`"text":"`), []byte(`"thinking":"`), []byte(`"partial_json":"`)},
+}
+
+// repeat counts a piece that has passed.
+func (m *Meter) repeat(rec []byte) {
+	r := &m.repeats
+	var text []byte
+	for _, field := range textFields[m.kind] {
+		if text = jsonText(rec, field); len(text) > 0 {
+			break
+		}
+	}
+	if len(text) == 0 {
+		// Tool calls and images; and of an error that Ollama cannot tell in a stream of OpenAI's, a piece without text is all that comes.
+		r.broken, r.count = true, 0
+		return
+	}
+	r.written = true
+	if bytes.IndexByte(text, '\\') >= 0 {
+		quoted := append(append(append(r.scratch[:0], '"'), text...), '"')
+		if plain, err := jsontext.AppendUnquote(quoted, quoted); err == nil {
+			text = plain[len(quoted):]
+		}
+		r.scratch = quoted
+	}
+	hash := maphash.Bytes(repeatSeed, bytes.TrimSpace(text))
+	if !r.broken && hash == r.last {
+		r.count++
+	} else {
+		r.count = 0
+	}
+	r.last, r.broken = hash, false
+	if r.count >= maxRepeats {
+		m.closing.rec = append(m.closing.rec[:0], rec...) // the end is made in its likeness
+	}
+}
+
+// jsonText is the text behind the first occurrence of field in a record, as JSON without its quotes.
+func jsonText(rec, field []byte) []byte {
+	i := bytes.Index(rec, field)
+	if i < 0 {
+		return nil
+	}
+	text := rec[i+len(field):]
+	for end := 0; ; end++ {
+		next := bytes.IndexByte(text[end:], '"')
+		if next < 0 {
+			return nil
+		}
+		end += next
+		before := text[:end]
+		if slashes := len(before) - len(bytes.TrimRight(before, `\`)); slashes%2 == 0 {
+			return before
+		}
+	}
+}
+
+// AtRepeatLimit reports whether a stream that upstream has ended in order, and without a terminal record, is one that Ollama has ended
+// because a token repeats: RepeatEnd is its end.
+func (m *Meter) AtRepeatLimit() bool {
+	partial := len(m.buf) > m.sent || m.holding
+	return m.repeats.count >= maxRepeats && !partial && !m.Failed && !m.Cut && !m.broken && len(m.closing.text) <= maxRecord
+}
+
+// RepeatEnd is the end of a stream at the repeat limit, as CutOff is that of one that was cut: of an answer that has reached its length.
+func (m *Meter) RepeatEnd(prompt int64, took time.Duration) []byte {
+	m.closing.passed = true
+	return m.CutOff(prompt, took)
+}
+
+// answerParts are where a whole answer has what the model wrote.
+var answerParts = map[Kind][]string{
+	Generate: {"response", "thinking"}, Chat: {"message"}, OpenAIChat: {"choices"}, OpenAICompletions: {"choices"},
+	OpenAIResponses: {"output"}, AnthropicMessages: {"content"},
+}
+
+// Estimate is about how many tokens the text of a whole answer has, for one without counts; 0 where it has no text.
+func (k Kind) Estimate(body []byte) int64 {
+	var answer map[string]any
+	if json.Unmarshal(body, &answer) != nil {
+		return 0
+	}
+	size := 0
+	for _, part := range answerParts[k] {
+		size += textSize(answer[part], k == Generate)
+	}
+	return int64(size+3) / 4
+}
+
+// textSize counts the characters of what a model wrote in a part of an answer; written says that its strings are such.
+func textSize(part any, written bool) int {
+	size := 0
+	switch v := part.(type) {
+	case string:
+		if written {
+			size = utf8.RuneCountInString(v)
+		}
+	case []any:
+		for _, inner := range v {
+			size += textSize(inner, written)
+		}
+	case map[string]any:
+		for name, inner := range v {
+			switch name {
+			case "arguments", "input": // of a tool: an object, or the JSON of one
+				size += textSize(inner, true)
+			case "content", "thinking", "reasoning", "text":
+				_, plain := inner.(string)
+				size += textSize(inner, plain)
+			default:
+				size += textSize(inner, written)
+			}
+		}
+	}
+	return size
+}

@@ -1,0 +1,21 @@
+package proxy
+
+import (
+	"unsafe"
+
+	"golang.org/x/sys/windows"
+)
+
+var wsaPoll = windows.NewLazySystemDLL("ws2_32.dll").NewProc("WSAPoll")
+
+// quietSocket reports whether a socket is open and has nothing to read. It polls, because Go's sockets on Windows would block
+// in a read; a socket that its other end has closed polls as readable.
+func quietSocket(fd uintptr) bool {
+	const pollIn = 0x0100 | 0x0200 // POLLRDNORM, POLLRDBAND
+	socket := struct {
+		fd              uintptr
+		events, revents int16
+	}{fd: fd, events: pollIn}
+	ready, _, _ := wsaPoll.Call(uintptr(unsafe.Pointer(&socket)), 1, 0)
+	return ready == 0
+}

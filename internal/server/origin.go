@@ -1,0 +1,94 @@
+package server
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/rs/cors"
+
+	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/auth"
+)
+
+const (
+	corsOrigin        = "Access-Control-Allow-Origin"
+	corsAskedMethod   = "Access-Control-Request-Method"
+	corsAskedHeaders  = "Access-Control-Request-Headers"
+	preflightLifetime = 12 * time.Hour
+)
+
+// ambient are the fields that name a session or a payer: a page of another origin may not send them. All others are allowed, because
+// SDKs add fields of their own with each version, and none of them carries a right that the page does not have.
+var ambient = []string{"cookie", "x-charge-key", "x-csrf-token"}
+
+// crossOrigin lets pages of the named origins call the service from a browser. The key is in a header that the page sets, never in
+// a cookie: Access-Control-Allow-Credentials is not sent, so a browser adds nothing of its own (Fetch standard, 3.2.5).
+func crossOrigin(next http.Handler, origins []api.Origin) http.Handler {
+	if len(origins) == 0 {
+		return next
+	}
+	rules := cors.New(cors.Options{
+		AllowOriginFunc: func(origin string) bool { return admits(origins, origin) },
+		AllowedMethods:  []string{"GET", "HEAD", "POST", "PATCH", "DELETE"},
+		AllowedHeaders:  []string{"*"}, // echoes what is asked; a star in the answer would not stand for Authorization
+		ExposedHeaders: []string{
+			"Deprecation", "Request-Id", "Retry-After", "X-Backend", "X-Client-Request-Id", "X-Key-Expires", "X-Policy", "X-Queue-Wait-Ms",
+			"X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "X-Request-Id", "X-Should-Retry",
+			openAIRequests.limit, openAIRequests.remaining, openAIRequests.reset, openAITokens.limit, openAITokens.remaining, openAITokens.reset,
+		},
+		AllowPrivateNetwork: true, // a page on the internet that the operator has named, and a gateway in a private network
+		MaxAge:              int(preflightLifetime.Seconds()),
+		OptionsPassthrough:  true, // a refusal is written, and logged, like every other one
+	})
+	answer := rules.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if preflight(r) && w.Header().Get(corsOrigin) != "" {
+			w.WriteHeader(http.StatusNoContent)
+			return
+		}
+		next.ServeHTTP(w, r)
+	}))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if preflight(r) {
+			withoutAmbient(r.Header)
+		}
+		answer.ServeHTTP(w, r)
+	})
+}
+
+func preflight(r *http.Request) bool {
+	return r.Method == http.MethodOptions && r.Header.Get("Origin") != "" && r.Header.Get(corsAskedMethod) != ""
+}
+
+// withoutAmbient takes the ambient fields out of what a preflight asks for, so that they are not echoed.
+func withoutAmbient(h http.Header) {
+	asked := strings.Split(strings.Join(h[corsAskedHeaders], ","), ",")
+	asked = slices.DeleteFunc(asked, func(name string) bool {
+		return slices.Contains(ambient, strings.ToLower(strings.TrimSpace(name)))
+	})
+	if _, ok := h[corsAskedHeaders]; ok {
+		h[corsAskedHeaders] = []string{strings.Join(asked, ",")}
+	}
+}
+
+func admits(origins []api.Origin, origin string) bool {
+	return slices.ContainsFunc(origins, func(o api.Origin) bool { return o.Admits(origin) })
+}
+
+// refusePreflight tells an operator which setting admits the page: the browser shows its user no more than that it failed.
+func (x *exchange) refusePreflight() error {
+	if !preflight(x.r) {
+		return nil
+	}
+	origin := x.r.Header.Get("Origin")
+	if admits(x.s.Origins, origin) {
+		return nil // its method is the reason, and the route table says so
+	}
+	if _, err := api.ParseOrigin(origin); err != nil || auth.MayHoldKey(origin) {
+		return api.Errorf(api.CodeForbidden, "pages of this origin may not call the service, and no setting can admit it: its Origin is not one of a browser")
+	}
+	return api.Wrap(api.CodeForbidden, fmt.Errorf("CORS_ORIGINS does not admit %s", origin),
+		fmt.Sprintf("pages of %s may not call this service: its operator can admit them with the setting CORS_ORIGINS=%[1]s", origin))
+}

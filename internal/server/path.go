@@ -1,0 +1,156 @@
+package server
+
+import (
+	"cmp"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/dialect"
+)
+
+// cleanPath takes the path as it was sent, and a key off its front. Doubled slashes and those at the end come from base addresses
+// that end in one; they are taken out, and what goes upstream is a constant of the table in any case. Everything else is matched
+// as it is: an encoded path may spell a parameter but never a route (docs/decisions.md).
+func (x *exchange) cleanPath() error {
+	u := x.r.URL
+	x.path = u.EscapedPath()
+	if rest, ok := strings.CutPrefix(strings.TrimLeft(x.path, "/"), "k/"); ok {
+		key, path, _ := strings.Cut(rest, "/")
+		key, err := url.PathUnescape(key)
+		if err != nil || key == "" {
+			return api.Errorf(api.CodeNotFound, "no such path: write /k/KEY/ before the path")
+		}
+		x.pathKey, x.path = key, "/"+path
+	}
+	x.path = singleSlashes(x.path)
+	x.encoded = strings.IndexByte(x.path, '%') >= 0
+	x.family = familyOf(x.path, x.r.Header)
+	switch {
+	case x.r.Method == http.MethodConnect, x.r.Method == http.MethodTrace, x.r.RequestURI == "*":
+		// These are about the service, a connection or what stands between, not about a path of the table.
+		x.Header().Set("Allow", "GET, HEAD, POST, PATCH, DELETE")
+		return api.Errorf(api.CodeMethodNotAllowed, "CONNECT, TRACE and the path * are not served")
+	case u.Host != "" || u.Scheme != "" || !strings.HasPrefix(u.Path, "/"):
+		return api.Errorf(api.CodeBadRequest, "the request line must name a path")
+	}
+	return nil
+}
+
+func singleSlashes(path string) string {
+	if path == "/" || !strings.Contains(path, "//") && !strings.HasSuffix(path, "/") {
+		return path
+	}
+	var b strings.Builder
+	for segment := range strings.SplitSeq(path, "/") {
+		if segment != "" {
+			b.WriteByte('/')
+			b.WriteString(segment)
+		}
+	}
+	return cmp.Or(b.String(), "/")
+}
+
+// find sets the exchange's route and parameter. It returns CodeNotFound, CodeMethodNotAllowed with the methods there are, or
+// CodeNoWebSocket. HEAD is answered wherever GET is: net/http leaves the body out.
+func (t *table) find(x *exchange) error {
+	methods, param := t.at(x.path)
+	if methods == nil || x.encoded && param == "" {
+		return t.unknown(x)
+	}
+	x.param = param
+	var get *route
+	allowed := make([]string, 0, len(methods)+1)
+	for _, r := range methods {
+		if r.method == x.r.Method {
+			x.route = r
+			return nil
+		}
+		if r.method == http.MethodGet {
+			get = r
+		}
+		if r.method != http.MethodHead || get == nil {
+			allowed = append(allowed, r.method)
+		}
+	}
+	if get != nil {
+		if x.r.Method == http.MethodHead {
+			x.route = get
+			return nil
+		}
+		allowed = append(allowed, http.MethodHead)
+	}
+	x.Header().Set("Allow", strings.Join(allowed, ", "))
+	if x.r.Method == http.MethodGet && strings.EqualFold(x.r.Header.Get("Upgrade"), "websocket") {
+		return api.Errorf(api.CodeNoWebSocket, "this service speaks no WebSocket: send the request with %s over HTTP", strings.Join(allowed, " or "))
+	}
+	return api.Errorf(api.CodeMethodNotAllowed, "this path answers %s only", strings.Join(allowed, ", "))
+}
+
+// at is the routes of a path, and the parameter that it holds.
+func (t *table) at(path string) (methods []*route, param string) {
+	if methods := t.exact[path]; methods != nil {
+		return methods, ""
+	}
+	for _, p := range t.params {
+		if param, ok := p.match(path); ok {
+			return p.routes, param
+		}
+	}
+	return nil, ""
+}
+
+// match decodes the one segment between before and after, once.
+func (p paramRoutes) match(path string) (string, bool) {
+	if !strings.HasPrefix(path, p.before) || !strings.HasSuffix(path, p.after) || len(path) <= len(p.before)+len(p.after) {
+		return "", false
+	}
+	raw := path[len(p.before) : len(path)-len(p.after)]
+	if strings.Contains(raw, "/") {
+		return "", false
+	}
+	param, err := url.PathUnescape(raw)
+	return param, err == nil && param != ""
+}
+
+// unknown is the failure of a path that is not in the table. A client whose base address is wrong must show its user the path
+// that was meant, so the failure is in the dialect of that path.
+func (t *table) unknown(x *exchange) error {
+	meant := ""
+	if !x.encoded {
+		meant = t.meant(x.path)
+	}
+	switch {
+	case meant != "":
+		x.family = familyOf(meant, x.r.Header)
+	case x.r.Header["Anthropic-Version"] != nil:
+		x.family = dialect.Anthropic
+	case strings.Contains(x.path, "/v1/"):
+		x.family = dialect.OpenAI
+	}
+	switch {
+	case meant == "":
+		return api.Errorf(api.CodeNotFound, "no such path: GET / lists what there is")
+	case x.pathKey == "" && strings.Contains(x.path, "/k/"):
+		return api.Errorf(api.CodeNotFound, "no such path: a key comes first in the path, as in /k/KEY%s", meant)
+	case strings.HasPrefix(meant, "/v1/") && !strings.HasPrefix(x.path, "/v1/"):
+		return api.Errorf(api.CodeNotFound, "no such path: %s is here. The base URL that the client is set to probably needs /v1 at its end", meant)
+	}
+	return api.Errorf(api.CodeNotFound, "no such path: %s is here. Check the base URL that the client is set to: the client adds the rest of the path itself", meant)
+}
+
+// meant is the template of the route that a wrong path ends like, with or without /v1 or /api before it; "" if there is none.
+func (t *table) meant(path string) string {
+	const most = 4 // segments of the longest template; it bounds the work too
+	segments := strings.Split(strings.ToLower(path), "/")[1:]
+	for segments = segments[max(0, len(segments)-most):]; len(segments) > 0; segments = segments[1:] {
+		end := "/" + strings.Join(segments, "/")
+		for _, before := range [...]string{"", "/v1", "/api"} {
+			if methods, _ := t.at(before + end); methods != nil {
+				return methods[0].template
+			}
+		}
+	}
+	return ""
+}
