@@ -167,17 +167,17 @@ func agentPrograms(t *testing.T) []program {
 	const turn = asks | streamed | uncounted | scripted
 	return []program{
 		{
-			name: "Claude Code", recipe: "claude-code", version: versions["@anthropic-ai/claude-code"], play: claudeCode.play, wrongKey: "exit 1", slow: true,
+			name: "Claude Code", recipe: "claude-code", version: versions["@anthropic-ai/claude-code"], play: claudeCode.play, wrongKey: "exit 1", slow: true, patience: agentPatience,
 			calls: []attempt{{name: "claude -p", traits: turn | modern, says: map[string]string{
 				hidden: claudeNoModel, unknown: claudeNoModel, nearly: claudeBroken, stops: claudeBroken,
 			}}},
 		},
 		{
-			name: "Codex", recipe: "codex", version: versions["@openai/codex"], play: codex.play, wrongKey: "exit 1", slow: true,
+			name: "Codex", recipe: "codex", version: versions["@openai/codex"], play: codex.play, wrongKey: "exit 1", slow: true, patience: agentPatience,
 			calls: []attempt{{name: "codex exec", traits: turn | modern}},
 		},
 		{
-			name: "opencode", recipe: "opencode", version: versions["opencode-ai"], play: opencode.play, wrongKey: "exit 1", slow: true,
+			name: "opencode", recipe: "opencode", version: versions["opencode-ai"], play: opencode.play, wrongKey: "exit 1", slow: true, patience: agentPatience,
 			calls: []attempt{{name: "opencode run", traits: turn}},
 			// It sleeps Retry-After out, an hour of it too, and takes six seconds of a processor for each case.
 			skips: []string{atLimit, begins, nearly, silent, hidden},

@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -40,6 +42,7 @@ type program struct {
 	tellsID       bool   // its exceptions have a place for the request's id
 	recipe        string // the recipe that it is run with, where it is an agent
 	slow          bool   // a program that starts for each case, and shows an answer only when it is whole
+	patience      int    // milliseconds in which its user learns of a refusal; 0 is sdkPatience
 	skips         []string
 }
 
@@ -85,8 +88,8 @@ func setStage(t *testing.T) *stage {
 	}
 	modern := start(t, t.TempDir(), fake.URL, nil, "UPSTREAM_IDLE_TIMEOUT=3s")
 	lost := ollamatest.Start(t)
-	gone := start(t, t.TempDir(), lost.URL, nil)
-	st := &stage{real: real.place(t), modern: modern.place(t), gone: gone.place(t)}
+	without := start(t, t.TempDir(), lost.URL, nil)
+	st := &stage{real: real.place(t), modern: modern.place(t), gone: without.place(t)}
 	lost.Close()
 	return st
 }
@@ -173,6 +176,8 @@ const (
 	begins = "Ollama is killed within the first record of a stream"
 	stops  = "the stream ends without its end"
 	tooOld = "Ollama is too old for the call"
+	died   = "Ollama is killed before it has answered"
+	gone   = "Ollama cannot be reached"
 )
 
 // midStream are the situations in which something must have come before the failure.
@@ -243,7 +248,7 @@ var situations = []situation{
 		"the Ollama server fell silent in the middle of its answer: try again",
 	},
 	{
-		"Ollama is killed before it has answered", func(a attempt) bool { return a.is(asks) && !a.is(streamed) && !a.is(refused) && !a.is(own) },
+		died, func(a attempt) bool { return a.is(asks) && !a.is(streamed) && !a.is(refused) && !a.is(own) },
 		func(s *stage, a attempt) order {
 			return order{Call: a.name, URL: s.modern.url, Key: s.modern.key, Model: "dies", Patient: true}
 		},
@@ -257,7 +262,7 @@ var situations = []situation{
 		"the answer of the Ollama server ended too early: try again",
 	},
 	{
-		"Ollama cannot be reached", func(a attempt) bool { return !a.is(own) && !a.is(refused) },
+		gone, func(a attempt) bool { return !a.is(own) && !a.is(refused) },
 		func(s *stage, a attempt) order {
 			return order{Call: a.name, URL: s.gone.url, Key: s.gone.key, Model: "tiny", Patient: true}
 		},
@@ -326,6 +331,7 @@ func (p program) perform(t *testing.T, st *stage) []outcome {
 	}
 	for i := range outcomes {
 		outcomes[i].got = results[i]
+		outcomes[i].got.Says = steady(results[i].Says, orders[i].URL)
 	}
 	answers := map[string]got{}
 	for _, o := range outcomes {
@@ -338,6 +344,17 @@ func (p program) perform(t *testing.T, st *stage) []outcome {
 		p.checkFailure(t, s, a, o.got)
 	}
 	return outcomes
+}
+
+var (
+	clockTime = regexp.MustCompile(`\b\d{1,2}:\d{2}( [AP]M)?\b`)
+	uuidForm  = regexp.MustCompile(`\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b`)
+)
+
+// steady is what a user reads, without what is another in each run: the port, ids and times.
+func steady(says, url string) string {
+	says = strings.ReplaceAll(says, strings.TrimPrefix(url, "http://"), "localhost:8000")
+	return uuidForm.ReplaceAllString(clockTime.ReplaceAllString(says, "TIME"), "ID")
 }
 
 // checkAnswer is for good calls: there is an answer, with its counts, and the streamed one is that of the whole one.
@@ -359,9 +376,10 @@ func (a attempt) checkAnswer(t *testing.T, g got, answers map[string]got) {
 }
 
 // How many milliseconds a client may take to show its user a refusal that waiting does not change. An agent has to start first, beside the
-// other clients; one that waits for its next try takes longer.
+// other clients; one that waits for its next try takes longer. The AI SDK repeats every 429 twice, with pauses of its own.
 const (
 	sdkPatience   = 1000
+	aiPatience    = 20_000
 	agentPatience = 60_000
 )
 
@@ -381,11 +399,7 @@ func (p program) checkFailure(t *testing.T, s situation, a attempt, g got) {
 	if p.tellsID && g.Status != 0 && g.ID == "" {
 		t.Errorf("%s, %s: the exception does not know the id of its request", s.name, a.name)
 	}
-	patience := sdkPatience
-	if p.slow {
-		patience = agentPatience
-	}
-	if slices.Contains([]string{wrongKey, atLimit, hidden, unknown}, s.name) && g.Ms > patience {
+	if slices.Contains([]string{wrongKey, atLimit, hidden, unknown}, s.name) && g.Ms > cmp.Or(p.patience, sdkPatience) {
 		t.Errorf("%s, %s: the user learns it after %d ms", s.name, a.name, g.Ms)
 	}
 	if slices.Contains(midStream, s.name) && g.Text == "" && !p.slow {
