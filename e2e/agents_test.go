@@ -174,7 +174,7 @@ func agentPrograms(t *testing.T) []program {
 		},
 		{
 			name: "Codex", recipe: "codex", version: versions["@openai/codex"], play: codex.play, wrongKey: "exit 1", slow: true, patience: agentPatience,
-			calls: []attempt{{name: "codex exec", traits: turn | modern}},
+			calls: []attempt{{name: "codex exec", traits: turn | modern, says: map[string]string{atLimit: "hit your usage limit. Try again at"}}},
 		},
 		{
 			name: "opencode", recipe: "opencode", version: versions["opencode-ai"], play: opencode.play, wrongKey: "exit 1", slow: true, patience: agentPatience,
