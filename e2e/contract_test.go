@@ -147,6 +147,10 @@ func (c *contract) checkUnknown(template, method string, res *http.Response) err
 		if template == "" {
 			return nil
 		}
+	case http.StatusNoContent:
+		if strings.EqualFold(method, http.MethodOptions) {
+			return nil // a browser's question before a request: no operation has a description of it
+		}
 	case http.StatusMethodNotAllowed, http.StatusUpgradeRequired, http.StatusBadRequest, http.StatusRequestURITooLong, http.StatusRequestHeaderFieldsTooLarge:
 		return nil
 	}

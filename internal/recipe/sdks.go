@@ -111,7 +111,7 @@ func main() {
 }
 `}},
 		Traps: []string{baseWithV1},
-		Tried: Run, Version: "3.0.0",
+		Tried: Run, Version: "3.99.0",
 	},
 	{
 		ID: "openai-java", Name: "OpenAI's Java library", Group: SDKs, Address: "URL/v1", Key: "`apiKey`, or `OPENAI_API_KEY`",
@@ -171,7 +171,7 @@ func main() {
 }
 `}},
 		Traps: []string{baseWithV1},
-		Tried: Run, Version: "1.41.2",
+		Tried: Run, Version: "1.43.0",
 	},
 	{
 		ID: "anthropic-python", Name: "Anthropic's Python library", Group: SDKs, Address: "URL", Key: "`api_key`, or `ANTHROPIC_API_KEY`",
@@ -222,7 +222,7 @@ func main() {
 }
 `}},
 		Traps: []string{baseWithoutV1, twoKeys, needsMessages},
-		Tried: Run, Version: "1.0.0",
+		Tried: Run, Version: "1.84.0",
 	},
 	{
 		ID: "anthropic-java", Name: "Anthropic's Java library", Group: SDKs, Address: "URL", Key: "`apiKey`, or `ANTHROPIC_API_KEY`",
@@ -270,6 +270,6 @@ answer = requests.post(
 answer.raise_for_status()
 print(answer.json()["message"]["content"])
 `}},
-		Tried: Run, Version: "2.28.1",
+		Tried: Run, Version: "of the system",
 	},
 }
