@@ -139,17 +139,13 @@ func (c *contract) check(req *asked, res *http.Response, body []byte, cut bool) 
 // checkUnknown is for what no operation answers: paths and methods that do not exist, and requests that cannot be read.
 func (c *contract) checkUnknown(template, method string, res *http.Response) error {
 	switch res.StatusCode {
-	case http.StatusForbidden:
+	case http.StatusForbidden, http.StatusNoContent:
 		if method == "options" {
-			return nil // a preflight of a page that may not call
+			return nil // a preflight of a page that may not call, or may
 		}
 	case http.StatusNotFound:
 		if template == "" {
 			return nil
-		}
-	case http.StatusNoContent:
-		if strings.EqualFold(method, http.MethodOptions) {
-			return nil // a browser's question before a request: no operation has a description of it
 		}
 	case http.StatusMethodNotAllowed, http.StatusUpgradeRequired, http.StatusBadRequest, http.StatusRequestURITooLong, http.StatusRequestHeaderFieldsTooLarge:
 		return nil

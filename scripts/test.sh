@@ -156,6 +156,7 @@ step "npm lock files name no registry" locks_name_no_registry
 if [ "${1:-}" != lint ]; then
   step "a real Ollama" ollama_there
   step "npm clients" packages_there e2e/clients
+  step "npm agents (1.2 GB)" packages_there e2e/agents
   step "npm packages of the documentation pages" packages_there e2e/pages
   step "tests, with -race" tests
   step "fuzzing, short" bash scripts/fuzz.sh 3000

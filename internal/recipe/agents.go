@@ -25,8 +25,7 @@ export CLAUDE_CODE_ATTRIBUTION_HEADER=0
 claude
 `}},
 		Traps: []string{
-			"The address has no /v1.",
-			"Unset ANTHROPIC_API_KEY: Claude Code sends it too, and two keys that differ are refused.",
+			"Unset ANTHROPIC_API_KEY, do not leave it empty: Claude Code sends it too, and two keys that differ are refused. The address has no /v1.",
 			"It asks for several models called claude-…: name yours for each tier, or set MODEL_ALIASES=claude-*=MODEL on the gateway. " +
 				"ANTHROPIC_SMALL_FAST_MODEL is the old name of ANTHROPIC_DEFAULT_HAIKU_MODEL.",
 			"Without CLAUDE_CODE_MAX_CONTEXT_TOKENS it takes an unknown model's context for 200,000 tokens or more and never compacts in time. " + contextLength,

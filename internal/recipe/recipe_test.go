@@ -16,7 +16,7 @@ import (
 	"testing"
 )
 
-var update = flag.Bool("update", false, "write web/clients.json again from the list")
+var update = flag.Bool("update", false, "write web/clients.json and the recipes of docs/clients.md from the list")
 
 // The web page's list is the one in Go.
 func TestTheJSONIsFresh(t *testing.T) {
