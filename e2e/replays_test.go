@@ -110,16 +110,16 @@ var replays = map[string][]replayed{
 	},
 	"zed": {
 		reads("/api/tags", byHeader), show,
-		{"POST", "/api/chat", byHeader, `{"model":"MODEL","messages":[{"role":"user","content":"Say hello"}],"stream":true,"keep_alive":"-1s","options":{"num_ctx":64000},"tools":` + toolList + `}`},
+		{"POST", "/api/chat", byHeader, `{"model":"MODEL","messages":[{"role":"user","content":"Say hello"}],"stream":false,"keep_alive":-1,"options":{"num_ctx":64000},"tools":` + toolList + `}`},
 	},
 	"jetbrains": {reads("/models", byHeader), openAIChat("/chat/completions", byHeader)},
 
 	"open-webui":     {reads("/api/version", nil), reads("/api/tags", byHeader), nativeChat(byHeader, "")},
 	"n8n":            {reads("/api/tags", byHeader), reads("/", byHeader), nativeChat(byHeader, `{"temperature":0.7}`)},
-	"anythingllm":    {reads("/api/tags", byHeader), show, nativeChat(byHeader, `{"num_ctx":8192,"use_mlock":true,"temperature":0.7}`)},
+	"anythingllm":    {reads("/api/tags", byHeader), show, nativeChat(byHeader, `{"useMLock":true,"temperature":0.7}`)},
 	"home-assistant": {reads("/api/tags", byHeader), nativeChat(byHeader, `{"num_ctx":8192}`)},
 
 	"obsidian":          {openAIChat("/chat/completions", byHeader)},
-	"page-assist":       {reads("/", nil), reads("/api/tags", nil), nativeChat(nil, "")},
+	"page-assist":       {reads("", nil), reads("/api/tags", nil), nativeChat(nil, "")},
 	"browser-extension": {reads("/models", byHeader), openAIChat("/chat/completions", byHeader)},
 }

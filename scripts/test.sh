@@ -107,7 +107,7 @@ no_reflect_method() {
 
 # The lock files must work with any registry.
 locks_name_no_registry() {
-  [ -f e2e/clients/package-lock.json ] && [ -f e2e/pages/package-lock.json ] && ! grep -n '"resolved"' e2e/*/package-lock.json
+  [ -f e2e/clients/package-lock.json ] && [ -f e2e/agents/package-lock.json ] && [ -f e2e/pages/package-lock.json ] && ! grep -n '"resolved"' e2e/*/package-lock.json
 }
 
 # packages_there DIRECTORY: installs what its lock file names, unless it is there.
