@@ -45,7 +45,8 @@ fuzz: ## INPUTS (1,000,000) new inputs for each fuzz target; an hour and a half 
 assets: ## Write web/assets anew from the npm packages that e2e/pages/package-lock.json names
 	cd e2e/pages && npm ci --no-audit --no-fund --loglevel=error && node vendor.mjs
 
-clients: ## Have the real clients tried, and write docs/clients.md from what they did
+clients: ## Have the real clients tried, and write docs/clients.md and web/clients.json
+	go test -count=1 -run 'Fresh$$' ./internal/recipe -update
 	go test -count=1 -run '^TestClients$$' ./e2e -update
 
 bench: ## Measure beside nginx and a bare ReverseProxy; writes bench/RESULTS.md
@@ -102,4 +103,4 @@ packaged:
 	  -e '/^# further up/s/ Keep the file.*//' -e 's|^#DATA_DIR=.*|DATA_DIR=/var/lib/ollama-api-service|' .env.example >$(STAGE)/ollama-api-service.env
 
 clean: ## Remove what was built, and the data of demos
-	rm -rf bin demo-data e2e/clients/node_modules e2e/pages/node_modules
+	rm -rf bin demo-data e2e/clients/node_modules e2e/agents/node_modules e2e/pages/node_modules

@@ -62,7 +62,7 @@ func lastLine(text, begin string) string {
 }
 
 // agentCases is how many cases of one agent run at a time. Most of the time they sleep before they try again.
-const agentCases = 3
+const agentCases = 2
 
 // play runs the agent once for each case.
 func (a agent) play(t *testing.T, orders []order) []got {
@@ -155,22 +155,32 @@ func agentPath() string {
 	return bin + string(filepath.ListSeparator) + os.Getenv("PATH")
 }
 
+// What Claude Code says in words of its own.
+const (
+	claudeNoModel = "There's an issue with the selected model"
+	claudeBroken  = "API Error: Server error mid-response. The response above may be incomplete."
+)
+
 // agentPrograms are the coding agents.
 func agentPrograms(t *testing.T) []program {
 	versions := lockedVersions(t, npmProject(t, "agents"))
 	const turn = asks | streamed | uncounted | scripted
 	return []program{
 		{
-			name: "Claude Code", recipe: "claude-code", version: versions["@anthropic-ai/claude-code"], play: claudeCode.play, wrongKey: "exit 1", slow: true,
-			calls: []attempt{{name: "claude -p", traits: turn | modern}},
+			name: "Claude Code", recipe: "claude-code", version: versions["@anthropic-ai/claude-code"], play: claudeCode.play, wrongKey: "exit 1", slow: true, patience: agentPatience,
+			calls: []attempt{{name: "claude -p", traits: turn | modern, says: map[string]string{
+				hidden: claudeNoModel, unknown: claudeNoModel, nearly: claudeBroken, stops: claudeBroken,
+			}}},
 		},
 		{
-			name: "Codex", recipe: "codex", version: versions["@openai/codex"], play: codex.play, wrongKey: "exit 1", slow: true,
-			calls: []attempt{{name: "codex exec", traits: turn | modern}},
+			name: "Codex", recipe: "codex", version: versions["@openai/codex"], play: codex.play, wrongKey: "exit 1", slow: true, patience: agentPatience,
+			calls: []attempt{{name: "codex exec", traits: turn | modern, says: map[string]string{atLimit: "hit your usage limit. Try again at"}}},
 		},
 		{
-			name: "opencode", recipe: "opencode", version: versions["opencode-ai"], play: opencode.play, wrongKey: "exit 1", slow: true,
+			name: "opencode", recipe: "opencode", version: versions["opencode-ai"], play: opencode.play, wrongKey: "exit 1", slow: true, patience: agentPatience,
 			calls: []attempt{{name: "opencode run", traits: turn}},
+			// It sleeps Retry-After out, an hour of it too, and takes six seconds of a processor for each case.
+			skips: []string{atLimit, begins, nearly, silent, hidden},
 		},
 	}
 }

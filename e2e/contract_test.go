@@ -139,9 +139,9 @@ func (c *contract) check(req *asked, res *http.Response, body []byte, cut bool) 
 // checkUnknown is for what no operation answers: paths and methods that do not exist, and requests that cannot be read.
 func (c *contract) checkUnknown(template, method string, res *http.Response) error {
 	switch res.StatusCode {
-	case http.StatusForbidden:
+	case http.StatusForbidden, http.StatusNoContent:
 		if method == "options" {
-			return nil // a preflight of a page that may not call
+			return nil // a preflight of a page that may not call, or may
 		}
 	case http.StatusNotFound:
 		if template == "" {

@@ -121,7 +121,7 @@ platforms() {
 
 # The lock files must work with any registry.
 locks_name_no_registry() {
-  [ -f e2e/clients/package-lock.json ] && [ -f e2e/pages/package-lock.json ] && ! grep -n '"resolved"' e2e/*/package-lock.json
+  [ -f e2e/clients/package-lock.json ] && [ -f e2e/agents/package-lock.json ] && [ -f e2e/pages/package-lock.json ] && ! grep -n '"resolved"' e2e/*/package-lock.json
 }
 
 # packages_there DIRECTORY: installs what its lock file names, unless it is there.
@@ -171,6 +171,7 @@ step "npm lock files name no registry" locks_name_no_registry
 if [ "${1:-}" != lint ]; then
   step "a real Ollama" ollama_there
   step "npm clients" packages_there e2e/clients
+  step "npm agents (1.2 GB)" packages_there e2e/agents
   step "npm packages of the documentation pages" packages_there e2e/pages
   step "tests, with -race" tests
   step "fuzzing, short" bash scripts/fuzz.sh 3000

@@ -25,8 +25,7 @@ export CLAUDE_CODE_ATTRIBUTION_HEADER=0
 claude
 `}},
 		Traps: []string{
-			"The address has no /v1.",
-			"Unset ANTHROPIC_API_KEY: Claude Code sends it too, and two keys that differ are refused.",
+			"Unset ANTHROPIC_API_KEY, an empty one counts as set: Claude Code sends both, and two different keys of this service are refused. The address has no /v1.",
 			"It asks for several models called claude-…: name yours for each tier, or set MODEL_ALIASES=claude-*=MODEL on the gateway. " +
 				"ANTHROPIC_SMALL_FAST_MODEL is the old name of ANTHROPIC_DEFAULT_HAIKU_MODEL.",
 			"Without CLAUDE_CODE_MAX_CONTEXT_TOKENS it takes an unknown model's context for 200,000 tokens or more and never compacts in time. " + contextLength,
@@ -85,6 +84,7 @@ opencode
 		Traps: []string{
 			"Each model that shall be offered needs an entry under models.",
 			"Without limit it does not know when to compact. " + contextLength,
+			"At the hourly limit opencode run waits without a word until the hour is over; its window shows the sentence.",
 			"Set small_model too, or titles of sessions are asked from a model of another provider.",
 		},
 		Tried: Run, Version: "1.18.33",
@@ -99,7 +99,7 @@ aider --model <<ollama_chat/MODEL>>
 			"The model's name begins with ollama_chat/.",
 			"aider asks for the context that each request needs (num_ctx); the gateway bounds it by MAX_NUM_CTX (32,768).",
 		},
-		Tried: Replayed, Version: "0.86",
+		Tried: Replayed, Version: "its documentation",
 	},
 	{
 		ID: "goose", Name: "goose", Group: Agents, Address: "URL", Key: "`OPENAI_API_KEY`",
@@ -113,7 +113,7 @@ goose session
 			"OPENAI_HOST has no /v1: goose adds v1/chat/completions.",
 			"Its own provider ollama sends no key. It works with OLLAMA_HOST=URL/k/KEY.",
 		},
-		Tried: Replayed, Version: "1.27",
+		Tried: Replayed, Version: "commit 011dd8c",
 	},
 	{
 		ID: "copilot-cli", Name: "GitHub Copilot CLI", Group: Agents, Address: "URL/v1", Key: "`COPILOT_PROVIDER_API_KEY`",
@@ -123,6 +123,6 @@ export COPILOT_MODEL=<<MODEL>>
 copilot
 `}},
 		Traps: []string{"The model must be able to call tools.", contextLength},
-		Tried: Replayed, Version: "its documentation of 2026",
+		Tried: Replayed, Version: "its documentation",
 	},
 }

@@ -18,8 +18,8 @@ Auth: Bearer <<KEY>>
 		Parts: []Part{{Where: "Credentials, Ollama", Language: Form, Text: `Base URL: <<URL>>
 API Key: <<KEY>>
 `}},
-		Traps: []string{"Versions before 1.106 have no field for the key: give them the base URL URL/k/KEY."},
-		Tried: Replayed, Version: "1.106",
+		Traps: []string{"Versions from before August 2025 have no field for the key: give them the base URL URL/k/KEY."},
+		Tried: Replayed, Version: "pull request 17857",
 	},
 	{
 		ID: "anythingllm", Name: "AnythingLLM", Group: Apps, Address: "URL", Key: "Auth Token",
@@ -27,8 +27,8 @@ API Key: <<KEY>>
 Auth Token: <<KEY>>
 Ollama Model: <<MODEL>>
 `}},
-		Traps: []string{"Set the embedder's Auth Token too; it has a field of its own.", "It sends the workspace's context length as num_ctx."},
-		Tried: Replayed, Version: "1.9",
+		Traps: []string{"Versions from before 2025 have no field for the token: give them the base URL URL/k/KEY.", "Set the embedder's Auth Token too; it has a field of its own."},
+		Tried: Replayed, Version: "commit 0066641",
 	},
 	{
 		ID: "home-assistant", Name: "Home Assistant", Group: Apps, Address: "URL", Key: "API key",
@@ -40,7 +40,7 @@ Model: <<MODEL>>
 			"Versions before 2026 have no field for the key: give them the URL URL/k/KEY.",
 			"It offers models that are not installed and pulls the one that is chosen, which needs an admin key. Choose one marked as downloaded.",
 		},
-		Tried: Replayed, Version: "2026.x",
+		Tried: Replayed, Version: "commit 0069cd7",
 	},
 	{
 		ID: "obsidian", Name: "Obsidian, plugin Copilot", Group: Apps, Address: "URL/v1", Key: "API Key", Origin: "app://obsidian.md",
@@ -53,17 +53,17 @@ API Key: <<KEY>>
 			"Obsidian is a web page: the gateway needs CORS_ORIGINS=app://obsidian.md, on phones capacitor://localhost and http://localhost too. " +
 				"Or switch Enable CORS on in the model's form, which sends without streaming.",
 		},
-		Tried: Replayed, Version: "3.x",
+		Tried: Replayed, Version: "its documentation",
 	},
 	{
 		ID: "page-assist", Name: "Page Assist", Group: Apps, Address: "URL/k/KEY", Key: "in the address, or as a custom header", Origin: "chrome-extension://*",
 		Parts: []Part{{Where: "Settings, Ollama Settings, Ollama URL", Language: Form, Text: `<<URL/k/KEY>>
 `}},
 		Traps: []string{
-			"The gateway needs CORS_ORIGINS=chrome-extension://*, for Firefox moz-extension://*.",
+			"If it shows that Ollama is not running, set CORS_ORIGINS=chrome-extension://* on the gateway, for Firefox moz-extension://*.",
 			"In place of the key in the address: Advanced Ollama URL Configuration, Custom headers, Authorization: Bearer KEY.",
 		},
-		Tried: Replayed, Version: "1.5",
+		Tried: Replayed, Version: "commit 4c94938",
 	},
 	{
 		ID: "browser-extension", Name: "other browser extensions and web pages", Group: Apps, Address: "URL/v1", Key: "`Authorization: Bearer`", Origin: "chrome-extension://*",

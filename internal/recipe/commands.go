@@ -34,7 +34,7 @@ ollama launch claude --model <<MODEL>>
 			"The model must be in ollama list, or it asks for a pull.",
 			needsMessages, contextLength,
 		},
-		Tried: Replayed, Version: "0.24.0",
+		Tried: Replayed, Version: "commit 011d493",
 	},
 	{
 		ID: "ollama-launch-codex", Name: "ollama launch codex", Group: Commands, Address: "URL/k/KEY", Key: "in the address",
@@ -46,6 +46,6 @@ ollama launch codex --model <<MODEL>>
 			"It writes the address, and so the key, into ~/.codex/config.toml.",
 			needsResponses, contextLength,
 		},
-		Tried: Replayed, Version: "0.24.0",
+		Tried: Replayed, Version: "commit 03e6b8c",
 	},
 }

@@ -10,7 +10,7 @@ var editors = []Recipe{
 			"The model must be able to call tools to be offered for agents.",
 			"Its provider for custom endpoints works as well: address URL/v1/chat/completions, with the key in its own field.",
 		},
-		Tried: Replayed, Version: "vscode-copilot-chat of 2026",
+		Tried: Replayed, Version: "commit 0ea4ed3",
 	},
 	{
 		ID: "cline", Name: "Cline", Group: Editors, Address: "URL", Key: "Ollama API Key",
@@ -20,8 +20,12 @@ Ollama API Key: <<KEY>>
 Model: <<MODEL>>
 Model Context Window: 64000
 `}},
-		Traps: []string{"Cline sends the context window as num_ctx; the gateway bounds it by MAX_NUM_CTX (32,768)."},
-		Tried: Replayed, Version: "3.x of 2026",
+		Traps: []string{
+			"Cline gives up after 30 seconds without an answer: raise Request Timeout, because a large model takes longer to load.",
+			"It sends the context window as num_ctx; the gateway bounds it by MAX_NUM_CTX (32,768).",
+			"It repeats every failure, a wrong key too, before it shows the sentence.",
+		},
+		Tried: Replayed, Version: "commit 068316f",
 	},
 	{
 		ID: "roo", Name: "Roo Code", Group: Editors, Address: "URL", Key: "Ollama API Key",
@@ -30,8 +34,12 @@ Base URL: <<URL>>
 Ollama API Key: <<KEY>>
 Model: <<MODEL>>
 `}},
-		Traps: []string{contextLength},
-		Tried: Replayed, Version: "3.x of 2026",
+		Traps: []string{
+			"Set the context size (num_ctx) of the Ollama provider, or the model's own is used.",
+			"Of a model that is unknown or hidden it says that the model is to be pulled first: choose another one.",
+			contextLength,
+		},
+		Tried: Replayed, Version: "commit 099cf85",
 	},
 	{
 		ID: "kilo", Name: "Kilo Code", Group: Editors, Address: "URL/v1", Key: "API Key",
@@ -41,7 +49,7 @@ API Key: <<KEY>>
 Model: <<MODEL>>
 `}},
 		Traps: []string{contextLength},
-		Tried: Replayed, Version: "4.x of 2026",
+		Tried: Replayed, Version: "its documentation",
 	},
 	{
 		ID: "continue", Name: "Continue", Group: Editors, Address: "URL", Key: "`apiKey`",
@@ -56,8 +64,8 @@ models:
     apiKey: <<KEY>>
     roles: [chat, edit, apply]
 `}},
-		Traps: []string{"Continue adds api/ to apiBase itself.", contextLength},
-		Tried: Replayed, Version: "1.x of 2026",
+		Traps: []string{"If the address has a path, such as /k/KEY, apiBase must end in a slash, or Continue drops the last part.", contextLength},
+		Tried: Replayed, Version: "commit 0108be5",
 	},
 	{
 		ID: "zed", Name: "Zed", Group: Editors, Address: "URL", Key: "the Ollama entry of the Agent Panel's settings, or `OLLAMA_API_KEY`",
@@ -73,8 +81,8 @@ models:
 `},
 			{Where: "Agent Panel, Settings, Ollama, API key", Language: Form, Text: "<<KEY>>\n"},
 		},
-		Traps: []string{"Zed sends max_tokens of the model as num_ctx. Without it, it takes a small context.", "The key is in no file of settings: Zed keeps it in the system's key ring."},
-		Tried: Replayed, Version: "0.2xx of 2026",
+		Traps: []string{"Zed sends max_tokens of a model as num_ctx. Without an entry under available_models that is at most 16,384.", "The key is in no file of settings: Zed keeps it in the system's key ring."},
+		Tried: Replayed, Version: "commit 0138cb1",
 	},
 	{
 		ID: "jetbrains", Name: "JetBrains AI Assistant", Group: Editors, Address: "URL/v1", Key: "API Key",
@@ -86,6 +94,6 @@ API Key: <<KEY>>
 			"Its provider Ollama has no field for a key: give it the address URL/k/KEY.",
 			"Test Connection asks for the list of models, so a model that the key may not use is not shown.",
 		},
-		Tried: Replayed, Version: "2026.2",
+		Tried: Replayed, Version: "its documentation",
 	},
 }

@@ -10,7 +10,7 @@ const gateway = createOllama({ baseURL: <<URL/api>>, headers: { Authorization: <
 const { text } = await generateText({ model: gateway(<<MODEL>>), prompt: 'Say hello' })
 console.log(text)
 `}},
-		Traps: []string{"The base URL ends in /api."},
+		Traps: []string{"The base URL ends in /api.", "Of a failure it shows only the status; the sentence is in responseBody of the error."},
 		Tried: Run, Version: "4.0.1 with ai 7.0.173",
 	},
 	{
@@ -67,7 +67,7 @@ model = ChatOllama(base_url=<<URL>>, model=<<MODEL>>, client_kwargs={"headers": 
 print(model.invoke("Say hello").content)
 `}},
 		Traps: []string{"With validate_model_on_init it asks for the list of models first, so a model that the key may not use fails at the start."},
-		Tried: Replayed, Version: "1.x",
+		Tried: Replayed, Version: "its documentation",
 	},
 	{
 		ID: "llamaindex-js", Name: "LlamaIndex in JavaScript", Group: Frameworks, Address: "URL", Key: "`headers` in `config`",
@@ -88,6 +88,6 @@ model = OpenAILike(api_base=<<URL/v1>>, api_key=<<KEY>>, model=<<MODEL>>, is_cha
 print(model.complete("Say hello"))
 `}},
 		Traps: []string{baseWithV1, "Use OpenAILike: the class OpenAI knows OpenAI's models only.", "Its class Ollama has no setting for a key; it works with base_url URL/k/KEY."},
-		Tried: Replayed, Version: "0.14",
+		Tried: Replayed, Version: "its documentation",
 	},
 }

@@ -52,7 +52,8 @@ const (
 // Tried is how a recipe was tried.
 type Tried string
 
-// Run means that the tests run the client itself with the recipe; Replayed that they send the requests that its source sends.
+// Run means that the tests run the client itself with the recipe; Replayed that they send the requests that its source, or its
+// documentation, describes.
 const (
 	Run      Tried = "run"
 	Replayed Tried = "replayed from its source"

@@ -16,7 +16,7 @@ import (
 	"testing"
 )
 
-var update = flag.Bool("update", false, "write web/clients.json again from the list")
+var update = flag.Bool("update", false, "write web/clients.json and the recipes of docs/clients.md from the list")
 
 // The web page's list is the one in Go.
 func TestTheJSONIsFresh(t *testing.T) {
@@ -112,7 +112,9 @@ func (l Language) read(t *testing.T, literal string) (string, error) {
 	case Form:
 		return literal, nil
 	case Shell:
-		out, err := exec.CommandContext(t.Context(), "sh", "-c", "printf %s "+literal).Output()
+		cmd := exec.CommandContext(t.Context(), "sh", "-c", "printf %s "+literal)
+		cmd.Dir = t.TempDir() // where what breaks out can do no harm
+		out, err := cmd.Output()
 		return string(out), err
 	case Go:
 		return strconv.Unquote(literal)

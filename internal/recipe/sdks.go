@@ -5,7 +5,7 @@ const (
 	baseWithV1    = "The base URL ends in /v1."
 	baseWithoutV1 = "The base URL has no /v1: the SDK adds it."
 	floats        = "Embeddings: ask for encoding_format \"float\". Ollama before 0.9 ignores the SDK's own base64 and sends numbers, out of which the SDK makes wrong vectors."
-	twoKeys       = "Unset ANTHROPIC_AUTH_TOKEN: the SDK would send it as a second key."
+	twoKeys       = "Unset ANTHROPIC_AUTH_TOKEN: the SDK sends it as a second key, and two different keys of this service are refused."
 )
 
 var sdks = []Recipe{
@@ -17,7 +17,7 @@ client = Client(host=<<URL>>, headers={"Authorization": <<Bearer KEY>>})
 answer = client.chat(model=<<MODEL>>, messages=[{"role": "user", "content": "Say hello"}])
 print(answer.message.content)
 `}},
-		Tried: Replayed, Version: "0.6",
+		Tried: Replayed, Version: "its documentation",
 	},
 	{
 		ID: "ollama-js", Name: "Ollama's JavaScript library", Group: SDKs, Address: "URL", Key: "`Authorization` in `headers`",
@@ -72,7 +72,7 @@ answer = client.chat.completions.create(model=<<MODEL>>, messages=[{"role": "use
 print(answer.choices[0].message.content)
 `}},
 		Traps: []string{baseWithV1, floats},
-		Tried: Replayed, Version: "2.x",
+		Tried: Replayed, Version: "its documentation",
 	},
 	{
 		ID: "openai-js", Name: "OpenAI's JavaScript library", Group: SDKs, Address: "URL/v1", Key: "`apiKey`, or `OPENAI_API_KEY`",
@@ -110,8 +110,8 @@ func main() {
 	fmt.Println(answer.Choices[0].Message.Content)
 }
 `}},
-		Traps: []string{baseWithV1},
-		Tried: Run, Version: "3.0.0",
+		Traps: []string{baseWithV1, "err.Error() shows only the status of a failure: show Message of *openai.Error."},
+		Tried: Run, Version: "3.99.0",
 	},
 	{
 		ID: "openai-java", Name: "OpenAI's Java library", Group: SDKs, Address: "URL/v1", Key: "`apiKey`, or `OPENAI_API_KEY`",
@@ -128,7 +128,7 @@ class Hello {
 }
 `}},
 		Traps: []string{baseWithV1},
-		Tried: Replayed, Version: "4.x",
+		Tried: Replayed, Version: "its documentation",
 	},
 	{
 		ID: "openai-dotnet", Name: "OpenAI's .NET library", Group: SDKs, Address: "URL/v1", Key: "`ApiKeyCredential`",
@@ -143,7 +143,7 @@ var client = new ChatClient(
 Console.WriteLine(client.CompleteChat("Say hello").Value.Content[0].Text);
 `}},
 		Traps: []string{baseWithV1},
-		Tried: Replayed, Version: "2.x",
+		Tried: Replayed, Version: "its documentation",
 	},
 	{
 		ID: "go-openai", Name: "github.com/sashabaranov/go-openai", Group: SDKs, Address: "URL/v1", Key: "`openai.DefaultConfig`",
@@ -171,7 +171,7 @@ func main() {
 }
 `}},
 		Traps: []string{baseWithV1},
-		Tried: Run, Version: "1.41.2",
+		Tried: Run, Version: "1.43.0",
 	},
 	{
 		ID: "anthropic-python", Name: "Anthropic's Python library", Group: SDKs, Address: "URL", Key: "`api_key`, or `ANTHROPIC_API_KEY`",
@@ -182,7 +182,7 @@ answer = client.messages.create(model=<<MODEL>>, max_tokens=1024, messages=[{"ro
 print(answer.content[0].text)
 `}},
 		Traps: []string{baseWithoutV1, twoKeys, needsMessages},
-		Tried: Replayed, Version: "0.7x",
+		Tried: Replayed, Version: "its documentation",
 	},
 	{
 		ID: "anthropic-js", Name: "Anthropic's JavaScript library", Group: SDKs, Address: "URL", Key: "`apiKey`, or `ANTHROPIC_API_KEY`",
@@ -222,7 +222,7 @@ func main() {
 }
 `}},
 		Traps: []string{baseWithoutV1, twoKeys, needsMessages},
-		Tried: Run, Version: "1.0.0",
+		Tried: Run, Version: "1.84.0",
 	},
 	{
 		ID: "anthropic-java", Name: "Anthropic's Java library", Group: SDKs, Address: "URL", Key: "`apiKey`, or `ANTHROPIC_API_KEY`",
@@ -239,7 +239,7 @@ class Hello {
 }
 `}},
 		Traps: []string{baseWithoutV1, twoKeys, needsMessages},
-		Tried: Replayed, Version: "2.x",
+		Tried: Replayed, Version: "its documentation",
 	},
 	{
 		ID: "anthropic-dotnet", Name: "Anthropic's .NET library", Group: SDKs, Address: "URL", Key: "`ApiKey`, or `ANTHROPIC_API_KEY`",
@@ -256,7 +256,7 @@ var answer = await client.Messages.Create(new MessageCreateParams
 Console.WriteLine(answer);
 `}},
 		Traps: []string{baseWithoutV1, twoKeys, needsMessages},
-		Tried: Replayed, Version: "12.x",
+		Tried: Replayed, Version: "its documentation",
 	},
 	{
 		ID: "python-requests", Name: "Python with requests", Group: SDKs, Address: "URL", Key: "`Authorization: Bearer`",
@@ -270,6 +270,6 @@ answer = requests.post(
 answer.raise_for_status()
 print(answer.json()["message"]["content"])
 `}},
-		Tried: Run, Version: "2.28.1",
+		Tried: Run, Version: "of the system",
 	},
 }

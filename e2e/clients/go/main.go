@@ -3,8 +3,10 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"time"
 )
@@ -81,7 +83,11 @@ func (c client) play(o order) result {
 	err := c.run(o, &got)
 	got.Ms = time.Since(from).Milliseconds()
 	if got.OK = err == nil; err != nil {
-		got.Type, got.Says, got.Status = fmt.Sprintf("%T", err), err.Error(), c.status(err)
+		got.Says, got.Status = err.Error(), c.status(err)
+		if inner := errors.Unwrap(err); inner != nil && strings.HasPrefix(got.Says, inner.Error()+"; ") {
+			err = inner
+		}
+		got.Type = fmt.Sprintf("%T", err)
 	}
 	return got
 }

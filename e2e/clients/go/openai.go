@@ -13,6 +13,10 @@ import (
 
 func runOpenAI(o order, got *result) error {
 	client := openai.NewClient(option.WithBaseURL(o.URL+"/v1"), option.WithAPIKey(o.Key))
+	return openAISentence(playOpenAI(client, o, got))
+}
+
+func playOpenAI(client openai.Client, o order, got *result) error {
 	ctx := context.Background()
 	call, streamed := strings.CutSuffix(o.Call, ", streamed")
 	switch {
@@ -91,4 +95,12 @@ func openAIStatus(err error) int {
 		return e.StatusCode
 	}
 	return 0
+}
+
+// openAISentence adds what Error() leaves out in recent versions: a program that shows its user the sentence reads Message.
+func openAISentence(err error) error {
+	if e, ok := errors.AsType[*openai.Error](err); ok {
+		return fmt.Errorf("%w; Message: %s", err, e.Message)
+	}
+	return err
 }

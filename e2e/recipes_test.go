@@ -1,0 +1,193 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/recipe"
+)
+
+// turns are shell functions in place of the commands that recipes end with, where a command would wait for a person.
+var turns = map[string]string{
+	"ollama": `ollama() { command ollama "$@" 'the sea'; }`,
+	"curl":   "",
+}
+
+// ranAmongClients are the agents, which TestClients runs with their recipes.
+var ranAmongClients = map[string]agent{"claude-code": claudeCode, "codex": codex, "opencode": opencode}
+
+// Every recipe was tried as it says: with the client itself, or with the requests that its source sends.
+func TestRecipes(t *testing.T) {
+	fake := ollamatest.Start(t)
+	const answered = 8
+	for _, path := range []string{"/api/chat", "/api/generate", "/v1/chat/completions", "/v1/responses", "/v1/messages"} {
+		fake.Handle("POST", path, func(*ollamatest.Request) ollamatest.Answer { return ollamatest.Answer{Tokens: answered} })
+	}
+	var origins []string
+	for _, r := range recipe.All() {
+		if r.Origin != "" && !slices.Contains(origins, r.Origin) {
+			origins = append(origins, r.Origin)
+		}
+	}
+	s := start(t, t.TempDir(), fake.URL, nil, "CORS_ORIGINS="+strings.Join(origins, ","))
+	values := recipe.Values{URL: s.URL, Key: s.makeKey(t, `,"rate_limit":100000`).Secret, Model: "tiny:latest"}
+	versions := recipeVersions(t)
+	for _, r := range recipe.All() {
+		t.Run(r.ID, func(t *testing.T) {
+			filled, err := r.Fill(values)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.Tried == recipe.Replayed {
+				replay(t, filled, values)
+				return
+			}
+			if want, known := versions[r.ID]; known && r.Version != want {
+				t.Errorf("the list says that version %s ran, and it was %s", r.Version, want)
+			}
+			if _, ok := ranAmongClients[r.ID]; ok {
+				return
+			}
+			if out := runRecipe(t, filled); !strings.Contains(out, strings.TrimSpace(ollamatest.Text(answered))) {
+				t.Errorf("it does not show the answer, but %s", redact(out))
+			}
+		})
+	}
+}
+
+// recipeVersions are the versions that run here, by recipe.
+func recipeVersions(t *testing.T) map[string]string {
+	js, agents := lockedVersions(t, npmProject(t, "clients")), lockedVersions(t, npmProject(t, "agents"))
+	golang := buildGoClient(t)
+	withAI := func(name string) string { return js[name] + " with ai " + js["ai"] }
+	return map[string]string{
+		"ollama": buildVersion(t, ollamaTool, "github.com/ollama/ollama"), "ollama-js": js["ollama"], "openai-js": js["openai"], "anthropic-js": js["@anthropic-ai/sdk"],
+		"ollama-go": moduleVersion(t, golang, "github.com/ollama/ollama"), "openai-go": moduleVersion(t, golang, "github.com/openai/openai-go/v3"),
+		"go-openai":     moduleVersion(t, golang, "github.com/sashabaranov/go-openai"),
+		"anthropic-go":  moduleVersion(t, golang, "github.com/anthropics/anthropic-sdk-go"),
+		"ai-sdk-ollama": withAI("ollama-ai-provider-v2"), "ai-sdk-openai-compatible": withAI("@ai-sdk/openai-compatible"),
+		"ai-sdk-openai": withAI("@ai-sdk/openai"), "ai-sdk-anthropic": withAI("@ai-sdk/anthropic"),
+		"langchain-js": js["@langchain/ollama"], "llamaindex-js": js["@llamaindex/ollama"] + " with llamaindex " + js["llamaindex"],
+		"claude-code": agents["@anthropic-ai/claude-code"], "codex": agents["@openai/codex"], "opencode": agents["opencode-ai"],
+	}
+}
+
+// runRecipe does what the recipe says, and returns what the client shows.
+func runRecipe(t *testing.T, r recipe.Recipe) string {
+	t.Helper()
+	if len(r.Parts) != 1 {
+		t.Fatalf("%s has %d parts: say here how they are run", r.ID, len(r.Parts))
+	}
+	part := r.Parts[0]
+	home := t.TempDir()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	defer cancel()
+	var cmd *exec.Cmd
+	switch part.Language {
+	case recipe.Shell:
+		turn, known := turns[r.ID]
+		if !known {
+			t.Fatalf("%s: say in turns how its command is made to end", r.ID)
+		}
+		cmd = exec.CommandContext(ctx, "sh", "-e", "-c", turn+"\n"+part.Text)
+		cmd.Dir = home
+	case recipe.JavaScript:
+		cmd = exec.CommandContext(ctx, nodeOf("clients"), "--input-type=module", "-")
+		cmd.Dir = "clients"
+		cmd.Stdin = strings.NewReader(part.Text)
+	case recipe.Python:
+		python, _ := findPython(t)
+		cmd = exec.CommandContext(ctx, python, "-")
+		cmd.Stdin = strings.NewReader(part.Text)
+	case recipe.Go:
+		cmd = exec.CommandContext(ctx, buildGoRecipe(t, home, part.Text))
+	default:
+		t.Fatalf("%s: nothing here runs %s", r.ID, part.Language)
+	}
+	cmd.Env = []string{"PATH=" + filepath.Dir(ollamaTool) + string(filepath.ListSeparator) + os.Getenv("PATH"), "HOME=" + home, "TERM=dumb"}
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v\n%s\n%s", err, redact(string(out)), redact(errs.String()))
+	}
+	return string(out)
+}
+
+// buildGoRecipe builds the program within the module of the Go clients.
+func buildGoRecipe(t *testing.T, dir, text string) string {
+	t.Helper()
+	source, program := filepath.Join(dir, "main.go"), filepath.Join(dir, "program")
+	if err := os.WriteFile(source, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, source)
+	build.Dir = filepath.Join("clients", "go")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return program
+}
+
+// replay sends what the client's source sends, at the address and with the key that the recipe gives it.
+func replay(t *testing.T, r recipe.Recipe, v recipe.Values) {
+	t.Helper()
+	requests, known := replays[r.ID]
+	if !known {
+		t.Fatalf("%s is neither run nor among the replays", r.ID)
+	}
+	for _, one := range requests {
+		req := one.request(t, r.Address, v)
+		if r.Origin != "" {
+			preflight(t, req, strings.Replace(r.Origin, "*", "abcdefghijklmnop", 1))
+		}
+		res, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		if res.StatusCode != http.StatusOK || err != nil || len(body) == 0 {
+			t.Errorf("%s %s: %s (%v) %s", one.method, one.path, res.Status, err, redact(string(body)))
+		}
+		if r.Origin != "" && res.Header.Get("Access-Control-Allow-Origin") == "" {
+			t.Errorf("%s %s: the browser does not show the answer to the page: %v", one.method, one.path, res.Header)
+		}
+	}
+}
+
+// preflight asks for the request as a browser does first, and gives it its origin.
+func preflight(t *testing.T, req *http.Request, origin string) {
+	t.Helper()
+	ask, err := http.NewRequestWithContext(t.Context(), http.MethodOptions, req.URL.String(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for name := range req.Header {
+		names = append(names, strings.ToLower(name))
+	}
+	slices.Sort(names)
+	ask.Header.Set("Origin", origin)
+	ask.Header.Set("Access-Control-Request-Method", req.Method)
+	ask.Header.Set("Access-Control-Request-Headers", strings.Join(names, ","))
+	res, err := client.Do(ask)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	if res.StatusCode != http.StatusNoContent || res.Header.Get("Access-Control-Allow-Headers") != strings.Join(names, ",") {
+		t.Errorf("preflight of %s: %s, %v", req.URL.Path, res.Status, res.Header)
+	}
+	req.Header.Set("Origin", origin)
+}
