@@ -84,6 +84,9 @@ formatted() {
 # The Go client of the tests is a module of its own, so that nothing of Ollama comes into this one.
 go_client() {
   (cd e2e/clients/go && go vet ./... && CGO_ENABLED=0 go tool -modfile=../../../tools/go.mod staticcheck ./... && nothing go mod tidy -diff)
+  # Not ./...: packages of npm lie beside it.
+  (cd e2e/clients/streams && go vet . && CGO_ENABLED=0 go tool -modfile=../../../tools/go.mod staticcheck . && nothing go mod tidy -diff &&
+    nothing go mod tidy -modfile=newest.mod -diff)
 }
 
 # So is the ACME server of the tests.
@@ -136,7 +139,7 @@ no_reflect_method() {
 
 # The lock files must work with any registry.
 locks_name_no_registry() {
-  [ -f e2e/clients/package-lock.json ] && [ -f e2e/pages/package-lock.json ] && ! grep -n '"resolved"' e2e/*/package-lock.json
+  [ -f e2e/clients/package-lock.json ] && [ -f e2e/pages/package-lock.json ] && ! grep -n '"resolved"' e2e/*/package-lock.json e2e/*/*/package-lock.json
 }
 
 ollama_there() {
@@ -192,6 +195,7 @@ step "npm lock files name no registry" locks_name_no_registry
 if [ "${1:-}" != lint ]; then
   step "a real Ollama" ollama_there
   step "npm clients" packages_there e2e/clients
+  step "npm readers of streams" packages_there e2e/clients/streams
   step "npm packages of the documentation pages" packages_there e2e/pages
   step "tests, with -race" tests
   step "fuzzing, short" bash scripts/fuzz.sh 3000
