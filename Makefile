@@ -9,7 +9,7 @@ export CGO_ENABLED = 0
 LDFLAGS := -s -w -X main.version=$(VERSION)
 GOFLAGS_BUILD = -trimpath -tags grpcnotrace -ldflags "$(LDFLAGS)"
 
-.PHONY: help build run demo test lint fmt chaos fuzz assets clients bench packages packaged image clean
+.PHONY: help build run demo test lint fmt chaos fuzz assets clients bench packages packaged image release clean
 
 help: ## Show this list
 	@echo "Ollama API Service: make TARGET"
@@ -56,6 +56,7 @@ bench: ## Measure beside nginx and a bare ReverseProxy; writes bench/RESULTS.md
 ARCH  ?= $(shell go env GOARCH)
 AT    ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 STAGE ?= bin/package
+REVISION ?= $(shell git rev-parse HEAD 2>/dev/null)
 # What packages install reads its settings from here, wherever it is started.
 packaged: LDFLAGS += -X main.envFile=/etc/ollama-api-service/ollama-api-service.env
 
@@ -67,8 +68,30 @@ image: ## Build bin/ollama-api-service-image.tar for docker load or podman load
 	mkdir -p $(dir $(IMAGE))
 	GOARCH=$(ARCH) go build $(GOFLAGS_BUILD) -o $(IMAGE).binary ./cmd/ollama-api-service
 	go run -C deploy/image . -binary $(abspath $(IMAGE)).binary -version "$(VERSION)" -arch $(ARCH) -time $(AT) \
-	  -revision "$$(git rev-parse HEAD 2>/dev/null)" -out $(abspath $(IMAGE))
+	  -revision "$(REVISION)" -out $(abspath $(IMAGE))
 	rm $(IMAGE).binary
+
+# The program for each of these, and the image for the two that are Linux. SIGN is a command that signs the file whose name is
+# appended to it; URL is where the files will be, for install.sh.
+PLATFORMS := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
+RELEASE   ?= bin/release
+export SIGN ?=
+export URL  ?=
+release: ## Build bin/release: archives for six platforms, image, SBOMs, install.sh, checksums; SIGN='COMMAND' signs
+	rm -rf $(RELEASE) $(RELEASE).stage && mkdir -p $(RELEASE) $(RELEASE).stage/share
+	for platform in $(PLATFORMS); do \
+	  GOOS=$${platform%/*} GOARCH=$${platform#*/} go build $(GOFLAGS_BUILD) -o $(RELEASE).stage/$$platform/ ./cmd/ollama-api-service || exit 1; \
+	done
+	go build $(GOFLAGS_BUILD) -o $(RELEASE).stage/here ./cmd/ollama-api-service
+	for shell in bash zsh fish powershell; do \
+	  $(abspath $(RELEASE)).stage/here completion $$shell >$(RELEASE).stage/share/completion.$$shell || exit 1; \
+	done
+	$(abspath $(RELEASE)).stage/here man >$(RELEASE).stage/share/ollama-api-service.1
+	go run -C deploy/image . -version "$(VERSION)" -time $(AT) -revision "$(REVISION)" \
+	  -index $(abspath $(RELEASE)).stage/linux -out "$(abspath $(RELEASE))/ollama-api-service_$(VERSION)_image.oci.tar"
+	go run -C deploy/release . -version "$(VERSION)" -time $(AT) -stage $(abspath $(RELEASE)).stage -out $(abspath $(RELEASE)) \
+	  -url "$$URL" -sign "$$SIGN"
+	rm -rf $(RELEASE).stage
 
 packaged:
 	rm -rf $(STAGE) && mkdir -p $(STAGE)

@@ -55,6 +55,9 @@ formatted() {
 # The Go client of the tests is a module of its own, so that nothing of Ollama comes into this one.
 go_client() {
   (cd e2e/clients/go && go vet ./... && CGO_ENABLED=0 go tool -modfile=../../../tools/go.mod staticcheck ./... && nothing go mod tidy -diff)
+  # Not ./...: packages of npm lie beside it.
+  (cd e2e/clients/streams && go vet . && CGO_ENABLED=0 go tool -modfile=../../../tools/go.mod staticcheck . && nothing go mod tidy -diff &&
+    nothing go mod tidy -modfile=newest.mod -diff)
 }
 
 # So is the ACME server of the tests.
@@ -105,9 +108,25 @@ no_reflect_method() {
   [ -z "$found" ] || { echo "   these make the linker keep every method:"; echo "$found"; return 1; }
 }
 
+# The program and its tests compile and are vetted for every platform of the release; e2e and bench need Linux. With the flags of the
+# release, so that one compilation serves both.
+platforms() {
+  local platform system arch action
+  for platform in $(sed -n 's/^PLATFORMS := //p' Makefile); do
+    system=${platform%/*} arch=${platform#*/}
+    for action in vet "build -o $work/$system-$arch/"; do
+      # shellcheck disable=SC2086 # two words
+      CGO_ENABLED=0 GOOS=$system GOARCH=$arch go $action -trimpath -tags grpcnotrace ./cmd/... ./internal/... ./web/... ||
+        { echo "   $platform: go $action failed"; return 1; }
+    done
+  done
+}
+
 # The lock files must work with any registry.
 locks_name_no_registry() {
-  [ -f e2e/clients/package-lock.json ] && [ -f e2e/agents/package-lock.json ] && [ -f e2e/pages/package-lock.json ] && ! grep -n '"resolved"' e2e/*/package-lock.json
+  local locks
+  mapfile -t locks < <(git ls-files '*package-lock.json')
+  [ ${#locks[@]} -gt 0 ] && ! grep -n '"resolved"' "${locks[@]}"
 }
 
 # packages_there DIRECTORY: installs what its lock file names, unless it is there.
@@ -149,6 +168,7 @@ step "the Go client of the tests" go_client
 step "the module of e2e/acme/" acme_module
 step "the module of e2e/bodies/" bodies
 step "the module of deploy/" deploy_module
+step "builds and is vetted for every platform" platforms
 step "no dead code (deadcode)" nothing go tool -modfile=tools/go.mod deadcode -test ./...
 step "no known vulnerabilities (govulncheck)" vulnerabilities
 step "no reachable reflect Method in the binary" no_reflect_method
@@ -157,6 +177,7 @@ if [ "${1:-}" != lint ]; then
   step "a real Ollama" ollama_there
   step "npm clients" packages_there e2e/clients
   step "npm agents (1.2 GB)" packages_there e2e/agents
+  step "npm readers of streams" packages_there e2e/clients/streams
   step "npm packages of the documentation pages" packages_there e2e/pages
   step "tests, with -race" tests
   step "fuzzing, short" bash scripts/fuzz.sh 3000

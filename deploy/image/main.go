@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
 const (
@@ -30,6 +31,7 @@ func main() {
 	log.SetFlags(0)
 	log.SetPrefix("image: ")
 	binary := flag.String("binary", "", "the static binary")
+	index := flag.String("index", "", "in place of -binary and -arch: directory with ARCH/ollama-api-service for each architecture of an OCI image index")
 	roots := flag.String("roots", "/etc/ssl/certs/ca-certificates.crt", "certificate authorities, for an Ollama behind https")
 	version := flag.String("version", "dev", "version of the binary")
 	revision := flag.String("revision", "", "commit it was built from")
@@ -38,7 +40,14 @@ func main() {
 	out := flag.String("out", "", "file to write")
 	flag.Parse()
 	at := time.Unix(*seconds, 0).UTC()
-	if err := write(*binary, *roots, labels(*version, *revision, at), *arch, at, *out); err != nil {
+	about := labels(*version, *revision, at)
+	var err error
+	if *index != "" {
+		err = writeIndex(*index, *roots, about, at, *out)
+	} else {
+		err = write(*binary, *roots, about, *arch, at, *out)
+	}
+	if err != nil {
 		log.Fatal(err)
 	}
 	fmt.Println(*out)
@@ -55,23 +64,10 @@ func labels(version, revision string, at time.Time) map[string]string {
 	}
 }
 
+// write writes an image for `docker load`, in the form that every version of it reads.
 func write(binary, roots string, labels map[string]string, arch string, at time.Time, out string) error {
-	base, err := layer(at, func(w *files) error { return system(w, roots) })
-	if err != nil {
-		return err
-	}
-	app, err := layer(at, func(w *files) error { return w.copy(program, binary, 0o755) })
-	if err != nil {
-		return err
-	}
-	image := mutate.MediaType(empty.Image, "application/vnd.docker.distribution.manifest.v2+json")
-	image, err = mutate.Append(image,
-		mutate.Addendum{Layer: base, History: v1.History{Created: v1.Time{Time: at}, CreatedBy: "user, certificate authorities, data directory"}},
-		mutate.Addendum{Layer: app, History: v1.History{Created: v1.Time{Time: at}, CreatedBy: "ollama-api-service"}})
-	if err != nil {
-		return err
-	}
-	image, err = mutate.ConfigFile(image, settings(image, labels, arch, at))
+	empty := mutate.MediaType(empty.Image, types.DockerManifestSchema2)
+	image, err := fill(empty, types.DockerLayer, binary, roots, labels, arch, at)
 	if err != nil {
 		return err
 	}
@@ -80,6 +76,25 @@ func write(binary, roots string, labels map[string]string, arch string, at time.
 		return err
 	}
 	return tarball.WriteToFile(out, tag, image)
+}
+
+// fill makes an empty image the one of a binary.
+func fill(image v1.Image, layers types.MediaType, binary, roots string, labels map[string]string, arch string, at time.Time) (v1.Image, error) {
+	base, err := layer(layers, at, func(w *files) error { return system(w, roots) })
+	if err != nil {
+		return nil, err
+	}
+	app, err := layer(layers, at, func(w *files) error { return w.copy(program, binary, 0o755) })
+	if err != nil {
+		return nil, err
+	}
+	image, err = mutate.Append(image,
+		mutate.Addendum{Layer: base, History: v1.History{Created: v1.Time{Time: at}, CreatedBy: "user, certificate authorities, data directory"}},
+		mutate.Addendum{Layer: app, History: v1.History{Created: v1.Time{Time: at}, CreatedBy: "ollama-api-service"}})
+	if err != nil {
+		return nil, err
+	}
+	return mutate.ConfigFile(image, settings(image, labels, arch, at))
 }
 
 // settings is the image's configuration, what the Dockerfile says in its second half.
@@ -140,7 +155,7 @@ type files struct {
 }
 
 // layer is the layer that fill writes.
-func layer(at time.Time, fill func(*files) error) (v1.Layer, error) {
+func layer(media types.MediaType, at time.Time, fill func(*files) error) (v1.Layer, error) {
 	var b bytes.Buffer
 	w := &files{tar.NewWriter(&b), at}
 	if err := fill(w); err != nil {
@@ -149,7 +164,8 @@ func layer(at time.Time, fill func(*files) error) (v1.Layer, error) {
 	if err := w.tar.Close(); err != nil {
 		return nil, err
 	}
-	return tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.Bytes())), nil })
+	return tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.Bytes())), nil },
+		tarball.WithMediaType(media))
 }
 
 func (w *files) dir(name string, mode int64, owner int) error {

@@ -163,7 +163,7 @@ func (e *edit) boundOutput(k Kind, t *Terms, req *Request, options *edit) {
 	}
 	req.MaxOutput = -1
 	holder := e.outputHolder(k, options)
-	given := holder.number(name)
+	given := holder.number(name, !k.native())
 	switch {
 	case k.refusesOutput(given):
 	case given.absent:
@@ -195,10 +195,11 @@ func (k Kind) refusesOutput(given number) bool {
 type number struct {
 	n      float64
 	absent bool // or null
-	odd    bool // of another type, which Ollama refuses
+	odd    bool // of another type or form, which Ollama refuses
 }
 
-func (e *edit) number(name string) number {
+// number reads a number as Ollama does: its native routes take each that a float64 holds, the others whole ones.
+func (e *edit) number(name string, whole bool) number {
 	value := e.value(name)
 	switch {
 	case value == nil || value.Kind() == 'n':
@@ -206,8 +207,11 @@ func (e *edit) number(name string) number {
 	case value.Kind() != '0':
 		return number{odd: true}
 	}
-	n, _ := strconv.ParseFloat(string(value), 64) // beyond the range it is infinite, which is what it means here
-	return number{n: n}
+	n, err := strconv.ParseFloat(string(value), 64)
+	if whole && err == nil {
+		_, err = strconv.ParseInt(string(value), 10, 64)
+	}
+	return number{n: n, odd: err != nil}
 }
 
 // policing is one body before the table.
@@ -247,7 +251,7 @@ func (p *policing) flag(e *edit, field string) error {
 // context rules on num_ctx. One that is too small for a prompt, or negative, is left to Ollama, which makes it 4 and refuses what does not fit.
 func (p *policing) context(options *edit) error {
 	const name = "num_ctx"
-	a, given := p.terms.action(name, p.model), options.number(name)
+	a, given := p.terms.action(name, p.model), options.number(name, false)
 	most := a.Amount
 	switch a.Verb {
 	case api.VerbDefault:
@@ -271,7 +275,7 @@ func (p *policing) context(options *edit) error {
 // output rules on the longest answer. One below 1 asks for as much as there is, but in messages, where Ollama refuses it.
 func (p *policing) output(k Kind, e *edit) error {
 	name := k.outputName()
-	a, given := p.terms.action("max_tokens", p.model), e.number(name)
+	a, given := p.terms.action("max_tokens", p.model), e.number(name, !k.native())
 	most := a.Amount
 	switch a.Verb {
 	case api.VerbDefault, api.VerbMost:
@@ -313,7 +317,7 @@ func (p *policing) explicit(e *edit, name string, a api.Action, given number) er
 func (p *policing) atMost(e *edit, name string, most int64, given number) error {
 	switch {
 	case given.odd:
-		return api.Errorf(api.CodeBadRequest, "%s must be a number", name)
+		return api.Errorf(api.CodeBadRequest, "%s must be a whole number", name)
 	case given.n > float64(most):
 		p.put(e, name, most)
 	}

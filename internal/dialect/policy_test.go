@@ -41,7 +41,10 @@ func TestPolicyTable(t *testing.T) {
 		{"text that Ollama ignores", Generate, free, `{"model":"a","max_tokens":"9","temperature":"hot"}`, "", ""},
 		{"text that Ollama ignores, of OpenAI", OpenAIChat, free, `{"model":"a","max_completion_tokens":"9"}`, "", ""},
 		{"more than an int", Chat, nil, `{"model":"a","options":{"num_predict":1e30}}`, `{"model":"a","options":{"num_predict":2147483647}}`, "num_predict=2147483647"},
-		{"more than a number", Chat, free, `{"model":"a","options":{"num_predict":1e999}}`, `{"model":"a","options":{"num_predict":2147483647}}`, "num_predict=2147483647"},
+		{"more than a number", Chat, free, `{"model":"a","options":{"num_predict":1e999}}`, "400", ""},
+		{"no whole number", OpenAIChat, free, `{"model":"a","max_tokens":5.5}`, "400", ""},
+		{"more than an int, of OpenAI", OpenAIChat, free, `{"model":"a","max_tokens":1e30}`, "400", ""},
+		{"a fraction", Chat, free, `{"model":"a","options":{"num_predict":5.5}}`, "", ""},
 		{"as much as there is, with a bound", OpenAIChat, key("max_tokens", api.VerbMost, 5), `{"model":"a","max_tokens":9007199254740991}`, `{"model":"a","max_tokens":5}`, "max_tokens=5"},
 
 		{"chat", OpenAIChat, nil, `{"model":"a"}`, `{"model":"a","max_tokens":8192}`, "max_tokens=8192"},

@@ -153,45 +153,47 @@ func (x *exchange) coding() (string, error) {
 // maxWindow bounds what a zstd body may make its reader remember: encoders use 8 MiB at their highest usual level.
 const maxWindow = 8 << 20
 
-// decode undoes a coding. What comes out is bounded like a plain body: a few KiB can say terabytes.
+// decode undoes a coding. What comes out is bounded like a plain body: a few KiB can say terabytes. So it is measured before there is room for it.
 func (x *exchange) decode(coding string, body []byte, limit int64) ([]byte, error) {
-	var r io.Reader
-	switch coding {
-	case "":
+	if coding == "" {
 		return body, nil
-	case "gzip":
+	}
+	var size int64
+	err := decoding(coding, body, func(r io.Reader) (err error) {
+		size, err = io.Copy(io.Discard, io.LimitReader(r, limit+1))
+		return err
+	})
+	switch {
+	case err != nil:
+		return nil, notCoded(coding, err)
+	case size > limit:
+		return nil, tooLarge(limit)
+	}
+	if err := x.hold(len(body) + int(size)); err != nil {
+		return nil, err
+	}
+	plain := make([]byte, size)
+	if err := decoding(coding, body, func(r io.Reader) error { _, err := io.ReadFull(r, plain); return err }); err != nil {
+		return nil, notCoded(coding, err)
+	}
+	return plain, nil
+}
+
+// decoding lets read have what the coding says.
+func decoding(coding string, body []byte, read func(io.Reader) error) error {
+	if coding == "gzip" {
 		z, err := gzip.NewReader(bytes.NewReader(body))
 		if err != nil {
-			return nil, notCoded(coding, err)
+			return err
 		}
-		r = z
-	case "zstd":
-		z, err := zstd.NewReader(bytes.NewReader(body), zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
-		if err != nil {
-			return nil, notCoded(coding, err)
-		}
-		defer z.Close()
-		r = z
+		return read(z)
 	}
-	plain := make([]byte, 0, firstBuffer)
-	for {
-		if len(plain) == cap(plain) {
-			plain = grown(plain, limit)
-			if err := x.hold(len(body) + cap(plain)); err != nil {
-				return nil, err
-			}
-		}
-		n, err := r.Read(plain[len(plain):cap(plain)])
-		plain = plain[:len(plain)+n]
-		switch {
-		case int64(len(plain)) > limit:
-			return nil, tooLarge(limit)
-		case errors.Is(err, io.EOF):
-			return plain, nil
-		case err != nil:
-			return nil, notCoded(coding, err)
-		}
+	z, err := zstd.NewReader(bytes.NewReader(body), zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
+	if err != nil {
+		return err
 	}
+	defer z.Close()
+	return read(z)
 }
 
 // smallBody is what a body may have without being counted.
