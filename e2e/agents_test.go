@@ -23,6 +23,7 @@ type agent struct {
 	// try less often.
 	turn, fewer string
 	env         []string
+	atOnce      int // how many cases run at a time: one that sleeps before it tries again needs no processor
 	says        func(stdout, stderr string) string
 }
 
@@ -31,6 +32,7 @@ var claudeCode = agent{
 	turn:   `claude() { exec claude -p 'the sea' "$@"; }`,
 	env:    []string{"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1", "DISABLE_AUTOUPDATER=1", "DISABLE_TELEMETRY=1", "DISABLE_ERROR_REPORTING=1"},
 	fewer:  "CLAUDE_CODE_MAX_RETRIES=1",
+	atOnce: 3,
 	says:   func(stdout, _ string) string { return stdout },
 }
 
@@ -38,6 +40,7 @@ var codex = agent{
 	recipe: "codex",
 	turn:   `codex() { exec codex exec --skip-git-repo-check $FEWER "$@" 'the sea'; }`,
 	fewer:  "FEWER=-c model_providers.gateway.request_max_retries=1 -c model_providers.gateway.stream_max_retries=1",
+	atOnce: 6,
 	says:   func(_, stderr string) string { return codexWhere.ReplaceAllString(lastLine(stderr, "ERROR: "), "") },
 }
 
@@ -48,6 +51,7 @@ var opencode = agent{
 	recipe: "opencode",
 	turn:   `opencode() { exec opencode run "$@" 'the sea'; }`,
 	env:    []string{"OPENCODE_DISABLE_AUTOUPDATE=1", "OPENCODE_DISABLE_MODELS_FETCH=1", "OPENCODE_DISABLE_LSP_DOWNLOAD=1", "OPENCODE_DISABLE_DEFAULT_PLUGINS=1"},
+	atOnce: 2,
 	says:   func(_, stderr string) string { return lastLine(stderr, "Error: ") },
 }
 
@@ -61,13 +65,10 @@ func lastLine(text, begin string) string {
 	return line
 }
 
-// agentCases is how many cases of one agent run at a time. Most of the time they sleep before they try again.
-const agentCases = 2
-
 // play runs the agent once for each case.
 func (a agent) play(t *testing.T, orders []order) []got {
 	results := make([]got, len(orders))
-	slots := make(chan struct{}, agentCases)
+	slots := make(chan struct{}, a.atOnce)
 	var running sync.WaitGroup
 	for i, o := range orders {
 		slots <- struct{}{}

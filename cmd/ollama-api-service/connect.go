@@ -133,7 +133,7 @@ func (f *connectFlags) values(ctx context.Context, p *program, stdin io.Reader) 
 		fmt.Fprintf(p.stderr, "No key is given, so put one in place of %s: `%s keys create --name NAME` makes one.\n", keyPlace, programName)
 	case model == "":
 		if model, err = firstModel(ctx, at, key); err != nil {
-			fmt.Fprintf(p.stderr, "The models of the key are not known (%v). Put the name of one in place of %s, or say it with --model.\n", err, modelPlace)
+			fmt.Fprintf(p.stderr, "No model of the key is known (%v). Put one in place of %s, or say it with --model.\n", err, modelPlace)
 		}
 	}
 	return recipe.Values{URL: at.String(), Key: cmp.Or(key, keyPlace), Model: cmp.Or(model, modelPlace)}, nil

@@ -4,8 +4,9 @@ package recipe
 const (
 	needsResponses = "It needs Ollama 0.13.3 or newer; an older one is answered 501."
 	needsMessages  = "It needs Ollama 0.14.0 or newer; an older one is answered 501."
-	keyInAddress   = "The key is part of the address, so it is in the shell's history, in the list of processes and in the log of a proxy between. Use HTTPS."
-	contextLength  = "Ollama gives a model 4,096 tokens of context unless it is told otherwise, and cuts off the start of what is longer. " +
+	keyInAddress   = "The key is part of the address, so it is in the shell's history, in the list of processes and in the log of a proxy between. " +
+		"Use HTTPS."
+	contextLength = "Ollama gives a model 4,096 tokens of context unless it is told otherwise, and cuts off the start of what is longer. " +
 		"Agents need 64,000: set OLLAMA_CONTEXT_LENGTH on the Ollama server, or num_ctx in the Modelfile, and the same number here."
 )
 
@@ -25,10 +26,12 @@ export CLAUDE_CODE_ATTRIBUTION_HEADER=0
 claude
 `}},
 		Traps: []string{
-			"Unset ANTHROPIC_API_KEY, an empty one counts as set: Claude Code sends both, and two different keys of this service are refused. The address has no /v1.",
+			"Unset ANTHROPIC_API_KEY, an empty one counts as set: Claude Code sends both, and two different keys of " +
+				"this service are refused. The address has no /v1.",
 			"It asks for several models called claude-…: name yours for each tier, or set MODEL_ALIASES=claude-*=MODEL on the gateway. " +
 				"ANTHROPIC_SMALL_FAST_MODEL is the old name of ANTHROPIC_DEFAULT_HAIKU_MODEL.",
-			"Without CLAUDE_CODE_MAX_CONTEXT_TOKENS it takes an unknown model's context for 200,000 tokens or more and never compacts in time. " + contextLength,
+			"Without CLAUDE_CODE_MAX_CONTEXT_TOKENS it takes an unknown model's context for 200,000 tokens or more and never compacts " +
+				"in time. " + contextLength,
 			"CLAUDE_CODE_ATTRIBUTION_HEADER=0 keeps the first line of its prompt equal, so that Ollama can reuse what it has computed.",
 			needsMessages,
 		},
@@ -53,7 +56,7 @@ codex
 		},
 		Traps: []string{
 			`wire_api must be "responses": current versions speak nothing else.`,
-			"env_key is the name of a variable. The key itself does not belong into the file.",
+			"env_key is the name of a variable. The key itself does not belong in the file.",
 			"model, model_provider and model_context_window must be above the first [table].",
 			"Without model_context_window it takes a large one for granted and never compacts in time. " + contextLength,
 			needsResponses,

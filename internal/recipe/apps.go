@@ -27,7 +27,10 @@ API Key: <<KEY>>
 Auth Token: <<KEY>>
 Ollama Model: <<MODEL>>
 `}},
-		Traps: []string{"Versions from before 2025 have no field for the token: give them the base URL URL/k/KEY.", "Set the embedder's Auth Token too; it has a field of its own."},
+		Traps: []string{
+			"Versions from before 2025 have no field for the token: give them the base URL URL/k/KEY.",
+			"Set the embedder's Auth Token too; it has a field of its own.",
+		},
 		Tried: Replayed, Version: "commit 0066641",
 	},
 	{
@@ -38,7 +41,8 @@ Model: <<MODEL>>
 `}},
 		Traps: []string{
 			"Versions before 2026 have no field for the key: give them the URL URL/k/KEY.",
-			"It offers models that are not installed and pulls the one that is chosen, which needs an admin key. Choose one marked as downloaded.",
+			"It offers models that are not installed and pulls the one that is chosen, which needs an admin key. " +
+				"Choose one marked as downloaded.",
 		},
 		Tried: Replayed, Version: "commit 0069cd7",
 	},
@@ -50,13 +54,15 @@ Base URL: <<URL/v1>>
 API Key: <<KEY>>
 `}},
 		Traps: []string{
-			"Obsidian is a web page: the gateway needs CORS_ORIGINS=app://obsidian.md, on phones capacitor://localhost and http://localhost too. " +
+			"Obsidian is a web page: the gateway needs CORS_ORIGINS=app://obsidian.md, on phones capacitor://localhost and " +
+				"http://localhost too. " +
 				"Or switch Enable CORS on in the model's form, which sends without streaming.",
 		},
 		Tried: Replayed, Version: "its documentation",
 	},
 	{
-		ID: "page-assist", Name: "Page Assist", Group: Apps, Address: "URL/k/KEY", Key: "in the address, or as a custom header", Origin: "chrome-extension://*",
+		ID: "page-assist", Name: "Page Assist", Group: Apps, Address: "URL/k/KEY",
+		Key: "in the address, or as a custom header", Origin: "chrome-extension://*",
 		Parts: []Part{{Where: "Settings, Ollama Settings, Ollama URL", Language: Form, Text: `<<URL/k/KEY>>
 `}},
 		Traps: []string{
@@ -66,7 +72,8 @@ API Key: <<KEY>>
 		Tried: Replayed, Version: "commit 4c94938",
 	},
 	{
-		ID: "browser-extension", Name: "other browser extensions and web pages", Group: Apps, Address: "URL/v1", Key: "`Authorization: Bearer`", Origin: "chrome-extension://*",
+		ID: "browser-extension", Name: "other browser extensions and web pages", Group: Apps, Address: "URL/v1",
+		Key: "`Authorization: Bearer`", Origin: "chrome-extension://*",
 		Parts: []Part{{Where: "the extension's settings", Language: Form, Text: `URL: <<URL/v1>>
 API key: <<KEY>>
 `}},

@@ -8,7 +8,10 @@ var commands = []Recipe{
   -H 'Content-Type: application/json' \
   -d <<{"model": JSON(MODEL), "messages": [{"role": "user", "content": "Say hello"}]}>>
 `}},
-		Traps: []string{"Add -N to a streamed request, or curl holds pieces back.", "A key on the command line is in the list of processes; -H @FILE reads the header from a file."},
+		Traps: []string{
+			"Add -N to a streamed request, or curl holds pieces back.",
+			"A key on the command line is in the list of processes; -H @FILE reads the header from a file.",
+		},
 		Tried: Run, Version: "of the system",
 	},
 	{

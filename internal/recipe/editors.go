@@ -64,11 +64,15 @@ models:
     apiKey: <<KEY>>
     roles: [chat, edit, apply]
 `}},
-		Traps: []string{"If the address has a path, such as /k/KEY, apiBase must end in a slash, or Continue drops the last part.", contextLength},
+		Traps: []string{
+			"If the address has a path, such as /k/KEY, apiBase must end in a slash, or Continue drops the last part.",
+			contextLength,
+		},
 		Tried: Replayed, Version: "commit 0108be5",
 	},
 	{
-		ID: "zed", Name: "Zed", Group: Editors, Address: "URL", Key: "the Ollama entry of the Agent Panel's settings, or `OLLAMA_API_KEY`",
+		ID: "zed", Name: "Zed", Group: Editors, Address: "URL",
+		Key: "the Ollama entry of the Agent Panel's settings, or `OLLAMA_API_KEY`",
 		Parts: []Part{
 			{Where: "settings.json", Language: JSONFile, Text: `{
   "language_models": {
@@ -81,7 +85,10 @@ models:
 `},
 			{Where: "Agent Panel, Settings, Ollama, API key", Language: Form, Text: "<<KEY>>\n"},
 		},
-		Traps: []string{"Zed sends max_tokens of a model as num_ctx. Without an entry under available_models that is at most 16,384.", "The key is in no file of settings: Zed keeps it in the system's key ring."},
+		Traps: []string{
+			"Zed sends max_tokens of a model as num_ctx. Without an entry under available_models that is at most 16,384.",
+			"The key is in no file of settings: Zed keeps it in the system's key ring.",
+		},
 		Tried: Replayed, Version: "commit 0138cb1",
 	},
 	{

@@ -2,7 +2,8 @@ package recipe
 
 var frameworks = []Recipe{
 	{
-		ID: "ai-sdk-ollama", Name: "Vercel AI SDK, ollama-ai-provider-v2", Group: Frameworks, Address: "URL/api", Key: "`Authorization` in `headers`",
+		ID: "ai-sdk-ollama", Name: "Vercel AI SDK, ollama-ai-provider-v2", Group: Frameworks, Address: "URL/api",
+		Key: "`Authorization` in `headers`",
 		Parts: []Part{{Where: "a program", Language: JavaScript, Text: `import { createOllama } from 'ollama-ai-provider-v2'
 import { generateText } from 'ai'
 
@@ -10,11 +11,15 @@ const gateway = createOllama({ baseURL: <<URL/api>>, headers: { Authorization: <
 const { text } = await generateText({ model: gateway(<<MODEL>>), prompt: 'Say hello' })
 console.log(text)
 `}},
-		Traps: []string{"The base URL ends in /api.", "Of a failure it shows only the status; the sentence is in responseBody of the error."},
+		Traps: []string{
+			"The base URL ends in /api.",
+			"Of a failure it shows only the status; the sentence is in responseBody of the error.",
+		},
 		Tried: Run, Version: "4.0.1 with ai 7.0.173",
 	},
 	{
-		ID: "ai-sdk-openai-compatible", Name: "Vercel AI SDK, @ai-sdk/openai-compatible", Group: Frameworks, Address: "URL/v1", Key: "`apiKey`",
+		ID: "ai-sdk-openai-compatible", Name: "Vercel AI SDK, @ai-sdk/openai-compatible", Group: Frameworks, Address: "URL/v1",
+		Key: "`apiKey`",
 		Parts: []Part{{Where: "a program", Language: JavaScript, Text: `import { createOpenAICompatible } from '@ai-sdk/openai-compatible'
 import { generateText } from 'ai'
 
@@ -26,7 +31,8 @@ console.log(text)
 		Tried: Run, Version: "3.0.92 with ai 7.0.173",
 	},
 	{
-		ID: "ai-sdk-openai", Name: "Vercel AI SDK, @ai-sdk/openai", Group: Frameworks, Address: "URL/v1", Key: "`apiKey`, or `OPENAI_API_KEY`",
+		ID: "ai-sdk-openai", Name: "Vercel AI SDK, @ai-sdk/openai", Group: Frameworks, Address: "URL/v1",
+		Key: "`apiKey`, or `OPENAI_API_KEY`",
 		Parts: []Part{{Where: "a program", Language: JavaScript, Text: `import { createOpenAI } from '@ai-sdk/openai'
 import { generateText } from 'ai'
 
@@ -38,7 +44,8 @@ console.log(text)
 		Tried: Run, Version: "4.0.118 with ai 7.0.173",
 	},
 	{
-		ID: "ai-sdk-anthropic", Name: "Vercel AI SDK, @ai-sdk/anthropic", Group: Frameworks, Address: "URL/v1", Key: "`apiKey`, or `ANTHROPIC_API_KEY`",
+		ID: "ai-sdk-anthropic", Name: "Vercel AI SDK, @ai-sdk/anthropic", Group: Frameworks, Address: "URL/v1",
+		Key: "`apiKey`, or `ANTHROPIC_API_KEY`",
 		Parts: []Part{{Where: "a program", Language: JavaScript, Text: `import { createAnthropic } from '@ai-sdk/anthropic'
 import { generateText } from 'ai'
 
@@ -66,7 +73,9 @@ console.log((await model.invoke('Say hello')).content)
 model = ChatOllama(base_url=<<URL>>, model=<<MODEL>>, client_kwargs={"headers": {"Authorization": <<Bearer KEY>>}})
 print(model.invoke("Say hello").content)
 `}},
-		Traps: []string{"With validate_model_on_init it asks for the list of models first, so a model that the key may not use fails at the start."},
+		Traps: []string{
+			"With validate_model_on_init it asks for the list of models first, so a model that the key may not use fails at the start.",
+		},
 		Tried: Replayed, Version: "its documentation",
 	},
 	{
@@ -87,7 +96,11 @@ console.log(answer.message.content)
 model = OpenAILike(api_base=<<URL/v1>>, api_key=<<KEY>>, model=<<MODEL>>, is_chat_model=True, context_window=64000)
 print(model.complete("Say hello"))
 `}},
-		Traps: []string{baseWithV1, "Use OpenAILike: the class OpenAI knows OpenAI's models only.", "Its class Ollama has no setting for a key; it works with base_url URL/k/KEY."},
+		Traps: []string{
+			baseWithV1,
+			"Use OpenAILike: the class OpenAI knows OpenAI's models only.",
+			"Its class Ollama has no setting for a key; it works with base_url URL/k/KEY.",
+		},
 		Tried: Replayed, Version: "its documentation",
 	},
 }

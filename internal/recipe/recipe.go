@@ -99,7 +99,7 @@ func JSON() ([]byte, error) {
 func (r Recipe) Fill(v Values) (Recipe, error) {
 	for _, value := range []struct{ what, text string }{{"address", v.URL}, {"key", v.Key}, {"model", v.Model}} {
 		if strings.HasPrefix(value.text, "-") {
-			return Recipe{}, api.Errorf(api.CodeBadRequest, "the %s begins with a hyphen, so commands would take it for an option: copy it again", value.what)
+			return Recipe{}, api.Errorf(api.CodeBadRequest, "the %s begins with a hyphen, as options do: copy it again", value.what)
 		}
 		if !utf8.ValidString(value.text) || strings.ContainsFunc(value.text, func(c rune) bool { return !unicode.IsPrint(c) }) {
 			return Recipe{}, api.Errorf(api.CodeBadRequest, "the %s has a character that cannot be printed: copy it again", value.what)
@@ -132,5 +132,7 @@ func fill(text string, with func(place string) string) string {
 
 // expand puts the values in place of URL, KEY and MODEL. A key in an address is escaped.
 func (v Values) expand(place string) string {
-	return strings.NewReplacer("JSON(MODEL)", JSONFile.quote(v.Model), "/k/KEY", "/k/"+url.PathEscape(v.Key), "URL", v.URL, "KEY", v.Key, "MODEL", v.Model).Replace(place)
+	return strings.NewReplacer(
+		"JSON(MODEL)", JSONFile.quote(v.Model), "/k/KEY", "/k/"+url.PathEscape(v.Key), "URL", v.URL, "KEY", v.Key, "MODEL", v.Model,
+	).Replace(place)
 }

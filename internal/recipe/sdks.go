@@ -4,13 +4,15 @@ package recipe
 const (
 	baseWithV1    = "The base URL ends in /v1."
 	baseWithoutV1 = "The base URL has no /v1: the SDK adds it."
-	floats        = "Embeddings: ask for encoding_format \"float\". Ollama before 0.9 ignores the SDK's own base64 and sends numbers, out of which the SDK makes wrong vectors."
-	twoKeys       = "Unset ANTHROPIC_AUTH_TOKEN: the SDK sends it as a second key, and two different keys of this service are refused."
+	floats        = "Embeddings: ask for encoding_format \"float\". Ollama before 0.9 ignores the SDK's own base64 and sends " +
+		"numbers, out of which the SDK makes wrong vectors."
+	twoKeys = "Unset ANTHROPIC_AUTH_TOKEN: the SDK sends it as a second key, and two different keys of this service are refused."
 )
 
 var sdks = []Recipe{
 	{
-		ID: "ollama-python", Name: "Ollama's Python library", Group: SDKs, Address: "URL", Key: "`Authorization` in `headers`, or `OLLAMA_API_KEY`",
+		ID: "ollama-python", Name: "Ollama's Python library", Group: SDKs, Address: "URL",
+		Key: "`Authorization` in `headers`, or `OLLAMA_API_KEY`",
 		Parts: []Part{{Where: "a program", Language: Python, Text: `from ollama import Client
 
 client = Client(host=<<URL>>, headers={"Authorization": <<Bearer KEY>>})
@@ -31,7 +33,8 @@ console.log(answer.message.content)
 		Tried: Run, Version: "0.6.4",
 	},
 	{
-		ID: "ollama-go", Name: "Ollama's Go package", Group: SDKs, Address: "URL/k/KEY", Key: "in the address, or an `http.RoundTripper` that sets the header",
+		ID: "ollama-go", Name: "Ollama's Go package", Group: SDKs, Address: "URL/k/KEY",
+		Key: "in the address, or an `http.RoundTripper` that sets the header",
 		Parts: []Part{{Where: "a program", Language: Go, Text: `package main
 
 import (
@@ -60,7 +63,9 @@ func main() {
 	}
 }
 `}},
-		Traps: []string{"The package has no setting for a key. api.ClientFromEnvironment reads the address from OLLAMA_HOST, /k/KEY included."},
+		Traps: []string{
+			"The package has no setting for a key. api.ClientFromEnvironment reads the address from OLLAMA_HOST, /k/KEY included.",
+		},
 		Tried: Run, Version: "0.17.4",
 	},
 	{
@@ -196,7 +201,8 @@ console.log(answer.content[0].text)
 		Tried: Run, Version: "1.14.0",
 	},
 	{
-		ID: "anthropic-go", Name: "Anthropic's Go library", Group: SDKs, Address: "URL", Key: "`option.WithAPIKey`, or `ANTHROPIC_API_KEY`",
+		ID: "anthropic-go", Name: "Anthropic's Go library", Group: SDKs, Address: "URL",
+		Key: "`option.WithAPIKey`, or `ANTHROPIC_API_KEY`",
 		Parts: []Part{{Where: "a program", Language: Go, Text: `package main
 
 import (

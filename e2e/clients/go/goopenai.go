@@ -16,7 +16,7 @@ func runGoOpenAI(o order, got *result) error {
 	ctx := context.Background()
 	seed := 1
 	ask := openai.ChatCompletionRequest{
-		Model: o.Model, MaxTokens: 8, Seed: &seed, Messages: []openai.ChatCompletionMessage{{Role: openai.ChatMessageRoleUser, Content: "the sea"}},
+		Model: o.Model, MaxCompletionTokens: 8, Seed: &seed, Messages: []openai.ChatCompletionMessage{{Role: openai.ChatMessageRoleUser, Content: "the sea"}},
 	}
 	switch o.Call {
 	case "CreateChatCompletion":
