@@ -92,7 +92,9 @@ func (c *repeating) answer(chunks []string) ollamatest.Answer {
 	return ollamatest.Answer{Chunks: chunks, Header: map[string][]string{"Content-Type": {kind}}}
 }
 
-func times(n int, texts ...string) []string { return slices.Concat(slices.Repeat([][]string{texts}, n)...) }
+func times(n int, texts ...string) []string {
+	return slices.Concat(slices.Repeat([][]string{texts}, n)...)
+}
 
 // Ollama ends an answer in order and without its last record when the next token would be the 32nd in a row that is the same but for
 // the white space around it. The client gets the end of an answer that has reached its length, and the books have what has passed.
