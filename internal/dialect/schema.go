@@ -150,7 +150,8 @@ func (s *schema) value(name string, token jsontext.Token, dec *jsontext.Decoder)
 
 func (s *schema) counted(n float64) error {
 	if s.counts += max(n, 0); s.counts > maxSchemaCount {
-		return s.refused("minItems, maxItems, minLength, maxLength and the repetitions in patterns of the schema are more than %d together", maxSchemaCount)
+		return s.refused("minItems, maxItems, minLength, maxLength and the repetitions in patterns of the schema are more than %d together",
+			maxSchemaCount)
 	}
 	return nil
 }
@@ -194,12 +195,14 @@ func (s *schema) pattern(text string) error {
 	}
 	switch {
 	case len(text) > maxPattern || p.quantifiers > maxQuantifiers || count > maxPatternCount:
-		return s.refused("a pattern of the schema has more than %d bytes, %d quantifiers or %d repetitions", maxPattern, maxQuantifiers, maxPatternCount)
+		return s.refused("a pattern of the schema has more than %d bytes, %d quantifiers or %d repetitions",
+			maxPattern, maxQuantifiers, maxPatternCount)
 	case p.broken || p.at < len(text):
-		return api.Errorf(api.CodeBadRequest, "%s: Ollama cannot read a pattern of the schema, which has a group like (?: or a quantifier with nothing before it: "+
-			"leave it out, or write it in another way", s.field)
+		return api.Errorf(api.CodeBadRequest, "%s: Ollama cannot read a pattern of the schema, which has a group like (?: or a quantifier "+
+			"with nothing before it: leave it out, or write it in another way", s.field)
 	case p.endless:
-		return api.Errorf(api.CodeBadRequest, "%s: a pattern of the schema repeats what may be empty, like (a*)*: write it in another way", s.field)
+		return api.Errorf(api.CodeBadRequest, "%s: a pattern of the schema repeats what may be empty, like (a*)*: write it in another way",
+			s.field)
 	}
 	return s.counted(float64(count))
 }
