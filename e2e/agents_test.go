@@ -181,7 +181,7 @@ func agentPrograms(t *testing.T) []program {
 			name: "opencode", recipe: "opencode", version: versions["opencode-ai"], play: opencode.play, wrongKey: "exit 1", slow: true, patience: agentPatience,
 			calls: []attempt{{name: "opencode run", traits: turn}},
 			// It sleeps Retry-After out, an hour of it too, and takes six seconds of a processor for each case.
-			skips: []string{atLimit, begins, nearly, silent, hidden},
+			skips: []string{atLimit, begins, nearly, silent, stops, hidden},
 		},
 	}
 }
