@@ -167,3 +167,62 @@ func TestEmptyHome(t *testing.T) {
 		t.Errorf("status %d, %q (%s)\nwant %q", status, got, stderr, want)
 	}
 }
+
+// .ci/run has make run in an empty home, gives its status, and leaves nothing behind; CI=false keeps the home of the caller.
+func TestCI(t *testing.T) {
+	root, bin, temp := t.TempDir(), t.TempDir(), t.TempDir()
+	copied := exec.Command("cp", "-R", "../.ci", "../scripts", root)
+	if out, err := copied.CombinedOutput(); err != nil {
+		t.Fatalf("%v, %s", err, out)
+	}
+	goCommand, err := exec.LookPath("go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(goCommand, filepath.Join(bin, "go")); err != nil {
+		t.Fatal(err)
+	}
+	packages := filepath.Join(root, "e2e", "clients", "node_modules")
+	if err := os.MkdirAll(packages, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for path, text := range map[string]string{
+		filepath.Join(root, "scripts", "packages.txt"): "",
+		filepath.Join(bin, "make"): `#!/bin/sh
+			echo "home:$HOME:$(ls -A "$HOME" | wc -l):$(go env GOMODCACHE)"
+			[ "$HOME" = "$CALLER" ] || { mkdir -p "$GOMODCACHE/a" && touch "$GOMODCACHE/a/b" && chmod -R a-w "$GOMODCACHE"; }
+			exit 3`,
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run := func(ci string) string {
+		t.Helper()
+		cmd := exec.Command(filepath.Join(root, ".ci", "run"))
+		home := t.TempDir()
+		cmd.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "TMPDIR="+temp, "CI="+ci, "HOME="+home, "CALLER="+home)
+		out, err := cmd.CombinedOutput()
+		if cmd.ProcessState == nil || cmd.ProcessState.ExitCode() != 3 {
+			t.Errorf("CI=%s: %v, want the status 3 of make: %s", ci, err, out)
+		}
+		return string(out)
+	}
+	if out := run("false"); !strings.Contains(out, "home:") || strings.Contains(out, "home:"+temp) {
+		t.Errorf("CI=false uses another home: %s", out)
+	}
+	if _, err := os.Stat(packages); err != nil {
+		t.Errorf("CI=false removed npm packages: %v", err)
+	}
+	out := run("true")
+	m := regexp.MustCompile(`home:(` + regexp.QuoteMeta(temp) + `[^:]*):0:(\S*)`).FindStringSubmatch(out)
+	if m == nil || m[2] != m[1]+"/go/pkg/mod" {
+		t.Errorf("the home is not an empty one below TMPDIR: %s", out)
+	}
+	if left, err := os.ReadDir(temp); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	if _, err := os.Stat(packages); !os.IsNotExist(err) {
+		t.Errorf("npm packages of an earlier run are still there: %v", err)
+	}
+}

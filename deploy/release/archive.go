@@ -42,10 +42,7 @@ func commonFiles(root, share string) (list []file, err error) {
 // tarGzip is a compressed tar archive of the files in a directory dir.
 func tarGzip(dir string, files []file, at time.Time) ([]byte, error) {
 	var b bytes.Buffer
-	compress, err := gzip.NewWriterLevel(&b, gzip.BestCompression)
-	if err != nil {
-		return nil, err
-	}
+	compress := gzip.NewWriter(&b)
 	w := tar.NewWriter(compress)
 	for _, f := range files {
 		err := w.WriteHeader(&tar.Header{

@@ -144,9 +144,20 @@ func TestInstallHere(t *testing.T) {
 	}
 }
 
+const linux = program + "_v1.2.3_linux_amd64.tar.gz"
+
+// archived is an archive for Linux whose program is a shell script.
+func archived(t *testing.T, script string) []byte {
+	t.Helper()
+	archive, err := tarGzip(strings.TrimSuffix(linux, ".tar.gz"), []file{{program, 0o755, []byte("#!/bin/sh\n" + script + "\n")}}, time.Unix(0, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return archive
+}
+
 // Nothing is installed, and what was there before stays, when anything is not as it should be.
 func TestInstallRefuses(t *testing.T) {
-	const linux = program + "_v1.2.3_linux_amd64.tar.gz"
 	change := func(name string, edit func(string) string) func(*testing.T, string, *machine) {
 		return func(t *testing.T, dir string, _ *machine) {
 			content, err := os.ReadFile(filepath.Join(dir, name))
@@ -163,8 +174,11 @@ func TestInstallRefuses(t *testing.T) {
 		name, url, want string
 		given           func(t *testing.T, dir string, m *machine)
 	}{
-		{"a changed byte", "", "nothing was installed", change(linux, func(s string) string { return s[:50] + string(s[50]^1) + s[51:] })},
-		{"a cut archive", "", "nothing was installed", change(linux, func(s string) string { return s[:len(s)-9] })},
+		{"a changed byte", "", "SHA256SUMS says", change(linux, func(s string) string { return s[:50] + string(s[50]^1) + s[51:] })},
+		{"a cut archive", "", "SHA256SUMS says", change(linux, func(s string) string { return s[:len(s)-9] })},
+		{"a whole archive of somebody else", "", "SHA256SUMS says", func(t *testing.T, dir string, _ *machine) {
+			put(t, dir, linux, archived(t, "echo stranger"))
+		}},
 		{"no line", "", "no archive for linux_amd64", change(checksums, func(s string) string { return strings.ReplaceAll(s, "linux_amd64", "linux_386") })},
 		{"two lines", "", "several archives", change(checksums, func(s string) string { return s + strings.ReplaceAll(s, "v1.2.3", "v1.2.4") })},
 		{"a short checksum", "", "no archive for", change(checksums, func(s string) string { return strings.ReplaceAll(s, "  "+linux, "") + "abc  " + linux })},
@@ -176,12 +190,7 @@ func TestInstallRefuses(t *testing.T) {
 		}},
 		{"no release", "/elsewhere", "SHA256SUMS cannot be downloaded", is("Linux", "x86_64")},
 		{"a program that does not run", "", "does not run here", func(t *testing.T, dir string, _ *machine) {
-			name := strings.TrimSuffix(linux, ".tar.gz")
-			archive, err := tarGzip(name, []file{{program, 0o755, []byte("#!/bin/sh\nexit 1\n")}}, time.Unix(0, 0))
-			if err != nil {
-				t.Fatal(err)
-			}
-			put(t, dir, linux, archive)
+			put(t, dir, linux, archived(t, "exit 1"))
 			if err := os.Remove(filepath.Join(dir, checksums)); err != nil {
 				t.Fatal(err)
 			}

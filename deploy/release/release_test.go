@@ -17,6 +17,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -29,35 +30,47 @@ import (
 // released is the date of both releases.
 const released = 1795600000
 
-// releases are two of one source: made in two places, in two time zones and with two masks of modes.
-var releases [2]string
+// workplace is the directory of releases.
+var workplace string
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
-		dir, err := os.MkdirTemp("", "release-")
-		if err != nil {
+		var err error
+		if workplace, err = os.MkdirTemp("", "release-"); err != nil {
 			log.Fatal(err)
 		}
-		defer os.RemoveAll(dir)
-		source := filepath.Join(dir, "source")
-		copied := exec.Command("sh", "-c", `mkdir "$0" && git ls-files -co --exclude-standard -z | xargs -0 tar -c --ignore-failed-read | tar -xC "$0"`, source)
-		copied.Dir = "../.."
-		if out, err := copied.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "copying the repository: %v\n%s", err, out)
-			return 1
-		}
-		for i, from := range []struct{ root, mask, zone string }{{"../..", "022", "UTC"}, {source, "077", "Asia/Kathmandu"}} {
-			releases[i] = filepath.Join(dir, fmt.Sprint(i))
-			build := exec.Command("sh", "-c", `umask "$0" && exec make -C "$1" release VERSION=v1.0.0 REVISION=abc AT="$2" RELEASE="$3" URL=https://example.net/v1.0.0`,
-				from.mask, from.root, fmt.Sprint(released), releases[i])
-			build.Env = append(os.Environ(), "TZ="+from.zone)
-			if out, err := build.CombinedOutput(); err != nil {
-				fmt.Fprintf(os.Stderr, "make release: %v\n%s", err, out)
-				return 1
-			}
-		}
+		defer os.RemoveAll(workplace)
 		return m.Run()
 	}())
+}
+
+// makeReleases makes two releases of one source, in two places, in two time zones and with two masks of modes.
+var makeReleases = sync.OnceValues(func() (made [2]string, err error) {
+	source := filepath.Join(workplace, "source")
+	copied := exec.Command("sh", "-c", `mkdir "$0" && git ls-files -co --exclude-standard -z | xargs -0 tar -c --ignore-failed-read | tar -xC "$0"`, source)
+	copied.Dir = "../.."
+	if out, err := copied.CombinedOutput(); err != nil {
+		return made, fmt.Errorf("copying the repository: %w\n%s", err, out)
+	}
+	for i, from := range []struct{ root, mask, zone string }{{"../..", "022", "UTC"}, {source, "077", "Asia/Kathmandu"}} {
+		made[i] = filepath.Join(workplace, fmt.Sprint(i))
+		build := exec.Command("sh", "-c", `umask "$0" && exec make -C "$1" release VERSION=v1.0.0 REVISION=abc AT="$2" RELEASE="$3" URL=https://example.net/v1.0.0`,
+			from.mask, from.root, fmt.Sprint(released), made[i])
+		build.Env = append(os.Environ(), "TZ="+from.zone)
+		if out, err := build.CombinedOutput(); err != nil {
+			return made, fmt.Errorf("make release: %w\n%s", err, out)
+		}
+	}
+	return made, nil
+})
+
+func releases(t *testing.T) [2]string {
+	t.Helper()
+	made, err := makeReleases()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return made
 }
 
 var platforms = []string{"darwin_amd64", "darwin_arm64", "linux_amd64", "linux_arm64", "windows_amd64", "windows_arm64"}
@@ -76,7 +89,7 @@ func TestReleaseIsReproducible(t *testing.T) {
 		want = append(want, archiveName(platform), program+"_v1.0.0_"+platform+".cdx.json")
 	}
 	slices.Sort(want)
-	entries, err := os.ReadDir(releases[0])
+	entries, err := os.ReadDir(releases(t)[0])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,8 +101,8 @@ func TestReleaseIsReproducible(t *testing.T) {
 		t.Errorf("a release has %q, want %q", names, want)
 	}
 	for _, name := range want {
-		a, err := os.ReadFile(filepath.Join(releases[0], name))
-		b, err2 := os.ReadFile(filepath.Join(releases[1], name))
+		a, err := os.ReadFile(filepath.Join(releases(t)[0], name))
+		b, err2 := os.ReadFile(filepath.Join(releases(t)[1], name))
 		if err != nil || err2 != nil || !bytes.Equal(a, b) {
 			t.Errorf("%s differs between two releases of one source (%v, %v)", name, err, err2)
 		}
@@ -99,7 +112,7 @@ func TestReleaseIsReproducible(t *testing.T) {
 // The checksums are those that sha256sum computes.
 func TestChecksums(t *testing.T) {
 	check := exec.Command("sha256sum", "--check", "--strict", checksums)
-	check.Dir = releases[0]
+	check.Dir = releases(t)[0]
 	out, err := check.CombinedOutput()
 	if lines := strings.Count(string(out), ": OK\n"); err != nil || lines != 2*len(platforms)+2 {
 		t.Errorf("%d lines are right, %v: %s", lines, err, out)
@@ -109,7 +122,7 @@ func TestChecksums(t *testing.T) {
 // unpacked are the files of an archive, by the path behind its only directory.
 func unpacked(t *testing.T, platform string) map[string]file {
 	t.Helper()
-	path := filepath.Join(releases[0], archiveName(platform))
+	path := filepath.Join(releases(t)[0], archiveName(platform))
 	files := map[string]file{}
 	add := func(name string, mode fs.FileMode, at time.Time, r io.Reader) {
 		content, err := io.ReadAll(r)
@@ -205,8 +218,8 @@ func TestArchives(t *testing.T) {
 func TestArchiveOfThisMachine(t *testing.T) {
 	dir := t.TempDir()
 	for _, command := range [][]string{
-		{"tar", "-xzf", filepath.Join(releases[0], archiveName(runtime.GOOS+"_"+runtime.GOARCH)), "-C", dir},
-		{"unzip", "-q", filepath.Join(releases[0], archiveName("windows_amd64")), "-d", dir},
+		{"tar", "-xzf", filepath.Join(releases(t)[0], archiveName(runtime.GOOS+"_"+runtime.GOARCH)), "-C", dir},
+		{"unzip", "-q", filepath.Join(releases(t)[0], archiveName("windows_amd64")), "-d", dir},
 	} {
 		if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
 			t.Errorf("%s: %v, %s", command[0], err, out)
@@ -224,7 +237,7 @@ func TestArchiveOfThisMachine(t *testing.T) {
 func TestBillsOfMaterials(t *testing.T) {
 	for _, platform := range platforms {
 		t.Run(platform, func(t *testing.T) {
-			text, err := os.ReadFile(filepath.Join(releases[0], program+"_v1.0.0_"+platform+".cdx.json"))
+			text, err := os.ReadFile(filepath.Join(releases(t)[0], program+"_v1.0.0_"+platform+".cdx.json"))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -254,7 +267,7 @@ func TestBillsOfMaterials(t *testing.T) {
 
 func TestImageIndex(t *testing.T) {
 	dir := t.TempDir()
-	tarball := filepath.Join(releases[0], program+"_v1.0.0_image.oci.tar")
+	tarball := filepath.Join(releases(t)[0], program+"_v1.0.0_image.oci.tar")
 	if out, err := exec.Command("tar", "-xf", tarball, "-C", dir).CombinedOutput(); err != nil {
 		t.Fatalf("%v, %s", err, out)
 	}
@@ -322,7 +335,7 @@ func programOf(t *testing.T, image v1.Image) []byte {
 
 // The released script knows where it came from; nothing else in it was changed.
 func TestReleasedInstaller(t *testing.T) {
-	text, err := os.ReadFile(filepath.Join(releases[0], "install.sh"))
+	text, err := os.ReadFile(filepath.Join(releases(t)[0], "install.sh"))
 	source, err2 := os.ReadFile("install.sh")
 	want := strings.Replace(string(source), installerURL, "default_url='https://example.net/v1.0.0'\n", 1)
 	if err != nil || err2 != nil || string(text) != want {

@@ -216,6 +216,7 @@ const lockName = "lock" // in a workplace
 type workplace struct {
 	dir  string
 	lock *disk.Lock
+	left bool
 }
 
 func takeWorkplace(dir string) (*workplace, error) {
@@ -229,7 +230,7 @@ func takeWorkplace(dir string) (*workplace, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s cannot be locked: %w", dir, err)
 	}
-	w := &workplace{dir, lock}
+	w := &workplace{dir: dir, lock: lock}
 	if err := w.clear(); err != nil {
 		return nil, errors.Join(err, lock.Release())
 	}
@@ -249,8 +250,13 @@ func (w *workplace) clear() error {
 
 func (w *workplace) file(name string) string { return filepath.Join(w.dir, name) }
 
-// leave removes it. What cannot be removed, the next one removes.
+// leave removes it, once: a second call must not touch what another process has there by then. What cannot be removed, the next
+// process removes.
 func (w *workplace) leave() {
+	if w.left {
+		return
+	}
+	w.left = true
 	_ = w.clear()
 	_ = w.lock.Remove()
 	_ = os.Remove(w.dir)

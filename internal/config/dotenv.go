@@ -76,6 +76,10 @@ func parseDotenv(path string, text []byte) (map[string]string, error) {
 		}
 		return nil, errorf("%s (line %d of %s) is not a setting: the names are in .env.example", name, line, path)
 	}
+	if m := quotedWindowsPath.FindSubmatch(text); m != nil {
+		return nil, errorf(`%s (line %d of %s) is a Windows path in double quotes, where \n and the like are not what they look like: leave the quotes out, or use single ones`,
+			m[1], lineOf(text, string(m[1])), path)
+	}
 	for name, value := range values {
 		// godotenv takes a comment for the value where nothing stands before it, and such a "secret" may be public.
 		if strings.HasPrefix(value, "#") {
@@ -89,6 +93,9 @@ func parseDotenv(path string, text []byte) (map[string]string, error) {
 	}
 	return values, nil
 }
+
+// quotedWindowsPath matches a line whose path would lose its backslashes: "C:\temp" would be C:temp, "C:\new" two lines.
+var quotedWindowsPath = regexp.MustCompile(`(?m)^[ \t]*(?:export[ \t]+)?([A-Z_]+)[ \t]*[=:][ \t]*"[A-Za-z]:\\[^\\]`)
 
 var plainName = regexp.MustCompile(`^[A-Z][A-Z_]{1,40}$`)
 

@@ -34,6 +34,20 @@ func TestDotenvForms(t *testing.T) {
 	}
 }
 
+// The backslashes of a Windows path stay what they are, without quotes, in single ones, and doubled in double ones.
+func TestDotenvWindowsPaths(t *testing.T) {
+	for _, value := range []string{`C:\new\temp data`, `'C:\new\temp data'`, `"C:\\new\\temp data"`} {
+		c, err := Load(write(t, "DATA_DIR="+value+"\r\nPORT=1\r\n"), nil)
+		if err != nil {
+			t.Errorf("%s: %v", value, err)
+			continue
+		}
+		if want, err := filepath.Abs(`C:\new\temp data`); err != nil || c.DataDir != want {
+			t.Errorf("%s is read as %q, want %q", value, c.DataDir, want)
+		}
+	}
+}
+
 func TestEnvironmentWins(t *testing.T) {
 	path := write(t, "PORT=1234\nHOST=127.0.0.2\nLOG_FORMAT=text\n")
 	c, err := Load(path, []string{"PORT=4321", "HOST=", "PATH=/bin", "=C:=odd", "noequals"})
@@ -62,6 +76,7 @@ func TestBadDotenv(t *testing.T) {
 		"NUL":                  {"PORT=80\x0000\n", "UTF-8"},
 		"huge":                 {strings.Repeat("# canary\n", 40_000), "larger"},
 		"bad value":            {"PORT=canary\n", "PORT must"},
+		"Windows path":         {"PORT=1\r\nDATA_DIR=\"C:\\new\\data\"\r\n", "DATA_DIR (line 2 of "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := Load(write(t, c.text), nil)

@@ -261,20 +261,6 @@ func syntaxError(err error) error {
 	return api.Errorf(api.CodeBadRequest, "the body is not valid JSON: it ends too early")
 }
 
-// maxSchema bounds the schema of an answer. Ollama makes a grammar of it before anything else: 0.6.5 takes 20 s for 62 KiB, and
-// for 606 KiB gigabytes of memory and more than a minute.
-const maxSchema = 64 << 10
-
-// boundSchema refuses a schema that is too large, in whatever dialect it comes.
-func (o *object) boundSchema() error {
-	for _, name := range []string{"format", "response_format", "text", "output_config"} {
-		if m := o.find(name); m != nil && m.end-m.valueStart > maxSchema {
-			return api.Errorf(api.CodeBadRequest, "%s is larger than %d bytes: send a smaller schema", name, maxSchema)
-		}
-	}
-	return nil
-}
-
 // text decodes a string value that the gateway rules on: invalid UTF-8, lone surrogates and NUL are refused.
 func (o *object) text(m *member) (string, error) {
 	if m.kind != '"' {

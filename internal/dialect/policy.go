@@ -248,7 +248,8 @@ func (p *policing) flag(e *edit, field string) error {
 	return nil
 }
 
-// context rules on num_ctx. One that is too small for a prompt, or negative, is left to Ollama, which makes it 4 and refuses what does not fit.
+// context rules on num_ctx. One that is too small for a prompt, or negative, is left to Ollama, which makes it 4 and refuses what does
+// not fit.
 func (p *policing) context(options *edit) error {
 	const name = "num_ctx"
 	a, given := p.terms.action(name, p.model), options.number(name, false)

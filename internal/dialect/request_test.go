@@ -1,7 +1,6 @@
 package dialect
 
 import (
-	"bytes"
 	"errors"
 	"strings"
 	"testing"
@@ -133,22 +132,6 @@ func TestAcceptedBodiesAndTheirEdits(t *testing.T) {
 		}
 		if req.Model().String() != c.model || req.Stream != c.stream || req.StripUsage != c.stripping {
 			t.Errorf("%s: model %s, stream %v, strip %v", c.in, req.Model(), req.Stream, req.StripUsage)
-		}
-	}
-}
-
-// A schema of 64 KiB passes, as it is; one byte more is refused, in each dialect's own field.
-func TestSchemasAreBounded(t *testing.T) {
-	for kind, field := range map[Kind]string{Chat: "format", Generate: "format", OpenAIChat: "response_format", OpenAIResponses: "text", AnthropicMessages: "output_config"} {
-		for extra, refused := range map[int]bool{0: false, 1: true} {
-			schema := `{"description":"` + strings.Repeat("x", maxSchema-len(`{"description":""}`)+extra) + `"}`
-			req, err := kind.Read([]byte(`{"model":"tiny","`+field+`":`+schema+`}`), &Terms{})
-			switch {
-			case refused && (err == nil || api.AsError(err).Code != api.CodeBadRequest || !strings.Contains(err.Error(), field)):
-				t.Errorf("%s of %d bytes: %v", field, len(schema), err)
-			case !refused && (err != nil || !bytes.Contains(req.Body, []byte(schema))):
-				t.Errorf("%s of %d bytes: %v", field, len(schema), err)
-			}
 		}
 	}
 }

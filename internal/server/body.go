@@ -153,7 +153,8 @@ func (x *exchange) coding() (string, error) {
 // maxWindow bounds what a zstd body may make its reader remember: encoders use 8 MiB at their highest usual level.
 const maxWindow = 8 << 20
 
-// decode undoes a coding. What comes out is bounded like a plain body: a few KiB can say terabytes. So it is measured before there is room for it.
+// decode undoes a coding. What comes out is bounded like a plain body, because a few KiB can say terabytes: so it is measured before
+// there is room for it.
 func (x *exchange) decode(coding string, body []byte, limit int64) ([]byte, error) {
 	if coding == "" {
 		return body, nil

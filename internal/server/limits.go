@@ -45,8 +45,12 @@ type limitHeaders struct{ limit, remaining, reset string }
 var (
 	openAIRequests    = &limitHeaders{"X-Ratelimit-Limit-Requests", "X-Ratelimit-Remaining-Requests", "X-Ratelimit-Reset-Requests"}
 	openAITokens      = &limitHeaders{"X-Ratelimit-Limit-Tokens", "X-Ratelimit-Remaining-Tokens", "X-Ratelimit-Reset-Tokens"}
-	anthropicRequests = &limitHeaders{"Anthropic-Ratelimit-Requests-Limit", "Anthropic-Ratelimit-Requests-Remaining", "Anthropic-Ratelimit-Requests-Reset"}
-	anthropicTokens   = &limitHeaders{"Anthropic-Ratelimit-Tokens-Limit", "Anthropic-Ratelimit-Tokens-Remaining", "Anthropic-Ratelimit-Tokens-Reset"}
+	anthropicRequests = &limitHeaders{
+		"Anthropic-Ratelimit-Requests-Limit", "Anthropic-Ratelimit-Requests-Remaining", "Anthropic-Ratelimit-Requests-Reset",
+	}
+	anthropicTokens = &limitHeaders{
+		"Anthropic-Ratelimit-Tokens-Limit", "Anthropic-Ratelimit-Tokens-Remaining", "Anthropic-Ratelimit-Tokens-Reset",
+	}
 
 	requestHeaders = [...]*limitHeaders{dialect.OpenAI: openAIRequests, dialect.Responses: openAIRequests, dialect.Anthropic: anthropicRequests}
 	tokenHeaders   = [...]*limitHeaders{dialect.OpenAI: openAITokens, dialect.Responses: openAITokens, dialect.Anthropic: anthropicTokens}

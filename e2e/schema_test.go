@@ -1,0 +1,45 @@
+package e2e
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+)
+
+// Schemas that end Ollama, or its runner, do not reach it; what is large and cheap does, and is answered.
+func TestSchemasBeforeARealOllama(t *testing.T) {
+	s := serve(t)
+	key := s.makeKey(t, "").Secret
+	ask := func(schema string) answer {
+		return call(t, "POST", s.URL+"/api/generate", key, `{"model":"tiny","prompt":"x","stream":false,"options":{"num_predict":4},"format":`+schema+`}`)
+	}
+	for name, schema := range map[string]string{
+		"references in a circle":     `{"allOf":[{"$ref":"#/$defs/a"}],"$defs":{"a":{"$ref":"#/$defs/a"}}}`,
+		"a group that is no capture": `{"type":"string","pattern":"^(?:a)$"}`,
+		"a look ahead":               `{"type":"string","pattern":"^(?!b)a$"}`,
+		"a quantifier of nothing":    `{"type":"string","pattern":"^{3}$"}`,
+		"empty repetitions":          `{"type":"string","pattern":"^(a*)*$"}`,
+		"parentheses":                `{"type":"string","pattern":"^` + strings.Repeat("(", 20000) + "a" + strings.Repeat(")", 20000) + `$"}`,
+		"a long name":                `{"type":"object","properties":{"` + strings.Repeat("a", 100_000) + `":{}},"additionalProperties":{"type":"string"}}`,
+		"levels":                     strings.Repeat(`{"type":"array","items":`, 3000) + `{}` + strings.Repeat(`}`, 3000),
+		"items":                      `{"type":"array","items":{"type":"string"},"maxItems":100000000}`,
+	} {
+		if a := ask(schema); a.Status != http.StatusBadRequest || !strings.Contains(a.Body, "format: ") {
+			t.Errorf("%s: %d %.300s", name, a.Status, a.Body)
+		}
+	}
+	var fields []string
+	for i := range 100 {
+		fields = append(fields, fmt.Sprintf(`"p%d":{"type":"string","description":"%s"}`, i, strings.Repeat("x", 850)))
+	}
+	for name, schema := range map[string]string{
+		"88 KB of descriptions": `{"type":"object","properties":{` + strings.Join(fields, ",") + `}}`,
+		"patterns":              `{"type":"object","properties":{"ip":{"type":"string","pattern":"^([0-9]{1,3}\\.){3}[0-9]{1,3}$"},"slug":{"type":"string","pattern":"^([a-z0-9]+-)*[a-z0-9]+$"}},"required":["ip","slug"]}`,
+		"a tree":                `{"$ref":"#/$defs/a","$defs":{"a":{"type":"object","properties":{"x":{"$ref":"#/$defs/a"}}}}}`,
+	} {
+		if a := ask(schema); a.Status != http.StatusOK {
+			t.Errorf("%s: %d %.300s", name, a.Status, a.Body)
+		}
+	}
+}

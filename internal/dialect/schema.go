@@ -1,0 +1,313 @@
+package dialect
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"ollama-api-service/internal/api"
+)
+
+// Ollama makes a grammar of the schema of an answer, in the process of the server and before anything else, and then each token of the
+// answer is held against it. What is bounded is what that costs, measured with 0.6.5: 88 KiB of descriptions take 0.5 s, 1,200 optional
+// fields of one object 7 s, 2,400 a minute, 3,000 levels gigabytes. The most expensive that passes takes 7 s on two busy cores. Some
+// schemas end the server with a few bytes: they are refused.
+const (
+	maxSchemaBytes   = 1 << 20 // a constant of 1 MB takes 1.5 s
+	maxSchemaLevels  = 200     // of JSON; an object within an object is two
+	maxSchemaFields  = 300     // of one object: a rule for each pair of optional ones
+	maxSchemaEntries = 1000    // of one list: of enum, anyOf, required
+	maxSchemaSize    = 5000    // fields and entries together
+	maxSchemaCount   = 100_000 // minItems, maxItems, minLength, maxLength and repetitions of patterns together: each becomes as many rules
+	maxSchemaName    = 1000    // bytes of a name or a reference: it recurses for each
+	maxSchemaNames   = 100_000 // bytes of all names: 290 KB take 7 s
+	maxPattern       = 4096    // bytes
+	maxQuantifiers   = 200     // of one pattern
+	maxPatternCount  = 2000    // repetitions in one pattern, multiplied where they are nested
+)
+
+// schemaFields are the fields of a body that hold a schema, with the path to it, from which its references count.
+var schemaFields = [...]struct {
+	field string
+	path  []string
+}{
+	{"format", nil},
+	{"response_format", []string{"json_schema", "schema"}},
+	{"text", []string{"format", "schema"}},
+	{"output_config", []string{"format", "schema"}},
+}
+
+// boundSchema refuses a schema that costs too much, in whatever dialect it comes.
+func (o *object) boundSchema() error {
+	for _, f := range schemaFields {
+		m := o.find(f.field)
+		if m == nil || m.kind != '{' && m.kind != '[' {
+			continue
+		}
+		s := schema{field: f.field, refs: map[string]string{}, root: pathOf(f.path)}
+		if err := s.walk(o.value(m)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// schema is what has been seen of one.
+type schema struct {
+	field  string
+	root   string
+	size   int
+	names  int
+	counts float64
+	refs   map[string]string // of objects that only refer to another one: where they stand, and to what
+}
+
+func (s *schema) refused(format string, args ...any) error {
+	return api.Errorf(api.CodeBadRequest, s.field+": "+format+": send a smaller schema", args...)
+}
+
+// walk goes through the schema once, whatever its fields mean: what Ollama's version makes of each is not to be known.
+func (s *schema) walk(src []byte) error {
+	if len(src) > maxSchemaBytes {
+		return s.refused("the schema is larger than %d bytes", maxSchemaBytes)
+	}
+	r := read(src)
+	defer r.done()
+	name := ""
+	for {
+		token, err := r.dec.ReadToken()
+		if err != nil {
+			return syntaxError(err)
+		}
+		level := r.dec.StackDepth()
+		if level == 0 {
+			return s.loops()
+		}
+		if level > maxSchemaLevels {
+			return s.refused("the schema has more than %d levels", maxSchemaLevels)
+		}
+		holder, n := r.dec.StackIndex(level)
+		kind := token.Kind()
+		isName := holder == '{' && n%2 == 1 && kind == '"'
+		if err := s.sized(holder, n, isName); err != nil {
+			return err
+		}
+		switch {
+		case isName:
+			name = token.String()
+			if s.names += len(name); len(name) > maxSchemaName || s.names > maxSchemaNames {
+				return s.refused("a name in the schema is longer than %d bytes, or all are together than %d", maxSchemaName, maxSchemaNames)
+			}
+		case holder == '{' && n > 0:
+			if err := s.value(name, token, r.dec); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// sized counts a field or an entry. n is how many tokens its holder has so far.
+func (s *schema) sized(holder jsontext.Kind, n int64, isName bool) error {
+	switch {
+	case isName && (n+1)/2 > maxSchemaFields:
+		return s.refused("an object in the schema has more than %d fields", maxSchemaFields)
+	case holder == '[' && n > maxSchemaEntries:
+		return s.refused("a list in the schema has more than %d entries", maxSchemaEntries)
+	case isName || holder == '[' && n > 0:
+		s.size++
+	}
+	if s.size > maxSchemaSize {
+		return s.refused("the schema has more than %d fields and entries", maxSchemaSize)
+	}
+	return nil
+}
+
+// value looks at those that cost by what they say.
+func (s *schema) value(name string, token jsontext.Token, dec *jsontext.Decoder) error {
+	switch kind := token.Kind(); name {
+	case "minItems", "maxItems", "minLength", "maxLength":
+		if kind == '0' {
+			n, _ := strconv.ParseFloat(token.String(), 64) // what is beyond all bounds is infinite
+			return s.counted(n)
+		}
+	case "pattern":
+		if kind == '"' {
+			return s.pattern(token.String())
+		}
+	case "$ref":
+		if kind != '"' {
+			return nil
+		}
+		to := token.String()
+		if len(to) > maxSchemaName {
+			return s.refused("a reference in the schema is longer than %d bytes", maxSchemaName)
+		}
+		s.refs[pathOf(parent(dec.StackPointer()))] = to
+	}
+	return nil
+}
+
+func (s *schema) counted(n float64) error {
+	if s.counts += max(n, 0); s.counts > maxSchemaCount {
+		return s.refused("minItems, maxItems, minLength, maxLength and the repetitions in patterns of the schema are more than %d together",
+			maxSchemaCount)
+	}
+	return nil
+}
+
+// parent is where the object stands that has the member of the pointer.
+func parent(p jsontext.Pointer) (names []string) {
+	for name := range p.Parent().Tokens() {
+		names = append(names, name)
+	}
+	return names
+}
+
+// pathOf is a path as references name it.
+func pathOf(names []string) string {
+	var path strings.Builder
+	for _, name := range names {
+		path.WriteString("/" + name)
+	}
+	return path.String()
+}
+
+// loops refuses references that lead from one to the next and back: Ollama follows them in allOf until its stack is full.
+func (s *schema) loops() error {
+	for at := range s.refs {
+		seen := 0
+		for to, ok := s.refs[at]; ok; to, ok = s.refs[s.root+strings.TrimPrefix(to, "#")] {
+			if seen++; seen > maxSchemaLevels {
+				return api.Errorf(api.CodeBadRequest, "%s: a $ref of the schema leads to no type: let it refer to one, and not back to itself", s.field)
+			}
+		}
+	}
+	return nil
+}
+
+// pattern refuses regular expressions that end Ollama, or that keep it busy for as long as the request may take: what repeats something
+// that may be empty has more readings than anything can follow.
+func (s *schema) pattern(text string) error {
+	p, count := pattern{text: text}, 0
+	if len(text) <= maxPattern {
+		_, count = p.alternatives()
+	}
+	switch {
+	case len(text) > maxPattern || p.quantifiers > maxQuantifiers || count > maxPatternCount:
+		return s.refused("a pattern of the schema has more than %d bytes, %d quantifiers or %d repetitions",
+			maxPattern, maxQuantifiers, maxPatternCount)
+	case p.broken || p.at < len(text):
+		return api.Errorf(api.CodeBadRequest, "%s: Ollama cannot read a pattern of the schema, which has a group like (?: or a quantifier "+
+			"with nothing before it: leave it out, or write it in another way", s.field)
+	case p.endless:
+		return api.Errorf(api.CodeBadRequest, "%s: a pattern of the schema repeats what may be empty, like (a*)*: write it in another way",
+			s.field)
+	}
+	return s.counted(float64(count))
+}
+
+// pattern reads a regular expression as Ollama's converter does, which knows groups, classes, alternatives and quantifiers.
+type pattern struct {
+	text        string
+	at          int
+	quantifiers int
+	broken      bool // Ollama would end: it looks for what a quantifier repeats where nothing is
+	endless     bool
+}
+
+// alternatives reads up to the end of a group, and reports whether it may be empty and how many repetitions are written out for it.
+func (p *pattern) alternatives() (empty bool, count int) {
+	branch, first := true, true
+	for p.at < len(p.text) && !p.broken {
+		switch p.text[p.at] {
+		case ')':
+			return empty || branch, count
+		case '|':
+			p.at++
+			empty, branch, first = empty || branch, true, true
+		case '*', '+', '?', '{':
+			p.broken = p.broken || first // quantified reads all others
+			p.at++
+		default:
+			one, n := p.quantified()
+			branch, count, first = branch && one, min(count+n, maxPatternCount+1), false
+		}
+	}
+	return empty || branch, count
+}
+
+// quantified reads an atom and the quantifiers behind it.
+func (p *pattern) quantified() (empty bool, count int) {
+	empty, count = p.atom()
+	for p.at < len(p.text) && strings.IndexByte("*+?{", p.text[p.at]) >= 0 && !p.broken {
+		least, most := p.quantifier()
+		p.quantifiers++
+		p.endless = p.endless || empty && most != 1
+		empty = empty || least == 0
+		if most > 1 {
+			count = min(max(count, 1)*min(most, maxPatternCount+1), maxPatternCount+1)
+		}
+	}
+	return empty, count
+}
+
+func (p *pattern) atom() (empty bool, count int) {
+	c := p.text[p.at]
+	p.at++
+	switch c {
+	case '^', '$':
+		return true, 0
+	case '\\':
+		p.at++
+	case '[':
+		for p.at < len(p.text) && p.text[p.at] != ']' {
+			if p.text[p.at] == '\\' {
+				p.at++
+			}
+			p.at++
+		}
+		p.at++
+	case '(':
+		empty, count = p.alternatives()
+		p.at++
+	}
+	p.broken = p.broken || p.at > len(p.text)
+	return empty, count
+}
+
+// quantifier reads one. most is 0 where there is no bound.
+func (p *pattern) quantifier() (least, most int) {
+	c := p.text[p.at]
+	p.at++
+	switch c {
+	case '*':
+		return 0, 0
+	case '+':
+		return 1, 0
+	case '?':
+		return 0, 1
+	}
+	inner, rest, closed := strings.Cut(p.text[p.at:], "}")
+	from, to, both := strings.Cut(inner, ",")
+	least, most = p.times(from), p.times(to)
+	if !both {
+		most = least
+	}
+	p.at = len(p.text) - len(rest)
+	p.broken = p.broken || !closed || inner == ""
+	if most == 0 && least > 1 {
+		return least, least // it is written out as often, and goes on
+	}
+	return least, most
+}
+
+// times is a number of repetitions; 0 where none is named.
+func (p *pattern) times(text string) int {
+	if text == "" {
+		return 0
+	}
+	n, err := strconv.Atoi(text)
+	p.broken = p.broken || err != nil || n < 0
+	return n
+}
