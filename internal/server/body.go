@@ -22,6 +22,7 @@ const (
 	drainTime     = time.Second      // for the rest of a body that nobody wants
 	readOnTime    = 30 * time.Second // for a body that is refused, of a known key
 	readOnUnknown = 5 * time.Second  // and of an unknown one
+	mostDrained   = 256 << 10        // bytes that net/http reads by itself before it answers
 	firstBuffer   = 512
 )
 
@@ -108,6 +109,9 @@ func (x *exchange) readOn(code api.Code) {
 	}
 	n, err := io.Copy(io.Discard, io.LimitReader(&hurried{x, time.Now().Add(patience)}, most))
 	x.consumed = err == nil && n < most
+	if n > mostDrained {
+		x.Header().Set("Connection", "close") // as net/http does behind a body that it has not read
+	}
 }
 
 // hurried reads a body that must be over at its end, and whose client must not pause.
