@@ -11,15 +11,27 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"ollama-api-service/internal/ollamatest"
 	"ollama-api-service/internal/recipe"
 )
 
-// turns are shell functions in place of the commands that recipes end with, where a command would wait for a person.
+// turns are shell functions in place of the commands that recipes end with, where a command would wait for a person. Those of "ollama
+// launch" do what its source does (cmd/launch of Ollama): they set an agent up for OLLAMA_HOST, with a key that is none, and start it.
 var turns = map[string]string{
 	"ollama": `ollama() { command ollama "$@" 'the sea'; }`,
 	"curl":   "",
+	"ollama-launch-claude": `ollama() {
+		export ANTHROPIC_BASE_URL="$OLLAMA_HOST" ANTHROPIC_API_KEY= ANTHROPIC_AUTH_TOKEN=ollama CLAUDE_CODE_ATTRIBUTION_HEADER=0 DISABLE_TELEMETRY=1
+		export ANTHROPIC_DEFAULT_OPUS_MODEL="$4" ANTHROPIC_DEFAULT_SONNET_MODEL="$4" ANTHROPIC_DEFAULT_HAIKU_MODEL="$4"
+		exec claude --model "$4" -p 'the sea'
+	}`,
+	"ollama-launch-codex": `ollama() {
+		export OPENAI_API_KEY=ollama
+		exec codex exec --skip-git-repo-check -c model_provider=ollama-launch -c model_providers.ollama-launch.name=Ollama \
+			-c model_providers.ollama-launch.base_url="$OLLAMA_HOST/v1/" -c model_providers.ollama-launch.wire_api=responses -m "$4" 'the sea'
+	}`,
 }
 
 // ranAmongClients are the agents, which TestClients runs with their recipes.
@@ -28,9 +40,8 @@ var ranAmongClients = map[string]agent{"claude-code": claudeCode, "codex": codex
 // Every recipe was tried as it says: with the client itself, or with the requests that its source sends.
 func TestRecipes(t *testing.T) {
 	fake := ollamatest.Start(t)
-	const answered = 8
 	for _, path := range []string{"/api/chat", "/api/generate", "/v1/chat/completions", "/v1/responses", "/v1/messages"} {
-		fake.Handle("POST", path, func(*ollamatest.Request) ollamatest.Answer { return ollamatest.Answer{Tokens: answered} })
+		fake.Handle("POST", path, mortal)
 	}
 	var origins []string
 	for _, r := range recipe.All() {
@@ -49,7 +60,9 @@ func TestRecipes(t *testing.T) {
 			}
 			if r.Tried == recipe.Replayed {
 				replay(t, filled, values)
-				return
+				if turns[r.ID] == "" {
+					return
+				}
 			}
 			if want, known := versions[r.ID]; known && r.Version != want {
 				t.Errorf("the list says that version %s ran, and it was %s", r.Version, want)
@@ -57,7 +70,7 @@ func TestRecipes(t *testing.T) {
 			if _, ok := ranAmongClients[r.ID]; ok {
 				return
 			}
-			if out := runRecipe(t, filled); !strings.Contains(out, strings.TrimSpace(ollamatest.Text(answered))) {
+			if out := runRecipe(t, filled); !strings.Contains(out, strings.TrimSpace(ollamatest.Text(8))) {
 				t.Errorf("it does not show the answer, but %s", redact(out))
 			}
 		})
@@ -113,7 +126,8 @@ func runRecipe(t *testing.T, r recipe.Recipe) string {
 	default:
 		t.Fatalf("%s: nothing here runs %s", r.ID, part.Language)
 	}
-	cmd.Env = []string{"PATH=" + filepath.Dir(ollamaTool) + string(filepath.ListSeparator) + os.Getenv("PATH"), "HOME=" + home, "TERM=dumb"}
+	cmd.Env = isolated(home, filepath.Dir(ollamaTool))
+	cmd.WaitDelay = time.Second
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
 	out, err := cmd.Output()

@@ -26,11 +26,12 @@ export CLAUDE_CODE_ATTRIBUTION_HEADER=0
 claude
 `}},
 		Traps: []string{
-			"Unset ANTHROPIC_API_KEY, an empty one counts as set: Claude Code sends both, and two different keys of " +
-				"this service are refused. The address has no /v1.",
+			"Unset ANTHROPIC_API_KEY, do not leave it empty: Claude Code sends it besides the token, and two different keys of " +
+				"this service are refused.",
+			"The address has no /v1.",
 			"It asks for several models called claude-…: name yours for each tier, or set MODEL_ALIASES=claude-*=MODEL on the gateway. " +
 				"ANTHROPIC_SMALL_FAST_MODEL is the old name of ANTHROPIC_DEFAULT_HAIKU_MODEL.",
-			"Without CLAUDE_CODE_MAX_CONTEXT_TOKENS it takes an unknown model's context for 200,000 tokens or more and never compacts " +
+			"Without CLAUDE_CODE_MAX_CONTEXT_TOKENS it assumes 200,000 tokens or more for an unknown model and does not compact " +
 				"in time. " + contextLength,
 			"CLAUDE_CODE_ATTRIBUTION_HEADER=0 keeps the first line of its prompt equal, so that Ollama can reuse what it has computed.",
 			needsMessages,
@@ -58,7 +59,7 @@ codex
 			`wire_api must be "responses": current versions speak nothing else.`,
 			"env_key is the name of a variable. The key itself does not belong in the file.",
 			"model, model_provider and model_context_window must be above the first [table].",
-			"Without model_context_window it takes a large one for granted and never compacts in time. " + contextLength,
+			"Without model_context_window it assumes a large context and does not compact in time. " + contextLength,
 			needsResponses,
 		},
 		Tried: Run, Version: "0.171.0",
@@ -85,9 +86,9 @@ opencode
 `},
 		},
 		Traps: []string{
-			"Each model that shall be offered needs an entry under models.",
+			"Each model that opencode is to offer needs an entry under models.",
 			"Without limit it does not know when to compact. " + contextLength,
-			"At the hourly limit opencode run waits without a word until the hour is over; its window shows the sentence.",
+			"At the hourly limit opencode run waits until the hour is over and prints nothing; its window shows the sentence.",
 			"Set small_model too, or titles of sessions are asked from a model of another provider.",
 		},
 		Tried: Run, Version: "1.18.33",

@@ -79,7 +79,7 @@ API key: <<KEY>>
 `}},
 		Traps: []string{
 			"The gateway needs their origin in CORS_ORIGINS: chrome-extension://*, moz-extension://*, or the page's https://NAME.",
-			"A key in a web page is everyone's who sees the page.",
+			"Everyone who sees a web page can read a key in it.",
 		},
 		Tried: Replayed, Version: "the Fetch standard",
 	},
