@@ -223,24 +223,23 @@ func (b *booking) meter(sse bool) *dialect.Meter {
 // reached its length.
 func (b *booking) cut(resp *proxy.Response, m *dialect.Meter, sent int64) error {
 	resp.Close()
-	b.count(dialect.Usage{}, m.Records)
-	b.record.Status = cmp.Or(b.x.status, resp.Status)
-	rest := m.CutOff(b.req.PromptTokens, time.Since(b.record.At))
-	b.record.BytesOut = sent + int64(len(rest))
-	b.x.journey.finished(rest)
-	b.end(api.OutcomeCut, b.over.Code)
-	return b.last(rest)
+	return b.atLength(resp.Status, sent, m.Records, m.CutOff, api.OutcomeCut, b.over.Code)
 }
 
 // repeated ends a stream that Ollama has ended because a token repeats, as one that has reached its length: the server did what it does,
 // and a client that took it for a failure would ask for the same answer again.
 func (b *booking) repeated(resp *proxy.Response, m *dialect.Meter, sent int64) error {
-	b.count(dialect.Usage{}, m.Records)
-	b.record.Status = cmp.Or(b.x.status, resp.Status)
-	rest := m.RepeatEnd(b.req.PromptTokens, time.Since(b.record.At))
+	return b.atLength(resp.Status, sent, m.Records, m.RepeatEnd, api.OutcomeOK, "")
+}
+
+// atLength books what has passed of a stream without an end, and then sends the end that is made for it.
+func (b *booking) atLength(status int, sent, records int64, end func(int64, time.Duration) []byte, outcome api.Outcome, code api.Code) error {
+	b.count(dialect.Usage{}, records)
+	b.record.Status = cmp.Or(b.x.status, status)
+	rest := end(b.req.PromptTokens, time.Since(b.record.At))
 	b.record.BytesOut = sent + int64(len(rest))
 	b.x.journey.finished(rest)
-	b.end(api.OutcomeOK, "")
+	b.end(outcome, code)
 	return b.last(rest)
 }
 
