@@ -74,7 +74,9 @@ func TestTheModelsOwnNumPredictIsReserved(t *testing.T) {
 		gate := make(chan struct{})
 		b.ollama.Handle("POST", "/api/generate", func(*ollamatest.Request) ollamatest.Answer { return ollamatest.Answer{HeaderGate: gate} })
 		answered := make(chan reply, 1)
-		go func() { answered <- b.do("POST", "/api/generate", key, `{"model":"`+model+`","prompt":"abcd","stream":false}`) }()
+		go func() {
+			answered <- b.do("POST", "/api/generate", key, `{"model":"`+model+`","prompt":"abcd","stream":false}`)
+		}()
 		b.ollama.WaitRequestTo(1, "POST", "/api/generate")
 		if held := b.budgets(key)["tokens_per_hour"]["held"]; held != c.own+1 {
 			t.Errorf("%s: %v tokens are held, want one of the prompt and %v", c.name, held, c.own)
