@@ -43,10 +43,7 @@ func put(t *testing.T, dir, name string, content []byte) {
 }
 
 // machine is where a test installs: PATH has only the commands that it names, so that a test decides what is there.
-type machine struct {
-	path, target string
-	env          []string
-}
+type machine struct{ path, target string }
 
 const always = "cut grep mkdir mktemp mv rm tar gzip wc cat sh"
 
@@ -78,7 +75,7 @@ func (m *machine) install(t *testing.T, script, url string) (output string, err 
 		t.Fatalf("%v: apt-get install -y dash", err)
 	}
 	cmd := exec.Command(shell)
-	cmd.Env = append([]string{"PATH=" + m.path, "HOME=" + t.TempDir(), "INSTALL_DIR=" + m.target, "BASE_URL=" + url}, m.env...)
+	cmd.Env = []string{"PATH=" + m.path, "HOME=" + t.TempDir(), "INSTALL_DIR=" + m.target, "BASE_URL=" + url}
 	cmd.Stdin = strings.NewReader(script)
 	out, err := cmd.CombinedOutput()
 	return string(out), err

@@ -12,6 +12,7 @@ type metered struct {
 	records, events  int64
 	complete, failed bool
 	refused, ended   bool
+	repeated         string // the end of one at the repeat limit
 }
 
 // meter feeds the stream in pieces whose lengths the bytes of cuts say, over and over.
@@ -33,11 +34,14 @@ func meter(kind Kind, sse, strip bool, echo string, stream, cuts []byte) metered
 		clear(piece)
 		stream = stream[n:]
 	}
-	ended := m.Ended()
+	ended, repeated := m.Ended(), ""
+	if m.AtRepeatLimit() {
+		repeated = string(m.RepeatEnd(17, 1))
+	}
 	out.Write(m.Finish())
 	u := m.Usage
 	u.Total, u.Load, u.PromptEval, u.Completion = nil, nil, nil, nil // pointers: compared by their presence elsewhere
-	return metered{out.String(), u, m.Records, m.Events, m.Complete, m.Failed, false, ended}
+	return metered{out.String(), u, m.Records, m.Events, m.Complete, m.Failed, false, ended, repeated}
 }
 
 // FuzzMeter: however a stream is cut into pieces or glued together, it comes to the same; what is not to be changed passes byte
@@ -53,9 +57,15 @@ func FuzzMeter(f *testing.F) {
 		if name := streams[kind]; name != "" {
 			stream = recording(f, name)
 		}
+		if streams[kind] != "" {
+			if m := meter(kind, kind.Family() != Native, false, "", repeating(kind, stream), nil); m.repeated == "" {
+				f.Fatalf("kind %d: the repeating stream has not come to the limit", kind)
+			}
+		}
 		for _, cuts := range [][]byte{{0}, {1, 7}, {40, 3, 255}} {
 			f.Add(uint8(i), false, stream, cuts)
 			f.Add(uint8(i), true, stream[:len(stream)-20], cuts)
+			f.Add(uint8(i), true, repeating(kind, stream), cuts)
 			f.Add(uint8(i), true, bytes.ReplaceAll(stream, []byte("\n"), []byte("\r\n")), cuts)
 		}
 	}
@@ -77,10 +87,30 @@ func FuzzMeter(f *testing.F) {
 		if !edits && !bytes.HasPrefix(stream, bytes.TrimRight([]byte(whole.out), "\r\n")) {
 			t.Fatalf("kind %d: %q became %q", kind, stream, whole.out)
 		}
+		if whole.complete && whole.repeated != "" {
+			t.Fatalf("kind %d: %q has two ends", kind, stream)
+		}
 		if whole.complete && !terminal(kind, stream) {
 			t.Fatalf("kind %d: %q was taken for whole", kind, stream)
 		}
 	})
+}
+
+// repeating is a stream whose first piece comes forty times, and has no end.
+func repeating(kind Kind, stream []byte) []byte {
+	sse := kind.Family() != Native
+	end := []byte("\n")
+	if sse {
+		end = []byte("\n\n")
+	}
+	m := NewMeter(kind, sse, false, "")
+	for rec := range bytes.SplitAfterSeq(stream, end) {
+		if _, err := m.Feed(rec); err == nil && m.Records == 1 {
+			before, _, _ := bytes.Cut(stream, rec)
+			return append(bytes.Clone(before), bytes.Repeat(rec, 40)...)
+		}
+	}
+	return stream
 }
 
 // terminal says whether the bytes that end a whole stream are there at all.

@@ -122,7 +122,7 @@ func (x *exchange) errorBody(e *api.Error) []byte {
 	case dialect.OpenAI:
 		return openAIError(e, openAIType(statuses[e.Code]), "")
 	case dialect.Responses:
-		if e.NoRetry && statuses[e.Code] == http.StatusTooManyRequests && e.RetryAfter > 0 {
+		if e.NoRetry && usedUp[e.Code] {
 			// Codex shows a limit, and when it ends, in this form only; any other 429 it repeats, or calls a "retry limit".
 			return openAIError(e, "usage_limit_reached", `,"resets_at":`+strconv.FormatInt(x.arrived.Add(e.RetryAfter).Unix(), 10))
 		}
@@ -175,6 +175,9 @@ func (x *exchange) withSentence(status int, body []byte) []byte {
 	}
 	return slices.Concat(body[:end], []byte(field), quoted(sentence), body[end:])
 }
+
+// usedUp are the limits that an hour or a day brings back.
+var usedUp = map[api.Code]bool{api.CodeRateLimited: true, api.CodeTokenLimit: true, api.CodeGPULimit: true}
 
 // openAIError is a failure of that type, with more fields behind the usual ones.
 func openAIError(e *api.Error, kind, more string) []byte {

@@ -7,7 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"ollama-api-service/internal/auth"
 	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/server"
 )
 
 // Each dialect names limits in its own way, with times in its own form.
@@ -73,7 +75,7 @@ func TestLimitsInEachDialect(t *testing.T) {
 
 // Codex shows a limit, and when it ends, if it reads this type and this time. A limit that ends in a moment is for it to wait for.
 func TestUsageLimitForCodex(t *testing.T) {
-	b := start(t, setup{})
+	b := start(t, setup{change: func(o *server.Options) { o.Throttle = auth.NewThrottle(10, time.Now) }})
 	b.ollama.Script("POST", "/v1/responses", ollamatest.Answer{Tokens: 20, PromptTokens: 10})
 	for fields, within := range map[string]time.Duration{
 		`"rate_limit":1`: 62 * time.Minute, `"rate_limit":9,"tokens_per_hour":30`: 62 * time.Minute, `"rate_limit":9,"tokens_per_day":30`: 25 * time.Hour,
@@ -92,6 +94,13 @@ func TestUsageLimitForCodex(t *testing.T) {
 		if r := b.do("POST", "/v1/chat/completions", key, `{"model":"tiny","messages":[],"max_tokens":20}`); r.status != 429 || !strings.Contains(r.body, `"type":"rate_limit_error"`) || strings.Contains(r.body, "resets_at") {
 			t.Errorf("%s in chat: %d %s", fields, r.status, r.body)
 		}
+	}
+	wrong := reply{status: 401}
+	for wrong.status == 401 { // until its address has tried too often
+		wrong = b.do("POST", "/v1/responses", "oas_0000000000_00000000000000000000000000000000000000", `{}`)
+	}
+	if wrong.status != 429 || !strings.Contains(wrong.body, `"rate_limit_error"`) {
+		t.Errorf("too many wrong keys: %d %s", wrong.status, wrong.body)
 	}
 	key, _ := b.key(`{"name":"one","role":"user","max_concurrent":1}`)
 	b.ollama.Script("POST", "/api/chat", ollamatest.Answer{Fault: ollamatest.Hang})

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"ollama-api-service/internal/dialect"
+	"ollama-api-service/internal/ollamatest"
 	"ollama-api-service/internal/server"
 )
 
@@ -49,6 +50,38 @@ func TestPolicyOnTheWay(t *testing.T) {
 	for _, policy := range []string{`{"num_ctx":"max:0"}`, `{"nothing":"drop"}`, `{"raw":"max:1"}`, `{"raw":7}`, `"drop"`} {
 		if r := b.do("PATCH", "/api/keys/"+preview, adminSecret, `{"policy":`+policy+`}`); r.status != 400 {
 			t.Errorf("%s: %d %s", policy, r.status, r.body)
+		}
+	}
+}
+
+// The model's own num_predict is what is reserved of a key's tokens, and where the server says nothing of it, the default holds.
+func TestTheModelsOwnNumPredictIsReserved(t *testing.T) {
+	b := start(t, setup{change: func(o *server.Options) { o.Standard = dialect.Standard(4096, time.Hour, 100) }})
+	for _, c := range []struct {
+		name string
+		show ollamatest.Answer
+		own  float64
+		says string
+	}{
+		{"it says", ollamatest.Answer{Recording: "show"}, 64, ""},
+		{"it fails", ollamatest.Answer{Status: 500, Body: `{"error":"busy"}`}, 100, "num_predict=100"},
+	} {
+		model := strings.ReplaceAll(c.name, " ", "-")
+		b.ollama.Models(model + ":latest")
+		b.ollama.Script("POST", "/api/show", c.show)
+		b.ollama.Forget()
+		key, _ := b.key(`{"name":"` + c.name + `","role":"user","tokens_per_hour":1000}`)
+		gate := make(chan struct{})
+		b.ollama.Handle("POST", "/api/generate", func(*ollamatest.Request) ollamatest.Answer { return ollamatest.Answer{HeaderGate: gate} })
+		answered := make(chan reply, 1)
+		go func() { answered <- b.do("POST", "/api/generate", key, `{"model":"`+model+`","prompt":"abcd","stream":false}`) }()
+		b.ollama.WaitRequestTo(1, "POST", "/api/generate")
+		if held := b.budgets(key)["tokens_per_hour"]["held"]; held != c.own+1 {
+			t.Errorf("%s: %v tokens are held, want one of the prompt and %v", c.name, held, c.own)
+		}
+		close(gate)
+		if r := <-answered; r.header.Get("X-Policy") != c.says {
+			t.Errorf("%s: %d, X-Policy %q, want %q", c.name, r.status, r.header.Get("X-Policy"), c.says)
 		}
 	}
 }
