@@ -245,7 +245,7 @@ func (s *Server) identify(x *exchange) error {
 	return nil
 }
 
-// guessLength is what a text must have to count as a guess where a good key was sent with it: no static key is shorter, and the
+// guessLength is what a text must have to count as a guess where a good key was sent with it: ADMIN_API_KEY is no shorter, and the
 // placeholders of clients ("ollama", "none", "sk-no-key-required") are. In bytes.
 const guessLength = 24
 
