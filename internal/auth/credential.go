@@ -161,7 +161,8 @@ func errScheme() error {
 }
 
 func errTwice() error {
-	return api.Errorf(api.CodeUnauthorized, "the Authorization header says Bearer twice: most clients add the word themselves, so give them the key without it")
+	return api.Errorf(api.CodeUnauthorized,
+		"the Authorization header says Bearer twice: most clients add the word themselves, so give them the key without it")
 }
 
 func errAmbiguous() error {

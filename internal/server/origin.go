@@ -87,7 +87,8 @@ func (x *exchange) refusePreflight() error {
 		return nil // its method is the reason, and the route table says so
 	}
 	if _, err := api.ParseOrigin(origin); err != nil || auth.MayHoldKey(origin) {
-		return api.Errorf(api.CodeForbidden, "pages of this origin may not call the service, and no setting can admit it: its Origin is not one of a browser")
+		return api.Errorf(api.CodeForbidden,
+			"pages of this origin may not call the service, and no setting can admit it: its Origin is not one of a browser")
 	}
 	return api.Wrap(api.CodeForbidden, fmt.Errorf("CORS_ORIGINS does not admit %s", origin),
 		fmt.Sprintf("pages of %s may not call this service: its operator can admit them with the setting CORS_ORIGINS=%[1]s", origin))

@@ -83,7 +83,8 @@ func (t *table) find(x *exchange) error {
 	}
 	x.Header().Set("Allow", strings.Join(allowed, ", "))
 	if x.r.Method == http.MethodGet && strings.EqualFold(x.r.Header.Get("Upgrade"), "websocket") {
-		return api.Errorf(api.CodeNoWebSocket, "this service speaks no WebSocket: send the request with %s over HTTP", strings.Join(allowed, " or "))
+		return api.Errorf(api.CodeNoWebSocket, "this service speaks no WebSocket: send the request with %s over HTTP",
+			strings.Join(allowed, " or "))
 	}
 	return api.Errorf(api.CodeMethodNotAllowed, "this path answers %s only", strings.Join(allowed, ", "))
 }
@@ -135,9 +136,11 @@ func (t *table) unknown(x *exchange) error {
 	case x.pathKey == "" && strings.Contains(x.path, "/k/"):
 		return api.Errorf(api.CodeNotFound, "no such path: a key comes first in the path, as in /k/KEY%s", meant)
 	case strings.HasPrefix(meant, "/v1/") && !strings.HasPrefix(x.path, "/v1/"):
-		return api.Errorf(api.CodeNotFound, "no such path: %s is here. The base URL that the client is set to probably needs /v1 at its end", meant)
+		return api.Errorf(api.CodeNotFound, "no such path: %s is here. The base URL that the client is set to probably needs /v1 at its end",
+			meant)
 	}
-	return api.Errorf(api.CodeNotFound, "no such path: %s is here. Check the base URL that the client is set to: the client adds the rest of the path itself", meant)
+	return api.Errorf(api.CodeNotFound, "no such path: %s is here. Check the base URL that the client is set to: the client adds the rest of the path itself",
+		meant)
 }
 
 // meant is the template of the route that a wrong path ends like, with or without /v1 or /api before it; "" if there is none.
