@@ -42,7 +42,7 @@ func ParseOrigin(text string) (Origin, error) {
 	o := Origin{scheme: scheme, host: rest}
 	if i := strings.LastIndexByte(rest, ':'); i > strings.LastIndexByte(rest, ']') {
 		o.host, o.port = rest[:i], rest[i+1:]
-		if n, err := strconv.Atoi(o.port); o.port != "*" && (err != nil || n < 1 || n > 65535 || o.port[0] == '+') {
+		if n, err := strconv.Atoi(o.port); o.port != "*" && (err != nil || n < 1 || n > 65535 || strconv.Itoa(n) != o.port) {
 			return Origin{}, fmt.Errorf("a port is a number, or * for every port: write %s://HOST:3000 or %s://HOST:*", scheme, scheme)
 		}
 	}
@@ -53,19 +53,18 @@ func ParseOrigin(text string) (Origin, error) {
 }
 
 func (o Origin) checkHost() error {
-	name := strings.TrimPrefix(o.host, "*.")
-	switch bare := strings.Trim(o.host, "*"); {
-	case o.host == "*", originHost.MatchString(name):
+	bare := strings.Trim(o.host, "*")
+	switch {
+	case o.host == "*", originHost.MatchString(strings.TrimPrefix(o.host, "*.")):
 		return nil
-	case !strings.Contains(o.host, "*") || !originHost.MatchString(strings.ReplaceAll(o.host, "*", "x")):
-		return errors.New("the host of an origin is a name or an address, like https://chat.example.net or http://[::1]:3000")
-	case bare == "" || strings.Contains(bare, "*"):
-	case o.host == bare+"*" && o.port == "" && !strings.HasSuffix(bare, "."):
+	case o.host == bare+"*" && originHost.MatchString(bare):
 		return fmt.Errorf("a star behind a host admits other hosts: for every port write %s://%s:*", o.scheme, bare)
-	case o.host == "*"+bare:
-		return fmt.Errorf("a star is a whole label: for the hosts below it write %s://*.%s", o.scheme, strings.Trim(bare, "."))
+	case o.host == "*"+bare && originHost.MatchString(bare):
+		return fmt.Errorf("a star is a whole label: for the hosts below it write %s://*.%s", o.scheme, bare)
+	case bare == "" && o.host != "" || strings.Contains(o.host, "*") && originHost.MatchString(strings.ReplaceAll(o.host, "*", "x")):
+		return errors.New("a star is the first label of a host (https://*.example.net), the whole host (chrome-extension://*) or the port (http://localhost:*)")
 	}
-	return errors.New("a star is the first label of a host (https://*.example.net), the whole host (chrome-extension://*) or the port (http://localhost:*)")
+	return errors.New("the host of an origin is a name or an address, like https://chat.example.net or http://[::1]:3000")
 }
 
 // Admits reports whether a browser's Origin field is one of these.

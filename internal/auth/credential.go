@@ -18,6 +18,9 @@ type carried struct {
 	fault error
 }
 
+// mostCarried bounds the texts of one request that are weighed: each is a guess, and costs as much as one.
+const mostCarried = 8
+
 // Credential takes the key text out of a request. Its carriers are Authorization (Bearer, the password of Basic, or the key
 // without a scheme), x-api-key, api-key, and the key of the path /k/KEY/, which the caller has cut out. An empty value is no
 // credential. Identify then decides whether the key is good.
@@ -28,7 +31,7 @@ type carried struct {
 //
 // It returns CodeUnauthorized for none (ErrNoCredential) or an unusable one, and CodeBadRequest for two different texts that
 // could both be keys and for a doubled header: which of two was meant must not depend on who reads first, a proxy or this
-// service. The text is returned with the error as well if there is one.
+// service. The text is returned with the error as well if there is one; of two that could both be keys, both are passed over.
 func (a *Authenticator) Credential(h http.Header, pathKey string) (text string, passedOver []string, err error) {
 	var room [4]carried
 	found := carriers(room[:0], h, pathKey)
@@ -39,13 +42,16 @@ func (a *Authenticator) Credential(h http.Header, pathKey string) (text string, 
 	case 1:
 		return found[0].text, nil, found[0].fault
 	}
+	if len(found) > mostCarried {
+		return "", nil, errAmbiguous()
+	}
 	chosen := -1
 	for i, c := range found {
 		switch {
 		case !a.couldBeKey(c.text):
 			passedOver = append(passedOver, c.text)
 		case chosen >= 0 && found[chosen].text != c.text:
-			return "", nil, errAmbiguous()
+			return "", append(passedOver, found[chosen].text, c.text), errAmbiguous()
 		case chosen < 0 || found[chosen].fault != nil:
 			chosen = i
 		}
@@ -79,7 +85,9 @@ func carriers(found []carried, h http.Header, pathKey string) []carried {
 	for _, name := range [...]string{"X-Api-Key", "Api-Key"} {
 		before = len(found)
 		for _, value := range h[name] {
-			if value != "" {
+			if scheme, text, _ := strings.Cut(value, " "); strings.EqualFold(scheme, "Bearer") {
+				found = append(found, carried{text, errBearer()})
+			} else if value != "" {
 				found = append(found, carried{text: value})
 			}
 		}
@@ -120,7 +128,10 @@ func authorization(found []carried, value string) []carried {
 		}
 		return keys(found, rest, nil)
 	case basic:
-		return append(found, password(rest))
+		if c := password(rest); c.text != "" {
+			found = append(found, c)
+		}
+		return found
 	}
 	return append(found, carried{rest, errScheme()})
 }
@@ -163,6 +174,10 @@ func errScheme() error {
 func errTwice() error {
 	return api.Errorf(api.CodeUnauthorized,
 		"the Authorization header says Bearer twice: most clients add the word themselves, so give them the key without it")
+}
+
+func errBearer() error {
+	return api.Errorf(api.CodeUnauthorized, "the word Bearer belongs into the Authorization header: send only the key in this one")
 }
 
 func errAmbiguous() error {

@@ -12,8 +12,8 @@ const (
 	mostThrottled  = 100_000 // addresses counted in one window; more are answered like everybody
 )
 
-// Throttle counts by address the texts that are no keys. It is asked only after a text was found bad, so it refuses nothing
-// that is good: guessing costs little and shows in the log, and a neighbour behind the same address notices nothing. A text
+// Throttle counts by address the texts that are no keys. It is asked only after a text was found bad, so a request that carries only
+// a good key is never refused: guessing costs little and shows in the log, and a neighbour behind the same address is served. A text
 // counts once in a window: an agent tries a mistyped key ten times for one prompt, and that is no guessing.
 //
 // Windows are fixed: across the edge of two of them an address has twice its number. Not for limits that must hold exactly.
@@ -23,7 +23,7 @@ type Throttle struct {
 
 	mu     sync.Mutex
 	window time.Time
-	seed   maphash.Seed // of this window: nobody outside can choose texts that count as one
+	seed   maphash.Seed // of this window: no client can choose texts that count as one
 	failed map[netip.Prefix]map[uint64]struct{}
 }
 

@@ -96,7 +96,7 @@ func (c *Config) checkNumbers() error {
 		{"RETENTION_ROWS", c.RetentionRows, 0, maxDays},
 		{"RETENTION_ROLLUPS", c.RetentionRollups, 0, maxDays},
 		{"MAX_BODY_BYTES", int64(c.MaxBodyBytes), 1024, maxBody},
-		{"MAX_BODY_MEMORY", int64(c.MaxBodyMemory), 2 * (int64(c.MaxBodyBytes) + 1), 1 << 50}, // a body and what it is decoded to, each read to one byte beyond the bound
+		{"MAX_BODY_MEMORY", int64(c.MaxBodyMemory), 2 * int64(c.MaxBodyBytes), 1 << 50}, // a body and what it is decoded to
 		{"JOURNAL_MAX_BYTES", int64(c.JournalMaxBytes), 16 << 20, 1 << 40},
 	} {
 		if n.value < n.least || n.value > n.most {

@@ -67,7 +67,7 @@ type Config struct {
 	JournalMaxBytes Size          `env:"JOURNAL_MAX_BYTES" envDefault:"128MiB" doc:"How large the journal may grow while the database takes no rows, from 16MiB on. When it is full, keys marked strict are\nrefused, and other keys are served without a row; how many is counted."`
 	CountGrace      time.Duration `env:"COUNT_GRACE" envDefault:"0s" doc:"How long the answer of a client that left in the middle of a stream is read on, so that its tokens are counted and not\nestimated. Its slot stays taken meanwhile. 0s stops Ollama at once."`
 
-	AuthFailuresPerMinute    int     `env:"AUTH_FAILURES_PER_MINUTE" envDefault:"30" doc:"How many different texts that are no keys one address may send in a minute before it must wait; good keys from\nthere are served all the same. 0 is no bound."`
+	AuthFailuresPerMinute    int     `env:"AUTH_FAILURES_PER_MINUTE" envDefault:"30" doc:"How many different texts that are no keys one address may send in a minute before it must wait. A request that carries\nonly a good key is served all the same. 0 is no bound."`
 	MaxConnectionsPerAddress int     `env:"MAX_CONNECTIONS_PER_ADDRESS" envDefault:"512" doc:"How many connections one address may hold, before anybody is asked for a key. This machine and TRUSTED_PROXIES are exempt;\n0 is no bound."`
 	CORSOrigins              Origins `env:"CORS_ORIGINS" doc:"Origins, separated by commas, whose pages may call the service from a browser. A star is the first label of a host, the\nwhole host, or the port; * is every origin but null. Keys in pages are keys that others can read.\n  CORS_ORIGINS=https://chat.example.net,http://localhost:*,https://*.example.com,chrome-extension://*"`
 

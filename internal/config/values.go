@@ -65,7 +65,7 @@ func (b *Backends) UnmarshalText(text []byte) error {
 		}
 		base, query, err := api.ParseBackendURL(part)
 		if err != nil {
-			return mend(err.Error())
+			return mend("must be set right: " + err.Error())
 		}
 		one := api.Backend{URL: base, Name: derivedName(base)}
 		if err := one.ReadQuery(query); err != nil {

@@ -2,6 +2,7 @@ package dialect
 
 import (
 	"bytes"
+	"cmp"
 	"strings"
 )
 
@@ -53,8 +54,13 @@ func (m *Meter) readNamed(rec []byte) bool {
 	switch event {
 	case "response.completed", "response.incomplete", "message_delta", "message_stop":
 		return true
-	case "error", "response.failed":
+	case "error":
 		m.Failed = true
+		if data, ok := eventData(rec); ok && m.kind == OpenAIResponses {
+			m.Failure = cmp.Or(Sentence(data), "the Ollama server failed: try again")
+		}
+	case "response.failed":
+		m.Failed, m.Failure = true, ""
 	case "content_block_delta", "response.output_text.delta", "response.function_call_arguments.delta",
 		"response.reasoning_summary_text.delta", "response.reasoning_text.delta", "response.refusal.delta":
 		m.Records++

@@ -47,7 +47,9 @@ type Meter struct {
 	// response.completed or message_stop.
 	Complete bool
 	// Failed says that upstream itself sent an error record.
-	Failed   bool
+	Failed bool
+	// Failure is the sentence of a Responses error event behind which no response.failed has come; otherwise it is empty.
+	Failure  string
 	finished bool // a finish chunk came
 	broken   bool // a record is no JSON
 	closing  closing

@@ -211,13 +211,10 @@ func (b *bed) request(method, path, key, body string) *http.Request {
 		req.Header.Set("Authorization", "Bearer "+key)
 	}
 	if strings.HasPrefix(path, "/v1/") {
-		req.Header.Set("User-Agent", anSDK)
+		req.Header.Set("X-Stainless-Lang", "js") // as OpenAI's SDKs: how a stream breaks depends on it
 	}
 	return req
 }
-
-// anSDK is how the clients of these tests name themselves on /v1: how a stream breaks depends on it.
-const anSDK = "SDK/JS 1.2.3"
 
 func (b *bed) send(req *http.Request) reply {
 	b.t.Helper()

@@ -3,6 +3,7 @@ package server
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -121,6 +122,9 @@ type hurried struct {
 }
 
 func (h *hurried) Read(p []byte) (int, error) {
+	if h.x.s.stopping.Err() != nil {
+		return 0, context.Canceled
+	}
 	deadline := time.Now().Add(drainTime)
 	if deadline.After(h.end) {
 		deadline = h.end
@@ -201,6 +205,9 @@ func decoding(coding string, body []byte, read func(io.Reader) error) error {
 	return read(z)
 }
 
+// beyond is what one request may hold above its bounds: the byte behind the bound, of its body and of what that is decoded to.
+const beyond = 2
+
 // smallBody is what a body may have without being counted.
 const smallBody = 64 << 10
 
@@ -212,7 +219,7 @@ func (x *exchange) hold(n int) error {
 	if n <= smallBody || more <= 0 {
 		return nil
 	}
-	if x.s.bodies.Add(more) > x.s.BodyMemory {
+	if x.s.bodies.Add(more) > x.s.BodyMemory+beyond {
 		x.s.bodies.Add(-more)
 		e := api.Errorf(api.CodeUnavailable, "the gateway has as many large bodies in hand as it may (MAX_BODY_MEMORY): try again in a few seconds")
 		e.RetryAfter = 5 * time.Second

@@ -81,7 +81,7 @@ func (b *booking) begin(resp *proxy.Response) error {
 
 // What only the operator can change is not worth a second try.
 var (
-	errCompressed = &api.Error{Code: api.CodeUpstreamError, NoRetry: true, Message: "the Ollama server answered compressed, which nobody asked for: ask who runs it"}
+	errCompressed = &api.Error{Code: api.CodeUpstreamError, NoRetry: true, Message: "the Ollama server compressed its answer, although the gateway did not ask for it: ask who runs it"}
 	errRedirects  = &api.Error{Code: api.CodeUpstreamError, NoRetry: true, Message: "the Ollama server redirects: OLLAMA_BASE_URL must name it directly"}
 	errSignedOut  = &api.Error{Code: api.CodeUpstreamError, NoRetry: true, Message: "the Ollama server is not signed in where this model needs it: ask who runs it"}
 	errEndedEarly = api.Errorf(api.CodeUpstreamError, "the answer of the Ollama server ended too early: try again")
@@ -193,12 +193,11 @@ func (b *booking) stream(resp *proxy.Response, m *dialect.Meter) error {
 		// A failed pull says so in its own last line, and ends as Ollama ends it.
 		b.end(api.OutcomeUpstream, api.CodeUpstreamError)
 		return b.last(rest)
+	case m.Failed && len(rest) > 0:
+		return b.failed(errEndedEarly) // its error came within the end, which no client gets to see
 	case m.Failed:
 		b.end(api.OutcomeUpstream, api.CodeUpstreamError)
-		if !b.x.endsInOrder() {
-			panic(http.ErrAbortHandler)
-		}
-		return nil // its own error record has passed
+		return b.x.endFailed() // its own error record has passed
 	default:
 		b.s.note(b.lease.Backend, errEndedEarly)
 		return b.failed(errEndedEarly)

@@ -9,21 +9,26 @@ import (
 	"ollama-api-service/internal/server"
 )
 
-// A simple reader passes over the chunk of a chat that says what went wrong, and takes the end for the end: a program that shows no name of
-// its own sees the connection break. Events that are named are passed over by no reader, and end in order.
-func TestPlainLibrariesSeeTheBreak(t *testing.T) {
+// A simple reader passes over the chunk of a chat that says what went wrong, and takes the end for the end: all but the programs that are
+// known to show it see the connection break. Events that are named are passed over by no reader, and end in order.
+func TestUnknownReadersSeeTheBreak(t *testing.T) {
 	versions(t, func(t *testing.T, http2 bool) {
+		const openAISDK = "OpenAI/JS 7.59.0"
 		b := start(t, setup{http2: http2})
 		key := b.user()
 		for _, f := range flows() {
 			b.ollama.Script("POST", f.path, ollamatest.Answer{Tokens: 5, NoTerminal: true})
 			for agent, plain := range map[string]bool{
 				"Go-http-client/1.1": true, "Go-http-client/2.0": true, "program/1.0 langchaingo/v0.1.14 Go/go1.26.0 (linux amd64)": true, "python-requests/2.32.3": true,
-				"python-httpx/0.28.1": true, "Python-urllib/3.13": true, "curl/8.14.1": true,
-				"ai-sdk/openai-compatible/3.0.92": false, "OpenAI/JS 7.59.0": false, "OpenAI/Python 2.8.0": false, "codex_exec/0.171.0": false, "node": false, "Mozilla/5.0": false, "": false,
+				"python-httpx/0.28.1": true, "Python-urllib/3.13": true, "curl/8.14.1": true, "axios/1.7.9": true, "okhttp/4.12.0": true, "Java-http-client/21.0.2": true,
+				"Python/3.12 aiohttp/3.11.0": true, "undici": true, "reqwest/0.12": true, "GuzzleHttp/7": true, "node": true, "Mozilla/5.0": true, "": true,
+				"ai/7.0.173 ai-sdk/openai-compatible/3.0.92": false, "opencode/1.18.33": false, openAISDK: false,
 			} {
 				req := b.request("POST", f.path, key, strings.Replace(f.request, "%q", `"x"`, 1))
 				req.Header.Set("User-Agent", agent)
+				if agent != openAISDK {
+					req.Header.Del("X-Stainless-Lang")
+				}
 				r := b.send(req)
 				breaks := f.name == "native" || plain && (f.name == "chat" || f.name == "completions")
 				if (r.err != nil) != breaks || !strings.Contains(r.body, endedEarly) || strings.Contains(r.body, "[DONE]") || strings.Contains(r.body, `"finish_reason":"`) {
@@ -69,6 +74,44 @@ func TestHeartbeatForms(t *testing.T) {
 				t.Error(err)
 			}
 			resp.Body.Close()
+		}
+	}
+}
+
+// An error that Ollama itself sends within a stream ends it, also where the end of the answer had begun.
+func TestErrorsOfOllamaWithinAStream(t *testing.T) {
+	b := start(t, setup{})
+	key := b.user()
+	const (
+		text  = "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"sea\"}}\n\n"
+		delta = "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\"},\"usage\":{\"output_tokens\":1}}\n\n"
+		boom  = "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"api_error\",\"message\":\"boom\"}}\n\n"
+		word  = "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"delta\":\"sea\",\"sequence_number\":1}\n\n"
+		bang  = "event: error\ndata: {\"type\":\"error\",\"message\":\"boom\",\"error\":{\"message\":\"boom\"},\"sequence_number\":2}\n\n"
+		dead  = "event: response.failed\ndata: {\"type\":\"response.failed\",\"response\":{\"id\":\"resp_1\",\"status\":\"failed\",\"error\":{\"message\":\"boom\"}}}\n\n"
+	)
+	for _, c := range []struct {
+		name, path string
+		sends      []string
+		ends       []string // in this order, to the end of the answer
+	}{
+		{"messages", "/v1/messages", []string{text, boom}, []string{"sea", "event: error\n", `"boom"`}},
+		{"messages, within the end", "/v1/messages", []string{text, delta, boom}, []string{"sea", "event: error\n", endedEarly}},
+		{"responses", "/v1/responses", []string{word, bang}, []string{"sea", "event: error\n", `"boom"`, "event: response.failed\n", `"boom"`}},
+		{"responses, with the event that ends it", "/v1/responses", []string{word, bang, dead}, []string{"sea", "event: error\n", "event: response.failed\n", `"boom"`}},
+	} {
+		b.ollama.Script("POST", c.path, ollamatest.Answer{Header: map[string][]string{"Content-Type": {"text/event-stream"}}, Chunks: c.sends})
+		r := b.do("POST", c.path, key, streamed)
+		rest := r.body
+		for _, want := range c.ends {
+			_, after, ok := strings.Cut(rest, want)
+			if !ok {
+				t.Errorf("%s: %v %q, want %q in this order", c.name, r.err, r.body, c.ends)
+			}
+			rest = after
+		}
+		if r.err != nil || strings.Contains(r.body, "end_turn") || strings.Count(r.body, "event: response.failed") > 1 {
+			t.Errorf("%s: %v %q, want one failure and an end in order", c.name, r.err, r.body)
 		}
 	}
 }

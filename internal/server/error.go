@@ -204,10 +204,28 @@ func (x *exchange) errorRecord(e *api.Error) []byte {
 		b = append(append(b, `","message":`...), quoted(e.Message)...)
 		b = append(b, `,"param":null,`...)
 		b = append(append(b, body[1:]...), "\n\n"...)
-		// Codex reads nothing but this event, and only when the body has ended.
-		return append(b, m.FailedResponse(x.id, x.arrived, responseErrors[statuses[e.Code]/100], quoted(e.Message))...)
+		return append(b, x.failedResponse(e.Code, e.Message)...)
 	}
 	return append(body, '\n')
+}
+
+// failedResponse ends a Responses stream that failed: Codex reads nothing but this event, and only when the body has ended.
+func (x *exchange) failedResponse(code api.Code, message string) []byte {
+	m := cmp.Or(x.meter, &dialect.Meter{})
+	return m.FailedResponse(x.id, x.arrived, responseErrors[statuses[code]/100], quoted(message))
+}
+
+// endFailed ends a stream in which upstream's own error record has passed.
+func (x *exchange) endFailed() error {
+	if x.meter.Failure != "" {
+		if _, err := x.Write(x.failedResponse(api.CodeUpstreamError, x.meter.Failure)); err != nil {
+			panic(http.ErrAbortHandler)
+		}
+	}
+	if !x.endsInOrder() {
+		panic(http.ErrAbortHandler)
+	}
+	return nil
 }
 
 // responseErrors are what response.failed calls a failure, by the hundreds of its status. Codex repeats a server_error.
@@ -218,8 +236,8 @@ var responseErrors = map[int]string{4: "invalid_prompt", 5: "server_error"}
 // Ollama read the record first, and a program that looks for "done" only must not take the end for it.
 //
 // A chunk of OpenAI's chat that carries an error is no event of its own, and simple readers pass over it: langchaingo 0.1.14 returns
-// the half as a whole answer. They use an HTTP library under its own name. These libraries hand out what came before a break, so
-// that the break hides nothing from a reader that does know the record.
+// the half as a whole answer. So in that dialect only the clients that are known to show the error get an end in order. To the
+// others the connection breaks. HTTP libraries hand out what came before a break, so a reader that knows the record still sees it.
 func (x *exchange) endsInOrder() bool {
 	events := strings.HasPrefix(x.Header().Get("Content-Type"), "text/event-stream")
 	switch x.family {
@@ -227,14 +245,15 @@ func (x *exchange) endsInOrder() bool {
 		return false
 	case dialect.OpenAI:
 		agent := x.r.UserAgent()
-		plain := func(name string) bool { return strings.HasPrefix(agent, name) }
-		return events && !slices.ContainsFunc(plainLibraries, plain) && !strings.Contains(agent, "langchaingo/")
+		knows := func(name string) bool { return strings.Contains(agent, name) }
+		return events && (x.r.Header.Get("X-Stainless-Lang") != "" || slices.ContainsFunc(errorReaders, knows))
 	}
 	return events
 }
 
-// plainLibraries are how HTTP libraries name themselves where a program does not.
-var plainLibraries = []string{"Go-http-client/", "python-requests/", "python-httpx/", "Python-urllib/", "curl/"}
+// errorReaders are what the clients that show an error within a stream of OpenAI's call themselves, besides OpenAI's own SDKs, which
+// send X-Stainless-Lang.
+var errorReaders = []string{"ai-sdk/", "opencode/"}
 
 func openAIType(status int) string {
 	switch status {

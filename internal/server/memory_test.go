@@ -73,7 +73,7 @@ func TestBodiesInMemoryAreBounded(t *testing.T) {
 // One body of the largest size fits into the least memory that the settings allow, also if it hardly shrinks when it is compressed.
 func TestOneBodyAlwaysFits(t *testing.T) {
 	const most = 1 << 20
-	b := start(t, setup{change: func(o *server.Options) { o.MaxBody, o.BodyMemory = most, 2*(most+1) }})
+	b := start(t, setup{change: func(o *server.Options) { o.MaxBody, o.BodyMemory = most, 2*most }})
 	key := b.user()
 	noise := make([]byte, most*3/4)
 	rand.NewChaCha8([32]byte{1}).Read(noise)

@@ -18,6 +18,7 @@ const (
 	corsAskedMethod   = "Access-Control-Request-Method"
 	corsAskedHeaders  = "Access-Control-Request-Headers"
 	preflightLifetime = 12 * time.Hour
+	maxOrigin         = 300 // bytes; a host name has at most 253
 )
 
 // ambient are the fields that name a session or a payer: a page of another origin may not send them. All others are allowed, because
@@ -38,6 +39,8 @@ func crossOrigin(next http.Handler, origins []api.Origin) http.Handler {
 			"Deprecation", "Request-Id", "Retry-After", "X-Backend", "X-Client-Request-Id", "X-Key-Expires", "X-Policy", "X-Queue-Wait-Ms",
 			"X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "X-Request-Id", "X-Should-Retry",
 			openAIRequests.limit, openAIRequests.remaining, openAIRequests.reset, openAITokens.limit, openAITokens.remaining, openAITokens.reset,
+			anthropicRequests.limit, anthropicRequests.remaining, anthropicRequests.reset,
+			anthropicTokens.limit, anthropicTokens.remaining, anthropicTokens.reset,
 		},
 		AllowPrivateNetwork: true, // a page on the internet that the operator has named, and a gateway in a private network
 		MaxAge:              int(preflightLifetime.Seconds()),
@@ -86,7 +89,8 @@ func (x *exchange) refusePreflight() error {
 	if admits(x.s.Origins, origin) {
 		return nil // its method is the reason, and the route table says so
 	}
-	if _, err := api.ParseOrigin(origin); err != nil || auth.MayHoldKey(origin) {
+	// No browser sends a star: a client that does must not get one into the setting.
+	if _, err := api.ParseOrigin(origin); err != nil || strings.Contains(origin, "*") || len(origin) > maxOrigin || auth.MayHoldKey(origin) {
 		return api.Errorf(api.CodeForbidden,
 			"pages of this origin may not call the service, and no setting can admit it: its Origin is not one of a browser")
 	}

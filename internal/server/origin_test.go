@@ -26,6 +26,7 @@ func (b *bed) preflight(path, origin, method, headers string) reply {
 	req := b.request(http.MethodOptions, path, "", "")
 	req.Header.Set("Origin", origin)
 	req.Header.Set("Access-Control-Request-Method", method)
+	req.Header.Set("Access-Control-Request-Private-Network", "true")
 	if headers != "" {
 		req.Header.Set("Access-Control-Request-Headers", headers)
 	}
@@ -46,6 +47,9 @@ func TestPreflight(t *testing.T) {
 		if r.status != 204 || h.Get("Access-Control-Allow-Origin") != c.origin || h.Get("Access-Control-Allow-Methods") != c.method || h.Get("Access-Control-Allow-Headers") != c.allowed {
 			t.Errorf("%s: %d %v, want 204 that allows %q", c.name, r.status, h, c.allowed)
 		}
+		if h.Get("Access-Control-Allow-Private-Network") != "true" {
+			t.Errorf("%s: %v, want a page of the internet to reach a private network", c.name, h)
+		}
 		if h.Get("Access-Control-Allow-Credentials") != "" || !strings.Contains(strings.Join(h.Values("Vary"), ","), "Origin") {
 			t.Errorf("%s: %v, want Vary: Origin and no credentials", c.name, h)
 		}
@@ -58,6 +62,9 @@ func TestPreflight(t *testing.T) {
 		{"another origin", "http://localhost.evil.example", "POST", 403, "CORS_ORIGINS=http://localhost.evil.example"},
 		{"no name", "null", "POST", 403, "CORS_ORIGINS=null"},
 		{"no origin of a browser", "https://a/b", "POST", 403, "no setting can admit it"},
+		{"a star", "*", "POST", 403, "no setting can admit it"},
+		{"a star as host", "http://*", "POST", 403, "no setting can admit it"},
+		{"too long", "https://" + strings.Repeat("a", 300), "POST", 403, "no setting can admit it"},
 		{"a key by mistake", "https://oas_0123456789", "POST", 403, "no setting can admit it"},
 		{"a method that the path has not", "https://chat.example.net", "PUT", 405, "answers POST only"},
 	} {

@@ -16,8 +16,10 @@ const contentPolicy = "default-src 'none'; script-src 'self'; style-src 'self' '
 
 // page answers /docs and /redoc.
 func (s *Server) page(x *exchange) error {
-	if strings.HasSuffix(x.r.URL.Path, "/") { // from there the page's own links, which are relative, would lead nowhere
-		x.Header().Set("Location", ".."+x.route.template)
+	path := x.r.URL.Path
+	if slashes := len(path) - len(strings.TrimRight(path, "/")); slashes > 0 {
+		// From there the page's own links, which are relative, would lead nowhere.
+		x.Header().Set("Location", strings.Repeat("../", slashes)+x.route.template[1:])
 		x.WriteHeader(http.StatusPermanentRedirect)
 		return nil
 	}

@@ -17,7 +17,7 @@ func (x *exchange) cleanPath() error {
 	u := x.r.URL
 	x.path = u.EscapedPath()
 	if rest, ok := strings.CutPrefix(strings.TrimLeft(x.path, "/"), "k/"); ok {
-		key, path, _ := strings.Cut(rest, "/")
+		key, path, _ := strings.Cut(strings.TrimLeft(rest, "/"), "/")
 		key, err := url.PathUnescape(key)
 		if err != nil || key == "" {
 			return api.Errorf(api.CodeNotFound, "no such path: write /k/KEY/ before the path")
@@ -127,7 +127,7 @@ func (t *table) unknown(x *exchange) error {
 		x.family = familyOf(meant, x.r.Header)
 	case x.r.Header["Anthropic-Version"] != nil:
 		x.family = dialect.Anthropic
-	case strings.Contains(x.path, "/v1/"):
+	case x.family == dialect.Native && strings.Contains(x.path, "/v1/"):
 		x.family = dialect.OpenAI
 	}
 	switch {
@@ -135,7 +135,7 @@ func (t *table) unknown(x *exchange) error {
 		return api.Errorf(api.CodeNotFound, "no such path: GET / lists what there is")
 	case x.pathKey == "" && strings.Contains(x.path, "/k/"):
 		return api.Errorf(api.CodeNotFound, "no such path: a key comes first in the path, as in /k/KEY%s", meant)
-	case strings.HasPrefix(meant, "/v1/") && !strings.HasPrefix(x.path, "/v1/"):
+	case strings.HasPrefix(meant, "/v1/") && !strings.Contains(strings.ToLower(x.path), "/v1"):
 		return api.Errorf(api.CodeNotFound, "no such path: %s is here. The base URL that the client is set to probably needs /v1 at its end",
 			meant)
 	}

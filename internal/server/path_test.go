@@ -24,6 +24,7 @@ func TestSlashesTooMany(t *testing.T) {
 		{"GET", "/v1/models/tiny/", "/v1/models"},
 		{"GET", "/k/KEY//api/tags", "/api/tags"},
 		{"GET", "//k/KEY/api/tags/", "/api/tags"},
+		{"GET", "/k//KEY/api/tags", "/api/tags"},
 		{"POST", "/k/KEY///v1//chat/completions", "/v1/chat/completions"},
 		{"GET", "/k/KEY", ""},
 		{"GET", "/k/KEY//", ""},
@@ -54,7 +55,7 @@ func TestSlashesTooMany(t *testing.T) {
 	}
 	client := *b.client
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	for path, want := range map[string]string{"/docs/": "../docs", "/redoc/": "../redoc"} {
+	for path, want := range map[string]string{"/docs/": "../docs", "/redoc/": "../redoc", "/docs//": "../../docs"} {
 		resp, err := client.Get(b.url + path)
 		if err != nil {
 			t.Fatal(err)
@@ -94,16 +95,20 @@ func TestNearlyRightPaths(t *testing.T) {
 		{"/chat", native, "/api/chat is here", false},
 		{"/tags", native, "/api/tags is here", false},
 		{"/ollama/api/tags", native, "/api/tags is here", false},
-		{"/api/v1/chat/completions", openAI, "/v1/chat/completions is here. The base URL that the client is set to probably needs /v1", false},
+		{"/api/v1/chat/completions", openAI, "/v1/chat/completions is here. Check the base URL", false},
+		{"/openai/v1/chat/completions", openAI, "/v1/chat/completions is here. Check the base URL", false},
+		{"/v1beta/models/tiny", openAI, "/v1/models/{model} is here. Check the base URL", false},
 		{"/api/v1/messages", anthropic, "/v1/messages is here", true},
 		{"/api/chat/completions", openAI, "/v1/chat/completions is here", false},
 		{"/openai/v1/responses", openAI, "/v1/responses is here", false},
 		{"/openai/deployments/tiny/chat/completions", openAI, "/v1/chat/completions is here", false},
-		{"/V1/Chat/Completions", openAI, "/v1/chat/completions is here", false},
+		{"/V1/Chat/Completions", openAI, "/v1/chat/completions is here. Check the base URL", false},
 		{"/v1/k/KEY/chat/completions", openAI, "a key comes first in the path, as in /k/KEY/v1/chat/completions", false},
 		{"/api/k/KEY/api/tags", native, "a key comes first in the path, as in /k/KEY/api/tags", false},
 		{"/v1/nothing", openAI, "no such path: GET / lists", false},
 		{"/v1/nothing", anthropic, "no such path: GET / lists", true},
+		{"/v1/messages/batches", anthropic, "no such path: GET / lists", false},
+		{"/x/v1/nothing", openAI, "no such path: GET / lists", false},
 		{"/nothing", anthropic, "no such path: GET / lists", true},
 		{"/nothing", native, "no such path: GET / lists", false},
 		{"/api/hello", native, "no such path: GET / lists", false},

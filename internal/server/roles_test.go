@@ -159,6 +159,7 @@ func TestUnknownPathsAndMethods(t *testing.T) {
 		{"GET", "/v1/models/a/b", 404},
 		{"GET", "/k/" + admin + "/api/keys", 404},
 		{"GET", "/k//api/tags", 404},
+		{"GET", "/k//", 404},
 	} {
 		before := len(b.ollama.Requests())
 		r := b.do(c.method, c.path, admin, `{"model":"tiny"}`)

@@ -75,7 +75,7 @@ type Options struct {
 	Throttle       *auth.Throttle
 	Origins        []api.Origin  // whose pages may call from a browser
 	PerAddress     int           // connections at one time; 0 is without bound
-	Heartbeat      time.Duration // between comments in a silent stream of events; 0 is none
+	Heartbeat      time.Duration // between heartbeats in a silent stream of events; 0 is none
 	TLS            *tls.Config   // nil is plain HTTP, and no HTTP/2
 	// Expiry is when the certificate of each name ends; nil without TLS.
 	Expiry func() map[string]time.Time

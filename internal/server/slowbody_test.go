@@ -30,6 +30,25 @@ func (p *pipes) Accept() (net.Conn, error) {
 func (p *pipes) Close() error   { close(p.done); return nil }
 func (p *pipes) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)} }
 
+// overPipe serves one connection in memory with answer, and returns the client's side of it. end is to be called within the bubble.
+func overPipe(t *testing.T, s *Server, answer func(*exchange)) (client net.Conn, end func()) {
+	l := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
+	h := &http.Server{ReadHeaderTimeout: headerTimeout, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		answer(s.newExchange(w, r))
+	})}
+	served := make(chan error, 1)
+	go func() { served <- h.Serve(l) }()
+	client, conn := net.Pipe()
+	l.conns <- conn
+	return client, func() {
+		client.Close()
+		h.Close()
+		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+			t.Error(err)
+		}
+	}
+}
+
 // A body that makes no progress is 408 after half a minute, one that only drips after that and what its bytes are worth, and a
 // header after ten seconds; each ends the connection. (B52)
 func TestABodyThatStops(t *testing.T) {
@@ -49,18 +68,13 @@ func TestABodyThatStops(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := &Server{Options: Options{MaxRequestTime: time.Hour}, writeProgress: writeProgress}
-				l := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
-				h := &http.Server{ReadHeaderTimeout: headerTimeout, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-					x := s.newExchange(w, r)
-					x.family = familyOf(r.URL.Path, r.Header)
+				client, end := overPipe(t, s, func(x *exchange) {
+					x.family = familyOf(x.r.URL.Path, x.r.Header)
 					if _, err := x.readBody(1 << 20); err != nil {
 						x.fail(err)
 					}
-				})}
-				served := make(chan error, 1)
-				go func() { served <- h.Serve(l) }()
-				client, conn := net.Pipe()
-				l.conns <- conn
+				})
+				defer end()
 				began := time.Now()
 				stop := make(chan struct{})
 				go func() {
@@ -83,11 +97,6 @@ func TestABodyThatStops(t *testing.T) {
 				}
 				if c.want != "" && (!strings.Contains(string(answer), "Connection: close") || !strings.Contains(string(answer), `"type":"error"`)) {
 					t.Errorf("not the end of the connection in the caller's dialect: %s", answer)
-				}
-				client.Close()
-				h.Close()
-				if err := <-served; !errors.Is(err, http.ErrServerClosed) {
-					t.Error(err)
 				}
 			})
 		})

@@ -1,0 +1,70 @@
+package server
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"ollama-api-service/internal/api"
+)
+
+// A body that is refused is read on for a bounded time and up to a bounded size, and not when the service stops: a client that drips
+// holds nothing for longer.
+func TestRefusedBodyThatDrips(t *testing.T) {
+	const pause = 500 * time.Millisecond // shorter than drainTime: it never stops
+	for _, c := range []struct {
+		name        string
+		key         *api.Key
+		stops       time.Duration // after which the service stops; 0 is never
+		piece       int           // bytes of the body for each pause
+		least, most time.Duration
+	}{
+		{"an unknown key", nil, 0, 1, readOnUnknown, readOnUnknown + 2*drainTime},
+		{"a known key", &api.Key{}, 0, 1, readOnTime, readOnTime + 2*drainTime},
+		{"a stop", &api.Key{}, 3 * time.Second, 1, 3 * time.Second, 3*time.Second + 2*drainTime},
+		{"a large body", &api.Key{}, 0, 300, 6 * pause, 7*pause + 2*drainTime},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &Server{Options: Options{MaxRequestTime: time.Hour, MaxBody: 1000}, writeProgress: writeProgress}
+				var stop context.CancelFunc
+				s.stopping, stop = context.WithCancel(t.Context())
+				defer stop()
+				if c.stops > 0 {
+					defer time.AfterFunc(c.stops, stop).Stop()
+				}
+				client, end := overPipe(t, s, func(x *exchange) {
+					x.key = c.key
+					x.fail(api.Errorf(api.CodeForbidden, "no"))
+				})
+				defer end()
+				began, done := time.Now(), make(chan struct{})
+				go func() {
+					_, err := io.WriteString(client, "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+					for err == nil {
+						select {
+						case <-done:
+							return
+						case <-time.After(pause):
+							_, err = fmt.Fprintf(client, "%x\r\n%0*d\r\n", c.piece, c.piece, 0)
+						}
+					}
+				}()
+				resp, err := http.ReadResponse(bufio.NewReader(client), nil)
+				took := time.Since(began)
+				close(done)
+				if err != nil || resp.StatusCode != http.StatusForbidden || took < c.least || took > c.most {
+					t.Errorf("%v %v after %v, want 403 after %v to %v", resp, err, took, c.least, c.most)
+				}
+				if n := s.bodies.Load(); n != 0 {
+					t.Errorf("%d bytes are held, want none", n)
+				}
+			})
+		})
+	}
+}
