@@ -15,14 +15,14 @@ func TestUnknownReadersSeeTheBreak(t *testing.T) {
 	versions(t, func(t *testing.T, http2 bool) {
 		const openAISDK = "OpenAI/JS 7.59.0"
 		b := start(t, setup{http2: http2})
-		key := b.user()
+		key, _ := b.key(`{"name":"user","role":"user","rate_limit":null}`)
 		for _, f := range flows() {
 			b.ollama.Script("POST", f.path, ollamatest.Answer{Tokens: 5, NoTerminal: true})
 			for agent, plain := range map[string]bool{
 				"Go-http-client/1.1": true, "Go-http-client/2.0": true, "program/1.0 langchaingo/v0.1.14 Go/go1.26.0 (linux amd64)": true, "python-requests/2.32.3": true,
 				"python-httpx/0.28.1": true, "Python-urllib/3.13": true, "curl/8.14.1": true, "axios/1.7.9": true, "okhttp/4.12.0": true, "Java-http-client/21.0.2": true,
-				"Python/3.12 aiohttp/3.11.0": true, "undici": true, "reqwest/0.12": true, "GuzzleHttp/7": true, "node": true, "Mozilla/5.0": true, "": true,
-				"ai/7.0.173 ai-sdk/openai-compatible/3.0.92": false, "opencode/1.18.33": false, openAISDK: false,
+				"Python/3.12 aiohttp/3.11.0": true, "undici": true, "reqwest/0.12": true, "GuzzleHttp/7": true, "Mozilla/5.0": true, "": true,
+				"ai-sdk-openai-compatible/3.0.92 ai-sdk-provider-utils/5.0.81 node.js/v20": false, "ai/5.0.1 ai-sdk/openai-compatible/1.0.1": false, "node": false, "opencode/1.18.33": false, openAISDK: false,
 			} {
 				req := b.request("POST", f.path, key, strings.Replace(f.request, "%q", `"x"`, 1))
 				req.Header.Set("User-Agent", agent)

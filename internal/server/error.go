@@ -245,15 +245,15 @@ func (x *exchange) endsInOrder() bool {
 		return false
 	case dialect.OpenAI:
 		agent := x.r.UserAgent()
-		knows := func(name string) bool { return strings.Contains(agent, name) }
+		knows := func(name string) bool { return strings.HasPrefix(agent, name) || strings.Contains(agent, " "+name) }
 		return events && (x.r.Header.Get("X-Stainless-Lang") != "" || slices.ContainsFunc(errorReaders, knows))
 	}
 	return events
 }
 
 // errorReaders are what the clients that show an error within a stream of OpenAI's call themselves, besides OpenAI's own SDKs, which
-// send X-Stainless-Lang.
-var errorReaders = []string{"ai-sdk/", "opencode/"}
+// send X-Stainless-Lang. The AI SDK up to 4 has only the name of its runtime.
+var errorReaders = []string{"ai-sdk-", "ai-sdk/", "opencode/", "node"}
 
 func openAIType(status int) string {
 	switch status {
