@@ -87,6 +87,11 @@ func TestReadersOfStreams(t *testing.T) {
 	}
 	s := start(t, t.TempDir(), fake.URL+"?slots=99", nil, "SSE_HEARTBEAT=15ms")
 	key := s.makeKey(t, `,"rate_limit":null`).Secret
+	raw := call(t, "POST", s.URL+"/v1/chat/completions", key, `{"model":"tiny","stream":true,"messages":[{"role":"user","content":"x"}]}`).want(t, 200).Body
+	before, within, _ := strings.Cut(raw, `"id":"chatcmpl`)
+	if beat := `"id":"","object":`; !strings.Contains(before, beat) || !strings.Contains(within, beat) {
+		t.Fatalf("want heartbeats before the answer and within it: %s", raw)
+	}
 	for _, r := range streamReaders(t) {
 		t.Run(r.name, func(t *testing.T) {
 			var orders []order
