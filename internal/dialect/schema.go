@@ -14,17 +14,18 @@ import (
 // fields of one object 7 s, 2,400 a minute, 3,000 levels gigabytes. The most expensive that passes takes 7 s on two busy cores. Some
 // schemas end the server with a few bytes: they are refused.
 const (
-	maxSchemaBytes   = 1 << 20 // a constant of 1 MB takes 1.5 s
-	maxSchemaLevels  = 200     // of JSON; an object within an object is two
-	maxSchemaFields  = 300     // of one object: a rule for each pair of optional ones
-	maxSchemaEntries = 1000    // of one list: of enum, anyOf, required
-	maxSchemaSize    = 5000    // fields and entries together
-	maxSchemaCount   = 100_000 // minItems, maxItems, minLength, maxLength and repetitions of patterns together: each becomes as many rules
-	maxSchemaName    = 1000    // bytes of a name or a reference: it recurses for each
-	maxSchemaNames   = 100_000 // bytes of all names: 290 KB take 7 s
-	maxPattern       = 4096    // bytes
-	maxQuantifiers   = 200     // of one pattern
-	maxPatternCount  = 2000    // repetitions in one pattern, multiplied where they are nested
+	maxSchemaBytes   = 1 << 20   // a constant of 1 MB takes 1.5 s
+	maxSchemaLevels  = 200       // of JSON; an object within an object is two
+	maxSchemaFields  = 300       // of one object: a rule for each pair of optional ones
+	maxSchemaEntries = 1000      // of one list: of enum, anyOf, required
+	maxSchemaSize    = 5000      // fields and entries together
+	maxSchemaCount   = 100_000   // minItems, maxItems, minLength, maxLength and repetitions of patterns together: each becomes as many rules
+	maxSchemaName    = 1000      // bytes of a name or a reference: it recurses for each
+	maxSchemaNames   = 100_000   // bytes of all names: 290 KB take 7 s
+	maxSchemaRefs    = 1_000_000 // bytes of the paths to all references: the gateway keeps them while it looks for circles
+	maxPattern       = 4096      // bytes
+	maxQuantifiers   = 200       // of one pattern
+	maxPatternCount  = 2000      // repetitions in one pattern, multiplied where they are nested
 )
 
 // schemaFields are the fields of a body that hold a schema, with the path to it, from which its references count.
@@ -60,7 +61,8 @@ type schema struct {
 	size   int
 	names  int
 	counts float64
-	refs   map[string]string // of objects that only refer to another one: where they stand, and to what
+	refs   map[string]string // of objects that refer to another one: their path and its path
+	paths  int               // bytes of the paths to them
 }
 
 func (s *schema) refused(format string, args ...any) error {
@@ -143,7 +145,11 @@ func (s *schema) value(name string, token jsontext.Token, dec *jsontext.Decoder)
 		if len(to) > maxSchemaName {
 			return s.refused("a reference in the schema is longer than %d bytes", maxSchemaName)
 		}
-		s.refs[pathOf(parent(dec.StackPointer()))] = to
+		at := dec.StackPointer()
+		if s.paths += len(s.root) + len(at.Parent()); s.paths > maxSchemaRefs {
+			return s.refused("the paths to all references in the schema are longer than %d bytes together", maxSchemaRefs)
+		}
+		s.refs[pathOf(parent(at))] = s.root + strings.TrimPrefix(to, "#")
 	}
 	return nil
 }
@@ -177,7 +183,7 @@ func pathOf(names []string) string {
 func (s *schema) loops() error {
 	for at := range s.refs {
 		seen := 0
-		for to, ok := s.refs[at]; ok; to, ok = s.refs[s.root+strings.TrimPrefix(to, "#")] {
+		for to, ok := s.refs[at]; ok; to, ok = s.refs[to] {
 			if seen++; seen > maxSchemaLevels {
 				return api.Errorf(api.CodeBadRequest, "%s: a $ref of the schema leads to no type: let it refer to one, and not back to itself", s.field)
 			}

@@ -22,6 +22,15 @@ func levels(n int, before, after string) string {
 	return strings.Repeat(before, n) + `{}` + strings.Repeat(after, n)
 }
 
+// farDown is a schema with n references whose paths have 96 KB each.
+func farDown(n int) string {
+	open := ""
+	for i := range 97 {
+		open += fmt.Sprintf(`{"%03d%s":`, i, strings.Repeat("x", 987))
+	}
+	return open + `[` + repeated(n, `{"$ref":"#/x#"}`) + `]` + strings.Repeat(`}`, 97)
+}
+
 // TestSchemasAreBounded holds each bound at its edge, and that what is large and cheap passes.
 func TestSchemasAreBounded(t *testing.T) {
 	for _, c := range []struct {
@@ -60,6 +69,8 @@ func TestSchemasAreBounded(t *testing.T) {
 		{"escaped", `{"$defs":{"a":{"\u0024ref":"#\/$defs\/a"}}}`, "leads to no type"},
 		{"through a list", `{"allOf":[{"$ref":"#/allOf/0"}]}`, "leads to no type"},
 		{"many to one", `{"$defs":{` + repeated(250, `"a#":{"$ref":"#/$defs/b"}`) + `}}`, ""},
+		{"references far down", farDown(10), ""},
+		{"too many references far down", farDown(11), "longer than 1000000 bytes together"},
 		{"no text", `{"$ref":5,"pattern":5,"maxItems":"5"}`, ""},
 		{"no schema", `"json"`, ""},
 	} {
