@@ -54,7 +54,7 @@ func (e *edit) dropHosted(k Kind, req *Request) error {
 		case emptied:
 			e.remove(m)
 		case tools.cuts != nil:
-			e.replace(m, tools.rest())
+			e.replace(m, without(tools.src, tools.cuts))
 		}
 		dropped = append(dropped, tools.dropped()...)
 	}
@@ -73,7 +73,7 @@ func (e *edit) dropHosted(k Kind, req *Request) error {
 			e.remove(m)
 			dropped = append(dropped, "tool_choice")
 		case choice.cuts != nil:
-			e.replace(m, choice.rest())
+			e.replace(m, without(choice.src, choice.cuts))
 			dropped = append(dropped, choice.dropped()...)
 		}
 	}
@@ -210,13 +210,13 @@ func (w *toolWalk) gone(name string) bool {
 	return name != "" && known && !stays
 }
 
-// rest is what is left.
-func (w *toolWalk) rest() []byte {
-	out, at := make([]byte, 0, len(w.src)), 0
-	for _, c := range w.cuts {
-		out, at = append(out, w.src[at:c.start]...), c.end
+// without is src without the cuts, which are in the order of the text.
+func without(src []byte, cuts []span) []byte {
+	out, at := make([]byte, 0, len(src)), 0
+	for _, c := range cuts {
+		out, at = append(out, src[at:c.start]...), c.end
 	}
-	return append(out, w.src[at:]...)
+	return append(out, src[at:]...)
 }
 
 // mostNamed bounds the types that a header names: clients choose them.
