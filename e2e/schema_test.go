@@ -15,18 +15,28 @@ func TestSchemasBeforeARealOllama(t *testing.T) {
 		return call(t, "POST", s.URL+"/api/generate", key, `{"model":"tiny","prompt":"x","stream":false,"options":{"num_predict":4},"format":`+schema+`}`)
 	}
 	for name, schema := range map[string]string{
-		"references in a circle":     `{"allOf":[{"$ref":"#/$defs/a"}],"$defs":{"a":{"$ref":"#/$defs/a"}}}`,
-		"a group that is no capture": `{"type":"string","pattern":"^(?:a)$"}`,
-		"a look ahead":               `{"type":"string","pattern":"^(?!b)a$"}`,
-		"a quantifier of nothing":    `{"type":"string","pattern":"^{3}$"}`,
-		"empty repetitions":          `{"type":"string","pattern":"^(a*)*$"}`,
-		"parentheses":                `{"type":"string","pattern":"^` + strings.Repeat("(", 20000) + "a" + strings.Repeat(")", 20000) + `$"}`,
-		"a long name":                `{"type":"object","properties":{"` + strings.Repeat("a", 100_000) + `":{}},"additionalProperties":{"type":"string"}}`,
-		"levels":                     strings.Repeat(`{"type":"array","items":`, 3000) + `{}` + strings.Repeat(`}`, 3000),
-		"items":                      `{"type":"array","items":{"type":"string"},"maxItems":100000000}`,
+		"references in a circle":              `{"allOf":[{"$ref":"#/$defs/a"}],"$defs":{"a":{"$ref":"#/$defs/a"}}}`,
+		"a reference to a part of a constant": `{"const":{"type":"string","pattern":"^(?:a)$"},"anyOf":[{"$ref":"#/const"}]}`,
+		"a long name":                         `{"type":"object","properties":{"` + strings.Repeat("a", 100_000) + `":{}},"additionalProperties":{"type":"string"}}`,
+		"levels":                              strings.Repeat(`{"type":"array","items":`, 3000) + `{}` + strings.Repeat(`}`, 3000),
+		"items":                               `{"type":"array","items":{"type":"string"},"maxItems":100000000}`,
 	} {
 		if a := ask(schema); a.Status != http.StatusBadRequest || !strings.Contains(a.Body, "format: ") {
 			t.Errorf("%s: %d %.300s", name, a.Status, a.Body)
+		}
+	}
+	for name, pattern := range map[string]string{
+		"a group that is no capture": "^(?:a)$",
+		"a look ahead":               "^(?!b)a$",
+		"a quantifier of nothing":    "^{3}$",
+		"empty repetitions":          "^(a*)*$",
+		"parentheses":                "^" + strings.Repeat("(", 20000) + "a" + strings.Repeat(")", 20000) + "$",
+		"no anchor":                  "^a.*",
+		"an e-mail address":          `^(?!\\.)(?!.*\\.\\.)([A-Za-z0-9_'+\\-\\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9\\-]*\\.)+[A-Za-z]{2,}$`,
+	} {
+		a := ask(`{"type":"object","properties":{"a":{"type":"string","pattern":"` + pattern + `"}},"required":["a"]}`)
+		if a.Status != http.StatusOK || a.Header.Get("X-Policy") != "pattern dropped" {
+			t.Errorf("%s: %d, X-Policy %q, %.300s", name, a.Status, a.Header.Get("X-Policy"), a.Body)
 		}
 	}
 	var fields []string
@@ -38,7 +48,7 @@ func TestSchemasBeforeARealOllama(t *testing.T) {
 		"patterns":              `{"type":"object","properties":{"ip":{"type":"string","pattern":"^([0-9]{1,3}\\.){3}[0-9]{1,3}$"},"slug":{"type":"string","pattern":"^([a-z0-9]+-)*[a-z0-9]+$"}},"required":["ip","slug"]}`,
 		"a tree":                `{"$ref":"#/$defs/a","$defs":{"a":{"type":"object","properties":{"x":{"$ref":"#/$defs/a"}}}}}`,
 	} {
-		if a := ask(schema); a.Status != http.StatusOK {
+		if a := ask(schema); a.Status != http.StatusOK || a.Header.Get("X-Policy") != "" {
 			t.Errorf("%s: %d %.300s", name, a.Status, a.Body)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -37,7 +38,7 @@ model filled in, and what to look out for. Without CLIENT, list the clients. doc
 
 The address is --url, or HOST and PORT of the settings. The key is --key, or it is read from --key-file, or from ` + queueKey + `
 in the environment; on the command line, other users of this machine can read it. Without --model, the service is asked for the
-first model that the key may use. Values are quoted for the language that they are put into.`,
+first chat model that the key may use and that runs on its own servers. Values are quoted for the language that they are put into.`,
 		Example: `  ollama-api-service connect
   ollama-api-service connect claude-code --url https://gateway.example.net --key oas_…
   ollama-api-service connect codex --key-file key --model qwen3-coder
@@ -49,7 +50,7 @@ first model that the key may use. Values are quoted for the language that they a
 	flags.StringVar(&f.url, "url", "", "where the clients find the service; none is HOST and PORT of the settings")
 	flags.StringVar(&f.key, "key", "", "the client's key")
 	flags.StringVar(&f.keyFile, "key-file", "", "file that holds the key; - is standard input")
-	flags.StringVar(&f.model, "model", "", "the model to use; none is the first one that the key may use")
+	flags.StringVar(&f.model, "model", "", "the model to use; none is the first chat model that the key may use")
 	flags.BoolVar(&f.json, "json", false, "print JSON")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {
@@ -132,8 +133,8 @@ func (f *connectFlags) values(ctx context.Context, p *program, stdin io.Reader) 
 	case key == "":
 		fmt.Fprintf(p.stderr, "No key is given, so put one in place of %s: `%s keys create --name NAME` makes one.\n", keyPlace, programName)
 	case model == "":
-		if model, err = firstModel(ctx, at, key); err != nil {
-			fmt.Fprintf(p.stderr, "No model of the key is known (%v). Put one in place of %s, or say it with --model.\n", err, modelPlace)
+		if model, err = chatModel(ctx, at, key); err != nil {
+			fmt.Fprintf(p.stderr, "No model of the key is known (%v). Put one in place of %s, or set --model.\n", err, modelPlace)
 		}
 	}
 	return recipe.Values{URL: at.String(), Key: cmp.Or(key, keyPlace), Model: cmp.Or(model, modelPlace)}, nil
@@ -151,9 +152,11 @@ func (f *connectFlags) at(p *program) (*url.URL, error) {
 	return serviceAddress("", cfg)
 }
 
-// firstModel asks the service for the models that the key may use.
-func firstModel(ctx context.Context, at *url.URL, key string) (string, error) {
-	body, err := askService(ctx, at.JoinPath("/api/tags").String(), key)
+// chatModel returns the first model that the key may use, that can chat, and that does not run in the cloud.
+func chatModel(ctx context.Context, at *url.URL, key string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, maxSearch)
+	defer cancel()
+	body, err := askService(ctx, at.JoinPath("/api/tags").String(), key, nil)
 	if err != nil {
 		return "", err
 	}
@@ -166,7 +169,53 @@ func firstModel(ctx context.Context, at *url.URL, key string) (string, error) {
 	if len(list.Models) == 0 {
 		return "", fmt.Errorf("the key may use no model that is installed")
 	}
-	return list.Models[0].Name, nil
+	asked, failed := 0, error(nil)
+	for _, m := range list.Models {
+		if strings.HasSuffix(m.Name, "cloud") {
+			continue
+		}
+		if asked++; asked > maxAsked {
+			break
+		}
+		chats, err := canChat(ctx, at, key, m.Name)
+		if chats {
+			return m.Name, nil
+		}
+		failed = cmp.Or(failed, err)
+	}
+	if failed != nil {
+		return "", failed
+	}
+	return "", fmt.Errorf("no chat model is among the first %d local models that the key may use", maxAsked)
+}
+
+// Bounds of the search for a chat model.
+const (
+	maxAsked  = 20
+	maxSearch = 2 * queueTimeout
+)
+
+// canChat asks the service what a model can do.
+func canChat(ctx context.Context, at *url.URL, key, model string) (bool, error) {
+	question, err := json.Marshal(map[string]string{"model": model})
+	if err != nil {
+		return false, err
+	}
+	body, err := askService(ctx, at.JoinPath("/api/show").String(), key, question)
+	if err != nil {
+		return false, err
+	}
+	var about struct {
+		Capabilities []string
+		Details      struct{ Family string }
+	}
+	if err := json.Unmarshal(body, &about); err != nil {
+		return false, fmt.Errorf("what %s says of the model %s cannot be read: look at the Ollama server", at.Host, model)
+	}
+	if about.Capabilities == nil { // Ollama before 0.6.4
+		return !strings.Contains(about.Details.Family, "bert"), nil
+	}
+	return slices.Contains(about.Capabilities, "completion"), nil
 }
 
 // recipeText is the recipe as a person reads it.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -14,22 +15,76 @@ import (
 
 const connectSecret = "a-key-for-the-tests-of-connect"
 
-// modelServer lists one model for the key of these tests.
-func modelServer(t *testing.T, body string) string {
+// modelServer answers /api/tags with list, and /api/show with what about has of the model; otherwise 404.
+func modelServer(t *testing.T, list string, about map[string]string) string {
 	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != "/api/tags" || r.Header.Get("Authorization") != "Bearer "+connectSecret {
-			w.WriteHeader(http.StatusUnauthorized)
-			return
+		var question struct{ Model string }
+		if r.Method == http.MethodPost {
+			_ = json.NewDecoder(r.Body).Decode(&question)
 		}
-		w.Write([]byte(body))
+		known, ok := about[question.Model]
+		switch {
+		case r.Header.Get("Authorization") != "Bearer "+connectSecret:
+			w.WriteHeader(http.StatusUnauthorized)
+		case r.Method+r.URL.Path == "GET/api/tags":
+			w.Write([]byte(list))
+		case r.Method+r.URL.Path == "POST/api/show" && ok:
+			w.Write([]byte(known))
+		default:
+			w.WriteHeader(http.StatusNotFound)
+		}
 	}))
 	t.Cleanup(s.Close)
 	return s.URL
 }
 
+// What /api/show says of models, in parts.
+const (
+	chats  = `{"details":{"family":"qwen3moe"},"capabilities":["completion","tools"]}`
+	embeds = `{"details":{"family":"gemma3"},"capabilities":["embedding"]}`
+)
+
+// Without --model, the recipe gets the first local model that can chat.
+func TestConnectChoosesAChatModel(t *testing.T) {
+	names := func(list ...string) string {
+		var rows []string
+		for _, name := range list {
+			rows = append(rows, `{"name":"`+name+`"}`)
+		}
+		return `{"models":[` + strings.Join(rows, ",") + `]}`
+	}
+	many, about := []string{"x:cloud"}, map[string]string{"x:cloud": chats, "last": chats}
+	for i := range maxAsked {
+		name := fmt.Sprintf("e%d", i)
+		many, about[name] = append(many, name), embeds
+	}
+	for _, c := range []struct {
+		name, list string
+		about      map[string]string
+		want, says string
+	}{
+		{"an embedding model first", names("e", "c", "d"), map[string]string{"e": embeds, "c": chats, "d": chats}, "c", ""},
+		{"a cloud model first", names("a:cloud", "b:120b-cloud", "c"), map[string]string{"a:cloud": chats, "b:120b-cloud": chats, "c": chats}, "c", ""},
+		{"no capabilities", names("e", "n", "c"), map[string]string{"e": `{"details":{"family":"bert"}}`, "n": `{"details":{"family":"nomic-bert"}}`, "c": `{"details":{"family":"llama"}}`}, "c", ""},
+		{"no capability", names("e", "c"), map[string]string{"e": `{"details":{"family":"llama"},"capabilities":[]}`, "c": chats}, "c", ""},
+		{"one that is gone", names("g", "c"), map[string]string{"c": chats}, "c", ""},
+		{"the last that is asked about", names(append(many[:maxAsked:maxAsked], "last")...), about, "last", ""},
+		{"too many before it", names(append(many, "last")...), about, modelPlace, "no chat model is among the first 20"},
+		{"only one that is gone", names("g"), nil, modelPlace, "/api/show answers 404"},
+		{"none at all", names("e", "a:cloud"), map[string]string{"e": embeds, "a:cloud": chats}, modelPlace, "no chat model"},
+		{"no model", names(), nil, modelPlace, "no model that is installed"},
+		{"an answer that is none", names("c"), map[string]string{"c": "<html>"}, modelPlace, "says of the model c cannot be read"},
+	} {
+		out, errs, exit := call(t, nil, "connect", "openai-js", "--url", modelServer(t, c.list, c.about), "--key", connectSecret)
+		if exit != exitOK || !strings.Contains(out, `model: "`+c.want+`"`) || !strings.Contains(errs, c.says) || (c.says == "") != (errs == "") {
+			t.Errorf("%s: exit %d, want the model %s and %q, got %s%s", c.name, exit, c.want, c.says, out, errs)
+		}
+	}
+}
+
 func TestConnectFillsARecipe(t *testing.T) {
-	url := modelServer(t, `{"models":[{"name":"qwen3-coder:30b"},{"name":"llama3.2:latest"}]}`)
+	url := modelServer(t, `{"models":[{"name":"qwen3-coder:30b"},{"name":"llama3.2:latest"}]}`, map[string]string{"qwen3-coder:30b": chats})
 	file := filepath.Join(t.TempDir(), "key")
 	if err := os.WriteFile(file, []byte(connectSecret+"\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -68,14 +123,14 @@ func TestConnectWithLessThanAll(t *testing.T) {
 	if exit != exitOK || !strings.Contains(out, `baseURL: "http://127.0.0.1:1/v1"`) || !strings.Contains(out, `model: "MODEL"`) {
 		t.Errorf("exit %d, %s", exit, out)
 	}
-	if !strings.Contains(errs, "say it with --model") || strings.Contains(errs, connectSecret) {
+	if !strings.Contains(errs, "or set --model") || strings.Contains(errs, connectSecret) {
 		t.Errorf("stderr: %s", errs)
 	}
 	out, errs, exit = call(t, nil, "connect", "ollama", "--url", "http://localhost:8000")
 	if exit != exitOK || !strings.Contains(out, "export OLLAMA_HOST=http://localhost:8000/k/KEY\n") || !strings.Contains(errs, "keys create") {
 		t.Errorf("without a key: exit %d, %s%s", exit, out, errs)
 	}
-	url := modelServer(t, `<html>`)
+	url := modelServer(t, `<html>`, nil)
 	if _, errs, _ := call(t, nil, "connect", "ollama", "--url", url, "--key", connectSecret); !strings.Contains(errs, "correct --url") {
 		t.Errorf("another server: %s", errs)
 	}

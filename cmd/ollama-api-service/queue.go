@@ -102,7 +102,7 @@ never give it on the command line, which others can read.`,
 		if err != nil {
 			return err
 		}
-		ask := func() ([]byte, error) { return askService(cmd.Context(), at, key) }
+		ask := func() ([]byte, error) { return askService(cmd.Context(), at, key, nil) }
 		if f.json || f.once || !terminal(p.stdout) {
 			return f.show(p, ask)
 		}
@@ -190,14 +190,19 @@ func oneWord(key string) error {
 	return nil
 }
 
-// askService is the answer of the service. The key goes to this address alone: no redirects, no proxy of the environment.
-func askService(ctx context.Context, at, key string) ([]byte, error) {
+// askService returns the answer of the service to a GET, or to a POST if there is a body. The key goes only to this address: no redirects,
+// no proxy of the environment.
+func askService(ctx context.Context, at, key string, question []byte) ([]byte, error) {
 	client := &http.Client{
 		Timeout:       queueTimeout,
 		Transport:     &http.Transport{DisableKeepAlives: true},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at, nil)
+	method := http.MethodGet
+	if question != nil {
+		method = http.MethodPost
+	}
+	req, err := http.NewRequestWithContext(ctx, method, at, bytes.NewReader(question))
 	if err != nil {
 		return nil, err
 	}

@@ -6,7 +6,7 @@
 # BASE_URL     where the files of the release are, if this script does not know it already
 # INSTALL_DIR  where to put the program: /usr/local/bin if you may write there, otherwise ~/.local/bin
 #
-# It needs curl or wget, tar, and sha256sum, shasum or openssl. It checks the archive before it installs anything, and never asks for
+# It needs curl or GNU wget, tar, and sha256sum, shasum or openssl. It checks the archive before it installs anything, and never asks for
 # root. Everything is in functions, and the last line calls them: a script that was cut off on its way does nothing.
 set -eu
 
@@ -49,17 +49,44 @@ safe_url() {
   esac
 }
 
+# gnu_wget: the wget of BusyBox may not check certificates.
+gnu_wget() { there wget && wget --version 2>/dev/null | grep -q '^GNU Wget'; }
+
+# wget_https URL FILE: wget has no option that keeps a redirect from leading to plain HTTP, so each redirect is a request of its own.
+wget_https() {
+  at=$1
+  for _ in 1 2 3 4 5 6; do
+    headers=$(LC_ALL=C wget -q -S --max-redirect=0 -O "$2" "$at" 2>&1) && return
+    to=$(printf '%s\n' "$headers" | grep -i '^ *location: ') || return 1
+    to=${to##*ocation: }
+    case $to in
+    https://*) at=$to ;;
+    /[!/]*)
+      host=${at#https://}
+      at=https://${host%%/*}$to
+      ;;
+    *) return 1 ;;
+    esac
+  done
+  return 1
+}
+
 # download URL FILE
 download() {
-  if there curl; then
-    case $1 in
-    https://*) curl -fsSL --proto '=https' --retry 2 -o "$2" "$1" ;;
-    *) curl -fsS -o "$2" "$1" ;;
-    esac
-  elif there wget; then
-    wget -q -O "$2" "$1"
+  case $1 in
+  https://*) secure=true ;;
+  *) secure=false ;;
+  esac
+  if there curl && $secure; then
+    curl -fsSL --proto '=https' --retry 2 -o "$2" "$1"
+  elif there curl; then
+    curl -fsS -o "$2" "$1"
+  elif gnu_wget && $secure; then
+    wget_https "$1" "$2"
+  elif gnu_wget; then
+    wget -q --max-redirect=0 -O "$2" "$1"
   else
-    fail "curl or wget is needed to download"
+    fail "curl is needed to download, or GNU wget: install one of them and try again"
   fi || fail "$1 cannot be downloaded: look at the address and at your network"
 }
 
@@ -116,7 +143,7 @@ main() {
   download "$url/$archive" "$work/archive"
   got=$(sum "$work/archive")
   [ "$got" = "$want" ] ||
-    fail "$archive has the SHA-256 $got, and SHA256SUMS says $want: nothing was installed. Try again; if it stays so, tell the makers"
+    fail "$archive has the SHA-256 $got, and SHA256SUMS says $want: nothing was installed. Try again. If it happens again, report it to the maintainers"
 
   folder=${archive%.tar.gz}
   tar -xzf "$work/archive" -C "$work" "$folder/$program" || fail "$archive cannot be unpacked, so nothing was installed"

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/pem"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -43,7 +44,10 @@ func put(t *testing.T, dir, name string, content []byte) {
 }
 
 // machine is where a test installs: PATH has only the commands that it names, so that a test decides what is there.
-type machine struct{ path, target string }
+type machine struct {
+	path, target string
+	trust        []string // environment that has curl and wget trust the test's certificate
+}
 
 const always = "cut grep mkdir mktemp mv rm tar gzip wc cat sh"
 
@@ -76,6 +80,7 @@ func (m *machine) install(t *testing.T, script, url string) (output string, err 
 	}
 	cmd := exec.Command(shell)
 	cmd.Env = []string{"PATH=" + m.path, "HOME=" + t.TempDir(), "INSTALL_DIR=" + m.target, "BASE_URL=" + url}
+	cmd.Env = append(cmd.Env, m.trust...)
 	cmd.Stdin = strings.NewReader(script)
 	out, err := cmd.CombinedOutput()
 	return string(out), err
@@ -128,6 +133,53 @@ func TestInstall(t *testing.T) {
 				t.Errorf("%v, %v, want mode 0755", info.Mode(), err)
 			}
 		})
+	}
+}
+
+// secured serves the release under /r over TLS, with a redirect to it under /to-r, and under /to-plain one to the same files over HTTP.
+func secured(t *testing.T, m *machine) (url, text string) {
+	t.Helper()
+	dir, plain := published(t)
+	mux := http.NewServeMux()
+	mux.Handle("/r/", http.StripPrefix("/r/", http.FileServer(http.Dir(dir))))
+	server := httptest.NewTLSServer(mux)
+	t.Cleanup(server.Close)
+	for path, to := range map[string]string{
+		"/to-r/": server.URL + "/r/", "/to-path/": "/r/", "/to-plain/": plain + "/", "/twice/": "/to-path/", "/round/": "/round/",
+	} {
+		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Location", server.URL+"/elsewhere/")
+			w.Header().Set("Location", to+strings.TrimPrefix(r.URL.Path, path))
+			w.WriteHeader(http.StatusFound)
+		})
+	}
+	put(t, m.path, "ca.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}))
+	ca := filepath.Join(m.path, "ca.pem")
+	put(t, m.path, "wgetrc", []byte("ca_certificate = "+ca+"\n"))
+	m.trust = []string{"CURL_CA_BUNDLE=" + ca, "WGETRC=" + filepath.Join(m.path, "wgetrc")}
+	return server.URL, script(t, dir)
+}
+
+// Redirects are followed from HTTPS to HTTPS, and never to plain HTTP, where others could change both the archive and its checksum.
+func TestInstallFollowsOnlyHTTPS(t *testing.T) {
+	for _, tool := range []string{"curl", "wget"} {
+		m := newMachine(t, tool+" sha256sum")
+		m.is(t, "Linux", "x86_64")
+		url, text := secured(t, m)
+		for _, path := range []string{"/r", "/to-r", "/to-path", "/twice"} {
+			if out, err := m.install(t, text, url+path); err != nil || !strings.Contains(out, "Installed "+m.target) {
+				t.Errorf("%s, %s: %v, %s", tool, path, err, out)
+			}
+		}
+		for _, path := range []string{"/to-plain", "/round", "/missing"} {
+			if out, err := m.install(t, text, url+path); err == nil || !strings.Contains(out, "SHA256SUMS cannot be downloaded") {
+				t.Errorf("%s, %s: %v, %s, want a failure to download", tool, path, err, out)
+			}
+		}
+		m.trust = nil
+		if out, err := m.install(t, text, url+"/r"); err == nil || !strings.Contains(out, "SHA256SUMS cannot be downloaded") {
+			t.Errorf("%s, a certificate that is not trusted: %v, %s", tool, err, out)
+		}
 	}
 }
 
@@ -206,10 +258,18 @@ func TestInstallRefuses(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
-		{"nothing to download with", "", "curl or wget", func(t *testing.T, _ string, m *machine) {
+		{"nothing to download with", "", "curl is needed to download, or GNU wget", func(t *testing.T, _ string, m *machine) {
 			if err := os.Remove(filepath.Join(m.path, "curl")); err != nil {
 				t.Fatal(err)
 			}
+		}},
+		{"a wget that may not check certificates", "", "curl is needed to download, or GNU wget", func(t *testing.T, _ string, m *machine) {
+			if err := os.Rename(filepath.Join(m.path, "curl"), filepath.Join(m.path, "fetch")); err != nil {
+				t.Fatal(err)
+			}
+			// As BusyBox's: it knows no --version, and downloads.
+			put(t, m.path, "wget", []byte("#!/bin/sh\ncase $1 in --version) echo 'BusyBox v1.35.0 multi-call binary.' >&2; exit 1 ;; esac\n"+
+				"while [ $# -gt 2 ]; do case $1 in -O) out=$2 ;; esac; shift; done\nfetch -fsS -o \"$out\" \"$2\"\n"))
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

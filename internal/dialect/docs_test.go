@@ -61,7 +61,7 @@ func TestThePageAboutPolicies(t *testing.T) {
 	}
 	_, schemas, _ := strings.Cut(page, "\n## Schemas")
 	schemas = strings.ReplaceAll(schemas, ",", "")
-	for _, bound := range []int{maxSchemaLevels, maxSchemaFields, maxSchemaEntries, maxSchemaSize, maxSchemaCount, maxSchemaName, maxSchemaNames, maxPattern, maxQuantifiers, maxPatternCount} {
+	for _, bound := range []int{maxSchemaLevels, maxSchemaFields, maxSchemaEntries, maxSchemaSize, maxSchemaCount, maxSchemaName, maxSchemaNames, maxSchemaRefs, maxPattern, maxQuantifiers, maxPatternCount} {
 		if !regexp.MustCompile(`\b` + strconv.Itoa(bound) + `\b`).MatchString(schemas) {
 			t.Errorf("the page does not name the bound of %d", bound)
 		}

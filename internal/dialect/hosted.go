@@ -9,8 +9,8 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// Agents declare tools that the provider would run: Codex puts {"type":"web_search"} into every request. Of these Ollama knows web
-// search alone and runs it on ollama.com, under the server's own account; it makes a function without a name of each other one, which
+// Agents declare tools that the provider would run: Codex puts {"type":"web_search"} into every request. Of these Ollama knows only
+// web search and runs it on ollama.com, under the server's own account; it makes a function without a name of each other one, which
 // no client can serve. So without permission for the cloud they are taken out, and the rest of the request is served.
 
 // clientTools are the types of tools that the client runs itself: the only ones that stay. A type that is not known is not among
@@ -54,7 +54,7 @@ func (e *edit) dropHosted(k Kind, req *Request) error {
 		case emptied:
 			e.remove(m)
 		case tools.cuts != nil:
-			e.replace(m, tools.rest())
+			e.replace(m, without(tools.src, tools.cuts))
 		}
 		dropped = append(dropped, tools.dropped()...)
 	}
@@ -73,7 +73,7 @@ func (e *edit) dropHosted(k Kind, req *Request) error {
 			e.remove(m)
 			dropped = append(dropped, "tool_choice")
 		case choice.cuts != nil:
-			e.replace(m, choice.rest())
+			e.replace(m, without(choice.src, choice.cuts))
 			dropped = append(dropped, choice.dropped()...)
 		}
 	}
@@ -116,16 +116,16 @@ func (w *toolWalk) list() (bool, error) {
 	left, cut := false, false
 	for w.r.dec.PeekKind() != ']' {
 		before, cuts := int(w.r.dec.InputOffset()), len(w.cuts)
-		start := skipSpace(w.src, before)
+		if cut && !left {
+			w.cuts = append(w.cuts, span{before, skipSpace(w.src, before)}) // the comma behind the cut entries, if this one stays
+		}
 		stays, err := w.entry()
-		switch {
-		case err != nil:
+		if err != nil {
 			return false, err
-		case !stays:
+		}
+		if !stays {
 			w.cuts = append(w.cuts[:cuts], span{before, int(w.r.dec.InputOffset())})
 			cut = true
-		case cut && !left:
-			w.cuts = slices.Insert(w.cuts, cuts, span{before, start}) // the comma behind what was cut
 		}
 		left = left || stays
 	}
@@ -210,13 +210,13 @@ func (w *toolWalk) gone(name string) bool {
 	return name != "" && known && !stays
 }
 
-// rest is what is left.
-func (w *toolWalk) rest() []byte {
-	out, at := make([]byte, 0, len(w.src)), 0
-	for _, c := range w.cuts {
-		out, at = append(out, w.src[at:c.start]...), c.end
+// without is src without the cuts, which are in the order of the text.
+func without(src []byte, cuts []span) []byte {
+	out, at := make([]byte, 0, len(src)), 0
+	for _, c := range cuts {
+		out, at = append(out, src[at:c.start]...), c.end
 	}
-	return append(out, w.src[at:]...)
+	return append(out, src[at:]...)
 }
 
 // mostNamed bounds the types that a header names: clients choose them.

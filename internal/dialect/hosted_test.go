@@ -2,7 +2,9 @@ package dialect
 
 import (
 	"errors"
+	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -82,6 +84,51 @@ func TestHostedTools(t *testing.T) {
 		if req, err := c.kind.Read([]byte(body), &Terms{}); err != nil || req.Changes != nil || c.kind != Chat && string(req.Body) != body {
 			t.Errorf("%s with allow_cloud: %v, goes %.300s", c.name, err, req.Body)
 		}
+	}
+}
+
+// nestedCuts is a list in which each level cuts its first entry and keeps its second, around many entries that are cut: wherever a
+// level would move the cuts of the levels within, the work grows with the product of both.
+func nestedCuts(levels, inner int) (body, want string) {
+	const head = `{"model":"a","input":"x","tools":[`
+	open, end := strings.Repeat(`{"tools":[`, levels), `{"name":"f"}`+strings.Repeat(`]}`, levels)+`]}`
+	return head + strings.Repeat(`{"type":"m"},{"tools":[`, levels) + strings.Repeat(`{"type":"m"},`, inner) + end, head + open + end
+}
+
+// Cuts are noted in the order of the text. BenchmarkNestedCuts shows that none of them moves.
+func TestNestedCutsAreInOrder(t *testing.T) {
+	body, _ := nestedCuts(3, 3)
+	w := toolWalk{kind: OpenAIResponses, names: map[string]bool{}}
+	if _, err := w.walk([]byte(body[strings.Index(body, "["):len(body)-1]), (*toolWalk).list); err != nil {
+		t.Fatal(err)
+	}
+	if ordered := slices.IsSortedFunc(w.cuts, func(a, b span) int { return a.start - b.end }); !ordered || len(w.cuts) != 3*2+3+1 {
+		t.Errorf("%d cuts, in order: %v; want %d in order", len(w.cuts), ordered, 3*2+3+1)
+	}
+	for _, size := range []struct{ levels, inner int }{{0, 3}, {1, 0}, {1, 1}, {3, 2}, {4900, 150_000}} {
+		body, want := nestedCuts(size.levels, size.inner)
+		req, err := OpenAIResponses.Read([]byte(body), &Terms{DropHosted: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(req.Body) != want {
+			t.Errorf("%+v: goes\n%.300s\nwant\n%.300s", size, req.Body, want)
+		}
+	}
+}
+
+// The time for each byte must not grow with the size.
+func BenchmarkNestedCuts(b *testing.B) {
+	for _, share := range []int{16, 4, 1} {
+		body, _ := nestedCuts(4900/share, 150_000/share)
+		b.Run(fmt.Sprintf("%dKB", len(body)>>10), func(b *testing.B) {
+			b.SetBytes(int64(len(body)))
+			for b.Loop() {
+				if _, err := OpenAIResponses.Read([]byte(body), &Terms{DropHosted: true}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
 

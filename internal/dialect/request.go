@@ -53,14 +53,14 @@ func (k Kind) Read(body []byte, terms *Terms) (*Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := o.boundSchema(); err != nil {
-		return nil, err
-	}
 	e := edit{object: &o}
 	if k.aliased() {
 		e.aliases = terms.Aliases
 	}
 	req := &Request{}
+	if err := e.boundSchema(req); err != nil {
+		return nil, err
+	}
 	if k == Copy {
 		if err = e.modelNames(req, "source", "destination"); err == nil && req.Models[0].Cloud() && !req.Models[1].Cloud() {
 			err = errHiddenCloud()

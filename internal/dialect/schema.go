@@ -14,17 +14,18 @@ import (
 // fields of one object 7 s, 2,400 a minute, 3,000 levels gigabytes. The most expensive that passes takes 7 s on two busy cores. Some
 // schemas end the server with a few bytes: they are refused.
 const (
-	maxSchemaBytes   = 1 << 20 // a constant of 1 MB takes 1.5 s
-	maxSchemaLevels  = 200     // of JSON; an object within an object is two
-	maxSchemaFields  = 300     // of one object: a rule for each pair of optional ones
-	maxSchemaEntries = 1000    // of one list: of enum, anyOf, required
-	maxSchemaSize    = 5000    // fields and entries together
-	maxSchemaCount   = 100_000 // minItems, maxItems, minLength, maxLength and repetitions of patterns together: each becomes as many rules
-	maxSchemaName    = 1000    // bytes of a name or a reference: it recurses for each
-	maxSchemaNames   = 100_000 // bytes of all names: 290 KB take 7 s
-	maxPattern       = 4096    // bytes
-	maxQuantifiers   = 200     // of one pattern
-	maxPatternCount  = 2000    // repetitions in one pattern, multiplied where they are nested
+	maxSchemaBytes   = 1 << 20   // a constant of 1 MB takes 1.5 s
+	maxSchemaLevels  = 200       // of JSON; an object within an object is two
+	maxSchemaFields  = 300       // of one object: a rule for each pair of optional ones
+	maxSchemaEntries = 1000      // of one list: of enum, anyOf, required
+	maxSchemaSize    = 5000      // fields and entries together
+	maxSchemaCount   = 100_000   // minItems, maxItems, minLength, maxLength and repetitions of patterns together: each becomes as many rules
+	maxSchemaName    = 1000      // bytes of a name or a reference: it recurses for each
+	maxSchemaNames   = 100_000   // bytes of all names: 290 KB take 7 s
+	maxSchemaRefs    = 1_000_000 // bytes of the paths to all references: the gateway keeps them while it looks for circles
+	maxPattern       = 4096      // bytes
+	maxQuantifiers   = 200       // of one pattern
+	maxPatternCount  = 2000      // repetitions in one pattern, multiplied where they are nested
 )
 
 // schemaFields are the fields of a body that hold a schema, with the path to it, from which its references count.
@@ -38,17 +39,26 @@ var schemaFields = [...]struct {
 	{"output_config", []string{"format", "schema"}},
 }
 
-// boundSchema refuses a schema that costs too much, in whatever dialect it comes.
-func (o *object) boundSchema() error {
+// boundSchema refuses a schema that costs too much, in whatever dialect it comes, and takes out the patterns that Ollama cannot
+// read.
+func (e *edit) boundSchema(req *Request) error {
+	cut := false
 	for _, f := range schemaFields {
-		m := o.find(f.field)
+		m := e.object.find(f.field)
 		if m == nil || m.kind != '{' && m.kind != '[' {
 			continue
 		}
-		s := schema{field: f.field, refs: map[string]string{}, root: pathOf(f.path)}
-		if err := s.walk(o.value(m)); err != nil {
+		s := schema{field: f.field, refs: map[string]string{}, root: pathOf(f.path), src: e.object.value(m)}
+		if err := s.walk(); err != nil {
 			return err
 		}
+		if s.cuts != nil {
+			e.replace(m, without(s.src, s.cuts))
+			cut = true
+		}
+	}
+	if cut {
+		req.Changes = append(req.Changes, "pattern dropped")
 	}
 	return nil
 }
@@ -57,10 +67,15 @@ func (o *object) boundSchema() error {
 type schema struct {
 	field  string
 	root   string
+	src    []byte
+	before int                       // where the text before the current member ends
+	roles  [maxSchemaLevels + 1]role // of the objects and lists around it
+	cuts   []span                    // members that do not go upstream
 	size   int
 	names  int
 	counts float64
-	refs   map[string]string // of objects that only refer to another one: where they stand, and to what
+	refs   map[string]string // of objects that refer to another one: their path and its path
+	paths  int               // bytes of the paths to them
 }
 
 func (s *schema) refused(format string, args ...any) error {
@@ -68,14 +83,15 @@ func (s *schema) refused(format string, args ...any) error {
 }
 
 // walk goes through the schema once, whatever its fields mean: what Ollama's version makes of each is not to be known.
-func (s *schema) walk(src []byte) error {
-	if len(src) > maxSchemaBytes {
+func (s *schema) walk() error {
+	if len(s.src) > maxSchemaBytes {
 		return s.refused("the schema is larger than %d bytes", maxSchemaBytes)
 	}
-	r := read(src)
+	r := read(s.src)
 	defer r.done()
 	name := ""
 	for {
+		before := int(r.dec.InputOffset())
 		token, err := r.dec.ReadToken()
 		if err != nil {
 			return syntaxError(err)
@@ -94,8 +110,13 @@ func (s *schema) walk(src []byte) error {
 			return err
 		}
 		switch {
+		case kind == '{' || kind == '[':
+			s.roles[level] = s.roles[level-1]
+			if outer, _ := r.dec.StackIndex(level - 1); outer == '{' {
+				s.roles[level] = s.roles[level-1].member(name)
+			}
 		case isName:
-			name = token.String()
+			name, s.before = token.String(), before
 			if s.names += len(name); len(name) > maxSchemaName || s.names > maxSchemaNames {
 				return s.refused("a name in the schema is longer than %d bytes, or all are together than %d", maxSchemaName, maxSchemaNames)
 			}
@@ -133,7 +154,7 @@ func (s *schema) value(name string, token jsontext.Token, dec *jsontext.Decoder)
 		}
 	case "pattern":
 		if kind == '"' {
-			return s.pattern(token.String())
+			return s.pattern(token.String(), dec)
 		}
 	case "$ref":
 		if kind != '"' {
@@ -143,7 +164,11 @@ func (s *schema) value(name string, token jsontext.Token, dec *jsontext.Decoder)
 		if len(to) > maxSchemaName {
 			return s.refused("a reference in the schema is longer than %d bytes", maxSchemaName)
 		}
-		s.refs[pathOf(parent(dec.StackPointer()))] = to
+		at := dec.StackPointer()
+		if s.paths += len(s.root) + len(at.Parent()); s.paths > maxSchemaRefs {
+			return s.refused("the paths to all references in the schema are longer than %d bytes together", maxSchemaRefs)
+		}
+		s.refs[pathOf(parent(at))] = s.root + strings.TrimPrefix(to, "#")
 	}
 	return nil
 }
@@ -177,7 +202,7 @@ func pathOf(names []string) string {
 func (s *schema) loops() error {
 	for at := range s.refs {
 		seen := 0
-		for to, ok := s.refs[at]; ok; to, ok = s.refs[s.root+strings.TrimPrefix(to, "#")] {
+		for to, ok := s.refs[at]; ok; to, ok = s.refs[to] {
 			if seen++; seen > maxSchemaLevels {
 				return api.Errorf(api.CodeBadRequest, "%s: a $ref of the schema leads to no type: let it refer to one, and not back to itself", s.field)
 			}
@@ -186,25 +211,68 @@ func (s *schema) loops() error {
 	return nil
 }
 
-// pattern refuses regular expressions that end Ollama, or that keep it busy for as long as the request may take: what repeats something
-// that may be empty has more readings than anything can follow.
-func (s *schema) pattern(text string) error {
-	p, count := pattern{text: text}, 0
-	if len(text) <= maxPattern {
-		_, count = p.alternatives()
-	}
+// A role says what the members of an object are.
+type role byte
+
+const (
+	roleKeywords role = iota // of a schema
+	roleSchemas              // schemas under names that the client chose
+	roleValue                // parts of a value
+)
+
+// member is the role of the object that an object of this role has under a name.
+func (r role) member(name string) role {
 	switch {
-	case len(text) > maxPattern || p.quantifiers > maxQuantifiers || count > maxPatternCount:
-		return s.refused("a pattern of the schema has more than %d bytes, %d quantifiers or %d repetitions",
-			maxPattern, maxQuantifiers, maxPatternCount)
-	case p.broken || p.at < len(text):
-		return api.Errorf(api.CodeBadRequest, "%s: Ollama cannot read a pattern of the schema, which has a group like (?: or a quantifier "+
-			"with nothing before it: leave it out, or write it in another way", s.field)
-	case p.endless:
-		return api.Errorf(api.CodeBadRequest, "%s: a pattern of the schema repeats what may be empty, like (a*)*: write it in another way",
-			s.field)
+	case r == roleSchemas:
+		return roleKeywords
+	case r == roleValue:
+		return roleValue
 	}
-	return s.counted(float64(count))
+	switch name {
+	case "properties", "patternProperties", "dependentSchemas", "$defs", "definitions":
+		return roleSchemas
+	case "const", "enum":
+		return roleValue
+	}
+	return roleKeywords
+}
+
+// pattern takes a regular expression out that Ollama refuses, that ends it, or that keeps it busy for as long as the request may take:
+// what repeats something that may be empty has more readings than anything can follow. Schema libraries add such patterns by themselves,
+// for a type like an e-mail address. Where the member is no keyword, it is part of a value that the client wants to get, but a reference
+// can make a schema of it all the same: there a pattern that Ollama would read, with both anchors, is refused.
+func (s *schema) pattern(text string, dec *jsontext.Decoder) error {
+	count, ok := readable(text)
+	level := dec.StackDepth()
+	switch {
+	case ok:
+		return s.counted(float64(count))
+	case s.roles[level] == roleKeywords:
+		end := int(dec.InputOffset())
+		if _, n := dec.StackIndex(level); n == 2 { // the first member has no comma before it: the one behind it goes
+			end = skipSpace(s.src, end)
+		}
+		s.cuts = append(s.cuts, span{s.before, end})
+	case anchored(text):
+		return api.Errorf(api.CodeBadRequest, "%s: Ollama cannot read a pattern in a const, an enum or a list of properties of the schema: "+
+			"leave it out, or write it in another way", s.field)
+	}
+	return nil
+}
+
+// readable reports whether Ollama can work with a pattern, and how many repetitions it writes out for it.
+func readable(text string) (count int, ok bool) {
+	if len(text) > maxPattern || !anchored(text) {
+		return 0, false
+	}
+	p := pattern{text: text}
+	_, count = p.alternatives()
+	return count, !p.broken && !p.endless && p.at == len(text) && p.quantifiers <= maxQuantifiers && count <= maxPatternCount
+}
+
+// anchored reports whether Ollama reads a pattern at all: it answers 500 to others.
+func anchored(text string) bool {
+	return strings.HasPrefix(text, "^") && strings.HasSuffix(text, "$")
 }
 
 // pattern reads a regular expression as Ollama's converter does, which knows groups, classes, alternatives and quantifiers.

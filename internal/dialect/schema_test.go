@@ -3,6 +3,7 @@ package dialect
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -20,6 +21,15 @@ func repeated(n int, text string) string {
 
 func levels(n int, before, after string) string {
 	return strings.Repeat(before, n) + `{}` + strings.Repeat(after, n)
+}
+
+// farDown is a schema with n references whose paths have 96 KB each.
+func farDown(n int) string {
+	open := ""
+	for i := range 97 {
+		open += fmt.Sprintf(`{"%03d%s":`, i, strings.Repeat("x", 987))
+	}
+	return open + `[` + repeated(n, `{"$ref":"#/x#"}`) + `]` + strings.Repeat(`}`, 97)
 }
 
 // TestSchemasAreBounded holds each bound at its edge, and that what is large and cheap passes.
@@ -60,10 +70,12 @@ func TestSchemasAreBounded(t *testing.T) {
 		{"escaped", `{"$defs":{"a":{"\u0024ref":"#\/$defs\/a"}}}`, "leads to no type"},
 		{"through a list", `{"allOf":[{"$ref":"#/allOf/0"}]}`, "leads to no type"},
 		{"many to one", `{"$defs":{` + repeated(250, `"a#":{"$ref":"#/$defs/b"}`) + `}}`, ""},
+		{"references far down", farDown(10), ""},
+		{"too many references far down", farDown(11), "longer than 1000000 bytes together"},
 		{"no text", `{"$ref":5,"pattern":5,"maxItems":"5"}`, ""},
 		{"no schema", `"json"`, ""},
 	} {
-		for kind, field := range map[Kind]string{Chat: `"format":%s`, Generate: `"format":%s`, OpenAIChat: `"response_format":{"json_schema":{"schema":%s}}`, OpenAIResponses: `"text":{"format":{"schema":%s}}`, AnthropicMessages: `"output_config":{"format":{"schema":%s}}`} {
+		for kind, field := range schemaBodies {
 			if kind.Family() != Native && (strings.Contains(c.name, "1 MiB") || strings.Contains(c.name, "levels") || strings.Contains(c.name, " together")) {
 				continue // what is around it counts too
 			}
@@ -80,61 +92,121 @@ func TestSchemasAreBounded(t *testing.T) {
 	}
 }
 
-// Patterns that Ollama reads pass, and those that end it, or that no one could follow, do not.
+// schemaBodies are the dialects, each with where its schema is.
+var schemaBodies = map[Kind]string{
+	Chat: `"format":%s`, Generate: `"format":%s`, OpenAIChat: `"response_format":{"json_schema":{"schema":%s}}`,
+	OpenAIResponses: `"text":{"format":{"schema":%s}}`, AnthropicMessages: `"output_config":{"format":{"schema":%s}}`,
+}
+
+// Patterns that Ollama reads pass. Those that it refuses, that end it, or that it could not follow, are taken out.
 func TestPatternsAreBounded(t *testing.T) {
-	const large, broken, endless = "quantifiers or", "cannot read", "may be empty"
-	for pattern, says := range map[string]string{
-		"":                                    "",
-		"^[a-z]+$":                            "",
-		"^([a-z0-9]+-)*[a-z0-9]+$":            "",
-		`^([0-9]{1,3}\.){3}[0-9]{1,3}$`:       "",
-		`^\(\d{3}\) \d{3}-\d{4}$`:             "",
-		`^(a|b|)c?$`:                          "",
-		`^a+?b*?$`:                            "",
-		`^[\]*+?(]+\*$`:                       "",
-		"^a{2,}(b{3}){4}$":                    "",
-		"^a{1,2000}$":                         "",
-		"^" + strings.Repeat("a?", 200) + "$": "",
-		"^" + strings.Repeat("x", 4000) + "$": "",
-		"^(?:a)$":                             broken,
-		"^(?!b)a$":                            broken,
-		"^(?=a|b)$":                           broken,
-		"*":                                   broken,
-		"^(*)$":                               broken,
-		"{3}":                                 broken,
-		"^(a|*)$":                             broken,
-		"^a{b}$":                              broken,
-		"^a{}$":                               broken,
-		"^a{1$":                               broken,
-		"^a{-1}$":                             broken,
-		"^(a$":                                broken,
-		"^a)$":                                broken,
-		"^[a$":                                broken,
-		`^a\`:                                 broken,
-		"^*$":                                 endless,
-		"^(a*)*$":                             endless,
-		"^(a?){10}$":                          endless,
-		"^((a?)b?){2}$":                       endless,
-		"^(a|b*)+$":                           endless,
-		"^(a+?)*$":                            endless,
-		"^(|a)*$":                             endless,
-		"^()*$":                               endless,
-		"^a{0,5}{3}$":                         endless,
-		"^(a{0,1}b{0}){2,}$":                  endless,
-		"^a{1,2001}$":                         large,
-		"^((a{20}){20}){20}$":                 large,
-		"^(((a{1000}){1000}){1000}){1000}$":   large,
-		"^a{2001,}$":                          large,
-		"^a{99999999999999999999}$":           large,
-		"^" + strings.Repeat("a?", 201) + "$": large,
-		strings.Repeat("(", maxPattern+1):     large,
-		strings.Repeat("(", maxPattern):       broken,
-		strings.Repeat(`a{500}`, 5):           large,
-		"^" + strings.Repeat("x", 4096) + "$": large,
+	stays, dropped := []string{
+		"^[a-z]+$",
+		"^([a-z0-9]+-)*[a-z0-9]+$",
+		`^([0-9]{1,3}\.){3}[0-9]{1,3}$`,
+		`^\(\d{3}\) \d{3}-\d{4}$`,
+		`^(a|b|)c?$`,
+		`^a+?b*?$`,
+		`^[\]*+?(]+\*$`,
+		"^a{2,}(b{3}){4}$",
+		"^a{1,2000}$",
+		"^" + strings.Repeat("a?", 200) + "$",
+		"^" + strings.Repeat("x", 4000) + "$",
+	}, []string{
+		"", "^a", "a$", "^a.*", "abc", // Ollama answers 500 where an anchor is missing
+		"^(?:a)$",
+		"^(?!b)a$",
+		"^(?=a|b)$",
+		"*",
+		"^(*)$",
+		"^{3}$",
+		"^(a|*)$",
+		"^a{b}$",
+		"^a{}$",
+		"^a{1$",
+		"^a{-1}$",
+		"^(a$",
+		"^a)$",
+		"^[a$",
+		`^a\`,
+		"^*$",
+		"^(a*)*$",
+		"^(a?){10}$",
+		"^((a?)b?){2}$",
+		"^(a|b*)+$",
+		"^(a+?)*$",
+		"^(|a)*$",
+		"^()*$",
+		"^a{0,5}{3}$",
+		"^(a{0,1}b{0}){2,}$",
+		"^a{1,2001}$",
+		"^((a{20}){20}){20}$",
+		"^(((a{1000}){1000}){1000}){1000}$",
+		"^a{2001,}$",
+		"^a{99999999999999999999}$",
+		"^" + strings.Repeat("a?", 201) + "$",
+		"^" + strings.Repeat("(", maxPattern-2) + "$",
+		"^" + strings.Repeat(`a{500}`, 5) + "$",
+		"^" + strings.Repeat("x", maxPattern-1) + "$",
+		// What zod writes for z.email() and z.iso.date().
+		`^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$`,
+		`^(?:(?:\d\d[2468][048]|\d\d[13579][26])-02-29|\d{4}-(?:0[13578]|1[02])-(?:0[1-9]|[12]\d|3[01]))$`,
+	}
+	for i, pattern := range append(stays, dropped...) {
+		req, err := Chat.Read([]byte(`{"model":"tiny","format":{"type":"string","pattern":`+string(quote(pattern))+`}}`), &Terms{})
+		if err != nil {
+			t.Errorf("%.60q: %v", pattern, err)
+			continue
+		}
+		gone := strings.Contains(string(req.Body), `"format":{"type":"string"}`) && slices.Equal(req.Changes, []string{"pattern dropped"})
+		here := strings.Contains(string(req.Body), `"pattern":`+string(quote(pattern))+`}`) && req.Changes == nil
+		if want := i >= len(stays); gone != want || here == want {
+			t.Errorf("%.60q: dropped %v, want %v: %q, %.200s", pattern, gone, want, req.Changes, req.Body)
+		}
+	}
+}
+
+// A pattern that Ollama cannot read is taken out of the bytes, wherever it is a keyword; where it is not, the schema is refused.
+func TestPatternsAreTakenOut(t *testing.T) {
+	const bad, more = `"pattern":"^(?:a)$"`, `"pattern" : "^(a*)*$"`
+	for _, c := range []struct{ in, out string }{
+		{`{"type":"string",` + bad + `}`, `{"type":"string"}`},
+		{`{` + bad + `,"type":"string"}`, `{"type":"string"}`},
+		{`{"type":"string",` + bad + `,"format":"email"}`, `{"type":"string","format":"email"}`},
+		{`{` + bad + `}`, `{}`},
+		{`{ ` + more + ` , "type" : "string" }`, `{"type" : "string" }`},
+		{"{\n \"type\": \"string\",\n " + more + "\n}", "{\n \"type\": \"string\"\n}"},
+		{`{"p\u0061ttern":"^(?:a)$","type":"string"}`, `{"type":"string"}`},
+		{`{"properties":{"a":{` + bad + `},"pattern":{` + bad + `,"type":"string"}}}`, `{"properties":{"a":{},"pattern":{"type":"string"}}}`},
+		{`{"properties":{"const":{` + bad + `},"enum":{"items":{` + bad + `}}}}`, `{"properties":{"const":{},"enum":{"items":{}}}}`},
+		{`{` + bad + `,"anyOf":[{` + bad + `},{"pattern":"^a$"},{"const":1},{"x":[],` + more + `}]}`, `{"anyOf":[{},{"pattern":"^a$"},{"const":1},{"x":[]}]}`},
+		{`{"items":{"items":{` + bad + `}},` + bad + `}`, `{"items":{"items":{}}}`},
+		{`{"$defs":{"properties":{` + bad + `}},"$ref":"#/$defs/properties"}`, `{"$defs":{"properties":{}},"$ref":"#/$defs/properties"}`},
+		{`{"const":{"pattern":"^a$"}}`, `{"const":{"pattern":"^a$"}}`},
+		{`{"enum":[{"pattern":"(?:a)"}]}`, `{"enum":[{"pattern":"(?:a)"}]}`},
+
+		{`{"const":{` + bad + `}}`, ""},
+		{`{"enum":[{"properties":{"a":{` + bad + `}}}]}`, ""},
+		{`{"properties":{"properties":{"const":{` + bad + `}}}}`, ""},
+		{`{"properties":{"type":"string",` + bad + `},"$ref":"#/properties"}`, ""},
 	} {
-		_, err := Chat.Read([]byte(`{"model":"tiny","format":{"type":"string","pattern":`+string(quote(pattern))+`}}`), &Terms{})
-		if says == "" && err != nil || says != "" && (err == nil || !strings.Contains(err.Error(), says)) {
-			t.Errorf("%.60q: %v, want %q", pattern, err, says)
+		for kind, field := range schemaBodies {
+			head := `{"model":"tiny","max_tokens":1,`
+			req, err := kind.Read([]byte(head+fmt.Sprintf(field, c.in)+`}`), &Terms{})
+			if c.out == "" {
+				if err == nil || api.AsError(err).Code != api.CodeBadRequest || !strings.Contains(err.Error(), "in a const") {
+					t.Errorf("%v, %s: %v, want a refusal", kind, c.in, err)
+				}
+				continue
+			}
+			if err != nil {
+				t.Errorf("%v, %s: %v", kind, c.in, err)
+				continue
+			}
+			says := slices.Equal(req.Changes, []string{"pattern dropped"})
+			if !strings.Contains(string(req.Body), fmt.Sprintf(field, c.out)) || says != (c.in != c.out) {
+				t.Errorf("%v, %s: goes %s, want %s; says %q", kind, c.in, req.Body, c.out, req.Changes)
+			}
 		}
 	}
 }
