@@ -103,4 +103,5 @@ packaged:
 	  -e '/^# further up/s/ Keep the file.*//' -e 's|^#DATA_DIR=.*|DATA_DIR=/var/lib/ollama-api-service|' .env.example >$(STAGE)/ollama-api-service.env
 
 clean: ## Remove what was built, and the data of demos
-	rm -rf bin demo-data e2e/clients/node_modules e2e/agents/node_modules e2e/pages/node_modules
+	rm -rf bin demo-data
+	find e2e -name node_modules -prune -exec rm -rf {} +
