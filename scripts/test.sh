@@ -55,7 +55,7 @@ formatted() {
 # The Go client of the tests is a module of its own, so that nothing of Ollama comes into this one.
 go_client() {
   (cd e2e/clients/go && go vet ./... && CGO_ENABLED=0 go tool -modfile=../../../tools/go.mod staticcheck ./... && nothing go mod tidy -diff)
-  # Not ./...: packages of npm lie beside it.
+  # Not ./...: packages of npm are next to it.
   (cd e2e/clients/streams && go vet . && CGO_ENABLED=0 go tool -modfile=../../../tools/go.mod staticcheck . && nothing go mod tidy -diff &&
     nothing go mod tidy -modfile=newest.mod -diff)
 }
@@ -86,7 +86,7 @@ deployment() {
   (cd deploy && go test -count=1 -timeout 30m "${all[@]}" ./...)
 }
 
-# The vulnerability database is the public one where it answers, else the snapshot beside the tools.
+# The vulnerability database is the public one where it answers, and otherwise the snapshot next to the tools.
 vulnerabilities() {
   local db=https://vuln.go.dev
   if curl -fsS --max-time 5 -o /dev/null "$db/index/db.json" 2>/dev/null; then

@@ -33,7 +33,7 @@ func (p *program) healthcheckCommand() *cobra.Command {
 			return err
 		}
 		if cfg.Port == 0 {
-			return usagef("PORT is 0, so nobody knows where the service listens: set PORT to the port it uses")
+			return usagef("PORT is 0, so the address of the service is not known: set PORT to the port it uses")
 		}
 		url := cfg.Scheme() + "://" + localAddress(cfg) + "/healthz"
 		// Straight to the service: no proxy of the environment, no redirects, no second try.

@@ -122,14 +122,14 @@ func (f *queueFlags) address(cfg *config.Config) (string, error) {
 	return base.JoinPath("/api/queue").String(), nil
 }
 
-// serviceAddress is where a command asks the service: at the address that was typed, else where the settings have it listen.
+// serviceAddress is where a command asks the service: at the address that was typed, or where the settings have it listen if none was.
 func serviceAddress(typed string, cfg *config.Config) (*url.URL, error) {
 	base := typed
 	switch {
 	case base == "" && cfg.Port == 0:
-		return nil, usagef("PORT is 0, so nobody knows where the service listens: say it with --url")
+		return nil, usagef("PORT is 0, so the address of the service is not known: set --url")
 	case base == "" && cfg.Scheme() == "https":
-		return nil, usagef("the service speaks HTTPS: say with --url https://NAME:%d the name that its certificate is for", cfg.Port)
+		return nil, usagef("the service speaks HTTPS: set --url https://NAME:%d with the name that its certificate is for", cfg.Port)
 	case base == "":
 		base = "http://" + localAddress(cfg)
 	}
@@ -155,7 +155,7 @@ func (p *program) ownKey(cfg *config.Config, file string, stdin io.Reader) (stri
 	return key, oneWord(key)
 }
 
-// namedKey is the key of the file, else that of the environment; "" if there is neither.
+// namedKey is the key of the file, or that of the environment if no file is named; "" if there is neither.
 func (p *program) namedKey(file string, stdin io.Reader) (string, error) {
 	if file == "" {
 		for _, e := range p.environ {
@@ -304,7 +304,7 @@ func (f *queueFlags) text(body []byte, now time.Time) (string, error) {
 	return printable(b.String()), nil
 }
 
-// printable takes out what a terminal would obey: nobody knows who answers at an address that was typed.
+// printable takes out control characters, which a terminal would obey: any server may answer at an address that was typed.
 func printable(text string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) && r != '\n' {

@@ -49,7 +49,7 @@ type Backend struct {
 // Bounds are what a server may be given. An admin may change them while it serves.
 type Bounds struct {
 	Slots  int     // requests at one time per model; 0: found by watching
-	Total  int     // requests at one time of all models; 0: no bound beside Slots
+	Total  int     // requests at one time of all models; 0: no bound besides Slots
 	Weight float64 // how much faster it is than one of weight 1; 0 is 1
 }
 

@@ -2,6 +2,7 @@ package dialect
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -220,6 +221,63 @@ func FuzzPattern(f *testing.F) {
 		p := pattern{text: text}
 		if _, count := p.alternatives(); count > maxPatternCount+1 {
 			t.Errorf("%q: %d repetitions", text, count)
+		}
+	})
+}
+
+// FuzzSchema: what goes upstream of a schema is the schema without some members called pattern, and has none left to take out.
+func FuzzSchema(f *testing.F) {
+	for _, seed := range []string{
+		`{"pattern":"^(?:a)$" , "type":["string"]}`, `{"a":{"pattern":"x"},"pattern":"x"}`, `[{"pattern":""},{"const":1,"pattern":"a"}]`,
+		`{"properties":{"pattern":{"enum":[{"pattern":"x"}]}},"$defs":{"const":{"pattern":"^(a*)*$","x":{}}}}`, `{"pattern":{"pattern":"x"}}`,
+	} {
+		f.Add(seed)
+	}
+	without := func(t *testing.T, text string) string {
+		var v any
+		d := json.NewDecoder(strings.NewReader(text))
+		d.UseNumber() // it takes each that JSON has
+		if err := d.Decode(&v); err != nil {
+			t.Fatalf("%q: %v", text, err)
+		}
+		var walk func(any)
+		walk = func(v any) {
+			switch v := v.(type) {
+			case map[string]any:
+				if _, text := v["pattern"].(string); text {
+					delete(v, "pattern")
+				}
+				for _, inner := range v {
+					walk(inner)
+				}
+			case []any:
+				for _, inner := range v {
+					walk(inner)
+				}
+			}
+		}
+		walk(v)
+		out, _ := json.Marshal(v)
+		return string(out)
+	}
+	format := func(body []byte) string {
+		var b struct{ Format json.RawMessage }
+		if json.Unmarshal(body, &b) != nil {
+			return ""
+		}
+		return string(b.Format)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		body := []byte(`{"model":"tiny","format":` + text + `}`)
+		req, err := Chat.Read(body, &Terms{})
+		if err != nil {
+			return
+		}
+		if in, out := format(body), format(req.Body); without(t, in) != without(t, out) || in != out != (req.Changes != nil) {
+			t.Errorf("%q goes as %q, says %q", in, out, req.Changes)
+		}
+		if again, err := Chat.Read(req.Body, &Terms{}); err != nil || again.Changes != nil || !bytes.Equal(again.Body, req.Body) {
+			t.Errorf("%q goes as %q, and that as %q: %v", body, req.Body, again.Body, err)
 		}
 	})
 }

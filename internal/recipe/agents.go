@@ -26,8 +26,8 @@ export CLAUDE_CODE_ATTRIBUTION_HEADER=0
 claude
 `}},
 		Traps: []string{
-			"Unset ANTHROPIC_API_KEY, do not leave it empty: Claude Code sends it besides the token, and two different keys of " +
-				"this service are refused.",
+			"Unset ANTHROPIC_API_KEY: an empty value counts as set. Claude Code sends it in addition to the token, and two different " +
+				"keys of this service are refused.",
 			"The address has no /v1.",
 			"It asks for several models called claude-…: name yours for each tier, or set MODEL_ALIASES=claude-*=MODEL on the gateway. " +
 				"ANTHROPIC_SMALL_FAST_MODEL is the old name of ANTHROPIC_DEFAULT_HAIKU_MODEL.",
