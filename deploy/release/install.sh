@@ -143,7 +143,8 @@ main() {
   download "$url/$archive" "$work/archive"
   got=$(sum "$work/archive")
   [ "$got" = "$want" ] ||
-    fail "$archive has the SHA-256 $got, and SHA256SUMS says $want: nothing was installed. Try again. If it happens again, report it to the maintainers"
+    fail "$archive has the SHA-256 $got, and SHA256SUMS says $want: nothing was installed. \
+Try again. If it happens again, report it to the maintainers"
 
   folder=${archive%.tar.gz}
   tar -xzf "$work/archive" -C "$work" "$folder/$program" || fail "$archive cannot be unpacked, so nothing was installed"
