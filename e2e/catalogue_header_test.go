@@ -181,6 +181,7 @@ func TestBadKeysFromOneAddress(t *testing.T) {
 	bad := func(n int) string { return send(tagList, "", bearer(fmt.Sprintf("%s%02d", g.user[:len(g.user)-2], n))) }
 	passedOver := func(text string) string { return send("GET /k/"+g.user+"/api/tags", "", bearer(text)) }
 	const leftover = "sk-proj-of-another-service"
+	other := g.key(t, "").Secret
 	throttled := row{name: "throttled", send: bad(4), want: 429, says: "too many requests with a bad API key", has: "X-Should-Retry: false", then: func(t *testing.T, a answer) {
 		var seconds int
 		if _, err := fmt.Sscan(a.Header.Get("Retry-After"), &seconds); err != nil || seconds < 1 || seconds > 60 {
@@ -190,6 +191,8 @@ func TestBadKeysFromOneAddress(t *testing.T) {
 	messages, guess := throttled, throttled
 	messages.name, messages.send = "throttled, messages", send("POST /v1/messages", small, "x-api-key: nonsense")
 	guess.name, guess.send = "throttled, another guess next to a good key", passedOver(leftover+"2")
+	right := throttled
+	right.name, right.send = "throttled, a right guess next to a good key", passedOver(other)
 	rows := []row{{name: "no key is not counted", send: send(tagList, ""), want: 401}}
 	for range 10 {
 		rows = append(rows,
@@ -201,7 +204,7 @@ func TestBadKeysFromOneAddress(t *testing.T) {
 	}
 	rows = append(rows,
 		row{name: "the third text", send: bad(3), want: 401},
-		throttled, messages, guess,
+		throttled, messages, guess, right,
 		row{name: "the leftover of before", send: passedOver(leftover), want: 200, ollama: listed},
 		row{name: "a good key", send: send(tagList, "", bearer(g.user)), want: 200, ollama: listed},
 		row{name: "a good key of an admin", send: g.asAdmin("GET /api/keys", ""), want: 200},
