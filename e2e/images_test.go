@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -34,7 +35,8 @@ func TestLargeImagesPass(t *testing.T) {
 		if path == "/v1/messages/count_tokens" {
 			continue
 		}
-		if n := len(sent); n == 0 || !bytes.Contains(sent[n-1].Body, []byte(image)) {
+		// Among the gateway's own questions, which go on meanwhile.
+		if !slices.ContainsFunc(sent, func(r *ollamatest.Request) bool { return r.Path == path && bytes.Contains(r.Body, []byte(image)) }) {
 			t.Errorf("%s: the image did not arrive", path)
 		}
 	}

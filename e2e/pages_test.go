@@ -32,10 +32,14 @@ func npmProject(t *testing.T, name string) string {
 	if there, err := os.Stat(filepath.Join(dir, "node_modules", ".package-lock.json")); err == nil && !there.ModTime().Before(lock.ModTime()) {
 		return dir
 	}
-	ci := exec.CommandContext(t.Context(), "npm", "ci", "--no-audit", "--no-fund", "--loglevel=error")
-	ci.Dir = dir
-	if out, err := ci.CombinedOutput(); err != nil {
-		t.Fatalf("npm ci: %v\n%s", err, out)
+	args := []string{"ci"}
+	if name == "agents" { // as in scripts/test.sh
+		args = []string{"install", "--no-save"}
+	}
+	install := exec.CommandContext(t.Context(), "npm", append(args, "--no-audit", "--no-fund", "--loglevel=error")...)
+	install.Dir = dir
+	if out, err := install.CombinedOutput(); err != nil {
+		t.Fatalf("npm %s: %v\n%s", args[0], err, out)
 	}
 	return dir
 }
