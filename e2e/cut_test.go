@@ -17,6 +17,9 @@ func TestClientsTakeACutStreamForAnAnswer(t *testing.T) {
 	}
 	s := start(t, t.TempDir(), fake.URL, nil)
 	for _, p := range allPrograms(t) {
+		if p.patience == agentPatience {
+			continue // the prompt that an agent adds is longer than this limit: its requests are refused, and never cut
+		}
 		t.Run(p.name, func(t *testing.T) {
 			var orders []order
 			var keys []madeKey
