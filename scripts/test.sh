@@ -143,7 +143,7 @@ tests() {
     echo "   NOT RUN, for they need root, to mount a small disk and to trace another program: TestChaosDiskFull, TestChaosFsyncFails"
     all=(-skip '^TestChaos(DiskFull|FsyncFails)$')
   fi
-  CGO_ENABLED=1 go test -race -count=1 -timeout 30m -v "${all[@]}" ./... >"$work/tests" 2>&1 &
+  CGO_ENABLED=1 go test -race -count=1 -timeout 45m -v "${all[@]}" ./... >"$work/tests" 2>&1 &
   local pid=$! status
   tail -n +1 -f --pid=$pid "$work/tests" | grep --line-buffered -vE '^=== (RUN|PAUSE|CONT|NAME)'
   wait $pid
