@@ -105,10 +105,10 @@ func badUpstreams(elsewhere string) []badUpstream {
 			a := f.chunked(zipped(strings.Join(whole(f), "")))
 			a.Header.Set("Content-Encoding", "gzip")
 			return a
-		}, 502, "the Ollama server answered compressed", "upstream_error"},
+		}, 502, "the Ollama server compressed its answer", "upstream_error"},
 		{"an object in gzip", func(*flow) ollamatest.Answer {
 			return ollamatest.Answer{Body: zipped(`{"done":true}`), Header: http.Header{"Content-Encoding": {"gzip"}, "Content-Type": {"application/json"}}}
-		}, 502, "the Ollama server answered compressed", "upstream_error"},
+		}, 502, "the Ollama server compressed its answer", "upstream_error"},
 		{"a page of HTML", failing(200, "<html>Welcome to nginx!</html>"), 502, "the Ollama server answered 200 and no JSON", "upstream_error"},
 		{"a failure in HTML", failing(500, "<html>Internal Server Error</html>"), 502, "the Ollama server answered 500 and no JSON", "upstream_error"},
 		{"its own account", failing(401, `{"error":"unauthorized"}`), 502, "the Ollama server is not signed in where this model needs it", "upstream_error"},
