@@ -120,19 +120,26 @@ func TestComposeShowsTheGatewayAlone(t *testing.T) {
 	}
 }
 
-func TestComposeSetsWhatExists(t *testing.T) {
+// settings are the names that .env.example explains.
+func settings(t *testing.T) map[string]bool {
+	t.Helper()
 	text, err := os.ReadFile("../.env.example")
 	if err != nil {
 		t.Fatal(err)
 	}
-	settings := map[string]bool{}
+	names := map[string]bool{}
 	for _, m := range regexp.MustCompile(`(?m)^#([A-Z_]+)=`).FindAllSubmatch(text, -1) {
-		settings[string(m[1])] = true
+		names[string(m[1])] = true
 	}
+	return names
+}
+
+func TestComposeSetsWhatExists(t *testing.T) {
+	known := settings(t)
 	p := compose(t)
 	slots := ""
 	for name, value := range p.Services["gateway"].Environment {
-		if !settings[name] || value == nil {
+		if !known[name] || value == nil {
 			t.Errorf("%s is no setting, or has no value", name)
 		}
 		if name == "OLLAMA_BASE_URL" {
