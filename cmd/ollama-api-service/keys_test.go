@@ -177,7 +177,8 @@ func TestRotateKey(t *testing.T) {
 	if left := time.Until(k.PreviousUntil); left < 24*time.Hour-time.Minute || left > 24*time.Hour {
 		t.Errorf("grace is %v", left)
 	}
-	d.run("keys", "rotate", preview, "--grace", "0s")
+	d.fails(exitFailure, []string{"--force"}, "keys", "rotate", preview, "--grace", "0s")
+	d.run("keys", "rotate", preview, "--grace", "0s", "--force")
 	if d.key(preview).PreviousMAC != nil {
 		t.Error("the old text works on without grace")
 	}
@@ -218,6 +219,13 @@ func TestTheLastAdminStays(t *testing.T) {
 	d.fails(exitFailure, nil, "keys", "revoke", admin)
 	d.fails(exitFailure, nil, "keys", "change", admin, "--role", "user")
 	d.fails(exitFailure, nil, "keys", "change", admin, "--expires", "1h")
+	d.fails(exitFailure, []string{"allowed_ips", "--force"}, "keys", "change", admin, "--allowed-ips", "10.0.0.0/8")
+	forced, _, exit := call(t, d.environ, "keys", "change", admin, "--allowed-ips", "10.0.0.0/8", "--force")
+	_, said, again := call(t, d.environ, "keys", "change", admin, "--role", "user", "--force")
+	if exit != exitOK || again != exitOK || !strings.Contains(forced, "10.0.0.0/8") || !strings.Contains(said, "keys create --role admin") {
+		t.Errorf("with --force: exit %d and %d, %q, and it said %q", exit, again, forced, said)
+	}
+	d.run("keys", "change", admin, "--role", "admin", "--allowed-ips", "any")
 	d.environ = append(d.environ, "ADMIN_API_KEY=an-admin-key-from-the-settings")
 	d.run("keys", "revoke", admin)
 	if d.key(admin).RevokedAt == nil {

@@ -80,14 +80,20 @@ type (
 			Total   int       `json:"total"`
 		}
 	}
+	// Forced is exported for the same reason.
+	Forced struct {
+		Force bool `query:"force" doc:"Make the change although it bars the key that makes it, or a rotation although the old secret of the one before still works"`
+	}
 	changeIn struct {
 		KeyPath
+		Forced
 		Body keyPatch
 	}
 	rotateIn struct {
 		KeyPath
+		Forced
 		Body struct {
-			GraceSeconds int64 `json:"grace_seconds,omitempty" minimum:"0" maximum:"259200" doc:"How long the old secret goes on working"`
+			GraceSeconds *int64 `json:"grace_seconds,omitempty" minimum:"0" maximum:"259200" doc:"For how long the old secret continues to work; without it 86400, a day. After a leak send 0"`
 		}
 	}
 	revokeOut struct {
@@ -173,15 +179,13 @@ func (s *Server) showKey(ctx context.Context, in *KeyPath) (*keyOut, error) {
 
 func (s *Server) changeKey(ctx context.Context, in *changeIn) (*keyOut, error) {
 	by := s.change(ctx)
+	by.Force = in.Force
 	b := in.Body
 	patch := api.KeyPatch{
 		Name: b.Name, Role: b.Role, RateLimit: b.RateLimit.Optional, MaxConcurrent: b.MaxConcurrent.Optional,
 		TokensPerHour: b.TokensPerHour.Optional, TokensPerDay: b.TokensPerDay.Optional, GPUPerDay: b.GPUPerDay.Optional, MaxOutput: b.MaxOutput.Optional, Strict: b.Strict,
 		Weight: b.Weight.Optional, Class: b.Class.Optional,
 		Models: b.Models.Optional, AllowCloud: b.AllowCloud, ExpiresAt: b.ExpiresAt.Optional, AllowedIPs: b.AllowedIPs.Optional, Policy: b.Policy.Optional, Note: b.Note,
-	}
-	if err := api.CheckExpiry(b.ExpiresAt.Value, by.At); err != nil {
-		return nil, err
 	}
 	k, err := s.Store.ChangeKey(ctx, in.Preview, patch, by)
 	if err != nil {
@@ -205,11 +209,16 @@ func (s *Server) revokeKey(ctx context.Context, in *KeyPath) (*revokeOut, error)
 
 func (s *Server) rotateKey(ctx context.Context, in *rotateIn) (*secretOut, error) {
 	by := s.change(ctx)
+	by.Force = in.Force
+	grace := api.DefaultGrace
+	if in.Body.GraceSeconds != nil {
+		grace = time.Duration(*in.Body.GraceSeconds) * time.Second
+	}
 	secret, err := auth.Reissue(s.Random, in.Preview)
 	if err != nil {
 		return nil, err
 	}
-	k, err := s.Store.RotateKey(ctx, in.Preview, s.Secret.MAC(secret), time.Duration(in.Body.GraceSeconds)*time.Second, by)
+	k, err := s.Store.RotateKey(ctx, in.Preview, s.Secret.MAC(secret), grace, by)
 	if err != nil {
 		return nil, err
 	}

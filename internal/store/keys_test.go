@@ -254,6 +254,12 @@ func TestLastAdmin(t *testing.T) {
 		k.ExpiresAt = &at
 		return k
 	}
+	bound := func(preview string) api.Key {
+		k := admin(preview)
+		k.AllowedIPs = []api.Network{{Prefix: netip.MustParsePrefix("10.0.0.0/8")}}
+		return k
+	}
+	bind := api.KeyPatch{AllowedIPs: value(bound("").AllowedIPs)}
 	tomorrow, yesterday := noon.AddDate(0, 0, 1), noon.AddDate(0, 0, -1)
 	demote := api.KeyPatch{Role: pointer(api.RoleUser)}
 	expire := api.KeyPatch{ExpiresAt: value(tomorrow)}
@@ -282,6 +288,12 @@ func TestLastAdmin(t *testing.T) {
 		{"revoke an expiring one beside a live one", []api.Key{expiring("oas_x", tomorrow)}, expiring("oas_k", tomorrow), nil, false},
 		{"revoke an expired one", nil, expiring("oas_k", yesterday), nil, false},
 		{"demote an expired one", nil, expiring("oas_k", yesterday), &demote, false},
+		{"bind the only one to addresses", nil, admin("oas_k"), &bind, true},
+		{"bind beside an open one", []api.Key{admin("oas_b")}, admin("oas_k"), &bind, false},
+		{"revoke beside one bound to addresses", []api.Key{bound("oas_b")}, admin("oas_k"), nil, true},
+		{"revoke one bound to addresses beside another", []api.Key{bound("oas_b")}, bound("oas_k"), nil, false},
+		{"revoke the only one, bound to addresses", nil, bound("oas_k"), nil, true},
+		{"free the only one, bound to addresses", nil, bound("oas_k"), &api.KeyPatch{AllowedIPs: null[[]api.Network]()}, false},
 		{"revoke a user", nil, user("oas_k"), nil, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -401,5 +413,38 @@ func TestAcknowledgedIsWritten(t *testing.T) {
 	}
 	if _, err := open(t, copied).Key(t.Context(), "oas_a"); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A key that is bound to addresses may end another such key, but not itself.
+func TestTheOwnEndOfAnAdminBoundToAddresses(t *testing.T) {
+	s, _ := create(t)
+	for _, preview := range []string{"oas_a", "oas_b"} {
+		k := admin(preview)
+		k.AllowedIPs = []api.Network{{Prefix: netip.MustParsePrefix("10.0.0.0/8")}}
+		add(t, s, k)
+	}
+	_, err := s.RevokeKey(t.Context(), "oas_a", by("oas_a"))
+	wantCode(t, err, api.CodeConflict)
+	if _, err := s.RevokeKey(t.Context(), "oas_b", by("oas_a")); err != nil {
+		t.Error(err)
+	}
+}
+
+// Two admins that revoke each other at one time: one of them stays.
+func TestAdminsThatRevokeEachOther(t *testing.T) {
+	for range 20 {
+		s, _ := create(t)
+		add(t, s, admin("oas_a"), admin("oas_b"))
+		failures := make(chan error, 2)
+		for actor, target := range map[string]string{"oas_a": "oas_b", "oas_b": "oas_a"} {
+			go func() {
+				_, err := s.RevokeKey(t.Context(), target, by(actor))
+				failures <- err
+			}()
+		}
+		if a, b := <-failures, <-failures; (a == nil) == (b == nil) {
+			t.Fatalf("%v and %v, want one of them refused", a, b)
+		}
 	}
 }
