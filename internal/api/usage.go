@@ -5,6 +5,9 @@ import (
 	"time"
 )
 
+// UnknownModel stands in the books for every model that no server has. It is no model's name: clients can make up any of those.
+const UnknownModel = "(unknown)"
+
 // Admission is what is journalled before a counted request goes upstream. With its Record missing at start-up it becomes
 // a row of its own with status "interrupted".
 type Admission struct {
@@ -13,8 +16,8 @@ type Admission struct {
 	At              time.Time `json:"at"`
 	Key             string    `json:"key"` // preview
 	Model           string    `json:"model,omitempty"`
-	Alias           string    `json:"alias,omitempty"`
-	Endpoint        string    `json:"ep"` // route template
+	Alias           string    `json:"alias,omitempty"` // the name that was asked for, where Model is another one
+	Endpoint        string    `json:"ep"`              // route template
 	Backend         string    `json:"be,omitempty"`
 	Class           string    `json:"class"`
 	Streamed        bool      `json:"st,omitempty"`

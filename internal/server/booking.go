@@ -53,8 +53,19 @@ func (s *Server) open(x *exchange, req *dialect.Request, lease *sched.Lease, tak
 	}
 	if len(req.Models) > 0 {
 		b.record.Model, b.record.Alias = req.Model().String(), req.Alias
+		if !s.Fleet.Knows(b.record.Model) {
+			b.record.Model, b.record.Alias = api.UnknownModel, cmp.Or(req.Alias, b.record.Model)
+		}
 	}
 	return b
+}
+
+// nameModel gives a request its model's name in the books, if that was not known before and a server has run it: one that was just
+// made, or one that Ollama runs off-site.
+func (b *booking) nameModel(outcome api.Outcome) {
+	if r := &b.record; r.Model == api.UnknownModel && (outcome == api.OutcomeOK || r.CompletionTokens > 0) {
+		r.Model, r.Alias = b.req.Model().String(), b.req.Alias
+	}
 }
 
 // begin notes the first byte of an answer, and refuses answers that no client of ours should see.
@@ -393,6 +404,7 @@ func (b *booking) end(outcome api.Outcome, code api.Code) {
 	b.ended = true
 	r := &b.record
 	r.Outcome, r.ErrorCode, r.BytesIn = outcome, code, b.x.received
+	b.nameModel(outcome)
 	if r.Status == 0 {
 		r.Status = b.x.status
 	}

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"net/http"
 	"time"
 
 	"ollama-api-service/internal/dialect"
@@ -38,3 +39,8 @@ func (s *Server) Table() []Line {
 
 // Look is one look at the files.
 func (p *KeyPair) Look() { p.look() }
+
+// WhoIsRefused is how a request without a known key is counted.
+func (s *Server) WhoIsRefused(w http.ResponseWriter, r *http.Request) string {
+	return s.newExchange(w, r).who()
+}

@@ -23,7 +23,7 @@ const (
 // embedded struct whose name is not exported.)
 type Chosen struct {
 	Key      []string  `query:"key" maxItems:"100" doc:"Key previews, separated by commas" example:"[\"oas_8rT2kLmN0q\"]"`
-	Model    []string  `query:"model" maxItems:"100" doc:"Models, separated by commas; llama3.2 is llama3.2:latest" example:"[\"llama3.2:latest\"]"`
+	Model    []string  `query:"model" maxItems:"100" doc:"Models, separated by commas; llama3.2 is llama3.2:latest, and (unknown) are those that no server has" example:"[\"llama3.2:latest\"]"`
 	Endpoint []string  `query:"endpoint" maxItems:"100" doc:"Route templates, separated by commas" example:"[\"/api/chat\"]"`
 	Backend  []string  `query:"backend" maxItems:"100" doc:"Names of Ollama servers, separated by commas" example:"[\"ollama\"]"`
 	Outcome  []string  `query:"outcome" maxItems:"100" enum:"ok,refused,upstream_error,timeout,client_gone,cut_by_limit,interrupted" doc:"How requests ended, separated by commas" example:"[\"ok\"]"`
@@ -39,6 +39,10 @@ func (c *Chosen) filter() (api.RequestFilter, error) {
 		return f, api.Errorf(api.CodeBadRequest, "from must lie before to")
 	}
 	for _, text := range c.Model {
+		if text == api.UnknownModel {
+			f.Models = append(f.Models, text)
+			continue
+		}
 		m, _, err := api.ParseModel(text)
 		if err != nil {
 			return f, err
@@ -88,8 +92,8 @@ type requestRow struct {
 	At               time.Time   `json:"at" doc:"When the request was admitted"`
 	Key              string      `json:"key" doc:"Key preview" example:"oas_8rT2kLmN0q"`
 	KeyName          string      `json:"key_name,omitempty" example:"Production API Key"`
-	Model            string      `json:"model" doc:"The model that ran; empty where there is none" example:"llama3.2:latest"`
-	Alias            string      `json:"alias" doc:"The name the client used, where it is an alias"`
+	Model            string      `json:"model" doc:"The model that ran; empty where there is none, and (unknown) for a name that no server has" example:"llama3.2:latest"`
+	Alias            string      `json:"alias" doc:"The name the client used, where it is an alias or a model that no server has"`
 	Endpoint         string      `json:"endpoint" doc:"Route template" example:"/api/chat"`
 	Class            string      `json:"class" enum:"inference,management"`
 	Backend          string      `json:"backend" example:"ollama"`
