@@ -160,8 +160,12 @@ func (r *statsReport) read(ctx context.Context, st *store.Store, now time.Time) 
 		return err
 	}
 	span := api.RequestFilter{From: r.From}
-	if r.To.Before(now) {
-		span.To = r.To // else nothing is booked for later, and whole days are quicker read
+	newest, err := st.Newest(ctx)
+	if err != nil {
+		return err
+	}
+	if r.To.Before(now) || newest.After(now) {
+		span.To = r.To // otherwise nothing is booked for later, and whole days are quicker read
 	}
 	for _, d := range r.order {
 		used, err := st.Usage(ctx, store.UsageQuery{RequestFilter: span, By: []api.Dimension{d}, Limit: mostRows, Zone: r.zone})

@@ -11,6 +11,7 @@ import (
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/backend"
 	"ollama-api-service/internal/sched"
+	"ollama-api-service/internal/store"
 	"ollama-api-service/internal/usage"
 )
 
@@ -63,6 +64,7 @@ type healthReport struct {
 	Backends      []backendReport `json:"backends,omitempty"`
 	Queue         *sched.Snapshot `json:"queue,omitempty"`
 	Journal       *usage.Depth    `json:"journal,omitempty"`
+	Retention     *store.TrimWait `json:"retention_waits,omitempty"`
 }
 
 // health always answers 200: it is for people and dashboards. Details are for admins.
@@ -79,7 +81,7 @@ func (s *Server) health(x *exchange) error {
 		report.UptimeSeconds = int64(time.Since(s.started).Seconds())
 		report.Backends = s.backendReports()
 		queue, journal := s.Sched.Snapshot(), s.Books.Depth()
-		report.Queue, report.Journal = &queue, &journal
+		report.Queue, report.Journal, report.Retention = &queue, &journal, s.Store.TrimWaits()
 	}
 	return x.sendJSON(report)
 }

@@ -1,10 +1,15 @@
 package server_test
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
+
+	"ollama-api-service/internal/store"
 
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/server"
@@ -106,5 +111,30 @@ func TestRefusalsOfOneNetworkAreOneCounter(t *testing.T) {
 	who[b.server.WhoIsRefused(httptest.NewRecorder(), r)] = true
 	if len(who) != 2 || !who["2001:db8:1:2::/64"] || !who["192.0.2.7"] {
 		t.Errorf("counted as %v", who)
+	}
+}
+
+// A wait of retention is in /health for admins, and for nobody else.
+func TestHealthSaysThatRetentionWaits(t *testing.T) {
+	b := start(t, setup{})
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	old := api.Record{Admission: api.Admission{ID: "old", At: time.Now().Add(-20 * 24 * time.Hour), Key: "oas_8rT2kLmN0q"}, Outcome: api.OutcomeOK}
+	if _, err := b.store.AddRecords(ctx, []api.Record{old}); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		b.store.Trim(ctx, store.Retention{Rows: 30 * 24 * time.Hour}, time.Now, slog.New(slog.DiscardHandler))
+		close(ended)
+	}()
+	b.until("a wait", func() bool { return b.store.TrimWaits() != nil })
+	stop()
+	<-ended
+	waits, _ := b.do("GET", "/health", adminSecret, "").json(t)["retention_waits"].(map[string]any)
+	if reason, _ := waits["reason"].(string); !strings.Contains(reason, "20.0 days old") || waits["until"] == nil {
+		t.Errorf("an admin reads %v", waits)
+	}
+	if r := b.do("GET", "/health", "", ""); strings.Contains(r.body, "retention") {
+		t.Errorf("anybody reads %s", r.body)
 	}
 }

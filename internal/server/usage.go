@@ -170,8 +170,12 @@ func (s *Server) usage(ctx context.Context, in *usageIn) (*usageOut, error) {
 		body.From = time.Date(y, m, d+1-usageDays, 0, 0, 0, 0, zone)
 	}
 	filter.From = body.From
-	if !body.To.Before(now) {
-		filter.To = time.Time{} // nothing is booked for later than now, and whole days are quicker read
+	newest, err := s.Store.Newest(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if filter.To = body.To; !body.To.Before(now) && !newest.After(now) {
+		filter.To = time.Time{} // nothing is booked for later, and whole days are quicker read
 	}
 	if !body.From.Before(body.To) {
 		return nil, api.Errorf(api.CodeBadRequest, "from lies in the future: leave to out for everything up to now")

@@ -184,8 +184,9 @@ func TestRotate(t *testing.T) {
 			t.Fatalf("MAC %q, before it %q until %v; want %q, %q, %v", k.MAC, k.PreviousMAC, k.PreviousUntil, mac, previous, until)
 		}
 	}
+	change := by("cli")
 	rotate := func(mac string, grace time.Duration) error {
-		_, err := s.RotateKey(t.Context(), "oas_a", []byte(mac), grace, by("cli"))
+		_, err := s.RotateKey(t.Context(), "oas_a", []byte(mac), grace, change)
 		return err
 	}
 	steps := []struct {
@@ -198,10 +199,15 @@ func TestRotate(t *testing.T) {
 		{"third", api.MaxGrace, "second", noon.Add(api.MaxGrace)}, // of three secrets, two live
 		{"fourth", 0, "", time.Time{}},
 	}
-	for _, step := range steps {
+	for i, step := range steps {
+		if i > 0 {
+			wantCode(t, rotate(step.mac, step.grace), api.CodeConflict) // within the grace of the one before
+		}
+		change.Force = i > 0
 		if err := rotate(step.mac, step.grace); err != nil {
 			t.Fatal(err)
 		}
+		change.Force = false
 		is(step.mac, step.previous, step.until)
 	}
 	wantCode(t, rotate("fifth", -time.Second), api.CodeBadRequest)
@@ -217,10 +223,15 @@ func TestRotate(t *testing.T) {
 		}
 	}
 	is("fifth'", "fourth'", noon.Add(time.Hour))
+	change.At = noon.Add(time.Hour)
+	if err := rotate("later", time.Hour); err != nil {
+		t.Errorf("when the grace is over: %v", err)
+	}
+	is("later", "fifth'", noon.Add(2*time.Hour))
 	if _, err := s.RevokeKey(t.Context(), "oas_a", by("cli")); err != nil {
 		t.Fatal(err)
 	}
-	is("fifth'", "", time.Time{})
+	is("later", "", time.Time{})
 	wantCode(t, rotate("sixth", 0), api.CodeConflict)
 }
 
