@@ -9,10 +9,9 @@ import (
 	"testing"
 	"time"
 
-	"ollama-api-service/internal/store"
-
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/server"
+	"ollama-api-service/internal/store"
 )
 
 // invented are requests for models that clients made up, over every dialect, streamed and not.
