@@ -276,7 +276,7 @@ func lastAdminFlag(cmd *cobra.Command) *bool {
 	return cmd.Flags().Bool("force", false, "do it although no admin key would be left that works from everywhere")
 }
 
-func (r *keyring) force(asked bool) { r.by.KeepAdmin = r.by.KeepAdmin && !asked }
+func (r *keyring) force(asked bool) { r.by.KeepAdmin, r.by.Force = r.by.KeepAdmin && !asked, asked }
 
 // orForce adds to a refusal that --force does it.
 func orForce(err error) error {

@@ -11,6 +11,7 @@ import (
 
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/auth"
+	"ollama-api-service/internal/store"
 )
 
 func TestCreateKey(t *testing.T) {
@@ -26,7 +27,7 @@ func TestCreateKey(t *testing.T) {
 		k.MaxConcurrent != nil || k.Models != nil || k.AllowCloud || k.ExpiresAt != nil || k.AllowedIPs != nil || share(k.Key) != "1" || time.Since(k.CreatedAt) > time.Minute {
 		t.Errorf("key is %+v", k)
 	}
-	log, err := d.store.AuditLog(t.Context(), 1)
+	log, _, err := d.store.Audit(t.Context(), store.AuditQuery{Limit: 1})
 	if err != nil || len(log) != 1 || log[0].Actor != "command-line" || log[0].From != "local" {
 		t.Errorf("audit %+v, %v", log, err)
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"ollama-api-service/internal/server"
+	"ollama-api-service/internal/store"
 )
 
 func TestLifeOfAKey(t *testing.T) {
@@ -63,7 +64,7 @@ func TestLifeOfAKey(t *testing.T) {
 	if r := b.do("GET", "/api/keys/"+preview, adminSecret, ""); r.status != 200 || r.json(t)["revoked_at"] == nil {
 		t.Errorf("the record is gone: %d %s", r.status, r.body)
 	}
-	entries, err := b.store.AuditLog(t.Context(), 100)
+	entries, _, err := b.store.Audit(t.Context(), store.AuditQuery{Limit: 100})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -50,6 +50,7 @@ func (s *Server) newManagement() (http.Handler, *huma.OpenAPI) {
 	s.keyOperations(a)
 	s.statsOperations(a)
 	s.usageOperations(a)
+	s.auditOperations(a)
 	s.backendOperations(a)
 	s.queueOperations(a)
 	return mux, a.OpenAPI()

@@ -100,7 +100,7 @@ func TestCreateKeyRefuses(t *testing.T) {
 	if strings.Contains(err.Error(), "pasted") {
 		t.Errorf("%v repeats what may be a secret", err)
 	}
-	if log := must[[]AuditEntry](t)(s.AuditLog(t.Context(), 10)); len(log) != 1 {
+	if log := audit(t, s, 10); len(log) != 1 {
 		t.Errorf("%d audit lines for one change", len(log))
 	}
 }
@@ -247,7 +247,7 @@ func TestRevoke(t *testing.T) {
 	if again := must[api.Key](t)(s.RevokeKey(t.Context(), "oas_a", later)); !reflect.DeepEqual(again, first) {
 		t.Errorf("revoking again made %+v", again)
 	}
-	if log := must[[]AuditEntry](t)(s.AuditLog(t.Context(), 10)); len(log) != 2 {
+	if log := audit(t, s, 10); len(log) != 2 {
 		t.Errorf("%d audit lines, want one for creating and one for revoking", len(log))
 	}
 	if keys := must[[]api.Key](t)(s.Keys(t.Context())); len(keys) != 1 {
@@ -384,7 +384,7 @@ func TestAudit(t *testing.T) {
 	must[api.Key](t)(s.RotateKey(t.Context(), "oas_a", second, time.Minute, from))
 	must[api.Key](t)(s.RevokeKey(t.Context(), "oas_a", from))
 
-	log := must[[]AuditEntry](t)(open(t, path).AuditLog(t.Context(), 10))
+	log := audit(t, open(t, path), 10)
 	want := []struct{ action, detail string }{
 		{ActionRevoke, `{"name":"name of oas_a","role":"user"}`},
 		{ActionRotate, `{"grace_seconds":60}`},
@@ -407,7 +407,7 @@ func TestAudit(t *testing.T) {
 	if bytes.Contains(text, []byte("canary")) {
 		t.Error("a MAC is in the audit table")
 	}
-	if log := must[[]AuditEntry](t)(s.AuditLog(t.Context(), 1)); len(log) != 1 || log[0].Action != ActionRevoke {
+	if log := audit(t, s, 1); len(log) != 1 || log[0].Action != ActionRevoke {
 		t.Errorf("the newest line is %v", log)
 	}
 }
