@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -135,22 +136,45 @@ standard error. Without --rate-limit a key gets the default of its role from the
 }
 
 func listCommand(with runner) *cobra.Command {
-	return &cobra.Command{
-		Use: "list", Short: "List all keys, newest first, revoked ones too", Args: cobra.NoArgs,
-		RunE: with(func(ctx context.Context, r *keyring, _ []string) error {
-			keys, err := r.store.Keys(ctx)
-			if err != nil {
-				return err
-			}
-			if r.json {
-				if keys == nil {
-					keys = []api.Key{}
-				}
-				return printJSON(r.stdout, map[string]any{"api_keys": keys, "total": len(keys)})
-			}
-			return printKeys(r.stdout, keys, r.by.At)
-		}),
+	var q api.KeyQuery
+	cmd := &cobra.Command{
+		Use: "list", Short: "List keys, newest first, revoked ones too", Args: cobra.NoArgs,
+		Example: `  ollama-api-service keys list
+  ollama-api-service keys list --state expiring --sort expires_at
+  ollama-api-service keys list --search laptop --state active`,
 	}
+	flags := cmd.Flags()
+	flags.StringVar(&q.Text, "search", "", "keys with this in their name, preview or note")
+	flags.StringSliceVar(&q.States, "state", nil, "keys in these states: "+strings.Join(api.KeyStates, ", "))
+	flags.StringVar((*string)(&q.Role), "role", "", "keys of this role: user or admin")
+	flags.StringVar(&q.Sort, "sort", "-created_at", "the order: "+strings.Join(api.KeyOrders, ", ")+"; a hyphen in front turns it around")
+	cmd.RunE = with(func(ctx context.Context, r *keyring, _ []string) error {
+		for _, state := range q.States {
+			if !slices.Contains(api.KeyStates, state) {
+				return usagef("--state must be of %s, separated by commas", strings.Join(api.KeyStates, ", "))
+			}
+		}
+		switch {
+		case q.Role != "" && q.Role != api.RoleUser && q.Role != api.RoleAdmin:
+			return usagef("--role must be user or admin")
+		case !slices.Contains(api.KeyOrders, strings.TrimPrefix(q.Sort, "-")):
+			return usagef("--sort must be one of %s, with or without a hyphen in front", strings.Join(api.KeyOrders, ", "))
+		}
+		all, err := r.store.Keys(ctx)
+		if err != nil {
+			return err
+		}
+		keys := q.Select(slices.Clone(all), r.by.At)
+		if r.json {
+			return printJSON(r.stdout, map[string]any{"api_keys": append([]api.Key{}, keys...), "total": len(keys)})
+		}
+		if len(keys) == 0 && len(all) > 0 {
+			_, err := fmt.Fprintln(r.stdout, "No key is like that.")
+			return err
+		}
+		return printKeys(r.stdout, keys, r.by.At)
+	})
+	return cmd
 }
 
 func showCommand(with runner) *cobra.Command {

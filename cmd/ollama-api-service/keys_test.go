@@ -247,3 +247,35 @@ func TestAKeyThatCannotBePrintedIsAnError(t *testing.T) {
 		t.Errorf("exit %d: %s", exit, errs.String())
 	}
 }
+
+func TestListChosenKeys(t *testing.T) {
+	d := newDesk(t)
+	_, laptop := d.make("--name", "Anna's laptop", "--expires", "1h")
+	_, boss := d.make("--name", "boss", "--role", "admin")
+	_, gone := d.make("--name", "gone laptop")
+	d.run("keys", "revoke", gone)
+	for args, want := range map[string][]string{
+		"": {gone, boss, laptop}, "--sort name": {laptop, boss, gone}, "--state active": {boss, laptop}, "--state expiring": {laptop}, "--state revoked": {gone},
+		"--search LAPTOP --sort created_at": {laptop, gone}, "--role admin": {boss}, "--state expired": {},
+	} {
+		var v struct {
+			Keys []api.Key `json:"api_keys"`
+		}
+		if err := json.Unmarshal([]byte(d.run(append([]string{"keys", "list", "--json"}, strings.Fields(args)...)...)), &v); err != nil {
+			t.Fatal(err)
+		}
+		got := []string{}
+		for _, k := range v.Keys {
+			got = append(got, k.Preview)
+		}
+		if strings.Join(got, " ") != strings.Join(want, " ") {
+			t.Errorf("keys list %s: %v, want %v", args, got, want)
+		}
+	}
+	if out := d.run("keys", "list", "--state", "expired"); !strings.Contains(out, "No key") {
+		t.Errorf("none: %s", out)
+	}
+	for _, args := range []string{"--state gone", "--sort mac", "--role root"} {
+		d.fails(exitUsage, []string{args[:5]}, append([]string{"keys", "list"}, strings.Fields(args)...)...)
+	}
+}

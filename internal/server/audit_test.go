@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"ollama-api-service/internal/ollamatest"
 )
 
 type auditAnswer struct {
@@ -23,13 +25,13 @@ type auditAnswer struct {
 }
 
 func TestAuditIsReadable(t *testing.T) {
-	b := start(t, setup{servers: 2})
+	b := start(t, setup{})
 	secret, preview := b.key(`{"name":"=Anna","role":"user","rate_limit":500}`)
 	admin, adminPreview := b.key(`{"name":"second admin","role":"admin"}`)
 	b.do("PATCH", "/api/keys/"+preview, admin, `{"rate_limit":1000}`)
 	b.do("PATCH", "/api/keys/"+adminPreview+"?force=true", admin, `{"allowed_ips":["10.0.0.0/8"]}`)
 	rotated := b.do("POST", "/api/keys/"+preview+"/rotate", adminSecret, "").json(t)["api_key"].(string)
-	b.do("PATCH", "/api/admin/backends/gpu2", adminSecret, `{"draining":true}`)
+	b.do("POST", "/api/admin/backends", adminSecret, `{"name":"added","url":"`+ollamatest.Start(t).URL+`"}`)
 	b.do("DELETE", "/api/keys/"+preview, adminSecret, "")
 
 	all := b.do("GET", "/api/admin/audit", adminSecret, "")
@@ -39,7 +41,7 @@ func TestAuditIsReadable(t *testing.T) {
 		}
 	}
 	got := ask[auditAnswer](b, "/api/admin/audit")
-	if len(got.Audit) < 6 || got.NextCursor != nil || got.Audit[0].Action != "key.revoke" || got.Audit[0].TargetName != "=Anna" || got.Audit[0].ActorName != "ADMIN_API_KEY" {
+	if len(got.Audit) != 7 || got.Audit[1].Action != "backend.add" || got.Audit[1].Target != "added" || got.NextCursor != nil || got.Audit[0].Action != "key.revoke" || got.Audit[0].TargetName != "=Anna" || got.Audit[0].ActorName != "ADMIN_API_KEY" {
 		t.Fatalf("%s", all.body)
 	}
 	changed := ask[auditAnswer](b, "/api/admin/audit?action=key.change&actor="+adminPreview)

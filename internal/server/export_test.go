@@ -22,6 +22,7 @@ type Line struct {
 	Method, Template   string
 	Anyone, AdminsOnly bool
 	Ollama, Counted    bool
+	Packs              bool
 	Family, Upstream   string
 }
 
@@ -31,7 +32,7 @@ func (s *Server) Table() []Line {
 	for _, r := range s.routes.all {
 		lines = append(lines, Line{
 			Method: r.method, Template: r.template, Anyone: r.access == anyone, AdminsOnly: r.access.admin(),
-			Ollama: r.ollama(), Counted: r.counted, Family: familyNames[r.family], Upstream: r.upstream,
+			Ollama: r.ollama(), Counted: r.counted, Packs: r.packs(), Family: familyNames[r.family], Upstream: r.upstream,
 		})
 	}
 	return lines

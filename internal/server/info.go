@@ -109,10 +109,19 @@ func (x *exchange) sendJSON(v any) error {
 }
 
 func (x *exchange) send(contentType string, body []byte) error {
+	return x.answer(http.StatusOK, contentType, body)
+}
+
+// answer sends a whole answer of our own.
+func (x *exchange) answer(status int, contentType string, body []byte) error {
+	body, err := x.pack(body)
+	if err != nil {
+		return err
+	}
 	h := x.Header()
 	h.Set("Content-Type", contentType)
 	h.Set("Content-Length", strconv.Itoa(len(body)))
-	x.WriteHeader(http.StatusOK)
+	x.WriteHeader(status)
 	if x.r.Method == http.MethodHead {
 		return nil
 	}

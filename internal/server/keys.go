@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -74,10 +75,19 @@ type (
 	createIn  struct{ Body newKey }
 	secretOut struct{ Body secretKey }
 	keyOut    struct{ Body api.Key }
-	keysOut   struct {
+	keysIn    struct {
+		Text   string   `query:"q" maxLength:"100" doc:"Part of the name, the preview or the note, whatever the case" example:"laptop"`
+		State  []string `query:"state" maxItems:"4" enum:"active,expiring,expired,revoked" doc:"Keys in any of these states, separated by commas: active works, expiring works and ends within 30 days" example:"[\"active\"]"`
+		Role   string   `query:"role" enum:"admin,user" doc:"Keys of this role"`
+		Sort   string   `query:"sort" enum:"created_at,-created_at,name,-name,role,-role,expires_at,-expires_at" default:"-created_at" doc:"The order; a hyphen in front turns it around. Keys without an expiry come behind all others by expires_at"`
+		Limit  int      `query:"limit" minimum:"1" maximum:"1000" doc:"The most keys to show; without it all"`
+		Cursor string   `query:"cursor" maxLength:"2048" doc:"next_cursor of the page before, unchanged; the filters and the order must be the same again"`
+	}
+	keysOut struct {
 		Body struct {
-			APIKeys []api.Key `json:"api_keys"`
-			Total   int       `json:"total"`
+			APIKeys    []api.Key `json:"api_keys"`
+			Total      int       `json:"total" doc:"How many keys there are on all pages"`
+			NextCursor string    `json:"next_cursor,omitempty" doc:"cursor of the next page; absent on the last"`
 		}
 	}
 	// Forced is exported for the same reason.
@@ -159,13 +169,28 @@ func (s *Server) createKey(ctx context.Context, in *createIn) (*secretOut, error
 	return &secretOut{secretKey{secret, k}}, nil
 }
 
-func (s *Server) listKeys(ctx context.Context, _ *struct{}) (*keysOut, error) {
+func (s *Server) listKeys(ctx context.Context, in *keysIn) (*keysOut, error) {
+	q := api.KeyQuery{Text: in.Text, States: in.State, Role: api.Role(in.Role), Sort: in.Sort}
+	place, err := unmark("keys"+in.Sort, in.Cursor, 2)
+	if err != nil {
+		return nil, err
+	}
 	keys, err := s.Store.Keys(ctx)
 	if err != nil {
 		return nil, err
 	}
+	keys = q.Select(keys, time.Now())
 	out := &keysOut{}
-	out.Body.APIKeys, out.Body.Total = keys, len(keys)
+	out.Body.Total = len(keys)
+	if place != nil {
+		keys = slices.DeleteFunc(keys, func(k api.Key) bool { return !q.Behind(&k, place[0], place[1]) })
+	}
+	if in.Limit > 0 && len(keys) > in.Limit {
+		keys = keys[:in.Limit]
+		last := &keys[in.Limit-1]
+		out.Body.NextCursor = mark("keys"+in.Sort, q.Place(last), last.Preview)
+	}
+	out.Body.APIKeys = append([]api.Key{}, keys...)
 	return out, nil
 }
 
