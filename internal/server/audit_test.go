@@ -74,7 +74,7 @@ func TestAuditIsReadable(t *testing.T) {
 			t.Errorf("%s: %d lines", query, len(page.Audit))
 		}
 	}
-	r := b.do("GET", "/api/admin/audit?format=csv&limit=3", adminSecret, "")
+	r := b.do("GET", "/api/admin/audit?format=csv&limit=3&target="+preview, adminSecret, "")
 	rows, err := csv.NewReader(strings.NewReader(r.body)).ReadAll()
 	if err != nil || len(rows) != 4 || r.header.Get("X-Next-Cursor") == "" || !strings.HasPrefix(r.header.Get("Content-Type"), "text/csv") || !strings.Contains(r.body, "'=Anna") {
 		t.Errorf("%v: %v %s", err, r.header, r.body)

@@ -217,7 +217,7 @@ func TestRequestsOneByOne(t *testing.T) {
 func TestAbsurdQuestionsAreRefused(t *testing.T) {
 	b := start(t, setup{})
 	for _, query := range []string{
-		"limit=0", "limit=-1", "limit=1e9", "limit=100001", "limit=x", "from=2026-11-02T00:00:00Z&to=2026-11-01T00:00:00Z", "from=yesterday", "to=2026-11-01",
+		"limit=0", "limit=-1", "limit=1e9", "limit=100001", "limit=x", "from=2026-11-02T00:00:00Z&to=2026-11-01T00:00:00Z", "from=yesterday", "to=1.11.2026", "to=2026-11-31",
 		"from=2026-11-01T00:00:00Z&to=2026-11-01T00:00:00Z", "outcome=great", "model=a/b/c/d/e", "format=xml", "unknown=1", "group_by=prompt", "group_by=key,key",
 		"group_by=hour,day", "tz=Mars/Base", "tz=Local", "tz=../../etc/passwd", "tz=" + strings.Repeat("a", 65), "group_by=hour&from=2020-01-01T00:00:00Z", "from=2999-01-01T00:00:00Z", "key=" + strings.Repeat("a,", 101),
 	} {
