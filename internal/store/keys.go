@@ -150,7 +150,7 @@ func (s *Store) RotateKey(ctx context.Context, preview string, mac []byte, grace
 		}
 		if old.PreviousMAC != nil && by.At.Before(old.PreviousUntil) && !by.Force {
 			return api.Errorf(api.CodeConflict, "the secret that the last rotation of %s replaced works until %s, and another rotation would end it now: "+
-				"wait, or add force=true (--force on the command line)", preview, old.PreviousUntil.Format(time.RFC3339))
+				"wait, or send ?force=true (--force on the command line)", preview, old.PreviousUntil.Format(time.RFC3339))
 		}
 		var before []byte
 		var until any
@@ -260,7 +260,7 @@ func barsCaller(old, k api.Key, by api.Change) error {
 	default:
 		return nil
 	}
-	return api.Errorf(api.CodeConflict, "this change would bar %s, the key that you use yourself: %s; add force=true if you mean it", old.Preview, what)
+	return api.Errorf(api.CodeConflict, "this change would bar %s, the key that you use yourself: %s; send it with ?force=true if you mean it", old.Preview, what)
 }
 
 // keepAdmin refuses a change that takes the last admin away. Only a key that works from everywhere counts as the last, because
