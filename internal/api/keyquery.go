@@ -57,7 +57,7 @@ func (k *Key) In(state string, now time.Time) bool {
 	return k.Live(now)
 }
 
-// Place is where a key stands in the order: together with its preview, a page can begin behind it, whatever is added meanwhile.
+// Place is where a key is in the order: together with its preview, a page can begin behind it, whatever is added meanwhile.
 func (q *KeyQuery) Place(k *Key) string {
 	at := func(t time.Time) string { return fmt.Sprintf("%015d", t.UnixMilli()) }
 	switch by, _ := q.order(); by {

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// UnknownModel stands in the books for every model that no server has. It is no model's name: clients can make up any of those.
+// UnknownModel is the name in the books of every model that no server has. It is no model's name: clients can make up any of those.
 const UnknownModel = "(unknown)"
 
 // Admission is what is journalled before a counted request goes upstream. With its Record missing at start-up it becomes

@@ -11,7 +11,7 @@ import (
 const look = time.Second
 
 // Start begins a clock at the present time. It includes the time for which the machine is suspended, at most a second after it wakes,
-// where the system can tell that (Linux can); elsewhere it stands still for that time. Steps of the wall clock do not move it: after
+// where the system can tell that (Linux can); elsewhere it stops for that time. Steps of the wall clock do not move it: after
 // one, its answers differ from the time of day by that step. So it is for spans and not for dates.
 func Start() func() time.Time { return start(time.Now, running) }
 

@@ -60,14 +60,6 @@ func (s *Server) open(x *exchange, req *dialect.Request, lease *sched.Lease, tak
 	return b
 }
 
-// nameModel gives a request its model's name in the books, if that was not known before and a server has run it: one that was just
-// made, or one that Ollama runs off-site.
-func (b *booking) nameModel(outcome api.Outcome) {
-	if r := &b.record; r.Model == api.UnknownModel && (outcome == api.OutcomeOK || r.CompletionTokens > 0) {
-		r.Model, r.Alias = b.req.Model().String(), b.req.Alias
-	}
-}
-
 // begin notes the first byte of an answer, and refuses answers that no client of ours should see.
 func (b *booking) begin(resp *proxy.Response) error {
 	b.record.FirstByte = time.Since(b.x.arrived)

@@ -289,6 +289,6 @@ func TestTheLastAdminWorksFromEverywhere(t *testing.T) {
 	}
 	b.key(`{"name":"open","role":"admin"}`)
 	if r := b.do("DELETE", "/api/keys/"+preview, own, ""); r.status != 200 {
-		t.Errorf("beside an open one: %d %s", r.status, r.body)
+		t.Errorf("next to an open one: %d %s", r.status, r.body)
 	}
 }

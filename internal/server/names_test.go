@@ -96,6 +96,20 @@ func TestAModelThatRunsHasItsName(t *testing.T) {
 	}
 }
 
+// A server that answers for every name gives no more of them to the books than there is room for.
+func TestAServerThatAnswersForEveryName(t *testing.T) {
+	b := start(t, setup{})
+	key, _ := b.key(`{"name":"inventor","role":"user","rate_limit":null}`)
+	for n := range 130 {
+		b.spend(key, fmt.Sprintf("made-up-%d", n), 1)
+	}
+	b.spend(key, "tiny", 1)
+	got := b.stats(key)["requests_by_model"].(map[string]any)
+	if len(got) != 102 || got[api.UnknownModel] != 30.0 || got["made-up-0:latest"] != 1.0 || got["tiny:latest"] != 1.0 {
+		t.Errorf("%d names: %.300v", len(got), got)
+	}
+}
+
 // A client of IPv6 has 2⁶⁴ addresses, and is one line of the counters of refusals.
 func TestRefusalsOfOneNetworkAreOneCounter(t *testing.T) {
 	b := start(t, setup{})

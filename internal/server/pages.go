@@ -83,7 +83,7 @@ func (x *exchange) sendFile(f *web.File) error {
 	return x.send(f.Type, body)
 }
 
-// takesGzip reads an Accept-Encoding header (RFC 9110, section 12.5.3): what it says of gzip stands over what it says of all.
+// takesGzip reads an Accept-Encoding header (RFC 9110, section 12.5.3): what it says of gzip counts more than what it says of all.
 func takesGzip(accept string) bool {
 	all := false
 	for part := range strings.SplitSeq(accept, ",") {

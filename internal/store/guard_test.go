@@ -30,7 +30,7 @@ func TestRetentionWaitsForTheClock(t *testing.T) {
 		"it is set again after it was believed":      {{hours: 3}, {hours: 200, set: 365 * days}, {hours: 1, set: 365 * days, waits: true}, {hours: 7 * 24}},
 		"the service was off for days":               {{hours: 3}, {hours: 1, off: 3 * days, waits: true}, {hours: 7 * 24}},
 		"it was off for hours":                       {{hours: 3}, {hours: 1, off: 10 * time.Hour}},
-		"a wait goes on after a start":               {{hours: 3}, {hours: 100, set: 9 * days, waits: true}, {hours: 67, off: time.Minute, waits: true}, {hours: 3}},
+		"a wait continues after a start":             {{hours: 3}, {hours: 100, set: 9 * days, waits: true}, {hours: 67, off: time.Minute, waits: true}, {hours: 3}},
 		"the clock is set back":                      {{hours: 3}, {hours: 1, set: -2 * days, waits: true}, {hours: 1, set: 2 * days}},
 		"the newest row is old":                      {{hours: 1, newest: 16 * days, waits: true}, {hours: 7 * 24, newest: 20 * days}, {hours: 48, newest: 25 * days}},
 		"the newest row is of half the time":         {{hours: 1, newest: half}},
@@ -104,7 +104,7 @@ func TestTrimWaits(t *testing.T) {
 	})
 }
 
-// A machine that boots with its clock behind: what lies ahead is neither of the last day nor the last request.
+// A machine that boots with its clock behind: a request of the future is neither of the last day nor the last request.
 func TestStatisticsDoNotCountTheFuture(t *testing.T) {
 	s, _ := create(t)
 	addRecords(t, s, record("now", "oas_a", noon.Add(-time.Hour)), record("ahead", "oas_a", noon.Add(48*time.Hour)), record("only", "oas_b", noon.Add(48*time.Hour)))
