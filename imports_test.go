@@ -22,6 +22,7 @@ const module = "ollama-api-service"
 var mayImport = map[string][]string{
 	"api":     {},
 	"disk":    {},
+	"clock":   {},
 	"config":  {"api", "disk"},
 	"backup":  {"disk", "store"},
 	"store":   {"api"},

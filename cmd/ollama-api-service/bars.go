@@ -71,9 +71,9 @@ func (r *statsReport) print(w io.Writer, s sheet, top int) error {
 	var b strings.Builder
 	b.WriteString(r.headline() + "\n")
 	for _, d := range r.order {
-		groups := r.filled(d)
+		groups := r.By[d]
 		shown := groups
-		if top > 0 && len(shown) > top && d != api.ByDay && d != api.ByHour {
+		if top > 0 && len(shown) > top && !d.IsTime() {
 			shown = shown[:top]
 		}
 		b.WriteString("\n" + s.table(d, shown))
@@ -197,7 +197,7 @@ func (s sheet) columns(d api.Dimension, groups []api.UsageGroup) []column {
 		}
 		return seconds(*g.AverageSeconds)
 	})
-	if d != api.ByDay && d != api.ByHour {
+	if !d.IsTime() {
 		add(column{head: "LAST REQUEST"}, func(g *api.UsageGroup) string { return instant(*g.LastRequest) })
 	}
 	return cols
@@ -210,6 +210,11 @@ func label(d api.Dimension, g *api.UsageGroup) string {
 		return g.Start.Format("2006-01-02 Mon")
 	case d == api.ByHour:
 		return g.Start.Format("2006-01-02 15:04")
+	case d == api.ByWeek:
+		year, week := g.Start.ISOWeek()
+		return fmt.Sprintf("%d-W%02d %s", year, week, g.Start.Format(time.DateOnly))
+	case d == api.ByMonth:
+		return g.Start.Format("2006-01")
 	case *text == "":
 		return "(none)"
 	case g.Revoked:

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,8 +15,6 @@ import (
 	"ollama-api-service/internal/config"
 	"ollama-api-service/internal/store"
 )
-
-const defaultGrace = 24 * time.Hour
 
 // keyring is what a keys command works on.
 type keyring struct {
@@ -136,22 +136,45 @@ standard error. Without --rate-limit a key gets the default of its role from the
 }
 
 func listCommand(with runner) *cobra.Command {
-	return &cobra.Command{
-		Use: "list", Short: "List all keys, newest first, revoked ones too", Args: cobra.NoArgs,
-		RunE: with(func(ctx context.Context, r *keyring, _ []string) error {
-			keys, err := r.store.Keys(ctx)
-			if err != nil {
-				return err
-			}
-			if r.json {
-				if keys == nil {
-					keys = []api.Key{}
-				}
-				return printJSON(r.stdout, map[string]any{"api_keys": keys, "total": len(keys)})
-			}
-			return printKeys(r.stdout, keys, r.by.At)
-		}),
+	var q api.KeyQuery
+	cmd := &cobra.Command{
+		Use: "list", Short: "List keys, newest first, revoked ones too", Args: cobra.NoArgs,
+		Example: `  ollama-api-service keys list
+  ollama-api-service keys list --state expiring --sort expires_at
+  ollama-api-service keys list --search laptop --state active`,
 	}
+	flags := cmd.Flags()
+	flags.StringVar(&q.Text, "search", "", "keys with this in their name, preview or note")
+	flags.StringSliceVar(&q.States, "state", nil, "keys in these states: "+strings.Join(api.KeyStates, ", "))
+	flags.StringVar((*string)(&q.Role), "role", "", "keys of this role: user or admin")
+	flags.StringVar(&q.Sort, "sort", "-created_at", "the order: "+strings.Join(api.KeyOrders, ", ")+"; a hyphen in front turns it around")
+	cmd.RunE = with(func(ctx context.Context, r *keyring, _ []string) error {
+		for _, state := range q.States {
+			if !slices.Contains(api.KeyStates, state) {
+				return usagef("--state must be of %s, separated by commas", strings.Join(api.KeyStates, ", "))
+			}
+		}
+		switch {
+		case q.Role != "" && q.Role != api.RoleUser && q.Role != api.RoleAdmin:
+			return usagef("--role must be user or admin")
+		case !slices.Contains(api.KeyOrders, strings.TrimPrefix(q.Sort, "-")):
+			return usagef("--sort must be one of %s, with or without a hyphen in front", strings.Join(api.KeyOrders, ", "))
+		}
+		all, err := r.store.Keys(ctx)
+		if err != nil {
+			return err
+		}
+		keys := q.Select(slices.Clone(all), r.by.At)
+		if r.json {
+			return printJSON(r.stdout, map[string]any{"api_keys": append([]api.Key{}, keys...), "total": len(keys)})
+		}
+		if len(keys) == 0 && len(all) > 0 {
+			_, err := fmt.Fprintln(r.stdout, "No key is like that.")
+			return err
+		}
+		return printKeys(r.stdout, keys, r.by.At)
+	})
+	return cmd
 }
 
 func showCommand(with runner) *cobra.Command {
@@ -181,8 +204,9 @@ func changeCommand(with runner) *cobra.Command {
   ollama-api-service keys change oas_8rT2kLmN0q --allow-cloud=false --allowed-ips any`,
 		Args: cobra.ExactArgs(1),
 	}
-	flags := newKeyFlags(cmd.Flags())
+	flags, force := newKeyFlags(cmd.Flags()), lastAdminFlag(cmd)
 	cmd.RunE = with(func(ctx context.Context, r *keyring, args []string) error {
+		r.force(*force)
 		preview, err := previewOf(args[0])
 		if err != nil {
 			return err
@@ -196,9 +220,9 @@ func changeCommand(with runner) *cobra.Command {
 		}
 		k, err := r.store.ChangeKey(ctx, preview, patch, r.by)
 		if err != nil {
-			return err
+			return orForce(err)
 		}
-		return r.print(k)
+		return errors.Join(r.print(k), r.sayIfNoAdmin(ctx))
 	})
 	return cmd
 }
@@ -207,12 +231,13 @@ func rotateCommand(with runner) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "rotate KEY_PREVIEW", Short: "Give a key a new text; the old one works on for a while",
 		Long: `Give a key a new text and print it, this once. Preview, limits and statistics stay. The old text works on for --grace, at most
-72h; after a leak take --grace 0s.`,
+72h; after a leak take --grace 0s. While the text that an earlier rotation replaced still works, another rotation needs --force.`,
 		Example: `  ollama-api-service keys rotate oas_8rT2kLmN0q
-  ollama-api-service keys rotate oas_8rT2kLmN0q --grace 0s`,
+  ollama-api-service keys rotate oas_8rT2kLmN0q --grace 0s --force`,
 		Args: cobra.ExactArgs(1),
 	}
-	grace := cmd.Flags().String("grace", defaultGrace.String(), "how long the old text works on: 0s to 72h")
+	grace := cmd.Flags().String("grace", api.DefaultGrace.String(), "how long the old text works on: 0s to 72h")
+	force := cmd.Flags().Bool("force", false, "rotate although the text that an earlier rotation replaced still works: it ends now")
 	cmd.RunE = with(func(ctx context.Context, r *keyring, args []string) error {
 		preview, err := previewOf(args[0])
 		if err != nil {
@@ -222,6 +247,7 @@ func rotateCommand(with runner) *cobra.Command {
 		if err != nil || span < 0 || span > api.MaxGrace {
 			return usagef("--grace must be a time from 0s to 72h, like 24h or 2d")
 		}
+		r.by.Force = *force
 		secret, err := auth.Reissue(r.random, preview)
 		if err != nil {
 			return err
@@ -240,29 +266,61 @@ func rotateCommand(with runner) *cobra.Command {
 }
 
 func revokeCommand(with runner) *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use: "revoke KEY_PREVIEW", Short: "End a key for good; its record and statistics stay", Args: cobra.ExactArgs(1),
 		Example: `  ollama-api-service keys revoke oas_8rT2kLmN0q`,
-		RunE: with(func(ctx context.Context, r *keyring, args []string) error {
-			preview, err := previewOf(args[0])
-			if err != nil {
-				return err
-			}
-			k, err := r.store.RevokeKey(ctx, preview, r.by)
-			if err != nil {
-				return err
-			}
-			message := fmt.Sprintf("API key %s is revoked", k.Preview)
-			if k.RevokedAt != nil && k.RevokedAt.Before(r.by.At) {
-				message = fmt.Sprintf("API key %s was revoked already, %s", k.Preview, instant(*k.RevokedAt))
-			}
-			if r.json {
-				return printJSON(r.stdout, map[string]any{"message": message, "key": k})
-			}
-			_, err = fmt.Fprintf(r.stdout, "%s (%q).\n", message, k.Name)
-			return err
-		}),
 	}
+	force := lastAdminFlag(cmd)
+	cmd.RunE = with(func(ctx context.Context, r *keyring, args []string) error {
+		r.force(*force)
+		preview, err := previewOf(args[0])
+		if err != nil {
+			return err
+		}
+		k, err := r.store.RevokeKey(ctx, preview, r.by)
+		if err != nil {
+			return orForce(err)
+		}
+		message := fmt.Sprintf("API key %s is revoked", k.Preview)
+		if k.RevokedAt != nil && k.RevokedAt.Before(r.by.At) {
+			message = fmt.Sprintf("API key %s was revoked already, %s", k.Preview, instant(*k.RevokedAt))
+		}
+		if r.json {
+			err = printJSON(r.stdout, map[string]any{"message": message, "key": k})
+		} else {
+			_, err = fmt.Fprintf(r.stdout, "%s (%q).\n", message, k.Name)
+		}
+		return errors.Join(err, r.sayIfNoAdmin(ctx))
+	})
+	return cmd
+}
+
+// lastAdminFlag is --force of the commands that may take the last admin key away: on the machine itself another one is made as easily.
+func lastAdminFlag(cmd *cobra.Command) *bool {
+	return cmd.Flags().Bool("force", false, "do it although no admin key would be left that works from everywhere")
+}
+
+func (r *keyring) force(asked bool) { r.by.KeepAdmin, r.by.Force = r.by.KeepAdmin && !asked, asked }
+
+// orForce adds to a refusal that --force does it.
+func orForce(err error) error {
+	if e := api.AsError(err); e.Code == api.CodeConflict && strings.Contains(e.Message, "admin key") {
+		return api.Errorf(e.Code, "%s, or add --force", e.Message)
+	}
+	return err
+}
+
+// sayIfNoAdmin says when a forced change has left no admin key that works from everywhere, and how to make one.
+func (r *keyring) sayIfNoAdmin(ctx context.Context) error {
+	if r.by.KeepAdmin || r.cfg.AdminAPIKey != "" {
+		return nil
+	}
+	exists, err := r.store.AdminEverywhere(ctx, r.by.At)
+	if err != nil || exists {
+		return err
+	}
+	_, err = fmt.Fprintf(r.stderr, "No admin key is left that works from everywhere. To make one: %s keys create --role admin --name NAME\n", programName)
+	return err
 }
 
 // previewOf takes a preview, or a whole key text where somebody pastes one that leaked. What it refuses it does not repeat:

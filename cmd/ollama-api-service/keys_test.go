@@ -11,6 +11,7 @@ import (
 
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/auth"
+	"ollama-api-service/internal/store"
 )
 
 func TestCreateKey(t *testing.T) {
@@ -26,7 +27,7 @@ func TestCreateKey(t *testing.T) {
 		k.MaxConcurrent != nil || k.Models != nil || k.AllowCloud || k.ExpiresAt != nil || k.AllowedIPs != nil || share(k.Key) != "1" || time.Since(k.CreatedAt) > time.Minute {
 		t.Errorf("key is %+v", k)
 	}
-	log, err := d.store.AuditLog(t.Context(), 1)
+	log, _, err := d.store.Audit(t.Context(), store.AuditQuery{Limit: 1})
 	if err != nil || len(log) != 1 || log[0].Actor != "command-line" || log[0].From != "local" {
 		t.Errorf("audit %+v, %v", log, err)
 	}
@@ -177,7 +178,8 @@ func TestRotateKey(t *testing.T) {
 	if left := time.Until(k.PreviousUntil); left < 24*time.Hour-time.Minute || left > 24*time.Hour {
 		t.Errorf("grace is %v", left)
 	}
-	d.run("keys", "rotate", preview, "--grace", "0s")
+	d.fails(exitFailure, []string{"--force"}, "keys", "rotate", preview, "--grace", "0s")
+	d.run("keys", "rotate", preview, "--grace", "0s", "--force")
 	if d.key(preview).PreviousMAC != nil {
 		t.Error("the old text works on without grace")
 	}
@@ -218,6 +220,13 @@ func TestTheLastAdminStays(t *testing.T) {
 	d.fails(exitFailure, nil, "keys", "revoke", admin)
 	d.fails(exitFailure, nil, "keys", "change", admin, "--role", "user")
 	d.fails(exitFailure, nil, "keys", "change", admin, "--expires", "1h")
+	d.fails(exitFailure, []string{"allowed_ips", "--force"}, "keys", "change", admin, "--allowed-ips", "10.0.0.0/8")
+	forced, _, exit := call(t, d.environ, "keys", "change", admin, "--allowed-ips", "10.0.0.0/8", "--force")
+	_, said, again := call(t, d.environ, "keys", "change", admin, "--role", "user", "--force")
+	if exit != exitOK || again != exitOK || !strings.Contains(forced, "10.0.0.0/8") || !strings.Contains(said, "keys create --role admin") {
+		t.Errorf("with --force: exit %d and %d, %q, and it said %q", exit, again, forced, said)
+	}
+	d.run("keys", "change", admin, "--role", "admin", "--allowed-ips", "any")
 	d.environ = append(d.environ, "ADMIN_API_KEY=an-admin-key-from-the-settings")
 	d.run("keys", "revoke", admin)
 	if d.key(admin).RevokedAt == nil {
@@ -236,5 +245,37 @@ func TestAKeyThatCannotBePrintedIsAnError(t *testing.T) {
 	var errs bytes.Buffer
 	if exit := run(t.Context(), []string{"keys", "create", "--name", "x"}, d.environ, brokenPipe{}, &errs); exit != exitFailure || !strings.Contains(errs.String(), "revoke oas_") {
 		t.Errorf("exit %d: %s", exit, errs.String())
+	}
+}
+
+func TestListChosenKeys(t *testing.T) {
+	d := newDesk(t)
+	_, laptop := d.make("--name", "Anna's laptop", "--expires", "1h")
+	_, boss := d.make("--name", "boss", "--role", "admin")
+	_, gone := d.make("--name", "gone laptop")
+	d.run("keys", "revoke", gone)
+	for args, want := range map[string][]string{
+		"": {gone, boss, laptop}, "--sort name": {laptop, boss, gone}, "--state active": {boss, laptop}, "--state expiring": {laptop}, "--state revoked": {gone},
+		"--search LAPTOP --sort created_at": {laptop, gone}, "--role admin": {boss}, "--state expired": {},
+	} {
+		var v struct {
+			Keys []api.Key `json:"api_keys"`
+		}
+		if err := json.Unmarshal([]byte(d.run(append([]string{"keys", "list", "--json"}, strings.Fields(args)...)...)), &v); err != nil {
+			t.Fatal(err)
+		}
+		got := []string{}
+		for _, k := range v.Keys {
+			got = append(got, k.Preview)
+		}
+		if strings.Join(got, " ") != strings.Join(want, " ") {
+			t.Errorf("keys list %s: %v, want %v", args, got, want)
+		}
+	}
+	if out := d.run("keys", "list", "--state", "expired"); !strings.Contains(out, "No key") {
+		t.Errorf("none: %s", out)
+	}
+	for _, args := range []string{"--state gone", "--sort mac", "--role root"} {
+		d.fails(exitUsage, []string{args[:5]}, append([]string{"keys", "list"}, strings.Fields(args)...)...)
 	}
 }

@@ -98,7 +98,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 the database (or back
 	serve := p.serveCommand()
 	root.Flags().AddFlagSet(serve.Flags())
 	root.RunE = serve.RunE
-	root.AddCommand(serve, p.keysCommand(), p.statsCommand(), p.queueCommand(), p.connectCommand(), p.backupCommand(), p.restoreCommand(), p.healthcheckCommand(), p.manCommand(), p.versionCommand())
+	root.AddCommand(serve, p.keysCommand(), p.statsCommand(), p.auditCommand(), p.queueCommand(), p.connectCommand(), p.backupCommand(), p.restoreCommand(), p.healthcheckCommand(), p.manCommand(), p.versionCommand())
 	return root
 }
 

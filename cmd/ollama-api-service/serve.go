@@ -17,6 +17,7 @@ import (
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/auth"
 	"ollama-api-service/internal/backend"
+	"ollama-api-service/internal/clock"
 	"ollama-api-service/internal/config"
 	"ollama-api-service/internal/dialect"
 	"ollama-api-service/internal/limit"
@@ -64,7 +65,8 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 		defer cancel()
 		err = errors.Join(err, books.Close(last))
 	}()
-	limits := limit.NewMemory(time.Now)
+	running := clock.Start()
+	limits := limit.NewMemory(running)
 	if err := restoreLimits(ctx, st, limits, cfg.MaxRequestTime); err != nil {
 		return err
 	}
@@ -109,7 +111,9 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 		fleet.Watch(background, func(b *backend.Backend, s backend.State) { logBackend(log, b, s) })
 	})
 	tending.Go(func() {
-		st.Trim(background, store.Retention{Rows: time.Duration(cfg.RetentionRows) * 24 * time.Hour, Rollups: time.Duration(cfg.RetentionRollups) * 24 * time.Hour}, time.Now, log)
+		st.Trim(background, store.Retention{
+			Rows: time.Duration(cfg.RetentionRows) * 24 * time.Hour, Rollups: time.Duration(cfg.RetentionRollups) * 24 * time.Hour, Running: running,
+		}, time.Now, log)
 	})
 	defer func() { stop(); tending.Wait() }()
 	go watchChanges(background, st, keys, log)
@@ -177,7 +181,7 @@ func restoreLimits(ctx context.Context, st *store.Store, limits *limit.Memory, l
 	for _, a := range admitted {
 		limits.Restore(a.Key, a.Minute, a.Count)
 	}
-	used, err := st.UsedSince(ctx, now.Add(-day).Truncate(time.Minute), longest)
+	used, err := st.UsedSince(ctx, now.Add(-day).Truncate(time.Minute), now, longest)
 	if err != nil {
 		return err
 	}

@@ -47,16 +47,17 @@ func (p *program) statsCommand() *cobra.Command {
 		Use:   "stats",
 		Short: "Show who used how much",
 		Long: `Show what was used: requests, tokens and response times, by key, by model and by day, from the database in DATA_DIR. A running
-service books within a second or so; what is running now is not in it. Days are those of --tz, and of UTC without it.`,
+service books within a second or so; what is running now is not in it. Days, weeks and months are those of --tz, and of UTC without it;
+those without a request are left out.`,
 		Example: `  ollama-api-service stats
   ollama-api-service stats --by model --days 7
   ollama-api-service stats --by hour --from 2026-11-25
-  ollama-api-service stats --by day --tz Europe/Berlin
+  ollama-api-service stats --by month,week --tz Europe/Berlin --days 365
   ollama-api-service stats --from 2026-10-01 --to 2026-10-31 --json`,
 		Args: cobra.NoArgs,
 	}
 	flags := cmd.Flags()
-	flags.StringSliceVar(&f.by, "by", []string{"key", "model", "day"}, "a table for each of these: key, model, endpoint, backend, outcome, day, hour")
+	flags.StringSliceVar(&f.by, "by", []string{"key", "model", "day"}, "a table for each of these: key, model, endpoint, backend, outcome, month, week, day, hour")
 	flags.IntVar(&f.days, "days", 30, "show this many days, today included")
 	flags.StringVar(&f.from, "from", "", "show from this day or time on, like 2026-11-01 or 2026-11-01T12:00:00Z")
 	flags.StringVar(&f.to, "to", "", "show up to this day, which is included, or this time")
@@ -95,11 +96,11 @@ func (f *statsFlags) report(now time.Time, daysGiven bool) (*statsReport, error)
 		return nil, usagef("--tz must be the name of a zone like Europe/Berlin, or a distance from UTC like +05:30")
 	}
 	r := &statsReport{By: map[api.Dimension][]api.UsageGroup{}, To: now.In(zone), zone: zone}
-	known := []api.Dimension{api.ByKey, api.ByModel, api.ByEndpoint, api.ByBackend, api.ByOutcome, api.ByDay, api.ByHour}
+	known := append([]api.Dimension{api.ByKey, api.ByModel, api.ByEndpoint, api.ByBackend, api.ByOutcome}, api.Times...)
 	for _, name := range f.by {
 		d := api.Dimension(strings.TrimSpace(name))
 		if !slices.Contains(known, d) {
-			return nil, usagef("--by must be of key, model, endpoint, backend, outcome, day and hour, separated by commas")
+			return nil, usagef("--by must be of key, model, endpoint, backend, outcome, month, week, day and hour, separated by commas")
 		}
 		if !slices.Contains(r.order, d) {
 			r.order = append(r.order, d)
@@ -116,19 +117,19 @@ func (f *statsFlags) report(now time.Time, daysGiven bool) (*statsReport, error)
 		return nil, usagef("--top must be 0, which is all, or more")
 	}
 	if f.to != "" {
-		to, day, err := dayOrTime(f.to, zone)
+		to, day, err := api.ParseTime(f.to, zone)
 		if err != nil {
 			return nil, usagef("--to must be a day like 2026-11-30 or a time like 2026-11-30T12:00:00Z")
 		}
 		if day {
-			to = to.AddDate(0, 0, 1)
+			to = api.ByDay.Next(to)
 		}
 		r.To = to
 	}
 	y, m, d := r.To.Add(-time.Nanosecond).Date()
 	r.From = time.Date(y, m, d+1-f.days, 0, 0, 0, 0, zone)
 	if f.from != "" {
-		from, _, err := dayOrTime(f.from, zone)
+		from, _, err := api.ParseTime(f.from, zone)
 		if err != nil {
 			return nil, usagef("--from must be a day like 2026-11-01 or a time like 2026-11-01T12:00:00Z")
 		}
@@ -145,14 +146,6 @@ func (f *statsFlags) report(now time.Time, daysGiven bool) (*statsReport, error)
 	return r, nil
 }
 
-func dayOrTime(s string, zone *time.Location) (t time.Time, day bool, err error) {
-	if t, err = time.ParseInLocation(time.DateOnly, s, zone); err == nil {
-		return t, true, nil
-	}
-	t, err = time.Parse(time.RFC3339, s)
-	return t.In(zone), false, err
-}
-
 // read fills the report from the database.
 func (r *statsReport) read(ctx context.Context, st *store.Store, now time.Time) error {
 	keys, err := st.Keys(ctx)
@@ -160,8 +153,12 @@ func (r *statsReport) read(ctx context.Context, st *store.Store, now time.Time) 
 		return err
 	}
 	span := api.RequestFilter{From: r.From}
-	if r.To.Before(now) {
-		span.To = r.To // else nothing is booked for later, and whole days are quicker read
+	newest, err := st.Newest(ctx)
+	if err != nil {
+		return err
+	}
+	if r.To.Before(now) || newest.After(now) {
+		span.To = r.To // otherwise nothing is booked for later, and whole days are quicker read
 	}
 	for _, d := range r.order {
 		used, err := st.Usage(ctx, store.UsageQuery{RequestFilter: span, By: []api.Dimension{d}, Limit: mostRows, Zone: r.zone})
@@ -200,46 +197,11 @@ func (r *statsReport) read(ctx context.Context, st *store.Store, now time.Time) 
 	return nil
 }
 
-// filled are the groups of a dimension as they are shown: hours and days without a request have a row of their own, so that a
-// gap is seen.
-func (r *statsReport) filled(d api.Dimension) []api.UsageGroup {
-	groups := r.By[d]
-	if d != api.ByHour && d != api.ByDay {
-		return groups
-	}
-	var all []api.UsageGroup
-	for at := r.begin(d, r.From); at.Before(r.To); at = r.next(d, at) {
-		if len(groups) > 0 && groups[0].Start.Equal(at) {
-			all, groups = append(all, groups[0]), groups[1:]
-			continue
-		}
-		all = append(all, api.UsageGroup{Start: &at})
-	}
-	return all
-}
-
-// begin is the start of the hour or day that at lies in, and next that of the one after it.
-func (r *statsReport) begin(d api.Dimension, at time.Time) time.Time {
-	if d == api.ByHour {
-		return at.Truncate(time.Hour)
-	}
-	y, m, day := at.Date()
-	return time.Date(y, m, day, 0, 0, 0, 0, r.zone)
-}
-
-func (r *statsReport) next(d api.Dimension, at time.Time) time.Time {
-	if d == api.ByHour {
-		return at.Add(time.Hour)
-	}
-	y, m, day := at.Date()
-	return time.Date(y, m, day+1, 0, 0, 0, 0, r.zone)
-}
-
 // headline says what is shown.
 func (r *statsReport) headline() string {
 	form := "2006-01-02 15:04"
 	last := r.To
-	if r.From.Equal(r.begin(api.ByDay, r.From)) {
+	if r.From.Equal(api.ByDay.Begin(r.From)) {
 		form = time.DateOnly
 		last = r.To.Add(-time.Nanosecond)
 	}

@@ -39,7 +39,8 @@ const (
 	MaxConcurrency = 100_000
 	MaxTokens      = 1_000_000_000_000
 	MaxGPUSeconds  = 1_000_000_000
-	MaxOutput      = 1<<31 - 1 // Ollama makes an int of it
+	MaxOutput      = 1<<31 - 1      // Ollama makes an int of it
+	DefaultGrace   = 24 * time.Hour // for which a replaced secret works, unless a rotation says otherwise
 	MaxGrace       = 72 * time.Hour
 	MaxKeyWeight   = 1000
 	DefaultWeight  = 1.0
@@ -297,6 +298,9 @@ type Change struct {
 	Actor string // preview of the key that asked, or "command-line"
 	From  string // client address, or "local"
 	At    time.Time
-	// KeepAdmin refuses the change if it would leave no admin key (CodeConflict). False where ADMIN_API_KEY is set.
+	// KeepAdmin refuses the change if it would leave no admin key that works from everywhere (CodeConflict). False where
+	// ADMIN_API_KEY is set.
 	KeepAdmin bool
+	// Force makes a change that bars the key that makes it, and a rotation that ends the grace of the one before.
+	Force bool
 }

@@ -1,9 +1,13 @@
 package api
 
 import (
+	"slices"
 	"strings"
 	"time"
 )
+
+// UnknownModel is the name in the books of every model that no server has. It is no model's name: clients can make up any of those.
+const UnknownModel = "(unknown)"
 
 // Admission is what is journalled before a counted request goes upstream. With its Record missing at start-up it becomes
 // a row of its own with status "interrupted".
@@ -13,8 +17,8 @@ type Admission struct {
 	At              time.Time `json:"at"`
 	Key             string    `json:"key"` // preview
 	Model           string    `json:"model,omitempty"`
-	Alias           string    `json:"alias,omitempty"`
-	Endpoint        string    `json:"ep"` // route template
+	Alias           string    `json:"alias,omitempty"` // the name that was asked for, where Model is another one
+	Endpoint        string    `json:"ep"`              // route template
 	Backend         string    `json:"be,omitempty"`
 	Class           string    `json:"class"`
 	Streamed        bool      `json:"st,omitempty"`
@@ -147,6 +151,8 @@ const (
 	ByOutcome  Dimension = "outcome"
 	ByHour     Dimension = "hour"
 	ByDay      Dimension = "day"
+	ByWeek     Dimension = "week" // from Monday on, as ISO 8601 has it
+	ByMonth    Dimension = "month"
 )
 
 // RequestFilter chooses booked requests: of any of the values of each field; an empty field is all.
@@ -154,6 +160,42 @@ type RequestFilter struct {
 	Keys, Models, Endpoints, Backends, Outcomes []string
 	From                                        time.Time // included; zero is the beginning
 	To                                          time.Time // not included; zero is no end
+}
+
+// Times are the dimensions of time, the shortest first.
+var Times = []Dimension{ByHour, ByDay, ByWeek, ByMonth}
+
+// IsTime reports whether d is one of Times.
+func (d Dimension) IsTime() bool { return slices.Contains(Times, d) }
+
+// Begin is the start of the hour, day, week or month that t is in, in t's own zone. An hour is a whole one of UTC.
+func (d Dimension) Begin(t time.Time) time.Time { return d.begin(t, 0) }
+
+// Next is the start of the hour, day, week or month after the one that t is in.
+func (d Dimension) Next(t time.Time) time.Time { return d.begin(t, 1) }
+
+func (d Dimension) begin(t time.Time, further int) time.Time {
+	year, month, day := t.Date()
+	switch d {
+	case ByHour:
+		return t.Truncate(time.Hour).Add(time.Duration(further) * time.Hour)
+	case ByWeek:
+		day += 7*further - int(t.Weekday()+6)%7
+	case ByMonth:
+		month, day = month+time.Month(further), 1
+	default:
+		day += further
+	}
+	return time.Date(year, month, day, 0, 0, 0, 0, t.Location())
+}
+
+// ParseTime reads a time (RFC 3339), or a plain day as its begin in zone.
+func ParseTime(text string, zone *time.Location) (t time.Time, day bool, err error) {
+	if t, err = time.ParseInLocation(time.DateOnly, text, zone); err == nil {
+		return t, true, nil
+	}
+	t, err = time.Parse(time.RFC3339, text)
+	return t.In(zone), false, err
 }
 
 // ParseZone reads the name of a zone of time (Europe/Berlin) or a distance from UTC (+05:30). An empty text is UTC.

@@ -2,6 +2,7 @@ package backend
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -37,7 +38,11 @@ type index struct {
 	unsaid  []*Backend            // of those that may serve, the ones whose models are not known
 	minor   map[string][]*Backend // those with another digest under the name than most have
 	healthy int
+	known   map[string]bool // names that a server has listed since the start
 }
+
+// mostKnown bounds the names that are remembered of servers that no longer list them.
+const mostKnown = 10_000
 
 // NewFleet is a fleet of the servers given, in their order.
 func NewFleet(list ...*Backend) *Fleet {
@@ -162,12 +167,47 @@ func (b *Backend) Set(s State) { b.state.Store(&s) }
 // Refresh reads every server's state again, and tells who watches. Whoever changes a state calls it.
 func (f *Fleet) Refresh() {
 	f.mu.Lock()
-	f.index.Store(newIndex(f.list))
+	x := newIndex(f.list)
+	x.known = knownNames(f.list, f.index.Load())
+	f.index.Store(x)
 	f.mu.Unlock()
 	for _, tell := range f.changed {
 		tell()
 	}
 }
+
+// knownNames are those that old knows and those that are listed now.
+func knownNames(list []*Backend, old *index) map[string]bool {
+	var known map[string]bool
+	if old != nil {
+		known = old.known
+	}
+	shared := true
+	add := func() {
+		for _, b := range list {
+			for name := range b.state.Load().Installed {
+				if known[name] {
+					continue
+				}
+				if shared { // with old, which is being read
+					known, shared = maps.Clone(known), false
+				}
+				if known == nil {
+					known = make(map[string]bool)
+				}
+				known[name] = true
+			}
+		}
+	}
+	if add(); len(known) > mostKnown {
+		known, shared = nil, false
+		add()
+	}
+	return known
+}
+
+// Knows reports whether a server has listed the model since the start: clients can ask for any other name, and make names up.
+func (f *Fleet) Knows(model string) bool { return f.index.Load().known[model] }
 
 func newIndex(list []*Backend) *index {
 	x := &index{all: list, models: make(map[string][]*Backend), minor: make(map[string][]*Backend)}

@@ -84,7 +84,7 @@ type Used struct {
 }
 
 // NewMemory starts with empty counters. Only the distance between answers of now counts after this call, so a step of the
-// wall clock neither frees nor blocks a key.
+// wall clock neither frees nor blocks a key. With the clock of package clock, a window ends also while the machine sleeps.
 func NewMemory(now func() time.Time) *Memory {
 	m := &Memory{now: now, start: now(), seed: maphash.MakeSeed()}
 	m.first = minuteOf(m.start)
@@ -95,12 +95,12 @@ func NewMemory(now func() time.Time) *Memory {
 	return m
 }
 
-// Restore counts n requests that were admitted in the given minute, as the books tell at start. Minutes that are over do
-// nothing; one in the future (the clock was set back) counts as this minute.
+// Restore counts n requests that were admitted in the given minute, as the books tell at start. It ignores minutes that no longer count
+// and those in the future: rows with such times were booked by another clock than today's, and if they counted as this minute, a
+// machine that boots with its clock behind would refuse every key for an hour.
 func (m *Memory) Restore(key string, minute time.Time, n int64) {
-	now := m.clock()
-	at := min(minuteOf(minute), now.minute)
-	if n <= 0 || now.minute-at >= hourBuckets {
+	now, at := m.clock(), minuteOf(minute)
+	if n <= 0 || at > now.minute || now.minute-at >= hourBuckets {
 		return
 	}
 	e := m.lock(key, now)
@@ -111,9 +111,8 @@ func (m *Memory) Restore(key string, minute time.Time, n int64) {
 
 // RestoreUsed counts what was used by requests that ended in the given minute, like Restore.
 func (m *Memory) RestoreUsed(key string, minute time.Time, u Used) {
-	now := m.clock()
-	at := min(minuteOf(minute), now.minute)
-	if now.minute-at >= dayBuckets*quarter {
+	now, at := m.clock(), minuteOf(minute)
+	if at > now.minute || now.minute-at >= dayBuckets*quarter {
 		return
 	}
 	e := m.lock(key, now)

@@ -223,17 +223,17 @@ func TestRestore(t *testing.T) {
 	m.Restore(k.Preview, noon.Add(-61*time.Minute), 100) // over
 	m.Restore(k.Preview, noon.Add(-60*time.Minute), 4)   // still counts, for this minute
 	m.Restore(k.Preview, noon.Add(-10*time.Minute), 3)
-	m.Restore(k.Preview, noon.Add(5*time.Minute), 2) // the clock was set back: now
-	if s := m.State(k); s.Remaining != 1 {
-		t.Errorf("%d remaining, want 1", s.Remaining)
+	m.Restore(k.Preview, noon.Add(5*time.Minute), 2) // booked by another clock
+	if s := m.State(k); s.Remaining != 3 {
+		t.Errorf("%d remaining, want 3", s.Remaining)
 	}
 	c.advance(time.Minute)
-	if s := m.State(k); s.Remaining != 5 {
-		t.Errorf("%d remaining a minute later, want 5", s.Remaining)
+	if s := m.State(k); s.Remaining != 7 {
+		t.Errorf("%d remaining a minute later, want 7", s.Remaining)
 	}
 	c.advance(50 * time.Minute)
-	if s := m.State(k); s.Remaining != 8 {
-		t.Errorf("%d remaining at 12:51, want 8", s.Remaining)
+	if s := m.State(k); s.Remaining != 10 {
+		t.Errorf("%d remaining at 12:51, want 10", s.Remaining)
 	}
 }
 

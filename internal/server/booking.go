@@ -53,6 +53,9 @@ func (s *Server) open(x *exchange, req *dialect.Request, lease *sched.Lease, tak
 	}
 	if len(req.Models) > 0 {
 		b.record.Model, b.record.Alias = req.Model().String(), req.Alias
+		if !s.Fleet.Knows(b.record.Model) {
+			b.record.Model, b.record.Alias = api.UnknownModel, cmp.Or(req.Alias, b.record.Model)
+		}
 	}
 	return b
 }
@@ -393,6 +396,7 @@ func (b *booking) end(outcome api.Outcome, code api.Code) {
 	b.ended = true
 	r := &b.record
 	r.Outcome, r.ErrorCode, r.BytesIn = outcome, code, b.x.received
+	b.nameModel(outcome)
 	if r.Status == 0 {
 		r.Status = b.x.status
 	}

@@ -201,10 +201,14 @@ func (x *exchange) template() string {
 	return x.route.template
 }
 
-// who is how a refusal is counted: by key, or by address where no key is known.
+// who is how a refusal is counted: by key, or where no key is known by address. Of IPv6 that is the network, because each client has
+// 2⁶⁴ addresses.
 func (x *exchange) who() string {
 	if x.key != nil {
 		return x.key.Preview
+	}
+	if x.addr.Is6() {
+		return auth.Neighbourhood(x.addr).String()
 	}
 	return x.addr.String()
 }
@@ -241,6 +245,9 @@ func (x *exchange) attrs() []slog.Attr {
 		slog.Int64("prompt_tokens", r.PromptTokens), slog.Int64("completion_tokens", r.CompletionTokens),
 		slog.Float64("ttfb_ms", milliseconds(r.FirstByte)), slog.Float64("slot_ms", milliseconds(r.Slot)), slog.Float64("gpu_ms", milliseconds(max(r.GPU, 0))), slog.Int64("bytes_in", r.BytesIn), slog.String("backend", r.Backend))
 	attrs = append(attrs, x.trail.attrs()...)
+	if r.Alias != "" {
+		attrs = append(attrs, slog.String("asked_for", r.Alias))
+	}
 	if r.Estimated {
 		attrs = append(attrs, slog.Bool("estimated", true))
 	}

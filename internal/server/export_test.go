@@ -1,6 +1,7 @@
 package server
 
 import (
+	"net/http"
 	"time"
 
 	"ollama-api-service/internal/dialect"
@@ -21,6 +22,7 @@ type Line struct {
 	Method, Template   string
 	Anyone, AdminsOnly bool
 	Ollama, Counted    bool
+	Packs              bool
 	Family, Upstream   string
 }
 
@@ -30,7 +32,7 @@ func (s *Server) Table() []Line {
 	for _, r := range s.routes.all {
 		lines = append(lines, Line{
 			Method: r.method, Template: r.template, Anyone: r.access == anyone, AdminsOnly: r.access.admin(),
-			Ollama: r.ollama(), Counted: r.counted, Family: familyNames[r.family], Upstream: r.upstream,
+			Ollama: r.ollama(), Counted: r.counted, Packs: r.packs(), Family: familyNames[r.family], Upstream: r.upstream,
 		})
 	}
 	return lines
@@ -38,3 +40,8 @@ func (s *Server) Table() []Line {
 
 // Look is one look at the files.
 func (p *KeyPair) Look() { p.look() }
+
+// WhoIsRefused is how a request without a known key is counted.
+func (s *Server) WhoIsRefused(w http.ResponseWriter, r *http.Request) string {
+	return s.newExchange(w, r).who()
+}

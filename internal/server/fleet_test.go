@@ -12,6 +12,7 @@ import (
 	"ollama-api-service/internal/backend"
 	"ollama-api-service/internal/ollamatest"
 	"ollama-api-service/internal/server"
+	"ollama-api-service/internal/store"
 )
 
 const chatTiny = `{"model":"tiny","messages":[{"role":"user","content":"x"}]}`
@@ -373,7 +374,7 @@ func TestBackendsAtRunTime(t *testing.T) {
 	if r := b.do("POST", "/api/chat", key, chatTiny); r.status != 200 || r.header.Get("X-Backend") != "gpu1" {
 		t.Errorf("%d from %s", r.status, r.header.Get("X-Backend"))
 	}
-	log, err := b.store.AuditLog(t.Context(), 10)
+	log, _, err := b.store.Audit(t.Context(), store.AuditQuery{Limit: 10})
 	var actions []string
 	for _, e := range log {
 		if strings.HasPrefix(e.Action, "backend.") {

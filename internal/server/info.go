@@ -11,6 +11,7 @@ import (
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/backend"
 	"ollama-api-service/internal/sched"
+	"ollama-api-service/internal/store"
 	"ollama-api-service/internal/usage"
 )
 
@@ -63,6 +64,7 @@ type healthReport struct {
 	Backends      []backendReport `json:"backends,omitempty"`
 	Queue         *sched.Snapshot `json:"queue,omitempty"`
 	Journal       *usage.Depth    `json:"journal,omitempty"`
+	Retention     *store.TrimWait `json:"retention_waits,omitempty"`
 }
 
 // health always answers 200: it is for people and dashboards. Details are for admins.
@@ -79,7 +81,7 @@ func (s *Server) health(x *exchange) error {
 		report.UptimeSeconds = int64(time.Since(s.started).Seconds())
 		report.Backends = s.backendReports()
 		queue, journal := s.Sched.Snapshot(), s.Books.Depth()
-		report.Queue, report.Journal = &queue, &journal
+		report.Queue, report.Journal, report.Retention = &queue, &journal, s.Store.TrimWaits()
 	}
 	return x.sendJSON(report)
 }
@@ -107,10 +109,19 @@ func (x *exchange) sendJSON(v any) error {
 }
 
 func (x *exchange) send(contentType string, body []byte) error {
+	return x.answer(http.StatusOK, contentType, body)
+}
+
+// answer sends a whole answer of our own.
+func (x *exchange) answer(status int, contentType string, body []byte) error {
+	body, err := x.pack(body)
+	if err != nil {
+		return err
+	}
 	h := x.Header()
 	h.Set("Content-Type", contentType)
 	h.Set("Content-Length", strconv.Itoa(len(body)))
-	x.WriteHeader(http.StatusOK)
+	x.WriteHeader(status)
 	if x.r.Method == http.MethodHead {
 		return nil
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -74,20 +75,35 @@ type (
 	createIn  struct{ Body newKey }
 	secretOut struct{ Body secretKey }
 	keyOut    struct{ Body api.Key }
-	keysOut   struct {
+	keysIn    struct {
+		Text   string   `query:"q" maxLength:"100" doc:"Part of the name, the preview or the note, whatever the case" example:"laptop"`
+		State  []string `query:"state" maxItems:"4" enum:"active,expiring,expired,revoked" doc:"Keys in any of these states, separated by commas: active works, expiring works and ends within 30 days" example:"[\"active\"]"`
+		Role   string   `query:"role" enum:"admin,user" doc:"Keys of this role"`
+		Sort   string   `query:"sort" enum:"created_at,-created_at,name,-name,role,-role,expires_at,-expires_at" default:"-created_at" doc:"The order; a hyphen in front turns it around. Keys without an expiry come behind all others by expires_at"`
+		Limit  int      `query:"limit" minimum:"1" maximum:"1000" doc:"The most keys to show; without it all"`
+		Cursor string   `query:"cursor" maxLength:"2048" doc:"next_cursor of the page before, unchanged; the filters and the order must be the same again"`
+	}
+	keysOut struct {
 		Body struct {
-			APIKeys []api.Key `json:"api_keys"`
-			Total   int       `json:"total"`
+			APIKeys    []api.Key `json:"api_keys"`
+			Total      int       `json:"total" doc:"How many keys there are on all pages"`
+			NextCursor string    `json:"next_cursor,omitempty" doc:"cursor of the next page; absent on the last"`
 		}
+	}
+	// Forced is exported for the same reason.
+	Forced struct {
+		Force bool `query:"force" doc:"Make the change although it bars the key that makes it, or a rotation although the old secret of the one before still works"`
 	}
 	changeIn struct {
 		KeyPath
+		Forced
 		Body keyPatch
 	}
 	rotateIn struct {
 		KeyPath
+		Forced
 		Body struct {
-			GraceSeconds int64 `json:"grace_seconds,omitempty" minimum:"0" maximum:"259200" doc:"How long the old secret goes on working"`
+			GraceSeconds *int64 `json:"grace_seconds,omitempty" minimum:"0" maximum:"259200" doc:"For how long the old secret continues to work; without it 86400, a day. After a leak send 0"`
 		}
 	}
 	revokeOut struct {
@@ -153,13 +169,28 @@ func (s *Server) createKey(ctx context.Context, in *createIn) (*secretOut, error
 	return &secretOut{secretKey{secret, k}}, nil
 }
 
-func (s *Server) listKeys(ctx context.Context, _ *struct{}) (*keysOut, error) {
+func (s *Server) listKeys(ctx context.Context, in *keysIn) (*keysOut, error) {
+	q := api.KeyQuery{Text: in.Text, States: in.State, Role: api.Role(in.Role), Sort: in.Sort}
+	place, err := unmark("keys"+in.Sort, in.Cursor, 2)
+	if err != nil {
+		return nil, err
+	}
 	keys, err := s.Store.Keys(ctx)
 	if err != nil {
 		return nil, err
 	}
+	keys = q.Select(keys, time.Now())
 	out := &keysOut{}
-	out.Body.APIKeys, out.Body.Total = keys, len(keys)
+	out.Body.Total = len(keys)
+	if place != nil {
+		keys = slices.DeleteFunc(keys, func(k api.Key) bool { return !q.Behind(&k, place[0], place[1]) })
+	}
+	if in.Limit > 0 && len(keys) > in.Limit {
+		keys = keys[:in.Limit]
+		last := &keys[in.Limit-1]
+		out.Body.NextCursor = mark("keys"+in.Sort, q.Place(last), last.Preview)
+	}
+	out.Body.APIKeys = append([]api.Key{}, keys...)
 	return out, nil
 }
 
@@ -173,15 +204,13 @@ func (s *Server) showKey(ctx context.Context, in *KeyPath) (*keyOut, error) {
 
 func (s *Server) changeKey(ctx context.Context, in *changeIn) (*keyOut, error) {
 	by := s.change(ctx)
+	by.Force = in.Force
 	b := in.Body
 	patch := api.KeyPatch{
 		Name: b.Name, Role: b.Role, RateLimit: b.RateLimit.Optional, MaxConcurrent: b.MaxConcurrent.Optional,
 		TokensPerHour: b.TokensPerHour.Optional, TokensPerDay: b.TokensPerDay.Optional, GPUPerDay: b.GPUPerDay.Optional, MaxOutput: b.MaxOutput.Optional, Strict: b.Strict,
 		Weight: b.Weight.Optional, Class: b.Class.Optional,
 		Models: b.Models.Optional, AllowCloud: b.AllowCloud, ExpiresAt: b.ExpiresAt.Optional, AllowedIPs: b.AllowedIPs.Optional, Policy: b.Policy.Optional, Note: b.Note,
-	}
-	if err := api.CheckExpiry(b.ExpiresAt.Value, by.At); err != nil {
-		return nil, err
 	}
 	k, err := s.Store.ChangeKey(ctx, in.Preview, patch, by)
 	if err != nil {
@@ -205,11 +234,16 @@ func (s *Server) revokeKey(ctx context.Context, in *KeyPath) (*revokeOut, error)
 
 func (s *Server) rotateKey(ctx context.Context, in *rotateIn) (*secretOut, error) {
 	by := s.change(ctx)
+	by.Force = in.Force
+	grace := api.DefaultGrace
+	if in.Body.GraceSeconds != nil {
+		grace = time.Duration(*in.Body.GraceSeconds) * time.Second
+	}
 	secret, err := auth.Reissue(s.Random, in.Preview)
 	if err != nil {
 		return nil, err
 	}
-	k, err := s.Store.RotateKey(ctx, in.Preview, s.Secret.MAC(secret), time.Duration(in.Body.GraceSeconds)*time.Second, by)
+	k, err := s.Store.RotateKey(ctx, in.Preview, s.Secret.MAC(secret), grace, by)
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"ollama-api-service/internal/server"
+	"ollama-api-service/internal/store"
 )
 
 func TestLifeOfAKey(t *testing.T) {
@@ -32,7 +33,7 @@ func TestLifeOfAKey(t *testing.T) {
 	if r := b.do("PATCH", "/api/keys/"+preview, adminSecret, `{"models":null,"rate_limit":7}`); r.json(t)["rate_limit"] != 7.0 || r.json(t)["models"] != nil || r.json(t)["note"] != "for the sales team" {
 		t.Errorf("changed back: %d %s", r.status, r.body)
 	}
-	rotated := b.do("POST", "/api/keys/"+preview+"/rotate", adminSecret, `{"grace_seconds":3600}`).json(t)["api_key"].(string)
+	rotated := b.do("POST", "/api/keys/"+preview+"/rotate", adminSecret, "").json(t)["api_key"].(string)
 	if rotated == secret || !strings.HasPrefix(rotated, preview+"_") {
 		t.Errorf("rotated to %d characters", len(rotated))
 	}
@@ -42,7 +43,15 @@ func TestLifeOfAKey(t *testing.T) {
 	if r := b.do("GET", "/api/tags", rotated, ""); r.status != 200 || r.header.Get("Deprecation") != "" {
 		t.Errorf("new secret: %d", r.status)
 	}
-	again := b.do("POST", "/api/keys/"+preview+"/rotate", adminSecret, "").json(t)["api_key"].(string)
+	if k, err := b.store.Key(t.Context(), preview); err != nil || time.Until(k.PreviousUntil).Round(time.Hour) != 24*time.Hour {
+		t.Errorf("without grace_seconds the old secret works until %v, want a day (%v)", k.PreviousUntil, err)
+	}
+	for _, body := range []string{"", `{"grace_seconds":0}`} {
+		if r := b.do("POST", "/api/keys/"+preview+"/rotate", adminSecret, body); r.status != 409 || !strings.Contains(r.body, "force=true") {
+			t.Errorf("another rotation within the grace: %d %s", r.status, r.body)
+		}
+	}
+	again := b.do("POST", "/api/keys/"+preview+"/rotate?force=true", adminSecret, `{"grace_seconds":0}`).json(t)["api_key"].(string)
 	if r := b.do("GET", "/api/tags", rotated, ""); r.status != 401 {
 		t.Errorf("old secret without grace: %d", r.status)
 	}
@@ -55,7 +64,7 @@ func TestLifeOfAKey(t *testing.T) {
 	if r := b.do("GET", "/api/keys/"+preview, adminSecret, ""); r.status != 200 || r.json(t)["revoked_at"] == nil {
 		t.Errorf("the record is gone: %d %s", r.status, r.body)
 	}
-	entries, err := b.store.AuditLog(t.Context(), 100)
+	entries, _, err := b.store.Audit(t.Context(), store.AuditQuery{Limit: 100})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -215,5 +224,71 @@ func TestAChangeLeavesNoDeadlineBehind(t *testing.T) {
 	b.server.ServeHTTP(w, r)
 	if w.Code != http.StatusOK || !w.last.IsZero() {
 		t.Errorf("%d %s; a deadline in %v stays", w.Code, w.Body, time.Until(w.last))
+	}
+}
+
+// An admin's own key: what would bar its caller is 409, and done where force says so.
+func TestAdminsDoNotBarThemselves(t *testing.T) {
+	for _, static := range []bool{false, true} {
+		b := start(t, setup{change: func(o *server.Options) { o.StaticAdmin = static }})
+		b.key(`{"name":"another","role":"admin"}`)
+		hour, past := time.Now().Add(time.Hour).UTC().Format(time.RFC3339), time.Now().Add(-time.Hour).UTC().Format(time.RFC3339)
+		for body, after := range map[string]int{
+			`{"allowed_ips":["10.0.0.0/8"]}`:     403,
+			`{"role":"user"}`:                    403,
+			`{"expires_at":"` + past + `"}`:      401,
+			`{"expires_at":"` + hour + `"}`:      200,
+			`{"note":"x","allowed_ips":["::1"]}`: 403,
+			`{"role":"user","name":"no admin"}`:  403,
+		} {
+			own, preview := b.key(`{"name":"own","role":"admin"}`)
+			r := b.do("PATCH", "/api/keys/"+preview, own, body)
+			if r.status != 409 || !strings.Contains(r.body, "force=true") {
+				t.Errorf("%s: %d %s", body, r.status, r.body)
+			}
+			if r := b.do("GET", "/api/keys", own, ""); r.status != 200 {
+				t.Fatalf("%s: the refused change barred its caller: %d", body, r.status)
+			}
+			if r := b.do("PATCH", "/api/keys/"+preview+"?force=true", own, body); r.status != 200 {
+				t.Errorf("%s, forced: %d %s", body, r.status, r.body)
+			}
+			if r := b.do("GET", "/api/keys", own, ""); r.status != after {
+				t.Errorf("%s, forced: afterwards %d, want %d", body, r.status, after)
+			}
+		}
+		own, preview := b.key(`{"name":"own","role":"admin"}`)
+		for _, body := range []string{
+			`{"allowed_ips":["127.0.0.0/8"]}`, `{"allowed_ips":null}`, `{"allowed_ips":[]}`, `{"role":"admin"}`, `{"rate_limit":0}`,
+			`{"expires_at":"` + time.Now().AddDate(0, 1, 0).UTC().Format(time.RFC3339) + `"}`, `{"expires_at":null}`,
+		} {
+			if r := b.do("PATCH", "/api/keys/"+preview, own, body); r.status != 200 {
+				t.Errorf("%s bars nobody: %d %s", body, r.status, r.body)
+			}
+		}
+		_, other := b.key(`{"name":"other","role":"admin"}`)
+		if r := b.do("PATCH", "/api/keys/"+other, own, `{"role":"user","allowed_ips":["10.0.0.0/8"]}`); r.status != 200 {
+			t.Errorf("another's key: %d %s", r.status, r.body)
+		}
+		if r := b.do("PATCH", "/api/keys/"+other, own, `{"expires_at":"`+past+`"}`); r.status != 400 {
+			t.Errorf("another's key, over already: %d %s", r.status, r.body)
+		}
+	}
+}
+
+// Only an admin key that works from everywhere counts as the last.
+func TestTheLastAdminWorksFromEverywhere(t *testing.T) {
+	b := start(t, setup{change: func(o *server.Options) { o.StaticAdmin = false }})
+	own, preview := b.key(`{"name":"own","role":"admin"}`)
+	b.key(`{"name":"bound","role":"admin","allowed_ips":["127.0.0.1"]}`)
+	_, revoked := b.key(`{"name":"revoked","role":"admin"}`)
+	b.do("DELETE", "/api/keys/"+revoked, own, "")
+	for _, c := range []struct{ method, query, body string }{{"DELETE", "", ""}, {"PATCH", "?force=true", `{"role":"user"}`}, {"PATCH", "?force=true", `{"allowed_ips":["127.0.0.1"]}`}} {
+		if r := b.do(c.method, "/api/keys/"+preview+c.query, own, c.body); r.status != http.StatusConflict || !strings.Contains(r.body, "allowed_ips") {
+			t.Errorf("%s %s: %d %s", c.method, c.body, r.status, r.body)
+		}
+	}
+	b.key(`{"name":"open","role":"admin"}`)
+	if r := b.do("DELETE", "/api/keys/"+preview, own, ""); r.status != 200 {
+		t.Errorf("next to an open one: %d %s", r.status, r.body)
 	}
 }

@@ -50,6 +50,7 @@ func (s *Server) newManagement() (http.Handler, *huma.OpenAPI) {
 	s.keyOperations(a)
 	s.statsOperations(a)
 	s.usageOperations(a)
+	s.auditOperations(a)
 	s.backendOperations(a)
 	s.queueOperations(a)
 	return mux, a.OpenAPI()
@@ -99,8 +100,13 @@ func (s *Server) manage(x *exchange) error {
 	}
 	x.csv = strings.HasPrefix(r.Header.Get("Accept"), "text/csv")
 	r.Header.Del("Accept")
-	s.management.ServeHTTP(x, r)
-	return nil
+	if !x.route.packs() {
+		s.management.ServeHTTP(x, r)
+		return nil
+	}
+	answer := &whole{ResponseWriter: x, status: http.StatusOK}
+	s.management.ServeHTTP(answer, r)
+	return x.answer(answer.status, x.Header().Get("Content-Type"), answer.body.Bytes())
 }
 
 // refusal is an api.Error as huma writes one. Its body and its status are those of error.go.

@@ -235,7 +235,7 @@ func (m *metrics) series(r *api.Record) *usedSeries {
 	m.used.mu.Lock()
 	defer m.used.mu.Unlock()
 	key := served{r.Model, r.Backend}
-	if r.Class == classNames[inference] && good(r.Status) && len(m.models) < mostModels {
+	if r.Class == classNames[inference] && good(r.Status) && r.Model != api.UnknownModel && len(m.models) < mostModels {
 		m.models[r.Model] = true
 	}
 	if r.Model != "" && !m.models[r.Model] {

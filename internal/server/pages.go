@@ -83,16 +83,20 @@ func (x *exchange) sendFile(f *web.File) error {
 	return x.send(f.Type, body)
 }
 
-// takesGzip reads an Accept-Encoding header (RFC 9110, section 12.5.3).
+// takesGzip reads an Accept-Encoding header (RFC 9110, section 12.5.3): what it says of gzip counts more than what it says of all.
 func takesGzip(accept string) bool {
+	all := false
 	for part := range strings.SplitSeq(accept, ",") {
 		coding, weight, _ := strings.Cut(part, ";")
-		if c := strings.ToLower(strings.TrimSpace(coding)); c != "gzip" && c != "*" {
-			continue
-		}
 		q, ok := strings.CutPrefix(strings.TrimSpace(weight), "q=")
 		n, err := strconv.ParseFloat(q, 64)
-		return !ok || err == nil && n > 0
+		takes := !ok || err == nil && n > 0
+		switch strings.ToLower(strings.TrimSpace(coding)) {
+		case "gzip":
+			return takes
+		case "*":
+			all = takes
+		}
 	}
-	return false
+	return all
 }

@@ -80,6 +80,7 @@ func (s *Server) routeList() []route {
 		{"GET", "/api/stats", anyKey, dialect.Native, own, false, 0, "", false, s.manage},
 		{"GET", "/api/admin/stats", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
 		{"GET", "/api/admin/usage", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
+		{"GET", "/api/admin/audit", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
 		{"GET", "/api/admin/requests", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
 		{"GET", "/api/admin/explain/{request_id}", adminsOnly, dialect.Native, own, false, 0, "", false, s.manage},
 		{"GET", "/api/queue", anyKey, dialect.Native, own, false, 0, "", false, s.manage},

@@ -92,6 +92,7 @@ type Server struct {
 	metrics    *metrics
 	trails     trails
 	pools      pools
+	unlisted   unlisted
 	management http.Handler
 	site       func() (*web.Site, error) // made by whoever asks first: compressing it would double the time to start
 	openAPI    func() (*web.File, error) // likewise

@@ -22,40 +22,44 @@ const (
 // Chosen are the filters that both answers know. A list is separated by commas and chooses any of its values. (huma looks into no
 // embedded struct whose name is not exported.)
 type Chosen struct {
-	Key      []string  `query:"key" maxItems:"100" doc:"Key previews, separated by commas" example:"[\"oas_8rT2kLmN0q\"]"`
-	Model    []string  `query:"model" maxItems:"100" doc:"Models, separated by commas; llama3.2 is llama3.2:latest" example:"[\"llama3.2:latest\"]"`
-	Endpoint []string  `query:"endpoint" maxItems:"100" doc:"Route templates, separated by commas" example:"[\"/api/chat\"]"`
-	Backend  []string  `query:"backend" maxItems:"100" doc:"Names of Ollama servers, separated by commas" example:"[\"ollama\"]"`
-	Outcome  []string  `query:"outcome" maxItems:"100" enum:"ok,refused,upstream_error,timeout,client_gone,cut_by_limit,interrupted" doc:"How requests ended, separated by commas" example:"[\"ok\"]"`
-	From     time.Time `query:"from" doc:"Requests admitted at this time or later (RFC 3339)" example:"2026-11-01T00:00:00Z"`
-	To       time.Time `query:"to" doc:"Requests admitted before this time (RFC 3339)" example:"2026-12-01T00:00:00Z"`
-	Format   string    `query:"format" enum:"json,csv" doc:"csv is a table for spreadsheets, and so is Accept: text/csv"`
+	Span
+	Key      []string `query:"key" maxItems:"100" doc:"Key previews, separated by commas" example:"[\"oas_8rT2kLmN0q\"]"`
+	Model    []string `query:"model" maxItems:"100" doc:"Models, separated by commas; llama3.2 is llama3.2:latest, and (unknown) are those that no server has" example:"[\"llama3.2:latest\"]"`
+	Endpoint []string `query:"endpoint" maxItems:"100" doc:"Route templates, separated by commas" example:"[\"/api/chat\"]"`
+	Backend  []string `query:"backend" maxItems:"100" doc:"Names of Ollama servers, separated by commas" example:"[\"ollama\"]"`
+	Outcome  []string `query:"outcome" maxItems:"100" enum:"ok,refused,upstream_error,timeout,client_gone,cut_by_limit,interrupted" doc:"How requests ended, separated by commas" example:"[\"ok\"]"`
+	Format   string   `query:"format" enum:"json,csv" doc:"csv is a table for spreadsheets, and so is Accept: text/csv"`
 }
 
 // filter is what was asked for in the words of the books.
-func (c *Chosen) filter() (api.RequestFilter, error) {
-	f := api.RequestFilter{Keys: c.Key, Endpoints: c.Endpoint, Backends: c.Backend, Outcomes: c.Outcome, From: c.From, To: c.To}
-	if !f.To.IsZero() && !f.From.Before(f.To) {
-		return f, api.Errorf(api.CodeBadRequest, "from must lie before to")
+func (c *Chosen) filter() (f api.RequestFilter, zone *time.Location, err error) {
+	f = api.RequestFilter{Keys: c.Key, Endpoints: c.Endpoint, Backends: c.Backend, Outcomes: c.Outcome}
+	if f.From, f.To, zone, err = c.read(); err != nil {
+		return f, nil, err
 	}
 	for _, text := range c.Model {
+		if text == api.UnknownModel {
+			f.Models = append(f.Models, text)
+			continue
+		}
 		m, _, err := api.ParseModel(text)
 		if err != nil {
-			return f, err
+			return f, nil, err
 		}
 		f.Models = append(f.Models, m.String())
 	}
-	return f, nil
+	return f, zone, nil
 }
 
-func (c *Chosen) csv(ctx context.Context) bool {
-	return c.Format == "csv" || c.Format == "" && exchangeOf(ctx).csv
+func (c *Chosen) csv(ctx context.Context) bool { return wantsCSV(ctx, c.Format) }
+
+func wantsCSV(ctx context.Context, format string) bool {
+	return format == "csv" || format == "" && exchangeOf(ctx).csv
 }
 
 type usageIn struct {
 	Chosen
-	GroupBy []api.Dimension `query:"group_by" enum:"key,model,endpoint,backend,outcome,hour,day" default:"day" minItems:"1" maxItems:"7" doc:"What to group by: one or several, separated by commas, of which at most one is hour (of UTC) or day (of tz). By hour, a span has at most 92 days" example:"[\"key\",\"day\"]"`
-	Zone    string          `query:"tz" maxLength:"64" doc:"The zone whose days group_by=day means and in which times are shown: a name like Europe/Berlin, or a distance from UTC like +05:30. Without it, UTC" example:"Europe/Berlin"`
+	GroupBy []api.Dimension `query:"group_by" enum:"key,model,endpoint,backend,outcome,hour,day,week,month" default:"day" minItems:"1" maxItems:"7" doc:"What to group by: one or several, separated by commas, of which at most one is hour (of UTC), day, week (from Monday on) or month (of tz). By hour, a span has at most 92 days" example:"[\"key\",\"day\"]"`
 	Limit   int             `query:"limit" minimum:"1" maximum:"10000" default:"1000" doc:"The most groups to show; the total counts all"`
 }
 
@@ -88,8 +92,8 @@ type requestRow struct {
 	At               time.Time   `json:"at" doc:"When the request was admitted"`
 	Key              string      `json:"key" doc:"Key preview" example:"oas_8rT2kLmN0q"`
 	KeyName          string      `json:"key_name,omitempty" example:"Production API Key"`
-	Model            string      `json:"model" doc:"The model that ran; empty where there is none" example:"llama3.2:latest"`
-	Alias            string      `json:"alias" doc:"The name the client used, where it is an alias"`
+	Model            string      `json:"model" doc:"The model that ran; empty where there is none, and (unknown) for a name that no server has" example:"llama3.2:latest"`
+	Alias            string      `json:"alias" doc:"The name the client used, where it is an alias or a model that no server has"`
 	Endpoint         string      `json:"endpoint" doc:"Route template" example:"/api/chat"`
 	Class            string      `json:"class" enum:"inference,management"`
 	Backend          string      `json:"backend" example:"ollama"`
@@ -133,7 +137,7 @@ func (s *Server) usageOperations(a huma.API) {
 	const spans = " The answer is exact to the millisecond where each request is still kept (RETENTION_ROWS): from belongs to the span, to does not. " +
 		"In CSV, a text that a spreadsheet would take for a formula has an apostrophe in front."
 	operation(a, huma.Operation{
-		OperationID: "usage", Method: "GET", Path: "/api/admin/usage", Summary: "Usage by key, model, endpoint, backend, outcome, hour or day (admin)",
+		OperationID: "usage", Method: "GET", Path: "/api/admin/usage", Summary: "Usage by key, model, endpoint, backend, outcome, hour, day, week or month (admin)",
 		Description: "What booked requests used: all that chose a model, and changes of models. Without from it starts 30 days before to, on a whole day; without to it ends now." + spans +
 			" Before that there are only sums of hours and days, and those of RETENTION_ROLLUPS alone: ends of the span that cut one are moved to its ends, and from and to in the answer say so.",
 		Tags: []string{"Statistics"}, Errors: []int{503}, Responses: tableResponse(usageExample, "day,requests,prompt_tokens,…\n2026-11-25T00:00:00Z,42,1234,…\n"),
@@ -148,26 +152,26 @@ func (s *Server) usageOperations(a huma.API) {
 
 // usage answers from rollups.
 func (s *Server) usage(ctx context.Context, in *usageIn) (*usageOut, error) {
-	filter, err := in.filter()
-	if err != nil {
-		return nil, err
-	}
-	zone, err := api.ParseZone(in.Zone)
+	filter, zone, err := in.filter()
 	if err != nil {
 		return nil, err
 	}
 	now := time.Now().In(zone)
-	body := usageBody{From: in.From.In(zone), To: in.To.In(zone), GroupBy: in.GroupBy, asCSV: in.csv(ctx)}
-	if in.To.IsZero() {
+	body := usageBody{From: filter.From.In(zone), To: filter.To.In(zone), GroupBy: in.GroupBy, asCSV: in.csv(ctx)}
+	if filter.To.IsZero() {
 		body.To = now
 	}
-	if in.From.IsZero() {
+	if filter.From.IsZero() {
 		y, m, d := body.To.Date()
 		body.From = time.Date(y, m, d+1-usageDays, 0, 0, 0, 0, zone)
 	}
 	filter.From = body.From
-	if !body.To.Before(now) {
-		filter.To = time.Time{} // nothing is booked for later than now, and whole days are quicker read
+	newest, err := s.Store.Newest(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if filter.To = body.To; !body.To.Before(now) && !newest.After(now) {
+		filter.To = time.Time{} // nothing is booked for later, and whole days are quicker read
 	}
 	if !body.From.Before(body.To) {
 		return nil, api.Errorf(api.CodeBadRequest, "from lies in the future: leave to out for everything up to now")
@@ -204,15 +208,17 @@ func (s *Server) usage(ctx context.Context, in *usageIn) (*usageOut, error) {
 }
 
 func checkGroups(by []api.Dimension, span time.Duration) error {
-	seen := map[api.Dimension]bool{}
+	seen, times := map[api.Dimension]bool{}, 0
 	for _, d := range by {
 		if seen[d] {
 			return api.Errorf(api.CodeBadRequest, "group_by names %s twice", d)
 		}
-		seen[d] = true
+		if seen[d] = true; d.IsTime() {
+			times++
+		}
 	}
-	if seen[api.ByHour] && seen[api.ByDay] {
-		return api.Errorf(api.CodeBadRequest, "group_by takes hour or day, not both")
+	if times > 1 {
+		return api.Errorf(api.CodeBadRequest, "group_by takes one of hour, day, week and month")
 	}
 	if seen[api.ByHour] && span > longestHours {
 		return api.Errorf(api.CodeBadRequest, "group_by=hour shows at most %d days: move from and to closer, or group by day", longestHours/(24*time.Hour))
@@ -234,7 +240,7 @@ func (s *Server) keyNames(ctx context.Context) (map[string]api.Key, error) {
 }
 
 func (s *Server) listRequests(ctx context.Context, in *requestsIn) (*requestsOut, error) {
-	filter, err := in.filter()
+	filter, zone, err := in.filter()
 	if err != nil {
 		return nil, err
 	}
@@ -253,6 +259,7 @@ func (s *Server) listRequests(ctx context.Context, in *requestsIn) (*requestsOut
 	}
 	out := &requestsOut{Body: requestsBody{Requests: make([]requestRow, 0, len(list)), asCSV: in.csv(ctx)}}
 	for i := range list {
+		list[i].At = list[i].At.In(zone)
 		out.Body.Requests = append(out.Body.Requests, rowOf(&list[i], names[list[i].Key].Name))
 	}
 	if next != nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/url"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -216,7 +217,7 @@ func TestRequestsOneByOne(t *testing.T) {
 func TestAbsurdQuestionsAreRefused(t *testing.T) {
 	b := start(t, setup{})
 	for _, query := range []string{
-		"limit=0", "limit=-1", "limit=1e9", "limit=100001", "limit=x", "from=2026-11-02T00:00:00Z&to=2026-11-01T00:00:00Z", "from=yesterday", "to=2026-11-01",
+		"limit=0", "limit=-1", "limit=1e9", "limit=100001", "limit=x", "from=2026-11-02T00:00:00Z&to=2026-11-01T00:00:00Z", "from=yesterday", "to=1.11.2026", "to=2026-11-31",
 		"from=2026-11-01T00:00:00Z&to=2026-11-01T00:00:00Z", "outcome=great", "model=a/b/c/d/e", "format=xml", "unknown=1", "group_by=prompt", "group_by=key,key",
 		"group_by=hour,day", "tz=Mars/Base", "tz=Local", "tz=../../etc/passwd", "tz=" + strings.Repeat("a", 65), "group_by=hour&from=2020-01-01T00:00:00Z", "from=2999-01-01T00:00:00Z", "key=" + strings.Repeat("a,", 101),
 	} {
@@ -234,6 +235,55 @@ func TestAbsurdQuestionsAreRefused(t *testing.T) {
 	} {
 		if r := b.do("GET", "/api/admin/requests?"+query, adminSecret, ""); r.status != 400 || !strings.Contains(r.body, `"detail"`) {
 			t.Errorf("requests %s: %d %s", query, r.status, r.body)
+		}
+	}
+}
+
+// Plain days are those of tz, and to is included; weeks and months are of the same zone.
+func TestPlainDaysAndLongerTimes(t *testing.T) {
+	b := start(t, setup{})
+	row := func(id string, at time.Time) api.Record {
+		return api.Record{Admission: api.Admission{ID: id, At: at, Key: "oas_8rT2kLmN0q", Model: "tiny:latest", Endpoint: "/api/chat", Class: "inference", Backend: "gpu1"}, Outcome: api.OutcomeOK, Total: time.Second}
+	}
+	// Sunday evening in Berlin, Monday after midnight there, which is Sunday in UTC, and the last minute of October and the first of November there.
+	rows := []api.Record{
+		row("1", time.Date(2026, 11, 22, 21, 0, 0, 0, time.UTC)), row("2", time.Date(2026, 11, 22, 23, 30, 0, 0, time.UTC)),
+		row("3", time.Date(2026, 10, 31, 22, 59, 0, 0, time.UTC)), row("4", time.Date(2026, 10, 31, 23, 0, 0, 0, time.UTC)),
+	}
+	if _, err := b.store.AddRecords(t.Context(), rows); err != nil {
+		t.Fatal(err)
+	}
+	for query, want := range map[string]string{
+		"group_by=week&from=2026-11-16&to=2026-11-29":                         "2026-11-16T00:00:00Z 2",
+		"group_by=week&from=2026-11-16&to=2026-11-29&tz=Europe/Berlin":        "2026-11-16T00:00:00+01:00 1, 2026-11-23T00:00:00+01:00 1",
+		"group_by=month&from=2026-10-01&to=2026-11-30&tz=Europe/Berlin":       "2026-10-01T00:00:00+02:00 1, 2026-11-01T00:00:00+01:00 3",
+		"group_by=month&from=2026-10-01&to=2026-11-30":                        "2026-10-01T00:00:00Z 2, 2026-11-01T00:00:00Z 2",
+		"group_by=month,model&from=2026-11-01&to=2026-11-01&tz=Europe/Berlin": "2026-11-01T00:00:00+01:00 1",
+		"group_by=day&from=2026-11-22&to=2026-11-22":                          "2026-11-22T00:00:00Z 2",
+		"group_by=day&from=2026-11-22&to=2026-11-22&tz=Europe/Berlin":         "2026-11-22T00:00:00+01:00 1",
+		"group_by=day&from=2026-11-22T00:00:00Z&to=2026-11-22T23:30:00Z":      "2026-11-22T00:00:00Z 1",
+		"group_by=day&from=2026-11-22&to=2026-11-22T23:30:00.001Z":            "2026-11-22T00:00:00Z 2",
+	} {
+		groups := []string{}
+		for _, g := range ask[usageAnswer](b, "/api/admin/usage?"+strings.ReplaceAll(query, "+", "%2B")).Usage {
+			groups = append(groups, g.Start.Format(time.RFC3339)+" "+strconv.FormatInt(g.Requests, 10))
+		}
+		if got := strings.Join(groups, ", "); got != want {
+			t.Errorf("%s: %s, want %s", query, got, want)
+		}
+	}
+	for query, want := range map[string]int{"from=2026-11-22&to=2026-11-22": 2, "from=2026-11-22&to=2026-11-22&tz=Europe/Berlin": 1, "to=2026-10-31": 2, "from=2026-11-23": 0, "from=2026-11-23&tz=Europe/Berlin": 1} {
+		r := b.do("GET", "/api/admin/requests?"+query, adminSecret, "")
+		if got := r.json(t)["requests"].([]any); len(got) != want {
+			t.Errorf("requests, %s: %d, want %d", query, len(got), want)
+		}
+	}
+	if r := b.do("GET", "/api/admin/usage?group_by=month&format=csv&from=2026-10-01&to=2026-11-30", adminSecret, ""); !strings.HasPrefix(r.body, "month,requests,") || !strings.Contains(r.body, "2026-10-01T00:00:00Z,2,") {
+		t.Errorf("CSV: %s", r.body)
+	}
+	for _, query := range []string{"group_by=week,day", "group_by=month,week", "group_by=hour,month", "group_by=year", "from=2026-13-01", "from=2026-11-31", "to=01.11.2026", "from=2026-11-02&to=2026-11-01", "tz=Local", "from=now"} {
+		if r := b.do("GET", "/api/admin/usage?"+query, adminSecret, ""); r.status != 400 {
+			t.Errorf("%s: %d %s", query, r.status, r.body)
 		}
 	}
 }

@@ -57,7 +57,7 @@ func TestBackends(t *testing.T) {
 	if list, err := s.Backends(ctx); err != nil || len(list) != 0 {
 		t.Errorf("%v, %+v", err, list)
 	}
-	log, err := s.AuditLog(ctx, 100)
+	log, _, err := s.Audit(ctx, AuditQuery{Limit: 100})
 	if err != nil {
 		t.Fatal(err)
 	}

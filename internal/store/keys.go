@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
+	"net/netip"
 	"time"
 
 	"ollama-api-service/internal/api"
@@ -87,7 +88,8 @@ func (s *Store) Keys(ctx context.Context) ([]api.Key, error) {
 }
 
 // ChangeKey applies a patch and returns the key as it is then. It returns CodeNotFound, CodeBadRequest when the result is out
-// of bounds or the new expiry is over at by.At, and CodeConflict when the key is revoked or is the last admin.
+// of bounds or the new expiry is over at by.At, and CodeConflict when the key is revoked or is the last admin, or when the change
+// bars the key that makes it and by.Force does not ask for that.
 // A patch that changes nothing writes nothing.
 func (s *Store) ChangeKey(ctx context.Context, preview string, p api.KeyPatch, by api.Change) (api.Key, error) {
 	return s.alter(ctx, preview, func(ctx context.Context, tx *sql.Tx, old StoredKey) error {
@@ -99,8 +101,12 @@ func (s *Store) ChangeKey(ctx context.Context, preview string, p api.KeyPatch, b
 		if err := k.Validate(); err != nil {
 			return err
 		}
+		if err := barsCaller(old.Key, k, by); err != nil {
+			return err
+		}
 		if p.ExpiresAt.Set {
-			if err := api.CheckExpiry(p.ExpiresAt.Value, by.At); err != nil {
+			endsItself := by.Force && by.Actor == preview && k.ExpiresAt != nil && !k.ExpiresAt.After(by.At)
+			if err := api.CheckExpiry(p.ExpiresAt.Value, by.At); err != nil && !endsItself {
 				return err
 			}
 			if k.ExpiresAt != nil {
@@ -132,7 +138,8 @@ func (s *Store) ChangeKey(ctx context.Context, preview string, p api.KeyPatch, b
 }
 
 // RotateKey gives the key a new secret; the one before works for grace longer, one before that no more.
-// It returns CodeNotFound, CodeConflict for a revoked key and CodeBadRequest for a grace below 0 or above api.MaxGrace.
+// It returns CodeNotFound, CodeBadRequest for a grace below 0 or above api.MaxGrace, and CodeConflict for a revoked key and, without
+// by.Force, while the secret that the last rotation replaced still works.
 func (s *Store) RotateKey(ctx context.Context, preview string, mac []byte, grace time.Duration, by api.Change) (api.Key, error) {
 	if grace < 0 || grace > api.MaxGrace {
 		return api.Key{}, api.Errorf(api.CodeBadRequest, "grace_seconds must be from 0 to %d", int64(api.MaxGrace/time.Second))
@@ -140,6 +147,10 @@ func (s *Store) RotateKey(ctx context.Context, preview string, mac []byte, grace
 	return s.alter(ctx, preview, func(ctx context.Context, tx *sql.Tx, old StoredKey) error {
 		if old.RevokedAt != nil {
 			return errRevoked(preview)
+		}
+		if old.PreviousMAC != nil && by.At.Before(old.PreviousUntil) && !by.Force {
+			return api.Errorf(api.CodeConflict, "the secret that the last rotation of %s replaced works until %s, and another rotation would end it now: "+
+				"wait, or send ?force=true (--force on the command line)", preview, old.PreviousUntil.Format(time.RFC3339))
 		}
 		var before []byte
 		var until any
@@ -188,15 +199,24 @@ func (s *Store) RehashKey(ctx context.Context, preview string, oldMAC, newMAC []
 	})
 }
 
-// AdminExists says whether an admin key works at now.
+// AdminExists reports whether an admin key works at now.
 func (s *Store) AdminExists(ctx context.Context, now time.Time) (bool, error) {
-	var n int64
-	err := s.read(ctx, func(tx *sql.Tx) error {
-		_, live, err := countAdmins(ctx, tx, "", now)
-		n = live
+	n, err := s.admins(ctx, now)
+	return n.live > 0, err
+}
+
+// AdminEverywhere reports whether an admin key works at now that is not bound to addresses.
+func (s *Store) AdminEverywhere(ctx context.Context, now time.Time) (bool, error) {
+	n, err := s.admins(ctx, now)
+	return n.open > 0, err
+}
+
+func (s *Store) admins(ctx context.Context, now time.Time) (n admins, err error) {
+	err = s.read(ctx, func(tx *sql.Tx) error {
+		n, err = countAdmins(ctx, tx, "", now)
 		return err
 	})
-	return n > 0, err
+	return n, err
 }
 
 // alter is the frame of a change to one key: read it, change it, read it again, in one transaction.
@@ -220,37 +240,65 @@ func errRevoked(preview string) error {
 	return api.Errorf(api.CodeConflict, "the key %s is revoked, and that is for good; make a new one", preview)
 }
 
-// keepAdmin refuses a change that takes the last admin away. Two counts are kept apart: an admin that works now, and one that
-// goes on working without an expiry; a key that is the last of either must stay it.
-func keepAdmin(ctx context.Context, tx *sql.Tx, old, k api.Key, by api.Change) error {
-	if !by.KeepAdmin {
+// soon is how near an expiry bars a caller that sets it for itself: the next day it is surprised, or gone.
+const soon = 24 * time.Hour
+
+// barsCaller refuses a change after which the key that makes it can make no other one, unless that is meant.
+func barsCaller(old, k api.Key, by api.Change) error {
+	if by.Force || by.Actor != old.Preview {
 		return nil
 	}
-	lasting, live, err := countAdmins(ctx, tx, old.Preview, by.At)
+	from, _ := netip.ParseAddr(by.From) // an address that is not known is in no network
+	what := ""
+	switch {
+	case k.Role != api.RoleAdmin:
+		what = "it would no longer be an admin key"
+	case !k.Allows(from):
+		what = "your own address, " + by.From + ", is not in its allowed_ips"
+	case k.ExpiresAt != nil && k.ExpiresAt.Before(by.At.Add(soon)) && (old.ExpiresAt == nil || k.ExpiresAt.Before(*old.ExpiresAt)):
+		what = "it would expire within a day"
+	default:
+		return nil
+	}
+	return api.Errorf(api.CodeConflict, "this change would bar %s, the key that you use yourself: %s; send it with ?force=true if you mean it", old.Preview, what)
+}
+
+// keepAdmin refuses a change that takes the last admin away. Only a key that works from everywhere counts as the last, because
+// addresses change. Two counts are kept apart: an admin that works now, and one without an expiry; a key that is the last of either
+// must stay it. A key that is bound to addresses may end while another admin key remains; for its own end, that one must be open.
+func keepAdmin(ctx context.Context, tx *sql.Tx, old, k api.Key, by api.Change) error {
+	if !by.KeepAdmin || !isLive(old, by.At) {
+		return nil
+	}
+	others, err := countAdmins(ctx, tx, old.Preview, by.At)
 	if err != nil {
 		return err
 	}
-	if isLasting(old) && !isLasting(k) && lasting == 0 {
-		return api.Errorf(api.CodeConflict, "%s is the last admin key without an expiry; make another admin key first", old.Preview)
-	}
-	if isLive(old, by.At) && !isLive(k, by.At) && live == 0 {
-		return api.Errorf(api.CodeConflict, "%s is the last admin key; make another admin key first", old.Preview)
+	const another = "make another admin key without allowed_ips first"
+	open := func(k api.Key) bool { return isLive(k, by.At) && len(k.AllowedIPs) == 0 }
+	switch {
+	case open(old) && old.ExpiresAt == nil && (!open(k) || k.ExpiresAt != nil) && others.lasting == 0:
+		return api.Errorf(api.CodeConflict, "%s is the last admin key without an expiry and without allowed_ips; %s", old.Preview, another)
+	case open(old) && !open(k) && others.open == 0:
+		return api.Errorf(api.CodeConflict, "%s is the last admin key without allowed_ips; %s", old.Preview, another)
+	case !isLive(k, by.At) && others.open == 0 && (others.live == 0 || by.Actor == old.Preview):
+		return api.Errorf(api.CodeConflict, "%s would leave no admin key without allowed_ips behind; %s", old.Preview, another)
 	}
 	return nil
 }
 
-func isLasting(k api.Key) bool {
-	return k.Role == api.RoleAdmin && k.RevokedAt == nil && k.ExpiresAt == nil
-}
-
 func isLive(k api.Key, now time.Time) bool { return k.Role == api.RoleAdmin && k.Live(now) }
 
-// countAdmins counts the admin keys but one: those without an expiry, and those that work at now.
-func countAdmins(ctx context.Context, tx *sql.Tx, but string, now time.Time) (lasting, live int64, err error) {
-	err = tx.QueryRowContext(ctx, `SELECT COUNT(CASE WHEN expires_at IS NULL THEN 1 END),
-		COUNT(CASE WHEN expires_at IS NULL OR expires_at > $3 THEN 1 END)
-		FROM keys WHERE role = $1 AND revoked_at IS NULL AND preview <> $2`, string(api.RoleAdmin), but, millis(now)).Scan(&lasting, &live)
-	return lasting, live, err
+// admins counts the admin keys that work: all, those without allowed_ips, and of these the ones without an expiry.
+type admins struct{ live, open, lasting int64 }
+
+// countAdmins counts all admin keys but one.
+func countAdmins(ctx context.Context, tx *sql.Tx, but string, now time.Time) (n admins, err error) {
+	err = tx.QueryRowContext(ctx, `SELECT COUNT(*), COUNT(CASE WHEN open = 1 THEN 1 END), COUNT(CASE WHEN open = 1 AND expires_at IS NULL THEN 1 END)
+		FROM (SELECT expires_at, CASE WHEN allowed_ips IS NULL OR allowed_ips = '[]' THEN 1 ELSE 0 END AS open FROM keys
+			WHERE role = $1 AND revoked_at IS NULL AND preview <> $2 AND (expires_at IS NULL OR expires_at > $3)) AS working`,
+		string(api.RoleAdmin), but, millis(now)).Scan(&n.live, &n.open, &n.lasting)
+	return n, err
 }
 
 // keyError says that a key is unknown. It does not repeat what was asked for: that is a whole secret, now and then.

@@ -100,7 +100,7 @@ func TestCreateKeyRefuses(t *testing.T) {
 	if strings.Contains(err.Error(), "pasted") {
 		t.Errorf("%v repeats what may be a secret", err)
 	}
-	if log := must[[]AuditEntry](t)(s.AuditLog(t.Context(), 10)); len(log) != 1 {
+	if log := audit(t, s, 10); len(log) != 1 {
 		t.Errorf("%d audit lines for one change", len(log))
 	}
 }
@@ -184,8 +184,9 @@ func TestRotate(t *testing.T) {
 			t.Fatalf("MAC %q, before it %q until %v; want %q, %q, %v", k.MAC, k.PreviousMAC, k.PreviousUntil, mac, previous, until)
 		}
 	}
+	change := by("cli")
 	rotate := func(mac string, grace time.Duration) error {
-		_, err := s.RotateKey(t.Context(), "oas_a", []byte(mac), grace, by("cli"))
+		_, err := s.RotateKey(t.Context(), "oas_a", []byte(mac), grace, change)
 		return err
 	}
 	steps := []struct {
@@ -198,10 +199,15 @@ func TestRotate(t *testing.T) {
 		{"third", api.MaxGrace, "second", noon.Add(api.MaxGrace)}, // of three secrets, two live
 		{"fourth", 0, "", time.Time{}},
 	}
-	for _, step := range steps {
+	for i, step := range steps {
+		if i > 0 {
+			wantCode(t, rotate(step.mac, step.grace), api.CodeConflict) // within the grace of the one before
+		}
+		change.Force = i > 0
 		if err := rotate(step.mac, step.grace); err != nil {
 			t.Fatal(err)
 		}
+		change.Force = false
 		is(step.mac, step.previous, step.until)
 	}
 	wantCode(t, rotate("fifth", -time.Second), api.CodeBadRequest)
@@ -217,10 +223,15 @@ func TestRotate(t *testing.T) {
 		}
 	}
 	is("fifth'", "fourth'", noon.Add(time.Hour))
+	change.At = noon.Add(time.Hour)
+	if err := rotate("later", time.Hour); err != nil {
+		t.Errorf("when the grace is over: %v", err)
+	}
+	is("later", "fifth'", noon.Add(2*time.Hour))
 	if _, err := s.RevokeKey(t.Context(), "oas_a", by("cli")); err != nil {
 		t.Fatal(err)
 	}
-	is("fifth'", "", time.Time{})
+	is("later", "", time.Time{})
 	wantCode(t, rotate("sixth", 0), api.CodeConflict)
 }
 
@@ -236,7 +247,7 @@ func TestRevoke(t *testing.T) {
 	if again := must[api.Key](t)(s.RevokeKey(t.Context(), "oas_a", later)); !reflect.DeepEqual(again, first) {
 		t.Errorf("revoking again made %+v", again)
 	}
-	if log := must[[]AuditEntry](t)(s.AuditLog(t.Context(), 10)); len(log) != 2 {
+	if log := audit(t, s, 10); len(log) != 2 {
 		t.Errorf("%d audit lines, want one for creating and one for revoking", len(log))
 	}
 	if keys := must[[]api.Key](t)(s.Keys(t.Context())); len(keys) != 1 {
@@ -254,6 +265,12 @@ func TestLastAdmin(t *testing.T) {
 		k.ExpiresAt = &at
 		return k
 	}
+	bound := func(preview string) api.Key {
+		k := admin(preview)
+		k.AllowedIPs = []api.Network{{Prefix: netip.MustParsePrefix("10.0.0.0/8")}}
+		return k
+	}
+	bind := api.KeyPatch{AllowedIPs: value(bound("").AllowedIPs)}
 	tomorrow, yesterday := noon.AddDate(0, 0, 1), noon.AddDate(0, 0, -1)
 	demote := api.KeyPatch{Role: pointer(api.RoleUser)}
 	expire := api.KeyPatch{ExpiresAt: value(tomorrow)}
@@ -282,6 +299,12 @@ func TestLastAdmin(t *testing.T) {
 		{"revoke an expiring one beside a live one", []api.Key{expiring("oas_x", tomorrow)}, expiring("oas_k", tomorrow), nil, false},
 		{"revoke an expired one", nil, expiring("oas_k", yesterday), nil, false},
 		{"demote an expired one", nil, expiring("oas_k", yesterday), &demote, false},
+		{"bind the only one to addresses", nil, admin("oas_k"), &bind, true},
+		{"bind next to an open one", []api.Key{admin("oas_b")}, admin("oas_k"), &bind, false},
+		{"revoke next to one bound to addresses", []api.Key{bound("oas_b")}, admin("oas_k"), nil, true},
+		{"revoke one bound to addresses next to another", []api.Key{bound("oas_b")}, bound("oas_k"), nil, false},
+		{"revoke the only one, bound to addresses", nil, bound("oas_k"), nil, true},
+		{"free the only one, bound to addresses", nil, bound("oas_k"), &api.KeyPatch{AllowedIPs: null[[]api.Network]()}, false},
 		{"revoke a user", nil, user("oas_k"), nil, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -361,7 +384,7 @@ func TestAudit(t *testing.T) {
 	must[api.Key](t)(s.RotateKey(t.Context(), "oas_a", second, time.Minute, from))
 	must[api.Key](t)(s.RevokeKey(t.Context(), "oas_a", from))
 
-	log := must[[]AuditEntry](t)(open(t, path).AuditLog(t.Context(), 10))
+	log := audit(t, open(t, path), 10)
 	want := []struct{ action, detail string }{
 		{ActionRevoke, `{"name":"name of oas_a","role":"user"}`},
 		{ActionRotate, `{"grace_seconds":60}`},
@@ -384,7 +407,7 @@ func TestAudit(t *testing.T) {
 	if bytes.Contains(text, []byte("canary")) {
 		t.Error("a MAC is in the audit table")
 	}
-	if log := must[[]AuditEntry](t)(s.AuditLog(t.Context(), 1)); len(log) != 1 || log[0].Action != ActionRevoke {
+	if log := audit(t, s, 1); len(log) != 1 || log[0].Action != ActionRevoke {
 		t.Errorf("the newest line is %v", log)
 	}
 }
@@ -401,5 +424,38 @@ func TestAcknowledgedIsWritten(t *testing.T) {
 	}
 	if _, err := open(t, copied).Key(t.Context(), "oas_a"); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A key that is bound to addresses may end another such key, but not itself.
+func TestTheOwnEndOfAnAdminBoundToAddresses(t *testing.T) {
+	s, _ := create(t)
+	for _, preview := range []string{"oas_a", "oas_b"} {
+		k := admin(preview)
+		k.AllowedIPs = []api.Network{{Prefix: netip.MustParsePrefix("10.0.0.0/8")}}
+		add(t, s, k)
+	}
+	_, err := s.RevokeKey(t.Context(), "oas_a", by("oas_a"))
+	wantCode(t, err, api.CodeConflict)
+	if _, err := s.RevokeKey(t.Context(), "oas_b", by("oas_a")); err != nil {
+		t.Error(err)
+	}
+}
+
+// Two admins that revoke each other at one time: one of them stays.
+func TestAdminsThatRevokeEachOther(t *testing.T) {
+	for range 20 {
+		s, _ := create(t)
+		add(t, s, admin("oas_a"), admin("oas_b"))
+		failures := make(chan error, 2)
+		for actor, target := range map[string]string{"oas_a": "oas_b", "oas_b": "oas_a"} {
+			go func() {
+				_, err := s.RevokeKey(t.Context(), target, by(actor))
+				failures <- err
+			}()
+		}
+		if a, b := <-failures, <-failures; (a == nil) == (b == nil) {
+			t.Fatalf("%v and %v, want one of them refused", a, b)
+		}
 	}
 }

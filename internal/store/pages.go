@@ -112,7 +112,7 @@ type leaf struct {
 
 // usageByPage answers q from pages, and what is finer than hours from the database.
 func (s *Store) usageByPage(ctx context.Context, tx *sql.Tx, q *UsageQuery, p *plan, out *Usage) error {
-	labelled := slices.Contains(q.By, api.ByHour) || slices.Contains(q.By, api.ByDay)
+	labelled := q.labelled()
 	needs, fine, leaves := q.needs(), *p, map[int64]*leaf{}
 	fine.runs = nil
 	at := func(label int64) *leaf {

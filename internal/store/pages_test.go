@@ -35,6 +35,8 @@ func TestPagesAreWhatTheDatabaseSays(t *testing.T) {
 		{api.ByKey},
 		{api.ByModel, api.ByKey},
 		{api.ByKey, api.ByDay},
+		{api.ByWeek, api.ByKey},
+		{api.ByKey, api.ByModel, api.ByMonth},
 		{api.ByHour, api.ByKey},
 		{api.ByKey, api.ByOutcome, api.ByDay},
 		{api.ByBackend, api.ByKey, api.ByHour},

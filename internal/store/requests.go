@@ -154,16 +154,20 @@ type Used struct {
 	GPU    time.Duration
 }
 
-// UsedSince sums up what was used by the booked requests that ended at since or later, by key and minute of their end, in that
+// UsedSince sums up what was used by the booked requests that ended from since to now, by key and minute of their end, in that
 // order. None took longer than longest. Where nobody saw the end, it is taken for as late as it can have been, and what was used for
-// what was held: what a kill interrupts must not be cheaper than what it does not.
-func (s *Store) UsedSince(ctx context.Context, since time.Time, longest time.Duration) ([]Used, error) {
+// what was held: what a kill interrupts must not be cheaper than what it does not. Requests of the future, which another clock has
+// booked, are left out.
+func (s *Store) UsedSince(ctx context.Context, since, now time.Time, longest time.Duration) ([]Used, error) {
 	var all []Used
 	err := s.read(ctx, func(tx *sql.Tx) error {
-		return rows(ctx, tx, `SELECT key, (CAST(at + CASE WHEN total_ms > 0 THEN total_ms ELSE $2 END AS INTEGER) / 60000) * 60000 AS minute,
-			SUM(CASE WHEN reserved_tokens > prompt_tokens + completion_tokens THEN reserved_tokens ELSE prompt_tokens + completion_tokens END),
-			SUM(COALESCE(gpu_ms, reserved_gpu_ms, 0.0))
-			FROM requests WHERE at >= $1 - $2 AND error_code <> 'no_backend' GROUP BY key, minute HAVING minute >= $1 ORDER BY key, minute`,
+		// What was held of the GPU was measured by the wall clock, across a kill: no more of it than a request can have had.
+		return rows(ctx, tx, `SELECT key, (CAST(CASE WHEN ended > $3 THEN $3 ELSE ended END AS INTEGER) / 60000) * 60000 AS minute,
+			SUM(CASE WHEN reserved_tokens > tokens THEN reserved_tokens ELSE tokens END), SUM(COALESCE(gpu_ms, held, 0.0))
+			FROM (SELECT key, at + CASE WHEN total_ms > 0 THEN total_ms ELSE $2 END AS ended, reserved_tokens, prompt_tokens + completion_tokens AS tokens,
+				gpu_ms, CASE WHEN reserved_gpu_ms > $2 THEN $2 ELSE reserved_gpu_ms END AS held
+				FROM requests WHERE at >= $1 - $2 AND at <= $3 AND error_code <> 'no_backend') AS used
+			GROUP BY key, minute HAVING minute >= $1 ORDER BY key, minute`,
 			func(r *sql.Rows) error {
 				var u Used
 				var minute int64
@@ -174,7 +178,7 @@ func (s *Store) UsedSince(ctx context.Context, since time.Time, longest time.Dur
 				u.Minute, u.GPU = instant(minute), duration(gpu)
 				all = append(all, u)
 				return nil
-			}, millis(since), longest.Milliseconds())
+			}, millis(since), longest.Milliseconds(), millis(now))
 	})
 	return all, err
 }

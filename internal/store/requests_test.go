@@ -153,10 +153,18 @@ func TestUsedSince(t *testing.T) {
 	unseen.Outcome, unseen.Total, unseen.CompletionTokens, unseen.GPU, unseen.Reserved, unseen.ReservedGPU = api.OutcomeInterrupted, 0, 0, -1, 4100, 3*time.Second
 	given.ErrorCode = api.CodeNoBackend
 	addRecords(t, s, ended, long, before, unseen, given)
-	got := must[[]Used](t)(s.UsedSince(t.Context(), minute, 31*time.Minute))
-	want := []Used{{"oas_a", minute, 8, 750 * time.Millisecond}, {"oas_a", minute.Add(time.Minute), 8, 750 * time.Millisecond}, {"oas_b", minute.Add(21 * time.Minute), 4100, 3 * time.Second}}
+	ahead, step := record("6", "oas_a", minute.Add(41*time.Minute)), record("7", "oas_c", minute.Add(-10*time.Minute))
+	step.Outcome, step.Total, step.GPU, step.ReservedGPU = api.OutcomeInterrupted, 0, -1, 90*24*time.Hour // a clock was set in between
+	addRecords(t, s, ahead, step)
+	got := must[[]Used](t)(s.UsedSince(t.Context(), minute, minute.Add(40*time.Minute), 31*time.Minute))
+	want := []Used{{"oas_a", minute, 8, 750 * time.Millisecond}, {"oas_a", minute.Add(time.Minute), 8, 750 * time.Millisecond}, {"oas_b", minute.Add(21 * time.Minute), 4100, 3 * time.Second}, {"oas_c", minute.Add(21 * time.Minute), 8, 31 * time.Minute}}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v, want %v", got, want)
+	}
+	for _, u := range must[[]Used](t)(s.UsedSince(t.Context(), minute.Add(-time.Hour), minute.Add(5*time.Minute), 31*time.Minute)) {
+		if u.Minute.After(minute.Add(5 * time.Minute)) {
+			t.Errorf("%v counts in the future", u)
+		}
 	}
 }
 

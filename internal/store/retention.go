@@ -11,6 +11,8 @@ import (
 type Retention struct {
 	Rows    time.Duration // requests one by one, sums by quarter of an hour, and hours of every combination; tallies too
 	Rollups time.Duration // all other sums by hour and by day
+	// Running is a clock that counts the time that passes, whatever the wall clock is set to; nil takes the wall clock's own.
+	Running func() time.Time
 }
 
 const (
@@ -24,13 +26,35 @@ const (
 )
 
 // Trim deletes what is too old, now and then until ctx ends: a little at a time, so that nobody waits for it. It logs what it
-// deleted, and what keeps it from that.
+// deleted, and what keeps it from that. When the clock was set by more than a day, or the newest row is older than half of keep.Rows,
+// it waits, because a wrong clock would delete the books; at most for seven days.
 func (s *Store) Trim(ctx context.Context, keep Retention, now func() time.Time, log *slog.Logger) {
 	t := trimmer{store: s, pause: pause}
+	running := keep.Running
+	if running == nil {
+		running = now
+	}
+	var last time.Time
 	for {
-		begun, wait := now(), trimEvery
-		deleted, err := t.trim(ctx, keep, begun)
+		begun, wait, passed := now(), trimEvery, time.Duration(-1)
+		read := running()
+		if !last.IsZero() {
+			passed = max(read.Sub(last), 0)
+		}
+		before := s.TrimWaits()
+		waits, err := s.guarded(ctx, keep, begun, passed)
+		if err == nil {
+			last = read
+		}
+		var deleted int64
+		if err == nil && waits == nil {
+			deleted, err = t.trim(ctx, keep, begun)
+		}
 		switch {
+		case err == nil && waits != nil && before == nil:
+			log.Warn("nothing is deleted now although RETENTION_ROWS and RETENTION_ROLLUPS ask for it: check the clock of the machine", "cause", waits.Reason, "until", waits.Until)
+		case err == nil && waits == nil && before != nil:
+			log.Info("what is older than RETENTION_ROWS and RETENTION_ROLLUPS is deleted again", "rows", deleted)
 		case ctx.Err() != nil:
 			return
 		case err != nil:

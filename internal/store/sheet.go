@@ -66,7 +66,7 @@ func (s *sheet) close(label int64, names []string, out *Usage) {
 
 func (s *sheet) show(label int64, names []string, pairs []pair, sums []used, room int, out *Usage) {
 	// In the order in which the names were asked for.
-	keyFirst := slices.IndexFunc(s.by, func(d api.Dimension) bool { return d != api.ByHour && d != api.ByDay }) == slices.Index(s.by, api.ByKey)
+	keyFirst := slices.IndexFunc(s.by, func(d api.Dimension) bool { return !d.IsTime() }) == slices.Index(s.by, api.ByKey)
 	order := make([]int, len(pairs))
 	for i := range order {
 		order[i] = i

@@ -32,12 +32,27 @@ func (s *Store) Statistics(ctx context.Context, key string, now time.Time) (api.
 		if err := readParts(ctx, tx, &f, of); err != nil {
 			return err
 		}
+		if err := readLast(ctx, tx, now, key, sum); err != nil {
+			return err
+		}
 		return s.readLastDay(ctx, tx, now, &f, of)
 	})
 	if err != nil {
 		return api.Statistics{}, err
 	}
 	return sum.statistics(), nil
+}
+
+// readLast corrects the time of the last request where that is in the future, because a clock was wrong: then it is the last of those
+// that are not, and none where no row of them is left.
+func readLast(ctx context.Context, tx *sql.Tx, now time.Time, key string, sum *summary) error {
+	if sum.last <= millis(now) {
+		return nil
+	}
+	var last sql.NullInt64
+	err := tx.QueryRowContext(ctx, `SELECT MAX(at) FROM requests WHERE key = $1 AND at <= $2`, key, millis(now)).Scan(&last)
+	sum.last = last.Int64
+	return err
 }
 
 // totals are the summaries of keys as they were last read. One is right as long as its key has no more requests than it counts.
@@ -61,6 +76,9 @@ func (s *Store) AllStatistics(ctx context.Context, now time.Time) (AllStatistics
 		if err := readLatencies(ctx, tx, &api.RequestFilter{Keys: []string{everybody}}, func(string) *summary { return total }); err != nil {
 			return err
 		}
+		if byKey, err = withLast(ctx, tx, now, byKey); err != nil {
+			return err
+		}
 		return s.readLastDay(ctx, tx, now, &api.RequestFilter{}, into(lastDay))
 	})
 	if err != nil {
@@ -78,6 +96,22 @@ func (s *Store) AllStatistics(ctx context.Context, now time.Time) (AllStatistics
 	}
 	all.Total = total.statistics()
 	return all, nil
+}
+
+// withLast is readLast of each key. The summaries are shared, so those that it corrects are others.
+func withLast(ctx context.Context, tx *sql.Tx, now time.Time, byKey map[string]*summary) (map[string]*summary, error) {
+	for key, sum := range byKey {
+		if sum.last <= millis(now) {
+			continue
+		}
+		corrected := *sum
+		corrected.LastRequest = nil
+		if err := readLast(ctx, tx, now, key, &corrected); err != nil {
+			return nil, err
+		}
+		byKey[key] = &corrected
+	}
+	return byKey, nil
 }
 
 // into makes a summary for each key that has none.
@@ -323,7 +357,7 @@ func (s *summary) statistics() api.Statistics {
 	if timed > 0 {
 		s.AverageSeconds = s.total / 1000 / float64(timed)
 	}
-	if s.count > 0 {
+	if s.count > 0 && s.last > 0 {
 		last := instant(s.last)
 		s.LastRequest = &last
 	}

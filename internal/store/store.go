@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"ollama-api-service/internal/api"
@@ -21,6 +22,7 @@ type Store struct {
 	// What was read before, for questions about all keys.
 	pages  *pages
 	totals totals
+	waits  atomic.Pointer[TrimWait]
 }
 
 // Close ends all connections. What was committed is safe without it too.

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"fmt"
@@ -13,12 +14,12 @@ import (
 )
 
 // UsageQuery asks what the requests that Filter chooses used, by the dimensions of By: a row for each combination, the earliest
-// hour or day first and within it the most requests first, at most Limit.
+// hour, day, week or month first and within it the most requests first, at most Limit.
 type UsageQuery struct {
 	api.RequestFilter
 	By    []api.Dimension
 	Limit int
-	Zone  *time.Location // whose days ByDay are; nil is UTC
+	Zone  *time.Location // whose days, weeks and months are meant; nil is UTC
 }
 
 // Usage is the answer to a UsageQuery. Total and Groups count all groups, also those beyond the limit. From and To are those of the
@@ -163,16 +164,21 @@ func (b *builder) filter(f *api.RequestFilter) string {
 		column string
 		names  []string
 	}{{"key", f.Keys}, {"model", f.Models}, {"endpoint", f.Endpoints}, {"backend", f.Backends}, {"outcome", f.Outcomes}} {
-		if len(c.names) == 0 {
-			continue
-		}
-		params := make([]string, len(c.names))
-		for i, name := range c.names {
-			params[i] = b.param(name)
-		}
-		cond.WriteString(" AND " + c.column + " IN (" + strings.Join(params, ", ") + ")")
+		cond.WriteString(b.in(c.column, c.names))
 	}
 	return cond.String()
+}
+
+// in is the condition that column has one of the names, with an AND in front; of no names it is none.
+func (b *builder) in(column string, names []string) string {
+	if len(names) == 0 {
+		return ""
+	}
+	params := make([]string, len(names))
+	for i, name := range names {
+		params[i] = b.param(name)
+	}
+	return " AND " + column + " IN (" + strings.Join(params, ", ") + ")"
 }
 
 // sums are the columns of used in the order in which they are read, of a cell, of a row and summed up.
@@ -213,33 +219,32 @@ func (q *UsageQuery) plan(k kept) (p plan, from, to int64, err error) {
 		}
 		from, to = p.before(from), p.after(to)
 		p.cutEach(hourMS, from, to)
-	case !slices.Contains(q.By, api.ByDay):
+	case !q.labelled():
 		from, to = p.before(from), p.after(to)
 		p.cut(from, to, ownTime)
-	case q.Zone == nil || q.Zone == time.UTC:
+	case slices.Contains(q.By, api.ByDay) && (q.Zone == nil || q.Zone == time.UTC):
 		from, to = p.before(from), p.after(to)
 		p.cutEach(dayMS, from, to)
 	default:
 		from, to = p.before(from), p.after(to)
-		err = p.cutDays(q.Zone, from, to)
+		err = p.cutDates(q.By[slices.IndexFunc(q.By, api.Dimension.IsTime)], cmp.Or(q.Zone, time.UTC), from, to)
 	}
 	return p, from, to, err
 }
 
+// labelled reports whether groups are told apart by time.
+func (q *UsageQuery) labelled() bool { return slices.ContainsFunc(q.By, api.Dimension.IsTime) }
+
 // mostRuns bounds the parameters of a statement: SQLite takes 32,766.
 const mostRuns = 6000
 
-// cutDays cuts [from, to) at each midnight of a zone, as near to it as can be told.
-func (p *plan) cutDays(zone *time.Location, from, to int64) error {
-	midnight := func(at time.Time, further int) time.Time {
-		y, m, d := at.Date()
-		return time.Date(y, m, d+further, 0, 0, 0, 0, zone)
-	}
-	for day := midnight(time.UnixMilli(from).In(zone), 0); from < to; {
-		next := midnight(day, 1)
+// cutDates cuts [from, to) at each begin of a day, week or month of a zone, as near to it as can be told.
+func (p *plan) cutDates(by api.Dimension, zone *time.Location, from, to int64) error {
+	for at := by.Begin(time.UnixMilli(from).In(zone)); from < to; {
+		next := by.Next(at)
 		end := min(p.before(millis(next)), to)
-		p.cut(from, end, millis(day))
-		from, day = max(from, end), next
+		p.cut(from, end, millis(at))
+		from, at = max(from, end), next
 		if len(p.runs)+len(p.rows) > mostRuns {
 			return api.Errorf(api.CodeBadRequest, "these are too many days of a zone that is not UTC: move from and to closer, or leave the zone out")
 		}
@@ -274,7 +279,7 @@ func (q *UsageQuery) build(p *plan, b *builder) string {
 	order = append(order, "1 DESC")
 	for i, d := range q.By {
 		none = append(none, "NULL")
-		if d == api.ByHour || d == api.ByDay {
+		if d.IsTime() {
 			names, labelled, order = append(names, "at"), true, append(order, placeOf(i))
 			continue
 		}

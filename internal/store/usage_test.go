@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"database/sql"
 	"fmt"
 	"math/rand/v2"
@@ -46,12 +47,13 @@ func chosen(f *api.RequestFilter, r *api.Record) bool {
 // byHand is what Usage should say, counted one by one: groups by their names joined, in no order.
 func byHand(recs []api.Record, q UsageQuery) map[string]used {
 	groups := map[string]used{}
-	day := func(at time.Time) string {
-		if q.Zone == nil {
-			return at.Truncate(24 * time.Hour).String()
+	date := func(at time.Time, by api.Dimension) string {
+		zone := cmp.Or(q.Zone, time.UTC)
+		y, m, d := at.In(zone).Date()
+		for by == api.ByMonth && d > 1 || by == api.ByWeek && time.Date(y, m, d, 12, 0, 0, 0, zone).Weekday() != time.Monday {
+			d--
 		}
-		y, m, d := at.In(q.Zone).Date()
-		return time.Date(y, m, d, 0, 0, 0, 0, q.Zone).UTC().String()
+		return time.Date(y, m, d, 0, 0, 0, 0, zone).UTC().String()
 	}
 	for i := range recs {
 		r := &recs[i]
@@ -62,7 +64,7 @@ func byHand(recs []api.Record, q UsageQuery) map[string]used {
 		for _, d := range q.By {
 			name += map[api.Dimension]string{
 				api.ByKey: r.Key, api.ByModel: r.Model, api.ByEndpoint: r.Endpoint, api.ByBackend: r.Backend, api.ByOutcome: string(r.Outcome),
-				api.ByHour: r.At.Truncate(time.Hour).String(), api.ByDay: day(r.At),
+				api.ByHour: r.At.Truncate(time.Hour).String(), api.ByDay: date(r.At, d), api.ByWeek: date(r.At, d), api.ByMonth: date(r.At, d),
 			}[d] + "|"
 		}
 		u := groups[name]
@@ -93,7 +95,7 @@ func groupName(g *api.UsageGroup, by []api.Dimension) string {
 	name := ""
 	for _, d := range by {
 		switch d {
-		case api.ByHour, api.ByDay:
+		case api.ByHour, api.ByDay, api.ByWeek, api.ByMonth:
 			name += g.Start.String() + "|"
 		default:
 			var start sql.NullInt64
@@ -122,6 +124,9 @@ func TestUsageIsExact(t *testing.T) {
 		{api.ByDay},
 		{api.ByHour},
 		{api.ByModel, api.ByDay},
+		{api.ByWeek},
+		{api.ByMonth, api.ByKey},
+		{api.ByBackend, api.ByWeek, api.ByOutcome},
 		{api.ByHour, api.ByKey, api.ByOutcome},
 		{api.ByEndpoint, api.ByBackend},
 		{},
@@ -201,6 +206,8 @@ func TestUsageByDayOfAZone(t *testing.T) {
 		for _, q := range []UsageQuery{
 			{By: []api.Dimension{api.ByDay}},
 			{By: []api.Dimension{api.ByDay, api.ByKey}},
+			{By: []api.Dimension{api.ByWeek, api.ByKey}},
+			{By: []api.Dimension{api.ByModel, api.ByMonth}, RequestFilter: api.RequestFilter{From: recs[i].At}},
 			{By: []api.Dimension{api.ByKey, api.ByDay, api.ByModel}},
 			{By: []api.Dimension{api.ByDay, api.ByOutcome}, RequestFilter: api.RequestFilter{Keys: []string{"oas_a"}}},
 			{By: []api.Dimension{api.ByDay}, RequestFilter: api.RequestFilter{Models: []string{""}, From: recs[i].At, To: recs[i+20].At}},
@@ -228,5 +235,39 @@ func TestUsageByDayOfAZone(t *testing.T) {
 	}
 	if zone := must[*time.Location](t)(api.ParseZone("UTC")); zone != time.UTC {
 		t.Errorf("UTC is %v", zone)
+	}
+}
+
+// Weeks and months of years past are put together from blocks of days and from days, not from more.
+func TestMonthsAreReadFromDays(t *testing.T) {
+	s, _ := create(t)
+	recs := years()
+	addRecords(t, s, recs...)
+	for _, by := range []api.Dimension{api.ByWeek, api.ByMonth} {
+		q := UsageQuery{By: []api.Dimension{by}, Limit: 1000, RequestFilter: api.RequestFilter{From: noon.AddDate(-2, 0, 0).Truncate(24 * time.Hour)}}
+		err := s.read(t.Context(), func(tx *sql.Tx) error {
+			p, _, _, err := q.plan(must[kept](t)(readKept(t.Context(), tx)))
+			for _, r := range p.runs {
+				if r.width < dayMS {
+					t.Errorf("%s: %d ms from %v", by, r.width, instant(r.from))
+				}
+			}
+			if len(p.rows) > 0 {
+				t.Errorf("%s: rows are read: %v", by, p.rows)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, want := must[Usage](t)(s.Usage(t.Context(), q)), byHand(recs, q)
+		if len(got.Rows) != len(want) || len(want) < 20 {
+			t.Errorf("%d groups by %s, want %d", len(got.Rows), by, len(want))
+		}
+		for _, row := range got.Rows {
+			if w := want[groupName(&row, q.By)]; !reflect.DeepEqual(row.Usage, w.usage()) {
+				t.Errorf("%s %v has %d requests, want %d", by, row.Start, row.Requests, w.count)
+			}
+		}
 	}
 }

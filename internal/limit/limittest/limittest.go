@@ -277,12 +277,23 @@ var cases = map[string]struct {
 		b.l.Restore(b.key.Preview, noon.Add(-10*time.Minute), 3)
 		b.l.RestoreUsed(b.key.Preview, noon.Add(-25*time.Hour), limit.Used{Tokens: 5000}) // over
 		b.l.RestoreUsed(b.key.Preview, noon.Add(-2*time.Hour), limit.Used{Tokens: 900, GPU: 30 * time.Second})
-		b.l.RestoreUsed(b.key.Preview, noon.Add(time.Hour), limit.Used{Tokens: 50, GPU: 29 * time.Second}) // the clock was set back: now
-		p := b.hold(10, 90, 40)
-		b.refused(p.Passes(1, time.Second), api.CodeGPULimit, time.Second)
+		p := b.hold(10, 90, 90)
+		b.refused(p.Passes(1, 30*time.Second), api.CodeGPULimit, time.Second)
 		b.reserve()
 		_, err := b.l.Reserve(b.key)
 		b.refused(err, api.CodeRateLimited, 51*time.Minute)
+	}},
+	"books with rows in the future are not counted as now": {func(k *api.Key) {
+		k.RateLimit, k.TokensPerHour, k.TokensPerDay, k.GPUPerDay = number(5), number(100), number(1000), number(60)
+	}, func(b *bench) {
+		for _, ahead := range []time.Duration{time.Minute, time.Hour, 24 * time.Hour, 6 * 365 * 24 * time.Hour} {
+			b.l.Restore(b.key.Preview, noon.Add(ahead), 5)
+			b.l.RestoreUsed(b.key.Preview, noon.Add(ahead), limit.Used{Tokens: 1000, GPU: time.Minute})
+		}
+		b.hold(10, 90, 90).Cancel()
+		b.l.Restore(b.key.Preview, noon, 5) // this very minute
+		_, err := b.l.Reserve(b.key)
+		b.refused(err, api.CodeRateLimited, 61*time.Minute)
 	}},
 	"a clock that jumps back frees nothing": {func(k *api.Key) { k.TokensPerHour, k.RateLimit = number(100), number(2) }, func(b *bench) {
 		b.used(100, 0)

@@ -1,0 +1,49 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/clock"
+	"ollama-api-service/internal/limit"
+	"ollama-api-service/internal/store"
+)
+
+// A machine that boots with its clock behind has books of the future: they must not use up the limits of the present.
+func TestRowsOfTheFutureUseNoLimit(t *testing.T) {
+	st, err := store.Create(t.Context(), filepath.Join(t.TempDir(), "test.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	most := int64(10)
+	key := &api.Key{Preview: "oas_8rT2kLmN0q", RateLimit: &most, TokensPerDay: &most}
+	book := func(name string, at time.Time) {
+		r := api.Record{Admission: api.Admission{ID: name, At: at, Key: key.Preview}, Outcome: api.OutcomeOK, CompletionTokens: 1, Total: time.Second}
+		if _, err := st.AddRecords(t.Context(), []api.Record{r}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, ahead := range []time.Duration{2 * time.Minute, 30 * time.Minute, time.Hour, 24 * time.Hour, 5 * 365 * 24 * time.Hour} {
+		for n := range 10 {
+			book(fmt.Sprint(i, "-", n), time.Now().Add(ahead))
+		}
+	}
+	left := func() (requests, tokens int64) {
+		limits := limit.NewMemory(clock.Start())
+		if err := restoreLimits(t.Context(), st, limits, 10*time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		return limits.State(key).Remaining, limits.Tokens(key).Remaining
+	}
+	if requests, tokens := left(); requests != 10 || tokens != 10 {
+		t.Errorf("%d requests and %d tokens are left, want 10 of each", requests, tokens)
+	}
+	book("before", time.Now().Add(-2*time.Minute))
+	if requests, tokens := left(); requests != 9 || tokens != 9 {
+		t.Errorf("%d requests and %d tokens are left after one of the past, want 9 of each", requests, tokens)
+	}
+}

@@ -1,0 +1,30 @@
+package clock
+
+import (
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+)
+
+// In a namespace whose boot was a day earlier, and whose monotonic clock is the usual one, a day more has passed: it is the clock that
+// counts sleep which is read.
+func TestTheClockThatCountsSleepIsRead(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("time namespaces need root")
+	}
+	cmd := exec.Command("unshare", "--time", "--fork", "--boottime", "86400", os.Args[0])
+	cmd.Env = append(os.Environ(), printRunning+"=1")
+	here, ok := running()
+	if !ok {
+		t.Fatal("the system does not say how long it has run")
+	}
+	out, err := cmd.Output()
+	if err != nil {
+		t.Skipf("this machine makes no time namespaces: %v", err)
+	}
+	there, err := time.ParseDuration(string(out))
+	if err != nil || (there-here-24*time.Hour).Abs() > time.Minute {
+		t.Errorf("%v here and %s there (%v), want a day more", here, out, err)
+	}
+}
