@@ -26,7 +26,7 @@ func (s *Scheduler) changeLocked(p *place, now time.Time) laneName {
 		if !s.eligible(p, l.name) {
 			continue
 		}
-		w, r := l.next(p.b, now, s.patience())
+		w, r := s.nextIn(l, p.b, now)
 		if w == nil {
 			continue
 		}
@@ -102,7 +102,7 @@ func (s *Scheduler) loadLocked(p *place, now time.Time) {
 	if l == nil {
 		return
 	}
-	w, _ := l.next(p.b, now, s.patience())
+	w, _ := s.nextIn(l, p.b, now)
 	if w == nil {
 		return
 	}

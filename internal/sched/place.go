@@ -241,12 +241,9 @@ func (s *Scheduler) nextLocked(p *place, now time.Time) *waiter {
 		if !p.free(l.name.model) || !p.warm(l.name.model) || !s.eligible(p, l.name) {
 			continue
 		}
-		if w, r := l.next(p.b, now, s.patience()); w != nil && before(w, r, best, first) {
+		if w, r := s.nextIn(l, p.b, now); w != nil && before(w, r, best, first) {
 			best, first = w, r
 		}
-	}
-	if best != nil {
-		best.lane.aged = first == agedBatch
 	}
 	return best
 }

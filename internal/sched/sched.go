@@ -30,8 +30,9 @@ type Options struct {
 // Ask is what a request needs.
 type Ask struct {
 	ID       string           // of the request
-	Key      string           // preview: whose turn it takes
-	Weight   float64          // of the key; 0 is 1
+	Key      string           // preview, for lists
+	Payer    string           // whose share of slots, loads and the queue it takes; "": Key
+	Weight   float64          // of the payer; 0 is 1
 	Batch    bool             // it takes what others leave
 	Model    string           // canonical name
 	Since    string           // the oldest version that can serve it; "" any
@@ -53,6 +54,7 @@ type Scheduler struct {
 	clients  map[string]*client
 	waiting  int
 	arrivals uint64
+	crowd    uint64 // changes whenever no request waits
 	running  []*Lease
 	advanced time.Time     // when what runs was last charged
 	mean     time.Duration // moving average of how long a slot is held
@@ -99,7 +101,8 @@ func (s *Scheduler) askLocked(a *Ask, now time.Time) (*Lease, *waiter, *api.Erro
 	c := s.clientLocked(a)
 	if s.waiting == 0 {
 		if p, why := s.chooseLocked(serving, a); p != nil {
-			c.lift(s.virtual)
+			s.crowd++ // no request waits
+			c.lift(s.virtual, s.crowd)
 			return s.grantLocked(p, c, a, now, now, why), nil, nil
 		}
 	}

@@ -153,6 +153,29 @@ func TestSimulation(t *testing.T) {
 	}
 }
 
+// Batch keys get no more than their weight gives them beside busy interactive keys, in time and not in requests.
+func TestBatchTakesWhatOthersLeave(t *testing.T) {
+	for _, tr := range batchTraces() {
+		r := simulate(t, tr, "fair")
+		var batch, all time.Duration
+		for _, s := range r.all {
+			if s.to > tr.length {
+				continue
+			}
+			all += s.held
+			if s.batch {
+				batch += s.held
+			}
+		}
+		weight := tr.patterns[1].weight
+		share, most := batch.Seconds()/all.Seconds(), weight/(10+weight)
+		t.Logf("%s: %.3f of the time, its weight gives it %.3f", tr.name, share, most)
+		if share > 1.1*most || share < 0.5*most {
+			t.Errorf("%s: the batch key has %.3f of the time, want at most %.3f, and half of it at least", tr.name, share, 1.1*most)
+		}
+	}
+}
+
 // promised are the figures that hold on every trace.
 func promised(t *testing.T, fair, fifo *result) {
 	t.Helper()

@@ -147,7 +147,7 @@ func (s *Scheduler) Queue() []Place {
 	for name, l := range s.lanes {
 		for i, w := range l.inTurn() {
 			all = append(all, Place{
-				ID: w.ask.ID, Key: w.client.name, Model: name.model, Class: w.class(), Waited: now.Sub(w.arrived), Position: i + 1,
+				ID: w.ask.ID, Key: w.ask.Key, Model: name.model, Class: w.class(), Waited: now.Sub(w.arrived), Position: i + 1,
 				Expected: s.expectedLocked(name.model, i+1),
 			})
 		}

@@ -161,7 +161,7 @@ func TestWhatRunsIsCharged(t *testing.T) {
 	})
 }
 
-// Batch requests take what is left, and are passed over for a bounded time alone.
+// Batch requests take what is left. After a bounded time they compete.
 func TestBatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := scheduler(1, 1000, 40*time.Minute)
@@ -180,7 +180,7 @@ func TestBatch(t *testing.T) {
 			t.Errorf("the turns went %v", turns.keys)
 		}
 
-		// People without end: every other turn is a batch request's that has waited for a quarter of the longest wait.
+		// Three keys that never stop: a batch request that has waited for a quarter of the longest wait competes by its key's counter.
 		ctx, cancel := context.WithCancel(t.Context())
 		for i := range 3 {
 			all.Go(func() {
@@ -192,18 +192,48 @@ func TestBatch(t *testing.T) {
 		time.Sleep(time.Minute)
 		for range 10 {
 			all.Go(func() {
-				if waited := turns.ask(t, s, Ask{Key: "batch", Model: "m", Batch: true}, time.Second); waited < 10*time.Minute || waited > 10*time.Minute+21*time.Second {
-					t.Errorf("a batch request waited for %v", waited)
+				if waited := turns.ask(t, s, Ask{Key: "batch", Model: "m", Batch: true}, time.Second); waited < 10*time.Minute || waited > 10*time.Minute+41*time.Second {
+					t.Errorf("a batch request waited for %v, want 10 min, and then one turn in four", waited)
 				}
 			})
 		}
 		time.Sleep(11 * time.Minute)
 		cancel()
 		all.Wait()
-		for i, key := range turns.keys[1:] {
-			if i > 10 && key == "batch" && turns.keys[i] == "batch" {
-				t.Error("two batch requests followed each other while people waited")
-			}
+		wantEmpty(t, s)
+	})
+}
+
+// A payer that sends its next request when one is answered returns each time with nothing waiting. That is no reason to go first.
+func TestComingBackDoesNotStarve(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := scheduler(1, 1000, 100*time.Hour)
+		ctx, cancel := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		for i := range 3 {
+			all.Go(func() {
+				for ctx.Err() == nil {
+					ask(t, s, Ask{Key: fmt.Sprint("loop", i), Model: "m"}, time.Second)
+				}
+			})
+		}
+		time.Sleep(time.Minute)
+		var mu sync.Mutex
+		var waits []time.Duration
+		for range 10 {
+			all.Go(func() {
+				w := ask(t, s, Ask{Key: "backlog", Model: "m"}, time.Second)
+				mu.Lock()
+				waits = append(waits, w)
+				mu.Unlock()
+			})
+		}
+		time.Sleep(10 * time.Minute)
+		cancel()
+		all.Wait()
+		// Four payers and one slot: each has a request of a second in every four.
+		if longest, want := slices.Max(waits), bound(4, 1, 9, time.Second); longest > want {
+			t.Errorf("the last of ten requests waited for %v beside three payers that send one at a time, want at most %v", longest, want)
 		}
 		wantEmpty(t, s)
 	})
