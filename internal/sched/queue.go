@@ -37,6 +37,17 @@ func (c *client) lift(lowest float64, crowd uint64) {
 	c.counter = max(c.counter, lowest)
 }
 
+// newestBatch is the batch request of the payer that came last, or nil.
+func (c *client) newestBatch() *waiter {
+	var newest *waiter
+	for _, l := range c.lines {
+		if w := l.waiters.Back().Value.(*waiter); l.batch && (newest == nil || w.order > newest.order) {
+			newest = w
+		}
+	}
+	return newest
+}
+
 // charge adds d of service, which may be negative.
 func (c *client) charge(d time.Duration) {
 	c.counter += float64(d) / c.weight

@@ -18,7 +18,7 @@ import (
 // Options are the bounds of the queue and how a model is loaded.
 type Options struct {
 	MaxQueue int           // requests that may wait in all
-	PerKey   int           // of one key; 0: as many as in all
+	PerKey   int           // of one payer; 0: only its share bounds it
 	MaxWait  time.Duration // of one request
 	// Prefix sends conversations with the same beginning to the same backend, where its slots allow it.
 	Prefix bool
@@ -106,7 +106,8 @@ func (s *Scheduler) askLocked(a *Ask, now time.Time) (*Lease, *waiter, *api.Erro
 			return s.grantLocked(p, c, a, now, now, why), nil, nil
 		}
 	}
-	full := s.waiting >= s.o.MaxQueue || c.waiting >= s.o.PerKey
+	full := c.waiting >= s.o.PerKey
+	over := c.waiting >= s.o.MaxQueue-s.waiting // its share, and the whole queue
 	w := s.enqueueLocked(c, a, now)
 	for _, p := range s.byRoomLocked(serving) {
 		s.fillLocked(p, now)
@@ -115,7 +116,7 @@ func (s *Scheduler) askLocked(a *Ask, now time.Time) (*Lease, *waiter, *api.Erro
 		}
 	}
 	// One that failed elsewhere has been let in already: it is not refused for those that came since.
-	if full && a.Avoid == nil {
+	if a.Avoid == nil && (full || over && !s.giveWayLocked(w)) {
 		s.leaveLocked(w)
 		s.refillLocked(w)
 		return nil, nil, s.fullLocked(a)
@@ -153,9 +154,41 @@ func tooOld(b *backend.Backend, since string) bool { return since != "" && b.Sta
 func (s *Scheduler) fullLocked(a *Ask) *api.Error {
 	message := "all slots are busy and the queue is full: try again later"
 	if s.waiting < s.o.MaxQueue {
-		message = "all slots are busy and as many requests of this key wait as may: try again later"
+		message = "all slots are busy and this key has its share of the queue already: try again later"
 	}
 	return s.comeBackLocked(api.Errorf(api.CodeQueueFull, "%s", message), a.Model)
+}
+
+// giveWayLocked makes room for w by ending the newest batch request of the payer that has the most requests waiting, and reports
+// whether there was one. A payer may have at most as many waiting as there are places free, so that there is room for others (the dynamic
+// threshold of Choudhury and Hahne, 1998, with alpha 1). This is for a payer that has less than an equal part of the queue where many
+// payers have taken the rest.
+func (s *Scheduler) giveWayLocked(w *waiter) bool {
+	least := w.client.waiting // with w itself
+	if w.ask.Batch {
+		least++ // it would only change places
+	}
+	var last *waiter
+	payers := 1
+	for _, c := range s.clients {
+		if c.waiting > 0 {
+			payers++
+		}
+		if c == w.client || c.waiting < least || last != nil && c.waiting <= last.client.waiting {
+			continue
+		}
+		if newest := c.newestBatch(); newest != nil {
+			last = newest
+		}
+	}
+	if last == nil || w.client.waiting > max(1, s.o.MaxQueue/payers) {
+		return false
+	}
+	s.leaveLocked(last)
+	last.err = s.comeBackLocked(api.Errorf(api.CodeQueueFull, "the queue is full and a key with fewer requests needs the place of this batch request: try again later"), last.ask.Model)
+	close(last.ready)
+	s.refillLocked(last)
+	return true
 }
 
 // comeBackLocked says in err when one more request for model may have a slot.

@@ -3,6 +3,7 @@ package sched
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net/url"
 	"slices"
@@ -249,8 +250,8 @@ func TestQueueFull(t *testing.T) {
 				leases = append(leases, acquire(t, s, "m"))
 			}
 			ctx, cancel := context.WithCancel(t.Context())
-			for range c.queue {
-				go s.Acquire(ctx, Ask{Key: "k", Model: "m"})
+			for i := range c.queue {
+				go s.Acquire(ctx, Ask{Key: fmt.Sprint("k", i), Model: "m"})
 			}
 			synctest.Wait()
 			before := time.Now()

@@ -351,10 +351,10 @@ func TestARetryGoesFirst(t *testing.T) {
 		if a.Backend == b.Backend {
 			t.Fatal("both went to one backend while the other was idle")
 		}
-		for range 2 {
-			go ask(t, s, Ask{Key: "k", Model: "m"}, time.Second)
+		for i := range 2 {
+			go ask(t, s, Ask{Key: fmt.Sprint("k", i), Model: "m"}, time.Second)
+			synctest.Wait()
 		}
-		synctest.Wait()
 		got := make(chan *Lease, 1)
 		go func() {
 			l, err := s.Acquire(t.Context(), Ask{Key: "k", Model: "m", Avoid: a.Backend})
@@ -400,6 +400,99 @@ func TestAKeyHasItsPartOfTheQueue(t *testing.T) {
 		synctest.Wait()
 		first.Release()
 		time.Sleep(time.Minute)
+		wantEmpty(t, s)
+	})
+}
+
+// A queue that some payers fill has room for others: a payer may have as many requests waiting as there are places free.
+func TestAQueueHasRoomForOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(backend.NewFleet(server("gpu", 1)), Options{MaxQueue: 1024, PerKey: 128, MaxWait: time.Hour})
+		first := acquire(t, s, "m")
+		ctx, cancel := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		for _, class := range []string{"batch", "interactive"} {
+			for i := range 9 {
+				for range 129 {
+					all.Go(func() { _, _ = s.Acquire(ctx, Ask{Key: fmt.Sprint(class, i), Model: "m", Batch: class == "batch"}) })
+				}
+				synctest.Wait()
+			}
+			got := make(chan error, 1)
+			go func() {
+				l, err := s.Acquire(t.Context(), Ask{Key: "light in front of " + class, Model: "m"})
+				if err == nil {
+					l.Release()
+				}
+				got <- err
+			}()
+			synctest.Wait()
+			if len(got) > 0 {
+				t.Errorf("behind nine %s keys with a full backlog a light key got %v, want a place in the queue", class, <-got)
+			}
+		}
+		got := make(chan error, 1)
+		go func() { // the queue may be full now, but then some of it is batch
+			l, err := s.Acquire(t.Context(), Ask{Key: "another light one", Model: "m"})
+			if err == nil {
+				l.Release()
+			}
+			got <- err
+		}()
+		synctest.Wait()
+		if len(got) > 0 {
+			t.Errorf("behind eighteen keys a light key got %v, want a place in the queue: %+v", <-got, s.Snapshot())
+		}
+		cancel()
+		first.Release()
+		all.Wait()
+		synctest.Wait()
+		wantEmpty(t, s)
+	})
+}
+
+// Where every place is taken by as many payers, the newest batch request of the payer with the most gives way; an interactive one never does.
+func TestBatchGivesWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(backend.NewFleet(server("gpu", 1)), Options{MaxQueue: 4, MaxWait: time.Hour})
+		first := acquire(t, s, "m")
+		ctx, cancel := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		ended := make(chan string, 10)
+		wait := func(a Ask) {
+			all.Go(func() {
+				l, err := s.Acquire(ctx, a)
+				if err == nil {
+					l.Release()
+					return
+				}
+				if ctx.Err() == nil {
+					wantError(t, err, api.CodeQueueFull, api.AsError(err).RetryAfter)
+					ended <- a.ID
+				}
+			})
+			synctest.Wait()
+		}
+		wait(Ask{ID: "nightly 1", Key: "nightly", Model: "m", Batch: true})
+		wait(Ask{ID: "nightly 2", Key: "nightly", Model: "m", Batch: true})
+		wait(Ask{ID: "weekly", Key: "weekly", Model: "m", Batch: true})
+		wait(Ask{ID: "person", Key: "person", Model: "m"})
+		wait(Ask{ID: "late batch", Key: "late", Model: "m", Batch: true}) // it would only change places with one of nightly's two: those are more
+		wait(Ask{ID: "anna", Key: "anna", Model: "m"})
+		wait(Ask{ID: "bert", Key: "bert", Model: "m"})
+		wait(Ask{ID: "carl", Key: "carl", Model: "m"})
+		wait(Ask{ID: "dora", Key: "dora", Model: "m"})
+		close(ended)
+		var got []string
+		for id := range ended {
+			got = append(got, id)
+		}
+		if got[0] != "nightly 2" || got[len(got)-1] != "dora" || slices.Contains(got, "person") || slices.Contains(got, "anna") || len(got) != 5 {
+			t.Errorf("refused in this order: %v, want the second of nightly, the batch requests, and dora for whom no batch request is left", got)
+		}
+		cancel()
+		all.Wait()
+		first.Release()
 		wantEmpty(t, s)
 	})
 }
