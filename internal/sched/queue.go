@@ -21,6 +21,8 @@ type client struct {
 	lines   []*line       // those in which it waits
 	mean    time.Duration // moving average of how long it holds a slot
 	crowd   uint64        // in which its counter was last lowered
+	floor   float64       // what it owes for changes that it left behind: its counter is not lowered below this
+	barred  time.Time     // until when it causes no change that others would notice
 }
 
 // lift brings the counter to that of the others when the payer returns with nothing waiting: service that it left unused is gone, and
@@ -34,7 +36,7 @@ func (c *client) lift(lowest float64, crowd uint64) {
 		c.crowd = crowd
 		c.counter = min(c.counter, lowest+c.held)
 	}
-	c.counter = max(c.counter, lowest)
+	c.counter = max(c.counter, lowest, c.floor)
 }
 
 // newestBatch is the batch request of the payer that came last, or nil.
@@ -56,8 +58,11 @@ func (c *client) charge(d time.Duration) {
 	}
 }
 
-// laneName is a model, and the version that its requests need: requests that the same backends may serve wait together.
-type laneName struct{ model, since string }
+// laneName is a model, the load-time options that it is wanted with, and the version that its requests need. Requests that the same
+// backends may serve without a change wait together.
+type laneName struct{ model, options, since string }
+
+func (a *Ask) lane() laneName { return laneName{a.Model, string(a.Options), a.Since} }
 
 // Classes of turns, in their order. A line of batch requests is in the interactive class while its first request is aged.
 const (
@@ -96,6 +101,7 @@ type waiter struct {
 	young   *list.Element // among the lane's young; nil if it is aged or interactive
 	ahead   int           // how many waited for the model when it came
 	lease   *Lease        // when it was granted
+	left    *Lease        // what it has cost, if it left while its model was loaded for it
 	err     error         // when it will never be
 	ready   chan struct{} // closed at either
 }
@@ -155,13 +161,14 @@ func (s *Scheduler) clientLocked(a *Ask) *client {
 	return c
 }
 
-// sweepLocked drops keys that do nothing, each time there are twice as many as the last sweep left.
+// sweepLocked drops payers that do nothing and owe nothing, each time there are twice as many as the last sweep left.
 func (s *Scheduler) sweepLocked() {
 	if len(s.clients) < 2*s.swept+64 {
 		return
 	}
+	now := time.Now()
 	for name, c := range s.clients {
-		if c.running == 0 && c.waiting == 0 && c.weight > 0 {
+		if c.running == 0 && c.waiting == 0 && c.weight > 0 && c.floor <= s.virtual && now.After(c.barred) {
 			delete(s.clients, name)
 		}
 	}
@@ -187,7 +194,7 @@ func (s *Scheduler) lowestLocked() float64 {
 }
 
 func (s *Scheduler) enqueueLocked(c *client, a *Ask, now time.Time) *waiter {
-	name := laneName{a.Model, a.Since}
+	name := a.lane()
 	l := s.lanes[name]
 	if l == nil {
 		l = &lane{name: name}
@@ -335,6 +342,26 @@ func (s *Scheduler) nextIn(l *lane, b *backend.Backend, now time.Time) (*waiter,
 	}
 	if others := l.turns[batch]; len(others) > 0 {
 		return others[0].first(), leftOver
+	}
+	return nil, leftOver
+}
+
+// causeIn is the request in the lane for which b may change its model: the one that goes next of those whose payers are not barred.
+func (s *Scheduler) causeIn(l *lane, b *backend.Backend, now time.Time) (*waiter, rank) {
+	first, r := s.nextIn(l, b, now)
+	if first == nil || !now.Before(first.client.barred) {
+		return first, r
+	}
+	first = nil
+	for class := range l.turns {
+		for _, line := range l.turns[class] {
+			if w := line.first(); !now.Before(w.client.barred) && before(w, inTurn, first, inTurn) {
+				first = w
+			}
+		}
+		if first != nil {
+			return first, inTurn + rank(class)
+		}
 	}
 	return nil, leftOver
 }

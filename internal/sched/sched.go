@@ -38,6 +38,7 @@ type Ask struct {
 	Since    string           // the oldest version that can serve it; "" any
 	Avoid    *backend.Backend // one that has just failed with it: it has had its turn, and goes first
 	Options  []byte           // load-time options, a JSON object for Load; nil: none
+	Plain    bool             // Ollama has nothing to prepare for it: no schema, image, tool or long prompt
 	Embeds   bool             // it asks for embeddings
 	Prefix   uint64           // of the conversation's beginning; 0: none
 	Deadline time.Time        // zero: MaxWait alone
@@ -57,7 +58,7 @@ type Scheduler struct {
 	crowd    uint64 // changes whenever no request waits
 	running  []*Lease
 	advanced time.Time     // when what runs was last charged
-	mean     time.Duration // moving average of how long a slot is held
+	holds    samples       // how long a slot is held
 	virtual  float64       // what who went last had been served
 	swept    int           // clients that were left by the last sweep
 }
@@ -74,7 +75,8 @@ func New(fleet *backend.Fleet, o Options) *Scheduler {
 
 // Acquire waits for a slot for what is asked, at the longest until its deadline. It returns CodeQueueFull or CodeQueueTimeout with
 // the time after which a try makes sense, CodeNoBackend where no server that has the model answers, CodeNotFound where none has
-// it, CodeTooOld where all that have it are too old, or CodeClientGone where ctx ended first.
+// it, CodeTooOld where all that have it are too old, or CodeClientGone where ctx ended first. Of the last two and CodeQueueTimeout, an
+// error comes with a lease that holds nothing if the model was being loaded for the request: then it has cost something.
 func (s *Scheduler) Acquire(ctx context.Context, a Ask) (*Lease, error) {
 	now := time.Now()
 	s.mu.Lock()
@@ -87,7 +89,7 @@ func (s *Scheduler) Acquire(ctx context.Context, a Ask) (*Lease, error) {
 		return l, nil
 	}
 	if err := s.wait(ctx, w); err != nil {
-		return nil, err
+		return w.left, err
 	}
 	return w.lease, nil
 }
@@ -118,7 +120,7 @@ func (s *Scheduler) askLocked(a *Ask, now time.Time) (*Lease, *waiter, *api.Erro
 	// One that failed elsewhere has been let in already: it is not refused for those that came since.
 	if a.Avoid == nil && (full || over && !s.giveWayLocked(w)) {
 		s.leaveLocked(w)
-		s.refillLocked(w)
+		s.turnBackLocked(w.lane, now)
 		return nil, nil, s.fullLocked(a)
 	}
 	return nil, w, nil
@@ -187,7 +189,7 @@ func (s *Scheduler) giveWayLocked(w *waiter) bool {
 	s.leaveLocked(last)
 	last.err = s.comeBackLocked(api.Errorf(api.CodeQueueFull, "the queue is full and a key with fewer requests needs the place of this batch request: try again later"), last.ask.Model)
 	close(last.ready)
-	s.refillLocked(last)
+	s.turnBackLocked(last.lane, time.Now())
 	return true
 }
 
@@ -223,10 +225,16 @@ func (s *Scheduler) wait(ctx context.Context, w *waiter) error {
 	// A grant may have crossed with the end of the wait: then the slot is ours, and goes back.
 	switch {
 	case w.lease != nil:
+		if p, now := w.lease.place, time.Now(); now.Equal(p.loaded) || now.Sub(p.loaded) < mostKept && w.lease.Why == ReasonChange {
+			s.keepLocked(p, p.changing(w.ask.Model), now)
+		}
 		w.lease.releaseLocked(time.Now(), false)
 	case w.err == nil:
+		w.left = s.loadingForLocked(w, time.Now())
 		s.leaveLocked(w)
-		s.refillLocked(w)
+		if now := time.Now(); now.Sub(w.arrived) < earnest {
+			s.turnBackLocked(w.lane, now)
+		}
 	}
 	if err.Code == api.CodeQueueTimeout {
 		return s.comeBackLocked(err, w.ask.Model)
@@ -234,24 +242,33 @@ func (s *Scheduler) wait(ctx context.Context, w *waiter) error {
 	return err
 }
 
-// refillLocked ends a change of model for which nobody waits any more since w has left, and lets others have the backend.
-func (s *Scheduler) refillLocked(w *waiter) {
-	s.turnBackLocked(w.lane, time.Now())
+// loadingForLocked is a lease that holds nothing if a model is being loaded for w, and otherwise nil.
+func (s *Scheduler) loadingForLocked(w *waiter, now time.Time) *Lease {
 	for _, p := range s.places {
-		if w.lane.n == 0 && p.load != nil && p.load.lane == w.lane.name {
-			p.load.cancel()
+		if p.load != nil && p.load.request == w {
+			p.count(now, 0)
+			took := now.Sub(p.load.began)
+			return &Lease{
+				Backend: p.b, Waited: p.load.began.Sub(w.arrived), Loading: took, Why: ReasonChange, Ahead: w.ahead,
+				released: true, held: took, used: p.share - p.load.share,
+			}
 		}
 	}
+	return nil
 }
 
-// turnBackLocked has backends that drain for a lane in which nobody waits any more go on with what they have.
+// turnBackLocked has backends that drain for a lane in which no request waits any more continue with what they have. The payer that
+// caused it owes the time that the slots were idle. A load that has begun is not ended, and neither is a drain whose client has waited
+// for a while: a client that asks and leaves before it is done would otherwise cost others two loads each time, and one that gives up
+// too early and tries again would never have its model.
 func (s *Scheduler) turnBackLocked(l *lane, now time.Time) {
 	if l.n > 0 {
 		return
 	}
 	for _, p := range s.places {
-		if p.turning == l.name {
-			p.turning = laneName{}
+		if t := p.turning; t != nil && t.lane == l.name {
+			p.turning = nil
+			s.oweLocked(p, t, now, 0)
 			s.fillLocked(p, now)
 		}
 	}

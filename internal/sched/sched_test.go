@@ -55,7 +55,7 @@ func wantEmpty(t *testing.T, s *Scheduler) {
 		}
 	}
 	for b, p := range s.places {
-		if p.inFlight != 0 || p.load != nil || p.turning != (laneName{}) || len(p.stations) > manyModels {
+		if p.inFlight != 0 || p.load != nil || p.turning != nil || len(p.stations) > manyModels {
 			t.Errorf("the place %s is left with %d in flight and %d stations: %+v", b.Name, p.inFlight, len(p.stations), p)
 		}
 	}

@@ -113,11 +113,11 @@ func (s *Scheduler) expectedLocked(model string, turns int) time.Duration {
 	for _, b := range s.fleet.Serving(model) {
 		p := s.placeLocked(b)
 		st := p.stations[model]
-		if !p.warm(model) || st == nil {
+		if !p.has(model) || st == nil {
 			cold = min(cold, p.changing(model))
 			continue
 		}
-		rate += float64(p.limit(st)) / max(st.usual(s.mean).Seconds(), 0.001)
+		rate += float64(p.limit(st)) / max(st.usual(s.holds.median).Seconds(), 0.001)
 	}
 	wait := cold.Seconds()
 	if rate > 0 {

@@ -330,8 +330,9 @@ func TestTheWaitIsBoundedAcrossChanges(t *testing.T) {
 			time.Sleep(time.Duration(random.Int64N(int64(40 * longest))))
 			for _, model := range names {
 				waited := ask(t, s, Ask{Key: "mine", Model: model}, time.Second)
-				turn := time.Duration(models) * (9*change + longest)
-				w := turn * (1 + (bound(keys, slots, 0, longest)+8*change-1)/(8*change))
+				worth := stint * (change + longest/2)
+				turn := time.Duration(models) * (worth + change + longest)
+				w := turn * (1 + (bound(keys, slots, 0, longest)+worth-1)/worth)
 				if waited > w {
 					t.Errorf("seed %d: with %d keys, %d models and %d slots it waited for %v, the bound is %v", seed, keys, models, slots, waited, w)
 				}
