@@ -32,6 +32,8 @@ type Request struct {
 	// LoadOptions are those of its options that Ollama obeys when it loads the model: another value loads it again. A JSON object, nil
 	// where there is none.
 	LoadOptions []byte
+	// Plain reports that Ollama has nothing to prepare before it generates: no schema to compile, no image, no tool, no long prompt.
+	Plain bool
 	// Prefix tells conversations apart by their beginning: that of their later turns is the same. 0 where there is none.
 	Prefix uint64
 	// Body goes upstream: the client's bytes but for the edits that docs/decisions.md names.
@@ -85,7 +87,26 @@ func (k Kind) Read(body []byte, terms *Terms) (*Request, error) {
 		return nil, err
 	}
 	req.Body = e.bytes()
+	req.Plain = plain(req.Body)
 	return req, nil
+}
+
+// maxPlain is the longest body of a plain request: Ollama splits longer ones into tokens for more than a few milliseconds.
+const maxPlain = 16 << 10
+
+// plain reports whether a body names nothing that Ollama prepares. It errs on the side of no: also for a prompt that has such a word,
+// and for escapes, which may spell one.
+func plain(body []byte) bool {
+	if len(body) > maxPlain || bytes.Contains(body, []byte(`\u`)) {
+		return false
+	}
+	lower := bytes.ToLower(body)
+	for _, word := range [...]string{`format"`, `tools"`, "image", `functions"`} {
+		if bytes.Contains(lower, []byte(word)) {
+			return false
+		}
+	}
+	return true
 }
 
 // edits makes the changes that the kind and the policy ask for.

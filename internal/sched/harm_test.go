@@ -29,14 +29,19 @@ func newCrowd(t *testing.T, hold time.Duration) *crowd {
 	names := []string{"a", "b", "c", "d"}
 	c.gpu.Set(has(1, names...))
 	fleet := backend.NewFleet(c.gpu)
-	c.s = New(fleet, Options{MaxQueue: 1000, MaxWait: 24 * time.Hour, Load: func(_ context.Context, b *backend.Backend, a *Ask) error {
+	c.s = New(fleet, Options{MaxQueue: 1000, MaxWait: 24 * time.Hour, Load: func(ctx context.Context, b *backend.Backend, a *Ask) error {
 		c.loads.Add(1)
-		time.Sleep(harmLoad)
 		state := has(0, names...)
-		state.Loaded[a.Model] = backend.Loaded{}
-		b.Set(state)
+		b.Set(state) // Ollama drops what it has first, and ends the load with its request
+		select {
+		case <-ctx.Done():
+		case <-time.After(harmLoad):
+			state = has(0, names...)
+			state.Loaded[a.Model] = backend.Loaded{}
+			b.Set(state)
+		}
 		fleet.Refresh()
-		return nil
+		return ctx.Err()
 	}})
 	c.s.placeLocked(c.gpu).fits = 1
 	c.ctx, c.stop = context.WithCancel(t.Context())

@@ -368,6 +368,18 @@ func (b *booking) failed(err error) error {
 	return e
 }
 
+// left books a request that ended while its model was loaded for it. It has cost the server a load, so it counts, but used no tokens.
+func (b *booking) left(err error) error {
+	b.x.beat.pause()
+	e := b.x.whoLeft(err)
+	if !b.x.started() && e.Code != api.CodeClientGone {
+		b.record.Status = statuses[e.Code]
+		b.sayWhere()
+	}
+	b.end(outcomeOf(e), e.Code)
+	return e
+}
+
 // neverRan are the failures of requests for which no server did anything.
 var neverRan = map[api.Code]bool{api.CodeNoBackend: true, api.CodeQueueFull: true, api.CodeQueueTimeout: true}
 
@@ -375,7 +387,7 @@ func outcomeOf(err error) api.Outcome {
 	switch api.AsError(err).Code {
 	case api.CodeClientGone:
 		return api.OutcomeClientGone
-	case api.CodeUpstreamTimeout:
+	case api.CodeUpstreamTimeout, api.CodeQueueTimeout:
 		return api.OutcomeTimeout
 	case api.CodeStopping:
 		return api.OutcomeInterrupted
