@@ -54,7 +54,7 @@ type Config struct {
 	UpstreamIdleTimeout      time.Duration `env:"UPSTREAM_IDLE_TIMEOUT" envDefault:"5m" doc:"The longest pause within Ollama's answer. Not for pull, push, create and blobs."`
 
 	MaxQueue       int           `env:"MAX_QUEUE" envDefault:"1024" doc:"How many requests may wait for a slot; one more is answered 503."`
-	MaxQueuePerKey int           `env:"MAX_QUEUE_PER_KEY" envDefault:"128" doc:"How many requests of one key may wait for a slot; one more is answered 503. 0 is as many as MAX_QUEUE."`
+	MaxQueuePerKey int           `env:"MAX_QUEUE_PER_KEY" envDefault:"128" doc:"How many requests of one key may wait for a slot, at most; one more is answered 503. A key may also have no more waiting than\nthere are free places in the queue, so that others find room. 0 leaves only that bound."`
 	MaxQueueWait   time.Duration `env:"MAX_QUEUE_WAIT" envDefault:"10m" doc:"The longest wait for a slot."`
 	PrefixAffinity bool          `env:"PREFIX_AFFINITY" envDefault:"true" doc:"true sends the later turns of a conversation to the Ollama server that had the earlier ones, where it has a slot: it has\nmost likely kept what it read of them."`
 

@@ -33,7 +33,7 @@ func (s *Scheduler) changeLocked(p *place, now time.Time) *turn {
 			continue
 		}
 		w, r := s.nextIn(l, p.b, now)
-		if w != nil && now.Before(w.client.barred) && !p.room(l.name.model) && (busy || now.Sub(p.use.besides(w.client)) < p.worth(l.name.model)) {
+		if w != nil && now.Before(w.client.barred) && !p.room(l.name.model) && (busy || now.Sub(p.use.besides(w.client)) < s.worth(p, l.name.model)) {
 			w, r = s.causeIn(l, p.b, now)
 		}
 		if w != nil && before(w, r, first, firstRank) && s.wantsLocked(p, l, w, now) {
@@ -44,7 +44,7 @@ func (s *Scheduler) changeLocked(p *place, now time.Time) *turn {
 		return nil
 	}
 	if busy && !p.room(cold.name.model) {
-		worth := p.worth(cold.name.model)
+		worth := s.worth(p, cold.name.model)
 		switch waited := now.Sub(first.arrived); {
 		case now.Sub(p.loaded) < worth,
 			own == nil && waited < p.changing(cold.name.model), // it may run dry by itself
@@ -106,15 +106,15 @@ func (p *place) changing(model string) time.Duration {
 }
 
 // worth is how long p has to serve its models before it is worth a change to model: a stint of loads, and of the time in which half of
-// the slots are idle because what runs has to end.
-func (p *place) worth(model string) time.Duration {
+// the slots are idle because what runs has to end. It is never so long that a request which waits for it reaches MaxWait.
+func (s *Scheduler) worth(p *place, model string) time.Duration {
 	var drain time.Duration
 	for _, st := range p.stations {
 		if p.holds(st.model) {
 			drain = max(drain, st.holds.median/2)
 		}
 	}
-	return stint * (p.changing(model) + drain)
+	return min(stint*(p.changing(model)+drain), s.o.MaxWait*3/4)
 }
 
 // capacity is how many requests p can serve at one time as it is.
@@ -138,7 +138,7 @@ func (s *Scheduler) oweLocked(p *place, t *turn, now time.Time, more time.Durati
 		c.charge(idle)
 		c.floor = max(c.floor, lowest) + float64(idle)/c.weight
 	}
-	c.barred = now.Add(p.worth(t.lane.model))
+	c.barred = now.Add(s.worth(p, t.lane.model))
 }
 
 // loadLocked begins the change that p is turning to. It is the scheduler's own, so that a client that leaves does not abort it: Ollama
