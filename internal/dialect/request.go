@@ -168,17 +168,25 @@ func (e *edit) loadTime() []byte {
 	return append(b, '}')
 }
 
-// promptTokens is Ollama's own formula for a count that is not to be had: characters of text and of tools / 4.
+// imageTokens is what an image is taken to cost: models turn one into 256 to some 1,600 tokens.
+const imageTokens = 1024
+
+// promptTokens is Ollama's own formula for a count that is not to be had: characters of text and of tools / 4. Ollama's answer to
+// count_tokens leaves images out.
 func (k Kind) promptTokens(o *object) int64 {
-	var n int
+	var size, images int
 	for i := range o.members {
 		m := &o.members[i]
-		n += m.text
-		if m.name == "tools" && k.Family() == Anthropic {
-			n += m.end - m.valueStart
+		size += m.text
+		images += m.images
+		if m.name == "tools" {
+			size += m.end - m.valueStart
 		}
 	}
-	return int64(n+3) / 4
+	if k == AnthropicCount {
+		images = 0
+	}
+	return int64(size+3)/4 + int64(images)*imageTokens
 }
 
 // modelNames reads the named fields, each of which must hold a model name.

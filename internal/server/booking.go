@@ -179,7 +179,7 @@ func (b *booking) stream(resp *proxy.Response, m *dialect.Meter) error {
 	rest := m.Finish()
 	b.x.journey.finished(rest)
 	b.record.BytesOut = sent + int64(len(rest))
-	b.count(m.Usage, m.Records)
+	b.count(m.Usage, m.Tokens)
 	switch {
 	case b.stay.left():
 		return b.failed(api.Wrap(api.CodeClientGone, err, "the client went away"))
@@ -222,13 +222,13 @@ func (b *booking) meter(sse bool) *dialect.Meter {
 // reached its length.
 func (b *booking) cut(resp *proxy.Response, m *dialect.Meter, sent int64) error {
 	resp.Close()
-	return b.atLength(resp.Status, sent, m.Records, m.CutOff, api.OutcomeCut, b.over.Code)
+	return b.atLength(resp.Status, sent, m.Tokens, m.CutOff, api.OutcomeCut, b.over.Code)
 }
 
 // repeated ends a stream that Ollama has ended because a token repeats, as one that has reached its length: the server did what it does,
 // and a client that took it for a failure would ask for the same answer again.
 func (b *booking) repeated(resp *proxy.Response, m *dialect.Meter, sent int64) error {
-	return b.atLength(resp.Status, sent, m.Records, m.RepeatEnd, api.OutcomeOK, "")
+	return b.atLength(resp.Status, sent, m.Tokens, m.RepeatEnd, api.OutcomeOK, "")
 }
 
 // atLength books what has passed of a stream without an end, and then sends the end that is made for it.
