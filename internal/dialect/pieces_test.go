@@ -14,7 +14,7 @@ func TestPiecesAreCountedByTheirBytes(t *testing.T) {
 		sse    bool
 		record string // %s is the text
 	}{
-		"native text": {Chat, false, `{"model":"tiny","created_at":"2026-11-24T10:00:00.123456789Z","message":{"role":"assistant","content":"%s"},"done":false}` + "\n"},
+		"native text":     {Chat, false, `{"model":"tiny","created_at":"2026-11-24T10:00:00.123456789Z","message":{"role":"assistant","content":"%s"},"done":false}` + "\n"},
 		"native thinking": {Chat, false, `{"model":"tiny","created_at":"2026-11-24T10:00:00.123456789Z","message":{"role":"assistant","content":"","thinking":"%s"},"done":false}` + "\n"},
 		"native tool call": {Chat, false, `{"model":"tiny","created_at":"2026-11-24T10:00:00.1Z","message":{"role":"assistant","content":"",` +
 			`"tool_calls":[{"function":{"name":"f","arguments":{"a":"%s"}}}]},"done":false}` + "\n"},

@@ -140,7 +140,9 @@ func TestAcceptedBodiesAndTheirEdits(t *testing.T) {
 func TestPromptEstimate(t *testing.T) {
 	words := strings.Repeat("word ", 400) // 500 tokens
 	picture := strings.Repeat("A", 100_000)
-	chat := func(message string) string { return `{"model":"tiny","messages":[{"role":"user","content":"x"},` + message + `]}` }
+	chat := func(message string) string {
+		return `{"model":"tiny","messages":[{"role":"user","content":"x"},` + message + `]}`
+	}
 	for name, c := range map[string]struct {
 		kind        Kind
 		body        string

@@ -89,7 +89,9 @@ func TestChangesOnPurposeCostOthersLittle(t *testing.T) {
 		"asks, and leaves before it is loaded": func(c *crowd, key string, _ int) { c.try(Ask{Key: key, Model: "b"}, 2400*millisecond, 0) },
 		"leaves at once":                       func(c *crowd, key string, _ int) { c.try(Ask{Key: key, Model: "b"}, 20*millisecond, 0) },
 		"leaves while the backend drains":      func(c *crowd, key string, _ int) { c.try(Ask{Key: key, Model: "b"}, 400*millisecond, 0) },
-		"another model each time":              func(c *crowd, key string, i int) { c.try(Ask{Key: key, Model: string(rune('b' + i%3))}, 2400*millisecond, 0) },
+		"another model each time": func(c *crowd, key string, i int) {
+			c.try(Ask{Key: key, Model: string(rune('b' + i%3))}, 2400*millisecond, 0)
+		},
 		"waits for long, leaves during the load": func(c *crowd, key string, _ int) {
 			c.try(Ask{Key: key, Model: "b"}, 80*time.Second, 0)
 		},

@@ -25,7 +25,8 @@ type Lease struct {
 	atBound  bool          // it took the last slot
 	plain    bool          // as of the Ask
 	inside   time.Duration // what it waited inside Ollama; negative: nobody said
-	index    int           // among those that run
+	counted  counted
+	index    int // among those that run
 	charged  time.Duration
 	share    time.Duration // of the place, when it was taken
 	released bool
@@ -112,7 +113,7 @@ func (s *Scheduler) estimateLocked(c *client, st *station) time.Duration {
 }
 
 // average moves a mean towards d.
-func average(mean *time.Duration, d time.Duration) {
+func average[T ~int64](mean *T, d T) {
 	if *mean == 0 {
 		*mean = max(d, 1)
 		return
@@ -150,6 +151,7 @@ func (l *Lease) releaseLocked(now time.Time, served bool) {
 		st.holds.mix(c.payer, work)
 		s.holds.mix(c.payer, work)
 		p.watch(st, l, now)
+		st.learn(c.payer, l.counted)
 	}
 	p.tidy(st)
 	s.fillLocked(p, now)

@@ -26,9 +26,9 @@ type place struct {
 	// turning is the change of model that the place drains for: nothing else is begun until what runs is done. load is the change itself.
 	turning *turn
 	load    *load
-	loaded  time.Time // when the last change was done
-	kept    time.Time // until when what was loaded for a client that has left is kept, because that client may return
-	loading samples   // what a change takes
+	loaded  time.Time              // when the last change was done
+	kept    time.Time              // until when what was loaded for a client that has left is kept, because that client may return
+	loading samples[time.Duration] // what a change takes
 	// fits is how many models its memory holds, by what a load has pushed out; 0: no load has yet.
 	fits int
 	// share is what a lease that was there from the start would have of the backend: the integral of one over inFlight, as of shared.
@@ -62,13 +62,16 @@ func (u *use) besides(c *client) time.Time {
 type station struct {
 	model    string
 	inFlight int
-	found    int           // slots, where none are set
-	clean    int       // runs at the bound
-	lowered  time.Time // when found last went down
-	holds    samples   // how long a slot is held
-	inside   samples   // how long requests at the bound waited inside Ollama
-	loading  samples   // what loading it took
-	seen     time.Time // when it last worked
+	found    int                    // slots, where none are set
+	clean    int                    // runs at the bound
+	lowered  time.Time              // when found last went down
+	seen     time.Time              // when it last worked
+	holds    samples[time.Duration] // how long a slot is held
+	inside   samples[time.Duration] // how long requests at the bound waited inside Ollama
+	loading  samples[time.Duration] // what loading it took
+	perToken samples[time.Duration] // of an answer
+	template samples[int64]         // tokens that it adds to a short prompt
+	density  samples[int64]         // tokens of a long prompt for each thousand that were estimated
 	// options are those it was loaded with, as far as is known.
 	options string
 	known   bool
@@ -334,9 +337,9 @@ type turn struct {
 // load is a change of the model at a place.
 type load struct {
 	turn
-	beside  bool            // the backend serves what it has meanwhile
-	stops   bool            // there was no room besides what it has: the load stopped the backend for everybody
-	before  map[string]bool // what it had
-	began   time.Time
-	share   time.Duration // of the place, when it began
+	beside bool            // the backend serves what it has meanwhile
+	stops  bool            // there was no room besides what it has: the load stopped the backend for everybody
+	before map[string]bool // what it had
+	began  time.Time
+	share  time.Duration // of the place, when it began
 }

@@ -57,10 +57,10 @@ type Scheduler struct {
 	arrivals uint64
 	crowd    uint64 // changes whenever no request waits
 	running  []*Lease
-	advanced time.Time     // when what runs was last charged
-	holds    samples       // how long a slot is held
-	virtual  float64       // what who went last had been served
-	swept    int           // clients that were left by the last sweep
+	advanced time.Time              // when what runs was last charged
+	holds    samples[time.Duration] // how long a slot is held
+	virtual  float64                // what who went last had been served
+	swept    int                    // clients that were left by the last sweep
 }
 
 // New schedules for fleet.

@@ -344,6 +344,7 @@ func (b *booking) count(u dialect.Usage, records int64) {
 			}
 			b.lease.Inside(inside)
 		}
+		b.learn(u)
 		return
 	}
 	status := b.record.Status
@@ -360,12 +361,42 @@ func (b *booking) failed(err error) error {
 	if !neverRan[e.Code] && b.record.PromptTokens == 0 && b.record.CompletionTokens == 0 && b.x.route.class == inference {
 		b.record.PromptTokens, b.record.Estimated = b.req.PromptTokens, true
 	}
+	if e.Code == api.CodeClientGone && b.record.Estimated {
+		b.bookUpwards()
+	}
 	if !b.x.started() && e.Code != api.CodeClientGone {
 		b.record.Status = statuses[e.Code]
 		b.sayWhere()
 	}
 	b.end(outcomeOf(e), e.Code)
 	return e
+}
+
+// learn notes what Ollama has counted, for requests whose clients leave before it does.
+func (b *booking) learn(u dialect.Usage) {
+	var took time.Duration
+	switch {
+	case u.Completion != nil:
+		took = *u.Completion
+	case b.record.Streamed && b.record.FirstByte > 0:
+		took = time.Since(b.x.arrived) - b.record.FirstByte
+	}
+	b.lease.Counted(b.req.PromptTokens, u.PromptTokens, u.CompletionTokens, took)
+}
+
+// bookUpwards raises the estimate for a client that has left to what Ollama has most likely done by then. What has passed is less: Ollama
+// keeps a tool call back until it is whole, and a client that leaves each time before the end would never pay for its prompt's template.
+func (b *booking) bookUpwards() {
+	r := &b.record
+	prompt, answer := b.lease.Expected(b.req.PromptTokens)
+	r.PromptTokens = max(r.PromptTokens, prompt)
+	switch most := b.req.MaxOutput; {
+	case most > 0:
+		answer = min(answer, most)
+	case most == 0:
+		answer = 0
+	}
+	r.CompletionTokens = max(r.CompletionTokens, answer)
 }
 
 // left books a request that ended while its model was loaded for it. It has cost the server a load, so it counts, but used no tokens.
