@@ -100,14 +100,27 @@ func plain(body []byte) bool {
 	if len(body) > maxPlain || bytes.Contains(body, []byte(`\u`)) {
 		return false
 	}
-	lower := bytes.ToLower(body)
-	for _, word := range [...]string{`format"`, `tools"`, "image", `functions"`} {
-		if bytes.Contains(lower, []byte(word)) {
-			return false
+	var window [1 << 10]byte // of the body in lower case; each begins with the end of the one before
+	for at := 0; at < len(body); at += len(window) - longestPrepared {
+		part := window[:copy(window[:], body[at:])]
+		for i, c := range part {
+			if c >= 'A' && c <= 'Z' {
+				part[i] = c + 'a' - 'A'
+			}
+		}
+		for _, word := range prepared {
+			if bytes.Contains(part, word) {
+				return false
+			}
 		}
 	}
 	return true
 }
+
+// prepared are what names of fields end in that give Ollama something to prepare, and longestPrepared the bytes of the longest.
+var prepared = [...][]byte{[]byte(`format"`), []byte(`tools"`), []byte("image"), []byte(`functions"`)}
+
+const longestPrepared = len(`functions"`)
 
 // edits makes the changes that the kind and the policy ask for.
 func (e *edit) edits(k Kind, terms *Terms, req *Request) (err error) {

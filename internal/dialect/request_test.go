@@ -198,3 +198,22 @@ func BenchmarkRead(b *testing.B) {
 		})
 	}
 }
+
+func TestPlain(t *testing.T) {
+	filler := strings.Repeat("a", 1010)
+	for body, want := range map[string]bool{
+		`{"model":"tiny","prompt":"x"}`:                                        true,
+		`{"model":"tiny","prompt":"` + filler + `"}`:                           true,
+		`{"model":"tiny","prompt":"x","format":"json"}`:                        false,
+		`{"model":"tiny","prompt":"` + filler + `","Format":"json"}`:           false,
+		`{"model":"tiny","prompt":"x","f` + "\\u006f" + `rmat":"json"}`:        false,
+		`{"model":"tiny","messages":[{"role":"user","images":["QUJD"]}]}`:      false,
+		`{"model":"tiny","prompt":"` + strings.Repeat("a", maxPlain) + `"}`:    false,
+		`{"model":"tiny","messages":[],"response_format":{"type":"json"}}`:     false,
+		`{"model":"tiny","prompt":"` + filler[:990] + `","tools":[{"a":"b"}]}`: false,
+	} {
+		if got := plain([]byte(body)); got != want {
+			t.Errorf("plain(%.60s…) of %d bytes = %v, want %v", body, len(body), got, want)
+		}
+	}
+}
