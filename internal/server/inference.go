@@ -117,6 +117,9 @@ func (s *Server) readRequest(x *exchange, taken *limit.Reservation) (*dialect.Re
 			}
 		}
 	}
+	if err := x.hold(cap(req.Body)); err != nil {
+		return nil, err
+	}
 	if req.Changes != nil {
 		x.Header()["X-Policy"] = []string{strings.Join(req.Changes, ", ")}
 	}
