@@ -121,7 +121,9 @@ func TestAKeyHasAShareOfTheMemory(t *testing.T) {
 	z.Write([]byte(body))
 	z.Close()
 	for name, send := range map[string]func(ctx context.Context, b *bed, key string) *http.Request{
-		"bodies": func(_ context.Context, b *bed, key string) *http.Request { return b.request("POST", "/v1/chat/completions", key, body) },
+		"bodies": func(_ context.Context, b *bed, key string) *http.Request {
+			return b.request("POST", "/v1/chat/completions", key, body)
+		},
 		"compressed bodies": func(_ context.Context, b *bed, key string) *http.Request {
 			r := b.request("POST", "/v1/chat/completions", key, coded.String())
 			r.Header.Set("Content-Encoding", "gzip")
