@@ -122,6 +122,9 @@ func (k *Key) Live(now time.Time) bool {
 	return k.RevokedAt == nil && (k.ExpiresAt == nil || now.Before(*k.ExpiresAt))
 }
 
+// Payer is whose share of slots, loads, memory and the queue a request takes: the key itself.
+func (k *Key) Payer() string { return k.Preview }
+
 // Metered says whether the key has a limit of tokens or of GPU time.
 func (k *Key) Metered() bool {
 	return k.TokensPerHour != nil || k.TokensPerDay != nil || k.GPUPerDay != nil

@@ -47,14 +47,14 @@ type Config struct {
 	DefaultAdminRateLimit int64 `env:"DEFAULT_ADMIN_RATE_LIMIT" envDefault:"1000" doc:"The same for an admin key."`
 
 	MaxBodyBytes             Size          `env:"MAX_BODY_BYTES" envDefault:"128MiB" doc:"The largest request body, as bytes or with a unit: 64MiB, 10MB. An image of 50 MB has 67 MB in a body. Uploads of model\nfiles are not bound by it."`
-	MaxBodyMemory            Size          `env:"MAX_BODY_MEMORY" envDefault:"1GiB" doc:"The memory for the bodies of all requests at one time, those below 64 KiB not counted. When it is full, more are answered 503.\nAt least twice MAX_BODY_BYTES, so that one compressed body of the largest size always fits."`
+	MaxBodyMemory            Size          `env:"MAX_BODY_MEMORY" envDefault:"1GiB" doc:"The memory for the bodies of all requests at one time, those below 16 KiB not counted. One key takes\nat most as much as is free, so that others find room; when that is too little, it is answered 503. At least twice MAX_BODY_BYTES, so that\none body of the largest size always fits. The program takes up to 150 MB besides: the memory limit of a container must be larger than\nboth together."`
 	MaxRequestTime           time.Duration `env:"MAX_REQUEST_TIME" envDefault:"30m" doc:"The longest that one request may take, the wait for a slot included. Durations need a unit: 30s, 15m, 2h."`
 	UpstreamFirstByteTimeout time.Duration `env:"UPSTREAM_FIRST_BYTE_TIMEOUT" envDefault:"15m" doc:"The longest wait for the first byte of Ollama's answer: loading a large model takes minutes."`
 	SSEHeartbeat             time.Duration `env:"SSE_HEARTBEAT" envDefault:"15s" doc:"How long a stream of events (/v1) may be silent before the gateway writes something without meaning, so that no client takes it for dead; 0s writes nothing."`
 	UpstreamIdleTimeout      time.Duration `env:"UPSTREAM_IDLE_TIMEOUT" envDefault:"5m" doc:"The longest pause within Ollama's answer. Not for pull, push, create and blobs."`
 
 	MaxQueue       int           `env:"MAX_QUEUE" envDefault:"1024" doc:"How many requests may wait for a slot; one more is answered 503."`
-	MaxQueuePerKey int           `env:"MAX_QUEUE_PER_KEY" envDefault:"128" doc:"How many requests of one key may wait for a slot; one more is answered 503. 0 is as many as MAX_QUEUE."`
+	MaxQueuePerKey int           `env:"MAX_QUEUE_PER_KEY" envDefault:"128" doc:"How many requests of one key may wait for a slot, at most; one more is answered 503. A key may also have no more waiting than\nthere are free places in the queue, so that others find room. 0 leaves only that bound."`
 	MaxQueueWait   time.Duration `env:"MAX_QUEUE_WAIT" envDefault:"10m" doc:"The longest wait for a slot."`
 	PrefixAffinity bool          `env:"PREFIX_AFFINITY" envDefault:"true" doc:"true sends the later turns of a conversation to the Ollama server that had the earlier ones, where it has a slot: it has\nmost likely kept what it read of them."`
 

@@ -25,14 +25,39 @@ var cutFields = names("model", "created_at", "choices", "usage", "index", "respo
 
 // more asks whether a piece that has been read may pass, and keeps it as the place of the cut if not.
 func (m *Meter) more(rec []byte) bool {
-	if m.More == nil || m.More(m.Records) {
+	if m.More == nil || m.More(m.Tokens) {
 		m.passed(rec)
 		return true
 	}
-	m.Records--
+	m.Tokens -= m.last
 	m.Cut = true
 	m.closing.rec = bytes.Clone(rec)
 	return false
+}
+
+const (
+	longestEnvelope = 240 // bytes of a record around its piece: of Ollama's longest, on /v1/chat/completions
+	longPiece       = 24  // a record that is longer than the shortest by less has one token
+)
+
+// piece counts the tokens of a record that carries a piece of the answer.
+func (m *Meter) piece(rec []byte) {
+	if m.shortest == 0 || len(rec) < m.shortest {
+		m.shortest = len(rec)
+	}
+	envelope := min(m.shortest, longestEnvelope)
+	m.last = 1
+	if len(rec) > envelope+longPiece {
+		size := 0
+		for _, field := range textFields[m.kind] {
+			size += len(jsonText(rec, field))
+		}
+		if rest := len(rec) - envelope - size; rest > longPiece { // a tool call
+			size += rest
+		}
+		m.last = max(1, int64(size)/4)
+	}
+	m.Tokens += m.last
 }
 
 // remember keeps what the last event of Responses repeats.
@@ -120,7 +145,7 @@ func (m *Meter) cutNative(o *object, prompt int64, took time.Duration) string {
 		answer = `"message":{"role":"assistant","content":""}`
 	}
 	return fmt.Sprintf(`{"model":%s,"created_at":%s,%s,"done":true,"done_reason":"length","total_duration":%d,"prompt_eval_count":%d,"eval_count":%d}`+"\n",
-		o.field("model", `""`), o.field("created_at", `"0001-01-01T00:00:00Z"`), answer, took.Nanoseconds(), prompt, m.Records)
+		o.field("model", `""`), o.field("created_at", `"0001-01-01T00:00:00Z"`), answer, took.Nanoseconds(), prompt, m.Tokens)
 }
 
 // cutChunks are a chunk that finishes, the usage, which rewrite takes out again for who did not ask for it, and the end.
@@ -137,7 +162,7 @@ func (m *Meter) cutChunks(o *object, prompt int64) []string {
 	if m.kind == OpenAICompletions {
 		finish = `[{"text":"","index":0,"finish_reason":"length"}]`
 	}
-	usage := fmt.Sprintf(`{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d}`, prompt, m.Records, prompt+m.Records)
+	usage := fmt.Sprintf(`{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d}`, prompt, m.Tokens, prompt+m.Tokens)
 	return []string{chunk(finish, ""), chunk("[]", usage), "data: [DONE]\n\n"}
 }
 
@@ -146,7 +171,7 @@ func named(event, data string) string { return "event: " + event + "\ndata: " + 
 func (m *Meter) cutMessage(o *object, prompt int64) []string {
 	return []string{
 		named("content_block_stop", `{"type":"content_block_stop","index":`+o.field("index", "0")+`}`),
-		named("message_delta", fmt.Sprintf(`{"type":"message_delta","delta":{"stop_reason":"max_tokens"},"usage":{"input_tokens":%d,"output_tokens":%d}}`, prompt, m.Records)),
+		named("message_delta", fmt.Sprintf(`{"type":"message_delta","delta":{"stop_reason":"max_tokens"},"usage":{"input_tokens":%d,"output_tokens":%d}}`, prompt, m.Tokens)),
 		named("message_stop", `{"type":"message_stop"}`),
 	}
 }
@@ -183,7 +208,7 @@ func (m *Meter) cutResponse(o *object, prompt int64) []string {
 		e.put("incomplete_details", []byte(`{"reason":"max_output_tokens"}`))
 		e.put("output", slices.Concat([]byte{'['}, bytes.Join(items, []byte{','}), []byte{']'}))
 		e.put("usage", fmt.Appendf(nil, `{"input_tokens":%d,"input_tokens_details":{"cached_tokens":0},"output_tokens":%d,"output_tokens_details":{"reasoning_tokens":0},"total_tokens":%d}`,
-			prompt, m.Records, prompt+m.Records))
+			prompt, m.Tokens, prompt+m.Tokens))
 		response = e.bytes()
 	}
 	add(end, `"response":`+string(response))

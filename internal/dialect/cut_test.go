@@ -47,8 +47,8 @@ func TestACutStreamEndsAsOneThatReachedItsLength(t *testing.T) {
 					got.Write(pass)
 					rest = rest[n:]
 				}
-				if !m.Cut || m.Records != most || m.Ended() {
-					t.Fatalf("%s: cut %v after %d pieces", name, m.Cut, m.Records)
+				if !m.Cut || m.Tokens != most || m.Ended() {
+					t.Fatalf("%s: cut %v after %d pieces", name, m.Cut, m.Tokens)
 				}
 				got.Write(m.CutOff(17, time.Second))
 
@@ -58,7 +58,7 @@ func TestACutStreamEndsAsOneThatReachedItsLength(t *testing.T) {
 				}
 				again.Finish()
 				u := again.Usage
-				if !again.Complete || again.Failed || again.Records != most || u.Counted == c.strip || !c.strip && (u.PromptTokens != 17 || u.CompletionTokens != most) {
+				if !again.Complete || again.Failed || again.Tokens != most || u.Counted == c.strip || !c.strip && (u.PromptTokens != 17 || u.CompletionTokens != most) {
 					t.Fatalf("%s: %+v\n%s", name, again, got.Bytes())
 				}
 				if text := got.String(); strings.Count(text, c.length) != 1 || strings.Contains(text, `"model":"tiny"`) || !strings.Contains(text, `"model":"claude-x"`) ||

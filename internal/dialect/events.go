@@ -63,7 +63,7 @@ func (m *Meter) readNamed(rec []byte) bool {
 		m.Failed, m.Failure = true, ""
 	case "content_block_delta", "response.output_text.delta", "response.function_call_arguments.delta",
 		"response.reasoning_summary_text.delta", "response.reasoning_text.delta", "response.refusal.delta":
-		m.Records++
+		m.piece(rec)
 	}
 	return false
 }

@@ -33,14 +33,17 @@ type Meter struct {
 	held    []byte
 	holding bool
 
-	// More is asked before each piece of the answer passes, with the number of them: on false the stream is cut there, Cut is set,
+	// More is asked before each piece of the answer passes, with Tokens: on false the stream is cut there, Cut is set,
 	// and CutOff is its end. Where it is nil, all pass.
-	More func(records int64) bool
+	More func(tokens int64) bool
 	Cut  bool
 
 	Usage Usage
-	// Records counts the records that carried a piece of the answer: about one token each.
-	Records int64
+	// Tokens estimates the tokens of the pieces that have passed: one for each, or a fourth of its bytes if that is more. A tool
+	// call comes in one piece, however long it is.
+	Tokens   int64
+	last     int64 // of them, those of the last piece
+	shortest int   // record with a piece, in bytes
 	// Events counts all events that have passed: an error event of ours goes on where they end.
 	Events int64
 	// Complete says that the stream's terminal record came: done:true, status success, [DONE] after a finish chunk,
@@ -140,7 +143,7 @@ func (m *Meter) records(src []byte) (done int, pass []byte) {
 		}
 		rec := src[at:end]
 		from = end
-		before := m.Records
+		before := m.Tokens
 		if m.read(rec) {
 			m.holding = true
 			m.held = append(m.held[:0], rec...)
@@ -151,7 +154,7 @@ func (m *Meter) records(src []byte) (done int, pass []byte) {
 			}
 			return end, pass
 		}
-		if m.broken || m.Records > before && !m.more(rec) {
+		if m.broken || m.Tokens > before && !m.more(rec) {
 			if edited {
 				return at, out
 			}
@@ -240,7 +243,7 @@ func (m *Meter) read(rec []byte) bool {
 		return m.readProgress(rec)
 	}
 	if bytes.HasSuffix(bytes.TrimRight(rec, "\r\n"), notDone) {
-		m.Records++
+		m.piece(rec)
 		return false
 	}
 	o, ok := answer(rec)
@@ -256,7 +259,7 @@ func (m *Meter) read(rec []byte) bool {
 		m.Complete = true
 		return true
 	}
-	m.Records++
+	m.piece(rec)
 	return false
 }
 
@@ -287,7 +290,7 @@ func (m *Meter) readEvent(rec []byte) bool {
 		return m.readNamed(rec)
 	}
 	if m.kind == OpenAIChat && bytes.HasSuffix(data, notFinished) {
-		m.Records++
+		m.piece(rec)
 		return false
 	}
 	if done {
@@ -306,7 +309,7 @@ func (m *Meter) readEvent(rec []byte) bool {
 	if m.finished {
 		return true
 	}
-	m.Records++
+	m.piece(rec)
 	return false
 }
 

@@ -41,7 +41,7 @@ func meter(kind Kind, sse, strip bool, echo string, stream, cuts []byte) metered
 	out.Write(m.Finish())
 	u := m.Usage
 	u.Total, u.Load, u.PromptEval, u.Completion = nil, nil, nil, nil // pointers: compared by their presence elsewhere
-	return metered{out.String(), u, m.Records, m.Events, m.Complete, m.Failed, false, ended, repeated}
+	return metered{out.String(), u, m.Tokens, m.Events, m.Complete, m.Failed, false, ended, repeated}
 }
 
 // FuzzMeter: however a stream is cut into pieces or glued together, it comes to the same; what is not to be changed passes byte
@@ -105,7 +105,7 @@ func repeating(kind Kind, stream []byte) []byte {
 	}
 	m := NewMeter(kind, sse, false, "")
 	for rec := range bytes.SplitAfterSeq(stream, end) {
-		if _, err := m.Feed(rec); err == nil && m.Records == 1 {
+		if _, err := m.Feed(rec); err == nil && m.Tokens == 1 {
 			before, _, _ := bytes.Cut(stream, rec)
 			return append(bytes.Clone(before), bytes.Repeat(rec, 40)...)
 		}

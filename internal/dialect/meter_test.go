@@ -64,8 +64,8 @@ func TestMeterAtEverySplit(t *testing.T) {
 			if got := passed.String() + string(held); got != string(body) {
 				t.Fatalf("%s in pieces of %d: %d bytes of %d, or others", c.name, size, len(got), len(body))
 			}
-			if !m.Complete || !m.Usage.Counted || m.Usage.PromptTokens != 17 || m.Usage.CompletionTokens != 8 || m.Records != 8 {
-				t.Fatalf("%s in pieces of %d: %+v, %d records, complete %v", c.name, size, m.Usage, m.Records, m.Complete)
+			if !m.Complete || !m.Usage.Counted || m.Usage.PromptTokens != 17 || m.Usage.CompletionTokens != 8 || m.Tokens != 8 {
+				t.Fatalf("%s in pieces of %d: %+v, %d records, complete %v", c.name, size, m.Usage, m.Tokens, m.Complete)
 			}
 			if native := c.kind.Family() == Native; native != (m.Usage.Completion != nil) {
 				t.Fatalf("%s: durations %+v", c.name, m.Usage)
@@ -186,7 +186,7 @@ func TestNamedEventsThatFail(t *testing.T) {
 	// What a model writes about events is a text inside an event.
 	said := "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"delta\":{\"text\":\"\\nevent: message_stop\\ndata: {}\"}}\n\n"
 	m := NewMeter(AnthropicMessages, true, false, "")
-	if pass, err := m.Feed([]byte(said)); err != nil || string(pass) != said || m.Ended() || m.Failed || m.Records != 1 {
+	if pass, err := m.Feed([]byte(said)); err != nil || string(pass) != said || m.Ended() || m.Failed || m.Tokens != 1 {
 		t.Errorf("passed %q, %v", pass, err)
 	}
 }
@@ -199,7 +199,7 @@ func TestMeterIsNotFooled(t *testing.T) {
 	} {
 		m := NewMeter(Chat, false, false, "")
 		pass, err := m.Feed([]byte(line + "\n"))
-		if err != nil || string(pass) != line+"\n" || m.Ended() || m.Failed || m.Records != 1 {
+		if err != nil || string(pass) != line+"\n" || m.Ended() || m.Failed || m.Tokens != 1 {
 			t.Errorf("%s: passed %q, ended %v, failed %v", line, pass, m.Ended(), m.Failed)
 		}
 	}

@@ -32,6 +32,8 @@ type Request struct {
 	// LoadOptions are those of its options that Ollama obeys when it loads the model: another value loads it again. A JSON object, nil
 	// where there is none.
 	LoadOptions []byte
+	// Plain reports that Ollama has nothing to prepare before it generates: no schema to compile, no image, no tool, no long prompt.
+	Plain bool
 	// Prefix tells conversations apart by their beginning: that of their later turns is the same. 0 where there is none.
 	Prefix uint64
 	// Body goes upstream: the client's bytes but for the edits that docs/decisions.md names.
@@ -85,8 +87,40 @@ func (k Kind) Read(body []byte, terms *Terms) (*Request, error) {
 		return nil, err
 	}
 	req.Body = e.bytes()
+	req.Plain = plain(req.Body)
 	return req, nil
 }
+
+// maxPlain is the longest body of a plain request: Ollama splits longer ones into tokens for more than a few milliseconds.
+const maxPlain = 16 << 10
+
+// plain reports whether a body names nothing that Ollama prepares. It errs on the side of no: also for a prompt that has such a word,
+// and for escapes, which may spell one.
+func plain(body []byte) bool {
+	if len(body) > maxPlain || bytes.Contains(body, []byte(`\u`)) {
+		return false
+	}
+	var window [1 << 10]byte // of the body in lower case; each begins with the end of the one before
+	for at := 0; at < len(body); at += len(window) - longestPrepared {
+		part := window[:copy(window[:], body[at:])]
+		for i, c := range part {
+			if c >= 'A' && c <= 'Z' {
+				part[i] = c + 'a' - 'A'
+			}
+		}
+		for _, word := range prepared {
+			if bytes.Contains(part, word) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// prepared are what names of fields end in that give Ollama something to prepare, and longestPrepared the bytes of the longest.
+var prepared = [...][]byte{[]byte(`format"`), []byte(`tools"`), []byte("image"), []byte(`functions"`)}
+
+const longestPrepared = len(`functions"`)
 
 // edits makes the changes that the kind and the policy ask for.
 func (e *edit) edits(k Kind, terms *Terms, req *Request) (err error) {
@@ -147,17 +181,25 @@ func (e *edit) loadTime() []byte {
 	return append(b, '}')
 }
 
-// promptTokens is Ollama's own formula for a count that is not to be had: characters of text and of tools / 4.
+// imageTokens is what an image is taken to cost: models turn one into 256 to some 1,600 tokens.
+const imageTokens = 1024
+
+// promptTokens is Ollama's own formula for a count that is not to be had: characters of text and of tools / 4. Ollama's answer to
+// count_tokens leaves images out.
 func (k Kind) promptTokens(o *object) int64 {
-	var n int
+	var size, images int
 	for i := range o.members {
 		m := &o.members[i]
-		n += m.text
-		if m.name == "tools" && k.Family() == Anthropic {
-			n += m.end - m.valueStart
+		size += m.text
+		images += m.images
+		if m.name == "tools" {
+			size += m.end - m.valueStart
 		}
 	}
-	return int64(n+3) / 4
+	if k == AnthropicCount {
+		images = 0
+	}
+	return int64(size+3)/4 + int64(images)*imageTokens
 }
 
 // modelNames reads the named fields, each of which must hold a model name.

@@ -136,14 +136,50 @@ func TestAcceptedBodiesAndTheirEdits(t *testing.T) {
 	}
 }
 
-func TestPromptEstimateCountsTextAndNoImages(t *testing.T) {
-	image := strings.Repeat("A", 100_000)
-	req, err := Chat.Read([]byte(`{"model":"tiny","messages":[{"role":"user","content":"`+strings.Repeat("word ", 80)+`","images":["`+image+`"]}]}`), &Terms{})
-	if err != nil {
-		t.Fatal(err)
+// Everything that reaches the model has an estimate, however it is spelled: Ollama folds the names of its fields.
+func TestPromptEstimate(t *testing.T) {
+	words := strings.Repeat("word ", 400) // 500 tokens
+	picture := strings.Repeat("A", 100_000)
+	chat := func(message string) string {
+		return `{"model":"tiny","messages":[{"role":"user","content":"x"},` + message + `]}`
 	}
-	if req.PromptTokens < 90 || req.PromptTokens > 120 {
-		t.Errorf("estimate %d for 400 characters", req.PromptTokens)
+	for name, c := range map[string]struct {
+		kind        Kind
+		body        string
+		least, most int64
+	}{
+		"content":             {Chat, chat(`{"role":"user","content":"` + words + `"}`), 500, 510},
+		"folded":              {Chat, chat(`{"role":"user","Content":"` + words + `"}`), 500, 510},
+		"folded by Unicode":   {Chat, chat(`{"role":"user","thin` + "\u212A" + `ing":"` + words + `"}`), 500, 510},
+		"escaped":             {Chat, chat(`{"role":"user","c\u006fntent":"` + words + `"}`), 500, 510},
+		"thinking":            {Chat, chat(`{"role":"assistant","thinking":"` + words + `"}`), 500, 510},
+		"a role":              {Chat, chat(`{"role":"` + words + `","content":"x"}`), 500, 510},
+		"arguments as object": {Chat, chat(`{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":{"` + words + `":"` + words + `"}}}]}`), 1000, 1010},
+		"numbers":             {Chat, chat(`{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":{"x":[` + strings.Repeat("1,", 499) + `1]}}}]}`), 500, 510},
+		"a tool result":       {Chat, chat(`{"role":"tool","tool_name":"f","content":"` + words + `"}`), 500, 510},
+		"tools":               {Chat, `{"model":"tiny","messages":[],"tools":[{"type":"function","function":{"name":"f","description":"` + words + `"}}]}`, 500, 530},
+		"an image":            {Chat, chat(`{"role":"user","content":"x","images":["` + picture + `"]}`), 1024, 1030},
+		"folded images":       {Chat, chat(`{"role":"user","content":"x","Images":["` + picture + `"]}`), 1024, 26_000},
+		"two images":          {Generate, `{"model":"tiny","prompt":"x","images":["` + picture + `","` + picture + `"]}`, 2048, 2060},
+		"a suffix":            {Generate, `{"model":"tiny","prompt":"x","suffix":"` + words + `"}`, 500, 510},
+		"a context":           {Generate, `{"model":"tiny","prompt":"x","context":[` + strings.Repeat("1,", 499) + `1]}`, 500, 510},
+		"a system prompt":     {Generate, `{"model":"tiny","prompt":"x","system":"` + words + `"}`, 500, 510},
+		"OpenAI's parts":      {OpenAIChat, chat(`{"role":"user","content":[{"type":"text","text":"` + words + `"},{"type":"image_url","image_url":{"url":"data:image/png;base64,` + picture + `"}}]}`), 1524, 1535},
+		"OpenAI's tools":      {OpenAIChat, `{"model":"tiny","messages":[],"tools":[{"type":"function","function":{"name":"f","description":"` + words + `"}}]}`, 500, 530},
+		"Anthropic's blocks": {AnthropicMessages, chat(`{"role":"user","content":[{"type":"tool_result","tool_use_id":"t","content":"` + words + `"},` +
+			`{"type":"image","source":{"type":"base64","media_type":"image/png","data":"` + picture + `"}}]}`), 1524, 1535},
+		"Anthropic's tool use": {AnthropicMessages, chat(`{"role":"assistant","content":[{"type":"tool_use","id":"t","name":"f","input":{"a":"` + words + `"}}]}`), 500, 510},
+		"Responses' input": {OpenAIResponses, `{"model":"tiny","instructions":"` + words + `","input":[{"type":"function_call","call_id":"c","name":"f","arguments":"` + words + `"},` +
+			`{"type":"function_call_output","call_id":"c","output":"` + words + `"}]}`, 1500, 1510},
+	} {
+		req, err := c.kind.Read([]byte(c.body), &Terms{})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if req.PromptTokens < c.least || req.PromptTokens > c.most {
+			t.Errorf("%s: the estimate is %d tokens, want %d to %d", name, req.PromptTokens, c.least, c.most)
+		}
 	}
 }
 
@@ -160,5 +196,24 @@ func BenchmarkRead(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+func TestPlain(t *testing.T) {
+	filler := strings.Repeat("a", 1010)
+	for body, want := range map[string]bool{
+		`{"model":"tiny","prompt":"x"}`:                                        true,
+		`{"model":"tiny","prompt":"` + filler + `"}`:                           true,
+		`{"model":"tiny","prompt":"x","format":"json"}`:                        false,
+		`{"model":"tiny","prompt":"` + filler + `","Format":"json"}`:           false,
+		`{"model":"tiny","prompt":"x","f` + "\\u006f" + `rmat":"json"}`:        false,
+		`{"model":"tiny","messages":[{"role":"user","images":["QUJD"]}]}`:      false,
+		`{"model":"tiny","prompt":"` + strings.Repeat("a", maxPlain) + `"}`:    false,
+		`{"model":"tiny","messages":[],"response_format":{"type":"json"}}`:     false,
+		`{"model":"tiny","prompt":"` + filler[:990] + `","tools":[{"a":"b"}]}`: false,
+	} {
+		if got := plain([]byte(body)); got != want {
+			t.Errorf("plain(%.60s…) of %d bytes = %v, want %v", body, len(body), got, want)
+		}
 	}
 }

@@ -7,125 +7,172 @@ import (
 
 const (
 	guessedLoad = 10 * time.Second // what a change is taken to cost before one was seen
-	stint       = 8                // changes that a model's time on a backend must be worth while it is wanted there
+	// stint is how many times the cost of a change a model is served for while it is wanted: then changes take at most a ninth of a
+	// backend's time, also where a client alternates on purpose. (A change and the one back, with 16 parts of service before them.)
+	stint    = 16
+	mostKept = 5 * time.Second // for a client that left a load and may return
+	// A client that has waited for less than this when it leaves does not try again soon: it was ended, or plays.
+	earnest = time.Second
 )
 
-// changeLocked says for which lane p should change its model, if for any. A change costs everybody, so
-//   - an idle backend whose own models nobody waits for changes for a lane that no other backend serves; it helps one out that
+// changeLocked is the change of model that p should drain for, or nil. A change costs everybody, so
+//   - an idle backend whose own models no request waits for changes for a lane that no other backend serves; it helps one out that
 //     another serves where its memory is empty or unused, or the wait there is longer than two changes take;
-//   - one whose memory has room loads beside what it has, at once;
-//   - a busy one without changes when it has had its models for as long as eight changes take, and somebody who waits for another
-//     is further behind than everybody who waits for these, or has waited for that long.
-func (s *Scheduler) changeLocked(p *place, now time.Time) laneName {
-	var own *waiter // whose turn it is of those that p could serve as it is
-	var ownRank rank
+//   - one whose memory has room loads besides what it has, at once;
+//   - a busy one without room changes when it has had its models for a stint, and a request that waits for another is further behind
+//     than all that wait for these, or has waited for that long;
+//   - a payer that has left a change behind causes none for a stint where others would notice.
+func (s *Scheduler) changeLocked(p *place, now time.Time) *turn {
+	own, ownRank := s.ownLocked(p, now)
+	busy := own != nil || p.inFlight > 0
 	var cold *lane
 	var first *waiter
 	var firstRank rank
 	for _, l := range s.lanes {
-		if !s.eligible(p, l.name) {
+		if p.warm(l.name) || !s.eligible(p, l.name) {
 			continue
 		}
-		w, r := l.next(p.b, now, s.patience())
-		if w == nil {
-			continue
+		w, r := s.nextIn(l, p.b, now)
+		if w != nil && now.Before(w.client.barred) && !p.room(l.name.model) && (busy || now.Sub(p.use.besides(w.client)) < s.worth(p, l.name.model)) {
+			w, r = s.causeIn(l, p.b, now)
 		}
-		if p.warm(l.name.model) {
-			if before(w, r, own, ownRank) {
-				own, ownRank = w, r
-			}
-			continue
-		}
-		if before(w, r, first, firstRank) && s.wantsLocked(p, l, w, now) {
+		if w != nil && before(w, r, first, firstRank) && s.wantsLocked(p, l, w, now) {
 			cold, first, firstRank = l, w, r
 		}
 	}
-	if cold == nil {
-		return laneName{}
+	if cold == nil || now.Before(p.kept) && !p.room(cold.name.model) {
+		return nil
 	}
-	if (own != nil || p.inFlight > 0) && !p.room() {
-		worth := stint * p.changing(cold.name.model)
-		if now.Sub(p.loaded) < worth {
-			return laneName{}
-		}
-		if own == nil && now.Sub(first.arrived) < p.changing(cold.name.model) {
-			return laneName{} // it may run dry by itself
-		}
-		if own != nil && !before(first, firstRank, own, ownRank) && now.Sub(first.arrived) < worth {
-			return laneName{}
+	if busy && !p.room(cold.name.model) {
+		worth := s.worth(p, cold.name.model)
+		switch waited := now.Sub(first.arrived); {
+		case now.Sub(p.loaded) < worth,
+			own == nil && waited < p.changing(cold.name.model), // it may run dry by itself
+			own != nil && !before(first, firstRank, own, ownRank) && waited < worth:
+			return nil
 		}
 	}
-	return cold.name
+	return &turn{lane: cold.name, request: first, since: now, work: p.work, slots: p.capacity()}
 }
 
-// wantsLocked says whether l needs p although others may have its model already.
+// ownLocked is the request that goes next of those that p can serve as it is, or nil.
+func (s *Scheduler) ownLocked(p *place, now time.Time) (*waiter, rank) {
+	var own *waiter
+	var first rank
+	for _, l := range s.lanes {
+		if !p.warm(l.name) || !s.eligible(p, l.name) {
+			continue
+		}
+		if w, r := s.nextIn(l, p.b, now); w != nil && before(w, r, own, first) {
+			own, first = w, r
+		}
+	}
+	return own, first
+}
+
+// wantsLocked reports whether l needs p although others may have its model already.
 func (s *Scheduler) wantsLocked(p *place, l *lane, w *waiter, now time.Time) bool {
-	slots, mean := 0, s.mean
+	slots, mean := 0, s.holds.median
 	for _, b := range s.fleet.Serving(l.name.model) {
 		o := s.placeLocked(b)
 		if o == p || b == w.ask.Avoid || tooOld(b, l.name.since) {
 			continue
 		}
-		if o.turning.model == l.name.model || o.load != nil && o.load.lane.model == l.name.model {
+		if o.turning != nil && o.turning.lane == l.name || o.load != nil && o.load.lane == l.name {
 			return false // it is being loaded elsewhere: one at a time
 		}
-		if o.warm(l.name.model) {
+		if o.warm(l.name) {
 			st := o.station(l.name.model)
 			slots += o.limit(st)
 			mean = st.usual(mean)
 		}
 	}
-	// An idle backend whose memory is empty, or whose models nobody has asked for in a while, loses nothing.
-	if slots == 0 || p.inFlight == 0 && (len(p.b.State().Loaded) == 0 || now.Sub(p.last) > p.changing(l.name.model)) {
+	// An idle backend whose memory is empty, or whose models were not asked for in a while, loses nothing.
+	if slots == 0 || p.inFlight == 0 && (len(p.b.State().Loaded) == 0 || now.Sub(p.use.last) > p.changing(l.name.model)) {
 		return true
 	}
 	return time.Duration(l.n)*mean/time.Duration(slots) > 2*p.changing(l.name.model)
 }
 
-// changing is what a change to model is expected to take.
+// changing is how long a load of model is expected to take.
 func (p *place) changing(model string) time.Duration {
-	if st := p.stations[model]; st != nil && st.loading > 0 {
-		return st.loading
+	if st := p.stations[model]; st != nil && st.loading.median > 0 {
+		return st.loading.median
 	}
-	if p.loading > 0 {
-		return p.loading
+	if p.loading.median > 0 {
+		return p.loading.median
 	}
 	return guessedLoad
 }
 
-// loadLocked begins the change that p is turning to. It is the scheduler's own, so that a client who leaves does not abort what
-// others wait for: Ollama ends a load whose request has gone.
+// worth is how long p has to serve its models before it is worth a change to model: a stint of loads, and of the time in which half of
+// the slots are idle because what runs has to end. It is never so long that a request which waits for it reaches MaxWait.
+func (s *Scheduler) worth(p *place, model string) time.Duration {
+	var drain time.Duration
+	for _, st := range p.stations {
+		if p.holds(st.model) {
+			drain = max(drain, st.holds.median/2)
+		}
+	}
+	return min(stint*(p.changing(model)+drain), s.o.MaxWait*3/4)
+}
+
+// capacity is how many requests p can serve at one time as it is.
+func (p *place) capacity() int {
+	slots := 1
+	for _, st := range p.stations {
+		if p.holds(st.model) || st.inFlight > 0 {
+			slots = max(slots, p.limit(st))
+		}
+	}
+	return slots
+}
+
+// oweLocked charges the cause of a change that it did not wait for by the time in which the slots of p were idle, and more. Neither
+// leaving nor returning lowers its counter below that, and for a stint it causes no other change where that would disturb other payers.
+func (s *Scheduler) oweLocked(p *place, t *turn, now time.Time, more time.Duration) {
+	p.count(now, 0)
+	c := t.request.client
+	if idle := time.Duration(t.slots)*now.Sub(t.since) - (p.work - t.work) + more; idle > 0 {
+		lowest := s.lowestLocked()
+		c.charge(idle)
+		c.floor = max(c.floor, lowest) + float64(idle)/c.weight
+	}
+	c.barred = now.Add(s.worth(p, t.lane.model))
+}
+
+// loadLocked begins the change that p is turning to. It is the scheduler's own, so that a client that leaves does not abort it: Ollama
+// ends a load whose request has gone.
 func (s *Scheduler) loadLocked(p *place, now time.Time) {
-	l := s.lanes[p.turning]
-	name := p.turning
-	p.turning = laneName{}
-	if l == nil {
-		return
+	t := p.turning
+	p.turning = nil
+	if l := s.lanes[t.lane]; l != nil {
+		w, _ := s.nextIn(l, p.b, now)
+		if w == nil {
+			return
+		}
+		t.request = w
 	}
-	w, _ := l.next(p.b, now, s.patience())
-	if w == nil {
-		return
-	}
+	w := t.request
 	if s.o.Load == nil {
-		p.done(name.model, now, 0)
+		p.done(t.lane, w.client, now, 0)
 		return
 	}
-	ctx, cancel := context.WithCancel(context.Background())
 	p.count(now, 1) // the load has the backend
-	change := &load{lane: name, cause: w, began: now, share: p.share, cancel: cancel, beside: p.room(), before: make(map[string]bool)}
+	room := p.room(t.lane.model)
+	change := &load{turn: *t, began: now, share: p.share, beside: room, stops: !room, before: make(map[string]bool)}
 	for model := range p.b.State().Loaded {
 		change.before[model] = true
 	}
 	p.load = change
 	// One that takes so long waits for room after all: what it waits for must be let end.
-	late := time.AfterFunc(2*p.changing(name.model), func() {
+	late := time.AfterFunc(2*p.changing(t.lane.model), func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		change.beside = false
 	})
 	go func() {
-		err := s.o.Load(ctx, p.b, w.ask)
-		cancel()
+		err := s.o.Load(context.Background(), p.b, w.ask)
 		late.Stop()
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -133,16 +180,18 @@ func (s *Scheduler) loadLocked(p *place, now time.Time) {
 	}()
 }
 
-// done notes that model is in the backend's memory, which may have pushed others out.
-func (p *place) done(model string, now time.Time, took time.Duration) {
+// done notes that a lane's model is in the backend's memory, which may have pushed others out. took is 0 where that is not known.
+func (p *place) done(name laneName, cause *client, now time.Time, took time.Duration) {
 	for _, st := range p.stations {
 		st.seen = time.Time{}
+		st.known = st.known && p.holds(st.model)
 	}
-	st := p.station(model)
+	st := p.station(name.model)
 	st.seen, p.loaded = now, now
+	st.options, st.known = name.options, true
 	if took > 0 {
-		st.loading = took
-		average(&p.loading, took)
+		st.loading.put(cause.payer, took)
+		p.loading.mix(cause.payer, took)
 	}
 }
 
@@ -160,22 +209,21 @@ func (p *place) learn(before map[string]bool) {
 	}
 }
 
-// loadedLocked ends a change. Who caused it goes first, and pays for it; where it failed too: the request itself learns why, in
-// Ollama's own words.
+// loadedLocked ends a change. The request that caused it goes first, and pays for it; where it failed too: the request itself learns
+// why, in Ollama's own words.
 func (s *Scheduler) loadedLocked(p *place, err error) {
 	now := time.Now()
 	change := p.load
 	p.load = nil
 	took := now.Sub(change.began)
+	w := change.request
 	if err == nil {
-		p.done(change.lane.model, now, took)
+		p.done(change.lane, w.client, now, took)
 		p.learn(change.before)
 	}
 	p.count(now, -1)
-	w := change.cause
 	if w.place == nil { // it has left
-		w.client.charge(took)
-		s.fillLocked(p, now)
+		s.abandonedLocked(p, change, err, now)
 		return
 	}
 	s.leaveLocked(w)
@@ -183,4 +231,33 @@ func (s *Scheduler) loadedLocked(p *place, err error) {
 	l.share, l.Loading = change.share, took
 	s.handLocked(w, l, now)
 	s.fillLocked(p, now)
+}
+
+// abandonedLocked ends a change whose request has left. The payer owes it, unless another request of its own or of others uses it. For
+// a moment the model is kept, because a client that has given up too early may try again: it would otherwise never have its model.
+func (s *Scheduler) abandonedLocked(p *place, change *load, err error, now time.Time) {
+	took := now.Sub(change.began)
+	if !change.stops || s.lanes[change.lane] != nil {
+		change.request.client.charge(took)
+		s.fillLocked(p, now)
+		return
+	}
+	var keep time.Duration
+	if err == nil {
+		keep = s.keepLocked(p, took, now)
+	}
+	s.oweLocked(p, &change.turn, now, took+time.Duration(change.slots)*keep)
+	s.fillLocked(p, now)
+}
+
+// keepLocked keeps what p has just loaded for a quarter of the time that it took, and returns that time.
+func (s *Scheduler) keepLocked(p *place, took time.Duration, now time.Time) time.Duration {
+	keep := min(took/4, mostKept)
+	p.kept = now.Add(keep)
+	time.AfterFunc(keep, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.fillLocked(p, time.Now())
+	})
+	return keep
 }

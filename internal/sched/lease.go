@@ -23,8 +23,10 @@ type Lease struct {
 	client   *client
 	taken    time.Time
 	atBound  bool          // it took the last slot
+	plain    bool          // as of the Ask
 	inside   time.Duration // what it waited inside Ollama; negative: nobody said
-	index    int           // among those that run
+	counted  counted
+	index    int // among those that run
 	charged  time.Duration
 	share    time.Duration // of the place, when it was taken
 	released bool
@@ -77,7 +79,10 @@ func (l *Lease) GPU() time.Duration {
 // grantLocked takes a slot at p that is free.
 func (s *Scheduler) grantLocked(p *place, c *client, a *Ask, arrived, now time.Time, why Reason) *Lease {
 	st := p.station(a.Model)
-	l := &Lease{Backend: p.b, Waited: now.Sub(arrived), Why: why, sched: s, place: p, station: st, client: c, taken: now, inside: -1}
+	if !st.known {
+		st.options, st.known = string(a.Options), true // this request loads it, or what is loaded is asked for like this
+	}
+	l := &Lease{Backend: p.b, Waited: now.Sub(arrived), Why: why, sched: s, place: p, station: st, client: c, taken: now, plain: a.Plain, inside: -1}
 	p.count(now, 1)
 	l.share = p.share
 	st.inFlight++
@@ -99,7 +104,7 @@ func (s *Scheduler) startLocked(l *Lease) {
 }
 
 func (s *Scheduler) estimateLocked(c *client, st *station) time.Duration {
-	for _, mean := range []time.Duration{c.mean, st.mean, s.mean} {
+	for _, mean := range []time.Duration{c.mean, st.holds.median, s.holds.median} {
 		if mean > 0 {
 			return mean
 		}
@@ -108,7 +113,7 @@ func (s *Scheduler) estimateLocked(c *client, st *station) time.Duration {
 }
 
 // average moves a mean towards d.
-func average(mean *time.Duration, d time.Duration) {
+func average[T ~int64](mean *T, d T) {
 	if *mean == 0 {
 		*mean = max(d, 1)
 		return
@@ -124,7 +129,7 @@ func (l *Lease) releaseLocked(now time.Time, served bool) {
 	p.count(now, 0)
 	l.used = p.share - l.share
 	p.count(now, -1)
-	p.last = now
+	p.use.note(c, now)
 	st.inFlight--
 	c.running--
 	c.held -= float64(l.charged) / c.weight
@@ -143,9 +148,10 @@ func (l *Lease) releaseLocked(now time.Time, served bool) {
 		}
 		work := l.held - l.Loading
 		average(&c.mean, work)
-		average(&st.mean, work)
-		average(&s.mean, work)
+		st.holds.mix(c.payer, work)
+		s.holds.mix(c.payer, work)
 		p.watch(st, l, now)
+		st.learn(c.payer, l.counted)
 	}
 	p.tidy(st)
 	s.fillLocked(p, now)

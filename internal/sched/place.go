@@ -2,7 +2,6 @@ package sched
 
 import (
 	"cmp"
-	"context"
 	"hash/maphash"
 	"slices"
 	"time"
@@ -13,7 +12,7 @@ import (
 const (
 	firstSlots  = 4                     // of a model on a backend for which none are set
 	mostSlots   = 64                    // that are found by trying
-	insideBound = 50 * time.Millisecond // a longer wait inside Ollama says that it had no slot
+	insideBound = 50 * time.Millisecond // a longer wait inside Ollama is a sign that it had no slot
 	cleanRuns   = 50                    // at the bound without such a wait: one more is tried
 	manyModels  = 64                    // stations kept of models that nobody uses
 )
@@ -23,29 +22,59 @@ type place struct {
 	b        *backend.Backend
 	stations map[string]*station
 	inFlight int // of all models, loads too
-	last     time.Time
-	// turning is the lane for which the model is to be changed: nothing else is begun until what runs is done. load is the change.
-	turning laneName
+	use      use
+	// turning is the change of model that the place drains for: nothing else is begun until what runs is done. load is the change itself.
+	turning *turn
 	load    *load
-	loaded  time.Time     // when the last change was done
-	loading time.Duration // moving average of what a change takes
+	loaded  time.Time              // when the last change was done
+	kept    time.Time              // until when what was loaded for a client that has left is kept, because that client may return
+	loading samples[time.Duration] // what a change takes
 	// fits is how many models its memory holds, by what a load has pushed out; 0: no load has yet.
 	fits int
 	// share is what a lease that was there from the start would have of the backend: the integral of one over inFlight, as of shared.
 	share  time.Duration
 	shared time.Time
+	work   time.Duration // the integral of inFlight
+}
+
+// use is when a place was last used, and when by another payer than the last one.
+type use struct {
+	last, others time.Time
+	by           *client
+}
+
+func (u *use) note(c *client, now time.Time) {
+	if u.by != c {
+		u.by, u.others = c, u.last
+	}
+	u.last = now
+}
+
+// besides is when the place was last used by another payer than c.
+func (u *use) besides(c *client) time.Time {
+	if u.by == c {
+		return u.others
+	}
+	return u.last
 }
 
 // station is one model on one backend.
 type station struct {
 	model    string
 	inFlight int
-	found    int           // slots, where none are set
-	clean    int           // runs at the bound
-	lowered  time.Time     // when found last went down
-	mean     time.Duration // moving average of how long a slot is held
-	loading  time.Duration // what loading it took the last time
-	seen     time.Time     // when it last worked
+	found    int                    // slots, where none are set
+	clean    int                    // runs at the bound
+	lowered  time.Time              // when found last went down
+	seen     time.Time              // when it last worked
+	holds    samples[time.Duration] // how long a slot is held
+	inside   samples[time.Duration] // how long requests at the bound waited inside Ollama
+	loading  samples[time.Duration] // what loading it took
+	perToken samples[time.Duration] // of an answer
+	template samples[int64]         // tokens that it adds to a short prompt
+	density  samples[int64]         // tokens of a long prompt for each thousand that were estimated
+	// options are those it was loaded with, as far as is known.
+	options string
+	known   bool
 }
 
 func (s *Scheduler) placeLocked(b *backend.Backend) *place {
@@ -68,8 +97,8 @@ func (p *place) station(model string) *station {
 
 // usual is how long a slot is held here; otherwise, where that is not known. A station that is not there knows nothing.
 func (st *station) usual(otherwise time.Duration) time.Duration {
-	if st != nil && st.mean > 0 {
-		return st.mean
+	if st != nil && st.holds.median > 0 {
+		return st.holds.median
 	}
 	return otherwise
 }
@@ -94,7 +123,7 @@ func (p *place) limit(st *station) int {
 
 // free says whether one more request for the model may be given to the backend.
 func (p *place) free(model string) bool {
-	if total := p.b.Bounds().Total; total > 0 && p.inFlight >= total || p.turning != (laneName{}) {
+	if total := p.b.Bounds().Total; total > 0 && p.inFlight >= total || p.turning != nil {
 		return false
 	}
 	// Who caused a load goes first when it is done, also where the backend says before that it has the model.
@@ -105,44 +134,64 @@ func (p *place) free(model string) bool {
 	return st == nil || st.inFlight < p.limit(st)
 }
 
-// warm says whether the model is in the backend's memory, as far as is known: a backend that does not say is taken to have it.
-func (p *place) warm(model string) bool {
+// has reports whether the model is in the backend's memory, as far as is known: a backend that does not say is taken to have it.
+func (p *place) has(model string) bool {
 	state := p.b.State()
-	if state.Loaded == nil {
+	if !loadable(state, model) || p.holds(model) {
 		return true
-	}
-	if _, ok := state.Loaded[model]; ok {
-		return true
-	}
-	if _, ok := state.Installed[model]; !ok && state.Installed != nil {
-		return true // there is nothing to load: its own answer says so
 	}
 	st := p.stations[model]
 	return st != nil && (st.inFlight > 0 || !st.seen.IsZero() && !st.seen.Before(state.Checked))
 }
 
+// loadable reports whether a load of the model can change anything: not where the backend does not say what it has in its memory, and
+// not where the model is not installed, because its own answer says so.
+func loadable(state backend.State, model string) bool {
+	_, installed := state.Installed[model]
+	return state.Loaded != nil && (installed || state.Installed == nil)
+}
+
+// warm reports whether the lane's model is in the backend's memory with the lane's options, as far as is known: Ollama loads a model again
+// for other options.
+func (p *place) warm(name laneName) bool {
+	st := p.stations[name.model]
+	return p.has(name.model) && (st == nil || !st.known || st.options == name.options || !loadable(p.b.State(), name.model))
+}
+
+// holds reports whether the backend says that the model is in its memory.
+func (p *place) holds(model string) bool {
+	_, loaded := p.b.State().Loaded[model]
+	return loaded
+}
+
 // watch finds how many slots a model has where none are set. Ollama never says that it is busy with a loaded model, but its records
-// show that a request waited inside.
+// show that a request waited inside. Only requests that took the last slot count, and only plain ones: a schema is compiled and an image
+// read in that time. Most payers must have seen it.
 func (p *place) watch(st *station, l *Lease, now time.Time) {
+	if l.inside < 0 || !l.atBound || !l.plain {
+		return
+	}
+	st.inside.put(l.client.payer, l.inside)
 	switch {
-	case l.inside > insideBound:
+	case st.inside.median > insideBound && l.inside > insideBound:
 		// One sign for all that were let in before it was seen.
 		if l.taken.After(st.lowered) {
 			st.found, st.clean, st.lowered = max(1, st.found-1), 0, now
 		}
-	case l.inside >= 0 && l.atBound:
+	case l.inside <= insideBound:
 		if st.clean++; st.clean >= cleanRuns {
 			st.found, st.clean = min(st.found+1, mostSlots), 0
 		}
 	}
 }
 
-// count brings share up to now, and then changes inFlight by more. Division rounds down, so that the parts stay below the whole. Of
+// count brings share and work up to now, and then changes inFlight by more. Division rounds down, so that the parts stay below the whole. Of
 // two that took their time before the lock, the earlier may come later: time does not go back for it.
 func (p *place) count(now time.Time, more int) {
 	if passed := now.Sub(p.shared); passed > 0 {
 		if p.inFlight > 0 {
 			p.share += passed / time.Duration(p.inFlight)
+			p.work += passed * time.Duration(p.inFlight)
 		}
 		p.shared = now
 	}
@@ -162,7 +211,7 @@ func (s *Scheduler) chooseLocked(serving []*backend.Backend, a *Ask) (*place, Re
 	var least float64
 	for _, b := range serving {
 		p := s.placeLocked(b)
-		if !p.warm(a.Model) || !p.free(a.Model) {
+		if !p.warm(a.lane()) || !p.free(a.Model) {
 			continue
 		}
 		score := 0.0
@@ -172,7 +221,7 @@ func (s *Scheduler) chooseLocked(serving []*backend.Backend, a *Ask) (*place, Re
 		case s.o.Prefix && a.Prefix != 0:
 			score = -rendezvous(b.Name, a.Prefix) * cmp.Or(b.Bounds().Weight, 1)
 		default:
-			score = p.burden(a.Model, s.mean)
+			score = p.burden(a.Model, s.holds.median)
 		}
 		if best == nil || score < least {
 			best, least = p, score
@@ -203,7 +252,7 @@ func (s *Scheduler) byRoomLocked(serving []*backend.Backend) []*place {
 		list = append(list, s.placeLocked(b))
 	}
 	slices.SortStableFunc(list, func(a, b *place) int {
-		return cmp.Or(cmp.Compare(a.inFlight, b.inFlight), cmp.Compare(len(a.b.State().Loaded), len(b.b.State().Loaded)), a.last.Compare(b.last))
+		return cmp.Or(cmp.Compare(a.inFlight, b.inFlight), cmp.Compare(len(a.b.State().Loaded), len(b.b.State().Loaded)), a.use.last.Compare(b.use.last))
 	})
 	return list
 }
@@ -215,11 +264,11 @@ func (s *Scheduler) fillLocked(p *place, now time.Time) {
 	}
 	s.advanceLocked(now)
 	for s.waiting > 0 && (p.load == nil || p.load.beside) {
-		if p.turning == (laneName{}) && p.load == nil {
+		if p.turning == nil && p.load == nil {
 			p.turning = s.changeLocked(p, now)
 		}
-		if p.turning != (laneName{}) {
-			if p.inFlight > 0 && !p.room() {
+		if p.turning != nil {
+			if p.inFlight > 0 && !p.room(p.turning.lane.model) {
 				return
 			}
 			s.loadLocked(p, now)
@@ -238,15 +287,12 @@ func (s *Scheduler) nextLocked(p *place, now time.Time) *waiter {
 	var best *waiter
 	var first rank
 	for _, l := range s.lanes {
-		if !p.free(l.name.model) || !p.warm(l.name.model) || !s.eligible(p, l.name) {
+		if !p.free(l.name.model) || !p.warm(l.name) || !s.eligible(p, l.name) {
 			continue
 		}
-		if w, r := l.next(p.b, now, s.patience()); w != nil && before(w, r, best, first) {
+		if w, r := s.nextIn(l, p.b, now); w != nil && before(w, r, best, first) {
 			best, first = w, r
 		}
-	}
-	if best != nil {
-		best.lane.aged = first == agedBatch
 	}
 	return best
 }
@@ -272,19 +318,28 @@ func (s *Scheduler) handLocked(w *waiter, l *Lease, now time.Time) {
 	s.turnBackLocked(w.lane, now)
 }
 
-// room says whether the backend's memory takes one more model, as far as is known: until a load has pushed another out it is taken to.
-func (p *place) room() bool {
+// room reports whether the backend's memory takes the model besides what it has, as far as is known: until a load has pushed another out
+// it is taken to. With other options a model takes its own place.
+func (p *place) room(model string) bool {
 	loaded := p.b.State().Loaded
-	return loaded != nil && (p.fits == 0 || len(loaded) < p.fits)
+	return loaded != nil && !p.holds(model) && (p.fits == 0 || len(loaded) < p.fits)
+}
+
+// turn is the time in which a place drains for a change of model.
+type turn struct {
+	lane    laneName
+	request *waiter // that causes it
+	since   time.Time
+	work    time.Duration // of the place, when it began
+	slots   int           // of the models that it had until then
 }
 
 // load is a change of the model at a place.
 type load struct {
-	beside bool            // the backend goes on with what it has meanwhile
+	turn
+	beside bool            // the backend serves what it has meanwhile
+	stops  bool            // there was no room besides what it has: the load stopped the backend for everybody
 	before map[string]bool // what it had
-	lane   laneName
-	cause  *waiter
 	began  time.Time
 	share  time.Duration // of the place, when it began
-	cancel context.CancelFunc
 }

@@ -184,7 +184,7 @@ func TestOneLoadForAll(t *testing.T) {
 	})
 }
 
-// A client that gives up does not end a load for which others wait; when nobody does any more it is ended.
+// A client that gives up does not end its load, whether others wait for it or not.
 func TestGivingUpALoad(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu := server("gpu", 4)
@@ -222,8 +222,9 @@ func TestGivingUpALoad(t *testing.T) {
 		leave()
 		all.Wait()
 		synctest.Wait()
-		if len(*done) != 2 || (*done)[1] != "aborted" {
-			t.Errorf("loads: %v", *done)
+		time.Sleep(2 * time.Minute)
+		if len(*done) != 1 || !s.placeLocked(gpu).holds("a") {
+			t.Errorf("loads: got %v, want one that was not aborted", *done)
 		}
 		wantEmpty(t, s)
 	})
@@ -244,7 +245,7 @@ func TestALoadFails(t *testing.T) {
 	})
 }
 
-// A model that is wanted keeps its backend for as long as eight changes take, and no longer where others wait for another.
+// A model that is wanted keeps its backend for as long as sixteen changes take, and no longer where others wait for another.
 func TestAChangeMustBeWorthIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu := server("gpu", 1)
@@ -266,8 +267,8 @@ func TestAChangeMustBeWorthIt(t *testing.T) {
 		time.Sleep(3 * time.Hour)
 		cancel()
 		all.Wait()
-		// One change takes a minute and is worth eight: 180 minutes have twenty of them, and the end has two.
-		if n := len(*done); n < 17 || n > 22 {
+		// One change takes a minute and is worth sixteen: 180 minutes have ten of them, and the end has two.
+		if n := len(*done); n < 9 || n > 13 {
 			t.Errorf("%d changes in three hours", n)
 		}
 		wantEmpty(t, s)
@@ -284,7 +285,7 @@ func TestSlotsAreFound(t *testing.T) {
 			for range 8 {
 				all.Go(func() {
 					for range n {
-						l := lease(t, s, Ask{Key: "k", Model: "m"})
+						l := lease(t, s, Ask{Key: "k", Model: "m", Plain: true})
 						busy := s.Snapshot().InFlight
 						time.Sleep(time.Second)
 						l.Inside(time.Duration(max(0, busy-real)) * time.Second)
@@ -482,7 +483,7 @@ func TestAModelIsLoadedBesideOthers(t *testing.T) {
 			t.Errorf("what is loaded waits for %v", waited)
 		}
 		ask(t, s, Ask{Key: "k", Model: "c"}, time.Second) // pushes one out
-		if s.placeLocked(gpu).fits != 2 || s.placeLocked(gpu).room() {
+		if s.placeLocked(gpu).fits != 2 || s.placeLocked(gpu).room("d") {
 			t.Errorf("its memory is taken to hold %d", s.placeLocked(gpu).fits)
 		}
 		long.Release()

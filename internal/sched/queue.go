@@ -1,6 +1,7 @@
 package sched
 
 import (
+	"cmp"
 	"container/heap"
 	"container/list"
 	"iter"
@@ -9,9 +10,9 @@ import (
 	"ollama-api-service/internal/backend"
 )
 
-// client is a key as the queue sees it: how much it has been served.
+// client is a payer as the queue sees it: how much it has been served.
 type client struct {
-	name    string
+	payer   string
 	weight  float64
 	counter float64 // nanoseconds of slots, over the weight: the lowest goes next
 	held    float64 // the part of counter for what runs now, expected or had
@@ -19,14 +20,34 @@ type client struct {
 	waiting int
 	lines   []*line       // those in which it waits
 	mean    time.Duration // moving average of how long it holds a slot
+	crowd   uint64        // in which its counter was last lowered
+	floor   float64       // what it owes for changes that it left behind: its counter is not lowered below this
+	barred  time.Time     // until when it causes no change that others would notice
 }
 
-// lift brings a counter to that of the others when its key comes back with nothing waiting: what it left unused is gone, and what
-// it used while nobody wanted it is forgiven, but for what it has in its hands.
-func (c *client) lift(lowest float64) {
-	if c.waiting == 0 {
-		c.counter = min(max(c.counter, lowest), lowest+c.held)
+// lift brings the counter to that of the others when the payer returns with nothing waiting: service that it left unused is gone, and
+// service that it used while no request waited is forgiven, except for what it holds. That is once for each crowd, the time in which
+// requests wait without a break: a payer that returned for each request would otherwise never be behind one that has several waiting.
+func (c *client) lift(lowest float64, crowd uint64) {
+	if c.waiting > 0 {
+		return
 	}
+	if c.crowd != crowd {
+		c.crowd = crowd
+		c.counter = min(c.counter, lowest+c.held)
+	}
+	c.counter = max(c.counter, lowest, c.floor)
+}
+
+// newestBatch is the batch request of the payer that came last, or nil.
+func (c *client) newestBatch() *waiter {
+	var newest *waiter
+	for _, l := range c.lines {
+		if w := l.waiters.Back().Value.(*waiter); l.batch && (newest == nil || w.order > newest.order) {
+			newest = w
+		}
+	}
+	return newest
 }
 
 // charge adds d of service, which may be negative.
@@ -37,10 +58,13 @@ func (c *client) charge(d time.Duration) {
 	}
 }
 
-// laneName is a model, and the version that its requests need: requests that the same backends may serve wait together.
-type laneName struct{ model, since string }
+// laneName is a model, the load-time options that it is wanted with, and the version that its requests need. Requests that the same
+// backends may serve without a change wait together.
+type laneName struct{ model, options, since string }
 
-// Classes of requests, in the order of their turns.
+func (a *Ask) lane() laneName { return laneName{a.Model, string(a.Options), a.Since} }
+
+// Classes of turns, in their order. A line of batch requests is in the interactive class while its first request is aged.
 const (
 	interactive = iota
 	batch
@@ -52,16 +76,16 @@ type lane struct {
 	name  laneName
 	n     int
 	turns [classes]turns
-	// retries have had their turn and lost it to a failure; olds are the batch requests as they came.
-	retries, olds list.List
-	aged          bool // the last turn went to an old batch request
+	// retries have had their turn and lost it to a failure. young are the batch requests that are not aged, in the order they came.
+	retries, young list.List
 }
 
-// line is the requests of one key for one model in one class: first come, first served.
+// line is the requests of one payer for one model, interactive or batch: first come, first served.
 type line struct {
 	lane    *lane
 	client  *client
-	class   int
+	batch   bool
+	class   int // the heap of the lane that it is in
 	waiters list.List
 	index   int // in the heap
 }
@@ -74,9 +98,10 @@ type waiter struct {
 	arrived time.Time
 	order   uint64
 	place   *list.Element // in its line, or among the retries; nil when it has left
-	old     *list.Element // among the lane's olds
+	young   *list.Element // among the lane's young; nil if it is aged or interactive
 	ahead   int           // how many waited for the model when it came
 	lease   *Lease        // when it was granted
+	left    *Lease        // what it has cost, if it left while its model was loaded for it
 	err     error         // when it will never be
 	ready   chan struct{} // closed at either
 }
@@ -116,10 +141,11 @@ func (t *turns) Pop() any {
 func (l *line) first() *waiter { return l.waiters.Front().Value.(*waiter) }
 
 func (s *Scheduler) clientLocked(a *Ask) *client {
-	c := s.clients[a.Key]
+	payer := cmp.Or(a.Payer, a.Key)
+	c := s.clients[payer]
 	if c == nil {
-		c = &client{name: a.Key}
-		s.clients[a.Key] = c
+		c = &client{payer: payer}
+		s.clients[payer] = c
 		s.sweepLocked()
 	}
 	weight := a.Weight
@@ -135,44 +161,49 @@ func (s *Scheduler) clientLocked(a *Ask) *client {
 	return c
 }
 
-// sweepLocked drops keys that do nothing, each time there are twice as many as the last sweep left.
+// sweepLocked drops payers that do nothing and owe nothing, each time there are twice as many as the last sweep left.
 func (s *Scheduler) sweepLocked() {
 	if len(s.clients) < 2*s.swept+64 {
 		return
 	}
+	now := time.Now()
 	for name, c := range s.clients {
-		if c.running == 0 && c.waiting == 0 && c.weight > 0 {
+		if c.running == 0 && c.waiting == 0 && c.weight > 0 && c.floor <= s.virtual && now.After(c.barred) {
 			delete(s.clients, name)
 		}
 	}
 	s.swept = len(s.clients)
 }
 
-// lowestLocked is what the key that goes next has been served, or who went last where nobody waits: without what is only expected
-// of its requests that run, which may come to much less.
+// lowestLocked is the service of the payer that goes next, without the part that is only expected of its running requests: they may
+// take much less. If no request waits, it is that of the payer that went last. Batch requests count only where no interactive one
+// waits: their counters stand still while they are passed over, and would give each payer that comes a lead over those that wait.
 func (s *Scheduler) lowestLocked() float64 {
-	var next *client
-	for _, l := range s.lanes {
-		for class := range l.turns {
+	for class := range classes {
+		var next *client
+		for _, l := range s.lanes {
 			if t := l.turns[class]; len(t) > 0 && (next == nil || t[0].client.counter < next.counter) {
 				next = t[0].client
 			}
 		}
+		if next != nil {
+			return next.counter - next.held
+		}
 	}
-	if next == nil {
-		return s.virtual
-	}
-	return next.counter - next.held
+	return s.virtual
 }
 
 func (s *Scheduler) enqueueLocked(c *client, a *Ask, now time.Time) *waiter {
-	name := laneName{a.Model, a.Since}
+	name := a.lane()
 	l := s.lanes[name]
 	if l == nil {
 		l = &lane{name: name}
 		s.lanes[name] = l
 	}
-	c.lift(s.lowestLocked())
+	if s.waiting == 0 {
+		s.crowd++
+	}
+	c.lift(s.lowestLocked(), s.crowd)
 	s.arrivals++
 	w := &waiter{ask: a, client: c, lane: l, arrived: now, order: s.arrivals, ahead: l.n, ready: make(chan struct{})}
 	s.waiting++
@@ -182,23 +213,54 @@ func (s *Scheduler) enqueueLocked(c *client, a *Ask, now time.Time) *waiter {
 		w.place = l.retries.PushBack(w)
 		return w
 	}
-	class := interactive
 	if a.Batch {
-		class = batch
-		w.old = l.olds.PushBack(w)
+		w.young = l.young.PushBack(w)
 	}
 	for _, own := range c.lines {
-		if own.lane == l && own.class == class {
+		if own.lane == l && own.batch == a.Batch {
 			w.line = own
 			w.place = own.waiters.PushBack(w)
 			return w
 		}
 	}
-	w.line = &line{lane: l, client: c, class: class}
+	w.line = &line{lane: l, client: c, batch: a.Batch, class: interactive}
+	if a.Batch {
+		w.line.class = batch
+	}
 	w.place = w.line.waiters.PushBack(w)
 	c.lines = append(c.lines, w.line)
-	heap.Push(&l.turns[class], w.line)
+	heap.Push(&l.turns[w.line.class], w.line)
 	return w
+}
+
+// move puts a line into another class.
+func (l *line) move(class int) {
+	heap.Remove(&l.lane.turns[l.class], l.index)
+	l.class = class
+	heap.Push(&l.lane.turns[class], l)
+}
+
+// ageLocked has batch requests that have waited for long compete with interactive ones, by the counter of their payer. It begins at that
+// of the payer that goes next: a payer that was passed over would otherwise have every slot until it has caught up.
+func (s *Scheduler) ageLocked(l *lane, now time.Time) {
+	for e := l.young.Front(); e != nil; e = l.young.Front() {
+		w := e.Value.(*waiter)
+		if now.Sub(w.arrived) < s.patience() {
+			return
+		}
+		l.young.Remove(e)
+		w.young = nil
+		if w.line.class == batch && w.line.first() == w {
+			w.line.ageLocked(s.lowestLocked())
+		}
+	}
+}
+
+func (l *line) ageLocked(lowest float64) {
+	if c := l.client; c.counter < lowest {
+		c.charge(time.Duration((lowest - c.counter) * c.weight))
+	}
+	l.move(interactive)
 }
 
 // leaveLocked takes w out of the queue.
@@ -215,8 +277,8 @@ func (s *Scheduler) leaveLocked(w *waiter) {
 		l.retries.Remove(place)
 		return
 	}
-	if w.old != nil {
-		l.olds.Remove(w.old)
+	if w.young != nil {
+		l.young.Remove(w.young)
 	}
 	first := w.line.waiters.Front() == place
 	w.line.waiters.Remove(place)
@@ -229,6 +291,8 @@ func (s *Scheduler) leaveLocked(w *waiter) {
 				break
 			}
 		}
+	case first && w.line.batch && w.line.class == interactive && w.line.first().young != nil:
+		w.line.move(batch)
 	case first:
 		heap.Fix(&l.turns[w.line.class], w.line.index)
 	}
@@ -261,26 +325,20 @@ type rank int
 
 const (
 	afterFailure rank = iota // it had its turn
-	agedBatch
 	inTurn
 	leftOver
 )
 
-// next is whose turn it is in the lane on b: nobody's where all that wait must not go there.
-func (l *lane) next(b *backend.Backend, now time.Time, patience time.Duration) (*waiter, rank) {
+// nextIn is the request that goes next in the lane on b, or nil if all that wait must not go there.
+func (s *Scheduler) nextIn(l *lane, b *backend.Backend, now time.Time) (*waiter, rank) {
 	for e := l.retries.Front(); e != nil; e = e.Next() {
 		if w := e.Value.(*waiter); w.ask.Avoid != b {
 			return w, afterFailure
 		}
 	}
-	people := l.turns[interactive]
-	if e := l.olds.Front(); e != nil && (len(people) == 0 || !l.aged) {
-		if w := e.Value.(*waiter); now.Sub(w.arrived) >= patience {
-			return w.line.first(), agedBatch
-		}
-	}
-	if len(people) > 0 {
-		return people[0].first(), inTurn
+	s.ageLocked(l, now)
+	if first := l.turns[interactive]; len(first) > 0 {
+		return first[0].first(), inTurn
 	}
 	if others := l.turns[batch]; len(others) > 0 {
 		return others[0].first(), leftOver
@@ -288,17 +346,35 @@ func (l *lane) next(b *backend.Backend, now time.Time, patience time.Duration) (
 	return nil, leftOver
 }
 
-// before says whether w has its turn before o.
+// causeIn is the request in the lane for which b may change its model: the one that goes next of those whose payers are not barred.
+func (s *Scheduler) causeIn(l *lane, b *backend.Backend, now time.Time) (*waiter, rank) {
+	first, r := s.nextIn(l, b, now)
+	if first == nil || !now.Before(first.client.barred) {
+		return first, r
+	}
+	first = nil
+	for class := range l.turns {
+		for _, line := range l.turns[class] {
+			if w := line.first(); !now.Before(w.client.barred) && before(w, inTurn, first, inTurn) {
+				first = w
+			}
+		}
+		if first != nil {
+			return first, inTurn + rank(class)
+		}
+	}
+	return nil, leftOver
+}
+
+// before reports whether w goes before o.
 func before(w *waiter, r rank, o *waiter, than rank) bool {
 	switch {
 	case o == nil:
 		return true
 	case r != than:
 		return r < than
-	case r == inTurn || r == leftOver:
-		if w.client.counter != o.client.counter {
-			return w.client.counter < o.client.counter
-		}
+	case r != afterFailure && w.client.counter != o.client.counter:
+		return w.client.counter < o.client.counter
 	}
 	return w.order < o.order
 }

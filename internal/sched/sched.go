@@ -18,7 +18,7 @@ import (
 // Options are the bounds of the queue and how a model is loaded.
 type Options struct {
 	MaxQueue int           // requests that may wait in all
-	PerKey   int           // of one key; 0: as many as in all
+	PerKey   int           // of one payer; 0: only its share bounds it
 	MaxWait  time.Duration // of one request
 	// Prefix sends conversations with the same beginning to the same backend, where its slots allow it.
 	Prefix bool
@@ -30,13 +30,15 @@ type Options struct {
 // Ask is what a request needs.
 type Ask struct {
 	ID       string           // of the request
-	Key      string           // preview: whose turn it takes
-	Weight   float64          // of the key; 0 is 1
+	Key      string           // preview, for lists
+	Payer    string           // whose share of slots, loads and the queue it takes; "": Key
+	Weight   float64          // of the payer; 0 is 1
 	Batch    bool             // it takes what others leave
 	Model    string           // canonical name
 	Since    string           // the oldest version that can serve it; "" any
 	Avoid    *backend.Backend // one that has just failed with it: it has had its turn, and goes first
 	Options  []byte           // load-time options, a JSON object for Load; nil: none
+	Plain    bool             // Ollama has nothing to prepare for it: no schema, image, tool or long prompt
 	Embeds   bool             // it asks for embeddings
 	Prefix   uint64           // of the conversation's beginning; 0: none
 	Deadline time.Time        // zero: MaxWait alone
@@ -53,11 +55,12 @@ type Scheduler struct {
 	clients  map[string]*client
 	waiting  int
 	arrivals uint64
+	crowd    uint64 // changes whenever no request waits
 	running  []*Lease
-	advanced time.Time     // when what runs was last charged
-	mean     time.Duration // moving average of how long a slot is held
-	virtual  float64       // what who went last had been served
-	swept    int           // clients that were left by the last sweep
+	advanced time.Time              // when what runs was last charged
+	holds    samples[time.Duration] // how long a slot is held
+	virtual  float64                // what who went last had been served
+	swept    int                    // clients that were left by the last sweep
 }
 
 // New schedules for fleet.
@@ -72,7 +75,8 @@ func New(fleet *backend.Fleet, o Options) *Scheduler {
 
 // Acquire waits for a slot for what is asked, at the longest until its deadline. It returns CodeQueueFull or CodeQueueTimeout with
 // the time after which a try makes sense, CodeNoBackend where no server that has the model answers, CodeNotFound where none has
-// it, CodeTooOld where all that have it are too old, or CodeClientGone where ctx ended first.
+// it, CodeTooOld where all that have it are too old, or CodeClientGone where ctx ended first. Of the last two and CodeQueueTimeout, an
+// error comes with a lease that holds nothing if the model was being loaded for the request: then it has cost something.
 func (s *Scheduler) Acquire(ctx context.Context, a Ask) (*Lease, error) {
 	now := time.Now()
 	s.mu.Lock()
@@ -85,7 +89,7 @@ func (s *Scheduler) Acquire(ctx context.Context, a Ask) (*Lease, error) {
 		return l, nil
 	}
 	if err := s.wait(ctx, w); err != nil {
-		return nil, err
+		return w.left, err
 	}
 	return w.lease, nil
 }
@@ -99,11 +103,13 @@ func (s *Scheduler) askLocked(a *Ask, now time.Time) (*Lease, *waiter, *api.Erro
 	c := s.clientLocked(a)
 	if s.waiting == 0 {
 		if p, why := s.chooseLocked(serving, a); p != nil {
-			c.lift(s.virtual)
+			s.crowd++ // no request waits
+			c.lift(s.virtual, s.crowd)
 			return s.grantLocked(p, c, a, now, now, why), nil, nil
 		}
 	}
-	full := s.waiting >= s.o.MaxQueue || c.waiting >= s.o.PerKey
+	full := c.waiting >= s.o.PerKey
+	over := c.waiting >= s.o.MaxQueue-s.waiting // its share, and the whole queue
 	w := s.enqueueLocked(c, a, now)
 	for _, p := range s.byRoomLocked(serving) {
 		s.fillLocked(p, now)
@@ -112,9 +118,9 @@ func (s *Scheduler) askLocked(a *Ask, now time.Time) (*Lease, *waiter, *api.Erro
 		}
 	}
 	// One that failed elsewhere has been let in already: it is not refused for those that came since.
-	if full && a.Avoid == nil {
+	if a.Avoid == nil && (full || over && !s.giveWayLocked(w)) {
 		s.leaveLocked(w)
-		s.refillLocked(w)
+		s.turnBackLocked(w.lane, now)
 		return nil, nil, s.fullLocked(a)
 	}
 	return nil, w, nil
@@ -150,9 +156,41 @@ func tooOld(b *backend.Backend, since string) bool { return since != "" && b.Sta
 func (s *Scheduler) fullLocked(a *Ask) *api.Error {
 	message := "all slots are busy and the queue is full: try again later"
 	if s.waiting < s.o.MaxQueue {
-		message = "all slots are busy and as many requests of this key wait as may: try again later"
+		message = "all slots are busy and this key has its share of the queue already: try again later"
 	}
 	return s.comeBackLocked(api.Errorf(api.CodeQueueFull, "%s", message), a.Model)
+}
+
+// giveWayLocked makes room for w by ending the newest batch request of the payer that has the most requests waiting, and reports
+// whether there was one. A payer may have at most as many waiting as there are places free, so that there is room for others (the dynamic
+// threshold of Choudhury and Hahne, 1998, with alpha 1). This is for a payer that has less than an equal part of the queue where many
+// payers have taken the rest.
+func (s *Scheduler) giveWayLocked(w *waiter) bool {
+	least := w.client.waiting // with w itself
+	if w.ask.Batch {
+		least++ // it would only change places
+	}
+	var last *waiter
+	payers := 1
+	for _, c := range s.clients {
+		if c.waiting > 0 {
+			payers++
+		}
+		if c == w.client || c.waiting < least || last != nil && c.waiting <= last.client.waiting {
+			continue
+		}
+		if newest := c.newestBatch(); newest != nil {
+			last = newest
+		}
+	}
+	if last == nil || w.client.waiting > max(1, s.o.MaxQueue/payers) {
+		return false
+	}
+	s.leaveLocked(last)
+	last.err = s.comeBackLocked(api.Errorf(api.CodeQueueFull, "the queue is full and a key with fewer requests needs the place of this batch request: try again later"), last.ask.Model)
+	close(last.ready)
+	s.turnBackLocked(last.lane, time.Now())
+	return true
 }
 
 // comeBackLocked says in err when one more request for model may have a slot.
@@ -187,10 +225,16 @@ func (s *Scheduler) wait(ctx context.Context, w *waiter) error {
 	// A grant may have crossed with the end of the wait: then the slot is ours, and goes back.
 	switch {
 	case w.lease != nil:
+		if p, now := w.lease.place, time.Now(); now.Equal(p.loaded) || now.Sub(p.loaded) < mostKept && w.lease.Why == ReasonChange {
+			s.keepLocked(p, p.changing(w.ask.Model), now)
+		}
 		w.lease.releaseLocked(time.Now(), false)
 	case w.err == nil:
+		w.left = s.loadingForLocked(w, time.Now())
 		s.leaveLocked(w)
-		s.refillLocked(w)
+		if now := time.Now(); now.Sub(w.arrived) < earnest {
+			s.turnBackLocked(w.lane, now)
+		}
 	}
 	if err.Code == api.CodeQueueTimeout {
 		return s.comeBackLocked(err, w.ask.Model)
@@ -198,24 +242,33 @@ func (s *Scheduler) wait(ctx context.Context, w *waiter) error {
 	return err
 }
 
-// refillLocked ends a change of model for which nobody waits any more since w has left, and lets others have the backend.
-func (s *Scheduler) refillLocked(w *waiter) {
-	s.turnBackLocked(w.lane, time.Now())
+// loadingForLocked is a lease that holds nothing if a model is being loaded for w, and otherwise nil.
+func (s *Scheduler) loadingForLocked(w *waiter, now time.Time) *Lease {
 	for _, p := range s.places {
-		if w.lane.n == 0 && p.load != nil && p.load.lane == w.lane.name {
-			p.load.cancel()
+		if p.load != nil && p.load.request == w {
+			p.count(now, 0)
+			took := now.Sub(p.load.began)
+			return &Lease{
+				Backend: p.b, Waited: p.load.began.Sub(w.arrived), Loading: took, Why: ReasonChange, Ahead: w.ahead,
+				released: true, held: took, used: p.share - p.load.share,
+			}
 		}
 	}
+	return nil
 }
 
-// turnBackLocked has backends that drain for a lane in which nobody waits any more go on with what they have.
+// turnBackLocked has backends that drain for a lane in which no request waits any more continue with what they have. The payer that
+// caused it owes the time that the slots were idle. A load that has begun is not ended, and neither is a drain whose client has waited
+// for a while: a client that asks and leaves before it is done would otherwise cost others two loads each time, and one that gives up
+// too early and tries again would never have its model.
 func (s *Scheduler) turnBackLocked(l *lane, now time.Time) {
 	if l.n > 0 {
 		return
 	}
 	for _, p := range s.places {
-		if p.turning == l.name {
-			p.turning = laneName{}
+		if t := p.turning; t != nil && t.lane == l.name {
+			p.turning = nil
+			s.oweLocked(p, t, now, 0)
 			s.fillLocked(p, now)
 		}
 	}

@@ -3,6 +3,7 @@ package sched
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net/url"
 	"slices"
@@ -54,7 +55,7 @@ func wantEmpty(t *testing.T, s *Scheduler) {
 		}
 	}
 	for b, p := range s.places {
-		if p.inFlight != 0 || p.load != nil || p.turning != (laneName{}) || len(p.stations) > manyModels {
+		if p.inFlight != 0 || p.load != nil || p.turning != nil || len(p.stations) > manyModels {
 			t.Errorf("the place %s is left with %d in flight and %d stations: %+v", b.Name, p.inFlight, len(p.stations), p)
 		}
 	}
@@ -249,8 +250,8 @@ func TestQueueFull(t *testing.T) {
 				leases = append(leases, acquire(t, s, "m"))
 			}
 			ctx, cancel := context.WithCancel(t.Context())
-			for range c.queue {
-				go s.Acquire(ctx, Ask{Key: "k", Model: "m"})
+			for i := range c.queue {
+				go s.Acquire(ctx, Ask{Key: fmt.Sprint("k", i), Model: "m"})
 			}
 			synctest.Wait()
 			before := time.Now()

@@ -153,6 +153,30 @@ func TestSimulation(t *testing.T) {
 	}
 }
 
+// Batch keys get no more than their weight gives them beside busy interactive keys, in time and not in requests.
+func TestBatchTakesWhatOthersLeave(t *testing.T) {
+	for _, tr := range batchTraces() {
+		r := simulate(t, tr, "fair")
+		var batch, all time.Duration
+		for _, s := range r.all {
+			if s.to > tr.length {
+				continue
+			}
+			all += s.held
+			if s.batch {
+				batch += s.held
+			}
+		}
+		weight := tr.patterns[1].weight
+		share, own := batch.Seconds()/all.Seconds(), weight/(10+weight)
+		most := 1.05*own + time.Minute.Seconds()/all.Seconds() // and one long request
+		t.Logf("%s: %.4f of the time, its weight gives it %.4f", tr.name, share, own)
+		if share > most || share < 0.5*own {
+			t.Errorf("%s: the batch key has %.4f of the time, want %.4f to %.4f", tr.name, share, 0.5*own, most)
+		}
+	}
+}
+
 // promised are the figures that hold on every trace.
 func promised(t *testing.T, fair, fifo *result) {
 	t.Helper()

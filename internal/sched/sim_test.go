@@ -42,6 +42,7 @@ type trace struct {
 	load     float64 // of what the machines can do without changing models
 	length   time.Duration
 	window   time.Duration // for which fairness is looked at; 0: half an hour
+	maxWait  time.Duration // MAX_QUEUE_WAIT; 0: without bound
 	patterns []pattern
 	short    bool // it is run by every test
 	plotted  bool
@@ -214,7 +215,10 @@ func newFair(machines []*machine, o Options) *fair {
 		list = append(list, m.b)
 	}
 	fleet := backend.NewFleet(list...)
-	o.MaxQueue, o.MaxWait = 1_000_000, 1000*time.Hour
+	o.MaxQueue = 1_000_000
+	if o.MaxWait == 0 {
+		o.MaxWait = 1000 * time.Hour
+	}
 	o.Load = func(ctx context.Context, b *backend.Backend, a *Ask) error {
 		m := f.machines[b]
 		if err := m.change(ctx, a.Model); err != nil {
@@ -276,7 +280,7 @@ func simulate(t *testing.T, tr *trace, name string) *result {
 		var p policy
 		switch name {
 		case "fair":
-			p = newFair(machines, Options{})
+			p = newFair(machines, Options{MaxWait: tr.maxWait})
 		default:
 			p = newPlain(machines, tr.slots, name)
 		}

@@ -45,3 +45,21 @@ func traces() []*trace {
 	}
 	return all
 }
+
+// batchTraces are those in which batch keys meet ten busy interactive ones, with weights and lengths of requests far apart.
+func batchTraces() []*trace {
+	var all []*trace
+	for _, weight := range []float64{0.1, 1} {
+		for _, output := range [][2]float64{{150, 150}, {150, 600}, {600, 150}} {
+			all = append(all, &trace{
+				name: fmt.Sprintf("batch of weight %.1f, answers of %.0f tokens beside %.0f", weight, output[1], output[0]), seed: 1,
+				machines: 1, slots: 4, length: 2 * time.Hour, maxWait: 4 * time.Minute,
+				patterns: []pattern{
+					{name: "person", keys: 10, closed: 4, output: output[0], models: []string{"a"}},
+					{name: "batch", keys: 1, closed: 20, output: output[1], models: []string{"a"}, batch: true, weight: weight},
+				},
+			})
+		}
+	}
+	return all
+}

@@ -113,11 +113,11 @@ func (s *Scheduler) expectedLocked(model string, turns int) time.Duration {
 	for _, b := range s.fleet.Serving(model) {
 		p := s.placeLocked(b)
 		st := p.stations[model]
-		if !p.warm(model) || st == nil {
+		if !p.has(model) || st == nil {
 			cold = min(cold, p.changing(model))
 			continue
 		}
-		rate += float64(p.limit(st)) / max(st.usual(s.mean).Seconds(), 0.001)
+		rate += float64(p.limit(st)) / max(st.usual(s.holds.median).Seconds(), 0.001)
 	}
 	wait := cold.Seconds()
 	if rate > 0 {
@@ -147,7 +147,7 @@ func (s *Scheduler) Queue() []Place {
 	for name, l := range s.lanes {
 		for i, w := range l.inTurn() {
 			all = append(all, Place{
-				ID: w.ask.ID, Key: w.client.name, Model: name.model, Class: w.class(), Waited: now.Sub(w.arrived), Position: i + 1,
+				ID: w.ask.ID, Key: w.ask.Key, Model: name.model, Class: w.class(), Waited: now.Sub(w.arrived), Position: i + 1,
 				Expected: s.expectedLocked(name.model, i+1),
 			})
 		}

@@ -161,7 +161,7 @@ func TestWhatRunsIsCharged(t *testing.T) {
 	})
 }
 
-// Batch requests take what is left, and are passed over for a bounded time alone.
+// Batch requests take what is left. After a bounded time they compete.
 func TestBatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := scheduler(1, 1000, 40*time.Minute)
@@ -180,7 +180,7 @@ func TestBatch(t *testing.T) {
 			t.Errorf("the turns went %v", turns.keys)
 		}
 
-		// People without end: every other turn is a batch request's that has waited for a quarter of the longest wait.
+		// Three keys that never stop: a batch request that has waited for a quarter of the longest wait competes by its key's counter.
 		ctx, cancel := context.WithCancel(t.Context())
 		for i := range 3 {
 			all.Go(func() {
@@ -192,18 +192,48 @@ func TestBatch(t *testing.T) {
 		time.Sleep(time.Minute)
 		for range 10 {
 			all.Go(func() {
-				if waited := turns.ask(t, s, Ask{Key: "batch", Model: "m", Batch: true}, time.Second); waited < 10*time.Minute || waited > 10*time.Minute+21*time.Second {
-					t.Errorf("a batch request waited for %v", waited)
+				if waited := turns.ask(t, s, Ask{Key: "batch", Model: "m", Batch: true}, time.Second); waited < 10*time.Minute || waited > 10*time.Minute+41*time.Second {
+					t.Errorf("a batch request waited for %v, want 10 min, and then one turn in four", waited)
 				}
 			})
 		}
 		time.Sleep(11 * time.Minute)
 		cancel()
 		all.Wait()
-		for i, key := range turns.keys[1:] {
-			if i > 10 && key == "batch" && turns.keys[i] == "batch" {
-				t.Error("two batch requests followed each other while people waited")
-			}
+		wantEmpty(t, s)
+	})
+}
+
+// A payer that sends its next request when one is answered returns each time with nothing waiting. That is no reason to go first.
+func TestComingBackDoesNotStarve(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := scheduler(1, 1000, 100*time.Hour)
+		ctx, cancel := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		for i := range 3 {
+			all.Go(func() {
+				for ctx.Err() == nil {
+					ask(t, s, Ask{Key: fmt.Sprint("loop", i), Model: "m"}, time.Second)
+				}
+			})
+		}
+		time.Sleep(time.Minute)
+		var mu sync.Mutex
+		var waits []time.Duration
+		for range 10 {
+			all.Go(func() {
+				w := ask(t, s, Ask{Key: "backlog", Model: "m"}, time.Second)
+				mu.Lock()
+				waits = append(waits, w)
+				mu.Unlock()
+			})
+		}
+		time.Sleep(10 * time.Minute)
+		cancel()
+		all.Wait()
+		// Four payers and one slot: each has a request of a second in every four.
+		if longest, want := slices.Max(waits), bound(4, 1, 9, time.Second); longest > want {
+			t.Errorf("the last of ten requests waited for %v beside three payers that send one at a time, want at most %v", longest, want)
 		}
 		wantEmpty(t, s)
 	})
@@ -300,8 +330,9 @@ func TestTheWaitIsBoundedAcrossChanges(t *testing.T) {
 			time.Sleep(time.Duration(random.Int64N(int64(40 * longest))))
 			for _, model := range names {
 				waited := ask(t, s, Ask{Key: "mine", Model: model}, time.Second)
-				turn := time.Duration(models) * (9*change + longest)
-				w := turn * (1 + (bound(keys, slots, 0, longest)+8*change-1)/(8*change))
+				worth := stint * (change + longest/2)
+				turn := time.Duration(models) * (worth + change + longest)
+				w := turn * (1 + (bound(keys, slots, 0, longest)+worth-1)/worth)
 				if waited > w {
 					t.Errorf("seed %d: with %d keys, %d models and %d slots it waited for %v, the bound is %v", seed, keys, models, slots, waited, w)
 				}
@@ -321,10 +352,10 @@ func TestARetryGoesFirst(t *testing.T) {
 		if a.Backend == b.Backend {
 			t.Fatal("both went to one backend while the other was idle")
 		}
-		for range 2 {
-			go ask(t, s, Ask{Key: "k", Model: "m"}, time.Second)
+		for i := range 2 {
+			go ask(t, s, Ask{Key: fmt.Sprint("k", i), Model: "m"}, time.Second)
+			synctest.Wait()
 		}
-		synctest.Wait()
 		got := make(chan *Lease, 1)
 		go func() {
 			l, err := s.Acquire(t.Context(), Ask{Key: "k", Model: "m", Avoid: a.Backend})
@@ -370,6 +401,99 @@ func TestAKeyHasItsPartOfTheQueue(t *testing.T) {
 		synctest.Wait()
 		first.Release()
 		time.Sleep(time.Minute)
+		wantEmpty(t, s)
+	})
+}
+
+// A queue that some payers fill has room for others: a payer may have as many requests waiting as there are places free.
+func TestAQueueHasRoomForOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(backend.NewFleet(server("gpu", 1)), Options{MaxQueue: 1024, PerKey: 128, MaxWait: time.Hour})
+		first := acquire(t, s, "m")
+		ctx, cancel := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		for _, class := range []string{"batch", "interactive"} {
+			for i := range 9 {
+				for range 129 {
+					all.Go(func() { _, _ = s.Acquire(ctx, Ask{Key: fmt.Sprint(class, i), Model: "m", Batch: class == "batch"}) })
+				}
+				synctest.Wait()
+			}
+			got := make(chan error, 1)
+			go func() {
+				l, err := s.Acquire(t.Context(), Ask{Key: "light in front of " + class, Model: "m"})
+				if err == nil {
+					l.Release()
+				}
+				got <- err
+			}()
+			synctest.Wait()
+			if len(got) > 0 {
+				t.Errorf("behind nine %s keys with a full backlog a light key got %v, want a place in the queue", class, <-got)
+			}
+		}
+		got := make(chan error, 1)
+		go func() { // the queue may be full now, but then some of it is batch
+			l, err := s.Acquire(t.Context(), Ask{Key: "another light one", Model: "m"})
+			if err == nil {
+				l.Release()
+			}
+			got <- err
+		}()
+		synctest.Wait()
+		if len(got) > 0 {
+			t.Errorf("behind eighteen keys a light key got %v, want a place in the queue: %+v", <-got, s.Snapshot())
+		}
+		cancel()
+		first.Release()
+		all.Wait()
+		synctest.Wait()
+		wantEmpty(t, s)
+	})
+}
+
+// Where every place is taken by as many payers, the newest batch request of the payer with the most gives way; an interactive one never does.
+func TestBatchGivesWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(backend.NewFleet(server("gpu", 1)), Options{MaxQueue: 4, MaxWait: time.Hour})
+		first := acquire(t, s, "m")
+		ctx, cancel := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		ended := make(chan string, 10)
+		wait := func(a Ask) {
+			all.Go(func() {
+				l, err := s.Acquire(ctx, a)
+				if err == nil {
+					l.Release()
+					return
+				}
+				if ctx.Err() == nil {
+					wantError(t, err, api.CodeQueueFull, api.AsError(err).RetryAfter)
+					ended <- a.ID
+				}
+			})
+			synctest.Wait()
+		}
+		wait(Ask{ID: "nightly 1", Key: "nightly", Model: "m", Batch: true})
+		wait(Ask{ID: "nightly 2", Key: "nightly", Model: "m", Batch: true})
+		wait(Ask{ID: "weekly", Key: "weekly", Model: "m", Batch: true})
+		wait(Ask{ID: "person", Key: "person", Model: "m"})
+		wait(Ask{ID: "late batch", Key: "late", Model: "m", Batch: true}) // it would only change places with one of nightly's two: those are more
+		wait(Ask{ID: "anna", Key: "anna", Model: "m"})
+		wait(Ask{ID: "bert", Key: "bert", Model: "m"})
+		wait(Ask{ID: "carl", Key: "carl", Model: "m"})
+		wait(Ask{ID: "dora", Key: "dora", Model: "m"})
+		close(ended)
+		var got []string
+		for id := range ended {
+			got = append(got, id)
+		}
+		if got[0] != "nightly 2" || got[len(got)-1] != "dora" || slices.Contains(got, "person") || slices.Contains(got, "anna") || len(got) != 5 {
+			t.Errorf("refused in this order: %v, want the second of nightly, the batch requests, and dora for whom no batch request is left", got)
+		}
+		cancel()
+		all.Wait()
+		first.Release()
 		wantEmpty(t, s)
 	})
 }

@@ -27,7 +27,8 @@ const (
 	firstBuffer   = 512
 )
 
-// readBody reads the whole body, at most limit bytes. net/http notices a client that leaves only after that.
+// readBody reads the whole body, at most limit bytes. net/http notices a client that leaves only after that. It holds twice the body,
+// because what the gateway changes in one goes into a copy.
 func (x *exchange) readBody(limit int64) ([]byte, error) {
 	coding, err := x.coding()
 	if err != nil {
@@ -40,7 +41,7 @@ func (x *exchange) readBody(limit int64) ([]byte, error) {
 	if x.r.ContentLength >= 0 {
 		// What a client claims is not what it gets before it sends it.
 		expected = x.r.ContentLength
-		size = min(expected, 1<<20) + 1
+		size = min(expected, smallBody-1) + 1
 	}
 	control := http.NewResponseController(x.ResponseWriter)
 	body := make([]byte, 0, size)
@@ -53,8 +54,7 @@ func (x *exchange) readBody(limit int64) ([]byte, error) {
 			return nil, tooLarge(limit)
 		}
 		if len(body) == cap(body) {
-			body = grown(body, expected)
-			if err := x.hold(cap(body)); err != nil {
+			if body, err = x.grow(body, expected); err != nil {
 				return nil, err
 			}
 		}
@@ -88,10 +88,15 @@ func (x *exchange) readBody(limit int64) ([]byte, error) {
 	}
 }
 
-// grown is b with room for more, but never for more than one byte beyond the limit: that byte tells that there is more.
-func grown(b []byte, limit int64) []byte {
-	size := max(min(int64(cap(b))*2, limit+1), int64(len(b))+1)
-	return append(make([]byte, 0, size), b...)
+// grow is b with room for more, but never for more than one byte beyond the limit: that byte tells that there is more. While it is
+// copied, both count.
+func (x *exchange) grow(b []byte, limit int64) ([]byte, error) {
+	size := int(max(min(int64(cap(b))*2, limit+1), int64(len(b))+1))
+	if err := x.hold(cap(b) + size); err != nil {
+		return nil, err
+	}
+	b = append(make([]byte, 0, size), b...)
+	return b, x.hold(size)
 }
 
 // readOn takes in the rest of a body that is refused, up to twice what a body may have. Clients that send everything before they read
@@ -161,11 +166,22 @@ func (x *exchange) coding() (string, error) {
 // maxWindow bounds what a zstd body may make its reader remember: encoders use 8 MiB at their highest usual level.
 const maxWindow = 8 << 20
 
+// A compressed body may be decoded to mostDecoded bytes, or to mostRatio times its own if that is more. Text in JSON has a ratio of 3 to 10,
+// an image of 1.3; only texts that repeat themselves have more.
+const (
+	mostDecoded = 1 << 20
+	mostRatio   = 100
+)
+
 // decode undoes a coding. What comes out is bounded like a plain body, because a few KiB can say terabytes: so it is measured before
 // there is room for it.
 func (x *exchange) decode(coding string, body []byte, limit int64) ([]byte, error) {
 	if coding == "" {
-		return body, nil
+		return body, x.hold(2 * cap(body))
+	}
+	most := max(mostDecoded, mostRatio*int64(len(body)))
+	if most < limit {
+		limit = most
 	}
 	var size int64
 	err := decoding(coding, body, func(r io.Reader) (err error) {
@@ -175,17 +191,19 @@ func (x *exchange) decode(coding string, body []byte, limit int64) ([]byte, erro
 	switch {
 	case err != nil:
 		return nil, notCoded(coding, err)
+	case size > limit && limit == most:
+		return nil, api.Errorf(api.CodeTooLarge, "the body is more than %d times as large as it was sent: send it without Content-Encoding", mostRatio)
 	case size > limit:
 		return nil, tooLarge(limit)
 	}
-	if err := x.hold(len(body) + int(size)); err != nil {
+	if err := x.hold(cap(body) + int(size)); err != nil {
 		return nil, err
 	}
 	plain := make([]byte, size)
 	if err := decoding(coding, body, func(r io.Reader) error { _, err := io.ReadFull(r, plain); return err }); err != nil {
 		return nil, notCoded(coding, err)
 	}
-	return plain, nil
+	return plain, x.hold(2 * cap(plain))
 }
 
 // decoding lets read have what the coding says.
@@ -208,33 +226,43 @@ func decoding(coding string, body []byte, read func(io.Reader) error) error {
 // beyond is what one request may hold above its bounds: the byte behind the bound, of its body and of what that is decoded to.
 const beyond = 2
 
-// smallBody is what a body may have without being counted.
-const smallBody = 64 << 10
+// smallBody is what a body may have without being counted: 1,024 that wait have 16 MiB.
+const smallBody = 16 << 10
 
-// hold counts n bytes of the request's body among those of all requests, until its end: a key without a bound of requests at one time
-// could else fill the memory, and a few KiB that say 128 MiB when they are decoded make that cheap. It returns CodeUnavailable when
-// there are too many already.
+// hold counts n bytes as what the request holds of bodies, all copies included, until its end: a key without a bound of requests at one
+// time could fill the memory otherwise, and a few KiB that say 128 MiB when they are decoded make that cheap. It returns
+// CodeUnavailable if there is no room for them.
 func (x *exchange) hold(n int) error {
-	more := int64(n) - x.held
-	if n <= smallBody || more <= 0 {
-		return nil
+	want := int64(n)
+	if n <= smallBody {
+		want = 0
 	}
-	if x.s.bodies.Add(more) > x.s.BodyMemory+beyond {
-		x.s.bodies.Add(-more)
-		e := api.Errorf(api.CodeUnavailable, "the gateway has as many large bodies in hand as it may (MAX_BODY_MEMORY): try again in a few seconds")
-		e.RetryAfter = 5 * time.Second
-		return e
+	switch more := want - x.held; {
+	case more > 0:
+		if err := x.s.bodies.take(x.payer(), x.held, more); err != nil {
+			return err
+		}
+	case more < 0:
+		x.s.bodies.give(x.payer(), -more)
 	}
-	x.held += more
+	x.held = want
 	return nil
 }
 
 // letGo ends what hold began: the body is not needed any more.
 func (x *exchange) letGo() {
 	if x.held > 0 {
-		x.s.bodies.Add(-x.held)
+		x.s.bodies.give(x.payer(), x.held)
 		x.held = 0
 	}
+}
+
+// payer is whose memory a body takes: without a key, all clients together are one payer.
+func (x *exchange) payer() string {
+	if x.key == nil {
+		return ""
+	}
+	return x.key.Payer()
 }
 
 func notCoded(coding string, err error) error {

@@ -182,7 +182,7 @@ func (b *booking) stream(resp *proxy.Response, m *dialect.Meter) error {
 	rest := m.Finish()
 	b.x.journey.finished(rest)
 	b.record.BytesOut = sent + int64(len(rest))
-	b.count(m.Usage, m.Records)
+	b.count(m.Usage, m.Tokens)
 	switch {
 	case b.stay.left():
 		return b.failed(api.Wrap(api.CodeClientGone, err, "the client went away"))
@@ -225,13 +225,13 @@ func (b *booking) meter(sse bool) *dialect.Meter {
 // reached its length.
 func (b *booking) cut(resp *proxy.Response, m *dialect.Meter, sent int64) error {
 	resp.Close()
-	return b.atLength(resp.Status, sent, m.Records, m.CutOff, api.OutcomeCut, b.over.Code)
+	return b.atLength(resp.Status, sent, m.Tokens, m.CutOff, api.OutcomeCut, b.over.Code)
 }
 
 // repeated ends a stream that Ollama has ended because a token repeats, as one that has reached its length: the server did what it does,
 // and a client that took it for a failure would ask for the same answer again.
 func (b *booking) repeated(resp *proxy.Response, m *dialect.Meter, sent int64) error {
-	return b.atLength(resp.Status, sent, m.Records, m.RepeatEnd, api.OutcomeOK, "")
+	return b.atLength(resp.Status, sent, m.Tokens, m.RepeatEnd, api.OutcomeOK, "")
 }
 
 // atLength books what has passed of a stream without an end, and then sends the end that is made for it.
@@ -347,6 +347,7 @@ func (b *booking) count(u dialect.Usage, records int64) {
 			}
 			b.lease.Inside(inside)
 		}
+		b.learn(u)
 		return
 	}
 	status := b.record.Status
@@ -363,6 +364,48 @@ func (b *booking) failed(err error) error {
 	if !neverRan[e.Code] && b.record.PromptTokens == 0 && b.record.CompletionTokens == 0 && b.x.route.class == inference {
 		b.record.PromptTokens, b.record.Estimated = b.req.PromptTokens, true
 	}
+	if e.Code == api.CodeClientGone && b.record.Estimated {
+		b.bookUpwards()
+	}
+	if !b.x.started() && e.Code != api.CodeClientGone {
+		b.record.Status = statuses[e.Code]
+		b.sayWhere()
+	}
+	b.end(outcomeOf(e), e.Code)
+	return e
+}
+
+// learn notes what Ollama has counted, for requests whose clients leave before it does.
+func (b *booking) learn(u dialect.Usage) {
+	var took time.Duration
+	switch {
+	case u.Completion != nil:
+		took = *u.Completion
+	case b.record.Streamed && b.record.FirstByte > 0:
+		took = time.Since(b.x.arrived) - b.record.FirstByte
+	}
+	b.lease.Counted(b.req.PromptTokens, u.PromptTokens, u.CompletionTokens, took)
+}
+
+// bookUpwards raises the estimate for a client that has left to what Ollama has most likely done by then. What has passed is less: Ollama
+// keeps a tool call back until it is whole, and a client that leaves each time before the end would never pay for its prompt's template.
+func (b *booking) bookUpwards() {
+	r := &b.record
+	prompt, answer := b.lease.Expected(b.req.PromptTokens)
+	r.PromptTokens = max(r.PromptTokens, prompt)
+	switch most := b.req.MaxOutput; {
+	case most > 0:
+		answer = min(answer, most)
+	case most == 0:
+		answer = 0
+	}
+	r.CompletionTokens = max(r.CompletionTokens, answer)
+}
+
+// left books a request that ended while its model was loaded for it. It has cost the server a load, so it counts, but used no tokens.
+func (b *booking) left(err error) error {
+	b.x.beat.pause()
+	e := b.x.whoLeft(err)
 	if !b.x.started() && e.Code != api.CodeClientGone {
 		b.record.Status = statuses[e.Code]
 		b.sayWhere()
@@ -378,7 +421,7 @@ func outcomeOf(err error) api.Outcome {
 	switch api.AsError(err).Code {
 	case api.CodeClientGone:
 		return api.OutcomeClientGone
-	case api.CodeUpstreamTimeout:
+	case api.CodeUpstreamTimeout, api.CodeQueueTimeout:
 		return api.OutcomeTimeout
 	case api.CodeStopping:
 		return api.OutcomeInterrupted

@@ -61,7 +61,7 @@ func TestRefusedBodyThatDrips(t *testing.T) {
 				if err != nil || resp.StatusCode != http.StatusForbidden || took < c.least || took > c.most {
 					t.Errorf("%v %v after %v, want 403 after %v to %v", resp, err, took, c.least, c.most)
 				}
-				if n := s.bodies.Load(); n != 0 {
+				if n := s.bodies.bytes(); n != 0 {
 					t.Errorf("%d bytes are held, want none", n)
 				}
 			})

@@ -402,7 +402,14 @@ func TestAModelIsLoadedBeforeItIsUsed(t *testing.T) {
 	if r.status != 200 || len(sent) != 1 || string(sent[0].Body) != `{"model":"tiny:latest","options":{"num_ctx":1024}}` {
 		t.Fatalf("%d after %d loads", r.status, len(sent))
 	}
-	if r := b.do("POST", "/api/chat", adminSecret, chatTiny); r.status != 200 || len(b.ollama.RequestsTo("POST", "/api/generate")) != 1 {
+	const again = `{"model":"tiny","messages":[{"role":"user","content":"y"}],"options":{"num_ctx":1024}}`
+	if r := b.do("POST", "/api/chat", adminSecret, again); r.status != 200 || len(b.ollama.RequestsTo("POST", "/api/generate")) != 1 {
 		t.Errorf("%d: a model that is loaded is loaded again", r.status)
+	}
+	// Ollama loads it again for other options: that is a change like any other, and seen as one.
+	r = b.do("POST", "/api/chat", adminSecret, chatTiny)
+	sent = b.ollama.RequestsTo("POST", "/api/generate")
+	if e := b.explain(r.header.Get("X-Request-Id")); r.status != 200 || len(sent) != 2 || string(sent[1].Body) != `{"model":"tiny:latest"}` || e.Tries[0].Why != "change" {
+		t.Errorf("%d after %d loads, because %+v: want a change to the model's own options", r.status, len(sent), e.Tries)
 	}
 }

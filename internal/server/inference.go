@@ -32,9 +32,9 @@ func (s *Server) infer(x *exchange) error {
 	}
 	s.startHeartbeat(x, req)
 	defer x.beat.pause()
-	lease, err := s.acquire(x, req, nil)
-	if err != nil {
-		return x.giveBack(taken, err)
+	lease, unserved := s.acquire(x, req, nil)
+	if lease == nil {
+		return x.giveBack(taken, unserved)
 	}
 	defer lease.Release()
 
@@ -44,6 +44,9 @@ func (s *Server) infer(x *exchange) error {
 	}
 	x.record = &b.record
 	defer b.close() // whatever happens, one end is booked
+	if unserved != nil {
+		return b.left(unserved)
+	}
 
 	b.stay.open(x.r.Context(), s)
 	defer b.stay.end()
@@ -113,6 +116,9 @@ func (s *Server) readRequest(x *exchange, taken *limit.Reservation) (*dialect.Re
 				return nil, err
 			}
 		}
+	}
+	if err := x.hold(cap(req.Body)); err != nil {
+		return nil, err
 	}
 	if req.Changes != nil {
 		x.Header()["X-Policy"] = []string{strings.Join(req.Changes, ", ")}
@@ -186,7 +192,7 @@ func mayUse(k *api.Key, alias string, models ...api.Model) error {
 }
 
 // acquire waits for a slot where the route needs one: changing the models of a server takes none of its compute. avoid is the server
-// that has just failed, or nil.
+// that has just failed, or nil. An error comes with a lease if the request ended while its model was loaded for it.
 func (s *Server) acquire(x *exchange, req *dialect.Request, avoid *backend.Backend) (*sched.Lease, error) {
 	if x.route.class != inference {
 		return &sched.Lease{Backend: x.targets[0]}, nil
@@ -201,8 +207,8 @@ func (s *Server) acquire(x *exchange, req *dialect.Request, avoid *backend.Backe
 	}
 	s.Fleet.Find(x.r.Context(), model) // what it finds, the scheduler finds too
 	ask := sched.Ask{
-		ID: x.id, Key: x.key.Preview, Weight: x.key.Weight, Batch: x.key.Class == api.ClassBatch,
-		Model: model, Since: x.route.kind.Since(), Avoid: avoid, Options: req.LoadOptions, Embeds: x.route.kind.Embeds(), Prefix: req.Prefix,
+		ID: x.id, Key: x.key.Preview, Payer: x.key.Payer(), Weight: x.key.Weight, Batch: x.key.Class == api.ClassBatch,
+		Model: model, Since: x.route.kind.Since(), Avoid: avoid, Options: req.LoadOptions, Plain: req.Plain, Embeds: x.route.kind.Embeds(), Prefix: req.Prefix,
 		Deadline: x.deadline(),
 	}
 	lease, err := s.Sched.Acquire(x.r.Context(), ask)

@@ -257,3 +257,29 @@ func TestEveryFailureBehindAHeartbeat(t *testing.T) {
 		})
 	}
 }
+
+// A client that leaves before Ollama has counted pays for what Ollama has most likely done: its whole prompt with what the template adds,
+// and as many tokens as fit into the time. Ollama keeps a tool call back until it is whole, so nothing may have passed.
+func TestAClientThatLeavesPaysForTheTime(t *testing.T) {
+	b := start(t, setup{})
+	teacher, _ := b.key(`{"name":"teacher","role":"user"}`)
+	// A nanosecond for each token of an answer, and a template of 40 tokens.
+	b.ollama.Script("POST", "/api/chat", ollamatest.Answer{Body: `{"model":"tiny:latest","message":{"role":"assistant","content":"x"},"done":true,` +
+		`"done_reason":"stop","total_duration":2000000,"load_duration":1,"prompt_eval_count":41,"prompt_eval_duration":1000,"eval_count":100,"eval_duration":100}`})
+	if r := b.do("POST", "/api/chat", teacher, `{"model":"tiny","stream":false,"messages":[{"role":"user","content":"hi"}]}`); r.status != 200 {
+		t.Fatalf("%d %s", r.status, r.body)
+	}
+	for _, stream := range []bool{true, false} {
+		key, preview := b.key(fmt.Sprintf(`{"name":"leaves %v","role":"user","tokens_per_day":10000}`, stream))
+		b.ollama.Script("POST", "/api/chat", ollamatest.Answer{HeaderGate: make(chan struct{})})
+		n := len(b.ollama.RequestsTo("POST", "/api/chat"))
+		leave := b.leave("/api/chat", key, fmt.Sprintf(`{"model":"tiny","stream":%v,"messages":[{"role":"user","content":"hi"}],"options":{"num_predict":300}}`, stream), false)
+		b.ollama.WaitRequestTo(n+1, "POST", "/api/chat")
+		leave()
+		b.until("its row", func() bool { return b.row(preview) != nil })
+		row := b.row(preview)
+		if row["prompt_tokens"] != 41. || row["completion_tokens"] != 300. || row["estimated"] != true {
+			t.Errorf("stream %v: booked %v and %v tokens, estimated %v, want 41 and 300, estimated", stream, row["prompt_tokens"], row["completion_tokens"], row["estimated"])
+		}
+	}
+}

@@ -3,7 +3,9 @@ package server_test
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"encoding/base64"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"strings"
@@ -107,5 +109,66 @@ func TestOneBodyAlwaysFits(t *testing.T) {
 	req.Header.Set("Content-Encoding", "gzip")
 	if r := less.send(req); r.status != http.StatusServiceUnavailable {
 		t.Errorf("more than there is room for: %d %s", r.status, r.body)
+	}
+}
+
+// What one key sends leaves room for others: with bodies that wait for a slot, with uploads that never end, and with compressed ones.
+func TestAKeyHasAShareOfTheMemory(t *testing.T) {
+	const large = 900 << 10
+	body := `{"model":"tiny","stream":false,"messages":[{"role":"user","content":"` + strings.Repeat("x", large) + `"}]}`
+	var coded bytes.Buffer
+	z := gzip.NewWriter(&coded)
+	z.Write([]byte(body))
+	z.Close()
+	for name, send := range map[string]func(ctx context.Context, b *bed, key string) *http.Request{
+		"bodies": func(_ context.Context, b *bed, key string) *http.Request {
+			return b.request("POST", "/v1/chat/completions", key, body)
+		},
+		"compressed bodies": func(_ context.Context, b *bed, key string) *http.Request {
+			r := b.request("POST", "/v1/chat/completions", key, coded.String())
+			r.Header.Set("Content-Encoding", "gzip")
+			return r
+		},
+		"uploads that never end": func(ctx context.Context, b *bed, key string) *http.Request {
+			r := b.request("POST", "/v1/chat/completions", key, "")
+			never, more := io.Pipe()
+			r.Body, r.ContentLength = never, -1
+			go func() {
+				_, _ = io.WriteString(more, body[:large])
+				<-ctx.Done()
+				more.Close()
+			}()
+			return r
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := start(t, setup{slots: 1, change: func(o *server.Options) { o.BodyMemory = 16 << 20 }})
+			gate := make(chan struct{})
+			b.ollama.Handle("POST", "/v1/chat/completions", func(*ollamatest.Request) ollamatest.Answer { return ollamatest.Answer{HeaderGate: gate} })
+			greedy, other := b.user(), b.user()
+			ctx, stop := context.WithCancel(t.Context())
+			refused := make(chan struct{}, 40)
+			var all sync.WaitGroup
+			for range 40 {
+				r := send(ctx, b, greedy).WithContext(ctx)
+				all.Go(func() {
+					resp, err := b.client.Do(r)
+					if err != nil {
+						return
+					}
+					defer resp.Body.Close()
+					if resp.StatusCode == http.StatusServiceUnavailable {
+						refused <- struct{}{}
+					}
+				})
+			}
+			<-refused // it has its share
+			if r := b.do("POST", "/v1/messages/count_tokens", other, body); r.status != http.StatusOK {
+				t.Errorf("the body of another key: got %d %s, want 200", r.status, r.body)
+			}
+			stop()
+			close(gate)
+			all.Wait()
+		})
 	}
 }

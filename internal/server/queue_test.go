@@ -355,18 +355,38 @@ func TestPreload(t *testing.T) {
 	}
 }
 
-// A load for which nobody waits any more ends; one that fails is told to who asked, in Ollama's own words.
-func TestPreloadEndsOrFails(t *testing.T) {
+// A load goes on when its client leaves, and the request counts: it would otherwise cost others two loads and its client nothing.
+func TestALoadIsCountedForTheClientThatLeaves(t *testing.T) {
 	b := start(t, setup{})
-	holding(b.ollama, make(chan struct{}))
+	gate := make(chan struct{})
+	holding(b.ollama, gate)
 	b.models([]string{"one:latest", "two:latest"})
-	user := b.user()
+	user, preview := b.key(`{"name":"leaves","role":"user","rate_limit":5}`)
 	leave := b.leave("/api/generate", user, `{"model":"two","prompt":"x"}`, false)
 	load := b.ollama.WaitRequestTo(1, "POST", "/api/generate")
 	leave()
-	load.WaitClosed()
-	b.until("nothing is loaded", func() bool { return b.queue(adminSecret).Backends[0].InFlight == 0 })
+	for _, r := range b.rows(1) {
+		if r.Key != preview || r.Outcome != api.OutcomeClientGone || r.Loading <= 0 || r.PromptTokens != 0 || r.Model != "two:latest" {
+			t.Errorf("booked %+v, want a request of %s whose client left while its model was loaded, without tokens", r, preview)
+		}
+	}
+	if r := b.do("GET", "/api/stats", user, ""); !strings.Contains(r.body, `"remaining":4`) {
+		t.Errorf("its limit of 5 has %s, want 4 remaining", r.body)
+	}
+	select {
+	case <-load.Closed:
+		t.Error("the load was broken off")
+	default:
+	}
+	close(gate)
+	b.until("it is loaded", func() bool { return b.queue(adminSecret).Backends[0].InFlight == 0 })
+}
 
+// A load that fails is reported to the client that asked, in Ollama's own words.
+func TestALoadThatFails(t *testing.T) {
+	b := start(t, setup{})
+	b.models([]string{"one:latest", "two:latest"})
+	user := b.user()
 	const sentence = `model requires more system memory (9 GiB) than is available (1 GiB)`
 	b.ollama.Script("POST", "/api/generate", ollamatest.Answer{Status: 500, Body: `{"error":"` + sentence + `"}`})
 	b.ollama.Script("GET", "/api/ps", ollamatest.Answer{Body: `{"models":[{"name":"one:latest","model":"one:latest"}]}`})
@@ -426,7 +446,7 @@ func TestWeightAndQueueOfAKey(t *testing.T) {
 		answers = append(answers, b.begin("/api/generate", key, generateTiny))
 		b.until("it runs or waits", func() bool { s := b.sched.Snapshot(); return s.InFlight+s.Waiting == i+1 })
 	}
-	if r := b.do("POST", "/api/generate", light, generateTiny); r.status != 503 || !strings.Contains(r.body, "as many requests of this key wait as may") || r.header.Get("Retry-After") == "" {
+	if r := b.do("POST", "/api/generate", light, generateTiny); r.status != 503 || !strings.Contains(r.body, "this key has its share of the queue already") || r.header.Get("Retry-After") == "" {
 		t.Errorf("a fifth of the key: %d %s", r.status, r.body)
 	}
 	list := b.queue(adminSecret).Requests

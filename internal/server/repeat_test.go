@@ -169,7 +169,7 @@ func (c *repeating) checkEnd(t *testing.T, b *bed, preview string, i int, r repl
 		t.Fatalf("%s, piece %d: ended %v, %v\n%s", c.path, i, m.Ended(), err, end)
 	}
 	m.Finish()
-	if !m.Complete || m.Failed || m.Records != int64(pieces) || m.Usage.CompletionTokens != int64(pieces) || m.Usage.PromptTokens < 1 {
+	if !m.Complete || m.Failed || m.Tokens != int64(pieces) || m.Usage.CompletionTokens != int64(pieces) || m.Usage.PromptTokens < 1 {
 		t.Errorf("%s, piece %d: %+v\n%s", c.path, i, m.Usage, end)
 	}
 	if row := b.row(preview); row["outcome"] != "ok" || row["estimated"] != true || row["completion_tokens"] != float64(pieces) || row["prompt_tokens"] != float64(m.Usage.PromptTokens) ||

@@ -101,7 +101,7 @@ type Server struct {
 	// writeProgress is how long a client may take nothing of its answer.
 	writeProgress time.Duration
 	requests      sync.WaitGroup
-	bodies        atomic.Int64    // bytes of large bodies in memory
+	bodies        bodies
 	stopping      context.Context // ends when Serve is told to stop
 	stop          context.CancelFunc
 	readOn        atomic.Int64 // answers whose clients have left
@@ -112,6 +112,7 @@ func New(o Options) *Server {
 	s := &Server{Options: o, started: time.Now(), writeProgress: writeProgress}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.routes = newTable(s.routeList())
+	s.bodies.most = o.BodyMemory
 	o.Queue.Load = s.preload
 	s.Sched = sched.New(o.Fleet, o.Queue)
 	s.metrics = newMetrics(s)

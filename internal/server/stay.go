@@ -97,7 +97,7 @@ type passing struct {
 }
 
 func (p *passing) Write(text []byte) (int, error) {
-	if n := p.m.Records; n > p.b.ahead && p.b.x.route.class == inference {
+	if n := p.m.Tokens; n > p.b.ahead && p.b.x.route.class == inference {
 		p.b.ahead = p.b.s.Books.Passed(p.b.record.ID, n)
 	}
 	return p.exchange.Write(text)

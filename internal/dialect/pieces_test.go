@@ -1,0 +1,48 @@
+package dialect
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// A piece of an answer counts as one token, or by its bytes where it is longer: a tool call comes whole.
+func TestPiecesAreCountedByTheirBytes(t *testing.T) {
+	long := strings.Repeat("word ", 1200) // 1,500 tokens
+	for name, c := range map[string]struct {
+		kind   Kind
+		sse    bool
+		record string // %s is the text
+	}{
+		"native text":     {Chat, false, `{"model":"tiny","created_at":"2026-11-24T10:00:00.123456789Z","message":{"role":"assistant","content":"%s"},"done":false}` + "\n"},
+		"native thinking": {Chat, false, `{"model":"tiny","created_at":"2026-11-24T10:00:00.123456789Z","message":{"role":"assistant","content":"","thinking":"%s"},"done":false}` + "\n"},
+		"native tool call": {Chat, false, `{"model":"tiny","created_at":"2026-11-24T10:00:00.1Z","message":{"role":"assistant","content":"",` +
+			`"tool_calls":[{"function":{"name":"f","arguments":{"a":"%s"}}}]},"done":false}` + "\n"},
+		"generate": {Generate, false, `{"model":"tiny","created_at":"2026-11-24T10:00:00.123456789Z","response":"%s","done":false}` + "\n"},
+		"OpenAI text": {OpenAIChat, true, `data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"tiny","system_fingerprint":"fp_ollama",` +
+			`"choices":[{"index":0,"delta":{"role":"assistant","content":"%s"},"finish_reason":null}]}` + "\n\n"},
+		"OpenAI tool call": {OpenAIChat, true, `data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"tiny","system_fingerprint":"fp_ollama",` +
+			`"choices":[{"index":0,"delta":{"role":"assistant","content":"","tool_calls":[{"id":"call_1","index":0,"type":"function","function":{"name":"f","arguments":"{\"a\":\"%s\"}"}}]},"finish_reason":null}]}` + "\n\n"},
+		"Responses' arguments": {OpenAIResponses, true, "event: response.function_call_arguments.delta\ndata: " +
+			`{"type":"response.function_call_arguments.delta","delta":"%s","item_id":"fc_1","output_index":0,"sequence_number":3}` + "\n\n"},
+		"Anthropic's input": {AnthropicMessages, true, "event: content_block_delta\ndata: " +
+			`{"type":"content_block_delta","index":0,"delta":{"type":"input_json_delta","partial_json":"%s"}}` + "\n\n"},
+	} {
+		for _, first := range []bool{true, false} { // whether the long piece is the first
+			m := NewMeter(c.kind, c.sse, false, "")
+			words := 0
+			if !first {
+				for range 50 {
+					_, _ = m.Feed(fmt.Appendf(nil, c.record, "word "))
+					words++
+				}
+			}
+			if _, err := m.Feed(fmt.Appendf(nil, c.record, long)); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			if got, want := int(m.Tokens), words+1500; got < want*19/20 || got > want+60 && !strings.HasSuffix(name, "tool call") { // a call costs more than its arguments
+				t.Errorf("%s, first %v: %d tokens, want about %d", name, first, got, want)
+			}
+		}
+	}
+}

@@ -1,0 +1,159 @@
+package sched
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"ollama-api-service/internal/backend"
+)
+
+// crowd is eight keys that keep one backend busy with model "a", and what they get.
+type crowd struct {
+	s      *Scheduler
+	gpu    *backend.Backend
+	served atomic.Int64
+	loads  atomic.Int64
+	stop   context.CancelFunc
+	ctx    context.Context
+}
+
+const harmLoad = 3 * time.Second
+
+// newCrowd has a backend of four slots whose memory holds one model. hold is how long a request of the eight takes.
+func newCrowd(t *testing.T, hold time.Duration) *crowd {
+	c := &crowd{gpu: server("gpu", 4)}
+	names := []string{"a", "b", "c", "d"}
+	c.gpu.Set(has(1, names...))
+	fleet := backend.NewFleet(c.gpu)
+	c.s = New(fleet, Options{MaxQueue: 1000, MaxWait: 24 * time.Hour, Load: func(ctx context.Context, b *backend.Backend, a *Ask) error {
+		c.loads.Add(1)
+		state := has(0, names...)
+		b.Set(state) // Ollama drops what it has first, and ends the load with its request
+		select {
+		case <-ctx.Done():
+		case <-time.After(harmLoad):
+			state = has(0, names...)
+			state.Loaded[a.Model] = backend.Loaded{}
+			b.Set(state)
+		}
+		fleet.Refresh()
+		return ctx.Err()
+	}})
+	c.s.placeLocked(c.gpu).fits = 1
+	c.ctx, c.stop = context.WithCancel(t.Context())
+	for i := range 8 {
+		go func() {
+			for c.ctx.Err() == nil {
+				l, err := c.s.Acquire(c.ctx, Ask{Key: fmt.Sprint("victim", i), Model: "a"})
+				if err != nil {
+					return
+				}
+				time.Sleep(hold)
+				l.Release()
+				c.served.Add(1)
+			}
+		}()
+	}
+	time.Sleep(10 * time.Minute) // its model has been there for long
+	return c
+}
+
+// in is how many requests of the eight are served in d.
+func (c *crowd) in(d time.Duration) float64 {
+	before := c.served.Load()
+	time.Sleep(d)
+	return float64(c.served.Load() - before)
+}
+
+// try asks for a model, gives up after patience, and holds the slot for hold if it gets one. It reports whether it did.
+func (c *crowd) try(a Ask, patience, hold time.Duration) bool {
+	ctx, leave := context.WithTimeout(c.ctx, patience)
+	defer leave()
+	l, err := c.s.Acquire(ctx, a)
+	if err != nil {
+		return false
+	}
+	time.Sleep(hold)
+	l.Release()
+	return true
+}
+
+// Whatever one or two keys do with models that are not loaded, the others keep 0.95 of their fair share.
+func TestChangesOnPurposeCostOthersLittle(t *testing.T) {
+	const millisecond = time.Millisecond
+	attacks := map[string]func(c *crowd, key string, i int){
+		"asks, and leaves before it is loaded": func(c *crowd, key string, _ int) { c.try(Ask{Key: key, Model: "b"}, 2400*millisecond, 0) },
+		"leaves at once":                       func(c *crowd, key string, _ int) { c.try(Ask{Key: key, Model: "b"}, 20*millisecond, 0) },
+		"leaves while the backend drains":      func(c *crowd, key string, _ int) { c.try(Ask{Key: key, Model: "b"}, 400*millisecond, 0) },
+		"another model each time": func(c *crowd, key string, i int) {
+			c.try(Ask{Key: key, Model: string(rune('b' + i%3))}, 2400*millisecond, 0)
+		},
+		"waits for long, leaves during the load": func(c *crowd, key string, _ int) {
+			c.try(Ask{Key: key, Model: "b"}, 80*time.Second, 0)
+		},
+		"stays, and takes one token": func(c *crowd, key string, i int) {
+			c.try(Ask{Key: key, Model: string(rune('b' + i%3))}, time.Hour, 10*millisecond)
+		},
+		"another key of the same payer each time": func(c *crowd, key string, i int) {
+			c.try(Ask{Key: fmt.Sprint(key, i), Payer: key, Model: "b"}, 2400*millisecond, 0)
+		},
+		"other load options each time": func(c *crowd, key string, i int) {
+			c.try(Ask{Key: key, Model: "a", Options: fmt.Appendf(nil, `{"num_ctx":%d}`, 2048+i%3)}, time.Hour, 10*millisecond)
+		},
+		"other load options, and leaves": func(c *crowd, key string, i int) {
+			c.try(Ask{Key: key, Model: "a", Options: fmt.Appendf(nil, `{"num_ctx":%d}`, 2048+i%3)}, 2400*millisecond, 0)
+		},
+	}
+	for name, attack := range attacks {
+		for _, hold := range []time.Duration{500 * millisecond, 10 * time.Second} {
+			for attackers := 1; attackers <= 2; attackers++ {
+				synctest.Test(t, func(t *testing.T) {
+					c := newCrowd(t, hold)
+					alone := c.in(20 * time.Minute)
+					for n := range attackers {
+						go func() {
+							for i := 0; c.ctx.Err() == nil; i++ {
+								attack(c, fmt.Sprint("attacker", n), i)
+								time.Sleep(20 * millisecond)
+							}
+						}()
+					}
+					time.Sleep(time.Minute)
+					got, want := c.in(20*time.Minute)/alone, 0.95*8/float64(8+attackers)
+					t.Logf("%s, %d of them, requests of %v: the others keep %.3f (at least %.3f), %d loads", name, attackers, hold, got, want, c.loads.Load())
+					if got < want {
+						t.Errorf("%s, %d of them, requests of %v: the others keep %.3f, want %.3f", name, attackers, hold, got, want)
+					}
+					c.stop()
+					time.Sleep(time.Hour)
+					wantEmpty(t, c.s)
+				})
+			}
+		}
+	}
+}
+
+// A client that gives up before its model is loaded and tries again gets it in the end.
+func TestAnImpatientClientGetsItsModel(t *testing.T) {
+	for _, patience := range []time.Duration{time.Second, 1900 * time.Millisecond, 2 * time.Second, 3 * time.Second} {
+		for _, pause := range []time.Duration{0, 100 * time.Millisecond, 700 * time.Millisecond} {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCrowd(t, time.Second)
+				start := time.Now()
+				tries := 1
+				for ; !c.try(Ask{Key: "impatient", Model: "b"}, patience, time.Second) && tries < 1000; tries++ {
+					time.Sleep(pause)
+				}
+				if waited := time.Since(start); waited > time.Minute {
+					t.Errorf("with a patience of %v and a pause of %v it has its answer after %d tries and %v, want a minute at most", patience, pause, tries, waited)
+				}
+				c.stop()
+				time.Sleep(time.Hour)
+			})
+		}
+	}
+}
