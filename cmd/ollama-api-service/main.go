@@ -58,7 +58,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		// cobra's own: an unknown command or flag, an argument too many.
 		err = usagef("%s; see %s --help", strings.Join(strings.Fields(err.Error()), " "), programName)
 	}
-	fmt.Fprintf(stderr, "%s: %s\n", programName, sentence(err))
+	fmt.Fprintf(p.stderr, "%s: %s\n", programName, sentence(err))
 	return exitOf(err)
 }
 
@@ -123,6 +123,9 @@ admin key, which is printed once.`,
 					return err
 				}
 			}
+			// A service outlives what reads its output: it must neither end with it nor wait for it.
+			signal.Ignore(syscall.SIGPIPE)
+			p.stderr = &boundedWriter{out: p.stderr, wait: logEnd}
 			return serve(cmd.Context(), cfg, p.stdout, p.stderr)
 		},
 	}

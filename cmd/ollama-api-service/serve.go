@@ -35,8 +35,9 @@ const (
 
 // serve runs the gateway until ctx ends. It wires every room, top down.
 func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (err error) {
-	log, flush := newLogger(cfg, stdout)
-	defer flush()
+	log, lines := newLogger(cfg, stdout)
+	defer lines.close()
+	slog.SetDefault(log) // and what libraries write to the standard logger, which would wait for standard error
 	defer func() {
 		if err != nil {
 			log.Error("not serving", "cause", err.Error())
@@ -71,7 +72,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 
 	keys := auth.New(st, secret, staticKeys(cfg), time.Now)
 	defer keys.Close()
-	if err := firstAdmin(ctx, cfg, st, secret, stderr); err != nil {
+	if err := firstAdmin(ctx, cfg, st, secret, stderr, log); err != nil {
 		return err
 	}
 
@@ -95,7 +96,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 		Policy: cfg.Policy, Standard: dialect.Standard(cfg.MaxNumCtx, cfg.MaxKeepAlive, cfg.DefaultMaxTokens), Registries: cfg.RegistryHosts,
 		MaxBody: int64(cfg.MaxBodyBytes), BodyMemory: int64(cfg.MaxBodyMemory), MaxRequestTime: cfg.MaxRequestTime, FirstByte: cfg.UpstreamFirstByteTimeout, Idle: cfg.UpstreamIdleTimeout, CountGrace: cfg.CountGrace, Heartbeat: cfg.SSEHeartbeat,
 		Throttle: auth.NewThrottle(cfg.AuthFailuresPerMinute, time.Now), Origins: cfg.CORSOrigins, PerAddress: cfg.MaxConnectionsPerAddress, TLS: secure.config, Expiry: secure.expiry,
-		Tracer: traces.tracer, TraceUpstream: cfg.TraceUpstream,
+		Tracer: traces.tracer, TraceUpstream: cfg.TraceUpstream, LogLinesLost: lines.lost.Load,
 	})
 
 	background, stop := context.WithCancel(ctx)
@@ -127,7 +128,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 	defer runtime.KeepAlive(ballast)
 
 	log.Info("listening", "addr", l.Addr().String(), "url", cfg.Scheme()+"://"+l.Addr().String(), "version", buildVersion(), "backends", len(fleet.All()))
-	flush()
+	lines.flush()
 	err = gateway.Serve(ctx, l, cfg.ShutdownGrace)
 	log.Info("stopped")
 	return err
@@ -204,8 +205,8 @@ func staticKeys(cfg *config.Config) []auth.Static {
 }
 
 // firstAdmin makes an admin key where there is none, and prints it: on the terminal, never in the log. Under systemd standard error is
-// a log, so there it goes to a file.
-func firstAdmin(ctx context.Context, cfg *config.Config, st *store.Store, secret auth.Secret, stderr io.Writer) error {
+// a log, so there it goes to a file, and so it does if standard error takes nothing.
+func firstAdmin(ctx context.Context, cfg *config.Config, st *store.Store, secret auth.Secret, stderr io.Writer, log *slog.Logger) error {
 	if cfg.AdminAPIKey != "" {
 		return nil
 	}
@@ -221,16 +222,35 @@ func firstAdmin(ctx context.Context, cfg *config.Config, st *store.Store, secret
 	if err := st.CreateKey(ctx, k, secret.MAC(key), api.Change{Actor: "first-start", From: "local", At: now}); err != nil {
 		return err
 	}
-	if f, ok := stderr.(*os.File); ok && config.Journalled(f) {
-		path := filepath.Join(cfg.DataDir, "first-admin.key")
-		if err := os.WriteFile(path, []byte(key+"\n"), 0o600); err != nil {
-			return fmt.Errorf("the first admin key cannot be written: %w; make one with `%s keys create --role admin --name NAME`", err, programName)
-		}
-		_, err = fmt.Fprintf(stderr, "The first admin key is in %s: keep it in a safe place, then delete the file.\n", path)
-		return err
+	if journalled(stderr) {
+		return keepFirstAdmin(cfg, key, stderr)
 	}
-	_, err = fmt.Fprintf(stderr, "\n  First admin key: %s\n  It is shown this once: keep it in a safe place.\n\n", key)
-	return err
+	if _, err = fmt.Fprintf(stderr, "\n  First admin key: %s\n  It is shown this once: keep it in a safe place.\n\n", key); err != nil {
+		log.Warn("the first admin key could not be shown on standard error, so it is in a file: keep it in a safe place, then delete the file", "path", firstAdminPath(cfg), "cause", err.Error())
+		return keepFirstAdmin(cfg, key, stderr)
+	}
+	return nil
+}
+
+// journalled reports whether what is written to w is kept in systemd's journal.
+func journalled(w io.Writer) bool {
+	if b, ok := w.(*boundedWriter); ok {
+		w = b.out
+	}
+	f, ok := w.(*os.File)
+	return ok && config.Journalled(f)
+}
+
+func firstAdminPath(cfg *config.Config) string { return filepath.Join(cfg.DataDir, "first-admin.key") }
+
+func keepFirstAdmin(cfg *config.Config, key string, stderr io.Writer) error {
+	path := firstAdminPath(cfg)
+	if err := os.WriteFile(path, []byte(key+"\n"), 0o600); err != nil {
+		return fmt.Errorf("the first admin key cannot be written: %w; make one with `%s keys create --role admin --name NAME`", err, programName)
+	}
+	// Where standard error takes nothing, the log has told of the file.
+	_, _ = fmt.Fprintf(stderr, "The first admin key is in %s: keep it in a safe place, then delete the file.\n", path)
+	return nil
 }
 
 // watchChanges drops the key cache when another process (the keys command) has changed the database.

@@ -82,6 +82,8 @@ type Options struct {
 	// Tracer makes the spans of requests; nil traces nothing. TraceUpstream lets the Ollama server, or what stands before it, know.
 	Tracer        trace.Tracer
 	TraceUpstream bool
+	// LogLinesLost is how many lines of the log were lost, because what reads it did not take them; nil is none.
+	LogLinesLost func() int64
 }
 
 // Server answers every request. New makes one.
