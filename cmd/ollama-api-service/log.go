@@ -177,7 +177,8 @@ func (w *lineWriter) miss(lines []byte) {
 }
 
 func (w *lineWriter) tellLost() {
-	r := slog.NewRecord(time.Now(), slog.LevelWarn, "lines of the log were lost, because what reads it did not take them: look at what standard output leads to", 0)
+	const told = "lines of the log were lost, because what reads it did not take them: look at what standard output leads to"
+	r := slog.NewRecord(time.Now(), slog.LevelWarn, told, 0)
 	r.AddAttrs(slog.Int64("lines", w.unreported))
 	if w.report.Handle(context.Background(), r) == nil {
 		w.unreported = 0

@@ -10,8 +10,8 @@ import (
 	"ollama-api-service/internal/config"
 )
 
-// disk takes room bytes more, and then fails with cause.
-type disk struct {
+// volume takes room bytes more, and then fails with cause.
+type volume struct {
 	mu    sync.Mutex
 	text  bytes.Buffer
 	room  int
@@ -19,7 +19,7 @@ type disk struct {
 	tried chan struct{} // one for each write that was not taken whole
 }
 
-func (d *disk) Write(p []byte) (int, error) {
+func (d *volume) Write(p []byte) (int, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	n := min(len(p), d.room)
@@ -35,7 +35,7 @@ func (d *disk) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-func (d *disk) give(room int) {
+func (d *volume) give(room int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.room = room
@@ -44,7 +44,7 @@ func (d *disk) give(room int) {
 // A disk that is full in the middle of a line, and has room again: the line is lost, the next one begins a line of its own, and the
 // log says how many were lost.
 func TestALogOnAFullDisk(t *testing.T) {
-	d := &disk{room: 100, cause: syscall.ENOSPC, tried: make(chan struct{}, 1)}
+	d := &volume{room: 100, cause: syscall.ENOSPC, tried: make(chan struct{}, 1)}
 	log, w := newLogger(&config.Config{LogFormat: config.LogJSON}, d)
 	for i := range 5 {
 		log.Info("line", "n", i, "padding", strings.Repeat("x", 60))
@@ -69,7 +69,7 @@ func TestALogOnAFullDisk(t *testing.T) {
 
 // A program that shares the stream can make it a non-blocking one: full is then not failed, and nothing is lost.
 func TestALogOnANonBlockingStream(t *testing.T) {
-	d := &disk{room: 30, cause: syscall.EAGAIN, tried: make(chan struct{}, 1)}
+	d := &volume{room: 30, cause: syscall.EAGAIN, tried: make(chan struct{}, 1)}
 	log, w := newLogger(&config.Config{LogFormat: config.LogText}, d)
 	log.Info("a line of which a part finds room")
 	w.flush()
@@ -83,7 +83,7 @@ func TestALogOnANonBlockingStream(t *testing.T) {
 
 // A line larger than all that may wait is dropped, and said to be.
 func TestALineThatIsTooLong(t *testing.T) {
-	d := &disk{room: 1 << 20}
+	d := &volume{room: 1 << 20}
 	log, w := newLogger(&config.Config{LogFormat: config.LogText}, d)
 	log.Info(strings.Repeat("x", logBound))
 	log.Info("short")

@@ -14,11 +14,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
+
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/auth"
 	"ollama-api-service/internal/backend"
 	"ollama-api-service/internal/config"
-	"ollama-api-service/internal/dialect"
 	"ollama-api-service/internal/limit"
 	"ollama-api-service/internal/sched"
 	"ollama-api-service/internal/server"
@@ -34,7 +35,9 @@ const (
 )
 
 // serve runs the gateway until ctx ends. It wires every room, top down.
-func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (err error) {
+func serve(ctx context.Context, cfg *config.Config, hangup <-chan os.Signal, stdout, stderr io.Writer) (err error) {
+	manager := supervise(systemd)
+	defer manager.close()
 	log, lines := newLogger(cfg, stdout)
 	defer lines.close()
 	slog.SetDefault(log) // and what libraries write to the standard logger, which would wait for standard error
@@ -43,6 +46,10 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 			log.Error("not serving", "cause", err.Error())
 		}
 	}()
+	listeners, err := givenListeners(cfg)
+	if err != nil {
+		return err
+	}
 	for _, w := range cfg.Warnings {
 		log.Warn(w)
 	}
@@ -50,12 +57,14 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 	if err != nil {
 		return err
 	}
+	manager.starts("opening the database")
 	st, secret, err := makeDatabase(ctx, cfg, log)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
 
+	manager.starts("booking the journal of the last run")
 	books, err := usage.Open(ctx, cfg.DataDir, st, log, usage.Options{MaxBytes: int64(cfg.JournalMaxBytes)})
 	if err != nil {
 		return databasef("%w", err)
@@ -91,16 +100,16 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 		Store: st, Auth: keys, Secret: secret, Random: rand.Reader, Limits: limits,
 		Fleet: fleet, Queue: sched.Options{MaxQueue: cfg.MaxQueue, PerKey: cfg.MaxQueuePerKey, MaxWait: cfg.MaxQueueWait, Prefix: cfg.PrefixAffinity}, Books: books, Log: log, Version: buildVersion(),
 		UpstreamHeader: cfg.OllamaAuthHeader.Name, UpstreamValue: string(cfg.OllamaAuthHeader.Value), Static: static, Refuses: cfg.RefuseBackend,
-		DefaultLimits: map[api.Role]int64{api.RoleAdmin: cfg.DefaultAdminRateLimit, api.RoleUser: cfg.DefaultUserRateLimit},
-		StaticAdmin:   cfg.AdminAPIKey != "", TrustedProxies: cfg.TrustedProxies, MetricsOpen: cfg.MetricsOpen, Aliases: api.Aliases(cfg.ModelAliases),
-		Policy: cfg.Policy, Standard: dialect.Standard(cfg.MaxNumCtx, cfg.MaxKeepAlive, cfg.DefaultMaxTokens), Registries: cfg.RegistryHosts,
+		Live: live(cfg), MetricsOpen: cfg.MetricsOpen,
 		MaxBody: int64(cfg.MaxBodyBytes), BodyMemory: int64(cfg.MaxBodyMemory), MaxRequestTime: cfg.MaxRequestTime, FirstByte: cfg.UpstreamFirstByteTimeout, Idle: cfg.UpstreamIdleTimeout, CountGrace: cfg.CountGrace, Heartbeat: cfg.SSEHeartbeat,
-		Throttle: auth.NewThrottle(cfg.AuthFailuresPerMinute, time.Now), Origins: cfg.CORSOrigins, PerAddress: cfg.MaxConnectionsPerAddress, TLS: secure.config, Expiry: secure.expiry,
+		Throttle: auth.NewThrottle(cfg.AuthFailuresPerMinute, time.Now), StopDelay: cfg.ShutdownDelay, PerAddress: cfg.MaxConnectionsPerAddress, TLS: secure.config, Expiry: secure.expiry,
 		Tracer: traces.tracer, TraceUpstream: cfg.TraceUpstream, LogLinesLost: lines.lost.Load,
 	})
 
-	background, stop := context.WithCancel(ctx)
+	// Servers are watched, and changes of keys seen, until the last request has ended.
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
+	manager.starts("asking the Ollama servers")
 	fleet.ProbeAll(ctx)
 	for _, b := range fleet.All() {
 		logFound(log, b)
@@ -115,23 +124,43 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 	defer func() { stop(); tending.Wait() }()
 	go watchChanges(background, st, keys, log)
 
-	l, err := net.Listen("tcp", cfg.Address())
-	if err != nil {
-		return usagef("cannot listen on %s: %w; stop what uses it, or choose another HOST or PORT", cfg.Address(), err)
+	if len(listeners) == 0 {
+		l, err := net.Listen("tcp", cfg.Address())
+		if err != nil {
+			return listenError(cfg, err)
+		}
+		listeners = append(listeners, l)
 	}
-	if err := secure.follow(background, l.Addr()); err != nil {
-		return errors.Join(err, l.Close())
+	addr := listeners[0].Addr()
+	if err := secure.follow(background, addr); err != nil {
+		return errors.Join(err, listeners[0].Close())
 	}
 	// A small heap is collected all the time: at 20,000 requests a second that was a fifth of the CPU. These bytes are never
 	// touched, so they cost no memory; they let the collector wait until about as much has been thrown away.
 	ballast := make([]byte, 64<<20)
 	defer runtime.KeepAlive(ballast)
 
-	log.Info("listening", "addr", l.Addr().String(), "url", cfg.Scheme()+"://"+l.Addr().String(), "version", buildVersion(), "backends", len(fleet.All()))
+	log.Info("listening", "addr", addr.String(), "url", cfg.Scheme()+"://"+addr.String(), "version", buildVersion(), "backends", len(fleet.All()))
+	for _, l := range listeners[1:] {
+		log.Info("listening", "addr", l.Addr().String())
+	}
 	lines.flush()
-	err = gateway.Serve(ctx, l, cfg.ShutdownGrace)
+	interval, err := daemon.SdWatchdogEnabled(false)
+	if err != nil {
+		log.Warn("the watchdog of systemd is not used, because its interval cannot be read", "cause", err.Error())
+	}
+	manager.ready("serving at " + addr.String())
+	manager.watch(interval, func() { gateway.Sched.Snapshot(); books.Depth() })
+	reload := reloader{cfg: cfg, log: log, lines: lines, keys: keys, gateway: gateway, secure: secure, systemd: manager}
+	go reload.follow(background, hangup) // the stop does not wait for it: its files may be on a disk that hangs
+	defer context.AfterFunc(ctx, func() { manager.stops(cfg.ShutdownDelay + cfg.ShutdownGrace + stopBeside) })()
+	err = gateway.ServeAll(ctx, listeners, cfg.ShutdownGrace)
 	log.Info("stopped")
 	return err
+}
+
+func listenError(cfg *config.Config, err error) error {
+	return usagef("cannot listen on %s: %w; stop what uses it, or choose another HOST or PORT", cfg.Address(), err)
 }
 
 // makeDatabase opens the database and its secret, and makes what is missing. A secret is made for a new database alone: for one
