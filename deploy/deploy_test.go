@@ -50,7 +50,10 @@ func TestUnitIsRight(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 	// Exit 2 and 3 are not mended by trying again, and SHUTDOWN_GRACE and the last rows must fit into the time to stop.
-	for _, line := range []string{"RestartPreventExitStatus=2 3", "TimeoutStopSec=60s", "User=ollama-api-service", "StateDirectory=ollama-api-service"} {
+	for _, line := range []string{
+		"Type=notify", "WatchdogSec=2min", "Restart=always", "LimitCORE=0", "StartLimitIntervalSec=0", "RequiresMountsFor=/var/lib/ollama-api-service", `ExecReload=/bin/sh -c 'kill -HUP "$MAINPID"'`,
+		"RestartPreventExitStatus=2 3", "TimeoutStopSec=60s", "User=ollama-api-service", "StateDirectory=ollama-api-service",
+	} {
 		if !strings.Contains(string(text), "\n"+line+"\n") {
 			t.Errorf("the unit has no line %s", line)
 		}

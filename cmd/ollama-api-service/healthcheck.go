@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -35,34 +36,46 @@ func (p *program) healthcheckCommand() *cobra.Command {
 		if cfg.Port == 0 {
 			return usagef("PORT is 0, so the address of the service is not known: set PORT to the port it uses")
 		}
-		url := cfg.Scheme() + "://" + localAddress(cfg) + "/healthz"
-		// Straight to the service: no proxy of the environment, no redirects, no second try.
-		// Whose certificate it is does not matter: it is for the name that others use, nothing secret is sent, and a status is read.
-		client := &http.Client{
-			Timeout:       healthTimeout,
-			Transport:     &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}},
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		}
-		req, err := http.NewRequestWithContext(cmd.Context(), http.MethodGet, url, nil)
-		if err != nil {
+		if err := askHealth(cmd.Context(), cfg); err != nil {
 			return err
 		}
-		resp, err := client.Do(req)
-		if err != nil {
-			return fmt.Errorf("no answer from %s: see that the service runs, and that HOST and PORT are the same as its own", url)
-		}
-		defer resp.Body.Close()
-		io.Copy(io.Discard, io.LimitReader(resp.Body, 4096))
-		if resp.StatusCode != http.StatusOK {
-			return fmt.Errorf("%s answers %s: look at the log of the service, or see whether another program has its port", url, resp.Status)
-		}
 		if *asJSON {
-			return printJSON(p.stdout, map[string]string{"status": "ok", "url": url})
+			return printJSON(p.stdout, map[string]string{"status": "ok", "url": healthURL(cfg)})
 		}
-		_, err = fmt.Fprintf(p.stdout, "ok: %s answers\n", url)
+		_, err = fmt.Fprintf(p.stdout, "ok: %s answers\n", healthURL(cfg))
 		return err
 	}
 	return cmd
+}
+
+func healthURL(cfg *config.Config) string {
+	return cfg.Scheme() + "://" + localAddress(cfg) + "/healthz"
+}
+
+// askHealth asks the service that runs whether it is well.
+func askHealth(ctx context.Context, cfg *config.Config) error {
+	url := healthURL(cfg)
+	// Straight to the service: no proxy of the environment, no redirects, no second try.
+	// Whose certificate it is does not matter: it is for the name that others use, nothing secret is sent, and a status is read.
+	client := &http.Client{
+		Timeout:       healthTimeout,
+		Transport:     &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return fmt.Errorf("no answer from %s: see that the service runs, and that HOST and PORT are the same as its own", url)
+	}
+	defer resp.Body.Close()
+	io.Copy(io.Discard, io.LimitReader(resp.Body, 4096))
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s answers %s: look at the log of the service, or see whether another program has its port", url, resp.Status)
+	}
+	return nil
 }
 
 // localAddress is where the service is reached from this machine: one cannot connect to 0.0.0.0 everywhere.

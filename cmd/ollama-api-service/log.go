@@ -1,65 +1,230 @@
 package main
 
 import (
+	"bytes"
+	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"ollama-api-service/internal/config"
 )
 
 const (
-	logDelay  = 100 * time.Millisecond // how long a line may wait for others to be written with it
-	logBuffer = 32 << 10
+	logDelay = 100 * time.Millisecond // how long a line may wait for others to be written with it
+	logChunk = 32 << 10               // bytes that are written without waiting for more
+	logBound = 1 << 20                // bytes that may wait while the reader of the log takes nothing
+	// logEnd is how long the reader of the log may take for the last lines at the stop.
+	logEnd = 2 * time.Second
 )
 
-// newLogger writes JSON or text lines to out. Close writes what still waits.
-func newLogger(cfg *config.Config, out io.Writer) (log *slog.Logger, flush func()) {
-	lines := &lineWriter{out: out, buf: make([]byte, 0, logBuffer)}
-	options := &slog.HandlerOptions{Level: cfg.LogLevel}
-	if cfg.LogFormat == config.LogText {
-		return slog.New(slog.NewTextHandler(lines, options)), lines.flush
+// newLogger writes JSON or text lines to out, by way of a lineWriter.
+func newLogger(cfg *config.Config, out io.Writer) (*slog.Logger, *lineWriter) {
+	handler := func(out io.Writer, level slog.Leveler) slog.Handler {
+		if cfg.LogFormat == config.LogText {
+			return slog.NewTextHandler(out, &slog.HandlerOptions{Level: level})
+		}
+		return slog.NewJSONHandler(out, &slog.HandlerOptions{Level: level})
 	}
-	return slog.New(slog.NewJSONHandler(lines, options)), lines.flush
+	w := newLineWriter(out, handler(out, nil))
+	w.level.Set(cfg.LogLevel)
+	return slog.New(handler(w, &w.level)), w
 }
 
-// lineWriter gathers lines for a moment and writes them in one go: a write for each request would cost it 2 us. What a kill
-// may take with it are lines of the log alone; the books have a journal.
+// lineWriter takes lines and never waits: one goroutine of its own writes them to out. If out takes nothing, because its reader stands
+// still or its disk is full, lines wait up to logBound. After that they are dropped whole and counted, because a request must not wait for
+// a log. Lines are gathered for a moment and written in one go: a write for each request would cost it 2 us.
 type lineWriter struct {
-	out io.Writer
+	level slog.LevelVar
+	out   io.Writer
+	// report writes the line about lost lines, straight to out.
+	report slog.Handler
+
+	wake, hurry chan struct{} // there are lines; they are worth a write at once
+	stop, ended chan struct{}
+	lost        atomic.Int64 // lines, since the start
 
 	mu      sync.Mutex
 	buf     []byte
-	waiting bool
+	dropped int64 // lines, since buf was last taken
+
+	// Of the writing goroutine only.
+	spare      []byte
+	torn       bool  // out has the beginning of a line that was lost
+	unreported int64 // lost lines that no line in the log tells of
 }
 
+func newLineWriter(out io.Writer, report slog.Handler) *lineWriter {
+	w := &lineWriter{
+		out: out, report: report,
+		wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1), stop: make(chan struct{}), ended: make(chan struct{}),
+	}
+	go w.run()
+	return w
+}
+
+// Write takes one line.
 func (w *lineWriter) Write(line []byte) (int, error) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	if len(w.buf)+len(line) > logBuffer {
-		w.flushLocked()
+	before := len(w.buf)
+	if before+len(line) > logBound {
+		w.dropped++
+		w.lost.Add(1)
+	} else {
+		w.buf = append(w.buf, line...)
 	}
-	w.buf = append(w.buf, line...)
-	if !w.waiting {
-		w.waiting = true
-		time.AfterFunc(logDelay, w.flush)
+	after := len(w.buf)
+	w.mu.Unlock()
+	if before == 0 {
+		signalTo(w.wake)
+	}
+	if before < logChunk && after >= logChunk {
+		signalTo(w.hurry)
 	}
 	return len(line), nil
 }
 
-func (w *lineWriter) flush() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.waiting = false
-	w.flushLocked()
+// flush has the lines written without the usual delay. It does not wait for them.
+func (w *lineWriter) flush() { signalTo(w.hurry) }
+
+// close writes what waits, for at most logEnd. Lines after it are lost.
+func (w *lineWriter) close() {
+	close(w.stop)
+	late := time.NewTimer(logEnd)
+	defer late.Stop()
+	select {
+	case <-w.ended:
+	case <-late.C:
+	}
 }
 
-func (w *lineWriter) flushLocked() {
-	if len(w.buf) == 0 {
-		return
+func (w *lineWriter) run() {
+	defer close(w.ended)
+	for {
+		select {
+		case <-w.wake:
+		case <-w.stop:
+			w.writeOut()
+			return
+		}
+		delay := time.NewTimer(logDelay)
+		select {
+		case <-delay.C:
+		case <-w.hurry:
+		case <-w.stop:
+		}
+		delay.Stop()
+		w.writeOut()
 	}
-	// A log that cannot be written has nowhere to say so, and must not keep requests from being served.
-	_, _ = w.out.Write(w.buf)
-	w.buf = w.buf[:0]
+}
+
+// writeOut writes what waits, and then, if out took it, how many lines were lost before.
+func (w *lineWriter) writeOut() {
+	w.mu.Lock()
+	chunk, dropped := w.buf, w.dropped
+	w.buf, w.dropped = w.spare[:0], 0
+	w.mu.Unlock()
+	if w.spare = chunk[:0]; cap(chunk) > 4*logChunk {
+		w.spare = nil // what a reader that stood still has made it grow to
+	}
+	taken := w.put(chunk)
+	if w.unreported += dropped; taken && w.unreported > 0 {
+		w.tellLost()
+	}
+}
+
+// put writes whole lines and reports whether out took all of them.
+func (w *lineWriter) put(lines []byte) bool {
+	if len(lines) == 0 {
+		return true
+	}
+	if w.torn {
+		if _, err := w.out.Write([]byte("\n")); err != nil {
+			w.miss(lines)
+			return false
+		}
+		w.torn = false
+	}
+	last := byte('\n')
+	for {
+		n, err := w.out.Write(lines)
+		if n = max(0, min(n, len(lines))); n > 0 {
+			last, lines = lines[n-1], lines[n:]
+		}
+		switch {
+		case err == nil:
+			return true
+		case errors.Is(err, syscall.EAGAIN):
+			// Another program has made the shared stream a non-blocking one, and it is full.
+			time.Sleep(logDelay)
+		default:
+			w.torn = last != '\n'
+			w.miss(lines)
+			return false
+		}
+	}
+}
+
+// miss counts lines that out did not take. There is nowhere to say so, and it is tried again with the next lines.
+func (w *lineWriter) miss(lines []byte) {
+	n := int64(bytes.Count(lines, []byte("\n")))
+	w.unreported += n
+	w.lost.Add(n)
+}
+
+func (w *lineWriter) tellLost() {
+	const told = "lines of the log were lost, because what reads it did not take them: look at what standard output leads to"
+	r := slog.NewRecord(time.Now(), slog.LevelWarn, told, 0)
+	r.AddAttrs(slog.Int64("lines", w.unreported))
+	if w.report.Handle(context.Background(), r) == nil {
+		w.unreported = 0
+	}
+}
+
+// signalTo leaves one signal in c, which holds one.
+func signalTo(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// boundedWriter writes to a stream that may not be read, such as a pipe as standard error. A write that is not done in time fails, and
+// so does each one after it. out is then left to a goroutine that the end of the process ends.
+type boundedWriter struct {
+	out  io.Writer
+	wait time.Duration
+	mu   sync.Mutex
+	late bool
+}
+
+var errNotRead = errors.New("nothing reads it")
+
+// Write writes p whole, or fails.
+func (w *boundedWriter) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.late {
+		return 0, errNotRead
+	}
+	var written int
+	var failure error
+	text, done := bytes.Clone(p), make(chan struct{})
+	go func() {
+		defer close(done)
+		written, failure = w.out.Write(text)
+	}()
+	late := time.NewTimer(w.wait)
+	defer late.Stop()
+	select {
+	case <-done:
+		return written, failure
+	case <-late.C:
+		w.late = true
+		return 0, errNotRead
+	}
 }

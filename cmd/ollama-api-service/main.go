@@ -58,7 +58,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		// cobra's own: an unknown command or flag, an argument too many.
 		err = usagef("%s; see %s --help", strings.Join(strings.Fields(err.Error()), " "), programName)
 	}
-	fmt.Fprintf(stderr, "%s: %s\n", programName, sentence(err))
+	fmt.Fprintf(p.stderr, "%s: %s\n", programName, sentence(err))
 	return exitOf(err)
 }
 
@@ -98,36 +98,59 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 the database (or back
 	serve := p.serveCommand()
 	root.Flags().AddFlagSet(serve.Flags())
 	root.RunE = serve.RunE
-	root.AddCommand(serve, p.keysCommand(), p.statsCommand(), p.auditCommand(), p.queueCommand(), p.connectCommand(), p.backupCommand(), p.restoreCommand(), p.healthcheckCommand(), p.manCommand(), p.versionCommand())
+	root.AddCommand(serve, p.keysCommand(), p.statsCommand(), p.auditCommand(), p.queueCommand(), p.connectCommand(),
+		p.backupCommand(), p.restoreCommand(), p.settingsCommand(), p.healthcheckCommand(), p.manCommand(), p.versionCommand())
 	return root
 }
 
 func (p *program) serveCommand() *cobra.Command {
-	var demo bool
+	var demo, check, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the service (the default)",
-		Long: `Run the service until SIGTERM or Ctrl-C. The first start makes the database in DATA_DIR, a SECRET_KEY where none is set, and an
+		Long: `Run the service until SIGTERM or Ctrl-C. SIGHUP reads the settings file and the certificate again and takes over what can change
+while the service runs: docs/settings.md marks it. The first start makes the database in DATA_DIR, a SECRET_KEY where none is set, and an
 admin key, which is printed once.`,
 		Example: `  ollama-api-service serve
   ollama-api-service serve --demo
+  ollama-api-service serve --check     look at settings, files, database and servers, without starting
   OLLAMA_BASE_URL=http://10.0.0.7:11434 PORT=9000 ollama-api-service serve`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := p.settings()
+			if check {
+				return p.check(cmd.Context(), demo, asJSON)
+			}
+			if asJSON {
+				return usagef("--json is for --check: leave it out, or add --check")
+			}
+			// From the beginning: a hang-up must not end a start either.
+			hangup := make(chan os.Signal, 1)
+			signal.Notify(hangup, syscall.SIGHUP)
+			defer signal.Stop(hangup)
+			cfg, err := p.serveSettings(demo)
 			if err != nil {
 				return err
 			}
-			if demo {
-				if err := cfg.EnableDemo(); err != nil {
-					return err
-				}
-			}
-			return serve(cmd.Context(), cfg, p.stdout, p.stderr)
+			// A service outlives what reads its output: it must neither end with it nor wait for it.
+			signal.Ignore(syscall.SIGPIPE)
+			endByAbort()
+			p.stderr = &boundedWriter{out: p.stderr, wait: logEnd}
+			return serve(cmd.Context(), cfg, hangup, p.stdout, p.stderr)
 		},
 	}
 	cmd.Flags().BoolVar(&demo, "demo", false, "add demo-admin-key-12345 and demo-user-key-67890, on a loopback HOST alone")
+	cmd.Flags().BoolVar(&check, "check", false, "start nothing: look at settings, files, the database and the servers; exit 0, or the code that a start would end with")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "with --check: print JSON")
 	return cmd
+}
+
+// serveSettings is the settings that serve runs with.
+func (p *program) serveSettings(demo bool) (*config.Config, error) {
+	cfg, err := p.settings()
+	if err == nil && demo {
+		err = cfg.EnableDemo()
+	}
+	return cfg, err
 }
 
 // settings reads the settings. A file that was asked for by name must be there.

@@ -14,12 +14,13 @@ import (
 	"sync"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
+
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/auth"
 	"ollama-api-service/internal/backend"
 	"ollama-api-service/internal/clock"
 	"ollama-api-service/internal/config"
-	"ollama-api-service/internal/dialect"
 	"ollama-api-service/internal/limit"
 	"ollama-api-service/internal/sched"
 	"ollama-api-service/internal/server"
@@ -35,14 +36,21 @@ const (
 )
 
 // serve runs the gateway until ctx ends. It wires every room, top down.
-func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (err error) {
-	log, flush := newLogger(cfg, stdout)
-	defer flush()
+func serve(ctx context.Context, cfg *config.Config, hangup <-chan os.Signal, stdout, stderr io.Writer) (err error) {
+	manager := supervise(systemd)
+	defer manager.close()
+	log, lines := newLogger(cfg, stdout)
+	defer lines.close()
+	slog.SetDefault(log) // and what libraries write to the standard logger, which would wait for standard error
 	defer func() {
 		if err != nil {
 			log.Error("not serving", "cause", err.Error())
 		}
 	}()
+	listeners, err := givenListeners(cfg)
+	if err != nil {
+		return err
+	}
 	for _, w := range cfg.Warnings {
 		log.Warn(w)
 	}
@@ -50,12 +58,14 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 	if err != nil {
 		return err
 	}
+	manager.starts("opening the database")
 	st, secret, err := makeDatabase(ctx, cfg, log)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
 
+	manager.starts("booking the journal of the last run")
 	books, err := usage.Open(ctx, cfg.DataDir, st, log, usage.Options{MaxBytes: int64(cfg.JournalMaxBytes)})
 	if err != nil {
 		return databasef("%w", err)
@@ -73,7 +83,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 
 	keys := auth.New(st, secret, staticKeys(cfg), time.Now)
 	defer keys.Close()
-	if err := firstAdmin(ctx, cfg, st, secret, stderr); err != nil {
+	if err := firstAdmin(ctx, cfg, st, secret, stderr, log); err != nil {
 		return err
 	}
 
@@ -92,16 +102,16 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 		Store: st, Auth: keys, Secret: secret, Random: rand.Reader, Limits: limits,
 		Fleet: fleet, Queue: sched.Options{MaxQueue: cfg.MaxQueue, PerKey: cfg.MaxQueuePerKey, MaxWait: cfg.MaxQueueWait, Prefix: cfg.PrefixAffinity}, Books: books, Log: log, Version: buildVersion(),
 		UpstreamHeader: cfg.OllamaAuthHeader.Name, UpstreamValue: string(cfg.OllamaAuthHeader.Value), Static: static, Refuses: cfg.RefuseBackend,
-		DefaultLimits: map[api.Role]int64{api.RoleAdmin: cfg.DefaultAdminRateLimit, api.RoleUser: cfg.DefaultUserRateLimit},
-		StaticAdmin:   cfg.AdminAPIKey != "", TrustedProxies: cfg.TrustedProxies, MetricsOpen: cfg.MetricsOpen, Aliases: api.Aliases(cfg.ModelAliases),
-		Policy: cfg.Policy, Standard: dialect.Standard(cfg.MaxNumCtx, cfg.MaxKeepAlive, cfg.DefaultMaxTokens), Registries: cfg.RegistryHosts,
+		Live: live(cfg), MetricsOpen: cfg.MetricsOpen,
 		MaxBody: int64(cfg.MaxBodyBytes), BodyMemory: int64(cfg.MaxBodyMemory), MaxRequestTime: cfg.MaxRequestTime, FirstByte: cfg.UpstreamFirstByteTimeout, Idle: cfg.UpstreamIdleTimeout, CountGrace: cfg.CountGrace, Heartbeat: cfg.SSEHeartbeat,
-		Throttle: auth.NewThrottle(cfg.AuthFailuresPerMinute, time.Now), Origins: cfg.CORSOrigins, PerAddress: cfg.MaxConnectionsPerAddress, TLS: secure.config, Expiry: secure.expiry,
-		Tracer: traces.tracer, TraceUpstream: cfg.TraceUpstream,
+		Throttle: auth.NewThrottle(cfg.AuthFailuresPerMinute, time.Now), StopDelay: cfg.ShutdownDelay, PerAddress: cfg.MaxConnectionsPerAddress, TLS: secure.config, Expiry: secure.expiry,
+		Tracer: traces.tracer, TraceUpstream: cfg.TraceUpstream, LogLinesLost: lines.lost.Load,
 	})
 
-	background, stop := context.WithCancel(ctx)
+	// Servers are watched, and changes of keys seen, until the last request has ended.
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
+	manager.starts("asking the Ollama servers")
 	fleet.ProbeAll(ctx)
 	for _, b := range fleet.All() {
 		logFound(log, b)
@@ -118,21 +128,41 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 	defer func() { stop(); tending.Wait() }()
 	go watchChanges(background, st, keys, log)
 
-	l, err := net.Listen("tcp", cfg.Address())
-	if err != nil {
-		return usagef("cannot listen on %s: %w; stop what uses it, or choose another HOST or PORT", cfg.Address(), err)
+	if len(listeners) == 0 {
+		l, err := net.Listen("tcp", cfg.Address())
+		if err != nil {
+			return listenError(cfg, err)
+		}
+		listeners = append(listeners, l)
 	}
-	if err := secure.follow(background, l.Addr()); err != nil {
-		return errors.Join(err, l.Close())
+	addr := listeners[0].Addr()
+	if err := secure.follow(background, addr); err != nil {
+		return errors.Join(err, listeners[0].Close())
 	}
 	boundMemory(cfg, log)
 	defer runtime.KeepAlive(make([]byte, ballast))
 
-	log.Info("listening", "addr", l.Addr().String(), "url", cfg.Scheme()+"://"+l.Addr().String(), "version", buildVersion(), "backends", len(fleet.All()))
-	flush()
-	err = gateway.Serve(ctx, l, cfg.ShutdownGrace)
+	log.Info("listening", "addr", addr.String(), "url", cfg.Scheme()+"://"+addr.String(), "version", buildVersion(), "backends", len(fleet.All()))
+	for _, l := range listeners[1:] {
+		log.Info("listening", "addr", l.Addr().String())
+	}
+	lines.flush()
+	interval, err := daemon.SdWatchdogEnabled(false)
+	if err != nil {
+		log.Warn("the watchdog of systemd is not used, because its interval cannot be read", "cause", err.Error())
+	}
+	manager.ready("serving at " + addr.String())
+	manager.watch(interval, func() { gateway.Sched.Snapshot(); books.Depth() })
+	reload := reloader{cfg: cfg, log: log, lines: lines, keys: keys, gateway: gateway, secure: secure, systemd: manager}
+	go reload.follow(background, hangup) // the stop does not wait for it: its files may be on a disk that hangs
+	defer context.AfterFunc(ctx, func() { manager.stops(cfg.ShutdownDelay + cfg.ShutdownGrace + stopBeside) })()
+	err = gateway.ServeAll(ctx, listeners, cfg.ShutdownGrace)
 	log.Info("stopped")
 	return err
+}
+
+func listenError(cfg *config.Config, err error) error {
+	return usagef("cannot listen on %s: %w; stop what uses it, or choose another HOST or PORT", cfg.Address(), err)
 }
 
 // makeDatabase opens the database and its secret, and makes what is missing. A secret is made for a new database alone: for one
@@ -206,8 +236,8 @@ func staticKeys(cfg *config.Config) []auth.Static {
 }
 
 // firstAdmin makes an admin key where there is none, and prints it: on the terminal, never in the log. Under systemd standard error is
-// a log, so there it goes to a file.
-func firstAdmin(ctx context.Context, cfg *config.Config, st *store.Store, secret auth.Secret, stderr io.Writer) error {
+// a log, so there it goes to a file, and so it does if standard error takes nothing.
+func firstAdmin(ctx context.Context, cfg *config.Config, st *store.Store, secret auth.Secret, stderr io.Writer, log *slog.Logger) error {
 	if cfg.AdminAPIKey != "" {
 		return nil
 	}
@@ -223,16 +253,35 @@ func firstAdmin(ctx context.Context, cfg *config.Config, st *store.Store, secret
 	if err := st.CreateKey(ctx, k, secret.MAC(key), api.Change{Actor: "first-start", From: "local", At: now}); err != nil {
 		return err
 	}
-	if f, ok := stderr.(*os.File); ok && config.Journalled(f) {
-		path := filepath.Join(cfg.DataDir, "first-admin.key")
-		if err := os.WriteFile(path, []byte(key+"\n"), 0o600); err != nil {
-			return fmt.Errorf("the first admin key cannot be written: %w; make one with `%s keys create --role admin --name NAME`", err, programName)
-		}
-		_, err = fmt.Fprintf(stderr, "The first admin key is in %s: keep it in a safe place, then delete the file.\n", path)
-		return err
+	if journalled(stderr) {
+		return keepFirstAdmin(cfg, key, stderr)
 	}
-	_, err = fmt.Fprintf(stderr, "\n  First admin key: %s\n  It is shown this once: keep it in a safe place.\n\n", key)
-	return err
+	if _, err = fmt.Fprintf(stderr, "\n  First admin key: %s\n  It is shown this once: keep it in a safe place.\n\n", key); err != nil {
+		log.Warn("the first admin key could not be shown on standard error, so it is in a file: keep it in a safe place, then delete the file", "path", firstAdminPath(cfg), "cause", err.Error())
+		return keepFirstAdmin(cfg, key, stderr)
+	}
+	return nil
+}
+
+// journalled reports whether what is written to w is kept in systemd's journal.
+func journalled(w io.Writer) bool {
+	if b, ok := w.(*boundedWriter); ok {
+		w = b.out
+	}
+	f, ok := w.(*os.File)
+	return ok && config.Journalled(f)
+}
+
+func firstAdminPath(cfg *config.Config) string { return filepath.Join(cfg.DataDir, "first-admin.key") }
+
+func keepFirstAdmin(cfg *config.Config, key string, stderr io.Writer) error {
+	path := firstAdminPath(cfg)
+	if err := os.WriteFile(path, []byte(key+"\n"), 0o600); err != nil {
+		return fmt.Errorf("the first admin key cannot be written: %w; make one with `%s keys create --role admin --name NAME`", err, programName)
+	}
+	// Where standard error takes nothing, the log has told of the file.
+	_, _ = fmt.Fprintf(stderr, "The first admin key is in %s: keep it in a safe place, then delete the file.\n", path)
+	return nil
 }
 
 // watchChanges drops the key cache when another process (the keys command) has changed the database.

@@ -21,7 +21,9 @@ const certificatePoll = 2 * time.Second
 type encryption struct {
 	config *tls.Config                                    // nil is plain HTTP
 	follow func(ctx context.Context, addr net.Addr) error // returns at once; works until ctx ends
-	expiry func() map[string]time.Time                    // when the certificate of each name ends; nil is plain HTTP
+	// prepare reads the files of a certificate again, and returns what serves them; nil where there are none.
+	prepare func(cert, key string) (use func(), err error)
+	expiry  func() map[string]time.Time // when the certificate of each name ends; nil is plain HTTP
 }
 
 func newEncryption(cfg *config.Config, log *slog.Logger) (encryption, error) {
@@ -33,12 +35,17 @@ func newEncryption(cfg *config.Config, log *slog.Logger) (encryption, error) {
 	}
 	pair, err := server.OpenKeyPair(cfg.TLSCert, cfg.TLSKey, log)
 	if err != nil {
-		return encryption{}, usagef("TLS_CERT and TLS_KEY cannot be used: name a certificate and its own key, both PEM files that the user this runs as may read (%w)", err)
+		return encryption{}, unusableCertificate(err)
 	}
-	return encryption{pair.TLS(), func(ctx context.Context, _ net.Addr) error {
+	follow := func(ctx context.Context, _ net.Addr) error {
 		go pair.Watch(ctx, certificatePoll)
 		return nil
-	}, pair.Expiry}, nil
+	}
+	return encryption{config: pair.TLS(), follow: follow, prepare: pair.Prepare, expiry: pair.Expiry}, nil
+}
+
+func unusableCertificate(err error) error {
+	return usagef("TLS_CERT and TLS_KEY cannot be used: name a certificate and its own key, both PEM files that the user this runs as may read (%w)", err)
 }
 
 func acmeEncryption(cfg *config.Config, log *slog.Logger) (encryption, error) {
@@ -56,5 +63,5 @@ func acmeEncryption(cfg *config.Config, log *slog.Logger) (encryption, error) {
 	if err != nil {
 		return encryption{}, usagef("ACME_DOMAIN cannot be used: %w", err)
 	}
-	return encryption{acme.TLS(), acme.Manage, acme.Expiry}, nil
+	return encryption{config: acme.TLS(), follow: acme.Manage, expiry: acme.Expiry}, nil
 }

@@ -107,6 +107,7 @@ func output(t *testing.T, name string, args ...string) string {
 var contents = []string{
 	"-rwxr-xr-x root root /usr/bin/ollama-api-service",
 	"-rw-r--r-- root root /usr/lib/systemd/system/ollama-api-service.service",
+	"-rw-r--r-- root root /usr/lib/systemd/system/ollama-api-service.socket",
 	"-rw-r----- root ollama-api-service /etc/ollama-api-service/ollama-api-service.env",
 	"drwxr-x--- root ollama-api-service /etc/ollama-api-service",
 	"drwx------ ollama-api-service ollama-api-service /var/lib/ollama-api-service",
@@ -287,9 +288,14 @@ func TestInASystemTheUnitRuns(t *testing.T) {
 	deb, _ := packages(t, "deb")
 	system(t, "boot", `
 data=/var/lib/ollama-api-service
+show() { systemctl show --property="$1" --value ollama-api-service; }
+until_true() { for i in $(seq 300); do if "$@"; then return; fi; sleep 0.1; done; echo "in vain: $*"; return 1; }
+# It is up when it says so, and says where.
 systemctl start ollama-api-service
-for i in $(seq 100); do ollama-api-service healthcheck && break; sleep 0.1; done
 ollama-api-service healthcheck
+[ "$(show StatusText)" = 'serving at 127.0.0.1:8000' ]
+[ "$(show WatchdogUSec)" = 2min ]
+[[ " $(show RequiresMountsFor) " = *" $data "* ]]
 status=/proc/$(systemctl show --property=MainPID --value ollama-api-service)/status
 grep -E '^NoNewPrivs:\s1' $status
 grep -E '^CapBnd:\s0+$' $status
@@ -318,17 +324,68 @@ keys
 ollama-api-service keys list >/root/keys
 never grep newer /root/keys
 
+# A reload takes settings over, a mistake in them fails and changes nothing, and neither ends the service.
+before=$(show MainPID)
+echo LOG_LEVEL=debug >>/etc/ollama-api-service/ollama-api-service.env
+systemctl reload ollama-api-service
+said() { journalctl --unit=ollama-api-service --output=cat | grep -F "$1"; }
+until_true said '"msg":"the settings were read again","changed":["LOG_LEVEL"]'
+sed -i 's/^LOG_LEVEL=.*/LOG_LEVEL=loud/' /etc/ollama-api-service/ollama-api-service.env
+never systemctl reload ollama-api-service
+sed -i '/^LOG_LEVEL=/d' /etc/ollama-api-service/ollama-api-service.env
+until_true systemctl is-active ollama-api-service
+[ "$(show MainPID)" = "$before" ]
+
+# What kills it, or makes it hang, has it started again.
+restarted() { [ "$(show NRestarts)" = "$1" ] && systemctl is-active ollama-api-service; }
+kill -KILL "$(show MainPID)"
+until_true restarted 1
+mkdir /run/systemd/system/ollama-api-service.service.d
+printf '[Service]\nWatchdogSec=3s\nTimeoutAbortSec=1s\n' >/run/systemd/system/ollama-api-service.service.d/quick.conf
+systemctl daemon-reload
+systemctl restart ollama-api-service
+before=$(show NRestarts)
+sleep 7 # a service that works is left alone
+[ "$(show NRestarts)" = "$before" ]
+kill -STOP "$(show MainPID)"
+until_true restarted $((before + 1))
+rm -r /run/systemd/system/ollama-api-service.service.d
+systemctl daemon-reload
+
+# With systemd's socket, a restart refuses no connection.
+systemctl stop ollama-api-service
+systemctl start ollama-api-service.socket
+systemctl start ollama-api-service
+(
+  set +x
+  while [ ! -e /root/enough ]; do
+    curl -fsS -o /dev/null http://127.0.0.1:8000/healthz && echo >>/root/answered || echo >>/root/refused
+  done
+) &
+for i in 1 2 3; do systemctl restart ollama-api-service; sleep 0.5; done
+touch /root/enough
+wait $!
+[ ! -e /root/refused ]
+[ "$(wc -l </root/answered)" -gt 5 ]
+systemctl stop ollama-api-service.socket ollama-api-service
+systemctl start ollama-api-service
+
 # An upgrade restarts it.
 before=$(systemctl show --property=MainPID --value ollama-api-service)
 dpkg -i /root/`+filepath.Base(deb)+`
 [ "$(systemctl show --property=MainPID --value ollama-api-service)" != "$before" ]
 systemctl is-active ollama-api-service
+# One with settings that the new version refuses is installed all the same, and says that the service is down.
+echo PROT=9000 >>/etc/ollama-api-service/ollama-api-service.env
+dpkg -i /root/`+filepath.Base(deb)+` 2>&1 | grep -F 'did not start'
+sed -i '/^PROT=/d' /etc/ollama-api-service/ollama-api-service.env
+systemctl start ollama-api-service
 systemctl stop ollama-api-service
 [ "$(systemctl show --property=ExecMainStatus --value ollama-api-service)" = 0 ]
 
 # A mistake in the settings is not tried again and again.
 echo PROT=9000 >>/etc/ollama-api-service/ollama-api-service.env
-systemctl start ollama-api-service
+never systemctl start ollama-api-service
 for i in $(seq 100); do systemctl is-failed ollama-api-service && break; sleep 0.1; done
 [ "$(systemctl show --property=NRestarts --value ollama-api-service)" = 0 ]
 journalctl --unit=ollama-api-service --output=cat | grep -F 'did you mean PORT?'

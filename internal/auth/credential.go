@@ -69,7 +69,7 @@ func (a *Authenticator) couldBeKey(text string) bool {
 		return true
 	}
 	m := a.secret.current.sign(text)
-	return a.matchStatic(&m) >= 0
+	return matchStatic(*a.statics.Load(), &m) >= 0
 }
 
 // carriers appends what each carrier of the request holds.

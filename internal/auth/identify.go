@@ -39,7 +39,7 @@ type Static struct {
 type Authenticator struct {
 	store   *store.Store
 	secret  Secret
-	statics []static
+	statics atomic.Pointer[[]static]
 	now     func() time.Time
 	cache   *otter.Cache[cacheKey, *api.Key]
 	// generation is part of each cache key, so that a key loaded before Forget is never found after it, even if its load
@@ -68,11 +68,7 @@ func New(st *store.Store, secret Secret, statics []Static, now func() time.Time)
 			ExpiryCalculator: otter.ExpiryWriting[cacheKey, *api.Key](cacheTTL),
 		}),
 	}
-	for _, s := range statics {
-		key := s.Key
-		key.Preview, key.Static = s.Preview, true
-		a.statics = append(a.statics, static{mac: secret.current.sign(s.Secret), key: &key, demo: s.Demo})
-	}
+	a.ChangeStatics(statics)
 	return a
 }
 
@@ -123,23 +119,24 @@ func (a *Authenticator) Identify(ctx context.Context, credential string, from ne
 
 // matchStatic is the index of the static key with this MAC, or -1. It compares with all of them, without stopping at a match:
 // the time taken says nothing.
-func (a *Authenticator) matchStatic(m *mac) int {
+func matchStatic(statics []static, m *mac) int {
 	match := -1
-	for i := range a.statics {
-		match = subtle.ConstantTimeSelect(subtle.ConstantTimeCompare(a.statics[i].mac[:], m[:]), i, match)
+	for i := range statics {
+		match = subtle.ConstantTimeSelect(subtle.ConstantTimeCompare(statics[i].mac[:], m[:]), i, match)
 	}
 	return match
 }
 
 func (a *Authenticator) staticKey(m *mac, forwarded bool) (*api.Key, error) {
-	match := a.matchStatic(m)
+	statics := *a.statics.Load()
+	match := matchStatic(statics, m)
 	if match < 0 {
 		return nil, nil
 	}
-	if a.statics[match].demo && forwarded {
+	if statics[match].demo && forwarded {
 		return nil, api.Errorf(api.CodeUnauthorized, "demo keys work only on the machine itself, not through a proxy: make a key of your own with \"ollama-api-service keys create\"")
 	}
-	return a.statics[match].key, nil
+	return statics[match].key, nil
 }
 
 func (a *Authenticator) storedKey(ctx context.Context, credential string, m mac) (*api.Key, error) {

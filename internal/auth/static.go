@@ -2,10 +2,22 @@ package auth
 
 import "ollama-api-service/internal/api"
 
+// ChangeStatics replaces the keys that settings carry. The keys before work no more from its return on.
+func (a *Authenticator) ChangeStatics(list []Static) {
+	statics := make([]static, 0, len(list))
+	for _, s := range list {
+		key := s.Key
+		key.Preview, key.Static = s.Preview, true
+		statics = append(statics, static{mac: a.secret.current.sign(s.Secret), key: &key, demo: s.Demo})
+	}
+	a.statics.Store(&statics)
+}
+
 // Statics are the keys that settings carry, without their secrets.
 func (a *Authenticator) Statics() []api.Key {
-	keys := make([]api.Key, 0, len(a.statics))
-	for _, s := range a.statics {
+	statics := *a.statics.Load()
+	keys := make([]api.Key, 0, len(statics))
+	for _, s := range statics {
 		keys = append(keys, *s.key)
 	}
 	return keys

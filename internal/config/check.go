@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -122,6 +123,7 @@ func (c *Config) checkNumbers() error {
 		{"SSE_HEARTBEAT", c.SSEHeartbeat, 0},
 		{"COUNT_GRACE", c.CountGrace, 0},
 		{"SHUTDOWN_GRACE", c.ShutdownGrace, 0},
+		{"SHUTDOWN_DELAY", c.ShutdownDelay, 0},
 	} {
 		if d.value < d.least || d.value > 7*24*time.Hour {
 			return errorf("%s must be a time from %s to 168h", d.name, d.least)
@@ -154,10 +156,8 @@ func (c *Config) checkListen() error {
 	if a, err := netip.ParseAddr(c.Host); err != nil && !hostName.MatchString(c.Host) || a.Is4In6() {
 		return errorf("HOST must be an address or a name of this machine without a port, like 127.0.0.1; the port goes into PORT")
 	}
-	if c.DemoKeys {
-		if err := c.EnableDemo(); err != nil {
-			return err
-		}
+	if err := c.checkDemo(); err != nil {
+		return err
 	}
 	if !c.loopback() && c.Scheme() == "http" && len(c.TrustedProxies) == 0 {
 		c.Warnings = append(c.Warnings, "HOST is reachable from other machines and this service speaks plain HTTP, so keys and prompts can be read on the way: set TLS_CERT and TLS_KEY, or ACME_DOMAIN, or put a TLS proxy in front and name it in TRUSTED_PROXIES, or set HOST to 127.0.0.1")
@@ -165,10 +165,35 @@ func (c *Config) checkListen() error {
 	return nil
 }
 
+var errOwn = errorf("OLLAMA_BASE_URL is this service's own address: set it to that of the Ollama server, usually http://127.0.0.1:11434, or change PORT")
+
+// ListenAt tells the settings that the service listens at a socket which it was given, in place of HOST and PORT. It returns an *Error
+// where the settings do not go together with that.
+func (c *Config) ListenAt(addr net.Addr) error {
+	at, ok := addr.(*net.TCPAddr)
+	if !ok {
+		return nil
+	}
+	c.origin.socket, c.Host, c.Port = true, at.IP.String(), uint16(at.Port)
+	known := c.Warnings
+	if err := c.checkListen(); err != nil {
+		return err
+	}
+	if n := len(known); len(c.Warnings) > n && slices.Contains(known, c.Warnings[n]) {
+		c.Warnings = known
+	}
+	for _, b := range c.Ollama {
+		if c.Own(b.URL) {
+			return errOwn
+		}
+	}
+	return nil
+}
+
 func (c *Config) checkOllama() error {
 	for _, b := range c.Ollama {
 		if c.Own(b.URL) {
-			return errorf("OLLAMA_BASE_URL is this service's own address: set it to that of the Ollama server, usually http://127.0.0.1:11434, or change PORT")
+			return errOwn
 		}
 		if a, err := netip.ParseAddr(b.URL.Hostname()); err == nil && public(a.Unmap()) {
 			c.Warnings = append(c.Warnings, "OLLAMA_BASE_URL has a public address, that of "+b.Name+": whoever reaches it uses Ollama without a key; let its firewall accept this machine alone")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"reflect"
@@ -14,7 +15,8 @@ import (
 	"github.com/caarlos0/env/v11"
 )
 
-// Config is every setting, checked. Its fields are in the order of .env.example, and their doc tags are its text.
+// Config is every setting, checked. Its fields are in the order of .env.example, and their doc tags are its text. A reload tag marks
+// those that can change while the service runs.
 type Config struct {
 	SecretKey         Hidden `env:"SECRET_KEY" doc:"Key texts are stored as HMAC-SHA256 under this secret: at least 32 random characters, for instance from\n  openssl rand -hex 32\nEmpty: made once and kept in DATA_DIR/secret.key. With another secret than before, no stored key works."`
 	SecretKeyPrevious Hidden `env:"SECRET_KEY_PREVIOUS" doc:"The SECRET_KEY before a change of it. Keys still stored under it are accepted, and stored anew when they are used."`
@@ -25,8 +27,8 @@ type Config struct {
 	Host string `env:"HOST" envDefault:"127.0.0.1" doc:"The address to listen on. 0.0.0.0 is every network of this machine: set TLS_CERT or ACME_DOMAIN, or put TLS in front, first."`
 	Port uint16 `env:"PORT" envDefault:"8000" doc:"The port to listen on; 0 is any free one."`
 
-	TLSCert string `env:"TLS_CERT" doc:"The file of a certificate with its chain (PEM), for HTTPS and HTTP/2 without a proxy; TLS_KEY is then needed too. When the\nfiles change, new connections get the new certificate within seconds.\n  TLS_CERT=/etc/ssl/gateway/fullchain.pem"`
-	TLSKey  string `env:"TLS_KEY" doc:"The file of the certificate's private key (PEM, without a passphrase).\n  TLS_KEY=/etc/ssl/gateway/privkey.pem"`
+	TLSCert string `env:"TLS_CERT" reload:"true" doc:"The file of a certificate with its chain (PEM), for HTTPS and HTTP/2 without a proxy; TLS_KEY is then needed too. When the\nfiles change, new connections get the new certificate within seconds.\n  TLS_CERT=/etc/ssl/gateway/fullchain.pem"`
+	TLSKey  string `env:"TLS_KEY" reload:"true" doc:"The file of the certificate's private key (PEM, without a passphrase).\n  TLS_KEY=/etc/ssl/gateway/privkey.pem"`
 
 	ACMEDomain Domains   `env:"ACME_DOMAIN" doc:"Names, separated by commas, to get certificates for by ACME and to renew them, instead of TLS_CERT. Port 443 of each name must\nlead to PORT here. Certificates are kept in DATA_DIR/acme. Setting it agrees to the terms of the CA, which is Let's Encrypt\nunless ACME_CA names another.\n  ACME_DOMAIN=gateway.example.net"`
 	ACMEEmail  Email     `env:"ACME_EMAIL" doc:"Where the CA writes to when something is wrong with a certificate."`
@@ -38,13 +40,13 @@ type Config struct {
 	RetentionRows    int64 `env:"RETENTION_ROWS" envDefault:"30" doc:"For how many days each request is kept by itself; 0 keeps them for ever. Whole days of UTC. What is older is in the sums of\nRETENTION_ROLLUPS alone, and in the totals of each key, which are kept for ever."`
 	RetentionRollups int64 `env:"RETENTION_ROLLUPS" envDefault:"730" doc:"For how many days usage by hour and by day is kept; 0 keeps it for ever. At least RETENTION_ROWS."`
 
-	AdminAPIKey Hidden `env:"ADMIN_API_KEY" doc:"An admin key that lives in this setting alone and is never stored: at least 24 characters, letters, digits and signs\nwithout spaces or commas. It works as long as it is set."`
-	DemoKeys    bool   `env:"DEMO_KEYS" envDefault:"false" doc:"true adds the keys demo-admin-key-12345 and demo-user-key-67890, which everybody knows. Only on a loopback HOST."`
+	AdminAPIKey Hidden `env:"ADMIN_API_KEY" reload:"true" doc:"An admin key that lives in this setting alone and is never stored: at least 24 characters, letters, digits and signs\nwithout spaces or commas. It works as long as it is set."`
+	DemoKeys    bool   `env:"DEMO_KEYS" reload:"true" envDefault:"false" doc:"true adds the keys demo-admin-key-12345 and demo-user-key-67890, which everybody knows. Only on a loopback HOST."`
 
-	ModelAliases Aliases `env:"MODEL_ALIASES" doc:"Other names for models, separated by commas, each name=model; a * in the name stands for any characters. A request for\nthe name runs, and is booked and permitted as, the model; its answer carries the name. The first that fits counts.\n  MODEL_ALIASES=claude-*=qwen3-coder,gpt-4o=llama3.2"`
+	ModelAliases Aliases `env:"MODEL_ALIASES" reload:"true" doc:"Other names for models, separated by commas, each name=model; a * in the name stands for any characters. A request for\nthe name runs, and is booked and permitted as, the model; its answer carries the name. The first that fits counts.\n  MODEL_ALIASES=claude-*=qwen3-coder,gpt-4o=llama3.2"`
 
-	DefaultUserRateLimit  int64 `env:"DEFAULT_USER_RATE_LIMIT" envDefault:"100" doc:"Requests in any 60 minutes for a user key that is made without a limit of its own."`
-	DefaultAdminRateLimit int64 `env:"DEFAULT_ADMIN_RATE_LIMIT" envDefault:"1000" doc:"The same for an admin key."`
+	DefaultUserRateLimit  int64 `env:"DEFAULT_USER_RATE_LIMIT" reload:"true" envDefault:"100" doc:"Requests in any 60 minutes for a user key that is made without a limit of its own."`
+	DefaultAdminRateLimit int64 `env:"DEFAULT_ADMIN_RATE_LIMIT" reload:"true" envDefault:"1000" doc:"The same for an admin key."`
 
 	MaxBodyBytes             Size          `env:"MAX_BODY_BYTES" envDefault:"128MiB" doc:"The largest request body, as bytes or with a unit: 64MiB, 10MB. An image of 50 MB has 67 MB in a body. Uploads of model\nfiles are not bound by it."`
 	MaxBodyMemory            Size          `env:"MAX_BODY_MEMORY" envDefault:"1GiB" doc:"The memory for the bodies of all requests at one time, those below 16 KiB not counted. One key takes\nat most as much as is free, so that others find room; when that is too little, it is answered 503. At least twice MAX_BODY_BYTES, so that\none body of the largest size always fits. The program takes up to 150 MB besides: the memory limit of a container must be larger than\nboth together."`
@@ -58,20 +60,20 @@ type Config struct {
 	MaxQueueWait   time.Duration `env:"MAX_QUEUE_WAIT" envDefault:"10m" doc:"The longest wait for a slot."`
 	PrefixAffinity bool          `env:"PREFIX_AFFINITY" envDefault:"true" doc:"true sends the later turns of a conversation to the Ollama server that had the earlier ones, where it has a slot: it has\nmost likely kept what it read of them."`
 
-	DefaultMaxTokens int64         `env:"DEFAULT_MAX_TOKENS" envDefault:"8192" doc:"The longest answer, in tokens, of a user's request that names none: Ollama alone would write on for ten times the context.\n0 puts none in. A smaller num_predict in the model's Modelfile stays."`
-	MaxNumCtx        int64         `env:"MAX_NUM_CTX" envDefault:"32768" doc:"The largest context (num_ctx) that a user's request may have a model loaded with; 0 is no bound."`
-	MaxKeepAlive     time.Duration `env:"MAX_KEEP_ALIVE" envDefault:"1h" doc:"The longest time (keep_alive) for which a user's request may keep a model loaded; 0s is no bound."`
-	Policy           Policies      `env:"POLICY" doc:"Other answers to what users' requests may set, separated by commas: field=action, or for some models pattern field=action.\nThe actions are pass, drop, refuse, default:N, max:N and set:N; docs/policy.md lists the fields. The first that fits counts.\n  POLICY='qwen3:* num_ctx=set:16384,raw=refuse'"`
-	RegistryHosts    Hosts         `env:"REGISTRY_HOSTS" doc:"Hosts, separated by commas, that models may be pulled from, pushed to and made from, beside Ollama's own registry. The\nOllama server connects to them, with plain HTTP where a pull asks for it.\n  REGISTRY_HOSTS=hf.co,registry.example.net:5000"`
+	DefaultMaxTokens int64         `env:"DEFAULT_MAX_TOKENS" reload:"true" envDefault:"8192" doc:"The longest answer, in tokens, of a user's request that names none: Ollama alone would write on for ten times the context.\n0 puts none in. A smaller num_predict in the model's Modelfile stays."`
+	MaxNumCtx        int64         `env:"MAX_NUM_CTX" reload:"true" envDefault:"32768" doc:"The largest context (num_ctx) that a user's request may have a model loaded with; 0 is no bound."`
+	MaxKeepAlive     time.Duration `env:"MAX_KEEP_ALIVE" reload:"true" envDefault:"1h" doc:"The longest time (keep_alive) for which a user's request may keep a model loaded; 0s is no bound."`
+	Policy           Policies      `env:"POLICY" reload:"true" doc:"Other answers to what users' requests may set, separated by commas: field=action, or for some models pattern field=action.\nThe actions are pass, drop, refuse, default:N, max:N and set:N; docs/policy.md lists the fields. The first that fits counts.\n  POLICY='qwen3:* num_ctx=set:16384,raw=refuse'"`
+	RegistryHosts    Hosts         `env:"REGISTRY_HOSTS" reload:"true" doc:"Hosts, separated by commas, that models may be pulled from, pushed to and made from, beside Ollama's own registry. The\nOllama server connects to them, with plain HTTP where a pull asks for it.\n  REGISTRY_HOSTS=hf.co,registry.example.net:5000"`
 
 	JournalMaxBytes Size          `env:"JOURNAL_MAX_BYTES" envDefault:"128MiB" doc:"How large the journal may grow while the database takes no rows, from 16MiB on. When it is full, keys marked strict are\nrefused, and other keys are served without a row; how many is counted."`
 	CountGrace      time.Duration `env:"COUNT_GRACE" envDefault:"0s" doc:"How long the answer of a client that left in the middle of a stream is read on, so that its tokens are counted and not\nestimated. Its slot stays taken meanwhile. 0s stops Ollama at once."`
 
 	AuthFailuresPerMinute    int     `env:"AUTH_FAILURES_PER_MINUTE" envDefault:"30" doc:"How many different texts that are no keys one address may send in a minute before it must wait. A request that carries\nonly a good key is served all the same. 0 is no bound."`
 	MaxConnectionsPerAddress int     `env:"MAX_CONNECTIONS_PER_ADDRESS" envDefault:"512" doc:"How many connections one address may hold, before anybody is asked for a key. This machine and TRUSTED_PROXIES are exempt;\n0 is no bound."`
-	CORSOrigins              Origins `env:"CORS_ORIGINS" doc:"Origins, separated by commas, whose pages may call the service from a browser. A star is the first label of a host, the\nwhole host, or the port; * is every origin but null. Keys in pages are keys that others can read.\n  CORS_ORIGINS=https://chat.example.net,http://localhost:*,https://*.example.com,chrome-extension://*"`
+	CORSOrigins              Origins `env:"CORS_ORIGINS" reload:"true" doc:"Origins, separated by commas, whose pages may call the service from a browser. A star is the first label of a host, the\nwhole host, or the port; * is every origin but null. Keys in pages are keys that others can read.\n  CORS_ORIGINS=https://chat.example.net,http://localhost:*,https://*.example.com,chrome-extension://*"`
 
-	TrustedProxies Networks `env:"TRUSTED_PROXIES" doc:"Addresses or networks, separated by commas, of the proxies whose X-Forwarded-For is believed.\n  TRUSTED_PROXIES=10.0.0.7,172.16.0.0/12"`
+	TrustedProxies Networks `env:"TRUSTED_PROXIES" reload:"true" doc:"Addresses or networks, separated by commas, of the proxies whose X-Forwarded-For is believed.\n  TRUSTED_PROXIES=10.0.0.7,172.16.0.0/12"`
 
 	MetricsOpen bool `env:"METRICS_OPEN" envDefault:"false" doc:"true lets programs on this machine read /metrics without a key. Never set it where a proxy on this machine passes\nrequests on without X-Forwarded-For, unless TRUSTED_PROXIES names the proxy's address: everybody could read it then."`
 
@@ -82,13 +84,28 @@ type Config struct {
 	TraceRatio         Part        `env:"OTEL_TRACES_SAMPLER_ARG" envDefault:"1" doc:"The part of requests that is traced: 0.1 is a tenth. It holds for requests that bring a traceparent, too; one that says that\nits own trace is not recorded is not traced at all."`
 	TraceUpstream      bool        `env:"TRACE_UPSTREAM" envDefault:"false" doc:"true sends a traceparent along to the Ollama server, where something before it can use it. Ollama itself cannot."`
 
-	LogLevel  slog.Level `env:"LOG_LEVEL" envDefault:"info" doc:"debug, info, warn or error."`
+	LogLevel  slog.Level `env:"LOG_LEVEL" reload:"true" envDefault:"info" doc:"debug, info, warn or error."`
 	LogFormat LogFormat  `env:"LOG_FORMAT" envDefault:"json" doc:"json or text, one line for each event, on standard output."`
 
 	ShutdownGrace time.Duration `env:"SHUTDOWN_GRACE" envDefault:"30s" doc:"How long running requests may go on when the service is told to stop."`
 
+	ShutdownDelay time.Duration `env:"SHUTDOWN_DELAY" envDefault:"0s" doc:"How long the service accepts connections after it was told to stop, while /readyz already answers 503: as long as a load\nbalancer needs to notice. Then SHUTDOWN_GRACE begins. With systemd's socket unit no connection is refused anyway."`
+
 	// Warnings are sentences for the log at start: settings that work but deserve a second look.
 	Warnings []string
+
+	origin *origin // by reference, so that nothing that prints settings prints it
+}
+
+// origin is where the values are from, and how they are written there, secrets and all.
+type origin struct {
+	file        string
+	text        []byte // of the file; nil where there is none
+	values      map[string]string
+	environ     []string
+	environment map[string]string // of environ, our names only
+	demo        bool              // by the command line
+	socket      bool              // HOST and PORT are those of a socket that the service was given
 }
 
 // Error is a setting that cannot be obeyed, in one line that names the setting and the mend and never shows the value.
@@ -103,15 +120,20 @@ func errorf(format string, args ...any) *Error { return &Error{fmt.Sprintf(forma
 // defaults. An empty value is none. Its errors are *Error.
 func Load(dotenvPath string, environ []string) (*Config, error) {
 	var c Config
-	values, err := readDotenv(dotenvPath, &c.Warnings)
+	text, err := readDotenv(dotenvPath, &c.Warnings)
 	if err != nil {
 		return nil, err
 	}
+	values, err := parseDotenv(dotenvPath, text)
+	if err != nil {
+		return nil, err
+	}
+	c.origin = &origin{file: dotenvPath, text: text, values: maps.Clone(values), environ: environ, environment: map[string]string{}}
 	known := settings()
 	for name, value := range env.ToMap(environ) {
 		// Only our own names: the environment is full of others, and none of those may have an effect.
 		if _, ours := known[name]; ours && value != "" {
-			values[name] = value
+			values[name], c.origin.environment[name] = value, value
 		}
 	}
 	if err := env.ParseWithOptions(&c, env.Options{Environment: values}); err != nil {
@@ -124,7 +146,10 @@ func Load(dotenvPath string, environ []string) (*Config, error) {
 }
 
 // setting is one field of Config that has a name in the environment.
-type setting struct{ field, name, standard, doc string }
+type setting struct {
+	field, name, standard, doc string
+	reload                     bool // it can change while the service runs
+}
 
 // settings are the settings by name.
 func settings() map[string]setting {
@@ -140,7 +165,7 @@ func settingList() []setting {
 	var list []setting
 	for f := range reflect.TypeFor[Config]().Fields() {
 		if name, ok := f.Tag.Lookup("env"); ok {
-			list = append(list, setting{f.Name, name, f.Tag.Get("envDefault"), f.Tag.Get("doc")})
+			list = append(list, setting{f.Name, name, f.Tag.Get("envDefault"), f.Tag.Get("doc"), f.Tag.Get("reload") != ""})
 		}
 	}
 	return list
@@ -197,8 +222,12 @@ func (c *Config) Scheme() string {
 
 // EnableDemo adds the demo keys, as DEMO_KEYS=true does. It returns an *Error where others could reach them.
 func (c *Config) EnableDemo() error {
-	c.DemoKeys = true
-	if !c.loopback() {
+	c.DemoKeys, c.origin.demo = true, true
+	return c.checkDemo()
+}
+
+func (c *Config) checkDemo() error {
+	if c.DemoKeys && !c.loopback() {
 		return errorf("DEMO_KEYS (or --demo) needs a HOST that only this machine reaches, for everybody knows these keys: set HOST to 127.0.0.1, or make keys of your own")
 	}
 	return nil

@@ -23,12 +23,11 @@ const (
 	maxDotenvLines = 1000
 )
 
-// readDotenv reads the settings in a file; one that does not exist has none. The syntax is godotenv's: NAME=value lines,
-// comments, quotes, export, CRLF, and $NAME for a value further up in the file (not in single quotes).
-func readDotenv(path string, warnings *[]string) (map[string]string, error) {
+// readDotenv reads a file with settings; one that does not exist is empty.
+func readDotenv(path string, warnings *[]string) ([]byte, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return map[string]string{}, nil
+		return nil, nil
 	}
 	if err != nil {
 		return nil, errorf("the settings file %s cannot be read: make it readable for the user this runs as, or name another one with --env-file", path)
@@ -52,9 +51,11 @@ func readDotenv(path string, warnings *[]string) (map[string]string, error) {
 	if info.Mode().IsRegular() && info.Mode().Perm()&0o004 != 0 && runtime.GOOS != "windows" {
 		*warnings = append(*warnings, "the settings file "+path+" can be read by every user of this machine: chmod 600 it")
 	}
-	return parseDotenv(path, text)
+	return text, nil
 }
 
+// parseDotenv is the settings in a file. The syntax is godotenv's: NAME=value lines, comments, quotes, export, CRLF, and $NAME for
+// a value further up in the file (not in single quotes).
 func parseDotenv(path string, text []byte) (map[string]string, error) {
 	values, err := godotenv.UnmarshalBytes(text)
 	if err != nil {
@@ -107,6 +108,20 @@ func lineOf(text []byte, name string) int {
 		}
 	}
 	return 0
+}
+
+// linesOf are the numbers of the lines that the values of the file are from: of two for one name, the last stands.
+func linesOf(text []byte) map[string]int {
+	lines, before := map[string]int{}, map[string]string{}
+	for n, values := range beginnings(text) {
+		for name, value := range values {
+			if old, ok := before[name]; !ok || old != value {
+				lines[name] = n
+			}
+		}
+		before = values
+	}
+	return lines
 }
 
 // brokenLine is the number of the line after the longest beginning that is right.

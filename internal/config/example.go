@@ -28,7 +28,11 @@ const referenceHead = `# Settings
 Every setting of ollama-api-service, from the environment or from @.env@ in the working directory; the environment wins, and an
 empty value is no value. A name in @.env@ that is none of these is an error at start (exit 2), and so is a value that cannot be
 obeyed; the message names the setting and the mend, and never shows the value. [.env.example](../.env.example) is the same list to
-copy.
+copy. @ollama-api-service settings@ shows what is in force and where it is from.
+
+A hang-up (SIGHUP, @systemctl reload@) reads the file again. Settings marked with "SIGHUP" are then in force at once, for requests that
+begin; the log names them, and those that need a restart. A mistake keeps all settings as they were. The environment of a running service
+cannot change.
 `
 
 // Reference is the text of docs/settings.md: each setting with its default and its explanation.
@@ -40,7 +44,11 @@ func Reference() string {
 		if s.standard != "" {
 			standard = "`" + s.standard + "`"
 		}
-		b.WriteString("\n## " + s.name + "\n\nDefault: " + standard + "\n\n")
+		b.WriteString("\n## " + s.name + "\n\nDefault: " + standard)
+		if s.reload {
+			b.WriteString(" · SIGHUP")
+		}
+		b.WriteString("\n\n")
 		example := false
 		for line := range strings.SplitSeq(s.doc, "\n") {
 			indented := strings.HasPrefix(line, "  ")

@@ -5,7 +5,12 @@ package disk
 import (
 	"errors"
 	"os"
+
+	"golang.org/x/sys/unix"
 )
+
+// Writable reports why this process may not make files in a directory; nil if it may.
+func Writable(path string) error { return unix.Access(path, unix.W_OK|unix.X_OK) }
 
 // SyncDirectory writes the names of the files in a directory to the disk.
 func SyncDirectory(path string) error {

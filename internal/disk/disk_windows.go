@@ -7,6 +7,9 @@ import (
 	"golang.org/x/sys/windows"
 )
 
+// Writable reports nothing: Windows tells no more than a try.
+func Writable(string) error { return nil }
+
 // SyncDirectory does nothing: Windows does not flush directories, and NTFS journals the names in them.
 func SyncDirectory(string) error { return nil }
 

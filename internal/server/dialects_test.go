@@ -22,7 +22,7 @@ func withAliases(t *testing.T, texts ...string) setup {
 		}
 		list = append(list, a)
 	}
-	return setup{change: func(o *server.Options) { o.Aliases = list }}
+	return setup{change: func(o *server.Options) { o.Live.Aliases = list }}
 }
 
 // An alias is authorised and booked as the model that it stands for, and the answer goes out under the name that was asked for.

@@ -23,6 +23,7 @@ type exchange struct {
 	http.ResponseWriter
 	r       *http.Request
 	s       *Server
+	live    *Live
 	id      string
 	theirID string // the client's own for the request, if it is fit to be kept
 	arrived time.Time
@@ -60,9 +61,9 @@ type exchangeKey struct{}
 // exchangeOf is the exchange that a management operation runs in.
 func exchangeOf(ctx context.Context) *exchange { return ctx.Value(exchangeKey{}).(*exchange) }
 
-func (s *Server) newExchange(w http.ResponseWriter, r *http.Request) *exchange {
-	x := &exchange{ResponseWriter: w, r: r, s: s, arrived: time.Now(), id: newID()}
-	x.addr, x.forwarded = clientAddress(r, s.TrustedProxies)
+func (s *Server) newExchange(w http.ResponseWriter, r *http.Request, live *Live) *exchange {
+	x := &exchange{ResponseWriter: w, r: r, s: s, live: live, arrived: time.Now(), id: newID()}
+	x.addr, x.forwarded = clientAddress(r, live.TrustedProxies)
 	w.Header()["X-Request-Id"] = []string{x.id}
 	if theirs := r.Header.Get("X-Request-Id"); theirs != "" && validID(theirs) {
 		x.theirID = theirs
@@ -189,7 +190,7 @@ func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
 // fromHere says whether the request certainly comes from a program on this machine: neither through a proxy nor by way of
 // somebody's page in a browser. A trusted proxy that names no client might be one that forgot to.
 func (x *exchange) fromHere() bool {
-	return x.addr.IsLoopback() && !x.forwarded && !within(x.addr, x.s.TrustedProxies)
+	return x.addr.IsLoopback() && !x.forwarded && !within(x.addr, x.live.TrustedProxies)
 }
 
 func (x *exchange) started() bool { return x.status != 0 }

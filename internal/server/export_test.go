@@ -43,5 +43,5 @@ func (p *KeyPair) Look() { p.look() }
 
 // WhoIsRefused is how a request without a known key is counted.
 func (s *Server) WhoIsRefused(w http.ResponseWriter, r *http.Request) string {
-	return s.newExchange(w, r).who()
+	return s.newExchange(w, r, &s.live.Load().Live).who()
 }

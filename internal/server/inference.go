@@ -133,7 +133,8 @@ func (s *Server) readRequest(x *exchange, taken *limit.Reservation) (*dialect.Re
 func (s *Server) terms(x *exchange) *dialect.Terms {
 	k := x.key
 	t := &dialect.Terms{
-		Aliases: s.Aliases, Policed: k.Role != api.RoleAdmin, Key: k.Policy, Models: s.Policy, Standard: s.Standard, Registries: s.Registries,
+		Aliases: x.live.Aliases, Policed: k.Role != api.RoleAdmin, Key: k.Policy, Models: x.live.Policy, Standard: x.live.Standard,
+		Registries: x.live.Registries,
 		DropHosted: !k.AllowCloud,
 		Own: func(m api.Model) api.Parameters {
 			if m.Cloud() || !k.MayUse(m) { // Ollama would ask ollama.com; and what is refused moves nothing

@@ -65,6 +65,7 @@ type healthReport struct {
 	Queue         *sched.Snapshot `json:"queue,omitempty"`
 	Journal       *usage.Depth    `json:"journal,omitempty"`
 	Retention     *store.TrimWait `json:"retention_waits,omitempty"`
+	LogLinesLost  *int64          `json:"log_lines_lost,omitempty"`
 }
 
 // health always answers 200: it is for people and dashboards. Details are for admins.
@@ -82,8 +83,17 @@ func (s *Server) health(x *exchange) error {
 		report.Backends = s.backendReports()
 		queue, journal := s.Sched.Snapshot(), s.Books.Depth()
 		report.Queue, report.Journal, report.Retention = &queue, &journal, s.Store.TrimWaits()
+		lost := s.logLinesLost()
+		report.LogLinesLost = &lost
 	}
 	return x.sendJSON(report)
+}
+
+func (s *Server) logLinesLost() int64 {
+	if s.LogLinesLost == nil {
+		return 0
+	}
+	return s.LogLinesLost()
 }
 
 // alive says that the process runs, and nothing else: a restart would not mend a backend.

@@ -116,7 +116,7 @@ func TestRefusedKeys(t *testing.T) {
 }
 
 func TestLastAdminStays(t *testing.T) {
-	b := start(t, setup{change: func(o *server.Options) { o.StaticAdmin = false }})
+	b := start(t, setup{change: func(o *server.Options) { o.Live.StaticAdmin = false }})
 	admin, preview := b.key(`{"name":"only","role":"admin"}`)
 	for _, c := range []struct{ method, body string }{{"DELETE", ""}, {"PATCH", `{"role":"user"}`}, {"PATCH", `{"expires_at":"2030-01-01T00:00:00Z"}`}} {
 		if r := b.do(c.method, "/api/keys/"+preview, admin, c.body); r.status != http.StatusConflict {

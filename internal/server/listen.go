@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"ollama-api-service/internal/auth"
@@ -22,11 +23,11 @@ type perAddress struct {
 }
 
 // limitAddresses bounds l by most; 0 is without bound. Loopback and trusted proxies stand for many clients and are exempt.
-func limitAddresses(l net.Listener, most int, trusted []netip.Prefix) net.Listener {
+func limitAddresses(l net.Listener, most int, trusted func() []netip.Prefix) net.Listener {
 	if most <= 0 {
 		return l
 	}
-	exempt := func(a netip.Addr) bool { return a.IsLoopback() || within(a, trusted) }
+	exempt := func(a netip.Addr) bool { return a.IsLoopback() || within(a, trusted()) }
 	return &perAddress{Listener: l, most: most, exempt: exempt, open: make(map[netip.Prefix]int)}
 }
 
@@ -88,6 +89,35 @@ func (c *countedConn) CloseWrite() error {
 func (c *countedConn) Close() error {
 	defer c.done()
 	return c.Conn.Close()
+}
+
+// news are the connections that have not begun their first request. A stop waits for them, because net/http drops without an answer what
+// it reads after its Shutdown, and the client of a new connection cannot know that it may try again.
+type news struct {
+	n     atomic.Int64
+	conns sync.Map
+}
+
+// follow is for http.Server.ConnState.
+func (f *news) follow(c net.Conn, state http.ConnState) {
+	if state == http.StateNew {
+		f.n.Add(1)
+		f.conns.Store(c, nil)
+		return
+	}
+	if f.n.Load() == 0 {
+		return // as it is for each request of a connection that is kept
+	}
+	if _, ok := f.conns.LoadAndDelete(c); ok {
+		f.n.Add(-1)
+	}
+}
+
+// settle waits until there are none, for at most that long.
+func (f *news) settle(longest time.Duration) {
+	for end := time.Now().Add(longest); f.n.Load() > 0 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // limits of HTTP/2, which is spoken over TLS alone: a client's streams, what it may send unasked, and how long it may be silent.

@@ -44,7 +44,7 @@ func TestConnectionsByAddress(t *testing.T) {
 		{[]string{"10.1.2.3:1", "10.1.2.3:2", "10.1.2.3:3"}, 3},
 	} {
 		in := make(arrivals, len(c.from)+1)
-		l := server.LimitAddresses(in, most, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")})
+		l := server.LimitAddresses(in, most, func() []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")} })
 		arrive := func(from string) {
 			near, far := net.Pipe()
 			t.Cleanup(func() { far.Close() })
@@ -73,7 +73,7 @@ func TestConnectionsByAddress(t *testing.T) {
 	}
 	// A place is free again when its connection is closed, and only then.
 	in := make(arrivals, 1)
-	l := server.LimitAddresses(in, 1, nil)
+	l := server.LimitAddresses(in, 1, func() []netip.Prefix { return nil })
 	for range 3 {
 		near, far := net.Pipe()
 		in <- fromAddress{near, &net.TCPAddr{IP: net.IPv4(203, 0, 113, 7), Port: 1}}

@@ -286,7 +286,7 @@ type states struct {
 	m                                                                                                                                                                              *metrics // s.metrics, before that is set
 	s                                                                                                                                                                              *Server
 	inFlight, slots, up, draining, loaded, vram, info, probed, waiting, class, modelSlots, limit, readOn, journalBytes, journalLimit, journalRows, journalOpen, unwritten, failing *prometheus.Desc
-	batches, batchRows, batchSeconds, lost, expires                                                                                                                                *prometheus.Desc
+	batches, batchRows, batchSeconds, lost, logLost, expires                                                                                                                       *prometheus.Desc
 }
 
 func newStates(s *Server, m *metrics) *states {
@@ -317,6 +317,7 @@ func newStates(s *Server, m *metrics) *states {
 		batchSeconds: desc("store_batch_seconds_total", "Time that the database needed for batches."),
 		journalLimit: desc("journal_bytes_limit", "How large the journal may become (JOURNAL_MAX_BYTES)."),
 		lost:         desc("lost_rows_total", "Requests that were served and have no row."),
+		logLost:      desc("log_lines_lost_total", "Lines of the log that were lost, because what reads it did not take them."),
 		expires:      desc("tls_certificate_expiry_timestamp_seconds", "When the certificate of a name ends.", "name"),
 		failing:      desc("journal_failing", "Whether the journal, or the database behind it, takes nothing at present.", "part"),
 	}
@@ -392,6 +393,7 @@ func (c *states) collectBooks(out chan<- prometheus.Metric, lost int64) {
 	count(c.batchRows, float64(b.Rows))
 	count(c.batchSeconds, b.Took.Seconds())
 	count(c.lost, float64(lost))
+	count(c.logLost, float64(c.s.logLinesLost()))
 }
 
 func number(b bool) float64 {

@@ -255,7 +255,7 @@ func TestMetricsWithoutAKey(t *testing.T) {
 		t.Errorf("the setting opens another route: %d", r.status)
 	}
 	behind := start(t, setup{change: func(o *server.Options) {
-		o.MetricsOpen, o.TrustedProxies = true, []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+		o.MetricsOpen, o.Live.TrustedProxies = true, []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 	}})
 	if got := ask(behind, nil); got != 401 {
 		t.Errorf("from a proxy that names no client: %d, want 401", got)

@@ -29,7 +29,7 @@ func (s *Server) list(x *exchange) error {
 	if resp.Status != http.StatusOK {
 		return x.pass(resp, body)
 	}
-	aliases := s.Aliases
+	aliases := x.live.Aliases
 	if x.route.upstream == "/api/ps" {
 		aliases = nil // what is loaded is loaded under one name
 	}
@@ -50,7 +50,7 @@ func (s *Server) oneModel(x *exchange) error {
 		return err
 	}
 	alias := ""
-	if to, ok := s.Aliases.Resolve(model); ok {
+	if to, ok := x.live.Aliases.Resolve(model); ok {
 		alias, model = x.param, to.Model
 	}
 	if err := mayUse(x.key, alias, model); err != nil {

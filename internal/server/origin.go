@@ -86,7 +86,7 @@ func (x *exchange) refusePreflight() error {
 		return nil
 	}
 	origin := x.r.Header.Get("Origin")
-	if admits(x.s.Origins, origin) {
+	if admits(x.live.Origins, origin) {
 		return nil // its method is the reason, and the route table says so
 	}
 	// No browser sends a star: a client that does must not get one into the setting.

@@ -19,7 +19,7 @@ func origins(t *testing.T, patterns ...string) func(*server.Options) {
 		}
 		list = append(list, o)
 	}
-	return func(o *server.Options) { o.Origins = list }
+	return func(o *server.Options) { o.Live.Origins = list }
 }
 
 func (b *bed) preflight(path, origin, method, headers string) reply {

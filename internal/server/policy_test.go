@@ -13,7 +13,7 @@ import (
 // What a user's request may not set is changed or refused before it goes upstream, and the answer says what was changed; a
 // key's own policy comes first, and an admin's request passes as it is.
 func TestPolicyOnTheWay(t *testing.T) {
-	b := start(t, setup{change: func(o *server.Options) { o.Standard = dialect.Standard(4096, time.Hour, 100) }})
+	b := start(t, setup{change: func(o *server.Options) { o.Live.Standard = dialect.Standard(4096, time.Hour, 100) }})
 	user := b.user()
 	free, preview := b.key(`{"name":"free","role":"user","policy":{"num_ctx":"pass","num_gpu":"pass","max_tokens":"max:7"}}`)
 	const body = `{"model":"tiny","messages":[{"role":"user","content":"x"}],"options":{"num_ctx":99999,"num_gpu":0}}`
@@ -56,7 +56,7 @@ func TestPolicyOnTheWay(t *testing.T) {
 
 // The model's own num_predict is what is reserved of a key's tokens, and where the server says nothing of it, the default holds.
 func TestTheModelsOwnNumPredictIsReserved(t *testing.T) {
-	b := start(t, setup{change: func(o *server.Options) { o.Standard = dialect.Standard(4096, time.Hour, 100) }})
+	b := start(t, setup{change: func(o *server.Options) { o.Live.Standard = dialect.Standard(4096, time.Hour, 100) }})
 	for _, c := range []struct {
 		name string
 		show ollamatest.Answer

@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"runtime/debug"
 	"strings"
@@ -37,9 +36,10 @@ const (
 	maxHeader     = 32 << 10
 	lastWords     = 2 * time.Second // for the error records of streams that are cut at a stop
 	writeProgress = 30 * time.Second
+	newcomers     = time.Second // for the first request of a connection that was accepted just before a stop
 )
 
-// Options are the rooms and the settings that the server stands on. All but Static, Refuses, UpstreamHeader, StaticAdmin, TrustedProxies, Aliases, Policy, Registries, Origins and TLS must be set.
+// Options are the rooms and the settings that the server stands on. All but Static, Refuses, UpstreamHeader, TLS and what follows it must be set.
 type Options struct {
 	Store   *store.Store
 	Auth    *auth.Authenticator
@@ -58,14 +58,8 @@ type Options struct {
 	Static  map[string]bool
 	Refuses func(*url.URL) error
 
-	DefaultLimits  map[api.Role]int64
-	StaticAdmin    bool // an admin key outside the store exists: the last stored one may go
-	TrustedProxies []netip.Prefix
+	Live           Live // at start; Change takes over another
 	MetricsOpen    bool // /metrics needs no key from this machine
-	Aliases        api.Aliases
-	Policy         []api.ModelPolicy // the operator's, before Standard
-	Standard       api.Policy        // what users' requests may set where nothing else is said
-	Registries     []string          // hosts that models may come from beside Ollama's own
 	MaxBody        int64
 	BodyMemory     int64 // for the large bodies of all requests together
 	MaxRequestTime time.Duration
@@ -73,7 +67,7 @@ type Options struct {
 	Idle           time.Duration
 	CountGrace     time.Duration // for which an answer is read on whose client has left, so that its tokens can be counted
 	Throttle       *auth.Throttle
-	Origins        []api.Origin  // whose pages may call from a browser
+	StopDelay      time.Duration // from the moment that /readyz says no until no connection is accepted
 	PerAddress     int           // connections at one time; 0 is without bound
 	Heartbeat      time.Duration // between heartbeats in a silent stream of events; 0 is none
 	TLS            *tls.Config   // nil is plain HTTP, and no HTTP/2
@@ -82,12 +76,15 @@ type Options struct {
 	// Tracer makes the spans of requests; nil traces nothing. TraceUpstream lets the Ollama server, or what stands before it, know.
 	Tracer        trace.Tracer
 	TraceUpstream bool
+	// LogLinesLost is how many lines of the log were lost, because what reads it did not take them; nil is none.
+	LogLinesLost func() int64
 }
 
 // Server answers every request. New makes one.
 type Server struct {
 	Options
 	Sched      *sched.Scheduler
+	live       atomic.Pointer[snapshot]
 	routes     *table
 	metrics    *metrics
 	trails     trails
@@ -110,6 +107,8 @@ type Server struct {
 // New builds the route table and the management API on it.
 func New(o Options) *Server {
 	s := &Server{Options: o, started: time.Now(), writeProgress: writeProgress}
+	s.Change(o.Live)
+	s.Options.Live = Live{} // what it is now is in s.live only
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.routes = newTable(s.routeList())
 	s.bodies.most = o.BodyMemory
@@ -128,13 +127,19 @@ func New(o Options) *Server {
 	return s
 }
 
-// Serve answers on l until ctx ends, then lets requests finish for grace and ends what is left with an error record. It
+// Serve answers on l until ctx ends and StopDelay has passed, then lets requests finish for grace and ends what is left with an error record. It
 // returns when no request runs any more.
 func (s *Server) Serve(ctx context.Context, l net.Listener, grace time.Duration) error {
+	return s.ServeAll(ctx, []net.Listener{l}, grace)
+}
+
+// ServeAll is Serve on several listeners.
+func (s *Server) ServeAll(ctx context.Context, all []net.Listener, grace time.Duration) error {
 	base, stop := context.WithCancelCause(context.Background())
 	defer stop(nil)
+	var news news
 	h := &http.Server{
-		Handler:           crossOrigin(s, s.Origins),
+		Handler:           s,
 		TLSConfig:         s.TLS,
 		HTTP2:             http2Limits,
 		ReadHeaderTimeout: headerTimeout,
@@ -142,26 +147,44 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, grace time.Duration)
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
 		BaseContext:       func(net.Listener) context.Context { return base },
+		ConnState:         news.follow,
 		// OPTIONS * is answered by the route table like everything else.
 		DisableGeneralOptionsHandler: true,
 	}
-	l = limitAddresses(l, s.PerAddress, s.TrustedProxies)
-	failed := make(chan error, 1)
-	go func() {
-		if s.TLS == nil {
-			failed <- h.Serve(l)
-			return
-		}
-		failed <- h.ServeTLS(l, "", "")
-	}()
+	failed := make(chan error, len(all))
+	for _, l := range all {
+		l = limitAddresses(l, s.PerAddress, s.trusted)
+		go func() {
+			if s.TLS == nil {
+				failed <- h.Serve(l)
+				return
+			}
+			failed <- h.ServeTLS(l, "", "")
+		}()
+	}
 	select {
 	case err := <-failed:
 		return err
 	case <-ctx.Done():
 	}
 	s.ready.Store(false)
+	if s.StopDelay > 0 {
+		s.Log.Info("stopping: connections are accepted for a while yet", "delay", s.StopDelay.String())
+		select {
+		case err := <-failed:
+			return err
+		case <-time.After(s.StopDelay):
+		}
+	}
 	s.stop()
 	s.Log.Info("stopping", "grace", grace.String())
+	for _, l := range all {
+		_ = l.Close()
+	}
+	for range all {
+		<-failed // each has begun to serve what it had accepted
+	}
+	news.settle(newcomers)
 	drain, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
 	err := h.Shutdown(drain)
@@ -177,13 +200,18 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, grace time.Duration)
 	return err
 }
 
-// ServeHTTP finds the route, who asks, and lets the route answer. Nothing unknown and nobody unknown gets further than here.
+// ServeHTTP answers under the settings of this moment.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.live.Load().handler.ServeHTTP(w, r)
+}
+
+// answer finds the route, who asks, and lets the route answer. Nothing unknown and nobody unknown gets further than here.
+func (s *Server) answer(w http.ResponseWriter, r *http.Request, live *Live) {
 	s.requests.Add(1)
 	defer s.requests.Done()
 	s.metrics.open.Inc()
 	defer s.metrics.open.Dec()
-	x := s.newExchange(w, r)
+	x := s.newExchange(w, r, live)
 	defer s.finish(x)
 	if err := s.dispatch(x); err != nil {
 		x.fail(err)

@@ -34,7 +34,7 @@ func (p *pipes) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)
 func overPipe(t *testing.T, s *Server, answer func(*exchange)) (client net.Conn, end func()) {
 	l := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
 	h := &http.Server{ReadHeaderTimeout: headerTimeout, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		answer(s.newExchange(w, r))
+		answer(s.newExchange(w, r, &Live{}))
 	})}
 	served := make(chan error, 1)
 	go func() { served <- h.Serve(l) }()

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
@@ -8,6 +9,8 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -17,24 +20,44 @@ const maxPEM = 1 << 20
 
 // KeyPair is a certificate with its key, from two files that others renew. OpenKeyPair makes one.
 type KeyPair struct {
-	certFile, keyFile string
-	log               *slog.Logger
-	current           atomic.Pointer[tls.Certificate]
+	log     *slog.Logger
+	current atomic.Pointer[tls.Certificate]
 
-	// Of the files' content, for Watch alone.
-	tried, seen [sha256.Size]byte
+	mu                sync.Mutex
+	certFile, keyFile string
+	tried, seen       [sha256.Size]byte // of the files' content
 }
 
 // OpenKeyPair reads the files. They must be there, and belong together.
 func OpenKeyPair(certFile, keyFile string, log *slog.Logger) (*KeyPair, error) {
-	p := &KeyPair{certFile: certFile, keyFile: keyFile, log: log}
-	cert, key, err := p.read()
+	p := &KeyPair{log: log}
+	use, err := p.Prepare(certFile, keyFile)
 	if err != nil {
 		return nil, err
 	}
-	p.tried = fingerprint(cert, key, nil)
-	p.seen = p.tried
-	return p, p.use(cert, key)
+	use()
+	return p, nil
+}
+
+// Prepare reads files that are to be served instead of those before, or the same ones again. use serves them, also where they are the
+// same. An error changes nothing.
+func (p *KeyPair) Prepare(certFile, keyFile string) (use func(), err error) {
+	cert, key, err := readPair(certFile, keyFile)
+	if err != nil {
+		return nil, err
+	}
+	pair, err := parsePair(certFile, keyFile, cert, key)
+	if err != nil {
+		return nil, err
+	}
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.certFile, p.keyFile = certFile, keyFile
+		p.tried = fingerprint(cert, key, nil)
+		p.seen = p.tried
+		p.serve(pair)
+	}, nil
 }
 
 // TLS is the configuration that serves the pair as it is at the time of each connection.
@@ -72,7 +95,9 @@ func (p *KeyPair) Watch(ctx context.Context, every time.Duration) {
 
 // look takes up what has changed, as soon as two looks see the same: the first may come between the writing of the two files.
 func (p *KeyPair) look() {
-	cert, key, err := p.read()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	cert, key, err := readPair(p.certFile, p.keyFile)
 	now := fingerprint(cert, key, err)
 	settled := now == p.seen
 	p.seen = now
@@ -80,20 +105,31 @@ func (p *KeyPair) look() {
 		return
 	}
 	p.tried = now
+	var pair *tls.Certificate
 	if err == nil {
-		err = p.use(cert, key)
+		pair, err = parsePair(p.certFile, p.keyFile, cert, key)
 	}
-	if err != nil {
+	if err == nil {
+		p.serve(pair)
+	} else {
 		p.log.Error("the certificate has changed but cannot be used, and the one before is served on: put a certificate and a key in place that belong together", "cause", err.Error())
 	}
 }
 
-func (p *KeyPair) read() (cert, key []byte, err error) {
-	if cert, err = readPEM(p.certFile); err != nil {
+func readPair(certFile, keyFile string) (cert, key []byte, err error) {
+	if cert, err = readPEM(certFile); err != nil {
 		return nil, nil, err
 	}
-	key, err = readPEM(p.keyFile)
+	key, err = readPEM(keyFile)
 	return cert, key, err
+}
+
+func parsePair(certFile, keyFile string, cert, key []byte) (*tls.Certificate, error) {
+	pair, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		return nil, fmt.Errorf("%s with %s: %w", certFile, keyFile, err)
+	}
+	return &pair, nil
 }
 
 func readPEM(path string) ([]byte, error) {
@@ -109,18 +145,16 @@ func fingerprint(cert, key []byte, err error) [sha256.Size]byte {
 	return sha256.Sum256(fmt.Appendf(nil, "%d:%s%s%v", len(cert), cert, key, err))
 }
 
-// use serves the pair from now on.
-func (p *KeyPair) use(cert, key []byte) error {
-	pair, err := tls.X509KeyPair(cert, key)
-	if err != nil {
-		return fmt.Errorf("%s with %s: %w", p.certFile, p.keyFile, err)
+// serve serves the pair from now on.
+func (p *KeyPair) serve(pair *tls.Certificate) {
+	before := p.current.Swap(pair)
+	if before != nil && slices.EqualFunc(before.Certificate, pair.Certificate, bytes.Equal) {
+		return
 	}
-	p.current.Store(&pair)
 	about := []any{"names", pair.Leaf.DNSNames, "not_after", pair.Leaf.NotAfter.UTC().Format(time.RFC3339)}
 	if time.Now().After(pair.Leaf.NotAfter) {
 		p.log.Error("the certificate has expired, so clients refuse it: renew it; the new files are taken up by themselves", about...)
-		return nil
+		return
 	}
 	p.log.Info("serving a certificate", about...)
-	return nil
 }

@@ -25,6 +25,22 @@ func lockDir(dir, dataDir string) (*disk.Lock, error) {
 	return nil, fmt.Errorf("another ollama-api-service already uses DATA_DIR %s: stop it, or give this one a DATA_DIR of its own", dataDir)
 }
 
+// Held reports whether a service runs on dataDir. It makes nothing.
+func Held(dataDir string) (bool, error) {
+	path := filepath.Join(journalDir(dataDir), "lock")
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	lock, err := disk.TryLock(path)
+	if errors.Is(err, disk.ErrLocked) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return false, lock.Release()
+}
+
 // Journal is the journal of a data directory that no service runs on, as long as it is held.
 type Journal struct {
 	dir  string

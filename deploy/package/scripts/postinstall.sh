@@ -9,7 +9,9 @@ esac
 if [ -d /run/systemd/system ]; then
   systemctl daemon-reload
   # Not try-restart at a first installation: the settings have not been seen by anybody yet.
-  [ -z "$upgrade" ] || systemctl try-restart ollama-api-service.service
+  if [ -n "$upgrade" ] && ! systemctl try-restart ollama-api-service.service; then
+    echo "ollama-api-service is upgraded and did not start: see journalctl --unit=ollama-api-service" >&2
+  fi
 fi
 if [ -z "$upgrade" ]; then
   cat <<'TEXT'

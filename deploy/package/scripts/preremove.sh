@@ -4,7 +4,7 @@ set -e
 case "$1" in
 remove | 0)
   if [ -d /run/systemd/system ]; then
-    systemctl disable --now ollama-api-service.service || true
+    systemctl disable --now ollama-api-service.socket ollama-api-service.service || true
   fi
   ;;
 esac

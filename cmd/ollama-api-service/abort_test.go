@@ -1,0 +1,31 @@
+//go:build unix
+
+package main
+
+import (
+	"errors"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+)
+
+// A crash, or systemd's watchdog, must not look like a mistake in the settings (exit 2): that one is not tried again.
+func TestACrashIsNoMistakeInTheSettings(t *testing.T) {
+	p := programOf(t, []string{"OLLAMA_BASE_URL=http://127.0.0.1:1"}, "serve").start(t)
+	if err := p.Process.Signal(syscall.SIGABRT); err != nil {
+		t.Fatal(err)
+	}
+	p.exit(t, patience)
+	var exit *exec.ExitError
+	if !errors.As(p.err, &exit) {
+		t.Fatalf("%v", p.err)
+	}
+	status := exit.Sys().(syscall.WaitStatus)
+	if !status.Signaled() || status.Signal() != syscall.SIGABRT || status.CoreDump() {
+		t.Errorf("%v, want an end by SIGABRT without a dump of the memory", p.err)
+	}
+	if files, err := filepath.Glob(filepath.Join(p.Dir, "core*")); err != nil || len(files) > 0 {
+		t.Errorf("%q: %v", files, err)
+	}
+}

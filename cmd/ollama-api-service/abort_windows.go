@@ -1,0 +1,4 @@
+package main
+
+// endByAbort does nothing: Windows has no signals, and the program is no service there.
+func endByAbort() {}

@@ -1,0 +1,256 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"ollama-api-service/internal/auth"
+	"ollama-api-service/internal/backend"
+	"ollama-api-service/internal/config"
+	"ollama-api-service/internal/disk"
+	"ollama-api-service/internal/store"
+	"ollama-api-service/internal/usage"
+)
+
+// The results of a check.
+const (
+	resultOK      = "ok"
+	resultWarning = "warning"
+	resultFailed  = "failed" // a start would end here
+)
+
+// endsSoon is how long before a certificate ends that is worth a word.
+const endsSoon = 14 * 24 * time.Hour
+
+// finding is one line of what serve --check has found.
+type finding struct {
+	Check  string `json:"check"`
+	Result string `json:"result"`
+	Detail string `json:"detail"`
+}
+
+// examination looks at what a start needs, in the order in which a start does. It changes nothing.
+type examination struct {
+	cfg      *config.Config
+	findings []finding
+	first    error // that a start would end with
+}
+
+func (e *examination) add(check, result, format string, args ...any) {
+	e.findings = append(e.findings, finding{check, result, fmt.Sprintf(format, args...)})
+}
+
+func (e *examination) fail(check string, err error) {
+	if e.first == nil {
+		e.first = err
+	}
+	e.add(check, resultFailed, "%s", sentence(err))
+}
+
+// check prints what a start would meet. Its error has the code that a start would end with.
+func (p *program) check(ctx context.Context, demo, asJSON bool) error {
+	var e examination
+	cfg, err := p.serveSettings(demo)
+	if err != nil {
+		e.fail("settings", err)
+	} else {
+		e.cfg = cfg
+		e.add("settings", resultOK, "%s", "the settings can be obeyed")
+		for _, w := range cfg.Warnings {
+			e.add("settings", resultWarning, "%s", w)
+		}
+		e.certificate()
+		e.directory()
+		seen := e.database(ctx)
+		e.address(ctx, e.running())
+		e.servers(ctx, seen)
+	}
+	if err := e.print(p.stdout, asJSON); err != nil || e.first == nil {
+		return err
+	}
+	return &exitError{exitOf(e.first), errors.New("a start would fail: see what is marked failed")}
+}
+
+func (e *examination) print(w io.Writer, asJSON bool) error {
+	if asJSON {
+		code := exitOK
+		if e.first != nil {
+			code = exitOf(e.first)
+		}
+		return printJSON(w, struct {
+			Exit     int       `json:"exit"`
+			Findings []finding `json:"findings"`
+		}{code, e.findings})
+	}
+	rows := [][]string{{"CHECK", "RESULT", "DETAIL"}}
+	for _, f := range e.findings {
+		rows = append(rows, []string{f.Check, f.Result, f.Detail})
+	}
+	return table(w, nil, rows)
+}
+
+func (e *examination) certificate() {
+	if e.cfg.Scheme() == "http" {
+		return
+	}
+	secure, err := newEncryption(e.cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		e.fail("certificate", err)
+		return
+	}
+	if len(e.cfg.ACMEDomain) > 0 {
+		e.add("certificate", resultOK, "%s", "by ACME, kept in "+filepath.Join(e.cfg.DataDir, "acme"))
+		return
+	}
+	for name, ends := range secure.expiry() {
+		day := ends.UTC().Format(time.DateOnly)
+		switch left := time.Until(ends); {
+		case left < 0:
+			e.add("certificate", resultWarning, "%s: it has ended on %s, so clients refuse it: renew it", name, day)
+		case left < endsSoon:
+			e.add("certificate", resultWarning, "%s: it ends on %s: renew it", name, day)
+		default:
+			e.add("certificate", resultOK, "%s: it ends on %s", name, day)
+		}
+	}
+}
+
+// directory looks at DATA_DIR, or at the nearest directory above it that exists.
+func (e *examination) directory() {
+	dir, absent := e.cfg.DataDir, false
+	info, err := os.Stat(dir)
+	for errors.Is(err, fs.ErrNotExist) && dir != filepath.Dir(dir) {
+		dir, absent = filepath.Dir(dir), true
+		info, err = os.Stat(dir)
+	}
+	switch {
+	case err != nil:
+	case !info.IsDir():
+		err = errors.New("it is not a directory")
+	default:
+		err = disk.Writable(dir)
+	}
+	switch {
+	case err != nil:
+		e.fail("data directory", databasef("DATA_DIR %s cannot be used, because of %s: make it a directory that the user of the service may write to (%w)",
+			e.cfg.DataDir, dir, err))
+	case absent:
+		e.add("data directory", resultOK, "%s does not exist yet: the first start makes it", e.cfg.DataDir)
+	default:
+		e.add("data directory", resultOK, "%s", e.cfg.DataDir)
+	}
+}
+
+// database looks at the database and at the secret of its keys. It returns nil where there is none.
+func (e *examination) database(ctx context.Context) *store.Sight {
+	path := databasePath(e.cfg)
+	seen, err := store.Look(ctx, path, time.Now())
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		e.add("database", resultOK, "%s does not exist yet: the first start makes it", path)
+		seen = nil
+	case err != nil:
+		e.fail("database", databasef("%w", err))
+		return nil
+	case seen.Schema < seen.Newest:
+		e.add("database", resultWarning, "%s has schema %d: the start brings it to %d, and an older program cannot use it then: make a backup first",
+			path, seen.Schema, seen.Newest)
+	default:
+		e.add("database", resultOK, "%s, schema %d", path, seen.Schema)
+	}
+	e.secret(seen)
+	switch {
+	case e.cfg.AdminAPIKey != "" || seen != nil && seen.Admin:
+		e.add("admin key", resultOK, "%s", "there is one")
+	case seen == nil || seen.Schema == seen.Newest:
+		e.add("admin key", resultWarning, "%s", "there is none: the start makes one and prints it once")
+	}
+	return seen
+}
+
+func (e *examination) secret(seen *store.Sight) {
+	var check []byte
+	if seen != nil {
+		check = seen.SecretCheck
+	}
+	text, err := config.Secret(e.cfg.DataDir, string(e.cfg.SecretKey), false)
+	if _, absent := os.Stat(config.SecretPath(e.cfg.DataDir)); err != nil && check == nil && errors.Is(absent, fs.ErrNotExist) {
+		e.add("secret", resultOK, "%s", "there is none: the first start makes one and keeps it in DATA_DIR")
+		return
+	}
+	if err != nil {
+		e.fail("secret", err)
+		return
+	}
+	if check != nil {
+		if ok, _ := auth.NewSecret(text, string(e.cfg.SecretKeyPrevious)).Check(check); !ok {
+			e.fail("secret", wrongSecret(e.cfg))
+			return
+		}
+	}
+	e.add("secret", resultOK, "%s", "it is the one of the database, or the first")
+}
+
+// running looks for a service that runs on DATA_DIR.
+func (e *examination) running() bool {
+	held, err := usage.Held(e.cfg.DataDir)
+	switch {
+	case err != nil:
+		e.fail("running service", databasef("the lock of the journal in %s cannot be looked at: %w", e.cfg.DataDir, err))
+	case held:
+		e.add("running service", resultWarning, "%s", "a service runs on this DATA_DIR: another can start when it has stopped")
+	default:
+		e.add("running service", resultOK, "%s", "none runs on this DATA_DIR")
+	}
+	return held
+}
+
+// address looks whether HOST and PORT can be had. A service that runs on the same DATA_DIR may hold them.
+func (e *examination) address(ctx context.Context, running bool) {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", e.cfg.Address())
+	switch {
+	case err == nil:
+		l.Close()
+		e.add("address", resultOK, "%s is free", e.cfg.Address())
+	case running && e.cfg.Port != 0 && askHealth(ctx, e.cfg) == nil:
+		e.add("address", resultOK, "%s is held by the service that runs", e.cfg.Address())
+	default:
+		e.fail("address", listenError(e.cfg, err))
+	}
+}
+
+// servers asks each Ollama server once. A service starts without them, too.
+func (e *examination) servers(ctx context.Context, seen *store.Sight) {
+	fleet := backend.NewFleet()
+	header, value := e.cfg.OllamaAuthHeader.Name, string(e.cfg.OllamaAuthHeader.Value)
+	for _, b := range e.cfg.Ollama {
+		fleet.Add(backend.Of(b, header, value))
+	}
+	if seen != nil {
+		for _, b := range seen.Backends {
+			if b.URL != nil && fleet.Named(b.Name) == nil {
+				fleet.Add(backend.Of(b, header, value))
+			}
+		}
+	}
+	fleet.ProbeAll(ctx)
+	for _, b := range fleet.All() {
+		s, name := b.State(), "server "+b.Name
+		switch {
+		case !s.Healthy:
+			e.add(name, resultWarning, "%s does not answer: %s", b.URL, s.Reason)
+		case len(s.Holes()) > 0:
+			e.add(name, resultWarning, "%s has version %s with known vulnerabilities (%v): upgrade it", b.URL, s.Version, s.Holes())
+		default:
+			e.add(name, resultOK, "%s has version %s and %d models", b.URL, s.Version, len(s.Installed))
+		}
+	}
+}

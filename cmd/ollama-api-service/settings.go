@@ -1,0 +1,61 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"ollama-api-service/internal/config"
+)
+
+func (p *program) settingsCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "settings",
+		Short: "Show every setting, its value and where it is from",
+		Long: `Show every setting that the service would start with now, its value, and where that is from: the environment, a line of the
+settings file, or the default. Of a secret it says only that it is set. Exit 2 if the settings cannot be obeyed.`,
+		Example: `  ollama-api-service settings
+  ollama-api-service settings --json
+  ollama-api-service settings --quiet && systemctl reload ollama-api-service`,
+		Args: cobra.NoArgs,
+	}
+	asJSON := cmd.Flags().Bool("json", false, "print JSON")
+	quiet := cmd.Flags().Bool("quiet", false, "print nothing, and only see whether they can be obeyed")
+	cmd.RunE = func(*cobra.Command, []string) error {
+		cfg, err := p.settings()
+		if err != nil || *quiet {
+			return err
+		}
+		list := cfg.InForce()
+		if *asJSON {
+			return printJSON(p.stdout, struct {
+				Settings []config.InForce `json:"settings"`
+				Warnings []string         `json:"warnings"`
+			}{list, names(cfg.Warnings)})
+		}
+		rows := [][]string{{"SETTING", "VALUE", "FROM"}}
+		for _, s := range list {
+			from := s.From
+			if s.Hidden != "" {
+				from += ", which wins over " + s.Hidden
+			}
+			rows = append(rows, []string{s.Name, s.Value, from})
+		}
+		if err := table(p.stdout, nil, rows); err != nil {
+			return err
+		}
+		for _, w := range cfg.Warnings {
+			fmt.Fprintf(p.stderr, "warning: %s\n", w)
+		}
+		return nil
+	}
+	return cmd
+}
+
+// names is a list for JSON, where none are [] and not null.
+func names(list []string) []string {
+	if list == nil {
+		return []string{}
+	}
+	return list
+}

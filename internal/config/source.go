@@ -1,0 +1,66 @@
+package config
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+)
+
+// InForce is one setting as it is in force.
+type InForce struct {
+	Name   string `json:"name"`
+	Value  string `json:"value"`            // "set" in place of a secret
+	From   string `json:"from"`             // environment, default, or file:line
+	Hidden string `json:"hidden,omitempty"` // the file:line that the environment wins over
+	Reload bool   `json:"reload"`           // it can change while the service runs
+}
+
+// InForce is every setting in the order of .env.example.
+func (c *Config) InForce() []InForce {
+	lines, v := linesOf(c.origin.text), reflect.ValueOf(c).Elem()
+	place := func(name string) string { return fmt.Sprintf("%s:%d", c.origin.file, lines[name]) }
+	var list []InForce
+	for _, s := range settingList() {
+		one := InForce{Name: s.name, Reload: s.reload, From: "default"}
+		text, inFile := c.origin.values[s.name]
+		if inFile {
+			one.From = place(s.name)
+		}
+		if t, ok := c.origin.environment[s.name]; ok {
+			if text, one.From = t, "environment"; inFile {
+				one.Hidden = place(s.name)
+			}
+		}
+		one.Value = shown(v.FieldByName(s.field), cmp.Or(text, s.standard))
+		list = append(list, one)
+	}
+	return list
+}
+
+// shown is the value of a setting to show. A text is shown as it was understood, and what has parts as it was written.
+func shown(field reflect.Value, written string) string {
+	switch v := field.Interface().(type) {
+	case Hidden:
+		if v != "" {
+			return "set"
+		}
+		return ""
+	case AuthHeader:
+		return v.String()
+	case HiddenPairs:
+		list := slices.Sorted(maps.Keys(v))
+		for i := range list {
+			list[i] += "=(set)"
+		}
+		return strings.Join(list, ",")
+	case bool:
+		return fmt.Sprint(v) // a switch of the command line may have set it
+	}
+	if field.Kind() == reflect.String {
+		return field.String()
+	}
+	return written
+}
