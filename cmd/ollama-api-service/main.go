@@ -80,7 +80,8 @@ func (p *program) command() *cobra.Command {
 		Long: `API keys, limits and statistics in front of Ollama, in one program.
 
 Without a command it serves. The settings come from the environment and from .env; .env.example explains each.
-Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 the database (or backup) is unusable or belongs to another SECRET_KEY.`,
+Exit codes: 0 done, 1 failed and may succeed later, 2 wrong usage or settings, 3 the database (or backup) is unusable or belongs to
+another SECRET_KEY.`,
 		Example: `  ollama-api-service serve --demo                          try it out on this machine
   ollama-api-service keys create --name "Anna's laptop"    make a key; it works at once
   ollama-api-service keys list                             who has keys
@@ -164,6 +165,8 @@ func exitOf(err error) int {
 	var setting *config.Error
 	var e *api.Error
 	switch {
+	case passing(err):
+		return exitFailure // a supervisor may try again
 	case errors.As(err, &exit):
 		return exit.code
 	case errors.As(err, &setting):

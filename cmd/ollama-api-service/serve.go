@@ -37,27 +37,48 @@ const (
 func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (err error) {
 	log, flush := newLogger(cfg, stdout)
 	defer flush()
+	started := false
 	defer func() {
+		if ctx.Err() != nil && !started && err != nil {
+			log.Info("stopped before it served", "cause", sentence(err))
+			err = nil
+		}
 		if err != nil {
-			log.Error("not serving", "cause", err.Error())
+			log.Error("not serving", "cause", sentence(err))
 		}
 	}()
 	for _, w := range cfg.Warnings {
 		log.Warn(w)
 	}
-	secure, err := newEncryption(cfg, log)
+	wait := &patience{left: cfg.StartWait, log: log}
+	secure, err := await(ctx, wait, "the certificate", func() (encryption, error) { return newEncryption(cfg, log) })
 	if err != nil {
 		return err
 	}
-	st, secret, err := makeDatabase(ctx, cfg, log)
+	held, err := await(ctx, wait, "DATA_DIR", func() (*usage.Journal, error) { return holdData(cfg.DataDir) })
+	if err != nil {
+		return err
+	}
+	defer held.Release()
+	var secret auth.Secret
+	st, err := await(ctx, wait, "the database", func() (st *store.Store, err error) {
+		st, secret, err = makeDatabase(ctx, cfg, log)
+		return st, err
+	})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
 
-	books, err := usage.Open(ctx, cfg.DataDir, st, log, usage.Options{MaxBytes: int64(cfg.JournalMaxBytes)})
+	books, err := await(ctx, wait, "the books", func() (*usage.Books, error) {
+		b, err := usage.Open(ctx, cfg.DataDir, st, log, usage.Options{MaxBytes: int64(cfg.JournalMaxBytes), Held: held})
+		if err != nil {
+			return nil, databasef("%w", withHint(err))
+		}
+		return b, nil
+	})
 	if err != nil {
-		return databasef("%w", err)
+		return err
 	}
 	defer func() {
 		last, cancel := context.WithTimeout(context.Background(), drainTimeout)
@@ -71,7 +92,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 
 	keys := auth.New(st, secret, staticKeys(cfg), time.Now)
 	defer keys.Close()
-	if err := firstAdmin(ctx, cfg, st, secret, stderr); err != nil {
+	if err := wait.until(ctx, "the first key", func() error { return firstAdmin(ctx, cfg, st, secret, stderr) }); err != nil {
 		return err
 	}
 
@@ -114,9 +135,15 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 	defer func() { stop(); tending.Wait() }()
 	go watchChanges(background, st, keys, log)
 
-	l, err := net.Listen("tcp", cfg.Address())
+	l, err := await(ctx, wait, "the address "+cfg.Address(), func() (net.Listener, error) {
+		l, err := net.Listen("tcp", cfg.Address())
+		if err != nil {
+			return nil, listenError(cfg, err)
+		}
+		return l, nil
+	})
 	if err != nil {
-		return usagef("cannot listen on %s: %w; stop what uses it, or choose another HOST or PORT", cfg.Address(), err)
+		return err
 	}
 	if err := secure.follow(background, l.Addr()); err != nil {
 		return errors.Join(err, l.Close())
@@ -128,6 +155,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 
 	log.Info("listening", "addr", l.Addr().String(), "url", cfg.Scheme()+"://"+l.Addr().String(), "version", buildVersion(), "backends", len(fleet.All()))
 	flush()
+	started = true
 	err = gateway.Serve(ctx, l, cfg.ShutdownGrace)
 	log.Info("stopped")
 	return err
@@ -218,14 +246,18 @@ func firstAdmin(ctx context.Context, cfg *config.Config, st *store.Store, secret
 		return err
 	}
 	k := api.Key{Preview: preview, Name: "First admin", Role: api.RoleAdmin, RateLimit: &cfg.DefaultAdminRateLimit, CreatedAt: now}
+	// The file comes first: a key whose only copy could not be written is of no use to anybody.
+	path := ""
+	if f, ok := stderr.(*os.File); ok && config.Journalled(f) {
+		path = filepath.Join(cfg.DataDir, "first-admin.key")
+		if err := os.WriteFile(path, []byte(key+"\n"), 0o600); err != nil {
+			return fmt.Errorf("the first admin key cannot be written: %w; make one with `%s keys create --role admin --name NAME`", withHint(err), programName)
+		}
+	}
 	if err := st.CreateKey(ctx, k, secret.MAC(key), api.Change{Actor: "first-start", From: "local", At: now}); err != nil {
 		return err
 	}
-	if f, ok := stderr.(*os.File); ok && config.Journalled(f) {
-		path := filepath.Join(cfg.DataDir, "first-admin.key")
-		if err := os.WriteFile(path, []byte(key+"\n"), 0o600); err != nil {
-			return fmt.Errorf("the first admin key cannot be written: %w; make one with `%s keys create --role admin --name NAME`", err, programName)
-		}
+	if path != "" {
 		_, err = fmt.Fprintf(stderr, "The first admin key is in %s: keep it in a safe place, then delete the file.\n", path)
 		return err
 	}

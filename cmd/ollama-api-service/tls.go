@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"ollama-api-service/internal/config"
+	"ollama-api-service/internal/disk"
 	"ollama-api-service/internal/server"
 )
 
@@ -33,12 +35,21 @@ func newEncryption(cfg *config.Config, log *slog.Logger) (encryption, error) {
 	}
 	pair, err := server.OpenKeyPair(cfg.TLSCert, cfg.TLSKey, log)
 	if err != nil {
-		return encryption{}, usagef("TLS_CERT and TLS_KEY cannot be used: name a certificate and its own key, both PEM files that the user this runs as may read (%w)", err)
+		return encryption{}, unreadable(usagef("TLS_CERT and TLS_KEY cannot be used: name a certificate and its own key, both PEM files that the user this runs as may read (%w)", err))
 	}
 	return encryption{pair.TLS(), func(ctx context.Context, _ net.Addr) error {
 		go pair.Watch(ctx, certificatePoll)
 		return nil
 	}, pair.Expiry}, nil
+}
+
+// unreadable is a failure to use files that another program writes. A file that is not there may be on a disk that is mounted later; what
+// cannot be used is looked at again for a moment, because it may be being written.
+func unreadable(err error) error {
+	if _, disk := disk.Cause(err); disk || errors.Is(err, fs.ErrNotExist) {
+		return late{error: err}
+	}
+	return late{error: err, within: renewal}
 }
 
 func acmeEncryption(cfg *config.Config, log *slog.Logger) (encryption, error) {
@@ -49,7 +60,7 @@ func acmeEncryption(cfg *config.Config, log *slog.Logger) (encryption, error) {
 			err = errors.New("no certificate in it")
 		}
 		if err != nil {
-			return encryption{}, usagef("ACME_CA_ROOT cannot be used: name a PEM file with the certificate of the CA that the user this runs as may read (%w)", err)
+			return encryption{}, unreadable(usagef("ACME_CA_ROOT cannot be used: name a PEM file with the certificate of the CA that the user this runs as may read (%w)", err))
 		}
 	}
 	acme, err := server.NewACME(o, log)

@@ -121,6 +121,7 @@ func (c *Config) checkNumbers() error {
 		{"MAX_KEEP_ALIVE", c.MaxKeepAlive, 0},
 		{"SSE_HEARTBEAT", c.SSEHeartbeat, 0},
 		{"COUNT_GRACE", c.CountGrace, 0},
+		{"START_WAIT", c.StartWait, 0},
 		{"SHUTDOWN_GRACE", c.ShutdownGrace, 0},
 	} {
 		if d.value < d.least || d.value > 7*24*time.Hour {
@@ -153,6 +154,9 @@ func (c *Config) checkListen() error {
 	c.Host = strings.ToLower(strings.Trim(c.Host, "[]"))
 	if a, err := netip.ParseAddr(c.Host); err != nil && !hostName.MatchString(c.Host) || a.Is4In6() {
 		return errorf("HOST must be an address or a name of this machine without a port, like 127.0.0.1; the port goes into PORT")
+	}
+	if a, err := netip.ParseAddr(c.Host); err == nil && a.Is6() && a.IsLinkLocalUnicast() && a.Zone() == "" {
+		return errorf("HOST is a link-local address, which needs the name of its network interface, like fe80::1%%eth0")
 	}
 	if c.DemoKeys {
 		if err := c.EnableDemo(); err != nil {

@@ -85,6 +85,7 @@ type Config struct {
 	LogLevel  slog.Level `env:"LOG_LEVEL" envDefault:"info" doc:"debug, info, warn or error."`
 	LogFormat LogFormat  `env:"LOG_FORMAT" envDefault:"json" doc:"json or text, one line for each event, on standard output."`
 
+	StartWait     time.Duration `env:"START_WAIT" envDefault:"1m" doc:"How long the start waits for what may come by itself: an address or a name that is not there yet, a port or a DATA_DIR that the\nprocess before still holds, space on a full disk, a disk that is mounted later, the files of a certificate. Then it ends with\nexit 1, and the supervisor starts it again. 0s does not wait."`
 	ShutdownGrace time.Duration `env:"SHUTDOWN_GRACE" envDefault:"30s" doc:"How long running requests may go on when the service is told to stop."`
 
 	// Warnings are sentences for the log at start: settings that work but deserve a second look.
@@ -93,11 +94,22 @@ type Config struct {
 
 // Error is a setting that cannot be obeyed, in one line that names the setting and the mend and never shows the value.
 // The program exits with 2.
-type Error struct{ text string }
+type Error struct {
+	text  string
+	cause error // of the system, where there is one
+}
 
 func (e *Error) Error() string { return e.text }
 
-func errorf(format string, args ...any) *Error { return &Error{fmt.Sprintf(format, args...)} }
+// Unwrap is the cause. Its text may show a value, so only its kind is of use.
+func (e *Error) Unwrap() error { return e.cause }
+
+func errorf(format string, args ...any) *Error { return &Error{text: fmt.Sprintf(format, args...)} }
+
+// causedBy is an Error with a cause.
+func causedBy(err error, format string, args ...any) *Error {
+	return &Error{fmt.Sprintf(format, args...), err}
+}
 
 // Load reads the settings: environ ("NAME=value") wins over the file dotenvPath, which need not exist, and that over the
 // defaults. An empty value is none. Its errors are *Error.

@@ -44,7 +44,7 @@ func Secret(dataDir, configured string, create bool) (string, error) {
 		return readSecret(path) // another process was first
 	}
 	if err != nil {
-		return "", errorf("%s cannot be written: make DATA_DIR a directory that the user this runs as may write to, or set SECRET_KEY (%v)", path, reason(err))
+		return "", causedBy(err, "%s cannot be written: make DATA_DIR a directory that the user this runs as may write to, or set SECRET_KEY (%v)", path, reason(err))
 	}
 	return secret, nil
 }
@@ -55,7 +55,7 @@ func readSecret(path string) (string, error) {
 		return "", err
 	}
 	if err != nil {
-		return "", errorf("%s cannot be read: run this as the user the service runs as, or set SECRET_KEY (%v)", path, reason(err))
+		return "", causedBy(err, "%s cannot be read: run this as the user the service runs as, or set SECRET_KEY (%v)", path, reason(err))
 	}
 	defer f.Close()
 	info, err := f.Stat()
@@ -68,7 +68,7 @@ func readSecret(path string) (string, error) {
 	}
 	text, err := io.ReadAll(io.LimitReader(f, 4096))
 	if err != nil {
-		return "", errorf("%s cannot be read: set SECRET_KEY, or look at the disk (%v)", path, reason(err))
+		return "", causedBy(err, "%s cannot be read: set SECRET_KEY, or look at the disk (%v)", path, reason(err))
 	}
 	secret := strings.TrimSpace(string(text))
 	if len(secret) < minSecret {

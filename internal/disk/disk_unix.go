@@ -5,7 +5,11 @@ package disk
 import (
 	"errors"
 	"os"
+	"syscall"
 )
+
+// errnoOf is 0: here errors have the numbers that Cause looks for.
+func errnoOf(error) syscall.Errno { return 0 }
 
 // SyncDirectory writes the names of the files in a directory to the disk.
 func SyncDirectory(path string) error {

@@ -3,9 +3,25 @@ package disk
 import (
 	"errors"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/windows"
 )
+
+// errnoOf is the number that Unix has for a failure of Windows, or 0.
+func errnoOf(err error) syscall.Errno {
+	var own syscall.Errno
+	errors.As(err, &own)
+	switch own {
+	case windows.ERROR_DISK_FULL, windows.ERROR_HANDLE_DISK_FULL:
+		return syscall.ENOSPC
+	case windows.ERROR_WRITE_PROTECT:
+		return syscall.EROFS
+	case windows.ERROR_NOT_READY, windows.ERROR_BAD_NETPATH, windows.ERROR_NETNAME_DELETED:
+		return syscall.ENODEV
+	}
+	return 0
+}
 
 // SyncDirectory does nothing: Windows does not flush directories, and NTFS journals the names in them.
 func SyncDirectory(string) error { return nil }

@@ -19,6 +19,8 @@ import (
 	"github.com/pressly/goose/v3"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
+
+	"ollama-api-service/internal/disk"
 )
 
 //go:embed migrations/sqlite/*.sql
@@ -58,7 +60,7 @@ func CreateLogged(ctx context.Context, path string, log *slog.Logger) (*Store, e
 	}
 	if err := migrateLogged(ctx, s.writer, path, log); err != nil {
 		s.Close()
-		return nil, fmt.Errorf("the schema of %s cannot be brought up to date: %w; it is as it was before the step that failed", path, err)
+		return nil, fmt.Errorf("the schema of %s cannot be brought up to date: %w; it is as it was before the step that failed", path, withTriedCause(path, err))
 	}
 	return s, nil
 }
@@ -303,9 +305,14 @@ func (s *Store) DataVersion(ctx context.Context) (int64, error) {
 
 // openError says what a failure to open a file means to the one who named it.
 func openError(path string, err error) error {
-	switch resultCode(err) & 0xff {
-	case sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT:
+	code := resultCode(err) & 0xff
+	if err = withTriedCause(path, err); code == sqlite3.SQLITE_NOTADB || code == sqlite3.SQLITE_CORRUPT {
 		return fmt.Errorf("%s is not a database, or a damaged one, and was left as it is: restore a backup or name another file (%w)", path, err)
+	}
+	if fault, ok := disk.Cause(err); ok {
+		return fmt.Errorf("the database %s cannot be opened: %s (%w)", path, fault.Hint, err)
+	}
+	switch code {
 	case sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM:
 		return fmt.Errorf("the database %s cannot be opened: the service needs to read and write the file and its directory (%w)", path, err)
 	}

@@ -120,7 +120,7 @@ func unavailable(done string, err error) error {
 	if errors.As(err, &e) {
 		return err
 	}
-	return api.Wrap(api.CodeUnavailable, err,
+	return api.Wrap(api.CodeUnavailable, withCause(err),
 		fmt.Sprintf("the database cannot be %s now; try again in a moment, and if that does not help, the service's log says why", done))
 }
 

@@ -35,6 +35,7 @@ type Options struct {
 	MaxBytes     int64            // [128 MiB] of journal: with more, the books are full
 	SegmentBytes int64            // [4 MiB] journal file size at which the next is begun
 	RotateEvery  time.Duration    // [5 s] between looks whether what was committed can be cut from the journal
+	Held         *Journal         // [none] the journal of the same directory, if it is held already; Close releases it
 }
 
 func (o Options) withDefaults() Options {
@@ -129,7 +130,7 @@ func open(ctx context.Context, dataDir string, addRecords func(context.Context, 
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("the journal's directory cannot be made: %w", err)
 	}
-	lock, err := lockDir(dir, dataDir)
+	lock, err := o.lock(dir, dataDir)
 	if err != nil {
 		return nil, err
 	}
@@ -149,7 +150,9 @@ func open(ctx context.Context, dataDir string, addRecords func(context.Context, 
 		err = b.journal.rotate(nil, 0, 0, b.o.Now())
 	}
 	if err != nil {
-		lock.Release()
+		if o.Held == nil {
+			lock.Release()
+		}
 		return nil, fmt.Errorf("the journal in %s: %w", dir, err)
 	}
 	run, stop := context.WithCancel(context.Background())
