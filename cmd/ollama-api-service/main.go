@@ -115,7 +115,7 @@ admin key, which is printed once.`,
   OLLAMA_BASE_URL=http://10.0.0.7:11434 PORT=9000 ollama-api-service serve`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := p.settings()
+			cfg, err := p.settingsInTime(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -135,7 +135,7 @@ admin key, which is printed once.`,
 func (p *program) settings() (*config.Config, error) {
 	if p.envFileNamed {
 		if _, err := os.Stat(p.envFile); errors.Is(err, fs.ErrNotExist) {
-			return nil, usagef("there is no settings file %s: correct --env-file", p.envFile)
+			return nil, usagef("there is no settings file %s: correct --env-file, or mount the disk that it is on (%w)", p.envFile, fs.ErrNotExist)
 		}
 	}
 	return config.Load(p.envFile, p.environ)

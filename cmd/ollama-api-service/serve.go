@@ -60,6 +60,9 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 		return err
 	}
 	defer held.Release()
+	if err := checkModes(cfg, log); err != nil {
+		return err
+	}
 	var secret auth.Secret
 	st, err := await(ctx, wait, "the database", func() (st *store.Store, err error) {
 		st, secret, err = makeDatabase(ctx, cfg, log)

@@ -14,6 +14,7 @@ import (
 
 	"ollama-api-service/internal/config"
 	"ollama-api-service/internal/disk"
+	"ollama-api-service/internal/store"
 	"ollama-api-service/internal/usage"
 )
 
@@ -138,6 +139,35 @@ func await[T any](ctx context.Context, p *patience, what string, try func() (T, 
 		return err
 	})
 	return result, err
+}
+
+// settingsInTime is settings that waits for files that are not there yet: the settings file that was named, and those of secrets.
+func (p *program) settingsInTime(ctx context.Context) (*config.Config, error) {
+	cfg, err := p.settings()
+	if !errors.Is(err, fs.ErrNotExist) && !passing(err) {
+		return cfg, err
+	}
+	log, flush := newLogger(&config.Config{}, p.stdout)
+	defer flush()
+	wait := &patience{left: config.StartWait(p.envFile, p.environ), log: log}
+	return await(ctx, wait, "the settings", func() (*config.Config, error) {
+		cfg, err := p.settings()
+		if errors.Is(err, fs.ErrNotExist) {
+			err = late{error: err}
+		}
+		return cfg, err
+	})
+}
+
+// checkModes ends the start where everybody can read what is secret, and logs what deserves a look.
+func checkModes(cfg *config.Config, log *slog.Logger) error {
+	warnings, err := config.Private(append(store.Files(databasePath(cfg)), config.SecretPath(cfg.DataDir))...)
+	for _, w := range append(warnings, config.OpenDirectory(cfg.DataDir)) {
+		if w != "" {
+			log.Warn(w)
+		}
+	}
+	return err
 }
 
 // holdData takes DATA_DIR for this process, and makes it if it is not there. It comes before the database: while another process

@@ -141,6 +141,8 @@ func (c *Config) checkTLS() error {
 		return errorf("ACME_DOMAIN and TLS_CERT are both set: leave out ACME_DOMAIN to serve the certificate that you have, or TLS_CERT and TLS_KEY to have one made")
 	case len(c.ACMEDomain) > 0:
 		return nil
+	case c.TLSKey != "":
+		c.warnReadable("TLS_KEY", c.TLSKey)
 	}
 	for name, value := range map[string]string{"ACME_EMAIL": string(c.ACMEEmail), "ACME_CA": string(c.ACMECA), "ACME_CA_ROOT": c.ACMECARoot} {
 		if value != "" {

@@ -119,12 +119,15 @@ func Load(dotenvPath string, environ []string) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	known := settings()
-	for name, value := range env.ToMap(environ) {
+	known, environment := knownNames(), env.ToMap(environ)
+	for name, value := range environment {
 		// Only our own names: the environment is full of others, and none of those may have an effect.
 		if _, ours := known[name]; ours && value != "" {
 			values[name] = value
 		}
+	}
+	if err := c.readSecrets(values, environment[credentialsDir]); err != nil {
+		return nil, err
 	}
 	if err := env.ParseWithOptions(&c, env.Options{Environment: values}); err != nil {
 		return nil, readable(err)

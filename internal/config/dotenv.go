@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"maps"
 	"os"
 	"regexp"
 	"runtime"
@@ -61,7 +62,7 @@ func parseDotenv(path string, text []byte) (map[string]string, error) {
 		// godotenv's own error quotes the rest of the file, secrets and all, and knows no line.
 		return nil, errorf("line %d of %s is not of the form NAME=value, or a quote is not closed", brokenLine(text), path)
 	}
-	known := settings()
+	known := knownNames()
 	for name := range values {
 		if _, ok := known[name]; ok {
 			continue
@@ -131,12 +132,12 @@ func beginnings(text []byte) iter.Seq2[int, map[string]string] {
 	}
 }
 
-// nearest is the setting whose name is at most two typing errors away, or "".
+// nearest is the name of a setting that is at most two typing errors away, or "".
 func nearest(name string) string {
 	best, least := "", 3
-	for _, s := range settingList() {
-		if d := distance(name, s.name); d < least {
-			best, least = s.name, d
+	for _, known := range slices.Sorted(maps.Keys(knownNames())) {
+		if d := distance(name, known); d < least {
+			best, least = known, d
 		}
 	}
 	return best

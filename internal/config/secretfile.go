@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	"ollama-api-service/internal/disk"
@@ -62,9 +61,8 @@ func readSecret(path string) (string, error) {
 	if err != nil || !info.Mode().IsRegular() {
 		return "", errorf("%s is not a file: move it away, or set SECRET_KEY", path)
 	}
-	// Windows has no such mode bits and reports them all.
-	if info.Mode().Perm()&0o077 != 0 && runtime.GOOS != "windows" {
-		return "", errorf("%s can be read by other users: chmod 600 it, and think about a new SECRET_KEY if somebody did", path)
+	if _, err := Private(path); err != nil {
+		return "", err
 	}
 	text, err := io.ReadAll(io.LimitReader(f, 4096))
 	if err != nil {
