@@ -119,14 +119,18 @@ func Load(dotenvPath string, environ []string) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	known, environment := knownNames(), env.ToMap(environ)
+	known, environment, raw := knownNames(), env.ToMap(environ), map[string]bool{}
 	for name, value := range environment {
 		// Only our own names: the environment is full of others, and none of those may have an effect.
 		if _, ours := known[name]; ours && value != "" {
-			values[name] = value
+			values[name], raw[name] = value, true
 		}
 	}
-	if err := c.readSecrets(values, environment[credentialsDir]); err != nil {
+	c.warnNearNames(environment)
+	if err := c.readSecrets(values, raw, environment[credentialsDir]); err != nil {
+		return nil, err
+	}
+	if err := checkValues(values, raw); err != nil {
 		return nil, err
 	}
 	if err := env.ParseWithOptions(&c, env.Options{Environment: values}); err != nil {

@@ -81,6 +81,9 @@ func parseDotenv(path string, text []byte) (map[string]string, error) {
 		return nil, errorf(`%s (line %d of %s) is a Windows path in double quotes, where \n and the like are not what they look like: leave the quotes out, or use single ones`,
 			m[1], lineOf(text, string(m[1])), path)
 	}
+	if err := checkExpansion(path, text, values); err != nil {
+		return nil, err
+	}
 	for name, value := range values {
 		// godotenv takes a comment for the value where nothing stands before it, and such a "secret" may be public.
 		if strings.HasPrefix(value, "#") {
@@ -143,23 +146,25 @@ func nearest(name string) string {
 	return best
 }
 
-// distance is Levenshtein's: insertions, deletions and replacements.
+// distance is that of Damerau and Levenshtein: insertions, deletions, replacements, and neighbours that changed places.
 func distance(a, b string) int {
-	row := make([]int, len(b)+1)
+	before, row, next := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range row {
 		row[j] = j
 	}
 	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
+		next[0] = i + 1
 		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
+			cost := 1
+			if a[i] == b[j] {
+				cost = 0
 			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+			next[j+1] = min(row[j]+cost, row[j+1]+1, next[j]+1)
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				next[j+1] = min(next[j+1], before[j-1]+1)
+			}
 		}
+		before, row, next = row, next, before
 	}
 	return row[len(b)]
 }

@@ -53,8 +53,9 @@ func knownNames() map[string]setting {
 	return known
 }
 
-// readSecrets puts the values of secret settings that are in files into values, and takes their NAME_FILE out.
-func (c *Config) readSecrets(values map[string]string, credentials string) error {
+// readSecrets puts the values of secret settings that are in files into values, and takes their NAME_FILE out. It
+// adds them to raw: no parser of .env has read them.
+func (c *Config) readSecrets(values map[string]string, raw map[string]bool, credentials string) error {
 	for _, s := range settingList() {
 		if !s.secret() {
 			continue
@@ -71,7 +72,7 @@ func (c *Config) readSecrets(values map[string]string, credentials string) error
 		if err != nil {
 			return err
 		}
-		values[s.name] = value
+		values[s.name], raw[s.name] = value, true
 		if credentials == "" || !strings.HasPrefix(path, credentials) {
 			c.warnReadable(sources[0], path)
 		}
