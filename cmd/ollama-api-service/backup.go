@@ -7,12 +7,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"ollama-api-service/internal/backup"
 	"ollama-api-service/internal/config"
+	"ollama-api-service/internal/disk"
 )
 
 const progressEvery = 500 * time.Millisecond
@@ -93,15 +95,23 @@ func (p *program) checkTarget(path string, force, asJSON bool) error {
 
 func (p *program) writeBackup(ctx context.Context, cfg *config.Config, src backup.Source, path string) (*backup.Manifest, error) {
 	if path == "-" {
-		return backup.Stream(ctx, src, cfg.DataDir, p.stdout)
+		return backup.Stream(ctx, src, workplace(cfg), p.stdout)
 	}
 	return backup.Write(ctx, src, path)
+}
+
+// workplace is the directory for the copy that a stream is made from: DATA_DIR, or, if that is read-only, that of temporary files.
+func workplace(cfg *config.Config) string {
+	if _, err := disk.Free(cfg.DataDir); errors.Is(err, syscall.EROFS) {
+		return os.TempDir()
+	}
+	return cfg.DataDir
 }
 
 // copied is the growing copy of the database, by whose size a person sees how far it is.
 func copied(cfg *config.Config, path string) string {
 	if path == "-" {
-		path = filepath.Join(cfg.DataDir, "backup")
+		path = filepath.Join(workplace(cfg), "backup")
 	}
 	return filepath.Join(path+".partial", filepath.Base(databasePath(cfg)))
 }

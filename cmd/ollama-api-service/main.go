@@ -20,6 +20,7 @@ import (
 
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/config"
+	"ollama-api-service/internal/disk"
 )
 
 const programName = "ollama-api-service"
@@ -182,6 +183,9 @@ func sentence(err error) string {
 	var e *api.Error
 	if !errors.As(err, &e) {
 		return err.Error()
+	}
+	if fault, ok := disk.Cause(e.Err); ok {
+		return fmt.Sprintf("%s: %s (%v)", e.Message, fault.Hint, e.Err)
 	}
 	if e.Err != nil {
 		return fmt.Sprintf("%s (%v)", e.Message, e.Err)

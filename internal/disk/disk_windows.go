@@ -37,3 +37,19 @@ func (l *Lock) Remove() error {
 	}
 	return nil
 }
+
+// Free is the space in bytes that this process may still use on the disk of a directory.
+func Free(dir string) (int64, error) {
+	path, err := windows.UTF16PtrFromString(dir)
+	if err != nil {
+		return 0, err
+	}
+	var free uint64
+	if err := windows.GetDiskFreeSpaceEx(path, &free, nil, nil); err != nil {
+		return 0, err
+	}
+	if free < 64<<10 {
+		return int64(free), syscall.ENOSPC
+	}
+	return int64(min(free, 1<<62)), nil
+}

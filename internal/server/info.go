@@ -63,6 +63,7 @@ type healthReport struct {
 	Backends      []backendReport `json:"backends,omitempty"`
 	Queue         *sched.Snapshot `json:"queue,omitempty"`
 	Journal       *usage.Depth    `json:"journal,omitempty"`
+	Hint          string          `json:"hint,omitempty"`
 }
 
 // health always answers 200: it is for people and dashboards. Details are for admins.
@@ -74,12 +75,16 @@ func (s *Server) health(x *exchange) error {
 	case healthy < len(s.Fleet.All()):
 		report.Status = "degraded"
 	}
+	journal := s.Books.Depth()
+	if journal.JournalError != "" || journal.StoreError != "" || journal.FullSince != nil {
+		report.Status = "degraded"
+	}
 	if x.key != nil && x.key.Role == api.RoleAdmin {
 		report.Version = s.Version
 		report.UptimeSeconds = int64(time.Since(s.started).Seconds())
 		report.Backends = s.backendReports()
-		queue, journal := s.Sched.Snapshot(), s.Books.Depth()
-		report.Queue, report.Journal = &queue, &journal
+		queue := s.Sched.Snapshot()
+		report.Queue, report.Journal, report.Hint = &queue, &journal, journal.Hint
 	}
 	return x.sendJSON(report)
 }

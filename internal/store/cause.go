@@ -18,18 +18,20 @@ func (c caused) Unwrap() []error { return []error{c.failure, c.cause} }
 // withCause adds the cause that SQLite's own code means. SQLite keeps the system's error number to itself.
 func withCause(err error) error {
 	code := resultCode(err)
+	if code == sqlite3.SQLITE_READONLY_DBMOVED {
+		return caused{err, syscall.ESTALE}
+	}
 	switch code & 0xff {
 	case sqlite3.SQLITE_FULL:
 		return caused{err, syscall.ENOSPC}
 	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
 		return caused{err, disk.ErrLocked}
+	case sqlite3.SQLITE_READONLY:
+		return caused{err, syscall.EROFS}
 	case sqlite3.SQLITE_NOMEM:
 		return caused{err, syscall.ENOMEM}
 	case sqlite3.SQLITE_IOERR:
 		return caused{err, syscall.EIO}
-	}
-	if code == sqlite3.SQLITE_READONLY_DBMOVED {
-		return caused{err, syscall.ESTALE}
 	}
 	return err
 }

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/pressly/goose/v3"
@@ -73,6 +74,10 @@ func Open(ctx context.Context, path string) (*Store, error) {
 		return nil, err
 	}
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	readOnly := errors.Is(err, syscall.EROFS)
+	if readOnly {
+		f, err = os.Open(path)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("there is no database: %w", err)
 	}
@@ -88,13 +93,16 @@ func Open(ctx context.Context, path string) (*Store, error) {
 		return nil, fmt.Errorf("the database %s has schema %d and this program needs %d: start `ollama-api-service serve` once, it migrates",
 			path, version, schemaVersion())
 	}
+	if readOnly {
+		return connectReadOnly(ctx, path)
+	}
 	return connect(ctx, path)
 }
 
 // inspect reads the schema's version without writing to the file; 0 is an empty database. It refuses what is no database,
 // what is the database of another program and what a newer version of this one wrote.
 func inspect(ctx context.Context, path string) (int64, error) {
-	db, err := sql.Open("sqlite", dsn(path, "mode=ro", "_busy_timeout=5000"))
+	db, err := sql.Open("sqlite", dsn(path, append(readOnlyMode(path), "_busy_timeout=5000")...))
 	if err != nil {
 		return 0, err
 	}
@@ -165,7 +173,36 @@ func connect(ctx context.Context, path string) (*Store, error) {
 		writer.Close()
 		return nil, openError(path, err)
 	}
-	return &Store{writer: writer, reader: reader, pages: newPages(), totals: totals{byKey: map[string]*summary{}}}, nil
+	return newStore(path, writer, reader), nil
+}
+
+func newStore(path string, writer, reader *sql.DB) *Store {
+	return &Store{writer: writer, reader: reader, path: path, pages: newPages(), totals: totals{byKey: map[string]*summary{}}}
+}
+
+// connectReadOnly opens a database on a disk that is mounted read-only. All that reads works; what writes fails with that cause.
+func connectReadOnly(ctx context.Context, path string) (*Store, error) {
+	reader, err := sql.Open("sqlite", dsn(path, append(readOnlyMode(path), "_busy_timeout=5000", "_dqs=0", cacheSize)...))
+	if err != nil {
+		return nil, err
+	}
+	if err := reader.PingContext(ctx); err != nil {
+		reader.Close()
+		return nil, openError(path, err)
+	}
+	return newStore(path, reader, reader), nil
+}
+
+// readOnlyMode is how a file is opened for reading. On a read-only disk SQLite cannot make the log and the shared memory that its mode
+// of writing needs (sqlite.org/wal.html#read_only_databases). Without a log that is no matter, because nobody has the file open: then
+// it cannot change. A log that is there is read, as the process that writes it on another mount, or was killed, left it.
+func readOnlyMode(path string) []string {
+	if _, err := disk.Free(filepath.Dir(path)); errors.Is(err, syscall.EROFS) {
+		if info, err := os.Stat(path + "-wal"); err != nil || info.Size() == 0 {
+			return []string{"mode=ro", "immutable=1"}
+		}
+	}
+	return []string{"mode=ro"}
 }
 
 const readers = 4
