@@ -167,7 +167,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 // makeDatabase opens the database and its secret, and makes what is missing. A secret is made for a new database alone: for one
 // that has keys it would be the wrong one.
 func makeDatabase(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *store.Store, secret auth.Secret, err error) {
-	st, err := store.CreateLogged(ctx, databasePath(cfg), log)
+	st, err := store.CreateLogged(ctx, databasePath(cfg), log, store.CreateOptions{Copy: cfg.MigrationCopy, Now: time.Now})
 	if err != nil {
 		return nil, secret, databasef("%w", err)
 	}

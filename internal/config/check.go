@@ -45,8 +45,11 @@ func (c *Config) check() error {
 			return err
 		}
 	}
+	if c.BackupDir == "" {
+		c.BackupDir = filepath.Join(c.DataDir, "backups")
+	}
 	// The same files, whatever the process does to its working directory later, and a full path in every message.
-	for name, path := range map[string]*string{"DATA_DIR": &c.DataDir, "TLS_CERT": &c.TLSCert, "TLS_KEY": &c.TLSKey, "ACME_CA_ROOT": &c.ACMECARoot} {
+	for name, path := range map[string]*string{"DATA_DIR": &c.DataDir, "BACKUP_DIR": &c.BackupDir, "TLS_CERT": &c.TLSCert, "TLS_KEY": &c.TLSKey, "ACME_CA_ROOT": &c.ACMECARoot} {
 		if *path == "" {
 			continue
 		}
@@ -93,6 +96,7 @@ func (c *Config) checkNumbers() error {
 		{"MAX_CONNECTIONS_PER_ADDRESS", int64(c.MaxConnectionsPerAddress), 0, maxQueue},
 		{"DEFAULT_MAX_TOKENS", c.DefaultMaxTokens, 0, maxTokens},
 		{"MAX_NUM_CTX", c.MaxNumCtx, 0, maxTokens},
+		{"BACKUP_KEEP", int64(c.BackupKeep), 1, 10_000},
 		{"RETENTION_ROWS", c.RetentionRows, 0, maxDays},
 		{"RETENTION_ROLLUPS", c.RetentionRollups, 0, maxDays},
 		{"MAX_BODY_BYTES", int64(c.MaxBodyBytes), 1024, maxBody},
@@ -108,6 +112,9 @@ func (c *Config) checkNumbers() error {
 	}
 	if c.RetentionRollups != 0 && (c.RetentionRows == 0 || c.RetentionRollups < c.RetentionRows) {
 		return errorf("RETENTION_ROLLUPS must be 0, for ever, or at least RETENTION_ROWS: the sums must not go before the rows")
+	}
+	if c.BackupEvery != 0 && (c.BackupEvery < time.Hour || c.BackupEvery > 7*24*time.Hour) {
+		return errorf("BACKUP_EVERY must be 0s, for none, or a time from 1h to 168h")
 	}
 	for _, d := range []struct {
 		name  string

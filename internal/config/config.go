@@ -38,6 +38,11 @@ type Config struct {
 	RetentionRows    int64 `env:"RETENTION_ROWS" envDefault:"30" doc:"For how many days each request is kept by itself; 0 keeps them for ever. Whole days of UTC. What is older is in the sums of\nRETENTION_ROLLUPS alone, and in the totals of each key, which are kept for ever."`
 	RetentionRollups int64 `env:"RETENTION_ROLLUPS" envDefault:"730" doc:"For how many days usage by hour and by day is kept; 0 keeps it for ever. At least RETENTION_ROWS."`
 
+	MigrationCopy bool          `env:"MIGRATION_COPY" envDefault:"true" doc:"true keeps a copy of the database next to it before a new version changes its schema, the last two of them: the way back to the\nversion before. Without room for it the service does not start. docs/deployment.md says how to go back."`
+	BackupEvery   time.Duration `env:"BACKUP_EVERY" envDefault:"0s" doc:"How often a backup is written while the service runs, from 1h to 168h, like 24h; 0s is never. Each is a file like those of the\nbackup command, and restore reads it."`
+	BackupKeep    int           `env:"BACKUP_KEEP" envDefault:"7" doc:"How many of these backups are kept. An older one is removed when a new one is complete."`
+	BackupDir     string        `env:"BACKUP_DIR" doc:"The directory for them: best on another disk. Empty: DATA_DIR/backups. They hold the secret that the service made, if it made one."`
+
 	AdminAPIKey Hidden `env:"ADMIN_API_KEY" doc:"An admin key that lives in this setting alone and is never stored: at least 24 characters, letters, digits and signs\nwithout spaces or commas. It works as long as it is set."`
 	DemoKeys    bool   `env:"DEMO_KEYS" envDefault:"false" doc:"true adds the keys demo-admin-key-12345 and demo-user-key-67890, which everybody knows. Only on a loopback HOST."`
 

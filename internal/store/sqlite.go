@@ -34,11 +34,17 @@ var leastSQLite = [3]int{3, 51, 3}
 // Create opens the database of a service that starts: it makes the directory (mode 0700) and the file (0600) where they
 // are absent, and brings the schema up to date. A file that is no database, or of a newer program, is left untouched.
 func Create(ctx context.Context, path string) (*Store, error) {
-	return CreateLogged(ctx, path, slog.New(slog.DiscardHandler))
+	return CreateLogged(ctx, path, slog.New(slog.DiscardHandler), CreateOptions{})
+}
+
+// CreateOptions are for CreateLogged.
+type CreateOptions struct {
+	Copy bool // keep a copy of the database as it is before its schema changes
+	Now  func() time.Time
 }
 
 // CreateLogged is Create that says so when bringing the schema up to date takes longer than a second, and how far it is.
-func CreateLogged(ctx context.Context, path string, log *slog.Logger) (*Store, error) {
+func CreateLogged(ctx context.Context, path string, log *slog.Logger, o CreateOptions) (*Store, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, err
@@ -52,12 +58,19 @@ func CreateLogged(ctx context.Context, path string, log *slog.Logger) (*Store, e
 		return nil, fmt.Errorf("the database cannot be made: %w; the service needs to read and write the file and its directory", err)
 	}
 	f.Close()
-	if _, err := inspect(ctx, path); err != nil {
+	version, err := inspect(ctx, path)
+	if err != nil {
 		return nil, err
 	}
 	s, err := connect(ctx, path)
 	if err != nil {
 		return nil, err
+	}
+	if o.Copy && version > 0 && version < schemaVersion() {
+		if err := copyBefore(ctx, s.writer, path, version, o.Now(), log); err != nil {
+			s.Close()
+			return nil, err
+		}
 	}
 	if err := migrateLogged(ctx, s.writer, path, log); err != nil {
 		s.Close()
