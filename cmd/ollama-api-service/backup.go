@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -15,6 +16,7 @@ import (
 	"ollama-api-service/internal/backup"
 	"ollama-api-service/internal/config"
 	"ollama-api-service/internal/disk"
+	"ollama-api-service/internal/store"
 )
 
 const progressEvery = 500 * time.Millisecond
@@ -48,10 +50,8 @@ yourself. Requests of the last second may not be in the database yet, and so not
 			return err
 		}
 		defer st.Close()
-		src := backup.Source{Store: st, Program: buildVersion(), Now: p.now()}
-		if cfg.SecretKey == "" {
-			src.Secret = config.SecretPath(cfg.DataDir)
-		}
+		src := backupSource(cfg, st)
+		src.Now = p.now()
 		size, err := st.Bytes(cmd.Context())
 		if err != nil {
 			return err
@@ -65,6 +65,26 @@ yourself. Requests of the last second may not be in the database yet, and so not
 		return p.printBackup(m, args[0], *asJSON)
 	}
 	return cmd
+}
+
+// backupSource is what a backup is made of.
+func backupSource(cfg *config.Config, st *store.Store) backup.Source {
+	src := backup.Source{Store: st, Program: buildVersion()}
+	if cfg.SecretKey == "" {
+		src.Secret = config.SecretPath(cfg.DataDir)
+	}
+	return src
+}
+
+// backups is the schedule of BACKUP_EVERY; nil is none.
+func backups(cfg *config.Config, st *store.Store, log *slog.Logger) *backup.Schedule {
+	if cfg.BackupEvery == 0 {
+		return nil
+	}
+	return &backup.Schedule{
+		Every: cfg.BackupEvery, Keep: cfg.BackupKeep, Dir: cfg.BackupDir, Log: log,
+		Source: func() backup.Source { return backupSource(cfg, st) },
+	}
 }
 
 // checkTarget refuses what could not be meant, before any work is done.

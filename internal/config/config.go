@@ -87,8 +87,9 @@ type Config struct {
 	TraceRatio         Part        `env:"OTEL_TRACES_SAMPLER_ARG" envDefault:"1" doc:"The part of requests that is traced: 0.1 is a tenth. It holds for requests that bring a traceparent, too; one that says that\nits own trace is not recorded is not traced at all."`
 	TraceUpstream      bool        `env:"TRACE_UPSTREAM" envDefault:"false" doc:"true sends a traceparent along to the Ollama server, where something before it can use it. Ollama itself cannot."`
 
-	LogLevel  slog.Level `env:"LOG_LEVEL" envDefault:"info" doc:"debug, info, warn or error."`
-	LogFormat LogFormat  `env:"LOG_FORMAT" envDefault:"json" doc:"json or text, one line for each event, on standard output."`
+	LogLevel         slog.Level    `env:"LOG_LEVEL" envDefault:"info" doc:"debug, info, warn or error. Probes and scrapes that succeed (/health, /healthz, /readyz, /metrics) are logged at debug."`
+	LogFormat        LogFormat     `env:"LOG_FORMAT" envDefault:"json" doc:"json or text, one line for each event, on standard output."`
+	LogClientAddress AddressDetail `env:"LOG_CLIENT_ADDRESS" envDefault:"full" doc:"How much of a client's address the log shows: full, prefix (the first 24 bits of IPv4, 48 of IPv6) or none. The books and the\nlist of changes, which only admins read, have it whole: limits by address and inquiries need it."`
 
 	StartWait     time.Duration `env:"START_WAIT" envDefault:"1m" doc:"How long the start waits for what may come by itself: an address or a name that is not there yet, a port or a DATA_DIR that the\nprocess before still holds, space on a full disk, a disk that is mounted later, the files of a certificate. Then it ends with\nexit 1, and the supervisor starts it again. 0s does not wait."`
 	ShutdownGrace time.Duration `env:"SHUTDOWN_GRACE" envDefault:"30s" doc:"How long running requests may go on when the service is told to stop."`

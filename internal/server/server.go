@@ -82,6 +82,11 @@ type Options struct {
 	// Tracer makes the spans of requests; nil traces nothing. TraceUpstream lets the Ollama server, or what stands before it, know.
 	Tracer        trace.Tracer
 	TraceUpstream bool
+	// LastBackup is when the newest good scheduled backup was made; zero is never. BackupEvery is how often one is due; 0 is never.
+	LastBackup  func() time.Time
+	BackupEvery time.Duration
+	// LogAddress is how much of a client's address the log and traces show.
+	LogAddress api.AddressDetail
 }
 
 // Server answers every request. New makes one.
@@ -138,7 +143,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, grace time.Duration)
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       keepAlive,
 		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
+		ErrorLog:          s.errorLog(),
 		BaseContext:       func(net.Listener) context.Context { return base },
 		// OPTIONS * is answered by the route table like everything else.
 		DisableGeneralOptionsHandler: true,
@@ -322,6 +327,8 @@ func (s *Server) logRequest(x *exchange) {
 		case api.CodeBadRequest:
 			s.Books.Refuse(x.who(), x.err.Code)
 		}
+	} else if x.route.watches() {
+		level = slog.LevelDebug
 	} else if x.key != nil && x.route != nil && x.route.class == metadata {
 		s.Books.Tally(x.key.Preview, "metadata")
 	}
@@ -330,7 +337,10 @@ func (s *Server) logRequest(x *exchange) {
 	}
 	attrs := make([]slog.Attr, 0, 24)
 	attrs = append(attrs, slog.String("request_id", x.id), slog.String("method", logMethod(x.r.Method)), slog.String("route", x.template()),
-		slog.Int("status", x.loggedStatus()), slog.String("client", x.addr.String()))
+		slog.Int("status", x.loggedStatus()))
+	if client := s.LogAddress.Show(x.addr); client != "" {
+		attrs = append(attrs, slog.String("client", client))
+	}
 	if x.key != nil {
 		attrs = append(attrs, slog.String("key", x.key.Preview))
 	}
@@ -341,7 +351,7 @@ func (s *Server) logRequest(x *exchange) {
 	if x.err != nil {
 		attrs = append(attrs, slog.String("error", string(x.err.Code)))
 		if x.err.Err != nil {
-			attrs = append(attrs, slog.String("cause", x.err.Err.Error()))
+			attrs = append(attrs, slog.String("cause", s.withoutClient(x.err.Err.Error(), x.addr)))
 		}
 	}
 	message := "request"
