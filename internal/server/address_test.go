@@ -82,7 +82,7 @@ func TestLogOfAddresses(t *testing.T) {
 			o.LogAddress, o.TrustedProxies = c.detail, []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 		}})
 		lines := b.from(c.client, "POST", "/api/chat", adminSecret, `{"model":"tiny","messages":[{"role":"user","content":"x"}]}`) +
-			b.from(c.client, "POST", "/api/keys", adminSecret, `{"name":"x"}`) +
+			b.from(c.client, "POST", "/api/keys", adminSecret, `{"name":"x","role":"user"}`) +
 			b.from(c.client, "GET", "/api/tags", "oas_wrong", "")
 		whole := netip.MustParseAddr(c.client).Unmap().String()
 		if c.want != whole && strings.Contains(lines, whole) {
