@@ -101,6 +101,9 @@ func (s *Schedule) once(ctx context.Context) bool {
 }
 
 func (s *Schedule) write(ctx context.Context, now time.Time) (*Manifest, string, error) {
+	if at := disk.Unmounted(s.Dir); at != "" {
+		return nil, "", fmt.Errorf("the disk that /etc/fstab has for %s is not mounted (%w)", at, syscall.ENODEV)
+	}
 	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
 		return nil, "", err
 	}
