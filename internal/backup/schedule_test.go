@@ -4,12 +4,12 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
-
 	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -122,9 +122,9 @@ func TestScheduledBackupThatFails(t *testing.T) {
 func TestScheduleRuns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, log := schedule(t, Source{})
-		tries := 0
+		var tries atomic.Int32
 		s.Source = func() Source {
-			tries++
+			tries.Add(1)
 			panic("no store in this test")
 		}
 		if err := os.MkdirAll(s.Dir, 0o700); err != nil {
@@ -143,13 +143,13 @@ func TestScheduleRuns(t *testing.T) {
 		}()
 		time.Sleep(24*time.Hour - time.Second)
 		synctest.Wait()
-		if tries != 0 {
-			t.Errorf("%d tries before one is due", tries)
+		if n := tries.Load(); n != 0 {
+			t.Errorf("%d tries before one is due", n)
 		}
 		time.Sleep(2 * time.Second)
 		<-ended
-		if tries != 1 {
-			t.Errorf("%d tries when one was due, want 1: %s", tries, log)
+		if n := tries.Load(); n != 1 {
+			t.Errorf("%d tries when one was due, want 1: %s", n, log)
 		}
 		stop()
 	})
