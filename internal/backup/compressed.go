@@ -41,7 +41,7 @@ func decompressed(r io.Reader) (io.Reader, error) {
 	case bytes.HasPrefix(head, []byte("PK\x03\x04")):
 		return nil, packed("unzip")
 	case len(head) == 0 && errors.Is(err, io.EOF):
-		return nil, errors.New("it is empty: it was not copied whole; copy it again, or use another backup")
+		return nil, errors.New("it is empty, so it is no backup of this program: it was not copied whole; copy it again, or use another backup")
 	}
 	return in, nil
 }
