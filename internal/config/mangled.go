@@ -64,7 +64,8 @@ func checkExpansion(path string, text []byte, values map[string]string) error {
 		case plain == expanded[name]:
 		case undefined:
 			what := "a $ with a name behind it"
-			if missing, _, _ := strings.Cut(rest, undefinedMark); wordLike.MatchString(missing) {
+			missing, _, _ := strings.Cut(rest, undefinedMark)
+			if wordLike.MatchString(missing) || !settings()[name].isSecretValue() {
 				what = "$" + missing
 			}
 			return errorf("%s (line %d of %s) has %s in its value, which nothing further up in the file defines (the environment is not looked at): put the value in single quotes if the $ is part of it, or define the name",

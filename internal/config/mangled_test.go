@@ -14,6 +14,7 @@ func TestDotenvValuesThatWouldChange(t *testing.T) {
 		"undefined, quoted":           {"ADMIN_API_KEY=\"canary0123456789abc$NOWHERE\"\n", "line 1"},
 		"part of a secret":            {"ADMIN_API_KEY=canary0123456789$X7QK0123\n", "a $ with a name"},
 		"of the environment":          {"DATA_DIR=$HOME/data\n", "$HOME"},
+		"with a digit, no secret":     {"DATA_DIR=/x/$DISK_2\n", "$DISK_2"},
 		"further down":                {"DATA_DIR=/x/$PORT\nPORT=1\n", "$PORT"},
 		"two dollars":                 {"ADMIN_API_KEY=canary0123456789$$NOWHERE\n", "$NOWHERE"},
 		"with a default, undefined":   {"DATA_DIR=${NOWHERE:-/x}\n", "$NOWHERE"},

@@ -42,6 +42,9 @@ func holdsHidden(t reflect.Type) bool {
 	return false
 }
 
+// isSecretValue is secret for a setting that may be none: that of NAME_FILE is a path.
+func (s setting) isSecretValue() bool { return s.name != "" && s.secret() }
+
 // knownNames are all names that may be set: those of the settings, and NAME_FILE of the secret ones.
 func knownNames() map[string]setting {
 	known := settings()
