@@ -25,7 +25,7 @@ var mayImport = map[string][]string{
 	"clock":   {},
 	"config":  {"api", "disk"},
 	"backup":  {"disk", "store"},
-	"store":   {"api"},
+	"store":   {"api", "disk"},
 	"auth":    {"api", "store"},
 	"usage":   {"api", "disk", "store"},
 	"limit":   {"api"},
@@ -37,7 +37,7 @@ var mayImport = map[string][]string{
 	"otlptest": {},
 	"dialect":  {"api"},
 	"proxy":    {"api", "dialect"},
-	"server":   {"api", "auth", "limit", "sched", "proxy", "usage", "store", "dialect", "backend"},
+	"server":   {"api", "auth", "limit", "sched", "proxy", "usage", "store", "dialect", "backend", "disk"},
 
 	"ollamatest": {"api"},
 }

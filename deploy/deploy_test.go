@@ -63,7 +63,7 @@ func TestUnitIsRight(t *testing.T) {
 // compose is the compose file as Docker's own loader reads it.
 func compose(t *testing.T) *types.Project {
 	t.Helper()
-	options, err := cli.NewProjectOptions([]string{"compose.yaml"}, cli.WithoutEnvironmentResolution)
+	options, err := cli.NewProjectOptions([]string{"compose.yaml"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,6 +120,53 @@ func TestComposeShowsTheGatewayAlone(t *testing.T) {
 	build, err := filepath.Abs("..")
 	if err != nil || gateway.Build.Context != build || gateway.Build.Dockerfile != "deploy/Dockerfile" {
 		t.Errorf("built from %s, %s", gateway.Build.Context, gateway.Build.Dockerfile)
+	}
+}
+
+// What the operator writes in gateway.env wins over everything that the compose file and the image bring along.
+func TestGatewayEnvWins(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"compose.yaml", "gateway-defaults.env"} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := map[string]string{"OLLAMA_BASE_URL": "http://gpu1:11434", "HOST": "127.0.0.9", "PORT": "9000", "DATA_DIR": "/elsewhere", "LOG_FORMAT": "text"}
+	lines := ""
+	for name, value := range want {
+		lines += name + "=" + value + "\n"
+	}
+	load := func() types.MappingWithEquals {
+		options, err := cli.NewProjectOptions([]string{filepath.Join(dir, "compose.yaml")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := options.LoadProject(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p.Services["gateway"].Environment
+	}
+	if env := load(); len(env) != 1 || *env["OLLAMA_BASE_URL"] != "http://ollama:11434?slots=4" {
+		t.Errorf("without gateway.env the environment is %v, want only the Ollama next to it", env)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "gateway.env"), []byte(lines), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	env := load()
+	for name, value := range want {
+		if got := env[name]; got == nil || *got != value {
+			t.Errorf("%s is %v, want %s of gateway.env", name, got, value)
+		}
+	}
+	// What is in neither file comes from the image.
+	image, err := os.ReadFile("Dockerfile")
+	if err != nil || !strings.Contains(string(image), "\nENV HOST=0.0.0.0 PORT=8000 DATA_DIR=/data\n") {
+		t.Errorf("the image sets no HOST, PORT and DATA_DIR: %v", err)
 	}
 }
 

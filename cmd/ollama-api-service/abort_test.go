@@ -16,7 +16,7 @@ func TestACrashIsNoMistakeInTheSettings(t *testing.T) {
 	if err := p.Process.Signal(syscall.SIGABRT); err != nil {
 		t.Fatal(err)
 	}
-	p.exit(t, patience)
+	p.exit(t, testPatience)
 	var exit *exec.ExitError
 	if !errors.As(p.err, &exit) {
 		t.Fatalf("%v", p.err)

@@ -5,14 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"ollama-api-service/internal/backup"
 	"ollama-api-service/internal/config"
+	"ollama-api-service/internal/disk"
+	"ollama-api-service/internal/store"
 )
 
 const progressEvery = 500 * time.Millisecond
@@ -46,10 +50,8 @@ yourself. Requests of the last second may not be in the database yet, and so not
 			return err
 		}
 		defer st.Close()
-		src := backup.Source{Store: st, Program: buildVersion(), Now: p.now()}
-		if cfg.SecretKey == "" {
-			src.Secret = config.SecretPath(cfg.DataDir)
-		}
+		src := backupSource(cfg, st)
+		src.Now = p.now()
 		size, err := st.Bytes(cmd.Context())
 		if err != nil {
 			return err
@@ -63,6 +65,26 @@ yourself. Requests of the last second may not be in the database yet, and so not
 		return p.printBackup(m, args[0], *asJSON)
 	}
 	return cmd
+}
+
+// backupSource is what a backup is made of.
+func backupSource(cfg *config.Config, st *store.Store) backup.Source {
+	src := backup.Source{Store: st, Program: buildVersion()}
+	if cfg.SecretKey == "" {
+		src.Secret = config.SecretPath(cfg.DataDir)
+	}
+	return src
+}
+
+// backups is the schedule of BACKUP_EVERY; nil is none.
+func backups(cfg *config.Config, st *store.Store, log *slog.Logger) *backup.Schedule {
+	if cfg.BackupEvery == 0 {
+		return nil
+	}
+	return &backup.Schedule{
+		Every: cfg.BackupEvery, Keep: cfg.BackupKeep, Dir: cfg.BackupDir, Log: log,
+		Source: func() backup.Source { return backupSource(cfg, st) },
+	}
 }
 
 // checkTarget refuses what could not be meant, before any work is done.
@@ -93,15 +115,23 @@ func (p *program) checkTarget(path string, force, asJSON bool) error {
 
 func (p *program) writeBackup(ctx context.Context, cfg *config.Config, src backup.Source, path string) (*backup.Manifest, error) {
 	if path == "-" {
-		return backup.Stream(ctx, src, cfg.DataDir, p.stdout)
+		return backup.Stream(ctx, src, workplace(cfg), p.stdout)
 	}
 	return backup.Write(ctx, src, path)
+}
+
+// workplace is the directory for the copy that a stream is made from: DATA_DIR, or, if that is read-only, that of temporary files.
+func workplace(cfg *config.Config) string {
+	if _, err := disk.Free(cfg.DataDir); errors.Is(err, syscall.EROFS) {
+		return os.TempDir()
+	}
+	return cfg.DataDir
 }
 
 // copied is the growing copy of the database, by whose size a person sees how far it is.
 func copied(cfg *config.Config, path string) string {
 	if path == "-" {
-		path = filepath.Join(cfg.DataDir, "backup")
+		path = filepath.Join(workplace(cfg), "backup")
 	}
 	return filepath.Join(path+".partial", filepath.Base(databasePath(cfg)))
 }

@@ -11,9 +11,11 @@ import (
 	"ollama-api-service/internal/store"
 )
 
+const databaseName = "ollama-api-service.db"
+
 // databasePath is the SQLite file in DATA_DIR.
 func databasePath(cfg *config.Config) string {
-	return filepath.Join(cfg.DataDir, "ollama-api-service.db")
+	return filepath.Join(cfg.DataDir, databaseName)
 }
 
 // openDatabase opens the database that the service has made; only serve makes one.

@@ -59,7 +59,7 @@ func TestARestartRefusesNoConnection(t *testing.T) {
 	}
 	p := begin()
 	p.wait(t, `"msg":"listening"`, addr)
-	fresh := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
+	fresh := &http.Client{Timeout: testPatience, Transport: &http.Transport{DisableKeepAlives: true}}
 	done := make(chan struct{})
 	asked := make([]atomic.Int64, 4)
 	var clients sync.WaitGroup

@@ -111,7 +111,7 @@ func TestALogThatIsReadAgainSaysWhatItLost(t *testing.T) {
 			lines <- r.Text()
 		}
 	}()
-	told, last := false, time.After(patience)
+	told, last := false, time.After(testPatience)
 	for !told {
 		select {
 		case line := <-lines:

@@ -20,6 +20,7 @@ import (
 
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/config"
+	"ollama-api-service/internal/disk"
 )
 
 const programName = "ollama-api-service"
@@ -80,7 +81,8 @@ func (p *program) command() *cobra.Command {
 		Long: `API keys, limits and statistics in front of Ollama, in one program.
 
 Without a command it serves. The settings come from the environment and from .env; .env.example explains each.
-Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 the database (or backup) is unusable or belongs to another SECRET_KEY.`,
+Exit codes: 0 done, 1 failed and may succeed later, 2 wrong usage or settings, 3 the database (or backup) is unusable or belongs to
+another SECRET_KEY.`,
 		Example: `  ollama-api-service serve --demo                          try it out on this machine
   ollama-api-service keys create --name "Anna's laptop"    make a key; it works at once
   ollama-api-service keys list                             who has keys
@@ -127,7 +129,7 @@ admin key, which is printed once.`,
 			hangup := make(chan os.Signal, 1)
 			signal.Notify(hangup, syscall.SIGHUP)
 			defer signal.Stop(hangup)
-			cfg, err := p.serveSettings(demo)
+			cfg, err := p.settingsInTime(cmd.Context(), demo)
 			if err != nil {
 				return err
 			}
@@ -157,7 +159,7 @@ func (p *program) serveSettings(demo bool) (*config.Config, error) {
 func (p *program) settings() (*config.Config, error) {
 	if p.envFileNamed {
 		if _, err := os.Stat(p.envFile); errors.Is(err, fs.ErrNotExist) {
-			return nil, usagef("there is no settings file %s: correct --env-file", p.envFile)
+			return nil, usagef("there is no settings file %s: correct --env-file, or mount the disk that it is on (%w)", p.envFile, fs.ErrNotExist)
 		}
 	}
 	return config.Load(p.envFile, p.environ)
@@ -187,6 +189,8 @@ func exitOf(err error) int {
 	var setting *config.Error
 	var e *api.Error
 	switch {
+	case passing(err):
+		return exitFailure // a supervisor may try again
 	case errors.As(err, &exit):
 		return exit.code
 	case errors.As(err, &setting):
@@ -202,6 +206,9 @@ func sentence(err error) string {
 	var e *api.Error
 	if !errors.As(err, &e) {
 		return err.Error()
+	}
+	if fault, ok := disk.Cause(e.Err); ok {
+		return fmt.Sprintf("%s: %s (%v)", e.Message, fault.Hint, e.Err)
 	}
 	if e.Err != nil {
 		return fmt.Sprintf("%s (%v)", e.Message, e.Err)

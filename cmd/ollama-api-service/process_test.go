@@ -28,7 +28,7 @@ import (
 // asProgram makes this test binary the program itself, so that tests have a process that gets signals and has real streams.
 const asProgram = "TEST_BINARY_IS_THE_PROGRAM"
 
-const patience = 30 * time.Second
+const testPatience = 30 * time.Second
 
 const testAdmin = "an-admin-key-for-the-tests-1"
 
@@ -102,7 +102,7 @@ func (p *process) begin(t *testing.T) *process {
 // waitFor waits until ok is true. It fails with why when the program has ended or time is up.
 func (p *process) waitFor(t *testing.T, ok func() bool, why string) {
 	t.Helper()
-	deadline := time.After(patience)
+	deadline := time.After(testPatience)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
@@ -143,7 +143,7 @@ func (p *process) exit(t *testing.T, within time.Duration) int {
 	return 0
 }
 
-var testClient = &http.Client{Timeout: patience, Transport: &http.Transport{MaxIdleConnsPerHost: 16}}
+var testClient = &http.Client{Timeout: testPatience, Transport: &http.Transport{MaxIdleConnsPerHost: 16}}
 
 // status is that of GET path with the admin key; 0 where nothing answers.
 func (p *process) status(path string) int {

@@ -135,7 +135,7 @@ func (r *restoring) holdDataDir() (files []string, release func(used bool), err 
 	}
 	journal, err := usage.Hold(dir)
 	if err != nil {
-		return nil, nil, usagef("%w", err)
+		return nil, nil, usagef("%v", err) // without its cause: no wait ends a service that runs
 	}
 	release = func(used bool) {
 		journal.Release()

@@ -42,9 +42,14 @@ func serve(ctx context.Context, cfg *config.Config, hangup <-chan os.Signal, std
 	log, lines := newLogger(cfg, stdout)
 	defer lines.close()
 	slog.SetDefault(log) // and what libraries write to the standard logger, which would wait for standard error
+	started := false
 	defer func() {
+		if ctx.Err() != nil && !started && err != nil {
+			log.Info("stopped before it served", "cause", sentence(err))
+			err = nil
+		}
 		if err != nil {
-			log.Error("not serving", "cause", err.Error())
+			log.Error("not serving", "cause", sentence(err))
 		}
 	}()
 	listeners, err := givenListeners(cfg)
@@ -54,21 +59,40 @@ func serve(ctx context.Context, cfg *config.Config, hangup <-chan os.Signal, std
 	for _, w := range cfg.Warnings {
 		log.Warn(w)
 	}
-	secure, err := newEncryption(cfg, log)
+	wait := &patience{left: cfg.StartWait, log: log}
+	secure, err := await(ctx, wait, "the certificate", func() (encryption, error) { return newEncryption(cfg, log) })
 	if err != nil {
 		return err
 	}
+	held, err := await(ctx, wait, "DATA_DIR", func() (*usage.Journal, error) { return holdData(cfg.DataDir) })
+	if err != nil {
+		return err
+	}
+	defer held.Release()
+	if err := checkModes(cfg, log); err != nil {
+		return err
+	}
 	manager.starts("opening the database")
-	st, secret, err := makeDatabase(ctx, cfg, log)
+	var secret auth.Secret
+	st, err := await(ctx, wait, "the database", func() (st *store.Store, err error) {
+		st, secret, err = makeDatabase(ctx, cfg, log)
+		return st, err
+	})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
 
 	manager.starts("booking the journal of the last run")
-	books, err := usage.Open(ctx, cfg.DataDir, st, log, usage.Options{MaxBytes: int64(cfg.JournalMaxBytes)})
+	books, err := await(ctx, wait, "the books", func() (*usage.Books, error) {
+		b, err := usage.Open(ctx, cfg.DataDir, st, log, usage.Options{MaxBytes: int64(cfg.JournalMaxBytes), Held: held})
+		if err != nil {
+			return nil, databasef("%w", withHint(err))
+		}
+		return b, nil
+	})
 	if err != nil {
-		return databasef("%w", err)
+		return err
 	}
 	defer func() {
 		last, cancel := context.WithTimeout(context.Background(), drainTimeout)
@@ -83,7 +107,7 @@ func serve(ctx context.Context, cfg *config.Config, hangup <-chan os.Signal, std
 
 	keys := auth.New(st, secret, staticKeys(cfg), time.Now)
 	defer keys.Close()
-	if err := firstAdmin(ctx, cfg, st, secret, stderr, log); err != nil {
+	if err := wait.until(ctx, "the first key", func() error { return firstAdmin(ctx, cfg, st, secret, stderr, log) }); err != nil {
 		return err
 	}
 
@@ -98,6 +122,7 @@ func serve(ctx context.Context, cfg *config.Config, hangup <-chan os.Signal, std
 		return err
 	}
 
+	copies := backups(cfg, st, log)
 	gateway := server.New(server.Options{
 		Store: st, Auth: keys, Secret: secret, Random: rand.Reader, Limits: limits,
 		Fleet: fleet, Queue: sched.Options{MaxQueue: cfg.MaxQueue, PerKey: cfg.MaxQueuePerKey, MaxWait: cfg.MaxQueueWait, Prefix: cfg.PrefixAffinity}, Books: books, Log: log, Version: buildVersion(),
@@ -106,6 +131,7 @@ func serve(ctx context.Context, cfg *config.Config, hangup <-chan os.Signal, std
 		MaxBody: int64(cfg.MaxBodyBytes), BodyMemory: int64(cfg.MaxBodyMemory), MaxRequestTime: cfg.MaxRequestTime, FirstByte: cfg.UpstreamFirstByteTimeout, Idle: cfg.UpstreamIdleTimeout, CountGrace: cfg.CountGrace, Heartbeat: cfg.SSEHeartbeat,
 		Throttle: auth.NewThrottle(cfg.AuthFailuresPerMinute, time.Now), StopDelay: cfg.ShutdownDelay, PerAddress: cfg.MaxConnectionsPerAddress, TLS: secure.config, Expiry: secure.expiry,
 		Tracer: traces.tracer, TraceUpstream: cfg.TraceUpstream, LogLinesLost: lines.lost.Load,
+		BackupEvery: cfg.BackupEvery, LastBackup: copies.Last, LogAddress: api.AddressDetail(cfg.LogClientAddress),
 	})
 
 	// Servers are watched, and changes of keys seen, until the last request has ended.
@@ -125,13 +151,22 @@ func serve(ctx context.Context, cfg *config.Config, hangup <-chan os.Signal, std
 			Rows: time.Duration(cfg.RetentionRows) * 24 * time.Hour, Rollups: time.Duration(cfg.RetentionRollups) * 24 * time.Hour, Running: running,
 		}, time.Now, log)
 	})
+	if copies != nil {
+		tending.Go(func() { copies.Run(background) })
+	}
 	defer func() { stop(); tending.Wait() }()
 	go watchChanges(background, st, keys, log)
 
 	if len(listeners) == 0 {
-		l, err := net.Listen("tcp", cfg.Address())
+		l, err := await(ctx, wait, "the address "+cfg.Address(), func() (net.Listener, error) {
+			l, err := net.Listen("tcp", cfg.Address())
+			if err != nil {
+				return nil, listenError(cfg, err)
+			}
+			return l, nil
+		})
 		if err != nil {
-			return listenError(cfg, err)
+			return err
 		}
 		listeners = append(listeners, l)
 	}
@@ -147,6 +182,7 @@ func serve(ctx context.Context, cfg *config.Config, hangup <-chan os.Signal, std
 		log.Info("listening", "addr", l.Addr().String())
 	}
 	lines.flush()
+	started = true
 	interval, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
 		log.Warn("the watchdog of systemd is not used, because its interval cannot be read", "cause", err.Error())
@@ -161,14 +197,10 @@ func serve(ctx context.Context, cfg *config.Config, hangup <-chan os.Signal, std
 	return err
 }
 
-func listenError(cfg *config.Config, err error) error {
-	return usagef("cannot listen on %s: %w; stop what uses it, or choose another HOST or PORT", cfg.Address(), err)
-}
-
 // makeDatabase opens the database and its secret, and makes what is missing. A secret is made for a new database alone: for one
 // that has keys it would be the wrong one.
 func makeDatabase(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *store.Store, secret auth.Secret, err error) {
-	st, err := store.CreateLogged(ctx, databasePath(cfg), log)
+	st, err := store.CreateLogged(ctx, databasePath(cfg), log, store.CreateOptions{Copy: cfg.MigrationCopy, Now: time.Now})
 	if err != nil {
 		return nil, secret, databasef("%w", err)
 	}
@@ -250,15 +282,24 @@ func firstAdmin(ctx context.Context, cfg *config.Config, st *store.Store, secret
 		return err
 	}
 	k := api.Key{Preview: preview, Name: "First admin", Role: api.RoleAdmin, RateLimit: &cfg.DefaultAdminRateLimit, CreatedAt: now}
+	kept := journalled(stderr)
+	if kept { // the file comes first: a key whose only copy could not be written is of no use to anybody
+		if err := keepFirstAdmin(cfg, key); err != nil {
+			return err
+		}
+	}
 	if err := st.CreateKey(ctx, k, secret.MAC(key), api.Change{Actor: "first-start", From: "local", At: now}); err != nil {
 		return err
 	}
-	if journalled(stderr) {
-		return keepFirstAdmin(cfg, key, stderr)
+	path := firstAdminPath(cfg)
+	if kept {
+		// If standard error takes nothing, the documentation still names the file.
+		_, _ = fmt.Fprintf(stderr, "The first admin key is in %s: keep it in a safe place, then delete the file.\n", path)
+		return nil
 	}
 	if _, err = fmt.Fprintf(stderr, "\n  First admin key: %s\n  It is shown this once: keep it in a safe place.\n\n", key); err != nil {
-		log.Warn("the first admin key could not be shown on standard error, so it is in a file: keep it in a safe place, then delete the file", "path", firstAdminPath(cfg), "cause", err.Error())
-		return keepFirstAdmin(cfg, key, stderr)
+		log.Warn("the first admin key could not be shown on standard error, so it is in a file: keep it in a safe place, then delete the file", "path", path, "cause", err.Error())
+		return keepFirstAdmin(cfg, key)
 	}
 	return nil
 }
@@ -274,13 +315,10 @@ func journalled(w io.Writer) bool {
 
 func firstAdminPath(cfg *config.Config) string { return filepath.Join(cfg.DataDir, "first-admin.key") }
 
-func keepFirstAdmin(cfg *config.Config, key string, stderr io.Writer) error {
-	path := firstAdminPath(cfg)
-	if err := os.WriteFile(path, []byte(key+"\n"), 0o600); err != nil {
-		return fmt.Errorf("the first admin key cannot be written: %w; make one with `%s keys create --role admin --name NAME`", err, programName)
+func keepFirstAdmin(cfg *config.Config, key string) error {
+	if err := os.WriteFile(firstAdminPath(cfg), []byte(key+"\n"), 0o600); err != nil {
+		return fmt.Errorf("the first admin key cannot be written: %w; make one with `%s keys create --role admin --name NAME`", withHint(err), programName)
 	}
-	// Where standard error takes nothing, the log has told of the file.
-	_, _ = fmt.Fprintf(stderr, "The first admin key is in %s: keep it in a safe place, then delete the file.\n", path)
 	return nil
 }
 

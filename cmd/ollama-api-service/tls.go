@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"ollama-api-service/internal/config"
+	"ollama-api-service/internal/disk"
 	"ollama-api-service/internal/server"
 )
 
@@ -35,7 +37,7 @@ func newEncryption(cfg *config.Config, log *slog.Logger) (encryption, error) {
 	}
 	pair, err := server.OpenKeyPair(cfg.TLSCert, cfg.TLSKey, log)
 	if err != nil {
-		return encryption{}, unusableCertificate(err)
+		return encryption{}, unreadable(unusableCertificate(err))
 	}
 	follow := func(ctx context.Context, _ net.Addr) error {
 		go pair.Watch(ctx, certificatePoll)
@@ -48,6 +50,15 @@ func unusableCertificate(err error) error {
 	return usagef("TLS_CERT and TLS_KEY cannot be used: name a certificate and its own key, both PEM files that the user this runs as may read (%w)", err)
 }
 
+// unreadable is a failure to use files that another program writes. A file that is not there may be on a disk that is mounted later; what
+// cannot be used is looked at again for a moment, because it may be being written.
+func unreadable(err error) error {
+	if _, disk := disk.Cause(err); disk || errors.Is(err, fs.ErrNotExist) {
+		return late{error: err}
+	}
+	return late{error: err, within: renewal}
+}
+
 func acmeEncryption(cfg *config.Config, log *slog.Logger) (encryption, error) {
 	o := server.ACMEOptions{Domains: cfg.ACMEDomain, Email: string(cfg.ACMEEmail), CA: string(cfg.ACMECA), Dir: filepath.Join(cfg.DataDir, "acme")}
 	if cfg.ACMECARoot != "" {
@@ -56,7 +67,7 @@ func acmeEncryption(cfg *config.Config, log *slog.Logger) (encryption, error) {
 			err = errors.New("no certificate in it")
 		}
 		if err != nil {
-			return encryption{}, usagef("ACME_CA_ROOT cannot be used: name a PEM file with the certificate of the CA that the user this runs as may read (%w)", err)
+			return encryption{}, unreadable(usagef("ACME_CA_ROOT cannot be used: name a PEM file with the certificate of the CA that the user this runs as may read (%w)", err))
 		}
 	}
 	acme, err := server.NewACME(o, log)

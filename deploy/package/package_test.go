@@ -282,6 +282,25 @@ grep -Fx precious $data/ollama-api-service.db
 	}
 }
 
+// systemd hands a secret to the service as a credential, without a setting and without a file that the service's user can read.
+func TestInASystemCredentialsReachTheService(t *testing.T) {
+	deb, _ := packages(t, "deb")
+	system(t, "boot", `
+set +x
+umask 077
+printf '%s\n' 0123456789abcdef0123456789abcdef-admin >/root/admin-key
+umask 022
+mkdir -p /etc/systemd/system/ollama-api-service.service.d
+printf '[Service]\nLoadCredential=ADMIN_API_KEY:/root/admin-key\n' >/etc/systemd/system/ollama-api-service.service.d/credentials.conf
+systemctl daemon-reload
+systemctl start ollama-api-service
+for i in $(seq 100); do ollama-api-service healthcheck && break; sleep 0.1; done
+curl -fsS -o /dev/null http://127.0.0.1:8000/api/keys -H "Authorization: Bearer $(cat /root/admin-key)"
+[ ! -e /var/lib/ollama-api-service/first-admin.key ]
+if journalctl --unit=ollama-api-service --output=cat | grep -F "$(cat /root/admin-key)"; then echo 'the key is in the journal'; exit 1; fi
+`, deb)
+}
+
 // The unit under a real systemd: it starts within its restrictions, keeps the first key out of the journal, is backed up and restored
 // by root, and stops in the orderly way.
 func TestInASystemTheUnitRuns(t *testing.T) {

@@ -74,7 +74,11 @@ type Source struct {
 // then gets its name. The service may run meanwhile; the backup is the state of one moment. What a killed Write left is removed
 // by the next one. ctx may end it early.
 func Write(ctx context.Context, src Source, path string) (*Manifest, error) {
-	work, err := takeWorkplace(path + ".partial")
+	return writeIn(ctx, src, path+".partial", path)
+}
+
+func writeIn(ctx context.Context, src Source, dir, path string) (*Manifest, error) {
+	work, err := takeWorkplace(dir)
 	if err != nil {
 		return nil, err
 	}

@@ -25,15 +25,20 @@ type Archive struct {
 	tar      *tar.Reader
 }
 
-// Open reads the manifest of a backup. It returns an error for what is none, and for one of a newer version of this program.
+// Open reads the manifest of a backup, compressed with gzip or zstd or as it was made. It returns an error for what is none, and for one of
+// a newer version of this program.
 func Open(ctx context.Context, r io.Reader) (*Archive, error) {
-	a := &Archive{tar: tar.NewReader(reader{ctx, r})}
+	plain, err := decompressed(reader{ctx, r})
+	if err != nil {
+		return nil, err
+	}
+	a := &Archive{tar: tar.NewReader(plain)}
 	h, err := a.tar.Next()
 	switch {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case err != nil || h.Name != manifestName || h.Typeflag != tar.TypeReg || h.Size > maxManifest:
-		return nil, errors.New("it is no backup of this program: name a file that `ollama-api-service backup` made, as it made it (not compressed)")
+		return nil, errors.New("it is no backup of this program: name a file that `ollama-api-service backup` made, as it made it or compressed with gzip or zstd")
 	}
 	text, err := io.ReadAll(a.tar)
 	if err != nil {

@@ -46,8 +46,11 @@ func (c *Config) check() error {
 			return err
 		}
 	}
+	if c.BackupDir == "" {
+		c.BackupDir = filepath.Join(c.DataDir, "backups")
+	}
 	// The same files, whatever the process does to its working directory later, and a full path in every message.
-	for name, path := range map[string]*string{"DATA_DIR": &c.DataDir, "TLS_CERT": &c.TLSCert, "TLS_KEY": &c.TLSKey, "ACME_CA_ROOT": &c.ACMECARoot} {
+	for name, path := range map[string]*string{"DATA_DIR": &c.DataDir, "BACKUP_DIR": &c.BackupDir, "TLS_CERT": &c.TLSCert, "TLS_KEY": &c.TLSKey, "ACME_CA_ROOT": &c.ACMECARoot} {
 		if *path == "" {
 			continue
 		}
@@ -94,6 +97,7 @@ func (c *Config) checkNumbers() error {
 		{"MAX_CONNECTIONS_PER_ADDRESS", int64(c.MaxConnectionsPerAddress), 0, maxQueue},
 		{"DEFAULT_MAX_TOKENS", c.DefaultMaxTokens, 0, maxTokens},
 		{"MAX_NUM_CTX", c.MaxNumCtx, 0, maxTokens},
+		{"BACKUP_KEEP", int64(c.BackupKeep), 1, 10_000},
 		{"RETENTION_ROWS", c.RetentionRows, 0, maxDays},
 		{"RETENTION_ROLLUPS", c.RetentionRollups, 0, maxDays},
 		{"MAX_BODY_BYTES", int64(c.MaxBodyBytes), 1024, maxBody},
@@ -110,6 +114,9 @@ func (c *Config) checkNumbers() error {
 	if c.RetentionRollups != 0 && (c.RetentionRows == 0 || c.RetentionRollups < c.RetentionRows) {
 		return errorf("RETENTION_ROLLUPS must be 0, for ever, or at least RETENTION_ROWS: the sums must not go before the rows")
 	}
+	if c.BackupEvery != 0 && (c.BackupEvery < time.Hour || c.BackupEvery > 7*24*time.Hour) {
+		return errorf("BACKUP_EVERY must be 0s, for none, or a time from 1h to 168h")
+	}
 	for _, d := range []struct {
 		name  string
 		value time.Duration
@@ -122,6 +129,7 @@ func (c *Config) checkNumbers() error {
 		{"MAX_KEEP_ALIVE", c.MaxKeepAlive, 0},
 		{"SSE_HEARTBEAT", c.SSEHeartbeat, 0},
 		{"COUNT_GRACE", c.CountGrace, 0},
+		{"START_WAIT", c.StartWait, 0},
 		{"SHUTDOWN_GRACE", c.ShutdownGrace, 0},
 		{"SHUTDOWN_DELAY", c.ShutdownDelay, 0},
 	} {
@@ -142,6 +150,8 @@ func (c *Config) checkTLS() error {
 		return errorf("ACME_DOMAIN and TLS_CERT are both set: leave out ACME_DOMAIN to serve the certificate that you have, or TLS_CERT and TLS_KEY to have one made")
 	case len(c.ACMEDomain) > 0:
 		return nil
+	case c.TLSKey != "":
+		c.warnReadable("TLS_KEY", c.TLSKey)
 	}
 	for name, value := range map[string]string{"ACME_EMAIL": string(c.ACMEEmail), "ACME_CA": string(c.ACMECA), "ACME_CA_ROOT": c.ACMECARoot} {
 		if value != "" {
@@ -155,6 +165,9 @@ func (c *Config) checkListen() error {
 	c.Host = strings.ToLower(strings.Trim(c.Host, "[]"))
 	if a, err := netip.ParseAddr(c.Host); err != nil && !hostName.MatchString(c.Host) || a.Is4In6() {
 		return errorf("HOST must be an address or a name of this machine without a port, like 127.0.0.1; the port goes into PORT")
+	}
+	if a, err := netip.ParseAddr(c.Host); err == nil && a.Is6() && a.IsLinkLocalUnicast() && a.Zone() == "" {
+		return errorf("HOST is a link-local address, which needs the name of its network interface, like fe80::1%%eth0")
 	}
 	if err := c.checkDemo(); err != nil {
 		return err

@@ -40,6 +40,11 @@ type Config struct {
 	RetentionRows    int64 `env:"RETENTION_ROWS" envDefault:"30" doc:"For how many days each request is kept by itself; 0 keeps them for ever. Whole days of UTC. What is older is in the sums of\nRETENTION_ROLLUPS alone, and in the totals of each key, which are kept for ever."`
 	RetentionRollups int64 `env:"RETENTION_ROLLUPS" envDefault:"730" doc:"For how many days usage by hour and by day is kept; 0 keeps it for ever. At least RETENTION_ROWS."`
 
+	MigrationCopy bool          `env:"MIGRATION_COPY" envDefault:"true" doc:"true keeps a copy of the database next to it before a new version changes its schema, the last two of them: the way back to the\nversion before. Without room for it the service does not start. docs/deployment.md says how to go back."`
+	BackupEvery   time.Duration `env:"BACKUP_EVERY" envDefault:"0s" doc:"How often a backup is written while the service runs, from 1h to 168h, like 24h; 0s is never. Each is a file like those of the\nbackup command, and restore reads it."`
+	BackupKeep    int           `env:"BACKUP_KEEP" envDefault:"7" doc:"How many of these backups are kept. An older one is removed when a new one is complete."`
+	BackupDir     string        `env:"BACKUP_DIR" doc:"The directory for them: best on another disk. Empty: DATA_DIR/backups. They hold the secret that the service made, if it made one."`
+
 	AdminAPIKey Hidden `env:"ADMIN_API_KEY" reload:"true" doc:"An admin key that lives in this setting alone and is never stored: at least 24 characters, letters, digits and signs\nwithout spaces or commas. It works as long as it is set."`
 	DemoKeys    bool   `env:"DEMO_KEYS" reload:"true" envDefault:"false" doc:"true adds the keys demo-admin-key-12345 and demo-user-key-67890, which everybody knows. Only on a loopback HOST."`
 
@@ -84,9 +89,11 @@ type Config struct {
 	TraceRatio         Part        `env:"OTEL_TRACES_SAMPLER_ARG" envDefault:"1" doc:"The part of requests that is traced: 0.1 is a tenth. It holds for requests that bring a traceparent, too; one that says that\nits own trace is not recorded is not traced at all."`
 	TraceUpstream      bool        `env:"TRACE_UPSTREAM" envDefault:"false" doc:"true sends a traceparent along to the Ollama server, where something before it can use it. Ollama itself cannot."`
 
-	LogLevel  slog.Level `env:"LOG_LEVEL" reload:"true" envDefault:"info" doc:"debug, info, warn or error."`
-	LogFormat LogFormat  `env:"LOG_FORMAT" envDefault:"json" doc:"json or text, one line for each event, on standard output."`
+	LogLevel         slog.Level    `env:"LOG_LEVEL" reload:"true" envDefault:"info" doc:"debug, info, warn or error. Probes and scrapes that succeed (/health, /healthz, /readyz, /metrics) are logged at debug."`
+	LogFormat        LogFormat     `env:"LOG_FORMAT" envDefault:"json" doc:"json or text, one line for each event, on standard output."`
+	LogClientAddress AddressDetail `env:"LOG_CLIENT_ADDRESS" envDefault:"full" doc:"How much of a client's address the log shows: full, prefix (the first 24 bits of IPv4, 48 of IPv6) or none. The books and the\nlist of changes, which only admins read, have it whole: limits by address and inquiries need it."`
 
+	StartWait     time.Duration `env:"START_WAIT" envDefault:"1m" doc:"How long the start waits for what may come by itself: an address or a name that is not there yet, a port or a DATA_DIR that the\nprocess before still holds, space on a full disk, a disk that is mounted later, the files of a certificate. Then it ends with\nexit 1, and the supervisor starts it again. 0s does not wait."`
 	ShutdownGrace time.Duration `env:"SHUTDOWN_GRACE" envDefault:"30s" doc:"How long running requests may go on when the service is told to stop."`
 
 	ShutdownDelay time.Duration `env:"SHUTDOWN_DELAY" envDefault:"0s" doc:"How long the service accepts connections after it was told to stop, while /readyz already answers 503: as long as a load\nbalancer needs to notice. Then SHUTDOWN_GRACE begins. With systemd's socket unit no connection is refused anyway."`
@@ -110,11 +117,22 @@ type origin struct {
 
 // Error is a setting that cannot be obeyed, in one line that names the setting and the mend and never shows the value.
 // The program exits with 2.
-type Error struct{ text string }
+type Error struct {
+	text  string
+	cause error // of the system, where there is one
+}
 
 func (e *Error) Error() string { return e.text }
 
-func errorf(format string, args ...any) *Error { return &Error{fmt.Sprintf(format, args...)} }
+// Unwrap is the cause. Its text may show a value, so only its kind is of use.
+func (e *Error) Unwrap() error { return e.cause }
+
+func errorf(format string, args ...any) *Error { return &Error{text: fmt.Sprintf(format, args...)} }
+
+// causedBy is an Error with a cause.
+func causedBy(err error, format string, args ...any) *Error {
+	return &Error{fmt.Sprintf(format, args...), err}
+}
 
 // Load reads the settings: environ ("NAME=value") wins over the file dotenvPath, which need not exist, and that over the
 // defaults. An empty value is none. Its errors are *Error.
@@ -129,12 +147,19 @@ func Load(dotenvPath string, environ []string) (*Config, error) {
 		return nil, err
 	}
 	c.origin = &origin{file: dotenvPath, text: text, values: maps.Clone(values), environ: environ, environment: map[string]string{}}
-	known := settings()
-	for name, value := range env.ToMap(environ) {
+	known, environment, raw := knownNames(), env.ToMap(environ), map[string]bool{}
+	for name, value := range environment {
 		// Only our own names: the environment is full of others, and none of those may have an effect.
 		if _, ours := known[name]; ours && value != "" {
-			values[name], c.origin.environment[name] = value, value
+			values[name], c.origin.environment[name], raw[name] = value, value, true
 		}
+	}
+	c.warnNearNames(environment)
+	if err := c.readSecrets(values, raw, environment[credentialsDir]); err != nil {
+		return nil, err
+	}
+	if err := checkValues(values, raw); err != nil {
+		return nil, err
 	}
 	if err := env.ParseWithOptions(&c, env.Options{Environment: values}); err != nil {
 		return nil, readable(err)

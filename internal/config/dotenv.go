@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"maps"
 	"os"
 	"regexp"
 	"runtime"
@@ -62,7 +63,7 @@ func parseDotenv(path string, text []byte) (map[string]string, error) {
 		// godotenv's own error quotes the rest of the file, secrets and all, and knows no line.
 		return nil, errorf("line %d of %s is not of the form NAME=value, or a quote is not closed", brokenLine(text), path)
 	}
-	known := settings()
+	known := knownNames()
 	for name := range values {
 		if _, ok := known[name]; ok {
 			continue
@@ -80,6 +81,9 @@ func parseDotenv(path string, text []byte) (map[string]string, error) {
 	if m := quotedWindowsPath.FindSubmatch(text); m != nil {
 		return nil, errorf(`%s (line %d of %s) is a Windows path in double quotes, where \n and the like are not what they look like: leave the quotes out, or use single ones`,
 			m[1], lineOf(text, string(m[1])), path)
+	}
+	if err := checkExpansion(path, text, values); err != nil {
+		return nil, err
 	}
 	for name, value := range values {
 		// godotenv takes a comment for the value where nothing stands before it, and such a "secret" may be public.
@@ -146,34 +150,36 @@ func beginnings(text []byte) iter.Seq2[int, map[string]string] {
 	}
 }
 
-// nearest is the setting whose name is at most two typing errors away, or "".
+// nearest is the name of a setting that is at most two typing errors away, or "".
 func nearest(name string) string {
 	best, least := "", 3
-	for _, s := range settingList() {
-		if d := distance(name, s.name); d < least {
-			best, least = s.name, d
+	for _, known := range slices.Sorted(maps.Keys(knownNames())) {
+		if d := distance(name, known); d < least {
+			best, least = known, d
 		}
 	}
 	return best
 }
 
-// distance is Levenshtein's: insertions, deletions and replacements.
+// distance is that of Damerau and Levenshtein: insertions, deletions, replacements, and neighbours that changed places.
 func distance(a, b string) int {
-	row := make([]int, len(b)+1)
+	before, row, next := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range row {
 		row[j] = j
 	}
 	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
+		next[0] = i + 1
 		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
+			cost := 1
+			if a[i] == b[j] {
+				cost = 0
 			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+			next[j+1] = min(row[j]+cost, row[j+1]+1, next[j]+1)
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				next[j+1] = min(next[j+1], before[j-1]+1)
+			}
 		}
+		before, row, next = row, next, before
 	}
 	return row[len(b)]
 }

@@ -7,6 +7,9 @@ const exampleHead = `# The settings of ollama-api-service. Copy this file to .en
 #
 # Values: PORT=8000, quoted "with spaces", or 'with $ and # as they are'. Outside single quotes $NAME is the value of NAME
 # further up in this file. Comments stand on lines of their own. Keep the file to yourself: chmod 600 .env
+#
+# A secret may be in a file instead: NAME_FILE is its path, and the last line break in it does not count. Docker and Kubernetes mount
+# such files; systemd passes them as credentials (LoadCredential=SECRET_KEY:/path), which need no setting.
 `
 
 // Example is the text of .env.example: each setting with its explanation and default.
@@ -19,6 +22,9 @@ func Example() string {
 			b.WriteString("# " + line + "\n")
 		}
 		b.WriteString("#" + s.name + "=" + s.standard + "\n")
+		if s.secret() {
+			b.WriteString("#" + s.name + fileSuffix + "=\n")
+		}
 	}
 	return b.String()
 }
@@ -33,6 +39,14 @@ copy. @ollama-api-service settings@ shows what is in force and where it is from.
 A hang-up (SIGHUP, @systemctl reload@) reads the file again. Settings marked with "SIGHUP" are then in force at once, for requests that
 begin; the log names them, and those that need a restart. A mistake keeps all settings as they were. The environment of a running service
 cannot change.
+
+A setting that holds a secret has three forms, of which one may be set: @NAME@ is the value; @NAME_FILE@ is the path of a file that
+holds it, without its last line break; and a systemd credential called @NAME@, or @name@ in small letters, holds it:
+
+@@@
+[Service]
+LoadCredential=SECRET_KEY:/etc/ollama-api-service/secret-key
+@@@
 `
 
 // Reference is the text of docs/settings.md: each setting with its default and its explanation.
@@ -44,7 +58,11 @@ func Reference() string {
 		if s.standard != "" {
 			standard = "`" + s.standard + "`"
 		}
-		b.WriteString("\n## " + s.name + "\n\nDefault: " + standard)
+		file := ""
+		if s.secret() {
+			file = ". Also `" + s.name + fileSuffix + "`, or a systemd credential."
+		}
+		b.WriteString("\n## " + s.name + "\n\nDefault: " + standard + file)
 		if s.reload {
 			b.WriteString(" · SIGHUP")
 		}

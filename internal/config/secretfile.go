@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	"ollama-api-service/internal/disk"
@@ -44,7 +43,7 @@ func Secret(dataDir, configured string, create bool) (string, error) {
 		return readSecret(path) // another process was first
 	}
 	if err != nil {
-		return "", errorf("%s cannot be written: make DATA_DIR a directory that the user this runs as may write to, or set SECRET_KEY (%v)", path, reason(err))
+		return "", causedBy(err, "%s cannot be written: make DATA_DIR a directory that the user this runs as may write to, or set SECRET_KEY (%v)", path, reason(err))
 	}
 	return secret, nil
 }
@@ -55,20 +54,19 @@ func readSecret(path string) (string, error) {
 		return "", err
 	}
 	if err != nil {
-		return "", errorf("%s cannot be read: run this as the user the service runs as, or set SECRET_KEY (%v)", path, reason(err))
+		return "", causedBy(err, "%s cannot be read: run this as the user the service runs as, or set SECRET_KEY (%v)", path, reason(err))
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil || !info.Mode().IsRegular() {
 		return "", errorf("%s is not a file: move it away, or set SECRET_KEY", path)
 	}
-	// Windows has no such mode bits and reports them all.
-	if info.Mode().Perm()&0o077 != 0 && runtime.GOOS != "windows" {
-		return "", errorf("%s can be read by other users: chmod 600 it, and think about a new SECRET_KEY if somebody did", path)
+	if _, err := Private(path); err != nil {
+		return "", err
 	}
 	text, err := io.ReadAll(io.LimitReader(f, 4096))
 	if err != nil {
-		return "", errorf("%s cannot be read: set SECRET_KEY, or look at the disk (%v)", path, reason(err))
+		return "", causedBy(err, "%s cannot be read: set SECRET_KEY, or look at the disk (%v)", path, reason(err))
 	}
 	secret := strings.TrimSpace(string(text))
 	if len(secret) < minSecret {

@@ -56,7 +56,6 @@ func TestUnusableSecretFile(t *testing.T) {
 		mode os.FileMode
 		says string
 	}{
-		"group may read": {goodSecret, 0o640, "chmod 600"},
 		"world may read": {goodSecret, 0o604, "chmod 600"},
 		"empty":          {"", 0o600, "holds no secret"},
 		"cut short":      {goodSecret[:20], 0o600, "holds no secret"},

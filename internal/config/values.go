@@ -352,3 +352,16 @@ func (f *LogFormat) UnmarshalText(text []byte) error {
 	}
 	return mend("must be json or text")
 }
+
+// AddressDetail is how much of a client's address the log shows.
+type AddressDetail api.AddressDetail
+
+// UnmarshalText reads full, prefix or none.
+func (d *AddressDetail) UnmarshalText(text []byte) error {
+	switch v := api.AddressDetail(strings.ToLower(string(text))); v {
+	case api.AddressFull, api.AddressPrefix, api.AddressNone:
+		*d = AddressDetail(v)
+		return nil
+	}
+	return mend("must be full, prefix or none")
+}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -105,5 +106,36 @@ func TestSyncDirectory(t *testing.T) {
 	}
 	if err := SyncDirectory(filepath.Join(dir, "absent")); !errors.Is(err, fs.ErrNotExist) && runtime.GOOS != "windows" {
 		t.Errorf("a directory that is not there: %v", err)
+	}
+}
+
+func TestCause(t *testing.T) {
+	for err, want := range map[error]string{
+		&fs.PathError{Op: "write", Err: syscall.ENOSPC}: "full", syscall.EDQUOT: "quota", syscall.EROFS: "read-only", syscall.EIO: "failing",
+		syscall.ESTALE: "away", syscall.ENOTCONN: "away", ErrLocked: "locked", syscall.EMFILE: "handles", syscall.EACCES: "", fs.ErrNotExist: "",
+	} {
+		fault, ok := Cause(err)
+		if fault.Name != want || ok != (want != "") || ok && fault.Hint == "" {
+			t.Errorf("%v: %+v, %v, want %q", err, fault, ok, want)
+		}
+	}
+	if _, ok := Cause(nil); ok {
+		t.Error("no error has a cause")
+	}
+}
+
+func TestTryAndFree(t *testing.T) {
+	dir := t.TempDir()
+	if err := Try(dir); err != nil {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left %v, %v, want nothing", left, err)
+	}
+	if free, err := Free(dir); err != nil || free <= 0 {
+		t.Errorf("%d bytes free, %v, want some", free, err)
+	}
+	if err := Try(filepath.Join(dir, "absent")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("got %v, want that there is no such directory", err)
 	}
 }

@@ -5,12 +5,16 @@ package disk
 import (
 	"errors"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
 // Writable reports why this process may not make files in a directory; nil if it may.
 func Writable(path string) error { return unix.Access(path, unix.W_OK|unix.X_OK) }
+
+// errnoOf is 0: here errors have the numbers that Cause looks for.
+func errnoOf(error) syscall.Errno { return 0 }
 
 // SyncDirectory writes the names of the files in a directory to the disk.
 func SyncDirectory(path string) error {
@@ -24,4 +28,24 @@ func SyncDirectory(path string) error {
 // Remove removes the file and then releases the lock, so that no process gets the lock of a file that is about to go.
 func (l *Lock) Remove() error {
 	return errors.Join(os.Remove(l.Path()), l.Release())
+}
+
+// leastFree is the space below which a disk counts as full.
+const leastFree = 64 << 10
+
+// Free is the space in bytes that this process may still use on the disk of a directory. Its error is syscall.EROFS for a disk that is
+// mounted read-only and syscall.ENOSPC for a full one. It writes nothing.
+func Free(dir string) (int64, error) {
+	var s unix.Statfs_t
+	if err := unix.Statfs(dir, &s); err != nil {
+		return 0, err
+	}
+	free := int64(s.Bavail) * int64(s.Bsize)
+	switch {
+	case uint64(s.Flags)&readOnlyFlag != 0:
+		return free, syscall.EROFS
+	case s.Blocks > 0 && free < leastFree || s.Files > 0 && s.Ffree == 0:
+		return free, syscall.ENOSPC
+	}
+	return free, nil
 }

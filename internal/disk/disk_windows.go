@@ -3,12 +3,28 @@ package disk
 import (
 	"errors"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/windows"
 )
 
 // Writable reports nothing: Windows tells no more than a try.
 func Writable(string) error { return nil }
+
+// errnoOf is the number that Unix has for a failure of Windows, or 0.
+func errnoOf(err error) syscall.Errno {
+	var own syscall.Errno
+	errors.As(err, &own)
+	switch own {
+	case windows.ERROR_DISK_FULL, windows.ERROR_HANDLE_DISK_FULL:
+		return syscall.ENOSPC
+	case windows.ERROR_WRITE_PROTECT:
+		return syscall.EROFS
+	case windows.ERROR_NOT_READY, windows.ERROR_BAD_NETPATH, windows.ERROR_NETNAME_DELETED:
+		return syscall.ENODEV
+	}
+	return 0
+}
 
 // SyncDirectory does nothing: Windows does not flush directories, and NTFS journals the names in them.
 func SyncDirectory(string) error { return nil }
@@ -23,4 +39,20 @@ func (l *Lock) Remove() error {
 		return err
 	}
 	return nil
+}
+
+// Free is the space in bytes that this process may still use on the disk of a directory.
+func Free(dir string) (int64, error) {
+	path, err := windows.UTF16PtrFromString(dir)
+	if err != nil {
+		return 0, err
+	}
+	var free uint64
+	if err := windows.GetDiskFreeSpaceEx(path, &free, nil, nil); err != nil {
+		return 0, err
+	}
+	if free < 64<<10 {
+		return int64(free), syscall.ENOSPC
+	}
+	return int64(min(free, 1<<62)), nil
 }

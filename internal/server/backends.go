@@ -192,7 +192,7 @@ func (s *Server) named(name string) (*backend.Backend, error) {
 }
 
 func (s *Server) changedBackend(what string, by api.Change, b *backend.Backend) {
-	s.Log.Info(what, "actor", by.Actor, "from", by.From, "backend", b.Name, "url", b.URL.String())
+	s.Log.Info(what, "actor", by.Actor, "from", s.from(by), "backend", b.Name, "url", b.URL.String())
 }
 
 func (s *Server) backendReports() []backendReport {

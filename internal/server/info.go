@@ -66,6 +66,7 @@ type healthReport struct {
 	Journal       *usage.Depth    `json:"journal,omitempty"`
 	Retention     *store.TrimWait `json:"retention_waits,omitempty"`
 	LogLinesLost  *int64          `json:"log_lines_lost,omitempty"`
+	Hint          string          `json:"hint,omitempty"`
 }
 
 // health always answers 200: it is for people and dashboards. Details are for admins.
@@ -77,12 +78,16 @@ func (s *Server) health(x *exchange) error {
 	case healthy < len(s.Fleet.All()):
 		report.Status = "degraded"
 	}
+	journal := s.Books.Depth()
+	if journal.JournalError != "" || journal.StoreError != "" || journal.FullSince != nil {
+		report.Status = "degraded"
+	}
 	if x.key != nil && x.key.Role == api.RoleAdmin {
 		report.Version = s.Version
 		report.UptimeSeconds = int64(time.Since(s.started).Seconds())
 		report.Backends = s.backendReports()
-		queue, journal := s.Sched.Snapshot(), s.Books.Depth()
-		report.Queue, report.Journal, report.Retention = &queue, &journal, s.Store.TrimWaits()
+		queue := s.Sched.Snapshot()
+		report.Queue, report.Journal, report.Hint, report.Retention = &queue, &journal, journal.Hint, s.Store.TrimWaits()
 		lost := s.logLinesLost()
 		report.LogLinesLost = &lost
 	}

@@ -254,5 +254,5 @@ func (s *Server) rotateKey(ctx context.Context, in *rotateIn) (*secretOut, error
 // changed lets a change take effect at once and leaves a line of it in the log.
 func (s *Server) changed(what string, by api.Change, k *api.Key) {
 	s.Auth.Forget()
-	s.Log.Info(what, "actor", by.Actor, "from", by.From, "target", k.Preview, "role", string(k.Role))
+	s.Log.Info(what, "actor", by.Actor, "from", s.from(by), "target", k.Preview, "role", string(k.Role))
 }

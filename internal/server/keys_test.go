@@ -230,7 +230,7 @@ func TestAChangeLeavesNoDeadlineBehind(t *testing.T) {
 // An admin's own key: what would bar its caller is 409, and done where force says so.
 func TestAdminsDoNotBarThemselves(t *testing.T) {
 	for _, static := range []bool{false, true} {
-		b := start(t, setup{change: func(o *server.Options) { o.StaticAdmin = static }})
+		b := start(t, setup{change: func(o *server.Options) { o.Live.StaticAdmin = static }})
 		b.key(`{"name":"another","role":"admin"}`)
 		hour, past := time.Now().Add(time.Hour).UTC().Format(time.RFC3339), time.Now().Add(-time.Hour).UTC().Format(time.RFC3339)
 		for body, after := range map[string]int{
@@ -277,7 +277,7 @@ func TestAdminsDoNotBarThemselves(t *testing.T) {
 
 // Only an admin key that works from everywhere counts as the last.
 func TestTheLastAdminWorksFromEverywhere(t *testing.T) {
-	b := start(t, setup{change: func(o *server.Options) { o.StaticAdmin = false }})
+	b := start(t, setup{change: func(o *server.Options) { o.Live.StaticAdmin = false }})
 	own, preview := b.key(`{"name":"own","role":"admin"}`)
 	b.key(`{"name":"bound","role":"admin","allowed_ips":["127.0.0.1"]}`)
 	_, revoked := b.key(`{"name":"revoked","role":"admin"}`)

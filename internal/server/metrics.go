@@ -286,7 +286,7 @@ type states struct {
 	m                                                                                                                                                                              *metrics // s.metrics, before that is set
 	s                                                                                                                                                                              *Server
 	inFlight, slots, up, draining, loaded, vram, info, probed, waiting, class, modelSlots, limit, readOn, journalBytes, journalLimit, journalRows, journalOpen, unwritten, failing *prometheus.Desc
-	batches, batchRows, batchSeconds, lost, logLost, expires                                                                                                                       *prometheus.Desc
+	batches, batchRows, batchSeconds, lost, logLost, expires, backedUp, backupEvery                                                                                                *prometheus.Desc
 }
 
 func newStates(s *Server, m *metrics) *states {
@@ -319,6 +319,8 @@ func newStates(s *Server, m *metrics) *states {
 		lost:         desc("lost_rows_total", "Requests that were served and have no row."),
 		logLost:      desc("log_lines_lost_total", "Lines of the log that were lost, because what reads it did not take them."),
 		expires:      desc("tls_certificate_expiry_timestamp_seconds", "When the certificate of a name ends.", "name"),
+		backedUp:     desc("last_backup_timestamp_seconds", "When the newest good scheduled backup was made; 0 is never."),
+		backupEvery:  desc("backup_interval_seconds", "How often a backup is due (BACKUP_EVERY)."),
 		failing:      desc("journal_failing", "Whether the journal, or the database behind it, takes nothing at present.", "part"),
 	}
 }
@@ -355,6 +357,14 @@ func (c *states) Collect(out chan<- prometheus.Metric) {
 	gauge(c.failing, number(journal.JournalError != ""), "journal")
 	gauge(c.failing, number(journal.StoreError != ""), "database")
 	c.collectBooks(out, journal.Lost)
+	if c.s.BackupEvery > 0 {
+		last := 0.0
+		if at := c.s.LastBackup(); !at.IsZero() {
+			last = float64(at.Unix())
+		}
+		gauge(c.backedUp, last)
+		gauge(c.backupEvery, c.s.BackupEvery.Seconds())
+	}
 	if c.s.Expiry != nil {
 		for name, at := range c.s.Expiry() {
 			gauge(c.expires, float64(at.Unix()), name)

@@ -266,6 +266,7 @@ func TestMetricsWithoutAKey(t *testing.T) {
 func TestMetricsAreDocumented(t *testing.T) {
 	b := start(t, setup{change: func(o *server.Options) {
 		o.Expiry = func() map[string]time.Time { return map[string]time.Time{"gateway.example.net": time.Now()} }
+		o.BackupEvery, o.LastBackup = time.Hour, time.Now
 	}})
 	key := b.user()
 	b.spend(key, "tiny", 1)
@@ -312,6 +313,22 @@ func TestMetricsAreDocumented(t *testing.T) {
 	for _, name := range regexp.MustCompile(`ollama_api_\w+`).FindAllString(string(doc), -1) {
 		if base := regexp.MustCompile(`_(bucket|count|sum)$`).ReplaceAllString(name, ""); !known[name] && !known[base] {
 			t.Errorf("docs/metrics.md names %s, which there is not", name)
+		}
+	}
+}
+
+// The metrics of backups are there only with a schedule; 0 is that none was ever made.
+func TestMetricsOfBackups(t *testing.T) {
+	const last, every = "ollama_api_last_backup_timestamp_seconds", "ollama_api_backup_interval_seconds"
+	if _, ok := start(t, setup{}).metrics()[last]; ok {
+		t.Errorf("%s is there without a schedule", last)
+	}
+	for _, at := range []time.Time{{}, time.Unix(1_800_000_000, 0)} {
+		got := start(t, setup{change: func(o *server.Options) {
+			o.BackupEvery, o.LastBackup = 24*time.Hour, func() time.Time { return at }
+		}}).metrics()
+		if v, ok := got[last]; !ok || v != max(0, float64(at.Unix())) || got[every] != 86400 {
+			t.Errorf("%s %v, %s %v, want %v and a day", last, v, every, got[every], at)
 		}
 	}
 }

@@ -38,7 +38,7 @@ func TestNamesThatClientsMakeUp(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			o.Aliases = api.Aliases{alias}
+			o.Live.Aliases = api.Aliases{alias}
 		}})
 		key, _ := b.key(`{"name":"inventor","role":"user","rate_limit":null}`)
 		if r := b.do("POST", "/api/chat", key, `{"model":"tiny","stream":false}`); r.status != 200 {

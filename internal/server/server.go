@@ -78,6 +78,11 @@ type Options struct {
 	TraceUpstream bool
 	// LogLinesLost is how many lines of the log were lost, because what reads it did not take them; nil is none.
 	LogLinesLost func() int64
+	// LastBackup is when the newest good scheduled backup was made; zero is never. BackupEvery is how often one is due; 0 is never.
+	LastBackup  func() time.Time
+	BackupEvery time.Duration
+	// LogAddress is how much of a client's address the log and traces show.
+	LogAddress api.AddressDetail
 }
 
 // Server answers every request. New makes one.
@@ -145,7 +150,7 @@ func (s *Server) ServeAll(ctx context.Context, all []net.Listener, grace time.Du
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       keepAlive,
 		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
+		ErrorLog:          s.errorLog(),
 		BaseContext:       func(net.Listener) context.Context { return base },
 		ConnState:         news.follow,
 		// OPTIONS * is answered by the route table like everything else.
@@ -352,6 +357,8 @@ func (s *Server) logRequest(x *exchange) {
 		case api.CodeBadRequest:
 			s.Books.Refuse(x.who(), x.err.Code)
 		}
+	} else if x.route.watches() {
+		level = slog.LevelDebug
 	} else if x.key != nil && x.route != nil && x.route.class == metadata {
 		s.Books.Tally(x.key.Preview, "metadata")
 	}
@@ -360,7 +367,10 @@ func (s *Server) logRequest(x *exchange) {
 	}
 	attrs := make([]slog.Attr, 0, 24)
 	attrs = append(attrs, slog.String("request_id", x.id), slog.String("method", logMethod(x.r.Method)), slog.String("route", x.template()),
-		slog.Int("status", x.loggedStatus()), slog.String("client", x.addr.String()))
+		slog.Int("status", x.loggedStatus()))
+	if client := s.LogAddress.Show(x.addr); client != "" {
+		attrs = append(attrs, slog.String("client", client))
+	}
 	if x.key != nil {
 		attrs = append(attrs, slog.String("key", x.key.Preview))
 	}
@@ -371,7 +381,7 @@ func (s *Server) logRequest(x *exchange) {
 	if x.err != nil {
 		attrs = append(attrs, slog.String("error", string(x.err.Code)))
 		if x.err.Err != nil {
-			attrs = append(attrs, slog.String("cause", x.err.Err.Error()))
+			attrs = append(attrs, slog.String("cause", s.withoutClient(x.err.Err.Error(), x.addr)))
 		}
 	}
 	message := "request"

@@ -23,19 +23,23 @@ func (s *Store) Copy(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
+	return copyTo(ctx, s.reader, path)
+}
+
+func copyTo(ctx context.Context, db *sql.DB, path string) error {
 	// SQLite would make it readable for everybody; an empty file it takes as it is.
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
-	f.Close()
-	if _, err := s.reader.ExecContext(ctx, `VACUUM INTO $1`, path); err != nil {
+	defer f.Close()
+	if _, err := db.ExecContext(ctx, `VACUUM INTO $1`, path); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		return fmt.Errorf("the database cannot be copied to %s: %w", path, err)
+		return fmt.Errorf("the database cannot be copied to %s: %w", path, withCause(err))
 	}
-	return nil
+	return f.Sync()
 }
 
 // Bytes is about how large a Copy will be.
@@ -75,13 +79,20 @@ func Examine(ctx context.Context, path string) (c Contents, secretCheck []byte, 
 	if verdict != "ok" {
 		return c, nil, fmt.Errorf("the database %s is damaged: %s", path, verdict)
 	}
-	err = db.QueryRowContext(ctx, `SELECT (SELECT COUNT(*) FROM keys), (SELECT COUNT(*) FROM requests), (SELECT COUNT(*) FROM audit)`).
-		Scan(&c.Keys, &c.Requests, &c.AuditEntries)
-	if err != nil {
+	schema := c.Schema
+	if c, err = countContents(ctx, db); err != nil {
 		return c, nil, openError(path, err)
 	}
+	c.Schema = schema
 	secretCheck, err = s.SecretCheck(ctx)
 	return c, secretCheck, err
+}
+
+// countContents counts everything but the schema.
+func countContents(ctx context.Context, db *sql.DB) (c Contents, err error) {
+	err = db.QueryRowContext(ctx, `SELECT (SELECT COUNT(*) FROM keys), (SELECT COUNT(*) FROM requests), (SELECT COUNT(*) FROM audit)`).
+		Scan(&c.Keys, &c.Requests, &c.AuditEntries)
+	return c, err
 }
 
 // Files are the names that a database has on the disk: the file and what SQLite keeps beside it.

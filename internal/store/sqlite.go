@@ -14,11 +14,14 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/pressly/goose/v3"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
+
+	"ollama-api-service/internal/disk"
 )
 
 //go:embed migrations/sqlite/*.sql
@@ -31,11 +34,17 @@ var leastSQLite = [3]int{3, 51, 3}
 // Create opens the database of a service that starts: it makes the directory (mode 0700) and the file (0600) where they
 // are absent, and brings the schema up to date. A file that is no database, or of a newer program, is left untouched.
 func Create(ctx context.Context, path string) (*Store, error) {
-	return CreateLogged(ctx, path, slog.New(slog.DiscardHandler))
+	return CreateLogged(ctx, path, slog.New(slog.DiscardHandler), CreateOptions{})
+}
+
+// CreateOptions are for CreateLogged.
+type CreateOptions struct {
+	Copy bool // keep a copy of the database as it is before its schema changes
+	Now  func() time.Time
 }
 
 // CreateLogged is Create that says so when bringing the schema up to date takes longer than a second, and how far it is.
-func CreateLogged(ctx context.Context, path string, log *slog.Logger) (*Store, error) {
+func CreateLogged(ctx context.Context, path string, log *slog.Logger, o CreateOptions) (*Store, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, err
@@ -49,16 +58,23 @@ func CreateLogged(ctx context.Context, path string, log *slog.Logger) (*Store, e
 		return nil, fmt.Errorf("the database cannot be made: %w; the service needs to read and write the file and its directory", err)
 	}
 	f.Close()
-	if _, err := inspect(ctx, path); err != nil {
+	version, err := inspect(ctx, path)
+	if err != nil {
 		return nil, err
 	}
 	s, err := connect(ctx, path)
 	if err != nil {
 		return nil, err
 	}
+	if o.Copy && version > 0 && version < schemaVersion() {
+		if err := copyBefore(ctx, s.writer, path, version, o.Now(), log); err != nil {
+			s.Close()
+			return nil, err
+		}
+	}
 	if err := migrateLogged(ctx, s.writer, path, log); err != nil {
 		s.Close()
-		return nil, fmt.Errorf("the schema of %s cannot be brought up to date: %w; it is as it was before the step that failed", path, err)
+		return nil, fmt.Errorf("the schema of %s cannot be brought up to date: %w; it is as it was before the step that failed", path, withTriedCause(path, err))
 	}
 	return s, nil
 }
@@ -71,6 +87,10 @@ func Open(ctx context.Context, path string) (*Store, error) {
 		return nil, err
 	}
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	readOnly := errors.Is(err, syscall.EROFS)
+	if readOnly {
+		f, err = os.Open(path)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("there is no database: %w", err)
 	}
@@ -86,13 +106,16 @@ func Open(ctx context.Context, path string) (*Store, error) {
 		return nil, fmt.Errorf("the database %s has schema %d and this program needs %d: start `ollama-api-service serve` once, it migrates",
 			path, version, schemaVersion())
 	}
+	if readOnly {
+		return connectReadOnly(ctx, path)
+	}
 	return connect(ctx, path)
 }
 
 // inspect reads the schema's version without writing to the file; 0 is an empty database. It refuses what is no database,
 // what is the database of another program and what a newer version of this one wrote.
 func inspect(ctx context.Context, path string) (int64, error) {
-	db, err := sql.Open("sqlite", dsn(path, "mode=ro", "_busy_timeout=5000"))
+	db, err := sql.Open("sqlite", dsn(path, append(readOnlyMode(path), "_busy_timeout=5000")...))
 	if err != nil {
 		return 0, err
 	}
@@ -163,7 +186,36 @@ func connect(ctx context.Context, path string) (*Store, error) {
 		writer.Close()
 		return nil, openError(path, err)
 	}
-	return &Store{writer: writer, reader: reader, pages: newPages(), totals: totals{byKey: map[string]*summary{}}}, nil
+	return newStore(path, writer, reader), nil
+}
+
+func newStore(path string, writer, reader *sql.DB) *Store {
+	return &Store{writer: writer, reader: reader, path: path, pages: newPages(), totals: totals{byKey: map[string]*summary{}}}
+}
+
+// connectReadOnly opens a database on a disk that is mounted read-only. All that reads works; what writes fails with that cause.
+func connectReadOnly(ctx context.Context, path string) (*Store, error) {
+	reader, err := sql.Open("sqlite", dsn(path, append(readOnlyMode(path), "_busy_timeout=5000", "_dqs=0", cacheSize)...))
+	if err != nil {
+		return nil, err
+	}
+	if err := reader.PingContext(ctx); err != nil {
+		reader.Close()
+		return nil, openError(path, err)
+	}
+	return newStore(path, reader, reader), nil
+}
+
+// readOnlyMode is how a file is opened for reading. On a read-only disk SQLite cannot make the log and the shared memory that its mode
+// of writing needs (sqlite.org/wal.html#read_only_databases). Without a log that is no matter, because nobody has the file open: then
+// it cannot change. A log that is there is read, as the process that writes it on another mount, or was killed, left it.
+func readOnlyMode(path string) []string {
+	if _, err := disk.Free(filepath.Dir(path)); errors.Is(err, syscall.EROFS) {
+		if info, err := os.Stat(path + "-wal"); err != nil || info.Size() == 0 {
+			return []string{"mode=ro", "immutable=1"}
+		}
+	}
+	return []string{"mode=ro"}
 }
 
 const readers = 4
@@ -303,9 +355,14 @@ func (s *Store) DataVersion(ctx context.Context) (int64, error) {
 
 // openError says what a failure to open a file means to the one who named it.
 func openError(path string, err error) error {
-	switch resultCode(err) & 0xff {
-	case sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT:
+	code := resultCode(err) & 0xff
+	if err = withTriedCause(path, err); code == sqlite3.SQLITE_NOTADB || code == sqlite3.SQLITE_CORRUPT {
 		return fmt.Errorf("%s is not a database, or a damaged one, and was left as it is: restore a backup or name another file (%w)", path, err)
+	}
+	if fault, ok := disk.Cause(err); ok {
+		return fmt.Errorf("the database %s cannot be opened: %s (%w)", path, fault.Hint, err)
+	}
+	switch code {
 	case sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM:
 		return fmt.Errorf("the database %s cannot be opened: the service needs to read and write the file and its directory (%w)", path, err)
 	}

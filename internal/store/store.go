@@ -19,6 +19,7 @@ type Store struct {
 	// writer has one connection: SQLite has one writer anyway, and a queue in Go is fairer than waiting for its lock.
 	writer *sql.DB
 	reader *sql.DB
+	path   string
 	// What was read before, for questions about all keys.
 	pages  *pages
 	totals totals
@@ -62,7 +63,7 @@ const secretCheck = "secret_check"
 func (s *Store) write(ctx context.Context, fn func(context.Context, *sql.Tx) error) error {
 	conn, err := s.writer.Conn(ctx)
 	if err != nil {
-		return unavailable("written", err)
+		return s.unwritten(err)
 	}
 	defer conn.Close()
 	waiting, ctx := ctx, context.WithoutCancel(ctx)
@@ -73,14 +74,14 @@ func (s *Store) write(ctx context.Context, fn func(context.Context, *sql.Tx) err
 		tx, err = conn.BeginTx(ctx, nil)
 	}
 	if err != nil {
-		return unavailable("written", err)
+		return s.unwritten(err)
 	}
 	defer tx.Rollback()
 	if err := fn(ctx, tx); err != nil {
-		return unavailable("written", err)
+		return s.unwritten(err)
 	}
 	if err := tx.Commit(); err != nil {
-		return unavailable("written", err)
+		return s.unwritten(err)
 	}
 	return nil
 }
@@ -116,13 +117,22 @@ func rows(ctx context.Context, tx *sql.Tx, query string, scan func(*sql.Rows) er
 	return r.Err()
 }
 
+// unwritten is unavailable with the cause that a disk has.
+func (s *Store) unwritten(err error) error {
+	var e *api.Error
+	if errors.As(err, &e) {
+		return err
+	}
+	return unavailable("written", withTriedCause(s.path, err))
+}
+
 // unavailable keeps an *api.Error as it is and makes every other failure CodeUnavailable with the cause kept private.
 func unavailable(done string, err error) error {
 	var e *api.Error
 	if errors.As(err, &e) {
 		return err
 	}
-	return api.Wrap(api.CodeUnavailable, err,
+	return api.Wrap(api.CodeUnavailable, withCause(err),
 		fmt.Sprintf("the database cannot be %s now; try again in a moment, and if that does not help, the service's log says why", done))
 }
 

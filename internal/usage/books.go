@@ -35,6 +35,7 @@ type Options struct {
 	MaxBytes     int64            // [128 MiB] of journal: with more, the books are full
 	SegmentBytes int64            // [4 MiB] journal file size at which the next is begun
 	RotateEvery  time.Duration    // [5 s] between looks whether what was committed can be cut from the journal
+	Held         *Journal         // [none] the journal of the same directory, if it is held already; Close releases it
 }
 
 func (o Options) withDefaults() Options {
@@ -83,7 +84,7 @@ type Books struct {
 	lost    int64 // requests served without a row
 	found   Found
 	// What fails at present.
-	writing, turning, syncing, moving, counting, room fault
+	writing, turning, syncing, moving, counting, room, ground fault
 
 	tallies tallies
 
@@ -112,6 +113,7 @@ type Depth struct {
 	StoreError      string     `json:"store_error,omitempty"`
 	StoreErrorSince *time.Time `json:"store_error_since,omitempty"`
 	JournalError    string     `json:"journal_error,omitempty"`
+	Hint            string     `json:"hint,omitempty"` // what the operator can do about the cause of an error
 	Found           Found      `json:"found_at_start"`
 }
 
@@ -129,7 +131,7 @@ func open(ctx context.Context, dataDir string, addRecords func(context.Context, 
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("the journal's directory cannot be made: %w", err)
 	}
-	lock, err := lockDir(dir, dataDir)
+	lock, err := o.lock(dir, dataDir)
 	if err != nil {
 		return nil, err
 	}
@@ -141,6 +143,7 @@ func open(ctx context.Context, dataDir string, addRecords func(context.Context, 
 		syncing:  fault{begun: "the journal cannot be synced: a power cut may lose requests until the disk is mended", over: "the journal is synced again"},
 		moving:   fault{begun: "the database takes no rows: they wait in the journal", over: "the database takes rows again"},
 		counting: fault{begun: "the database takes no counters of refusals: they wait in memory", over: "the database takes counters again"},
+		ground:   fault{begun: "nothing can be written to DATA_DIR", over: "DATA_DIR can be written to again"},
 		room:     fault{begun: "the books are full: strict keys are refused, and others are served without a row until the database takes rows again", over: "the books have room again"},
 	}
 	last, err := b.replay(ctx, dir)
@@ -149,7 +152,9 @@ func open(ctx context.Context, dataDir string, addRecords func(context.Context, 
 		err = b.journal.rotate(nil, 0, 0, b.o.Now())
 	}
 	if err != nil {
-		lock.Release()
+		if o.Held == nil {
+			lock.Release()
+		}
 		return nil, fmt.Errorf("the journal in %s: %w", dir, err)
 	}
 	run, stop := context.WithCancel(context.Background())
@@ -325,8 +330,12 @@ func (b *Books) Depth() Depth {
 		since := b.moving.since
 		d.StoreError, d.StoreErrorSince = b.moving.err.Error(), &since
 	}
-	if err := cmp.Or(b.writing.err, b.syncing.err, b.turning.err); err != nil {
-		d.JournalError = err.Error()
+	journal := cmp.Or(b.writing.err, b.syncing.err, b.turning.err, b.ground.err)
+	if journal != nil {
+		d.JournalError = journal.Error()
+	}
+	if cause, ok := disk.Cause(cmp.Or(journal, b.moving.err)); ok {
+		d.Hint = cause.Hint
 	}
 	return d
 }
@@ -342,7 +351,11 @@ func (f *fault) set(b *Books, err error, also ...any) {
 	switch {
 	case err != nil && f.err == nil:
 		f.since = b.o.Now()
-		b.log.Error(f.begun, "error", err)
+		attrs := []any{"error", err}
+		if cause, ok := disk.Cause(err); ok {
+			attrs = append(attrs, "hint", cause.Hint)
+		}
+		b.log.Error(f.begun, attrs...)
 	case err == nil && f.err != nil:
 		b.log.Info(f.over, append(also, "after", b.o.Now().Sub(f.since).Round(time.Second).String())...)
 	}

@@ -113,16 +113,30 @@ func (j *journal) close(empty bool) error {
 
 // keepJournal syncs what was written, begins new segments and removes those that are booked, until ctx is done.
 func (b *Books) keepJournal(ctx context.Context) {
-	tick := time.NewTicker(b.o.SyncEvery)
+	tick, look := time.NewTicker(b.o.SyncEvery), time.NewTicker(groundEvery)
 	defer tick.Stop()
+	defer look.Stop()
 	for {
 		select {
 		case <-tick.C:
 			b.tidyJournal()
+		case <-look.C:
+			b.lookAtDisk()
 		case <-ctx.Done():
 			return
 		}
 	}
+}
+
+// groundEvery is how often the disk is looked at: without requests nothing is written, and no write fails.
+const groundEvery = 2 * time.Second
+
+// lookAtDisk notices a disk that is full or has become read-only. It writes nothing.
+func (b *Books) lookAtDisk() {
+	_, err := disk.Free(b.journal.dir)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.ground.set(b, err)
 }
 
 func (b *Books) tidyJournal() {

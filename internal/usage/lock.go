@@ -22,7 +22,15 @@ func lockDir(dir, dataDir string) (*disk.Lock, error) {
 	if abs, err := filepath.Abs(dataDir); err == nil {
 		dataDir = abs
 	}
-	return nil, fmt.Errorf("another ollama-api-service already uses DATA_DIR %s: stop it, or give this one a DATA_DIR of its own", dataDir)
+	return nil, fmt.Errorf("another ollama-api-service already uses DATA_DIR %s: stop it, or give this one a DATA_DIR of its own (%w)", dataDir, disk.ErrLocked)
+}
+
+// lock is the lock that is held, or a new one.
+func (o Options) lock(dir, dataDir string) (*disk.Lock, error) {
+	if o.Held != nil {
+		return o.Held.lock, nil
+	}
+	return lockDir(dir, dataDir)
 }
 
 // Held reports whether a service runs on dataDir. It makes nothing.

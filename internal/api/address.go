@@ -1,0 +1,32 @@
+package api
+
+import "net/netip"
+
+// AddressDetail is how much of a client's address is shown.
+type AddressDetail string
+
+// The zero AddressDetail is AddressFull.
+const (
+	AddressFull   AddressDetail = "full"
+	AddressPrefix AddressDetail = "prefix" // the first 24 bits of IPv4, 48 of IPv6
+	AddressNone   AddressDetail = "none"
+)
+
+// Show is the address in this detail; "" shows none.
+func (d AddressDetail) Show(a netip.Addr) string {
+	switch d {
+	case AddressNone:
+		return ""
+	case AddressPrefix:
+		a = a.Unmap().WithZone("")
+		bits := 48
+		if a.Is4() {
+			bits = 24
+		}
+		if p, err := a.Prefix(bits); err == nil {
+			return p.String()
+		}
+		return ""
+	}
+	return a.String()
+}

@@ -1,0 +1,158 @@
+package config
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"path/filepath"
+	"reflect"
+	"runtime"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// A secret setting has three forms: NAME is the value, NAME_FILE the file that holds it, and systemd's credential of that name, in
+// capitals or not, is the value too. Only one of them may be set.
+const (
+	fileSuffix     = "_FILE"
+	credentialsDir = "CREDENTIALS_DIRECTORY"
+	maxSecretFile  = 64 << 10
+)
+
+// secret reports whether the setting holds a Hidden value: such a type needs no line here.
+func (s setting) secret() bool {
+	f, _ := reflect.TypeFor[Config]().FieldByName(s.field)
+	return holdsHidden(f.Type)
+}
+
+func holdsHidden(t reflect.Type) bool {
+	switch {
+	case t == reflect.TypeFor[Hidden]():
+		return true
+	case t.Kind() == reflect.Map || t.Kind() == reflect.Slice || t.Kind() == reflect.Pointer:
+		return holdsHidden(t.Elem())
+	case t.Kind() == reflect.Struct:
+		for f := range t.Fields() {
+			if holdsHidden(f.Type) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// isSecretValue is secret for a setting that may be none: that of NAME_FILE is a path.
+func (s setting) isSecretValue() bool { return s.name != "" && s.secret() }
+
+// knownNames are all names that may be set: those of the settings, and NAME_FILE of the secret ones.
+func knownNames() map[string]setting {
+	known := settings()
+	for name, s := range settings() {
+		if s.secret() {
+			known[name+fileSuffix] = s
+		}
+	}
+	return known
+}
+
+// readSecrets puts the values of secret settings that are in files into values, and takes their NAME_FILE out. It
+// adds them to raw: no parser of .env has read them.
+func (c *Config) readSecrets(values map[string]string, raw map[string]bool, credentials string) error {
+	for _, s := range settingList() {
+		if !s.secret() {
+			continue
+		}
+		sources, path := s.sources(values, credentials)
+		if len(sources) > 1 {
+			return errorf("%s is set twice, by %s: leave one of them out", s.name, strings.Join(sources, " and by "))
+		}
+		delete(values, s.name+fileSuffix)
+		if path == "" {
+			continue
+		}
+		value, err := readSecretFile(sources[0], path)
+		if err != nil {
+			return err
+		}
+		values[s.name], raw[s.name] = value, true
+		if credentials == "" || !strings.HasPrefix(path, credentials) {
+			c.warnReadable(sources[0], path)
+		}
+	}
+	return nil
+}
+
+// sources are the forms in which the setting is set, and the path of the file, if one of them is a file.
+func (s setting) sources(values map[string]string, credentials string) (names []string, path string) {
+	if values[s.name] != "" {
+		names = append(names, s.name)
+	}
+	if file := values[s.name+fileSuffix]; file != "" {
+		names, path = append(names, s.name+fileSuffix), file
+	}
+	if credentials == "" {
+		return names, path
+	}
+	for _, name := range []string{s.name, strings.ToLower(s.name)} {
+		file := filepath.Join(credentials, name)
+		if _, err := os.Stat(file); err == nil {
+			names, path = append(names, "the credential "+name), file
+		}
+	}
+	return names, path
+}
+
+// readSecretFile reads a file that holds one value. Its last line break is not part of the value.
+func readSecretFile(name, path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", causedBy(err, "%s names the file %s, which cannot be read: mount it, name another one, or let the user this runs as read it (%v)", name, path, reason(err))
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxSecretFile+1))
+	if err != nil {
+		return "", causedBy(err, "%s names %s, which cannot be read: name a file (%v)", name, path, reason(err))
+	}
+	text = bytes.TrimPrefix(text, []byte("\ufeff"))
+	if len(text) > maxSecretFile || !utf8.Valid(text) || bytes.IndexByte(text, 0) >= 0 {
+		return "", errorf("%s names %s, which is not UTF-8 text of up to %d KiB: it must hold only the value", name, path, maxSecretFile>>10)
+	}
+	value := strings.TrimRight(string(text), "\r\n")
+	if value == "" {
+		return "", errorf("%s names %s, which is empty: it must hold the value", name, path)
+	}
+	return value, nil
+}
+
+// warnReadable warns of a file of others that every user of this machine can read. Docker and Kubernetes make such files below /run/secrets
+// and in containers of one user, where that is no fault.
+func (c *Config) warnReadable(name, path string) {
+	info, err := os.Stat(path)
+	if err != nil || runtime.GOOS == "windows" || info.Mode().Perm()&0o004 == 0 || mountedSecret(path) {
+		return
+	}
+	c.Warnings = append(c.Warnings, name+": the file "+path+" can be read by every user of this machine: chmod 640 it, with the group of the service")
+}
+
+func mountedSecret(path string) bool {
+	return strings.HasPrefix(path, "/run/secrets/") || strings.HasPrefix(path, "/var/run/secrets/")
+}
+
+// StartWait is the setting START_WAIT while the others cannot be read.
+func StartWait(dotenvPath string, environ []string) time.Duration {
+	var ignored []string
+	file, _ := readDotenv(dotenvPath, &ignored)
+	values, _ := parseDotenv(dotenvPath, file)
+	text := values["START_WAIT"]
+	for _, e := range environ {
+		if value, ok := strings.CutPrefix(e, "START_WAIT="); ok && value != "" {
+			text = value
+		}
+	}
+	if d, err := time.ParseDuration(text); err == nil {
+		return max(d, 0)
+	}
+	d, _ := time.ParseDuration(settings()["START_WAIT"].standard)
+	return d
+}
