@@ -22,21 +22,22 @@ const module = "ollama-api-service"
 var mayImport = map[string][]string{
 	"api":     {},
 	"disk":    {},
+	"dial":    {},
 	"config":  {"api", "disk"},
 	"backup":  {"disk", "store"},
 	"store":   {"api"},
 	"auth":    {"api", "store"},
 	"usage":   {"api", "disk", "store"},
 	"limit":   {"api"},
-	"backend": {"api"},
+	"backend": {"api", "dial"},
 	"sched":   {"api", "backend"},
-	"tracing": {},
+	"tracing": {"dial"},
 	"recipe":  {"api"},
 
 	"otlptest": {},
 	"dialect":  {"api"},
-	"proxy":    {"api", "dialect"},
-	"server":   {"api", "auth", "limit", "sched", "proxy", "usage", "store", "dialect", "backend"},
+	"proxy":    {"api", "dial", "dialect"},
+	"server":   {"api", "auth", "limit", "sched", "proxy", "usage", "store", "dialect", "backend", "dial"},
 
 	"ollamatest": {"api"},
 }

@@ -6,11 +6,12 @@ import (
 
 	"ollama-api-service/internal/backend"
 	"ollama-api-service/internal/config"
+	"ollama-api-service/internal/dial"
 	"ollama-api-service/internal/store"
 )
 
 // newFleet is the servers that the settings name, and then those that admins have added, drained as they were left.
-func newFleet(ctx context.Context, cfg *config.Config, st *store.Store, log *slog.Logger) (*backend.Fleet, map[string]bool, error) {
+func newFleet(ctx context.Context, cfg *config.Config, access dial.Access, st *store.Store, log *slog.Logger) (*backend.Fleet, map[string]bool, error) {
 	kept, err := st.Backends(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -19,12 +20,11 @@ func newFleet(ctx context.Context, cfg *config.Config, st *store.Store, log *slo
 	for _, b := range kept {
 		drained[b.Name] = b.Draining
 	}
-	header, value := cfg.OllamaAuthHeader.Name, string(cfg.OllamaAuthHeader.Value)
 	fleet, static := backend.NewFleet(), map[string]bool{}
 	for _, b := range cfg.Ollama {
 		b.Draining = drained[b.Name]
 		static[b.Name] = true
-		fleet.Add(backend.Of(b, header, value))
+		fleet.Add(backend.Of(b, access))
 	}
 	for _, b := range kept {
 		switch {
@@ -33,7 +33,7 @@ func newFleet(ctx context.Context, cfg *config.Config, st *store.Store, log *slo
 			log.Warn("OLLAMA_BASE_URL names a server as one that was added by an admin is named: that one is not used; give one of them another name",
 				"backend", b.Name, "url", b.URL.String())
 		default:
-			fleet.Add(backend.Of(b, header, value))
+			fleet.Add(backend.Of(b, access))
 		}
 	}
 	return fleet, static, nil

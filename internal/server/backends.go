@@ -118,7 +118,7 @@ func (s *Server) addBackend(ctx context.Context, in *addBackendIn) (*backendOut,
 	if err := s.Store.AddBackend(ctx, declared, by); err != nil {
 		return nil, err
 	}
-	b := backend.Of(declared, s.UpstreamHeader, s.UpstreamValue)
+	b := backend.Of(declared, s.Access)
 	b.Probe(ctx) // before it is given requests: it says what it has
 	s.join(b)
 	if !s.Fleet.Add(b) {

@@ -23,6 +23,7 @@ import (
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/auth"
 	"ollama-api-service/internal/backend"
+	"ollama-api-service/internal/dial"
 	"ollama-api-service/internal/dialect"
 	"ollama-api-service/internal/limit"
 	"ollama-api-service/internal/sched"
@@ -39,7 +40,7 @@ const (
 	writeProgress = 30 * time.Second
 )
 
-// Options are the rooms and the settings that the server stands on. All but Static, Refuses, UpstreamHeader, StaticAdmin, TrustedProxies, Aliases, Policy, Registries, Origins and TLS must be set.
+// Options are the rooms and the settings that the server stands on. All but Static, Refuses, Access, StaticAdmin, TrustedProxies, Aliases, Policy, Registries, Origins and TLS must be set.
 type Options struct {
 	Store   *store.Store
 	Auth    *auth.Authenticator
@@ -52,8 +53,9 @@ type Options struct {
 	Log     *slog.Logger
 	Version string
 
-	// UpstreamHeader and UpstreamValue are OLLAMA_AUTH_HEADER: every server gets it.
-	UpstreamHeader, UpstreamValue string
+	// Access is what a server that an admin adds is reached with where nothing else is said: OLLAMA_AUTH_HEADER, OLLAMA_CA and
+	// OLLAMA_CLIENT_CERT.
+	Access dial.Access
 	// Static are the names of the servers that the settings name, and Refuses says why an address cannot be one's; nil refuses none.
 	Static  map[string]bool
 	Refuses func(*url.URL) error
@@ -114,7 +116,8 @@ func New(o Options) *Server {
 	o.Queue.Load = s.preload
 	s.Sched = sched.New(o.Fleet, o.Queue)
 	s.metrics = newMetrics(s)
-	s.pools.header, s.pools.value = o.UpstreamHeader, o.UpstreamValue
+	s.pools.fleet = o.Fleet
+	o.Fleet.OnChange(s.pools.follow)
 	for _, b := range o.Fleet.All() {
 		s.join(b)
 	}
