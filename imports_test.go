@@ -34,6 +34,7 @@ var mayImport = map[string][]string{
 	"tracing": {"dial"},
 	"recipe":  {"api"},
 
+	"netbed":   {},
 	"otlptest": {},
 	"dialect":  {"api"},
 	"proxy":    {"api", "dial", "dialect"},
