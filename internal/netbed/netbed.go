@@ -43,6 +43,7 @@ func Inside(t *testing.T) bool {
 		ip(t, "link", "set", "lo", "up")
 		return true
 	}
+	t.Parallel() // most of its time is waiting
 	if _, err := exec.LookPath("ip"); err != nil {
 		t.Skip("the command ip is missing: install iproute2")
 	}

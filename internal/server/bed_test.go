@@ -77,6 +77,8 @@ type setup struct {
 	maxQueue int
 	maxWait  time.Duration // in the queue; 0 is a minute
 	http2    bool          // behind TLS, which is where clients speak it
+	at       []string      // addresses of servers to use in place of those that start makes
+	watched  bool          // probed as in service
 	change   func(*server.Options)
 }
 
@@ -112,7 +114,13 @@ func start(t testing.TB, with setup) *bed {
 	}
 	wait := cmp.Or(with.maxWait, time.Minute)
 	b.backend = backend.New("gpu1", base, slots, "", "")
+	if len(with.at) > 0 {
+		b.backend = backend.New("gpu1", parseURL(t, with.at[0]), slots, "", "")
+	}
 	b.fleet = backend.NewFleet(b.backend)
+	for i, at := range with.at[min(1, len(with.at)):] {
+		b.fleet.Add(backend.New(fmt.Sprint("gpu", i+2), parseURL(t, at), slots, "", ""))
+	}
 	for i := 2; i <= with.servers; i++ {
 		other := ollamatest.Start(t)
 		b.others = append(b.others, other)
@@ -138,6 +146,10 @@ func start(t testing.TB, with setup) *bed {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(err)
 	run, cancel := context.WithCancel(context.Background())
+	var watching sync.WaitGroup
+	if with.watched {
+		watching.Go(func() { b.fleet.Watch(run, func(*backend.Backend, backend.State) {}) })
+	}
 	transport := &http.Transport{MaxIdleConnsPerHost: 600}
 	b.url = "http://" + l.Addr().String()
 	if with.http2 {
@@ -151,6 +163,7 @@ func start(t testing.TB, with setup) *bed {
 		b.client.CloseIdleConnections()
 		cancel()
 		<-served
+		watching.Wait()
 		must(b.books.Close(context.Background()))
 	})
 	t.Cleanup(func() {
