@@ -33,7 +33,7 @@ func TestTheFleetOfAStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	var logged bytes.Buffer
-	fleet, static, err := newFleet(t.Context(), cfg, dial.Access{}, d.store, slog.New(slog.NewTextHandler(&logged, nil)))
+	fleet, static, err := newFleet(t.Context(), cfg, dial.Means{}, d.store, slog.New(slog.NewTextHandler(&logged, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}

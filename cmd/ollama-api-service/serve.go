@@ -18,7 +18,6 @@ import (
 	"ollama-api-service/internal/auth"
 	"ollama-api-service/internal/backend"
 	"ollama-api-service/internal/config"
-	"ollama-api-service/internal/dial"
 	"ollama-api-service/internal/dialect"
 	"ollama-api-service/internal/limit"
 	"ollama-api-service/internal/sched"
@@ -82,8 +81,11 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 	}
 	defer traces.close(log)
 
-	access := dial.Access{Header: cfg.OllamaAuthHeader.Name, Value: string(cfg.OllamaAuthHeader.Value)}
-	fleet, static, err := newFleet(ctx, cfg, access, st, log)
+	means, err := newMeans(cfg, log)
+	if err != nil {
+		return err
+	}
+	fleet, static, err := newFleet(ctx, cfg, means, st, log)
 	if err != nil {
 		return err
 	}
@@ -91,7 +93,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 	gateway := server.New(server.Options{
 		Store: st, Auth: keys, Secret: secret, Random: rand.Reader, Limits: limits,
 		Fleet: fleet, Queue: sched.Options{MaxQueue: cfg.MaxQueue, PerKey: cfg.MaxQueuePerKey, MaxWait: cfg.MaxQueueWait, Prefix: cfg.PrefixAffinity}, Books: books, Log: log, Version: buildVersion(),
-		Access: access, Static: static, Refuses: cfg.RefuseBackend,
+		Means: means, Static: static, Refuses: cfg.RefuseBackend,
 		DefaultLimits: map[api.Role]int64{api.RoleAdmin: cfg.DefaultAdminRateLimit, api.RoleUser: cfg.DefaultUserRateLimit},
 		StaticAdmin:   cfg.AdminAPIKey != "", TrustedProxies: cfg.TrustedProxies, MetricsOpen: cfg.MetricsOpen, Aliases: api.Aliases(cfg.ModelAliases),
 		Policy: cfg.Policy, Standard: dialect.Standard(cfg.MaxNumCtx, cfg.MaxKeepAlive, cfg.DefaultMaxTokens), Registries: cfg.RegistryHosts,

@@ -43,6 +43,7 @@ type Backend struct {
 	Target *dial.Target // how it is reached
 
 	bounds   atomic.Pointer[Bounds]
+	reach    atomic.Pointer[api.Reach]
 	client   *http.Client
 	changing sync.Mutex // one change of state at a time
 	state    atomic.Pointer[State]
@@ -94,12 +95,28 @@ func at(name string, target *dial.Target, slots int) *Backend {
 	return b
 }
 
-// Of is the backend that the settings or an admin describe.
-func Of(a api.Backend, access dial.Access) *Backend {
-	b := at(a.Name, dial.To(a.URL, access), a.Slots)
+// Of is the backend that an admin or the settings describe. settings are what it is reached with where it says nothing else.
+func Of(a api.Backend, settings dial.Means) *Backend {
+	b := at(a.Name, dial.To(a.URL, dial.Access{}), a.Slots)
+	b.Use(a.Reach, settings)
 	b.bounds.Store(&Bounds{a.Slots, a.Total, a.Weight})
 	b.change(func(s *State) { s.Draining = a.Draining })
 	return b
+}
+
+// Use reaches the server with other means from now on.
+func (b *Backend) Use(r api.Reach, settings dial.Means) {
+	b.reach.Store(&r)
+	b.Target.Use(Means(r, settings).Access())
+	b.client.CloseIdleConnections()
+}
+
+// Reach is what the server itself is said to be reached with.
+func (b *Backend) Reach() (r api.Reach) {
+	if p := b.reach.Load(); p != nil {
+		r = *p
+	}
+	return r
 }
 
 // Bounds are those of now.

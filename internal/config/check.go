@@ -46,7 +46,10 @@ func (c *Config) check() error {
 		}
 	}
 	// The same files, whatever the process does to its working directory later, and a full path in every message.
-	for name, path := range map[string]*string{"DATA_DIR": &c.DataDir, "TLS_CERT": &c.TLSCert, "TLS_KEY": &c.TLSKey, "ACME_CA_ROOT": &c.ACMECARoot} {
+	for name, path := range map[string]*string{
+		"DATA_DIR": &c.DataDir, "TLS_CERT": &c.TLSCert, "TLS_KEY": &c.TLSKey, "ACME_CA_ROOT": &c.ACMECARoot,
+		"OLLAMA_CA": &c.OllamaCA, "OLLAMA_CLIENT_CERT": &c.OllamaClientCert, "OLLAMA_CLIENT_KEY": &c.OllamaClientKey,
+	} {
 		if *path == "" {
 			continue
 		}
@@ -166,6 +169,12 @@ func (c *Config) checkListen() error {
 }
 
 func (c *Config) checkOllama() error {
+	switch {
+	case c.OllamaClientCert != "" && c.OllamaClientKey == "":
+		return errorf("OLLAMA_CLIENT_KEY is missing, because OLLAMA_CLIENT_CERT is set: set it to the file of the certificate's private key, or leave both out")
+	case c.OllamaClientKey != "" && c.OllamaClientCert == "":
+		return errorf("OLLAMA_CLIENT_CERT is missing, because OLLAMA_CLIENT_KEY is set: set it to the file of the certificate, or leave both out")
+	}
 	for _, b := range c.Ollama {
 		if c.Own(b.URL) {
 			return errorf("OLLAMA_BASE_URL is this service's own address: set it to that of the Ollama server, usually http://127.0.0.1:11434, or change PORT")

@@ -21,6 +21,9 @@ type Config struct {
 
 	Ollama           Backends   `env:"OLLAMA_BASE_URL" envDefault:"http://127.0.0.1:11434" doc:"The Ollama servers: http or https addresses, separated by commas. Each may end in ?slots=4&total=8&weight=2&name=gpu1.\nslots (1 to 10000) is how many requests a server is given at one time for each model - its OLLAMA_NUM_PARALLEL; without it\nthat is found by watching - and total for all its models together. weight (1) is how fast it is beside the others, and name\nwhat it is called in statistics and logs: its host, or ollama where it is the only one. docs/backends.md says more.\n  OLLAMA_BASE_URL=http://gpu1:11434?slots=4,http://gpu2:11434?slots=8&weight=2"`
 	OllamaAuthHeader AuthHeader `env:"OLLAMA_AUTH_HEADER" doc:"A header sent to each Ollama server with every request, where something in front of it asks for one.\n  OLLAMA_AUTH_HEADER='Authorization: Bearer abc'"`
+	OllamaCA         string     `env:"OLLAMA_CA" doc:"The file of the certificates (PEM) by which the HTTPS of Ollama servers is trusted, in place of those that this machine trusts:\nthat of a private CA, or a self-signed certificate itself. A renewed file is taken up with the next connection.\n  OLLAMA_CA=/etc/ssl/ollama-ca.pem"`
+	OllamaClientCert string     `env:"OLLAMA_CLIENT_CERT" doc:"The file of a client certificate with its chain (PEM) that is shown to Ollama servers that ask for one; OLLAMA_CLIENT_KEY is then\nneeded too. Renewed files are taken up with the next connection.\n  OLLAMA_CLIENT_CERT=/etc/ssl/gateway-client.pem"`
+	OllamaClientKey  string     `env:"OLLAMA_CLIENT_KEY" doc:"The file of its private key (PEM, without a passphrase).\n  OLLAMA_CLIENT_KEY=/etc/ssl/gateway-client.key"`
 
 	Host string `env:"HOST" envDefault:"127.0.0.1" doc:"The address to listen on. 0.0.0.0 is every network of this machine: set TLS_CERT or ACME_DOMAIN, or put TLS in front, first."`
 	Port uint16 `env:"PORT" envDefault:"8000" doc:"The port to listen on; 0 is any free one."`

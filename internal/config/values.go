@@ -124,16 +124,6 @@ func (h AuthHeader) String() string {
 	return h.Name + ": (set)"
 }
 
-// ownHeaders frame the request or are written by the gateway itself.
-var ownHeaders = map[string]bool{
-	"host": true, "connection": true, "content-length": true, "transfer-encoding": true, "te": true, "trailer": true,
-	"upgrade": true, "expect": true, "content-type": true, "content-encoding": true, "accept-encoding": true,
-	"keep-alive": true, "proxy-connection": true,
-}
-
-// headerName is RFC 9110's token.
-var headerName = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}$")
-
 // visible says whether s is visible ASCII, and what more allows.
 func visible(s, more string) bool {
 	for i := range len(s) {
@@ -146,13 +136,9 @@ func visible(s, more string) bool {
 
 // UnmarshalText reads "Name: value".
 func (h *AuthHeader) UnmarshalText(text []byte) error {
-	name, value, ok := strings.Cut(string(text), ":")
-	name, value = strings.TrimSpace(name), strings.TrimSpace(value)
-	if !ok || value == "" || !headerName.MatchString(name) || !visible(value, " \t") {
-		return mend("must be a header like Authorization: Bearer abc")
-	}
-	if ownHeaders[strings.ToLower(name)] {
-		return mend("must not be a header that the gateway writes itself; usual is Authorization")
+	name, value, err := api.ParseHeader(string(text))
+	if err != nil {
+		return mend(err.Error())
 	}
 	h.Name, h.Value = name, Hidden(value)
 	return nil

@@ -7,6 +7,7 @@ package netbed
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"net"
 	"net/netip"
@@ -25,7 +26,7 @@ import (
 )
 
 const (
-	marker  = "NETBED_INSIDE"
+	marker  = "inside"        // the argument of the second process
 	most    = 5 * time.Minute // for a whole test
 	resolve = 15 * time.Second
 )
@@ -38,7 +39,7 @@ const (
 //	}
 func Inside(t *testing.T) bool {
 	t.Helper()
-	if os.Getenv(marker) != "" {
+	if flag.Arg(0) == marker {
 		must(t, unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
 		ip(t, "link", "set", "lo", "up")
 		return true
@@ -49,8 +50,7 @@ func Inside(t *testing.T) bool {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), most)
 	defer cancel()
-	c := exec.CommandContext(ctx, os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
-	c.Env = append(os.Environ(), marker+"=1")
+	c := exec.CommandContext(ctx, os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", marker)
 	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS}
 	if os.Getuid() != 0 {
 		c.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER

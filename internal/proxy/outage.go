@@ -91,6 +91,9 @@ func (u *Upstream) moved(leads func(netip.Addr) bool) {
 	}
 }
 
+// Renew drops the idle connections, and those in use as soon as they are idle: the server is reached with other means now.
+func (u *Upstream) Renew() { u.moved(func(netip.Addr) bool { return false }) }
+
 // enter notes that a request is on c.
 func (u *Upstream) enter(c *conn, r *Request) {
 	large := r.Upload != nil || len(r.Body) > largeBody

@@ -129,7 +129,7 @@ func failure(ctx context.Context, err error, late string, end time.Time) *api.Er
 		}
 		return api.Wrap(api.CodeUpstreamTimeout, err, late)
 	default:
-		return api.Wrap(api.CodeUpstreamError, err, "the Ollama server broke off: try again")
+		return api.Wrap(api.CodeUpstreamError, dial.Explain(err), "the Ollama server broke off: try again")
 	}
 }
 

@@ -316,7 +316,7 @@ func TestAllServersDown(t *testing.T) {
 func TestBackendsAtRunTime(t *testing.T) {
 	b := start(t, setup{change: func(o *server.Options) {
 		o.Static = map[string]bool{"gpu1": true}
-		o.Access = dial.Access{Header: "X-Upstream", Value: "secret"}
+		o.Means = dial.Means{Header: "X-Upstream", Value: "secret"}
 	}})
 	key := b.user()
 	extra := ollamatest.Start(t)

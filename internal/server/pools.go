@@ -42,6 +42,13 @@ func (p *pools) to(b *backend.Backend) *proxy.Upstream {
 	return u
 }
 
+// renew has later requests to b made on new connections.
+func (p *pools) renew(b *backend.Backend) {
+	if u, ok := p.known.Load(b); ok {
+		u.(*proxy.Upstream).Renew()
+	}
+}
+
 // close drops the connections to b that are idle, and each other as soon as it is.
 func (p *pools) close(b *backend.Backend) {
 	if u, ok := p.known.LoadAndDelete(b); ok {

@@ -40,7 +40,7 @@ const (
 	writeProgress = 30 * time.Second
 )
 
-// Options are the rooms and the settings that the server stands on. All but Static, Refuses, Access, StaticAdmin, TrustedProxies, Aliases, Policy, Registries, Origins and TLS must be set.
+// Options are the rooms and the settings that the server stands on. All but Static, Refuses, Means, StaticAdmin, TrustedProxies, Aliases, Policy, Registries, Origins and TLS must be set.
 type Options struct {
 	Store   *store.Store
 	Auth    *auth.Authenticator
@@ -53,9 +53,8 @@ type Options struct {
 	Log     *slog.Logger
 	Version string
 
-	// Access is what a server that an admin adds is reached with where nothing else is said: OLLAMA_AUTH_HEADER, OLLAMA_CA and
-	// OLLAMA_CLIENT_CERT.
-	Access dial.Access
+	// Means are what a server is reached with where an admin has said nothing else: OLLAMA_AUTH_HEADER, OLLAMA_CA and OLLAMA_CLIENT_CERT.
+	Means dial.Means
 	// Static are the names of the servers that the settings name, and Refuses says why an address cannot be one's; nil refuses none.
 	Static  map[string]bool
 	Refuses func(*url.URL) error
