@@ -75,10 +75,11 @@ type setup struct {
 	servers  int // 0 is 1
 	slots    int
 	maxQueue int
-	maxWait  time.Duration // in the queue; 0 is a minute
-	http2    bool          // behind TLS, which is where clients speak it
-	at       []string      // addresses of servers to use in place of those that start makes
-	watched  bool          // probed as in service
+	maxWait  time.Duration                   // in the queue; 0 is a minute
+	http2    bool                            // behind TLS, which is where clients speak it
+	at       []string                        // addresses of servers to use in place of those that start makes
+	listen   func(net.Listener) net.Listener // nil leaves it as it is
+	watched  bool                            // probed as in service
 	change   func(*server.Options)
 }
 
@@ -145,6 +146,9 @@ func start(t testing.TB, with setup) *bed {
 	b.server, b.sched = s, s.Sched
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(err)
+	if with.listen != nil {
+		l = with.listen(l)
+	}
 	run, cancel := context.WithCancel(context.Background())
 	var watching sync.WaitGroup
 	if with.watched {
@@ -271,4 +275,16 @@ func (b *bed) mint() (secret, preview string) {
 		b.t.Fatal(err)
 	}
 	return secret, preview
+}
+
+// until waits for what must become true.
+func until(t testing.TB, what string, within time.Duration, is func() bool) {
+	t.Helper()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(within); !is(); <-tick.C {
+		if time.Now().After(end) {
+			t.Fatalf("%s: not so after %v", what, within)
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"log/slog"
 	"time"
 
 	"ollama-api-service/internal/dialect"
@@ -9,6 +10,11 @@ import (
 var familyNames = map[dialect.Family]string{dialect.Native: "native", dialect.OpenAI: "openai", dialect.Responses: "responses", dialect.Anthropic: "anthropic"}
 
 var LimitAddresses = limitAddresses
+
+// Refusals calls count for each that it is told.
+func Refusals(count func(string)) *refusals {
+	return &refusals{log: slog.New(slog.DiscardHandler), count: func(r refusalReason) { count(string(r)) }, by: make(map[refusalReason]*refusalSum)}
+}
 
 // CutAfter bounds how long a client may take nothing of its answer.
 func (s *Server) CutAfter(d time.Duration) { s.writeProgress = d }

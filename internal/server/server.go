@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -93,6 +94,7 @@ type Server struct {
 	metrics    *metrics
 	trails     trails
 	pools      pools
+	refusals   *refusals
 	management http.Handler
 	site       func() (*web.Site, error) // made by whoever asks first: compressing it would double the time to start
 	openAPI    func() (*web.File, error) // likewise
@@ -115,6 +117,7 @@ func New(o Options) *Server {
 	o.Queue.Load = s.preload
 	s.Sched = sched.New(o.Fleet, o.Queue)
 	s.metrics = newMetrics(s)
+	s.refusals = &refusals{log: o.Log, count: s.metrics.refuse, by: make(map[refusalReason]*refusalSum), blamed: make(map[string]bool), stopping: s.stopping.Done()}
 	s.pools.fleet = o.Fleet
 	o.Fleet.OnChange(s.pools.follow)
 	for _, b := range o.Fleet.All() {
@@ -134,18 +137,21 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, grace time.Duration)
 	base, stop := context.WithCancelCause(context.Background())
 	defer stop(nil)
 	h := &http.Server{
-		Handler:           crossOrigin(s, s.Origins),
+		Handler:           reached(crossOrigin(s, s.Origins)),
 		TLSConfig:         s.TLS,
 		HTTP2:             http2Limits,
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       keepAlive,
 		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
+		ErrorLog:          log.New(s.refusals, "", 0),
+		ConnContext:       withArrival,
+		ConnState:         s.refusals.follow,
 		BaseContext:       func(net.Listener) context.Context { return base },
 		// OPTIONS * is answered by the route table like everything else.
 		DisableGeneralOptionsHandler: true,
 	}
-	l = limitAddresses(l, s.PerAddress, s.TrustedProxies)
+	defer s.refusals.close()
+	l = limitAddresses(l, s.PerAddress, s.TrustedProxies, s.refusals)
 	failed := make(chan error, 1)
 	go func() {
 		if s.TLS == nil {

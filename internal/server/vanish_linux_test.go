@@ -61,18 +61,6 @@ func await(t *testing.T, what string, answer <-chan reply, within time.Duration)
 	}
 }
 
-// until waits for what must become true.
-func until(t *testing.T, what string, within time.Duration, is func() bool) {
-	t.Helper()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for end := time.Now().Add(within); !is(); <-tick.C {
-		if time.Now().After(end) {
-			t.Fatalf("%s: not so after %v", what, within)
-		}
-	}
-}
-
 // Of two servers one vanishes. What it had not begun to answer is answered by the other, what it had begun ends with an error, a pull on
 // all servers ends there, and no slot of it stays taken.
 func TestAServerThatVanishes(t *testing.T) {
