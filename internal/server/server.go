@@ -95,6 +95,7 @@ type Server struct {
 	trails     trails
 	pools      pools
 	refusals   *refusals
+	oddEntries oddEntries
 	management http.Handler
 	site       func() (*web.Site, error) // made by whoever asks first: compressing it would double the time to start
 	openAPI    func() (*web.File, error) // likewise
