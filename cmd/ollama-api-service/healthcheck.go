@@ -35,7 +35,7 @@ func (p *program) healthcheckCommand() *cobra.Command {
 		if cfg.Port == 0 {
 			return usagef("PORT is 0, so the address of the service is not known: set PORT to the port it uses")
 		}
-		url := cfg.Scheme() + "://" + localAddress(cfg) + "/healthz"
+		url := cfg.Scheme() + "://" + localAddress(cfg) + string(cfg.BasePath) + "/healthz"
 		// Straight to the service: no proxy of the environment, no redirects, no second try.
 		// Whose certificate it is does not matter: it is for the name that others use, nothing secret is sent, and a status is read.
 		client := &http.Client{

@@ -131,7 +131,7 @@ func serviceAddress(typed string, cfg *config.Config) (*url.URL, error) {
 	case base == "" && cfg.Scheme() == "https":
 		return nil, usagef("the service speaks HTTPS: set --url https://NAME:%d with the name that its certificate is for", cfg.Port)
 	case base == "":
-		base = "http://" + localAddress(cfg)
+		base = "http://" + localAddress(cfg) + string(cfg.BasePath)
 	}
 	u, err := url.Parse(base)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {

@@ -25,8 +25,9 @@ type Config struct {
 	OllamaClientCert string     `env:"OLLAMA_CLIENT_CERT" doc:"The file of a client certificate with its chain (PEM) that is shown to Ollama servers that ask for one; OLLAMA_CLIENT_KEY is then\nneeded too. Renewed files are taken up with the next connection.\n  OLLAMA_CLIENT_CERT=/etc/ssl/gateway-client.pem"`
 	OllamaClientKey  string     `env:"OLLAMA_CLIENT_KEY" doc:"The file of its private key (PEM, without a passphrase).\n  OLLAMA_CLIENT_KEY=/etc/ssl/gateway-client.key"`
 
-	Host string `env:"HOST" envDefault:"127.0.0.1" doc:"The address to listen on. 0.0.0.0 is every network of this machine: set TLS_CERT or ACME_DOMAIN, or put TLS in front, first."`
-	Port uint16 `env:"PORT" envDefault:"8000" doc:"The port to listen on; 0 is any free one."`
+	Host     string   `env:"HOST" envDefault:"127.0.0.1" doc:"The address to listen on. 0.0.0.0 is every network of this machine: set TLS_CERT or ACME_DOMAIN, or put TLS in front, first."`
+	Port     uint16   `env:"PORT" envDefault:"8000" doc:"The port to listen on; 0 is any free one."`
+	BasePath BasePath `env:"BASE_PATH" doc:"The path below which a proxy publishes the service, for a name that other services share. Every route is then there too, and the\npages and descriptions name it; a proxy may pass the path on or take it off.\n  BASE_PATH=/ollama"`
 
 	TLSCert string `env:"TLS_CERT" doc:"The file of a certificate with its chain (PEM), for HTTPS and HTTP/2 without a proxy; TLS_KEY is then needed too. When the\nfiles change, new connections get the new certificate within seconds.\n  TLS_CERT=/etc/ssl/gateway/fullchain.pem"`
 	TLSKey  string `env:"TLS_KEY" doc:"The file of the certificate's private key (PEM, without a passphrase).\n  TLS_KEY=/etc/ssl/gateway/privkey.pem"`

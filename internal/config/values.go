@@ -338,3 +338,34 @@ func (f *LogFormat) UnmarshalText(text []byte) error {
 	}
 	return mend("must be json or text")
 }
+
+// BasePath is a path without a slash at its end; "" is the root.
+type BasePath string
+
+var baseSegment = regexp.MustCompile(`^[A-Za-z0-9_~-][A-Za-z0-9._~-]*$`)
+
+// ownSegments begin the service's own paths: below one of these, a path would mean two things.
+var ownSegments = map[string]bool{
+	"api": true, "v1": true, "k": true, "docs": true, "redoc": true, "openapi.json": true, "health": true, "healthz": true, "readyz": true, "metrics": true,
+}
+
+// UnmarshalText reads a path like /ollama.
+func (p *BasePath) UnmarshalText(text []byte) error {
+	path, ok := strings.CutPrefix(strings.TrimRight(string(text), "/"), "/")
+	if *p = ""; !ok && len(text) > 0 && strings.Trim(string(text), "/") == "" {
+		return nil
+	}
+	if !ok || len(path) > 200 {
+		return mend("must be a path like /ollama")
+	}
+	for i, segment := range strings.Split(path, "/") {
+		if !baseSegment.MatchString(segment) {
+			return mend("must be a path like /ollama, of letters, digits and .-_~ between single slashes")
+		}
+		if i == 0 && ownSegments[strings.ToLower(segment)] {
+			return mend("must not begin with a path of the service itself, like /api or /docs: choose another one, like /ollama")
+		}
+	}
+	*p = BasePath("/" + path)
+	return nil
+}

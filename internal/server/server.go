@@ -41,7 +41,7 @@ const (
 	writeProgress = 30 * time.Second
 )
 
-// Options are the rooms and the settings that the server stands on. All but Static, Refuses, Means, StaticAdmin, TrustedProxies, Aliases, Policy, Registries, Origins and TLS must be set.
+// Options are the rooms and the settings that the server stands on. All but Static, Refuses, Means, StaticAdmin, TrustedProxies, BasePath, Aliases, Policy, Registries, Origins and TLS must be set.
 type Options struct {
 	Store   *store.Store
 	Auth    *auth.Authenticator
@@ -63,7 +63,8 @@ type Options struct {
 	DefaultLimits  map[api.Role]int64
 	StaticAdmin    bool // an admin key outside the store exists: the last stored one may go
 	TrustedProxies []netip.Prefix
-	MetricsOpen    bool // /metrics needs no key from this machine
+	BasePath       string // below which the service is published, like /ollama; "" is the root
+	MetricsOpen    bool   // /metrics needs no key from this machine
 	Aliases        api.Aliases
 	Policy         []api.ModelPolicy // the operator's, before Standard
 	Standard       api.Policy        // what users' requests may set where nothing else is said
