@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -32,7 +33,7 @@ func (p *program) healthcheckCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if cfg.Port == 0 {
+		if cfg.Port == 0 && cfg.Socket() == "" {
 			return usagef("PORT is 0, so the address of the service is not known: set PORT to the port it uses")
 		}
 		url := cfg.Scheme() + "://" + localAddress(cfg) + string(cfg.BasePath) + "/healthz"
@@ -40,7 +41,7 @@ func (p *program) healthcheckCommand() *cobra.Command {
 		// Whose certificate it is does not matter: it is for the name that others use, nothing secret is sent, and a status is read.
 		client := &http.Client{
 			Timeout:       healthTimeout,
-			Transport:     &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}},
+			Transport:     localTransport(cfg),
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		}
 		req, err := http.NewRequestWithContext(cmd.Context(), http.MethodGet, url, nil)
@@ -65,9 +66,23 @@ func (p *program) healthcheckCommand() *cobra.Command {
 	return cmd
 }
 
+// localTransport leads to the service on this machine, over its Unix socket if it has one.
+func localTransport(cfg *config.Config) *http.Transport {
+	t := &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	if path := cfg.Socket(); path != "" {
+		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", path)
+		}
+	}
+	return t
+}
+
 // localAddress is where the service is reached from this machine: one cannot connect to 0.0.0.0 everywhere.
 func localAddress(cfg *config.Config) string {
 	host := cfg.Host
+	if cfg.Socket() != "" {
+		return "localhost" // nobody looks it up
+	}
 	if a, err := netip.ParseAddr(host); err == nil && a.IsUnspecified() {
 		host = "127.0.0.1"
 		if a.Is6() {

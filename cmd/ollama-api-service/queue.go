@@ -126,6 +126,8 @@ func (f *queueFlags) address(cfg *config.Config) (string, error) {
 func serviceAddress(typed string, cfg *config.Config) (*url.URL, error) {
 	base := typed
 	switch {
+	case base == "" && cfg.Socket() != "":
+		return nil, usagef("HOST is a Unix socket: set --url to where the proxy in front of it publishes the service")
 	case base == "" && cfg.Port == 0:
 		return nil, usagef("PORT is 0, so the address of the service is not known: set --url")
 	case base == "" && cfg.Scheme() == "https":

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -118,9 +117,9 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 	defer func() { stop(); tending.Wait() }()
 	go watchChanges(background, st, keys, log)
 
-	l, err := net.Listen("tcp", cfg.Address())
+	l, err := listen(cfg)
 	if err != nil {
-		return usagef("cannot listen on %s: %w; stop what uses it, or choose another HOST or PORT", cfg.Address(), err)
+		return err
 	}
 	if err := secure.follow(background, l.Addr()); err != nil {
 		return errors.Join(err, l.Close())
@@ -130,7 +129,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 	ballast := make([]byte, 64<<20)
 	defer runtime.KeepAlive(ballast)
 
-	log.Info("listening", "addr", l.Addr().String(), "url", cfg.Scheme()+"://"+l.Addr().String()+string(cfg.BasePath), "version", buildVersion(), "backends", len(fleet.All()))
+	log.Info("listening", "addr", l.Addr().String(), "url", listenURL(cfg, l), "version", buildVersion(), "backends", len(fleet.All()))
 	flush()
 	err = gateway.Serve(ctx, l, cfg.ShutdownGrace)
 	log.Info("stopped")

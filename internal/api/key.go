@@ -300,3 +300,6 @@ type Change struct {
 	// KeepAdmin refuses the change if it would leave no admin key (CodeConflict). False where ADMIN_API_KEY is set.
 	KeepAdmin bool
 }
+
+// SocketPeers stands, in a list of networks, for the peers of a Unix socket: they have no address.
+var SocketPeers = netip.Prefix{}

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -153,6 +154,12 @@ func (c *Config) checkTLS() error {
 }
 
 func (c *Config) checkListen() error {
+	if path, ok := strings.CutPrefix(c.Host, "unix:"); ok || filepath.IsAbs(c.Host) {
+		return c.checkSocket(path)
+	}
+	if slices.Contains(c.TrustedProxies, api.SocketPeers) {
+		return errorf("TRUSTED_PROXIES names unix, but HOST is no Unix socket: leave unix out, or set HOST to a path like /run/ollama-api-service/http.sock")
+	}
 	c.Host = strings.ToLower(strings.Trim(c.Host, "[]"))
 	if a, err := netip.ParseAddr(c.Host); err != nil && !hostName.MatchString(c.Host) || a.Is4In6() {
 		return errorf("HOST must be an address or a name of this machine without a port, like 127.0.0.1; the port goes into PORT")
@@ -164,6 +171,24 @@ func (c *Config) checkListen() error {
 	}
 	if !c.loopback() && c.Scheme() == "http" && len(c.TrustedProxies) == 0 {
 		c.Warnings = append(c.Warnings, "HOST is reachable from other machines and this service speaks plain HTTP, so keys and prompts can be read on the way: set TLS_CERT and TLS_KEY, or ACME_DOMAIN, or put a TLS proxy in front and name it in TRUSTED_PROXIES, or set HOST to 127.0.0.1")
+	}
+	return nil
+}
+
+// maxSocketPath leaves room in the 108 bytes that systems have for the path of a socket.
+const maxSocketPath = 85
+
+func (c *Config) checkSocket(path string) error {
+	path = filepath.Clean(path)
+	switch {
+	case !filepath.IsAbs(path) || len(path) > maxSocketPath:
+		return errorf("HOST must be a full path of at most %d bytes for a Unix socket, like /run/ollama-api-service/http.sock", maxSocketPath)
+	case len(c.ACMEDomain) > 0:
+		return errorf("ACME_DOMAIN needs a HOST that the CA can connect to: leave it out where HOST is a Unix socket, and let the proxy have the certificate")
+	}
+	c.Host = path
+	if c.DemoKeys {
+		return c.EnableDemo()
 	}
 	return nil
 }

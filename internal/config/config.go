@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"reflect"
 	"strconv"
 	"time"
@@ -25,7 +26,7 @@ type Config struct {
 	OllamaClientCert string     `env:"OLLAMA_CLIENT_CERT" doc:"The file of a client certificate with its chain (PEM) that is shown to Ollama servers that ask for one; OLLAMA_CLIENT_KEY is then\nneeded too. Renewed files are taken up with the next connection.\n  OLLAMA_CLIENT_CERT=/etc/ssl/gateway-client.pem"`
 	OllamaClientKey  string     `env:"OLLAMA_CLIENT_KEY" doc:"The file of its private key (PEM, without a passphrase).\n  OLLAMA_CLIENT_KEY=/etc/ssl/gateway-client.key"`
 
-	Host     string   `env:"HOST" envDefault:"127.0.0.1" doc:"The address to listen on. 0.0.0.0 is every network of this machine: set TLS_CERT or ACME_DOMAIN, or put TLS in front, first."`
+	Host     string   `env:"HOST" envDefault:"127.0.0.1" doc:"The address to listen on. 0.0.0.0 is every network of this machine: set TLS_CERT or ACME_DOMAIN, or put TLS in front, first.\nA path like /run/ollama-api-service/http.sock is a Unix socket with mode 0660, for a proxy on this machine. What comes over it\ncounts as of an unknown address, unless TRUSTED_PROXIES names unix.\n  HOST=/run/ollama-api-service/http.sock"`
 	Port     uint16   `env:"PORT" envDefault:"8000" doc:"The port to listen on; 0 is any free one."`
 	BasePath BasePath `env:"BASE_PATH" doc:"The path below which a proxy publishes the service, for a name that other services share. Every route is then there too, and the\npages and descriptions name it; a proxy may pass the path on or take it off.\n  BASE_PATH=/ollama"`
 
@@ -75,7 +76,7 @@ type Config struct {
 	MaxConnectionsPerAddress int     `env:"MAX_CONNECTIONS_PER_ADDRESS" envDefault:"512" doc:"How many connections one address may hold, before anybody is asked for a key. This machine and TRUSTED_PROXIES are exempt;\n0 is no bound."`
 	CORSOrigins              Origins `env:"CORS_ORIGINS" doc:"Origins, separated by commas, whose pages may call the service from a browser. A star is the first label of a host, the\nwhole host, or the port; * is every origin but null. Keys in pages are keys that others can read.\n  CORS_ORIGINS=https://chat.example.net,http://localhost:*,https://*.example.com,chrome-extension://*"`
 
-	TrustedProxies Networks `env:"TRUSTED_PROXIES" doc:"Addresses or networks, separated by commas, of the proxies whose X-Forwarded-For is believed.\n  TRUSTED_PROXIES=10.0.0.7,172.16.0.0/12"`
+	TrustedProxies Networks `env:"TRUSTED_PROXIES" doc:"Addresses or networks, separated by commas, of the proxies whose X-Forwarded-For is believed; unix is\nwhat connects to a HOST that is a Unix socket.\n  TRUSTED_PROXIES=10.0.0.7,172.16.0.0/12"`
 
 	MetricsOpen bool `env:"METRICS_OPEN" envDefault:"false" doc:"true lets programs on this machine read /metrics without a key. Never set it where a proxy on this machine passes\nrequests on without X-Forwarded-For, unless TRUSTED_PROXIES names the proxy's address: everybody could read it then."`
 
@@ -185,6 +186,14 @@ func readable(err error) error {
 type mend string
 
 func (m mend) Error() string { return string(m) }
+
+// Socket is the path of the Unix socket to listen on, or "" where HOST is an address.
+func (c *Config) Socket() string {
+	if filepath.IsAbs(c.Host) {
+		return c.Host
+	}
+	return ""
+}
 
 // Address is where to listen: host and port.
 func (c *Config) Address() string {

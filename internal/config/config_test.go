@@ -111,7 +111,7 @@ func TestGoodValues(t *testing.T) {
 	if got := fmt.Sprint(c.ModelAliases); got != "[claude-*=qwen3-coder gpt-4o=llama3.2:3b]" {
 		t.Errorf("aliases are %s", got)
 	}
-	if got := fmt.Sprint(c.TrustedProxies); got != "[10.0.0.7/32 172.16.0.0/12 fd00::/8 192.168.0.0/16]" {
+	if got := fmt.Sprint(c.TrustedProxies); got != "10.0.0.7/32,172.16.0.0/12,fd00::/8,192.168.0.0/16" {
 		t.Errorf("proxies are %s", got)
 	}
 }
@@ -189,7 +189,7 @@ func TestBadValues(t *testing.T) {
 		{"OLLAMA_AUTH_HEADER", "content-length: 5"},
 		{"OLLAMA_CLIENT_CERT", "/client.pem"},
 		{"OLLAMA_CLIENT_KEY", "/client.key"},
-		{"BASE_PATH", "ollama"},
+		{"BASE_PATH", "team"},
 		{"BASE_PATH", "/api"},
 		{"BASE_PATH", "/Docs/x"},
 		{"BASE_PATH", "/a//b"},

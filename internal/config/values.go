@@ -166,8 +166,23 @@ func (s *Size) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Networks are address ranges.
+// Networks are address ranges. api.SocketPeers among them stands for the peers of a Unix socket.
 type Networks []netip.Prefix
+
+const socketPeers = "unix"
+
+// String is the ranges as they may be written.
+func (n Networks) String() string {
+	var list []string
+	for _, p := range n {
+		if p == api.SocketPeers {
+			list = append(list, socketPeers)
+		} else {
+			list = append(list, p.String())
+		}
+	}
+	return strings.Join(list, ",")
+}
 
 // UnmarshalText reads addresses and networks, separated by commas.
 func (n *Networks) UnmarshalText(text []byte) error {
@@ -177,9 +192,13 @@ func (n *Networks) UnmarshalText(text []byte) error {
 		if part == "" {
 			continue
 		}
+		if strings.EqualFold(part, socketPeers) {
+			*n = append(*n, api.SocketPeers)
+			continue
+		}
 		var one api.Network
 		if err := one.UnmarshalText([]byte(part)); err != nil {
-			return mend("must be addresses or networks like 10.0.0.7,172.16.0.0/12")
+			return mend("must be addresses or networks like 10.0.0.7,172.16.0.0/12, or unix for the peers of a Unix socket")
 		}
 		p := one.Prefix
 		if a := p.Addr(); a.Is4In6() && p.Bits() >= 96 {
@@ -363,7 +382,7 @@ func (p *BasePath) UnmarshalText(text []byte) error {
 			return mend("must be a path like /ollama, of letters, digits and .-_~ between single slashes")
 		}
 		if i == 0 && ownSegments[strings.ToLower(segment)] {
-			return mend("must not begin with a path of the service itself, like /api or /docs: choose another one, like /ollama")
+			return mend("must not begin with a path of the service itself: choose another one, like /ollama")
 		}
 	}
 	*p = BasePath("/" + path)

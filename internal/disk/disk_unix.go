@@ -5,6 +5,7 @@ package disk
 import (
 	"errors"
 	"os"
+	"syscall"
 )
 
 // SyncDirectory writes the names of the files in a directory to the disk.
@@ -20,3 +21,6 @@ func SyncDirectory(path string) error {
 func (l *Lock) Remove() error {
 	return errors.Join(os.Remove(l.Path()), l.Release())
 }
+
+// refusedSocket reports whether nobody listens on a socket.
+func refusedSocket(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }

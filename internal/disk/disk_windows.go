@@ -21,3 +21,6 @@ func (l *Lock) Remove() error {
 	}
 	return nil
 }
+
+// refusedSocket reports whether nobody listens on a socket.
+func refusedSocket(err error) bool { return errors.Is(err, windows.WSAECONNREFUSED) }

@@ -5,8 +5,11 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
+
+	"ollama-api-service/internal/api"
 )
 
 // forwardingHeaders are those that a proxy adds. One of them means that a request was passed on.
@@ -20,6 +23,7 @@ func (s *Server) clientAddress(r *http.Request) (addr netip.Addr, forwarded bool
 		addr, _ = netip.ParseAddr(host)
 		addr = addr.Unmap().WithZone("")
 	}
+	forwarded = !addr.IsValid() // whatever connects to a Unix socket may pass requests of others on
 	for _, name := range forwardingHeaders {
 		if _, ok := r.Header[name]; ok {
 			forwarded = true
@@ -29,7 +33,10 @@ func (s *Server) clientAddress(r *http.Request) (addr netip.Addr, forwarded bool
 		return addr, forwarded || foreignPage(r)
 	}
 	list := strings.Split(strings.Join(r.Header["X-Forwarded-For"], ","), ",")
-	for i := len(list) - 1; i >= 0 && within(addr, s.TrustedProxies); i-- {
+	trusts := func() bool {
+		return within(addr, s.TrustedProxies) || !addr.IsValid() && slices.Contains(s.TrustedProxies, api.SocketPeers)
+	}
+	for i := len(list) - 1; i >= 0 && trusts(); i-- {
 		next, ok := forwardedAddress(list[i])
 		if !ok {
 			s.oddEntries.tell(s.Log, addr, list[i])
@@ -89,7 +96,15 @@ func (o *oddEntries) tell(log *slog.Logger, proxy netip.Addr, entry string) {
 	}
 	o.told[proxy] = true
 	log.Warn("a proxy in TRUSTED_PROXIES names its client in X-Forwarded-For by what is no address, so its requests count as its own: have it write the client's address there",
-		"proxy", proxy.String(), "entry", kind)
+		"proxy", addressText(proxy), "entry", kind)
+}
+
+// addressText is an address as the log and the books have it. The peers of a Unix socket have none.
+func addressText(a netip.Addr) string {
+	if !a.IsValid() {
+		return "unknown"
+	}
+	return a.String()
 }
 
 // foreignPage says whether a browser may have been sent here by a page of somebody else: by a form or a link (the Origin and

@@ -205,7 +205,7 @@ func (x *exchange) who() string {
 	if x.key != nil {
 		return x.key.Preview
 	}
-	return x.addr.String()
+	return addressText(x.addr)
 }
 
 // loggedStatus is the status sent; 499 for a client that left before one was.

@@ -340,7 +340,7 @@ func (s *Server) logRequest(x *exchange) {
 	}
 	attrs := make([]slog.Attr, 0, 24)
 	attrs = append(attrs, slog.String("request_id", x.id), slog.String("method", logMethod(x.r.Method)), slog.String("route", x.template()),
-		slog.Int("status", x.loggedStatus()), slog.String("client", x.addr.String()))
+		slog.Int("status", x.loggedStatus()), slog.String("client", addressText(x.addr)))
 	if x.key != nil {
 		attrs = append(attrs, slog.String("key", x.key.Preview))
 	}
