@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/pires/go-proxyproto"
 	"github.com/spf13/cobra"
 
 	"ollama-api-service/internal/config"
@@ -69,10 +71,17 @@ func (p *program) healthcheckCommand() *cobra.Command {
 // localTransport leads to the service on this machine, over its Unix socket if it has one.
 func localTransport(cfg *config.Config) *http.Transport {
 	t := &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	network, at := "tcp", ""
 	if path := cfg.Socket(); path != "" {
-		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", path)
+		network, at = "unix", path
+	}
+	t.DialContext = func(ctx context.Context, _, address string) (net.Conn, error) {
+		c, err := new(net.Dialer).DialContext(ctx, network, cmp.Or(at, address))
+		if err == nil && bool(cfg.ProxyProtocol) {
+			// What a proxy sends before its own health checks: the connection is nobody else's.
+			_, err = proxyproto.HeaderProxyFromAddrs(2, nil, nil).WriteTo(c)
 		}
+		return c, err
 	}
 	return t
 }

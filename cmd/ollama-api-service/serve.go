@@ -94,7 +94,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) (e
 		Fleet: fleet, Queue: sched.Options{MaxQueue: cfg.MaxQueue, PerKey: cfg.MaxQueuePerKey, MaxWait: cfg.MaxQueueWait, Prefix: cfg.PrefixAffinity}, Books: books, Log: log, Version: buildVersion(),
 		Means: means, Static: static, Refuses: cfg.RefuseBackend,
 		DefaultLimits: map[api.Role]int64{api.RoleAdmin: cfg.DefaultAdminRateLimit, api.RoleUser: cfg.DefaultUserRateLimit},
-		BasePath:      string(cfg.BasePath), StaticAdmin: cfg.AdminAPIKey != "", TrustedProxies: cfg.TrustedProxies, MetricsOpen: cfg.MetricsOpen, Aliases: api.Aliases(cfg.ModelAliases),
+		BasePath:      string(cfg.BasePath), ProxyProtocol: bool(cfg.ProxyProtocol), StaticAdmin: cfg.AdminAPIKey != "", TrustedProxies: cfg.TrustedProxies, MetricsOpen: cfg.MetricsOpen, Aliases: api.Aliases(cfg.ModelAliases),
 		Policy: cfg.Policy, Standard: dialect.Standard(cfg.MaxNumCtx, cfg.MaxKeepAlive, cfg.DefaultMaxTokens), Registries: cfg.RegistryHosts,
 		MaxBody: int64(cfg.MaxBodyBytes), BodyMemory: int64(cfg.MaxBodyMemory), MaxRequestTime: cfg.MaxRequestTime, FirstByte: cfg.UpstreamFirstByteTimeout, Idle: cfg.UpstreamIdleTimeout, CountGrace: cfg.CountGrace, Heartbeat: cfg.SSEHeartbeat,
 		Throttle: auth.NewThrottle(cfg.AuthFailuresPerMinute, time.Now), Origins: cfg.CORSOrigins, PerAddress: cfg.MaxConnectionsPerAddress, TLS: secure.config, Expiry: secure.expiry,

@@ -154,6 +154,9 @@ func (c *Config) checkTLS() error {
 }
 
 func (c *Config) checkListen() error {
+	if c.ProxyProtocol && len(c.TrustedProxies) == 0 {
+		return errorf("PROXY_PROTOCOL is required but TRUSTED_PROXIES is empty: name the proxies whose headers are believed, or set it to off")
+	}
 	if path, ok := strings.CutPrefix(c.Host, "unix:"); ok || filepath.IsAbs(c.Host) {
 		return c.checkSocket(path)
 	}

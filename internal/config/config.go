@@ -78,6 +78,8 @@ type Config struct {
 
 	TrustedProxies Networks `env:"TRUSTED_PROXIES" doc:"Addresses or networks, separated by commas, of the proxies whose X-Forwarded-For is believed; unix is\nwhat connects to a HOST that is a Unix socket.\n  TRUSTED_PROXIES=10.0.0.7,172.16.0.0/12"`
 
+	ProxyProtocol ProxyProtocol `env:"PROXY_PROTOCOL" envDefault:"off" doc:"off, or required where a TCP load balancer stands in front and says with the PROXY protocol (version 1 or 2) where each\nconnection comes from. It is never guessed: with required, every connection must begin with the header and come from\nTRUSTED_PROXIES."`
+
 	MetricsOpen bool `env:"METRICS_OPEN" envDefault:"false" doc:"true lets programs on this machine read /metrics without a key. Never set it where a proxy on this machine passes\nrequests on without X-Forwarded-For, unless TRUSTED_PROXIES names the proxy's address: everybody could read it then."`
 
 	OTLPEndpoint       Collector   `env:"OTEL_EXPORTER_OTLP_ENDPOINT" doc:"The address of an OpenTelemetry collector (OTLP by HTTP, usually port 4318) that traces of requests are sent to, at\n/v1/traces below it. Empty: there are none. docs/tracing.md says what is in them.\n  OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318"`

@@ -388,3 +388,27 @@ func (p *BasePath) UnmarshalText(text []byte) error {
 	*p = BasePath("/" + path)
 	return nil
 }
+
+// ProxyProtocol is whether connections begin with a header of the PROXY protocol.
+type ProxyProtocol bool
+
+// String is how it is written.
+func (p ProxyProtocol) String() string {
+	if p {
+		return "required"
+	}
+	return "off"
+}
+
+// UnmarshalText reads off or required.
+func (p *ProxyProtocol) UnmarshalText(text []byte) error {
+	switch strings.ToLower(string(text)) {
+	case "off":
+		*p = false
+	case "required":
+		*p = true
+	default:
+		return mend("must be off or required: whether a connection has the header is never guessed, because any client could then send one")
+	}
+	return nil
+}

@@ -23,7 +23,8 @@ func (s *Server) clientAddress(r *http.Request) (addr netip.Addr, forwarded bool
 		addr, _ = netip.ParseAddr(host)
 		addr = addr.Unmap().WithZone("")
 	}
-	forwarded = !addr.IsValid() // whatever connects to a Unix socket may pass requests of others on
+	a, _ := r.Context().Value(arrivalKey{}).(*arrival)
+	forwarded = !addr.IsValid() || a != nil && a.proxied // whatever connects to a Unix socket may pass requests of others on
 	for _, name := range forwardingHeaders {
 		if _, ok := r.Header[name]; ok {
 			forwarded = true

@@ -35,7 +35,8 @@ func (l *perAddress) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		addr, ok := peer(c)
-		a := &arrival{Conn: c, addr: addr}
+		_, proxied := c.(proxiedConn)
+		a := &arrival{Conn: c, addr: addr, proxied: proxied}
 		if !ok || l.exempt(addr) {
 			return a, nil
 		}

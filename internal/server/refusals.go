@@ -29,6 +29,7 @@ const (
 	lateHeader      refusalReason = "header_timeout"
 	brokeHTTP2      refusalReason = "http2"
 	notAccepted     refusalReason = "accept"
+	badProxyHeader  refusalReason = "proxy_protocol"
 )
 
 // refusalWords are what the log says of each.
@@ -39,6 +40,7 @@ var refusalWords = map[refusalReason]string{
 	largeHeader:     "requests were refused before they could be read: their headers have more than 32 KiB; a large cookie is the usual cause",
 	lateHeader:      "connections were closed: no whole request header came within 10 seconds",
 	brokeHTTP2:      "connections were ended: they break HTTP/2, or send more of it than is allowed",
+	badProxyHeader:  "connections were refused: PROXY_PROTOCOL is required, and a proxy in TRUSTED_PROXIES must begin each with its header",
 	notAccepted:     "connections could not be accepted: if too many files are open, raise the limit of open files (LimitNOFILE)",
 }
 
@@ -181,7 +183,9 @@ func left(cause string) bool {
 type arrival struct {
 	net.Conn
 	done func() // gives its place back; nil if it has none
-	addr netip.Addr
+	// proxied says that a proxy has named the client's address, as a forwarding header does.
+	proxied bool
+	addr    netip.Addr
 
 	read    atomic.Int64 // bytes since the last request
 	heard   atomic.Int64 // when the last came, in nanoseconds

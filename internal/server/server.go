@@ -64,6 +64,7 @@ type Options struct {
 	StaticAdmin    bool // an admin key outside the store exists: the last stored one may go
 	TrustedProxies []netip.Prefix
 	BasePath       string // below which the service is published, like /ollama; "" is the root
+	ProxyProtocol  bool   // each connection begins with a header of a trusted proxy
 	MetricsOpen    bool   // /metrics needs no key from this machine
 	Aliases        api.Aliases
 	Policy         []api.ModelPolicy // the operator's, before Standard
@@ -153,6 +154,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, grace time.Duration)
 		DisableGeneralOptionsHandler: true,
 	}
 	defer s.refusals.close()
+	if s.ProxyProtocol {
+		l = newProxyProtocol(l, s.TrustedProxies, s.refusals)
+	}
 	l = limitAddresses(l, s.PerAddress, s.TrustedProxies, s.refusals)
 	failed := make(chan error, 1)
 	go func() {
