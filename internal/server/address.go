@@ -33,6 +33,9 @@ func (s *Server) clientAddress(r *http.Request) (addr netip.Addr, forwarded bool
 	if len(s.TrustedProxies) == 0 || !forwarded {
 		return addr, forwarded || foreignPage(r)
 	}
+	if len(r.Header["X-Forwarded-For"]) == 0 {
+		return addr, forwarded
+	}
 	list := strings.Split(strings.Join(r.Header["X-Forwarded-For"], ","), ",")
 	trusts := func() bool {
 		return within(addr, s.TrustedProxies) || !addr.IsValid() && slices.Contains(s.TrustedProxies, api.SocketPeers)

@@ -90,4 +90,7 @@ func TestATrustedSocket(t *testing.T) {
 			t.Errorf("for %q: %d, want %d", forwarded, r.status, want)
 		}
 	}
+	if log := b.logs.String(); strings.Count(log, `"entry":`) != 1 || !strings.Contains(log, `"entry":"unknown"`) {
+		t.Error("a request without the header is told of, or one without an address is not")
+	}
 }
