@@ -102,7 +102,9 @@ func (u *Upstream) enter(c *conn, r *Request) {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	c.in = u
+	if c.in == nil {
+		c.in = u
+	}
 	c.watch = watched{large: large, patient: r.Once || r.Upload != nil, astray: c.watch.astray}
 	if c.closed.Load() {
 		return
