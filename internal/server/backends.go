@@ -125,8 +125,10 @@ func (s *Server) addBackend(ctx context.Context, in *addBackendIn) (*backendOut,
 	if err != nil {
 		return nil, api.Errorf(api.CodeBadRequest, "url %s", err)
 	}
-	declared := api.Backend{Name: n.Name, URL: base, Slots: n.Slots, Total: n.Total, Weight: n.Weight, Draining: n.Drain, AddedAt: by.At,
-		Reach: api.Reach{CA: n.CA, ClientCert: n.ClientCert, ClientKey: n.ClientKey, AuthHeader: n.AuthHeader}}
+	declared := api.Backend{
+		Name: n.Name, URL: base, Slots: n.Slots, Total: n.Total, Weight: n.Weight, Draining: n.Drain, AddedAt: by.At,
+		Reach: api.Reach{CA: n.CA, ClientCert: n.ClientCert, ClientKey: n.ClientKey, AuthHeader: n.AuthHeader},
+	}
 	if err := backend.Missing(declared.Reach, s.Means); err != nil {
 		return nil, api.Errorf(api.CodeBadRequest, "%s", err)
 	}
