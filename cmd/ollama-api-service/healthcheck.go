@@ -78,7 +78,7 @@ func localTransport(cfg *config.Config) *http.Transport {
 	t.DialContext = func(ctx context.Context, _, address string) (net.Conn, error) {
 		c, err := new(net.Dialer).DialContext(ctx, network, cmp.Or(at, address))
 		if err == nil && bool(cfg.ProxyProtocol) {
-			// What a proxy sends before its own health checks: the connection is nobody else's.
+			// What a proxy sends before its own health checks: the connection has no other client.
 			_, err = proxyproto.HeaderProxyFromAddrs(2, nil, nil).WriteTo(c)
 		}
 		return c, err
@@ -90,7 +90,7 @@ func localTransport(cfg *config.Config) *http.Transport {
 func localAddress(cfg *config.Config) string {
 	host := cfg.Host
 	if cfg.Socket() != "" {
-		return "localhost" // nobody looks it up
+		return "localhost" // it is not looked up
 	}
 	if a, err := netip.ParseAddr(host); err == nil && a.IsUnspecified() {
 		host = "127.0.0.1"

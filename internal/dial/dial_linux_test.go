@@ -28,7 +28,7 @@ func connect(t *testing.T, l net.Listener) (near, far net.Conn) {
 	return near, far
 }
 
-// Whoever waits for a machine that has vanished is told within half a minute, whether anything was sent to it since or not; a machine
+// A connection to a machine that has vanished fails within half a minute, whether anything was sent to it since or not; a machine
 // whose program takes nothing in and says nothing is waited for.
 func TestVanished(t *testing.T) {
 	if !netbed.Inside(t) {

@@ -42,7 +42,7 @@ func (t Text) read() ([]byte, error) {
 
 // Means are what servers are reached with. The zero value is what every machine has.
 type Means struct {
-	CA        Text // who vouches for the server, in place of whom this machine trusts
+	CA        Text // the CAs by which the server is trusted, in place of those of this machine
 	Cert, Key Text // what the server is shown
 	Header    string
 	Value     string

@@ -22,5 +22,5 @@ func (l *Lock) Remove() error {
 	return errors.Join(os.Remove(l.Path()), l.Release())
 }
 
-// refusedSocket reports whether nobody listens on a socket.
+// refusedSocket reports whether no process listens on a socket.
 func refusedSocket(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }

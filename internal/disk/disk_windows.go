@@ -22,5 +22,5 @@ func (l *Lock) Remove() error {
 	return nil
 }
 
-// refusedSocket reports whether nobody listens on a socket.
+// refusedSocket reports whether no process listens on a socket.
 func refusedSocket(err error) bool { return errors.Is(err, windows.WSAECONNREFUSED) }

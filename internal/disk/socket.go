@@ -18,13 +18,13 @@ const socketMode = 0o660
 // ErrSocketInUse is returned where another process listens on the path.
 var ErrSocketInUse = errors.New("another process listens on it")
 
-// ListenSocket listens on a Unix socket at path with mode 0660. It replaces a socket that nobody listens on any more, and nothing else.
+// ListenSocket listens on a Unix socket at path with mode 0660. It replaces a socket that no process listens on any more, and nothing else.
 // When the listener is closed the path is removed, unless it leads to another's socket by then.
 func ListenSocket(path string) (net.Listener, error) {
 	if err := stale(path); err != nil {
 		return nil, err
 	}
-	// Made in a directory that nobody else may enter, so that it is never there with another mode.
+	// Made in a directory that no other user may enter, so that it is never there with another mode.
 	room, err := os.MkdirTemp(filepath.Dir(path), ".s")
 	if err != nil {
 		return nil, err

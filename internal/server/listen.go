@@ -42,7 +42,7 @@ func (l *perAddress) Accept() (net.Conn, error) {
 		}
 		network := auth.Neighbourhood(addr)
 		if !l.take(network) {
-			_ = c.Close() // there is nobody to tell
+			_ = c.Close() // no request was read, so there is no answer
 			l.refusals.note(overConnections, addr, "")
 			continue
 		}

@@ -62,7 +62,7 @@ func (p *proxyProtocol) Close() error {
 	return p.Listener.Close()
 }
 
-// accept reads the headers beside each other: a client that is slow with its own must not hold the others.
+// accept reads several headers at the same time: a client that is slow with its own must not hold the others.
 func (p *proxyProtocol) accept() {
 	for {
 		select {
@@ -110,7 +110,7 @@ func (p *proxyProtocol) greet(c net.Conn) {
 			}
 		}
 	}
-	_ = c.Close() // there is nobody to tell
+	_ = c.Close() // no request was read, so there is no answer
 	if cause != "" {
 		p.refusals.note(badProxyHeader, from, cause)
 	}
