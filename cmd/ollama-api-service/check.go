@@ -215,6 +215,14 @@ func (e *examination) running() bool {
 
 // address looks whether HOST and PORT can be had. A service that runs on the same DATA_DIR may hold them.
 func (e *examination) address(ctx context.Context, running bool) {
+	if path := e.cfg.Socket(); path != "" {
+		if err := disk.Writable(filepath.Dir(path)); err != nil {
+			e.fail("address", usagef("cannot listen on the Unix socket %s: name a path in a directory that the user this runs as may write to (%w)", path, err))
+			return
+		}
+		e.add("address", resultOK, "a socket can be made at %s", path)
+		return
+	}
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", e.cfg.Address())
 	switch {
 	case err == nil:
@@ -230,14 +238,18 @@ func (e *examination) address(ctx context.Context, running bool) {
 // servers asks each Ollama server once. A service starts without them, too.
 func (e *examination) servers(ctx context.Context, seen *store.Sight) {
 	fleet := backend.NewFleet()
-	header, value := e.cfg.OllamaAuthHeader.Name, string(e.cfg.OllamaAuthHeader.Value)
+	means, err := newMeans(e.cfg, slog.New(slog.DiscardHandler)) // a file that is not there yet is told by the server's own reason
+	if err != nil {
+		e.fail("servers", err)
+		return
+	}
 	for _, b := range e.cfg.Ollama {
-		fleet.Add(backend.Of(b, header, value))
+		fleet.Add(backend.Of(b, means))
 	}
 	if seen != nil {
 		for _, b := range seen.Backends {
 			if b.URL != nil && fleet.Named(b.Name) == nil {
-				fleet.Add(backend.Of(b, header, value))
+				fleet.Add(backend.Of(b, means))
 			}
 		}
 	}

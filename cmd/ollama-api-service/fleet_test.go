@@ -11,6 +11,7 @@ import (
 
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/config"
+	"ollama-api-service/internal/dial"
 )
 
 // A start finds the servers of the settings and those that were added, drained as they were left.
@@ -32,7 +33,7 @@ func TestTheFleetOfAStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	var logged bytes.Buffer
-	fleet, static, err := newFleet(t.Context(), cfg, d.store, slog.New(slog.NewTextHandler(&logged, nil)))
+	fleet, static, err := newFleet(t.Context(), cfg, dial.Means{}, d.store, slog.New(slog.NewTextHandler(&logged, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}

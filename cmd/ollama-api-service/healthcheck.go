@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/pires/go-proxyproto"
 	"github.com/spf13/cobra"
 
 	"ollama-api-service/internal/config"
@@ -33,7 +35,7 @@ func (p *program) healthcheckCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if cfg.Port == 0 {
+		if cfg.Port == 0 && cfg.Socket() == "" {
 			return usagef("PORT is 0, so the address of the service is not known: set PORT to the port it uses")
 		}
 		if err := askHealth(cmd.Context(), cfg); err != nil {
@@ -49,7 +51,7 @@ func (p *program) healthcheckCommand() *cobra.Command {
 }
 
 func healthURL(cfg *config.Config) string {
-	return cfg.Scheme() + "://" + localAddress(cfg) + "/healthz"
+	return cfg.Scheme() + "://" + localAddress(cfg) + string(cfg.BasePath) + "/healthz"
 }
 
 // askHealth asks the service that runs whether it is well.
@@ -59,7 +61,7 @@ func askHealth(ctx context.Context, cfg *config.Config) error {
 	// Whose certificate it is does not matter: it is for the name that others use, nothing secret is sent, and a status is read.
 	client := &http.Client{
 		Timeout:       healthTimeout,
-		Transport:     &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}},
+		Transport:     localTransport(cfg),
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
@@ -78,9 +80,30 @@ func askHealth(ctx context.Context, cfg *config.Config) error {
 	return nil
 }
 
+// localTransport leads to the service on this machine, over its Unix socket if it has one.
+func localTransport(cfg *config.Config) *http.Transport {
+	t := &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	network, at := "tcp", ""
+	if path := cfg.Socket(); path != "" {
+		network, at = "unix", path
+	}
+	t.DialContext = func(ctx context.Context, _, address string) (net.Conn, error) {
+		c, err := new(net.Dialer).DialContext(ctx, network, cmp.Or(at, address))
+		if err == nil && bool(cfg.ProxyProtocol) {
+			// What a proxy sends before its own health checks: the connection has no other client.
+			_, err = proxyproto.HeaderProxyFromAddrs(2, nil, nil).WriteTo(c)
+		}
+		return c, err
+	}
+	return t
+}
+
 // localAddress is where the service is reached from this machine: one cannot connect to 0.0.0.0 everywhere.
 func localAddress(cfg *config.Config) string {
 	host := cfg.Host
+	if cfg.Socket() != "" {
+		return "localhost" // it is not looked up
+	}
 	if a, err := netip.ParseAddr(host); err == nil && a.IsUnspecified() {
 		host = "127.0.0.1"
 		if a.Is6() {

@@ -6,6 +6,7 @@ import (
 	"github.com/coreos/go-systemd/v22/activation"
 
 	"ollama-api-service/internal/config"
+	"ollama-api-service/internal/disk"
 )
 
 // givenListeners are the sockets that systemd holds for the service (sd_listen_fds(3)). They
@@ -26,4 +27,28 @@ func givenListeners(cfg *config.Config) ([]net.Listener, error) {
 		}
 	}
 	return given, nil
+}
+
+// listen opens what clients connect to: an address, or a Unix socket.
+func listen(cfg *config.Config) (net.Listener, error) {
+	if path := cfg.Socket(); path != "" {
+		l, err := disk.ListenSocket(path)
+		if err != nil {
+			return nil, usagef("cannot listen on the Unix socket %s: %w; name a path in a directory that the user this runs as may write to", path, err)
+		}
+		return l, nil
+	}
+	l, err := net.Listen("tcp", cfg.Address())
+	if err != nil {
+		return nil, listenError(cfg, err)
+	}
+	return l, nil
+}
+
+// listenURL is what the log calls it.
+func listenURL(cfg *config.Config, l net.Listener) string {
+	if cfg.Socket() != "" {
+		return "unix:" + l.Addr().String() + string(cfg.BasePath)
+	}
+	return cfg.Scheme() + "://" + l.Addr().String() + string(cfg.BasePath)
 }

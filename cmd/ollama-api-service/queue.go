@@ -126,12 +126,14 @@ func (f *queueFlags) address(cfg *config.Config) (string, error) {
 func serviceAddress(typed string, cfg *config.Config) (*url.URL, error) {
 	base := typed
 	switch {
+	case base == "" && cfg.Socket() != "":
+		return nil, usagef("HOST is a Unix socket: set --url to where the proxy in front of it publishes the service")
 	case base == "" && cfg.Port == 0:
 		return nil, usagef("PORT is 0, so the address of the service is not known: set --url")
 	case base == "" && cfg.Scheme() == "https":
 		return nil, usagef("the service speaks HTTPS: set --url https://NAME:%d with the name that its certificate is for", cfg.Port)
 	case base == "":
-		base = "http://" + localAddress(cfg)
+		base = "http://" + localAddress(cfg) + string(cfg.BasePath)
 	}
 	u, err := url.Parse(base)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {

@@ -117,7 +117,11 @@ func serve(ctx context.Context, cfg *config.Config, hangup <-chan os.Signal, std
 	}
 	defer traces.close(log)
 
-	fleet, static, err := newFleet(ctx, cfg, st, log)
+	means, err := newMeans(cfg, log)
+	if err != nil {
+		return err
+	}
+	fleet, static, err := newFleet(ctx, cfg, means, st, log)
 	if err != nil {
 		return err
 	}
@@ -126,8 +130,8 @@ func serve(ctx context.Context, cfg *config.Config, hangup <-chan os.Signal, std
 	gateway := server.New(server.Options{
 		Store: st, Auth: keys, Secret: secret, Random: rand.Reader, Limits: limits,
 		Fleet: fleet, Queue: sched.Options{MaxQueue: cfg.MaxQueue, PerKey: cfg.MaxQueuePerKey, MaxWait: cfg.MaxQueueWait, Prefix: cfg.PrefixAffinity}, Books: books, Log: log, Version: buildVersion(),
-		UpstreamHeader: cfg.OllamaAuthHeader.Name, UpstreamValue: string(cfg.OllamaAuthHeader.Value), Static: static, Refuses: cfg.RefuseBackend,
-		Live: live(cfg), MetricsOpen: cfg.MetricsOpen,
+		Means: means, Static: static, Refuses: cfg.RefuseBackend,
+		Live: live(cfg), BasePath: string(cfg.BasePath), ProxyProtocol: bool(cfg.ProxyProtocol), MetricsOpen: cfg.MetricsOpen,
 		MaxBody: int64(cfg.MaxBodyBytes), BodyMemory: int64(cfg.MaxBodyMemory), MaxRequestTime: cfg.MaxRequestTime, FirstByte: cfg.UpstreamFirstByteTimeout, Idle: cfg.UpstreamIdleTimeout, CountGrace: cfg.CountGrace, Heartbeat: cfg.SSEHeartbeat,
 		Throttle: auth.NewThrottle(cfg.AuthFailuresPerMinute, time.Now), StopDelay: cfg.ShutdownDelay, PerAddress: cfg.MaxConnectionsPerAddress, TLS: secure.config, Expiry: secure.expiry,
 		Tracer: traces.tracer, TraceUpstream: cfg.TraceUpstream, LogLinesLost: lines.lost.Load,
@@ -158,13 +162,7 @@ func serve(ctx context.Context, cfg *config.Config, hangup <-chan os.Signal, std
 	go watchChanges(background, st, keys, log)
 
 	if len(listeners) == 0 {
-		l, err := await(ctx, wait, "the address "+cfg.Address(), func() (net.Listener, error) {
-			l, err := net.Listen("tcp", cfg.Address())
-			if err != nil {
-				return nil, listenError(cfg, err)
-			}
-			return l, nil
-		})
+		l, err := await(ctx, wait, "the address "+cfg.Address(), func() (net.Listener, error) { return listen(cfg) })
 		if err != nil {
 			return err
 		}
@@ -177,7 +175,7 @@ func serve(ctx context.Context, cfg *config.Config, hangup <-chan os.Signal, std
 	boundMemory(cfg, log)
 	defer runtime.KeepAlive(make([]byte, ballast))
 
-	log.Info("listening", "addr", addr.String(), "url", cfg.Scheme()+"://"+addr.String(), "version", buildVersion(), "backends", len(fleet.All()))
+	log.Info("listening", "addr", addr.String(), "url", listenURL(cfg, listeners[0]), "version", buildVersion(), "backends", len(fleet.All()))
 	for _, l := range listeners[1:] {
 		log.Info("listening", "addr", l.Addr().String())
 	}

@@ -12,8 +12,11 @@ const (
 	AddressNone   AddressDetail = "none"
 )
 
-// Show is the address in this detail; "" shows none.
+// Show is the address in this detail; "" shows none. The peers of a Unix socket have no address and are "unknown".
 func (d AddressDetail) Show(a netip.Addr) string {
+	if !a.IsValid() {
+		return "unknown"
+	}
 	switch d {
 	case AddressNone:
 		return ""

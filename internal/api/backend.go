@@ -27,6 +27,7 @@ type Backend struct {
 	Weight   float64  // how fast it is, beside one of weight 1; 0 is 1
 	Draining bool     // it gets no new request
 	AddedAt  time.Time
+	Reach    Reach
 }
 
 // BackendPatch is a change of a backend; nil leaves a field as it is.
@@ -34,6 +35,8 @@ type BackendPatch struct {
 	Slots, Total *int
 	Weight       *float64
 	Drain        *bool
+	// Of Reach.
+	CA, ClientCert, ClientKey, AuthHeader *string
 }
 
 // Apply changes the backend.
@@ -42,6 +45,10 @@ func (p BackendPatch) Apply(b *Backend) {
 	set(&b.Total, p.Total)
 	set(&b.Weight, p.Weight)
 	set(&b.Draining, p.Drain)
+	set(&b.Reach.CA, p.CA)
+	set(&b.Reach.ClientCert, p.ClientCert)
+	set(&b.Reach.ClientKey, p.ClientKey)
+	set(&b.Reach.AuthHeader, p.AuthHeader)
 }
 
 func set[T any](field *T, to *T) {
@@ -67,7 +74,12 @@ func (b Backend) Validate() error {
 	case b.Weight != 0 && !(b.Weight >= MinWeight && b.Weight <= MaxWeight):
 		return Errorf(CodeBadRequest, "weight must be from %v to %v, or 0 for 1", MinWeight, MaxWeight)
 	}
-	return nil
+	return b.Reach.Validate(b.URL != nil && b.URL.Scheme == "https")
+}
+
+// Reaches reports whether the patch changes what the backend is reached with.
+func (p BackendPatch) Reaches() bool {
+	return p.CA != nil || p.ClientCert != nil || p.ClientKey != nil || p.AuthHeader != nil
 }
 
 // ParseBackendURL reads the address of an Ollama server: scheme, host and port, and the query, which is the caller's to read. Its

@@ -307,3 +307,6 @@ type Change struct {
 	// Force makes a change that bars the key that makes it, and a rotation that ends the grace of the one before.
 	Force bool
 }
+
+// SocketPeers stands, in a list of networks, for the peers of a Unix socket: they have no address.
+var SocketPeers = netip.Prefix{}

@@ -111,7 +111,7 @@ func (a *Authenticator) Identify(ctx context.Context, credential string, from ne
 		return nil, errInvalid(key.Preview + ": secret replaced, grace period over")
 	}
 	if !key.Allows(from) {
-		return nil, api.Wrap(api.CodeForbidden, fmt.Errorf("%s used from %s", key.Preview, from),
+		return nil, api.Wrap(api.CodeForbidden, fmt.Errorf("%s used from outside its allowed_ips", key.Preview),
 			"this API key may not be used from your address: ask an administrator to add it to the key's allowed_ips")
 	}
 	return key, nil

@@ -34,7 +34,7 @@ func NewThrottle(most int, now func() time.Time) *Throttle {
 
 // Failed counts a text from addr that is no key. Where the address has sent too many others, it returns how long it should wait.
 func (t *Throttle) Failed(addr netip.Addr, text string) (wait time.Duration, over bool) {
-	if t.most <= 0 || !addr.IsValid() {
+	if t.most <= 0 {
 		return 0, false
 	}
 	now := t.now()
@@ -63,7 +63,8 @@ func (t *Throttle) Failed(addr netip.Addr, text string) (wait time.Duration, ove
 	return 0, false
 }
 
-// Neighbourhood is what one client has of addresses: one of IPv4, a /64 of IPv6. It is the zero prefix for what is no address.
+// Neighbourhood is what one client has of addresses: one of IPv4, a /64 of IPv6. It is the zero prefix for what has no address, such as the
+// peers of a Unix socket, which count as one.
 func Neighbourhood(a netip.Addr) netip.Prefix {
 	bits := 64
 	if a.Is4() {

@@ -9,7 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"regexp"
 	"slices"
@@ -20,6 +22,7 @@ import (
 	"time"
 
 	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/dial"
 )
 
 const (
@@ -37,13 +40,15 @@ type Backend struct {
 	Name string
 	URL  *url.URL
 
-	bounds        atomic.Pointer[Bounds]
-	header, value string // of OLLAMA_AUTH_HEADER
-	client        *http.Client
-	changing      sync.Mutex // one change of state at a time
-	state         atomic.Pointer[State]
-	failures      atomic.Int32  // of requests, in a row
-	wake          chan struct{} // asks for a probe before its time
+	Target *dial.Target // how it is reached
+
+	bounds   atomic.Pointer[Bounds]
+	reach    atomic.Pointer[api.Reach]
+	client   *http.Client
+	changing sync.Mutex // one change of state at a time
+	state    atomic.Pointer[State]
+	failures atomic.Int32  // of requests, in a row
+	wake     chan struct{} // asks for a probe before its time
 }
 
 // Bounds are what a server may be given. An admin may change them while it serves.
@@ -67,23 +72,51 @@ type State struct {
 
 // New is a backend that has not been probed yet. header and value are an upstream credential, or empty.
 func New(name string, base *url.URL, slots int, header, value string) *Backend {
-	b := &Backend{Name: name, URL: base, header: header, value: value, wake: make(chan struct{}, 1)}
+	return at(name, dial.To(base, dial.Access{Header: header, Value: value}), slots)
+}
+
+func at(name string, target *dial.Target, slots int) *Backend {
+	b := &Backend{Name: name, URL: target.URL, Target: target, wake: make(chan struct{}, 1)}
 	b.bounds.Store(&Bounds{Slots: slots})
 	b.client = &http.Client{
 		// No environment proxies and no redirects: a probe must not be sent elsewhere.
-		Transport:     &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 1, IdleConnTimeout: time.Minute},
+		Transport: &http.Transport{
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return target.Socket(ctx) },
+			DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				c, _, err := target.Conn(ctx)
+				return c, err
+			},
+			DisableCompression: true, MaxIdleConnsPerHost: 1, IdleConnTimeout: time.Minute,
+		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
+	target.OnMove(func(func(netip.Addr) bool) { b.client.CloseIdleConnections() })
 	b.state.Store(&State{Reason: "not probed yet"})
 	return b
 }
 
-// Of is the backend that the settings or an admin describe.
-func Of(a api.Backend, header, value string) *Backend {
-	b := New(a.Name, a.URL, a.Slots, header, value)
+// Of is the backend that an admin or the settings describe. settings are what it is reached with where it says nothing else.
+func Of(a api.Backend, settings dial.Means) *Backend {
+	b := at(a.Name, dial.To(a.URL, dial.Access{}), a.Slots)
+	b.Use(a.Reach, settings)
 	b.bounds.Store(&Bounds{a.Slots, a.Total, a.Weight})
 	b.change(func(s *State) { s.Draining = a.Draining })
 	return b
+}
+
+// Use reaches the server with other means from now on.
+func (b *Backend) Use(r api.Reach, settings dial.Means) {
+	b.reach.Store(&r)
+	b.Target.Use(Means(r, settings).Access())
+	b.client.CloseIdleConnections()
+}
+
+// Reach is what the server itself is said to be reached with.
+func (b *Backend) Reach() (r api.Reach) {
+	if p := b.reach.Load(); p != nil {
+		r = *p
+	}
+	return r
 }
 
 // Bounds are those of now.
@@ -157,12 +190,13 @@ func (b *Backend) ask(ctx context.Context, method, path string, body []byte, mos
 		return err
 	}
 	req.Header.Set("User-Agent", Agent)
-	if b.header != "" {
-		req.Header.Set(b.header, b.value)
+	if a := b.Target.Access(); a.Header != "" {
+		req.Header.Set(a.Header, a.Value)
 	}
 	resp, err := b.client.Do(req)
 	if err != nil {
-		return fmt.Errorf("%w: %w", errSilent, err)
+		b.client.CloseIdleConnections() // the others lead to where this one did
+		return fmt.Errorf("%w: %w", errSilent, dial.Explain(err))
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {

@@ -50,7 +50,10 @@ func (c *Config) check() error {
 		c.BackupDir = filepath.Join(c.DataDir, "backups")
 	}
 	// The same files, whatever the process does to its working directory later, and a full path in every message.
-	for name, path := range map[string]*string{"DATA_DIR": &c.DataDir, "BACKUP_DIR": &c.BackupDir, "TLS_CERT": &c.TLSCert, "TLS_KEY": &c.TLSKey, "ACME_CA_ROOT": &c.ACMECARoot} {
+	for name, path := range map[string]*string{
+		"DATA_DIR": &c.DataDir, "BACKUP_DIR": &c.BackupDir, "TLS_CERT": &c.TLSCert, "TLS_KEY": &c.TLSKey, "ACME_CA_ROOT": &c.ACMECARoot,
+		"OLLAMA_CA": &c.OllamaCA, "OLLAMA_CLIENT_CERT": &c.OllamaClientCert, "OLLAMA_CLIENT_KEY": &c.OllamaClientKey,
+	} {
 		if *path == "" {
 			continue
 		}
@@ -162,6 +165,15 @@ func (c *Config) checkTLS() error {
 }
 
 func (c *Config) checkListen() error {
+	if c.ProxyProtocol && len(c.TrustedProxies) == 0 {
+		return errorf("PROXY_PROTOCOL is required but TRUSTED_PROXIES is empty: name the proxies whose headers are believed, or set it to off")
+	}
+	if path, ok := strings.CutPrefix(c.Host, "unix:"); ok || filepath.IsAbs(c.Host) {
+		return c.checkSocket(path)
+	}
+	if slices.Contains(c.TrustedProxies, api.SocketPeers) {
+		return errorf("TRUSTED_PROXIES names unix, but HOST is no Unix socket: leave unix out, or set HOST to a path like /run/ollama-api-service/http.sock")
+	}
 	c.Host = strings.ToLower(strings.Trim(c.Host, "[]"))
 	if a, err := netip.ParseAddr(c.Host); err != nil && !hostName.MatchString(c.Host) || a.Is4In6() {
 		return errorf("HOST must be an address or a name of this machine without a port, like 127.0.0.1; the port goes into PORT")
@@ -203,7 +215,31 @@ func (c *Config) ListenAt(addr net.Addr) error {
 	return nil
 }
 
+// maxSocketPath leaves room in the 108 bytes that systems have for the path of a socket.
+const maxSocketPath = 85
+
+func (c *Config) checkSocket(path string) error {
+	path = filepath.Clean(path)
+	switch {
+	case !filepath.IsAbs(path) || len(path) > maxSocketPath:
+		return errorf("HOST must be a full path of at most %d bytes for a Unix socket, like /run/ollama-api-service/http.sock", maxSocketPath)
+	case len(c.ACMEDomain) > 0:
+		return errorf("ACME_DOMAIN needs a HOST that the CA can connect to: leave it out where HOST is a Unix socket, and let the proxy have the certificate")
+	}
+	c.Host = path
+	if err := c.checkDemo(); err != nil {
+		return err
+	}
+	return nil
+}
+
 func (c *Config) checkOllama() error {
+	switch {
+	case c.OllamaClientCert != "" && c.OllamaClientKey == "":
+		return errorf("OLLAMA_CLIENT_KEY is missing, because OLLAMA_CLIENT_CERT is set: set it to the file of the certificate's private key, or leave both out")
+	case c.OllamaClientKey != "" && c.OllamaClientCert == "":
+		return errorf("OLLAMA_CLIENT_CERT is missing, because OLLAMA_CLIENT_KEY is set: set it to the file of the certificate, or leave both out")
+	}
 	for _, b := range c.Ollama {
 		if c.Own(b.URL) {
 			return errOwn

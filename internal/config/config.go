@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"reflect"
 	"strconv"
 	"time"
@@ -23,9 +24,13 @@ type Config struct {
 
 	Ollama           Backends   `env:"OLLAMA_BASE_URL" envDefault:"http://127.0.0.1:11434" doc:"The Ollama servers: http or https addresses, separated by commas. Each may end in ?slots=4&total=8&weight=2&name=gpu1.\nslots (1 to 10000) is how many requests a server is given at one time for each model - its OLLAMA_NUM_PARALLEL; without it\nthat is found by watching - and total for all its models together. weight (1) is how fast it is beside the others, and name\nwhat it is called in statistics and logs: its host, or ollama where it is the only one. docs/backends.md says more.\n  OLLAMA_BASE_URL=http://gpu1:11434?slots=4,http://gpu2:11434?slots=8&weight=2"`
 	OllamaAuthHeader AuthHeader `env:"OLLAMA_AUTH_HEADER" doc:"A header sent to each Ollama server with every request, where something in front of it asks for one.\n  OLLAMA_AUTH_HEADER='Authorization: Bearer abc'"`
+	OllamaCA         string     `env:"OLLAMA_CA" doc:"The file of the certificates (PEM) by which the HTTPS of Ollama servers is trusted, in place of those that this machine trusts:\nthat of a private CA, or a self-signed certificate itself. A renewed file is taken up with the next connection.\n  OLLAMA_CA=/etc/ssl/ollama-ca.pem"`
+	OllamaClientCert string     `env:"OLLAMA_CLIENT_CERT" doc:"The file of a client certificate with its chain (PEM) that is shown to Ollama servers that ask for one; OLLAMA_CLIENT_KEY is then\nneeded too. Renewed files are taken up with the next connection.\n  OLLAMA_CLIENT_CERT=/etc/ssl/gateway-client.pem"`
+	OllamaClientKey  string     `env:"OLLAMA_CLIENT_KEY" doc:"The file of its private key (PEM, without a passphrase).\n  OLLAMA_CLIENT_KEY=/etc/ssl/gateway-client.key"`
 
-	Host string `env:"HOST" envDefault:"127.0.0.1" doc:"The address to listen on. 0.0.0.0 is every network of this machine: set TLS_CERT or ACME_DOMAIN, or put TLS in front, first."`
-	Port uint16 `env:"PORT" envDefault:"8000" doc:"The port to listen on; 0 is any free one."`
+	Host     string   `env:"HOST" envDefault:"127.0.0.1" doc:"The address to listen on. 0.0.0.0 is every network of this machine: set TLS_CERT or ACME_DOMAIN, or put TLS in front, first.\nA path like /run/ollama-api-service/http.sock is a Unix socket with mode 0660, for a proxy on this machine. What comes over it\ncounts as of an unknown address, unless TRUSTED_PROXIES names unix.\n  HOST=/run/ollama-api-service/http.sock"`
+	Port     uint16   `env:"PORT" envDefault:"8000" doc:"The port to listen on; 0 is any free one."`
+	BasePath BasePath `env:"BASE_PATH" doc:"The path below which a proxy publishes the service, for a name that other services share. Every route is then there too, and the\npages and descriptions name it; a proxy may pass the path on or take it off.\n  BASE_PATH=/ollama"`
 
 	TLSCert string `env:"TLS_CERT" reload:"true" doc:"The file of a certificate with its chain (PEM), for HTTPS and HTTP/2 without a proxy; TLS_KEY is then needed too. When the\nfiles change, new connections get the new certificate within seconds.\n  TLS_CERT=/etc/ssl/gateway/fullchain.pem"`
 	TLSKey  string `env:"TLS_KEY" reload:"true" doc:"The file of the certificate's private key (PEM, without a passphrase).\n  TLS_KEY=/etc/ssl/gateway/privkey.pem"`
@@ -78,7 +83,9 @@ type Config struct {
 	MaxConnectionsPerAddress int     `env:"MAX_CONNECTIONS_PER_ADDRESS" envDefault:"512" doc:"How many connections one address may hold, before anybody is asked for a key. This machine and TRUSTED_PROXIES are exempt;\n0 is no bound."`
 	CORSOrigins              Origins `env:"CORS_ORIGINS" reload:"true" doc:"Origins, separated by commas, whose pages may call the service from a browser. A star is the first label of a host, the\nwhole host, or the port; * is every origin but null. Keys in pages are keys that others can read.\n  CORS_ORIGINS=https://chat.example.net,http://localhost:*,https://*.example.com,chrome-extension://*"`
 
-	TrustedProxies Networks `env:"TRUSTED_PROXIES" reload:"true" doc:"Addresses or networks, separated by commas, of the proxies whose X-Forwarded-For is believed.\n  TRUSTED_PROXIES=10.0.0.7,172.16.0.0/12"`
+	TrustedProxies Networks `env:"TRUSTED_PROXIES" reload:"true" doc:"Addresses or networks, separated by commas, of the proxies whose X-Forwarded-For is believed; unix is\nwhat connects to a HOST that is a Unix socket.\n  TRUSTED_PROXIES=10.0.0.7,172.16.0.0/12"`
+
+	ProxyProtocol ProxyProtocol `env:"PROXY_PROTOCOL" envDefault:"off" doc:"off, or required where a TCP load balancer stands in front and says with the PROXY protocol (version 1 or 2) where each\nconnection comes from. It is never guessed: with required, every connection must begin with the header and come from\nTRUSTED_PROXIES."`
 
 	MetricsOpen bool `env:"METRICS_OPEN" envDefault:"false" doc:"true lets programs on this machine read /metrics without a key. Never set it where a proxy on this machine passes\nrequests on without X-Forwarded-For, unless TRUSTED_PROXIES names the proxy's address: everybody could read it then."`
 
@@ -231,6 +238,14 @@ func readable(err error) error {
 type mend string
 
 func (m mend) Error() string { return string(m) }
+
+// Socket is the path of the Unix socket to listen on, or "" where HOST is an address.
+func (c *Config) Socket() string {
+	if filepath.IsAbs(c.Host) {
+		return c.Host
+	}
+	return ""
+}
 
 // Address is where to listen: host and port.
 func (c *Config) Address() string {

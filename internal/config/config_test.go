@@ -111,7 +111,7 @@ func TestGoodValues(t *testing.T) {
 	if got := fmt.Sprint(c.ModelAliases); got != "[claude-*=qwen3-coder gpt-4o=llama3.2:3b]" {
 		t.Errorf("aliases are %s", got)
 	}
-	if got := fmt.Sprint(c.TrustedProxies); got != "[10.0.0.7/32 172.16.0.0/12 fd00::/8 192.168.0.0/16]" {
+	if got := fmt.Sprint(c.TrustedProxies); got != "10.0.0.7/32,172.16.0.0/12,fd00::/8,192.168.0.0/16" {
 		t.Errorf("proxies are %s", got)
 	}
 }
@@ -187,7 +187,19 @@ func TestBadValues(t *testing.T) {
 		{"OLLAMA_AUTH_HEADER", "Name: a\r\nHost: b"},
 		{"OLLAMA_AUTH_HEADER", "Host: elsewhere"},
 		{"OLLAMA_AUTH_HEADER", "content-length: 5"},
+		{"OLLAMA_CLIENT_CERT", "/client.pem"},
+		{"OLLAMA_CLIENT_KEY", "/client.key"},
+		{"BASE_PATH", "team"},
+		{"BASE_PATH", "/api"},
+		{"BASE_PATH", "/Docs/x"},
+		{"BASE_PATH", "/a//b"},
+		{"BASE_PATH", "/a/../b"},
+		{"BASE_PATH", "/a%2Fb"},
+		{"BASE_PATH", "/a?b"},
 		{"HOST", "127.0.0.1:8000"},
+		{"HOST", "unix:relative.sock"},
+		{"HOST", "/" + strings.Repeat("x", 100)},
+		{"PROXY_PROTOCOL", "optional"},
 		{"HOST", "http://127.0.0.1"},
 		{"PORT", "99999"},
 		{"PORT", "abc"},
@@ -403,6 +415,29 @@ func TestExampleIsObeyed(t *testing.T) {
 	for _, s := range settingList() {
 		if s.doc == "" || !slices.Contains(lines, s.name+"="+s.standard+"\n") && s.standard != "" {
 			t.Errorf("%s is not explained, or not there with its default", s.name)
+		}
+	}
+}
+
+// A path as HOST is a Unix socket, however it is written; what needs an address does not go with it.
+func TestASocketAsHost(t *testing.T) {
+	for _, host := range []string{"/run/x.sock", "unix:/run/x.sock", "/run//x.sock"} {
+		c := load(t, "HOST="+host, "TRUSTED_PROXIES=unix,10.0.0.7", "PROXY_PROTOCOL=required")
+		if c.Socket() != "/run/x.sock" || !bool(c.ProxyProtocol) || c.TrustedProxies.String() != "unix,10.0.0.7/32" || len(c.Warnings) > 0 {
+			t.Errorf("%s is %q with %v and %v", host, c.Socket(), c.TrustedProxies, c.Warnings)
+		}
+	}
+	if c := load(t, "HOST=127.0.0.1"); c.Socket() != "" {
+		t.Errorf("an address is the socket %q", c.Socket())
+	}
+	for what, environ := range map[string][]string{
+		"DEMO_KEYS":       {"HOST=/run/x.sock", "DEMO_KEYS=true"},
+		"ACME_DOMAIN":     {"HOST=/run/x.sock", "ACME_DOMAIN=gateway.example.net"},
+		"TRUSTED_PROXIES": {"TRUSTED_PROXIES=unix"},
+		"PROXY_PROTOCOL":  {"PROXY_PROTOCOL=required"},
+	} {
+		if _, err := Load("", environ); err == nil || !strings.Contains(err.Error(), what) {
+			t.Errorf("%v: %v", environ, err)
 		}
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"ollama-api-service/internal/api"
 )
 
 // Collector is the base address of an OpenTelemetry collector; a nil URL is none.
@@ -75,7 +77,7 @@ func (p *HiddenPairs) UnmarshalText(text []byte) error {
 	}
 	*p = HiddenPairs{}
 	for name, value := range pairs {
-		if !headerName.MatchString(name) || ownHeaders[strings.ToLower(name)] {
+		if !api.ValidHeaderName(name) {
 			return mend("must have names of headers that a collector asks for, like authorization=Bearer%20abc")
 		}
 		(*p)[name] = Hidden(value)

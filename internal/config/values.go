@@ -124,16 +124,6 @@ func (h AuthHeader) String() string {
 	return h.Name + ": (set)"
 }
 
-// ownHeaders frame the request or are written by the gateway itself.
-var ownHeaders = map[string]bool{
-	"host": true, "connection": true, "content-length": true, "transfer-encoding": true, "te": true, "trailer": true,
-	"upgrade": true, "expect": true, "content-type": true, "content-encoding": true, "accept-encoding": true,
-	"keep-alive": true, "proxy-connection": true,
-}
-
-// headerName is RFC 9110's token.
-var headerName = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}$")
-
 // visible says whether s is visible ASCII, and what more allows.
 func visible(s, more string) bool {
 	for i := range len(s) {
@@ -146,13 +136,9 @@ func visible(s, more string) bool {
 
 // UnmarshalText reads "Name: value".
 func (h *AuthHeader) UnmarshalText(text []byte) error {
-	name, value, ok := strings.Cut(string(text), ":")
-	name, value = strings.TrimSpace(name), strings.TrimSpace(value)
-	if !ok || value == "" || !headerName.MatchString(name) || !visible(value, " \t") {
-		return mend("must be a header like Authorization: Bearer abc")
-	}
-	if ownHeaders[strings.ToLower(name)] {
-		return mend("must not be a header that the gateway writes itself; usual is Authorization")
+	name, value, err := api.ParseHeader(string(text))
+	if err != nil {
+		return mend(err.Error())
 	}
 	h.Name, h.Value = name, Hidden(value)
 	return nil
@@ -180,8 +166,23 @@ func (s *Size) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Networks are address ranges.
+// Networks are address ranges. api.SocketPeers among them stands for the peers of a Unix socket.
 type Networks []netip.Prefix
+
+const socketPeers = "unix"
+
+// String is the ranges as they may be written.
+func (n Networks) String() string {
+	var list []string
+	for _, p := range n {
+		if p == api.SocketPeers {
+			list = append(list, socketPeers)
+		} else {
+			list = append(list, p.String())
+		}
+	}
+	return strings.Join(list, ",")
+}
 
 // UnmarshalText reads addresses and networks, separated by commas.
 func (n *Networks) UnmarshalText(text []byte) error {
@@ -191,9 +192,13 @@ func (n *Networks) UnmarshalText(text []byte) error {
 		if part == "" {
 			continue
 		}
+		if strings.EqualFold(part, socketPeers) {
+			*n = append(*n, api.SocketPeers)
+			continue
+		}
 		var one api.Network
 		if err := one.UnmarshalText([]byte(part)); err != nil {
-			return mend("must be addresses or networks like 10.0.0.7,172.16.0.0/12")
+			return mend("must be addresses or networks like 10.0.0.7,172.16.0.0/12, or unix for the peers of a Unix socket")
 		}
 		p := one.Prefix
 		if a := p.Addr(); a.Is4In6() && p.Bits() >= 96 {
@@ -364,4 +369,59 @@ func (d *AddressDetail) UnmarshalText(text []byte) error {
 		return nil
 	}
 	return mend("must be full, prefix or none")
+}
+
+// BasePath is a path without a slash at its end; "" is the root.
+type BasePath string
+
+var baseSegment = regexp.MustCompile(`^[A-Za-z0-9_~-][A-Za-z0-9._~-]*$`)
+
+// ownSegments begin the service's own paths: below one of these, a path would mean two things.
+var ownSegments = map[string]bool{
+	"api": true, "v1": true, "k": true, "docs": true, "redoc": true, "openapi.json": true, "health": true, "healthz": true, "readyz": true, "metrics": true,
+}
+
+// UnmarshalText reads a path like /ollama.
+func (p *BasePath) UnmarshalText(text []byte) error {
+	path, ok := strings.CutPrefix(strings.TrimRight(string(text), "/"), "/")
+	if *p = ""; !ok && len(text) > 0 && strings.Trim(string(text), "/") == "" {
+		return nil
+	}
+	if !ok || len(path) > 200 {
+		return mend("must be a path like /ollama")
+	}
+	for i, segment := range strings.Split(path, "/") {
+		if !baseSegment.MatchString(segment) {
+			return mend("must be a path like /ollama, of letters, digits and .-_~ between single slashes")
+		}
+		if i == 0 && ownSegments[strings.ToLower(segment)] {
+			return mend("must not begin with a path of the service itself: choose another one, like /ollama")
+		}
+	}
+	*p = BasePath("/" + path)
+	return nil
+}
+
+// ProxyProtocol is whether connections begin with a header of the PROXY protocol.
+type ProxyProtocol bool
+
+// String is how it is written.
+func (p ProxyProtocol) String() string {
+	if p {
+		return "required"
+	}
+	return "off"
+}
+
+// UnmarshalText reads off or required.
+func (p *ProxyProtocol) UnmarshalText(text []byte) error {
+	switch strings.ToLower(string(text)) {
+	case "off":
+		*p = false
+	case "required":
+		*p = true
+	default:
+		return mend("must be off or required: whether a connection has the header is never guessed, because any client could then send one")
+	}
+	return nil
 }

@@ -49,3 +49,6 @@ func Free(dir string) (int64, error) {
 	}
 	return free, nil
 }
+
+// refusedSocket reports whether no process listens on a socket.
+func refusedSocket(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }

@@ -56,3 +56,6 @@ func Free(dir string) (int64, error) {
 	}
 	return int64(min(free, 1<<62)), nil
 }
+
+// refusedSocket reports whether no process listens on a socket.
+func refusedSocket(err error) bool { return errors.Is(err, windows.WSAECONNREFUSED) }

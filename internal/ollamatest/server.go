@@ -72,6 +72,9 @@ func Start(tb testing.TB) *Server {
 	return start(tb, l, "http://")
 }
 
+// StartOn serves on a listener that the test has made.
+func StartOn(tb testing.TB, l net.Listener) *Server { return start(tb, l, "http://") }
+
 // StartTLS is Start behind TLS; Server.Certificate is what a client must trust.
 func StartTLS(tb testing.TB) *Server {
 	tb.Helper()

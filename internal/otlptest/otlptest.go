@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"encoding/hex"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"sync"
@@ -43,6 +44,17 @@ type Collector struct {
 func Start(tb testing.TB) *Collector {
 	c := &Collector{tb: tb}
 	c.Server = httptest.NewServer(http.HandlerFunc(c.take))
+	tb.Cleanup(c.Close)
+	return c
+}
+
+// StartTLSOn serves with TLS and HTTP/2 on a listener that the test has made.
+func StartTLSOn(tb testing.TB, l net.Listener) *Collector {
+	c := &Collector{tb: tb}
+	c.Server = httptest.NewUnstartedServer(http.HandlerFunc(c.take))
+	c.Listener.Close()
+	c.Listener, c.EnableHTTP2 = l, true
+	c.StartTLS()
 	tb.Cleanup(c.Close)
 	return c
 }

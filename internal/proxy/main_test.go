@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/dial"
 	"ollama-api-service/internal/ollamatest"
 )
 
@@ -27,7 +28,7 @@ func upstreamAt(t testing.TB, base string) *Upstream {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u := NewUpstream(at, "", "")
+	u := NewUpstream(dial.To(at, dial.Access{}))
 	t.Cleanup(u.Close)
 	return u
 }

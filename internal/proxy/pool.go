@@ -3,16 +3,17 @@ package proxy
 import (
 	"bufio"
 	"context"
-	"crypto/tls"
 	"errors"
 	"net"
+	"net/netip"
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"ollama-api-service/internal/dial"
 )
 
 const (
-	dialTimeout   = 5 * time.Second
 	maxIdle       = 512              // connections kept per server
 	maxIdleTime   = 90 * time.Second // and for how long: routers forget a silent connection without telling its ends
 	readBuffer    = 2 << 10          // larger reads pass it by: an idle stream should hold little
@@ -24,11 +25,11 @@ const (
 type conn struct {
 	net.Conn
 	br     *bufio.Reader
-	used   bool      // it carried a request before this one
-	since  time.Time // when it was given back
-	got    int64     // bytes read since the request began
-	err    error     // of the last read
-	budget int64     // bytes that may still be read of a header; negative: unbounded
+	used   bool         // it carried a request before this one
+	since  time.Time    // when it was given back
+	got    atomic.Int64 // bytes read since the request began
+	err    error        // of the last read
+	budget int64        // bytes that may still be read of a header; negative: unbounded
 	closed atomic.Bool
 
 	rolling bool // reads set their own deadline, from idle and end
@@ -39,6 +40,11 @@ type conn struct {
 	raw   syscall.RawConn // to look at what the kernel has; nil where it does not say
 	look  func(fd uintptr)
 	quiet bool // what look found: open, and nothing to read
+
+	in    *Upstream   // whose connection it is; nil before its first request
+	to    netip.Addr  // where it leads
+	lost  atomic.Bool // it was closed because its server is
+	watch watched
 }
 
 var errHeaderTooLong = errors.New("the header of the answer is longer than 64 KiB")
@@ -55,7 +61,10 @@ func newConn(c net.Conn, socket any) *conn {
 }
 
 // begin makes the connection ready for a request.
-func (c *conn) begin() { c.got, c.rolling = 0, false }
+func (c *conn) begin() {
+	c.got.Store(0)
+	c.rolling = false
+}
 
 // roll bounds every wait of the reads from here on by idle (0: not), and all of them by end (zero: not).
 func (c *conn) roll(idle time.Duration, end time.Time) {
@@ -93,7 +102,7 @@ func (c *conn) Read(p []byte) (int, error) {
 	}
 	n, err := c.Conn.Read(p)
 	c.err = err
-	c.got += int64(n)
+	c.got.Add(int64(n))
 	if c.budget >= 0 {
 		c.budget -= int64(n)
 	}
@@ -101,9 +110,13 @@ func (c *conn) Read(p []byte) (int, error) {
 }
 
 func (c *conn) shut() {
-	if !c.closed.Swap(true) {
-		_ = c.Conn.Close() // nothing can be done about an error of a connection that is given up
+	if c.closed.Swap(true) {
+		return
 	}
+	if c.in != nil {
+		c.in.leave(c)
+	}
+	_ = c.Conn.Close() // nothing can be done about an error of a connection that is given up
 }
 
 // usable says whether a pooled connection may carry a request. One with bytes waiting may not: they answer nothing that was
@@ -142,10 +155,12 @@ func (u *Upstream) pop() *conn {
 // give pools a connection that nobody reads from any more, and closes the oldest one if it has not been used for long.
 func (u *Upstream) give(c *conn) {
 	c.used, c.since = true, time.Now()
+	c.loose()
 	var drop *conn
 	u.mu.Lock()
+	delete(u.busy, c)
 	switch {
-	case u.closed || len(u.idle) >= maxIdle:
+	case u.closed || u.down || c.watch.astray || len(u.idle) >= maxIdle:
 		drop = c
 	case len(u.idle) > 0 && c.since.Sub(u.idle[0].since) > maxIdleTime:
 		drop = u.idle[0]
@@ -164,7 +179,8 @@ func (u *Upstream) give(c *conn) {
 func (u *Upstream) Close() {
 	u.mu.Lock()
 	idle := u.idle
-	u.idle, u.closed = nil, true
+	u.idle, u.closed, u.down = nil, true, false
+	u.wakeLocked()
 	u.mu.Unlock()
 	for _, c := range idle {
 		c.shut()
@@ -172,19 +188,11 @@ func (u *Upstream) Close() {
 }
 
 func (u *Upstream) dial(ctx context.Context) (*conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	var d net.Dialer
-	socket, err := d.DialContext(ctx, "tcp", u.address)
+	c, socket, err := u.target.Conn(ctx)
 	if err != nil {
-		return nil, err
+		return nil, dial.Explain(err)
 	}
-	if u.tls == nil {
-		return newConn(socket, socket), nil
-	}
-	secure := tls.Client(socket, u.tls)
-	if err := secure.HandshakeContext(ctx); err != nil {
-		return nil, errors.Join(err, socket.Close())
-	}
-	return newConn(secure, socket), nil
+	n := newConn(c, socket)
+	n.to = dial.Remote(socket)
+	return n, nil
 }

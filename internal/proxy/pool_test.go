@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"io"
 	"net"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/dial"
 	"ollama-api-service/internal/ollamatest"
 )
 
@@ -419,8 +421,9 @@ func TestTLS(t *testing.T) {
 	if len(srv.Requests()) != 0 {
 		t.Fatal("a request went to a server that is not trusted")
 	}
-	u.tls.RootCAs = x509.NewCertPool()
-	u.tls.RootCAs.AddCert(srv.Certificate)
+	roots := x509.NewCertPool()
+	roots.AddCert(srv.Certificate)
+	u.target.Use(dial.Access{TLS: func() (*tls.Config, error) { return &tls.Config{RootCAs: roots}, nil }})
 	big := &Request{Method: "POST", Path: "/api/chat", Body: []byte(`{"model":"tiny","messages":[{"content":"` + strings.Repeat("x", 100<<10) + `"}]}`)}
 	before := srv.Connections()
 	for range 3 {

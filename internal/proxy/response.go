@@ -71,6 +71,9 @@ func (r *Response) Read(p []byte) (int, error) {
 		r.ended = true
 		return n, io.EOF
 	}
+	if r.conn.lost.Load() {
+		err = errors.Join(errLost, err)
+	}
 	return n, failure(r.ctx, err, silence, r.conn.end)
 }
 

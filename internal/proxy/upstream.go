@@ -4,19 +4,18 @@ package proxy
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"strconv"
 	"sync"
 	"time"
 
 	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/dial"
 )
 
 const (
@@ -27,28 +26,24 @@ const (
 // Upstream is one Ollama server and its pool of connections. It follows no redirect, uses no proxy of the environment and
 // asks for no compression.
 type Upstream struct {
-	address string // host:port to dial
-	host    string // the server's own Host header: Ollama on loopback refuses a foreign one
-	tls     *tls.Config
-	extra   string // header line of OLLAMA_AUTH_HEADER, with its CRLF
+	target *dial.Target
+	host   string // the server's own Host header: Ollama on loopback refuses a foreign one
 
 	mu     sync.Mutex
 	idle   []*conn // the most recent last: it is the least likely to be stale
+	busy   map[*conn]struct{}
 	closed bool
+	outage
 }
 
-// NewUpstream is a pool for the server at base (http or https, no path). header and value are a credential of ours, or empty.
-func NewUpstream(base *url.URL, header, value string) *Upstream {
-	u := &Upstream{address: base.Host, host: base.Host}
-	if base.Port() == "" {
-		u.address = net.JoinHostPort(base.Hostname(), map[string]string{"http": "80", "https": "443"}[base.Scheme])
+// NewUpstream is a pool for the server that target leads to.
+func NewUpstream(target *dial.Target) *Upstream {
+	u := &Upstream{target: target, busy: make(map[*conn]struct{})}
+	if target.URL != nil {
+		u.host = target.URL.Host
 	}
-	if base.Scheme == "https" {
-		u.tls = &tls.Config{ServerName: base.Hostname(), MinVersion: tls.VersionTLS12}
-	}
-	if header != "" {
-		u.extra = header + ": " + value + "\r\n"
-	}
+	u.wake = make(chan struct{}, 1)
+	target.OnMove(u.moved)
 	return u
 }
 
@@ -98,10 +93,13 @@ func (u *Upstream) Do(ctx context.Context, r *Request) (*Response, error) {
 		if err == nil {
 			return resp, nil
 		}
-		stale := c.used && c.got == 0 && ctx.Err() == nil && !errors.Is(err, os.ErrDeadlineExceeded)
 		c.shut()
-		if !stale {
-			if c.got == 0 && !errors.Is(err, os.ErrDeadlineExceeded) {
+		unanswered := c.got.Load() == 0 && !errors.Is(err, os.ErrDeadlineExceeded)
+		if !unanswered || ctx.Err() != nil || !u.again(c, r, tried) {
+			if c.lost.Load() {
+				err = errors.Join(errLost, err)
+			}
+			if unanswered {
 				err = errors.Join(ErrUnanswered, err)
 			}
 			return nil, failure(ctx, err, noAnswer, r.Deadline)
@@ -131,7 +129,7 @@ func failure(ctx context.Context, err error, late string, end time.Time) *api.Er
 		}
 		return api.Wrap(api.CodeUpstreamTimeout, err, late)
 	default:
-		return api.Wrap(api.CodeUpstreamError, err, "the Ollama server broke off: try again")
+		return api.Wrap(api.CodeUpstreamError, dial.Explain(err), "the Ollama server broke off: try again")
 	}
 }
 
@@ -139,6 +137,7 @@ func failure(ctx context.Context, err error, late string, end time.Time) *api.Er
 // it may stop.
 func (u *Upstream) roundTrip(ctx context.Context, c *conn, r *Request) (*Response, error) {
 	c.begin()
+	u.enter(c, r)
 	stop := context.AfterFunc(ctx, c.shut)
 	if err := c.SetDeadline(earlier(r.FirstByte, time.Now(), r.Deadline)); err != nil {
 		stop()
@@ -201,7 +200,9 @@ func (u *Upstream) send(c *conn, r *Request) error {
 	b = append(b, " HTTP/1.1\r\nHost: "...)
 	b = append(b, u.host...)
 	b = append(b, "\r\n"...)
-	b = append(b, u.extra...)
+	if a := u.target.Access(); a.Header != "" {
+		b = append(append(append(append(b, a.Header...), ": "...), a.Value...), "\r\n"...)
+	}
 	if r.Accept != "" {
 		b = append(append(append(b, "Accept: "...), r.Accept...), "\r\n"...)
 	}

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/dial"
 	"ollama-api-service/internal/ollamatest"
 )
 
@@ -65,7 +66,7 @@ func TestBytesOnTheWire(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			u := NewUpstream(at, c.header, c.value)
+			u := NewUpstream(dial.To(at, dial.Access{Header: c.header, Value: c.value}))
 			near, far := net.Pipe()
 			defer near.Close()
 			sent := make(chan error, 1)

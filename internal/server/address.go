@@ -1,75 +1,143 @@
 package server
 
 import (
-	"bytes"
-	"context"
-	"log"
 	"log/slog"
+	"net"
+	"net/http"
 	"net/netip"
-	"regexp"
+	"slices"
 	"strings"
+	"sync"
 
 	"ollama-api-service/internal/api"
 )
 
-// watches reports whether the route is for probes and scrapes: they come every few seconds and say nothing while they succeed.
-func (r *route) watches() bool {
-	if r == nil {
-		return false
+// forwardingHeaders are those that a proxy adds. One of them means that a request was passed on.
+var forwardingHeaders = []string{"X-Forwarded-For", "Forwarded", "X-Real-Ip", "X-Forwarded-Host", "X-Forwarded-Proto", "Via"}
+
+// clientAddress is the address of the client that sent the request: the peer, or, where the peer is a trusted proxy, the last address in
+// X-Forwarded-For that is none. What comes before an entry that is no address is not believed.
+func (s *Server) clientAddress(r *http.Request, proxies []netip.Prefix) (addr netip.Addr, forwarded bool) {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err == nil {
+		addr, _ = netip.ParseAddr(host)
+		addr = addr.Unmap().WithZone("")
 	}
-	switch r.template {
-	case "/health", "/healthz", "/readyz", "/metrics":
+	a, _ := r.Context().Value(arrivalKey{}).(*arrival)
+	forwarded = !addr.IsValid() || a != nil && a.proxied // whatever connects to a Unix socket may pass requests of others on
+	for _, name := range forwardingHeaders {
+		if _, ok := r.Header[name]; ok {
+			forwarded = true
+		}
+	}
+	if len(proxies) == 0 || !forwarded {
+		return addr, forwarded || foreignPage(r)
+	}
+	if len(r.Header["X-Forwarded-For"]) == 0 {
+		return addr, forwarded
+	}
+	list := strings.Split(strings.Join(r.Header["X-Forwarded-For"], ","), ",")
+	trusts := func() bool {
+		return within(addr, proxies) || !addr.IsValid() && slices.Contains(proxies, api.SocketPeers)
+	}
+	for i := len(list) - 1; i >= 0 && trusts(); i-- {
+		next, ok := forwardedAddress(list[i])
+		if !ok {
+			s.oddEntries.tell(s.Log, addr, list[i])
+			break
+		}
+		addr = next
+	}
+	return addr, forwarded
+}
+
+// forwardedAddress reads an entry of X-Forwarded-For. Some proxies write the client's port too (Azure's gateways, IIS), and brackets
+// around IPv6.
+func forwardedAddress(entry string) (netip.Addr, bool) {
+	entry = strings.Trim(strings.TrimSpace(entry), `"`)
+	if a, err := netip.ParseAddr(entry); err == nil {
+		return a.Unmap().WithZone(""), true
+	}
+	if a, err := netip.ParseAddrPort(entry); err == nil {
+		return a.Addr().Unmap().WithZone(""), true
+	}
+	if inner, ok := strings.CutPrefix(entry, "["); ok {
+		if inner, ok = strings.CutSuffix(inner, "]"); ok {
+			a, err := netip.ParseAddr(inner)
+			return a.Unmap().WithZone(""), err == nil && a.Is6()
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// maxOddProxies bounds of how many proxies it is kept that they were told of.
+const maxOddProxies = 100
+
+// oddEntries tell once of each trusted proxy that names its client in a way that is no address.
+type oddEntries struct {
+	mu   sync.Mutex
+	told map[netip.Addr]bool
+}
+
+// tell logs what kind of entry it is, and never the entry: a client may have written it.
+func (o *oddEntries) tell(log *slog.Logger, proxy netip.Addr, entry string) {
+	kind := "something else"
+	switch entry = strings.TrimSpace(entry); {
+	case entry == "":
+		kind = "nothing"
+	case strings.EqualFold(entry, "unknown"):
+		kind = "unknown"
+	case strings.HasPrefix(entry, "_"):
+		kind = "an obfuscated name"
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.told[proxy] || len(o.told) >= maxOddProxies {
+		return
+	}
+	if o.told == nil {
+		o.told = make(map[netip.Addr]bool)
+	}
+	o.told[proxy] = true
+	log.Warn("a proxy in TRUSTED_PROXIES names its client in X-Forwarded-For by what is no address, so its requests count as its own: have it write the client's address there",
+		"proxy", addressText(proxy), "entry", kind)
+}
+
+// addressText is an address as the log and the books have it. The peers of a Unix socket have none.
+func addressText(a netip.Addr) string {
+	if !a.IsValid() {
+		return "unknown"
+	}
+	return a.String()
+}
+
+// foreignPage says whether a browser may have been sent here by a page of somebody else: by a form or a link (the Origin and
+// the Sec-Fetch-Site header say so), or by a name that was made to point at this machine (the Host does).
+func foreignPage(r *http.Request) bool {
+	host := r.Host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	a, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	if here := host == "localhost" || err == nil && a.IsLoopback(); !here {
 		return true
 	}
-	return false
-}
-
-// withoutClient is the text of an error with the client's address in the detail that the log may show. The address is in the errors of
-// its connection. Other addresses stay: those of Ollama servers must be read.
-func (s *Server) withoutClient(text string, client netip.Addr) string {
-	return s.withoutAddresses(text, func(a netip.Addr) bool { return a == client })
-}
-
-func (s *Server) withoutAddresses(text string, hide func(netip.Addr) bool) string {
-	if s.LogAddress != api.AddressPrefix && s.LogAddress != api.AddressNone {
-		return text
+	scheme := "http://"
+	if r.TLS != nil {
+		scheme = "https://"
 	}
-	return anyAddress.ReplaceAllStringFunc(text, func(found string) string {
-		a, err := netip.ParseAddr(strings.Trim(found, "[]"))
-		if a = a.Unmap().WithZone(""); err != nil || !hide(a) {
-			return found
+	if origin := r.Header.Get("Origin"); origin != "" && origin != scheme+r.Host {
+		return true
+	}
+	site := r.Header.Get("Sec-Fetch-Site")
+	return site == "cross-site" || site == "same-site"
+}
+
+func within(a netip.Addr, list []netip.Prefix) bool {
+	for _, p := range list {
+		if p.Contains(a) {
+			return true
 		}
-		return s.shown(a)
-	})
-}
-
-var anyAddress = regexp.MustCompile(`\d{1,3}(?:\.\d{1,3}){3}|\[[0-9a-fA-F:.]+(?:%[0-9A-Za-z]+)?\]|[0-9a-fA-F]*:[0-9a-fA-F:]*:[0-9a-fA-F.]*`)
-
-// shown is an address in the detail that the log may show, in a sentence.
-func (s *Server) shown(a netip.Addr) string {
-	if text := s.LogAddress.Show(a); text != "" {
-		return text
 	}
-	return "(client)"
-}
-
-// from is where a change came from, for the log. What is no address stays: it is a word like local.
-func (s *Server) from(by api.Change) string {
-	if a, err := netip.ParseAddr(by.From); err == nil {
-		return s.shown(a)
-	}
-	return by.From
-}
-
-// errorLog takes what net/http says of connections, which names their addresses.
-func (s *Server) errorLog() *log.Logger { return log.New(connectionLog{s}, "", 0) }
-
-type connectionLog struct{ s *Server }
-
-func (l connectionLog) Write(line []byte) (int, error) {
-	if l.s.Log.Enabled(context.Background(), slog.LevelDebug) {
-		everyAddress := func(netip.Addr) bool { return true }
-		l.s.Log.Debug(l.s.withoutAddresses(string(bytes.TrimSpace(line)), everyAddress))
-	}
-	return len(line), nil
+	return false
 }

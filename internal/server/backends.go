@@ -12,10 +12,11 @@ import (
 
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/backend"
+	"ollama-api-service/internal/dial"
 )
 
 // backendFields are all names that a body of the backend operations may hold.
-var backendFields = []string{"name", "url", "slots", "total", "weight", "drain"}
+var backendFields = []string{"name", "url", "slots", "total", "weight", "drain", "ca", "client_cert", "client_key", "auth_header"}
 
 type newBackend struct {
 	Name   string  `json:"name" minLength:"1" maxLength:"64" pattern:"^[A-Za-z0-9._-]+$" doc:"What it is called in headers, statistics and logs" example:"gpu2"`
@@ -24,6 +25,11 @@ type newBackend struct {
 	Total  int     `json:"total,omitempty" minimum:"0" maximum:"10000" doc:"Requests at one time for all its models; 0 is no bound"`
 	Weight float64 `json:"weight,omitempty" minimum:"0" maximum:"100" doc:"How fast it is, beside one of weight 1; 0 is 1"`
 	Drain  bool    `json:"drain,omitempty" doc:"Add it without giving it requests yet"`
+
+	CA         string `json:"ca,omitempty" maxLength:"32768" doc:"The certificates (PEM) by which its HTTPS is trusted. Here and in the next three: the name of the setting means what it says, as does leaving the field out, and none means nothing of the kind" example:"OLLAMA_CA"`
+	ClientCert string `json:"client_cert,omitempty" maxLength:"32768" doc:"A client certificate with its chain (PEM) that it is shown, or OLLAMA_CLIENT_CERT, or none" example:"OLLAMA_CLIENT_CERT"`
+	ClientKey  string `json:"client_key,omitempty" maxLength:"32768" writeOnly:"true" doc:"The private key of client_cert (PEM, without a passphrase), or OLLAMA_CLIENT_KEY, or none; no answer ever shows it" example:"OLLAMA_CLIENT_KEY"`
+	AuthHeader string `json:"auth_header,omitempty" maxLength:"8192" writeOnly:"true" doc:"A header that it gets with each request, or OLLAMA_AUTH_HEADER, or none; no answer ever shows it" example:"OLLAMA_AUTH_HEADER"`
 }
 
 type backendPatch struct {
@@ -31,6 +37,11 @@ type backendPatch struct {
 	Total  *int     `json:"total,omitempty" minimum:"0" maximum:"10000" doc:"Requests at one time for all its models; 0 is no bound"`
 	Weight *float64 `json:"weight,omitempty" minimum:"0" maximum:"100" doc:"How fast it is, beside one of weight 1; 0 is 1"`
 	Drain  *bool    `json:"drain,omitempty" doc:"true gives it no new requests; what it serves goes on"`
+
+	CA         *string `json:"ca,omitempty" maxLength:"32768" doc:"As when it is added; an empty text means what the setting says" example:"OLLAMA_CA"`
+	ClientCert *string `json:"client_cert,omitempty" maxLength:"32768" doc:"As when it is added; an empty text means what the setting says" example:"OLLAMA_CLIENT_CERT"`
+	ClientKey  *string `json:"client_key,omitempty" maxLength:"32768" writeOnly:"true" doc:"As when it is added; an empty text means what the setting says" example:"OLLAMA_CLIENT_KEY"`
+	AuthHeader *string `json:"auth_header,omitempty" maxLength:"8192" writeOnly:"true" doc:"As when it is added; an empty text means what the setting says" example:"OLLAMA_AUTH_HEADER"`
 }
 
 // backendReport is a server as admins see it.
@@ -48,7 +59,15 @@ type backendReport struct {
 	Loaded    []residentModel `json:"models_loaded" doc:"Those in its memory" nullable:"false"`
 	Checked   *time.Time      `json:"checked_at" doc:"When it was last asked; null: not yet"`
 	Reason    string          `json:"reason,omitempty" doc:"Why it is not healthy"`
+	Reach     backendReach    `json:"reach" doc:"What it is reached with: set, where it has a text of its own; the name of the setting that holds it; or none. The texts are never shown"`
 	Warnings  []string        `json:"warnings,omitempty" doc:"Known vulnerabilities of its version, and models that it has in another version than most servers" nullable:"false"`
+}
+
+type backendReach struct {
+	CA         string `json:"ca" example:"OLLAMA_CA"`
+	ClientCert string `json:"client_cert" example:"none"`
+	ClientKey  string `json:"client_key" example:"none"`
+	AuthHeader string `json:"auth_header" example:"set"`
 }
 
 type residentModel struct {
@@ -106,7 +125,13 @@ func (s *Server) addBackend(ctx context.Context, in *addBackendIn) (*backendOut,
 	if err != nil {
 		return nil, api.Errorf(api.CodeBadRequest, "url %s", err)
 	}
-	declared := api.Backend{Name: n.Name, URL: base, Slots: n.Slots, Total: n.Total, Weight: n.Weight, Draining: n.Drain, AddedAt: by.At}
+	declared := api.Backend{
+		Name: n.Name, URL: base, Slots: n.Slots, Total: n.Total, Weight: n.Weight, Draining: n.Drain, AddedAt: by.At,
+		Reach: api.Reach{CA: n.CA, ClientCert: n.ClientCert, ClientKey: n.ClientKey, AuthHeader: n.AuthHeader},
+	}
+	if err := backend.Missing(declared.Reach, s.Means); err != nil {
+		return nil, api.Errorf(api.CodeBadRequest, "%s", err)
+	}
 	for _, other := range s.Fleet.All() {
 		switch {
 		case other.Name == n.Name:
@@ -118,7 +143,7 @@ func (s *Server) addBackend(ctx context.Context, in *addBackendIn) (*backendOut,
 	if err := s.Store.AddBackend(ctx, declared, by); err != nil {
 		return nil, err
 	}
-	b := backend.Of(declared, s.UpstreamHeader, s.UpstreamValue)
+	b := backend.Of(declared, s.Means)
 	b.Probe(ctx) // before it is given requests: it says what it has
 	s.join(b)
 	if !s.Fleet.Add(b) {
@@ -130,14 +155,15 @@ func (s *Server) addBackend(ctx context.Context, in *addBackendIn) (*backendOut,
 }
 
 func (s *Server) changeBackend(ctx context.Context, in *changeBackendIn) (*backendOut, error) {
-	by, p := s.change(ctx), api.BackendPatch{Slots: in.Body.Slots, Total: in.Body.Total, Weight: in.Body.Weight, Drain: in.Body.Drain}
+	by, n := s.change(ctx), in.Body
+	p := api.BackendPatch{Slots: n.Slots, Total: n.Total, Weight: n.Weight, Drain: n.Drain, CA: n.CA, ClientCert: n.ClientCert, ClientKey: n.ClientKey, AuthHeader: n.AuthHeader}
 	b, err := s.named(in.Name)
 	if err != nil {
 		return nil, err
 	}
 	if s.Static[b.Name] {
-		if p.Slots != nil || p.Total != nil || p.Weight != nil {
-			return nil, api.Errorf(api.CodeConflict, "the setting OLLAMA_BASE_URL says what %s is given: change slots, total and weight there; it can be drained here", b.Name)
+		if p.Slots != nil || p.Total != nil || p.Weight != nil || p.Reaches() {
+			return nil, api.Errorf(api.CodeConflict, "the setting OLLAMA_BASE_URL says what %s is given, and settings what it is reached with: change that there; it can be drained here", b.Name)
 		}
 		if p.Drain != nil && *p.Drain != b.State().Draining {
 			if err := s.Store.DrainBackend(ctx, b.Name, *p.Drain, by); err != nil {
@@ -148,9 +174,19 @@ func (s *Server) changeBackend(ctx context.Context, in *changeBackendIn) (*backe
 		}
 		return &backendOut{s.report(b)}, nil
 	}
+	var asked api.Backend
+	p.Apply(&asked)
+	if err := backend.Missing(asked.Reach, s.Means); err != nil {
+		return nil, api.Errorf(api.CodeBadRequest, "%s", err)
+	}
 	declared, err := s.Store.ChangeBackend(ctx, b.Name, p, by)
 	if err != nil {
 		return nil, err
+	}
+	if p.Reaches() {
+		b.Use(declared.Reach, s.Means)
+		s.pools.renew(b)
+		s.Fleet.Probe(ctx, b)
 	}
 	s.Fleet.Drain(b, declared.Draining)
 	s.Fleet.Bound(b, backend.Bounds{Slots: declared.Slots, Total: declared.Total, Weight: declared.Weight})
@@ -195,6 +231,27 @@ func (s *Server) changedBackend(what string, by api.Change, b *backend.Backend) 
 	s.Log.Info(what, "actor", by.Actor, "from", s.from(by), "backend", b.Name, "url", b.URL.String())
 }
 
+// reach is what b is reached with, without the texts.
+func (s *Server) reach(b *backend.Backend) backendReach {
+	r := b.Reach().Shown()
+	say := func(field, setting string, set bool) string {
+		switch {
+		case field != "" && field != setting:
+			return field
+		case set:
+			return setting
+		}
+		return api.ReachNone
+	}
+	m := s.Means
+	return backendReach{
+		CA:         say(r.CA, api.SettingCA, m.CA != dial.Text{}),
+		ClientCert: say(r.ClientCert, api.SettingClientCert, m.Cert != dial.Text{}),
+		ClientKey:  say(r.ClientKey, api.SettingClientKey, m.Key != dial.Text{}),
+		AuthHeader: say(r.AuthHeader, api.SettingAuthHeader, m.Header != ""),
+	}
+}
+
 func (s *Server) backendReports() []backendReport {
 	list := []backendReport{}
 	for _, b := range s.Fleet.All() {
@@ -209,6 +266,7 @@ func (s *Server) report(b *backend.Backend) backendReport {
 	r := backendReport{
 		Name: b.Name, URL: b.URL.String(), Static: s.Static[b.Name], Healthy: state.Healthy, Draining: state.Draining, Version: state.Version,
 		Slots: bounds.Slots, Total: bounds.Total, Weight: cmp.Or(bounds.Weight, 1), Loaded: []residentModel{}, Reason: state.Reason, Warnings: state.Holes(),
+		Reach: s.reach(b),
 	}
 	if state.Installed != nil {
 		n := len(state.Installed)

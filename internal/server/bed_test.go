@@ -75,8 +75,11 @@ type setup struct {
 	servers  int // 0 is 1
 	slots    int
 	maxQueue int
-	maxWait  time.Duration // in the queue; 0 is a minute
-	http2    bool          // behind TLS, which is where clients speak it
+	maxWait  time.Duration                   // in the queue; 0 is a minute
+	http2    bool                            // behind TLS, which is where clients speak it
+	at       []string                        // addresses of servers to use in place of those that start makes
+	listen   func(net.Listener) net.Listener // nil leaves it as it is
+	watched  bool                            // probed as in service
 	change   func(*server.Options)
 }
 
@@ -112,7 +115,13 @@ func start(t testing.TB, with setup) *bed {
 	}
 	wait := cmp.Or(with.maxWait, time.Minute)
 	b.backend = backend.New("gpu1", base, slots, "", "")
+	if len(with.at) > 0 {
+		b.backend = backend.New("gpu1", parseURL(t, with.at[0]), slots, "", "")
+	}
 	b.fleet = backend.NewFleet(b.backend)
+	for i, at := range with.at[min(1, len(with.at)):] {
+		b.fleet.Add(backend.New(fmt.Sprint("gpu", i+2), parseURL(t, at), slots, "", ""))
+	}
 	for i := 2; i <= with.servers; i++ {
 		other := ollamatest.Start(t)
 		b.others = append(b.others, other)
@@ -137,7 +146,14 @@ func start(t testing.TB, with setup) *bed {
 	b.server, b.sched = s, s.Sched
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(err)
+	if with.listen != nil {
+		l = with.listen(l)
+	}
 	run, cancel := context.WithCancel(context.Background())
+	var watching sync.WaitGroup
+	if with.watched {
+		watching.Go(func() { b.fleet.Watch(run, func(*backend.Backend, backend.State) {}) })
+	}
 	transport := &http.Transport{MaxIdleConnsPerHost: 600}
 	b.url = "http://" + l.Addr().String()
 	if with.http2 {
@@ -151,6 +167,7 @@ func start(t testing.TB, with setup) *bed {
 		b.client.CloseIdleConnections()
 		cancel()
 		<-served
+		watching.Wait()
 		must(b.books.Close(context.Background()))
 	})
 	t.Cleanup(func() {
@@ -258,4 +275,16 @@ func (b *bed) mint() (secret, preview string) {
 		b.t.Fatal(err)
 	}
 	return secret, preview
+}
+
+// until waits for what must become true.
+func until(t testing.TB, what string, within time.Duration, is func() bool) {
+	t.Helper()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(within); !is(); <-tick.C {
+		if time.Now().After(end) {
+			t.Fatalf("%s: not so after %v", what, within)
+		}
+	}
 }

@@ -42,7 +42,7 @@ func (s *Server) open(x *exchange, req *dialect.Request, lease *sched.Lease, tak
 	b := &booking{s: s, x: x, req: req, lease: lease, taken: taken}
 	b.record.Admission = api.Admission{
 		ID: x.id, ClientRequestID: x.theirID, At: time.Now(), Key: x.key.Preview, Endpoint: x.route.template,
-		Backend: lease.Backend.Name, Class: classNames[x.route.class], Streamed: req.Stream, ClientAddr: x.addr.String(),
+		Backend: lease.Backend.Name, Class: classNames[x.route.class], Streamed: req.Stream, ClientAddr: addressText(x.addr),
 		PromptEstimate: req.PromptTokens,
 	}
 	if x.key.Metered() {

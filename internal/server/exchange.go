@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -63,7 +62,7 @@ func exchangeOf(ctx context.Context) *exchange { return ctx.Value(exchangeKey{})
 
 func (s *Server) newExchange(w http.ResponseWriter, r *http.Request, live *Live) *exchange {
 	x := &exchange{ResponseWriter: w, r: r, s: s, live: live, arrived: time.Now(), id: newID()}
-	x.addr, x.forwarded = clientAddress(r, live.TrustedProxies)
+	x.addr, x.forwarded = s.clientAddress(r, live.TrustedProxies)
 	w.Header()["X-Request-Id"] = []string{x.id}
 	if theirs := r.Header.Get("X-Request-Id"); theirs != "" && validID(theirs) {
 		x.theirID = theirs
@@ -211,7 +210,7 @@ func (x *exchange) who() string {
 	if x.addr.Is6() {
 		return auth.Neighbourhood(x.addr).String()
 	}
-	return x.addr.String()
+	return addressText(x.addr)
 }
 
 // loggedStatus is the status sent; 499 for a client that left before one was.
@@ -256,61 +255,3 @@ func (x *exchange) attrs() []slog.Attr {
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-
-// clientAddress is who sent the request: the peer, or, where the peer is a trusted proxy, the last address in
-// X-Forwarded-For that is none. What comes before an entry that is no address is not believed.
-func clientAddress(r *http.Request, trusted []netip.Prefix) (addr netip.Addr, forwarded bool) {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err == nil {
-		addr, _ = netip.ParseAddr(host)
-		addr = addr.Unmap().WithZone("")
-	}
-	for _, name := range []string{"X-Forwarded-For", "Forwarded", "X-Real-Ip", "X-Forwarded-Host", "X-Forwarded-Proto", "Via"} {
-		if _, ok := r.Header[name]; ok {
-			forwarded = true
-		}
-	}
-	if len(trusted) == 0 || !forwarded {
-		return addr, forwarded || foreignPage(r)
-	}
-	list := strings.Split(strings.Join(r.Header["X-Forwarded-For"], ","), ",")
-	for i := len(list) - 1; i >= 0 && within(addr, trusted); i-- {
-		next, err := netip.ParseAddr(strings.TrimSpace(list[i]))
-		if err != nil {
-			break
-		}
-		addr = next.Unmap().WithZone("")
-	}
-	return addr, forwarded
-}
-
-// foreignPage says whether a browser may have been sent here by a page of somebody else: by a form or a link (the Origin and
-// the Sec-Fetch-Site header say so), or by a name that was made to point at this machine (the Host does).
-func foreignPage(r *http.Request) bool {
-	host := r.Host
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
-	}
-	a, err := netip.ParseAddr(strings.Trim(host, "[]"))
-	if here := host == "localhost" || err == nil && a.IsLoopback(); !here {
-		return true
-	}
-	scheme := "http://"
-	if r.TLS != nil {
-		scheme = "https://"
-	}
-	if origin := r.Header.Get("Origin"); origin != "" && origin != scheme+r.Host {
-		return true
-	}
-	site := r.Header.Get("Sec-Fetch-Site")
-	return site == "cross-site" || site == "same-site"
-}
-
-func within(a netip.Addr, list []netip.Prefix) bool {
-	for _, p := range list {
-		if p.Contains(a) {
-			return true
-		}
-	}
-	return false
-}

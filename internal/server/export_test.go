@@ -1,7 +1,9 @@
 package server
 
 import (
+	"log/slog"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"ollama-api-service/internal/dialect"
@@ -10,6 +12,11 @@ import (
 var familyNames = map[dialect.Family]string{dialect.Native: "native", dialect.OpenAI: "openai", dialect.Responses: "responses", dialect.Anthropic: "anthropic"}
 
 var LimitAddresses = limitAddresses
+
+// Refusals calls count for each that it is told.
+func Refusals(count func(string)) *refusals {
+	return &refusals{log: slog.New(slog.DiscardHandler), count: func(r refusalReason) { count(string(r)) }, show: netip.Addr.String, hide: func(text string) string { return text }, by: make(map[refusalReason]*refusalSum)}
+}
 
 // CutAfter bounds how long a client may take nothing of its answer.
 func (s *Server) CutAfter(d time.Duration) { s.writeProgress = d }

@@ -10,6 +10,7 @@ import (
 
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/backend"
+	"ollama-api-service/internal/dial"
 	"ollama-api-service/internal/ollamatest"
 	"ollama-api-service/internal/server"
 	"ollama-api-service/internal/store"
@@ -316,7 +317,7 @@ func TestAllServersDown(t *testing.T) {
 func TestBackendsAtRunTime(t *testing.T) {
 	b := start(t, setup{change: func(o *server.Options) {
 		o.Static = map[string]bool{"gpu1": true}
-		o.UpstreamHeader, o.UpstreamValue = "X-Upstream", "secret"
+		o.Means = dial.Means{Header: "X-Upstream", Value: "secret"}
 	}})
 	key := b.user()
 	extra := ollamatest.Start(t)

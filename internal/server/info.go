@@ -26,7 +26,7 @@ func (s *Server) root(x *exchange) error {
 	}
 	return x.sendJSON(map[string]any{
 		"service": "ollama-api-service", "version": s.Version, "status": "running",
-		"documentation": "/docs", "openapi": "/openapi.json", "health": "/health",
+		"documentation": s.BasePath + "/docs", "openapi": s.BasePath + "/openapi.json", "health": s.BasePath + "/health",
 		"endpoints": s.routes.listed,
 	})
 }

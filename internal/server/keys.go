@@ -127,7 +127,7 @@ func (s *Server) keyOperations(a huma.API) {
 // change is the audit line of what the exchange's key is about to do.
 func (s *Server) change(ctx context.Context) api.Change {
 	x := exchangeOf(ctx)
-	return api.Change{Actor: x.key.Preview, From: x.addr.String(), At: time.Now(), KeepAdmin: !x.live.StaticAdmin}
+	return api.Change{Actor: x.key.Preview, From: addressText(x.addr), At: time.Now(), KeepAdmin: !x.live.StaticAdmin}
 }
 
 func (s *Server) createKey(ctx context.Context, in *createIn) (*secretOut, error) {

@@ -15,20 +15,18 @@ import (
 // key: a client that opens thousands costs memory for each. A connection above that is closed at once.
 type perAddress struct {
 	net.Listener
-	most   int
-	exempt func(netip.Addr) bool
+	most     int
+	exempt   func(netip.Addr) bool
+	refusals *refusals
 
 	mu   sync.Mutex
 	open map[netip.Prefix]int
 }
 
 // limitAddresses bounds l by most; 0 is without bound. Loopback and trusted proxies stand for many clients and are exempt.
-func limitAddresses(l net.Listener, most int, trusted func() []netip.Prefix) net.Listener {
-	if most <= 0 {
-		return l
-	}
-	exempt := func(a netip.Addr) bool { return a.IsLoopback() || within(a, trusted()) }
-	return &perAddress{Listener: l, most: most, exempt: exempt, open: make(map[netip.Prefix]int)}
+func limitAddresses(l net.Listener, most int, trusted func() []netip.Prefix, r *refusals) net.Listener {
+	exempt := func(a netip.Addr) bool { return most <= 0 || a.IsLoopback() || within(a, trusted()) }
+	return &perAddress{Listener: l, most: most, exempt: exempt, refusals: r, open: make(map[netip.Prefix]int)}
 }
 
 func (l *perAddress) Accept() (net.Conn, error) {
@@ -38,15 +36,19 @@ func (l *perAddress) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		addr, ok := peer(c)
+		_, proxied := c.(proxiedConn)
+		a := &arrival{Conn: c, addr: addr, proxied: proxied}
 		if !ok || l.exempt(addr) {
-			return c, nil
+			return a, nil
 		}
 		network := auth.Neighbourhood(addr)
 		if !l.take(network) {
-			_ = c.Close() // there is nobody to tell
+			_ = c.Close() // no request was read, so there is no answer
+			l.refusals.note(overConnections, addr, "")
 			continue
 		}
-		return &countedConn{Conn: c, done: sync.OnceFunc(func() { l.give(network) })}, nil
+		a.done = func() { l.give(network) }
+		return a, nil
 	}
 }
 
@@ -71,24 +73,6 @@ func (l *perAddress) give(network netip.Prefix) {
 	if l.open[network]--; l.open[network] == 0 {
 		delete(l.open, network)
 	}
-}
-
-type countedConn struct {
-	net.Conn
-	done func()
-}
-
-// CloseWrite is what net/http looks for to end a connection whose client still sends: without it the answer may be lost in a reset.
-func (c *countedConn) CloseWrite() error {
-	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return nil
-}
-
-func (c *countedConn) Close() error {
-	defer c.done()
-	return c.Conn.Close()
 }
 
 // news are the connections that have not begun their first request. A stop waits for them, because net/http drops without an answer what

@@ -43,8 +43,14 @@ func TestConnectionsByAddress(t *testing.T) {
 		{[]string{"127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", "[::1]:1", "[::1]:2", "[::1]:3"}, 6},
 		{[]string{"10.1.2.3:1", "10.1.2.3:2", "10.1.2.3:3"}, 3},
 	} {
+		refused := 0
 		in := make(arrivals, len(c.from)+1)
-		l := server.LimitAddresses(in, most, func() []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")} })
+		l := server.LimitAddresses(in, most, func() []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")} }, server.Refusals(func(reason string) {
+			if reason != "connections" {
+				t.Errorf("refused for %s", reason)
+			}
+			refused++
+		}))
 		arrive := func(from string) {
 			near, far := net.Pipe()
 			t.Cleanup(func() { far.Close() })
@@ -66,6 +72,9 @@ func TestConnectionsByAddress(t *testing.T) {
 		if len(taken)-1 != c.taken {
 			t.Errorf("%v: %d taken, want %d", c.from, len(taken)-1, c.taken)
 		}
+		if want := len(c.from) - c.taken; refused != want {
+			t.Errorf("%v: %d are counted as refused, want %d", c.from, refused, want)
+		}
 		for _, conn := range taken {
 			conn.Close()
 			conn.Close() // net/http may close twice; it counts once
@@ -73,7 +82,7 @@ func TestConnectionsByAddress(t *testing.T) {
 	}
 	// A place is free again when its connection is closed, and only then.
 	in := make(arrivals, 1)
-	l := server.LimitAddresses(in, 1, func() []netip.Prefix { return nil })
+	l := server.LimitAddresses(in, 1, func() []netip.Prefix { return nil }, server.Refusals(func(string) {}))
 	for range 3 {
 		near, far := net.Pipe()
 		in <- fromAddress{near, &net.TCPAddr{IP: net.IPv4(203, 0, 113, 7), Port: 1}}

@@ -32,6 +32,7 @@ type metrics struct {
 	requests *prometheus.CounterVec
 	refused  map[api.Code]prometheus.Counter
 	failed   map[api.Code]prometheus.Counter
+	unread   *prometheus.CounterVec
 	booked   *prometheus.CounterVec
 	tokens   *prometheus.CounterVec
 	failover *prometheus.CounterVec
@@ -120,6 +121,10 @@ func newMetrics(s *Server) *metrics {
 	failed := counters("failed_requests_total", "Requests on the books that did not end well.", "reason")
 	for code := range statuses { // all from the start: a rate needs the 0 before the first
 		m.refused[code], m.failed[code] = refused.WithLabelValues(string(code)), failed.WithLabelValues(string(code))
+	}
+	m.unread = counters("refused_connections_total", "Connections refused or ended before a whole request was read from them.", "reason")
+	for reason := range refusalWords {
+		m.unread.WithLabelValues(string(reason))
 	}
 	m.first = prometheus.NewHistogramVec(histogram("time_to_first_token_seconds", "From arrival of a streamed inference request to the first byte of its answer.",
 		.05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300), []string{"model"})
@@ -412,3 +417,6 @@ func number(b bool) float64 {
 	}
 	return 0
 }
+
+// refuse counts a connection that no request was read from.
+func (m *metrics) refuse(reason refusalReason) { m.unread.WithLabelValues(string(reason)).Inc() }

@@ -38,6 +38,9 @@ func (s *Server) describe(typed *huma.OpenAPI) (*web.File, error) {
 		}
 		merge(doc, o.(object))
 	}
+	if s.BasePath != "" {
+		doc["servers"] = []object{{"url": s.BasePath, "description": "This service"}}
+	}
 	shared := at(doc, "components", "responses")
 	written := slices.Collect(maps.Keys(shared))
 	for _, r := range s.routes.all {

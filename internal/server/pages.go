@@ -39,7 +39,7 @@ func (s *Server) file(x *exchange) error {
 	}
 	f := site.Files[x.param]
 	if f == nil {
-		return api.Errorf(api.CodeNotFound, "no such file: GET /docs is the documentation")
+		return api.Errorf(api.CodeNotFound, "no such file: GET %s/docs is the documentation", s.BasePath)
 	}
 	return x.sendFile(f)
 }

@@ -15,7 +15,7 @@ import (
 // as it is: an encoded path may spell a parameter but never a route (docs/decisions.md).
 func (x *exchange) cleanPath() error {
 	u := x.r.URL
-	x.path = u.EscapedPath()
+	x.path = x.s.below(u.EscapedPath())
 	if rest, ok := strings.CutPrefix(strings.TrimLeft(x.path, "/"), "k/"); ok {
 		key, path, _ := strings.Cut(strings.TrimLeft(rest, "/"), "/")
 		key, err := url.PathUnescape(key)
@@ -36,6 +36,18 @@ func (x *exchange) cleanPath() error {
 		return api.Errorf(api.CodeBadRequest, "the request line must name a path")
 	}
 	return nil
+}
+
+// below takes BASE_PATH off a path. A path without it stays: a proxy may have taken it off, and probes of this machine do without.
+func (s *Server) below(path string) string {
+	if s.BasePath == "" {
+		return path
+	}
+	rest, ok := strings.CutPrefix("/"+strings.TrimLeft(path, "/"), s.BasePath)
+	if !ok || rest != "" && rest[0] != '/' {
+		return path
+	}
+	return cmp.Or(rest, "/")
 }
 
 func singleSlashes(path string) string {
@@ -132,15 +144,15 @@ func (t *table) unknown(x *exchange) error {
 	}
 	switch {
 	case meant == "":
-		return api.Errorf(api.CodeNotFound, "no such path: GET / lists what there is")
+		return api.Errorf(api.CodeNotFound, "no such path: GET %s/ lists what there is", x.s.BasePath)
 	case x.pathKey == "" && strings.Contains(x.path, "/k/"):
-		return api.Errorf(api.CodeNotFound, "no such path: a key comes first in the path, as in /k/KEY%s", meant)
+		return api.Errorf(api.CodeNotFound, "no such path: a key comes first in the path, as in %s/k/KEY%s", x.s.BasePath, meant)
 	case strings.HasPrefix(meant, "/v1/") && !strings.Contains(strings.ToLower(x.path), "/v1"):
 		return api.Errorf(api.CodeNotFound, "no such path: %s is here. The base URL that the client is set to probably needs /v1 at its end",
-			meant)
+			x.s.BasePath+meant)
 	}
 	return api.Errorf(api.CodeNotFound, "no such path: %s is here. Check the base URL that the client is set to: the client adds the rest of the path itself",
-		meant)
+		x.s.BasePath+meant)
 }
 
 // meant is the template of the route that a wrong path ends like, with or without /v1 or /api before it; "" if there is none.

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -22,6 +23,7 @@ import (
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/auth"
 	"ollama-api-service/internal/backend"
+	"ollama-api-service/internal/dial"
 	"ollama-api-service/internal/dialect"
 	"ollama-api-service/internal/limit"
 	"ollama-api-service/internal/sched"
@@ -39,7 +41,7 @@ const (
 	newcomers     = time.Second // for the first request of a connection that was accepted just before a stop
 )
 
-// Options are the rooms and the settings that the server stands on. All but Static, Refuses, UpstreamHeader, TLS and what follows it must be set.
+// Options are the rooms and the settings that the server stands on. All but Static, Refuses, Means, BasePath, TLS and what follows it must be set.
 type Options struct {
 	Store   *store.Store
 	Auth    *auth.Authenticator
@@ -52,14 +54,16 @@ type Options struct {
 	Log     *slog.Logger
 	Version string
 
-	// UpstreamHeader and UpstreamValue are OLLAMA_AUTH_HEADER: every server gets it.
-	UpstreamHeader, UpstreamValue string
+	// Means are what a server is reached with where an admin has said nothing else: OLLAMA_AUTH_HEADER, OLLAMA_CA and OLLAMA_CLIENT_CERT.
+	Means dial.Means
 	// Static are the names of the servers that the settings name, and Refuses says why an address cannot be one's; nil refuses none.
 	Static  map[string]bool
 	Refuses func(*url.URL) error
 
-	Live           Live // at start; Change takes over another
-	MetricsOpen    bool // /metrics needs no key from this machine
+	Live           Live   // at start; Change takes over another
+	BasePath       string // below which the service is published, like /ollama; "" is the root
+	ProxyProtocol  bool   // each connection begins with a header of a trusted proxy
+	MetricsOpen    bool   // /metrics needs no key from this machine
 	MaxBody        int64
 	BodyMemory     int64 // for the large bodies of all requests together
 	MaxRequestTime time.Duration
@@ -95,6 +99,8 @@ type Server struct {
 	trails     trails
 	pools      pools
 	unlisted   unlisted
+	refusals   *refusals
+	oddEntries oddEntries
 	management http.Handler
 	site       func() (*web.Site, error) // made by whoever asks first: compressing it would double the time to start
 	openAPI    func() (*web.File, error) // likewise
@@ -120,7 +126,9 @@ func New(o Options) *Server {
 	o.Queue.Load = s.preload
 	s.Sched = sched.New(o.Fleet, o.Queue)
 	s.metrics = newMetrics(s)
-	s.pools.header, s.pools.value = o.UpstreamHeader, o.UpstreamValue
+	s.refusals = &refusals{log: o.Log, count: s.metrics.refuse, show: s.network, hide: s.withoutAnyClient, by: make(map[refusalReason]*refusalSum), blamed: make(map[string]bool), stopping: s.stopping.Done()}
+	s.pools.fleet = o.Fleet
+	o.Fleet.OnChange(s.pools.follow)
 	for _, b := range o.Fleet.All() {
 		s.join(b)
 	}
@@ -144,21 +152,29 @@ func (s *Server) ServeAll(ctx context.Context, all []net.Listener, grace time.Du
 	defer stop(nil)
 	var news news
 	h := &http.Server{
-		Handler:           s,
+		Handler:           reached(s),
 		TLSConfig:         s.TLS,
 		HTTP2:             http2Limits,
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       keepAlive,
 		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          s.errorLog(),
+		ErrorLog:          log.New(s.refusals, "", 0),
+		ConnContext:       withArrival,
 		BaseContext:       func(net.Listener) context.Context { return base },
-		ConnState:         news.follow,
+		ConnState: func(c net.Conn, state http.ConnState) {
+			news.follow(c, state)
+			s.refusals.follow(c, state)
+		},
 		// OPTIONS * is answered by the route table like everything else.
 		DisableGeneralOptionsHandler: true,
 	}
+	defer s.refusals.close()
 	failed := make(chan error, len(all))
 	for _, l := range all {
-		l = limitAddresses(l, s.PerAddress, s.trusted)
+		if s.ProxyProtocol {
+			l = newProxyProtocol(l, s.trusted, s.refusals)
+		}
+		l = limitAddresses(l, s.PerAddress, s.trusted, s.refusals)
 		go func() {
 			if s.TLS == nil {
 				failed <- h.Serve(l)

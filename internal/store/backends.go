@@ -9,7 +9,7 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-const backendColumns = `name, url, slots, total, weight, draining, added_at`
+const backendColumns = `name, url, slots, total, weight, draining, added_at, ca, client_cert, client_key, auth_header`
 
 // Backends are the servers that were added, the oldest first, and, with a nil URL, those of the settings whose drain was set.
 func (s *Store) Backends(ctx context.Context) ([]api.Backend, error) {
@@ -30,19 +30,25 @@ func (s *Store) AddBackend(ctx context.Context, b api.Backend, by api.Change) er
 		return err
 	}
 	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		done, err := tx.ExecContext(ctx, `INSERT INTO backends (`+backendColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7)
+		done, err := tx.ExecContext(ctx, `INSERT INTO backends (`+backendColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 			ON CONFLICT (name) DO UPDATE SET url = excluded.url, slots = excluded.slots, total = excluded.total, weight = excluded.weight,
-			draining = excluded.draining, added_at = excluded.added_at WHERE backends.url = ''`, // that of a setting that is gone
-			b.Name, b.URL.String(), b.Slots, b.Total, b.Weight, flag(b.Draining), millis(by.At))
+			draining = excluded.draining, added_at = excluded.added_at, ca = excluded.ca, client_cert = excluded.client_cert,
+			client_key = excluded.client_key, auth_header = excluded.auth_header WHERE backends.url = ''`, // that of a setting that is gone
+			b.Name, b.URL.String(), b.Slots, b.Total, b.Weight, flag(b.Draining), millis(by.At),
+			b.Reach.CA, b.Reach.ClientCert, b.Reach.ClientKey, b.Reach.AuthHeader)
 		if err != nil {
 			return err
 		}
 		if n, err := done.RowsAffected(); err != nil || n == 0 {
 			return errors.Join(err, api.Errorf(api.CodeConflict, "there is a backend %s already", b.Name))
 		}
-		return note(ctx, tx, by, ActionBackendAdd, b.Name, map[string]any{
-			"url": b.URL.String(), "slots": b.Slots, "total": b.Total, "weight": b.Weight, "draining": b.Draining,
-		})
+		detail := map[string]any{"url": b.URL.String(), "slots": b.Slots, "total": b.Total, "weight": b.Weight, "draining": b.Draining}
+		for name, text := range reachFields(b.Reach.Shown()) {
+			if text != "" {
+				detail[name] = text
+			}
+		}
+		return note(ctx, tx, by, ActionBackendAdd, b.Name, detail)
 	})
 }
 
@@ -71,11 +77,19 @@ func (s *Store) ChangeBackend(ctx context.Context, name string, p api.BackendPat
 				changed[f.name] = moved{f.from, f.to}
 			}
 		}
+		// The audit table has which of these changed, and never what they hold.
+		before, shown, is := reachFields(old.Reach), reachFields(b.Reach.Shown()), reachFields(b.Reach)
+		for field, was := range reachFields(old.Reach.Shown()) {
+			if before[field] != is[field] {
+				changed[field] = moved{was, shown[field]}
+			}
+		}
 		if len(changed) == 0 {
 			return nil
 		}
-		if _, err := tx.ExecContext(ctx, `UPDATE backends SET slots = $2, total = $3, weight = $4, draining = $5 WHERE name = $1`,
-			name, b.Slots, b.Total, b.Weight, flag(b.Draining)); err != nil {
+		if _, err := tx.ExecContext(ctx, `UPDATE backends SET slots = $2, total = $3, weight = $4, draining = $5,
+			ca = $6, client_cert = $7, client_key = $8, auth_header = $9 WHERE name = $1`,
+			name, b.Slots, b.Total, b.Weight, flag(b.Draining), b.Reach.CA, b.Reach.ClientCert, b.Reach.ClientKey, b.Reach.AuthHeader); err != nil {
 			return err
 		}
 		return note(ctx, tx, by, ActionBackendChange, name, changed)
@@ -83,10 +97,15 @@ func (s *Store) ChangeBackend(ctx context.Context, name string, p api.BackendPat
 	return b, err
 }
 
+// reachFields are the fields of a Reach by their name in the API.
+func reachFields(r api.Reach) map[string]string {
+	return map[string]string{"ca": r.CA, "client_cert": r.ClientCert, "client_key": r.ClientKey, "auth_header": r.AuthHeader}
+}
+
 // DrainBackend keeps whether a server that the settings name is drained.
 func (s *Store) DrainBackend(ctx context.Context, name string, drain bool, by api.Change) error {
 	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		if _, err := tx.ExecContext(ctx, `INSERT INTO backends (`+backendColumns+`) VALUES ($1, '', 0, 0, 0, $2, $3)
+		if _, err := tx.ExecContext(ctx, `INSERT INTO backends (`+backendColumns+`) VALUES ($1, '', 0, 0, 0, $2, $3, '', '', '', '')
 			ON CONFLICT (name) DO UPDATE SET draining = excluded.draining`, name, flag(drain), millis(by.At)); err != nil {
 			return err
 		}
@@ -116,7 +135,8 @@ func errNoBackend(name string) error {
 func scanBackend(row interface{ Scan(...any) error }) (b api.Backend, err error) {
 	var address string
 	var draining, added int64
-	if err := row.Scan(&b.Name, &address, &b.Slots, &b.Total, &b.Weight, &draining, &added); err != nil {
+	if err := row.Scan(&b.Name, &address, &b.Slots, &b.Total, &b.Weight, &draining, &added,
+		&b.Reach.CA, &b.Reach.ClientCert, &b.Reach.ClientKey, &b.Reach.AuthHeader); err != nil {
 		return b, err
 	}
 	if address != "" {

@@ -20,6 +20,8 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdk "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
+
+	"ollama-api-service/internal/dial"
 )
 
 const (
@@ -57,6 +59,8 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (*Collector, error) 
 	// What the environment says to the library is said here too, for only our own settings may have an effect.
 	c := &Collector{transport: http.DefaultTransport.(*http.Transport).Clone()}
 	c.transport.MaxIdleConnsPerHost = 1
+	c.transport.DialContext = dial.Context
+	c.transport.HTTP2 = &http.HTTP2Config{SendPingTimeout: exportTime, PingTimeout: exportTime}
 	client, err := otlptracehttp.New(ctx,
 		otlptracehttp.WithEndpointURL(o.Endpoint.JoinPath("v1", "traces").String()),
 		otlptracehttp.WithHeaders(o.Headers),
@@ -73,7 +77,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (*Collector, error) 
 	limits.AttributeValueLengthLimit = mostText
 	c.provider = sdk.NewTracerProvider(
 		sdk.WithResource(about(o)), sdk.WithSampler(sampler(o.Ratio)), sdk.WithRawSpanLimits(limits),
-		sdk.WithBatcher(&exporter{Exporter: client, log: log}, sdk.WithMaxQueueSize(queueSpans), sdk.WithMaxExportBatchSize(batchSpans),
+		sdk.WithBatcher(&exporter{Exporter: client, log: log, failed: c.transport.CloseIdleConnections}, sdk.WithMaxQueueSize(queueSpans), sdk.WithMaxExportBatchSize(batchSpans),
 			sdk.WithBatchTimeout(batchEvery), sdk.WithExportTimeout(exportTime)))
 	return c, nil
 }
@@ -125,7 +129,8 @@ func (c chance) Description() string { return fmt.Sprintf("Chance{%v}", float64(
 // exporter logs once when a collector begins to fail and once when it is there again.
 type exporter struct {
 	*otlptrace.Exporter
-	log *slog.Logger
+	log    *slog.Logger
+	failed func() // the next batch gets a new connection: the collector's name may lead elsewhere by now
 
 	mu    sync.Mutex
 	since time.Time // of the failure; zero while all is well
@@ -139,6 +144,7 @@ func (e *exporter) ExportSpans(ctx context.Context, spans []sdk.ReadOnlySpan) er
 	defer e.mu.Unlock()
 	switch {
 	case err != nil:
+		e.failed()
 		if e.since.IsZero() {
 			e.since = time.Now()
 			e.log.Warn("the collector takes no traces, and they are lost until it does: start it, or look at OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_HEADERS",

@@ -1,0 +1,51 @@
+package backend
+
+import (
+	"fmt"
+
+	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/dial"
+)
+
+// Means are what a server is reached with that says r of itself: its own texts, or those of the settings.
+func Means(r api.Reach, settings dial.Means) dial.Means {
+	m := settings
+	text := func(into *dial.Text, field, setting, name string) {
+		switch field {
+		case "", setting:
+		case api.ReachNone:
+			*into = dial.Text{}
+		default:
+			*into = dial.Text{PEM: field, Name: name}
+		}
+	}
+	text(&m.CA, r.CA, api.SettingCA, "ca")
+	text(&m.Cert, r.ClientCert, api.SettingClientCert, "client_cert")
+	text(&m.Key, r.ClientKey, api.SettingClientKey, "client_key")
+	switch r.AuthHeader {
+	case "", api.SettingAuthHeader:
+	case api.ReachNone:
+		m.Header, m.Value = "", ""
+	default:
+		m.Header, m.Value, _ = api.ParseHeader(r.AuthHeader) // it was checked when it was stored
+	}
+	return m
+}
+
+// Missing is the failure of a Reach that names a setting which says nothing, or nil.
+func Missing(r api.Reach, settings dial.Means) error {
+	for _, f := range []struct {
+		field, setting string
+		set            bool
+	}{
+		{r.CA, api.SettingCA, settings.CA != dial.Text{}},
+		{r.ClientCert, api.SettingClientCert, settings.Cert != dial.Text{}},
+		{r.ClientKey, api.SettingClientKey, settings.Key != dial.Text{}},
+		{r.AuthHeader, api.SettingAuthHeader, settings.Header != ""},
+	} {
+		if f.field == f.setting && !f.set {
+			return fmt.Errorf("the setting %s is not set: set it and restart the service, or give the text itself", f.setting)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,119 @@
+package dial
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"sync"
+)
+
+// maxPEM bounds what is read of a file: bundles have some hundred kilobytes, and a path may be mistyped.
+const maxPEM = 4 << 20
+
+// Text is a PEM text, or where it is.
+type Text struct {
+	PEM  string
+	File string // read at each connection, so that a renewed one is taken up
+	Name string // of what says so: a setting or a field
+}
+
+func (t Text) empty() bool { return t.PEM == "" && t.File == "" }
+
+func (t Text) read() ([]byte, error) {
+	if t.File == "" {
+		return []byte(t.PEM), nil
+	}
+	f, err := os.Open(t.File)
+	if err != nil {
+		return nil, fmt.Errorf("%s cannot be read: %w", t.Name, err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxPEM))
+	if err != nil {
+		return nil, fmt.Errorf("%s cannot be read: %w", t.Name, err)
+	}
+	return text, nil
+}
+
+// Means are what servers are reached with. The zero value is what every machine has.
+type Means struct {
+	CA        Text // the CAs by which the server is trusted, in place of those of this machine
+	Cert, Key Text // what the server is shown
+	Header    string
+	Value     string
+	Log       *slog.Logger // is told once when a renewed file cannot be used
+}
+
+// Access is how a target uses them.
+func (m Means) Access() Access {
+	a := Access{Header: m.Header, Value: m.Value}
+	if !m.CA.empty() || !m.Cert.empty() {
+		a.TLS = (&trust{Means: m}).config
+	}
+	return a
+}
+
+// trust is the configuration that the texts make, as they are now.
+type trust struct {
+	Means
+
+	mu     sync.Mutex
+	read   [3][]byte
+	now    *tls.Config
+	failed string
+}
+
+// config reads the files again. Once they could be used, the last ones that could are.
+func (t *trust) config() (*tls.Config, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	err := t.refresh()
+	if err == nil {
+		t.failed = ""
+		return t.now, nil
+	}
+	if t.now == nil {
+		return nil, err
+	}
+	if text := err.Error(); text != t.failed && t.Log != nil {
+		t.failed = text
+		t.Log.Error("the certificates for Ollama servers have changed but cannot be used, and the ones before are used on", "cause", text)
+	}
+	return t.now, nil
+}
+
+func (t *trust) refresh() error {
+	var read [3][]byte
+	same := t.now != nil
+	for i, part := range []Text{t.CA, t.Cert, t.Key} {
+		var err error
+		if read[i], err = part.read(); err != nil {
+			return err
+		}
+		same = same && bytes.Equal(read[i], t.read[i])
+	}
+	if same {
+		return nil
+	}
+	config := &tls.Config{}
+	if !t.CA.empty() {
+		config.RootCAs = x509.NewCertPool()
+		if !config.RootCAs.AppendCertsFromPEM(read[0]) {
+			return fmt.Errorf("%s holds no certificate in PEM form", t.CA.Name)
+		}
+	}
+	if !t.Cert.empty() {
+		pair, err := tls.X509KeyPair(read[1], read[2])
+		if err != nil {
+			return errors.Join(fmt.Errorf("%s and %s are no certificate and its own key, both in PEM form and without a passphrase", t.Cert.Name, t.Key.Name), err)
+		}
+		config.Certificates = []tls.Certificate{pair}
+	}
+	t.read, t.now = read, config
+	return nil
+}

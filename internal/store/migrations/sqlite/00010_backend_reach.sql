@@ -1,0 +1,6 @@
+-- +goose Up
+-- What an added server is reached with: PEM texts, a header, the name of a setting, or 'none'. '': what the settings say.
+ALTER TABLE backends ADD COLUMN ca TEXT NOT NULL DEFAULT '';
+ALTER TABLE backends ADD COLUMN client_cert TEXT NOT NULL DEFAULT '';
+ALTER TABLE backends ADD COLUMN client_key TEXT NOT NULL DEFAULT '';
+ALTER TABLE backends ADD COLUMN auth_header TEXT NOT NULL DEFAULT '';
