@@ -118,6 +118,7 @@ type origin struct {
 	values      map[string]string
 	environ     []string
 	environment map[string]string // of environ, our names only
+	files       map[string]string // of secrets that are in files, the form that names the file: SECRET_KEY_FILE, or a credential
 	demo        bool              // by the command line
 	socket      bool              // HOST and PORT are those of a socket that the service was given
 }
@@ -153,7 +154,7 @@ func Load(dotenvPath string, environ []string) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.origin = &origin{file: dotenvPath, text: text, values: maps.Clone(values), environ: environ, environment: map[string]string{}}
+	c.origin = &origin{file: dotenvPath, text: text, values: maps.Clone(values), environ: environ, environment: map[string]string{}, files: map[string]string{}}
 	known, environment, raw := knownNames(), env.ToMap(environ), map[string]bool{}
 	for name, value := range environment {
 		// Only our own names: the environment is full of others, and none of those may have an effect.

@@ -13,7 +13,7 @@ import (
 type InForce struct {
 	Name   string `json:"name"`
 	Value  string `json:"value"`            // "set" in place of a secret
-	From   string `json:"from"`             // environment, default, or file:line
+	From   string `json:"from"`             // environment, default, file:line, or how the file of a secret is named
 	Hidden string `json:"hidden,omitempty"` // the file:line that the environment wins over
 	Reload bool   `json:"reload"`           // it can change while the service runs
 }
@@ -33,6 +33,9 @@ func (c *Config) InForce() []InForce {
 			if text, one.From = t, "environment"; inFile {
 				one.Hidden = place(s.name)
 			}
+		}
+		if form, ok := c.origin.files[s.name]; ok {
+			one.From = form
 		}
 		one.Value = shown(v.FieldByName(s.field), cmp.Or(text, s.standard))
 		list = append(list, one)

@@ -76,6 +76,7 @@ func (c *Config) readSecrets(values map[string]string, raw map[string]bool, cred
 			return err
 		}
 		values[s.name], raw[s.name] = value, true
+		c.origin.files[s.name] = sources[0]
 		if credentials == "" || !strings.HasPrefix(path, credentials) {
 			c.warnReadable(sources[0], path)
 		}

@@ -26,6 +26,13 @@ var secretValues = map[string]string{
 	"OLLAMA_AUTH_HEADER": "Authorization: Bearer abcdefgh", "OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer%20abcdefgh",
 }
 
+// same reports whether two readings came to the same, wherever each is from.
+func same(a, b *Config) bool {
+	one, two := *a, *b
+	one.origin, two.origin = nil, nil
+	return reflect.DeepEqual(one, two)
+}
+
 func TestEachSecretHasThreeForms(t *testing.T) {
 	if len(secretNames()) < 5 {
 		t.Fatalf("secret settings are %q, want at least five", secretNames())
@@ -43,14 +50,14 @@ func TestEachSecretHasThreeForms(t *testing.T) {
 			if err := os.WriteFile(file, []byte(value+end), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			if got := load(t, name+"_FILE="+file); !reflect.DeepEqual(got, want) {
+			if got := load(t, name+"_FILE="+file); !same(got, want) {
 				t.Errorf("%s_FILE with an end of %q is not the same as %s", name, end, name)
 			}
-			if got := load(t, "CREDENTIALS_DIRECTORY="+dir); !reflect.DeepEqual(got, want) {
+			if got := load(t, "CREDENTIALS_DIRECTORY="+dir); !same(got, want) {
 				t.Errorf("the credential %s with an end of %q is not the same as %s", name, end, name)
 			}
 		}
-		if got, err := Load(write(t, name+"_FILE="+file+"\n"), nil); err != nil || !reflect.DeepEqual(got, want) {
+		if got, err := Load(write(t, name+"_FILE="+file+"\n"), nil); err != nil || !same(got, want) {
 			t.Errorf("%s_FILE in .env: %v, want the same as %s", name, err, name)
 		}
 		for _, twice := range [][]string{
@@ -133,6 +140,19 @@ func TestModesOfOurOwnFiles(t *testing.T) {
 		// The commands read what is no error, and never say what is only a warning.
 		if _, err := Secret(dir, "", false); (err != nil) != c.refused {
 			t.Errorf("mode %v: the secret is read with %v, want refused %v", mode, err, c.refused)
+		}
+	}
+}
+
+// What is in force names the form that a secret came in, and never the value.
+func TestInForceNamesTheFileOfASecret(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(file, []byte(goodSecret), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range load(t, "SECRET_KEY_FILE="+file).InForce() {
+		if s.Name == "SECRET_KEY" && (s.From != "SECRET_KEY_FILE" || s.Value != "set") {
+			t.Errorf("SECRET_KEY is %q from %q, want set from SECRET_KEY_FILE", s.Value, s.From)
 		}
 	}
 }

@@ -90,7 +90,7 @@ func TestSlotsUnderAHammer(t *testing.T) {
 					ctx, cancel := context.WithCancel(t.Context())
 					time.AfterFunc(time.Duration(random.IntN(60))*time.Millisecond, cancel)
 					model := random.IntN(2)
-					l, err := s.Acquire(ctx, Ask{Key: "k", Model: models[model]})
+					l, err := s.Acquire(ctx, Ask{Key: fmt.Sprint("k", i%20), Model: models[model]})
 					switch {
 					case err == nil:
 						if n := inUse[model].Add(1); n > slots {
