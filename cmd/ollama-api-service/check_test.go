@@ -104,8 +104,8 @@ func TestCheckFindsWhatAStartWouldMeet(t *testing.T) {
 		{[]string{"DATA_DIR=" + file}, exitDatabase, "data directory", resultFailed, []string{"not a directory"}},
 		{[]string{"DATA_DIR=" + filepath.Join(file, "below")}, exitDatabase, "data directory", resultFailed, nil},
 		{[]string{"DATA_DIR=" + other}, exitDatabase, "database", resultFailed, []string{"not a database"}},
-		{[]string{"PORT=" + strconv.Itoa(taken.Addr().(*net.TCPAddr).Port)}, exitUsage, "address", resultFailed, []string{"in use"}},
-		{[]string{"TLS_CERT=/nowhere/cert.pem", "TLS_KEY=/nowhere/key.pem"}, exitUsage, "certificate", resultFailed, []string{"TLS_CERT"}},
+		{[]string{"PORT=" + strconv.Itoa(taken.Addr().(*net.TCPAddr).Port)}, exitFailure, "address", resultFailed, []string{"holds the port"}},
+		{[]string{"TLS_CERT=/nowhere/cert.pem", "TLS_KEY=/nowhere/key.pem"}, exitFailure, "certificate", resultFailed, []string{"TLS_CERT"}},
 		{[]string{"TLS_CERT=" + pair[0], "TLS_KEY=" + pair[1]}, exitOK, "certificate", resultWarning, []string{"gateway.example"}}, // it ends tomorrow
 		{[]string{"OLLAMA_BASE_URL=http://127.0.0.1:1"}, exitOK, "server ollama", resultWarning, []string{"refused"}},
 		{[]string{"ADMIN_API_KEY=" + testAdmin}, exitOK, "admin key", resultOK, nil},

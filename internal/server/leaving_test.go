@@ -276,7 +276,9 @@ func TestAClientThatLeavesPaysForTheTime(t *testing.T) {
 		leave := b.leave("/api/chat", key, fmt.Sprintf(`{"model":"tiny","stream":%v,"messages":[{"role":"user","content":"hi"}],"options":{"num_predict":300}}`, stream), false)
 		b.ollama.WaitRequestTo(n+1, "POST", "/api/chat")
 		leave()
-		b.until("its row", func() bool { return b.row(preview) != nil })
+		b.until("its row", func() bool {
+			return strings.Contains(b.do("GET", "/api/admin/requests?key="+preview, adminSecret, "").body, `"outcome":`)
+		})
 		row := b.row(preview)
 		if row["prompt_tokens"] != 41. || row["completion_tokens"] != 300. || row["estimated"] != true {
 			t.Errorf("stream %v: booked %v and %v tokens, estimated %v, want 41 and 300, estimated", stream, row["prompt_tokens"], row["completion_tokens"], row["estimated"])
