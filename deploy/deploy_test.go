@@ -52,7 +52,7 @@ func TestUnitIsRight(t *testing.T) {
 	// Exit 2 and 3 are not mended by trying again, and SHUTDOWN_GRACE and the last rows must fit into the time to stop.
 	for _, line := range []string{
 		"Type=notify", "WatchdogSec=2min", "Restart=always", "LimitCORE=0", "StartLimitIntervalSec=0", "RequiresMountsFor=/var/lib/ollama-api-service", `ExecReload=/bin/sh -c 'kill -HUP "$MAINPID"'`,
-		"RestartPreventExitStatus=2 3", "TimeoutStopSec=60s", "User=ollama-api-service", "StateDirectory=ollama-api-service",
+		"RestartPreventExitStatus=2 3", "TimeoutStopSec=60s", "User=ollama-api-service", "MemoryMax=1536M", "StateDirectory=ollama-api-service",
 	} {
 		if !strings.Contains(string(text), "\n"+line+"\n") {
 			t.Errorf("the unit has no line %s", line)
@@ -102,6 +102,9 @@ func TestComposeShowsTheGatewayAlone(t *testing.T) {
 	}
 	if got := strings.Join(gateway.HealthCheck.Test, " "); got != "CMD /usr/bin/ollama-api-service healthcheck" {
 		t.Errorf("the gateway's health check: %s", got)
+	}
+	if got := int64(gateway.MemLimit); got < 1<<30+150_000_000 {
+		t.Errorf("the gateway's memory limit is %d, want MAX_BODY_MEMORY (1 GiB) and 150 MB at least", got)
 	}
 	if gateway.DependsOn["ollama"].Condition != types.ServiceConditionHealthy {
 		t.Error("the gateway does not wait for Ollama")
