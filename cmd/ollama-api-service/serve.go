@@ -133,7 +133,7 @@ func serve(ctx context.Context, cfg *config.Config, hangup <-chan os.Signal, std
 		Means: means, Static: static, Refuses: cfg.RefuseBackend,
 		Live: live(cfg), BasePath: string(cfg.BasePath), ProxyProtocol: bool(cfg.ProxyProtocol), MetricsOpen: cfg.MetricsOpen,
 		MaxBody: int64(cfg.MaxBodyBytes), BodyMemory: int64(cfg.MaxBodyMemory), MaxRequestTime: cfg.MaxRequestTime, FirstByte: cfg.UpstreamFirstByteTimeout, Idle: cfg.UpstreamIdleTimeout, CountGrace: cfg.CountGrace, Heartbeat: cfg.SSEHeartbeat,
-		Throttle: auth.NewThrottle(cfg.AuthFailuresPerMinute, time.Now), StopDelay: cfg.ShutdownDelay, PerAddress: cfg.MaxConnectionsPerAddress, TLS: secure.config, Expiry: secure.expiry,
+		Throttle: auth.NewThrottle(cfg.AuthFailuresPerMinute, time.Now), StopDelay: cfg.ShutdownDelay, PerAddress: cfg.MaxConnectionsPerAddress, TLS: secure.config, HSTS: cfg.HSTS, Expiry: secure.expiry,
 		Tracer: traces.tracer, TraceUpstream: cfg.TraceUpstream, LogLinesLost: lines.lost.Load,
 		BackupEvery: cfg.BackupEvery, LastBackup: copies.Last, LogAddress: api.AddressDetail(cfg.LogClientAddress),
 	})

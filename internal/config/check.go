@@ -14,7 +14,8 @@ import (
 )
 
 const (
-	minSecret   = 32 // characters of SECRET_KEY
+	maxHSTS     = 17520 * time.Hour // two years
+	minSecret   = 32                // characters of SECRET_KEY
 	minAdminKey = 24
 	maxAdminKey = 256
 	maxQueue    = 1_000_000
@@ -145,6 +146,8 @@ func (c *Config) checkNumbers() error {
 
 func (c *Config) checkTLS() error {
 	switch {
+	case c.HSTS < 0 || c.HSTS > maxHSTS:
+		return errorf("HSTS must be a time from 0s to 17520h")
 	case c.TLSCert != "" && c.TLSKey == "":
 		return errorf("TLS_KEY is missing, for TLS_CERT is set: set it to the file of the certificate's private key, or leave both out")
 	case c.TLSKey != "" && c.TLSCert == "":

@@ -40,6 +40,8 @@ type Config struct {
 	ACMECA     Directory `env:"ACME_CA" doc:"The address of the ACME directory of another CA, such as one of your own network.\n  ACME_CA=https://ca.example.net/acme/directory"`
 	ACMECARoot string    `env:"ACME_CA_ROOT" doc:"The file of the certificate (PEM) by which the HTTPS of ACME_CA itself is trusted; none is what this machine trusts.\n  ACME_CA_ROOT=/etc/ssl/ca-root.pem"`
 
+	HSTS time.Duration `env:"HSTS" envDefault:"0s" doc:"For how long browsers that have seen the service over its own HTTPS refuse plain HTTP for its name (Strict-Transport-Security), up to\n17520h; 0s tells them nothing. It holds for every port of the name and cannot be taken back: set it when HTTPS is there to stay.\n  HSTS=8760h"`
+
 	DataDir string `env:"DATA_DIR" envDefault:"./data" doc:"The directory of the database, the journal and the generated secret. Back it up."`
 
 	RetentionRows    int64 `env:"RETENTION_ROWS" envDefault:"30" doc:"For how many days each request is kept by itself; 0 keeps them for ever. Whole days of UTC. What is older is in the sums of\nRETENTION_ROLLUPS alone, and in the totals of each key, which are kept for ever."`

@@ -81,6 +81,7 @@ func NewACME(o ACMEOptions, log *slog.Logger) (*ACME, error) {
 func (a *ACME) TLS() *tls.Config {
 	return &tls.Config{
 		MinVersion:     tls.VersionTLS12,
+		CipherSuites:   authenticated,
 		NextProtos:     []string{"h2", "http/1.1", "acme-tls/1"},
 		GetCertificate: a.certificate,
 	}

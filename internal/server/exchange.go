@@ -60,13 +60,22 @@ type exchangeKey struct{}
 // exchangeOf is the exchange that a management operation runs in.
 func exchangeOf(ctx context.Context) *exchange { return ctx.Value(exchangeKey{}).(*exchange) }
 
+// Shared by all answers: they are replaced, never changed.
+var noStore, noSniff = []string{"no-store"}, []string{"nosniff"}
+
 func (s *Server) newExchange(w http.ResponseWriter, r *http.Request, live *Live) *exchange {
 	x := &exchange{ResponseWriter: w, r: r, s: s, live: live, arrived: time.Now(), id: newID()}
 	x.addr, x.forwarded = s.clientAddress(r, live.TrustedProxies)
-	w.Header()["X-Request-Id"] = []string{x.id}
+	h := w.Header()
+	h["X-Request-Id"] = []string{x.id}
+	// Answers hold what only their key may read. Pages and their assets set their own.
+	h["Cache-Control"], h["X-Content-Type-Options"] = noStore, noSniff
+	if s.hsts != nil {
+		h["Strict-Transport-Security"] = s.hsts
+	}
 	if theirs := r.Header.Get("X-Request-Id"); theirs != "" && validID(theirs) {
 		x.theirID = theirs
-		w.Header()["X-Client-Request-Id"] = []string{theirs}
+		h["X-Client-Request-Id"] = []string{theirs}
 	}
 	return x
 }

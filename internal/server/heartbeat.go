@@ -88,7 +88,6 @@ func (h *heartbeat) beat() {
 // eventHeader is what every stream of events has.
 func eventHeader(h http.Header) {
 	h["Content-Type"] = []string{"text/event-stream"}
-	h["Cache-Control"] = []string{"no-cache"}
 	h["X-Accel-Buffering"] = []string{"no"} // an nginx in front must not hold a stream back
 }
 

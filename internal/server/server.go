@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -75,6 +76,7 @@ type Options struct {
 	PerAddress     int           // connections at one time; 0 is without bound
 	Heartbeat      time.Duration // between heartbeats in a silent stream of events; 0 is none
 	TLS            *tls.Config   // nil is plain HTTP, and no HTTP/2
+	HSTS           time.Duration // for which browsers are told to use HTTPS only; 0 tells nothing, and so does plain HTTP
 	// Expiry is when the certificate of each name ends; nil without TLS.
 	Expiry func() map[string]time.Time
 	// Tracer makes the spans of requests; nil traces nothing. TraceUpstream lets the Ollama server, or what stands before it, know.
@@ -110,6 +112,7 @@ type Server struct {
 	writeProgress time.Duration
 	requests      sync.WaitGroup
 	bodies        bodies
+	hsts          []string        // the header, or nil
 	stopping      context.Context // ends when Serve is told to stop
 	stop          context.CancelFunc
 	readOn        atomic.Int64 // answers whose clients have left
@@ -123,6 +126,9 @@ func New(o Options) *Server {
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.routes = newTable(s.routeList())
 	s.bodies.most = o.BodyMemory
+	if o.HSTS > 0 && o.TLS != nil {
+		s.hsts = []string{"max-age=" + strconv.FormatInt(int64(o.HSTS.Seconds()), 10)}
+	}
 	o.Queue.Load = s.preload
 	s.Sched = sched.New(o.Fleet, o.Queue)
 	s.metrics = newMetrics(s)

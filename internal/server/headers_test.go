@@ -1,0 +1,70 @@
+package server_test
+
+import (
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/server"
+)
+
+// Answers hold what only their key may read: nothing between keeps them, and no browser guesses what they are.
+func TestAnswersAreNotStored(t *testing.T) {
+	b := start(t, setup{})
+	user := b.user()
+	b.ollama.Script("POST", "/v1/chat/completions", ollamatest.Answer{Tokens: 2})
+	for _, r := range []reply{
+		b.do("GET", "/", "", ""), b.do("GET", "/healthz", "", ""), b.do("GET", "/nowhere", user, ""), b.do("GET", "/api/tags", "", ""), b.do("GET", "/api/tags", user, ""),
+		b.do("POST", "/api/chat", user, chatTiny), b.do("POST", "/v1/chat/completions", user, `{"model":"tiny","messages":[],"stream":true}`),
+		b.do("GET", "/api/stats", user, ""), b.do("POST", "/api/keys", adminSecret, `{"name":"x","role":"user"}`), b.do("GET", "/openapi.json", "", ""),
+	} {
+		stored := r.header.Get("Cache-Control")
+		if asset := r.header.Get("Etag") != ""; !asset && stored != "no-store" || r.header.Get("X-Content-Type-Options") != "nosniff" {
+			t.Errorf("%d %.60s: Cache-Control %q and X-Content-Type-Options %q, want no-store and nosniff", r.status, r.body, stored, r.header.Get("X-Content-Type-Options"))
+		}
+		if r.header.Get("Strict-Transport-Security") != "" {
+			t.Error("plain HTTP speaks of HTTPS only")
+		}
+	}
+}
+
+func TestHSTS(t *testing.T) {
+	for age, want := range map[time.Duration]string{0: "", 24 * time.Hour: "max-age=86400"} {
+		b := start(t, setup{http2: true, change: func(o *server.Options) { o.HSTS = age }})
+		if got := b.do("GET", "/healthz", "", "").header.Get("Strict-Transport-Security"); got != want {
+			t.Errorf("with HSTS=%v: got %q, want %q", age, got, want)
+		}
+	}
+}
+
+// Of TLS 1.2 only suites that encrypt and authenticate in one step are spoken.
+func TestTLSOffersOnlyAuthenticatedSuites(t *testing.T) {
+	dir := t.TempDir()
+	certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	cert, key := signed(t, 1, time.Now().Add(time.Hour))
+	if err := errors.Join(os.WriteFile(certFile, cert, 0o600), os.WriteFile(keyFile, key, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	pair, err := server.OpenKeyPair(certFile, keyFile, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, suite := range append(tls.CipherSuites(), tls.InsecureCipherSuites()...) {
+		if suite.SupportedVersions[0] == tls.VersionTLS13 {
+			continue
+		}
+		offered := false
+		for _, id := range pair.TLS().CipherSuites {
+			offered = offered || id == suite.ID
+		}
+		if aead := strings.Contains(suite.Name, "ECDHE") && (strings.Contains(suite.Name, "GCM") || strings.Contains(suite.Name, "CHACHA20")); offered != aead {
+			t.Errorf("%s is offered: %v, want %v", suite.Name, offered, aead)
+		}
+	}
+}
