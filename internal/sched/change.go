@@ -21,7 +21,8 @@ const (
 //   - one whose memory has room loads besides what it has, at once;
 //   - a busy one without room changes when it has had its models for a stint, and a request that waits for another is further behind
 //     than all that wait for these, or has waited for that long;
-//   - a payer that has left a change behind causes none for a stint where others would notice.
+//   - a payer whose change has taken a backend from others, or was left behind, causes none for a stint where others would notice: a
+//     moment between two of their requests is no invitation.
 func (s *Scheduler) changeLocked(p *place, now time.Time) *turn {
 	own, ownRank := s.ownLocked(p, now)
 	busy := own != nil || p.inFlight > 0
@@ -34,7 +35,10 @@ func (s *Scheduler) changeLocked(p *place, now time.Time) *turn {
 		}
 		w, r := s.nextIn(l, p.b, now)
 		if w != nil && now.Before(w.client.barred) && !p.room(l.name.model) && (busy || now.Sub(p.use.besides(w.client)) < s.worth(p, l.name.model)) {
-			w, r = s.causeIn(l, p.b, now)
+			barred := w.client
+			if w, r = s.causeIn(l, p.b, now); w == nil {
+				s.wakeLocked(p, barred.barred.Sub(now))
+			}
 		}
 		if w != nil && before(w, r, first, firstRank) && s.wantsLocked(p, l, w, now) {
 			cold, first, firstRank = l, w, r
@@ -134,9 +138,8 @@ func (s *Scheduler) oweLocked(p *place, t *turn, now time.Time, more time.Durati
 	p.count(now, 0)
 	c := t.request.client
 	if idle := time.Duration(t.slots)*now.Sub(t.since) - (p.work - t.work) + more; idle > 0 {
-		lowest := s.lowestLocked()
-		c.charge(idle)
-		c.floor = max(c.floor, lowest) + float64(idle)/c.weight
+		c.owed += float64(idle) / c.weight
+		c.charge(0) // its place among those that wait
 	}
 	c.barred = now.Add(s.worth(p, t.lane.model))
 }
@@ -160,7 +163,8 @@ func (s *Scheduler) loadLocked(p *place, now time.Time) {
 	}
 	p.count(now, 1) // the load has the backend
 	room := p.room(t.lane.model)
-	change := &load{turn: *t, began: now, share: p.share, beside: room, stops: !room, before: make(map[string]bool)}
+	ctx, cancel := context.WithCancel(context.Background())
+	change := &load{turn: *t, began: now, cancel: cancel, share: p.share, beside: room, stops: !room, before: make(map[string]bool)}
 	for model := range p.b.State().Loaded {
 		change.before[model] = true
 	}
@@ -172,7 +176,8 @@ func (s *Scheduler) loadLocked(p *place, now time.Time) {
 		change.beside = false
 	})
 	go func() {
-		err := s.o.Load(context.Background(), p.b, w.ask)
+		err := s.o.Load(ctx, p.b, w.ask)
+		cancel()
 		late.Stop()
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -190,8 +195,8 @@ func (p *place) done(name laneName, cause *client, now time.Time, took time.Dura
 	st.seen, p.loaded = now, now
 	st.options, st.known = name.options, true
 	if took > 0 {
-		st.loading.put(cause.payer, took)
-		p.loading.mix(cause.payer, took)
+		st.loading.put(cause.payer, took, now)
+		p.loading.mix(cause.payer, took, now)
 	}
 }
 
@@ -217,9 +222,13 @@ func (s *Scheduler) loadedLocked(p *place, err error) {
 	p.load = nil
 	took := now.Sub(change.began)
 	w := change.request
+	restored := p.evicted[change.lane.model] && p.evictedBy != w.client && now.Sub(p.loaded) < s.worth(p, change.lane.model)
 	if err == nil {
 		p.done(change.lane, w.client, now, took)
 		p.learn(change.before)
+	}
+	if change.stops {
+		s.disturbedLocked(p, change, err, restored, now)
 	}
 	p.count(now, -1)
 	if w.place == nil { // it has left
@@ -233,11 +242,42 @@ func (s *Scheduler) loadedLocked(p *place, err error) {
 	s.fillLocked(p, now)
 }
 
+// disturbedLocked notes a change that has stopped p for everybody. Its payer causes no other for a stint where others would notice, if
+// others use p, or if it has failed; but not if it only brings back what another payer has pushed out. A load that has failed had its
+// time too: the models that p has now stay for a stint.
+func (s *Scheduler) disturbedLocked(p *place, change *load, err error, restored bool, now time.Time) {
+	c, worth := change.request.client, s.worth(p, change.lane.model)
+	if err != nil && change.request.place != nil {
+		p.loaded = now
+		s.oweLocked(p, &change.turn, now, 0)
+		return
+	}
+	if others := p.use.besides(c); !restored && !others.IsZero() && now.Sub(others) < worth {
+		c.barred = now.Add(worth)
+	}
+	p.evicted, p.evictedBy = make(map[string]bool), c
+	for model := range change.before {
+		if !p.holds(model) {
+			p.evicted[model] = true
+		}
+	}
+}
+
+// dropLocked ends a load that its client has left, and whose payer is the only one that waits for p, for another model: a person alone
+// who has chosen the wrong one.
+func (s *Scheduler) dropLocked(p *place) {
+	if l := p.load; l != nil && l.stops && l.request.place == nil && l.request.lease == nil && s.lanes[l.lane] == nil &&
+		p.want.payers[l.request.client] > 0 && p.want.only(l.request.client) {
+		l.cancel()
+	}
+}
+
 // abandonedLocked ends a change whose request has left. The payer owes it, unless another request of its own or of others uses it. For
 // a moment the model is kept, because a client that has given up too early may try again: it would otherwise never have its model.
 func (s *Scheduler) abandonedLocked(p *place, change *load, err error, now time.Time) {
 	took := now.Sub(change.began)
-	if !change.stops || s.lanes[change.lane] != nil {
+	alone := p.want.payers[change.request.client] > 0 && p.want.only(change.request.client) // and wants another model now
+	if !change.stops || s.lanes[change.lane] != nil || change.request.err != nil || alone {
 		change.request.client.charge(took)
 		s.fillLocked(p, now)
 		return
@@ -250,14 +290,28 @@ func (s *Scheduler) abandonedLocked(p *place, change *load, err error, now time.
 	s.fillLocked(p, now)
 }
 
+// wakeLocked looks at p again after d: when a bar ends, nothing else may happen.
+func (s *Scheduler) wakeLocked(p *place, d time.Duration) {
+	at := time.Now().Add(d)
+	if p.wake != nil && !at.Before(p.wakes) {
+		return
+	}
+	if p.wake != nil {
+		p.wake.Stop()
+	}
+	p.wakes = at
+	p.wake = time.AfterFunc(d, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		p.wake = nil
+		s.fillLocked(p, time.Now())
+	})
+}
+
 // keepLocked keeps what p has just loaded for a quarter of the time that it took, and returns that time.
 func (s *Scheduler) keepLocked(p *place, took time.Duration, now time.Time) time.Duration {
 	keep := min(took/4, mostKept)
 	p.kept = now.Add(keep)
-	time.AfterFunc(keep, func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.fillLocked(p, time.Now())
-	})
+	s.wakeLocked(p, keep)
 	return keep
 }

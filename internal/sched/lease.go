@@ -29,6 +29,7 @@ type Lease struct {
 	index    int // among those that run
 	charged  time.Duration
 	share    time.Duration // of the place, when it was taken
+	wanted   time.Duration // likewise: for how long others had waited for it
 	released bool
 	held     time.Duration
 	used     time.Duration
@@ -84,7 +85,7 @@ func (s *Scheduler) grantLocked(p *place, c *client, a *Ask, arrived, now time.T
 	}
 	l := &Lease{Backend: p.b, Waited: now.Sub(arrived), Why: why, sched: s, place: p, station: st, client: c, taken: now, plain: a.Plain, inside: -1}
 	p.count(now, 1)
-	l.share = p.share
+	l.share, l.wanted = p.share, p.wantedBesides(c, now)
 	st.inFlight++
 	l.atBound = st.inFlight >= p.limit(st)
 	s.startLocked(l)
@@ -96,6 +97,7 @@ func (s *Scheduler) startLocked(l *Lease) {
 	c := l.client
 	l.charged = s.estimateLocked(c, l.station)
 	c.running++
+	c.pay(s.lowestLocked())
 	s.virtual = max(s.virtual, c.counter-c.held)
 	c.held += float64(l.charged) / c.weight
 	c.charge(l.charged)
@@ -136,7 +138,7 @@ func (l *Lease) releaseLocked(now time.Time, served bool) {
 	if c.running == 0 {
 		c.held = 0 // of the rounding
 	}
-	c.charge(l.held - l.charged)
+	c.charge(p.contested(l, now) - l.charged)
 	last := s.running[len(s.running)-1]
 	s.running[l.index] = last
 	last.index = l.index
@@ -148,10 +150,10 @@ func (l *Lease) releaseLocked(now time.Time, served bool) {
 		}
 		work := l.held - l.Loading
 		average(&c.mean, work)
-		st.holds.mix(c.payer, work)
-		s.holds.mix(c.payer, work)
+		st.holds.mix(c.payer, work, now)
+		s.holds.mix(c.payer, work, now)
 		p.watch(st, l, now)
-		st.learn(c.payer, l.counted)
+		st.learn(c.payer, l.counted, now)
 	}
 	p.tidy(st)
 	s.fillLocked(p, now)

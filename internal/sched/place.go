@@ -2,6 +2,7 @@ package sched
 
 import (
 	"cmp"
+	"context"
 	"hash/maphash"
 	"slices"
 	"time"
@@ -26,7 +27,9 @@ type place struct {
 	// turning is the change of model that the place drains for: nothing else is begun until what runs is done. load is the change itself.
 	turning *turn
 	load    *load
-	loaded  time.Time              // when the last change was done
+	loaded  time.Time // when the last change was done
+	wake    *time.Timer
+	wakes   time.Time              // when wake looks at the place again
 	kept    time.Time              // until when what was loaded for a client that has left is kept, because that client may return
 	loading samples[time.Duration] // what a change takes
 	// fits is how many models its memory holds, by what a load has pushed out; 0: no load has yet.
@@ -35,6 +38,10 @@ type place struct {
 	share  time.Duration
 	shared time.Time
 	work   time.Duration // the integral of inFlight
+	want   want
+	// evicted are the models that the last change has pushed out, and by whom.
+	evicted   map[string]bool
+	evictedBy *client
 }
 
 // use is when a place was last used, and when by another payer than the last one.
@@ -64,6 +71,7 @@ type station struct {
 	inFlight int
 	found    int                    // slots, where none are set
 	clean    int                    // runs at the bound
+	cleanBy  string                 // the payer of the last
 	lowered  time.Time              // when found last went down
 	seen     time.Time              // when it last worked
 	holds    samples[time.Duration] // how long a slot is held
@@ -171,14 +179,18 @@ func (p *place) watch(st *station, l *Lease, now time.Time) {
 	if l.inside < 0 || !l.atBound || !l.plain {
 		return
 	}
-	st.inside.put(l.client.payer, l.inside)
+	payer := l.client.payer
+	st.inside.put(payer, l.inside, now)
 	switch {
 	case st.inside.median > insideBound && l.inside > insideBound:
 		// One sign for all that were let in before it was seen.
 		if l.taken.After(st.lowered) {
 			st.found, st.clean, st.lowered = max(1, st.found-1), 0, now
 		}
-	case l.inside <= insideBound:
+	case st.inside.median > insideBound || l.inside > insideBound:
+	case len(st.inside.list) > 1 && st.cleanBy == payer: // one payer of several does not raise them by itself
+	default:
+		st.cleanBy = payer
 		if st.clean++; st.clean >= cleanRuns {
 			st.found, st.clean = min(st.found+1, mostSlots), 0
 		}
@@ -263,6 +275,7 @@ func (s *Scheduler) fillLocked(p *place, now time.Time) {
 		return
 	}
 	s.advanceLocked(now)
+	s.dropLocked(p)
 	for s.waiting > 0 && (p.load == nil || p.load.beside) {
 		if p.turning == nil && p.load == nil {
 			p.turning = s.changeLocked(p, now)
@@ -337,6 +350,7 @@ type turn struct {
 // load is a change of the model at a place.
 type load struct {
 	turn
+	cancel context.CancelFunc
 	beside bool            // the backend serves what it has meanwhile
 	stops  bool            // there was no room besides what it has: the load stopped the backend for everybody
 	before map[string]bool // what it had

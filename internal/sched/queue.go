@@ -20,23 +20,36 @@ type client struct {
 	waiting int
 	lines   []*line       // those in which it waits
 	mean    time.Duration // moving average of how long it holds a slot
-	crowd   uint64        // in which its counter was last lowered
-	floor   float64       // what it owes for changes that it left behind: its counter is not lowered below this
+	owed    float64       // on top of counter, for changes that it left behind
 	barred  time.Time     // until when it causes no change that others would notice
 }
 
-// lift brings the counter to that of the others when the payer returns with nothing waiting: service that it left unused is gone, and
-// service that it used while no request waited is forgiven, except for what it holds. That is once for each crowd, the time in which
-// requests wait without a break: a payer that returned for each request would otherwise never be behind one that has several waiting.
-func (c *client) lift(lowest float64, crowd uint64) {
-	if c.waiting > 0 {
-		return
+// lift brings the counter to that of the others when the payer returns with nothing waiting: service that it left unused is gone.
+func (c *client) lift(lowest float64) {
+	if c.waiting == 0 {
+		c.pay(lowest)
+		c.counter = max(c.counter, lowest)
 	}
-	if c.crowd != crowd {
-		c.crowd = crowd
-		c.counter = min(c.counter, lowest+c.held)
+}
+
+// pay turns what is owed into service had, as far as others have had more since.
+func (c *client) pay(lowest float64) {
+	paid := min(c.owed, max(0, lowest-c.counter))
+	c.owed -= paid
+	c.counter += paid
+}
+
+// due is where the payer is in the order of turns: the lowest goes next.
+func (c *client) due() float64 { return c.counter + c.owed }
+
+// changesForLocked reports whether a backend changes its model for the payer.
+func (s *Scheduler) changesForLocked(c *client) bool {
+	for _, p := range s.places {
+		if p.turning != nil && p.turning.request.client == c || p.load != nil && p.load.request.client == c {
+			return true
+		}
 	}
-	c.counter = max(c.counter, lowest, c.floor)
+	return false
 }
 
 // newestBatch is the batch request of the payer that came last, or nil.
@@ -104,6 +117,7 @@ type waiter struct {
 	left    *Lease        // what it has cost, if it left while its model was loaded for it
 	err     error         // when it will never be
 	ready   chan struct{} // closed at either
+	wants   []*place      // that may serve it
 }
 
 // turns are the lines of a class, the lowest counter first.
@@ -111,7 +125,7 @@ type turns []*line
 
 func (t turns) Len() int { return len(t) }
 func (t turns) Less(i, j int) bool {
-	if a, b := t[i].client.counter, t[j].client.counter; a != b {
+	if a, b := t[i].client.due(), t[j].client.due(); a != b {
 		return a < b
 	}
 	return t[i].first().order < t[j].first().order
@@ -168,7 +182,8 @@ func (s *Scheduler) sweepLocked() {
 	}
 	now := time.Now()
 	for name, c := range s.clients {
-		if c.running == 0 && c.waiting == 0 && c.weight > 0 && c.floor <= s.virtual && now.After(c.barred) {
+		c.pay(s.virtual)
+		if c.running == 0 && c.waiting == 0 && c.weight > 0 && c.owed == 0 && now.After(c.barred) && !s.changesForLocked(c) {
 			delete(s.clients, name)
 		}
 	}
@@ -182,7 +197,7 @@ func (s *Scheduler) lowestLocked() float64 {
 	for class := range classes {
 		var next *client
 		for _, l := range s.lanes {
-			if t := l.turns[class]; len(t) > 0 && (next == nil || t[0].client.counter < next.counter) {
+			if t := l.turns[class]; len(t) > 0 && (next == nil || t[0].client.due() < next.due()) {
 				next = t[0].client
 			}
 		}
@@ -200,12 +215,14 @@ func (s *Scheduler) enqueueLocked(c *client, a *Ask, now time.Time) *waiter {
 		l = &lane{name: name}
 		s.lanes[name] = l
 	}
-	if s.waiting == 0 {
-		s.crowd++
-	}
-	c.lift(s.lowestLocked(), s.crowd)
+	c.lift(s.lowestLocked())
 	s.arrivals++
 	w := &waiter{ask: a, client: c, lane: l, arrived: now, order: s.arrivals, ahead: l.n, ready: make(chan struct{})}
+	for _, b := range s.fleet.Serving(a.Model) {
+		p := s.placeLocked(b)
+		w.wants = append(w.wants, p)
+		p.want.count(c, 1, now)
+	}
 	s.waiting++
 	c.waiting++
 	l.n++
@@ -257,8 +274,8 @@ func (s *Scheduler) ageLocked(l *lane, now time.Time) {
 }
 
 func (l *line) ageLocked(lowest float64) {
-	if c := l.client; c.counter < lowest {
-		c.charge(time.Duration((lowest - c.counter) * c.weight))
+	if c := l.client; c.due() < lowest {
+		c.charge(time.Duration((lowest - c.due()) * c.weight))
 	}
 	l.move(interactive)
 }
@@ -266,6 +283,9 @@ func (l *line) ageLocked(lowest float64) {
 // leaveLocked takes w out of the queue.
 func (s *Scheduler) leaveLocked(w *waiter) {
 	l, c := w.lane, w.client
+	for _, p := range w.wants {
+		p.want.count(c, -1, time.Now())
+	}
 	s.waiting--
 	c.waiting--
 	if l.n--; l.n == 0 {
@@ -373,8 +393,8 @@ func before(w *waiter, r rank, o *waiter, than rank) bool {
 		return true
 	case r != than:
 		return r < than
-	case r != afterFailure && w.client.counter != o.client.counter:
-		return w.client.counter < o.client.counter
+	case r != afterFailure && w.client.due() != o.client.due():
+		return w.client.due() < o.client.due()
 	}
 	return w.order < o.order
 }

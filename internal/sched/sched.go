@@ -23,7 +23,7 @@ type Options struct {
 	// Prefix sends conversations with the same beginning to the same backend, where its slots allow it.
 	Prefix bool
 	// Load brings a request's model into a backend's memory, and returns when it is there and the backend's state says so. Its context
-	// is the scheduler's: it ends early only when nobody waits for the model any more. nil: requests load what they need themselves.
+	// is the scheduler's: it ends early only when its payer has left it and is the only one that waits, for another model. nil: requests load what they need themselves.
 	Load func(ctx context.Context, b *backend.Backend, a *Ask) error
 }
 
@@ -55,7 +55,6 @@ type Scheduler struct {
 	clients  map[string]*client
 	waiting  int
 	arrivals uint64
-	crowd    uint64 // changes whenever no request waits
 	running  []*Lease
 	advanced time.Time              // when what runs was last charged
 	holds    samples[time.Duration] // how long a slot is held
@@ -103,25 +102,26 @@ func (s *Scheduler) askLocked(a *Ask, now time.Time) (*Lease, *waiter, *api.Erro
 	c := s.clientLocked(a)
 	if s.waiting == 0 {
 		if p, why := s.chooseLocked(serving, a); p != nil {
-			s.crowd++ // no request waits
-			c.lift(s.virtual, s.crowd)
+			c.lift(s.virtual)
 			return s.grantLocked(p, c, a, now, now, why), nil, nil
 		}
 	}
-	full := c.waiting >= s.o.PerKey
-	over := c.waiting >= s.o.MaxQueue-s.waiting // its share, and the whole queue
+	// One that failed elsewhere has been let in already: it is not refused for those that came since.
+	if a.Avoid == nil && (c.waiting >= s.o.PerKey || c.waiting >= s.o.MaxQueue-s.waiting) {
+		if p, why := s.chooseLocked(serving, a); p != nil { // a slot that no other request wants
+			c.lift(s.lowestLocked())
+			return s.grantLocked(p, c, a, now, now, why), nil, nil
+		}
+		if c.waiting >= s.o.PerKey || !s.giveWayLocked(c, a) {
+			return nil, nil, s.fullLocked(a)
+		}
+	}
 	w := s.enqueueLocked(c, a, now)
 	for _, p := range s.byRoomLocked(serving) {
 		s.fillLocked(p, now)
 		if w.lease != nil {
 			return w.lease, nil, nil
 		}
-	}
-	// One that failed elsewhere has been let in already: it is not refused for those that came since.
-	if a.Avoid == nil && (full || over && !s.giveWayLocked(w)) {
-		s.leaveLocked(w)
-		s.turnBackLocked(w.lane, now)
-		return nil, nil, s.fullLocked(a)
 	}
 	return nil, w, nil
 }
@@ -161,13 +161,14 @@ func (s *Scheduler) fullLocked(a *Ask) *api.Error {
 	return s.comeBackLocked(api.Errorf(api.CodeQueueFull, "%s", message), a.Model)
 }
 
-// giveWayLocked makes room for w by ending the newest batch request of the payer that has the most requests waiting, and reports
+// giveWayLocked makes room for a by ending the newest batch request of the payer that has the most requests waiting, and reports
 // whether there was one. A payer may have at most as many waiting as there are places free, so that there is room for others (the dynamic
 // threshold of Choudhury and Hahne, 1998, with alpha 1). This is for a payer that has less than an equal part of the queue where many
 // payers have taken the rest.
-func (s *Scheduler) giveWayLocked(w *waiter) bool {
-	least := w.client.waiting // with w itself
-	if w.ask.Batch {
+func (s *Scheduler) giveWayLocked(own *client, a *Ask) bool {
+	waiting := own.waiting + 1
+	least := waiting
+	if a.Batch {
 		least++ // it would only change places
 	}
 	var last *waiter
@@ -176,14 +177,14 @@ func (s *Scheduler) giveWayLocked(w *waiter) bool {
 		if c.waiting > 0 {
 			payers++
 		}
-		if c == w.client || c.waiting < least || last != nil && c.waiting <= last.client.waiting {
+		if c == own || c.waiting < least || last != nil && c.waiting <= last.client.waiting {
 			continue
 		}
 		if newest := c.newestBatch(); newest != nil {
 			last = newest
 		}
 	}
-	if last == nil || w.client.waiting > max(1, s.o.MaxQueue/payers) {
+	if last == nil || waiting > max(1, s.o.MaxQueue/payers) {
 		return false
 	}
 	s.leaveLocked(last)
@@ -229,6 +230,9 @@ func (s *Scheduler) wait(ctx context.Context, w *waiter) error {
 			s.keepLocked(p, p.changing(w.ask.Model), now)
 		}
 		w.lease.releaseLocked(time.Now(), false)
+		if w.lease.Why == ReasonChange {
+			w.left = w.lease
+		}
 	case w.err == nil:
 		w.left = s.loadingForLocked(w, time.Now())
 		s.leaveLocked(w)
@@ -268,7 +272,9 @@ func (s *Scheduler) turnBackLocked(l *lane, now time.Time) {
 	for _, p := range s.places {
 		if t := p.turning; t != nil && t.lane == l.name {
 			p.turning = nil
-			s.oweLocked(p, t, now, 0)
+			if t.request.err == nil { // it left by itself
+				s.oweLocked(p, t, now, 0)
+			}
 			s.fillLocked(p, now)
 		}
 	}

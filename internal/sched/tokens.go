@@ -18,16 +18,16 @@ type counted struct {
 	took                     time.Duration
 }
 
-func (st *station) learn(payer string, c counted) {
+func (st *station) learn(payer string, c counted, now time.Time) {
 	switch {
 	case c.prompt <= 0:
 	case c.estimate >= longPrompt:
-		st.density.put(payer, c.prompt*1000/c.estimate)
+		st.density.put(payer, c.prompt*1000/c.estimate, now)
 	default:
-		st.template.put(payer, c.prompt-c.estimate)
+		st.template.put(payer, c.prompt-c.estimate, now)
 	}
 	if c.answer >= leastMeasured && c.took > 0 {
-		st.perToken.mix(payer, c.took/time.Duration(c.answer))
+		st.perToken.mix(payer, c.took/time.Duration(c.answer), now)
 	}
 }
 
