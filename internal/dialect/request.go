@@ -2,7 +2,9 @@ package dialect
 
 import (
 	"bytes"
+	"math"
 	"slices"
+	"strconv"
 	"strings"
 
 	"ollama-api-service/internal/api"
@@ -173,12 +175,21 @@ func (e *edit) loadTime() []byte {
 		} else {
 			b = append(b, ',')
 		}
-		b = append(append(append(b, quote(name)...), ':'), value...)
+		b = append(append(append(b, quote(name)...), ':'), plainNumber(value)...)
 	}
 	if b == nil {
 		return nil
 	}
 	return append(b, '}')
+}
+
+// plainNumber is a whole number as it is usually written: 4096.0 and 4.096e3 load the same model as 4096. Other values stay.
+func plainNumber(value []byte) []byte {
+	f, err := strconv.ParseFloat(string(value), 64)
+	if err != nil || f != math.Trunc(f) || math.Abs(f) > 1<<53 {
+		return value
+	}
+	return strconv.AppendInt(nil, int64(f), 10)
 }
 
 // imageTokens is what an image is taken to cost: models turn one into 256 to some 1,600 tokens.

@@ -217,3 +217,16 @@ func TestPlain(t *testing.T) {
 		}
 	}
 }
+
+// Load-time options that Ollama reads as the same are the same: requests with them need no change of model.
+func TestLoadOptionsHaveOneSpelling(t *testing.T) {
+	for _, spelling := range []string{"4096", "4096.0", "4.096e3", "40960e-1"} {
+		req, err := Chat.Read([]byte(`{"model":"tiny","messages":[],"options":{"num_ctx":`+spelling+`}}`), &Terms{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := string(req.LoadOptions), `{"num_ctx":4096}`; got != want {
+			t.Errorf("num_ctx %s: the options are %s, want %s", spelling, got, want)
+		}
+	}
+}
