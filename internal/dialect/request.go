@@ -167,8 +167,9 @@ func (e *edit) loadTime() []byte {
 	var b []byte
 	for _, name := range loadTimeOptions {
 		value := e.value(name)
-		if value == nil || value.Kind() == 'n' {
-			continue
+		number := strings.HasPrefix(name, "num_") || name == "main_gpu" || name == "draft_num_predict"
+		if value == nil || number && value.Kind() != '0' || !number && value.Kind() != 't' && value.Kind() != 'f' {
+			continue // Ollama refuses other types at once, and loads nothing for them
 		}
 		if b == nil {
 			b = append(b, '{')

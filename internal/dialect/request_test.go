@@ -218,6 +218,16 @@ func TestPlain(t *testing.T) {
 	}
 }
 
+// Ollama refuses load-time options of another type without a load.
+func TestLoadOptionsOfAnotherType(t *testing.T) {
+	for _, option := range []string{`"num_ctx":"x"`, `"num_ctx":[]`, `"num_ctx":{}`, `"num_ctx":true`, `"use_mmap":1`, `"num_gpu":null`} {
+		req, err := Chat.Read([]byte(`{"model":"tiny","messages":[],"options":{`+option+`}}`), &Terms{})
+		if err == nil && req.LoadOptions != nil {
+			t.Errorf("%s passes as the load-time options %s, want none", option, req.LoadOptions)
+		}
+	}
+}
+
 // Load-time options that Ollama reads as the same are the same: requests with them need no change of model.
 func TestLoadOptionsHaveOneSpelling(t *testing.T) {
 	for _, spelling := range []string{"4096", "4096.0", "4.096e3", "40960e-1"} {
