@@ -1,10 +1,8 @@
 package dialect
 
-import (
-	"bytes"
-)
+import "bytes"
 
-// prompt is what the fields of a request that reach the model come to, for estimates.
+// prompt counts what the fields of a request that reach the model contain, for estimates.
 type prompt struct {
 	text   int // bytes of text
 	dense  int // bytes that the text would have besides, if each digit and each character beyond ASCII had the four bytes of a token
@@ -54,7 +52,7 @@ func density(text []byte) (n int) {
 	return n
 }
 
-// lacks is by how many bytes the character that a byte begins is shorter than a token, for those that may be one each.
+// lacks has, for the first byte of each character that may be a token of its own, the bytes by which it is shorter than one.
 var lacks = func() (t [256]uint8) {
 	for c := range t {
 		switch {
@@ -83,11 +81,11 @@ const (
 	function
 	source   // of Anthropic's image
 	imageURL // OpenAI's image
-	audio    // which Ollama takes for an image
+	audio    // OpenAI's sound, which Ollama treats as an image
 	cache
 )
 
-// shapes say what a place may have besides a string. An object without fields here, and a list where there is none, is the client's own data.
+// shapes are what a place may have besides a string. Objects and lists that are not here are the client's own data.
 var shapes = [...]struct {
 	list   bool
 	fields map[string]shape
