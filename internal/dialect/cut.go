@@ -52,12 +52,26 @@ func (m *Meter) piece(rec []byte) {
 		for _, field := range textFields[m.kind] {
 			size += len(jsonText(rec, field))
 		}
-		if rest := len(rec) - envelope - size; rest > longPiece { // a tool call
-			size += rest
-		}
-		m.last = max(1, int64(size)/4)
+		m.last = max(1, int64(size+toolCalls(rec))/4)
 	}
 	m.Tokens += m.last
+}
+
+// toolCalls is the length of a record's tool calls. Ollama adds other things to a record that no model wrote, such as log probabilities.
+// A quote within a text is escaped, so no text looks like the name.
+func toolCalls(rec []byte) int {
+	name := []byte(`"tool_calls":`)
+	i := bytes.Index(rec, name)
+	if i < 0 {
+		return 0
+	}
+	r := read(rec[i+len(name):])
+	defer r.done()
+	value, err := r.dec.ReadValue()
+	if err != nil {
+		return 0
+	}
+	return len(value)
 }
 
 // remember keeps what the last event of Responses repeats.

@@ -26,8 +26,6 @@ type member struct {
 	valueStart int
 	end        int // of the value
 	kind       jsontext.Kind
-	text       int    // bytes of text for the model in it, for estimates
-	images     int    // and images
 	lead       uint64 // of a conversation's beginning in it; 0: none
 }
 
@@ -36,6 +34,7 @@ type object struct {
 	src     []byte
 	members []member
 	end     int // just after the closing brace
+	prompt  prompt
 }
 
 func (o *object) find(name string) *member {
@@ -121,7 +120,7 @@ func (r *reader) object(src []byte, known fields) (object, error) {
 		return o, api.Errorf(api.CodeBadRequest, "the body must be a JSON object")
 	}
 	for r.dec.PeekKind() != '}' {
-		m, err := r.member(src, known)
+		m, err := r.member(src, known, &o.prompt)
 		if err != nil {
 			return o, err
 		}
@@ -137,7 +136,7 @@ func (r *reader) object(src []byte, known fields) (object, error) {
 	return o, nil
 }
 
-func (r *reader) member(src []byte, known fields) (member, error) {
+func (r *reader) member(src []byte, known fields, p *prompt) (member, error) {
 	raw, err := r.dec.ReadValue()
 	if err != nil {
 		return member{}, syntaxError(err)
@@ -148,13 +147,15 @@ func (r *reader) member(src []byte, known fields) (member, error) {
 		return m, err
 	}
 	m.kind = r.dec.PeekKind()
-	switch m.name {
-	case "messages", "prompt", "input", "system", "instructions", "suffix", "images", "context":
-		err = r.walkText(&m, end, src)
-	default:
+	if root, ok := prompts[m.name]; ok {
+		err = r.walk(&m, end, src, root, p)
+	} else {
 		var value jsontext.Value
 		value, err = r.dec.ReadValue()
 		m.valueStart = int(r.dec.InputOffset()) - len(value)
+		if m.name == "tools" {
+			p.read(value)
+		}
 	}
 	if err != nil {
 		return m, syntaxError(err)
@@ -195,91 +196,6 @@ func fieldName(raw []byte, known fields) (string, error) {
 		}
 	}
 	return "", nil
-}
-
-// walkText walks a value, counts the bytes of text a model would read, and hashes how a conversation begins. Everything counts that is not
-// known to be no text: Ollama folds names, so a list of those that are text would have holes.
-func (r *reader) walkText(m *member, nameEnd int, src []byte) error {
-	depth := r.dec.StackDepth()
-	begin := beginning{most: beginsWith[m.name]}
-	inText := true
-	first := true
-	holds := text
-	if m.name == "images" {
-		holds = image
-	}
-	for {
-		before := int(r.dec.InputOffset())
-		tok, err := r.dec.ReadToken()
-		if err != nil {
-			return err
-		}
-		if first {
-			m.valueStart = skipSpace(src, nameEnd)
-			first = false
-		}
-		if tok.Kind() == '"' {
-			kind, n := r.dec.StackIndex(r.dec.StackDepth())
-			start := skipSpace(src, before)
-			size := int(r.dec.InputOffset()) - start - len(`""`)
-			if kind == '{' && r.dec.StackDepth() > depth && n%2 == 1 {
-				name := src[before:r.dec.InputOffset()]
-				var named bool
-				if holds, named = held(src[start+1 : start+1+size]); !named {
-					m.text += size // of a tool's arguments
-				}
-				begin.role = r.dec.StackDepth() == depth+2 && bytes.HasSuffix(name, []byte(`"role"`))
-				inText = bytes.HasSuffix(name, []byte(`"content"`)) || bytes.HasSuffix(name, []byte(`"text"`)) || bytes.HasSuffix(name, []byte(`"arguments"`))
-				continue
-			}
-			switch {
-			case holds == image && size > 0:
-				m.images++
-			case holds == text || size > longestMark:
-				m.text += size
-			}
-			begin.add(src[int(r.dec.InputOffset())-size-1:r.dec.InputOffset()-1], inText)
-		}
-		if k := tok.Kind(); k == '0' {
-			m.text += numberText
-		}
-		switch r.dec.StackDepth() {
-		case depth:
-			m.lead = begin.sum()
-			return nil
-		case depth + 1:
-			begin.next()
-		}
-	}
-}
-
-// holding is what a string of a prompt is to a model.
-type holding int
-
-const (
-	text  holding = iota // it is read
-	mark                 // the model does not read it, or it is a word: a role, a type, an id
-	image                // base64
-)
-
-const (
-	longestMark = 64 // in bytes: a longer one counts as text, because templates print roles
-	numberText  = 4  // bytes: numbers are tokens in a context, and text in a tool's arguments
-)
-
-// wire are the names that the dialects themselves have in a prompt, and what their strings are.
-var wire = map[string]holding{
-	"content": text, "text": text, "arguments": text, "thinking": text, "reasoning": text, "reasoning_content": text, "input": text, "output": text,
-	"function": text, "tool_calls": text, "source": text, "name": text, "tool_name": text, "summary": text, "refusal": text,
-	"role": mark, "type": mark, "id": mark, "tool_call_id": mark, "tool_use_id": mark, "call_id": mark, "cache_control": mark, "media_type": mark,
-	"detail": mark, "status": mark, "signature": mark, "encrypted_content": mark, "ttl": mark, "index": mark, "is_error": mark,
-	"images": image, "image_url": image, "url": image, "data": image, "image": image, "file_data": image,
-}
-
-// held is what the strings under a name are, and whether the name is one of the dialects' own.
-func held(name []byte) (holding, bool) {
-	h, named := wire[string(name)]
-	return h, named
 }
 
 // skipSpace is the offset of the value that follows a name or another value: past the colon or comma and white space.

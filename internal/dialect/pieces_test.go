@@ -46,3 +46,33 @@ func TestPiecesAreCountedByTheirBytes(t *testing.T) {
 		}
 	}
 }
+
+// Log probabilities are no tokens of an answer, also in a record with a tool call.
+func TestLogprobsAreNoTokens(t *testing.T) {
+	one := `{"token":" the","logprob":-1.2345678,"bytes":[32,116,104,101]`
+	logprobs := `[` + one + `,"top_logprobs":[` + strings.TrimSuffix(strings.Repeat(one+"},", 20), ",") + `]}]`
+	const call = `[{"function":{"name":"f","arguments":{"a":"b"}}}]`
+	for name, c := range map[string]struct {
+		kind   Kind
+		sse    bool
+		record string
+		most   int64
+	}{
+		"native":           {Chat, false, `{"model":"a","created_at":"2026-11-24T10:00:00Z","message":{"role":"assistant","content":" the"},"done":false,"logprobs":` + logprobs + "}\n", 1},
+		"native tool call": {Chat, false, `{"model":"a","created_at":"2026-11-24T10:00:00Z","message":{"role":"assistant","content":"","tool_calls":` + call + `},"done":false,"logprobs":` + logprobs + "}\n", 15},
+		"generate":         {Generate, false, `{"model":"a","created_at":"2026-11-24T10:00:00Z","response":" the","done":false,"logprobs":` + logprobs + "}\n", 1},
+		"OpenAI": {OpenAIChat, true, `data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"a","system_fingerprint":"fp_ollama",` +
+			`"choices":[{"index":0,"delta":{"role":"assistant","content":" the"},"logprobs":{"content":` + logprobs + `},"finish_reason":null}]}` + "\n\n", 1},
+		"Responses": {OpenAIResponses, true, "event: response.output_text.delta\ndata: " +
+			`{"type":"response.output_text.delta","delta":" the","item_id":"m","output_index":0,"content_index":0,"sequence_number":3,"logprobs":` + logprobs + "}\n\n", 1},
+	} {
+		m := NewMeter(c.kind, c.sse, false, "")
+		const pieces = 10
+		if _, err := m.Feed([]byte(strings.Repeat(c.record, pieces))); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if m.Tokens < pieces || m.Tokens > c.most*pieces {
+			t.Errorf("%s: %d pieces count as %d tokens, want %d for each at most", name, pieces, m.Tokens, c.most)
+		}
+	}
+}

@@ -26,7 +26,7 @@ type Request struct {
 	StripUsage bool
 	// Changes are what the policy has changed, for the client to read.
 	Changes []string
-	// PromptTokens is an estimate (characters / 4, as Ollama's own for count_tokens) for rows whose true count is lost.
+	// PromptTokens is an estimate, for limits and for rows whose true count is lost; of AnthropicCount, what Ollama's own formula gives.
 	PromptTokens int64
 	// MaxOutput is the longest answer that goes out as asked for, in tokens: below 0 as long as it gets, 0 for a kind that generates
 	// none.
@@ -80,7 +80,9 @@ func (k Kind) Read(body []byte, terms *Terms) (*Request, error) {
 			return nil, err
 		}
 	}
-	req.PromptTokens = k.promptTokens(&o)
+	if req.PromptTokens = o.prompt.tokens(); k == AnthropicCount {
+		req.PromptTokens = o.prompt.counted()
+	}
 	if !k.Embeds() {
 		req.Prefix = o.prefix()
 	}
@@ -191,27 +193,6 @@ func plainNumber(value []byte) []byte {
 		return value
 	}
 	return strconv.AppendInt(nil, int64(f), 10)
-}
-
-// imageTokens is what an image is taken to cost: models turn one into 256 to some 1,600 tokens.
-const imageTokens = 1024
-
-// promptTokens is Ollama's own formula for a count that is not to be had: characters of text and of tools / 4. Ollama's answer to
-// count_tokens leaves images out.
-func (k Kind) promptTokens(o *object) int64 {
-	var size, images int
-	for i := range o.members {
-		m := &o.members[i]
-		size += m.text
-		images += m.images
-		if m.name == "tools" {
-			size += m.end - m.valueStart
-		}
-	}
-	if k == AnthropicCount {
-		images = 0
-	}
-	return int64(size+3)/4 + int64(images)*imageTokens
 }
 
 // modelNames reads the named fields, each of which must hold a model name.

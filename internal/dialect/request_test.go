@@ -2,6 +2,7 @@ package dialect
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -148,29 +149,43 @@ func TestPromptEstimate(t *testing.T) {
 		body        string
 		least, most int64
 	}{
-		"content":             {Chat, chat(`{"role":"user","content":"` + words + `"}`), 500, 510},
-		"folded":              {Chat, chat(`{"role":"user","Content":"` + words + `"}`), 500, 510},
-		"folded by Unicode":   {Chat, chat(`{"role":"user","thin` + "\u212A" + `ing":"` + words + `"}`), 500, 510},
-		"escaped":             {Chat, chat(`{"role":"user","c\u006fntent":"` + words + `"}`), 500, 510},
-		"thinking":            {Chat, chat(`{"role":"assistant","thinking":"` + words + `"}`), 500, 510},
-		"a role":              {Chat, chat(`{"role":"` + words + `","content":"x"}`), 500, 510},
-		"arguments as object": {Chat, chat(`{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":{"` + words + `":"` + words + `"}}}]}`), 1000, 1010},
-		"numbers":             {Chat, chat(`{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":{"x":[` + strings.Repeat("1,", 499) + `1]}}}]}`), 500, 510},
-		"a tool result":       {Chat, chat(`{"role":"tool","tool_name":"f","content":"` + words + `"}`), 500, 510},
+		"content":             {Chat, chat(`{"role":"user","content":"` + words + `"}`), 505, 512},
+		"folded":              {Chat, chat(`{"role":"user","Content":"` + words + `"}`), 505, 515},
+		"folded by Unicode":   {Chat, chat(`{"role":"user","thin` + "\u212A" + `ing":"` + words + `"}`), 505, 515},
+		"escaped":             {Chat, chat(`{"role":"user","c\u006fntent":"` + words + `"}`), 505, 515},
+		"thinking":            {Chat, chat(`{"role":"assistant","thinking":"` + words + `"}`), 505, 512},
+		"a role":              {Chat, chat(`{"role":"` + words + `","content":"x"}`), 500, 512},
+		"arguments as object": {Chat, chat(`{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":{"` + words + `":"` + words + `"}}}]}`), 1008, 1020},
+		"numbers":             {Chat, chat(`{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":{"x":[` + strings.Repeat("1,", 499) + `1]}}}]}`), 620, 645}, // the commas, too
+		"a tool result":       {Chat, chat(`{"role":"tool","tool_name":"f","content":"` + words + `"}`), 505, 512},
 		"tools":               {Chat, `{"model":"tiny","messages":[],"tools":[{"type":"function","function":{"name":"f","description":"` + words + `"}}]}`, 500, 530},
-		"an image":            {Chat, chat(`{"role":"user","content":"x","images":["` + picture + `"]}`), 1024, 1030},
+		"an image":            {Chat, chat(`{"role":"user","content":"x","images":["` + picture + `"]}`), 1030, 1036},
 		"folded images":       {Chat, chat(`{"role":"user","content":"x","Images":["` + picture + `"]}`), 1024, 26_000},
 		"two images":          {Generate, `{"model":"tiny","prompt":"x","images":["` + picture + `","` + picture + `"]}`, 2048, 2060},
 		"a suffix":            {Generate, `{"model":"tiny","prompt":"x","suffix":"` + words + `"}`, 500, 510},
+		"a template":          {Generate, `{"model":"tiny","prompt":"x","template":"` + words + `"}`, 500, 510},
 		"a context":           {Generate, `{"model":"tiny","prompt":"x","context":[` + strings.Repeat("1,", 499) + `1]}`, 500, 510},
 		"a system prompt":     {Generate, `{"model":"tiny","prompt":"x","system":"` + words + `"}`, 500, 510},
-		"OpenAI's parts":      {OpenAIChat, chat(`{"role":"user","content":[{"type":"text","text":"` + words + `"},{"type":"image_url","image_url":{"url":"data:image/png;base64,` + picture + `"}}]}`), 1524, 1535},
+		"OpenAI's parts":      {OpenAIChat, chat(`{"role":"user","content":[{"type":"text","text":"` + words + `"},{"type":"image_url","image_url":{"url":"data:image/png;base64,` + picture + `"}}]}`), 1532, 1545},
 		"OpenAI's tools":      {OpenAIChat, `{"model":"tiny","messages":[],"tools":[{"type":"function","function":{"name":"f","description":"` + words + `"}}]}`, 500, 530},
 		"Anthropic's blocks": {AnthropicMessages, chat(`{"role":"user","content":[{"type":"tool_result","tool_use_id":"t","content":"` + words + `"},` +
-			`{"type":"image","source":{"type":"base64","media_type":"image/png","data":"` + picture + `"}}]}`), 1524, 1535},
-		"Anthropic's tool use": {AnthropicMessages, chat(`{"role":"assistant","content":[{"type":"tool_use","id":"t","name":"f","input":{"a":"` + words + `"}}]}`), 500, 510},
+			`{"type":"image","source":{"type":"base64","media_type":"image/png","data":"` + picture + `"}}]}`), 1532, 1545},
+		"Anthropic's tool use": {AnthropicMessages, chat(`{"role":"assistant","content":[{"type":"tool_use","id":"t","name":"f","input":{"a":"` + words + `"}}]}`), 510, 520},
 		"Responses' input": {OpenAIResponses, `{"model":"tiny","instructions":"` + words + `","input":[{"type":"function_call","call_id":"c","name":"f","arguments":"` + words + `"},` +
-			`{"type":"function_call_output","call_id":"c","output":"` + words + `"}]}`, 1500, 1510},
+			`{"type":"function_call_output","call_id":"c","output":"` + words + `"}]}`, 1508, 1515},
+		"Responses' thinking": {OpenAIResponses, `{"model":"tiny","input":[{"type":"reasoning","id":"r","summary":[],"encrypted_content":"` + words + `"}]}`, 500, 510},
+		"OpenAI's sound":      {OpenAIChat, chat(`{"role":"user","content":[{"type":"input_audio","input_audio":{"format":"wav","data":"` + picture + `"}}]}`), 1030, 1040},
+		"ids":                 {OpenAIChat, chat(`{"role":"tool","tool_call_id":"` + words + `","content":"x"}`), 500, 512},
+		"ids in lists":        {Chat, chat(`{"role":"tool","id":["` + words + `","` + words + `"],"content":"x"}`), 1000, 1012},
+		"digits":              {Generate, `{"model":"tiny","prompt":"` + strings.Repeat("7", 500) + `"}`, 500, 500},
+		"digits of tools":     {Chat, `{"model":"tiny","messages":[],"tools":["` + strings.Repeat("7", 500) + `"]}`, 500, 501},
+		"Chinese":             {Generate, `{"model":"tiny","prompt":"` + strings.Repeat("汉", 500) + `"}`, 500, 500},
+		"Cyrillic":            {Generate, `{"model":"tiny","prompt":"` + strings.Repeat("ы", 500) + `"}`, 500, 500},
+		"escaped Chinese":     {Generate, `{"model":"tiny","prompt":"` + strings.Repeat(`\u6c49`, 500) + `"}`, 500, 500},
+		"parts":               {OpenAIChat, chat(`{"role":"user","content":[` + strings.Repeat(`{"type":"text","text":"a"},`, 499) + `{"type":"text","text":"a"}]}`), 2000, 2150},
+		"nulls":               {Chat, chat(`{"role":"user","content":[` + strings.Repeat(`null,`, 499) + `null]}`), 500, 510},
+		"Anthropic's count": {AnthropicCount, chat(`{"role":"user","content":[{"type":"text","text":"` + words + `"},{"type":"tool_use","id":"` + words + `","name":"f","input":{"x":1}},` +
+			`{"type":"image","source":{"type":"base64","data":"` + picture + `"}}]}`), 500, 505},
 	} {
 		req, err := c.kind.Read([]byte(c.body), &Terms{})
 		if err != nil {
@@ -181,6 +196,75 @@ func TestPromptEstimate(t *testing.T) {
 			t.Errorf("%s: the estimate is %d tokens, want %d to %d", name, req.PromptTokens, c.least, c.most)
 		}
 	}
+}
+
+// Names within a tool's arguments are data: what a string there costs does not depend on what it is called.
+func TestArgumentsCostWhatTheySay(t *testing.T) {
+	long := strings.Repeat("all work and no play ", 5000) // 105,000 bytes
+	short := strings.TrimSuffix(strings.Repeat(`"sixty bytes of text that a model has to read, again and yet",`, 2000), ",")
+	nulls := strings.TrimSuffix(strings.Repeat("null,", 50_000), ",")
+	for name, arguments := range map[string]string{
+		"a text called note":    `{"note":"` + long + `"}`,
+		"a text called data":    `{"data":"` + long + `"}`,
+		"a text called url":     `{"url":"` + long + `"}`,
+		"texts called id":       `{"id":[` + short + `]}`,
+		"texts called type":     `{"type":[` + short + `]}`,
+		"a message":             `{"content":[{"type":"image","source":{"data":"` + long + `"}}]}`,
+		"many nulls":            `{"note":[` + nulls + `]}`,
+		"many booleans":         `{"note":[` + strings.ReplaceAll(nulls, "null", "true") + `]}`,
+		"many objects":          `{"id":[` + strings.ReplaceAll(nulls, "null", "{}") + `]}`,
+		"lists in lists":        strings.Repeat("[", 1000) + `"` + long + `"` + strings.Repeat("]", 1000),
+		"a string with objects": `"{\"data\":\"` + long + `\"}"`,
+	} {
+		for place, c := range map[string]struct {
+			kind Kind
+			body string
+		}{
+			"arguments":           {Chat, `{"model":"a","messages":[{"role":"assistant","content":"","tool_calls":[{"function":{"name":"f","arguments":%s}}]}]}`},
+			"OpenAI's arguments":  {OpenAIChat, `{"model":"a","messages":[{"role":"assistant","tool_calls":[{"type":"function","id":"x","function":{"name":"f","arguments":%s}}]}]}`},
+			"Responses'":          {OpenAIResponses, `{"model":"a","input":[{"type":"function_call","call_id":"x","name":"f","arguments":%s}]}`},
+			"Anthropic's input":   {AnthropicMessages, `{"model":"a","max_tokens":9,"messages":[{"role":"assistant","content":[{"type":"tool_use","id":"x","name":"f","input":%s}]}]}`},
+			"an unknown field":    {Chat, `{"model":"a","messages":[{"role":"user","content":"","Images":%s}]}`},
+			"parameters":          {Chat, `{"model":"a","messages":[],"tools":[{"type":"function","function":{"name":"f","parameters":%s}}]}`},
+			"a prompt of another": {OpenAIResponses, `{"model":"a","input":"x","instructions":{"x":%s}}`},
+		} {
+			got, least := estimated(t, c.kind, strings.Replace(c.body, "%s", arguments, 1)), int64(len(arguments))/5
+			if got < least || got > 2*least {
+				t.Errorf("%s in %s: %d bytes are estimated as %d tokens, want %d to %d", name, place, len(arguments), got, least, 2*least)
+			}
+		}
+	}
+}
+
+// An agent whose tool takes addresses is not charged for images that it does not send.
+func TestAnAddressInArgumentsIsNoImage(t *testing.T) {
+	var turns []string
+	for i := range 50 {
+		turns = append(turns, fmt.Sprintf(`{"role":"assistant","content":[{"type":"tool_use","id":"t%d","name":"WebFetch","input":{"url":"https://example.com/%d"}}]},`+
+			`{"role":"user","content":[{"type":"tool_result","tool_use_id":"t%d","content":"ok"}]}`, i, i, i))
+	}
+	body := `{"model":"a","max_tokens":9,"messages":[` + strings.Join(turns, ",") + `]}`
+	if got := estimated(t, AnthropicMessages, body); got > int64(len(body))/4 {
+		t.Errorf("%d bytes with 50 short addresses are estimated as %d tokens", len(body), got)
+	}
+}
+
+// Each message costs what a template prints around it, some five tokens.
+func TestEmptyMessagesCostTheirTemplate(t *testing.T) {
+	const n = 2000
+	body := `{"model":"a","messages":[` + strings.TrimSuffix(strings.Repeat(`{"role":"user","content":"a"},`, n), ",") + `]}`
+	if got := estimated(t, Chat, body); got < 4*n || got > 6*n {
+		t.Errorf("%d messages are estimated as %d tokens, want %d to %d", n, got, 4*n, 6*n)
+	}
+}
+
+func estimated(t *testing.T, k Kind, body string) int64 {
+	t.Helper()
+	req, err := k.Read([]byte(body), &Terms{})
+	if err != nil {
+		t.Fatalf("%v: %.200s", err, body)
+	}
+	return req.PromptTokens
 }
 
 func BenchmarkRead(b *testing.B) {

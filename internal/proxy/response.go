@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -43,6 +44,13 @@ func (r *Response) Close() {
 		return
 	}
 	r.conn.shut()
+}
+
+// Outlive lets ctx end the exchange from now on, instead of the context of Do. If that has ended already, the exchange has ended with it.
+func (r *Response) Outlive(ctx context.Context) {
+	if r.stop() {
+		r.ctx, r.stop = ctx, context.AfterFunc(ctx, r.conn.shut)
+	}
 }
 
 // Streams says whether the answer is a stream of records, and whether they are server-sent events. The answer's type says
@@ -168,27 +176,31 @@ func (r *Response) drain(m *dialect.Meter, buf []byte) error {
 	return nil
 }
 
-// Pass copies the rest of a long body but for its last keep bytes, which it returns: they are sent when the books are
-// written. head is what Head has read.
+// Pass copies the rest of a long body except for its last keep bytes, which it returns: they are sent when the books are
+// written. head is what Head has read. If the client cannot be written to, Pass reads the body to its end all the same, because the usage
+// is there; the error is CodeClientGone then.
 func (r *Response) Pass(w http.ResponseWriter, head []byte, keep int) (sent int64, tail []byte, err error) {
 	tail = head
 	buf := make([]byte, 32<<10)
+	var left error
 	for ended := false; ; {
 		if cut := len(tail) - keep; cut > 0 {
-			n, err := w.Write(tail[:cut])
-			sent += int64(n)
-			if err != nil {
-				return sent, tail, api.Wrap(api.CodeClientGone, err, "the client went away")
+			if left == nil {
+				n, err := w.Write(tail[:cut])
+				sent += int64(n)
+				if err != nil {
+					left = api.Wrap(api.CodeClientGone, err, "the client went away")
+				}
 			}
 			tail = append(tail[:0], tail[cut:]...)
 		}
 		if ended {
-			return sent, tail, nil
+			return sent, tail, left
 		}
 		n, err := r.Read(buf)
 		tail = append(tail, buf[:n]...)
 		if ended = errors.Is(err, io.EOF); err != nil && !ended {
-			return sent, tail, err
+			return sent, tail, cmp.Or(left, err)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -149,8 +150,23 @@ func TestClientGone(t *testing.T) {
 		req.WaitClosed() // which is how Ollama learns of it
 	})
 	t.Run("pass", func(t *testing.T) {
-		req, r := answered(t, ollamatest.Answer{Body: strings.Repeat("x", 100_000)})
-		_, _, err := r.Pass(&gone{httptest.NewRecorder(), 1}, nil, 10)
+		_, r := answered(t, ollamatest.Answer{Body: strings.Repeat("x", 100_000) + "its usage."})
+		_, tail, err := r.Pass(&gone{httptest.NewRecorder(), 1}, nil, 10)
+		wantCode(t, err, api.CodeClientGone)
+		if string(tail) != "its usage." {
+			t.Errorf("the tail is %q, want the end of the body", tail)
+		}
+		r.Close()
+		if n := pooled(r.up); n != 1 {
+			t.Errorf("%d connections in the pool, want 1: its body was read to the end", n)
+		}
+	})
+	t.Run("outlived", func(t *testing.T) {
+		req, r := answered(t, ollamatest.Answer{Body: strings.Repeat("x", 100_000), Fault: ollamatest.Hang, FaultAt: 50_000})
+		ctx, leave := context.WithCancel(t.Context())
+		r.Outlive(ctx)
+		leave()
+		_, _, err := r.Pass(httptest.NewRecorder(), nil, 10)
 		wantCode(t, err, api.CodeClientGone)
 		r.Close()
 		req.WaitClosed()

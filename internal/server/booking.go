@@ -19,6 +19,7 @@ const (
 	wholeAnswer = 1 << 20 // a body up to this is read to its end before its header goes out
 	heldTail    = 4 << 10 // of a longer one, this much waits for the books
 	maxSentence = 64 << 10
+	restTime    = 10 * time.Second // for which a whole answer is read on after its client has left
 )
 
 // booking is one counted request between its admission and its end.
@@ -289,6 +290,9 @@ func (b *booking) whole(resp *proxy.Response) error {
 		body, named = dialect.EchoPart(body, b.req.Sent, b.req.Alias)
 	}
 	b.header(resp, length)
+	ctx, done := outlasting(b.x.r.Context(), restTime)
+	defer done()
+	resp.Outlive(ctx)
 	sent, tail, err := resp.Pass(b.x, body, heldTail)
 	if !named {
 		tail, _ = dialect.EchoPart(tail, b.req.Sent, b.req.Alias) // /v1/embeddings names its model behind the numbers
@@ -296,8 +300,12 @@ func (b *booking) whole(resp *proxy.Response) error {
 	b.record.BytesOut = sent + int64(len(tail))
 	if err != nil {
 		b.s.note(b.lease.Backend, err)
-		b.count(dialect.Usage{}, 0)
-		b.end(outcomeOf(err), api.AsError(err).Code)
+		b.count(b.x.route.kind.TailUsage(tail), 0)
+		e := b.x.whoLeft(err)
+		if e.Code == api.CodeClientGone && b.record.Estimated {
+			b.bookUpwards()
+		}
+		b.end(outcomeOf(e), e.Code)
 		panic(http.ErrAbortHandler) // half a JSON object takes no error record
 	}
 	b.count(b.x.route.kind.TailUsage(tail), 0)

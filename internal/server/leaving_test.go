@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -283,5 +284,43 @@ func TestAClientThatLeavesPaysForTheTime(t *testing.T) {
 		if row["prompt_tokens"] != 41. || row["completion_tokens"] != 300. || row["estimated"] != true {
 			t.Errorf("stream %v: booked %v and %v tokens, estimated %v, want 41 and 300, estimated", stream, row["prompt_tokens"], row["completion_tokens"], row["estimated"])
 		}
+	}
+}
+
+// An answer that is not streamed was generated to its end before its first byte, so a client that leaves while it is passed on has used
+// it. The rest is read for the usage; if none comes, the key pays for the time.
+func TestALongWholeAnswerThatIsLeftIsCharged(t *testing.T) {
+	text := strings.Repeat("all work and no play ", 1<<20)
+	for _, c := range []struct {
+		path, body, answer string
+		fault              ollamatest.Fault
+		estimated          bool
+	}{
+		{"/api/generate", `{"model":"tiny","prompt":"hello","stream":false}`, `{"model":"tiny","created_at":"2026-11-25T09:30:00Z","response":"` + text +
+			`","done":true,"done_reason":"stop","prompt_eval_count":20,"eval_count":9000,"eval_duration":1000000000}`, 0, false},
+		{"/v1/chat/completions", `{"model":"tiny","messages":[{"role":"user","content":"hello"}]}`, `{"id":"c","object":"chat.completion","model":"tiny",` +
+			`"choices":[{"index":0,"message":{"role":"assistant","content":"` + text + `"},"finish_reason":"stop"}],"usage":{"prompt_tokens":20,"completion_tokens":9000,"total_tokens":9020}}`, 0, false},
+		{"/api/generate", `{"model":"tiny","prompt":"hello","stream":false}`, `{"response":"` + text + `"}`, ollamatest.Close, true},
+	} {
+		b := start(t, setup{})
+		b.ollama.Script(http.MethodPost, c.path, ollamatest.Answer{Body: c.answer, Fault: c.fault, FaultAt: len(c.answer) - 10, Header: http.Header{"Content-Type": {"application/json; charset=utf-8"}}})
+		resp, err := b.client.Do(b.request(http.MethodPost, c.path, adminSecret, c.body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := resp.Body.Read(make([]byte, 10)); err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		var rows []any
+		b.until("the row", func() bool {
+			rows = b.do("GET", "/api/admin/requests", adminSecret, "").json(t)["requests"].([]any)
+			return len(rows) == 1
+		})
+		row := rows[0].(map[string]any)
+		if row["outcome"] != "client_gone" || row["estimated"] != c.estimated || !c.estimated && (row["completion_tokens"] != 9000. || row["prompt_tokens"] != 20.) {
+			t.Errorf("%s: an answer of 9,000 tokens is booked as %v with %v and %v tokens, estimated %v", c.path, row["outcome"], row["prompt_tokens"], row["completion_tokens"], row["estimated"])
+		}
+		b.stop()
 	}
 }

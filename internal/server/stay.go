@@ -82,6 +82,21 @@ func (s *stay) end() {
 	}
 }
 
+// outlasting is a context that ends a time later than its client's, so that the rest of an answer which Ollama has generated can be read
+// for its usage. A gateway that is told to stop does not wait for it.
+func outlasting(client context.Context, by time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(client))
+	stop := context.AfterFunc(client, func() {
+		if _, stopping := context.Cause(client).(*api.Error); stopping {
+			cancel()
+			return
+		}
+		timer := time.AfterFunc(by, cancel)
+		context.AfterFunc(ctx, func() { timer.Stop() })
+	})
+	return ctx, func() { stop(); cancel() }
+}
+
 // nobody takes what is read on for a client that has left.
 type nobody struct{ http.ResponseWriter }
 

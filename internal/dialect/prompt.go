@@ -1,0 +1,236 @@
+package dialect
+
+import "bytes"
+
+// prompt counts what the fields of a request that reach the model contain, for estimates.
+type prompt struct {
+	text   int // bytes of text
+	dense  int // bytes that the text would have besides, if each digit and each character beyond ASCII had the four bytes of a token
+	marks  int // bytes of strings that the dialects have for themselves: roles, types, ids
+	parts  int // messages, parts of messages and tool calls
+	images int
+}
+
+const (
+	tokenBytes  = 4    // of text for a token, as Ollama estimates them
+	imageTokens = 1024 // models turn an image into 256 to some 1,600 tokens
+	partTokens  = 4    // what a template prints around a message, its role among it
+)
+
+// counted is Ollama's own formula for an answer to count_tokens, which leaves images out.
+func (p *prompt) counted() int64 { return int64(p.text+tokenBytes-1) / tokenBytes }
+
+// tokens estimates what the model reads. The tokens around a message pay for its marks; longer ones count, because templates print some.
+func (p *prompt) tokens() int64 {
+	size := p.text + p.dense + max(p.marks, p.parts*partTokens*tokenBytes)
+	return int64(size+tokenBytes-1)/tokenBytes + int64(p.images)*imageTokens
+}
+
+// read counts a text that the model reads.
+func (p *prompt) read(text []byte) {
+	p.text += len(text)
+	for {
+		end := bytes.IndexByte(text, '\\')
+		if end < 0 {
+			p.dense += density(text)
+			return
+		}
+		p.dense += density(text[:end])
+		if end+6 <= len(text) && text[end+1] == 'u' {
+			p.dense -= 6 - tokenBytes // one character
+			text = text[end+6:]
+			continue
+		}
+		text = text[min(end+2, len(text)):]
+	}
+}
+
+func density(text []byte) (n int) {
+	for _, c := range text {
+		n += int(lacks[c])
+	}
+	return n
+}
+
+// lacks has, for the first byte of each character that may be a token of its own, the bytes by which it is shorter than one.
+var lacks = func() (t [256]uint8) {
+	for c := range t {
+		switch {
+		case c >= '0' && c <= '9':
+			t[c] = tokenBytes - 1
+		case c >= 0xC0 && c < 0xE0:
+			t[c] = tokenBytes - 2
+		case c >= 0xE0 && c < 0xF0:
+			t[c] = tokenBytes - 3
+		}
+	}
+	return t
+}()
+
+// shape is what the dialects have at a place of a prompt.
+type shape uint8
+
+const (
+	raw   shape = iota // a client's own: a model may read every byte of it, whatever its names are
+	words              // text
+	marks              // a role, a type, an id
+	image
+	turns  // messages, or the items of Responses
+	pieces // of a message
+	calls  // of tools
+	function
+	source   // of Anthropic's image
+	imageURL // OpenAI's image
+	audio    // OpenAI's sound, which Ollama treats as an image
+	cache
+)
+
+// shapes are what a place may have besides a string. Objects and lists that are not here are the client's own data.
+var shapes = [...]struct {
+	list   bool
+	fields map[string]shape
+}{
+	words: {list: true},
+	marks: {list: true},
+	image: {list: true},
+	turns: {list: true, fields: map[string]shape{
+		"role": marks, "type": marks, "id": marks, "call_id": marks, "tool_call_id": marks, "status": marks,
+		"content": pieces, "output": pieces, "summary": pieces, "thinking": words, "reasoning": words, "reasoning_content": words, "refusal": words,
+		"encrypted_content": words, // Ollama keeps the thinking in it
+		"name":              words, "tool_name": words, "tool_calls": calls, "function_call": function, "arguments": raw, "images": image,
+	}},
+	pieces: {list: true, fields: map[string]shape{
+		"type": marks, "id": marks, "tool_use_id": marks, "is_error": marks, "signature": marks, "data": marks, "cache_control": cache,
+		"text": words, "thinking": words, "refusal": words, "name": words, "input": raw, "content": pieces,
+		"source": source, "image_url": imageURL, "detail": marks, "input_audio": audio,
+	}},
+	calls:    {list: true, fields: map[string]shape{"type": marks, "id": marks, "index": marks, "function": function}},
+	function: {fields: map[string]shape{"name": words, "index": marks, "arguments": raw}},
+	source:   {fields: map[string]shape{"type": marks, "media_type": marks, "data": image, "url": image}},
+	imageURL: {fields: map[string]shape{"url": image, "detail": marks}},
+	audio:    {fields: map[string]shape{"data": image, "format": marks}},
+	cache:    {fields: map[string]shape{"type": marks, "ttl": marks}},
+}
+
+// prompts are the fields of a request that are walked.
+var prompts = map[string]shape{
+	"messages": turns, "input": turns, "prompt": words, "system": pieces, "instructions": pieces, "suffix": words, "template": words, "images": image,
+	"context": words,
+}
+
+// maxShaped is how deep the dialects' own structure is followed: Anthropic's image in a tool's result is at 8.
+const maxShaped = 16
+
+// weigher follows a value through the dialects' structure and counts it.
+type weigher struct {
+	*prompt
+	src   []byte
+	at    [maxShaped]shape // of the values at each level
+	own   int              // the level of the value that is the client's own data; -1: none
+	since int              // where that begins
+}
+
+// name takes the name of a member at a level.
+func (w *weigher) name(level int, name []byte) {
+	if w.own >= 0 {
+		return
+	}
+	s, known := shapes[w.at[level-1]].fields[string(name)]
+	if w.at[level] = s; !known {
+		w.read(name) // Ollama folds names, so it may be one of its own
+	}
+}
+
+// begin takes the bracket that begins at start, of a value at a level.
+func (w *weigher) begin(level, start int, list bool) {
+	if w.own >= 0 {
+		return
+	}
+	s := &shapes[w.at[level]]
+	switch {
+	case level+1 == maxShaped, list && !s.list, !list && s.fields == nil:
+		w.own, w.since = level, start
+	case list:
+		w.at[level+1] = w.at[level]
+	case s.list:
+		w.parts++
+	}
+}
+
+// end takes the bracket that ends a value at a level.
+func (w *weigher) end(level, end int) {
+	if w.own == level {
+		w.read(w.src[w.since:end])
+		w.own = -1
+	}
+}
+
+// scalar takes a value at a level that is no list and no object; listed says that it is one of a list.
+func (w *weigher) scalar(level, start, end int, listed bool) {
+	if w.own >= 0 {
+		return
+	}
+	value := w.src[start:end]
+	s := w.at[level]
+	switch {
+	case s == raw:
+		w.read(value)
+	case value[0] != '"':
+		if listed || value[0] == '-' || value[0] >= '0' && value[0] <= '9' {
+			w.text += tokenBytes // a context has numbers for tokens
+		}
+	case s == marks:
+		w.marks += len(value) - len(`""`)
+	case s == image || s == imageURL:
+		if len(value) > len(`""`) {
+			w.images++
+		}
+	default:
+		w.read(value[1 : len(value)-1])
+	}
+}
+
+// walk walks the value of a member, counts what a model reads of it, and hashes how a conversation begins. Everything counts that is not
+// known to be no text: Ollama folds names, so a list of those that are text would have holes.
+func (r *reader) walk(m *member, nameEnd int, src []byte, root shape, p *prompt) error {
+	depth := r.dec.StackDepth()
+	begin := beginning{most: beginsWith[m.name]}
+	w := weigher{prompt: p, src: src, own: -1}
+	w.at[0] = root
+	inText := true
+	m.valueStart = skipSpace(src, nameEnd)
+	for {
+		level := r.dec.StackDepth() - depth
+		kind, n := r.dec.StackIndex(r.dec.StackDepth())
+		start := skipSpace(src, int(r.dec.InputOffset()))
+		tok, err := r.dec.ReadToken()
+		if err != nil {
+			return err
+		}
+		end := int(r.dec.InputOffset())
+		switch k := tok.Kind(); {
+		case k == '{' || k == '[':
+			w.begin(level, start, k == '[')
+		case k == '}' || k == ']':
+			w.end(level-1, end)
+		case level > 0 && kind == '{' && n%2 == 0:
+			name := src[start:end]
+			w.name(level, name[1:len(name)-1])
+			begin.role = level == 2 && bytes.HasSuffix(name, []byte(`"role"`))
+			inText = bytes.HasSuffix(name, []byte(`"content"`)) || bytes.HasSuffix(name, []byte(`"text"`)) || bytes.HasSuffix(name, []byte(`"arguments"`))
+			continue
+		default:
+			w.scalar(level, start, end, kind == '[')
+			if k == '"' {
+				begin.add(src[start+1:end-1], inText)
+			}
+		}
+		switch r.dec.StackDepth() {
+		case depth:
+			m.lead = begin.sum()
+			return nil
+		case depth + 1:
+			begin.next()
+		}
+	}
+}
