@@ -81,8 +81,8 @@ func TestDecodersAreCounted(t *testing.T) {
 			beyond = max(beyond, int64(m.HeapAlloc)-base-s.bodies.most)
 		}
 	}
-	if beyond > 32<<20 || decoded.Load() == 0 {
-		t.Errorf("%d of 100 bodies of %d KB are decoded, and hold %d MB beyond MAX_BODY_MEMORY; want one at least, and 32 MB at most", decoded.Load(), len(body)>>10, beyond>>20)
+	if beyond > 8<<20 || decoded.Load() == 0 {
+		t.Errorf("%d of 100 bodies of %d KB are decoded, and hold %d MB beyond MAX_BODY_MEMORY; want one at least, and 8 MB at most", decoded.Load(), len(body)>>10, beyond>>20)
 	}
 }
 
