@@ -127,7 +127,7 @@ func (f *statsFlags) report(now time.Time, daysGiven bool) (*statsReport, error)
 		r.To = to
 	}
 	y, m, d := r.To.Add(-time.Nanosecond).Date()
-	r.From = time.Date(y, m, d+1-f.days, 0, 0, 0, 0, zone)
+	r.From = api.Midnight(y, m, d+1-f.days, zone)
 	if f.from != "" {
 		from, _, err := api.ParseTime(f.from, zone)
 		if err != nil {

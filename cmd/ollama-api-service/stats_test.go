@@ -85,6 +85,13 @@ func TestStats(t *testing.T) {
 	moved := d.run("stats", "--by", "day,hour", "--tz", "+12:00", "--from", day, "--to", east)
 	wantLines(t, moved, day+` to `+east+` \(\+12:00\): 6 requests, .*`, noon.Format(`2006-01-02 Mon`)+` +4 .*`, noon.AddDate(0, 0, 1).Format(`2006-01-02 Mon`)+` +2 .*`,
 		day+` 23:00 +4  #+ .*`, east+` 00:00 +2  #+ .*`)
+	// Clocks of the Azores skip the midnight of 29 March 2026.
+	d.spent(busy, "tiny:latest", time.Date(2026, 3, 29, 0, 30, 0, 0, time.UTC), 1)
+	d.spent(busy, "tiny:latest", time.Date(2026, 3, 29, 1, 0, 0, 0, time.UTC), 1)
+	skipped := []string{"stats", "--by", "day", "--tz", "Atlantic/Azores", "--to"}
+	wantLines(t, d.run(append(skipped, "2026-03-28", "--from", "2026-03-28")...), `2026-03-28 to 2026-03-28 \(Atlantic/Azores\): 1 request, .*`)
+	wantLines(t, d.run(append(skipped, "2026-03-29", "--from", "2026-03-29")...), `2026-03-29 to 2026-03-29 \(Atlantic/Azores\): 1 request, .*`)
+	wantLines(t, d.run(append(skipped, "2026-04-04", "--from", "2026-03-20")...), `2026-03-28 Sat +1 .*`, `2026-03-29 Sun +1 .*`)
 	if out := d.run("stats", "--by", "key", "--top", "1"); !strings.Contains(out, "2 more: --top 0 shows all.") || strings.Contains(out, "env-admin") {
 		t.Errorf("the first alone:\n%s", out)
 	}

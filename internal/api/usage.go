@@ -2,6 +2,7 @@ package api
 
 import (
 	"slices"
+	"sort"
 	"strings"
 	"time"
 )
@@ -186,13 +187,28 @@ func (d Dimension) begin(t time.Time, further int) time.Time {
 	default:
 		day += further
 	}
-	return time.Date(year, month, day, 0, 0, 0, 0, t.Location())
+	return Midnight(year, month, day, t.Location())
+}
+
+// mostOffset is more than any zone is from UTC.
+const mostOffset = 26 * time.Hour
+
+// Midnight is the first instant of a date in a zone. time.Date gives an hour of the day before where clocks go forward at midnight, and may
+// give the second midnight where they go back to it. A date that a zone leaves out begins with the next one.
+func Midnight(year int, month time.Month, day int, zone *time.Location) time.Time {
+	date := time.Date(year, month, day, 0, 0, 0, 0, time.UTC)
+	earliest := date.Add(-mostOffset)
+	seconds := sort.Search(int(2*mostOffset/time.Second), func(n int) bool {
+		y, m, d := earliest.Add(time.Duration(n) * time.Second).In(zone).Date()
+		return !time.Date(y, m, d, 0, 0, 0, 0, time.UTC).Before(date)
+	})
+	return earliest.Add(time.Duration(seconds) * time.Second).In(zone)
 }
 
 // ParseTime reads a time (RFC 3339), or a plain day as its begin in zone.
 func ParseTime(text string, zone *time.Location) (t time.Time, day bool, err error) {
-	if t, err = time.ParseInLocation(time.DateOnly, text, zone); err == nil {
-		return t, true, nil
+	if t, err = time.Parse(time.DateOnly, text); err == nil {
+		return Midnight(t.Year(), t.Month(), t.Day(), zone), true, nil
 	}
 	t, err = time.Parse(time.RFC3339, text)
 	return t.In(zone), false, err

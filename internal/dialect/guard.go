@@ -15,9 +15,12 @@ import (
 // maxMembers bounds the top-level fields of a body: no client comes near, and a million of them cost seconds.
 const maxMembers = 1000
 
-// maxNames bounds the fields at all depths, by their colons: to find duplicates every name is kept, and 60 MiB of them would
-// take 600 MB. Colons in texts count too: two hundred thousand are more than any model reads at once.
-const maxNames = 200_000
+// maxNames bounds the fields at all depths, and maxNamesText the bytes of their names: to find duplicates every name is kept, and 60 MiB
+// of them would take 600 MB where they are short, and 170 MB where they are long.
+const (
+	maxNames     = 200_000
+	maxNamesText = 4 << 20
+)
 
 // member is one field of an object: its name where that is a known one, and where it stands in the source.
 type member struct {
@@ -81,8 +84,11 @@ func guard(src []byte, known fields) (object, error) {
 	if len(bytes.TrimSpace(src)) == 0 {
 		return object{}, api.Errorf(api.CodeBadRequest, "missing request body")
 	}
-	if bytes.Count(src, []byte{':'}) > maxNames {
-		return object{}, api.Errorf(api.CodeBadRequest, "the body has more than %d fields or colons: send less text", maxNames)
+	switch count, size := measureNames(src); {
+	case count > maxNames:
+		return object{}, api.Errorf(api.CodeBadRequest, "the body has more than %d fields, at all depths: send fewer", maxNames)
+	case size > maxNamesText:
+		return object{}, api.Errorf(api.CodeBadRequest, "the names of the body's fields have more than %d bytes together: send shorter ones, or fewer", maxNamesText)
 	}
 	r := read(src)
 	defer r.done()
@@ -94,6 +100,39 @@ func guard(src []byte, known fields) (object, error) {
 		return object{}, api.Errorf(api.CodeBadRequest, "the body goes on after its JSON object: send one object alone")
 	}
 	return o, nil
+}
+
+// measureNames counts the names in a JSON text and their bytes: the strings with a colon behind them. Where the text is no JSON, it may be
+// wrong only behind the place at which a decoder stops.
+func measureNames(src []byte) (count, size int) {
+	for at := 0; ; {
+		quote := bytes.IndexByte(src[at:], '"')
+		if quote < 0 {
+			return count, size
+		}
+		start := at + quote + 1
+		end := start
+		for {
+			quote = bytes.IndexByte(src[end:], '"')
+			if quote < 0 {
+				return count, size
+			}
+			end += quote
+			escapes := 0
+			for end-escapes > start && src[end-escapes-1] == '\\' {
+				escapes++
+			}
+			if escapes%2 == 0 {
+				break
+			}
+			end++
+		}
+		for at = end + 1; at < len(src) && (src[at] == ' ' || src[at] == '\t' || src[at] == '\n' || src[at] == '\r'); at++ {
+		}
+		if at < len(src) && src[at] == ':' {
+			count, size = count+1, size+end-start
+		}
+	}
 }
 
 // Check is guard for bodies that another decoder reads afterwards (the management API): it refuses what is ambiguous.

@@ -166,6 +166,10 @@ func (x *exchange) coding() (string, error) {
 // maxWindow bounds what a zstd body may make its reader remember: encoders use 8 MiB at their highest usual level.
 const maxWindow = 8 << 20
 
+// besidesWindow is what a zstd decoder has in addition to its window: blocks of 128 KiB, literals and tables. That of gzip has less than
+// smallBody counts.
+const besidesWindow = 1 << 20
+
 // A compressed body may be decoded to mostDecoded bytes, or to mostRatio times its own if that is more. Text in JSON has a ratio of 3 to 10,
 // an image of 1.3; only texts that repeat themselves have more.
 const (
@@ -183,8 +187,12 @@ func (x *exchange) decode(coding string, body []byte, limit int64) ([]byte, erro
 	if most < limit {
 		limit = most
 	}
+	window := windowOf(coding, body)
+	if err := x.holdDecoder(cap(body), window); err != nil {
+		return nil, err
+	}
 	var size int64
-	err := decoding(coding, body, func(r io.Reader) (err error) {
+	err := decoding(coding, body, window, func(r io.Reader) (err error) {
 		size, err = io.Copy(io.Discard, io.LimitReader(r, limit+1))
 		return err
 	})
@@ -196,18 +204,43 @@ func (x *exchange) decode(coding string, body []byte, limit int64) ([]byte, erro
 	case size > limit:
 		return nil, tooLarge(limit)
 	}
-	if err := x.hold(cap(body) + int(size)); err != nil {
+	if err := x.holdDecoder(cap(body)+int(size), window); err != nil {
 		return nil, err
 	}
 	plain := make([]byte, size)
-	if err := decoding(coding, body, func(r io.Reader) error { _, err := io.ReadFull(r, plain); return err }); err != nil {
+	if err := decoding(coding, body, window, func(r io.Reader) error { _, err := io.ReadFull(r, plain); return err }); err != nil {
 		return nil, notCoded(coding, err)
 	}
 	return plain, x.hold(2 * cap(plain))
 }
 
-// decoding lets read have what the coding says.
-func decoding(coding string, body []byte, read func(io.Reader) error) error {
+// windowOf is how much of what it has said a body makes its reader remember: what its first frame asks for, 0 for gzip.
+func windowOf(coding string, body []byte) int {
+	var first zstd.Header
+	switch {
+	case coding != "zstd":
+		return 0
+	case first.Decode(body) != nil || first.Skippable:
+		return maxWindow
+	}
+	window := first.WindowSize
+	if first.SingleSegment {
+		window = first.FrameContentSize
+	}
+	return int(min(max(window, zstd.MinWindowSize), maxWindow))
+}
+
+// holdDecoder is hold for n bytes and a decoder with a window. Of the decoder no more counts than the bound has, so that a body of the
+// largest size fits also where it is compressed.
+func (x *exchange) holdDecoder(n, window int) error {
+	if window == 0 {
+		return x.hold(n)
+	}
+	return x.hold(max(n, min(n+window+besidesWindow, int(x.s.bodies.most))))
+}
+
+// decoding lets read have what the coding says, with at most window remembered.
+func decoding(coding string, body []byte, window int, read func(io.Reader) error) error {
 	if coding == "gzip" {
 		z, err := gzip.NewReader(bytes.NewReader(body))
 		if err != nil {
@@ -215,7 +248,7 @@ func decoding(coding string, body []byte, read func(io.Reader) error) error {
 		}
 		return read(z)
 	}
-	z, err := zstd.NewReader(bytes.NewReader(body), zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
+	z, err := zstd.NewReader(bytes.NewReader(body), zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(uint64(window)))
 	if err != nil {
 		return err
 	}
@@ -266,5 +299,8 @@ func (x *exchange) payer() string {
 }
 
 func notCoded(coding string, err error) error {
+	if errors.Is(err, zstd.ErrWindowSizeExceeded) || errors.Is(err, zstd.ErrDecoderSizeExceeded) {
+		return api.Wrap(api.CodeBadRequest, err, "the body needs a window of more than 8 MiB, or a larger one than its first frame: compress it at a lower level, as one frame")
+	}
 	return api.Wrap(api.CodeBadRequest, err, "the body is not what its Content-Encoding says: "+coding)
 }

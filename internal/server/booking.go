@@ -447,7 +447,6 @@ func (b *booking) end(outcome api.Outcome, code api.Code) {
 	b.ended = true
 	r := &b.record
 	r.Outcome, r.ErrorCode, r.BytesIn = outcome, code, b.x.received
-	b.nameModel(outcome)
 	if r.Status == 0 {
 		r.Status = b.x.status
 	}
@@ -455,6 +454,7 @@ func (b *booking) end(outcome api.Outcome, code api.Code) {
 		b.lease.Backend.Answered()
 	}
 	b.reread(outcome)
+	b.nameModel(outcome)
 	r.Slot = b.slot + b.lease.Release()
 	r.GPU = b.gpu + b.lease.GPU()
 	if code != api.CodeNoBackend { // that is given back

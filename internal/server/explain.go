@@ -175,7 +175,7 @@ func (e *explained) words() []string {
 	}
 	share := "takes its turns with others by what they have used"
 	if e.Class == api.ClassBatch {
-		share = "takes what interactive keys leave, or goes first when it has been passed over for a quarter of MAX_QUEUE_WAIT"
+		share = "takes what interactive keys leave; passed over for a quarter of MAX_QUEUE_WAIT, it takes turns with them by what they have used and its weight"
 	}
 	say("Its key has the weight %g and the class %s: it %s.", e.Weight, e.Class, share)
 	for _, t := range e.Tries {

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/klauspost/compress/zstd"
+
 	"ollama-api-service/internal/ollamatest"
 	"ollama-api-service/internal/server"
 )
@@ -89,7 +91,8 @@ func TestOneBodyAlwaysFits(t *testing.T) {
 	}
 	z.Write([]byte(body[:most-500] + `"}]}`))
 	z.Close()
-	for name, c := range map[string]struct{ body, coding string }{"plain": {body, ""}, "gzip": {stored.String(), "gzip"}} {
+	noisy := byZstd(t, []byte(body[:most-500]+`"}]}`)) // its decoder has a window of 8 MiB, more than all bodies may have here
+	for name, c := range map[string]struct{ body, coding string }{"plain": {body, ""}, "gzip": {stored.String(), "gzip"}, "zstd": {noisy, "zstd"}} {
 		for _, chunked := range []bool{false, true} {
 			req := b.request("POST", "/v1/messages/count_tokens", key, c.body)
 			if c.coding != "" {
@@ -112,6 +115,23 @@ func TestOneBodyAlwaysFits(t *testing.T) {
 	}
 }
 
+// byZstd is text by zstd with the largest window that is read, as a stream whose size is not known when it begins.
+func byZstd(t *testing.T, text []byte) string {
+	t.Helper()
+	var b strings.Builder
+	z, err := zstd.NewWriter(&b, zstd.WithWindowSize(8<<20), zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	z.Write(text[:1])
+	z.Flush()
+	z.Write(text[1:])
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
 // What one key sends leaves room for others: with bodies that wait for a slot, with uploads that never end, and with compressed ones.
 func TestAKeyHasAShareOfTheMemory(t *testing.T) {
 	const large = 900 << 10
@@ -120,6 +140,9 @@ func TestAKeyHasAShareOfTheMemory(t *testing.T) {
 	z := gzip.NewWriter(&coded)
 	z.Write([]byte(body))
 	z.Close()
+	noise := make([]byte, large/2)
+	rand.NewChaCha8([32]byte{2}).Read(noise)
+	noisy := byZstd(t, []byte(strings.ReplaceAll(body, strings.Repeat("x", large), base64.StdEncoding.EncodeToString(noise))))
 	for name, send := range map[string]func(ctx context.Context, b *bed, key string) *http.Request{
 		"bodies": func(_ context.Context, b *bed, key string) *http.Request {
 			return b.request("POST", "/v1/chat/completions", key, body)
@@ -127,6 +150,11 @@ func TestAKeyHasAShareOfTheMemory(t *testing.T) {
 		"compressed bodies": func(_ context.Context, b *bed, key string) *http.Request {
 			r := b.request("POST", "/v1/chat/completions", key, coded.String())
 			r.Header.Set("Content-Encoding", "gzip")
+			return r
+		},
+		"bodies by zstd": func(_ context.Context, b *bed, key string) *http.Request {
+			r := b.request("POST", "/v1/chat/completions", key, noisy)
+			r.Header.Set("Content-Encoding", "zstd")
 			return r
 		},
 		"uploads that never end": func(ctx context.Context, b *bed, key string) *http.Request {

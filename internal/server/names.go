@@ -10,8 +10,13 @@ import (
 // nameModel gives a request its model's name in the books, if that was not known before and a server has run it: one that was just
 // made, or one that Ollama runs off-site.
 func (b *booking) nameModel(outcome api.Outcome) {
-	if r := &b.record; r.Model == api.UnknownModel && (outcome == api.OutcomeOK || r.CompletionTokens > 0) && b.s.unlisted.take(b.req.Model().String()) {
-		r.Model, r.Alias = b.req.Model().String(), b.req.Alias
+	r := &b.record
+	if r.Model != api.UnknownModel || outcome != api.OutcomeOK && r.CompletionTokens == 0 {
+		return
+	}
+	// A list that was read since may have it: a pull, a copy.
+	if name := b.req.Model().String(); b.s.Fleet.Knows(name) || b.s.unlisted.take(name) {
+		r.Model, r.Alias = name, b.req.Alias
 	}
 }
 

@@ -4,12 +4,14 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
 
 	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/ollamatest"
 	"ollama-api-service/internal/server"
 	"ollama-api-service/internal/store"
 )
@@ -107,6 +109,31 @@ func TestAServerThatAnswersForEveryName(t *testing.T) {
 	got := b.stats(key)["requests_by_model"].(map[string]any)
 	if len(got) != 102 || got[api.UnknownModel] != 30.0 || got["made-up-0:latest"] != 1.0 || got["tiny:latest"] != 1.0 {
 		t.Errorf("%d names: %.300v", len(got), got)
+	}
+}
+
+// Models that come to a server through the gateway are listed: they use up no name of those that no server lists.
+func TestPulledModelsLeaveRoomForNames(t *testing.T) {
+	b := start(t, setup{})
+	models := []string{"tiny:latest"}
+	b.ollama.Handle("POST", "/api/pull", func(r *ollamatest.Request) ollamatest.Answer {
+		models = append(models, fmt.Sprintf("pulled-%d:latest", len(models)))
+		b.ollama.Models(models...)
+		return ollamatest.Answer{Chunks: []string{`{"status":"success"}` + "\n"}, Header: http.Header{"Content-Type": {"application/x-ndjson"}}}
+	})
+	for n := range 105 {
+		if r := b.do("POST", "/api/pull", adminSecret, fmt.Sprintf(`{"model":"pulled-%d"}`, n+1)); r.status != 200 {
+			t.Fatalf("%d %s", r.status, r.body)
+		}
+	}
+	key := b.user()
+	b.spend(key, "unlisted", 1)
+	if got := b.stats(key)["requests_by_model"].(map[string]any); got["unlisted:latest"] != 1.0 {
+		t.Errorf("requests_by_model after 105 pulls is %v, want unlisted:latest to have its name", got)
+	}
+	rows := b.do("GET", "/api/admin/requests?model=pulled-105", adminSecret, "").json(t)["requests"].([]any)
+	if len(rows) != 1 || rows[0].(map[string]any)["alias"] != "" {
+		t.Errorf("the row of a pull: %v, want one with the model's own name and without an alias", rows)
 	}
 }
 

@@ -163,7 +163,7 @@ func (s *Server) usage(ctx context.Context, in *usageIn) (*usageOut, error) {
 	}
 	if filter.From.IsZero() {
 		y, m, d := body.To.Date()
-		body.From = time.Date(y, m, d+1-usageDays, 0, 0, 0, 0, zone)
+		body.From = api.Midnight(y, m, d+1-usageDays, zone)
 	}
 	filter.From = body.From
 	newest, err := s.Store.Newest(ctx)

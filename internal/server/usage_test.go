@@ -249,6 +249,8 @@ func TestPlainDaysAndLongerTimes(t *testing.T) {
 	rows := []api.Record{
 		row("1", time.Date(2026, 11, 22, 21, 0, 0, 0, time.UTC)), row("2", time.Date(2026, 11, 22, 23, 30, 0, 0, time.UTC)),
 		row("3", time.Date(2026, 10, 31, 22, 59, 0, 0, time.UTC)), row("4", time.Date(2026, 10, 31, 23, 0, 0, 0, time.UTC)),
+		// On both sides of the midnight that clocks of the Azores skip.
+		row("5", time.Date(2026, 3, 29, 0, 30, 0, 0, time.UTC)), row("6", time.Date(2026, 3, 29, 1, 0, 0, 0, time.UTC)),
 	}
 	if _, err := b.store.AddRecords(t.Context(), rows); err != nil {
 		t.Fatal(err)
@@ -260,6 +262,10 @@ func TestPlainDaysAndLongerTimes(t *testing.T) {
 		"group_by=month&from=2026-10-01&to=2026-11-30":                        "2026-10-01T00:00:00Z 2, 2026-11-01T00:00:00Z 2",
 		"group_by=month,model&from=2026-11-01&to=2026-11-01&tz=Europe/Berlin": "2026-11-01T00:00:00+01:00 1",
 		"group_by=day&from=2026-11-22&to=2026-11-22":                          "2026-11-22T00:00:00Z 2",
+		"group_by=day&from=2026-03-20&to=2026-04-04&tz=Atlantic/Azores":       "2026-03-28T00:00:00-01:00 1, 2026-03-29T01:00:00Z 1",
+		"group_by=day&to=2026-03-28&from=2026-03-28&tz=Atlantic/Azores":       "2026-03-28T00:00:00-01:00 1",
+		"group_by=hour&from=2026-03-29&to=2026-03-29&tz=Atlantic/Azores":      "2026-03-29T01:00:00Z 1",
+		"group_by=month&from=2026-03-28&to=2026-03-28&tz=Atlantic/Azores":     "2026-03-01T00:00:00-01:00 1",
 		"group_by=day&from=2026-11-22&to=2026-11-22&tz=Europe/Berlin":         "2026-11-22T00:00:00+01:00 1",
 		"group_by=day&from=2026-11-22T00:00:00Z&to=2026-11-22T23:30:00Z":      "2026-11-22T00:00:00Z 1",
 		"group_by=day&from=2026-11-22&to=2026-11-22T23:30:00.001Z":            "2026-11-22T00:00:00Z 2",
@@ -272,7 +278,7 @@ func TestPlainDaysAndLongerTimes(t *testing.T) {
 			t.Errorf("%s: %s, want %s", query, got, want)
 		}
 	}
-	for query, want := range map[string]int{"from=2026-11-22&to=2026-11-22": 2, "from=2026-11-22&to=2026-11-22&tz=Europe/Berlin": 1, "to=2026-10-31": 2, "from=2026-11-23": 0, "from=2026-11-23&tz=Europe/Berlin": 1} {
+	for query, want := range map[string]int{"from=2026-11-22&to=2026-11-22": 2, "from=2026-11-22&to=2026-11-22&tz=Europe/Berlin": 1, "to=2026-10-31": 4, "to=2026-03-28&tz=Atlantic/Azores": 1, "to=2026-03-29&tz=Atlantic/Azores": 2, "from=2026-11-23": 0, "from=2026-11-23&tz=Europe/Berlin": 1} {
 		r := b.do("GET", "/api/admin/requests?"+query, adminSecret, "")
 		if got := r.json(t)["requests"].([]any); len(got) != want {
 			t.Errorf("requests, %s: %d, want %d", query, len(got), want)

@@ -265,7 +265,8 @@ func barsCaller(old, k api.Key, by api.Change) error {
 
 // keepAdmin refuses a change that takes the last admin away. Only a key that works from everywhere counts as the last, because
 // addresses change. Two counts are kept apart: an admin that works now, and one without an expiry; a key that is the last of either
-// must stay it. A key that is bound to addresses may end while another admin key remains; for its own end, that one must be open.
+// must stay it, except that a key may revoke itself while any other open one works. A key that is bound to addresses may end while
+// another admin key remains; for its own end, that one must be open.
 func keepAdmin(ctx context.Context, tx *sql.Tx, old, k api.Key, by api.Change) error {
 	if !by.KeepAdmin || !isLive(old, by.At) {
 		return nil
@@ -274,14 +275,15 @@ func keepAdmin(ctx context.Context, tx *sql.Tx, old, k api.Key, by api.Change) e
 	if err != nil {
 		return err
 	}
+	self := by.Actor == old.Preview
 	const another = "make another admin key without allowed_ips first"
 	open := func(k api.Key) bool { return isLive(k, by.At) && len(k.AllowedIPs) == 0 }
 	switch {
-	case open(old) && old.ExpiresAt == nil && (!open(k) || k.ExpiresAt != nil) && others.lasting == 0:
+	case open(old) && old.ExpiresAt == nil && (!open(k) || k.ExpiresAt != nil) && others.lasting == 0 && !(self && k.RevokedAt != nil && others.open > 0):
 		return api.Errorf(api.CodeConflict, "%s is the last admin key without an expiry and without allowed_ips; %s", old.Preview, another)
 	case open(old) && !open(k) && others.open == 0:
 		return api.Errorf(api.CodeConflict, "%s is the last admin key without allowed_ips; %s", old.Preview, another)
-	case !isLive(k, by.At) && others.open == 0 && (others.live == 0 || by.Actor == old.Preview):
+	case !isLive(k, by.At) && others.open == 0 && (others.live == 0 || self):
 		return api.Errorf(api.CodeConflict, "%s would leave no admin key without allowed_ips behind; %s", old.Preview, another)
 	}
 	return nil

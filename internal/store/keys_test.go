@@ -306,6 +306,12 @@ func TestLastAdmin(t *testing.T) {
 		{"revoke the only one, bound to addresses", nil, bound("oas_k"), nil, true},
 		{"free the only one, bound to addresses", nil, bound("oas_k"), &api.KeyPatch{AllowedIPs: null[[]api.Network]()}, false},
 		{"revoke a user", nil, user("oas_k"), nil, false},
+		{"revoke itself beside one that will expire", []api.Key{expiring("oas_x", tomorrow)}, admin("oas_k"), nil, false},
+		{"revoke itself beside an expired one", []api.Key{expiring("oas_x", yesterday)}, admin("oas_k"), nil, true},
+		{"revoke itself beside one bound to addresses", []api.Key{bound("oas_x")}, admin("oas_k"), nil, true},
+		{"revoke itself, bound to addresses, beside another", []api.Key{bound("oas_x")}, bound("oas_k"), nil, true},
+		{"revoke itself, bound to addresses, beside one that will expire", []api.Key{expiring("oas_x", tomorrow)}, bound("oas_k"), nil, false},
+		{"revoke itself, the only one", nil, admin("oas_k"), nil, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s, _ := create(t)
@@ -319,7 +325,11 @@ func TestLastAdmin(t *testing.T) {
 				_, err := s.ChangeKey(t.Context(), "oas_k", *c.patch, change)
 				return err
 			}
-			err := try(by("cli"))
+			actor := "cli"
+			if strings.HasPrefix(c.name, "revoke itself") {
+				actor = "oas_k"
+			}
+			err := try(by(actor))
 			if !c.refused {
 				if err != nil {
 					t.Fatal(err)

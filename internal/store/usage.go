@@ -242,6 +242,9 @@ const mostRuns = 6000
 func (p *plan) cutDates(by api.Dimension, zone *time.Location, from, to int64) error {
 	for at := by.Begin(time.UnixMilli(from).In(zone)); from < to; {
 		next := by.Next(at)
+		if !next.After(at) { // it would never end
+			return fmt.Errorf("the %s after %v begins at %v", by, at, next)
+		}
 		end := min(p.before(millis(next)), to)
 		p.cut(from, end, millis(at))
 		from, at = max(from, end), next

@@ -2,11 +2,13 @@ package store
 
 import (
 	"cmp"
+	"context"
 	"database/sql"
 	"fmt"
 	"math/rand/v2"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -190,6 +192,42 @@ func TestUsageInOrder(t *testing.T) {
 	all := must[Usage](t)(s.Usage(t.Context(), UsageQuery{By: []api.Dimension{api.ByKey, api.ByDay}, Limit: 4}))
 	if all.Groups != 6 || all.Total.Requests != 10 || len(all.Rows) != 4 {
 		t.Errorf("%d groups, %d requests, %d rows; want 6, 10 and 4", all.Groups, all.Total.Requests, len(all.Rows))
+	}
+}
+
+// Days of a zone whose clocks go forward at midnight end, and have their own requests: the first of such a day is at one o'clock.
+func TestUsageByDayWhereMidnightIsSkipped(t *testing.T) {
+	for name, skipped := range map[string]time.Time{
+		"Atlantic/Azores": time.Date(2026, 3, 29, 1, 0, 0, 0, time.UTC), "America/Santiago": time.Date(2026, 9, 6, 4, 0, 0, 0, time.UTC), "Africa/Cairo": time.Date(2026, 4, 23, 22, 0, 0, 0, time.UTC),
+	} {
+		s, _ := create(t)
+		zone := must[*time.Location](t)(api.ParseZone(name))
+		days := []time.Time{skipped.Add(-9 * 24 * time.Hour), skipped.Add(-time.Minute), skipped.Add(time.Minute), skipped.Add(6 * 24 * time.Hour)}
+		for i, at := range days {
+			addRecords(t, s, record(strconv.Itoa(i), "oas_a", at))
+		}
+		for _, by := range api.Times {
+			ctx, stop := context.WithTimeout(t.Context(), 10*time.Second) // a question that never ends is cut by it
+			got := must[Usage](t)(s.Usage(ctx, UsageQuery{
+				RequestFilter: api.RequestFilter{From: days[0].Add(-time.Hour), To: days[3].Add(time.Hour)}, By: []api.Dimension{by}, Limit: 100, Zone: zone,
+			}))
+			stop()
+			want := map[time.Time]int64{}
+			for _, at := range days {
+				want[by.Begin(at.In(zone)).UTC()]++
+			}
+			if by == api.ByDay && len(want) != len(days) {
+				t.Errorf("%s: %d requests are of %d days", name, len(days), len(want))
+			}
+			if len(got.Rows) != len(want) {
+				t.Errorf("%s by %s: %d groups, want %d", name, by, len(got.Rows), len(want))
+			}
+			for _, row := range got.Rows {
+				if row.Requests != want[row.Start.UTC()] {
+					t.Errorf("%s by %s: %d requests from %v on, want %d", name, by, row.Requests, row.Start, want[row.Start.UTC()])
+				}
+			}
+		}
 	}
 }
 
