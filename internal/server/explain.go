@@ -182,7 +182,7 @@ func (e *explained) words() []string {
 		list = append(list, t.words())
 	}
 	if e.SlotMS != nil && len(e.Tries) > 0 {
-		cost := fmt.Sprintf("It held a slot for %s, of which %s are charged to its key in the order of turns (over the weight)", seconds(e.SlotMS), seconds(e.ChargedMS))
+		cost := fmt.Sprintf("It held a slot for %s, which counts as up to %s for its key in the order of turns (over the weight, while other keys waited)", seconds(e.SlotMS), seconds(e.ChargedMS))
 		if e.GPUMS != nil {
 			cost += fmt.Sprintf("; its part of the server's time was %s", seconds(e.GPUMS))
 		}

@@ -188,7 +188,8 @@ func checkHeader(t *testing.T, r reply) {
 	t.Helper()
 	for name, values := range r.header {
 		switch name {
-		case "Content-Type", "Content-Length", "Date", "X-Request-Id", "Request-Id", "X-Accel-Buffering", "X-Policy", "X-Backend", "X-Queue-Wait-Ms", "X-Should-Retry", "Connection":
+		case "Content-Type", "Content-Length", "Date", "X-Request-Id", "Request-Id", "X-Accel-Buffering", "X-Policy", "X-Backend", "X-Queue-Wait-Ms", "X-Should-Retry", "Connection",
+			"Cache-Control", "X-Content-Type-Options":
 		default:
 			if !strings.HasPrefix(name, "X-Ratelimit-") && !strings.HasPrefix(name, "Anthropic-Ratelimit-Requests-") {
 				t.Errorf("the answer carries %s: %v", name, values)
