@@ -60,6 +60,9 @@ func (p *program) check(ctx context.Context, demo, asJSON bool) error {
 	var e examination
 	cfg, err := p.serveSettings(demo)
 	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			err = late{error: err} // as the start takes it
+		}
 		e.fail("settings", err)
 	} else {
 		e.cfg = cfg
@@ -142,6 +145,10 @@ func (e *examination) directory() {
 	case err != nil:
 		e.fail("data directory", databasef("DATA_DIR %s cannot be used, because of %s: make it a directory that the user of the service may write to (%w)",
 			e.cfg.DataDir, dir, err))
+	case missingDisk(e.cfg.DataDir) != nil:
+		e.fail("data directory", missingDisk(e.cfg.DataDir))
+	case checkModes(e.cfg, slog.New(slog.DiscardHandler)) != nil:
+		e.fail("data directory", checkModes(e.cfg, slog.New(slog.DiscardHandler)))
 	case absent:
 		e.add("data directory", resultOK, "%s does not exist yet: the first start makes it", e.cfg.DataDir)
 	default:

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
 	"net"
 
 	"github.com/coreos/go-systemd/v22/activation"
@@ -33,7 +36,12 @@ func givenListeners(cfg *config.Config) ([]net.Listener, error) {
 func listen(cfg *config.Config) (net.Listener, error) {
 	if path := cfg.Socket(); path != "" {
 		l, err := disk.ListenSocket(path)
-		if err != nil {
+		switch {
+		case errors.Is(err, disk.ErrSocketInUse):
+			return nil, usagef("%w", late{error: fmt.Errorf("cannot listen on the Unix socket %s: %w: stop it, or name another path in HOST", path, err)})
+		case errors.Is(err, fs.ErrNotExist):
+			return nil, usagef("%w", late{error: fmt.Errorf("cannot listen on the Unix socket %s: its directory is not there: make it (RuntimeDirectory= in a unit), or name another path in HOST", path)})
+		case err != nil:
 			return nil, usagef("cannot listen on the Unix socket %s: %w; name a path in a directory that the user this runs as may write to", path, err)
 		}
 		return l, nil
@@ -47,7 +55,7 @@ func listen(cfg *config.Config) (net.Listener, error) {
 
 // listenURL is what the log calls it.
 func listenURL(cfg *config.Config, l net.Listener) string {
-	if cfg.Socket() != "" {
+	if l.Addr().Network() == "unix" {
 		return "unix:" + l.Addr().String() + string(cfg.BasePath)
 	}
 	return cfg.Scheme() + "://" + l.Addr().String() + string(cfg.BasePath)

@@ -129,14 +129,17 @@ admin key, which is printed once.`,
 			hangup := make(chan os.Signal, 1)
 			signal.Notify(hangup, syscall.SIGHUP)
 			defer signal.Stop(hangup)
-			cfg, err := p.settingsInTime(cmd.Context(), demo)
-			if err != nil {
-				return err
-			}
 			// A service outlives what reads its output: it must neither end with it nor wait for it.
 			signal.Ignore(syscall.SIGPIPE)
 			endByAbort()
 			p.stderr = &boundedWriter{out: p.stderr, wait: logEnd}
+			cfg, err := p.settingsInTime(cmd.Context(), demo)
+			switch {
+			case err != nil && cmd.Context().Err() != nil:
+				return nil // it was told to stop while it waited for them
+			case err != nil:
+				return err
+			}
 			return serve(cmd.Context(), cfg, hangup, p.stdout, p.stderr)
 		},
 	}

@@ -59,7 +59,7 @@ func serve(ctx context.Context, cfg *config.Config, hangup <-chan os.Signal, std
 	for _, w := range cfg.Warnings {
 		log.Warn(w)
 	}
-	wait := &patience{left: cfg.StartWait, log: log}
+	wait := &patience{left: cfg.StartWait, log: log, progress: func(what string) { manager.starts("waiting for " + what) }}
 	secure, err := await(ctx, wait, "the certificate", func() (encryption, error) { return newEncryption(cfg, log) })
 	if err != nil {
 		return err
@@ -156,7 +156,7 @@ func serve(ctx context.Context, cfg *config.Config, hangup <-chan os.Signal, std
 		}, time.Now, log)
 	})
 	if copies != nil {
-		tending.Go(func() { copies.Run(background) })
+		go copies.Run(background) // the stop does not wait for it: its directory may be on a disk that hangs
 	}
 	defer func() { stop(); tending.Wait() }()
 	go watchChanges(background, st, keys, log)

@@ -235,3 +235,23 @@ func TestNoWaitForWhatDoesNotPass(t *testing.T) {
 		launch(t, append([]string{"START_WAIT=1h"}, c.environ...), nil, "serve").exit(c.exit, c.says)
 	}
 }
+
+// A Unix socket that another process still holds, or whose directory is not there yet, is waited for.
+func TestStartWaitsForTheSocket(t *testing.T) {
+	dir := t.TempDir()
+	below := filepath.Join(dir, "run")
+	path := filepath.Join(below, "http.sock")
+	p := launch(t, []string{"HOST=" + path, "DATA_DIR=" + filepath.Join(dir, "data"), "START_WAIT=30s"}, nil, "serve")
+	p.line(`its directory is not there`)
+	if err := os.Mkdir(below, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	p.line(`"msg":"listening"`)
+
+	q := launch(t, []string{"HOST=" + path, "DATA_DIR=" + filepath.Join(dir, "other"), "START_WAIT=30s"}, nil, "serve")
+	q.line(`another process listens on it`)
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	q.line(`"msg":"listening"`)
+}

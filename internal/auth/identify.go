@@ -93,7 +93,7 @@ func (a *Authenticator) Identify(ctx context.Context, credential string, from ne
 		return nil, errInvalid("longer than any key")
 	}
 	m := a.secret.current.sign(credential)
-	key, err := a.staticKey(&m, forwarded)
+	key, err := a.staticKey(&m, forwarded || !from.IsLoopback())
 	if err != nil {
 		return nil, err
 	}

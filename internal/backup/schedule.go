@@ -107,6 +107,10 @@ func (s *Schedule) write(ctx context.Context, now time.Time) (*Manifest, string,
 	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
 		return nil, "", err
 	}
+	// A directory that cannot be listed would get backups without end: none is found to be young enough, or too old.
+	if _, err := os.ReadDir(s.Dir); err != nil {
+		return nil, "", err
+	}
 	src := s.Source()
 	src.Now = now
 	size, err := src.Store.Bytes(ctx)

@@ -200,9 +200,12 @@ var errOwn = errorf("OLLAMA_BASE_URL is this service's own address: set it to th
 func (c *Config) ListenAt(addr net.Addr) error {
 	at, ok := addr.(*net.TCPAddr)
 	if !ok {
-		return nil
+		c.origin.open = true // what connects to a Unix socket may come from anywhere
+		return c.checkDemo()
 	}
-	c.origin.socket, c.Host, c.Port = true, at.IP.String(), uint16(at.Port)
+	host := at.AddrPort().Addr().Unmap()
+	c.origin.socket, c.Host, c.Port = true, host.String(), uint16(at.Port)
+	c.origin.open = c.origin.open || !host.IsLoopback()
 	known := c.Warnings
 	if err := c.checkListen(); err != nil {
 		return err

@@ -123,6 +123,7 @@ type origin struct {
 	files       map[string]string // of secrets that are in files, the form that names the file: SECRET_KEY_FILE, or a credential
 	demo        bool              // by the command line
 	socket      bool              // HOST and PORT are those of a socket that the service was given
+	open        bool              // one of the sockets that it was given is reached from elsewhere
 }
 
 // Error is a setting that cannot be obeyed, in one line that names the setting and the mend and never shows the value.
@@ -270,7 +271,7 @@ func (c *Config) EnableDemo() error {
 }
 
 func (c *Config) checkDemo() error {
-	if c.DemoKeys && !c.loopback() {
+	if c.DemoKeys && (!c.loopback() || c.origin != nil && c.origin.open) {
 		return errorf("DEMO_KEYS (or --demo) needs a HOST that only this machine reaches, for everybody knows these keys: set HOST to 127.0.0.1, or make keys of your own")
 	}
 	return nil

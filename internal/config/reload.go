@@ -33,6 +33,7 @@ func (c *Config) Reread() (Change, error) {
 	if from.socket {
 		read.Host, read.Port, read.origin.socket = c.Host, c.Port, true
 	}
+	read.origin.open = from.open
 	if from.demo {
 		read.DemoKeys, read.origin.demo = true, true
 	}

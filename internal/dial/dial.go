@@ -115,20 +115,30 @@ func (t *Target) Conn(ctx context.Context) (c, socket net.Conn, err error) {
 	return secure, socket, nil
 }
 
+// lookupTime bounds the question where a name leads, which is asked while a connection is made.
+const lookupTime = time.Second
+
 // note compares where a connection led with where the one before did. A name with several addresses has not moved.
 func (t *Target) note(ctx context.Context, now netip.Addr) {
 	t.mu.Lock()
 	before := t.at
-	t.at = now
+	if !before.IsValid() {
+		t.at = now
+	}
 	told := t.moved
 	t.mu.Unlock()
 	if before == now || !before.IsValid() {
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, lookupTime)
+	defer cancel()
 	list, err := net.DefaultResolver.LookupNetIP(ctx, "ip", t.URL.Hostname())
 	if err != nil {
-		return // the next connection shows it again, or nothing has changed
+		return // the next connection to it asks again
 	}
+	t.mu.Lock()
+	t.at = now
+	t.mu.Unlock()
 	all := map[netip.Addr]bool{now: true}
 	for _, a := range list {
 		all[a.Unmap().WithZone("")] = true

@@ -94,7 +94,7 @@ func (p *proxyProtocol) greet(c net.Conn) {
 	from, _ := peer(c)
 	proxies := p.trusted()
 	trusted := within(from, proxies) || !from.IsValid() && slices.Contains(proxies, api.SocketPeers)
-	here := !from.IsValid() || from.IsLoopback()
+	here := !from.IsValid() || from.IsLoopback() || from == ownAddress(c)
 	cause := "the peer is not in TRUSTED_PROXIES"
 	if trusted || here {
 		proxied := proxyproto.NewConn(c, proxyproto.WithPolicy(proxyproto.REQUIRE), proxyproto.SetReadHeaderTimeout(proxyHeaderTime))
@@ -115,6 +115,12 @@ func (p *proxyProtocol) greet(c net.Conn) {
 	if cause != "" {
 		p.refusals.note(badProxyHeader, from, cause)
 	}
+}
+
+// ownAddress is the address of this end: programs on this machine that connect to it come from it too.
+func ownAddress(c net.Conn) netip.Addr {
+	a, _ := netip.ParseAddrPort(c.LocalAddr().String())
+	return a.Addr().Unmap().WithZone("")
 }
 
 // proxiedConn is a connection that a proxy has passed on.

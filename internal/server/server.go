@@ -189,17 +189,19 @@ func (s *Server) ServeAll(ctx context.Context, all []net.Listener, grace time.Du
 			failed <- h.ServeTLS(l, "", "")
 		}()
 	}
+	serving := len(all)
+	var broken error // of a listener: the others stop in the usual way too
 	select {
-	case err := <-failed:
-		return err
+	case broken = <-failed:
+		serving--
 	case <-ctx.Done():
 	}
 	s.ready.Store(false)
-	if s.StopDelay > 0 {
+	if s.StopDelay > 0 && broken == nil {
 		s.Log.Info("stopping: connections are accepted for a while yet", "delay", s.StopDelay.String())
 		select {
-		case err := <-failed:
-			return err
+		case broken = <-failed:
+			serving--
 		case <-time.After(s.StopDelay):
 		}
 	}
@@ -208,7 +210,7 @@ func (s *Server) ServeAll(ctx context.Context, all []net.Listener, grace time.Du
 	for _, l := range all {
 		_ = l.Close()
 	}
-	for range all {
+	for range serving {
 		<-failed // each has begun to serve what it had accepted
 	}
 	news.settle(newcomers)
@@ -224,7 +226,7 @@ func (s *Server) ServeAll(ctx context.Context, all []net.Listener, grace time.Du
 	}
 	s.requests.Wait()
 	s.pools.closeAll()
-	return err
+	return errors.Join(broken, err)
 }
 
 // ServeHTTP answers under the settings of this moment.
