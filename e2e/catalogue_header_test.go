@@ -130,7 +130,7 @@ var claims = []struct {
 	{"50 hops of claims", []string{"X-Forwarded-For: " + strings.Repeat("203.0.113.7, ", 49) + "198.51.100.1"}, false},
 	{"garbage behind", []string{"X-Forwarded-For: 203.0.113.7, garbage"}, false},
 	{"garbage in front", []string{"X-Forwarded-For: garbage, 203.0.113.7"}, true},
-	{"with a port", []string{"X-Forwarded-For: 203.0.113.7:4711"}, false},
+	{"with a port", []string{"X-Forwarded-For: 203.0.113.7:4711"}, true},
 	{"unknown", []string{"X-Forwarded-For: unknown"}, false},
 	{"empty", []string{"X-Forwarded-For:"}, false},
 	{"an empty part behind", []string{"X-Forwarded-For: 203.0.113.7,"}, false},

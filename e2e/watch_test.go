@@ -153,7 +153,7 @@ func keepAsking(t *testing.T, s *service, c *http.Client) {
 func TestEveryQueryFindsData(t *testing.T) {
 	ca, files := newAuthority(t), newPair(t)
 	files.renew(t, ca)
-	s := serve(t, "OLLAMA_BASE_URL="+ollamaURL+"?name=gpu1&slots=1", "TLS_CERT="+files.cert, "TLS_KEY="+files.key)
+	s := serve(t, "OLLAMA_BASE_URL="+ollamaURL+"?name=gpu1&slots=1", "TLS_CERT="+files.cert, "TLS_KEY="+files.key, "BACKUP_EVERY=24h")
 	keepAsking(t, s, ca.client(t))
 	rules, err := filepath.Abs("../deploy/prometheus/ollama-api-service.rules.yml")
 	if err != nil {
