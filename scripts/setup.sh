@@ -4,15 +4,16 @@
 
 packages_txt=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/packages.txt
 
-# there SHOWN-BY: reports whether what shows a package is on this machine. Debian's Python has its modules from Debian; another
-# Python that is earlier in PATH may not have them.
+# there SHOWN-BY: reports whether what shows a package is on this machine.
 there() {
   local python
   case $1 in
   /*) [ -f "$1" ] ;;
   python:*)
-    for python in /usr/bin/python3 python3; do "$python" -c "import ${1#python:}" >/dev/null 2>&1 && return; done
-    return 1
+    # Debian's own, which is what has Debian's modules. Another Python earlier in PATH may have them and not be there for the tests.
+    python=/usr/bin/python3
+    [ -x "$python" ] || python=python3
+    "$python" -c "import ${1#python:}" >/dev/null 2>&1
     ;;
   *) command -v "$1" >/dev/null 2>&1 ;;
   esac
