@@ -146,19 +146,10 @@ func (m *Machine) Dial(port uint16) (c net.Conn, err error) {
 	return c, err
 }
 
-// Near is the address at which the machine reaches the test.
-func (m *Machine) Near() netip.Addr { return m.near }
-
 // Vanish has the machine answer nothing from now on, as one that has lost its power.
 func (m *Machine) Vanish() {
 	m.t.Helper()
 	m.do(func() { ip(m.t, "route", "add", "blackhole", m.near.String()+"/32") })
-}
-
-// Return ends what Vanish began.
-func (m *Machine) Return() {
-	m.t.Helper()
-	m.do(func() { ip(m.t, "route", "del", "blackhole", m.near.String()+"/32") })
 }
 
 // Names is an /etc/hosts of the test.
