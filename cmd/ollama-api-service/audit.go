@@ -78,8 +78,8 @@ DATA_DIR. GET /api/admin/audit shows the same. Secrets are never in it.`,
 
 // read checks what was typed.
 func (f *auditFlags) read() (zone *time.Location, err error) {
-	if zone, err = api.ParseZone(f.zone); err != nil {
-		return nil, usagef("--tz must be the name of a zone like Europe/Berlin, or a distance from UTC like +05:30")
+	if zone, err = zoneFlag(f.zone); err != nil {
+		return nil, err
 	}
 	for _, action := range f.Actions {
 		if !slices.Contains(store.Actions, action) {

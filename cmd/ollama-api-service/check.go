@@ -141,14 +141,16 @@ func (e *examination) directory() {
 	default:
 		err = disk.Writable(dir)
 	}
+	missing := missingDisk(e.cfg.DataDir)
+	modes := checkModes(e.cfg, slog.New(slog.DiscardHandler))
 	switch {
 	case err != nil:
 		e.fail("data directory", databasef("DATA_DIR %s cannot be used, because of %s: make it a directory that the user of the service may write to (%w)",
 			e.cfg.DataDir, dir, err))
-	case missingDisk(e.cfg.DataDir) != nil:
-		e.fail("data directory", missingDisk(e.cfg.DataDir))
-	case checkModes(e.cfg, slog.New(slog.DiscardHandler)) != nil:
-		e.fail("data directory", checkModes(e.cfg, slog.New(slog.DiscardHandler)))
+	case missing != nil:
+		e.fail("data directory", missing)
+	case modes != nil:
+		e.fail("data directory", modes)
 	case absent:
 		e.add("data directory", resultOK, "%s does not exist yet: the first start makes it", e.cfg.DataDir)
 	default:

@@ -89,11 +89,20 @@ those without a request are left out.`,
 	return cmd
 }
 
-// report is an empty report about what was asked for.
-func (f *statsFlags) report(now time.Time, daysGiven bool) (*statsReport, error) {
-	zone, err := api.ParseZone(f.zone)
+// zoneFlag is the zone that --tz names.
+func zoneFlag(text string) (*time.Location, error) {
+	zone, err := api.ParseZone(text)
 	if err != nil {
 		return nil, usagef("--tz must be the name of a zone like Europe/Berlin, or a distance from UTC like +05:30")
+	}
+	return zone, nil
+}
+
+// report is an empty report about what was asked for.
+func (f *statsFlags) report(now time.Time, daysGiven bool) (*statsReport, error) {
+	zone, err := zoneFlag(f.zone)
+	if err != nil {
+		return nil, err
 	}
 	r := &statsReport{By: map[api.Dimension][]api.UsageGroup{}, To: now.In(zone), zone: zone}
 	known := append([]api.Dimension{api.ByKey, api.ByModel, api.ByEndpoint, api.ByBackend, api.ByOutcome}, api.Times...)
