@@ -52,11 +52,7 @@ DATA_DIR. GET /api/admin/audit shows the same. Secrets are never in it.`,
 		if err != nil {
 			return err
 		}
-		cfg, err := p.settings()
-		if err != nil {
-			return err
-		}
-		st, err := openDatabase(cmd.Context(), cfg)
+		st, err := p.database(cmd.Context())
 		if err != nil {
 			return err
 		}

@@ -31,6 +31,15 @@ func openDatabase(ctx context.Context, cfg *config.Config) (*store.Store, error)
 	return st, nil
 }
 
+// database opens the database that the settings name.
+func (p *program) database(ctx context.Context) (*store.Store, error) {
+	cfg, err := p.settings()
+	if err != nil {
+		return nil, err
+	}
+	return openDatabase(ctx, cfg)
+}
+
 // openKeys opens the database and the secret that its keys are hashed with, and sees that they belong together: a key made
 // under another secret would never work.
 func openKeys(ctx context.Context, cfg *config.Config) (_ *store.Store, _ auth.Secret, err error) {

@@ -72,11 +72,10 @@ runs or not; a running service obeys within a second. Run them as the user the s
 
 // completeKeys is what a shell offers for KEY_PREVIEW: the keys with their names. It offers nothing where it cannot look.
 func (p *program) completeKeys(cmd *cobra.Command, args []string, _ string) (offers []cobra.Completion, _ cobra.ShellCompDirective) {
-	cfg, err := p.settings()
-	if err != nil || len(args) > 0 {
+	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	st, err := openDatabase(cmd.Context(), cfg)
+	st, err := p.database(cmd.Context())
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}

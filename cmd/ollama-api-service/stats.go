@@ -69,11 +69,7 @@ those without a request are left out.`,
 		if err != nil {
 			return err
 		}
-		cfg, err := p.settings()
-		if err != nil {
-			return err
-		}
-		st, err := openDatabase(cmd.Context(), cfg)
+		st, err := p.database(cmd.Context())
 		if err != nil {
 			return err
 		}
