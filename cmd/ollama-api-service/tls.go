@@ -12,9 +12,9 @@ import (
 	"path/filepath"
 	"time"
 
+	"ollama-api-service/internal/certs"
 	"ollama-api-service/internal/config"
 	"ollama-api-service/internal/disk"
-	"ollama-api-service/internal/server"
 )
 
 const certificatePoll = 2 * time.Second
@@ -35,7 +35,7 @@ func newEncryption(cfg *config.Config, log *slog.Logger) (encryption, error) {
 	case cfg.TLSCert == "":
 		return encryption{follow: func(context.Context, net.Addr) error { return nil }}, nil
 	}
-	pair, err := server.OpenKeyPair(cfg.TLSCert, cfg.TLSKey, log)
+	pair, err := certs.OpenKeyPair(cfg.TLSCert, cfg.TLSKey, log)
 	if err != nil {
 		return encryption{}, unreadable(unusableCertificate(err))
 	}
@@ -60,7 +60,7 @@ func unreadable(err error) error {
 }
 
 func acmeEncryption(cfg *config.Config, log *slog.Logger) (encryption, error) {
-	o := server.ACMEOptions{Domains: cfg.ACMEDomain, Email: string(cfg.ACMEEmail), CA: string(cfg.ACMECA), Dir: filepath.Join(cfg.DataDir, "acme")}
+	o := certs.Options{Domains: cfg.ACMEDomain, Email: string(cfg.ACMEEmail), CA: string(cfg.ACMECA), Dir: filepath.Join(cfg.DataDir, "acme")}
 	if cfg.ACMECARoot != "" {
 		text, err := os.ReadFile(cfg.ACMECARoot)
 		if o.Roots = x509.NewCertPool(); err == nil && !o.Roots.AppendCertsFromPEM(text) {
@@ -70,7 +70,7 @@ func acmeEncryption(cfg *config.Config, log *slog.Logger) (encryption, error) {
 			return encryption{}, unreadable(usagef("ACME_CA_ROOT cannot be used: name a PEM file with the certificate of the CA that the user this runs as may read (%w)", err))
 		}
 	}
-	acme, err := server.NewACME(o, log)
+	acme, err := certs.NewACME(o, log)
 	if err != nil {
 		return encryption{}, usagef("ACME_DOMAIN cannot be used: %w", err)
 	}
