@@ -1,7 +1,8 @@
 # "make" alone prints what there is.
 .DEFAULT_GOAL := help
 
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+# Without a tag, what git describe would print if the version in the file VERSION were the first commit.
+VERSION ?= $(shell git describe --tags --dirty 2>/dev/null || echo "v$$(cat VERSION)$$(git log -1 --format=-%h 2>/dev/null | sed "s/-/-$$(git rev-list --count HEAD)-g/")")
 BINARY  := bin/ollama-api-service
 
 # grpcnotrace keeps golang.org/x/net/trace, and with it html/template and 14 MB, out of the binary.
