@@ -259,6 +259,7 @@ func staticKeys(cfg *config.Config) []auth.Static {
 	if cfg.DemoKeys {
 		admin.Name = "Demo admin"
 		user := api.Key{Name: "Demo user", Role: api.RoleUser, Weight: api.DefaultWeight, Class: api.ClassInteractive, RateLimit: &cfg.DefaultUserRateLimit}
+		//nolint:gosec // known to everyone on purpose: config refuses them on a HOST that others reach
 		list = append(list, auth.Static{Preview: "demo-admin", Key: admin, Secret: "demo-admin-key-12345", Demo: true},
 			auth.Static{Preview: "demo-user", Key: user, Secret: "demo-user-key-67890", Demo: true})
 	}

@@ -80,15 +80,15 @@ func ParseModel(text string) (m Model, plain string, err error) {
 }
 
 // plain drops what is spelled out though it is the default, and keeps the client's case and its choice to name the tag.
-func (w Model) plain(canonical Model, tagged bool) string {
-	s := w.Name
+func (m Model) plain(canonical Model, tagged bool) string {
+	s := m.Name
 	if canonical.Host != DefaultHost {
-		s = w.Host + "/" + w.Namespace + "/" + s
+		s = m.Host + "/" + m.Namespace + "/" + s
 	} else if canonical.Namespace != DefaultNamespace {
-		s = w.Namespace + "/" + s
+		s = m.Namespace + "/" + s
 	}
 	if tagged {
-		s += ":" + w.Tag
+		s += ":" + m.Tag
 	}
 	return s
 }

@@ -330,7 +330,7 @@ func TestFailedLastWrite(t *testing.T) {
 			b.server.ServeHTTP(w, r)
 			return nil
 		}()
-		if aborted != http.ErrAbortHandler || !strings.Contains(w.Body.String(), ollamatest.Word(0)) {
+		if aborted != any(http.ErrAbortHandler) || !strings.Contains(w.Body.String(), ollamatest.Word(0)) {
 			t.Errorf("%s: %v\n%s", f.name, aborted, w.Body)
 		}
 	}

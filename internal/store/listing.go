@@ -92,7 +92,7 @@ func (q *RequestQuery) byShape(ctx context.Context, tx *sql.Tx, from, to int64) 
 		return nil, err
 	}
 	b = &builder{}
-	query := `SELECT at, id FROM requests WHERE shape = ` + b.param(0) + ` AND at >= ` + b.param(from)
+	query := `SELECT at, id FROM requests WHERE shape = ` + b.param(0) + ` AND at >= ` + b.param(from) //nolint:gosec // param gives ? or $1
 	if to >= 0 {
 		query += ` AND at < ` + b.param(to)
 	}
