@@ -182,6 +182,9 @@ func TestManual(t *testing.T) {
 
 // A person presses the tabulator key.
 func TestBashCompletes(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: make test runs it")
+	}
 	dir := t.TempDir()
 	build := exec.Command("go", "build", "-tags", "grpcnotrace", "-o", filepath.Join(dir, programName), ".")
 	if out, err := build.CombinedOutput(); err != nil {

@@ -115,6 +115,9 @@ func TestASocketForEveryoneGetsNoDemoKeys(t *testing.T) {
 
 // Between the moment that /readyz says no and the last connection that is accepted, what distributes requests can take notice.
 func TestAStopGivesTimeToNotice(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: make test runs it")
+	}
 	ollama := ollamatest.Start(t)
 	p := programOf(t, []string{"OLLAMA_BASE_URL=" + ollama.URL, "SHUTDOWN_DELAY=2s", "SHUTDOWN_GRACE=1s"}, "serve").start(t)
 	began := time.Now()

@@ -20,6 +20,9 @@ const stopBound = 15 * time.Second
 
 // The pipe of a log whose reader stands still takes 64 KiB. Nothing that clients ask for may wait for it, and neither may the stop.
 func TestALogThatNothingReadsHoldsNoRequest(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: make test runs it")
+	}
 	for _, both := range []bool{false, true} {
 		t.Run(fmt.Sprintf("standard error too: %v", both), func(t *testing.T) {
 			ollama := ollamatest.Start(t)
@@ -84,6 +87,9 @@ func TestALogThatNothingReadsHoldsNoRequest(t *testing.T) {
 
 // A reader that reads again is told how many lines it has missed, and every line that it gets is whole.
 func TestALogThatIsReadAgainSaysWhatItLost(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: make test runs it")
+	}
 	in, out, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)

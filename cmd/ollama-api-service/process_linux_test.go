@@ -29,6 +29,9 @@ type launched struct {
 // launch starts the program with the arguments, behind the command in before, such as ip netns exec NAME.
 func launch(t *testing.T, environ, before []string, args ...string) *launched {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("starts the program: make test runs it")
+	}
 	line := append(append(before, os.Args[0]), args...)
 	p := &launched{T: t, cmd: exec.Command(line[0], line[1:]...), ended: make(chan struct{}), more: make(chan struct{})}
 	p.cmd.Env = append([]string{asProgram + "=1", "PATH=" + os.Getenv("PATH"), "OLLAMA_BASE_URL=http://127.0.0.1:1", "PORT=0"}, environ...)

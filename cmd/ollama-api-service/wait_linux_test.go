@@ -58,6 +58,9 @@ func TestStopEndsTheWait(t *testing.T) {
 }
 
 func TestStartWaitsForTheAddress(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: make test runs it")
+	}
 	needRoot(t)
 	ns := fmt.Sprintf("oas-wait-%d", os.Getpid())
 	must(t, "ip", "netns", "add", ns)

@@ -74,6 +74,9 @@ func (b *bed) wantRefused(want string) {
 
 // What net/http turns away by itself is counted and has a line in the log; what ends because its client leaves is not.
 func TestRefusedBeforeARequestIsRead(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: make test runs it")
+	}
 	b := start(t, setup{})
 	late := b.dialRaw()
 	io.WriteString(late, "GET / HTTP/1.1\r\nHost:")
@@ -127,6 +130,9 @@ func TestRefusedBeforeARequestIsRead(t *testing.T) {
 }
 
 func TestRefusedWithTLS(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: make test runs it")
+	}
 	b := start(t, setup{http2: true})
 	_, trust := testTLS()
 	trust.ServerName = "127.0.0.1"

@@ -246,6 +246,9 @@ func TestBadMetadata(t *testing.T) {
 
 // Each bound of time ends in the dialect's failure: with 504 where nothing has passed, within the stream where something has.
 func TestUpstreamThatStalls(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: make test runs it")
+	}
 	const bound = time.Second
 	never := 10 * time.Minute
 	for _, c := range []struct {

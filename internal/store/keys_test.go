@@ -260,6 +260,9 @@ func TestRevoke(t *testing.T) {
 }
 
 func TestLastAdmin(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: make test runs it")
+	}
 	expiring := func(preview string, at time.Time) api.Key {
 		k := admin(preview)
 		k.ExpiresAt = &at
@@ -454,6 +457,9 @@ func TestTheOwnEndOfAnAdminBoundToAddresses(t *testing.T) {
 
 // Two admins that revoke each other at one time: one of them stays.
 func TestAdminsThatRevokeEachOther(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: make test runs it")
+	}
 	for range 20 {
 		s, _ := create(t)
 		add(t, s, admin("oas_a"), admin("oas_b"))

@@ -28,6 +28,9 @@ func scattered(n int, random *rand.Rand) []api.Record {
 // What is answered out of memory is what the database would have answered, group by group and in its order, while requests of all
 // times keep coming.
 func TestPagesAreWhatTheDatabaseSays(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: make test runs it")
+	}
 	s, _ := create(t)
 	random := rand.New(rand.NewPCG(21, 22))
 	recs := scattered(1200, random)

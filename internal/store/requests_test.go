@@ -273,6 +273,9 @@ func TestLastDayToTheMillisecond(t *testing.T) {
 
 // The rollup is fed as AddRecords feeds it; the rows beside it would only take time.
 func TestPercentilesOf100k(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: make test runs it")
+	}
 	s, _ := create(t)
 	random := rand.New(rand.NewPCG(3, 4))
 	exact := map[string][]float64{}

@@ -29,6 +29,9 @@ func upgrade(path string) {
 // A kill in the middle of an upgrade, wherever it strikes, leaves a database that the next start brings up to date, with each
 // request in it once and sums that agree.
 func TestUpgradeIsKilled(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: make test runs it")
+	}
 	recs := sample(800)
 	path := old(t, recs...)
 	var errs bytes.Buffer
