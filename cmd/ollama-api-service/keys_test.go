@@ -138,7 +138,7 @@ func TestListAndShow(t *testing.T) {
 		t.Errorf("%v: %+v", err, list)
 	}
 	shown := d.run("keys", "show", preview)
-	if !strings.Contains(shown, "models          tiny\n") || !strings.Contains(shown, "Ünï") {
+	if !strings.Contains(shown, "models                  tiny\n") || !strings.Contains(shown, "Ünï") {
 		t.Errorf("shown:\n%s", shown)
 	}
 	var k api.Key
