@@ -115,7 +115,7 @@ packaged:
 	go build $(GOFLAGS_BUILD) -o $(STAGE)/here ./cmd/ollama-api-service
 	for shell in bash zsh fish; do $(abspath $(STAGE))/here completion $$shell >$(STAGE)/completion.$$shell || exit 1; done
 	$(abspath $(STAGE))/here man | gzip -9n >$(STAGE)/ollama-api-service.1.gz
-	sed -e '1,2c# The settings of ollama-api-service. Change what you need, then: systemctl restart ollama-api-service\n# What stands here commented out is the default. The environment wins over this file, and an empty value is no value.' \
+	sed -e '1,2c# The settings of ollama-api-service. Change what you need, then: systemctl restart ollama-api-service\n# The values in comments are the defaults. The environment overrides this file, and an empty value counts as unset.' \
 	  -e '/^# further up/s/ Keep the file.*//' -e 's|^#DATA_DIR=.*|DATA_DIR=/var/lib/ollama-api-service|' .env.example >$(STAGE)/ollama-api-service.env
 
 clean: ## Remove what was built, and the data of demos
