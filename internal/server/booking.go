@@ -463,7 +463,7 @@ func (b *booking) end(outcome api.Outcome, code api.Code) {
 	r.Total = time.Since(b.x.arrived)
 	r.Queued, r.Loading = b.waited+b.lease.Waited, b.loading+b.lease.Loading
 	b.s.metrics.book(r)
-	b.x.trail.booked(r)
+	b.x.history.Booked(r)
 	b.x.journey.booked(b.x, r)
 	if err := b.s.Books.End(r); err != nil {
 		b.s.Log.Error("the end of a request could not be journalled", "request_id", r.ID, "cause", err.Error())
