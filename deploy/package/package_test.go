@@ -348,7 +348,7 @@ before=$(show MainPID)
 echo LOG_LEVEL=debug >>/etc/ollama-api-service/ollama-api-service.env
 systemctl reload ollama-api-service
 said() { journalctl --unit=ollama-api-service --output=cat | grep -F "$1"; }
-until_true said '"msg":"the settings were read again","changed":["LOG_LEVEL"]'
+until_true said '"msg":"the settings were reloaded","changed":["LOG_LEVEL"]'
 sed -i 's/^LOG_LEVEL=.*/LOG_LEVEL=loud/' /etc/ollama-api-service/ollama-api-service.env
 never systemctl reload ollama-api-service
 sed -i '/^LOG_LEVEL=/d' /etc/ollama-api-service/ollama-api-service.env
