@@ -42,7 +42,9 @@ var mayImport = map[string][]string{
 	"otlptest": {},
 	"dialect":  {"api"},
 	"proxy":    {"api", "dial", "dialect"},
-	"server":   {"api", "auth", "limit", "sched", "proxy", "usage", "store", "dialect", "backend", "dial", "disk"},
+	"explain":  {"api", "sched"},
+	"admin":    {"api", "auth", "backend", "dial", "dialect", "explain", "limit", "sched", "store", "usage"},
+	"server":   {"api", "admin", "auth", "backend", "dial", "dialect", "disk", "explain", "limit", "proxy", "sched", "store", "usage"},
 
 	"ollamatest": {"api"},
 }

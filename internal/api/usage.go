@@ -234,3 +234,15 @@ func ParseZone(text string) (*time.Location, error) {
 	}
 	return zone, nil
 }
+
+// Milliseconds is d in milliseconds, in whole microseconds, as answers and logs show it.
+func Milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// Measured is d in milliseconds, or nil for a negative d, which was not measured.
+func Measured(d time.Duration) *float64 {
+	if d < 0 {
+		return nil
+	}
+	ms := Milliseconds(d)
+	return &ms
+}

@@ -196,3 +196,17 @@ func (s *signer) sign(text string) mac {
 	s.pool.Put(w)
 	return m
 }
+
+// ValidRequestID reports whether a client's own request id can be kept, logged and sent back: it is short, plain, and no key.
+func ValidRequestID(s string) bool {
+	if len(s) > 128 || MayHoldKey(s) {
+		return false
+	}
+	for i := range len(s) {
+		c := s[i]
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && strings.IndexByte("-_.:/+=", c) < 0 {
+			return false
+		}
+	}
+	return true
+}

@@ -21,11 +21,13 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 
+	"ollama-api-service/internal/admin"
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/auth"
 	"ollama-api-service/internal/backend"
 	"ollama-api-service/internal/dial"
 	"ollama-api-service/internal/dialect"
+	"ollama-api-service/internal/explain"
 	"ollama-api-service/internal/limit"
 	"ollama-api-service/internal/sched"
 	"ollama-api-service/internal/store"
@@ -98,12 +100,12 @@ type Server struct {
 	live       atomic.Pointer[snapshot]
 	routes     *table
 	metrics    *metrics
-	trails     trails
+	recent     explain.Recent
 	pools      pools
 	unlisted   unlisted
 	refusals   *refusals
 	oddEntries oddEntries
-	management http.Handler
+	admin      *admin.Service
 	site       func() (*web.Site, error) // made by whoever asks first: compressing it would double the time to start
 	openAPI    func() (*web.File, error) // likewise
 	started    time.Time
@@ -138,10 +140,13 @@ func New(o Options) *Server {
 	for _, b := range o.Fleet.All() {
 		s.join(b)
 	}
-	management, typed := s.newManagement()
-	s.management = management
+	s.admin = admin.New(admin.Options{
+		Version: o.Version, Log: o.Log, Store: o.Store, Auth: o.Auth, Secret: o.Secret, Random: o.Random, Limits: o.Limits, Books: o.Books,
+		Fleet: o.Fleet, Sched: s.Sched, Recent: &s.recent, Means: o.Means, Static: o.Static, Refuses: o.Refuses,
+		Connect: s.join, Renew: s.pools.renew, Disconnect: s.pools.close, From: s.from,
+	})
 	s.site = sync.OnceValues(web.Open)
-	s.openAPI = sync.OnceValues(func() (*web.File, error) { return s.describe(typed) })
+	s.openAPI = sync.OnceValues(func() (*web.File, error) { return s.describe(s.admin.OpenAPI()) })
 	s.ready.Store(true)
 	return s
 }
@@ -346,7 +351,7 @@ func (s *Server) keyOf(x *exchange) (*api.Key, error) {
 func (s *Server) finish(x *exchange) {
 	p := recover()
 	x.letGo()
-	s.trails.end(x.trail)
+	s.recent.End(x.history)
 	defer x.lastWrite()
 	switch p {
 	case nil:

@@ -1,4 +1,4 @@
-package server
+package admin
 
 import (
 	"context"
@@ -46,14 +46,14 @@ type busyModel struct {
 
 type queueOut struct{ Body queueBody }
 
-func (s *Server) queueOperations(a huma.API) {
+func (s *Service) queueOperations(a huma.API) {
 	operation(a, huma.Operation{OperationID: "queue", Method: "GET", Path: "/api/queue", Summary: "What waits for a slot", Tags: []string{"Statistics"}}, s.queue)
 	operation(a, huma.Operation{OperationID: "explain", Method: "GET", Path: "/api/admin/explain/{request_id}", Summary: "Why a request waited, where it went and what it cost (admin)", Tags: []string{"Statistics"}, Errors: []int{404}}, s.explain)
 }
 
 // queue answers a user's key with what concerns it: who else waits, and for what, is nobody's business.
-func (s *Server) queue(ctx context.Context, _ *struct{}) (*queueOut, error) {
-	k := exchangeOf(ctx).key
+func (s *Service) queue(ctx context.Context, _ *struct{}) (*queueOut, error) {
+	k := callerOf(ctx).Key
 	admin := k.Role == api.RoleAdmin
 	busy := s.Sched.Snapshot()
 	body := queueBody{Waiting: busy.Waiting, Limit: busy.Limit, InFlight: busy.InFlight, Requests: []queued{}}
@@ -69,14 +69,14 @@ func (s *Server) queue(ctx context.Context, _ *struct{}) (*queueOut, error) {
 		if admin || p.Key == k.Preview {
 			body.Requests = append(body.Requests, queued{
 				RequestID: p.ID, Key: p.Key, KeyName: names[p.Key].Name, Model: p.Model, Class: p.Class, Position: p.Position,
-				WaitedMS: milliseconds(p.Waited), ExpectedMS: float64(p.Expected / time.Millisecond),
+				WaitedMS: api.Milliseconds(p.Waited), ExpectedMS: float64(p.Expected / time.Millisecond),
 			})
 		}
 	}
 	return &queueOut{body}, nil
 }
 
-func (s *Server) busyBackends(inFlight map[string]int) []busyBackend {
+func (s *Service) busyBackends(inFlight map[string]int) []busyBackend {
 	list := []busyBackend{}
 	place := map[string]int{}
 	for i, b := range s.Fleet.All() {

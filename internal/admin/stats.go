@@ -1,4 +1,4 @@
-package server
+package admin
 
 import (
 	"context"
@@ -57,14 +57,14 @@ type (
 	allStatsOut struct{ Body allStats }
 )
 
-func (s *Server) statsOperations(a huma.API) {
+func (s *Service) statsOperations(a huma.API) {
 	operation(a, huma.Operation{OperationID: "own-statistics", Method: "GET", Path: "/api/stats", Summary: "Your usage statistics", Tags: []string{"Statistics"}}, s.ownStatistics)
 	operation(a, huma.Operation{OperationID: "all-statistics", Method: "GET", Path: "/api/admin/stats", Summary: "Everybody's usage statistics (admin)", Tags: []string{"Statistics"}}, s.allStatistics)
 }
 
 // settle waits until what has ended is in the store, so that who asks after an answer finds it counted. A store that is
 // busy or away costs the bound and no error: then the figures are a little behind.
-func (s *Server) settle(ctx context.Context) {
+func (s *Service) settle(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, flushWait)
 	defer cancel()
 	if err := s.Books.Flush(ctx); err != nil {
@@ -72,7 +72,7 @@ func (s *Server) settle(ctx context.Context) {
 	}
 }
 
-func (s *Server) limitsOf(k *api.Key) limitsLeft {
+func (s *Service) limitsOf(k *api.Key) limitsLeft {
 	state := s.Limits.State(k)
 	l := limitsLeft{RateLimit: k.RateLimit, MaxConcurrent: k.MaxConcurrent, MaxOutput: k.MaxOutput, Budgets: []budget{}, ResetSeconds: int64((state.Reset + time.Second - 1) / time.Second)}
 	if state.Limit >= 0 {
@@ -84,9 +84,9 @@ func (s *Server) limitsOf(k *api.Key) limitsLeft {
 	return l
 }
 
-func (s *Server) ownStatistics(ctx context.Context, _ *struct{}) (*ownStatsOut, error) {
+func (s *Service) ownStatistics(ctx context.Context, _ *struct{}) (*ownStatsOut, error) {
 	s.settle(ctx)
-	k := exchangeOf(ctx).key
+	k := callerOf(ctx).Key
 	stats, err := s.Store.Statistics(ctx, k.Preview, time.Now())
 	if err != nil {
 		return nil, err
@@ -94,7 +94,7 @@ func (s *Server) ownStatistics(ctx context.Context, _ *struct{}) (*ownStatsOut, 
 	return &ownStatsOut{ownStats{KeyPreview: k.Preview, KeyName: k.Name, Role: k.Role, Statistics: stats, Limits: s.limitsOf(k)}}, nil
 }
 
-func (s *Server) allStatistics(ctx context.Context, _ *struct{}) (*allStatsOut, error) {
+func (s *Service) allStatistics(ctx context.Context, _ *struct{}) (*allStatsOut, error) {
 	s.settle(ctx)
 	stats, err := s.Store.AllStatistics(ctx, time.Now())
 	if err != nil {

@@ -1,4 +1,4 @@
-package server
+package admin
 
 import (
 	"context"
@@ -47,7 +47,7 @@ type auditOut struct {
 	Body        auditBody
 }
 
-func (s *Server) auditOperations(a huma.API) {
+func (s *Service) auditOperations(a huma.API) {
 	operation(a, huma.Operation{
 		OperationID: "audit", Method: "GET", Path: "/api/admin/audit", Summary: "Changes of keys and backends (admin)",
 		Description: "Each change of a key or of an Ollama server, with who made it, when and from where, the newest first. It is kept for ever. Secrets are never in it. " +
@@ -59,13 +59,13 @@ func (s *Server) auditOperations(a huma.API) {
 var auditExample = func() auditBody {
 	next := mark("audit", "12")
 	return auditBody{NextCursor: &next, Audit: []auditRow{{
-		ID: 12, At: exampleTime, Actor: "env-admin", ActorName: "ADMIN_API_KEY", Action: store.ActionChange, Target: "oas_8rT2kLmN0q", TargetName: "Production API Key",
+		ID: 12, At: ExampleTime, Actor: "env-admin", ActorName: "ADMIN_API_KEY", Action: store.ActionChange, Target: "oas_8rT2kLmN0q", TargetName: "Production API Key",
 		From: "10.0.0.7", Detail: map[string]any{"rate_limit": map[string]any{"from": 500, "to": 1000}},
 	}}}
 }()
 
 // audit lists the audit table.
-func (s *Server) audit(ctx context.Context, in *auditIn) (*auditOut, error) {
+func (s *Service) audit(ctx context.Context, in *auditIn) (*auditOut, error) {
 	from, to, zone, err := in.read()
 	if err != nil {
 		return nil, err

@@ -1,4 +1,4 @@
-package server
+package admin
 
 import (
 	"cmp"
@@ -44,8 +44,8 @@ type backendPatch struct {
 	AuthHeader *string `json:"auth_header,omitempty" maxLength:"8192" writeOnly:"true" doc:"As when it is added; an empty text means what the setting says" example:"OLLAMA_AUTH_HEADER"`
 }
 
-// backendReport is a server as admins see it.
-type backendReport struct {
+// BackendReport is a server as admins see it.
+type BackendReport struct {
 	Name      string          `json:"name" example:"gpu2"`
 	URL       string          `json:"url" example:"http://gpu2.example.net:11434"`
 	Static    bool            `json:"static" doc:"OLLAMA_BASE_URL names it: it can be drained here, and changed and removed there alone"`
@@ -81,10 +81,10 @@ type (
 	BackendPath struct {
 		Name string `path:"name" maxLength:"64" doc:"The name of the backend" example:"gpu2"`
 	}
-	backendOut  struct{ Body backendReport }
+	backendOut  struct{ Body BackendReport }
 	backendsOut struct {
 		Body struct {
-			Backends []backendReport `json:"backends" nullable:"false"`
+			Backends []BackendReport `json:"backends" nullable:"false"`
 		}
 	}
 	addBackendIn    struct{ Body newBackend }
@@ -99,7 +99,7 @@ type (
 	}
 )
 
-func (s *Server) backendOperations(a huma.API) {
+func (s *Service) backendOperations(a huma.API) {
 	tags := []string{"Backends (admin)"}
 	operation(a, huma.Operation{OperationID: "list-backends", Method: "GET", Path: "/api/admin/backends", Summary: "List the Ollama servers", Tags: tags}, s.listBackends)
 	operation(a, huma.Operation{OperationID: "add-backend", Method: "POST", Path: "/api/admin/backends", Summary: "Add an Ollama server", Tags: tags, Errors: []int{409}}, s.addBackend)
@@ -107,13 +107,13 @@ func (s *Server) backendOperations(a huma.API) {
 	operation(a, huma.Operation{OperationID: "remove-backend", Method: "DELETE", Path: "/api/admin/backends/{name}", Summary: "Remove an Ollama server", Tags: tags, Errors: []int{404, 409}}, s.removeBackend)
 }
 
-func (s *Server) listBackends(context.Context, *struct{}) (*backendsOut, error) {
+func (s *Service) listBackends(context.Context, *struct{}) (*backendsOut, error) {
 	out := &backendsOut{}
-	out.Body.Backends = s.backendReports()
+	out.Body.Backends = s.Backends()
 	return out, nil
 }
 
-func (s *Server) addBackend(ctx context.Context, in *addBackendIn) (*backendOut, error) {
+func (s *Service) addBackend(ctx context.Context, in *addBackendIn) (*backendOut, error) {
 	by, n := s.change(ctx), in.Body
 	base, query, err := api.ParseBackendURL(n.URL)
 	if err == nil && len(query) > 0 {
@@ -145,16 +145,16 @@ func (s *Server) addBackend(ctx context.Context, in *addBackendIn) (*backendOut,
 	}
 	b := backend.Of(declared, s.Means)
 	b.Probe(ctx) // before it is given requests: it says what it has
-	s.join(b)
+	s.Connect(b)
 	if !s.Fleet.Add(b) {
-		s.pools.close(b)
+		s.Disconnect(b)
 		return nil, api.Errorf(api.CodeConflict, "there is a backend %s already", n.Name)
 	}
 	s.changedBackend("backend added", by, b)
 	return &backendOut{s.report(b)}, nil
 }
 
-func (s *Server) changeBackend(ctx context.Context, in *changeBackendIn) (*backendOut, error) {
+func (s *Service) changeBackend(ctx context.Context, in *changeBackendIn) (*backendOut, error) {
 	by, n := s.change(ctx), in.Body
 	p := api.BackendPatch{Slots: n.Slots, Total: n.Total, Weight: n.Weight, Drain: n.Drain, CA: n.CA, ClientCert: n.ClientCert, ClientKey: n.ClientKey, AuthHeader: n.AuthHeader}
 	b, err := s.named(in.Name)
@@ -185,7 +185,7 @@ func (s *Server) changeBackend(ctx context.Context, in *changeBackendIn) (*backe
 	}
 	if p.Reaches() {
 		b.Use(declared.Reach, s.Means)
-		s.pools.renew(b)
+		s.Renew(b)
 		s.Fleet.Probe(ctx, b)
 	}
 	s.Fleet.Drain(b, declared.Draining)
@@ -194,7 +194,7 @@ func (s *Server) changeBackend(ctx context.Context, in *changeBackendIn) (*backe
 	return &backendOut{s.report(b)}, nil
 }
 
-func (s *Server) removeBackend(ctx context.Context, in *BackendPath) (*removeBackendOut, error) {
+func (s *Service) removeBackend(ctx context.Context, in *BackendPath) (*removeBackendOut, error) {
 	by := s.change(ctx)
 	b, err := s.named(in.Name)
 	if err != nil {
@@ -207,32 +207,26 @@ func (s *Server) removeBackend(ctx context.Context, in *BackendPath) (*removeBac
 		return nil, err
 	}
 	s.Fleet.Remove(b)
-	s.pools.close(b)
+	s.Disconnect(b)
 	s.changedBackend("backend removed", by, b)
 	out := &removeBackendOut{}
 	out.Body.Message = fmt.Sprintf("the backend %s is removed; what it serves goes on to its end", b.Name)
 	return out, nil
 }
 
-// join makes ready for requests to b.
-func (s *Server) join(b *backend.Backend) {
-	s.pools.open(b)
-	s.metrics.failover.WithLabelValues(b.Name) // from the start: a rate needs the 0 before the first
-}
-
-func (s *Server) named(name string) (*backend.Backend, error) {
+func (s *Service) named(name string) (*backend.Backend, error) {
 	if b := s.Fleet.Named(name); b != nil {
 		return b, nil
 	}
 	return nil, api.Errorf(api.CodeNotFound, "there is no backend of this name: GET /api/admin/backends lists them")
 }
 
-func (s *Server) changedBackend(what string, by api.Change, b *backend.Backend) {
-	s.Log.Info(what, "actor", by.Actor, "from", s.from(by), "backend", b.Name, "url", b.URL.String())
+func (s *Service) changedBackend(what string, by api.Change, b *backend.Backend) {
+	s.Log.Info(what, "actor", by.Actor, "from", s.From(by), "backend", b.Name, "url", b.URL.String())
 }
 
 // reach is what b is reached with, without the texts.
-func (s *Server) reach(b *backend.Backend) backendReach {
+func (s *Service) reach(b *backend.Backend) backendReach {
 	r := b.Reach().Shown()
 	say := func(field, setting string, set bool) string {
 		switch {
@@ -252,8 +246,9 @@ func (s *Server) reach(b *backend.Backend) backendReach {
 	}
 }
 
-func (s *Server) backendReports() []backendReport {
-	list := []backendReport{}
+// Backends lists the servers as admins see them.
+func (s *Service) Backends() []BackendReport {
+	list := []BackendReport{}
 	for _, b := range s.Fleet.All() {
 		list = append(list, s.report(b))
 	}
@@ -261,9 +256,9 @@ func (s *Server) backendReports() []backendReport {
 }
 
 // report is what is known of b.
-func (s *Server) report(b *backend.Backend) backendReport {
+func (s *Service) report(b *backend.Backend) BackendReport {
 	state, bounds := b.State(), b.Bounds()
-	r := backendReport{
+	r := BackendReport{
 		Name: b.Name, URL: b.URL.String(), Static: s.Static[b.Name], Healthy: state.Healthy, Draining: state.Draining, Version: state.Version,
 		Slots: bounds.Slots, Total: bounds.Total, Weight: cmp.Or(bounds.Weight, 1), Loaded: []residentModel{}, Reason: state.Reason, Warnings: state.Holes(),
 		Reach: s.reach(b),
