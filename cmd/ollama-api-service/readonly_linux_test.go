@@ -140,7 +140,7 @@ func TestHealthTellsOfAFullDisk(t *testing.T) {
 		t.Errorf("health without a key is %+v, want degraded and no more", h)
 	}
 	free()
-	p.line("DATA_DIR can be written to again")
+	p.line("DATA_DIR can be written again")
 	if h := p.health(true); h.Status != "healthy" {
 		t.Errorf("health is %+v after space was freed, want healthy", h)
 	}
