@@ -17,7 +17,7 @@ var faults = []struct {
 	Fault
 	errnos []error
 }{
-	{Fault{"full", "the disk has no free space or inodes: free some (df -h and df -i show them)"}, []error{syscall.ENOSPC}},
+	{Fault{"full", "the disk has no space or no inodes left: free some (df -h and df -i show them)"}, []error{syscall.ENOSPC}},
 	{Fault{"quota", "this user's quota on the disk is used up: free space or raise the quota"}, []error{syscall.EDQUOT}},
 	{Fault{"read-only", "the file system is mounted read-only: mount it read-write (a failing disk becomes read-only, so check the kernel's log too; under systemd, ReadWritePaths= must contain the directory)"}, []error{syscall.EROFS}},
 	{Fault{"failing", "the disk reports errors: check the kernel's log, and make a backup on another disk"}, []error{syscall.EIO}},
