@@ -10,8 +10,14 @@ import (
 	"ollama-api-service/internal/api"
 )
 
+// How far back admissions, and tokens and GPU time, count. A window is released in steps, up to one step late.
+const (
+	RequestWindow = hourBuckets * time.Minute
+	UsageWindow   = dayBuckets * quarter * time.Minute
+)
+
 // MaxReset is the largest Reset, and the largest RetryAfter for requests: a request at the start of this minute is released last.
-const MaxReset = hourBuckets * time.Minute
+const MaxReset = RequestWindow
 
 const (
 	shards = 64
