@@ -219,7 +219,7 @@ func (p *place) learn(before map[string]bool) {
 func (s *Scheduler) loadedLocked(p *place, err error) {
 	now := time.Now()
 	change := p.load
-	p.load = nil
+	p.load, p.last = nil, foundLoad{change.began, now}
 	took := now.Sub(change.began)
 	w := change.request
 	restored := p.evicted[change.lane.model] && p.evictedBy != w.client && now.Sub(p.loaded) < s.worth(p, change.lane.model)
@@ -237,7 +237,7 @@ func (s *Scheduler) loadedLocked(p *place, err error) {
 	}
 	s.leaveLocked(w)
 	l := s.grantLocked(p, w.client, w.ask, w.arrived, change.began, ReasonChange)
-	l.share, l.Loading = change.share, took
+	l.share, l.Loading = change.share-change.lent, took
 	s.handLocked(w, l, now)
 	s.fillLocked(p, now)
 }

@@ -38,6 +38,8 @@ type place struct {
 	share  time.Duration
 	shared time.Time
 	work   time.Duration // the integral of inFlight
+	marks  marks
+	last   foundLoad
 	want   want
 	// evicted are the models that the last change has pushed out, and by whom.
 	evicted   map[string]bool
@@ -77,6 +79,7 @@ type station struct {
 	holds    samples[time.Duration] // how long a slot is held
 	inside   samples[time.Duration] // how long requests at the bound waited inside Ollama
 	loading  samples[time.Duration] // what loading it took
+	first    samples[time.Duration] // how long plain requests wait for the first byte of a stream
 	perToken samples[time.Duration] // of an answer
 	template samples[int64]         // tokens that it adds to a short prompt
 	density  samples[int64]         // tokens of a long prompt for each thousand that were estimated
@@ -206,6 +209,9 @@ func (p *place) count(now time.Time, more int) {
 			p.work += passed * time.Duration(p.inFlight)
 		}
 		p.shared = now
+	}
+	if more != 0 {
+		p.marks.add(p.shared, p.share)
 	}
 	p.inFlight += more
 }
@@ -356,4 +362,5 @@ type load struct {
 	before map[string]bool // what it had
 	began  time.Time
 	share  time.Duration // of the place, when it began
+	lent   time.Duration // of the place, that requests had while they waited in Ollama for the load
 }

@@ -164,6 +164,13 @@ func (t *trail) booked(r *api.Record) {
 	defer t.mu.Unlock()
 	t.stop(time.Now())
 	t.outcome, t.code, t.status, t.slot, t.gpu = r.Outcome, r.ErrorCode, r.Status, r.Slot, max(r.GPU, 0)
+	found := r.Loading // what no try has is a load that was found at its end
+	for _, one := range t.tries {
+		found -= one.loading
+	}
+	if len(t.tries) > 0 && found > 0 {
+		t.tries[len(t.tries)-1].loading += found
+	}
 }
 
 // attrs are its log fields.
