@@ -1,6 +1,7 @@
 package sched
 
 import (
+	"cmp"
 	"context"
 	"time"
 )
@@ -100,13 +101,15 @@ func (s *Scheduler) wantsLocked(p *place, l *lane, w *waiter, now time.Time) boo
 
 // changing is how long a load of model is expected to take.
 func (p *place) changing(model string) time.Duration {
+	return cmp.Or(p.measuredLoad(model), guessedLoad)
+}
+
+// measuredLoad is how long loads of model have taken, or those of any model; 0 where none was measured.
+func (p *place) measuredLoad(model string) time.Duration {
 	if st := p.stations[model]; st != nil && st.loading.median > 0 {
 		return st.loading.median
 	}
-	if p.loading.median > 0 {
-		return p.loading.median
-	}
-	return guessedLoad
+	return p.loading.median
 }
 
 // worth is how long p has to serve its models before it is worth a change to model: a stint of loads, and of the time in which half of

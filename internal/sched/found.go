@@ -15,8 +15,8 @@ const (
 	// is in memory is ready within milliseconds, and within tens of them on busy processors.
 	leastFound = 100 * time.Millisecond
 	mostFound  = 500 * time.Millisecond
-	mostMarks  = 256                    // changes of inFlight that are kept, to know what a lease had at a time
-	farBeyond  = 4                      // times the usual wait for a first byte
+	mostMarks  = 256 // changes of inFlight that are kept, to know what a lease had at a time
+	farBeyond  = 4   // times the usual wait for a first byte
 )
 
 // Loaded notes, before Release, how long Ollama says that it took to have the model ready.
