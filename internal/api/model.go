@@ -124,6 +124,10 @@ func validPart(s string, most int, more string) bool {
 // Parameters are what a model's own Modelfile sets of the fields that a policy rules on; 0 where it sets nothing, or no number from 1 on.
 type Parameters struct {
 	NumPredict, NumCtx int64
+	// Context is what a load without num_ctx has: NumCtx, or what the servers use where they are known to; 0 where that is not known.
+	Context int64
+	// Split reports that a server has the model partly in the memory of its graphics card and partly not: with less context it may be faster.
+	Split bool
 }
 
 // Pattern is one entry of a key's allow-list, canonical like a name: "llama3" is llama3:latest alone, "llama3:*" each of its

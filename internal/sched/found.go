@@ -37,7 +37,10 @@ func (l *Lease) Began() {
 func (l *Lease) Found() time.Duration { return l.found }
 
 // foundLoad is the last load of a place: one that was found, or the gateway's own.
-type foundLoad struct{ from, to time.Time }
+type foundLoad struct {
+	from, to time.Time
+	cause    *client
+}
 
 // mark is what a lease that was there from the start had of a place at a time.
 type mark struct {
@@ -133,7 +136,7 @@ func (s *Scheduler) foundLocked(l *Lease, now time.Time) time.Duration {
 		*lend += part
 		return wait
 	}
-	p.last = foundLoad{from, to}
+	p.last = foundLoad{from, to, l.client}
 	l.used += l.lent + s.excuseLocked(l, from, to)
 	l.found = wait
 	l.Loading += wait
@@ -182,7 +185,7 @@ func (s *Scheduler) causeOfLocked(l *Lease, from, to time.Time) (lend *time.Dura
 		return &p.load.lent, true
 	}
 	if last := p.last; last.from.Before(to) && from.Before(last.to) && !from.Before(last.from) {
-		return new(time.Duration), true // its row is closed
+		return &last.cause.debt, true // its row is closed
 	}
 	var first *Lease
 	for _, o := range s.running {

@@ -33,6 +33,7 @@ type Lease struct {
 	queued   bool          // others ran with the model when it was taken
 	lent     time.Duration // of the place, that others had while they waited for a load that this one has caused
 	excused  time.Duration // for which it has waited for a load that another has caused, as far as that is known before its release
+	spared   time.Duration // of Loading, that brought back what another payer has pushed out and pays for
 	found    time.Duration // how long a load took that the gateway did not begin
 	index    int           // among those that run
 	charged  time.Duration
@@ -145,13 +146,14 @@ func (l *Lease) releaseLocked(now time.Time, served bool) {
 	if served {
 		others = s.foundLocked(l, now)
 	}
+	l.used += c.settle()
 	st.inFlight--
 	c.running--
 	c.held -= float64(l.charged) / c.weight
 	if c.running == 0 {
 		c.held = 0 // of the rounding
 	}
-	c.charge(min(p.contested(l, now), l.held-others) - l.charged)
+	c.charge(min(p.contested(l, now), l.held-others-l.spared) - l.charged)
 	last := s.running[len(s.running)-1]
 	s.running[l.index] = last
 	last.index = l.index

@@ -9,34 +9,66 @@ import (
 	"time"
 )
 
-// A client that leaves a load is booked its whole expected length, as far as loads were measured there; its payer's counter owes what the
-// load took in the end.
+// A client that leaves a load is booked what the load had of the backend until then, and the rest with its payer's next request; its
+// payer's counter owes what the load took in the end.
 func TestALoadThatIsLeftIsBookedToItsEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu := server("gpu", 4)
-		gpu.Set(has(1, "a", "b", "c"))
+		gpu.Set(has(1, "a", "b"))
 		s, _ := loads(Options{}, gpu) // of a minute each
 		s.placeLocked(gpu).fits = 1
-		for i, c := range []struct {
-			model string
-			want  time.Duration // that is booked
-		}{{"b", 2 * time.Second}, {"c", time.Minute}} {
-			key := fmt.Sprint("leaves", i)
-			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
-			l, err := s.Acquire(ctx, Ask{Key: key, Model: c.model})
-			cancel()
-			if err == nil || l == nil {
-				t.Fatalf("%s: got %v, %v, want a lease that holds nothing and an error", c.model, l, err)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		l, err := s.Acquire(ctx, Ask{Key: "leaves", Model: "b"})
+		cancel()
+		if err == nil || l == nil {
+			t.Fatalf("got %v, %v, want a lease that holds nothing and an error", l, err)
+		}
+		if l.Loading != 2*time.Second || l.GPU() != 2*time.Second {
+			t.Errorf("when it left: got loading %v and gpu_ms %v, want 2 s", l.Loading, l.GPU())
+		}
+		time.Sleep(time.Hour)
+		s.mu.Lock()
+		if got, want := time.Duration(s.clients["leaves"].owed), time.Minute; got < want {
+			t.Errorf("its payer owes %v, want at least %v", got, want)
+		}
+		s.mu.Unlock()
+		for i, want := range []time.Duration{58*time.Second + time.Second, time.Second} {
+			l := lease(t, s, Ask{Key: "leaves", Model: "b"})
+			time.Sleep(time.Second)
+			l.Release()
+			if got := l.GPU(); got != want {
+				t.Errorf("request %d after it: got gpu_ms %v, want %v", i+1, got, want)
 			}
-			if l.Loading != c.want || l.GPU() != c.want {
-				t.Errorf("%s: got loading %v and gpu_ms %v, want %v", c.model, l.Loading, l.GPU(), c.want)
+		}
+	})
+}
+
+// A load that brings back what another payer has pushed out a moment before is that payer's.
+func TestALoadThatBringsBackIsTheEvictors(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gpu := server("gpu", 4)
+		gpu.Set(has(1, "a", "b"))
+		s, _ := loads(Options{}, gpu) // of a minute each
+		s.placeLocked(gpu).fits = 1
+		run := func(key, model string, want time.Duration) {
+			t.Helper()
+			l := lease(t, s, Ask{Key: key, Model: model})
+			time.Sleep(time.Second)
+			l.Release()
+			if got := l.GPU(); got != want {
+				t.Errorf("%s for %s: got gpu_ms %v, want %v", key, model, got, want)
 			}
-			time.Sleep(time.Hour)
-			s.mu.Lock()
-			if got, want := time.Duration(s.clients[key].owed), time.Minute; got < want {
-				t.Errorf("%s: its payer owes %v, want at least %v", c.model, got, want)
-			}
-			s.mu.Unlock()
+		}
+		run("victim", "a", time.Second)
+		time.Sleep(time.Hour)
+		run("evictor", "b", time.Minute+time.Second)
+		run("victim", "a", time.Second)
+		run("evictor", "a", time.Minute+time.Second) // of the load back
+		run("evictor", "a", time.Second)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if v, e := s.clients["victim"].counter, s.clients["evictor"].counter; time.Duration(e-v) < time.Minute {
+			t.Errorf("the evictor is %v behind, want at least the load", time.Duration(e-v))
 		}
 	})
 }

@@ -42,9 +42,12 @@ type place struct {
 	last   foundLoad
 	want   want
 	// evicted are the models that the last change has pushed out, and by whom.
-	evicted   map[string]bool
+	evicted   map[loadedAs]bool
 	evictedBy *client
 }
+
+// loadedAs is a model with the load-time options that it is loaded with.
+type loadedAs struct{ model, options string }
 
 // use is when a place was last used, and when by another payer than the last one.
 type use struct {
@@ -357,10 +360,11 @@ type turn struct {
 type load struct {
 	turn
 	cancel context.CancelFunc
-	beside bool            // the backend serves what it has meanwhile
-	stops  bool            // there was no room besides what it has: the load stopped the backend for everybody
-	before map[string]bool // what it had
+	beside bool              // the backend serves what it has meanwhile
+	stops  bool              // there was no room besides what it has: the load stopped the backend for everybody
+	before map[string]string // what it had, with which load-time options as far as is known
 	began  time.Time
 	share  time.Duration // of the place, when it began
 	lent   time.Duration // of the place, that requests had while they waited in Ollama for the load
+	booked time.Duration // of the place, on the row of its request, which has left
 }

@@ -246,18 +246,17 @@ func (s *Scheduler) wait(ctx context.Context, w *waiter) error {
 	return err
 }
 
-// loadingForLocked is a lease that holds nothing if a model is being loaded for w, and otherwise nil. The load continues without w, and its row
-// is closed before that ends: so the lease has as much more of the load and of the backend's time as such a load is expected to take, once one
-// was measured there. What the payer's counter owes is measured to the end.
+// loadingForLocked is a lease that holds nothing if a model is being loaded for w, and otherwise nil. The load continues without w: what it has
+// of the backend's time from now on is on the row of the next request of its payer.
 func (s *Scheduler) loadingForLocked(w *waiter, now time.Time) *Lease {
 	for _, p := range s.places {
 		if p.load != nil && p.load.request == w {
 			p.count(now, 0)
 			took := now.Sub(p.load.began)
-			rest := max(0, p.measuredLoad(w.ask.Model)-took)
+			p.load.booked = p.share - p.load.share
 			return &Lease{
-				Backend: p.b, Waited: p.load.began.Sub(w.arrived), Loading: took + rest, Why: ReasonChange, Ahead: w.ahead,
-				released: true, held: took, used: p.share - p.load.share + rest/time.Duration(max(1, p.inFlight)),
+				Backend: p.b, Waited: p.load.began.Sub(w.arrived), Loading: took, Why: ReasonChange, Ahead: w.ahead,
+				released: true, held: took, used: p.load.booked + w.client.settle(),
 			}
 		}
 	}

@@ -29,6 +29,9 @@ func (s *Server) preload(ctx context.Context, b *backend.Backend, a *sched.Ask) 
 	}
 	s.Log.Info("model loaded", "backend", b.Name, "model", a.Model, "request_id", a.ID, "ms", milliseconds(took))
 	s.Fleet.Reread(ctx, b) // now its memory holds it, and may have lost another
+	if a.Options == nil {
+		b.LoadedPlainly(a.Model)
+	}
 	return nil
 }
 
