@@ -14,7 +14,7 @@ const (
 	// A shorter wait for a model is no load: half of what a load takes there, but never less than leastFound, and at most mostFound. One that
 	// is in memory is ready within milliseconds, and within tens of them on busy processors.
 	leastFound = 100 * time.Millisecond
-	mostFound  = 500 * time.Millisecond
+	mostFound  = 200 * time.Millisecond
 	mostMarks  = 256 // changes of inFlight that are kept, to know what a lease had at a time
 	farBeyond  = 4   // times the usual wait for a first byte
 )
