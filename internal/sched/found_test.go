@@ -40,7 +40,7 @@ func wantGPU(t *testing.T, name string, l *Lease, want time.Duration) {
 	}
 }
 
-// A load that nobody expected is the first request's that was sent into it: what others had of the server while they waited for it is its
+// A load that the gateway did not begin is the first request's that was sent into it: what others had of the server while they waited for it is its
 // own, their payers are not charged for that time, and requests for other models have what they would have had.
 func TestALoadThatIsFoundIsItsFirstRequests(t *testing.T) {
 	const s, load = time.Second, 10 * time.Second
