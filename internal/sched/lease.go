@@ -146,7 +146,9 @@ func (l *Lease) releaseLocked(now time.Time, served bool) {
 	if served {
 		others = s.foundLocked(l, now)
 	}
-	l.used += c.settle()
+	if served || l.Why == ReasonChange { // others are on no row
+		l.used += c.settle()
+	}
 	st.inFlight--
 	c.running--
 	c.held -= float64(l.charged) / c.weight

@@ -73,6 +73,24 @@ func TestALoadThatBringsBackIsTheEvictors(t *testing.T) {
 	})
 }
 
+// A grant that crossed with the leaving of its client is on no row: what its payer has caused waits for the next one.
+func TestWhatAPayerHasCausedWaitsForARow(t *testing.T) {
+	s := scheduler(1, 10, time.Hour)
+	for _, c := range []struct {
+		served bool
+		want   time.Duration // that is left for later
+	}{{false, time.Minute}, {true, 0}} {
+		l := acquire(t, s, "m")
+		s.mu.Lock()
+		s.clients["k"].debt = time.Minute
+		l.releaseLocked(time.Now(), c.served)
+		if got := s.clients["k"].debt; got != c.want {
+			t.Errorf("served %v: %v is left, want %v", c.served, got, c.want)
+		}
+		s.mu.Unlock()
+	}
+}
+
 // Twenty keys of one payer that ask for a cold model and leave its load, at one time or one after the other, cause one load in each stint.
 func TestTwentyLeavesAreOneLoad(t *testing.T) {
 	for name, pause := range map[string]time.Duration{"at one time": 0, "one after the other": 2500 * time.Millisecond} {
