@@ -226,7 +226,7 @@ func (s *Scheduler) loadedLocked(p *place, err error) {
 	w := change.request
 	cause := w.client
 	restored := p.evicted[loadedAs{change.lane.model, change.lane.options}] && p.evictedBy != cause && now.Sub(p.loaded) < s.worth(p, change.lane.model)
-	if restored {
+	if restored && p.took {
 		cause = p.evictedBy
 	}
 	p.load, p.last = nil, foundLoad{change.began, now, cause}
@@ -247,7 +247,7 @@ func (s *Scheduler) loadedLocked(p *place, err error) {
 	s.leaveLocked(w)
 	l := s.grantLocked(p, w.client, w.ask, w.arrived, change.began, ReasonChange)
 	l.share, l.Loading = p.share, took
-	if restored {
+	if cause != w.client {
 		l.spared = took
 		cause.charge(took)
 		cause.debt += had
@@ -268,12 +268,13 @@ func (s *Scheduler) disturbedLocked(p *place, change *load, err error, restored 
 		s.oweLocked(p, &change.turn, now, 0)
 		return
 	}
-	if others := p.use.besides(c); !restored && !others.IsZero() && now.Sub(others) < worth {
-		c.barred = now.Add(worth)
-	}
 	if restored {
 		p.evicted, p.evictedBy = nil, nil
 		return
+	}
+	others := p.use.besides(c)
+	if p.took = !others.IsZero() && now.Sub(others) < worth; p.took {
+		c.barred = now.Add(worth)
 	}
 	p.evicted, p.evictedBy = make(map[loadedAs]bool), c
 	for model, options := range change.before {

@@ -43,34 +43,47 @@ func TestALoadThatIsLeftIsBookedToItsEnd(t *testing.T) {
 	})
 }
 
-// A load that brings back what another payer has pushed out a moment before is that payer's.
+// A load that brings back what another payer has pushed out is that payer's, if the model was in use: if the server was idle for a stint, each
+// pays for its own load.
 func TestALoadThatBringsBackIsTheEvictors(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		gpu := server("gpu", 4)
-		gpu.Set(has(1, "a", "b"))
-		s, _ := loads(Options{}, gpu) // of a minute each
-		s.placeLocked(gpu).fits = 1
-		run := func(key, model string, want time.Duration) {
-			t.Helper()
-			l := lease(t, s, Ask{Key: key, Model: model})
-			time.Sleep(time.Second)
-			l.Release()
-			if got := l.GPU(); got != want {
-				t.Errorf("%s for %s: got gpu_ms %v, want %v", key, model, got, want)
-			}
-		}
-		run("victim", "a", time.Second)
-		time.Sleep(time.Hour)
-		run("evictor", "b", time.Minute+time.Second)
-		run("victim", "a", time.Second)
-		run("evictor", "a", time.Minute+time.Second) // of the load back
-		run("evictor", "a", time.Second)
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if v, e := s.clients["victim"].counter, s.clients["evictor"].counter; time.Duration(e-v) < time.Minute {
-			t.Errorf("the evictor is %v behind, want at least the load", time.Duration(e-v))
-		}
-	})
+	const load = time.Minute
+	for name, c := range map[string]struct {
+		idle       time.Duration
+		back, next time.Duration // gpu_ms of the request behind the load back, and of the evictor's next one, less what they ran for
+	}{
+		"in use": {30 * time.Second, 0, load},
+		"idle":   {time.Hour, load, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				gpu := server("gpu", 4)
+				gpu.Set(has(1, "a", "b"))
+				s, _ := loads(Options{}, gpu) // of a minute each
+				s.placeLocked(gpu).fits = 1
+				run := func(key, model string, want time.Duration) {
+					t.Helper()
+					l := lease(t, s, Ask{Key: key, Model: model})
+					time.Sleep(time.Second)
+					l.Release()
+					if got := l.GPU() - time.Second; got != want {
+						t.Errorf("%s for %s: got gpu_ms %v besides its second, want %v", key, model, got, want)
+					}
+				}
+				run("victim", "a", 0)
+				time.Sleep(c.idle)
+				run("evictor", "b", load)
+				run("victim", "a", c.back)
+				run("evictor", "a", c.next)
+				run("evictor", "a", 0)
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				behind := time.Duration(s.clients["evictor"].counter - s.clients["victim"].counter)
+				if taken := c.next > 0; taken != (behind >= load) {
+					t.Errorf("the evictor is %v behind; want the load back: %v", behind, taken)
+				}
+			})
+		})
+	}
 }
 
 // A grant that crossed with the leaving of its client is on no row: what its payer has caused waits for the next one.

@@ -41,9 +41,10 @@ type place struct {
 	marks  marks
 	last   foundLoad
 	want   want
-	// evicted are the models that the last change has pushed out, and by whom.
+	// evicted are the models that the last change has pushed out, and by whom. took reports that others used the place less than a stint before.
 	evicted   map[loadedAs]bool
 	evictedBy *client
+	took      bool
 }
 
 // loadedAs is a model with the load-time options that it is loaded with.
