@@ -120,13 +120,13 @@ func TestListAndShow(t *testing.T) {
 	d.run("keys", "revoke", gone)
 	out := d.run("keys", "list")
 	lines := strings.Split(strings.TrimSpace(out), "\n")
-	column := strings.Index(lines[0], "STATUS")
-	if len(lines) != 3 || column < 0 {
+	at := strings.Index(lines[0], "STATUS")
+	if len(lines) != 3 || at < 0 {
 		t.Fatalf("the list:\n%s", out)
 	}
 	for _, line := range lines[1:] {
 		r := []rune(line)
-		if status := string(r[column:]); strings.HasPrefix(line, preview) && status != "works" || strings.HasPrefix(line, gone) && !strings.HasPrefix(status, "revoked 20") {
+		if status := string(r[at:]); strings.HasPrefix(line, preview) && status != "works" || strings.HasPrefix(line, gone) && !strings.HasPrefix(status, "revoked 20") {
 			t.Errorf("status is %q in\n%s", status, out)
 		}
 	}

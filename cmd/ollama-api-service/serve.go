@@ -31,8 +31,8 @@ import (
 const (
 	changePoll   = 250 * time.Millisecond        // how often changes by other processes are checked
 	drainTimeout = 15 * time.Second              // how long the last rows may take to reach the database
-	hour         = 61 * time.Minute              // how far back a request counts against a rate limit
-	day          = 24*time.Hour + 15*time.Minute // how far back its tokens and GPU time count
+	requestSpan  = 61 * time.Minute              // how far back a request counts against a rate limit
+	usageSpan    = 24*time.Hour + 15*time.Minute // how far back its tokens and GPU time count
 )
 
 // serve runs the gateway until ctx ends. It creates and connects all parts, top down.
@@ -111,11 +111,11 @@ func serve(ctx context.Context, cfg *config.Config, hangup <-chan os.Signal, std
 		return err
 	}
 
-	traces, err := newTraces(ctx, cfg, log)
+	spans, err := newTraces(ctx, cfg, log)
 	if err != nil {
 		return err
 	}
-	defer traces.close(log)
+	defer spans.close(log)
 
 	means, err := newMeans(cfg, log)
 	if err != nil {
@@ -134,7 +134,7 @@ func serve(ctx context.Context, cfg *config.Config, hangup <-chan os.Signal, std
 		Live: live(cfg), BasePath: string(cfg.BasePath), ProxyProtocol: bool(cfg.ProxyProtocol), MetricsOpen: cfg.MetricsOpen,
 		MaxBody: int64(cfg.MaxBodyBytes), BodyMemory: int64(cfg.MaxBodyMemory), MaxRequestTime: cfg.MaxRequestTime, FirstByte: cfg.UpstreamFirstByteTimeout, Idle: cfg.UpstreamIdleTimeout, CountGrace: cfg.CountGrace, Heartbeat: cfg.SSEHeartbeat,
 		Throttle: auth.NewThrottle(cfg.AuthFailuresPerMinute, time.Now), StopDelay: cfg.ShutdownDelay, PerAddress: cfg.MaxConnectionsPerAddress, TLS: secure.config, HSTS: cfg.HSTS, Expiry: secure.expiry,
-		Tracer: traces.tracer, TraceUpstream: cfg.TraceUpstream, LogLinesLost: lines.lost.Load,
+		Tracer: spans.tracer, TraceUpstream: cfg.TraceUpstream, LogLinesLost: lines.lost.Load,
 		BackupEvery: cfg.BackupEvery, LastBackup: copies.Last, LogAddress: api.AddressDetail(cfg.LogClientAddress),
 	})
 
@@ -232,14 +232,14 @@ func makeDatabase(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ 
 // restoreLimits counts the admissions of the last hour and the usage of the last day, so that a restart does not reset any limit.
 func restoreLimits(ctx context.Context, st *store.Store, limits *limit.Memory, longest time.Duration) error {
 	now := time.Now()
-	admitted, err := st.AdmittedSince(ctx, now.Add(-hour).Truncate(time.Minute))
+	admitted, err := st.AdmittedSince(ctx, now.Add(-requestSpan).Truncate(time.Minute))
 	if err != nil {
 		return err
 	}
 	for _, a := range admitted {
 		limits.Restore(a.Key, a.Minute, a.Count)
 	}
-	used, err := st.UsedSince(ctx, now.Add(-day).Truncate(time.Minute), now, longest)
+	used, err := st.UsedSince(ctx, now.Add(-usageSpan).Truncate(time.Minute), now, longest)
 	if err != nil {
 		return err
 	}

@@ -66,7 +66,7 @@ func TestTrimWaits(t *testing.T) {
 		addRecords(t, s, record("old", "oas_a", time.Now().Add(-29*days)), record("new", "oas_a", time.Now()))
 		var ahead time.Duration
 		var log strings.Builder
-		run := func(d time.Duration) {
+		step := func(d time.Duration) {
 			ctx, stop := context.WithCancel(t.Context())
 			ended := make(chan struct{})
 			go func() {
@@ -85,11 +85,11 @@ func TestTrimWaits(t *testing.T) {
 			}
 			return len(list)
 		}
-		run(time.Minute)
+		step(time.Minute)
 		ahead = 40 * days // by this clock, the newest row is too old
 		addRecords(t, s, record("ahead", "oas_a", time.Now().Add(ahead)))
-		run(2*time.Hour + time.Minute)
-		run(time.Minute) // another start does not end the wait
+		step(2*time.Hour + time.Minute)
+		step(time.Minute) // another start does not end the wait
 		wait := s.TrimWaits()
 		if n := left(); n != 3 || wait == nil || !strings.Contains(wait.Reason, "40.0 days") {
 			t.Fatalf("%d rows are left with a clock 40 days ahead, and it waits for %+v", n, wait)
@@ -97,7 +97,7 @@ func TestTrimWaits(t *testing.T) {
 		if n := strings.Count(log.String(), "check the clock"); n != 1 {
 			t.Errorf("logged %d times: %s", n, log.String())
 		}
-		run(7 * days)
+		step(7 * days)
 		if n := left(); n != 1 || s.TrimWaits() != nil {
 			t.Errorf("%d rows are left after seven days, waiting for %+v", n, s.TrimWaits())
 		}
