@@ -349,11 +349,11 @@ func TestForeignArchives(t *testing.T) {
 		"another name":      {made(t, is(file(databaseName, "x")), "../../"+databaseName, "x"), "does not match its manifest"},
 		"another size":      {made(t, is(file(databaseName, "xy")), databaseName, "x"), "does not match its manifest"},
 		"another content":   {made(t, is(file(databaseName, "x")), databaseName, "y"), "checksum"},
-		"more than said":    {made(t, is(file(databaseName, database)), databaseName, database, "more", "x"), "more than its manifest"},
+		"more than listed":  {made(t, is(file(databaseName, database)), databaseName, database, "more", "x"), "more than its manifest"},
 		"no database in it": {made(t, is(file(databaseName, "no database at all")), databaseName, "no database at all"), "not a database"},
 		"a newer schema":    {made(t, is(file(databaseName, newer)), databaseName, newer), "newer version"},
 		"another count":     {made(t, fewer, databaseName, database, secretName, "the secret of this test, long enough\n"), "the number of keys"},
-		"no secret known":   {made(t, is(file(databaseName, unbound)), databaseName, unbound), "has no SECRET_KEY"},
+		"no secret check":   {made(t, is(file(databaseName, unbound)), databaseName, unbound), "has no SECRET_KEY"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()

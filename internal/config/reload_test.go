@@ -68,7 +68,7 @@ func TestRereadRefusesWhole(t *testing.T) {
 		before, after, want string
 		environ             []string
 	}{
-		"a value that cannot be obeyed":  {"PORT=1\n", "LOG_LEVEL=debug\nMAX_NUM_CTX=-5\n", "MAX_NUM_CTX", nil},
+		"an invalid value":               {"PORT=1\n", "LOG_LEVEL=debug\nMAX_NUM_CTX=-5\n", "MAX_NUM_CTX", nil},
 		"an unknown name":                {"PORT=1\n", "LOG_LEVEL=debug\nLOG_LEVLE=info\n", "line 2", nil},
 		"no settings":                    {"PORT=1\n", "<<<<", "line 1", nil},
 		"demo keys, after HOST changes":  {"HOST=0.0.0.0\n", "HOST=127.0.0.1\nDEMO_KEYS=true\n", "DEMO_KEYS", nil},
