@@ -111,11 +111,11 @@ func serve(ctx context.Context, cfg *config.Config, hangup <-chan os.Signal, std
 		return err
 	}
 
-	spans, err := newTraces(ctx, cfg, log)
+	traces, err := newTraces(ctx, cfg, log)
 	if err != nil {
 		return err
 	}
-	defer spans.close(log)
+	defer traces.close(log)
 
 	means, err := newMeans(cfg, log)
 	if err != nil {
@@ -134,7 +134,7 @@ func serve(ctx context.Context, cfg *config.Config, hangup <-chan os.Signal, std
 		Live: live(cfg), BasePath: string(cfg.BasePath), ProxyProtocol: bool(cfg.ProxyProtocol), MetricsOpen: cfg.MetricsOpen,
 		MaxBody: int64(cfg.MaxBodyBytes), BodyMemory: int64(cfg.MaxBodyMemory), MaxRequestTime: cfg.MaxRequestTime, FirstByte: cfg.UpstreamFirstByteTimeout, Idle: cfg.UpstreamIdleTimeout, CountGrace: cfg.CountGrace, Heartbeat: cfg.SSEHeartbeat,
 		Throttle: auth.NewThrottle(cfg.AuthFailuresPerMinute, time.Now), StopDelay: cfg.ShutdownDelay, PerAddress: cfg.MaxConnectionsPerAddress, TLS: secure.config, HSTS: cfg.HSTS, Expiry: secure.expiry,
-		Tracer: spans.tracer, TraceUpstream: cfg.TraceUpstream, LogLinesLost: lines.lost.Load,
+		Tracer: traces.tracer, TraceUpstream: cfg.TraceUpstream, LogLinesLost: lines.lost.Load,
 		BackupEvery: cfg.BackupEvery, LastBackup: copies.Last, LogAddress: api.AddressDetail(cfg.LogClientAddress),
 	})
 
