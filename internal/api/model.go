@@ -143,7 +143,7 @@ func ParsePattern(text string) (Pattern, error) {
 	if text == "*" {
 		return Pattern{all: true}, nil
 	}
-	// A star may be anywhere where a character of a name may be. Replace it by characters that are valid everywhere, and restore it
+	// A star may replace any part of a name. Use characters that are valid everywhere in its place, and restore it
 	// afterwards.
 	if strings.ContainsRune(text, '\x00') {
 		return Pattern{}, errModelName()

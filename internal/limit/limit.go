@@ -101,9 +101,9 @@ func NewMemory(now func() time.Time) *Memory {
 	return m
 }
 
-// Restore counts n requests that were admitted in the given minute, as recorded before a restart. It ignores minutes that no longer count
-// and minutes in the future: a wrong clock has recorded those, and if they counted now, a machine that boots with its clock behind would
-// refuse every key for an hour.
+// Restore counts n requests that were admitted in the given minute, as recorded before a restart. It ignores minutes that no longer
+// count, and minutes in the future, which a wrong clock has recorded. If future minutes counted now, a machine that boots with its clock
+// behind would refuse every key for an hour.
 func (m *Memory) Restore(key string, minute time.Time, n int64) {
 	now, at := m.clock(), minuteOf(minute)
 	if n <= 0 || at > now.minute || now.minute-at >= hourBuckets {
