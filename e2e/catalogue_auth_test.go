@@ -39,7 +39,7 @@ func credentialRows(t *testing.T, g *gate) []row {
 	}
 	hello := func(fields ...string) string { return send(tagList, "", fields...) }
 	rows := []row{
-		{name: "B1 no credential: native", send: hello(), want: 401, says: "carries no API key"},
+		{name: "B1 no credential: native", send: hello(), want: 401, says: "contains no API key"},
 		{name: "B1 no credential: chat completions", send: send("POST /v1/chat/completions", small), want: 401},
 		{name: "B1 no credential: messages", send: send("POST /v1/messages", small), want: 401},
 		{name: "B1 no credential: responses", send: send("POST /v1/responses", small), want: 401},
@@ -63,7 +63,7 @@ func credentialRows(t *testing.T, g *gate) []row {
 		{name: "B9 a key without a scheme: two that differ", send: hello("Authorization: "+key, "x-api-key: "+other), want: 400, says: "more than one credential"},
 		{name: "B9 a key without a scheme: api-key", send: hello("api-key: " + key), want: 200, ollama: listed},
 		{name: "B9 a key without a scheme: api_key", send: hello("api_key: " + key), want: 400, says: "underscore"},
-		{name: "B9 a key without a scheme: Bearer twice", send: hello("Authorization: Bearer Bearer " + key), want: 401, says: "says Bearer twice"},
+		{name: "B9 a key without a scheme: Bearer twice", send: hello("Authorization: Bearer Bearer " + key), want: 401, says: "contains Bearer twice"},
 		{name: "B10 two Authorization headers: that differ", send: hello(bearer(key), bearer(other)), want: 400, says: "more than one credential"},
 		{name: "B10 two Authorization headers: the same", send: hello(bearer(key), bearer(key)), want: 400},
 		{name: "B10 two Authorization headers: one empty", send: hello(bearer(key), "Authorization:"), want: 200, ollama: listed, why: "an empty value is not a credential"},
