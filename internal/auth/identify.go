@@ -45,6 +45,8 @@ type Authenticator struct {
 	// generation is part of each cache key, so that a key loaded before Forget is never found after it, even if its load
 	// ends later.
 	generation atomic.Uint64
+	throttle   *Throttle // or nil
+	secrets    secrets
 }
 
 type static struct {
@@ -98,7 +100,7 @@ func (a *Authenticator) Identify(ctx context.Context, credential string, from ne
 		return nil, err
 	}
 	if key == nil {
-		if key, err = a.storedKey(ctx, credential, m); err != nil {
+		if key, err = a.storedKey(ctx, credential, m, from); err != nil {
 			return nil, err
 		}
 	}
@@ -139,7 +141,7 @@ func (a *Authenticator) staticKey(m *mac, forwarded bool) (*api.Key, error) {
 	return statics[match].key, nil
 }
 
-func (a *Authenticator) storedKey(ctx context.Context, credential string, m mac) (*api.Key, error) {
+func (a *Authenticator) storedKey(ctx context.Context, credential string, m mac, from netip.Addr) (*api.Key, error) {
 	preview, ok := Parse(credential)
 	if !ok {
 		return nil, errInvalid("no key text, or its checksum is wrong")
@@ -148,6 +150,14 @@ func (a *Authenticator) storedKey(ctx context.Context, credential string, m mac)
 	// Looked up first without a loader: its closure would be the only allocation of a cached request.
 	if key, ok := a.cache.GetIfPresent(ck); ok {
 		return key, nil
+	}
+	if a.throttle.Spent(from, credential) {
+		switch has, err := a.inStore(ctx, credential, m); {
+		case err != nil:
+			return nil, errUnreadable(err)
+		case !has:
+			return nil, errInvalid(preview + ": no key has this secret")
+		}
 	}
 	key, err := a.cache.Get(ctx, ck, otter.LoaderFunc[cacheKey, *api.Key](func(ctx context.Context, ck cacheKey) (*api.Key, error) {
 		// Other requests wait for this load too, so the first one's departure must not end it.
@@ -161,10 +171,14 @@ func (a *Authenticator) storedKey(ctx context.Context, credential string, m mac)
 	case errors.Is(err, otter.ErrNotFound):
 		return nil, errInvalid(preview + ": no key has this secret")
 	default:
-		e := api.Wrap(api.CodeUnavailable, err, "the key database cannot be read just now: try again in a few seconds")
-		e.RetryAfter = 5 * time.Second
-		return nil, e
+		return nil, errUnreadable(err)
 	}
+}
+
+func errUnreadable(err error) error {
+	e := api.Wrap(api.CodeUnavailable, err, "the key database cannot be read just now: try again in a few seconds")
+	e.RetryAfter = 5 * time.Second
+	return e
 }
 
 // load reads a key and checks the secret against it. otter.ErrNotFound stands for "no such key or another secret" and is not

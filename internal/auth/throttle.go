@@ -63,6 +63,23 @@ func (t *Throttle) Failed(addr netip.Addr, text string) (wait time.Duration, ove
 	return 0, false
 }
 
+// Spent reports whether another failure with this text would count nothing: it is counted already, or the address is over its bound. It
+// counts nothing itself. Of a nil Throttle it is false.
+func (t *Throttle) Spent(addr netip.Addr, text string) bool {
+	if t == nil || t.most <= 0 {
+		return false
+	}
+	now := t.now()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if now.Sub(t.window) >= throttleWindow || now.Before(t.window) {
+		return false
+	}
+	texts := t.failed[Neighbourhood(addr)]
+	_, counted := texts[maphash.String(t.seed, text)]
+	return counted || len(texts) >= t.most
+}
+
 // Neighbourhood is what one client has of addresses: one of IPv4, a /64 of IPv6. It is the zero prefix for what has no address, such as the
 // peers of a Unix socket, which count as one.
 func Neighbourhood(a netip.Addr) netip.Prefix {

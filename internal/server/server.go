@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"runtime/debug"
 	"strconv"
@@ -102,6 +103,7 @@ type Server struct {
 	pools      pools
 	unlisted   unlisted
 	refusals   *refusals
+	badKeys    *badKeys
 	oddEntries oddEntries
 	management http.Handler
 	site       func() (*web.Site, error) // made by whoever asks first: compressing it would double the time to start
@@ -133,6 +135,8 @@ func New(o Options) *Server {
 	s.Sched = sched.New(o.Fleet, o.Queue)
 	s.metrics = newMetrics(s)
 	s.refusals = &refusals{log: o.Log, count: s.metrics.refuse, show: s.network, hide: s.withoutAnyClient, by: make(map[refusalReason]*refusalSum), blamed: make(map[string]bool), stopping: s.stopping.Done()}
+	s.badKeys = &badKeys{tell: s.tellBadKeys, by: make(map[netip.Prefix]*badKeyLines)}
+	o.Auth.SpareStore(o.Throttle)
 	s.pools.fleet = o.Fleet
 	o.Fleet.OnChange(s.pools.follow)
 	for _, b := range o.Fleet.All() {
@@ -175,6 +179,7 @@ func (s *Server) ServeAll(ctx context.Context, all []net.Listener, grace time.Du
 		DisableGeneralOptionsHandler: true,
 	}
 	defer s.refusals.close()
+	defer s.badKeys.close()
 	failed := make(chan error, len(all))
 	for _, l := range all {
 		if s.ProxyProtocol {
@@ -389,6 +394,16 @@ func (s *Server) logRequest(x *exchange) {
 	if !s.Log.Enabled(x.r.Context(), level) {
 		return
 	}
+	message, leftOut := "request", 0
+	if x.err != nil {
+		message = logMessage(x.err.Code)
+	}
+	if message == badKeyMessage {
+		var write bool
+		if leftOut, write = s.badKeys.note(x.addr); !write {
+			return
+		}
+	}
 	attrs := make([]slog.Attr, 0, 24)
 	attrs = append(attrs, slog.String("request_id", x.id), slog.String("method", logMethod(x.r.Method)), slog.String("route", x.template()),
 		slog.Int("status", x.loggedStatus()))
@@ -408,9 +423,8 @@ func (s *Server) logRequest(x *exchange) {
 			attrs = append(attrs, slog.String("cause", s.withoutClient(x.err.Err.Error(), x.addr)))
 		}
 	}
-	message := "request"
-	if x.err != nil {
-		message = logMessage(x.err.Code)
+	if leftOut > 0 {
+		attrs = append(attrs, slog.Int("left_out", leftOut))
 	}
 	s.Log.LogAttrs(x.r.Context(), level, message, attrs...)
 }
@@ -419,7 +433,7 @@ func (s *Server) logRequest(x *exchange) {
 func logMessage(code api.Code) string {
 	switch code {
 	case api.CodeUnauthorized, api.CodeThrottled:
-		return "authentication failed"
+		return badKeyMessage
 	case api.CodeRateLimited, api.CodeConcurrency:
 		return "limit refused"
 	}

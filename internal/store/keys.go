@@ -74,6 +74,25 @@ func (s *Store) Key(ctx context.Context, preview string) (StoredKey, error) {
 
 const keyByPreview = `SELECT ` + keyColumns + ` FROM keys WHERE preview = $1`
 
+// Secrets hands over the MAC of each secret: those of all keys, revoked ones too, and those that rotations replaced. They are valid only
+// during the call.
+func (s *Store) Secrets(ctx context.Context, each func(mac []byte)) error {
+	return s.read(ctx, func(tx *sql.Tx) error {
+		const all = `SELECT mac, previous_mac FROM keys`
+		return rows(ctx, tx, all, func(r *sql.Rows) error {
+			var mac, previous sql.RawBytes
+			if err := r.Scan(&mac, &previous); err != nil {
+				return err
+			}
+			each(mac)
+			if previous != nil {
+				each(previous)
+			}
+			return nil
+		})
+	})
+}
+
 // Keys is all keys, newest first, revoked ones too.
 func (s *Store) Keys(ctx context.Context) ([]api.Key, error) {
 	var keys []api.Key
