@@ -136,12 +136,31 @@ packages_there() {
     npm "${command[@]:-ci}" --no-audit --no-fund --loglevel=error && touch node_modules)
 }
 
+# Whether a memory cgroup can be made where e2e/cgroup_test.go makes one: below that of this process, or below the root.
+memory_cgroup() {
+  local at group
+  for at in $(sed -nE 's,^[0-9]+:([^:]*\,)?memory(\,[^:]*)?:,/sys/fs/cgroup/memory,p; s,^0::,/sys/fs/cgroup,p' /proc/self/cgroup) /sys/fs/cgroup/memory /sys/fs/cgroup; do
+    group=$at/ollama-api-service-$$
+    mkdir "$group" 2>/dev/null || continue
+    if [ -e "$group/memory.max" ] || [ -e "$group/memory.limit_in_bytes" ]; then
+      rmdir "$group"
+      return 0
+    fi
+    rmdir "$group"
+  done
+  return 1
+}
+
 # -count=1: the tests start programs, and a cached result would not notice that they changed.
 tests() {
   local all=()
   if [ "$(id -u)" != 0 ]; then
     echo "   NOT RUN, for they need root, to mount a small disk and to trace another program: TestChaosDiskFull, TestChaosFsyncFails"
-    all=(-skip '^TestChaos(DiskFull|FsyncFails)$')
+    all=(-skip '^TestChaos(DiskFull|FsyncFails)$|^TestMemoryCgroup$')
+    echo "   NOT RUN, for it needs root, to make a memory cgroup: TestMemoryCgroup"
+  elif ! memory_cgroup; then
+    echo "   NOT RUN, for this machine gives no memory cgroup, neither of version 1 nor of 2: TestMemoryCgroup"
+    all=(-skip '^TestMemoryCgroup$')
   fi
   CGO_ENABLED=1 go test -race -count=1 -timeout 45m -v "${all[@]}" ./... >"$work/tests" 2>&1 &
   local pid=$! status

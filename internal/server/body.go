@@ -181,7 +181,7 @@ const (
 // there is room for it.
 func (x *exchange) decode(coding string, body []byte, limit int64) ([]byte, error) {
 	if coding == "" {
-		return body, x.hold(2 * cap(body))
+		return body, x.holdReading(body)
 	}
 	most := max(mostDecoded, mostRatio*int64(len(body)))
 	if most < limit {
@@ -211,7 +211,7 @@ func (x *exchange) decode(coding string, body []byte, limit int64) ([]byte, erro
 	if err := decoding(coding, body, window, func(r io.Reader) error { _, err := io.ReadFull(r, plain); return err }); err != nil {
 		return nil, notCoded(coding, err)
 	}
-	return plain, x.hold(2 * cap(plain))
+	return plain, x.holdReading(plain)
 }
 
 // windowOf is how much of what it has said a body makes its reader remember: what its first frame asks for, 0 for gzip.
@@ -280,6 +280,16 @@ func (x *exchange) hold(n int) error {
 	}
 	x.held = want
 	return nil
+}
+
+// holdReading counts what reading a body takes in addition to it and its copy: the names of its fields, of which a few MB can take ten times as
+// much. No more counts than the bound has, so that a body of the largest size fits also with many names.
+func (x *exchange) holdReading(body []byte) error {
+	if len(body) <= smallBody {
+		return nil
+	}
+	n := 2 * cap(body)
+	return x.hold(max(n, min(n+dialect.ReadingMemory(body), int(x.s.bodies.most))))
 }
 
 // letGo ends what hold began: the body is not needed any more.
