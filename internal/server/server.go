@@ -178,6 +178,11 @@ func (s *Server) ServeAll(ctx context.Context, all []net.Listener, grace time.Du
 		// OPTIONS * is answered by the route table like everything else.
 		DisableGeneralOptionsHandler: true,
 	}
+	if s.TLS != nil {
+		if err := serveHTTP2(h); err != nil {
+			return err
+		}
+	}
 	defer s.refusals.close()
 	defer s.badKeys.close()
 	failed := make(chan error, len(all))
