@@ -114,6 +114,7 @@ type Server struct {
 	writeProgress time.Duration
 	requests      sync.WaitGroup
 	bodies        bodies
+	uploads       bodies          // counted, not measured
 	hsts          []string        // the header, or nil
 	stopping      context.Context // ends when Serve is told to stop
 	stop          context.CancelFunc
@@ -127,7 +128,7 @@ func New(o Options) *Server {
 	s.Options.Live = Live{} // what it is now is in s.live only
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.routes = newTable(s.routeList())
-	s.bodies.most = o.BodyMemory
+	s.bodies.most, s.uploads.most = o.BodyMemory, mostUploads
 	if o.HSTS > 0 && o.TLS != nil {
 		s.hsts = []string{"max-age=" + strconv.FormatInt(int64(o.HSTS.Seconds()), 10)}
 	}
