@@ -156,7 +156,7 @@ func (a *Authenticator) storedKey(ctx context.Context, credential string, m mac,
 		case err != nil:
 			return nil, errUnreadable(err)
 		case !has:
-			return nil, errInvalid(preview + ": no key has this secret")
+			return nil, errNoSecret(preview)
 		}
 	}
 	key, err := a.cache.Get(ctx, ck, otter.LoaderFunc[cacheKey, *api.Key](func(ctx context.Context, ck cacheKey) (*api.Key, error) {
@@ -169,7 +169,7 @@ func (a *Authenticator) storedKey(ctx context.Context, credential string, m mac,
 	case err == nil:
 		return key, nil
 	case errors.Is(err, otter.ErrNotFound):
-		return nil, errInvalid(preview + ": no key has this secret")
+		return nil, errNoSecret(preview)
 	default:
 		return nil, errUnreadable(err)
 	}
@@ -211,6 +211,8 @@ func (a *Authenticator) load(ctx context.Context, preview, credential string, m 
 	}
 	return &key, nil
 }
+
+func errNoSecret(preview string) error { return errInvalid(preview + ": no key has this secret") }
 
 // errInvalid has one sentence for all, so that nobody learns which keys exist; the cause is for the log.
 func errInvalid(cause string) error {
