@@ -63,11 +63,14 @@ func (t *Throttle) Failed(addr netip.Addr, text string) (wait time.Duration, ove
 	return 0, false
 }
 
-// Spent reports whether another failure with this text would count nothing: it is counted already, or the address is over its bound. It
-// counts nothing itself. Of a nil Throttle it is false.
+// Spent reports whether another failure with this text would count nothing: it is counted already, or the address is over its bound. No
+// text at all counts nothing either. Spent counts nothing itself. Of a nil Throttle, and without a bound, it is false.
 func (t *Throttle) Spent(addr netip.Addr, text string) bool {
 	if t == nil || t.most <= 0 {
 		return false
+	}
+	if text == "" {
+		return true
 	}
 	now := t.now()
 	t.mu.Lock()

@@ -327,11 +327,13 @@ func (s *Server) keyOf(x *exchange) (*api.Key, error) {
 		key, err = s.Auth.Identify(x.r.Context(), text, x.addr, x.forwarded)
 	}
 	if errors.Is(err, auth.ErrNoCredential) {
+		x.repeats = s.Throttle.Spent(x.addr, "")
 		return nil, err
 	}
 	var wait time.Duration
 	over := false
 	failed := func(text string) {
+		x.repeats = x.repeats || s.Throttle.Spent(x.addr, text)
 		if w, o := s.Throttle.Failed(x.addr, text); o {
 			wait, over = w, true
 		}
@@ -404,7 +406,7 @@ func (s *Server) logRequest(x *exchange) {
 	if x.err != nil {
 		message = logMessage(x.err.Code)
 	}
-	if message == badKeyMessage {
+	if message == badKeyMessage && x.repeats {
 		var write bool
 		if leftOut, write = s.badKeys.note(x.addr); !write {
 			return
