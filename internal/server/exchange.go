@@ -20,6 +20,7 @@ import (
 
 // exchange is one request and all that is found out about it. It is the ResponseWriter of its answer, to know what was sent.
 type exchange struct {
+	repeats bool // its bad key is one of too many, or was sent before: its line may be left out
 	http.ResponseWriter
 	r       *http.Request
 	s       *Server
