@@ -19,6 +19,7 @@ type Installed struct {
 // Loaded is a model of /api/ps.
 type Loaded struct {
 	VRAM    int64 // bytes
+	Context int64 // tokens, from 0.11 on; 0: not said
 	Expires time.Time
 }
 
@@ -69,6 +70,7 @@ func (b *Backend) lists(ctx context.Context) (l lists) {
 		Models []struct {
 			Name, Model string
 			SizeVRAM    int64     `json:"size_vram"`
+			Context     int64     `json:"context_length"`
 			ExpiresAt   time.Time `json:"expires_at"`
 		}
 	}
@@ -77,7 +79,7 @@ func (b *Backend) lists(ctx context.Context) (l lists) {
 		l.loaded = make(map[string]Loaded, len(ps.Models))
 		for _, m := range ps.Models {
 			if name, ok := canonical(m.Model, m.Name); ok {
-				l.loaded[name] = Loaded{VRAM: m.SizeVRAM, Expires: m.ExpiresAt}
+				l.loaded[name] = Loaded{VRAM: m.SizeVRAM, Context: m.Context, Expires: m.ExpiresAt}
 			}
 		}
 	default:

@@ -3,6 +3,7 @@ package server
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"net/http"
 	"strconv"
 	"strings"
@@ -20,6 +21,9 @@ const (
 	heldTail    = 4 << 10 // of a longer one, this much waits for the books
 	maxSentence = 64 << 10
 	restTime    = 10 * time.Second // for which a whole answer is read on after its client has left
+
+	minContext   = 4    // Ollama makes it of what is less
+	leastContext = 2048 // of the defaults of all versions
 )
 
 // booking is one counted request between its admission and its end.
@@ -36,6 +40,7 @@ type booking struct {
 	ahead int64 // pieces of the answer of which the journal knows
 	stay  stay
 	ended bool
+	twice bool       // Ollama has run twice for it and counts the second run
 	over  *api.Error // why the stream was cut
 }
 
@@ -183,6 +188,7 @@ func (b *booking) stream(resp *proxy.Response, m *dialect.Meter) error {
 	rest := m.Finish()
 	b.x.journey.finished(rest)
 	b.record.BytesOut = sent + int64(len(rest))
+	b.twice = m.Thought
 	b.count(m.Usage, m.Tokens)
 	switch {
 	case b.stay.left():
@@ -213,6 +219,7 @@ func (b *booking) stream(resp *proxy.Response, m *dialect.Meter) error {
 // meter reads the stream as it passes, and asks before each piece whether the key still has it.
 func (b *booking) meter(sse bool) *dialect.Meter {
 	m := dialect.NewMeter(b.x.route.kind, sse, b.req.StripUsage, b.req.Alias)
+	m.Schema = b.req.Schema
 	if b.x.route.class == inference && b.x.key.Metered() {
 		m.More = func(pieces int64) bool {
 			b.over = b.taken.Passes(pieces, b.gpu+b.lease.GPU())
@@ -239,7 +246,8 @@ func (b *booking) repeated(resp *proxy.Response, m *dialect.Meter, sent int64) e
 func (b *booking) atLength(status int, sent, records int64, end func(int64, time.Duration) []byte, outcome api.Outcome, code api.Code) error {
 	b.count(dialect.Usage{}, records)
 	b.record.Status = cmp.Or(b.x.status, status)
-	rest := end(b.req.PromptTokens, time.Since(b.record.At))
+	b.bookPrompt(true)
+	rest := end(b.record.PromptTokens, time.Since(b.record.At))
 	b.record.BytesOut = sent + int64(len(rest))
 	b.x.journey.finished(rest)
 	b.end(outcome, code)
@@ -273,7 +281,14 @@ func (b *booking) whole(resp *proxy.Response) error {
 				used = dialect.Usage{} // at its repeat limit Ollama counts nothing
 			}
 		}
+		if used.Counted && b.req.Schema {
+			estimated = b.x.route.kind.Thought(body)
+			b.twice = estimated > 0
+		}
 		b.count(used, estimated)
+		if b.record.Estimated && resp.Status < 400 {
+			b.bookPrompt(true) // Ollama never says what it was
+		}
 		b.x.journey.finished(body)
 		if b.req.Alias != "" {
 			body = dialect.EchoModel(body, b.req.Alias)
@@ -355,6 +370,10 @@ func (b *booking) count(u dialect.Usage, records int64) {
 			}
 			b.lease.Inside(inside)
 		}
+		if b.twice {
+			r.CompletionTokens = max(r.CompletionTokens, records)
+			return // and nothing is learned from the counts of a part
+		}
 		b.learn(u)
 		return
 	}
@@ -392,22 +411,67 @@ func (b *booking) learn(u dialect.Usage) {
 	case b.record.Streamed && b.record.FirstByte > 0:
 		took = time.Since(b.x.arrived) - b.record.FirstByte
 	}
-	b.lease.Counted(b.req.PromptTokens, u.PromptTokens, u.CompletionTokens, took)
+	b.lease.Counted(b.prompt(true), u.PromptTokens, u.CompletionTokens, took)
+}
+
+// prompt is what the request's prompt may have. Of a client that has left and of which nothing is known, the most is expected: otherwise one
+// that always leaves would never pay for what is expensive.
+func (b *booking) prompt(read bool) sched.Prompt {
+	p := b.req.Prompt
+	unknown := p.Most
+	if read {
+		unknown = p.Likely
+	}
+	return sched.Prompt{Estimate: p.Estimate, Likely: p.Likely, Text: p.Text, Most: p.Most, Unknown: unknown}
 }
 
 // bookUpwards raises the estimate for a client that has left to what Ollama has most likely done by then. What has passed is less: Ollama
 // keeps a tool call back until it is whole, and a client that leaves each time before the end would never pay for its prompt's template.
 func (b *booking) bookUpwards() {
-	r := &b.record
-	prompt, answer := b.lease.Expected(b.req.PromptTokens)
-	r.PromptTokens = max(r.PromptTokens, prompt)
+	answer := b.bookPrompt(false)
 	switch most := b.req.MaxOutput; {
 	case most > 0:
 		answer = min(answer, most)
 	case most == 0:
 		answer = 0
 	}
-	r.CompletionTokens = max(r.CompletionTokens, answer)
+	b.record.CompletionTokens = max(b.record.CompletionTokens, answer)
+}
+
+// bookPrompt raises the estimate of a prompt that Ollama does not count to what it most likely was, and returns how long the answer was.
+// read says that the client has read the answer to its end.
+func (b *booking) bookPrompt(read bool) (answer int64) {
+	r := &b.record
+	prompt, answer := b.lease.Expected(b.prompt(read), r.CompletionTokens == 0)
+	r.PromptTokens = max(r.PromptTokens, prompt)
+	if context := b.context(); context > 0 { // Ollama cuts what is longer
+		r.PromptTokens = min(r.PromptTokens, context)
+	}
+	return answer
+}
+
+// context is how many tokens of the prompt Ollama reads at most; 0: not known. What the request asks for goes before what its model
+// has by itself; a model that is loaded with more stays so.
+func (b *booking) context() int64 {
+	var asked struct {
+		Context float64 `json:"num_ctx"`
+	}
+	_ = json.Unmarshal(b.req.LoadOptions, &asked) // it was made here
+	model := b.req.Model()
+	context := int64(asked.Context)
+	if context <= 0 && !model.Cloud() {
+		context = b.s.Fleet.Parameters(b.x.r.Context(), model.String()).NumCtx
+	}
+	if loaded := b.lease.Backend.State().Loaded[model.String()].Context; loaded > 0 {
+		context = max(context, loaded, leastContext) // it may have been loaded again since
+	}
+	if context > 0 {
+		context = max(context, minContext)
+	}
+	if b.x.route.kind.Embeds() {
+		context *= b.req.Prompt.Texts
+	}
+	return context
 }
 
 // left books a request that ended while its model was loaded for it. It has cost the server a load, so it counts, but used no tokens.
