@@ -462,11 +462,12 @@ func (b *booking) context() int64 {
 	if context <= 0 && !model.Cloud() {
 		context = b.s.Fleet.Parameters(b.x.r.Context(), model.String()).NumCtx
 	}
-	if loaded := b.lease.Backend.State().Loaded[model.String()].Context; loaded > 0 {
-		context = max(context, loaded, leastContext) // it may have been loaded again since
-	}
-	if context > 0 {
-		context = max(context, minContext)
+	loaded := b.lease.Backend.State().Loaded[model.String()].Context
+	switch {
+	case context > 0:
+		context = max(context, loaded, minContext)
+	case loaded > 0:
+		context = max(loaded, leastContext) // it may have been loaded again since
 	}
 	if b.x.route.kind.Embeds() {
 		context *= b.req.Prompt.Texts
