@@ -1,7 +1,8 @@
 # "make" alone prints what there is.
 .DEFAULT_GOAL := help
 
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+# Without a tag, what git describe would print if the version in the file VERSION were the first commit.
+VERSION ?= $(shell git describe --tags --dirty 2>/dev/null || echo "v$$(cat VERSION)$$(git log -1 --format=-%h 2>/dev/null | sed "s/-/-$$(git rev-list --count HEAD)-g/")")
 BINARY  := bin/ollama-api-service
 
 # grpcnotrace keeps golang.org/x/net/trace, and with it html/template and 14 MB, out of the binary.
@@ -9,12 +10,12 @@ export CGO_ENABLED = 0
 LDFLAGS := -s -w -X main.version=$(VERSION)
 GOFLAGS_BUILD = -trimpath -tags grpcnotrace -ldflags "$(LDFLAGS)"
 
-.PHONY: help build run demo test lint fmt chaos fuzz assets clients bench packages packaged image release clean
+.PHONY: help build run demo check test test-long lint race e2e deploy fmt chaos fuzz assets clients bench packages packaged image release clean
 
 help: ## Show this list
 	@echo "Ollama API Service: make TARGET"
 	@echo
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{ printf "%-9s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{ printf "%-10s %s\n", $$1, $$2 }'
 
 build: ## Build bin/ollama-api-service: one static binary
 	go build $(GOFLAGS_BUILD) -o $(BINARY) ./cmd/ollama-api-service
@@ -25,11 +26,26 @@ run: build ## Start the service with the .env found here
 demo: ## A tour on a real Ollama, then stay up; ONCE=1 ends after the tour
 	@ONCE="$(ONCE)" bash scripts/demo.sh
 
-test: ## Everything: linters, known vulnerabilities, tests with -race, real Ollama and real clients
+check: ## Between two edits: format, linters, word list, and the tests that are quick
+	@bash scripts/test.sh check
+
+test: ## Everything: lint, race, e2e, fuzz, deploy
 	@bash scripts/test.sh
 
-lint: ## The linters and the check of the binary alone
+lint: ## Linters, six platforms, dead code, known vulnerabilities, the check of the binary
 	@bash scripts/test.sh lint
+
+race: ## All tests but e2e, with -race
+	@bash scripts/test.sh race
+
+e2e: ## The built binary with a real Ollama and real clients
+	@bash scripts/test.sh e2e
+
+deploy: ## Packages, image, unit and compose file
+	@bash scripts/test.sh deploy
+
+test-long: ## What is statistical: all traces, 200 kills (ROUNDS), 100,000 inputs (INPUTS) for each fuzz target
+	@bash scripts/test.sh long
 
 fmt: ## Format the Go files as lint wants them
 	@go tool -modfile=tools/go.mod gofumpt -w $$(git ls-files -co --exclude-standard '*.go')
@@ -99,7 +115,7 @@ packaged:
 	go build $(GOFLAGS_BUILD) -o $(STAGE)/here ./cmd/ollama-api-service
 	for shell in bash zsh fish; do $(abspath $(STAGE))/here completion $$shell >$(STAGE)/completion.$$shell || exit 1; done
 	$(abspath $(STAGE))/here man | gzip -9n >$(STAGE)/ollama-api-service.1.gz
-	sed -e '1,2c# The settings of ollama-api-service. Change what you need, then: systemctl restart ollama-api-service\n# What stands here commented out is the default. The environment wins over this file, and an empty value is no value.' \
+	sed -e '1,2c# The settings of ollama-api-service. Change what you need, then: systemctl restart ollama-api-service\n# The values in comments are the defaults. The environment overrides this file, and an empty value counts as unset.' \
 	  -e '/^# further up/s/ Keep the file.*//' -e 's|^#DATA_DIR=.*|DATA_DIR=/var/lib/ollama-api-service|' .env.example >$(STAGE)/ollama-api-service.env
 
 clean: ## Remove what was built, and the data of demos

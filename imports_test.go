@@ -23,6 +23,7 @@ var mayImport = map[string][]string{
 	"api":     {},
 	"disk":    {},
 	"clock":   {},
+	"certs":   {},
 	"dial":    {},
 	"config":  {"api", "disk"},
 	"backup":  {"disk", "store"},

@@ -21,8 +21,7 @@ func keepAwake() error {
 				failed <- err
 				return
 			}
-			//lint:ignore SA5002 spinning is what it is for
-			for {
+			for { //nolint:staticcheck // spinning is its purpose
 			}
 		}()
 	}

@@ -4,6 +4,7 @@ package main
 
 import (
 	"database/sql"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -149,7 +150,7 @@ func TestLoadAgainstMock(t *testing.T) {
 func TestLoadGivesUp(t *testing.T) {
 	l := dialTest(t, startMock(t), 1)
 	_, err := l.stream(post("/api/chat", "", fmt.Sprintf(streamChat, 0)), 150*time.Millisecond)
-	if err != errLate {
+	if !errors.Is(err, errLate) {
 		t.Errorf("error %v for a stream that does not end, want %v", err, errLate)
 	}
 }

@@ -183,12 +183,7 @@ func addRows(file, preview string, n int) error {
 	if _, err := db.Exec(`PRAGMA synchronous = OFF`); err != nil {
 		return err
 	}
-	rows, err := db.Query(`SELECT * FROM keys LIMIT 0`)
-	if err != nil {
-		return err
-	}
-	columns, err := rows.Columns()
-	rows.Close()
+	columns, err := columnsOf(db, "keys")
 	if err != nil {
 		return err
 	}
@@ -214,4 +209,22 @@ func addRows(file, preview string, n int) error {
 	}
 	_, err = db.Exec(`PRAGMA wal_checkpoint(TRUNCATE)`)
 	return err
+}
+
+// columnsOf are the names of a table's columns, in their order.
+func columnsOf(db *sql.DB, table string) ([]string, error) {
+	rows, err := db.Query(`SELECT name FROM pragma_table_info(?)`, table)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var list []string
+	for rows.Next() {
+		var name string
+		if err := rows.Scan(&name); err != nil {
+			return nil, err
+		}
+		list = append(list, name)
+	}
+	return list, rows.Err()
 }

@@ -4,9 +4,11 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -83,7 +85,7 @@ func (m *mock) load(dir string) error {
 		// Served as recorded, framing included: a file that lost its end would leave every client waiting.
 		var a answer
 		if done, err := a.feed(text); err != nil || !done {
-			return fmt.Errorf("%s.http is not one whole answer (%v)", file, err)
+			return fmt.Errorf("%s.http is not one whole answer (%w)", file, cmp.Or(err, io.ErrUnexpectedEOF))
 		}
 		m.fixed[route] = text
 	}

@@ -1,4 +1,4 @@
-// Package deploy_test holds the systemd unit and the compose file to what they promise.
+// Package deploy_test checks the systemd unit, the compose file, the Kubernetes manifest, the alert rules and the dashboard.
 package deploy_test
 
 import (
@@ -15,7 +15,7 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 )
 
-// leastExposure is systemd's score: 0 is locked in, 10 is unprotected.
+// leastExposure is systemd's score: 0 is fully restricted, 10 is unprotected.
 const leastExposure = 2.0
 
 func TestUnitIsLockedIn(t *testing.T) {
@@ -32,8 +32,8 @@ func TestUnitIsLockedIn(t *testing.T) {
 	t.Logf("systemd's exposure score: %s", m[1])
 }
 
-// The verdict of systemd-analyze verify needs the program and its manual where the unit says they are; in deploy/package it is asked
-// about the installed unit. Here the unit stands alone.
+// systemd-analyze verify needs the program and its manual at the paths of the unit, so deploy/package runs it on the installed unit.
+// This test reads only the unit file.
 func TestUnitIsRight(t *testing.T) {
 	text, err := os.ReadFile("ollama-api-service.service")
 	if err != nil {
@@ -49,7 +49,7 @@ func TestUnitIsRight(t *testing.T) {
 	if out, err := exec.Command("systemd-analyze", "verify", unit).CombinedOutput(); err != nil || len(out) > 0 {
 		t.Errorf("%v\n%s", err, out)
 	}
-	// Exit 2 and 3 are not mended by trying again, and SHUTDOWN_GRACE and the last rows must fit into the time to stop.
+	// A restart does not help after exit 2 and 3. SHUTDOWN_GRACE and the last rows must fit into the time to stop.
 	for _, line := range []string{
 		"Type=notify", "WatchdogSec=2min", "Restart=always", "LimitCORE=0", "StartLimitIntervalSec=0", "RequiresMountsFor=/var/lib/ollama-api-service", `ExecReload=/bin/sh -c 'kill -HUP "$MAINPID"'`,
 		"RestartPreventExitStatus=2 3", "TimeoutStopSec=60s", "User=ollama-api-service", "MemoryMax=1536M", "StateDirectory=ollama-api-service",
@@ -60,7 +60,7 @@ func TestUnitIsRight(t *testing.T) {
 	}
 }
 
-// compose is the compose file as Docker's own loader reads it.
+// compose returns the compose file as Docker's own loader reads it.
 func compose(t *testing.T) *types.Project {
 	t.Helper()
 	options, err := cli.NewProjectOptions([]string{"compose.yaml"})
@@ -78,10 +78,10 @@ func TestComposeShowsTheGatewayAlone(t *testing.T) {
 	p := compose(t)
 	for name, s := range p.Services {
 		if s.Privileged || s.NetworkMode != "" || s.Pid != "" || !slices.Contains(s.SecurityOpt, "no-new-privileges:true") {
-			t.Errorf("%s may do more than it needs", name)
+			t.Errorf("%s has more rights than it needs", name)
 		}
 		if s.HealthCheck == nil || s.Restart != "unless-stopped" {
-			t.Errorf("%s is not looked after", name)
+			t.Errorf("%s has no health check or is not restarted", name)
 		}
 		if name == "gateway" {
 			continue
@@ -109,7 +109,7 @@ func TestComposeShowsTheGatewayAlone(t *testing.T) {
 	if gateway.DependsOn["ollama"].Condition != types.ServiceConditionHealthy {
 		t.Error("the gateway does not wait for Ollama")
 	}
-	// They meet in a network that leads nowhere, and only Ollama has a way out: to pull models.
+	// They share a network that leads nowhere. Only Ollama has another one, to pull models.
 	inside := p.Networks["inside"]
 	_, a := gateway.Networks["inside"]
 	_, b := ollama.Networks["inside"]
@@ -126,7 +126,7 @@ func TestComposeShowsTheGatewayAlone(t *testing.T) {
 	}
 }
 
-// What the operator writes in gateway.env wins over everything that the compose file and the image bring along.
+// The operator's gateway.env overrides everything in the compose file and the image.
 func TestGatewayEnvWins(t *testing.T) {
 	dir := t.TempDir()
 	for _, name := range []string{"compose.yaml", "gateway-defaults.env"} {
@@ -166,14 +166,14 @@ func TestGatewayEnvWins(t *testing.T) {
 			t.Errorf("%s is %v, want %s of gateway.env", name, got, value)
 		}
 	}
-	// What is in neither file comes from the image.
+	// Settings that are in neither file come from the image.
 	image, err := os.ReadFile("Dockerfile")
 	if err != nil || !strings.Contains(string(image), "\nENV HOST=0.0.0.0 PORT=8000 DATA_DIR=/data\n") {
 		t.Errorf("the image sets no HOST, PORT and DATA_DIR: %v", err)
 	}
 }
 
-// settings are the names that .env.example explains.
+// settings returns the names in .env.example.
 func settings(t *testing.T) map[string]bool {
 	t.Helper()
 	text, err := os.ReadFile("../.env.example")
@@ -193,13 +193,13 @@ func TestComposeSetsWhatExists(t *testing.T) {
 	slots := ""
 	for name, value := range p.Services["gateway"].Environment {
 		if !known[name] || value == nil {
-			t.Errorf("%s is no setting, or has no value", name)
+			t.Errorf("%s is not a setting, or has no value", name)
 		}
 		if name == "OLLAMA_BASE_URL" {
 			_, slots, _ = strings.Cut(*value, "?slots=")
 		}
 	}
 	if parallel := p.Services["ollama"].Environment["OLLAMA_NUM_PARALLEL"]; parallel == nil || *parallel != slots {
-		t.Errorf("Ollama takes %v at one time, the gateway gives it %s", parallel, slots)
+		t.Errorf("OLLAMA_NUM_PARALLEL is %v, and the gateway's slots are %s; want the same", parallel, slots)
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// manifest is deploy/kubernetes.yaml in the types of Kubernetes itself. A field that they do not have is an error.
+// manifest is deploy/kubernetes.yaml in Kubernetes' own types. A field that they do not have is an error.
 type manifest struct {
 	config     core.ConfigMap
 	claim      core.PersistentVolumeClaim
@@ -61,12 +61,12 @@ func TestKubernetesRunsOneProcessOnTheVolume(t *testing.T) {
 	}
 	pod := d.Template.Spec
 	s := pod.SecurityContext
-	// The user of the image, which deploy/image holds against the Dockerfile.
+	// The user of the image, which deploy/image compares with the Dockerfile.
 	if s.FSGroup == nil || *s.FSGroup != 65532 || *s.RunAsUser != 65532 || !*s.RunAsNonRoot {
 		t.Errorf("the pod runs as %+v, want user and group of files 65532", s)
 	}
 	if got := *pod.TerminationGracePeriodSeconds; got < 45 {
-		t.Errorf("the pod has %d s to end, want SHUTDOWN_GRACE (30 s) and 15 s for the books", got)
+		t.Errorf("the pod has %d s to stop, want SHUTDOWN_GRACE (30 s) and 15 s for the books", got)
 	}
 	c := pod.Containers[0]
 	if len(c.VolumeMounts) != 1 || c.VolumeMounts[0].MountPath != "/data" || c.VolumeMounts[0].Name != pod.Volumes[0].Name {
@@ -76,7 +76,7 @@ func TestKubernetesRunsOneProcessOnTheVolume(t *testing.T) {
 		t.Errorf("the volume is claim %q, want %q", got, m.claim.Name)
 	}
 	if cs := c.SecurityContext; !*cs.ReadOnlyRootFilesystem || *cs.AllowPrivilegeEscalation || len(cs.Capabilities.Drop) != 1 || cs.Capabilities.Drop[0] != "ALL" {
-		t.Errorf("the container may %+v, want no more than to write to its volume", cs)
+		t.Errorf("the container has the rights %+v, want only writing to its volume", cs)
 	}
 	if memory := c.Resources.Limits.Memory(); memory.Value() < 1<<30+150<<20 {
 		t.Errorf("the memory limit is %v, want MAX_BODY_MEMORY (1 GiB) and 150 MiB at least", memory)
@@ -99,7 +99,7 @@ func TestKubernetesProbes(t *testing.T) {
 	}
 	from := m.policy.Spec.Ingress[0].From[0].PodSelector.MatchLabels
 	if from["app.kubernetes.io/name"] != m.deployment.Spec.Template.Labels["app.kubernetes.io/name"] {
-		t.Errorf("the policy lets %v reach Ollama, want the gateway", from)
+		t.Errorf("the policy lets %v reach Ollama, want only the gateway", from)
 	}
 }
 
@@ -108,7 +108,7 @@ func TestKubernetesSetsWhatExists(t *testing.T) {
 	known := settings(t)
 	for name := range m.config.Data {
 		if !known[name] {
-			t.Errorf("%s is no setting", name)
+			t.Errorf("%s is not a setting", name)
 		}
 		if strings.Contains(name, "KEY") {
 			t.Errorf("%s is a secret in a ConfigMap, want a Secret", name)

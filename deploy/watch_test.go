@@ -26,7 +26,7 @@ func promtool(t *testing.T, args ...string) {
 	}
 }
 
-// Prometheus' own tool reads the rules, and tries each one on series that must and must not raise it.
+// Prometheus' own tool reads the rules, and tests each one on series that must raise it and on series that must not.
 func TestAlertRules(t *testing.T) {
 	promtool(t, "check", "rules", rulesFile)
 	promtool(t, "test", "rules", rulesTest)
@@ -55,7 +55,7 @@ func TestAlertRules(t *testing.T) {
 				t.Errorf("%s has the severity %q", r.Alert, s)
 			}
 			if a := r.Annotations; a["summary"] == "" || len(a["description"]) < 80 || !strings.HasSuffix(a["description"], ".") {
-				t.Errorf("%s does not say what it is and what to do", r.Alert)
+				t.Errorf("%s has no summary, or no description of what to do", r.Alert)
 			}
 			for _, want := range []string{"alertname: " + r.Alert + ", eval_time: 100m, exp_alerts: [] }", `alertname="` + r.Alert + `"`} {
 				if !strings.Contains(string(tried), want) {
@@ -69,7 +69,7 @@ func TestAlertRules(t *testing.T) {
 	}
 }
 
-// panel is what of a panel must hold for Grafana 11 and 12 to show it.
+// panel has the fields that Grafana 11 and 12 need to show a panel.
 type panel struct {
 	ID                       int
 	Type, Title, Description string
@@ -105,7 +105,7 @@ func TestDashboard(t *testing.T) {
 		t.Fatal(err)
 	}
 	if d.ID != nil || d.UID != "ollama-api-service" || d.Title == "" || d.SchemaVersion < 39 {
-		t.Errorf("id %v, uid %q, title %q, schema %d: an import would not find its place", d.ID, d.UID, d.Title, d.SchemaVersion)
+		t.Errorf("id %v, uid %q, title %q, schema %d: an import would not work", d.ID, d.UID, d.Title, d.SchemaVersion)
 	}
 	variables := map[string]string{}
 	for _, v := range d.Templating.List {
@@ -122,12 +122,12 @@ func TestDashboard(t *testing.T) {
 		ids[p.ID] = true
 		g := p.GridPos
 		if g.X < 0 || g.X+g.W > 24 || g.W <= 0 || g.H <= 0 {
-			t.Errorf("%q stands at %+v", p.Title, g)
+			t.Errorf("%q is at %+v", p.Title, g)
 		}
 		for x := g.X; x < g.X+g.W; x++ {
 			for y := g.Y; y < g.Y+g.H; y++ {
 				if other := taken[[2]int{x, y}]; other != "" {
-					t.Fatalf("%q stands on %q", p.Title, other)
+					t.Fatalf("%q overlaps %q", p.Title, other)
 				}
 				taken[[2]int{x, y}] = p.Title
 			}
@@ -138,13 +138,13 @@ func TestDashboard(t *testing.T) {
 		}
 		checkPanel(t, p)
 	}
-	if want := []string{"Is it well?", "Who waits?", "What is served?", "What fails?", "How fast is it?", "What does it cost?", "Is it healthy?"}; !slices.Equal(rows, want) {
+	if want := []string{"Overview", "Queue", "Throughput", "Failures", "Latency", "Cost", "Health"}; !slices.Equal(rows, want) {
 		t.Errorf("rows %q", rows)
 	}
 	// A name of a data source of one installation would show nothing in another.
 	for _, m := range regexp.MustCompile(`"uid": "([^"]*)"`).FindAllStringSubmatch(string(text), -1) {
 		if !slices.Contains([]string{"${datasource}", "-- Grafana --", "ollama-api-service"}, m[1]) {
-			t.Errorf("a data source of somebody's: %s", m[1])
+			t.Errorf("a data source of one installation: %s", m[1])
 		}
 	}
 }
@@ -159,9 +159,9 @@ func checkPanel(t *testing.T, p panel) {
 		if q.Datasource != want || q.RefID != fmt.Sprintf("%c", 'A'+i) || q.LegendFormat == nil || q.Instant == q.Range {
 			t.Errorf("query %d of %q: %+v", i, p.Title, q)
 		}
-		// What is not chosen by job would mix two installations.
+		// A query that does not select by job would mix two installations.
 		if n, m := strings.Count(q.Expr, `{job=~"$job"`), len(regexp.MustCompile(`\b(ollama_api|process|go)_\w+`).FindAllString(q.Expr, -1)); n != m || n == 0 {
-			t.Errorf("query %s of %q chooses %d of %d by job", q.RefID, p.Title, n, m)
+			t.Errorf("query %s of %q selects %d of %d series by job", q.RefID, p.Title, n, m)
 		}
 	}
 }

@@ -228,7 +228,7 @@ func TestTLSSettingsThatCannotBeObeyed(t *testing.T) {
 		{[]string{"ACME_DOMAIN", "Let's Encrypt", "gateway.internal"}, []string{"ACME_DOMAIN=gateway.internal"}},
 		{[]string{"ACME_DOMAIN", "Let's Encrypt", "gateway"}, []string{"ACME_DOMAIN=gateway"}},
 		{[]string{"ACME_CA_ROOT", later}, []string{"ACME_DOMAIN=gateway.lan", "ACME_CA=https://127.0.0.1/dir", "ACME_CA_ROOT=" + dir + "/absent"}},
-		{[]string{"ACME_CA_ROOT", "no certificate in it"}, []string{"ACME_DOMAIN=gateway.lan", "ACME_CA=https://127.0.0.1/dir", "ACME_CA_ROOT=" + key}},
+		{[]string{"ACME_CA_ROOT", "it contains no certificate"}, []string{"ACME_DOMAIN=gateway.lan", "ACME_CA=https://127.0.0.1/dir", "ACME_CA_ROOT=" + key}},
 	} {
 		data := t.TempDir()
 		_, errs, exit := run(t, environment(data, "http://127.0.0.1:1", append(c.env, "START_WAIT=0s")...), "serve")

@@ -1,6 +1,15 @@
 #!/usr/bin/env bash
-# Everything that must hold: linters, known vulnerabilities, the check of the binary, and all tests, e2e included.
-# "test.sh lint" stops before the tests. What can be installed without root is installed; the rest is named.
+# The checks and the tests. Each argument is one of the groups below; without an argument all but "long" run. A group that fails does not
+# stop the others, so that one run shows all that is wrong. What can be installed without root is installed; the rest is named.
+#
+#   check   format, linters, word list, and the tests with -short and Go's test cache: between two edits
+#   lint    check without tests, other modules, six platforms, dead code, known vulnerabilities, the check of the binary
+#   race    all tests but e2e, with -race
+#   e2e     the built binary with a real Ollama and real clients, with -race
+#   fuzz    3,000 inputs for each fuzz target
+#   deploy  packages, image, unit, compose file
+#   long    what is statistical: more traces, faults, adversarial requests and inputs
+#
 # Sourced, it only defines its functions; scripts_test.go tries them so.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -27,6 +36,9 @@ step() {
 }
 
 tool() { CGO_ENABLED=0 go tool -modfile=tools/go.mod "$@"; }
+
+# Its own module file: what it depends on is ten times what the other tools do.
+golangci() { CGO_ENABLED=0 go tool -modfile=tools/golangci.mod golangci-lint run --show-stats=false ./...; }
 
 # nothing COMMAND...: fails when the command fails or prints anything on standard output, where linters write their findings.
 # Standard error is no finding: with an empty module cache the go command writes "go: downloading ..." there.
@@ -136,20 +148,25 @@ packages_there() {
     npm "${command[@]:-ci}" --no-audit --no-fund --loglevel=error && touch node_modules)
 }
 
-# -count=1: the tests start programs, and a cached result would not notice that they changed.
-tests() {
-  local all=()
+short_tests() { go test -short $(go list ./... | grep -v /e2e); }
+
+# race_tests PACKAGE...: -count=1, because the tests start programs, and a cached result would not notice that they changed. -parallel 8,
+# because parallel tests here mostly wait.
+race_tests() {
+  local all=() pid status
   if [ "$(id -u)" != 0 ]; then
     echo "   NOT RUN, for they need root, to mount a small disk and to trace another program: TestChaosDiskFull, TestChaosFsyncFails"
     all=(-skip '^TestChaos(DiskFull|FsyncFails)$')
   fi
-  CGO_ENABLED=1 go test -race -count=1 -timeout 45m -v "${all[@]}" ./... >"$work/tests" 2>&1 &
-  local pid=$! status
+  CGO_ENABLED=1 go test -race -count=1 -parallel 8 -timeout 45m -v "${all[@]}" "$@" >"$work/tests" 2>&1 &
+  pid=$!
   tail -n +1 -f --pid=$pid "$work/tests" | grep --line-buffered -vE '^=== (RUN|PAUSE|CONT|NAME)'
   wait $pid
   status=$?
   echo
   echo "   $(grep -cE '^--- PASS' "$work/tests") tests and $(grep -cE '^ +--- PASS' "$work/tests") parts of tests passed, $(grep -cE '^ *--- FAIL' "$work/tests") failed"
+  echo "   the ten slowest:"
+  slowest "$work/tests"
   if grep -E '^ *--- SKIP' "$work/tests"; then
     echo "   a skipped test proves nothing"
     status=1
@@ -158,33 +175,68 @@ tests() {
   return $status
 }
 
+# What grows with a number: -everything has all traces of the simulator, -rounds kills, -fleet-requests requests of the fleet.
+long_tests() {
+  go test -count=1 -timeout 30m ./internal/sched -run '^TestSimulation$' -everything &&
+    go test -count=1 -timeout 2h -v -run '^Test(Chaos|Fleet)' ./e2e -rounds "${ROUNDS:-200}" -fleet-requests 10000 &&
+    bash scripts/fuzz.sh "${INPUTS:-100000}"
+}
+
+# slowest FILE: the ten tests of go test -v's output that took longest, and the packages.
+slowest() {
+  sed -nE 's/^--- [A-Z]+: ([^ ]+) \(([0-9.]+)s\)$/\2 \1/p' "$1" | sort -rn | head -10 | awk '{ printf "   %8.1f s  %s\n", $1, $2 }'
+  sed -nE 's/^(ok|FAIL)[ \t]+([^ \t]+)[ \t]+([0-9.]+)s.*/\3 \2/p' "$1" | sort -rn | head -5 | awk '{ printf "   %8.1f s  %s\n", $1, $2 }'
+}
+
 if [ "${BASH_SOURCE[0]}" != "$0" ]; then return; fi
 
-case ${1:-test} in lint) ready lint ;; *) ready test ;; esac || exit 1
-step "Go modules" downloads
-step "formatted (gofumpt)" formatted
-step "go vet" go vet ./...
-step "staticcheck" tool staticcheck ./...
-step "the Go client of the tests" go_client
-step "the module of e2e/acme/" acme_module
-step "the module of e2e/bodies/" bodies
-step "the module of deploy/" deploy_module
-step "builds and is vetted for every platform" platforms
-step "no dead code (deadcode)" nothing go tool -modfile=tools/go.mod deadcode -test ./...
-step "no known vulnerabilities (govulncheck)" vulnerabilities
-step "no reachable reflect Method in the binary" no_reflect_method
-step "npm lock files name no registry" locks_name_no_registry
-if [ "${1:-}" != lint ]; then
+groups=("$@")
+[ $# -gt 0 ] || groups=(lint race e2e fuzz deploy)
+for group in "${groups[@]}"; do
+  case $group in
+  check | lint) need=lint ;;
+  race | e2e | fuzz | deploy | long) need=test ;;
+  *) echo "no group $group: check, lint, race, e2e, fuzz, deploy and long exist" >&2; exit 2 ;;
+  esac
+  ready $need || exit 1
+done
+wanted() { [[ " ${groups[*]} " == *" $1 "* ]]; }
+
+wanted check || wanted lint && step "formatted (gofumpt)" formatted
+wanted check || wanted lint && step "linters (golangci-lint)" golangci
+wanted check || wanted lint && step "plain words" bash scripts/words.sh
+wanted check && step "tests, the short ones" short_tests
+if wanted lint; then
+  step "Go modules" downloads
+  step "the Go client of the tests" go_client
+  step "the module of e2e/acme/" acme_module
+  step "the module of e2e/bodies/" bodies
+  step "the module of deploy/" deploy_module
+  step "builds and is vetted for every platform" platforms
+  step "no dead code (deadcode)" nothing go tool -modfile=tools/go.mod deadcode -test ./...
+  step "no known vulnerabilities (govulncheck)" vulnerabilities
+  step "no reachable reflect Method in the binary" no_reflect_method
+  step "npm lock files name no registry" locks_name_no_registry
+fi
+if wanted e2e || wanted long; then
   step "a real Ollama" ollama_there
   step "npm clients" packages_there e2e/clients
   # Not ci, which wants the packages of all other platforms in the lock file; a registry need not have them.
   step "npm agents (1.2 GB)" packages_there e2e/agents install --no-save
   step "npm readers of streams" packages_there e2e/clients/streams
   step "npm packages of the documentation pages" packages_there e2e/pages
-  step "tests, with -race" tests
-  step "fuzzing, short" bash scripts/fuzz.sh 3000
-  step "packages, image, unit, compose file" deployment
 fi
+if wanted race && wanted e2e; then
+  step "all tests, with -race" race_tests ./... # in one go, so that e2e, which waits, runs next to the others
+elif wanted race; then
+  # shellcheck disable=SC2046 # one word for each package
+  step "tests, with -race" race_tests $(go list ./... | grep -v /e2e)
+elif wanted e2e; then
+  step "e2e, with -race" race_tests ./e2e
+fi
+wanted fuzz && step "fuzzing, short" bash scripts/fuzz.sh 3000
+wanted deploy && step "packages, image, unit, compose file" deployment
+wanted long && step "the statistical tests" long_tests
 
 echo
 if [ ${#failed[@]} -gt 0 ]; then

@@ -1,5 +1,5 @@
-// Package web holds what people see in a browser: the documentation pages with all that they load, and the written half of
-// the OpenAPI document, which the server completes from its route table. Nothing here is fetched from elsewhere.
+// Package web holds the documentation pages with all files that they load, and the written half of the OpenAPI document, which
+// the server completes from its route table. The pages load nothing from other hosts.
 package web
 
 import (
@@ -24,14 +24,14 @@ var pages embed.FS
 //go:embed assets
 var assets embed.FS
 
-// File is something that a browser loads, kept compressed.
+// File is a file that a browser loads. It is kept compressed.
 type File struct {
-	Type    string // of the media
+	Type    string // the media type
 	Version string // changes with the content
 	Gzip    []byte
 }
 
-// Plain is the content for the few who do not accept gzip.
+// Plain returns the uncompressed content, for the few clients that do not accept gzip.
 func (f *File) Plain() ([]byte, error) {
 	r, err := gzip.NewReader(bytes.NewReader(f.Gzip))
 	if err != nil {
@@ -40,7 +40,7 @@ func (f *File) Plain() ([]byte, error) {
 	return io.ReadAll(r)
 }
 
-// Compress makes a File of content.
+// Compress returns content as a File.
 func Compress(mediaType string, content []byte) (*File, error) {
 	var b bytes.Buffer
 	w, err := gzip.NewWriterLevel(&b, gzip.BestCompression)
@@ -66,12 +66,12 @@ var mediaTypes = map[string]string{
 	".svg": "image/svg+xml", ".txt": "text/plain; charset=utf-8",
 }
 
-// Site is the pages by name ("docs", "redoc") and what they load by file name.
+// Site has the pages by name ("docs", "redoc"), and the files that they load by file name.
 type Site struct {
 	Pages, Files map[string]*File
 }
 
-// Open reads the site. A page names its files with their version, so that a browser may keep them for ever.
+// Open reads the site. A page names its files with their version, so that a browser may cache them forever.
 func Open() (*Site, error) {
 	s := &Site{Pages: map[string]*File{}, Files: map[string]*File{}}
 	vendored, err := fs.Glob(assets, "assets/*.gz")
@@ -113,7 +113,7 @@ func (s *Site) readPages() error {
 	return nil
 }
 
-// versioned writes "docs/NAME?v=VERSION" wherever a page says "docs/NAME".
+// versioned writes "docs/NAME?v=VERSION" for each "docs/NAME" in a page.
 func (s *Site) versioned(page []byte) []byte {
 	for name, f := range s.Files {
 		page = bytes.ReplaceAll(page, []byte(`"docs/`+name+`"`), []byte(`"docs/`+name+"?v="+f.Version+`"`))
@@ -121,7 +121,7 @@ func (s *Site) versioned(page []byte) []byte {
 	return page
 }
 
-// Entries are the written parts of the OpenAPI document, in the order of their names.
+// Entries returns the written parts of the OpenAPI document, in the order of their file names.
 func Entries() ([][]byte, error) {
 	names, err := fs.Glob(entries, "openapi/*.json")
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// A crash, or systemd's watchdog, must not look like a mistake in the settings (exit 2): that one is not tried again.
+// A crash, or systemd's watchdog, must not look like wrong settings (exit 2), after which systemd does not restart the service.
 func TestACrashIsNoMistakeInTheSettings(t *testing.T) {
 	p := programOf(t, []string{"OLLAMA_BASE_URL=http://127.0.0.1:1"}, "serve").start(t)
 	if err := p.Process.Signal(syscall.SIGABRT); err != nil {
@@ -23,7 +23,7 @@ func TestACrashIsNoMistakeInTheSettings(t *testing.T) {
 	}
 	status := exit.Sys().(syscall.WaitStatus)
 	if !status.Signaled() || status.Signal() != syscall.SIGABRT || status.CoreDump() {
-		t.Errorf("%v, want an end by SIGABRT without a dump of the memory", p.err)
+		t.Errorf("ended with %v, want SIGABRT without a core dump", p.err)
 	}
 	if files, err := filepath.Glob(filepath.Join(p.Dir, "core*")); err != nil || len(files) > 0 {
 		t.Errorf("%q: %v", files, err)

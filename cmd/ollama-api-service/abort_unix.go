@@ -7,10 +7,10 @@ import (
 	"syscall"
 )
 
-// endByAbort has a crash end the process by SIGABRT. Go's exit code for it is 2 otherwise, which says that the settings are wrong, and
-// systemd would not start the service again. Nothing is written of the memory, which holds keys and prompts.
+// endByAbort makes a crash end the process with SIGABRT. Otherwise Go exits with code 2, which here means wrong settings, and systemd
+// would not restart the service. No core file is written, because memory holds keys and prompts.
 func endByAbort() {
-	// Where a sandbox forbids it, it is the sandbox that sets the limit.
+	// If a sandbox forbids this call, the sandbox sets the limit itself.
 	_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{})
 	debug.SetTraceback("crash")
 }

@@ -15,7 +15,7 @@ import (
 	"ollama-api-service/internal/store"
 )
 
-// auditPage is how many lines of the audit table are read at one time.
+// auditPage is the number of audit entries read in one query.
 const auditPage = 1000
 
 // auditFlags are the options of audit as they were typed.
@@ -30,8 +30,8 @@ func (p *program) auditCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "audit",
 		Short: "Show who changed which key or server",
-		Long: `Show each change of a key or of an Ollama server, with who made it, when and from where, the newest first, from the database in
-DATA_DIR. GET /api/admin/audit shows the same. Secrets are never in it.`,
+		Long: `Show each change of a key or of an Ollama server, the newest first: who made it, when and from where. The command reads the database
+		in DATA_DIR. GET /api/admin/audit returns the same entries. They never contain secrets.`,
 		Example: `  ollama-api-service audit
   ollama-api-service audit --target oas_8rT2kLmN0q
   ollama-api-service audit --action key.revoke,key.rotate --from 2026-11-01 --tz Europe/Berlin
@@ -39,13 +39,13 @@ DATA_DIR. GET /api/admin/audit shows the same. Secrets are never in it.`,
 		Args: cobra.NoArgs,
 	}
 	flags := cmd.Flags()
-	flags.StringSliceVar(&f.Actors, "actor", nil, "changes by these: previews of keys, command-line, first-start")
-	flags.StringSliceVar(&f.Actions, "action", nil, "changes of these kinds: "+strings.Join(store.Actions, ", "))
-	flags.StringSliceVar(&f.Targets, "target", nil, "changes of these: previews of keys, names of servers")
-	flags.StringVar(&f.from, "from", "", "from this day or time on, like 2026-11-01 or 2026-11-01T12:00:00Z")
-	flags.StringVar(&f.to, "to", "", "up to this day, which is included, or this time")
-	flags.StringVar(&f.zone, "tz", "", "the zone of the days and times shown and given, like Europe/Berlin or +05:30; none is UTC")
-	flags.IntVar(&f.Limit, "limit", 100, "show at most this many; 0 is all")
+	flags.StringSliceVar(&f.Actors, "actor", nil, "only changes by these: previews of keys, command-line, first-start")
+	flags.StringSliceVar(&f.Actions, "action", nil, "only changes of these kinds: "+strings.Join(store.Actions, ", "))
+	flags.StringSliceVar(&f.Targets, "target", nil, "only changes of these: previews of keys, names of servers")
+	flags.StringVar(&f.from, "from", "", "start at this day or time, like 2026-11-01 or 2026-11-01T12:00:00Z")
+	flags.StringVar(&f.to, "to", "", "end at this time, or with this day (inclusive)")
+	flags.StringVar(&f.zone, "tz", "", "time zone of days and times, like Europe/Berlin or +05:30; the default is UTC")
+	flags.IntVar(&f.Limit, "limit", 100, "the maximum number of entries; 0 shows all")
 	flags.BoolVar(&f.json, "json", false, "print JSON, with the names of the HTTP API")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		zone, err := f.read()
@@ -79,11 +79,11 @@ func (f *auditFlags) read() (zone *time.Location, err error) {
 	}
 	for _, action := range f.Actions {
 		if !slices.Contains(store.Actions, action) {
-			return nil, usagef("--action must be of %s, separated by commas", strings.Join(store.Actions, ", "))
+			return nil, usagef("--action takes a comma-separated list of %s", strings.Join(store.Actions, ", "))
 		}
 	}
 	if f.Limit < 0 {
-		return nil, usagef("--limit must be 0, which is all, or more")
+		return nil, usagef("--limit must be at least 0 (0 shows all)")
 	}
 	if f.from != "" {
 		if f.From, _, err = api.ParseTime(f.from, zone); err != nil {
@@ -99,13 +99,13 @@ func (f *auditFlags) read() (zone *time.Location, err error) {
 			f.To = api.ByDay.Next(f.To)
 		}
 		if !f.From.Before(f.To) {
-			return nil, usagef("--from must lie before --to")
+			return nil, usagef("--from must be before --to")
 		}
 	}
 	return zone, nil
 }
 
-// lines reads page after page.
+// lines reads all entries that match, page by page.
 func (f *auditFlags) lines(ctx context.Context, st *store.Store) ([]store.AuditEntry, error) {
 	all := []store.AuditEntry{}
 	for q := f.AuditQuery; ; {
@@ -126,7 +126,7 @@ func (f *auditFlags) lines(ctx context.Context, st *store.Store) ([]store.AuditE
 
 func (p *program) printAudit(list []store.AuditEntry) error {
 	if len(list) == 0 {
-		_, err := fmt.Fprintln(p.stdout, "No such change is in the audit table.")
+		_, err := fmt.Fprintln(p.stdout, "No matching changes.")
 		return err
 	}
 	rows := [][]string{{"TIME", "BY", "FROM", "ACTION", "TARGET", "WHAT"}}
@@ -136,7 +136,7 @@ func (p *program) printAudit(list []store.AuditEntry) error {
 	return table(p.stdout, nil, rows)
 }
 
-// changeText is the detail of a change on one line. Fields that a new key does not have are left out.
+// changeText formats the detail of a change on one line. It leaves out fields that are empty in a new key.
 func changeText(detail json.RawMessage) string {
 	var fields map[string]json.RawMessage
 	if json.Unmarshal(detail, &fields) != nil {

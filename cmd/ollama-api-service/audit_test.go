@@ -21,7 +21,7 @@ func TestAuditCommand(t *testing.T) {
 		`.* key.change +`+preview+` +rate_limit 500 -> 1000`, `.* key.create +`+preview+` .*name "Anna's laptop".*`)
 	for _, text := range []string{secret, strings.TrimSpace(rotated)} {
 		if strings.Contains(out, strings.TrimPrefix(text, preview+"_")) {
-			t.Error("a secret is in the audit table")
+			t.Error("the audit table contains a secret")
 		}
 	}
 	lines := func(args ...string) (actions []string) {

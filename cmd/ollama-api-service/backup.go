@@ -24,12 +24,12 @@ const progressEvery = 500 * time.Millisecond
 func (p *program) backupCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "backup FILE",
-		Short: "Write the database and its secret to one file, while the service runs",
-		Long: `Write the database as it is at one moment, and the secret that the service made, to FILE: a tar archive with checksums, which
-` + "`restore`" + ` puts back. The service may run meanwhile. FILE gets its name when it is complete and was read back without a fault.
+		Short: "Write the database and its secret to one file; the service may be running",
+		Long: `Write a consistent copy of the database, and the secret that the service generated, to FILE: a tar archive with checksums that
+		` + "`restore`" + ` reads. The service may keep running. FILE appears under its name only when it is complete and has been read back.
 
-It holds the secret and all hashes of keys, so keep it as safe as DATA_DIR. A SECRET_KEY from the settings is not in it: keep that
-yourself. Requests of the last second may not be in the database yet, and so not in the backup. "-" is standard output.`,
+		FILE contains the secret and the hashes of all keys, so protect it like DATA_DIR. A SECRET_KEY from the settings is not in it: keep a copy
+		of it. Requests of the last second may be missing, because they may not be in the database yet. "-" is standard output.`,
 		Example: `  ollama-api-service backup /backup/ollama-api-service-$(date +%F).tar
   ollama-api-service backup --force /backup/latest.tar
   ollama-api-service backup - | gzip | ssh backup@nas 'cat > gateway.tar.gz'`,
@@ -67,7 +67,7 @@ yourself. Requests of the last second may not be in the database yet, and so not
 	return cmd
 }
 
-// backupSource is what a backup is made of.
+// backupSource returns the inputs of a backup.
 func backupSource(cfg *config.Config, st *store.Store) backup.Source {
 	src := backup.Source{Store: st, Program: buildVersion()}
 	if cfg.SecretKey == "" {
@@ -76,7 +76,7 @@ func backupSource(cfg *config.Config, st *store.Store) backup.Source {
 	return src
 }
 
-// backups is the schedule of BACKUP_EVERY; nil is none.
+// backups returns the schedule that BACKUP_EVERY sets, or nil.
 func backups(cfg *config.Config, st *store.Store, log *slog.Logger) *backup.Schedule {
 	if cfg.BackupEvery == 0 {
 		return nil
@@ -87,14 +87,14 @@ func backups(cfg *config.Config, st *store.Store, log *slog.Logger) *backup.Sche
 	}
 }
 
-// checkTarget refuses what could not be meant, before any work is done.
+// checkTarget refuses an unusable target before any work is done.
 func (p *program) checkTarget(path string, force, asJSON bool) error {
 	if path == "-" {
 		if asJSON {
 			return usagef("standard output is the backup itself: name a FILE, or leave --json out")
 		}
 		if terminal(p.stdout) {
-			return usagef("a backup is no text for a terminal: name a FILE, or send standard output elsewhere")
+			return usagef("a backup is a binary file, which a terminal cannot show: name a FILE, or redirect standard output")
 		}
 		return nil
 	}
@@ -102,36 +102,36 @@ func (p *program) checkTarget(path string, force, asJSON bool) error {
 	case err == nil && info.IsDir():
 		return usagef("%s is a directory: name a file in it, like %s", path, filepath.Join(path, programName+".tar"))
 	case err == nil && !force:
-		return usagef("%s exists and was left as it is: name another file, or replace it with --force", path)
+		return usagef("%s exists and was not changed: name another file, or add --force to replace it", path)
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return usagef("%s cannot be written: %w", path, err)
 	}
 	dir := filepath.Dir(path)
 	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
-		return usagef("there is no directory %s: make it, or name a file elsewhere", dir)
+		return usagef("the directory %s does not exist: create it, or name a file elsewhere", dir)
 	}
 	return nil
 }
 
 func (p *program) writeBackup(ctx context.Context, cfg *config.Config, src backup.Source, path string) (*backup.Manifest, error) {
 	if path == "-" {
-		return backup.Stream(ctx, src, workplace(cfg), p.stdout)
+		return backup.Stream(ctx, src, scratchDir(cfg), p.stdout)
 	}
 	return backup.Write(ctx, src, path)
 }
 
-// workplace is the directory for the copy that a stream is made from: DATA_DIR, or, if that is read-only, that of temporary files.
-func workplace(cfg *config.Config) string {
+// scratchDir is the directory for the copy that Stream reads: DATA_DIR or, if that is read-only, the directory for temporary files.
+func scratchDir(cfg *config.Config) string {
 	if _, err := disk.Free(cfg.DataDir); errors.Is(err, syscall.EROFS) {
 		return os.TempDir()
 	}
 	return cfg.DataDir
 }
 
-// copied is the growing copy of the database, by whose size a person sees how far it is.
+// copied is the path of the copy of the database while it grows. Its size shows the progress.
 func copied(cfg *config.Config, path string) string {
 	if path == "-" {
-		path = filepath.Join(workplace(cfg), "backup")
+		path = filepath.Join(scratchDir(cfg), "backup")
 	}
 	return filepath.Join(path+".partial", filepath.Base(databasePath(cfg)))
 }
@@ -149,7 +149,7 @@ func (p *program) printBackup(m *backup.Manifest, path string, asJSON bool) erro
 	}
 	_, err := fmt.Fprintf(out, "Backed up to %s: %s, %s.\n", where, contents(m), bytesText(m.Bytes()))
 	if err == nil && !m.HasSecret() {
-		_, err = fmt.Fprintln(out, "SECRET_KEY is a setting and not in the backup: keep it too, for without it none of the keys work.")
+		_, err = fmt.Fprintln(out, "SECRET_KEY is a setting and is not in the backup. Keep a copy of it: without it, no key works.")
 	}
 	return err
 }
@@ -165,7 +165,8 @@ func counted(n int64, what string) string {
 	return fmt.Sprintf("%d %s", n, what)
 }
 
-// progress shows a person how much of a file is there, until the returned function is called. Who is no terminal sees nothing.
+// progress shows how much of a file has been written, until the returned function is called. It shows nothing if stderr is not a
+// terminal.
 func (p *program) progress(what string, size int64, path string) (done func()) {
 	if !terminal(p.stderr) {
 		return func() {}

@@ -17,7 +17,7 @@ import (
 	"ollama-api-service/internal/usage"
 )
 
-// generated makes the desk's secret one that the service made.
+// generated replaces the desk's secret by one that the service generated.
 func (d *desk) generated() {
 	d.Helper()
 	if err := os.WriteFile(config.SecretPath(d.dir), []byte(testSecret+"\n"), 0o600); err != nil {
@@ -81,12 +81,12 @@ func TestBackupAndRestore(t *testing.T) {
 func TestBackupWithASecretOfTheSettings(t *testing.T) {
 	d := newDesk(t)
 	file := filepath.Join(t.TempDir(), "b.tar")
-	if out := d.run("backup", file); !strings.Contains(out, "SECRET_KEY is a setting and not in the backup") {
+	if out := d.run("backup", file); !strings.Contains(out, "SECRET_KEY is a setting and is not in the backup") {
 		t.Errorf("said %q", out)
 	}
 	to := t.TempDir()
 	there := &desk{T: t, dir: to, environ: []string{"DATA_DIR=" + to, "SECRET_KEY=another secret, which is as long as that"}}
-	there.fails(exitDatabase, []string{"SECRET_KEY", "nothing was touched"}, "restore", file)
+	there.fails(exitDatabase, []string{"SECRET_KEY", "nothing was changed"}, "restore", file)
 	if left, _ := os.ReadDir(to); len(left) != 1 || left[0].Name() != "journal" {
 		t.Errorf("left: %v", left)
 	}
@@ -103,7 +103,7 @@ func TestBackupRefuses(t *testing.T) {
 	dir := t.TempDir()
 	d.fails(exitUsage, []string{"--help"}, "backup")
 	d.fails(exitUsage, []string{"is a directory"}, "backup", dir)
-	d.fails(exitUsage, []string{"no directory", filepath.Join(dir, "absent")}, "backup", filepath.Join(dir, "absent", "b.tar"))
+	d.fails(exitUsage, []string{"does not exist", filepath.Join(dir, "absent")}, "backup", filepath.Join(dir, "absent", "b.tar"))
 	d.fails(exitUsage, []string{"--json"}, "backup", "--json", "-")
 	fails(t, []string{"DATA_DIR=" + filepath.Join(dir, "x")}, exitUsage, []string{"DATA_DIR"}, "backup", filepath.Join(dir, "b.tar"))
 	d.environ = []string{"DATA_DIR=" + d.dir, "SECRET_KEY=another secret, which is as long as that"}
@@ -134,12 +134,12 @@ func TestRestoreRefuses(t *testing.T) {
 		if err := os.WriteFile(path, content, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		fails(t, environ, exitDatabase, []string{path, "nothing was touched"}, "restore", path)
+		fails(t, environ, exitDatabase, []string{path, "nothing was changed"}, "restore", path)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "a")); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("a refused restore made directories: %v", err)
+		t.Errorf("a refused restore created directories: %v", err)
 	}
-	// A service runs there.
+	// A service is running there.
 	if err := os.MkdirAll(to, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +151,7 @@ func TestRestoreRefuses(t *testing.T) {
 	fails(t, environ, exitUsage, []string{"another ollama-api-service", "stop it"}, "restore", "--force", file)
 }
 
-// The manual is right for the readers of manuals, and knows every command and setting.
+// The manual page passes the linters of manual pages, and contains every command and setting.
 func TestManual(t *testing.T) {
 	out, errs, exit := call(t, nil, "man")
 	if exit != exitOK || errs != "" {
@@ -174,14 +174,17 @@ func TestManual(t *testing.T) {
 		}
 		for _, words := range []string{"API keys, limits and statistics in front of Ollama", "keys create --name NAME", "backup FILE", "--max-concurrent", "#MAX_QUEUE=1024", "#   openssl rand -hex 32", "secret.key"} {
 			if !strings.Contains(text.String(), words) {
-				t.Errorf("the manual has no %q", words)
+				t.Errorf("the manual does not contain %q", words)
 			}
 		}
 	}
 }
 
-// A person presses the tabulator key.
+// Completion as a shell requests it.
 func TestBashCompletes(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: make test runs it")
+	}
 	dir := t.TempDir()
 	build := exec.Command("go", "build", "-tags", "grpcnotrace", "-o", filepath.Join(dir, programName), ".")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -209,10 +212,10 @@ printf '%s\n' "${COMPREPLY[@]}"`
 		cmd := exec.Command("bash", "--norc", "-c", script, "bash", line)
 		cmd.Dir = t.TempDir()
 		cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"), "DATA_DIR="+d.dir)
-		out, err := cmd.Output() // bash complains that nobody pressed a key
+		out, err := cmd.Output() // bash complains that no key was pressed
 		var got []string
 		for word := range strings.Lines(string(out)) {
-			word, _, _ = strings.Cut(strings.TrimSpace(word), " ") // a description stands behind
+			word, _, _ = strings.Cut(strings.TrimSpace(word), " ") // without the description
 			got = append(got, strings.TrimSuffix(word, "="))
 		}
 		if err != nil || !slices.Equal(got, want) {

@@ -13,7 +13,7 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// sheet is what a table is written on.
+// sheet describes the output that a table is written to.
 type sheet struct {
 	width int
 	plain bool // no characters beyond ASCII
@@ -25,7 +25,7 @@ const (
 	columnGap                            = "  "
 )
 
-// sheet is the terminal, or 80 columns where there is none.
+// sheet returns the size of the terminal, or 80 columns if stdout is not a terminal.
 func (p *program) sheet() sheet {
 	set := map[string]string{}
 	for _, e := range p.environ {
@@ -56,16 +56,16 @@ func (p *program) sheet() sheet {
 type column struct {
 	head  string
 	right bool
-	least int // may be shortened to this width; 0 may not
+	least int // the minimum width; 0 means that the column is not shortened
 	bar   bool
 	width int
 	cells []string
 }
 
-// print writes a table for each dimension.
+// print writes one table for each dimension.
 func (r *statsReport) print(w io.Writer, s sheet, top int) error {
 	if r.Total.Requests == 0 {
-		_, err := fmt.Fprintln(w, r.headline()+"\nNo request was booked in this time.")
+		_, err := fmt.Fprintln(w, r.headline()+"\nNo requests in this time range.")
 		return err
 	}
 	var b strings.Builder
@@ -78,7 +78,7 @@ func (r *statsReport) print(w io.Writer, s sheet, top int) error {
 		}
 		b.WriteString("\n" + s.table(d, shown))
 		if n := len(groups) - len(shown); n > 0 {
-			fmt.Fprintf(&b, "%d more: --top 0 shows all.\n", n)
+			fmt.Fprintf(&b, "%d more; --top 0 shows all.\n", n)
 		}
 		if d == api.ByKey {
 			b.WriteString(r.aboutKeys(shown))
@@ -96,22 +96,22 @@ func (r *statsReport) aboutKeys(shown []api.UsageGroup) string {
 		}
 	}
 	if r.idle > 0 {
-		text += plural(int64(r.idle), "more key") + " had no request.\n"
+		text += plural(int64(r.idle), "more key") + " had no requests.\n"
 	}
 	return text
 }
 
-// revokedMark stands behind the name of a key that works no more.
+// revokedMark follows the name of a revoked key.
 const revokedMark = "*"
 
-// table is a table of groups, as wide as the sheet at the most. Where it is narrow, columns from the right go first.
+// table writes groups as a table that fits the sheet. On a narrow sheet it drops columns, the rightmost first.
 func (s sheet) table(d api.Dimension, groups []api.UsageGroup) string {
 	cols := s.columns(d, groups)
 	for len(cols) > 3 && leastOf(cols) > s.width {
 		cols = cols[:len(cols)-1]
 	}
 	left := s.width - leastOf(cols)
-	kept := min(max(left, 0), s.width/8-leastBar) // for the bars, before long names take it all
+	kept := min(max(left, 0), s.width/8-leastBar) // reserved for the bars, so that long names do not take all the space
 	left -= max(kept, 0)
 	for i := range cols {
 		c := &cols[i]
@@ -144,7 +144,7 @@ func (s sheet) table(d api.Dimension, groups []api.UsageGroup) string {
 	return b.String()
 }
 
-// leastOf is the width of a table whose columns are all as narrow as they may be.
+// leastOf returns the width of a table whose columns all have their minimum width.
 func leastOf(cols []column) int {
 	n := len(columnGap) * (len(cols) - 1)
 	for _, c := range cols {
@@ -172,7 +172,7 @@ func (c *column) cell(s sheet, row int) string {
 	return text + pad
 }
 
-// columns are those of a dimension, at their natural width.
+// columns returns the columns for a dimension, at their natural width.
 func (s sheet) columns(d api.Dimension, groups []api.UsageGroup) []column {
 	var cols []column
 	add := func(c column, text func(*api.UsageGroup) string) {
@@ -223,10 +223,10 @@ func label(d api.Dimension, g *api.UsageGroup) string {
 	return *text
 }
 
-// eighths of a block, for the end of a bar.
+// eighths are the block characters that end a bar, in steps of an eighth.
 var eighths = []rune("▏▎▍▌▋▊▉█")
 
-// bar is n of most on width characters. What is more than nothing shows at least a little.
+// bar draws n as a part of most, where most is width characters wide. A value above zero is always visible.
 func (s sheet) bar(n, most int64, width int) string {
 	if n <= 0 {
 		return ""
@@ -243,7 +243,7 @@ func (s sheet) bar(n, most int64, width int) string {
 	return text
 }
 
-// fit shortens a text in its middle: names of models differ at both ends.
+// fit shortens a text in its middle, because the names of models differ at both ends.
 func (s sheet) fit(text string, width int) string {
 	if displayWidth(text) <= width {
 		return text
@@ -275,7 +275,7 @@ func displayWidth(s string) int {
 	return n
 }
 
-// runeWidth is how many cells a terminal gives a character: two for those of East Asia and for pictures, none for accents.
+// runeWidth is the number of cells that a terminal uses for a character: 2 for East Asian characters and emoji, 0 for combining marks.
 func runeWidth(r rune) int {
 	switch {
 	case unicode.In(r, unicode.Mn, unicode.Me):
@@ -287,7 +287,7 @@ func runeWidth(r rune) int {
 	return 1
 }
 
-// amount is a number in at most seven characters: exact below a million.
+// amount formats a number in at most seven characters. Numbers below a million are exact.
 func amount(n int64) string {
 	for _, unit := range []struct {
 		size int64

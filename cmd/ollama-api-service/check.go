@@ -24,24 +24,24 @@ import (
 const (
 	resultOK      = "ok"
 	resultWarning = "warning"
-	resultFailed  = "failed" // a start would end here
+	resultFailed  = "failed" // the service would not start
 )
 
-// endsSoon is how long before a certificate ends that is worth a word.
+// endsSoon is how long before its end a certificate gets a warning.
 const endsSoon = 14 * 24 * time.Hour
 
-// finding is one line of what serve --check has found.
+// finding is one line of the output of serve --check.
 type finding struct {
 	Check  string `json:"check"`
 	Result string `json:"result"`
 	Detail string `json:"detail"`
 }
 
-// examination looks at what a start needs, in the order in which a start does. It changes nothing.
+// examination checks what a start needs, in the order of a start. It changes nothing.
 type examination struct {
 	cfg      *config.Config
 	findings []finding
-	first    error // that a start would end with
+	first    error // the error that a start would return
 }
 
 func (e *examination) add(check, result, format string, args ...any) {
@@ -55,18 +55,18 @@ func (e *examination) fail(check string, err error) {
 	e.add(check, resultFailed, "%s", sentence(err))
 }
 
-// check prints what a start would meet. Its error has the code that a start would end with.
+// check prints the findings. Its error has the exit code that a start would have.
 func (p *program) check(ctx context.Context, demo, asJSON bool) error {
 	var e examination
 	cfg, err := p.serveSettings(demo)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
-			err = late{error: err} // as the start takes it
+			err = late{error: err} // as a start treats it
 		}
 		e.fail("settings", err)
 	} else {
 		e.cfg = cfg
-		e.add("settings", resultOK, "%s", "the settings can be obeyed")
+		e.add("settings", resultOK, "%s", "the settings are valid")
 		for _, w := range cfg.Warnings {
 			e.add("settings", resultWarning, "%s", w)
 		}
@@ -79,7 +79,7 @@ func (p *program) check(ctx context.Context, demo, asJSON bool) error {
 	if err := e.print(p.stdout, asJSON); err != nil || e.first == nil {
 		return err
 	}
-	return &exitError{exitOf(e.first), errors.New("a start would fail: see what is marked failed")}
+	return &exitError{exitOf(e.first), errors.New("the service would not start: see the lines marked failed")}
 }
 
 func (e *examination) print(w io.Writer, asJSON bool) error {
@@ -110,23 +110,23 @@ func (e *examination) certificate() {
 		return
 	}
 	if len(e.cfg.ACMEDomain) > 0 {
-		e.add("certificate", resultOK, "%s", "by ACME, kept in "+filepath.Join(e.cfg.DataDir, "acme"))
+		e.add("certificate", resultOK, "%s", "from ACME, stored in "+filepath.Join(e.cfg.DataDir, "acme"))
 		return
 	}
 	for name, ends := range secure.expiry() {
 		day := ends.UTC().Format(time.DateOnly)
 		switch left := time.Until(ends); {
 		case left < 0:
-			e.add("certificate", resultWarning, "%s: it has ended on %s, so clients refuse it: renew it", name, day)
+			e.add("certificate", resultWarning, "%s: it expired on %s and clients refuse it: renew it", name, day)
 		case left < endsSoon:
-			e.add("certificate", resultWarning, "%s: it ends on %s: renew it", name, day)
+			e.add("certificate", resultWarning, "%s: it expires on %s: renew it", name, day)
 		default:
-			e.add("certificate", resultOK, "%s: it ends on %s", name, day)
+			e.add("certificate", resultOK, "%s: it expires on %s", name, day)
 		}
 	}
 }
 
-// directory looks at DATA_DIR, or at the nearest directory above it that exists.
+// directory checks DATA_DIR, or its nearest parent that exists.
 func (e *examination) directory() {
 	dir, absent := e.cfg.DataDir, false
 	info, err := os.Stat(dir)
@@ -152,25 +152,25 @@ func (e *examination) directory() {
 	case modes != nil:
 		e.fail("data directory", modes)
 	case absent:
-		e.add("data directory", resultOK, "%s does not exist yet: the first start makes it", e.cfg.DataDir)
+		e.add("data directory", resultOK, "%s does not exist yet: the first start creates it", e.cfg.DataDir)
 	default:
 		e.add("data directory", resultOK, "%s", e.cfg.DataDir)
 	}
 }
 
-// database looks at the database and at the secret of its keys. It returns nil where there is none.
+// database checks the database and the secret of its keys. It returns nil if there is no database.
 func (e *examination) database(ctx context.Context) *store.Sight {
 	path := databasePath(e.cfg)
 	seen, err := store.Look(ctx, path, time.Now())
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		e.add("database", resultOK, "%s does not exist yet: the first start makes it", path)
+		e.add("database", resultOK, "%s does not exist yet: the first start creates it", path)
 		seen = nil
 	case err != nil:
 		e.fail("database", databasef("%w", err))
 		return nil
 	case seen.Schema < seen.Newest:
-		e.add("database", resultWarning, "%s has schema %d: the start brings it to %d, and an older program cannot use it then: make a backup first",
+		e.add("database", resultWarning, "%s has schema %d: the start upgrades it to %d, which an older program cannot use: make a backup first",
 			path, seen.Schema, seen.Newest)
 	default:
 		e.add("database", resultOK, "%s, schema %d", path, seen.Schema)
@@ -178,9 +178,9 @@ func (e *examination) database(ctx context.Context) *store.Sight {
 	e.secret(seen)
 	switch {
 	case e.cfg.AdminAPIKey != "" || seen != nil && seen.Admin:
-		e.add("admin key", resultOK, "%s", "there is one")
+		e.add("admin key", resultOK, "%s", "an admin key exists")
 	case seen == nil || seen.Schema == seen.Newest:
-		e.add("admin key", resultWarning, "%s", "there is none: the start makes one and prints it once")
+		e.add("admin key", resultWarning, "%s", "no admin key exists: the start creates one and prints it once")
 	}
 	return seen
 }
@@ -192,7 +192,7 @@ func (e *examination) secret(seen *store.Sight) {
 	}
 	text, err := config.Secret(e.cfg.DataDir, string(e.cfg.SecretKey), false)
 	if _, absent := os.Stat(config.SecretPath(e.cfg.DataDir)); err != nil && check == nil && errors.Is(absent, fs.ErrNotExist) {
-		e.add("secret", resultOK, "%s", "there is none: the first start makes one and keeps it in DATA_DIR")
+		e.add("secret", resultOK, "%s", "there is no secret yet: the first start creates one in DATA_DIR")
 		return
 	}
 	if err != nil {
@@ -205,31 +205,31 @@ func (e *examination) secret(seen *store.Sight) {
 			return
 		}
 	}
-	e.add("secret", resultOK, "%s", "it is the one of the database, or the first")
+	e.add("secret", resultOK, "%s", "it matches the database, or there are no keys yet")
 }
 
-// running looks for a service that runs on DATA_DIR.
+// running reports whether a service runs on DATA_DIR.
 func (e *examination) running() bool {
 	held, err := usage.Held(e.cfg.DataDir)
 	switch {
 	case err != nil:
-		e.fail("running service", databasef("the lock of the journal in %s cannot be looked at: %w", e.cfg.DataDir, err))
+		e.fail("running service", databasef("the lock of the journal in %s cannot be read: %w", e.cfg.DataDir, err))
 	case held:
-		e.add("running service", resultWarning, "%s", "a service runs on this DATA_DIR: another can start when it has stopped")
+		e.add("running service", resultWarning, "%s", "a service is running on this DATA_DIR: stop it before you start another")
 	default:
-		e.add("running service", resultOK, "%s", "none runs on this DATA_DIR")
+		e.add("running service", resultOK, "%s", "no service is running on this DATA_DIR")
 	}
 	return held
 }
 
-// address looks whether HOST and PORT can be had. A service that runs on the same DATA_DIR may hold them.
+// address checks that the service can listen on HOST and PORT. A service that runs on the same DATA_DIR may hold the address.
 func (e *examination) address(ctx context.Context, running bool) {
 	if path := e.cfg.Socket(); path != "" {
 		if err := disk.Writable(filepath.Dir(path)); err != nil {
-			e.fail("address", usagef("cannot listen on the Unix socket %s: name a path in a directory that the user this runs as may write to (%w)", path, err))
+			e.fail("address", usagef("cannot listen on the Unix socket %s: name a path in a directory that the user of the service may write to (%w)", path, err))
 			return
 		}
-		e.add("address", resultOK, "a socket can be made at %s", path)
+		e.add("address", resultOK, "a socket can be created at %s", path)
 		return
 	}
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", e.cfg.Address())
@@ -238,16 +238,16 @@ func (e *examination) address(ctx context.Context, running bool) {
 		l.Close()
 		e.add("address", resultOK, "%s is free", e.cfg.Address())
 	case running && e.cfg.Port != 0 && askHealth(ctx, e.cfg) == nil:
-		e.add("address", resultOK, "%s is held by the service that runs", e.cfg.Address())
+		e.add("address", resultOK, "%s is used by the running service", e.cfg.Address())
 	default:
 		e.fail("address", listenError(e.cfg, err))
 	}
 }
 
-// servers asks each Ollama server once. A service starts without them, too.
+// servers probes each Ollama server once. The service also starts without them.
 func (e *examination) servers(ctx context.Context, seen *store.Sight) {
 	fleet := backend.NewFleet()
-	means, err := newMeans(e.cfg, slog.New(slog.DiscardHandler)) // a file that is not there yet is told by the server's own reason
+	means, err := newMeans(e.cfg, slog.New(slog.DiscardHandler)) // a missing file shows up in the server's own reason
 	if err != nil {
 		e.fail("servers", err)
 		return

@@ -16,7 +16,7 @@ import (
 	"ollama-api-service/internal/ollamatest"
 )
 
-// checked is what serve --check --json says: the exit code, and by check the worst result and all details.
+// checked is the output of serve --check --json: the exit code and, for each check, the worst result and all details.
 type checked struct {
 	t       *testing.T
 	exit    int
@@ -50,7 +50,7 @@ func (c checked) want(exit int, check, result string, words ...string) {
 	}
 	for _, w := range words {
 		if !strings.Contains(c.text, w) {
-			c.t.Errorf("no word of %q in %s", w, c.text)
+			c.t.Errorf("got %[2]s, want it to contain %[1]q", w, c.text)
 		}
 	}
 }
@@ -60,11 +60,11 @@ func TestCheckOfAFirstStartMakesNothing(t *testing.T) {
 	dir := t.TempDir()
 	environ := []string{"DATA_DIR=" + filepath.Join(dir, "a", "b"), "OLLAMA_BASE_URL=" + ollama.URL, "PORT=0"}
 	c := check(t, environ)
-	c.want(0, "database", resultOK, "the first start makes it")
+	c.want(0, "database", resultOK, "the first start creates it")
 	c.want(0, "admin key", resultWarning)
 	c.want(0, "server ollama", resultOK, "1 models")
 	if list, err := os.ReadDir(dir); err != nil || len(list) != 0 {
-		t.Errorf("%v, %v: want nothing to be made", list, err)
+		t.Errorf("the check created %v (%v), want no files", list, err)
 	}
 	out, errs, exit := call(t, environ, "serve", "--check")
 	if exit != 0 || errs != "" || !strings.HasPrefix(out, "CHECK ") || !strings.Contains(out, "\ndata directory   ok ") {
@@ -104,9 +104,9 @@ func TestCheckFindsWhatAStartWouldMeet(t *testing.T) {
 		{[]string{"DATA_DIR=" + file}, exitDatabase, "data directory", resultFailed, []string{"not a directory"}},
 		{[]string{"DATA_DIR=" + filepath.Join(file, "below")}, exitDatabase, "data directory", resultFailed, nil},
 		{[]string{"DATA_DIR=" + other}, exitDatabase, "database", resultFailed, []string{"not a database"}},
-		{[]string{"PORT=" + strconv.Itoa(taken.Addr().(*net.TCPAddr).Port)}, exitFailure, "address", resultFailed, []string{"holds the port"}},
+		{[]string{"PORT=" + strconv.Itoa(taken.Addr().(*net.TCPAddr).Port)}, exitFailure, "address", resultFailed, []string{"uses the port"}},
 		{[]string{"TLS_CERT=/nowhere/cert.pem", "TLS_KEY=/nowhere/key.pem"}, exitFailure, "certificate", resultFailed, []string{"TLS_CERT"}},
-		{[]string{"TLS_CERT=" + pair[0], "TLS_KEY=" + pair[1]}, exitOK, "certificate", resultWarning, []string{"gateway.example"}}, // it ends tomorrow
+		{[]string{"TLS_CERT=" + pair[0], "TLS_KEY=" + pair[1]}, exitOK, "certificate", resultWarning, []string{"gateway.example"}}, // it expires tomorrow
 		{[]string{"OLLAMA_BASE_URL=http://127.0.0.1:1"}, exitOK, "server ollama", resultWarning, []string{"refused"}},
 		{[]string{"ADMIN_API_KEY=" + testAdmin}, exitOK, "admin key", resultOK, nil},
 	} {
@@ -114,19 +114,19 @@ func TestCheckFindsWhatAStartWouldMeet(t *testing.T) {
 		got := check(t, append(environ, c.environ...))
 		got.want(c.exit, c.check, c.result, c.words...)
 		if strings.Contains(got.text, testSecret) || strings.Contains(got.text, testAdmin) {
-			t.Errorf("%q: a secret is shown", c.environ)
+			t.Errorf("%q: the output contains a secret", c.environ)
 		}
 	}
 }
 
-// Before a restart, the service that still runs is no reason to fail.
+// Before a restart, the running service is not a failure.
 func TestCheckBesideARunningService(t *testing.T) {
 	p := programOf(t, []string{"OLLAMA_BASE_URL=http://127.0.0.1:1"}, "serve").start(t)
 	c := check(t, p.Env)
 	c.want(0, "running service", resultWarning)
-	c.want(0, "address", resultOK, "held by the service that runs")
+	c.want(0, "address", resultOK, "used by the running service")
 	if p.status("/healthz") != http.StatusOK {
-		t.Error("the service has suffered")
+		t.Error("the check disturbed the running service")
 	}
 	if code := p.stop(t, stopBound); code != 0 {
 		t.Errorf("exit %d", code)
@@ -149,7 +149,7 @@ func TestSettings(t *testing.T) {
 		{"SETTING", "VALUE", "FROM"},
 		{"PORT", "9000", file + ":1"},
 		{"SECRET_KEY", "set", file + ":2"},
-		{"MAX_QUEUE", "7", "environment, which wins over " + file + ":3"},
+		{"MAX_QUEUE", "7", "environment, which overrides " + file + ":3"},
 		{"MAX_QUEUE_WAIT", "10m", "default"},
 	} {
 		if !strings.Contains(squeezed(out), strings.Join(want, " ")+"\n") {
@@ -157,7 +157,7 @@ func TestSettings(t *testing.T) {
 		}
 	}
 	if strings.Contains(out, testSecret) {
-		t.Error("a secret is shown")
+		t.Error("the output contains a secret")
 	}
 	out, _, exit = call(t, environ, "settings", "--json", "--env-file", file)
 	var said struct {
@@ -174,7 +174,7 @@ func TestSettings(t *testing.T) {
 	fails(t, nil, exitUsage, []string{"--check"}, "serve", "--json")
 }
 
-// squeezed is a table with one space between its columns.
+// squeezed returns a table with one space between its columns.
 func squeezed(text string) string {
 	var b bytes.Buffer
 	for line := range strings.Lines(text) {

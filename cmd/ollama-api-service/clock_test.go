@@ -12,7 +12,7 @@ import (
 	"ollama-api-service/internal/store"
 )
 
-// A machine that boots with its clock behind has books of the future: they must not use up the limits of the present.
+// A machine that boots with its clock behind has rows dated in the future. They must not use up the limits of the present.
 func TestRowsOfTheFutureUseNoLimit(t *testing.T) {
 	st, err := store.Create(t.Context(), filepath.Join(t.TempDir(), "test.db"))
 	if err != nil {
@@ -44,6 +44,6 @@ func TestRowsOfTheFutureUseNoLimit(t *testing.T) {
 	}
 	book("before", time.Now().Add(-2*time.Minute))
 	if requests, tokens := left(); requests != 9 || tokens != 9 {
-		t.Errorf("%d requests and %d tokens are left after one of the past, want 9 of each", requests, tokens)
+		t.Errorf("%d requests and %d tokens are left after one past request, want 9 of each", requests, tokens)
 	}
 }

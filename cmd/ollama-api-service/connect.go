@@ -16,7 +16,7 @@ import (
 	"ollama-api-service/internal/recipe"
 )
 
-// What stands in a recipe whose key or model is not known.
+// Placeholders for an unknown key or model.
 const (
 	keyPlace   = "KEY"
 	modelPlace = "MODEL"
@@ -32,13 +32,13 @@ func (p *program) connectCommand() *cobra.Command {
 	var f connectFlags
 	cmd := &cobra.Command{
 		Use:   "connect [CLIENT]",
-		Short: "Print how a client program is set up for the service",
-		Long: `Print the settings with which a client program uses the service: the text for its shell, file or form, with the address, the key and a
-model filled in, and what to look out for. Without CLIENT, list the clients. docs/clients.md shows all recipes.
+		Short: "Print how to set up a client program",
+		Long: `Print the settings with which a client program uses the service: the text for its shell, configuration file or form, with address, key
+		and model filled in, and notes. Without CLIENT, list the clients. docs/clients.md shows all recipes.
 
-The address is --url, or HOST and PORT of the settings. The key is --key, or it is read from --key-file, or from ` + queueKey + `
-in the environment; on the command line, other users of this machine can read it. Without --model, the service is asked for the
-first chat model that the key may use and that runs on its own servers. Values are quoted for the language that they are put into.`,
+		The address is --url, or HOST and PORT of the settings. The key comes from --key, --key-file or ` + queueKey + ` in the environment;
+		other users of this machine can read a key on the command line. Without --model, the command asks the service for the first chat
+		model that the key may use and that runs on its own servers. Values are quoted for the language of the text.`,
 		Example: `  ollama-api-service connect
   ollama-api-service connect claude-code --url https://gateway.example.net --key oas_…
   ollama-api-service connect codex --key-file key --model qwen3-coder
@@ -47,10 +47,10 @@ first chat model that the key may use and that runs on its own servers. Values a
 		ValidArgsFunction: cobra.FixedCompletions(recipeIDs(), cobra.ShellCompDirectiveNoFileComp),
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&f.url, "url", "", "where the clients find the service; none is HOST and PORT of the settings")
+	flags.StringVar(&f.url, "url", "", "address of the service for clients; the default is HOST and PORT of the settings")
 	flags.StringVar(&f.key, "key", "", "the client's key")
 	flags.StringVar(&f.keyFile, "key-file", "", "file that holds the key; - is standard input")
-	flags.StringVar(&f.model, "model", "", "the model to use; none is the first chat model that the key may use")
+	flags.StringVar(&f.model, "model", "", "the model to use; the default is the first chat model that the key may use")
 	flags.BoolVar(&f.json, "json", false, "print JSON")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {
@@ -61,7 +61,7 @@ first chat model that the key may use and that runs on its own servers. Values a
 			return err
 		}
 		if f.key != "" && f.keyFile != "" {
-			return usagef("give the key with --key or with --key-file, not with both")
+			return usagef("give the key with --key or with --key-file, not both")
 		}
 		values, err := f.values(cmd.Context(), p, cmd.InOrStdin())
 		if err != nil {
@@ -87,7 +87,7 @@ func recipeIDs() []cobra.Completion {
 	return ids
 }
 
-// listRecipes prints which clients there are.
+// listRecipes prints the list of clients.
 func listRecipes(out io.Writer, asJSON bool) error {
 	if asJSON {
 		type row struct {
@@ -113,7 +113,7 @@ func listRecipes(out io.Writer, asJSON bool) error {
 	return w.Flush()
 }
 
-// values are what the recipe is filled with. What is missing keeps its placeholder, and a line on stderr tells how to fill it.
+// values returns the values for the recipe. A missing value keeps its placeholder, and a line on stderr says how to fill it.
 func (f *connectFlags) values(ctx context.Context, p *program, stdin io.Reader) (recipe.Values, error) {
 	at, err := f.at(p)
 	if err != nil {
@@ -131,16 +131,16 @@ func (f *connectFlags) values(ctx context.Context, p *program, stdin io.Reader) 
 	model := f.model
 	switch {
 	case key == "":
-		fmt.Fprintf(p.stderr, "No key is given, so put one in place of %s: `%s keys create --name NAME` makes one.\n", keyPlace, programName)
+		fmt.Fprintf(p.stderr, "No key is given. Replace %s with one: `%s keys create --name NAME` creates a key.\n", keyPlace, programName)
 	case model == "":
 		if model, err = chatModel(ctx, at, key); err != nil {
-			fmt.Fprintf(p.stderr, "No model of the key is known (%v). Put one in place of %s, or set --model.\n", err, modelPlace)
+			fmt.Fprintf(p.stderr, "No model was found for the key (%v). Replace %s, or set --model.\n", err, modelPlace)
 		}
 	}
 	return recipe.Values{URL: at.String(), Key: cmp.Or(key, keyPlace), Model: cmp.Or(model, modelPlace)}, nil
 }
 
-// at is the service's address. The settings are read only if they are needed: a client's machine has none.
+// at returns the address of the service. It reads the settings only if it must, because a client's machine has none.
 func (f *connectFlags) at(p *program) (*url.URL, error) {
 	if f.url != "" {
 		return serviceAddress(f.url, nil)
@@ -152,7 +152,7 @@ func (f *connectFlags) at(p *program) (*url.URL, error) {
 	return serviceAddress("", cfg)
 }
 
-// chatModel returns the first model that the key may use, that can chat, and that does not run in the cloud.
+// chatModel returns the first model that the key may use, that can chat and that does not run in the cloud.
 func chatModel(ctx context.Context, at *url.URL, key string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, maxSearch)
 	defer cancel()
@@ -164,10 +164,10 @@ func chatModel(ctx context.Context, at *url.URL, key string) (string, error) {
 		Models []struct{ Name string }
 	}
 	if err := json.Unmarshal(body, &list); err != nil {
-		return "", fmt.Errorf("%s does not answer as this service does: correct --url", at.Host)
+		return "", fmt.Errorf("the answer of %s is not one of this service: correct --url", at.Host)
 	}
 	if len(list.Models) == 0 {
-		return "", fmt.Errorf("the key may use no model that is installed")
+		return "", fmt.Errorf("the key may use no installed model")
 	}
 	asked, failed := 0, error(nil)
 	for _, m := range list.Models {
@@ -189,13 +189,13 @@ func chatModel(ctx context.Context, at *url.URL, key string) (string, error) {
 	return "", fmt.Errorf("no chat model is among the first %d local models that the key may use", maxAsked)
 }
 
-// Bounds of the search for a chat model.
+// Limits of the search for a chat model.
 const (
 	maxAsked  = 20
 	maxSearch = 2 * queueTimeout
 )
 
-// canChat asks the service what a model can do.
+// canChat reports whether a model can chat, as the service describes it.
 func canChat(ctx context.Context, at *url.URL, key, model string) (bool, error) {
 	question, err := json.Marshal(map[string]string{"model": model})
 	if err != nil {
@@ -210,7 +210,7 @@ func canChat(ctx context.Context, at *url.URL, key, model string) (bool, error) 
 		Details      struct{ Family string }
 	}
 	if err := json.Unmarshal(body, &about); err != nil {
-		return false, fmt.Errorf("what %s says of the model %s cannot be read: look at the Ollama server", at.Host, model)
+		return false, fmt.Errorf("the description of the model %[2]s from %[1]s cannot be read: check the Ollama server", at.Host, model)
 	}
 	if about.Capabilities == nil { // Ollama before 0.6.4
 		return !strings.Contains(about.Details.Family, "bert"), nil
@@ -218,7 +218,7 @@ func canChat(ctx context.Context, at *url.URL, key, model string) (bool, error) 
 	return slices.Contains(about.Capabilities, "completion"), nil
 }
 
-// recipeText is the recipe as a person reads it.
+// recipeText formats a recipe for a terminal.
 func recipeText(r recipe.Recipe) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n", r.Name)

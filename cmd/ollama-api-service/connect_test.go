@@ -15,7 +15,7 @@ import (
 
 const connectSecret = "a-key-for-the-tests-of-connect"
 
-// modelServer answers /api/tags with list, and /api/show with what about has of the model; otherwise 404.
+// modelServer answers /api/tags with list, and /api/show with the description of the model in about, otherwise with 404.
 func modelServer(t *testing.T, list string, about map[string]string) string {
 	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -39,7 +39,7 @@ func modelServer(t *testing.T, list string, about map[string]string) string {
 	return s.URL
 }
 
-// What /api/show says of models, in parts.
+// Parts of the answers of /api/show.
 const (
 	chats  = `{"details":{"family":"qwen3moe"},"capabilities":["completion","tools"]}`
 	embeds = `{"details":{"family":"gemma3"},"capabilities":["embedding"]}`
@@ -73,8 +73,8 @@ func TestConnectChoosesAChatModel(t *testing.T) {
 		{"too many before it", names(append(many, "last")...), about, modelPlace, "no chat model is among the first 20"},
 		{"only one that is gone", names("g"), nil, modelPlace, "/api/show answers 404"},
 		{"none at all", names("e", "a:cloud"), map[string]string{"e": embeds, "a:cloud": chats}, modelPlace, "no chat model"},
-		{"no model", names(), nil, modelPlace, "no model that is installed"},
-		{"an answer that is none", names("c"), map[string]string{"c": "<html>"}, modelPlace, "says of the model c cannot be read"},
+		{"no model", names(), nil, modelPlace, "no installed model"},
+		{"an answer that is none", names("c"), map[string]string{"c": "<html>"}, modelPlace, "description of the model c"},
 	} {
 		out, errs, exit := call(t, nil, "connect", "openai-js", "--url", modelServer(t, c.list, c.about), "--key", connectSecret)
 		if exit != exitOK || !strings.Contains(out, `model: "`+c.want+`"`) || !strings.Contains(errs, c.says) || (c.says == "") != (errs == "") {
@@ -117,7 +117,7 @@ func TestConnectFillsARecipe(t *testing.T) {
 	}
 }
 
-// The address is that of the settings where none is typed, and a model that is not known keeps its placeholder.
+// Without --url, the address is that of the settings. An unknown model keeps its placeholder.
 func TestConnectWithLessThanAll(t *testing.T) {
 	out, errs, exit := call(t, []string{"PORT=1"}, "connect", "openai-js", "--key", connectSecret)
 	if exit != exitOK || !strings.Contains(out, `baseURL: "http://127.0.0.1:1/v1"`) || !strings.Contains(out, `model: "MODEL"`) {
@@ -159,9 +159,9 @@ func TestConnectRefuses(t *testing.T) {
 		{[]string{"connect", "openai"}, "there is openai-python, openai-js"},
 		{[]string{"connect", "curl", "--url", "gateway:8000", "--key", "k", "--model", "m"}, "--url must be an address"},
 		{[]string{"connect", "curl", "--url", "http://x?y=z", "--key", "k", "--model", "m"}, "--url must be an address"},
-		{[]string{"connect", "curl", "--url", "http://x", "--key", "two words", "--model", "m"}, "one word"},
+		{[]string{"connect", "curl", "--url", "http://x", "--key", "two words", "--model", "m"}, "no spaces"},
 		{[]string{"connect", "curl", "--url", "http://x", "--key", "k", "--model", "a\nb"}, "the model has a character that cannot be printed"},
-		{[]string{"connect", "curl", "--url", "http://x", "--key", "k", "--key-file", "f"}, "not with both"},
+		{[]string{"connect", "curl", "--url", "http://x", "--key", "k", "--key-file", "f"}, "not both"},
 		{[]string{"connect", "curl", "--url", "http://x", "--key-file", "no-such-file"}, "correct --key-file"},
 	} {
 		out, errs, exit := call(t, nil, c.args...)

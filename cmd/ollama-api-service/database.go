@@ -18,12 +18,12 @@ func databasePath(cfg *config.Config) string {
 	return filepath.Join(cfg.DataDir, databaseName)
 }
 
-// openDatabase opens the database that the service has made; only serve makes one.
+// openDatabase opens an existing database. Only serve creates one.
 func openDatabase(ctx context.Context, cfg *config.Config) (*store.Store, error) {
 	path := databasePath(cfg)
 	st, err := store.Open(ctx, path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, usagef("there is no database %s: set DATA_DIR to the directory that the service uses, or start `%s serve` once, which makes it", path, programName)
+		return nil, usagef("there is no database %s: set DATA_DIR to the directory that the service uses, or run `%s serve` once to create it", path, programName)
 	}
 	if err != nil {
 		return nil, databasef("%w", err)
@@ -40,8 +40,8 @@ func (p *program) database(ctx context.Context) (*store.Store, error) {
 	return openDatabase(ctx, cfg)
 }
 
-// openKeys opens the database and the secret that its keys are hashed with, and sees that they belong together: a key made
-// under another secret would never work.
+// openKeys opens the database and the secret that its keys are hashed with, and checks that they match. A key created under another
+// secret would never work.
 func openKeys(ctx context.Context, cfg *config.Config) (_ *store.Store, _ auth.Secret, err error) {
 	st, err := openDatabase(ctx, cfg)
 	if err != nil {
@@ -62,7 +62,7 @@ func openKeys(ctx context.Context, cfg *config.Config) (_ *store.Store, _ auth.S
 		return nil, auth.Secret{}, databasef("the database %s cannot be read: %w", databasePath(cfg), err)
 	}
 	if check == nil {
-		return nil, auth.Secret{}, databasef("the database %s was never served: start `%s serve` once", databasePath(cfg), programName)
+		return nil, auth.Secret{}, databasef("the database %s has no secret yet: run `%s serve` once", databasePath(cfg), programName)
 	}
 	if ok, _ := secret.Check(check); !ok {
 		return nil, auth.Secret{}, wrongSecret(cfg)
@@ -70,8 +70,8 @@ func openKeys(ctx context.Context, cfg *config.Config) (_ *store.Store, _ auth.S
 	return st, secret, nil
 }
 
-// wrongSecret is exit 3: with this SECRET_KEY none of the database's keys would work.
+// wrongSecret is exit 3: with this SECRET_KEY, no key in the database would work.
 func wrongSecret(cfg *config.Config) error {
-	return databasef("SECRET_KEY is not the one that the keys in %s were stored under: set that one (kept in %s where SECRET_KEY was not set), or set it as SECRET_KEY_PREVIOUS beside a new SECRET_KEY",
+	return databasef("SECRET_KEY is not the one that the keys in %s were hashed with: set that one (it is in %s if SECRET_KEY was never set), or set it as SECRET_KEY_PREVIOUS in addition to a new SECRET_KEY",
 		databasePath(cfg), config.SecretPath(cfg.DataDir))
 }

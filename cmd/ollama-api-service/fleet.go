@@ -13,7 +13,7 @@ import (
 	"ollama-api-service/internal/store"
 )
 
-// newFleet is the servers that the settings name, and then those that admins have added, drained as they were left.
+// newFleet returns the servers of the settings, followed by those that admins added. Drained servers stay drained.
 func newFleet(ctx context.Context, cfg *config.Config, means dial.Means, st *store.Store, log *slog.Logger) (*backend.Fleet, map[string]bool, error) {
 	kept, err := st.Backends(ctx)
 	if err != nil {
@@ -33,7 +33,7 @@ func newFleet(ctx context.Context, cfg *config.Config, means dial.Means, st *sto
 		switch {
 		case b.URL == nil: // of the settings
 		case static[b.Name]:
-			log.Warn("OLLAMA_BASE_URL names a server as one that was added by an admin is named: that one is not used; give one of them another name",
+			log.Warn("OLLAMA_BASE_URL and an admin use the same name for two servers: the one added by the admin is not used; rename one of them",
 				"backend", b.Name, "url", b.URL.String())
 		default:
 			fleet.Add(backend.Of(b, means))
@@ -42,7 +42,7 @@ func newFleet(ctx context.Context, cfg *config.Config, means dial.Means, st *sto
 	return fleet, static, nil
 }
 
-// newMeans are what the settings say that Ollama servers are reached with. A file that is not there yet is waited for by the probes.
+// newMeans returns the settings for connections to Ollama servers. The probes wait for a file that does not exist yet.
 func newMeans(cfg *config.Config, log *slog.Logger) (dial.Means, error) {
 	file := func(path, name string) dial.Text {
 		if path == "" {
@@ -60,21 +60,21 @@ func newMeans(cfg *config.Config, log *slog.Logger) (dial.Means, error) {
 	}
 	switch _, err := tls(); {
 	case errors.Is(err, fs.ErrNotExist):
-		log.Warn("a file for the HTTPS of Ollama servers is not there yet: put it in place, and it is taken up", "cause", err.Error())
+		log.Warn("a file for HTTPS to Ollama servers does not exist yet: put it in place, and the service reads it", "cause", err.Error())
 	case err != nil:
-		return m, usagef("%w; name PEM files that the user this runs as may read", err)
+		return m, usagef("%w; name PEM files that the user of the service may read", err)
 	}
 	return m, nil
 }
 
-// logFound says at start what was found of a server that is not as it should be.
+// logFound logs at start what is wrong with a server.
 func logFound(log *slog.Logger, b *backend.Backend) {
 	s := b.State()
 	switch {
 	case !s.Healthy:
 		log.Warn("the Ollama server does not answer yet: start it, or set OLLAMA_BASE_URL to where it is", "backend", b.Name, "reason", s.Reason)
 	case s.Draining:
-		log.Warn("the Ollama server is drained: it gets no requests until an admin ends that", "backend", b.Name)
+		log.Warn("the Ollama server is drained: it gets no requests until an admin undrains it", "backend", b.Name)
 	}
 	logHoles(log, b.Name, s)
 }
@@ -91,6 +91,6 @@ func logBackend(log *slog.Logger, b *backend.Backend, s backend.State) {
 // logHoles warns of a version with known vulnerabilities.
 func logHoles(log *slog.Logger, name string, s backend.State) {
 	if holes := s.Holes(); len(holes) > 0 {
-		log.Warn("the Ollama server has known vulnerabilities: upgrade it, and let nobody reach it but this service", "backend", name, "version", s.Version, "known", holes)
+		log.Warn("the Ollama server has known vulnerabilities: upgrade it, and let only this service reach it", "backend", name, "version", s.Version, "known", holes)
 	}
 }

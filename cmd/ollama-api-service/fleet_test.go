@@ -14,7 +14,7 @@ import (
 	"ollama-api-service/internal/dial"
 )
 
-// A start finds the servers of the settings and those that were added, drained as they were left.
+// A start uses the servers of the settings and those that admins added. Drained servers stay drained.
 func TestTheFleetOfAStart(t *testing.T) {
 	d := newDesk(t)
 	by := api.Change{Actor: "oas_admin", From: "local", At: time.Now()}
@@ -50,6 +50,6 @@ func TestTheFleetOfAStart(t *testing.T) {
 		t.Errorf("the fleet is\n%s", strings.Join(got, "\n"))
 	}
 	if !strings.Contains(logged.String(), "backend=gpu1") {
-		t.Errorf("a server that is not used is not told of: %s", logged.String())
+		t.Errorf("the log does not mention the unused server: %s", logged.String())
 	}
 }

@@ -23,8 +23,8 @@ const healthTimeout = 3 * time.Second
 func (p *program) healthcheckCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "healthcheck",
-		Short: "Ask the running service whether it is well; exit 0 or 1",
-		Long:  "Ask the service at HOST and PORT for /healthz, for at most 3 seconds: exit 0 if it answers well, 1 if not. For containers.",
+		Short: "Check that the service is running and healthy; exit 0 or 1",
+		Long:  "Request /healthz from the service at HOST and PORT, with a timeout of 3 seconds. Exit 0 if the service is healthy, otherwise 1. For containers.",
 		Example: `  ollama-api-service healthcheck
   HEALTHCHECK CMD ["ollama-api-service", "healthcheck"]`,
 		Args: cobra.NoArgs,
@@ -54,11 +54,11 @@ func healthURL(cfg *config.Config) string {
 	return cfg.Scheme() + "://" + localAddress(cfg) + string(cfg.BasePath) + "/healthz"
 }
 
-// askHealth asks the service that runs whether it is well.
+// askHealth returns nil if the running service is healthy.
 func askHealth(ctx context.Context, cfg *config.Config) error {
 	url := healthURL(cfg)
-	// Straight to the service: no proxy of the environment, no redirects, no second try.
-	// Whose certificate it is does not matter: it is for the name that others use, nothing secret is sent, and a status is read.
+	// Connect directly: no proxy from the environment, no redirects, no retry. The certificate is not verified: it is for the public
+	// name, nothing secret is sent, and only a status is read.
 	client := &http.Client{
 		Timeout:       healthTimeout,
 		Transport:     localTransport(cfg),
@@ -70,19 +70,20 @@ func askHealth(ctx context.Context, cfg *config.Config) error {
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return fmt.Errorf("no answer from %s: see that the service runs, and that HOST and PORT are the same as its own", url)
+		return fmt.Errorf("no answer from %s: check that the service is running, and that HOST and PORT match its settings", url)
 	}
 	defer resp.Body.Close()
 	io.Copy(io.Discard, io.LimitReader(resp.Body, 4096))
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s answers %s: look at the log of the service, or see whether another program has its port", url, resp.Status)
+		return fmt.Errorf("%s answers %s: look at the log of the service, and check that no other program uses its port", url, resp.Status)
 	}
 	return nil
 }
 
-// localTransport leads to the service on this machine, over its Unix socket if it has one.
+// localTransport connects to the service on this machine, over its Unix socket if it has one.
 func localTransport(cfg *config.Config) *http.Transport {
-	t := &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	anyName := &tls.Config{InsecureSkipVerify: true} //nolint:gosec // to this machine: the certificate is for the public name
+	t := &http.Transport{DisableKeepAlives: true, TLSClientConfig: anyName}
 	network, at := "tcp", ""
 	if path := cfg.Socket(); path != "" {
 		network, at = "unix", path
@@ -90,7 +91,7 @@ func localTransport(cfg *config.Config) *http.Transport {
 	t.DialContext = func(ctx context.Context, _, address string) (net.Conn, error) {
 		c, err := new(net.Dialer).DialContext(ctx, network, cmp.Or(at, address))
 		if err == nil && bool(cfg.ProxyProtocol) {
-			// What a proxy sends before its own health checks: the connection has no other client.
+			// A proxy sends this header before its own health checks: the connection has no other client.
 			_, err = proxyproto.HeaderProxyFromAddrs(2, nil, nil).WriteTo(c)
 		}
 		return c, err
@@ -98,7 +99,7 @@ func localTransport(cfg *config.Config) *http.Transport {
 	return t
 }
 
-// localAddress is where the service is reached from this machine: one cannot connect to 0.0.0.0 everywhere.
+// localAddress is where this machine reaches the service: not every system can connect to 0.0.0.0.
 func localAddress(cfg *config.Config) string {
 	host := cfg.Host
 	if cfg.Socket() != "" {

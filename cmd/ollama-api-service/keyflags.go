@@ -10,7 +10,7 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// keyFlags are the fields of a key as flags. They are texts, for most have a word beside their values: none, all, never, any.
+// keyFlags are the fields of a key as flags. Most are texts, because they also take a word: none, all, never or any.
 type keyFlags struct {
 	set                                                                   *pflag.FlagSet
 	name, role, note, rateLimit, concurrent, models, expires, ips, policy string
@@ -21,27 +21,27 @@ type keyFlags struct {
 
 func newKeyFlags(set *pflag.FlagSet) *keyFlags {
 	f := &keyFlags{set: set}
-	set.StringVar(&f.name, "name", "", "whose key it is, or what for")
-	set.StringVar(&f.role, "role", "", "user or admin; a new key is a user's")
+	set.StringVar(&f.name, "name", "", "owner or purpose of the key")
+	set.StringVar(&f.role, "role", "", "user or admin; the default is user")
 	set.StringVar(&f.rateLimit, "rate-limit", "", "requests in any 60 minutes: a number (0 blocks the key) or none")
-	set.StringVar(&f.concurrent, "max-concurrent", "", "requests at one time: a number or none")
-	set.StringVar(&f.tokensHour, "tokens-per-hour", "", "tokens in and out in any 60 minutes: a number (0 blocks inference) or none")
-	set.StringVar(&f.tokensDay, "tokens-per-day", "", "tokens in and out in any 24 hours: a number (0 blocks inference) or none")
-	set.StringVar(&f.gpuDay, "gpu-seconds-per-day", "", "seconds of the backends' time in any 24 hours: a number (0 blocks inference) or none")
-	set.StringVar(&f.output, "max-tokens-per-request", "", "the longest answer one request may ask for, in tokens: a number or none")
-	set.BoolVar(&f.strict, "strict", false, "the key's limits matter more than its being served")
-	set.StringVar(&f.weight, "weight", "", "its share of busy servers beside other keys: a number above 0, at most 1000; usual is 1")
-	set.StringVar(&f.class, "class", "", "interactive, or batch, which takes what interactive keys leave; usual is interactive")
-	set.StringVar(&f.models, "models", "", "models the key may use: patterns like llama3.2,qwen3:* or all or none")
+	set.StringVar(&f.concurrent, "max-concurrent", "", "concurrent requests: a number or none")
+	set.StringVar(&f.tokensHour, "tokens-per-hour", "", "input and output tokens in any 60 minutes: a number (0 blocks inference) or none")
+	set.StringVar(&f.tokensDay, "tokens-per-day", "", "input and output tokens in any 24 hours: a number (0 blocks inference) or none")
+	set.StringVar(&f.gpuDay, "gpu-seconds-per-day", "", "seconds of backend time in any 24 hours: a number (0 blocks inference) or none")
+	set.StringVar(&f.output, "max-tokens-per-request", "", "the most tokens that one request may ask for: a number or none")
+	set.BoolVar(&f.strict, "strict", false, "refuse a request rather than risk that it exceeds the limits")
+	set.StringVar(&f.weight, "weight", "", "share of busy servers, relative to other keys: a number above 0, at most 1000; the default is 1")
+	set.StringVar(&f.class, "class", "", "interactive or batch, which is served when no interactive key waits; the default is interactive")
+	set.StringVar(&f.models, "models", "", "models that the key may use: patterns like llama3.2,qwen3:*, or all, or none")
 	set.BoolVar(&f.allowCloud, "allow-cloud", false, "allow models that Ollama runs off-site")
-	set.StringVar(&f.expires, "expires", "", "when the key ends: 30d, 12h, 2027-01-31T00:00:00Z or never")
-	set.StringVar(&f.ips, "allowed-ips", "", "where the key may be used from: 10.0.0.7,192.168.0.0/16 or any")
-	set.StringVar(&f.policy, "policy", "", "what its requests may set: num_ctx=max:8192,raw=refuse (docs/policy.md) or none")
-	set.StringVar(&f.note, "note", "", "a remark for yourself")
+	set.StringVar(&f.expires, "expires", "", "when the key expires: 30d, 12h, 2027-01-31T00:00:00Z or never")
+	set.StringVar(&f.ips, "allowed-ips", "", "addresses from which the key may be used: 10.0.0.7,192.168.0.0/16 or any")
+	set.StringVar(&f.policy, "policy", "", "which options its requests may set: num_ctx=max:8192,raw=refuse (docs/policy.md) or none")
+	set.StringVar(&f.note, "note", "", "a note for admins")
 	return f
 }
 
-// patch is what the flags given say. Its errors are usage errors that name the flag.
+// patch returns the flags given as a change. Its errors are usage errors that name the flag.
 func (f *keyFlags) patch(now time.Time) (p api.KeyPatch, err error) {
 	given := f.set.Changed
 	if given("name") {
@@ -64,7 +64,7 @@ func (f *keyFlags) patch(now time.Time) (p api.KeyPatch, err error) {
 	}
 	if given("max-concurrent") {
 		if p.MaxConcurrent, err = numberOrNone(f.concurrent); err != nil {
-			return p, usagef("--max-concurrent must be a number of requests at one time, or none")
+			return p, usagef("--max-concurrent must be a number of concurrent requests, or none")
 		}
 	}
 	if given("strict") {
@@ -124,7 +124,7 @@ func numberOrNone(text string) (api.Optional[int64], error) {
 	return api.Optional[int64]{Set: true, Value: &n}, err
 }
 
-// modelList reads patterns: all is no list at all, none an empty one. Whether they are patterns is for Key.Validate.
+// modelList reads patterns: "all" is no list, "none" is an empty list. Key.Validate checks the patterns.
 func modelList(text string) api.Optional[[]string] {
 	if text == "all" {
 		return api.Optional[[]string]{Set: true}
@@ -146,13 +146,13 @@ func expiry(text string, now time.Time) (api.Optional[time.Time], error) {
 	if err != nil {
 		span, err := parseSpan(text)
 		if err != nil {
-			return api.Optional[time.Time]{}, usagef("--expires must be a time from now like 30d or 12h, an instant like 2027-01-31T00:00:00Z, or never")
+			return api.Optional[time.Time]{}, usagef("--expires must be a duration like 30d or 12h, a time like 2027-01-31T00:00:00Z, or never")
 		}
 		at = now.Add(span)
 	}
 	at = at.UTC()
 	if api.CheckExpiry(&at, now) != nil {
-		return api.Optional[time.Time]{}, usagef("--expires must lie in the future and within ten years; to end a key now, revoke it")
+		return api.Optional[time.Time]{}, usagef("--expires must be in the future and within ten years; to end a key now, revoke it")
 	}
 	return api.Optional[time.Time]{Set: true, Value: &at}, nil
 }
@@ -171,7 +171,7 @@ func networkList(text string) (api.Optional[[]api.Network], error) {
 	return api.Optional[[]api.Network]{Set: true, Value: &list}, nil
 }
 
-// policyList reads actions by field. Whether they fit is for Key.Validate.
+// policyList reads pairs of a field and an action. Key.Validate checks that they match.
 func policyList(text string) (api.Optional[api.Policy], error) {
 	if text == "none" {
 		return api.Optional[api.Policy]{Set: true}, nil
@@ -188,7 +188,7 @@ func policyList(text string) (api.Optional[api.Policy], error) {
 	return api.Optional[api.Policy]{Set: true, Value: &policy}, nil
 }
 
-// maxDays keeps a number of days within what a time.Duration holds.
+// maxDays keeps a number of days within the range of a time.Duration.
 const maxDays = 100_000
 
 // parseSpan reads a duration with Go's units, or whole days: 30d.

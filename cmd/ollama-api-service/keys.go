@@ -16,7 +16,7 @@ import (
 	"ollama-api-service/internal/store"
 )
 
-// keyring is what a keys command works on.
+// keyring holds the objects that a keys command works on.
 type keyring struct {
 	*program
 	cfg    *config.Config
@@ -29,9 +29,9 @@ type keyring struct {
 func (p *program) keysCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "keys",
-		Short: "Make, list, change, rotate and revoke API keys",
-		Long: `Make, list, change, rotate and revoke API keys. The commands work on the database in DATA_DIR directly, whether the service
-runs or not; a running service obeys within a second. Run them as the user the service runs as.`,
+		Short: "Create, list, change, rotate and revoke API keys",
+		Long: `Create, list, change, rotate and revoke API keys. The commands work directly on the database in DATA_DIR, whether the service
+		is running or not. A running service applies a change within a second. Run them as the user that the service runs as.`,
 		Example: `  ollama-api-service keys create --name "Anna's laptop" --models 'llama3.2:*,qwen3:*' --expires 30d
   ollama-api-service keys change oas_8rT2kLmN0q --rate-limit 500
   ollama-api-service keys rotate oas_8rT2kLmN0q --grace 2h
@@ -40,8 +40,8 @@ runs or not; a running service obeys within a second. Run them as the user the s
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	asJSON := cmd.PersistentFlags().Bool("json", false, "print JSON, with the names of the HTTP API")
-	// with opens what a command works on. All of them check the secret, so that a wrong DATA_DIR or SECRET_KEY is noticed
-	// by whichever comes first.
+	// with opens the database and the secret for a command. Every command checks the secret, so that the first one notices a wrong
+	// DATA_DIR or SECRET_KEY.
 	with := func(do func(context.Context, *keyring, []string) error) func(*cobra.Command, []string) error {
 		return func(cmd *cobra.Command, args []string) error {
 			cfg, err := p.settings()
@@ -70,7 +70,7 @@ runs or not; a running service obeys within a second. Run them as the user the s
 	return cmd
 }
 
-// completeKeys is what a shell offers for KEY_PREVIEW: the keys with their names. It offers nothing where it cannot look.
+// completeKeys returns the completions for KEY_PREVIEW: keys with their names. It returns none if the database cannot be read.
 func (p *program) completeKeys(cmd *cobra.Command, args []string, _ string) (offers []cobra.Completion, _ cobra.ShellCompDirective) {
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
@@ -97,9 +97,9 @@ type runner func(func(context.Context, *keyring, []string) error) func(*cobra.Co
 func createCommand(with runner) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "create --name NAME",
-		Short: "Make a key and print it, this once",
-		Long: `Make a key and print it, this once: only a hash of it is kept. The key alone goes to standard output, what is said about it to
-standard error. Without --rate-limit a key gets the default of its role from the settings.`,
+		Short: "Create a key and print it once",
+		Long: `Create a key and print it. The key cannot be shown again, because only its hash is stored. Standard output gets only the key;
+		explanations go to standard error. Without --rate-limit, the key gets the default of its role from the settings.`,
 		Example: `  ollama-api-service keys create --name "Anna's laptop"
   ollama-api-service keys create --name operations --role admin --rate-limit none --allowed-ips 10.0.0.0/8
   ollama-api-service keys create --name batch --models 'qwen3:*,nomic-embed-text' --max-concurrent 2 --expires 30d
@@ -128,7 +128,7 @@ standard error. Without --rate-limit a key gets the default of its role from the
 		if err := r.store.CreateKey(ctx, k, r.secret.MAC(secret), r.by); err != nil {
 			return err
 		}
-		return r.reveal(secret, k, fmt.Sprintf("%s key %s for %q, %s. It is shown this once: keep it now, and send it as\n  Authorization: Bearer KEY\n",
+		return r.reveal(secret, k, fmt.Sprintf("%s key %s for %q, %s. It is shown only once: store it now, and send it as\n  Authorization: Bearer KEY\n",
 			title(k.Role), k.Preview, k.Name, perHour(k.RateLimit)))
 	})
 	return cmd
@@ -143,21 +143,21 @@ func listCommand(with runner) *cobra.Command {
   ollama-api-service keys list --search laptop --state active`,
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&q.Text, "search", "", "keys with this in their name, preview or note")
-	flags.StringSliceVar(&q.States, "state", nil, "keys in these states: "+strings.Join(api.KeyStates, ", "))
-	flags.StringVar((*string)(&q.Role), "role", "", "keys of this role: user or admin")
-	flags.StringVar(&q.Sort, "sort", "-created_at", "the order: "+strings.Join(api.KeyOrders, ", ")+"; a hyphen in front turns it around")
+	flags.StringVar(&q.Text, "search", "", "only keys with this text in their name, preview or note")
+	flags.StringSliceVar(&q.States, "state", nil, "only keys in these states: "+strings.Join(api.KeyStates, ", "))
+	flags.StringVar((*string)(&q.Role), "role", "", "only keys of this role: user or admin")
+	flags.StringVar(&q.Sort, "sort", "-created_at", "sort by "+strings.Join(api.KeyOrders, ", ")+"; a leading hyphen reverses the order")
 	cmd.RunE = with(func(ctx context.Context, r *keyring, _ []string) error {
 		for _, state := range q.States {
 			if !slices.Contains(api.KeyStates, state) {
-				return usagef("--state must be of %s, separated by commas", strings.Join(api.KeyStates, ", "))
+				return usagef("--state takes a comma-separated list of %s", strings.Join(api.KeyStates, ", "))
 			}
 		}
 		switch {
 		case q.Role != "" && q.Role != api.RoleUser && q.Role != api.RoleAdmin:
 			return usagef("--role must be user or admin")
 		case !slices.Contains(api.KeyOrders, strings.TrimPrefix(q.Sort, "-")):
-			return usagef("--sort must be one of %s, with or without a hyphen in front", strings.Join(api.KeyOrders, ", "))
+			return usagef("--sort must be one of %s, with or without a leading hyphen", strings.Join(api.KeyOrders, ", "))
 		}
 		all, err := r.store.Keys(ctx)
 		if err != nil {
@@ -168,7 +168,7 @@ func listCommand(with runner) *cobra.Command {
 			return printJSON(r.stdout, map[string]any{"api_keys": append([]api.Key{}, keys...), "total": len(keys)})
 		}
 		if len(keys) == 0 && len(all) > 0 {
-			_, err := fmt.Fprintln(r.stdout, "No key is like that.")
+			_, err := fmt.Fprintln(r.stdout, "No matching keys.")
 			return err
 		}
 		return printKeys(r.stdout, keys, r.by.At)
@@ -197,7 +197,7 @@ func showCommand(with runner) *cobra.Command {
 func changeCommand(with runner) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "change KEY_PREVIEW", Short: "Change a key's name, role, limits or permissions",
-		Long: "Change a key. What is not named stays as it is; the key's text stays the same too.",
+		Long: "Change a key. Only the named fields change; the text of the key stays the same.",
 		Example: `  ollama-api-service keys change oas_8rT2kLmN0q --rate-limit 500 --max-concurrent none
   ollama-api-service keys change oas_8rT2kLmN0q --models all --expires never
   ollama-api-service keys change oas_8rT2kLmN0q --allow-cloud=false --allowed-ips any`,
@@ -215,7 +215,7 @@ func changeCommand(with runner) *cobra.Command {
 			return err
 		}
 		if patch == (api.KeyPatch{}) {
-			return usagef("nothing to change: name it, like --rate-limit 500; see %s keys change --help", programName)
+			return usagef("nothing to change: name a field, like --rate-limit 500; see %s keys change --help", programName)
 		}
 		k, err := r.store.ChangeKey(ctx, preview, patch, r.by)
 		if err != nil {
@@ -228,15 +228,15 @@ func changeCommand(with runner) *cobra.Command {
 
 func rotateCommand(with runner) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "rotate KEY_PREVIEW", Short: "Give a key a new text; the old one works on for a while",
-		Long: `Give a key a new text and print it, this once. Preview, limits and statistics stay. The old text works on for --grace, at most
-72h; after a leak take --grace 0s. While the text that an earlier rotation replaced still works, another rotation needs --force.`,
+		Use: "rotate KEY_PREVIEW", Short: "Replace a key's text; the old one works for a while",
+		Long: `Give a key a new text and print it once. Preview, limits and statistics stay. The old text keeps working for --grace, at most
+		72h; after a leak, use --grace 0s. If the text that an earlier rotation replaced still works, another rotation needs --force.`,
 		Example: `  ollama-api-service keys rotate oas_8rT2kLmN0q
   ollama-api-service keys rotate oas_8rT2kLmN0q --grace 0s --force`,
 		Args: cobra.ExactArgs(1),
 	}
-	grace := cmd.Flags().String("grace", api.DefaultGrace.String(), "how long the old text works on: 0s to 72h")
-	force := cmd.Flags().Bool("force", false, "rotate although the text that an earlier rotation replaced still works: it ends now")
+	grace := cmd.Flags().String("grace", api.DefaultGrace.String(), "how long the old text keeps working: 0s to 72h")
+	force := cmd.Flags().Bool("force", false, "rotate even if the text that an earlier rotation replaced still works; that text stops working now")
 	cmd.RunE = with(func(ctx context.Context, r *keyring, args []string) error {
 		preview, err := previewOf(args[0])
 		if err != nil {
@@ -244,7 +244,7 @@ func rotateCommand(with runner) *cobra.Command {
 		}
 		span, err := parseSpan(*grace)
 		if err != nil || span < 0 || span > api.MaxGrace {
-			return usagef("--grace must be a time from 0s to 72h, like 24h or 2d")
+			return usagef("--grace must be a duration from 0s to 72h, like 24h or 2d")
 		}
 		r.by.Force = *force
 		secret, err := auth.Reissue(r.random, preview)
@@ -255,18 +255,18 @@ func rotateCommand(with runner) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		old := "The old text works no longer."
+		old := "The old text no longer works."
 		if span > 0 {
 			old = "The old text works until " + instant(r.by.At.Add(span)) + "."
 		}
-		return r.reveal(secret, k, fmt.Sprintf("New text of key %s (%q). It is shown this once: keep it now. %s\n", k.Preview, k.Name, old))
+		return r.reveal(secret, k, fmt.Sprintf("New text of key %s (%q). It is shown only once: store it now. %s\n", k.Preview, k.Name, old))
 	})
 	return cmd
 }
 
 func revokeCommand(with runner) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "revoke KEY_PREVIEW", Short: "End a key for good; its record and statistics stay", Args: cobra.ExactArgs(1),
+		Use: "revoke KEY_PREVIEW", Short: "End a key permanently; its record and statistics stay", Args: cobra.ExactArgs(1),
 		Example: `  ollama-api-service keys revoke oas_8rT2kLmN0q`,
 	}
 	force := lastAdminFlag(cmd)
@@ -282,7 +282,7 @@ func revokeCommand(with runner) *cobra.Command {
 		}
 		message := fmt.Sprintf("API key %s is revoked", k.Preview)
 		if k.RevokedAt != nil && k.RevokedAt.Before(r.by.At) {
-			message = fmt.Sprintf("API key %s was revoked already, %s", k.Preview, instant(*k.RevokedAt))
+			message = fmt.Sprintf("API key %s was already revoked, %s", k.Preview, instant(*k.RevokedAt))
 		}
 		if r.json {
 			err = printJSON(r.stdout, map[string]any{"message": message, "key": k})
@@ -294,14 +294,14 @@ func revokeCommand(with runner) *cobra.Command {
 	return cmd
 }
 
-// lastAdminFlag is --force of the commands that may take the last admin key away: on the machine itself another one is made as easily.
+// lastAdminFlag adds --force to the commands that may remove the last admin key. Here this is safe: this machine can create another one.
 func lastAdminFlag(cmd *cobra.Command) *bool {
-	return cmd.Flags().Bool("force", false, "do it although no admin key would be left that works from everywhere")
+	return cmd.Flags().Bool("force", false, "proceed even if no admin key would be left that works from every address")
 }
 
 func (r *keyring) force(asked bool) { r.by.KeepAdmin, r.by.Force = r.by.KeepAdmin && !asked, asked }
 
-// orForce adds to a refusal that --force does it.
+// orForce adds to a refusal that --force overrides it.
 func orForce(err error) error {
 	if e := api.AsError(err); e.Code == api.CodeConflict && strings.Contains(e.Message, "admin key") {
 		return api.Errorf(e.Code, "%s, or add --force", e.Message)
@@ -309,7 +309,7 @@ func orForce(err error) error {
 	return err
 }
 
-// sayIfNoAdmin says when a forced change has left no admin key that works from everywhere, and how to make one.
+// sayIfNoAdmin warns if a forced change left no admin key that works from every address, and says how to create one.
 func (r *keyring) sayIfNoAdmin(ctx context.Context) error {
 	if r.by.KeepAdmin || r.cfg.AdminAPIKey != "" {
 		return nil
@@ -318,12 +318,12 @@ func (r *keyring) sayIfNoAdmin(ctx context.Context) error {
 	if err != nil || exists {
 		return err
 	}
-	_, err = fmt.Fprintf(r.stderr, "No admin key is left that works from everywhere. To make one: %s keys create --role admin --name NAME\n", programName)
+	_, err = fmt.Fprintf(r.stderr, "No admin key is left that works from every address. To create one: %s keys create --role admin --name NAME\n", programName)
 	return err
 }
 
-// previewOf takes a preview, or a whole key text where somebody pastes one that leaked. What it refuses it does not repeat:
-// it may be a key with a typing error.
+// previewOf takes a preview, or a whole key, which an admin may paste after a leak. Its errors do not repeat the argument, because it may
+// be a key with a typing error.
 func previewOf(arg string) (string, error) {
 	if preview, ok := auth.Parse(arg); ok {
 		return preview, nil
@@ -332,11 +332,11 @@ func previewOf(arg string) (string, error) {
 	case auth.ValidPreview(arg):
 		return arg, nil
 	case arg == "env-admin":
-		return "", usagef("env-admin lives in the setting ADMIN_API_KEY: change or remove it there")
+		return "", usagef("env-admin is the key of the setting ADMIN_API_KEY: change or remove it there")
 	case arg == "demo-admin" || arg == "demo-user":
-		return "", usagef("demo keys live in the setting DEMO_KEYS and in --demo: leave those out to end them")
+		return "", usagef("demo keys come from the setting DEMO_KEYS and from --demo: remove those to end the keys")
 	}
-	return "", usagef("that is no key preview: it is oas_ and ten characters, as `%s keys list` shows", programName)
+	return "", usagef("this is not a key preview: a preview is oas_ and ten characters, as `%s keys list` shows", programName)
 }
 
 func defaultLimit(cfg *config.Config, role api.Role) *int64 {

@@ -19,7 +19,7 @@ func TestCreateKey(t *testing.T) {
 	out, errs, exit := call(t, d.environ, "keys", "create", "--name", "Anna's laptop")
 	text := strings.TrimSuffix(out, "\n")
 	preview, ok := auth.Parse(text)
-	if exit != exitOK || !ok || !strings.Contains(errs, preview) || !strings.Contains(errs, "shown this once") || strings.Contains(errs, text) {
+	if exit != exitOK || !ok || !strings.Contains(errs, preview) || !strings.Contains(errs, "shown only once") || strings.Contains(errs, text) {
 		t.Fatalf("exit %d: %q, %q", exit, out, errs)
 	}
 	k := d.key(preview)
@@ -52,7 +52,7 @@ func TestCreateKeyWithEverything(t *testing.T) {
 	_, admin := d.make("--name", "x", "--role", "admin")
 	_, user := d.make("--name", "x")
 	if *d.key(admin).RateLimit != 55 || *d.key(user).RateLimit != 44 {
-		t.Error("the settings' defaults are not obeyed")
+		t.Error("the key does not have the default limit of the settings")
 	}
 }
 
@@ -103,17 +103,17 @@ func TestBadKeyFlags(t *testing.T) {
 		d.fails(exitUsage, []string{c.word}, append([]string{"keys", "create"}, c.args...)...)
 	}
 	if keys, err := d.store.Keys(t.Context()); err != nil || len(keys) != 0 {
-		t.Errorf("%d keys were made, %v", len(keys), err)
+		t.Errorf("%d keys were created, %v", len(keys), err)
 	}
 }
 
 func TestListAndShow(t *testing.T) {
 	d := newDesk(t)
 	if out := d.run("keys", "list"); !strings.Contains(out, "keys create") {
-		t.Errorf("of nothing: %s", out)
+		t.Errorf("without keys: %s", out)
 	}
 	if out := d.run("keys", "list", "--json"); strings.Join(strings.Fields(out), "") != `{"api_keys":[],"total":0}` {
-		t.Errorf("of nothing: %s", out)
+		t.Errorf("without keys: %s", out)
 	}
 	text, preview := d.make("--name", "Ünï", "--models", "tiny")
 	_, gone := d.make("--name", "Gone", "--rate-limit", "none")
@@ -138,7 +138,7 @@ func TestListAndShow(t *testing.T) {
 		t.Errorf("%v: %+v", err, list)
 	}
 	shown := d.run("keys", "show", preview)
-	if !strings.Contains(shown, "models          tiny\n") || !strings.Contains(shown, "Ünï") {
+	if !strings.Contains(shown, "models                  tiny\n") || !strings.Contains(shown, "Ünï") {
 		t.Errorf("shown:\n%s", shown)
 	}
 	var k api.Key
@@ -147,7 +147,7 @@ func TestListAndShow(t *testing.T) {
 	}
 	for _, out := range []string{out, shown} {
 		if strings.Contains(out, text) {
-			t.Error("a key's text is shown again")
+			t.Error("the output contains the text of a key")
 		}
 	}
 }
@@ -181,7 +181,7 @@ func TestRotateKey(t *testing.T) {
 	d.fails(exitFailure, []string{"--force"}, "keys", "rotate", preview, "--grace", "0s")
 	d.run("keys", "rotate", preview, "--grace", "0s", "--force")
 	if d.key(preview).PreviousMAC != nil {
-		t.Error("the old text works on without grace")
+		t.Error("the old text still works without a grace period")
 	}
 	d.run("keys", "rotate", preview, "--grace", "3d")
 	for _, bad := range []string{"73h", "4d", "-1h", "24", "long"} {
@@ -198,17 +198,17 @@ func TestRevokeKey(t *testing.T) {
 		t.Errorf("said %q", out)
 	}
 	at := *d.key(preview).RevokedAt
-	if out := d.run("keys", "revoke", preview); !strings.Contains(out, "revoked already") || !d.key(preview).RevokedAt.Equal(at) {
-		t.Errorf("said %q the second time", out)
+	if out := d.run("keys", "revoke", preview); !strings.Contains(out, "already revoked") || !d.key(preview).RevokedAt.Equal(at) {
+		t.Errorf("the second output is %q", out)
 	}
 	text, leaked := d.make("--name", "leaked")
 	if out := d.run("keys", "revoke", text, "--json"); !strings.Contains(out, leaked) || strings.Contains(out, text) || d.key(leaked).RevokedAt == nil {
-		t.Errorf("by its whole text: %s", out)
+		t.Errorf("revoked by its whole text: %s", out)
 	}
 	d.fails(exitUsage, []string{"ADMIN_API_KEY"}, "keys", "revoke", "env-admin")
 	d.fails(exitUsage, []string{"DEMO_KEYS"}, "keys", "revoke", "demo-user")
 	d.fails(exitFailure, []string{"there is no key"}, "keys", "revoke", "oas_0000000000")
-	// What is almost a key may be one: it is not repeated.
+	// An argument that is almost a key may be one, so errors do not repeat it.
 	if _, errs, exit := call(t, d.environ, "keys", "revoke", text[:50]); exit != exitUsage || strings.Contains(errs, text[:20]) {
 		t.Errorf("exit %d: %s", exit, errs)
 	}
@@ -224,13 +224,13 @@ func TestTheLastAdminStays(t *testing.T) {
 	forced, _, exit := call(t, d.environ, "keys", "change", admin, "--allowed-ips", "10.0.0.0/8", "--force")
 	_, said, again := call(t, d.environ, "keys", "change", admin, "--role", "user", "--force")
 	if exit != exitOK || again != exitOK || !strings.Contains(forced, "10.0.0.0/8") || !strings.Contains(said, "keys create --role admin") {
-		t.Errorf("with --force: exit %d and %d, %q, and it said %q", exit, again, forced, said)
+		t.Errorf("with --force: exit %d and %d, output %q, then %q", exit, again, forced, said)
 	}
 	d.run("keys", "change", admin, "--role", "admin", "--allowed-ips", "any")
 	d.environ = append(d.environ, "ADMIN_API_KEY=an-admin-key-from-the-settings")
 	d.run("keys", "revoke", admin)
 	if d.key(admin).RevokedAt == nil {
-		t.Error("not revoked though ADMIN_API_KEY is set")
+		t.Error("not revoked, although ADMIN_API_KEY is set")
 	}
 }
 
@@ -238,7 +238,7 @@ type brokenPipe struct{}
 
 func (brokenPipe) Write([]byte) (int, error) { return 0, errors.New("broken pipe") }
 
-// A key that was stored and could not be shown is a key that nobody knows: that must not look like success.
+// A key that was stored but could not be printed is lost. That must not look like success.
 func TestAKeyThatCannotBePrintedIsAnError(t *testing.T) {
 	d := newDesk(t)
 	t.Chdir(t.TempDir())
@@ -272,8 +272,8 @@ func TestListChosenKeys(t *testing.T) {
 			t.Errorf("keys list %s: %v, want %v", args, got, want)
 		}
 	}
-	if out := d.run("keys", "list", "--state", "expired"); !strings.Contains(out, "No key") {
-		t.Errorf("none: %s", out)
+	if out := d.run("keys", "list", "--state", "expired"); !strings.Contains(out, "No matching keys") {
+		t.Errorf("without keys: %s", out)
 	}
 	for _, args := range []string{"--state gone", "--sort mac", "--role root"} {
 		d.fails(exitUsage, []string{args[:5]}, append([]string{"keys", "list"}, strings.Fields(args)...)...)

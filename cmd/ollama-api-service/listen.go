@@ -12,8 +12,8 @@ import (
 	"ollama-api-service/internal/disk"
 )
 
-// givenListeners are the sockets that systemd holds for the service (sd_listen_fds(3)). They
-// outlive the service, so that a restart refuses no connection. HOST and PORT of cfg become those of the first.
+// givenListeners returns the sockets that systemd holds for the service (sd_listen_fds(3)). They outlive the service, so that a restart
+// refuses no connection. It sets HOST and PORT of cfg to the address of the first socket.
 func givenListeners(cfg *config.Config) ([]net.Listener, error) {
 	given, err := activation.Listeners()
 	if err != nil || len(given) == 0 {
@@ -21,10 +21,10 @@ func givenListeners(cfg *config.Config) ([]net.Listener, error) {
 	}
 	for _, l := range given {
 		if l == nil {
-			return nil, usagef("systemd has handed over a socket that does not listen: write ListenStream= in the socket unit, without Accept=yes")
+			return nil, usagef("systemd passed a socket that is not listening: write ListenStream= in the socket unit, without Accept=yes")
 		}
 	}
-	for i := len(given) - 1; i >= 0; i-- { // the first one last, for it is what cfg names from then on
+	for i := len(given) - 1; i >= 0; i-- { // the first one last, because cfg keeps the last address
 		if err := cfg.ListenAt(given[i].Addr()); err != nil {
 			return nil, err
 		}
@@ -32,7 +32,7 @@ func givenListeners(cfg *config.Config) ([]net.Listener, error) {
 	return given, nil
 }
 
-// listen opens what clients connect to: an address, or a Unix socket.
+// listen opens the address or the Unix socket that clients connect to.
 func listen(cfg *config.Config) (net.Listener, error) {
 	if path := cfg.Socket(); path != "" {
 		l, err := disk.ListenSocket(path)
@@ -40,9 +40,9 @@ func listen(cfg *config.Config) (net.Listener, error) {
 		case errors.Is(err, disk.ErrSocketInUse):
 			return nil, usagef("%w", late{error: fmt.Errorf("cannot listen on the Unix socket %s: %w: stop it, or name another path in HOST", path, err)})
 		case errors.Is(err, fs.ErrNotExist):
-			return nil, usagef("%w", late{error: fmt.Errorf("cannot listen on the Unix socket %s: its directory is not there: make it (RuntimeDirectory= in a unit), or name another path in HOST", path)})
+			return nil, usagef("%w", late{error: fmt.Errorf("cannot listen on the Unix socket %s: its directory does not exist: create it (RuntimeDirectory= in a unit), or name another path in HOST", path)})
 		case err != nil:
-			return nil, usagef("cannot listen on the Unix socket %s: %w; name a path in a directory that the user this runs as may write to", path, err)
+			return nil, usagef("cannot listen on the Unix socket %s: %w; name a path in a directory that the user of the service may write to", path, err)
 		}
 		return l, nil
 	}
@@ -53,7 +53,7 @@ func listen(cfg *config.Config) (net.Listener, error) {
 	return l, nil
 }
 
-// listenURL is what the log calls it.
+// listenURL is the address in the log.
 func listenURL(cfg *config.Config, l net.Listener) string {
 	if l.Addr().Network() == "unix" {
 		return "unix:" + l.Addr().String() + string(cfg.BasePath)

@@ -19,7 +19,7 @@ import (
 	"ollama-api-service/internal/ollamatest"
 )
 
-// handOver gives the program sockets as systemd does, which also needs to know its process id.
+// handOver passes sockets to the program as systemd does. The program also needs its own process ID for that.
 func (p *process) handOver(sockets ...*os.File) {
 	args := append([]string{"-c", `LISTEN_PID=$$ exec "$0" "$@"`}, p.Args...)
 	env, dir := p.Env, p.Dir
@@ -28,7 +28,7 @@ func (p *process) handOver(sockets ...*os.File) {
 	p.ExtraFiles = sockets
 }
 
-// socket is a listening socket as systemd holds it, and its address.
+// socket opens a listening socket as systemd holds it, and returns it with its address.
 func socket(t *testing.T, addr string) (*os.File, string) {
 	t.Helper()
 	l, err := net.Listen("tcp", addr)
@@ -44,7 +44,7 @@ func socket(t *testing.T, addr string) (*os.File, string) {
 	return f, l.Addr().String()
 }
 
-// With a socket that outlives the service, clients that come during a restart wait for a moment and are answered.
+// With a socket that outlives the service, clients that connect during a restart wait for a moment and get an answer.
 func TestARestartRefusesNoConnection(t *testing.T) {
 	ollama := ollamatest.Start(t)
 	first, addr := socket(t, "127.0.0.1:0")
@@ -102,7 +102,7 @@ func TestARestartRefusesNoConnection(t *testing.T) {
 	clients.Wait()
 }
 
-// What the settings promise of HOST must hold for a socket, too.
+// The rules for HOST also apply to a socket from systemd.
 func TestASocketForEveryoneGetsNoDemoKeys(t *testing.T) {
 	f, _ := socket(t, "0.0.0.0:0")
 	p := programOf(t, []string{"DEMO_KEYS=true"}, "serve")
@@ -113,8 +113,11 @@ func TestASocketForEveryoneGetsNoDemoKeys(t *testing.T) {
 	}
 }
 
-// Between the moment that /readyz says no and the last connection that is accepted, what distributes requests can take notice.
+// Load balancers have time between the moment when /readyz fails and the moment when the service stops accepting connections.
 func TestAStopGivesTimeToNotice(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: make test runs it")
+	}
 	ollama := ollamatest.Start(t)
 	p := programOf(t, []string{"OLLAMA_BASE_URL=" + ollama.URL, "SHUTDOWN_DELAY=2s", "SHUTDOWN_GRACE=1s"}, "serve").start(t)
 	began := time.Now()
@@ -129,7 +132,7 @@ func TestAStopGivesTimeToNotice(t *testing.T) {
 	}
 	defer resp.Body.Close()
 	if body, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(body), `"done":true`) {
-		t.Errorf("a new connection after that: %s, %v, %s", resp.Status, err, body)
+		t.Errorf("a new connection after /readyz failed: %s, %v, %s", resp.Status, err, body)
 	}
 	if code := p.exit(t, stopBound); code != 0 || time.Since(began) < 2*time.Second {
 		t.Errorf("exit %d after %s, want 0 after 2s", code, time.Since(began))

@@ -15,14 +15,14 @@ import (
 )
 
 const (
-	logDelay = 100 * time.Millisecond // how long a line may wait for others to be written with it
-	logChunk = 32 << 10               // bytes that are written without waiting for more
-	logBound = 1 << 20                // bytes that may wait while the reader of the log takes nothing
-	// logEnd is how long the reader of the log may take for the last lines at the stop.
+	logDelay = 100 * time.Millisecond // how long a line may wait to be written together with others
+	logChunk = 32 << 10               // the number of bytes that is written without further waiting
+	logBound = 1 << 20                // the most bytes that wait while the reader of the log does not read
+	// logEnd is how long the reader of the log may take for the last lines at shutdown.
 	logEnd = 2 * time.Second
 )
 
-// newLogger writes JSON or text lines to out, by way of a lineWriter.
+// newLogger writes JSON or text lines to out, through a lineWriter.
 func newLogger(cfg *config.Config, out io.Writer) (*slog.Logger, *lineWriter) {
 	handler := func(out io.Writer, level slog.Leveler) slog.Handler {
 		if cfg.LogFormat == config.LogText {
@@ -35,16 +35,16 @@ func newLogger(cfg *config.Config, out io.Writer) (*slog.Logger, *lineWriter) {
 	return slog.New(handler(w, &w.level)), w
 }
 
-// lineWriter takes lines and never waits: one goroutine of its own writes them to out. If out takes nothing, because its reader stands
-// still or its disk is full, lines wait up to logBound. After that they are dropped whole and counted, because a request must not wait for
-// a log. Lines are gathered for a moment and written in one go: a write for each request would cost it 2 us.
+// lineWriter accepts lines without blocking: a goroutine of its own writes them to out. If out blocks, because its reader does not read
+// or its disk is full, lines wait up to logBound. Then whole lines are dropped and counted, because a request must not wait for a log.
+// Lines are collected for a moment and written together: one write for each request would cost it 2 µs.
 type lineWriter struct {
 	level slog.LevelVar
 	out   io.Writer
-	// report writes the line about lost lines, straight to out.
+	// report writes the line about lost lines directly to out.
 	report slog.Handler
 
-	wake, hurry chan struct{} // there are lines; they are worth a write at once
+	wake, hurry chan struct{} // there are lines; they are to be written at once
 	stop, ended chan struct{}
 	lost        atomic.Int64 // lines, since the start
 
@@ -52,10 +52,10 @@ type lineWriter struct {
 	buf     []byte
 	dropped int64 // lines, since buf was last taken
 
-	// Of the writing goroutine only.
+	// Only the writing goroutine uses these.
 	spare      []byte
-	torn       bool  // out has the beginning of a line that was lost
-	unreported int64 // lost lines that no line in the log tells of
+	torn       bool  // out has the beginning of a line whose end was lost
+	unreported int64 // lost lines that the log does not mention yet
 }
 
 func newLineWriter(out io.Writer, report slog.Handler) *lineWriter {
@@ -88,10 +88,10 @@ func (w *lineWriter) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// flush has the lines written without the usual delay. It does not wait for them.
+// flush starts writing the lines without the usual delay. It does not wait for the end of the write.
 func (w *lineWriter) flush() { signalTo(w.hurry) }
 
-// close writes what waits, for at most logEnd. Lines after it are lost.
+// close writes the waiting lines, for at most logEnd. Later lines are lost.
 func (w *lineWriter) close() {
 	close(w.stop)
 	late := time.NewTimer(logEnd)
@@ -122,18 +122,18 @@ func (w *lineWriter) run() {
 	}
 }
 
-// writeOut writes what waits, and then, if out took it, how many lines were lost before.
+// writeOut writes the waiting lines. If out accepts them, it then writes how many lines were lost before.
 func (w *lineWriter) writeOut() {
 	w.mu.Lock()
 	chunk, dropped := w.buf, w.dropped
 	w.buf, w.dropped = w.spare[:0], 0
 	w.mu.Unlock()
 	if w.spare = chunk[:0]; cap(chunk) > 4*logChunk {
-		w.spare = nil // what a reader that stood still has made it grow to
+		w.spare = nil // do not keep the size that it grew to while out was blocked
 	}
 	taken := w.put(chunk)
 	if w.unreported += dropped; taken && w.unreported > 0 {
-		w.tellLost()
+		w.reportLost()
 	}
 }
 
@@ -159,7 +159,7 @@ func (w *lineWriter) put(lines []byte) bool {
 		case err == nil:
 			return true
 		case errors.Is(err, syscall.EAGAIN):
-			// Another program has made the shared stream a non-blocking one, and it is full.
+			// Another program made the shared stream non-blocking, and it is full.
 			time.Sleep(logDelay)
 		default:
 			w.torn = last != '\n'
@@ -169,23 +169,23 @@ func (w *lineWriter) put(lines []byte) bool {
 	}
 }
 
-// miss counts lines that out did not take. There is nowhere to say so, and it is tried again with the next lines.
+// miss counts lines that out did not accept. They are reported with the next lines that it accepts.
 func (w *lineWriter) miss(lines []byte) {
 	n := int64(bytes.Count(lines, []byte("\n")))
 	w.unreported += n
 	w.lost.Add(n)
 }
 
-func (w *lineWriter) tellLost() {
-	const told = "lines of the log were lost, because what reads it did not take them: look at what standard output leads to"
-	r := slog.NewRecord(time.Now(), slog.LevelWarn, told, 0)
+func (w *lineWriter) reportLost() {
+	const message = "lines of the log were lost, because the reader of standard output did not read them: check where standard output goes"
+	r := slog.NewRecord(time.Now(), slog.LevelWarn, message, 0)
 	r.AddAttrs(slog.Int64("lines", w.unreported))
 	if w.report.Handle(context.Background(), r) == nil {
 		w.unreported = 0
 	}
 }
 
-// signalTo leaves one signal in c, which holds one.
+// signalTo puts a signal into c, which has room for one, unless c is full.
 func signalTo(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
@@ -193,8 +193,8 @@ func signalTo(c chan struct{}) {
 	}
 }
 
-// boundedWriter writes to a stream that may not be read, such as a pipe as standard error. A write that is not done in time fails, and
-// so does each one after it. out is then left to a goroutine that the end of the process ends.
+// boundedWriter writes to a stream that may have no reader, such as standard error on a pipe. A write that takes longer than wait fails,
+// and so does each later one. The blocked write stays in its goroutine until the process ends.
 type boundedWriter struct {
 	out  io.Writer
 	wait time.Duration
@@ -204,7 +204,7 @@ type boundedWriter struct {
 
 var errNotRead = errors.New("nothing reads it")
 
-// Write writes p whole, or fails.
+// Write writes all of p, or fails.
 func (w *boundedWriter) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -15,11 +15,14 @@ import (
 	"ollama-api-service/internal/ollamatest"
 )
 
-// stopBound is SHUTDOWN_GRACE of these tests and what the books and the log may take, with room for a slow machine.
+// stopBound is SHUTDOWN_GRACE of these tests plus the time for usage and log lines, with room for a slow machine.
 const stopBound = 15 * time.Second
 
-// The pipe of a log whose reader stands still takes 64 KiB. Nothing that clients ask for may wait for it, and neither may the stop.
+// The pipe of a log without an active reader takes 64 KiB. Neither requests nor shutdown may wait for it.
 func TestALogThatNothingReadsHoldsNoRequest(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: make test runs it")
+	}
 	for _, both := range []bool{false, true} {
 		t.Run(fmt.Sprintf("standard error too: %v", both), func(t *testing.T) {
 			ollama := ollamatest.Start(t)
@@ -36,7 +39,7 @@ func TestALogThatNothingReadsHoldsNoRequest(t *testing.T) {
 			p.start(t)
 			out.Close()
 
-			// Enough that the bound of what may wait is passed, too.
+			// Enough to exceed logBound too.
 			const chats = 4000
 			var next, good atomic.Int64
 			var clients sync.WaitGroup
@@ -45,7 +48,7 @@ func TestALogThatNothingReadsHoldsNoRequest(t *testing.T) {
 					for next.Add(1) <= chats {
 						resp, err := p.ask("POST", "/api/chat", `{"model":"tiny","messages":[{"role":"user","content":"hi"}]}`)
 						if err != nil {
-							t.Errorf("after %d answers: %v", good.Load(), err)
+							t.Errorf("the request after %d answers failed: %v", good.Load(), err)
 							return
 						}
 						body, err := io.ReadAll(resp.Body)
@@ -64,7 +67,7 @@ func TestALogThatNothingReadsHoldsNoRequest(t *testing.T) {
 			}
 			lost := p.json(t, "/health")["log_lines_lost"].(float64)
 			if lost == 0 {
-				t.Error("/health counts no lost lines")
+				t.Error("/health reports no lost lines")
 			}
 			resp, err := p.ask("GET", "/metrics", "")
 			if err != nil {
@@ -73,7 +76,7 @@ func TestALogThatNothingReadsHoldsNoRequest(t *testing.T) {
 			text, err := io.ReadAll(resp.Body)
 			resp.Body.Close()
 			if err != nil || !strings.Contains(string(text), "\nollama_api_log_lines_lost_total ") || strings.Contains(string(text), "\nollama_api_log_lines_lost_total 0\n") {
-				t.Errorf("the metric counts none: %v", err)
+				t.Errorf("the metric of lost lines is 0: %v", err)
 			}
 			if code := p.stop(t, stopBound); code != 0 {
 				t.Errorf("exit %d, want 0", code)
@@ -82,8 +85,11 @@ func TestALogThatNothingReadsHoldsNoRequest(t *testing.T) {
 	}
 }
 
-// A reader that reads again is told how many lines it has missed, and every line that it gets is whole.
+// A reader that resumes learns how many lines it has missed, and every line that it reads is whole.
 func TestALogThatIsReadAgainSaysWhatItLost(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: make test runs it")
+	}
 	in, out, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -111,16 +117,16 @@ func TestALogThatIsReadAgainSaysWhatItLost(t *testing.T) {
 			lines <- r.Text()
 		}
 	}()
-	told, last := false, time.After(testPatience)
-	for !told {
+	reported, last := false, time.After(testPatience)
+	for !reported {
 		select {
 		case line := <-lines:
 			if !strings.HasPrefix(line, "{") || !strings.HasSuffix(line, "}") {
 				t.Errorf("a line is not whole: %s", line)
 			}
-			told = strings.Contains(line, "were lost") && strings.Contains(line, `"lines":`) && strings.Contains(line, `"level":"WARN"`)
+			reported = strings.Contains(line, "were lost") && strings.Contains(line, `"lines":`) && strings.Contains(line, `"level":"WARN"`)
 		case <-last:
-			t.Fatal("no line says what was lost")
+			t.Fatal("no line reports the lost lines")
 		}
 	}
 	go func() {
@@ -132,7 +138,7 @@ func TestALogThatIsReadAgainSaysWhatItLost(t *testing.T) {
 	}
 }
 
-// What reads the log may end: a pager, a collector that is upgraded.
+// The reader of the log may end, such as a pager or a collector that is upgraded.
 func TestAClosedLogEndsNothing(t *testing.T) {
 	in, out, err := os.Pipe()
 	if err != nil {
@@ -151,7 +157,7 @@ func TestAClosedLogEndsNothing(t *testing.T) {
 	}
 }
 
-// A first admin key that standard error does not take must not be lost with it.
+// The first admin key must not be lost when standard error cannot be written.
 func TestAFirstAdminKeyThatCannotBeShownIsKept(t *testing.T) {
 	in, out, err := os.Pipe()
 	if err != nil {

@@ -10,13 +10,13 @@ import (
 	"ollama-api-service/internal/config"
 )
 
-// volume takes room bytes more, and then fails with cause.
+// volume accepts room more bytes and then fails with cause.
 type volume struct {
 	mu    sync.Mutex
 	text  bytes.Buffer
 	room  int
 	cause error
-	tried chan struct{} // one for each write that was not taken whole
+	tried chan struct{} // one for each incomplete write
 }
 
 func (d *volume) Write(p []byte) (int, error) {
@@ -41,8 +41,8 @@ func (d *volume) give(room int) {
 	d.room = room
 }
 
-// A disk that is full in the middle of a line, and has room again: the line is lost, the next one begins a line of its own, and the
-// log says how many were lost.
+// A disk becomes full in the middle of a line and later has room again. That line is lost, the next one starts on a new line, and the log
+// reports the number of lost lines.
 func TestALogOnAFullDisk(t *testing.T) {
 	d := &volume{room: 100, cause: syscall.ENOSPC, tried: make(chan struct{}, 1)}
 	log, w := newLogger(&config.Config{LogFormat: config.LogJSON}, d)
@@ -60,14 +60,14 @@ func TestALogOnAFullDisk(t *testing.T) {
 		t.Errorf("the last line is %s, want one that says that 5 lines were lost", last)
 	}
 	if after := got[len(got)-2]; !strings.HasPrefix(after, `{"time"`) || !strings.Contains(after, `"msg":"after"`) {
-		t.Errorf("the line after is %s, want it whole", after)
+		t.Errorf("the next line is %s, want it whole", after)
 	}
 	if n := w.lost.Load(); n != 5 {
 		t.Errorf("%d lines are counted as lost, want 5", n)
 	}
 }
 
-// A program that shares the stream can make it a non-blocking one: full is then not failed, and nothing is lost.
+// A program that shares the stream can make it non-blocking. A full stream is then not a failure, and no line is lost.
 func TestALogOnANonBlockingStream(t *testing.T) {
 	d := &volume{room: 30, cause: syscall.EAGAIN, tried: make(chan struct{}, 1)}
 	log, w := newLogger(&config.Config{LogFormat: config.LogText}, d)
@@ -81,7 +81,7 @@ func TestALogOnANonBlockingStream(t *testing.T) {
 	}
 }
 
-// A line larger than all that may wait is dropped, and said to be.
+// A line larger than the whole buffer is dropped and reported.
 func TestALineThatIsTooLong(t *testing.T) {
 	d := &volume{room: 1 << 20}
 	log, w := newLogger(&config.Config{LogFormat: config.LogText}, d)

@@ -1,5 +1,5 @@
-// Command ollama-api-service is a gateway in front of Ollama: API keys, limits and statistics. It is the service and the tool
-// for its keys in one.
+// Command ollama-api-service is a gateway for Ollama with API keys, limits and statistics. It is both the service and the command-line
+// tool that manages it.
 package main
 
 import (
@@ -14,7 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
-	_ "time/tzdata" // machines and images without zones of time are common
+	_ "time/tzdata" // many machines and images have no time zone database
 
 	"github.com/spf13/cobra"
 
@@ -25,26 +25,26 @@ import (
 
 const programName = "ollama-api-service"
 
-// envFile is the file with settings that is read where none is named. Packages set another one at link time, so that every command
-// finds the settings of the installed service from everywhere: -ldflags "-X main.envFile=/etc/…".
+// envFile is the settings file that is read if none is named. Packages set another one at link time, so that every command finds the
+// settings of the installed service from any directory: -ldflags "-X main.envFile=/etc/…".
 var envFile = ".env"
 
 // The exit codes.
 const (
 	exitOK       = 0
 	exitFailure  = 1
-	exitUsage    = 2 // of the command line or of the settings
-	exitDatabase = 3 // unusable, or of another SECRET_KEY
+	exitUsage    = 2 // wrong command line or settings
+	exitDatabase = 3 // the database is unusable, or belongs to another SECRET_KEY
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// After the first signal the second one ends the process at once.
+	// After the first signal, the second one ends the process at once.
 	context.AfterFunc(ctx, stop)
 	os.Exit(run(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
 }
 
-// run is the whole program: it does what args say, and returns the exit code. Answers go to stdout, all else to stderr.
+// run executes the program with args and returns the exit code. Results go to stdout, everything else to stderr.
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
 	p := &program{environ: environ, stdout: stdout, stderr: stderr, random: rand.Reader, now: time.Now}
 	root := p.command()
@@ -56,14 +56,14 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		return exitOK
 	}
 	if !p.started && exitOf(err) == exitFailure {
-		// cobra's own: an unknown command or flag, an argument too many.
+		// An error of cobra: an unknown command or flag, or too many arguments.
 		err = usagef("%s; see %s --help", strings.Join(strings.Fields(err.Error()), " "), programName)
 	}
 	fmt.Fprintf(p.stderr, "%s: %s\n", programName, sentence(err))
 	return exitOf(err)
 }
 
-// program is what the commands share.
+// program holds what the commands share.
 type program struct {
 	environ        []string
 	envFile        string
@@ -80,15 +80,15 @@ func (p *program) command() *cobra.Command {
 		Short: "API keys, limits and statistics in front of Ollama",
 		Long: `API keys, limits and statistics in front of Ollama, in one program.
 
-Without a command it serves. The settings come from the environment and from .env; .env.example explains each.
-Exit codes: 0 done, 1 failed and may succeed later, 2 wrong usage or settings, 3 the database (or backup) is unusable or belongs to
-another SECRET_KEY.`,
+Without a command, it runs the service. The settings come from the environment and from .env; .env.example explains each.
+Exit codes: 0 success, 1 failure that a later attempt may not meet, 2 wrong usage or settings, 3 the database (or backup) is unusable or
+belongs to another SECRET_KEY.`,
 		Example: `  ollama-api-service serve --demo                          try it out on this machine
-  ollama-api-service keys create --name "Anna's laptop"    make a key; it works at once
-  ollama-api-service keys list                             who has keys
-  ollama-api-service stats                                 who used how much
-  ollama-api-service queue                                 who waits for what, live
-  ollama-api-service connect codex --key KEY               how a client program is set up
+  ollama-api-service keys create --name "Anna's laptop"    create a key; it works at once
+  ollama-api-service keys list                             list the keys
+  ollama-api-service stats                                 show usage by key and model
+  ollama-api-service queue                                 show requests that run and wait, live
+  ollama-api-service connect codex --key KEY               show how to set up a client program
   OLLAMA_HOST=http://localhost:8000/k/KEY ollama run llama3.2`,
 		SilenceUsage: true, SilenceErrors: true,
 		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
@@ -96,7 +96,7 @@ another SECRET_KEY.`,
 			p.envFileNamed = cmd.Flags().Changed("env-file")
 		},
 	}
-	root.PersistentFlags().StringVar(&p.envFile, "env-file", envFile, "file with settings; the environment wins over it")
+	root.PersistentFlags().StringVar(&p.envFile, "env-file", envFile, "settings file; environment variables override it")
 	serve := p.serveCommand()
 	root.Flags().AddFlagSet(serve.Flags())
 	root.RunE = serve.RunE
@@ -110,12 +110,12 @@ func (p *program) serveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the service (the default)",
-		Long: `Run the service until SIGTERM or Ctrl-C. SIGHUP reads the settings file and the certificate again and takes over what can change
-while the service runs: docs/settings.md marks it. The first start makes the database in DATA_DIR, a SECRET_KEY where none is set, and an
-admin key, which is printed once.`,
+		Long: `Run the service until SIGTERM or Ctrl-C. SIGHUP reads the settings file and the certificate again and applies the settings that can
+		change while the service runs (docs/settings.md marks them). The first start creates the database in DATA_DIR, a SECRET_KEY if none is set,
+		and an admin key, which it prints once.`,
 		Example: `  ollama-api-service serve
   ollama-api-service serve --demo
-  ollama-api-service serve --check     look at settings, files, database and servers, without starting
+  ollama-api-service serve --check     check settings, files, database and servers without starting
   OLLAMA_BASE_URL=http://10.0.0.7:11434 PORT=9000 ollama-api-service serve`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -125,31 +125,31 @@ admin key, which is printed once.`,
 			if asJSON {
 				return usagef("--json is for --check: leave it out, or add --check")
 			}
-			// From the beginning: a hang-up must not end a start either.
+			// From the very beginning: SIGHUP must not end the process during a start either.
 			hangup := make(chan os.Signal, 1)
 			signal.Notify(hangup, syscall.SIGHUP)
 			defer signal.Stop(hangup)
-			// A service outlives what reads its output: it must neither end with it nor wait for it.
+			// The service must neither end nor block when the reader of its output goes away.
 			signal.Ignore(syscall.SIGPIPE)
 			endByAbort()
 			p.stderr = &boundedWriter{out: p.stderr, wait: logEnd}
 			cfg, err := p.settingsInTime(cmd.Context(), demo)
 			switch {
 			case err != nil && cmd.Context().Err() != nil:
-				return nil // it was told to stop while it waited for them
+				return nil // stopped by a signal while it waited for the settings
 			case err != nil:
 				return err
 			}
 			return serve(cmd.Context(), cfg, hangup, p.stdout, p.stderr)
 		},
 	}
-	cmd.Flags().BoolVar(&demo, "demo", false, "add demo-admin-key-12345 and demo-user-key-67890, on a loopback HOST alone")
-	cmd.Flags().BoolVar(&check, "check", false, "start nothing: look at settings, files, the database and the servers; exit 0, or the code that a start would end with")
+	cmd.Flags().BoolVar(&demo, "demo", false, "add demo-admin-key-12345 and demo-user-key-67890; only with a loopback HOST")
+	cmd.Flags().BoolVar(&check, "check", false, "check settings, files, the database and the servers without starting; exit 0, or with the code that a start would have")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "with --check: print JSON")
 	return cmd
 }
 
-// serveSettings is the settings that serve runs with.
+// serveSettings returns the settings for serve.
 func (p *program) serveSettings(demo bool) (*config.Config, error) {
 	cfg, err := p.settings()
 	if err == nil && demo {
@@ -158,17 +158,17 @@ func (p *program) serveSettings(demo bool) (*config.Config, error) {
 	return cfg, err
 }
 
-// settings reads the settings. A file that was asked for by name must be there.
+// settings reads the settings. A file named with --env-file must exist.
 func (p *program) settings() (*config.Config, error) {
 	if p.envFileNamed {
 		if _, err := os.Stat(p.envFile); errors.Is(err, fs.ErrNotExist) {
-			return nil, usagef("there is no settings file %s: correct --env-file, or mount the disk that it is on (%w)", p.envFile, fs.ErrNotExist)
+			return nil, usagef("the settings file %s does not exist: correct --env-file, or mount its disk (%w)", p.envFile, fs.ErrNotExist)
 		}
 	}
 	return config.Load(p.envFile, p.environ)
 }
 
-// exitError is an error that ends the program with a code of its own.
+// exitError is an error with an exit code.
 type exitError struct {
 	code int
 	err  error
@@ -177,12 +177,12 @@ type exitError struct {
 func (e *exitError) Error() string { return e.err.Error() }
 func (e *exitError) Unwrap() error { return e.err }
 
-// usagef is an error of the command line or the settings: exit 2.
+// usagef is an error in the command line or the settings: exit 2.
 func usagef(format string, args ...any) error {
 	return &exitError{exitUsage, fmt.Errorf(format, args...)}
 }
 
-// databasef is an unusable database, or one of another SECRET_KEY: exit 3.
+// databasef is an unusable database, or one that belongs to another SECRET_KEY: exit 3.
 func databasef(format string, args ...any) error {
 	return &exitError{exitDatabase, fmt.Errorf(format, args...)}
 }
@@ -192,7 +192,7 @@ func exitOf(err error) int {
 	var setting *config.Error
 	var e *api.Error
 	switch {
-	case passing(err):
+	case transient(err):
 		return exitFailure // a supervisor may try again
 	case errors.As(err, &exit):
 		return exit.code
@@ -204,7 +204,7 @@ func exitOf(err error) int {
 	return exitFailure
 }
 
-// sentence is what the person at the terminal reads. The private cause of a failure is for the operator, who that is.
+// sentence is the text for the terminal. It includes the private cause of an error, because its reader is the operator.
 func sentence(err error) string {
 	var e *api.Error
 	if !errors.As(err, &e) {

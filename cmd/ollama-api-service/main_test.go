@@ -18,7 +18,7 @@ import (
 
 const testSecret = "a secret for these tests, long enough"
 
-// desk is a data directory as serve leaves it, and the settings that name it.
+// desk is a data directory as serve leaves it, with the settings that point to it.
 type desk struct {
 	*testing.T
 	dir     string
@@ -60,7 +60,7 @@ func (d *desk) run(args ...string) string {
 	return out
 }
 
-// fails wants an exit code and one line that holds each of the words.
+// fails checks the exit code, and that the only line contains each of the words.
 func (d *desk) fails(exit int, words []string, args ...string) {
 	d.Helper()
 	fails(d.T, d.environ, exit, words, args...)
@@ -77,7 +77,7 @@ func fails(t *testing.T, environ []string, exit int, words []string, args ...str
 	}
 	for _, w := range words {
 		if !strings.Contains(errs, w) {
-			t.Errorf("%q: no word of %q in %q", args, w, errs)
+			t.Errorf("%q: the line does not contain %q: %q", args, w, errs)
 		}
 	}
 }
@@ -88,7 +88,7 @@ func (d *desk) make(args ...string) (text, preview string) {
 	text = strings.TrimSpace(d.run(append([]string{"keys", "create"}, args...)...))
 	preview, ok := auth.Parse(text)
 	if !ok {
-		d.Fatalf("standard output is %q, want the key alone", text)
+		d.Fatalf("standard output is %q, want only the key", text)
 	}
 	return text, preview
 }
@@ -160,9 +160,9 @@ func TestOnlyServeMakesADatabase(t *testing.T) {
 		fails(t, []string{"DATA_DIR=" + dir}, exitUsage, []string{"DATA_DIR", filepath.Join(dir, "ollama-api-service.db")}, args...)
 	}
 	if _, err := os.Stat(filepath.Dir(dir)); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("something was made: %v", err)
+		t.Errorf("files were created: %v", err)
 	}
-	// A relative directory is named in full.
+	// A relative directory is printed as an absolute path.
 	_, errs, _ := call(t, []string{"DATA_DIR=here"}, "stats")
 	if wd, _ := os.Getwd(); !strings.Contains(errs, filepath.Join(wd, "here")) {
 		t.Errorf("no absolute path in %q", errs)
@@ -182,17 +182,17 @@ func TestWrongSecretOrDatabase(t *testing.T) {
 	if d.key(preview).RevokedAt != nil {
 		t.Error("the key was revoked under a wrong secret")
 	}
-	// A change of the secret that is under way is none.
+	// A pending change of the secret is not an error.
 	d.environ = []string{"DATA_DIR=" + d.dir, "SECRET_KEY=" + other, "SECRET_KEY_PREVIOUS=" + testSecret}
 	d.run("keys", "list")
-	// Without SECRET_KEY the generated one counts.
+	// Without SECRET_KEY, the generated secret is used.
 	if err := os.WriteFile(filepath.Join(d.dir, "secret.key"), []byte(testSecret+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	d.environ = []string{"DATA_DIR=" + d.dir}
 	d.run("keys", "list")
 
-	// A database whose first start ended before it was bound to a secret.
+	// A database whose first start ended before its secret was stored.
 	fresh := t.TempDir()
 	st, err := store.Create(t.Context(), filepath.Join(fresh, "ollama-api-service.db"))
 	if err != nil {
@@ -214,7 +214,7 @@ func TestHealthcheck(t *testing.T) {
 	status := http.StatusOK
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/healthz" {
-			t.Errorf("asked for %s", r.URL.Path)
+			t.Errorf("the request is for %s", r.URL.Path)
 		}
 		w.WriteHeader(status)
 	}))
@@ -247,6 +247,6 @@ func TestVersion(t *testing.T) {
 		t.Errorf("%v: %s", err, out)
 	}
 	if version = ""; buildVersion() == "" {
-		t.Error("no version without a linker's one")
+		t.Error("no version without one from the linker")
 	}
 }

@@ -29,7 +29,7 @@ func (p *program) manCommand() *cobra.Command {
 	}
 }
 
-// buildDate is when the source of this build was committed, so that two builds of it have one manual.
+// buildDate is the commit date of this build, so that two builds of one commit have the same manual.
 func buildDate(now time.Time) string {
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, s := range info.Settings {
@@ -41,10 +41,10 @@ func buildDate(now time.Time) string {
 	return now.UTC().Format(time.DateOnly)
 }
 
-// page is a manual page in the macros of man(7), which every reader of manuals knows.
+// page is a manual page in the macros of man(7), which every manual reader supports.
 type page struct{ strings.Builder }
 
-// manual is the page of the whole program: one page, so that what is looked for is found by searching.
+// manual is one page for the whole program, so that a search finds everything.
 func manual(root *cobra.Command, date string) string {
 	var m page
 	fmt.Fprintf(&m, ".TH %s 1 %q %q\n", strings.ToUpper(programName), date, programName+" "+buildVersion())
@@ -59,23 +59,23 @@ func manual(root *cobra.Command, date string) string {
 	m.section("FLAGS OF EVERY COMMAND")
 	root.PersistentFlags().VisitAll(m.flag)
 	m.section("SETTINGS")
-	m.text("In the environment or in the file with settings, which may look like this:")
+	m.text("Settings come from the environment or from the settings file. An example of the file:")
 	m.literal(config.Example())
 	m.section("FILES")
 	for _, f := range [][2]string{
 		{envFile, "The settings, unless --env-file names others."},
-		{"DATA_DIR/ollama-api-service.db", "The database: keys and books. Files that end in -wal and -shm beside it are parts of it."},
-		{"DATA_DIR/secret.key", "The secret that key texts are hashed with, where SECRET_KEY is not set."},
-		{"DATA_DIR/journal/", "Requests on their way to the database."},
-		{"DATA_DIR/acme/", "Certificates by ACME, with their keys and the account, where ACME_DOMAIN is set."},
-		{"DATA_DIR/replaced-TIME/", "What a restore has set aside."},
+		{"DATA_DIR/ollama-api-service.db", "The database: keys and usage. The files next to it that end in -wal and -shm are parts of it."},
+		{"DATA_DIR/secret.key", "The secret that key texts are hashed with, if SECRET_KEY is not set."},
+		{"DATA_DIR/journal/", "Requests that are not in the database yet."},
+		{"DATA_DIR/acme/", "Certificates from ACME, with their keys and the account, if ACME_DOMAIN is set."},
+		{"DATA_DIR/replaced-TIME/", "The files that a restore replaced."},
 	} {
 		m.item(f[0], f[1])
 	}
 	m.section("EXIT STATUS")
 	for _, e := range [][2]string{
-		{"0", "Done."},
-		{"1", "Failed; the line on standard error says why, and what to do."},
+		{"0", "Success."},
+		{"1", "Failure; the line on standard error says why, and what to do."},
 		{"2", "Wrong usage or settings."},
 		{"3", "The database or the backup is unusable, or belongs to another SECRET_KEY."},
 	} {
@@ -86,16 +86,16 @@ func manual(root *cobra.Command, date string) string {
 	return m.String()
 }
 
-// commands writes every command that does something by itself, those of a group after each other.
+// commands writes every runnable command; subcommands follow their group.
 func (m *page) commands(parent *cobra.Command) {
 	for _, c := range parent.Commands() {
 		if !c.IsAvailableCommand() {
 			continue
 		}
 		if c.Name() == "completion" {
-			// The texts of cobra's own commands are for the terminal.
+			// The texts of cobra's own commands are written for a terminal.
 			fmt.Fprintf(m, ".SS %q\n", "completion bash|fish|powershell|zsh")
-			m.text("Print a script that lets the shell complete commands, flags and keys; --help of each says how to load it. Packages install them.")
+			m.text("Print a completion script for the shell: commands, flags and keys. The --help of each says how to load it. Packages install them.")
 			continue
 		}
 		if c.HasAvailableSubCommands() {
@@ -132,7 +132,7 @@ func (m *page) section(name string) { fmt.Fprintf(m, ".SH %s\n", name) }
 
 func (m *page) item(tag, about string) { fmt.Fprintf(m, ".TP\n.B %s\n%s\n", roff(tag), roff(about)) }
 
-// text writes paragraphs, separated by empty lines. A line that is indented stays as it is.
+// text writes paragraphs, which empty lines separate. An indented paragraph is written literally.
 func (m *page) text(s string) {
 	for i, paragraph := range strings.Split(strings.TrimSpace(s), "\n\n") {
 		if i > 0 {
@@ -153,7 +153,7 @@ func (m *page) literal(s string) {
 	fmt.Fprintf(m, ".nf\n%s\n.fi\n", roff(strings.TrimRight(s, "\n")))
 }
 
-// roff keeps text from being taken for markup: backslashes, hyphens that are to be copied, and lines that would be requests.
+// roff escapes text that would be read as markup: backslashes, hyphens that must stay copyable, and lines that would be requests.
 func roff(s string) string {
 	s = strings.NewReplacer(`\`, `\e`, "-", `\-`, "'", `\(aq`, "`", `\(ga`, "^", `\(ha`, "~", `\(ti`, "\t", "    ").Replace(s)
 	lines := strings.Split(s, "\n")

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// Kubernetes' fsGroup adds the group's bits and setgid to everything below a volume, at every mount.
+// Kubernetes' fsGroup adds group permissions and setgid to everything in a volume, at every mount.
 func TestStartWithTheModesOfAnFSGroup(t *testing.T) {
 	dir := t.TempDir()
 	p := launch(t, []string{"DATA_DIR=" + dir}, nil, "serve")
@@ -36,7 +36,7 @@ func TestStartWithTheModesOfAnFSGroup(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// A volume whose directory everybody may write to (an emptyDir) is a warning.
+	// A volume whose directory is writable for every user (an emptyDir) is a warning.
 	if err := os.Chmod(dir, 0o777); err != nil {
 		t.Fatal(err)
 	}
@@ -46,12 +46,12 @@ func TestStartWithTheModesOfAnFSGroup(t *testing.T) {
 	p.stop()
 }
 
-// The files of secrets and of settings may be on a mount that comes later.
+// The files of secrets and settings may be on a disk that is mounted later.
 func TestStartWaitsForTheSettings(t *testing.T) {
 	dir := t.TempDir()
 	path, env := filepath.Join(dir, "secret"), filepath.Join(dir, "my.env")
 	p := launch(t, []string{"DATA_DIR=" + dir}, nil, "serve", "--env-file", env)
-	p.line(waits + ".*no settings file")
+	p.line(waits + ".*settings file .* does not exist")
 	if err := os.WriteFile(env, []byte("SECRET_KEY_FILE="+path+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -62,6 +62,6 @@ func TestStartWaitsForTheSettings(t *testing.T) {
 	p.line(`"msg":"listening"`)
 	p.stop()
 	launch(t, []string{"START_WAIT=0s", "SECRET_KEY_FILE=" + dir + "/absent"}, nil, "serve").exit(exitFailure, "SECRET_KEY_FILE")
-	// Of the wait itself only what can be waited for is waited for.
+	// The wait for the settings does not depend on settings that cannot be read yet.
 	launch(t, []string{"PORT=x"}, nil, "serve").exit(exitUsage, "PORT")
 }

@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// What systemd is told, by the program itself, from the start to the end.
+// The messages that the program sends to systemd, from start to stop.
 func TestSystemdIsTold(t *testing.T) {
 	at := filepath.Join(t.TempDir(), "notify")
 	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: at, Net: "unixgram"})
@@ -32,7 +32,7 @@ func TestSystemdIsTold(t *testing.T) {
 			mu.Unlock()
 		}
 	}()
-	told := func(word string, times int) func() bool {
+	sent := func(word string, times int) func() bool {
 		return func() bool {
 			mu.Lock()
 			defer mu.Unlock()
@@ -48,20 +48,20 @@ func TestSystemdIsTold(t *testing.T) {
 	p := programOf(t, []string{"OLLAMA_BASE_URL=http://127.0.0.1:1", "NOTIFY_SOCKET=" + at, "WATCHDOG_USEC=300000", "SHUTDOWN_GRACE=7s"}, "serve")
 	p.settingsOf(t, "LOG_LEVEL=info\n")
 	p.start(t)
-	p.waitFor(t, told("READY=1\nSTATUS=serving at "+strings.TrimPrefix(p.url, "http://"), 1), "it was not told that the service is ready")
-	if !told("EXTEND_TIMEOUT_USEC=60000000\nSTATUS=opening the database", 1)() || !told("STATUS=booking the journal", 1)() {
-		t.Errorf("it was not told what the start does: %q", states)
+	p.waitFor(t, sent("READY=1\nSTATUS=serving at "+strings.TrimPrefix(p.url, "http://"), 1), "no READY message")
+	if !sent("EXTEND_TIMEOUT_USEC=60000000\nSTATUS=opening the database", 1)() || !sent("STATUS=importing the journal", 1)() {
+		t.Errorf("no message describes the start: %q", states)
 	}
-	p.waitFor(t, told("WATCHDOG=1", 5), "the watchdog is not kept quiet")
+	p.waitFor(t, sent("WATCHDOG=1", 5), "the watchdog is not fed")
 	if err := p.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	p.waitFor(t, told("RELOADING=1\nMONOTONIC_USEC=", 1), "it was not told of the reload")
-	p.waitFor(t, told("READY=1", 2), "it was not told of the end of the reload")
+	p.waitFor(t, sent("RELOADING=1\nMONOTONIC_USEC=", 1), "no message about the reload")
+	p.waitFor(t, sent("READY=1", 2), "no message about the end of the reload")
 	if code := p.stop(t, stopBound); code != 0 {
 		t.Errorf("exit %d", code)
 	}
-	if !told("STOPPING=1\nEXTEND_TIMEOUT_USEC=37000000", 1)() {
-		t.Errorf("it was not told of the stop: %q", states)
+	if !sent("STOPPING=1\nEXTEND_TIMEOUT_USEC=37000000", 1)() {
+		t.Errorf("no message announces the stop: %q", states)
 	}
 }

@@ -7,7 +7,7 @@ import (
 	"syscall"
 )
 
-// becomeOwner makes root the user that DATA_DIR belongs to, so that what is restored can be read by the service.
+// becomeOwner switches from root to the owner of DATA_DIR, so that the service can read the restored files.
 func becomeOwner(dir string) {
 	info, err := os.Stat(dir)
 	if err != nil || os.Geteuid() != 0 {

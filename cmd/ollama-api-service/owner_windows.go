@@ -1,4 +1,4 @@
 package main
 
-// becomeOwner does nothing: files on Windows inherit who may read them from their directory.
+// becomeOwner does nothing: on Windows, files inherit their permissions from the directory.
 func becomeOwner(string) {}

@@ -21,7 +21,7 @@ func printJSON(w io.Writer, v any) error {
 	return e.Encode(v)
 }
 
-// table prints rows in aligned columns. A column whose number is in right holds numbers.
+// table prints rows in aligned columns. The columns in right are aligned to the right.
 func table(w io.Writer, right map[int]bool, rows [][]string) error {
 	widths := []int{}
 	for _, row := range rows {
@@ -49,7 +49,7 @@ func table(w io.Writer, right map[int]bool, rows [][]string) error {
 	return err
 }
 
-// reveal prints a key's text, the one time it is shown.
+// reveal prints the text of a key. It is shown only this once.
 func (r *keyring) reveal(secret string, k api.Key, about string) error {
 	if r.json {
 		return printJSON(r.stdout, struct {
@@ -59,7 +59,7 @@ func (r *keyring) reveal(secret string, k api.Key, about string) error {
 	}
 	fmt.Fprint(r.stderr, about)
 	if _, err := fmt.Fprintln(r.stdout, secret); err != nil {
-		return fmt.Errorf("the key was stored but could not be printed, so nobody knows it: revoke %s and make another (%w)", k.Preview, err)
+		return fmt.Errorf("the key was stored but could not be printed: revoke %s and create another (%w)", k.Preview, err)
 	}
 	return nil
 }
@@ -76,10 +76,10 @@ func (r *keyring) print(k api.Key) error {
 		{"role", string(k.Role)},
 		{"status", status(k, r.by.At)},
 		{"rate limit", perHour(k.RateLimit)},
-		{"at one time", number(k.MaxConcurrent)},
+		{"concurrent", number(k.MaxConcurrent)},
 		{"tokens", tokens(k)},
 		{"GPU time", orNone(k.GPUPerDay, " seconds in any 24 hours")},
-		{"longest answer", orNone(k.MaxOutput, " tokens")},
+		{"max tokens per request", orNone(k.MaxOutput, " tokens")},
 		{"strict", yesNo(k.Strict)},
 		{"share", share(k)},
 		{"models", models(k)},
@@ -97,7 +97,7 @@ func (r *keyring) print(k api.Key) error {
 
 func printKeys(w io.Writer, keys []api.Key, now time.Time) error {
 	if len(keys) == 0 {
-		_, err := fmt.Fprintf(w, "There are no keys: make one with `%s keys create --name NAME`.\n", programName)
+		_, err := fmt.Fprintf(w, "There are no keys: create one with `%s keys create --name NAME`.\n", programName)
 		return err
 	}
 	rows := [][]string{{"KEY", "NAME", "ROLE", "PER HOUR", "AT ONCE", "BUDGET", "SHARE", "MODELS", "EXPIRES", "STATUS"}}
@@ -184,7 +184,7 @@ func tokens(k api.Key) string {
 	return strings.Join(list, ", ")
 }
 
-// budget is the limits of tokens and time in one cell of a table.
+// budget formats the limits of tokens and GPU time as one cell of a table.
 func budget(k api.Key) string {
 	var list []string
 	for _, limit := range []struct {
@@ -201,7 +201,7 @@ func budget(k api.Key) string {
 	return strings.Join(list, " ")
 }
 
-// share is a key's weight, and its class where it is not the usual one.
+// share formats a key's weight, followed by its class unless that is the default.
 func share(k api.Key) string {
 	weight := strconv.FormatFloat(k.Weight, 'g', -1, 64)
 	if k.Class == api.ClassBatch {

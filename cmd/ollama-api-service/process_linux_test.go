@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// launched is the program as a process of its own.
+// launched is the program in a separate process.
 type launched struct {
 	*testing.T
 	cmd   *exec.Cmd
@@ -26,9 +26,12 @@ type launched struct {
 	more  chan struct{}
 }
 
-// launch starts the program with the arguments, behind the command in before, such as ip netns exec NAME.
+// launch starts the program with the arguments. The command in before comes first, such as ip netns exec NAME.
 func launch(t *testing.T, environ, before []string, args ...string) *launched {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("starts the program: make test runs it")
+	}
 	line := append(append(before, os.Args[0]), args...)
 	p := &launched{T: t, cmd: exec.Command(line[0], line[1:]...), ended: make(chan struct{}), more: make(chan struct{})}
 	p.cmd.Env = append([]string{asProgram + "=1", "PATH=" + os.Getenv("PATH"), "OLLAMA_BASE_URL=http://127.0.0.1:1", "PORT=0"}, environ...)
@@ -64,7 +67,7 @@ func (p *launched) read(out io.Reader) {
 	}
 }
 
-// line waits for a line of the log that matches.
+// line waits for a log line that matches.
 func (p *launched) line(pattern string) string {
 	p.Helper()
 	want := regexp.MustCompile(pattern)
@@ -91,7 +94,7 @@ func (p *launched) line(pattern string) string {
 	}
 }
 
-// exit waits for the end and wants this code, and each of the words on standard error.
+// exit waits for the end of the program and checks the exit code and the words on standard error.
 func (p *launched) exit(code int, words ...string) {
 	p.Helper()
 	select {
@@ -109,14 +112,14 @@ func (p *launched) exit(code int, words ...string) {
 	}
 }
 
-// stop sends SIGTERM, and wants an orderly end.
+// stop sends SIGTERM and checks that the program exits cleanly.
 func (p *launched) stop() {
 	p.Helper()
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	p.exit(exitOK)
 }
 
-// must runs a command of the system.
+// must runs a system command.
 func must(t *testing.T, name string, args ...string) {
 	t.Helper()
 	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
@@ -124,11 +127,11 @@ func must(t *testing.T, name string, args ...string) {
 	}
 }
 
-// needRoot skips where mounts and namespaces cannot be made.
+// needRoot skips the test if it cannot create mounts and namespaces.
 func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("this test mounts file systems and makes namespaces, which needs root")
+		t.Skip("this test creates mounts and namespaces, which needs root")
 	}
 }
 
@@ -156,7 +159,7 @@ func mount(t *testing.T, dir, options string) {
 	})
 }
 
-// fill takes all space of a disk and returns what gives it back.
+// fill uses all space of a disk and returns a function that frees it.
 func fill(t *testing.T, dir string) (free func()) {
 	t.Helper()
 	path := filepath.Join(dir, "full")

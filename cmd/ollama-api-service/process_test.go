@@ -25,7 +25,7 @@ import (
 	"time"
 )
 
-// asProgram makes this test binary the program itself, so that tests have a process that gets signals and has real streams.
+// asProgram makes this test binary run the program itself, so that tests have a process with real signals and streams.
 const asProgram = "TEST_BINARY_IS_THE_PROGRAM"
 
 const testPatience = 30 * time.Second
@@ -41,7 +41,7 @@ type process struct {
 	err   error // of Wait, after ended
 }
 
-// program is the program with args, in an empty working directory, with a free port and settings of its own. It is not started yet.
+// program prepares the program with args, in an empty working directory, with a free port and its own settings. It does not start it.
 func programOf(t *testing.T, environ []string, args ...string) *process {
 	t.Helper()
 	self, err := os.Executable()
@@ -66,7 +66,7 @@ func freePort(t *testing.T) string {
 	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
 }
 
-// start starts the program and waits until it answers. The end of the test ends it.
+// start starts the program and waits until it answers. The program ends with the test.
 func (p *process) start(t *testing.T) *process {
 	t.Helper()
 	p.begin(t)
@@ -99,7 +99,7 @@ func (p *process) begin(t *testing.T) *process {
 	return p
 }
 
-// waitFor waits until ok is true. It fails with why when the program has ended or time is up.
+// waitFor waits until ok returns true. It fails with why if the program ends or the time is up.
 func (p *process) waitFor(t *testing.T, ok func() bool, why string) {
 	t.Helper()
 	deadline := time.After(testPatience)
@@ -116,7 +116,7 @@ func (p *process) waitFor(t *testing.T, ok func() bool, why string) {
 	}
 }
 
-// stop ends the program by SIGTERM and returns its exit code.
+// stop ends the program with SIGTERM and returns its exit code.
 func (p *process) stop(t *testing.T, within time.Duration) int {
 	t.Helper()
 	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
@@ -145,7 +145,7 @@ func (p *process) exit(t *testing.T, within time.Duration) int {
 
 var testClient = &http.Client{Timeout: testPatience, Transport: &http.Transport{MaxIdleConnsPerHost: 16}}
 
-// status is that of GET path with the admin key; 0 where nothing answers.
+// status returns the status of GET path with the admin key, or 0 without an answer.
 func (p *process) status(path string) int {
 	resp, err := p.ask("GET", path, "")
 	if err != nil {
@@ -168,7 +168,7 @@ func (p *process) ask(method, path, body string, header ...string) (*http.Respon
 	return testClient.Do(r)
 }
 
-// json is the answer of GET path.
+// json returns the answer of GET path.
 func (p *process) json(t *testing.T, path string) map[string]any {
 	t.Helper()
 	resp, err := p.ask("GET", path, "")
@@ -183,7 +183,7 @@ func (p *process) json(t *testing.T, path string) map[string]any {
 	return v
 }
 
-// logLines are the lines that a program prints.
+// logLines collects the lines that a program prints.
 type logLines struct {
 	mu   sync.Mutex
 	text strings.Builder
@@ -206,7 +206,7 @@ func (l *logLines) String() string {
 	return l.text.String()
 }
 
-// with is the first line that holds all of the words, or "".
+// with returns the first line that contains all words, or "".
 func (l *logLines) with(words ...string) string {
 	for in := bufio.NewScanner(strings.NewReader(l.String())); in.Scan(); {
 		found := true
@@ -220,14 +220,14 @@ func (l *logLines) with(words ...string) string {
 	return ""
 }
 
-// wait waits for a line that holds all of the words.
+// wait waits for a line that contains all words.
 func (p *process) wait(t *testing.T, words ...string) string {
 	t.Helper()
 	p.waitFor(t, func() bool { return p.lines.with(words...) != "" }, fmt.Sprintf("no line of the log has %q", words))
 	return p.lines.with(words...)
 }
 
-// certificateFiles are a certificate for a name and its key.
+// certificateFiles writes a certificate for a name, and its key.
 func certificateFiles(t *testing.T, dir, name string) [2]string {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

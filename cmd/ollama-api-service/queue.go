@@ -20,15 +20,15 @@ import (
 )
 
 const (
-	queueKey     = "OLLAMA_API_SERVICE_KEY" // a key in the environment, for commands that ask the service
+	queueKey     = "OLLAMA_API_SERVICE_KEY" // a key in the environment, for commands that send requests to the service
 	queueTimeout = 5 * time.Second
 	queueRefresh = time.Second
 	maxQueueBody = 64 << 20
-	// clearScreen puts the cursor into the corner and clears what is behind it.
+	// clearScreen moves the cursor to the top left and clears the screen.
 	clearScreen = "\x1b[H\x1b[J"
 )
 
-// queueReport is what GET /api/queue says, as far as it is printed.
+// queueReport holds the fields of GET /api/queue that are printed.
 type queueReport struct {
 	Waiting  int `json:"waiting"`
 	Limit    int `json:"limit"`
@@ -68,27 +68,27 @@ func (p *program) queueCommand() *cobra.Command {
 	var f queueFlags
 	cmd := &cobra.Command{
 		Use:   "queue",
-		Short: "Watch what waits for the Ollama servers",
-		Long: `Show which requests wait for a slot, when it is their turn, and what each Ollama server does: every second anew, until Ctrl-C. Where
-standard output is no terminal, or with --once or --json, it is shown once.
+		Short: "Watch the queue for the Ollama servers",
+		Long: `Show which requests wait for a slot, how long they are expected to wait, and what each Ollama server does. The view refreshes every
+		second until Ctrl-C. It is shown once if standard output is not a terminal, or with --once or --json.
 
-The queue lives in the running service, so that is asked: at HOST and PORT of the settings, or at --url. An admin key sees all, another
-one its own requests. It is read from --key-file, or from ` + queueKey + ` in the environment, or it is ADMIN_API_KEY of the settings;
-never give it on the command line, which others can read.`,
+		The command asks the running service, at HOST and PORT of the settings or at --url. An admin key sees all requests, another key its own.
+		The key comes from --key-file, from ` + queueKey + ` in the environment, or from ADMIN_API_KEY of the settings. There is no flag
+		for the key itself, because other users can read a command line.`,
 		Example: `  ollama-api-service queue
   ollama-api-service queue --url https://gateway.example.net --key-file ~/.ollama-api-service.key
   OLLAMA_API_SERVICE_KEY=$(cat key) ollama-api-service queue --json`,
 		Args: cobra.NoArgs,
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&f.url, "url", "", "where the service is; none is HOST and PORT of the settings")
+	flags.StringVar(&f.url, "url", "", "address of the service; the default is HOST and PORT of the settings")
 	flags.StringVar(&f.keyFile, "key-file", "", "file that holds the key; - is standard input")
-	flags.IntVar(&f.top, "top", 20, "show this many requests that wait; 0 is all")
-	flags.BoolVar(&f.once, "once", false, "show it once")
-	flags.BoolVar(&f.json, "json", false, "print JSON as the HTTP API has it, once")
+	flags.IntVar(&f.top, "top", 20, "the maximum number of waiting requests to show; 0 shows all")
+	flags.BoolVar(&f.once, "once", false, "print once and exit")
+	flags.BoolVar(&f.json, "json", false, "print the JSON of the HTTP API once and exit")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if f.top < 0 {
-			return usagef("--top must be 0, which is all, or more")
+			return usagef("--top must be at least 0 (0 shows all)")
 		}
 		cfg, err := p.settings()
 		if err != nil {
@@ -113,7 +113,7 @@ never give it on the command line, which others can read.`,
 	return cmd
 }
 
-// address is where the queue is asked for.
+// address is the URL of the queue.
 func (f *queueFlags) address(cfg *config.Config) (string, error) {
 	base, err := serviceAddress(f.url, cfg)
 	if err != nil {
@@ -122,16 +122,16 @@ func (f *queueFlags) address(cfg *config.Config) (string, error) {
 	return base.JoinPath("/api/queue").String(), nil
 }
 
-// serviceAddress is where a command asks the service: at the address that was typed, or where the settings have it listen if none was.
+// serviceAddress returns the address that was typed or, without one, the address of the settings.
 func serviceAddress(typed string, cfg *config.Config) (*url.URL, error) {
 	base := typed
 	switch {
 	case base == "" && cfg.Socket() != "":
-		return nil, usagef("HOST is a Unix socket: set --url to where the proxy in front of it publishes the service")
+		return nil, usagef("HOST is a Unix socket: set --url to the address of the proxy in front of it")
 	case base == "" && cfg.Port == 0:
 		return nil, usagef("PORT is 0, so the address of the service is not known: set --url")
 	case base == "" && cfg.Scheme() == "https":
-		return nil, usagef("the service speaks HTTPS: set --url https://NAME:%d with the name that its certificate is for", cfg.Port)
+		return nil, usagef("the service uses HTTPS: set --url https://NAME:%d with the name in its certificate", cfg.Port)
 	case base == "":
 		base = "http://" + localAddress(cfg) + string(cfg.BasePath)
 	}
@@ -142,7 +142,7 @@ func serviceAddress(typed string, cfg *config.Config) (*url.URL, error) {
 	return u, nil
 }
 
-// ownKey is the key with which the service is asked.
+// ownKey returns the key for requests to the service.
 func (p *program) ownKey(cfg *config.Config, file string, stdin io.Reader) (string, error) {
 	key, err := p.namedKey(file, stdin)
 	if err != nil {
@@ -152,12 +152,12 @@ func (p *program) ownKey(cfg *config.Config, file string, stdin io.Reader) (stri
 		key = string(cfg.AdminAPIKey)
 	}
 	if key == "" {
-		return "", usagef("a key is needed: name its file with --key-file, or set %s; `%s keys create --role admin --name NAME` makes one", queueKey, programName)
+		return "", usagef("a key is needed: name its file with --key-file, or set %s; `%s keys create --role admin --name NAME` creates one", queueKey, programName)
 	}
 	return key, oneWord(key)
 }
 
-// namedKey is the key of the file, or that of the environment if no file is named; "" if there is neither.
+// namedKey returns the key in the file or, if no file is named, the key in the environment. It returns "" if there is neither.
 func (p *program) namedKey(file string, stdin io.Reader) (string, error) {
 	if file == "" {
 		for _, e := range p.environ {
@@ -178,22 +178,22 @@ func (p *program) namedKey(file string, stdin io.Reader) (string, error) {
 	case err != nil:
 		return "", usagef("the key cannot be read: %w; correct --key-file", err)
 	case key == "":
-		return "", usagef("there is no key in it: correct --key-file")
+		return "", usagef("the key file is empty: correct --key-file")
 	default:
 		return key, nil
 	}
 }
 
-// oneWord refuses what cannot be a key.
+// oneWord refuses text that cannot be a key.
 func oneWord(key string) error {
 	if strings.ContainsAny(key, " \t\r\n") {
-		return usagef("that is no key: it must be one word; correct --key-file or %s", queueKey)
+		return usagef("this is not a key: a key has no spaces; correct --key-file or %s", queueKey)
 	}
 	return nil
 }
 
-// askService returns the answer of the service to a GET, or to a POST if there is a body. The key goes only to this address: no redirects,
-// no proxy of the environment.
+// askService sends a GET or, with a body, a POST and returns the answer. The key goes only to this address: no redirects, no proxy from
+// the environment.
 func askService(ctx context.Context, at, key string, question []byte) ([]byte, error) {
 	client := &http.Client{
 		Timeout:       queueTimeout,
@@ -211,15 +211,15 @@ func askService(ctx context.Context, at, key string, question []byte) ([]byte, e
 	req.Header.Set("Authorization", "Bearer "+key)
 	resp, err := client.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("no answer from %s: see that the service runs there, or correct --url (%w)", at, err)
+		return nil, fmt.Errorf("no answer from %s: check that the service is running there, or correct --url (%w)", at, err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxQueueBody))
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("the answer of %s broke off: try again (%w)", at, err)
+		return nil, fmt.Errorf("the answer of %s is incomplete: try again (%w)", at, err)
 	case resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden:
-		return nil, fmt.Errorf("%s does not take the key (%s): give another one with --key-file or %s", at, resp.Status, queueKey)
+		return nil, fmt.Errorf("%s refused the key (%s): give another one with --key-file or %s", at, resp.Status, queueKey)
 	case resp.StatusCode != http.StatusOK:
 		return nil, fmt.Errorf("%s answers %s: look at the log of the service, or correct --url", at, resp.Status)
 	}
@@ -240,8 +240,7 @@ func (f *queueFlags) show(p *program, ask func() ([]byte, error)) error {
 	return err
 }
 
-// watch prints it anew at each tick until ctx ends. A service that does not answer may be starting again: once it was seen, it is
-// waited for.
+// watch prints the queue at each tick until ctx ends. Once the service has answered, watch waits for it through a restart.
 func (f *queueFlags) watch(ctx context.Context, p *program, ask func() ([]byte, error), tick <-chan time.Time) error {
 	for seen := false; ; seen = true {
 		text := ""
@@ -268,11 +267,11 @@ func (f *queueFlags) watch(ctx context.Context, p *program, ask func() ([]byte, 
 	}
 }
 
-// text is the answer as it is printed.
+// text formats the answer for printing.
 func (f *queueFlags) text(body []byte, now time.Time) (string, error) {
 	var r queueReport
 	if err := json.Unmarshal(body, &r); err != nil || r.Requests == nil {
-		return "", fmt.Errorf("what answers is not this service: correct --url")
+		return "", fmt.Errorf("the answer is not one of this service: correct --url")
 	}
 	var b bytes.Buffer
 	if f.json {
@@ -301,12 +300,12 @@ func (f *queueFlags) text(body []byte, now time.Time) (string, error) {
 		return "", err
 	}
 	if more := len(r.Requests) + 1 - len(rows); more > 0 {
-		fmt.Fprintf(&b, "%d more: --top 0 shows all.\n", more)
+		fmt.Fprintf(&b, "%d more; --top 0 shows all.\n", more)
 	}
 	return printable(b.String()), nil
 }
 
-// printable takes out control characters, which a terminal would obey: any server may answer at an address that was typed.
+// printable removes control characters, which a terminal would obey: the address that was typed may be any server.
 func printable(text string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) && r != '\n' {
@@ -316,11 +315,11 @@ func printable(text string) string {
 	}, text)
 }
 
-// backends prints what each server does.
+// backends prints the state of each server.
 func (r *queueReport) backends(w io.Writer) error {
 	rows := [][]string{{"SERVER", "STATE", "RUNS", "MODELS (RUNNING/SLOTS)"}}
 	for _, s := range r.Backends {
-		state := "well"
+		state := "healthy"
 		switch {
 		case !s.Healthy:
 			state = "no answer"
@@ -331,7 +330,7 @@ func (r *queueReport) backends(w io.Writer) error {
 		for _, m := range s.Models {
 			text := fmt.Sprintf("%s %d/%d", m.Model, m.InFlight, m.Slots)
 			if m.State == "loading" {
-				text = m.Model + " is being loaded"
+				text = m.Model + " is loading"
 			}
 			list = append(list, text)
 		}
@@ -340,7 +339,7 @@ func (r *queueReport) backends(w io.Writer) error {
 	return table(w, map[int]bool{2: true}, rows)
 }
 
-// span is a time in milliseconds as people read it.
+// span formats a number of milliseconds.
 func span(ms float64) string {
 	d := time.Duration(ms * float64(time.Millisecond))
 	if d < 10*time.Second {

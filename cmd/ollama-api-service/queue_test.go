@@ -22,7 +22,7 @@ const queueAnswer = `{"waiting":2,"limit":1024,"in_flight":5,"requests":[
 
 const queueSecret = "a-key-for-the-tests-of-the-queue"
 
-// queueServer answers as the service does, to one key alone.
+// queueServer answers like the service, but only to one key.
 func queueServer(t *testing.T) (environ []string, url string) {
 	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -50,8 +50,8 @@ func TestQueue(t *testing.T) {
 	}
 	for _, line := range []string{
 		"5 requests running, 2 waiting of at most 1024",
-		"gpu1    well          4  llama3.2:latest 4/4",
-		"gpu2    drained       1  qwen3:latest is being loaded",
+		"gpu1    healthy       4  llama3.2:latest 4/4",
+		"gpu2    drained       1  qwen3:latest is loading",
 		"gpu3    no answer     0",
 		"qwen3:latest     1  oas_8rT2kLmN0q  Anna[2Js laptop  interactive    1.2s      3.0s  019a-1",
 		"qwen3:latest     2  oas_0123456789",
@@ -62,15 +62,15 @@ func TestQueue(t *testing.T) {
 		}
 	}
 	if strings.Contains(out, "\x1b") {
-		t.Errorf("what the terminal would obey is in %q", out)
+		t.Errorf("the output contains control characters: %q", out)
 	}
-	if out, _, _ := call(t, with, "queue", "--top", "1"); strings.Contains(out, "019a-2") || !strings.Contains(out, "1 more: --top 0") {
+	if out, _, _ := call(t, with, "queue", "--top", "1"); strings.Contains(out, "019a-2") || !strings.Contains(out, "1 more; --top 0") {
 		t.Errorf("--top: %s", out)
 	}
 	if out, _, exit := call(t, with, "queue", "--json"); exit != exitOK || !strings.Contains(out, "\n  \"waiting\": 2,") || strings.HasSuffix(out, "\n\n") {
 		t.Errorf("--json: %s", out)
 	}
-	// Where the key comes from.
+	// The sources of the key.
 	file := filepath.Join(t.TempDir(), "key")
 	if err := os.WriteFile(file, []byte(queueSecret+"\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -93,13 +93,13 @@ func TestQueueFails(t *testing.T) {
 		fails(t, environ, exit, words, append([]string{"queue"}, args...)...)
 		_, errs, _ := call(t, environ, append([]string{"queue"}, args...)...)
 		if strings.Contains(errs, queueSecret) {
-			t.Errorf("%q: the key is in %q", args, errs)
+			t.Errorf("%q: the output contains the key: %q", args, errs)
 		}
 	}
 	keyed := append(environ, queueKey+"="+queueSecret)
 	bad(exitUsage, []string{"--key-file", queueKey}, environ)
 	bad(exitUsage, []string{"--key-file"}, environ, "--key-file", "/nonexistent/key")
-	bad(exitUsage, []string{"one word"}, append(environ, queueKey+"=two words "+queueSecret))
+	bad(exitUsage, []string{"no spaces"}, append(environ, queueKey+"=two words "+queueSecret))
 	bad(exitUsage, []string{"--top"}, keyed, "--top", "-1")
 	bad(exitUsage, []string{"--url"}, keyed, "--url", "gateway.example.net")
 	bad(exitUsage, []string{"--url"}, keyed, "--url", "http://"+queueSecret+"@127.0.0.1")
@@ -109,10 +109,10 @@ func TestQueueFails(t *testing.T) {
 	bad(exitFailure, []string{"no answer", "--url"}, keyed, "--url", "http://127.0.0.1:1")
 	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte(`{"hello":1}`)) }))
 	defer other.Close()
-	bad(exitFailure, []string{"not this service"}, keyed, "--url", other.URL)
+	bad(exitFailure, []string{"not one of this service"}, keyed, "--url", other.URL)
 }
 
-// The live view is drawn anew at each tick. A service that was seen is waited for; one that never was ends it.
+// The live view refreshes at each tick. It waits for a service that has answered before, and ends if the first request fails.
 func TestQueueIsWatched(t *testing.T) {
 	var screen bytes.Buffer
 	p := &program{stdout: &screen, now: time.Now}
@@ -141,6 +141,6 @@ func TestQueueIsWatched(t *testing.T) {
 	}
 	never := func() ([]byte, error) { return nil, errors.New("no answer from there") }
 	if err := f.watch(t.Context(), p, never, tick); err == nil {
-		t.Error("a service that never answers is waited for")
+		t.Error("the view waits for a service that has never answered")
 	}
 }

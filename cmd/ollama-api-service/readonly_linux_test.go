@@ -15,7 +15,7 @@ import (
 	"ollama-api-service/internal/ollamatest"
 )
 
-// readOnly shows dir at another place, where nothing can be written.
+// readOnly mounts dir read-only at another path.
 func readOnly(t *testing.T, dir string) string {
 	t.Helper()
 	needRoot(t)
@@ -37,8 +37,8 @@ func readOnly(t *testing.T, dir string) string {
 	return at
 }
 
-// What reads works on a data directory that is mounted read-only: of a service that has stopped, was killed, or runs on another mount of
-// the same directory. What writes fails and says why.
+// Commands that only read work on a data directory that is mounted read-only: of a service that has stopped, was killed, or runs on
+// another mount of the same directory. Commands that write fail and say why.
 func TestReadOnlyDataDirectory(t *testing.T) {
 	dir := t.TempDir()
 	serving := func() *launched {
@@ -93,7 +93,7 @@ func TestReadOnlyDataDirectory(t *testing.T) {
 	check("killed", "before the stop", "while it serves")
 }
 
-// health asks the process for /health, and returns it with its status of readiness.
+// health returns the answer of /health and the status of readiness.
 func (p *launched) health(admin bool) (h struct {
 	Status, Hint string
 	Journal      *struct {
@@ -123,7 +123,7 @@ func (p *launched) health(admin bool) (h struct {
 	return h
 }
 
-// A disk that fills up while nobody asks for anything is told of, and so is its end.
+// A disk that fills up while the service is idle is reported, and so is its recovery.
 func TestHealthTellsOfAFullDisk(t *testing.T) {
 	dir := tmpfs(t, "32m")
 	ollama := ollamatest.Start(t).URL

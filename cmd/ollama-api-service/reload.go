@@ -13,7 +13,7 @@ import (
 	"ollama-api-service/internal/server"
 )
 
-// live is the settings that requests see and that can change while the service runs.
+// live returns the settings that affect requests and can change while the service runs.
 func live(cfg *config.Config) server.Live {
 	return server.Live{
 		DefaultLimits: map[api.Role]int64{api.RoleAdmin: cfg.DefaultAdminRateLimit, api.RoleUser: cfg.DefaultUserRateLimit},
@@ -23,7 +23,7 @@ func live(cfg *config.Config) server.Live {
 	}
 }
 
-// reloader takes over settings that have changed. cfg is what is in force.
+// reloader applies changed settings. cfg holds the settings in force.
 type reloader struct {
 	cfg     *config.Config
 	log     *slog.Logger
@@ -34,7 +34,7 @@ type reloader struct {
 	systemd *supervisor
 }
 
-// follow reads the settings again at each signal until ctx ends.
+// follow reads the settings again at each signal, until ctx ends.
 func (r *reloader) follow(ctx context.Context, hangup <-chan os.Signal) {
 	for {
 		select {
@@ -48,7 +48,7 @@ func (r *reloader) follow(ctx context.Context, hangup <-chan os.Signal) {
 	}
 }
 
-// reload takes over what can change while the service runs. Where anything is wrong, all stays as it was.
+// reload applies the settings that can change while the service runs. If any setting is wrong, nothing changes.
 func (r *reloader) reload() {
 	change, err := r.cfg.Reread()
 	serve := func() {}
@@ -58,7 +58,7 @@ func (r *reloader) reload() {
 		}
 	}
 	if err != nil {
-		r.log.Error("the settings were read again but not taken over, and those before stay in force: correct them, then reload again",
+		r.log.Error("the settings were not reloaded and the previous ones stay in force: correct them, then reload again",
 			"cause", err.Error())
 		return
 	}
@@ -67,14 +67,14 @@ func (r *reloader) reload() {
 	r.keys.ChangeStatics(staticKeys(now))
 	r.gateway.Change(live(now))
 	r.cfg = now
-	// The lines about it are to be seen under the level before and under the new one.
+	// These lines are logged under the lower one of the previous and the new level.
 	r.lines.level.Set(min(before.LogLevel, now.LogLevel))
-	r.log.Info("the settings were read again", "changed", names(change.Taken))
+	r.log.Info("the settings were reloaded", "changed", names(change.Taken))
 	if len(change.Restart) > 0 {
-		r.log.Warn("some settings that have changed need a restart; until then those before stay in force", "settings", change.Restart)
+		r.log.Warn("some changed settings need a restart; until then the previous values stay in force", "settings", change.Restart)
 	}
 	if len(change.Environment) > 0 {
-		r.log.Warn("the environment wins over the settings file, and that of a running service cannot change", "settings", change.Environment)
+		r.log.Warn("the environment overrides the settings file, and the environment of a running service cannot change", "settings", change.Environment)
 	}
 	for _, w := range now.Warnings {
 		if !slices.Contains(before.Warnings, w) {

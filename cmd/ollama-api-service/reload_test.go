@@ -17,7 +17,7 @@ import (
 	"ollama-api-service/internal/ollamatest"
 )
 
-// settingsOf has the program read its settings from a file too, and returns what replaces the text of it.
+// settingsOf makes the program also read its settings from a file, and returns a function that replaces the file's text.
 func (p *process) settingsOf(t *testing.T, text string) (replace func(string)) {
 	t.Helper()
 	path := filepath.Join(p.Dir, "settings.env")
@@ -32,10 +32,10 @@ func (p *process) settingsOf(t *testing.T, text string) (replace func(string)) {
 	return replace
 }
 
-// hangUp sends SIGHUP and waits until the log has answered it once more than before.
+// hangUp sends SIGHUP and waits until the log has one more answer to it.
 func (p *process) hangUp(t *testing.T) {
 	t.Helper()
-	const answer = "the settings were read again"
+	const answer = "the settings were "
 	before := strings.Count(p.lines.String(), answer)
 	if err := p.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
@@ -69,7 +69,7 @@ func TestAHangUpEndsNothing(t *testing.T) {
 	}
 }
 
-// A start may wait; here it waits for the other end of a pipe that has its settings.
+// SIGHUP during a start: here the start waits for the writer of a named pipe with the settings.
 func TestAHangUpBeforeTheServiceIsUp(t *testing.T) {
 	p := programOf(t, []string{"OLLAMA_BASE_URL=http://127.0.0.1:1"}, "serve", "--env-file", "pipe")
 	pipe := filepath.Join(p.Dir, "pipe")
@@ -77,7 +77,7 @@ func TestAHangUpBeforeTheServiceIsUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.begin(t)
-	f, err := os.OpenFile(pipe, os.O_WRONLY, 0) // until the program has opened it
+	f, err := os.OpenFile(pipe, os.O_WRONLY, 0) // blocks until the program has opened it
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +89,7 @@ func TestAHangUpBeforeTheServiceIsUp(t *testing.T) {
 	}
 	f.Close()
 	p.waitFor(t, func() bool { return p.status("/healthz") == http.StatusOK }, "the service does not answer")
-	p.wait(t, "not taken over", "pipe")
+	p.wait(t, "not reloaded", "pipe")
 }
 
 func TestAHangUpTakesSettingsOver(t *testing.T) {
@@ -133,7 +133,7 @@ func TestAHangUpTakesSettingsOver(t *testing.T) {
 		t.Errorf("a new key: %s, %s: want a rate_limit of 7", resp.Status, text)
 	}
 	if resp, text := answer(made.Key, "POST", "/api/generate", `{"model":"tiny","prompt":"hi","raw":true,"stream":false}`); resp.StatusCode != http.StatusForbidden {
-		t.Errorf("what POLICY refuses: %s, %s", resp.Status, text)
+		t.Errorf("a request that POLICY refuses: %s, %s", resp.Status, text)
 	}
 	resp, _ = answer(next, "OPTIONS", "/api/chat", "", "Origin", "https://chat.example.net", "Access-Control-Request-Method", "POST")
 	if resp.StatusCode != http.StatusNoContent {
@@ -142,25 +142,25 @@ func TestAHangUpTakesSettingsOver(t *testing.T) {
 	answer(next, "GET", "/api/keys", "", "X-Forwarded-For", "203.0.113.9")
 	p.wait(t, `"route":"/api/keys"`, `"client":"203.0.113.9"`, `"level":"INFO"`)
 
-	line := p.wait(t, `"msg":"the settings were read again"`)
+	line := p.wait(t, `"msg":"the settings were reloaded"`)
 	for _, name := range []string{"ADMIN_API_KEY", "MODEL_ALIASES", "POLICY", "DEFAULT_USER_RATE_LIMIT", "DEFAULT_ADMIN_RATE_LIMIT", "CORS_ORIGINS", "TRUSTED_PROXIES", "LOG_LEVEL"} {
 		if !strings.Contains(line, `"`+name+`"`) {
-			t.Errorf("%s is not named: %s", name, line)
+			t.Errorf("the line does not name %s: %s", name, line)
 		}
 	}
-	if strings.Contains(line, "MAX_QUEUE") || p.lines.with("need a restart", `["MAX_QUEUE"]`) == "" || p.lines.with("environment wins", `["MAX_QUEUE_WAIT"]`) == "" {
-		t.Errorf("what needs a restart, and where the environment wins:\n%s", p.lines)
+	if strings.Contains(line, "MAX_QUEUE") || p.lines.with("need a restart", `["MAX_QUEUE"]`) == "" || p.lines.with("environment overrides", `["MAX_QUEUE_WAIT"]`) == "" {
+		t.Errorf("no lines about a needed restart and overriding environment variables:\n%s", p.lines)
 	}
 
-	// A mistake keeps all of it.
+	// A wrong setting discards the whole reload.
 	replace(strings.ReplaceAll(after, "MODEL_ALIASES=other=tiny", "MODEL_ALIASES=third=tiny") + "SHUTDOWN_GRACE=soon\n")
 	p.hangUp(t)
-	p.wait(t, `"level":"ERROR"`, "not taken over", "SHUTDOWN_GRACE")
+	p.wait(t, `"level":"ERROR"`, "not reloaded", "SHUTDOWN_GRACE")
 	if resp, text := answer(next, "POST", "/api/chat", strings.ReplaceAll(hello, "tiny", "other")+`,"stream":false}`); resp.StatusCode != http.StatusOK {
-		t.Errorf("after a mistake: %s, %s", resp.Status, text)
+		t.Errorf("after a wrong setting: %s, %s", resp.Status, text)
 	}
 	if log := p.lines.String(); strings.Contains(log, testAdmin) || strings.Contains(log, next) {
-		t.Error("the log has an admin key")
+		t.Error("the log contains an admin key")
 	}
 }
 
@@ -187,14 +187,14 @@ func TestAHangUpReadsTheCertificate(t *testing.T) {
 	if got := served(); got != "second.example" {
 		t.Errorf("%s is served, want the second", got)
 	}
-	// A certificate that cannot be used keeps the settings that come with it, too.
+	// A certificate that cannot be used also discards the settings that came with it.
 	replace("LOG_LEVEL=debug\n" + names([2]string{first[0], second[1]}))
 	p.hangUp(t)
-	p.wait(t, "not taken over", "TLS_CERT")
+	p.wait(t, "not reloaded", "TLS_CERT")
 	if got := served(); got != "second.example" {
 		t.Errorf("%s is served, want the second", got)
 	}
 	if p.lines.with(`"level":"DEBUG"`) != "" {
-		t.Error("LOG_LEVEL was taken over")
+		t.Error("LOG_LEVEL was applied")
 	}
 }

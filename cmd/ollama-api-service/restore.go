@@ -20,19 +20,19 @@ import (
 func (p *program) restoreCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "restore FILE",
-		Short: "Put a backup into DATA_DIR; the service must not run",
-		Long: `Put what ` + "`backup`" + ` wrote to FILE into DATA_DIR. All of it is read and checked before anything is touched. The service must not run
-meanwhile.
+		Short: "Restore a backup into DATA_DIR; the service must be stopped",
+		Long: `Restore the FILE that ` + "`backup`" + ` wrote into DATA_DIR. The command reads and checks the whole backup before it changes anything. The
+		service must be stopped.
 
-Where DATA_DIR has a database already, --force is needed. The old database, its secret and its journal are then kept in a new
-directory DATA_DIR/replaced-TIME, to be removed when all is well. "-" is standard input.`,
+		If DATA_DIR has a database, --force is needed. The command then moves the old database, its secret and its journal into a new directory
+		DATA_DIR/replaced-TIME, which you can remove once the restored service works. "-" is standard input.`,
 		Example: `  systemctl stop ollama-api-service
   ollama-api-service restore /backup/ollama-api-service-2026-11-24.tar
   ollama-api-service restore --force /backup/latest.tar
   gzip -d < gateway.tar.gz | ollama-api-service restore -`,
 		Args: cobra.ExactArgs(1),
 	}
-	force := cmd.Flags().Bool("force", false, "set aside the database that is there")
+	force := cmd.Flags().Bool("force", false, "move an existing database aside")
 	asJSON := cmd.Flags().Bool("json", false, "print JSON")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		cfg, err := p.settings()
@@ -63,7 +63,7 @@ func openBackup(path string) (*os.File, error) {
 	}
 	in, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, usagef("there is no file %s: name one that `%s backup` made", path, programName)
+		return nil, usagef("there is no file %s: name a file that `%s backup` wrote", path, programName)
 	}
 	if err != nil {
 		return nil, usagef("the backup cannot be read: %w", err)
@@ -75,11 +75,11 @@ func openBackup(path string) (*os.File, error) {
 type restoring struct {
 	*program
 	cfg   *config.Config
-	name  string // of the backup, as it was given
+	name  string // of the backup, as typed
 	force bool
 }
 
-// restore checks the backup, then puts it in its place. Where it fails before that, DATA_DIR is as it was.
+// restore checks the backup, then moves it into place. If it fails before that, DATA_DIR is unchanged.
 func (r *restoring) restore(ctx context.Context, in io.Reader) (_ *backup.Manifest, aside string, err error) {
 	archive, err := backup.Open(ctx, in)
 	if err != nil {
@@ -92,10 +92,10 @@ func (r *restoring) restore(ctx context.Context, in io.Reader) (_ *backup.Manife
 	defer func() { release(err == nil) }()
 	present, err := backup.Present(r.cfg.DataDir, journal)
 	if err != nil {
-		return nil, "", usagef("DATA_DIR cannot be looked at: %w", err)
+		return nil, "", usagef("DATA_DIR cannot be read: %w", err)
 	}
 	if len(present) > 0 && !r.force {
-		return nil, "", usagef("there is %s already, and it was left as it is: set DATA_DIR to an empty directory, or have it set aside with --force", present[0])
+		return nil, "", usagef("%s already exists and was not changed: set DATA_DIR to an empty directory, or add --force to move it aside", present[0])
 	}
 	unpacked, err := archive.Unpack(ctx, r.cfg.DataDir)
 	if err != nil {
@@ -119,23 +119,23 @@ func (r *restoring) unusable(err error) error {
 	}
 	var path *fs.PathError
 	if errors.As(err, &path) && path.Op != "read" {
-		return fmt.Errorf("nothing was restored: %w", err) // DATA_DIR, not the backup
+		return fmt.Errorf("nothing was restored: %w", err) // a fault of DATA_DIR, not of the backup
 	}
-	return databasef("%s cannot be restored, and nothing was touched: %w", r.name, err)
+	return databasef("%s cannot be restored, and nothing was changed: %w", r.name, err)
 }
 
-// holdDataDir makes DATA_DIR where there is none and keeps services away from it. It returns the files of the journal there, and
-// what lets go again; a DATA_DIR that was made for nothing is then removed.
+// holdDataDir creates DATA_DIR if it does not exist and locks it against services. It returns the files of the journal there, and a
+// function that unlocks DATA_DIR and, if it was not used, removes the directories that were created.
 func (r *restoring) holdDataDir() (files []string, release func(used bool), err error) {
 	dir := r.cfg.DataDir
 	becomeOwner(dir)
-	made := absent(dir)
+	made := missingDirs(dir)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, nil, usagef("DATA_DIR cannot be made: %w", err)
+		return nil, nil, usagef("DATA_DIR cannot be created: %w", err)
 	}
 	journal, err := usage.Hold(dir)
 	if err != nil {
-		return nil, nil, usagef("%v", err) // without its cause: no wait ends a service that runs
+		return nil, nil, usagef("%v", err) // without its cause: waiting does not stop a running service
 	}
 	release = func(used bool) {
 		journal.Release()
@@ -148,13 +148,13 @@ func (r *restoring) holdDataDir() (files []string, release func(used bool), err 
 	}
 	if files, err = journal.Files(); err != nil {
 		release(false)
-		return nil, nil, usagef("DATA_DIR cannot be looked at: %w", err)
+		return nil, nil, usagef("DATA_DIR cannot be read: %w", err)
 	}
 	return files, release, nil
 }
 
-// absent are the directories that MkdirAll would make, the last first.
-func absent(dir string) (list []string) {
+// missingDirs returns the directories that MkdirAll would create, the deepest first.
+func missingDirs(dir string) (list []string) {
 	for {
 		if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 			return list
@@ -164,7 +164,7 @@ func absent(dir string) (list []string) {
 	}
 }
 
-// checkSecret sees that the service will start: with a SECRET_KEY that is not the backup's it would not.
+// checkSecret checks that the service will start: it does not start with another SECRET_KEY than that of the backup.
 func (r *restoring) checkSecret(u *backup.Unpacked) error {
 	text, err := u.Secret()
 	if err != nil {
@@ -180,9 +180,9 @@ func (r *restoring) checkSecret(u *backup.Unpacked) error {
 		return nil
 	}
 	if r.cfg.SecretKey == "" {
-		return databasef("%s cannot be restored, and nothing was touched: its secret is not that of its database; use another backup", r.name)
+		return databasef("%s cannot be restored, and nothing was changed: its secret does not match its database; use another backup", r.name)
 	}
-	return databasef("SECRET_KEY is not the one that the keys in %s were stored under, and nothing was touched: set the one from then, or leave it out where the backup holds the secret", r.name)
+	return databasef("SECRET_KEY is not the one that the keys in %s were hashed with, and nothing was changed: set the SECRET_KEY of the backup, or unset it if the backup contains the secret", r.name)
 }
 
 func (r *restoring) print(m *backup.Manifest, aside string, asJSON bool) error {
@@ -199,10 +199,10 @@ func (r *restoring) print(m *backup.Manifest, aside string, asJSON bool) error {
 	fmt.Fprintf(out, "Restored %s of %s (version %s) into %s: %s.\n",
 		r.name, instant(m.CreatedAt), m.Program, r.cfg.DataDir, contents(m))
 	if aside != "" {
-		fmt.Fprintf(out, "What was there before is in %s: remove it when all is well.\n", aside)
+		fmt.Fprintf(out, "The previous files are in %s: remove them once the restored service works.\n", aside)
 	}
 	if needsSecret {
-		fmt.Fprintln(out, "SECRET_KEY was a setting and is not in the backup: set it as it was then, or the service will not start.")
+		fmt.Fprintln(out, "SECRET_KEY was a setting and is not in the backup: set it to the same value, otherwise the service does not start.")
 	}
 	_, err := fmt.Fprintln(out, "Now start the service.")
 	return err

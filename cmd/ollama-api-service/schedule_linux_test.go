@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// A service with BACKUP_EVERY makes its first backup at once, says so in its metrics, and restore reads it.
+// A service with BACKUP_EVERY makes its first backup immediately and reports it in its metrics, and restore reads it.
 func TestBackupsOfAService(t *testing.T) {
 	dir := t.TempDir()
 	environ := []string{"DATA_DIR=" + dir, "ADMIN_API_KEY=" + testAdmin, "BACKUP_EVERY=24h"}
@@ -41,7 +41,7 @@ func TestBackupsOfAService(t *testing.T) {
 	if _, errs, exit := call(t, []string{"DATA_DIR=" + restored}, "restore", made.File); exit != exitOK {
 		t.Errorf("restore: exit %d: %s", exit, errs)
 	}
-	// The backup of the run before counts: the next is due tomorrow.
+	// The backup of the previous run counts: the next one is due tomorrow.
 	p = launch(t, environ, nil, "serve")
 	p.line(`"msg":"listening"`)
 	p.stop()
@@ -50,7 +50,7 @@ func TestBackupsOfAService(t *testing.T) {
 	}
 }
 
-// A disk with little room is not filled, and what is there stays.
+// A backup does not fill a disk with little free space, and existing backups stay.
 func TestNoRoomForABackup(t *testing.T) {
 	dir := tmpfs(t, "8m")
 	old := filepath.Join(dir, "ollama-api-service-20200101-000000.tar")

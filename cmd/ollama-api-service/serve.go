@@ -29,23 +29,23 @@ import (
 )
 
 const (
-	changePoll   = 250 * time.Millisecond        // how soon a change made by another process is seen
-	drainTimeout = 15 * time.Second              // for the last rows to reach the database
-	hour         = 61 * time.Minute              // as far back as a request counts against a limit
-	day          = 24*time.Hour + 15*time.Minute // and what it used
+	changePoll   = 250 * time.Millisecond        // how often changes by other processes are checked
+	drainTimeout = 15 * time.Second              // how long the last rows may take to reach the database
+	hour         = 61 * time.Minute              // how far back a request counts against a rate limit
+	day          = 24*time.Hour + 15*time.Minute // how far back its tokens and GPU time count
 )
 
-// serve runs the gateway until ctx ends. It wires every room, top down.
+// serve runs the gateway until ctx ends. It creates and connects all parts, top down.
 func serve(ctx context.Context, cfg *config.Config, hangup <-chan os.Signal, stdout, stderr io.Writer) (err error) {
 	manager := supervise(systemd)
 	defer manager.close()
 	log, lines := newLogger(cfg, stdout)
 	defer lines.close()
-	slog.SetDefault(log) // and what libraries write to the standard logger, which would wait for standard error
+	slog.SetDefault(log) // libraries log through it too; their default logger could block on standard error
 	started := false
 	defer func() {
 		if ctx.Err() != nil && !started && err != nil {
-			log.Info("stopped before it served", "cause", sentence(err))
+			log.Info("stopped during the start", "cause", sentence(err))
 			err = nil
 		}
 		if err != nil {
@@ -83,7 +83,7 @@ func serve(ctx context.Context, cfg *config.Config, hangup <-chan os.Signal, std
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
 
-	manager.starts("booking the journal of the last run")
+	manager.starts("importing the journal of the last run")
 	books, err := await(ctx, wait, "the books", func() (*usage.Books, error) {
 		b, err := usage.Open(ctx, cfg.DataDir, st, log, usage.Options{MaxBytes: int64(cfg.JournalMaxBytes), Held: held})
 		if err != nil {
@@ -138,7 +138,7 @@ func serve(ctx context.Context, cfg *config.Config, hangup <-chan os.Signal, std
 		BackupEvery: cfg.BackupEvery, LastBackup: copies.Last, LogAddress: api.AddressDetail(cfg.LogClientAddress),
 	})
 
-	// Servers are watched, and changes of keys seen, until the last request has ended.
+	// Watch the servers and the changes of keys until the last request has ended.
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	manager.starts("asking the Ollama servers")
@@ -156,7 +156,7 @@ func serve(ctx context.Context, cfg *config.Config, hangup <-chan os.Signal, std
 		}, time.Now, log)
 	})
 	if copies != nil {
-		go copies.Run(background) // the stop does not wait for it: its directory may be on a disk that hangs
+		go copies.Run(background) // shutdown does not wait for it: its directory may be on a disk that hangs
 	}
 	defer func() { stop(); tending.Wait() }()
 	go watchChanges(background, st, keys, log)
@@ -188,15 +188,15 @@ func serve(ctx context.Context, cfg *config.Config, hangup <-chan os.Signal, std
 	manager.ready("serving at " + addr.String())
 	manager.watch(interval, func() { gateway.Sched.Snapshot(); books.Depth() })
 	reload := reloader{cfg: cfg, log: log, lines: lines, keys: keys, gateway: gateway, secure: secure, systemd: manager}
-	go reload.follow(background, hangup) // the stop does not wait for it: its files may be on a disk that hangs
-	defer context.AfterFunc(ctx, func() { manager.stops(cfg.ShutdownDelay + cfg.ShutdownGrace + stopBeside) })()
+	go reload.follow(background, hangup) // shutdown does not wait for it: its files may be on a disk that hangs
+	defer context.AfterFunc(ctx, func() { manager.stops(cfg.ShutdownDelay + cfg.ShutdownGrace + stopExtra) })()
 	err = gateway.ServeAll(ctx, listeners, cfg.ShutdownGrace)
 	log.Info("stopped")
 	return err
 }
 
-// makeDatabase opens the database and its secret, and makes what is missing. A secret is made for a new database alone: for one
-// that has keys it would be the wrong one.
+// makeDatabase opens the database and its secret, and creates them if they do not exist. It creates a secret only for a new database: it
+// would be the wrong one for existing keys.
 func makeDatabase(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *store.Store, secret auth.Secret, err error) {
 	st, err := store.CreateLogged(ctx, databasePath(cfg), log, store.CreateOptions{Copy: cfg.MigrationCopy, Now: time.Now})
 	if err != nil {
@@ -229,7 +229,7 @@ func makeDatabase(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ 
 	return st, secret, err
 }
 
-// restoreLimits counts what the last hour has admitted and the last day has used, so that a restart gives nobody a new limit.
+// restoreLimits counts the admissions of the last hour and the usage of the last day, so that a restart does not reset any limit.
 func restoreLimits(ctx context.Context, st *store.Store, limits *limit.Memory, longest time.Duration) error {
 	now := time.Now()
 	admitted, err := st.AdmittedSince(ctx, now.Add(-hour).Truncate(time.Minute))
@@ -249,7 +249,7 @@ func restoreLimits(ctx context.Context, st *store.Store, limits *limit.Memory, l
 	return nil
 }
 
-// staticKeys are the keys that live in settings.
+// staticKeys returns the keys of the settings.
 func staticKeys(cfg *config.Config) []auth.Static {
 	admin := api.Key{Name: "ADMIN_API_KEY", Role: api.RoleAdmin, Weight: api.DefaultWeight, Class: api.ClassInteractive, RateLimit: &cfg.DefaultAdminRateLimit}
 	var list []auth.Static
@@ -259,14 +259,15 @@ func staticKeys(cfg *config.Config) []auth.Static {
 	if cfg.DemoKeys {
 		admin.Name = "Demo admin"
 		user := api.Key{Name: "Demo user", Role: api.RoleUser, Weight: api.DefaultWeight, Class: api.ClassInteractive, RateLimit: &cfg.DefaultUserRateLimit}
+		//nolint:gosec // known to everyone on purpose: config refuses them on a HOST that others reach
 		list = append(list, auth.Static{Preview: "demo-admin", Key: admin, Secret: "demo-admin-key-12345", Demo: true},
 			auth.Static{Preview: "demo-user", Key: user, Secret: "demo-user-key-67890", Demo: true})
 	}
 	return list
 }
 
-// firstAdmin makes an admin key where there is none, and prints it: on the terminal, never in the log. Under systemd standard error is
-// a log, so there it goes to a file, and so it does if standard error takes nothing.
+// firstAdmin creates an admin key if there is none, and prints it on standard error, never in the log. Under systemd, standard error is a
+// log, so the key goes to a file. It also goes to a file if standard error cannot be written.
 func firstAdmin(ctx context.Context, cfg *config.Config, st *store.Store, secret auth.Secret, stderr io.Writer, log *slog.Logger) error {
 	if cfg.AdminAPIKey != "" {
 		return nil
@@ -281,7 +282,7 @@ func firstAdmin(ctx context.Context, cfg *config.Config, st *store.Store, secret
 	}
 	k := api.Key{Preview: preview, Name: "First admin", Role: api.RoleAdmin, RateLimit: &cfg.DefaultAdminRateLimit, CreatedAt: now}
 	kept := journalled(stderr)
-	if kept { // the file comes first: a key whose only copy could not be written is of no use to anybody
+	if kept { // write the file first: a key whose only copy is lost is useless
 		if err := keepFirstAdmin(cfg, key); err != nil {
 			return err
 		}
@@ -291,18 +292,18 @@ func firstAdmin(ctx context.Context, cfg *config.Config, st *store.Store, secret
 	}
 	path := firstAdminPath(cfg)
 	if kept {
-		// If standard error takes nothing, the documentation still names the file.
-		_, _ = fmt.Fprintf(stderr, "The first admin key is in %s: keep it in a safe place, then delete the file.\n", path)
+		// If standard error cannot be written, the documentation still names the file.
+		_, _ = fmt.Fprintf(stderr, "The first admin key is in %s: store it in a safe place, then delete the file.\n", path)
 		return nil
 	}
-	if _, err = fmt.Fprintf(stderr, "\n  First admin key: %s\n  It is shown this once: keep it in a safe place.\n\n", key); err != nil {
-		log.Warn("the first admin key could not be shown on standard error, so it is in a file: keep it in a safe place, then delete the file", "path", path, "cause", err.Error())
+	if _, err = fmt.Fprintf(stderr, "\n  First admin key: %s\n  It is shown only once: store it in a safe place.\n\n", key); err != nil {
+		log.Warn("the first admin key could not be printed on standard error, so it is in a file: store it in a safe place, then delete the file", "path", path, "cause", err.Error())
 		return keepFirstAdmin(cfg, key)
 	}
 	return nil
 }
 
-// journalled reports whether what is written to w is kept in systemd's journal.
+// journalled reports whether systemd's journal keeps what is written to w.
 func journalled(w io.Writer) bool {
 	if b, ok := w.(*boundedWriter); ok {
 		w = b.out
@@ -315,12 +316,12 @@ func firstAdminPath(cfg *config.Config) string { return filepath.Join(cfg.DataDi
 
 func keepFirstAdmin(cfg *config.Config, key string) error {
 	if err := os.WriteFile(firstAdminPath(cfg), []byte(key+"\n"), 0o600); err != nil {
-		return fmt.Errorf("the first admin key cannot be written: %w; make one with `%s keys create --role admin --name NAME`", withHint(err), programName)
+		return fmt.Errorf("the first admin key cannot be written: %w; create one with `%s keys create --role admin --name NAME`", withHint(err), programName)
 	}
 	return nil
 }
 
-// watchChanges drops the key cache when another process (the keys command) has changed the database.
+// watchChanges clears the key cache when another process, such as the keys command, has changed the database.
 func watchChanges(ctx context.Context, st *store.Store, keys *auth.Authenticator, log *slog.Logger) {
 	var last int64
 	for {
@@ -329,7 +330,7 @@ func watchChanges(ctx context.Context, st *store.Store, keys *auth.Authenticator
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			log.Error("the database cannot be watched for changes of other processes", "cause", err.Error())
+			log.Error("changes that other processes make to the database cannot be detected", "cause", err.Error())
 		case v != last:
 			last = v
 			keys.Forget()

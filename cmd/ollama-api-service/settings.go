@@ -11,16 +11,16 @@ import (
 func (p *program) settingsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "settings",
-		Short: "Show every setting, its value and where it is from",
-		Long: `Show every setting that the service would start with now, its value, and where that is from: the environment, a line of the
-settings file, or the default. Of a secret it says only that it is set. Exit 2 if the settings cannot be obeyed.`,
+		Short: "Show every setting, its value and its source",
+		Long: `Show every setting that the service would start with now, its value, and its source: the environment, a line of the settings file,
+		or the default. Secrets are shown only as set. Exit 2 if the settings are not valid.`,
 		Example: `  ollama-api-service settings
   ollama-api-service settings --json
   ollama-api-service settings --quiet && systemctl reload ollama-api-service`,
 		Args: cobra.NoArgs,
 	}
 	asJSON := cmd.Flags().Bool("json", false, "print JSON")
-	quiet := cmd.Flags().Bool("quiet", false, "print nothing, and only see whether they can be obeyed")
+	quiet := cmd.Flags().Bool("quiet", false, "print nothing; only check that the settings are valid")
 	cmd.RunE = func(*cobra.Command, []string) error {
 		cfg, err := p.settings()
 		if err != nil || *quiet {
@@ -37,7 +37,7 @@ settings file, or the default. Of a secret it says only that it is set. Exit 2 i
 		for _, s := range list {
 			from := s.From
 			if s.Hidden != "" {
-				from += ", which wins over " + s.Hidden
+				from += ", which overrides " + s.Hidden
 			}
 			rows = append(rows, []string{s.Name, s.Value, from})
 		}
@@ -52,7 +52,7 @@ settings file, or the default. Of a secret it says only that it is set. Exit 2 i
 	return cmd
 }
 
-// names is a list for JSON, where none are [] and not null.
+// names returns a list for JSON, where an empty list is [] and not null.
 func names(list []string) []string {
 	if list == nil {
 		return []string{}

@@ -15,7 +15,7 @@ import (
 
 const (
 	mostDays  = 3660
-	mostHours = 92 * 24 * time.Hour // as the HTTP API has it
+	mostHours = 92 * 24 * time.Hour // the same limit as the HTTP API
 	mostRows  = 100_000
 )
 
@@ -28,7 +28,7 @@ type statsReport struct {
 
 	order []api.Dimension
 	zone  *time.Location
-	idle  int // keys that work and had no request
+	idle  int // active keys without requests
 }
 
 // statsFlags are the options of stats as they were typed.
@@ -45,10 +45,10 @@ func (p *program) statsCommand() *cobra.Command {
 	var f statsFlags
 	cmd := &cobra.Command{
 		Use:   "stats",
-		Short: "Show who used how much",
-		Long: `Show what was used: requests, tokens and response times, by key, by model and by day, from the database in DATA_DIR. A running
-service books within a second or so; what is running now is not in it. Days, weeks and months are those of --tz, and of UTC without it;
-those without a request are left out.`,
+		Short: "Show usage by key, model and day",
+		Long: `Show usage from the database in DATA_DIR: requests, tokens and response times, by key, by model and by day. A running service
+		writes usage within a second or so; requests that are still running are not included. Days, weeks and months are those of --tz, or of
+		UTC without it. Those without requests are left out.`,
 		Example: `  ollama-api-service stats
   ollama-api-service stats --by model --days 7
   ollama-api-service stats --by hour --from 2026-11-25
@@ -57,12 +57,12 @@ those without a request are left out.`,
 		Args: cobra.NoArgs,
 	}
 	flags := cmd.Flags()
-	flags.StringSliceVar(&f.by, "by", []string{"key", "model", "day"}, "a table for each of these: key, model, endpoint, backend, outcome, month, week, day, hour")
-	flags.IntVar(&f.days, "days", 30, "show this many days, today included")
-	flags.StringVar(&f.from, "from", "", "show from this day or time on, like 2026-11-01 or 2026-11-01T12:00:00Z")
-	flags.StringVar(&f.to, "to", "", "show up to this day, which is included, or this time")
-	flags.StringVar(&f.zone, "tz", "", "the zone of the days and times shown and given, like Europe/Berlin or +05:30; none is UTC")
-	flags.IntVar(&f.top, "top", 20, "show this many keys, models and so on; 0 is all")
+	flags.StringSliceVar(&f.by, "by", []string{"key", "model", "day"}, "one table for each of: key, model, endpoint, backend, outcome, month, week, day, hour")
+	flags.IntVar(&f.days, "days", 30, "the number of days to show, including today")
+	flags.StringVar(&f.from, "from", "", "start at this day or time, like 2026-11-01 or 2026-11-01T12:00:00Z")
+	flags.StringVar(&f.to, "to", "", "end at this time, or with this day (inclusive)")
+	flags.StringVar(&f.zone, "tz", "", "time zone of days and times, like Europe/Berlin or +05:30; the default is UTC")
+	flags.IntVar(&f.top, "top", 20, "the maximum number of rows in each table; 0 shows all")
 	flags.BoolVar(&f.json, "json", false, "print JSON, with the names of the HTTP API")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		r, err := f.report(p.now(), cmd.Flags().Changed("days"))
@@ -85,16 +85,16 @@ those without a request are left out.`,
 	return cmd
 }
 
-// zoneFlag is the zone that --tz names.
+// zoneFlag parses --tz.
 func zoneFlag(text string) (*time.Location, error) {
 	zone, err := api.ParseZone(text)
 	if err != nil {
-		return nil, usagef("--tz must be the name of a zone like Europe/Berlin, or a distance from UTC like +05:30")
+		return nil, usagef("--tz must be the name of a time zone like Europe/Berlin, or an offset from UTC like +05:30")
 	}
 	return zone, nil
 }
 
-// report is an empty report about what was asked for.
+// report returns an empty report for the flags.
 func (f *statsFlags) report(now time.Time, daysGiven bool) (*statsReport, error) {
 	zone, err := zoneFlag(f.zone)
 	if err != nil {
@@ -105,7 +105,7 @@ func (f *statsFlags) report(now time.Time, daysGiven bool) (*statsReport, error)
 	for _, name := range f.by {
 		d := api.Dimension(strings.TrimSpace(name))
 		if !slices.Contains(known, d) {
-			return nil, usagef("--by must be of key, model, endpoint, backend, outcome, month, week, day and hour, separated by commas")
+			return nil, usagef("--by takes a comma-separated list of key, model, endpoint, backend, outcome, month, week, day, hour")
 		}
 		if !slices.Contains(r.order, d) {
 			r.order = append(r.order, d)
@@ -113,13 +113,13 @@ func (f *statsFlags) report(now time.Time, daysGiven bool) (*statsReport, error)
 	}
 	switch {
 	case len(r.order) == 0:
-		return nil, usagef("--by names nothing: leave it out, or give key, model or day")
+		return nil, usagef("--by is empty: leave it out, or give key, model or day")
 	case daysGiven && (f.from != "" || f.to != ""):
-		return nil, usagef("give --days, or --from and --to")
+		return nil, usagef("give either --days, or --from and --to")
 	case f.days < 1 || f.days > mostDays:
 		return nil, usagef("--days must be from 1 to %d", mostDays)
 	case f.top < 0:
-		return nil, usagef("--top must be 0, which is all, or more")
+		return nil, usagef("--top must be at least 0 (0 shows all)")
 	}
 	if f.to != "" {
 		to, day, err := api.ParseTime(f.to, zone)
@@ -142,11 +142,11 @@ func (f *statsFlags) report(now time.Time, daysGiven bool) (*statsReport, error)
 	}
 	switch span := r.To.Sub(r.From); {
 	case span <= 0:
-		return nil, usagef("--from must lie before --to, and before now")
+		return nil, usagef("--from must be before --to, and before now")
 	case span > mostDays*24*time.Hour:
-		return nil, usagef("--from and --to must not lie more than %d days apart", mostDays)
+		return nil, usagef("--from and --to must be at most %d days apart", mostDays)
 	case span > mostHours && slices.Contains(r.order, api.ByHour):
-		return nil, usagef("--by hour shows at most %d days: give --days, or --from and --to", mostHours/(24*time.Hour))
+		return nil, usagef("--by hour shows at most %d days: give a smaller --days, or --from and --to", mostHours/(24*time.Hour))
 	}
 	return r, nil
 }
@@ -163,14 +163,14 @@ func (r *statsReport) read(ctx context.Context, st *store.Store, now time.Time) 
 		return err
 	}
 	if r.To.Before(now) || newest.After(now) {
-		span.To = r.To // otherwise nothing is booked for later, and whole days are quicker read
+		span.To = r.To // without rows after To no upper bound is needed, and whole days are faster to read
 	}
 	for _, d := range r.order {
 		used, err := st.Usage(ctx, store.UsageQuery{RequestFilter: span, By: []api.Dimension{d}, Limit: mostRows, Zone: r.zone})
 		if err != nil {
 			return err
 		}
-		// All the same: these are of one name each.
+		// Each query reads the same range, because each has one dimension.
 		if r.From = used.From.In(r.zone); !used.To.IsZero() {
 			r.To = used.To.In(r.zone)
 		}
@@ -192,7 +192,7 @@ func (r *statsReport) read(ctx context.Context, st *store.Store, now time.Time) 
 		g := &r.By[api.ByKey][i]
 		k := names[*g.Key]
 		if k == nil {
-			continue // a key of a setting: it has no other name here
+			continue // a key of the settings, which has no name in the database
 		}
 		g.KeyName, g.Revoked = k.Name, k.RevokedAt != nil
 		if k.Live(now) {
@@ -202,7 +202,7 @@ func (r *statsReport) read(ctx context.Context, st *store.Store, now time.Time) 
 	return nil
 }
 
-// headline says what is shown.
+// headline describes the range and the totals.
 func (r *statsReport) headline() string {
 	form := "2006-01-02 15:04"
 	last := r.To

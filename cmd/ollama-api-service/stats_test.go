@@ -12,7 +12,7 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// spent books n requests of a key, one each minute back from at.
+// spent books n requests of a key, one a minute, ending at at.
 func (d *desk) spent(key, model string, at time.Time, n int) {
 	d.Helper()
 	var recs []api.Record
@@ -36,13 +36,13 @@ func wantLines(t *testing.T, out string, lines ...string) {
 	}
 }
 
-// yesterday at noon, so that no row of a test lies on a border of days.
+// Yesterday at noon, so that no row is at the boundary of two days.
 func yesterday() time.Time { return time.Now().UTC().Truncate(24 * time.Hour).Add(-12 * time.Hour) }
 
 func TestStats(t *testing.T) {
 	d := newDesk(t)
-	if out := d.run("stats"); !strings.Contains(out, "0 requests") || !strings.Contains(out, "No request was booked in this time") {
-		t.Errorf("of nothing:\n%s", out)
+	if out := d.run("stats"); !strings.Contains(out, "0 requests") || !strings.Contains(out, "No requests in this time range") {
+		t.Errorf("without requests:\n%s", out)
 	}
 	d.make("--name", "Idle")
 	_, busy := d.make("--name", "Busy one")
@@ -63,12 +63,12 @@ func TestStats(t *testing.T) {
 		busy+` +Busy one +4  #{30} +40 +20 +2\.00s  `+when,
 		gone+`\* +Gone +2  #{15} +20 +10 +2\.00s  `+when,
 		`env-admin +1  #{8} +10 +5 +2\.00s  .*`,
-		`\* revoked`, `1 more key had no request\.`,
+		`\* revoked`, `1 more key had no requests\.`,
 		`MODEL +REQUESTS +TOKENS IN +OUT +AVERAGE +LAST REQUEST`, `tiny:latest +6  #+ +60 +30 +2\.00s .*`, `\(none\) +1  #+ .*`,
 		noon.Format(`2006-01-02 Mon`)+` +6  #+ +60 +30 +2\.00s`,
 	)
 	if days := regexp.MustCompile(`(?m)^20\d\d-\d\d-\d\d \w{3} `).FindAllString(out, -1); len(days) != 2 || strings.Contains(out, "big:7b") {
-		t.Errorf("%d days, want the 2 with a request, and nothing of before:\n%s", len(days), out)
+		t.Errorf("%d days, want the 2 with requests, and none before:\n%s", len(days), out)
 	}
 	wantLines(t, d.run("stats", "--days", "60", "--by", "model"), `big:7b +9 .*`)
 	wantLines(t, d.run("stats", "--by", "endpoint,outcome,backend"), `ENDPOINT .*`, `/api/chat +7 .*`, `OUTCOME .*`, `ok +7 .*`, `BACKEND .*`, `ollama +7 .*`)
@@ -76,24 +76,24 @@ func TestStats(t *testing.T) {
 	hours := d.run("stats", "--by", "hour", "--from", day, "--to", day)
 	wantLines(t, hours, day+` to `+day+` \(UTC\): 6 requests, .*`, day+` 12:00 +2  #+ .*`, day+` 11:00 +4  #+ .*`)
 	if n := strings.Count(hours, day+" "); n != 4 {
-		t.Errorf("%d times the day, want the two hours with a request and twice in the head:\n%s", n, hours)
+		t.Errorf("the day appears %d times, want it in two hours with requests and twice in the headline:\n%s", n, hours)
 	}
 	year, week := noon.ISOWeek()
 	wantLines(t, d.run("stats", "--days", "60", "--by", "month,week"), `MONTH +.*`, noon.Format(`2006-01`)+` +\d+ .*`, `WEEK +.*`, fmt.Sprintf(`%d-W%02d 20\d\d-\d\d-\d\d +[67] .*`, year, week))
-	// Twelve hours east, noon is the midnight of the day after, and what came before it is of the day.
+	// Twelve hours east, noon is midnight of the next day, and earlier requests belong to the day before.
 	east := noon.AddDate(0, 0, 1).Format(time.DateOnly)
 	moved := d.run("stats", "--by", "day,hour", "--tz", "+12:00", "--from", day, "--to", east)
 	wantLines(t, moved, day+` to `+east+` \(\+12:00\): 6 requests, .*`, noon.Format(`2006-01-02 Mon`)+` +4 .*`, noon.AddDate(0, 0, 1).Format(`2006-01-02 Mon`)+` +2 .*`,
 		day+` 23:00 +4  #+ .*`, east+` 00:00 +2  #+ .*`)
-	// Clocks of the Azores skip the midnight of 29 March 2026.
+	// The clocks of the Azores skip midnight on 29 March 2026.
 	d.spent(busy, "tiny:latest", time.Date(2026, 3, 29, 0, 30, 0, 0, time.UTC), 1)
 	d.spent(busy, "tiny:latest", time.Date(2026, 3, 29, 1, 0, 0, 0, time.UTC), 1)
 	skipped := []string{"stats", "--by", "day", "--tz", "Atlantic/Azores", "--to"}
 	wantLines(t, d.run(append(skipped, "2026-03-28", "--from", "2026-03-28")...), `2026-03-28 to 2026-03-28 \(Atlantic/Azores\): 1 request, .*`)
 	wantLines(t, d.run(append(skipped, "2026-03-29", "--from", "2026-03-29")...), `2026-03-29 to 2026-03-29 \(Atlantic/Azores\): 1 request, .*`)
 	wantLines(t, d.run(append(skipped, "2026-04-04", "--from", "2026-03-20")...), `2026-03-28 Sat +1 .*`, `2026-03-29 Sun +1 .*`)
-	if out := d.run("stats", "--by", "key", "--top", "1"); !strings.Contains(out, "2 more: --top 0 shows all.") || strings.Contains(out, "env-admin") {
-		t.Errorf("the first alone:\n%s", out)
+	if out := d.run("stats", "--by", "key", "--top", "1"); !strings.Contains(out, "2 more; --top 0 shows all.") || strings.Contains(out, "env-admin") {
+		t.Errorf("want only the first row:\n%s", out)
 	}
 
 	var all statsReport
@@ -125,7 +125,7 @@ func TestStats(t *testing.T) {
 	}
 }
 
-// Whatever the width, no line is longer, columns stand in line, and the bars of those locales that have blocks are of blocks.
+// At every width, lines fit, columns are aligned, and bars use block characters only in locales that have them.
 func TestStatsFitTheTerminal(t *testing.T) {
 	d := newDesk(t)
 	_, key := d.make("--name", "A name that is far too long for any table of eighty columns, really")
@@ -161,7 +161,7 @@ func TestStatsFitTheTerminal(t *testing.T) {
 	wantLines(t, d.run("stats", "--by", "model"), `regist\S+…\S+q4_K_M +30  █+ .*`)
 	d.environ = append(environ[:len(environ):len(environ)], "TERM=dumb", "LANG=C.UTF-8")
 	wantLines(t, d.run("stats", "--by", "model"), `regist\S+\.\.\S+q4_K_M +30  #+ .*`)
-	// What is no terminal has 80 columns.
+	// Output that is not a terminal has 80 columns.
 	p := &program{stdout: io.Discard}
 	if got := p.sheet(); got.width != 80 || !got.plain {
 		t.Errorf("%+v", got)

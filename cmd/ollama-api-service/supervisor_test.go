@@ -9,20 +9,20 @@ import (
 	"time"
 )
 
-// told are the states that a supervisor has sent.
-type told struct {
+// stateLog records the states that a supervisor has sent.
+type stateLog struct {
 	mu   sync.Mutex
 	list []string
 }
 
-func (l *told) notify(state string) {
+func (l *stateLog) notify(state string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.list = append(l.list, state)
 }
 
-// count is how many states have word since the last count.
-func (l *told) count(word string) (n int) {
+// count returns the number of states that contain word since the last call.
+func (l *stateLog) count(word string) (n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, s := range l.list {
@@ -34,41 +34,41 @@ func (l *told) count(word string) (n int) {
 	return n
 }
 
-// However long a start takes, systemd hears of it before its time is up; and once the service answers, no more.
+// systemd gets progress messages however long a start takes, and none after the service is ready.
 func TestALongStartIsExtended(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var told told
-		s := supervise(told.notify)
+		var sent stateLog
+		s := supervise(sent.notify)
 		s.starts("moving a large database")
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		if n := told.count("EXTEND_TIMEOUT_USEC=60000000\nSTATUS=moving a large database"); n < int(time.Hour/extendBy)*2 {
-			t.Errorf("told %d times in an hour, want more often than every %s", n, extendBy)
+		if n := sent.count("EXTEND_TIMEOUT_USEC=60000000\nSTATUS=moving a large database"); n < int(time.Hour/extendBy)*2 {
+			t.Errorf("%d messages in an hour, want more often than every %s", n, extendBy)
 		}
 		s.ready("serving")
 		synctest.Wait()
-		if n := told.count("READY=1\nSTATUS=serving"); n != 1 {
-			t.Errorf("ready was told %d times, want once", n)
+		if n := sent.count("READY=1\nSTATUS=serving"); n != 1 {
+			t.Errorf("READY was sent %d times, want once", n)
 		}
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		if n := told.count(""); n != 0 {
-			t.Errorf("told %d times after the start, want none", n)
+		if n := sent.count(""); n != 0 {
+			t.Errorf("%d progress messages after the start, want none", n)
 		}
 		s.stops(90 * time.Second)
 		synctest.Wait()
-		if n := told.count("STOPPING=1\nEXTEND_TIMEOUT_USEC=90000000\n"); n != 1 {
-			t.Errorf("the stop was told %d times, want once", n)
+		if n := sent.count("STOPPING=1\nEXTEND_TIMEOUT_USEC=90000000\n"); n != 1 {
+			t.Errorf("STOPPING was sent %d times, want once", n)
 		}
 		s.close()
 	})
 }
 
-// The watchdog is kept quiet while the service works, also where it is slow, and no more when it hangs.
+// The watchdog is fed while the service works, even if it is slow, but not if it hangs.
 func TestTheWatchdogSeesAHang(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var told told
-		s := supervise(told.notify)
+		var sent stateLog
+		s := supervise(sent.notify)
 		s.ready("")
 		takes, hang := 50*time.Second, make(chan struct{})
 		var hung atomic.Bool
@@ -79,22 +79,22 @@ func TestTheWatchdogSeesAHang(t *testing.T) {
 			time.Sleep(takes)
 		})
 		synctest.Wait()
-		told.count("")
+		sent.count("")
 		for range 10 {
 			time.Sleep(2 * time.Minute)
 			synctest.Wait()
-			if told.count("WATCHDOG=1") == 0 {
-				t.Error("a machine that is slow would be ended")
+			if sent.count("WATCHDOG=1") == 0 {
+				t.Error("systemd would kill a slow service")
 			}
 		}
 		hung.Store(true)
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
-		told.count("")
+		sent.count("")
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		if n := told.count("WATCHDOG=1"); n != 0 {
-			t.Errorf("%d signs of life while it hangs", n)
+		if n := sent.count("WATCHDOG=1"); n != 0 {
+			t.Errorf("%d watchdog messages while the service hangs, want none", n)
 		}
 		close(hang)
 		s.close()
@@ -102,7 +102,7 @@ func TestTheWatchdogSeesAHang(t *testing.T) {
 	})
 }
 
-// A receiver that stands still holds nothing.
+// A blocked receiver does not block the supervisor.
 func TestASupervisorThatReadsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		still := make(chan struct{})

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/term"
 )
 
-// columns is how wide the terminal is that f writes to; 0 where it is none.
+// columns returns the width of the terminal that f writes to, or 0 if f is not a terminal.
 func columns(f *os.File) int {
 	width, _, err := term.GetSize(int(f.Fd()))
 	if err != nil {
@@ -16,7 +16,7 @@ func columns(f *os.File) int {
 	return width
 }
 
-// terminal reports whether w is a terminal that has a width and obeys escape sequences.
+// terminal reports whether w is a terminal with a width that obeys escape sequences.
 func terminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	return ok && columns(f) > 0 && obeysEscapes(f)

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A terminal has the width that it was given; one without a width cannot be drawn on.
+// A terminal has the width that was set. One without a width does not count as a terminal.
 func TestTerminal(t *testing.T) {
 	keyboard, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
 	if err != nil {
@@ -28,12 +28,12 @@ func TestTerminal(t *testing.T) {
 	}
 	defer screen.Close()
 	if terminal(screen) {
-		t.Error("a terminal without a width is drawn on")
+		t.Error("a file without a width counts as a terminal")
 	}
 	if err := unix.IoctlSetWinsize(int(screen.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: 132}); err != nil {
 		t.Fatal(err)
 	}
 	if n := columns(screen); n != 132 || !terminal(screen) {
-		t.Errorf("%d columns, a terminal: %v, want 132 and true", n, terminal(screen))
+		t.Errorf("got %d columns and terminal %v, want 132 and true", n, terminal(screen))
 	}
 }

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// What is no terminal has no width, and no escape sequence is written to it.
+// A file that is not a terminal has no width, and gets no escape sequences.
 func TestNoTerminal(t *testing.T) {
 	file, err := os.Create(filepath.Join(t.TempDir(), "out"))
 	if err != nil {
@@ -27,10 +27,10 @@ func TestNoTerminal(t *testing.T) {
 	defer w.Close()
 	for name, f := range map[string]*os.File{"a file": file, "the null device": null, "a pipe": w} {
 		if n := columns(f); n != 0 || terminal(f) {
-			t.Errorf("%s is taken for a terminal: %v, %d columns, want none", name, terminal(f), n)
+			t.Errorf("%s: terminal %v with %d columns, want false and 0", name, terminal(f), n)
 		}
 	}
 	if terminal(&strings.Builder{}) {
-		t.Error("a buffer is taken for a terminal")
+		t.Error("a buffer counts as a terminal")
 	}
 }

@@ -4,5 +4,5 @@ package main
 
 import "os"
 
-// obeysEscapes reports true: every terminal of today's Unix obeys the few that this program writes.
+// obeysEscapes reports true: every current Unix terminal obeys the few escape sequences that this program writes.
 func obeysEscapes(*os.File) bool { return true }

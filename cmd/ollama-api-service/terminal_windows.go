@@ -6,7 +6,7 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// obeysEscapes asks the console to obey escape sequences, which it does not by itself, and reports whether it does.
+// obeysEscapes enables escape sequences in the console, where they are off by default, and reports whether it could.
 func obeysEscapes(f *os.File) bool {
 	console := windows.Handle(f.Fd())
 	var mode uint32

@@ -12,20 +12,20 @@ import (
 	"path/filepath"
 	"time"
 
+	"ollama-api-service/internal/certs"
 	"ollama-api-service/internal/config"
 	"ollama-api-service/internal/disk"
-	"ollama-api-service/internal/server"
 )
 
 const certificatePoll = 2 * time.Second
 
-// encryption is TLS with what keeps its certificate fresh.
+// encryption is a TLS configuration and the functions that keep its certificate current.
 type encryption struct {
-	config *tls.Config                                    // nil is plain HTTP
-	follow func(ctx context.Context, addr net.Addr) error // returns at once; works until ctx ends
-	// prepare reads the files of a certificate again, and returns what serves them; nil where there are none.
+	config *tls.Config                                    // nil means plain HTTP
+	follow func(ctx context.Context, addr net.Addr) error // returns at once; runs until ctx ends
+	// prepare reads the certificate files again and returns a function that starts to serve them. It is nil without such files.
 	prepare func(cert, key string) (use func(), err error)
-	expiry  func() map[string]time.Time // when the certificate of each name ends; nil is plain HTTP
+	expiry  func() map[string]time.Time // the expiry of each name's certificate; nil means plain HTTP
 }
 
 func newEncryption(cfg *config.Config, log *slog.Logger) (encryption, error) {
@@ -35,7 +35,7 @@ func newEncryption(cfg *config.Config, log *slog.Logger) (encryption, error) {
 	case cfg.TLSCert == "":
 		return encryption{follow: func(context.Context, net.Addr) error { return nil }}, nil
 	}
-	pair, err := server.OpenKeyPair(cfg.TLSCert, cfg.TLSKey, log)
+	pair, err := certs.OpenKeyPair(cfg.TLSCert, cfg.TLSKey, log)
 	if err != nil {
 		return encryption{}, unreadable(unusableCertificate(err))
 	}
@@ -47,30 +47,30 @@ func newEncryption(cfg *config.Config, log *slog.Logger) (encryption, error) {
 }
 
 func unusableCertificate(err error) error {
-	return usagef("TLS_CERT and TLS_KEY cannot be used: name a certificate and its own key, both PEM files that the user this runs as may read (%w)", err)
+	return usagef("TLS_CERT and TLS_KEY cannot be used: name a certificate and its own key, both PEM files that the user of the service may read (%w)", err)
 }
 
-// unreadable is a failure to use files that another program writes. A file that is not there may be on a disk that is mounted later; what
-// cannot be used is looked at again for a moment, because it may be being written.
+// unreadable is a failure to use files that another program writes. A missing file may be on a disk that is mounted later. A file that
+// cannot be used is read again for a moment, because it may just be written.
 func unreadable(err error) error {
-	if _, disk := disk.Cause(err); disk || errors.Is(err, fs.ErrNotExist) {
+	if _, fault := disk.Cause(err); fault || errors.Is(err, fs.ErrNotExist) {
 		return late{error: err}
 	}
 	return late{error: err, within: renewal}
 }
 
 func acmeEncryption(cfg *config.Config, log *slog.Logger) (encryption, error) {
-	o := server.ACMEOptions{Domains: cfg.ACMEDomain, Email: string(cfg.ACMEEmail), CA: string(cfg.ACMECA), Dir: filepath.Join(cfg.DataDir, "acme")}
+	o := certs.Options{Domains: cfg.ACMEDomain, Email: string(cfg.ACMEEmail), CA: string(cfg.ACMECA), Dir: filepath.Join(cfg.DataDir, "acme")}
 	if cfg.ACMECARoot != "" {
 		text, err := os.ReadFile(cfg.ACMECARoot)
 		if o.Roots = x509.NewCertPool(); err == nil && !o.Roots.AppendCertsFromPEM(text) {
-			err = errors.New("no certificate in it")
+			err = errors.New("it contains no certificate")
 		}
 		if err != nil {
-			return encryption{}, unreadable(usagef("ACME_CA_ROOT cannot be used: name a PEM file with the certificate of the CA that the user this runs as may read (%w)", err))
+			return encryption{}, unreadable(usagef("ACME_CA_ROOT cannot be used: name a PEM file with the certificate of the CA that the user of the service may read (%w)", err))
 		}
 	}
-	acme, err := server.NewACME(o, log)
+	acme, err := certs.NewACME(o, log)
 	if err != nil {
 		return encryption{}, usagef("ACME_DOMAIN cannot be used: %w", err)
 	}

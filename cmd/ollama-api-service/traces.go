@@ -12,10 +12,10 @@ import (
 	"ollama-api-service/internal/tracing"
 )
 
-// lastSpans is how long a collector may take for what waits at the end.
+// lastSpans is how long the collector may take for the last spans at shutdown.
 const lastSpans = 5 * time.Second
 
-// traces are where the spans of requests go; its zero value is nowhere.
+// traces sends the spans of requests. The zero value sends none.
 type traces struct {
 	tracer    trace.Tracer
 	collector *tracing.Collector
@@ -36,11 +36,11 @@ func newTraces(ctx context.Context, cfg *config.Config, log *slog.Logger) (trace
 	if err != nil {
 		return traces{}, err
 	}
-	log.Info("traces are sent to a collector", "endpoint", cfg.OTLPEndpoint.String(), "ratio", float64(cfg.TraceRatio))
+	log.Info("sending traces to a collector", "endpoint", cfg.OTLPEndpoint.String(), "ratio", float64(cfg.TraceRatio))
 	return traces{c.Tracer(), c}, nil
 }
 
-// close sends what waits. What the collector does not take in time is lost.
+// close sends the remaining spans. Spans that the collector does not accept in time are lost.
 func (t traces) close(log *slog.Logger) {
 	if t.collector == nil {
 		return

@@ -11,7 +11,7 @@ import (
 // version is set at link time: -ldflags "-X main.version=1.2.3".
 var version string
 
-// buildVersion is the version of this build; without one from the linker, what the Go toolchain knows of it.
+// buildVersion is the version that the linker set or, without one, the version that the Go toolchain recorded.
 func buildVersion() string {
 	if version != "" {
 		return version
@@ -35,7 +35,7 @@ func buildVersion() string {
 	return "dev" + revision + changed
 }
 
-// sqliteDriver is the version of modernc.org/sqlite in this build, which decides the SQLite within.
+// sqliteDriver is the version of modernc.org/sqlite in this build, which determines the version of SQLite.
 func sqliteDriver() string {
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, d := range info.Deps {

@@ -28,7 +28,7 @@ func TestStartWaitsForThePort(t *testing.T) {
 	_, port, _ := net.SplitHostPort(l.Addr().String())
 	environ := []string{"DATA_DIR=" + t.TempDir(), "PORT=" + port}
 	p := launch(t, environ, nil, "serve")
-	if line := p.line(waits); !strings.Contains(line, "holds the port") || !strings.Contains(line, port) {
+	if line := p.line(waits); !strings.Contains(line, "uses the port") || !strings.Contains(line, port) {
 		t.Errorf("the line is %s, want the port and its cause in it", line)
 	}
 	l.Close()
@@ -39,11 +39,11 @@ func TestStartWaitsForThePort(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	launch(t, append(environ, "START_WAIT=1s"), nil, "serve").exit(exitFailure, "holds the port", "waited 1s")
-	launch(t, append(environ, "START_WAIT=0s"), nil, "serve").exit(exitFailure, "holds the port")
+	launch(t, append(environ, "START_WAIT=1s"), nil, "serve").exit(exitFailure, "uses the port", "waited 1s")
+	launch(t, append(environ, "START_WAIT=0s"), nil, "serve").exit(exitFailure, "uses the port")
 }
 
-// A stop ends the wait, and is no failure.
+// A stop ends the wait without a failure.
 func TestStopEndsTheWait(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -54,10 +54,13 @@ func TestStopEndsTheWait(t *testing.T) {
 	p := launch(t, []string{"DATA_DIR=" + t.TempDir(), "PORT=" + port, "START_WAIT=1h"}, nil, "serve")
 	p.line(waits)
 	p.stop()
-	p.line(`"msg":"stopped before it served"`)
+	p.line(`"msg":"stopped during the start"`)
 }
 
 func TestStartWaitsForTheAddress(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: make test runs it")
+	}
 	needRoot(t)
 	ns := fmt.Sprintf("oas-wait-%d", os.Getpid())
 	must(t, "ip", "netns", "add", ns)
@@ -66,16 +69,16 @@ func TestStartWaitsForTheAddress(t *testing.T) {
 	inside := []string{"ip", "netns", "exec", ns}
 
 	p := launch(t, []string{"DATA_DIR=" + t.TempDir(), "HOST=192.0.2.7"}, inside, "serve")
-	if line := p.line(waits); !strings.Contains(line, "no such address now") || strings.Contains(line, "stop") {
-		t.Errorf("the line is %s, want that there is no such address, and no word of stopping something", line)
+	if line := p.line(waits); !strings.Contains(line, "does not have the address now") || strings.Contains(line, "stop") {
+		t.Errorf("the line is %s, want it to say that the address does not exist, without advice to stop a process", line)
 	}
 	must(t, "ip", "-n", ns, "address", "add", "192.0.2.7/32", "dev", "lo")
 	p.line(`"msg":"listening"`)
 	p.stop()
 
-	// An address on an interface that comes later, and a name that resolves later.
+	// An address on an interface that comes up later, and a name that resolves later.
 	p = launch(t, []string{"DATA_DIR=" + t.TempDir(), "HOST=fe80::7%oas7"}, inside, "serve")
-	p.line(waits + ".*no such address now")
+	p.line(waits + ".*does not have the address now")
 	must(t, "ip", "-n", ns, "link", "add", "oas7", "type", "bridge")
 	must(t, "ip", "-n", ns, "link", "set", "oas7", "up")
 	must(t, "ip", "-n", ns, "address", "add", "fe80::7/64", "dev", "oas7", "nodad")
@@ -90,12 +93,12 @@ func TestStartWaitsForSpace(t *testing.T) {
 	free := fill(t, dir)
 	p := launch(t, []string{"DATA_DIR=" + filepath.Join(dir, "data")}, nil, "serve")
 	if line := p.line(waits); !strings.Contains(line, "no space") {
-		t.Errorf("the line is %s, want that the disk is full", line)
+		t.Errorf("the line is %s, want it to say that the disk is full", line)
 	}
 	free()
 	p.line(`"msg":"listening"`)
 	p.stop()
-	// Of a database that is there, nothing is needed but room for its log.
+	// An existing database needs only room for its log.
 	fill(t, dir)
 	launch(t, []string{"DATA_DIR=" + filepath.Join(dir, "data"), "START_WAIT=1s"}, nil, "serve").exit(exitFailure, "no space")
 }
@@ -117,7 +120,7 @@ func TestStartWaitsForAReadOnlyDisk(t *testing.T) {
 	launch(t, []string{"DATA_DIR=" + dir, "START_WAIT=1s"}, nil, "serve").exit(exitFailure, "mounted read-only")
 }
 
-// The process before has the lock until it has ended; only then is its database touched.
+// The previous process holds the lock until it has ended. Only then is its database opened.
 func TestStartWaitsForTheProcessBefore(t *testing.T) {
 	environ := []string{"DATA_DIR=" + t.TempDir()}
 	first := launch(t, environ, nil, "serve")
@@ -130,7 +133,7 @@ func TestStartWaitsForTheProcessBefore(t *testing.T) {
 	second.stop()
 }
 
-// A disk of /etc/fstab that is mounted later: no second database is made in the empty directory below.
+// A disk in /etc/fstab that is mounted later: no second database is created in the empty directory below the mount point.
 func TestStartWaitsForTheDisk(t *testing.T) {
 	needRoot(t)
 	dir := t.TempDir()
@@ -143,15 +146,15 @@ func TestStartWaitsForTheDisk(t *testing.T) {
 	}
 	script := `mount --bind "$0" /etc/fstab && exec "$@"`
 	p := launch(t, []string{"DATA_DIR=" + data}, []string{"unshare", "--mount", "sh", "-c", script, fstab}, "serve")
-	p.line(waits + ".*/etc/fstab has for " + filepath.Dir(data))
+	p.line(waits + ".*the disk for " + filepath.Dir(data) + " in /etc/fstab")
 	if _, err := os.Stat(data); !os.IsNotExist(err) {
-		t.Errorf("DATA_DIR was made where no disk is mounted: %v", err)
+		t.Errorf("DATA_DIR was created where no disk is mounted: %v", err)
 	}
 	must(t, "nsenter", "--mount", "--target", fmt.Sprint(p.cmd.Process.Pid), "mount", filepath.Dir(data))
 	p.line(`"msg":"listening"`)
 	p.stop()
 	if _, err := os.Stat(data); !os.IsNotExist(err) {
-		t.Errorf("DATA_DIR was made outside of the disk: %v", err)
+		t.Errorf("DATA_DIR was created outside the disk: %v", err)
 	}
 
 	link := filepath.Join(dir, "link")
@@ -167,7 +170,7 @@ func TestStartWaitsForTheDisk(t *testing.T) {
 	p.stop()
 }
 
-// The files of a certificate come later, one after the other, as whoever renews them writes them. A pair that stays wrong is exit 2.
+// The files of a certificate appear later, one after the other, as a renewal writes them. A pair that never matches is exit 2.
 func TestStartWaitsForTheCertificate(t *testing.T) {
 	dir := t.TempDir()
 	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
@@ -215,7 +218,7 @@ func selfSigned(t *testing.T) (certPEM, keyPEM []byte) {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
 }
 
-// What waiting cannot fix ends at once, however long START_WAIT is.
+// A failure that waiting cannot fix ends the start immediately, however long START_WAIT is.
 func TestNoWaitForWhatDoesNotPass(t *testing.T) {
 	damaged, foreign := t.TempDir(), newDesk(t)
 	if err := os.WriteFile(filepath.Join(damaged, databaseName), []byte(strings.Repeat("no database ", 1000)), 0o600); err != nil {
@@ -236,13 +239,13 @@ func TestNoWaitForWhatDoesNotPass(t *testing.T) {
 	}
 }
 
-// A Unix socket that another process still holds, or whose directory is not there yet, is waited for.
+// The start waits for a Unix socket that another process still uses, or whose directory does not exist yet.
 func TestStartWaitsForTheSocket(t *testing.T) {
 	dir := t.TempDir()
 	below := filepath.Join(dir, "run")
 	path := filepath.Join(below, "http.sock")
 	p := launch(t, []string{"HOST=" + path, "DATA_DIR=" + filepath.Join(dir, "data"), "START_WAIT=30s"}, nil, "serve")
-	p.line(`its directory is not there`)
+	p.line(`its directory does not exist`)
 	if err := os.Mkdir(below, 0o700); err != nil {
 		t.Fatal(err)
 	}

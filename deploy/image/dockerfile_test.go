@@ -17,7 +17,7 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 )
 
-// dockerfile is the Dockerfile as BuildKit reads it, without a complaint of its linter.
+// dockerfile returns the Dockerfile as BuildKit reads it. A complaint of its linter fails the test.
 func dockerfile(t *testing.T) []instructions.Stage {
 	t.Helper()
 	text, err := os.ReadFile("../Dockerfile")
@@ -39,7 +39,7 @@ func dockerfile(t *testing.T) []instructions.Stage {
 	return stages
 }
 
-// What `docker build` makes of the Dockerfile and what `make image` makes without it run in the same way.
+// The images of `docker build` and `make image` have the same settings.
 func TestDockerfileDescribesTheSameImage(t *testing.T) {
 	stages := dockerfile(t)
 	_, config := image(t)
@@ -82,7 +82,7 @@ func TestDockerfileDescribesTheSameImage(t *testing.T) {
 			for _, e := range c.Env {
 				same("ENV "+e.Key, slices.Contains(is.Env, e.Key+"="+e.Value), true)
 				if !settingNames[e.Key] {
-					t.Errorf("%s is no setting", e.Key)
+					t.Errorf("%s is not a setting", e.Key)
 				}
 			}
 		case *instructions.LabelCommand:
@@ -105,7 +105,7 @@ func TestDockerfileDescribesTheSameImage(t *testing.T) {
 
 func sprint(v any) string { return strings.Trim(fmt.Sprint(v), "[]") }
 
-// settingNames are the names that .env.example explains.
+// settingNames returns the names in .env.example.
 var settingNames = func() map[string]bool {
 	text, err := os.ReadFile("../../.env.example")
 	if err != nil {
@@ -118,7 +118,7 @@ var settingNames = func() map[string]bool {
 	return names
 }()
 
-// The commands of the build stage run here without Docker: in a directory with nothing but the files that .dockerignore lets through.
+// The commands of the build stage run here without Docker, in a directory that has only the files that .dockerignore lets through.
 func TestDockerfileBuilds(t *testing.T) {
 	src := t.TempDir()
 	root, err := filepath.Abs("../..")
@@ -179,7 +179,7 @@ func ignored(t *testing.T) []string {
 	return strings.Fields(regexp.MustCompile(`(?m)^#.*`).ReplaceAllString(string(text), ""))
 }
 
-// allowed are the files that .dockerignore lets through, after a first line that lets none.
+// allowed returns the files that .dockerignore lets through. Its first line must exclude everything.
 func allowed(t *testing.T) (names []string) {
 	t.Helper()
 	lines := ignored(t)
@@ -194,7 +194,7 @@ func allowed(t *testing.T) (names []string) {
 	return names
 }
 
-// drop removes what .dockerignore takes out again: names at any depth.
+// drop removes the names that .dockerignore excludes again, at any depth.
 func drop(t *testing.T, dir string) {
 	t.Helper()
 	var patterns []string

@@ -26,7 +26,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 )
 
-// tarballs are two images of one source, made by `make image`.
+// tarballs are two images that `make image` built from one source.
 var tarballs [2]string
 
 func TestMain(m *testing.M) {
@@ -96,11 +96,11 @@ func TestImageSettings(t *testing.T) {
 	}
 }
 
-// unpack lays the layers out in a directory, as an engine does.
+// unpack extracts the layers into a directory, as a container engine does.
 func unpack(t *testing.T, image v1.Image) string {
 	t.Helper()
 	dir := t.TempDir()
-	// The directories above must let the container's user through.
+	// The container's user must be able to enter the parent directories.
 	for up := dir; up != os.TempDir() && up != "/"; up = filepath.Dir(up) {
 		if err := os.Chmod(up, 0o755); err != nil {
 			t.Fatal(err)
@@ -138,7 +138,7 @@ func unpack(t *testing.T, image v1.Image) string {
 	}
 }
 
-// container runs commands as an engine would: in the image's files, as its user, in its directory, with its environment.
+// container runs commands as a container engine would: in the image's files, as its user, in its directory, with its environment.
 func container(t *testing.T, dir string, c v1.Config, env []string, args ...string) *exec.Cmd {
 	t.Helper()
 	var uid, gid uint32
@@ -153,11 +153,11 @@ func container(t *testing.T, dir string, c v1.Config, env []string, args ...stri
 
 var firstKey = regexp.MustCompile(`oas_[0-9A-Za-z]{10}_[0-9A-Za-z]{38}`)
 
-// The image, unpacked, is all that the service needs: it starts in it, answers, is found healthy by its own check, reaches an Ollama,
-// writes to its volume and nowhere else, and stops at SIGTERM.
+// The service needs only the files of the image: it starts in it, answers, passes its own health check, reaches an Ollama, writes
+// only to its volume, and stops at SIGTERM.
 func TestInASystemTheImageRuns(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Fatal("this test runs a program in another root directory, for which it must be root")
+		t.Fatal("this test must run as root, because it runs a program in another root directory")
 	}
 	image, config := image(t)
 	dir := unpack(t, image)
@@ -196,7 +196,7 @@ func TestInASystemTheImageRuns(t *testing.T) {
 		t.Errorf("at SIGTERM: %v", err)
 	}
 	if healthy() == nil {
-		t.Error("it is healthy when it is not there")
+		t.Error("it is healthy after it has stopped")
 	}
 	if !firstKey.MatchString(said.String()) {
 		t.Error("the first start printed no admin key")
@@ -211,7 +211,7 @@ func TestInASystemTheImageRuns(t *testing.T) {
 	untouched(t, image, dir)
 }
 
-// untouched holds all files outside the volume against the image.
+// untouched compares all files outside the volume with the image.
 func untouched(t *testing.T, image v1.Image, dir string) {
 	t.Helper()
 	want := map[string]bool{".": true}

@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// writeIndex writes one image for several architectures, a tarball of an OCI layout, of DIR/ARCH/ollama-api-service for each of them.
+// writeIndex writes one image for several architectures from DIR/ARCH/ollama-api-service, as a tarball of an OCI layout.
 func writeIndex(dir, roots string, labels map[string]string, at time.Time, out string) error {
 	binaries, err := filepath.Glob(filepath.Join(dir, "*", "ollama-api-service"))
 	if err != nil || len(binaries) == 0 {
@@ -34,8 +34,8 @@ func writeIndex(dir, roots string, labels map[string]string, at time.Time, out s
 	}
 	version := labels["org.opencontainers.image.version"]
 	named := mutate.AppendManifests(empty.Index, mutate.IndexAddendum{Add: index, Descriptor: v1.Descriptor{Annotations: map[string]string{
-		"org.opencontainers.image.ref.name": version,                                           // what skopeo and podman look for
-		"io.containerd.image.name":          "docker.io/library/ollama-api-service:" + version, // and docker and ctr
+		"org.opencontainers.image.ref.name": version,                                           // read by skopeo and podman
+		"io.containerd.image.name":          "docker.io/library/ollama-api-service:" + version, // read by docker and ctr
 	}}})
 	work, err := os.MkdirTemp(filepath.Dir(out), "image-index-")
 	if err != nil {
@@ -48,7 +48,7 @@ func writeIndex(dir, roots string, labels map[string]string, at time.Time, out s
 	return pack(work, at, out)
 }
 
-// pack writes the files of dir to a tarball, in the order of their names.
+// pack writes the files of dir to a tarball, ordered by name.
 func pack(dir string, at time.Time, out string) error {
 	f, err := os.Create(out)
 	if err != nil {

@@ -1,5 +1,5 @@
 // Command image writes a container image of the static binary as a tarball for `docker load`, `podman load` and `ctr image
-// import`, without a container engine: the same image as the Dockerfile describes.
+// import`, without a container engine. The image is the one that the Dockerfile describes.
 package main
 
 import (
@@ -31,11 +31,11 @@ func main() {
 	log.SetFlags(0)
 	log.SetPrefix("image: ")
 	binary := flag.String("binary", "", "the static binary")
-	index := flag.String("index", "", "in place of -binary and -arch: directory with ARCH/ollama-api-service for each architecture of an OCI image index")
+	index := flag.String("index", "", "instead of -binary and -arch: the directory with ARCH/ollama-api-service for each architecture of an OCI image index")
 	roots := flag.String("roots", "/etc/ssl/certs/ca-certificates.crt", "certificate authorities, for an Ollama behind https")
 	version := flag.String("version", "dev", "version of the binary")
 	revision := flag.String("revision", "", "commit it was built from")
-	arch := flag.String("arch", "amd64", "architecture of the binary, in Go's words")
+	arch := flag.String("arch", "amd64", "architecture of the binary, as Go names it")
 	seconds := flag.Int64("time", 0, "date of everything in the image, in Unix seconds")
 	out := flag.String("out", "", "file to write")
 	flag.Parse()
@@ -64,7 +64,7 @@ func labels(version, revision string, at time.Time) map[string]string {
 	}
 }
 
-// write writes an image for `docker load`, in the form that every version of it reads.
+// write writes an image for `docker load`, in the format that every version of Docker reads.
 func write(binary, roots string, labels map[string]string, arch string, at time.Time, out string) error {
 	empty := mutate.MediaType(empty.Image, types.DockerManifestSchema2)
 	image, err := fill(empty, types.DockerLayer, binary, roots, labels, arch, at)
@@ -78,7 +78,7 @@ func write(binary, roots string, labels map[string]string, arch string, at time.
 	return tarball.WriteToFile(out, tag, image)
 }
 
-// fill makes an empty image the one of a binary.
+// fill adds the binary and the system files to an empty image.
 func fill(image v1.Image, layers types.MediaType, binary, roots string, labels map[string]string, arch string, at time.Time) (v1.Image, error) {
 	base, err := layer(layers, at, func(w *files) error { return system(w, roots) })
 	if err != nil {
@@ -97,11 +97,11 @@ func fill(image v1.Image, layers types.MediaType, binary, roots string, labels m
 	return mutate.ConfigFile(image, settings(image, labels, arch, at))
 }
 
-// settings is the image's configuration, what the Dockerfile says in its second half.
+// settings returns the image's configuration, which is in the second half of the Dockerfile.
 func settings(image v1.Image, labels map[string]string, arch string, at time.Time) *v1.ConfigFile {
 	old, err := image.ConfigFile()
 	if err != nil {
-		log.Fatal(err) // of an image that was made a moment ago
+		log.Fatal(err) // cannot happen: fill has just made this image
 	}
 	c := old.DeepCopy()
 	c.Architecture, c.OS, c.Created = arch, "linux", v1.Time{Time: at}
@@ -126,7 +126,7 @@ func settings(image v1.Image, labels map[string]string, arch string, at time.Tim
 	return c
 }
 
-// system is what a static binary needs of one: who it is, whom it trusts, and where it may write.
+// system returns the files that a static binary needs: users, certificate authorities and a directory to write to.
 func system(w *files, roots string) error {
 	for _, dir := range []struct {
 		path  string
@@ -148,13 +148,13 @@ func system(w *files, roots string) error {
 	return w.copy("/etc/ssl/certs/ca-certificates.crt", roots, 0o644)
 }
 
-// files is a layer that is being written.
+// files is a layer while it is written.
 type files struct {
 	tar *tar.Writer
 	at  time.Time
 }
 
-// layer is the layer that fill writes.
+// layer returns the layer that fill writes.
 func layer(media types.MediaType, at time.Time, fill func(*files) error) (v1.Layer, error) {
 	var b bytes.Buffer
 	w := &files{tar.NewWriter(&b), at}

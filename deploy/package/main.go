@@ -1,4 +1,4 @@
-// Command package writes the Debian and the RPM package of what `make packages` has built. It is run in its own directory.
+// Command package writes the Debian and the RPM package of what `make packages` has built. Run it in its own directory.
 package main
 
 import (
@@ -20,10 +20,10 @@ import (
 func main() {
 	log.SetFlags(0)
 	log.SetPrefix("package: ")
-	version := flag.String("version", "dev", "version, as git describe says it")
-	arch := flag.String("arch", "amd64", "architecture, in Go's words")
+	version := flag.String("version", "dev", "version, as git describe prints it")
+	arch := flag.String("arch", "amd64", "architecture, as Go names it")
 	seconds := flag.Int64("time", 0, "date of everything in the packages, in Unix seconds")
-	stage := flag.String("stage", "../../bin/package", "directory of what was built")
+	stage := flag.String("stage", "../../bin/package", "directory of the built files")
 	out := flag.String("out", ".", "directory to write to")
 	flag.Parse()
 	for _, format := range []string{"deb", "rpm"} {
@@ -46,7 +46,7 @@ func write(format, version, arch, stage string, at time.Time, dir string) (path 
 	if err != nil {
 		return "", err
 	}
-	// One source makes one package, whenever and wherever it is built.
+	// One source makes the same package, no matter when and where it is built.
 	info.MTime = at
 	info.RPM.BuildHost = "localhost"
 	info = nfpm.WithDefaults(info)
@@ -77,8 +77,8 @@ var (
 	unusable = regexp.MustCompile(`[^0-9A-Za-z.+~]+`)
 )
 
-// packageVersion is what git describe says as both packagers order it: 1.2.0~rc.1 before 1.2.0 before 1.2.0+3.gabc1234 (three
-// commits later). A build without a tag is older than every release.
+// packageVersion converts the output of git describe so that both package managers order it: 1.2.0~rc.1 before 1.2.0 before
+// 1.2.0+3.gabc1234 (three commits later). A build without a tag is older than every release.
 func packageVersion(describe string) string {
 	m := release.FindStringSubmatch(describe)
 	if m == nil {

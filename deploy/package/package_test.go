@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// stage is what `make packaged` built, once for all tests.
+// stage is the directory that `make packaged` has built, once for all tests.
 var stage string
 
 func TestMain(m *testing.M) {
@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 
 var at = time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
 
-// packages are the package of two versions, made once; the settings file of the second has a line more.
+// packages builds the packages of two versions once. The settings file of the second version has one more line.
 func packages(t *testing.T, format string) (first, second string) {
 	t.Helper()
 	if made, ok := written[format]; ok {
@@ -68,11 +68,11 @@ func packages(t *testing.T, format string) (first, second string) {
 
 var written = map[string][2]string{}
 
-// system runs a script in a copy of this machine: by chroot, or by systemd as the first process of it ("boot").
+// system runs a script in a copy of this machine: by chroot, or with systemd as its first process ("boot").
 func system(t *testing.T, how, script string, files ...string) string {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Fatal("this test installs packages in a copy of the machine, for which it must be root")
+		t.Fatal("this test must run as root, because it installs packages in a copy of the machine")
 	}
 	prepare, err := os.ReadFile("testdata/system.sh")
 	if err != nil {
@@ -91,7 +91,7 @@ func system(t *testing.T, how, script string, files ...string) string {
 	return string(out)
 }
 
-// secretKey is a key's text, which is not for the output of a test.
+// secretKey matches a key, which must not be in the output of a test.
 var secretKey = regexp.MustCompile(`oas_[0-9A-Za-z]{10}_[0-9A-Za-z]{38}`)
 
 func output(t *testing.T, name string, args ...string) string {
@@ -103,7 +103,7 @@ func output(t *testing.T, name string, args ...string) string {
 	return string(out)
 }
 
-// contents are what both packages must hold, with mode and owner where they matter.
+// contents lists the files of both packages, with mode and owner if they matter.
 var contents = []string{
 	"-rwxr-xr-x root root /usr/bin/ollama-api-service",
 	"-rw-r--r-- root root /usr/lib/systemd/system/ollama-api-service.service",
@@ -168,7 +168,7 @@ func TestRPMContents(t *testing.T) {
 	}
 }
 
-// One source makes one package, byte for byte.
+// One source makes the same package, byte for byte.
 func TestPackagesAreReproducible(t *testing.T) {
 	for _, format := range []string{"deb", "rpm"} {
 		first, _ := packages(t, format)
@@ -213,7 +213,7 @@ const never = `
 never() { if "$@"; then echo "this must fail: $*"; exit 1; fi; }
 `
 
-// common is what must hold after an installation, whatever installed it.
+// common checks an installation, no matter which package manager made it.
 const common = `
 env=/etc/ollama-api-service/ollama-api-service.env
 data=/var/lib/ollama-api-service
@@ -231,7 +231,7 @@ func TestInASystemDebIsInstalledUpgradedAndRemoved(t *testing.T) {
 	first, second := packages(t, "deb")
 	out := system(t, "chroot", `
 dpkg -i /root/`+filepath.Base(first)+common+`
-# Settings that nobody changed are replaced; changed ones survive, beside the new ones.
+# An unchanged settings file is replaced; a changed one stays, and the new one is next to it.
 dpkg -i /root/`+filepath.Base(second)+`
 grep -F 'second version' $env
 dpkg -i /root/`+filepath.Base(first)+`
@@ -251,14 +251,14 @@ grep -Fx precious $data/ollama-api-service.db
 `, first, second)
 	for _, words := range []string{"is installed and does not run yet", "Kept: /var/lib/ollama-api-service"} {
 		if !strings.Contains(out, words) {
-			t.Errorf("nobody was told %q:\n%s", words, out)
+			t.Errorf("no package printed %q:\n%s", words, out)
 		}
 	}
 }
 
 func TestInASystemRPMIsInstalledUpgradedAndRemoved(t *testing.T) {
 	first, second := packages(t, "rpm")
-	// What it depends on was installed by another packager here.
+	// On this machine another package manager has installed its dependencies.
 	out := system(t, "chroot", `
 rpm -i --nodeps /root/`+filepath.Base(first)+common+`
 rpm -U --nodeps /root/`+filepath.Base(second)+`
@@ -278,11 +278,11 @@ grep -Fx PORT=9000 $env.rpmsave
 grep -Fx precious $data/ollama-api-service.db
 `, first, second)
 	if strings.Count(out, "is installed and does not run yet") != 2 {
-		t.Errorf("the two installations, and no upgrade, say how to go on:\n%s", out)
+		t.Errorf("want the next steps from the two installations and from no upgrade, got:\n%s", out)
 	}
 }
 
-// systemd hands a secret to the service as a credential, without a setting and without a file that the service's user can read.
+// systemd passes a secret to the service as a credential, without a setting and without a file that the service's user can read.
 func TestInASystemCredentialsReachTheService(t *testing.T) {
 	deb, _ := packages(t, "deb")
 	system(t, "boot", `
@@ -301,8 +301,8 @@ if journalctl --unit=ollama-api-service --output=cat | grep -F "$(cat /root/admi
 `, deb)
 }
 
-// The unit under a real systemd: it starts within its restrictions, keeps the first key out of the journal, is backed up and restored
-// by root, and stops in the orderly way.
+// The unit under a real systemd: it starts within its restrictions and keeps the first key out of the journal, root backs it up and
+// restores it, and it stops in the orderly way.
 func TestInASystemTheUnitRuns(t *testing.T) {
 	deb, _ := packages(t, "deb")
 	system(t, "boot", `
@@ -348,7 +348,7 @@ before=$(show MainPID)
 echo LOG_LEVEL=debug >>/etc/ollama-api-service/ollama-api-service.env
 systemctl reload ollama-api-service
 said() { journalctl --unit=ollama-api-service --output=cat | grep -F "$1"; }
-until_true said '"msg":"the settings were read again","changed":["LOG_LEVEL"]'
+until_true said '"msg":"the settings were reloaded","changed":["LOG_LEVEL"]'
 sed -i 's/^LOG_LEVEL=.*/LOG_LEVEL=loud/' /etc/ollama-api-service/ollama-api-service.env
 never systemctl reload ollama-api-service
 sed -i '/^LOG_LEVEL=/d' /etc/ollama-api-service/ollama-api-service.env
@@ -364,7 +364,7 @@ printf '[Service]\nWatchdogSec=3s\nTimeoutAbortSec=1s\n' >/run/systemd/system/ol
 systemctl daemon-reload
 systemctl restart ollama-api-service
 before=$(show NRestarts)
-sleep 7 # a service that works is left alone
+sleep 7 # systemd does not restart a service that works
 [ "$(show NRestarts)" = "$before" ]
 kill -STOP "$(show MainPID)"
 until_true restarted $((before + 1))

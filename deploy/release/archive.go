@@ -13,12 +13,12 @@ import (
 
 // file is a file of an archive.
 type file struct {
-	name    string // with slashes
+	name    string // separated by slashes
 	mode    fs.FileMode
 	content []byte
 }
 
-// commonFiles are what every archive holds besides the program.
+// commonFiles are the files that every archive contains in addition to the program.
 func commonFiles(root, share string) (list []file, err error) {
 	for _, f := range []struct{ name, path string }{
 		{"LICENSE", filepath.Join(root, "LICENSE")},
@@ -39,7 +39,7 @@ func commonFiles(root, share string) (list []file, err error) {
 	return list, nil
 }
 
-// tarGzip is a compressed tar archive of the files in a directory dir.
+// tarGzip returns a compressed tar archive of the files, in a directory dir.
 func tarGzip(dir string, files []file, at time.Time) ([]byte, error) {
 	var b bytes.Buffer
 	compress := gzip.NewWriter(&b)
@@ -65,7 +65,7 @@ func tarGzip(dir string, files []file, at time.Time) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// zipped is tarGzip for Windows.
+// zipped returns the same as a zip archive, for Windows.
 func zipped(dir string, files []file, at time.Time) ([]byte, error) {
 	var b bytes.Buffer
 	w := zip.NewWriter(&b)

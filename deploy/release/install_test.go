@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// published is a small release on a server of this machine: its program is a shell script that knows its version.
+// published serves a small release on this machine. Its program is a shell script that prints its version.
 func published(t *testing.T) (dir, url string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -43,10 +43,10 @@ func put(t *testing.T, dir, name string, content []byte) {
 	}
 }
 
-// machine is where a test installs: PATH has only the commands that it names, so that a test decides what is there.
+// machine is the environment of an installation. PATH has only the named commands, so a test decides which exist.
 type machine struct {
 	path, target string
-	trust        []string // environment that has curl and wget trust the test's certificate
+	trust        []string // environment in which curl and wget trust the test's certificate
 }
 
 const always = "cut grep mkdir mktemp mv rm tar gzip wc cat sh"
@@ -66,12 +66,12 @@ func newMachine(t *testing.T, commands string) *machine {
 	return m
 }
 
-// is makes it a machine of another kind.
+// is makes it a machine of another system and architecture.
 func (m *machine) is(t *testing.T, system, processor string) {
 	put(t, m.path, "uname", []byte("#!/bin/sh\ncase $1 in -s) echo "+system+" ;; -m) echo "+processor+" ;; esac\n"))
 }
 
-// install has shell read the script on standard input, as `curl | sh` does.
+// install lets the shell read the script from standard input, as `curl | sh` does.
 func (m *machine) install(t *testing.T, script, url string) (output string, err error) {
 	t.Helper()
 	shell, err := exec.LookPath("dash")
@@ -119,7 +119,7 @@ func TestInstall(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			m := newMachine(t, c.commands)
 			m.is(t, c.system, c.processor)
-			for range 2 { // the second time over what is there
+			for range 2 { // the second time over the first installation
 				out, err := m.install(t, script(t, dir), url+"/")
 				if err != nil || !strings.Contains(out, "Installed "+m.target+"/"+program+": "+c.want) || !strings.Contains(out, "not in your PATH") {
 					t.Fatalf("%v, %s", err, out)
@@ -136,7 +136,7 @@ func TestInstall(t *testing.T) {
 	}
 }
 
-// secured serves the release under /r over TLS, with a redirect to it under /to-r, and under /to-plain one to the same files over HTTP.
+// secured serves the release at /r over TLS, a redirect to it at /to-r, and a redirect to the same files over HTTP at /to-plain.
 func secured(t *testing.T, m *machine) (url, text string) {
 	t.Helper()
 	dir, plain := published(t)
@@ -160,7 +160,7 @@ func secured(t *testing.T, m *machine) (url, text string) {
 	return server.URL, script(t, dir)
 }
 
-// Redirects are followed from HTTPS to HTTPS, and never to plain HTTP, where others could change both the archive and its checksum.
+// The script follows redirects from HTTPS to HTTPS, and never to plain HTTP, where an attacker could change the archive and its checksum.
 func TestInstallFollowsOnlyHTTPS(t *testing.T) {
 	for _, tool := range []string{"curl", "wget"} {
 		m := newMachine(t, tool+" sha256sum")
@@ -183,7 +183,7 @@ func TestInstallFollowsOnlyHTTPS(t *testing.T) {
 	}
 }
 
-// What the machine really is: no stub of uname.
+// The real machine: uname is not a stub.
 func TestInstallHere(t *testing.T) {
 	dir, url := published(t)
 	m := newMachine(t, "curl sha256sum uname")
@@ -195,7 +195,7 @@ func TestInstallHere(t *testing.T) {
 
 const linux = program + "_v1.2.3_linux_amd64.tar.gz"
 
-// archived is an archive for Linux whose program is a shell script.
+// archived returns an archive for Linux whose program is a shell script.
 func archived(t *testing.T, script string) []byte {
 	t.Helper()
 	archive, err := tarGzip(strings.TrimSuffix(linux, ".tar.gz"), []file{{program, 0o755, []byte("#!/bin/sh\n" + script + "\n")}}, time.Unix(0, 0))
@@ -205,7 +205,7 @@ func archived(t *testing.T, script string) []byte {
 	return archive
 }
 
-// Nothing is installed, and what was there before stays, when anything is not as it should be.
+// If any check fails, the script installs nothing and keeps the existing program.
 func TestInstallRefuses(t *testing.T) {
 	change := func(name string, edit func(string) string) func(*testing.T, string, *machine) {
 		return func(t *testing.T, dir string, _ *machine) {
@@ -225,7 +225,7 @@ func TestInstallRefuses(t *testing.T) {
 	}{
 		{"a changed byte", "", "SHA256SUMS says", change(linux, func(s string) string { return s[:50] + string(s[50]^1) + s[51:] })},
 		{"a cut archive", "", "SHA256SUMS says", change(linux, func(s string) string { return s[:len(s)-9] })},
-		{"a whole archive of somebody else", "", "SHA256SUMS says", func(t *testing.T, dir string, _ *machine) {
+		{"a complete archive from another source", "", "SHA256SUMS says", func(t *testing.T, dir string, _ *machine) {
 			put(t, dir, linux, archived(t, "echo stranger"))
 		}},
 		{"no line", "", "no archive for linux_amd64", change(checksums, func(s string) string { return strings.ReplaceAll(s, "linux_amd64", "linux_386") })},
@@ -267,7 +267,7 @@ func TestInstallRefuses(t *testing.T) {
 			if err := os.Rename(filepath.Join(m.path, "curl"), filepath.Join(m.path, "fetch")); err != nil {
 				t.Fatal(err)
 			}
-			// As BusyBox's: it knows no --version, and downloads.
+			// Like BusyBox's wget: it does not know --version, and downloads.
 			put(t, m.path, "wget", []byte("#!/bin/sh\ncase $1 in --version) echo 'BusyBox v1.35.0 multi-call binary.' >&2; exit 1 ;; esac\n"+
 				"while [ $# -gt 2 ]; do case $1 in -O) out=$2 ;; esac; shift; done\nfetch -fsS -o \"$out\" \"$2\"\n"))
 		}},
@@ -303,7 +303,7 @@ func TestInstallRefuses(t *testing.T) {
 	}
 }
 
-// A script that was cut off on its way to the shell does nothing, wherever it was cut.
+// A script that is cut off on its way to the shell does nothing, no matter where.
 func TestInstallCutOff(t *testing.T) {
 	dir, url := published(t)
 	m := newMachine(t, "curl sha256sum uname")

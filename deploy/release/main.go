@@ -1,6 +1,6 @@
-// Command release writes what users download of the programs that `make release` has built: an archive and an SBOM for each
-// platform, the install script, SHA256SUMS of all of it, and a signature if a command for one is given. One commit makes the same
-// files, byte for byte; only signatures differ.
+// Command release writes the files that users download from the programs that `make release` has built: an archive and an SBOM for
+// each platform, the install script, SHA256SUMS of all files, and a signature if there is a command for it. One commit makes the
+// same files, byte for byte; only signatures differ.
 package main
 
 import (
@@ -24,8 +24,8 @@ type options struct {
 	version string
 	at      time.Time // date of everything in the release
 	root    string    // of the repository
-	stage   string    // what was built: OS/ARCH/PROGRAM for each platform, and what is the same for all in share/
-	out     string    // may hold more files already, which are listed in SHA256SUMS too
+	stage   string    // built files: OS/ARCH/PROGRAM for each platform, and files for all platforms in share/
+	out     string    // may already contain files, which SHA256SUMS lists too
 	url     string    // where the release will be, for the install script; may be empty
 	sign    string    // shell command that signs the file whose name is appended to it; may be empty
 }
@@ -37,7 +37,7 @@ func main() {
 	flag.StringVar(&o.version, "version", "dev", "version, as git describe prints it")
 	seconds := flag.Int64("time", 0, "date of everything in the release, in Unix seconds")
 	flag.StringVar(&o.root, "root", "../..", "root of the repository")
-	flag.StringVar(&o.stage, "stage", "", "directory of what was built")
+	flag.StringVar(&o.stage, "stage", "", "directory of the built files")
 	flag.StringVar(&o.out, "out", "", "directory to write to")
 	flag.StringVar(&o.url, "url", "", "https address where the files will be, for the install script")
 	flag.StringVar(&o.sign, "sign", "", "command that signs "+checksums+"; the name of the file is appended")
@@ -103,7 +103,7 @@ func writePlatform(o options, binary string, common []file) error {
 	return os.WriteFile(filepath.Join(o.out, name+suffix), archive, 0o644)
 }
 
-// installerURL is the line of install.sh that the release completes.
+// installerURL is the line of install.sh that the release fills in.
 const installerURL = "default_url=''\n"
 
 func writeInstaller(o options) error {
@@ -115,13 +115,13 @@ func writeInstaller(o options) error {
 		return fmt.Errorf("install.sh has no line %q", installerURL)
 	}
 	if strings.ContainsAny(o.url, "'\n") {
-		return fmt.Errorf("%q is no address", o.url)
+		return fmt.Errorf("%q is not an address", o.url)
 	}
 	completed := strings.Replace(string(text), installerURL, "default_url='"+o.url+"'\n", 1)
 	return os.WriteFile(filepath.Join(o.out, "install.sh"), []byte(completed), 0o755)
 }
 
-// writeChecksums lists every file of dir as sha256sum does.
+// writeChecksums lists every file of dir in the format of sha256sum.
 func writeChecksums(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -138,7 +138,7 @@ func writeChecksums(dir string) error {
 	return os.WriteFile(filepath.Join(dir, checksums), []byte(list.String()), 0o644)
 }
 
-// sign runs the command in dir and sees that it has left a signature next to SHA256SUMS.
+// sign runs the command in dir and checks that it has written a signature next to SHA256SUMS.
 func sign(dir, command string) error {
 	if command == "" {
 		return nil

@@ -44,7 +44,7 @@ func TestMain(m *testing.M) {
 	}())
 }
 
-// makeReleases makes two releases of one source, in two places, in two time zones and with two masks of modes.
+// makeReleases makes two releases of one source, in two directories, with two time zones and two umasks.
 var makeReleases = sync.OnceValues(func() (made [2]string, err error) {
 	source := filepath.Join(workplace, "source")
 	copied := exec.Command("sh", "-c", `mkdir "$0" && git ls-files -co --exclude-standard -z | xargs -0 tar -c --ignore-failed-read | tar -xC "$0"`, source)
@@ -119,7 +119,7 @@ func TestChecksums(t *testing.T) {
 	}
 }
 
-// unpacked are the files of an archive, by the path behind its only directory.
+// unpacked returns the files of an archive by their path in its only directory.
 func unpacked(t *testing.T, platform string) map[string]file {
 	t.Helper()
 	path := filepath.Join(releases(t)[0], archiveName(platform))
@@ -208,13 +208,13 @@ func TestArchives(t *testing.T) {
 				settings[s.Key] = s.Value
 			}
 			if settings["GOOS"] != system || settings["GOARCH"] != arch || settings["CGO_ENABLED"] != "0" {
-				t.Errorf("the program is of %v", settings)
+				t.Errorf("the program was built for %v", settings)
 			}
 		})
 	}
 }
 
-// The archive of this machine holds a program that runs, and tools of Debian open both kinds of archive.
+// The archive for this machine contains a program that runs, and Debian's tools open both kinds of archive.
 func TestArchiveOfThisMachine(t *testing.T) {
 	dir := t.TempDir()
 	for _, command := range [][]string{
@@ -257,7 +257,7 @@ func TestBillsOfMaterials(t *testing.T) {
 					t.Errorf("%s is missing, or has no version", name)
 				}
 			}
-			windows := strings.HasPrefix(platform, "windows") // there cobra uses mousetrap
+			windows := strings.HasPrefix(platform, "windows") // cobra uses mousetrap on Windows
 			if mousetrap := there["github.com/inconshreveable/mousetrap"]; mousetrap != windows {
 				t.Errorf("mousetrap is in it: %v, want %v: an SBOM is that of its own program", mousetrap, windows)
 			}
@@ -280,7 +280,7 @@ func TestImageIndex(t *testing.T) {
 	}
 	manifest, err := outer.IndexManifest()
 	if err != nil || len(manifest.Manifests) != 1 || manifest.Manifests[0].Annotations["org.opencontainers.image.ref.name"] != "v1.0.0" {
-		t.Fatalf("%+v, %v, want one index that is named v1.0.0", manifest, err)
+		t.Fatalf("%+v, %v, want one index with the name v1.0.0", manifest, err)
 	}
 	inner, err := outer.ImageIndex(manifest.Manifests[0].Digest)
 	if err != nil {
@@ -310,7 +310,7 @@ func TestImageIndex(t *testing.T) {
 	}
 }
 
-// programOf is the program in the last layer of an image.
+// programOf returns the program in the last layer of an image.
 func programOf(t *testing.T, image v1.Image) []byte {
 	t.Helper()
 	layers, err := image.Layers()
@@ -333,7 +333,7 @@ func programOf(t *testing.T, image v1.Image) []byte {
 	return program
 }
 
-// The released script knows where it came from; nothing else in it was changed.
+// The released script contains the address of the release; nothing else in it differs from the source.
 func TestReleasedInstaller(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(releases(t)[0], "install.sh"))
 	source, err2 := os.ReadFile("install.sh")
@@ -343,7 +343,7 @@ func TestReleasedInstaller(t *testing.T) {
 	}
 }
 
-// A signature of each tool that docs/deployment.md names is verified by that tool.
+// For each tool in docs/deployment.md, the tool verifies its own signature.
 func TestSign(t *testing.T) {
 	home := t.TempDir()
 	t.Setenv("GNUPGHOME", home)

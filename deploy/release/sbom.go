@@ -17,8 +17,8 @@ import (
 	cdx "github.com/CycloneDX/cyclonedx-go"
 )
 
-// billOfMaterials is the CycloneDX document of a program: the Go modules that the linker put into it, as the program itself tells,
-// Go's standard library, and the scripts of the documentation pages.
+// billOfMaterials returns the CycloneDX document of a program: the Go modules that the program itself lists, Go's standard library,
+// and the scripts of the documentation pages.
 func billOfMaterials(o options, binary string, content []byte) ([]byte, error) {
 	info, err := buildinfo.Read(bytes.NewReader(content))
 	if err != nil {
@@ -53,7 +53,7 @@ func billOfMaterials(o options, binary string, content []byte) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// library is a component that is known by its package URL.
+// library returns a component that is identified by its package URL.
 func library(kind, name, version string) cdx.Component {
 	purl := "pkg:" + kind + "/" + name + "@" + strings.ReplaceAll(version, "+", "%2B")
 	return cdx.Component{BOMRef: purl, Type: cdx.ComponentTypeLibrary, Name: name, Version: version, PackageURL: purl}
@@ -68,8 +68,8 @@ func goModule(m *debug.Module) cdx.Component {
 	return c
 }
 
-// pageScripts are the npm packages in web/assets. Their licences there name them with their versions, and package.json is the list of
-// the packages that could be there.
+// pageScripts returns the npm packages in web/assets. The licences there name them with their versions; package.json lists the
+// packages that may be there.
 func pageScripts(root string) (list []cdx.Component, err error) {
 	text, err := os.ReadFile(filepath.Join(root, "e2e", "pages", "package.json"))
 	if err != nil {

@@ -12,7 +12,7 @@ const (
 	AddressNone   AddressDetail = "none"
 )
 
-// Show is the address in this detail; "" shows none. The peers of a Unix socket have no address and are "unknown".
+// Show returns the address in this detail, or "" for AddressNone. The peers of a Unix socket have no address and are "unknown".
 func (d AddressDetail) Show(a netip.Addr) string {
 	if !a.IsValid() {
 		return "unknown"

@@ -11,31 +11,31 @@ import (
 	"time"
 )
 
-// Bounds of what is said of a backend.
+// Limits of the fields of a backend.
 const (
 	MaxSlots  = 10_000
 	MinWeight = 0.01
 	MaxWeight = 100
 )
 
-// Backend is an Ollama server as OLLAMA_BASE_URL or an admin names it.
+// Backend is an Ollama server from OLLAMA_BASE_URL or added by an admin.
 type Backend struct {
 	Name     string
-	URL      *url.URL // scheme and host alone
-	Slots    int      // requests at one time for each model; 0: found by watching
-	Total    int      // requests at one time for all models together; 0: no bound
-	Weight   float64  // how fast it is, beside one of weight 1; 0 is 1
-	Draining bool     // it gets no new request
+	URL      *url.URL // only scheme and host
+	Slots    int      // concurrent requests for each model; 0: found by observation
+	Total    int      // concurrent requests for all models together; 0: no limit
+	Weight   float64  // speed relative to a backend of weight 1; 0 means 1
+	Draining bool     // it gets no new requests
 	AddedAt  time.Time
 	Reach    Reach
 }
 
-// BackendPatch is a change of a backend; nil leaves a field as it is.
+// BackendPatch is a change of a backend. A nil field does not change.
 type BackendPatch struct {
 	Slots, Total *int
 	Weight       *float64
 	Drain        *bool
-	// Of Reach.
+	// Fields of Reach.
 	CA, ClientCert, ClientKey, AuthHeader *string
 }
 
@@ -59,41 +59,41 @@ func set[T any](field *T, to *T) {
 
 var backendName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
-// ValidBackendName says whether a text can be the name of a backend: it stands in headers, paths and metrics.
+// ValidBackendName reports whether a text can be the name of a backend, which appears in headers, paths and metrics.
 func ValidBackendName(s string) bool { return backendName.MatchString(s) }
 
-// Validate returns CodeBadRequest for a field out of bounds. The URL is that of ParseBackendURL.
+// Validate returns CodeBadRequest for an invalid field. It expects a URL from ParseBackendURL.
 func (b Backend) Validate() error {
 	switch {
 	case !ValidBackendName(b.Name):
 		return Errorf(CodeBadRequest, "name must be 1 to 64 letters, digits, dots, dashes or underscores, like gpu1")
 	case b.Slots < 0 || b.Slots > MaxSlots:
-		return Errorf(CodeBadRequest, "slots must be from 0, which finds them by watching, to %d", MaxSlots)
+		return Errorf(CodeBadRequest, "slots must be from 0 (found by observation) to %d", MaxSlots)
 	case b.Total < 0 || b.Total > MaxSlots:
-		return Errorf(CodeBadRequest, "total must be from 0, which is no bound, to %d", MaxSlots)
+		return Errorf(CodeBadRequest, "total must be from 0 (no limit) to %d", MaxSlots)
 	case b.Weight != 0 && !(b.Weight >= MinWeight && b.Weight <= MaxWeight):
 		return Errorf(CodeBadRequest, "weight must be from %v to %v, or 0 for 1", MinWeight, MaxWeight)
 	}
 	return b.Reach.Validate(b.URL != nil && b.URL.Scheme == "https")
 }
 
-// Reaches reports whether the patch changes what the backend is reached with.
+// Reaches reports whether the patch changes how the backend is reached.
 func (p BackendPatch) Reaches() bool {
 	return p.CA != nil || p.ClientCert != nil || p.ClientKey != nil || p.AuthHeader != nil
 }
 
-// ParseBackendURL reads the address of an Ollama server: scheme, host and port, and the query, which is the caller's to read. Its
-// errors are sentences that follow the name of what was read, and hold nothing of it.
+// ParseBackendURL reads the address of an Ollama server: scheme, host and port. It returns the query for the caller to read. The texts of
+// its errors continue a sentence that starts with the name of the input, and contain nothing of the input.
 func ParseBackendURL(text string) (base *url.URL, query url.Values, err error) {
 	p, err := url.Parse(text)
 	if err != nil || p.Scheme != "http" && p.Scheme != "https" || p.Opaque != "" || p.Hostname() == "" {
 		return nil, nil, errors.New("must be an http or https address like http://127.0.0.1:11434")
 	}
 	if p.User != nil {
-		return nil, nil, errors.New("must not hold a user or password: use OLLAMA_AUTH_HEADER for those")
+		return nil, nil, errors.New("must not contain a user or password: use OLLAMA_AUTH_HEADER for those")
 	}
 	if p.Path != "" && p.Path != "/" || strings.Contains(text, "#") {
-		return nil, nil, errors.New("must be the address of the server alone, like http://127.0.0.1:11434, without a path")
+		return nil, nil, errors.New("must be only the address of the server, like http://127.0.0.1:11434, without a path")
 	}
 	if port := p.Port(); port != "" {
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
@@ -106,12 +106,12 @@ func ParseBackendURL(text string) (base *url.URL, query url.Values, err error) {
 		return nil, nil, err
 	}
 	if query, err = url.ParseQuery(p.RawQuery); err != nil {
-		return nil, nil, errors.New("must not have more after its port than ?slots=4&total=8&weight=1&name=gpu1")
+		return nil, nil, errors.New("must have nothing after its port except ?slots=4&total=8&weight=1&name=gpu1")
 	}
 	return &url.URL{Scheme: p.Scheme, Host: strings.ToLower(p.Host)}, query, nil
 }
 
-// clouds are the addresses at which clouds hand out the machine's credentials to whoever asks over HTTP.
+// clouds are the metadata addresses, from which every program on a cloud machine can read the machine's credentials over HTTP.
 var clouds = []netip.Addr{netip.MustParseAddr("169.254.169.254"), netip.MustParseAddr("fd00:ec2::254")}
 
 var hostName = regexp.MustCompile(`^[a-z0-9_]([a-z0-9_.-]{0,251}[a-z0-9_])?$`)
@@ -131,7 +131,7 @@ func checkBackendHost(host string) error {
 	if host == "metadata.google.internal" {
 		return cloud
 	}
-	// 2852039166, 0xa9fea9fe and 169.16689662 are addresses to some resolvers: names do not end in a number.
+	// Some resolvers read 2852039166, 0xa9fea9fe and 169.16689662 as addresses. Names do not end in a number.
 	last := host[strings.LastIndexByte(host, '.')+1:]
 	if _, err := strconv.ParseUint(last, 0, 64); err == nil || !hostName.MatchString(host) {
 		return errors.New("must name a host or an address in full, like http://gpu.example.net:11434 or http://10.0.0.7:11434")
@@ -139,12 +139,12 @@ func checkBackendHost(host string) error {
 	return nil
 }
 
-// ReadQuery takes over what the query of an address says: slots, total, weight and name. What else may stand there one day must not
-// be taken for obeyed today. Its errors are sentences like those of ParseBackendURL.
+// ReadQuery sets the fields from the query of an address: slots, total, weight and name. It refuses other names, which a later version
+// may use. Its errors are like those of ParseBackendURL.
 func (b *Backend) ReadQuery(query url.Values) error {
 	for name, values := range query {
 		if len(values) > 1 {
-			return errors.New("says slots, total, weight or name twice")
+			return errors.New("contains slots, total, weight or name twice")
 		}
 		value := values[0]
 		var err error
@@ -163,7 +163,7 @@ func (b *Backend) ReadQuery(query url.Values) error {
 				err = errors.New("must have a name of 1 to 64 letters, digits, dots, dashes or underscores, like ?name=gpu1")
 			}
 		default:
-			err = errors.New("must not have more in its query than ?slots=4&total=8&weight=1&name=gpu1")
+			err = errors.New("must have nothing in its query except ?slots=4&total=8&weight=1&name=gpu1")
 		}
 		if err != nil {
 			return err

@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// Code is what went wrong, for programs. server/error.go turns it into a status and a body in the caller's dialect.
+// Code identifies a failure for programs. server/error.go turns it into a status and a body in the caller's dialect.
 type Code string
 
-// The codes. Each refusal and each failed request carries one; they are also what the books say.
+// The codes. Each refusal and each failed request has one, also in the usage records.
 const (
 	CodeBadRequest       Code = "bad_request"
 	CodeUnauthorized     Code = "unauthorized"
@@ -41,23 +41,23 @@ const (
 	CodeInternal         Code = "internal"
 )
 
-// Error is a failure with a code, a sentence for the client and a cause for the log alone.
+// Error is a failure with a code, a sentence for the client and a cause that only the log contains.
 type Error struct {
 	Code    Code
 	Message string
-	// RetryAfter is how long the client should wait; zero says nothing.
+	// RetryAfter is how long the client should wait. Zero means unspecified.
 	RetryAfter time.Duration
-	// NoRetry tells SDKs not to sleep RetryAfter out (x-should-retry: false).
+	// NoRetry tells SDKs not to wait for RetryAfter and retry (x-should-retry: false).
 	NoRetry bool
 	Err     error
 }
 
-// Errorf is a failure without a private cause.
+// Errorf returns a failure without a private cause.
 func Errorf(code Code, format string, args ...any) *Error {
 	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}
 }
 
-// Wrap is a failure with a private cause that only the log shows.
+// Wrap returns a failure with a private cause, which only the log contains.
 func Wrap(code Code, err error, message string) *Error {
 	return &Error{Code: code, Message: message, Err: err}
 }
@@ -71,11 +71,11 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// AsError makes any error an *Error. What is none is CodeInternal and its text stays private.
+// AsError converts an error to an *Error. The text of any other error becomes the private cause of a CodeInternal.
 func AsError(err error) *Error {
 	var e *Error
 	if errors.As(err, &e) {
 		return e
 	}
-	return Wrap(CodeInternal, err, "something went wrong inside the gateway; the log has the details under this request id")
+	return Wrap(CodeInternal, err, "internal error in the gateway; the log has details under this request ID")
 }

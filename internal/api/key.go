@@ -1,5 +1,5 @@
-// Package api holds the nouns that every room shares: keys, limits, models, usage records and errors.
-// It does no I/O and imports the standard library alone.
+// Package api defines the types that all packages share: keys, limits, models, usage records and errors. It does no I/O and imports only
+// the standard library.
 package api
 
 import (
@@ -11,7 +11,7 @@ import (
 	"unicode/utf8"
 )
 
-// Role says what a key may do. A user runs models and sees its own statistics; an admin also manages keys and models.
+// Role is what a key may do. A user runs models and reads its own statistics; an admin also manages keys and models.
 type Role string
 
 // The two roles.
@@ -20,7 +20,7 @@ const (
 	RoleUser  Role = "user"
 )
 
-// Class says whose turn is first: what people wait for is interactive, batch takes what that leaves.
+// Class is the scheduling priority of a key. Batch requests are served when no interactive request waits.
 type Class string
 
 // The two classes.
@@ -29,7 +29,7 @@ const (
 	ClassBatch       Class = "batch"
 )
 
-// Bounds of a key's fields. Validate holds them.
+// Limits of a key's fields, which Validate checks.
 const (
 	MaxNameLength  = 100
 	MaxNoteLength  = 1000
@@ -39,42 +39,42 @@ const (
 	MaxConcurrency = 100_000
 	MaxTokens      = 1_000_000_000_000
 	MaxGPUSeconds  = 1_000_000_000
-	MaxOutput      = 1<<31 - 1      // Ollama makes an int of it
-	DefaultGrace   = 24 * time.Hour // for which a replaced secret works, unless a rotation says otherwise
+	MaxOutput      = 1<<31 - 1      // Ollama stores it in an int
+	DefaultGrace   = 24 * time.Hour // how long a replaced secret works by default
 	MaxGrace       = 72 * time.Hour
 	MaxKeyWeight   = 1000
 	DefaultWeight  = 1.0
 )
 
-// Key is an API key without its secret. Preview is its name everywhere: in answers, in the books, in logs.
+// Key is an API key without its secret. Preview is its public name in answers, usage records and logs.
 type Key struct {
 	Preview       string     `json:"key_preview" doc:"Public name of the key: oas_ and ten characters" example:"oas_8rT2kLmN0q"`
 	Name          string     `json:"name" example:"Production API Key"`
 	Role          Role       `json:"role" enum:"admin,user"`
-	RateLimit     *int64     `json:"rate_limit" doc:"Requests in any 60 minutes; 0 blocks the key, null is no limit" example:"100"`
-	MaxConcurrent *int64     `json:"max_concurrent" doc:"Requests at one time; null is no bound"`
-	TokensPerHour *int64     `json:"tokens_per_hour" doc:"Tokens in and out in any 60 minutes; 0 blocks the key's inference, null is no limit" example:"200000"`
-	TokensPerDay  *int64     `json:"tokens_per_day" doc:"Tokens in and out in any 24 hours; 0 blocks the key's inference, null is no limit"`
-	GPUPerDay     *int64     `json:"gpu_seconds_per_day" doc:"Seconds of the backends' time (gpu_ms) in any 24 hours; 0 blocks the key's inference, null is no limit"`
-	MaxOutput     *int64     `json:"max_tokens_per_request" doc:"The longest answer that one request may ask for, in tokens; null is no bound of the key's own"`
-	Strict        bool       `json:"strict" doc:"The key's limits matter more than its being served"`
-	Weight        float64    `json:"weight" doc:"The key's share of busy servers beside others: one of weight 2 gets twice the time of one of weight 1" example:"1"`
-	Class         Class      `json:"class" enum:"interactive,batch" doc:"batch takes what interactive keys leave, and is never passed over for long"`
-	Models        []string   `json:"models" doc:"Patterns of models this key may use; null is every local model, an empty list none"`
-	AllowCloud    bool       `json:"allow_cloud" doc:"Whether models that Ollama runs off-site (:cloud) may be used"`
+	RateLimit     *int64     `json:"rate_limit" doc:"Requests in any 60 minutes; 0 blocks the key, null means no limit" example:"100"`
+	MaxConcurrent *int64     `json:"max_concurrent" doc:"Concurrent requests; null means no limit"`
+	TokensPerHour *int64     `json:"tokens_per_hour" doc:"Input and output tokens in any 60 minutes; 0 blocks inference, null means no limit" example:"200000"`
+	TokensPerDay  *int64     `json:"tokens_per_day" doc:"Input and output tokens in any 24 hours; 0 blocks inference, null means no limit"`
+	GPUPerDay     *int64     `json:"gpu_seconds_per_day" doc:"Seconds of backend time (gpu_ms) in any 24 hours; 0 blocks inference, null means no limit"`
+	MaxOutput     *int64     `json:"max_tokens_per_request" doc:"The most tokens that one request may ask for; null means no limit for this key"`
+	Strict        bool       `json:"strict" doc:"Refuse a request rather than risk that it exceeds the limits"`
+	Weight        float64    `json:"weight" doc:"Share of busy servers, relative to other keys: weight 2 gets twice the time of weight 1" example:"1"`
+	Class         Class      `json:"class" enum:"interactive,batch" doc:"batch requests run when no interactive request waits, but never wait much longer than others"`
+	Models        []string   `json:"models" doc:"Patterns of models that this key may use; null means every local model, an empty list none"`
+	AllowCloud    bool       `json:"allow_cloud" doc:"Whether the key may use models that Ollama runs off-site (:cloud)"`
 	ExpiresAt     *time.Time `json:"expires_at"`
-	AllowedIPs    []Network  `json:"allowed_ips" doc:"Addresses and networks the key may be used from; empty is anywhere"`
-	Policy        Policy     `json:"policy" nullable:"true" doc:"Other answers than the service's to what requests of this key may set: pass, drop, refuse, default:N, max:N or set:N by field; null is none"`
+	AllowedIPs    []Network  `json:"allowed_ips" doc:"Addresses and networks from which the key may be used; empty means any"`
+	Policy        Policy     `json:"policy" nullable:"true" doc:"Rules for what requests of this key may set, which override those of the service: pass, drop, refuse, default:N, max:N or set:N by field; null means none"`
 	Note          string     `json:"note"`
 	CreatedAt     time.Time  `json:"created_at"`
 	RevokedAt     *time.Time `json:"revoked_at,omitempty"`
-	// Static marks a key that lives in a setting and not in the store: it cannot be changed or revoked there.
+	// Static marks a key that is a setting. It is not in the store and cannot be changed or revoked there.
 	Static bool `json:"-"`
-	// OldSecretUntil is set when the request came with a secret that a rotation replaced: it works until then.
+	// OldSecretUntil is set if the request used a secret that a rotation replaced. That secret works until then.
 	OldSecretUntil *time.Time `json:"-"`
 }
 
-// Network is an address range; in text a bare address stands for itself alone.
+// Network is an address range. In text, a single address means only that address.
 type Network struct{ netip.Prefix }
 
 // UnmarshalText reads "10.0.0.0/8" or "10.0.0.7".
@@ -103,7 +103,7 @@ func (n *Network) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Allows says whether the key may be used from addr. A key without a list may be used from anywhere.
+// Allows reports whether the key may be used from addr. A key without a list may be used from any address.
 func (k *Key) Allows(addr netip.Addr) bool {
 	if len(k.AllowedIPs) == 0 {
 		return true
@@ -117,20 +117,20 @@ func (k *Key) Allows(addr netip.Addr) bool {
 	return false
 }
 
-// Live says whether the key works at now: neither revoked nor expired.
+// Live reports whether the key works at now: neither revoked nor expired.
 func (k *Key) Live(now time.Time) bool {
 	return k.RevokedAt == nil && (k.ExpiresAt == nil || now.Before(*k.ExpiresAt))
 }
 
-// Payer is whose share of slots, loads, memory and the queue a request takes: the key itself.
+// Payer names the account that a request's slots, loads, memory and queue places are charged to: the key itself.
 func (k *Key) Payer() string { return k.Preview }
 
-// Metered says whether the key has a limit of tokens or of GPU time.
+// Metered reports whether the key has a limit of tokens or of GPU time.
 func (k *Key) Metered() bool {
 	return k.TokensPerHour != nil || k.TokensPerDay != nil || k.GPUPerDay != nil
 }
 
-// Validate says which field is out of bounds. It returns a CodeBadRequest error.
+// Validate returns a CodeBadRequest error that names the first invalid field.
 func (k *Key) Validate() error {
 	if err := checkText("name", k.Name, 1, MaxNameLength); err != nil {
 		return err
@@ -145,7 +145,7 @@ func (k *Key) Validate() error {
 		return Errorf(CodeBadRequest, "rate_limit must be from 0 to %d, or null for no limit", MaxRateLimit)
 	}
 	if k.MaxConcurrent != nil && (*k.MaxConcurrent < 1 || *k.MaxConcurrent > MaxConcurrency) {
-		return Errorf(CodeBadRequest, "max_concurrent must be from 1 to %d, or null for no bound", MaxConcurrency)
+		return Errorf(CodeBadRequest, "max_concurrent must be from 1 to %d, or null for no limit", MaxConcurrency)
 	}
 	for _, limit := range []struct {
 		field string
@@ -157,9 +157,9 @@ func (k *Key) Validate() error {
 		}
 	}
 	if k.MaxOutput != nil && (*k.MaxOutput < 1 || *k.MaxOutput > MaxOutput) {
-		return Errorf(CodeBadRequest, "max_tokens_per_request must be from 1 to %d, or null for no bound", int64(MaxOutput))
+		return Errorf(CodeBadRequest, "max_tokens_per_request must be from 1 to %d, or null for no limit", int64(MaxOutput))
 	}
-	if !(k.Weight > 0 && k.Weight <= MaxKeyWeight) { // so written, it refuses NaN too
+	if !(k.Weight > 0 && k.Weight <= MaxKeyWeight) { // in this form it refuses NaN too
 		return Errorf(CodeBadRequest, "weight must be above 0 and at most %d", MaxKeyWeight)
 	}
 	if k.Class != ClassInteractive && k.Class != ClassBatch {
@@ -179,13 +179,13 @@ func (k *Key) Validate() error {
 	return k.Policy.Validate()
 }
 
-// CheckExpiry refuses an expiry that is over already or beyond ten years, which is a typing error more often than a wish.
+// CheckExpiry refuses an expiry in the past or more than ten years ahead, which is probably a typing error.
 func CheckExpiry(at *time.Time, now time.Time) error {
 	if at == nil {
 		return nil
 	}
 	if !at.After(now) || at.After(now.AddDate(10, 0, 0)) {
-		return Errorf(CodeBadRequest, "expires_at must lie in the future and within ten years")
+		return Errorf(CodeBadRequest, "expires_at must be in the future and within ten years")
 	}
 	return nil
 }
@@ -193,18 +193,18 @@ func CheckExpiry(at *time.Time, now time.Time) error {
 func checkText(field, s string, least, most int) error {
 	n := utf8.RuneCountInString(s)
 	if n < least || n > most || !utf8.ValidString(s) || strings.TrimSpace(s) != s {
-		return Errorf(CodeBadRequest, "%s must be %d to %d characters, without space around", field, least, most)
+		return Errorf(CodeBadRequest, "%s must be %d to %d characters, without leading or trailing spaces", field, least, most)
 	}
 	for _, r := range s {
-		// Control and format characters (newlines, right-to-left marks, zero widths) forge terminal and log lines.
+		// Control and format characters (newlines, right-to-left marks, zero-width characters) can forge terminal and log lines.
 		if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) || r == '\u2028' || r == '\u2029' || r == utf8.RuneError {
-			return Errorf(CodeBadRequest, "%s must not hold control or invisible characters", field)
+			return Errorf(CodeBadRequest, "%s must not contain control or invisible characters", field)
 		}
 	}
 	return nil
 }
 
-// KeyPatch is a change to a key: a nil field stays as it is; Set says whether a field that may be null was given.
+// KeyPatch is a change to a key. A nil field does not change. For nullable fields, Set reports whether the field was given.
 type KeyPatch struct {
 	Name          *string
 	Role          *Role
@@ -231,13 +231,13 @@ type Optional[T any] struct {
 	Value *T
 }
 
-// or is the value; old where none was given, and usual for null.
-func (o Optional[T]) or(old, usual T) T {
+// or returns the value, or old if none was given, or fallback for null.
+func (o Optional[T]) or(old, fallback T) T {
 	switch {
 	case !o.Set:
 		return old
 	case o.Value == nil:
-		return usual
+		return fallback
 	}
 	return *o.Value
 }
@@ -296,17 +296,17 @@ func deref[T any](p *T) T {
 	return *p
 }
 
-// Change says who changes a key, from where and when: it becomes a line of the audit table.
+// Change records who changes a key, from which address and when, for the audit table.
 type Change struct {
 	Actor string // preview of the key that asked, or "command-line"
 	From  string // client address, or "local"
 	At    time.Time
-	// KeepAdmin refuses the change if it would leave no admin key that works from everywhere (CodeConflict). False where
+	// KeepAdmin refuses the change with CodeConflict if it would leave no admin key that works from every address. It is false if
 	// ADMIN_API_KEY is set.
 	KeepAdmin bool
-	// Force makes a change that bars the key that makes it, and a rotation that ends the grace of the one before.
+	// Force allows a change that blocks the key that makes it, and a rotation while the grace period of the previous one runs.
 	Force bool
 }
 
-// SocketPeers stands, in a list of networks, for the peers of a Unix socket: they have no address.
+// SocketPeers stands for the peers of a Unix socket in a list of networks, because they have no address.
 var SocketPeers = netip.Prefix{}

@@ -8,31 +8,31 @@ import (
 	"time"
 )
 
-// What a key's state is at a time: an expiring one is active too.
+// The states of a key. An expiring key is active too.
 const (
-	KeyActive   = "active"   // it works
-	KeyExpiring = "expiring" // it works, and ends within 30 days
+	KeyActive   = "active"   // works
+	KeyExpiring = "expiring" // works, and expires within 30 days
 	KeyExpired  = "expired"
 	KeyRevoked  = "revoked"
 )
 
-// KeyStates are all of them.
+// KeyStates lists the states.
 var KeyStates = []string{KeyActive, KeyExpiring, KeyExpired, KeyRevoked}
 
-// KeyOrders are what keys can be sorted by; a hyphen in front turns each around.
+// KeyOrders are the fields that keys can be sorted by. A leading hyphen reverses the order.
 var KeyOrders = []string{"created_at", "name", "role", "expires_at"}
 
 const expiringSoon = 30 * 24 * time.Hour
 
-// KeyQuery chooses keys. Its zero value is all of them, the newest first.
+// KeyQuery selects keys. Its zero value selects all keys, newest first.
 type KeyQuery struct {
-	Text   string   // part of the name, the preview or the note, whatever the case
-	States []string // any of these; none is all
-	Role   Role     // "" is both
-	Sort   string   // of KeyOrders; "" is -created_at
+	Text   string   // part of the name, the preview or the note, in any case
+	States []string // any of these; empty means all
+	Role   Role     // "" means both
+	Sort   string   // one of KeyOrders; "" means -created_at
 }
 
-// Select are the keys that are asked for, in the order that is asked for; those that are equal in it by preview. It changes keys.
+// Select returns the selected keys in the requested order, and in the order of their previews if they are equal in it. It changes keys.
 func (q *KeyQuery) Select(keys []Key, now time.Time) []Key {
 	text := strings.ToLower(q.Text)
 	has := func(s string) bool { return strings.Contains(strings.ToLower(s), text) }
@@ -57,7 +57,7 @@ func (k *Key) In(state string, now time.Time) bool {
 	return k.Live(now)
 }
 
-// Place is where a key is in the order: together with its preview, a page can begin behind it, whatever is added meanwhile.
+// Place returns the sort key of a key. With its preview, it marks the position after which the next page begins, even if keys are added.
 func (q *KeyQuery) Place(k *Key) string {
 	at := func(t time.Time) string { return fmt.Sprintf("%015d", t.UnixMilli()) }
 	switch by, _ := q.order(); by {
@@ -67,14 +67,14 @@ func (q *KeyQuery) Place(k *Key) string {
 		return string(k.Role)
 	case "expires_at":
 		if k.ExpiresAt == nil {
-			return "never" // behind all digits
+			return "never" // sorts after all digits
 		}
 		return at(*k.ExpiresAt)
 	}
 	return at(k.CreatedAt)
 }
 
-// Behind reports whether the key comes after a place.
+// Behind reports whether the key comes after a place in the order.
 func (q *KeyQuery) Behind(k *Key, place, preview string) bool {
 	return q.compare(q.Place(k), k.Preview, place, preview) > 0
 }

@@ -5,17 +5,16 @@ import (
 	"time"
 )
 
-// Response times are kept as counts in logarithmic buckets, as DDSketch does (Masson, Rim, Lee, VLDB 2019,
-// arXiv 1908.10693): counts of the same bucket add up in SQL over keys and hours, and every quantile read from them
-// lies within latencyError of the exact one.
+// Response times are stored as counts in logarithmic buckets, like DDSketch (Masson, Rim, Lee, VLDB 2019, arXiv 1908.10693). SQL can add
+// up the counts of a bucket over keys and hours, and every quantile computed from them is within latencyError of the exact one.
 const (
 	latencyError = 0.04
-	latencyUnit  = 10 * time.Microsecond // all that is faster falls into bucket 0
+	latencyUnit  = 10 * time.Microsecond // everything faster is in bucket 0
 )
 
 var latencyGamma = math.Log((1 + latencyError) / (1 - latencyError))
 
-// LatencyBucket is the bucket that d is counted in: 0 for up to 10 microseconds, about 245 for an hour.
+// LatencyBucket returns the bucket of d: 0 for up to 10 microseconds, about 245 for an hour.
 func LatencyBucket(d time.Duration) int {
 	if d <= latencyUnit {
 		return 0
@@ -23,7 +22,7 @@ func LatencyBucket(d time.Duration) int {
 	return int(math.Ceil(math.Log(float64(d)/float64(latencyUnit)) / latencyGamma))
 }
 
-// BucketLatency is the value that stands for a bucket: at most 4 % from everything counted in it.
+// BucketLatency returns the value that represents a bucket: within 4 % of every value counted in it.
 func BucketLatency(bucket int) time.Duration {
 	if bucket <= 0 {
 		return latencyUnit
@@ -31,8 +30,7 @@ func BucketLatency(bucket int) time.Duration {
 	return time.Duration(float64(latencyUnit) * math.Exp(float64(bucket)*latencyGamma) * (1 - latencyError))
 }
 
-// LatencyQuantile reads a quantile (0..1) from counts by bucket, which must come in ascending order of bucket.
-// It is 0 when nothing was counted.
+// LatencyQuantile returns a quantile (0..1) of counts by bucket, which must be in ascending order of bucket. It returns 0 without counts.
 func LatencyQuantile(buckets []LatencyCount, q float64) time.Duration {
 	var total int64
 	for _, b := range buckets {
@@ -52,7 +50,7 @@ func LatencyQuantile(buckets []LatencyCount, q float64) time.Duration {
 	return BucketLatency(buckets[len(buckets)-1].Bucket)
 }
 
-// LatencyCount is how many response times fell into one bucket.
+// LatencyCount is the number of response times in one bucket.
 type LatencyCount struct {
 	Bucket int
 	Count  int64

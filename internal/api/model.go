@@ -9,13 +9,13 @@ const (
 	DefaultTag       = "latest"
 )
 
-// Model is a model name in canonical form: four parts, lower case. Ollama compares names part by part without case, so
-// two spellings are one model exactly when their Models are equal.
+// Model is a model name in canonical form: four parts in lower case. Ollama compares names part by part and ignores case, so two
+// spellings name the same model exactly if their Models are equal.
 type Model struct {
 	Host, Namespace, Name, Tag string
 }
 
-// String is the name as Ollama lists it: default host and namespace left out, the tag always there.
+// String returns the name as Ollama lists it: without the default host and namespace, always with the tag.
 func (m Model) String() string {
 	s := m.Name + ":" + m.Tag
 	if m.Namespace != DefaultNamespace || m.Host != DefaultHost {
@@ -27,16 +27,16 @@ func (m Model) String() string {
 	return s
 }
 
-// Cloud says whether Ollama would run the model off-site: a tag "cloud" or one that ends in "-cloud", or an untagged name
-// that ends so (Ollama looks at the end of the whole string, from 0.18.0).
+// Cloud reports whether Ollama would run the model off-site: a tag that is "cloud" or ends in "-cloud", or an untagged name that ends in
+// "-cloud" (from 0.18.0, Ollama checks the end of the whole string).
 func (m Model) Cloud() bool {
 	return m.Tag == "cloud" || strings.HasSuffix(m.Tag, "-cloud") ||
 		m.Tag == DefaultTag && strings.HasSuffix(m.Name, "-cloud")
 }
 
-// ParseModel reads any spelling that Ollama would accept and returns the canonical name, and the text to send upstream:
-// the client's own where that is plain (so that the answer echoes it), else the plain form. Odd are spaces, a scheme, ":local",
-// and defaults spelled out. It returns a CodeBadRequest error for what is no model name.
+// ParseModel reads any spelling that Ollama accepts. It returns the canonical name and the text to send upstream: the client's own
+// spelling if that is plain, so that the answer repeats it, otherwise the plain form. Spaces, a scheme, ":local" and explicit defaults
+// are not plain. For other texts it returns a CodeBadRequest error.
 func ParseModel(text string) (m Model, plain string, err error) {
 	s := strings.TrimSpace(text)
 	if scheme, rest, ok := strings.Cut(s, "://"); ok && (scheme == "http" || scheme == "https" || scheme == "ollama") {
@@ -53,7 +53,7 @@ func ParseModel(text string) (m Model, plain string, err error) {
 		}
 	}
 	if strings.EqualFold(tag, "local") {
-		return Model{}, "", errModelName() // twice: Ollama might take off one more than we do
+		return Model{}, "", errModelName() // given twice: Ollama might remove one more than we do
 	}
 	m = Model{Host: DefaultHost, Namespace: DefaultNamespace, Tag: DefaultTag}
 	parts := strings.Split(path, "/")
@@ -79,16 +79,16 @@ func ParseModel(text string) (m Model, plain string, err error) {
 	return m, plain, nil
 }
 
-// plain drops what is spelled out though it is the default, and keeps the client's case and its choice to name the tag.
-func (w Model) plain(canonical Model, tagged bool) string {
-	s := w.Name
+// plain omits explicit defaults, and keeps the client's case and its tag, if it gave one.
+func (m Model) plain(canonical Model, tagged bool) string {
+	s := m.Name
 	if canonical.Host != DefaultHost {
-		s = w.Host + "/" + w.Namespace + "/" + s
+		s = m.Host + "/" + m.Namespace + "/" + s
 	} else if canonical.Namespace != DefaultNamespace {
-		s = w.Namespace + "/" + s
+		s = m.Namespace + "/" + s
 	}
 	if tagged {
-		s += ":" + w.Tag
+		s += ":" + m.Tag
 	}
 	return s
 }
@@ -104,7 +104,8 @@ func cutLast(s, sep string) (before, after string, found bool) {
 	return s, "", false
 }
 
-// validPart is Ollama's grammar for a part of a name: letters, digits, "_" and "-", what more allows, and no "-" or extra first.
+// validPart is Ollama's grammar for a part of a name: letters, digits, "_", "-" and the characters in more, but neither "-" nor those
+// first.
 func validPart(s string, most int, more string) bool {
 	if s == "" || len(s) > most {
 		return false
@@ -121,24 +122,25 @@ func validPart(s string, most int, more string) bool {
 	return true
 }
 
-// Parameters are what a model's own Modelfile sets of the fields that a policy rules on; 0 where it sets nothing, or no number from 1 on.
+// Parameters are the fields that a model's Modelfile sets and that a policy can rule on. 0 means that it sets none, or a number below 1.
 type Parameters struct {
 	NumPredict, NumCtx int64
 }
 
-// Pattern is one entry of a key's allow-list, canonical like a name: "llama3" is llama3:latest alone, "llama3:*" each of its
-// tags, "*" within a part never crosses "/" or ":". "*" alone is every local model.
+// Pattern is one entry of a key's list of allowed models, in canonical form: "llama3" matches only llama3:latest, "llama3:*" each of its
+// tags. A star within a part never matches "/" or ":". A single "*" matches every local model.
 type Pattern struct {
 	all bool
 	Model
 }
 
-// ParsePattern reads an allow-list entry. It returns a CodeBadRequest error for what is none.
+// ParsePattern reads an entry of a list of allowed models. It returns a CodeBadRequest error if the entry is invalid.
 func ParsePattern(text string) (Pattern, error) {
 	if text == "*" {
 		return Pattern{all: true}, nil
 	}
-	// A star stands where a name's character may stand; "x" is valid everywhere, and is put back afterwards.
+	// A star may be anywhere where a character of a name may be. Replace it by characters that are valid everywhere, and restore it
+	// afterwards.
 	if strings.ContainsRune(text, '\x00') {
 		return Pattern{}, errModelName()
 	}
@@ -152,10 +154,10 @@ func ParsePattern(text string) (Pattern, error) {
 	return Pattern{Model: m}, nil
 }
 
-// starStandIn is a run of name characters that nobody writes, to carry a star through ParseModel.
+// starStandIn is a sequence of valid characters that no real name contains. It stands for a star in ParseModel.
 const starStandIn = "_0star0_"
 
-// Match says whether the pattern covers m. Cloud models need Key.AllowCloud beside it.
+// Match reports whether the pattern matches m. Cloud models also need Key.AllowCloud.
 func (p Pattern) Match(m Model) bool {
 	if p.all {
 		return true
@@ -163,7 +165,7 @@ func (p Pattern) Match(m Model) bool {
 	return matchPart(p.Host, m.Host) && matchPart(p.Namespace, m.Namespace) && matchPart(p.Name, m.Name) && matchPart(p.Tag, m.Tag)
 }
 
-// matchPart matches one part, in which "*" stands for any run of characters: linear in the text for each star.
+// matchPart matches one part. "*" stands for any run of characters. It takes linear time in the text for each star.
 func matchPart(pattern, s string) bool {
 	first, rest, star := strings.Cut(pattern, "*")
 	if !star {
@@ -186,7 +188,7 @@ func matchPart(pattern, s string) bool {
 	}
 }
 
-// MayUse says whether the key may use m. What it may not use is to be called unknown.
+// MayUse reports whether the key may use m. For a key that may not use it, the model must look unknown.
 func (k *Key) MayUse(m Model) bool {
 	if m.Cloud() && !k.AllowCloud {
 		return false
@@ -202,7 +204,7 @@ func (k *Key) MayUse(m Model) bool {
 	return false
 }
 
-// Alias lets clients ask for a model under other names: a pattern like claude-* and the model that it stands for.
+// Alias is another name for a model: a pattern like claude-* and the model that it stands for.
 type Alias struct {
 	From  Pattern
 	Model Model
@@ -210,14 +212,14 @@ type Alias struct {
 	name  string // From as it was written
 }
 
-// Aliases are tried in their order. No alias leads to another.
+// Aliases are tried in order. An alias never leads to another alias.
 type Aliases []Alias
 
-// ParseAlias reads "name=model", where name may hold stars. It returns a CodeBadRequest error for what is none.
+// ParseAlias reads "name=model", where name may contain stars. It returns a CodeBadRequest error if the text is invalid.
 func ParseAlias(text string) (Alias, error) {
 	from, to, ok := strings.Cut(text, "=")
 	from = strings.TrimSpace(from)
-	// A bare star would hide every model behind one.
+	// A single star would hide every other model.
 	if !ok || from == "*" {
 		return Alias{}, Errorf(CodeBadRequest, "an alias is written name=model, like claude-*=qwen3-coder")
 	}
@@ -230,10 +232,10 @@ func ParseAlias(text string) (Alias, error) {
 	return a, err
 }
 
-// String is the alias as it may be written in MODEL_ALIASES.
+// String returns the alias in the syntax of MODEL_ALIASES.
 func (a Alias) String() string { return a.name + "=" + a.Plain }
 
-// Resolve is the alias that m goes by, if there is one.
+// Resolve returns the first alias that matches m, if any.
 func (list Aliases) Resolve(m Model) (Alias, bool) {
 	for _, a := range list {
 		if a.From.Match(m) {
@@ -243,7 +245,7 @@ func (list Aliases) Resolve(m Model) (Alias, bool) {
 	return Alias{}, false
 }
 
-// Named is the names without a star that stand for m: those that a list of models can show.
+// Named returns the names without a star that stand for m. A list of models can show them.
 func (list Aliases) Named(m Model) []string {
 	var names []string
 	for _, a := range list {

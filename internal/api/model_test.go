@@ -24,10 +24,10 @@ func TestAliases(t *testing.T) {
 		}
 	}
 	if m := list[1].Model; m.String() != "llama3.2:3b" || len(list.Named(m)) != 1 || list.Named(m)[0] != "gpt-4o" {
-		t.Errorf("%s goes by %q", m, list.Named(m))
+		t.Errorf("the names of %s are %q", m, list.Named(m))
 	}
 	if got := list.Named(list[0].Model); got != nil {
-		t.Errorf("an alias with a star is listed: %q", got)
+		t.Errorf("the list contains an alias with a star: %q", got)
 	}
 	for _, text := range []string{"", "a", "=b", "a=", "*=b", "a=b*", "a=b=c", "../x=b", "a=b c"} {
 		if a, err := ParseAlias(text); err == nil {

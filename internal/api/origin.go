@@ -8,13 +8,13 @@ import (
 	"strings"
 )
 
-// Origin is a pattern of origins (RFC 6454) whose pages may call the service: a scheme, a host and a port, as a browser sends
-// them in its Origin field. A star is the first label of the host, the whole host, or the port. The zero Origin admits none.
+// Origin is a pattern of origins (RFC 6454) whose pages may call the service: a scheme, a host and a port, as browsers send them in the
+// Origin header. A star is the first label of the host, the whole host, or the port. The zero Origin matches none.
 type Origin struct{ scheme, host, port string }
 
 const (
-	anyOrigin  = "*"    // as scheme: of every origin that has a name
-	nullOrigin = "null" // as scheme: of sandboxed frames, local files and other pages without a name
+	anyOrigin  = "*"    // as scheme: every origin except null
+	nullOrigin = "null" // as scheme: sandboxed frames, local files and other pages without an origin
 )
 
 var (
@@ -23,7 +23,7 @@ var (
 	defaultPort  = map[string]string{"http": "80", "https": "443"}
 )
 
-// ParseOrigin reads a pattern: scheme://host[:port], "*" for all origins but null, or "null". Its error says how to write it.
+// ParseOrigin reads a pattern: scheme://host[:port], "*" for all origins except null, or "null". Its error shows the right spelling.
 func ParseOrigin(text string) (Origin, error) {
 	text = strings.ToLower(text)
 	if text == anyOrigin || text == nullOrigin || text == "file://" {
@@ -58,7 +58,7 @@ func (o Origin) checkHost() error {
 	case o.host == "*", originHost.MatchString(strings.TrimPrefix(o.host, "*.")):
 		return nil
 	case o.host == bare+"*" && originHost.MatchString(bare):
-		return fmt.Errorf("a star behind a host admits other hosts: for every port write %s://%s:*", o.scheme, bare)
+		return fmt.Errorf("a star after a host would match other hosts: for every port write %s://%s:*", o.scheme, bare)
 	case o.host == "*"+bare && originHost.MatchString(bare):
 		return fmt.Errorf("a star is a whole label: for the hosts below it write %s://*.%s", o.scheme, bare)
 	case bare == "" && o.host != "" || strings.Contains(o.host, "*") && originHost.MatchString(strings.ReplaceAll(o.host, "*", "x")):
@@ -67,7 +67,7 @@ func (o Origin) checkHost() error {
 	return errors.New("the host of an origin is a name or an address, like https://chat.example.net or http://[::1]:3000")
 }
 
-// Admits reports whether a browser's Origin field is one of these.
+// Admits reports whether the Origin header of a browser matches.
 func (o Origin) Admits(origin string) bool {
 	if origin == nullOrigin || o.scheme == nullOrigin {
 		return origin == nullOrigin && o.scheme == nullOrigin

@@ -44,7 +44,7 @@ func TestOriginAdmits(t *testing.T) {
 		}
 	}
 	if (Origin{}).Admits("https://a.example") || (Origin{}).Admits("null") {
-		t.Error("the zero Origin admits")
+		t.Error("the zero Origin admits an origin")
 	}
 }
 
@@ -77,7 +77,7 @@ func TestParseOriginSaysHowToWriteIt(t *testing.T) {
 		"https://*.":                    "name or an address",
 	} {
 		if o, err := ParseOrigin(pattern); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %+v, error %v; want one that says %q", pattern, o, err, want)
+			t.Errorf("%s: %+v, error %v; want one that contains %q", pattern, o, err, want)
 		}
 	}
 }

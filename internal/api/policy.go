@@ -7,11 +7,11 @@ import (
 	"time"
 )
 
-// Action is what happens to a field of a request that decides over more than the request: how the model is loaded, for how
-// long it stays, how long its answer may get.
+// Action is what happens to a field that affects more than its request: how the model is loaded, how long it stays loaded, how long the
+// answer may get.
 type Action struct {
 	Verb Verb
-	// Amount is the number of VerbDefault, VerbMost and VerbSet; for keep_alive seconds.
+	// Amount is the number for VerbDefault, VerbMost and VerbSet. For keep_alive it is in seconds.
 	Amount int64
 }
 
@@ -23,16 +23,16 @@ const (
 	VerbPass    Verb = "pass"
 	VerbDrop    Verb = "drop"
 	VerbRefuse  Verb = "refuse"
-	VerbDefault Verb = "default" // puts the amount where the request has none
-	VerbMost    Verb = "max"     // lowers what is above the amount
-	VerbSet     Verb = "set"     // puts the amount there, whatever the request says
+	VerbDefault Verb = "default" // sets the amount if the request has none
+	VerbMost    Verb = "max"     // lowers a larger value to the amount
+	VerbSet     Verb = "set"     // always sets the amount
 )
 
-// amount says whether the verb has an amount.
+// amount reports whether the verb has an amount.
 func (v Verb) amount() bool { return v == VerbDefault || v == VerbMost || v == VerbSet }
 
-// PolicyFields are the fields that a policy may rule on, and whether each holds an amount: only those take max and set.
-// internal/dialect/policy.go says what each does and what happens to it by default.
+// PolicyFields are the fields that a policy may rule on. The value reports whether the field takes an amount; only those take max and
+// set. internal/dialect/policy.go describes each field and its default.
 var PolicyFields = map[string]bool{
 	"num_ctx": true, "max_tokens": true, "keep_alive": true,
 	"unload": false, "shift": false, "raw": false, "template": false, "_debug_render_only": false,
@@ -42,19 +42,19 @@ var PolicyFields = map[string]bool{
 
 const maxPolicyAmount = 1 << 31
 
-// Policy is actions by field: those of a key, or of the operator for one model.
+// Policy maps fields to actions, for a key or, from the operator, for a model.
 type Policy map[string]Action
 
-// Validate says which field or action there is not. It returns a CodeBadRequest error.
+// Validate returns a CodeBadRequest error for an unknown field or an invalid action.
 func (p Policy) Validate() error {
 	for field, a := range p {
 		amount, known := PolicyFields[field]
 		switch {
 		case !known:
-			return Errorf(CodeBadRequest, "policy: there is no field of that name; there are %s", strings.Join(policyFieldNames(), ", "))
+			return Errorf(CodeBadRequest, "policy: unknown field; the fields are %s", strings.Join(policyFieldNames(), ", "))
 		case a.Verb.amount():
 			if !amount || a.Amount < 1 || a.Amount > maxPolicyAmount {
-				return Errorf(CodeBadRequest, "policy: %s takes no such amount", field)
+				return Errorf(CodeBadRequest, "policy: this amount is not valid for %s", field)
 			}
 		case a.Verb != VerbPass && a.Verb != VerbDrop && a.Verb != VerbRefuse:
 			return errAction()
@@ -76,10 +76,10 @@ func errAction() *Error {
 	return Errorf(CodeBadRequest, "policy: an action is pass, drop, refuse, default:N, max:N or set:N")
 }
 
-// MarshalText writes pass, drop, refuse, default:N, max:N or set:N.
+// MarshalText returns pass, drop, refuse, default:N, max:N or set:N.
 func (a Action) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
 
-// String is the action as it is written.
+// String returns the action as it is written.
 func (a Action) String() string {
 	if a.Verb.amount() {
 		return string(a.Verb) + ":" + strconv.FormatInt(a.Amount, 10)
@@ -87,7 +87,7 @@ func (a Action) String() string {
 	return string(a.Verb)
 }
 
-// UnmarshalText reads what MarshalText writes, and durations like max:1h for seconds. Validate says whether it fits a field.
+// UnmarshalText reads the output of MarshalText, and durations like max:1h as seconds. Validate checks that the action fits the field.
 func (a *Action) UnmarshalText(text []byte) error {
 	verb, amount, given := strings.Cut(string(text), ":")
 	*a = Action{Verb: Verb(verb)}
@@ -101,7 +101,7 @@ func (a *Action) UnmarshalText(text []byte) error {
 	if err != nil {
 		d, derr := time.ParseDuration(amount)
 		if derr != nil {
-			return Errorf(CodeBadRequest, "policy: an amount is a number, or a time like 1h")
+			return Errorf(CodeBadRequest, "policy: an amount is a number, or a duration like 1h")
 		}
 		n = int64(d / time.Second)
 	}
@@ -109,18 +109,18 @@ func (a *Action) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// ModelPolicy is an operator's policy for the models of a pattern; "*" is all of them.
+// ModelPolicy is an operator's policy for the models that a pattern matches. "*" matches all models.
 type ModelPolicy struct {
 	Models Pattern
 	Policy Policy
 	text   string
 }
 
-// String is the entry as it was written.
+// String returns the entry as it was written.
 func (p ModelPolicy) String() string { return p.text }
 
-// ParseModelPolicy reads "field=action" for all models, or "pattern field=action" for some. It returns a CodeBadRequest error
-// for what is neither.
+// ParseModelPolicy reads "field=action" for all models, or "pattern field=action" for some. It returns a CodeBadRequest error if the text
+// is neither.
 func ParseModelPolicy(text string) (ModelPolicy, error) {
 	text = strings.TrimSpace(text)
 	pattern, rule, some := strings.Cut(text, " ")

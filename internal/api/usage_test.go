@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Days, weeks and months follow each other without a gap in every zone: also where clocks go forward at midnight, back to it, at odd
-// minutes, by half an hour, and where a zone has left out a date.
+// Days, weeks and months follow each other without a gap in every zone, even where clocks change at midnight, at odd minutes or by half
+// an hour, and where a zone has skipped a date.
 func TestDaysWithoutAMidnight(t *testing.T) {
 	for name, years := range map[string][2]int{
 		"Africa/Cairo": {2023, 2027}, "America/Santiago": {2020, 2027}, "Atlantic/Azores": {2020, 2027}, "Asia/Beirut": {2020, 2027}, "America/Havana": {2020, 2027},
@@ -22,10 +22,10 @@ func TestDaysWithoutAMidnight(t *testing.T) {
 			for at.Year() < years[1] {
 				next := by.Next(at)
 				if !next.After(at) {
-					t.Fatalf("%s: the %s after %v begins at %v, so whoever steps by Next never ends", name, by, at, next)
+					t.Fatalf("%s: the %s after %v begins at %v, so a loop over Next never ends", name, by, at, next)
 				}
 				if by.Begin(at) != at || by.Begin(next.Add(-1)) != at {
-					t.Errorf("%s: the %s from %v to %v begins at %v, and its last instant is of the one from %v", name, by, at, next, by.Begin(at), by.Begin(next.Add(-1)))
+					t.Errorf("%s: the %s from %v to %v begins at %v, and its last instant is in the one from %v", name, by, at, next, by.Begin(at), by.Begin(next.Add(-1)))
 				}
 				y, m, d := at.Date()
 				if by == ByDay && date(next) != time.Date(y, m, d+1, 0, 0, 0, 0, time.UTC) && !(name == "Pacific/Apia" && d == 29) {
@@ -35,7 +35,7 @@ func TestDaysWithoutAMidnight(t *testing.T) {
 					t.Errorf("%s: a %s begins at %v", name, by, at)
 				}
 				if before := at.Add(-1); !date(before).Before(date(at)) {
-					t.Errorf("%s: %v is of the same date as %v, but before it", name, before, at)
+					t.Errorf("%s: %v has the same date as %v, but is before it", name, before, at)
 				}
 				at = next
 			}
@@ -45,7 +45,7 @@ func TestDaysWithoutAMidnight(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// At midnight of 29 March 2026 clocks show one o'clock, and at one o'clock of 25 October midnight again.
+	// On 29 March 2026 clocks go from midnight to one o'clock, and on 25 October from one o'clock to midnight.
 	for day, want := range map[string]string{"2026-03-28": "2026-03-28T00:00:00-01:00", "2026-03-29": "2026-03-29T01:00:00Z", "2026-10-25": "2026-10-25T00:00:00Z", "2026-10-26": "2026-10-26T00:00:00-01:00"} {
 		if at, plain, err := ParseTime(day, zone); err != nil || !plain || at.Format(time.RFC3339) != want {
 			t.Errorf("%s begins at %v (a day: %v, %v), want %s", day, at, plain, err, want)
@@ -53,7 +53,7 @@ func TestDaysWithoutAMidnight(t *testing.T) {
 	}
 }
 
-// date is what the clocks of its zone show at t, without the time.
+// date returns the date that the clocks of its zone show at t.
 func date(t time.Time) time.Time {
 	y, m, d := t.Date()
 	return time.Date(y, m, d, 0, 0, 0, 0, time.UTC)

@@ -99,7 +99,7 @@ func (b *bed) refuses(text string) {
 		b.Fatal("key accepted")
 	}
 	e := api.AsError(err)
-	if want := errInvalid("").(*api.Error).Message; e.Code != api.CodeUnauthorized || e.Message != want {
+	if want := api.AsError(errInvalid("")).Message; e.Code != api.CodeUnauthorized || e.Message != want {
 		b.Fatalf("error is %v, want the one sentence for all that are not valid", err)
 	}
 	if strings.Contains(err.Error(), text) && len(text) > 0 {

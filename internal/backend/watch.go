@@ -78,7 +78,7 @@ func (f *Fleet) watchOne(ctx context.Context, b *Backend, told func(*Backend, St
 			every = retryEvery
 		}
 		// Jitter keeps many gateways from probing in step.
-		timer := time.NewTimer(every + time.Duration(rand.Int64N(int64(every/5))))
+		timer := time.NewTimer(every + time.Duration(rand.Int64N(int64(every/5)))) //nolint:gosec // jitter is no secret
 		select {
 		case <-ctx.Done():
 		case <-timer.C:

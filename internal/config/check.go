@@ -24,7 +24,7 @@ const (
 	maxDays     = 36_500
 )
 
-// placeholders are what examples and templates say where a secret belongs. All the world knows them.
+// placeholders are words in examples and templates that stand for a secret. They are public.
 var placeholders = []string{
 	"change-this", "change_this", "changethis", "changeme", "change-me", "change_me", "your-super-secret", "your-secret",
 	"your_secret", "your-admin", "secret-key-here", "placeholder", "example",
@@ -40,7 +40,7 @@ func isPlaceholder(secret Hidden) bool {
 	return false
 }
 
-// check holds the settings against their bounds and against each other, and collects the warnings.
+// check validates the settings, each on its own and in combination, and collects the warnings.
 func (c *Config) check() error {
 	for _, check := range []func() error{c.checkSecrets, c.checkNumbers, c.checkTLS, c.checkListen, c.checkOllama, c.checkTraces} {
 		if err := check(); err != nil {
@@ -50,7 +50,7 @@ func (c *Config) check() error {
 	if c.BackupDir == "" {
 		c.BackupDir = filepath.Join(c.DataDir, "backups")
 	}
-	// The same files, whatever the process does to its working directory later, and a full path in every message.
+	// Full paths name the same files if the working directory changes later, and make messages clear.
 	for name, path := range map[string]*string{
 		"DATA_DIR": &c.DataDir, "BACKUP_DIR": &c.BackupDir, "TLS_CERT": &c.TLSCert, "TLS_KEY": &c.TLSKey, "ACME_CA_ROOT": &c.ACMECARoot,
 		"OLLAMA_CA": &c.OllamaCA, "OLLAMA_CLIENT_CERT": &c.OllamaClientCert, "OLLAMA_CLIENT_KEY": &c.OllamaClientKey,
@@ -60,7 +60,7 @@ func (c *Config) check() error {
 		}
 		full, err := filepath.Abs(*path)
 		if err != nil {
-			return errorf("%s cannot be resolved, for the working directory is gone: name it in full, like /var/lib/ollama-api-service", name)
+			return errorf("%s cannot be resolved, because the working directory no longer exists: set a full path, like /var/lib/ollama-api-service", name)
 		}
 		*path = full
 	}
@@ -70,7 +70,7 @@ func (c *Config) check() error {
 func (c *Config) checkSecrets() error {
 	for name, secret := range map[string]Hidden{"SECRET_KEY": c.SecretKey, "SECRET_KEY_PREVIOUS": c.SecretKeyPrevious} {
 		if secret != "" && (len(secret) < minSecret || isPlaceholder(secret)) {
-			return errorf("%s is a placeholder or shorter than %d characters: set it to the output of `openssl rand -hex 32`, or leave it out to have one made", name, minSecret)
+			return errorf("%s is a placeholder or shorter than %d characters: set it to the output of `openssl rand -hex 32`, or leave it out to have one generated", name, minSecret)
 		}
 	}
 	if c.SecretKeyPrevious != "" && c.SecretKeyPrevious == c.SecretKey {
@@ -80,10 +80,10 @@ func (c *Config) checkSecrets() error {
 		return nil
 	}
 	if n := len(c.AdminAPIKey); n < minAdminKey || n > maxAdminKey || isPlaceholder(c.AdminAPIKey) {
-		return errorf("ADMIN_API_KEY is a placeholder or not of %d to %d characters: set it to the output of `openssl rand -hex 24`, or leave it out", minAdminKey, maxAdminKey)
+		return errorf("ADMIN_API_KEY is a placeholder or does not have %d to %d characters: set it to the output of `openssl rand -hex 24`, or leave it out", minAdminKey, maxAdminKey)
 	}
 	if !visible(string(c.AdminAPIKey), "") || strings.Contains(string(c.AdminAPIKey), ",") {
-		return errorf("ADMIN_API_KEY must be letters, digits and signs without spaces or commas, or no client can send it: set it to the output of `openssl rand -hex 24`")
+		return errorf("ADMIN_API_KEY must be letters, digits and signs without spaces or commas, because clients cannot send others: set it to the output of `openssl rand -hex 24`")
 	}
 	return nil
 }
@@ -105,7 +105,7 @@ func (c *Config) checkNumbers() error {
 		{"RETENTION_ROWS", c.RetentionRows, 0, maxDays},
 		{"RETENTION_ROLLUPS", c.RetentionRollups, 0, maxDays},
 		{"MAX_BODY_BYTES", int64(c.MaxBodyBytes), 1024, maxBody},
-		{"MAX_BODY_MEMORY", int64(c.MaxBodyMemory), 2 * int64(c.MaxBodyBytes), 1 << 50}, // a body and what it is decoded to
+		{"MAX_BODY_MEMORY", int64(c.MaxBodyMemory), 2 * int64(c.MaxBodyBytes), 1 << 50}, // a body and its decoded form
 		{"JOURNAL_MAX_BYTES", int64(c.JournalMaxBytes), 16 << 20, 1 << 40},
 	} {
 		if n.value < n.least || n.value > n.most {
@@ -113,13 +113,13 @@ func (c *Config) checkNumbers() error {
 		}
 	}
 	if c.RetentionRows == 1 {
-		return errorf("RETENTION_ROWS must be 0, for ever, or at least 2: limits by the day are counted from the rows at start")
+		return errorf("RETENTION_ROWS must be 0 (forever) or at least 2: at start, daily limits are counted from the rows")
 	}
 	if c.RetentionRollups != 0 && (c.RetentionRows == 0 || c.RetentionRollups < c.RetentionRows) {
-		return errorf("RETENTION_ROLLUPS must be 0, for ever, or at least RETENTION_ROWS: the sums must not go before the rows")
+		return errorf("RETENTION_ROLLUPS must be 0 (forever) or at least RETENTION_ROWS: the sums must not be deleted before the rows")
 	}
 	if c.BackupEvery != 0 && (c.BackupEvery < time.Hour || c.BackupEvery > 7*24*time.Hour) {
-		return errorf("BACKUP_EVERY must be 0s, for none, or a time from 1h to 168h")
+		return errorf("BACKUP_EVERY must be 0s (never) or a duration from 1h to 168h")
 	}
 	for _, d := range []struct {
 		name  string
@@ -138,7 +138,7 @@ func (c *Config) checkNumbers() error {
 		{"SHUTDOWN_DELAY", c.ShutdownDelay, 0},
 	} {
 		if d.value < d.least || d.value > 7*24*time.Hour {
-			return errorf("%s must be a time from %s to 168h", d.name, d.least)
+			return errorf("%s must be a duration from %s to 168h", d.name, d.least)
 		}
 	}
 	return nil
@@ -147,13 +147,13 @@ func (c *Config) checkNumbers() error {
 func (c *Config) checkTLS() error {
 	switch {
 	case c.HSTS < 0 || c.HSTS > maxHSTS:
-		return errorf("HSTS must be a time from 0s to 17520h")
+		return errorf("HSTS must be a duration from 0s to 17520h")
 	case c.TLSCert != "" && c.TLSKey == "":
-		return errorf("TLS_KEY is missing, for TLS_CERT is set: set it to the file of the certificate's private key, or leave both out")
+		return errorf("TLS_KEY is missing, because TLS_CERT is set: set it to the file of the certificate's private key, or leave both out")
 	case c.TLSKey != "" && c.TLSCert == "":
-		return errorf("TLS_CERT is missing, for TLS_KEY is set: set it to the file of the certificate, or leave both out")
+		return errorf("TLS_CERT is missing, because TLS_KEY is set: set it to the file of the certificate, or leave both out")
 	case len(c.ACMEDomain) > 0 && c.TLSCert != "":
-		return errorf("ACME_DOMAIN and TLS_CERT are both set: leave out ACME_DOMAIN to serve the certificate that you have, or TLS_CERT and TLS_KEY to have one made")
+		return errorf("ACME_DOMAIN and TLS_CERT are both set: leave out ACME_DOMAIN to use your own certificate, or TLS_CERT and TLS_KEY to get one by ACME")
 	case len(c.ACMEDomain) > 0:
 		return nil
 	case c.TLSKey != "":
@@ -161,7 +161,7 @@ func (c *Config) checkTLS() error {
 	}
 	for name, value := range map[string]string{"ACME_EMAIL": string(c.ACMEEmail), "ACME_CA": string(c.ACMECA), "ACME_CA_ROOT": c.ACMECARoot} {
 		if value != "" {
-			return errorf("%s is set but ACME_DOMAIN is not: set it to the names that certificates are wanted for, or leave out %s", name, name)
+			return errorf("%s is set but ACME_DOMAIN is not: set it to the host names for the certificates, or leave out %s", name, name)
 		}
 	}
 	return nil
@@ -169,17 +169,17 @@ func (c *Config) checkTLS() error {
 
 func (c *Config) checkListen() error {
 	if c.ProxyProtocol && len(c.TrustedProxies) == 0 {
-		return errorf("PROXY_PROTOCOL is required but TRUSTED_PROXIES is empty: name the proxies whose headers are believed, or set it to off")
+		return errorf("PROXY_PROTOCOL is required but TRUSTED_PROXIES is empty: name the proxies whose headers are trusted, or set PROXY_PROTOCOL to off")
 	}
 	if path, ok := strings.CutPrefix(c.Host, "unix:"); ok || filepath.IsAbs(c.Host) {
 		return c.checkSocket(path)
 	}
 	if slices.Contains(c.TrustedProxies, api.SocketPeers) {
-		return errorf("TRUSTED_PROXIES names unix, but HOST is no Unix socket: leave unix out, or set HOST to a path like /run/ollama-api-service/http.sock")
+		return errorf("TRUSTED_PROXIES contains unix, but HOST is not a Unix socket: leave unix out, or set HOST to a path like /run/ollama-api-service/http.sock")
 	}
 	c.Host = strings.ToLower(strings.Trim(c.Host, "[]"))
 	if a, err := netip.ParseAddr(c.Host); err != nil && !hostName.MatchString(c.Host) || a.Is4In6() {
-		return errorf("HOST must be an address or a name of this machine without a port, like 127.0.0.1; the port goes into PORT")
+		return errorf("HOST must be an address or a name of this machine without a port, like 127.0.0.1; set the port with PORT")
 	}
 	if a, err := netip.ParseAddr(c.Host); err == nil && a.Is6() && a.IsLinkLocalUnicast() && a.Zone() == "" {
 		return errorf("HOST is a link-local address, which needs the name of its network interface, like fe80::1%%eth0")
@@ -188,19 +188,19 @@ func (c *Config) checkListen() error {
 		return err
 	}
 	if !c.loopback() && c.Scheme() == "http" && len(c.TrustedProxies) == 0 {
-		c.Warnings = append(c.Warnings, "HOST is reachable from other machines and this service speaks plain HTTP, so keys and prompts can be read on the way: set TLS_CERT and TLS_KEY, or ACME_DOMAIN, or put a TLS proxy in front and name it in TRUSTED_PROXIES, or set HOST to 127.0.0.1")
+		c.Warnings = append(c.Warnings, "HOST is reachable from other machines and this service uses plain HTTP, so others can read keys and prompts in transit: set TLS_CERT and TLS_KEY, or ACME_DOMAIN, or put a TLS proxy in front and name it in TRUSTED_PROXIES, or set HOST to 127.0.0.1")
 	}
 	return nil
 }
 
 var errOwn = errorf("OLLAMA_BASE_URL is this service's own address: set it to that of the Ollama server, usually http://127.0.0.1:11434, or change PORT")
 
-// ListenAt tells the settings that the service listens at a socket which it was given, in place of HOST and PORT. It returns an *Error
-// where the settings do not go together with that.
+// ListenAt records that the service listens on a socket that it was given, instead of HOST and PORT. It returns an *Error if other
+// settings conflict with that.
 func (c *Config) ListenAt(addr net.Addr) error {
 	at, ok := addr.(*net.TCPAddr)
 	if !ok {
-		c.origin.open = true // what connects to a Unix socket may come from anywhere
+		c.origin.open = true // the clients of a Unix socket may be anywhere
 		return c.checkDemo()
 	}
 	host := at.AddrPort().Addr().Unmap()
@@ -221,7 +221,7 @@ func (c *Config) ListenAt(addr net.Addr) error {
 	return nil
 }
 
-// maxSocketPath leaves room in the 108 bytes that systems have for the path of a socket.
+// maxSocketPath leaves room in the 108 bytes that systems allow for the path of a socket.
 const maxSocketPath = 85
 
 func (c *Config) checkSocket(path string) error {
@@ -230,7 +230,7 @@ func (c *Config) checkSocket(path string) error {
 	case !filepath.IsAbs(path) || len(path) > maxSocketPath:
 		return errorf("HOST must be a full path of at most %d bytes for a Unix socket, like /run/ollama-api-service/http.sock", maxSocketPath)
 	case len(c.ACMEDomain) > 0:
-		return errorf("ACME_DOMAIN needs a HOST that the CA can connect to: leave it out where HOST is a Unix socket, and let the proxy have the certificate")
+		return errorf("ACME_DOMAIN needs a HOST that the CA can connect to: with a Unix socket, leave it out and give the certificate to the proxy")
 	}
 	c.Host = path
 	if err := c.checkDemo(); err != nil {
@@ -251,26 +251,27 @@ func (c *Config) checkOllama() error {
 			return errOwn
 		}
 		if a, err := netip.ParseAddr(b.URL.Hostname()); err == nil && public(a.Unmap()) {
-			c.Warnings = append(c.Warnings, "OLLAMA_BASE_URL has a public address, that of "+b.Name+": whoever reaches it uses Ollama without a key; let its firewall accept this machine alone")
+			c.Warnings = append(c.Warnings, "OLLAMA_BASE_URL has a public address, that of "+b.Name+": everyone who can reach it can use Ollama without a key; let its firewall accept only this machine")
 		}
 	}
 	return nil
 }
 
-// Own says whether an address would lead back to this service.
+// Own reports whether an address leads back to this service.
 func (c *Config) Own(base *url.URL) bool {
 	return portOf(base) == int(c.Port) && c.ownHost(base.Hostname())
 }
 
-// RefuseBackend says why an address cannot be that of a server which an admin adds, or nil: a sentence that follows its name.
+// RefuseBackend returns why an address cannot be a server that an admin adds, or nil. The text of the error continues a sentence that
+// starts with the address.
 func (c *Config) RefuseBackend(base *url.URL) error {
 	if c.Own(base) {
-		return mend("is this service's own address: name that of the Ollama server")
+		return invalid("is this service's own address: name that of the Ollama server")
 	}
 	return nil
 }
 
-// ownHost says whether host, on our port, would be ourselves.
+// ownHost reports whether host, with our port, is this service.
 func (c *Config) ownHost(host string) bool {
 	host = strings.ToLower(host)
 	if host == c.Host {
@@ -304,7 +305,7 @@ func ownInterface(a netip.Addr) bool {
 	return false
 }
 
-// portOf is the port that an address names or means.
+// portOf returns the port in an address, or the default of its scheme.
 func portOf(base *url.URL) int {
 	if p, err := strconv.Atoi(base.Port()); err == nil {
 		return p
@@ -315,7 +316,7 @@ func portOf(base *url.URL) int {
 	return 80
 }
 
-// sharedSpace is what carriers and overlay networks such as Tailscale use between themselves (RFC 6598).
+// sharedSpace is the range of carriers and of overlay networks such as Tailscale (RFC 6598).
 var sharedSpace = netip.MustParsePrefix("100.64.0.0/10")
 
 func public(a netip.Addr) bool {

@@ -37,7 +37,7 @@ func load(t *testing.T, environ ...string) *Config {
 	return c
 }
 
-// refused wants one line that names the setting and does not show the value.
+// refused checks for an error of one line that names the setting and does not contain the value.
 func refused(t *testing.T, err error, name, value string) string {
 	t.Helper()
 	var e *Error
@@ -46,10 +46,10 @@ func refused(t *testing.T, err error, name, value string) string {
 	}
 	text := e.Error()
 	if !strings.Contains(text, name) || strings.Contains(text, "\n") || len(text) < len(name)+20 {
-		t.Errorf("not one line that names %s and the mend: %q", name, text)
+		t.Errorf("got %[2]q, want one line that names %[1]s and how to fix it", name, text)
 	}
 	if len(value) > 2 && strings.Contains(text, value) {
-		t.Errorf("the message shows the value: %q", text)
+		t.Errorf("the message contains the value: %q", text)
 	}
 	return text
 }
@@ -227,7 +227,7 @@ func TestBadValues(t *testing.T) {
 		{"RETENTION_ROWS", "-1"},
 		{"RETENTION_ROWS", "1"},
 		{"RETENTION_ROWS", "30d"},
-		{"RETENTION_ROWS", "0"}, // with sums that would go before the rows
+		{"RETENTION_ROWS", "0"}, // the sums would be deleted before the rows
 		{"RETENTION_ROLLUPS", "29"},
 		{"MAX_QUEUE", "-1"},
 		{"MAX_QUEUE", "lots"},
@@ -249,7 +249,7 @@ func TestBadValues(t *testing.T) {
 		{"ACME_DOMAIN", "192.0.2.1"},
 		{"ACME_DOMAIN", "a..example.net"},
 		{"ACME_DOMAIN", "../example.net"},
-		{"ACME_EMAIL", "nobody"},
+		{"ACME_EMAIL", "noone"},
 		{"ACME_EMAIL", "a@example.net,b@example.net"},
 		{"ACME_CA", "http://ca.example.net/dir"},
 		{"ACME_CA", "https://user:pw@ca.example.net/dir"},
@@ -279,7 +279,7 @@ func TestBadValues(t *testing.T) {
 	}
 }
 
-// An origin is no secret: a wrong one is answered with the right spelling.
+// An origin is not a secret: the error for a wrong one shows the right spelling.
 func TestWrongOriginsAreSpelledRight(t *testing.T) {
 	for value, want := range map[string]string{
 		"http://localhost*": "http://localhost:*", "https://a.example.net,https://*example.net": "https://*.example.net",
@@ -320,7 +320,7 @@ func TestSettingsThatDoNotGoTogether(t *testing.T) {
 		{"OLLAMA_BASE_URL=http://0.0.0.0:8000"},
 	} {
 		if _, err := Load(absent(t), environ); err == nil {
-			t.Errorf("%q would ask itself", environ)
+			t.Errorf("%q accepted its own address as an Ollama server", environ)
 		}
 	}
 	for _, environ := range [][]string{
@@ -380,9 +380,9 @@ func TestNothingSecretIsPrinted(t *testing.T) {
 	}
 }
 
-var update = flag.Bool("update", false, "write .env.example and docs/settings.md anew")
+var update = flag.Bool("update", false, "write .env.example and docs/settings.md again")
 
-// What is generated from the settings and kept in the repository says what they say.
+// The generated files in the repository match the settings.
 func TestExampleAndReferenceAreCurrent(t *testing.T) {
 	for path, want := range map[string]string{"../../.env.example": Example(), "../../docs/settings.md": Reference()} {
 		if *update {
@@ -391,12 +391,12 @@ func TestExampleAndReferenceAreCurrent(t *testing.T) {
 			}
 		}
 		if got, err := os.ReadFile(path); err != nil || string(got) != want {
-			t.Errorf("%s is not what the settings say (%v): go test ./internal/config -run Example -update", path, err)
+			t.Errorf("%s is not up to date with the settings (%v): run go test ./internal/config -run Example -update", path, err)
 		}
 	}
 }
 
-// Someone who takes the # away from every line that has a default must get the defaults.
+// Removing the # from every line that has a default must give the defaults.
 func TestExampleIsObeyed(t *testing.T) {
 	var lines []string
 	for line := range strings.Lines(Example()) {
@@ -414,12 +414,12 @@ func TestExampleIsObeyed(t *testing.T) {
 	}
 	for _, s := range settingList() {
 		if s.doc == "" || !slices.Contains(lines, s.name+"="+s.standard+"\n") && s.standard != "" {
-			t.Errorf("%s is not explained, or not there with its default", s.name)
+			t.Errorf("%s has no explanation, or is missing with its default", s.name)
 		}
 	}
 }
 
-// A path as HOST is a Unix socket, however it is written; what needs an address does not go with it.
+// A path as HOST is a Unix socket, however it is written. Settings that need an address conflict with it.
 func TestASocketAsHost(t *testing.T) {
 	for _, host := range []string{"/run/x.sock", "unix:/run/x.sock", "/run//x.sock"} {
 		c := load(t, "HOST="+host, "TRUSTED_PROXIES=unix,10.0.0.7", "PROXY_PROTOCOL=required")
@@ -428,7 +428,7 @@ func TestASocketAsHost(t *testing.T) {
 		}
 	}
 	if c := load(t, "HOST=127.0.0.1"); c.Socket() != "" {
-		t.Errorf("an address is the socket %q", c.Socket())
+		t.Errorf("an address gives the socket %q, want none", c.Socket())
 	}
 	for what, environ := range map[string][]string{
 		"DEMO_KEYS":       {"HOST=/run/x.sock", "DEMO_KEYS=true"},

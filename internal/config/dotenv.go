@@ -17,21 +17,21 @@ import (
 	"github.com/joho/godotenv"
 )
 
-// The bounds of the file, in bytes and lines: a wrong path must not be read whole, and finding the line of a mistake is
-// quadratic in the lines.
+// Limits of the file, in bytes and lines: a wrong path must not be read entirely, and finding the line of a mistake takes time quadratic
+// in the number of lines.
 const (
 	maxDotenv      = 256 << 10
 	maxDotenvLines = 1000
 )
 
-// readDotenv reads a file with settings; one that does not exist is empty.
+// readDotenv reads a settings file. A file that does not exist is empty.
 func readDotenv(path string, warnings *[]string) ([]byte, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, errorf("the settings file %s cannot be read: make it readable for the user this runs as, or name another one with --env-file", path)
+		return nil, errorf("the settings file %s cannot be read: make it readable for the user of this process, or name another one with --env-file", path)
 	}
 	defer f.Close()
 	info, err := f.Stat()
@@ -40,10 +40,10 @@ func readDotenv(path string, warnings *[]string) ([]byte, error) {
 	}
 	text, err := io.ReadAll(io.LimitReader(f, maxDotenv+1))
 	if err != nil {
-		return nil, errorf("the settings file %s cannot be read: look at it, or name another one with --env-file", path)
+		return nil, errorf("the settings file %s cannot be read: check it, or name another one with --env-file", path)
 	}
 	if len(text) > maxDotenv || bytes.Count(text, []byte("\n")) > maxDotenvLines {
-		return nil, errorf("the settings file %s is larger than %d KiB or %d lines: it should hold nothing but lines like PORT=8000", path, maxDotenv>>10, maxDotenvLines)
+		return nil, errorf("the settings file %s is larger than %d KiB or %d lines: it must contain only lines like PORT=8000", path, maxDotenv>>10, maxDotenvLines)
 	}
 	text = bytes.TrimPrefix(text, []byte("\ufeff")) // Windows editors write a byte order mark
 	if !utf8.Valid(text) || bytes.IndexByte(text, 0) >= 0 {
@@ -55,12 +55,12 @@ func readDotenv(path string, warnings *[]string) ([]byte, error) {
 	return text, nil
 }
 
-// parseDotenv is the settings in a file. The syntax is godotenv's: NAME=value lines, comments, quotes, export, CRLF, and $NAME for
-// a value further up in the file (not in single quotes).
+// parseDotenv parses a settings file. The syntax is godotenv's: NAME=value lines, comments, quotes, export, CRLF, and $NAME for a value
+// further up in the file (not in single quotes).
 func parseDotenv(path string, text []byte) (map[string]string, error) {
 	values, err := godotenv.UnmarshalBytes(text)
 	if err != nil {
-		// godotenv's own error quotes the rest of the file, secrets and all, and knows no line.
+		// The error of godotenv quotes the rest of the file, including secrets, and has no line number.
 		return nil, errorf("line %d of %s is not of the form NAME=value, or a quote is not closed", brokenLine(text), path)
 	}
 	known := knownNames()
@@ -70,7 +70,7 @@ func parseDotenv(path string, text []byte) (map[string]string, error) {
 		}
 		line := lineOf(text, name)
 		if !plainName.MatchString(name) {
-			// What stands there may be a secret that slipped to the front.
+			// This text may be a secret that was moved to the start of the line.
 			return nil, errorf("line %d of %s does not begin with the name of a setting: the names are in .env.example", line, path)
 		}
 		if near := nearest(name); near != "" {
@@ -79,14 +79,14 @@ func parseDotenv(path string, text []byte) (map[string]string, error) {
 		return nil, errorf("%s (line %d of %s) is not a setting: the names are in .env.example", name, line, path)
 	}
 	if m := quotedWindowsPath.FindSubmatch(text); m != nil {
-		return nil, errorf(`%s (line %d of %s) is a Windows path in double quotes, where \n and the like are not what they look like: leave the quotes out, or use single ones`,
+		return nil, errorf(`%s (line %d of %s) is a Windows path in double quotes, where \n and similar sequences have another meaning: remove the quotes, or use single quotes`,
 			m[1], lineOf(text, string(m[1])), path)
 	}
 	if err := checkExpansion(path, text, values); err != nil {
 		return nil, err
 	}
 	for name, value := range values {
-		// godotenv takes a comment for the value where nothing stands before it, and such a "secret" may be public.
+		// Without a value before it, godotenv reads a comment as the value, and such a "secret" may be public.
 		if strings.HasPrefix(value, "#") {
 			if bare, err := regexp.Match(`(?m)^[ \t]*(export[ \t]+)?`+name+`[ \t]*[=:][ \t]*#`, text); bare || err != nil {
 				return nil, errorf("%s (line %d of %s) has a comment in place of a value: put the comment on a line of its own", name, lineOf(text, name), path)
@@ -104,7 +104,7 @@ var quotedWindowsPath = regexp.MustCompile(`(?m)^[ \t]*(?:export[ \t]+)?([A-Z_]+
 
 var plainName = regexp.MustCompile(`^[A-Z][A-Z_]{1,40}$`)
 
-// lineOf is the number of the line on which the file first sets name.
+// lineOf returns the number of the line on which the file first sets name.
 func lineOf(text []byte, name string) int {
 	for n, values := range beginnings(text) {
 		if _, ok := values[name]; ok {
@@ -114,7 +114,7 @@ func lineOf(text []byte, name string) int {
 	return 0
 }
 
-// linesOf are the numbers of the lines that the values of the file are from: of two for one name, the last stands.
+// linesOf returns, for each name, the number of the line with its value. If a name is set twice, the last line counts.
 func linesOf(text []byte) map[string]int {
 	lines, before := map[string]int{}, map[string]string{}
 	for n, values := range beginnings(text) {
@@ -128,7 +128,7 @@ func linesOf(text []byte) map[string]int {
 	return lines
 }
 
-// brokenLine is the number of the line after the longest beginning that is right.
+// brokenLine returns the number of the line after the longest valid beginning.
 func brokenLine(text []byte) int {
 	good := 0
 	for n := range beginnings(text) {
@@ -137,7 +137,7 @@ func brokenLine(text []byte) int {
 	return good + 1
 }
 
-// beginnings yields what the first n lines of the file set, for each n with which it can be read.
+// beginnings yields the values that the first n lines of the file set, for each n with which the file can be parsed.
 func beginnings(text []byte) iter.Seq2[int, map[string]string] {
 	return func(yield func(int, map[string]string) bool) {
 		end := 0
@@ -150,7 +150,7 @@ func beginnings(text []byte) iter.Seq2[int, map[string]string] {
 	}
 }
 
-// nearest is the name of a setting that is at most two typing errors away, or "".
+// nearest returns the name of the setting that is at most two typing errors away, or "".
 func nearest(name string) string {
 	best, least := "", 3
 	for _, known := range slices.Sorted(maps.Keys(knownNames())) {
@@ -161,7 +161,7 @@ func nearest(name string) string {
 	return best
 }
 
-// distance is that of Damerau and Levenshtein: insertions, deletions, replacements, and neighbours that changed places.
+// distance is the Damerau-Levenshtein distance: insertions, deletions, replacements, and swaps of neighbours.
 func distance(a, b string) int {
 	before, row, next := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range row {

@@ -34,7 +34,7 @@ func TestDotenvForms(t *testing.T) {
 	}
 }
 
-// The backslashes of a Windows path stay what they are, without quotes, in single ones, and doubled in double ones.
+// The backslashes of a Windows path are kept without quotes, in single quotes, and doubled in double quotes.
 func TestDotenvWindowsPaths(t *testing.T) {
 	for _, value := range []string{`C:\new\temp data`, `'C:\new\temp data'`, `"C:\\new\\temp data"`} {
 		c, err := Load(write(t, "DATA_DIR="+value+"\r\nPORT=1\r\n"), nil)
@@ -82,7 +82,7 @@ func TestBadDotenv(t *testing.T) {
 			_, err := Load(write(t, c.text), nil)
 			text := refused(t, err, c.says, "canary")
 			if strings.Contains(text, "canarysecret") {
-				t.Errorf("what may be a secret is shown: %s", text)
+				t.Errorf("the message contains a possible secret: %s", text)
 			}
 		})
 	}
@@ -123,7 +123,7 @@ func FuzzDotenv(f *testing.F) {
 		}
 		for name := range values {
 			if _, ok := settings()[name]; !ok {
-				t.Errorf("%q was taken for a setting", name)
+				t.Errorf("%q was accepted as a setting", name)
 			}
 		}
 	})

@@ -2,17 +2,17 @@ package config
 
 import "strings"
 
-const exampleHead = `# The settings of ollama-api-service. Copy this file to .env and change what you need; what stands here commented out is the
-# default. The environment wins over this file, and an empty value is no value.
+const exampleHead = `# The settings of ollama-api-service. Copy this file to .env and change what you need. The values in comments are the defaults.
+# The environment overrides this file, and an empty value counts as unset.
 #
-# Values: PORT=8000, quoted "with spaces", or 'with $ and # as they are'. Outside single quotes $NAME is the value of NAME
-# further up in this file. Comments stand on lines of their own. Keep the file to yourself: chmod 600 .env
+# Values: PORT=8000, quoted "with spaces", or 'with $ and # taken literally'. Outside single quotes, $NAME is the value of NAME
+# further up in this file. Put comments on their own lines. Let no other user read the file: chmod 600 .env
 #
-# A secret may be in a file instead: NAME_FILE is its path, and the last line break in it does not count. Docker and Kubernetes mount
-# such files; systemd passes them as credentials (LoadCredential=SECRET_KEY:/path), which need no setting.
+# A secret can be in a file instead: set NAME_FILE to its path. A line break at its end is ignored. Docker and Kubernetes mount such
+# files; systemd passes them as credentials (LoadCredential=SECRET_KEY:/path), which need no setting.
 `
 
-// Example is the text of .env.example: each setting with its explanation and default.
+// Example returns the text of .env.example: each setting with its explanation and default.
 func Example() string {
 	var b strings.Builder
 	b.WriteString(exampleHead)
@@ -31,17 +31,17 @@ func Example() string {
 
 const referenceHead = `# Settings
 
-Every setting of ollama-api-service, from the environment or from @.env@ in the working directory; the environment wins, and an
-empty value is no value. A name in @.env@ that is none of these is an error at start (exit 2), and so is a value that cannot be
-obeyed; the message names the setting and the mend, and never shows the value. [.env.example](../.env.example) is the same list to
-copy. @ollama-api-service settings@ shows what is in force and where it is from.
+Every setting of ollama-api-service, from the environment or from @.env@ in the working directory. The environment overrides the file, and
+an empty value counts as unset. An unknown name in @.env@ or an invalid value is an error at start (exit 2). The message names the setting
+and how to fix it, and never contains the value. [.env.example](../.env.example) is the same list as a file to copy.
+@ollama-api-service settings@ shows the values in force and their sources.
 
-A hang-up (SIGHUP, @systemctl reload@) reads the file again. Settings marked with "SIGHUP" are then in force at once, for requests that
-begin; the log names them, and those that need a restart. A mistake keeps all settings as they were. The environment of a running service
+SIGHUP (@systemctl reload@) reads the file again. Settings marked with "SIGHUP" then apply to new requests immediately. The log names
+them, and the ones that need a restart. If any setting is invalid, all settings stay as they were. The environment of a running service
 cannot change.
 
-A setting that holds a secret has three forms, of which one may be set: @NAME@ is the value; @NAME_FILE@ is the path of a file that
-holds it, without its last line break; and a systemd credential called @NAME@, or @name@ in small letters, holds it:
+A secret setting has three forms, of which only one may be set: @NAME@ is the value; @NAME_FILE@ is the path of a file with the value,
+where a line break at the end is ignored; and a systemd credential called @NAME@, or @name@ in lower case, contains the value:
 
 @@@
 [Service]
@@ -49,7 +49,7 @@ LoadCredential=SECRET_KEY:/etc/ollama-api-service/secret-key
 @@@
 `
 
-// Reference is the text of docs/settings.md: each setting with its default and its explanation.
+// Reference returns the text of docs/settings.md: each setting with its default and its explanation.
 func Reference() string {
 	var b strings.Builder
 	b.WriteString(strings.ReplaceAll(referenceHead, "@", "`"))

@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// Journalled says whether f is the stream that systemd keeps in its journal: it names it in JOURNAL_STREAM, as systemd.exec(5) has it,
-// which programs started from the service inherit too, with other streams.
+// Journalled reports whether f is the stream that systemd writes to its journal. systemd names that stream in JOURNAL_STREAM
+// (systemd.exec(5)), which programs started by the service inherit even if their streams differ.
 func Journalled(f *os.File) bool {
 	info, err := f.Stat()
 	if err != nil {

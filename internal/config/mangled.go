@@ -11,10 +11,10 @@ import (
 	"github.com/joho/godotenv"
 )
 
-// What changes a value on its way here is an error: a secret that is shorter than the operator wrote works until somebody reads the file
-// with another program.
+// A value that changed on its way here is an error. For example, a truncated secret would work until another program reads the file
+// differently.
 
-// Characters that no .env file has: they stand for what must survive the parser.
+// Characters that no .env file contains. They mark what must survive the parser.
 const (
 	undefinedMark = "\uf8ff"
 	dollarMark    = "\uf8fe"
@@ -33,12 +33,12 @@ var (
 	controlRunes   = regexp.MustCompile(`[\x00-\x08\x0a-\x1f\x7f]`)
 )
 
-// checkExpansion refuses what godotenv would silently take out of a value: references to what is not defined, forms of $ that it does not
-// have, and backslashes in double quotes. It asks godotenv itself, with the characters in question replaced.
+// checkExpansion refuses values from which godotenv would silently remove something: references to undefined names, forms of $ that it
+// does not support, and backslashes in double quotes. It runs godotenv with these characters replaced.
 func checkExpansion(path string, text []byte, values map[string]string) error {
 	literal, err := godotenv.UnmarshalBytes([]byte(strings.ReplaceAll(string(text), "$", dollarMark)))
 	if err != nil {
-		return nil // the parser has said so before
+		return nil // the parser has already reported it
 	}
 	head := ""
 	for _, m := range reference.FindAllSubmatch(text, -1) {
@@ -63,15 +63,15 @@ func checkExpansion(path string, text []byte, values map[string]string) error {
 		switch {
 		case plain == expanded[name]:
 		case undefined:
-			what := "a $ with a name behind it"
+			what := "a $ followed by a name"
 			missing, _, _ := strings.Cut(rest, undefinedMark)
 			if wordLike.MatchString(missing) || !settings()[name].isSecretValue() {
 				what = "$" + missing
 			}
-			return errorf("%s (line %d of %s) has %s in its value, which nothing further up in the file defines (the environment is not looked at): put the value in single quotes if the $ is part of it, or define the name",
+			return errorf("%s (line %d of %s) has %s in its value, which is not defined further up in the file (the environment is not used): put the value in single quotes if the $ is part of it, or define the name",
 				name, lineOf(text, name), path, what)
 		case oddReference.MatchString(plain):
-			return errorf("%s (line %d of %s) has $( or ${ in its value in a form that this file does not have, which would be lost: put the value in single quotes if it is part of it; only $NAME and ${NAME} are read",
+			return errorf("%s (line %d of %s) has $( or ${ in its value in an unsupported form, which would be lost: put the value in single quotes if it is part of the value; only $NAME and ${NAME} are supported",
 				name, lineOf(text, name), path)
 		}
 		if kept := escaped[name]; strings.Contains(kept, backslashMark) && strings.ReplaceAll(kept, backslashMark, `\`) != values[name] {
@@ -82,21 +82,21 @@ func checkExpansion(path string, text []byte, values map[string]string) error {
 	return nil
 }
 
-// checkValues refuses values that carry what does not belong to them, as programs leave it that read a file in another way than the one
-// that wrote it. Space around a value that is no secret is taken off. environment names the values that no .env parser has read.
+// checkValues refuses values with quotes, spaces or characters that another program's way of reading files leaves in them. It trims
+// spaces around values that are not secrets. environment contains the names whose values no .env parser has read.
 func checkValues(values map[string]string, environment map[string]bool) error {
 	known := settings()
 	for _, name := range slices.Sorted(maps.Keys(values)) {
 		value := values[name]
 		if environment[name] && quotedEnds.MatchString(value) && len(value) > 1 {
-			return errorf("%s begins and ends with a quote, which is part of its value: leave the quotes out where it is set (docker --env-file and systemd credentials keep them)", name)
+			return errorf("%s begins and ends with a quote, which is part of its value: remove the quotes where it is set (docker --env-file and systemd credentials keep them)", name)
 		}
 		if why := oddRunes(value); why != "" {
 			return errorf("%s %s", name, why)
 		}
 		trimmed := strings.TrimSpace(value)
 		if f, _ := reflect.TypeFor[Config]().FieldByName(known[name].field); f.Type == reflect.TypeFor[Hidden]() && trimmed != value {
-			return errorf("%s begins or ends with space, which would be part of the secret: take it out where it is set", name)
+			return errorf("%s begins or ends with a space, which would be part of the secret: remove it where it is set", name)
 		}
 		if values[name] = trimmed; trimmed == "" {
 			delete(values, name)
@@ -105,16 +105,16 @@ func checkValues(values map[string]string, environment map[string]bool) error {
 	return nil
 }
 
-// oddRunes says which characters of a value were not meant, or "".
+// oddRunes describes characters of a value that are probably a mistake, or returns "".
 func oddRunes(value string) string {
 	if strings.IndexAny(value, typographic) == 0 || strings.ContainsAny(lastRune(value), typographic) {
-		return "begins or ends with a typographic quote, as word processors write them: use plain ones, or none"
+		return "begins or ends with a typographic quote, as word processors write them: use plain quotes, or none"
 	}
 	if m := invisibleRunes.FindString(value); m != "" {
-		return fmt.Sprintf("has an invisible character (%U) in its value, as it comes with text that was copied from a page: type the value again", []rune(m)[0])
+		return fmt.Sprintf("has an invisible character (%U) in its value, probably copied from a web page: type the value again", []rune(m)[0])
 	}
 	if controlRunes.MatchString(strings.TrimRight(value, "\r\n")) && !strings.Contains(value, "-----BEGIN ") {
-		return "has a line break or another control character in its value: a quote is not closed where it should be, or \\n in double quotes was meant as it is"
+		return "has a line break or another control character in its value: a quote may not be closed, or \\n in double quotes was meant literally"
 	}
 	return ""
 }
@@ -124,11 +124,11 @@ func lastRune(s string) string {
 	return string(runes[max(0, len(runes)-1):])
 }
 
-// foreign are names that are nearly those of settings and belong to other programs.
+// foreign are names of other programs that look like names of settings.
 var foreign = map[string]bool{"OLLAMA_BASE_URLS": true} // Open WebUI
 
-// warnNearNames warns of names in the environment that are probably meant for settings. Nearly is one typing error in a long name, or in
-// the end of a longer one: RATE_LIMT for DEFAULT_USER_RATE_LIMIT.
+// warnNearNames warns of environment variables that are probably misspelled settings: names with one typing error in a long name, or in
+// the end of a longer one, such as RATE_LIMT for DEFAULT_USER_RATE_LIMIT.
 func (c *Config) warnNearNames(environment map[string]string) {
 	known := knownNames()
 	for _, name := range slices.Sorted(maps.Keys(environment)) {
@@ -143,7 +143,7 @@ func (c *Config) warnNearNames(environment map[string]string) {
 
 var nameLike = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_]{0,63}$`)
 
-// leastTail is how long the end of a setting's name must be to be meant by a name that is nearly it.
+// leastTail is the least length of the end of a setting's name that counts as a misspelling of it.
 const leastTail = 10
 
 func mistyped(name string) string {
@@ -158,7 +158,7 @@ func mistyped(name string) string {
 			if !more || len(tail) < leastTail || !strings.Contains(tail, "_") || strings.HasPrefix(s.name, "OTEL_") {
 				break
 			}
-			if rest = tail; distance(name, tail) == 1 { // the tail itself, such as IDLE_TIMEOUT, may be the setting of another program
+			if rest = tail; distance(name, tail) == 1 { // an exact tail, such as IDLE_TIMEOUT, may be a setting of another program
 				return s.name
 			}
 		}

@@ -12,14 +12,14 @@ func TestDotenvValuesThatWouldChange(t *testing.T) {
 		"undefined, named":            {"ADMIN_API_KEY=canary0123456789abc$NOWHERE_ELSE\n", "$NOWHERE_ELSE"},
 		"undefined, in braces":        {"ADMIN_API_KEY=canary0123456789abc${NOWHERE}def\n", "$NOWHERE"},
 		"undefined, quoted":           {"ADMIN_API_KEY=\"canary0123456789abc$NOWHERE\"\n", "line 1"},
-		"part of a secret":            {"ADMIN_API_KEY=canary0123456789$X7QK0123\n", "a $ with a name"},
+		"part of a secret":            {"ADMIN_API_KEY=canary0123456789$X7QK0123\n", "a $ followed by a name"},
 		"of the environment":          {"DATA_DIR=$HOME/data\n", "$HOME"},
 		"with a digit, no secret":     {"DATA_DIR=/x/$DISK_2\n", "$DISK_2"},
 		"further down":                {"DATA_DIR=/x/$PORT\nPORT=1\n", "$PORT"},
 		"two dollars":                 {"ADMIN_API_KEY=canary0123456789$$NOWHERE\n", "$NOWHERE"},
 		"with a default, undefined":   {"DATA_DIR=${NOWHERE:-/x}\n", "$NOWHERE"},
-		"with a default, defined":     {"PORT=1\nDATA_DIR=${PORT:-/x}\n", "in a form"},
-		"a command":                   {"PORT=1\nDATA_DIR=/$(PORT)/x\n", "in a form"},
+		"with a default, defined":     {"PORT=1\nDATA_DIR=${PORT:-/x}\n", "in an unsupported form"},
+		"a command":                   {"PORT=1\nDATA_DIR=/$(PORT)/x\n", "in an unsupported form"},
 		"a lost backslash":            {"PORT=1\nADMIN_API_KEY=\"canary0123456789\\defghij\"\n", "backslash"},
 		"a line break":                {"ADMIN_API_KEY=\"canary0123456789\\nefghij\"\n", "line break"},
 		"a quote closed later":        {"ADMIN_API_KEY=\"canary0123456789abc\nLOG_FORMAT=json\"\n", "line break"},
@@ -31,11 +31,11 @@ func TestDotenvValuesThatWouldChange(t *testing.T) {
 			_, err := Load(write(t, c.text), nil)
 			text := refused(t, err, c.says, "canary")
 			if strings.Contains(text, "X7QK0123") {
-				t.Errorf("a part of the secret is shown: %s", text)
+				t.Errorf("the message contains a part of the secret: %s", text)
 			}
 		})
 	}
-	// What stays as it is written.
+	// Values that are kept as written.
 	for text, want := range map[string]string{
 		"ADMIN_API_KEY='abc$NOWHERE#0123456789abcd'":              "abc$NOWHERE#0123456789abcd",
 		`ADMIN_API_KEY=abc\$NOWHERE0123456789abcd`:                "abc$NOWHERE0123456789abcd",
@@ -52,7 +52,7 @@ func TestDotenvValuesThatWouldChange(t *testing.T) {
 	}
 }
 
-// docker run --env-file and systemd credentials keep the quotes that a .env file has.
+// docker run --env-file and systemd credentials keep quotes, which a .env parser removes.
 func TestQuotesThatTheEnvironmentKeeps(t *testing.T) {
 	for _, s := range settingList() {
 		for _, quote := range []string{`"`, "'"} {
@@ -60,15 +60,15 @@ func TestQuotesThatTheEnvironmentKeeps(t *testing.T) {
 			refused(t, err, s.name+" begins and ends with a quote", "canary")
 		}
 	}
-	// Quotes inside of a value are a part of it.
+	// Quotes inside a value are part of it.
 	if c := load(t, `ADMIN_API_KEY="abc"def0123456789abcdef`); string(c.AdminAPIKey) != `"abc"def0123456789abcdef` {
-		t.Error("quotes inside of a value do not stay")
+		t.Error("quotes inside a value are lost")
 	}
 }
 
 func TestSpaceAroundValues(t *testing.T) {
 	if c := load(t, "PORT= 1234 ", "LOG_FORMAT=text\r", "DATA_DIR=\t/x "); c.Port != 1234 || c.LogFormat != LogText || c.DataDir != "/x" {
-		t.Errorf("space around values is not taken off: %s", c)
+		t.Errorf("spaces around values are not trimmed: %s", c)
 	}
 	for _, value := range []string{goodSecret + " ", goodSecret + "\r", "\t" + goodSecret, goodSecret + "\u00a0", goodSecret + "\nx"} {
 		_, err := Load(absent(t), []string{"SECRET_KEY=" + value})

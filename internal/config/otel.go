@@ -10,10 +10,10 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// Collector is the base address of an OpenTelemetry collector; a nil URL is none.
+// Collector is the base address of an OpenTelemetry collector. A nil URL means no collector.
 type Collector struct{ URL *url.URL }
 
-// String is the address.
+// String returns the address.
 func (c Collector) String() string {
 	if c.URL == nil {
 		return ""
@@ -25,16 +25,16 @@ func (c Collector) String() string {
 func (c *Collector) UnmarshalText(text []byte) error {
 	u, err := url.Parse(string(text))
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Opaque != "" || u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "" {
-		return mend("must be the http or https address of a collector, like http://127.0.0.1:4318")
+		return invalid("must be the http or https address of a collector, like http://127.0.0.1:4318")
 	}
 	if u.User != nil {
-		return mend("must not hold a user or password: use OTEL_EXPORTER_OTLP_HEADERS for those")
+		return invalid("must not contain a user or password: use OTEL_EXPORTER_OTLP_HEADERS for those")
 	}
 	c.URL = u
 	return nil
 }
 
-// Pairs are names with values, separated by commas, as OpenTelemetry writes them: values may be percent-encoded.
+// Pairs are names with values, separated by commas, as OpenTelemetry writes them. Values may be percent-encoded.
 type Pairs map[string]string
 
 // UnmarshalText reads name=value,name=value.
@@ -48,7 +48,7 @@ func (p *Pairs) UnmarshalText(text []byte) error {
 		name = strings.TrimSpace(name)
 		value, err := url.PathUnescape(strings.TrimSpace(value))
 		if !ok || name == "" || err != nil || !visible(name, "") || !visible(value, " ") {
-			return mend("must be name=value, separated by commas; a comma or a percent sign in a value is written %2C or %25")
+			return invalid("must be name=value, separated by commas; write a comma or a percent sign in a value as %2C or %25")
 		}
 		pairs[name] = value
 	}
@@ -56,7 +56,7 @@ func (p *Pairs) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// String is the pairs in order.
+// String returns the pairs in order.
 func (p Pairs) String() string {
 	var list []string
 	for name, value := range p {
@@ -66,10 +66,10 @@ func (p Pairs) String() string {
 	return strings.Join(list, ",")
 }
 
-// HiddenPairs are Pairs that never print, for a header.
+// HiddenPairs are Pairs whose values are never printed, for headers.
 type HiddenPairs map[string]Hidden
 
-// UnmarshalText is that of Pairs; names must be those of headers.
+// UnmarshalText reads Pairs whose names are valid header names.
 func (p *HiddenPairs) UnmarshalText(text []byte) error {
 	var pairs Pairs
 	if err := pairs.UnmarshalText(text); err != nil {
@@ -78,7 +78,7 @@ func (p *HiddenPairs) UnmarshalText(text []byte) error {
 	*p = HiddenPairs{}
 	for name, value := range pairs {
 		if !api.ValidHeaderName(name) {
-			return mend("must have names of headers that a collector asks for, like authorization=Bearer%20abc")
+			return invalid("must be headers that the collector requires, like authorization=Bearer%20abc")
 		}
 		(*p)[name] = Hidden(value)
 	}
@@ -92,13 +92,13 @@ type Part float64
 func (p *Part) UnmarshalText(text []byte) error {
 	n, err := strconv.ParseFloat(string(text), 64)
 	if err != nil || math.IsNaN(n) || n < 0 || n > 1 {
-		return mend("must be a number from 0 to 1, like 0.1")
+		return invalid("must be a number from 0 to 1, like 0.1")
 	}
 	*p = Part(n)
 	return nil
 }
 
-// checkTraces warns of what would never arrive.
+// checkTraces validates the trace settings and warns about an endpoint that probably receives nothing.
 func (c *Config) checkTraces() error {
 	if c.OTLPEndpoint.URL == nil {
 		return nil
@@ -107,7 +107,7 @@ func (c *Config) checkTraces() error {
 		return errorf("OTEL_SERVICE_NAME must be a name of up to 255 letters, digits and signs: leave it out to be called ollama-api-service")
 	}
 	if c.OTLPEndpoint.URL.Port() == "4317" {
-		c.Warnings = append(c.Warnings, "OTEL_EXPORTER_OTLP_ENDPOINT names port 4317, where collectors usually speak gRPC, and traces are sent by HTTP: it is usually port 4318")
+		c.Warnings = append(c.Warnings, "OTEL_EXPORTER_OTLP_ENDPOINT names port 4317, where collectors usually expect gRPC, but traces are sent over HTTP: use the HTTP port, usually 4318")
 	}
 	return nil
 }

@@ -8,23 +8,23 @@ import (
 	"slices"
 )
 
-// Change is what a second reading of the settings brings.
+// Change is the result of a reload.
 type Change struct {
-	// Config is in force from then on: what can change while the service runs as it was read now, and the rest as it was.
+	// Config holds the settings in force after the reload: reloadable settings have their new values, the others keep the old ones.
 	Config *Config
-	// Taken are the names that changed and can; Restart those that changed and need a restart; Environment those that changed in the
-	// file, but the environment wins, and that of a process cannot change.
+	// Taken are the names that changed and apply now. Restart are those that changed and need a restart. Environment are those that
+	// changed in the file but are overridden by the environment, which cannot change for a running process.
 	Taken, Restart, Environment []string
 }
 
-// Reread reads the file again that c came from. An error changes nothing, and neither does a file that is gone. Its errors are *Error.
+// Reread reads the settings file of c again. On an error, or if the file no longer exists, nothing changes. Errors are of type *Error.
 func (c *Config) Reread() (Change, error) {
 	from := c.origin
 	switch info, err := os.Stat(from.file); {
 	case err == nil && !info.Mode().IsRegular():
-		return Change{}, errorf("the settings came through a pipe, %s, which cannot be read twice: name a file with --env-file to change them later", from.file)
+		return Change{}, errorf("the settings came from a pipe, %s, which cannot be read again: name a file with --env-file if you want to reload", from.file)
 	case errors.Is(err, fs.ErrNotExist) && from.text != nil:
-		return Change{}, errorf("the settings file %s is gone: put it back, or restart the service to run without it", from.file)
+		return Change{}, errorf("the settings file %s no longer exists: restore it, or restart the service to run without it", from.file)
 	}
 	read, err := Load(from.file, from.environ)
 	if err != nil {
@@ -54,7 +54,7 @@ func (c *Config) Reread() (Change, error) {
 		}
 	}
 	next.origin, next.Warnings = read.origin, nil
-	// What was read must also go together with what stays: demo keys need a HOST of this machine.
+	// The new settings must also fit the ones that stay: demo keys need a loopback HOST.
 	if err := next.check(); err != nil {
 		return Change{}, err
 	}
@@ -62,7 +62,7 @@ func (c *Config) Reread() (Change, error) {
 	return change, nil
 }
 
-// switchesTLS reports whether a change of the certificate's files would switch HTTPS on or off, which a listener cannot.
+// switchesTLS reports whether a change of the certificate files would switch HTTPS on or off, which needs a new listener.
 func (c *Config) switchesTLS(name string, read *Config) bool {
 	return (name == "TLS_CERT" || name == "TLS_KEY") && (c.TLSCert == "") != (read.TLSCert == "")
 }

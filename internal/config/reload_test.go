@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// settingsFile writes a settings file and returns its path and what replaces its text.
+// settingsFile writes a settings file and returns its path and a function that replaces its text.
 func settingsFile(t *testing.T, text string) (path string, replace func(string)) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "settings.env")
@@ -41,22 +41,22 @@ func TestReread(t *testing.T) {
 		t.Fatal(err)
 	}
 	if want := []string{"MODEL_ALIASES", "TRUSTED_PROXIES", "LOG_LEVEL"}; !slices.Equal(change.Taken, want) {
-		t.Errorf("taken over: %q, want %q", change.Taken, want)
+		t.Errorf("applied: %q, want %q", change.Taken, want)
 	}
 	if want := []string{"PORT"}; !slices.Equal(change.Restart, want) {
 		t.Errorf("for a restart: %q, want %q", change.Restart, want)
 	}
 	if want := []string{"MAX_QUEUE"}; !slices.Equal(change.Environment, want) {
-		t.Errorf("the environment wins over %q, want %q", change.Environment, want)
+		t.Errorf("the environment overrides %q, want %q", change.Environment, want)
 	}
 	n := change.Config
 	if n.Port != 9000 || n.MaxQueue != 7 || n.LogLevel.String() != "DEBUG" || len(n.TrustedProxies) != 1 || n.ModelAliases[0].Model.String() != "c:latest" {
 		t.Errorf("in force: %s", n)
 	}
 	if c.LogLevel.String() != "INFO" || len(c.TrustedProxies) != 0 {
-		t.Errorf("the settings before have changed: %s", c)
+		t.Errorf("the previous settings have changed: %s", c)
 	}
-	// What waits for a restart is named each time, and what was taken over is not.
+	// A setting that needs a restart is named at each reload, one that was applied only once.
 	again, err := n.Reread()
 	if err != nil || len(again.Taken) != 0 || !slices.Equal(again.Restart, []string{"PORT"}) {
 		t.Errorf("again: %v, %q and %q", err, again.Taken, again.Restart)
@@ -85,7 +85,7 @@ func TestRereadRefusesWhole(t *testing.T) {
 				t.Errorf("%v, %+v: want an error with %s", err, change, c.want)
 			}
 			if err != nil && strings.Contains(err.Error(), "hunter2") {
-				t.Errorf("the error shows a secret: %v", err)
+				t.Errorf("the error contains a secret: %v", err)
 			}
 		})
 	}
@@ -94,12 +94,12 @@ func TestRereadRefusesWhole(t *testing.T) {
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Reread(); err == nil || !strings.Contains(err.Error(), "gone") {
-		t.Errorf("a file that is gone: %v, want an error, because its settings would turn into the defaults", err)
+	if _, err := c.Reread(); err == nil || !strings.Contains(err.Error(), "no longer exists") {
+		t.Errorf("a deleted file: %v, want an error, because its settings would become the defaults", err)
 	}
 }
 
-// A listener cannot begin or cease to speak TLS.
+// A listener cannot switch TLS on or off.
 func TestRereadOfCertificates(t *testing.T) {
 	path, replace := settingsFile(t, "TLS_CERT=/a\nTLS_KEY=/b\n")
 	c := loadFile(t, path)
@@ -113,7 +113,7 @@ func TestRereadOfCertificates(t *testing.T) {
 	}
 }
 
-// --demo belongs to the command line, which stays; DEMO_KEYS belongs to the file.
+// --demo belongs to the command line, which does not change. DEMO_KEYS belongs to the file.
 func TestRereadKeepsTheCommandLine(t *testing.T) {
 	path, replace := settingsFile(t, "PORT=1\n")
 	c := loadFile(t, path)
@@ -140,7 +140,7 @@ func TestInForce(t *testing.T) {
 	for _, s := range c.InForce() {
 		got[s.Name] = s
 		if strings.Contains(s.Value, "secret") || strings.Contains(s.Value, "abc") || strings.Contains(s.Value, "hidden") {
-			t.Errorf("%s shows its secret", s.Name)
+			t.Errorf("%s contains its secret", s.Name)
 		}
 	}
 	if len(got) != len(settingList()) {
@@ -163,7 +163,7 @@ func TestInForce(t *testing.T) {
 	}
 }
 
-// A socket that the service was given takes the place of HOST and PORT, in all that depends on them.
+// A socket from systemd replaces HOST and PORT in everything that depends on them.
 func TestListenAt(t *testing.T) {
 	path, replace := settingsFile(t, "OLLAMA_BASE_URL=http://127.0.0.1:9000\nDEMO_KEYS=true\n")
 	c := loadFile(t, path)

@@ -18,11 +18,11 @@ const (
 	secretBytes = 32
 )
 
-// SecretPath is where the secret is kept that is made when SECRET_KEY is not set.
+// SecretPath is the file of the generated secret, which is used if SECRET_KEY is not set.
 func SecretPath(dataDir string) string { return filepath.Join(dataDir, secretFile) }
 
-// Secret is the SECRET_KEY: the configured one, else the one in dataDir, else - where create says so - a new random one that
-// is kept there with mode 0600. Its errors are *Error; without create an absent file is one.
+// Secret returns the SECRET_KEY: the configured one, or the one in dataDir or, if create is set, a new random one that is stored there
+// with mode 0600. Without create, a missing file is an error. Errors are of type *Error.
 func Secret(dataDir, configured string, create bool) (string, error) {
 	if configured != "" {
 		return configured, nil
@@ -36,14 +36,14 @@ func Secret(dataDir, configured string, create bool) (string, error) {
 		return secret, err
 	}
 	if !create {
-		return "", errorf("there is no SECRET_KEY and no %s: set SECRET_KEY or DATA_DIR as the service has it, or start `ollama-api-service serve` once", path)
+		return "", errorf("there is no SECRET_KEY and no %s: set SECRET_KEY or DATA_DIR to the value that the service uses, or run `ollama-api-service serve` once", path)
 	}
 	secret, err = makeSecret(path)
 	if errors.Is(err, fs.ErrExist) {
 		return readSecret(path) // another process was first
 	}
 	if err != nil {
-		return "", causedBy(err, "%s cannot be written: make DATA_DIR a directory that the user this runs as may write to, or set SECRET_KEY (%v)", path, reason(err))
+		return "", causedBy(err, "%s cannot be written: make DATA_DIR a directory that the user of the service may write to, or set SECRET_KEY (%v)", path, reason(err))
 	}
 	return secret, nil
 }
@@ -54,32 +54,31 @@ func readSecret(path string) (string, error) {
 		return "", err
 	}
 	if err != nil {
-		return "", causedBy(err, "%s cannot be read: run this as the user the service runs as, or set SECRET_KEY (%v)", path, reason(err))
+		return "", causedBy(err, "%s cannot be read: run this as the user of the service, or set SECRET_KEY (%v)", path, reason(err))
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil || !info.Mode().IsRegular() {
-		return "", errorf("%s is not a file: move it away, or set SECRET_KEY", path)
+		return "", errorf("%s is not a file: move it, or set SECRET_KEY", path)
 	}
 	if _, err := Private(path); err != nil {
 		return "", err
 	}
 	text, err := io.ReadAll(io.LimitReader(f, 4096))
 	if err != nil {
-		return "", causedBy(err, "%s cannot be read: set SECRET_KEY, or look at the disk (%v)", path, reason(err))
+		return "", causedBy(err, "%s cannot be read: check the disk, or set SECRET_KEY (%v)", path, reason(err))
 	}
 	secret := strings.TrimSpace(string(text))
 	if len(secret) < minSecret {
-		return "", errorf("%s holds no secret of %d characters or more: put it back from a backup, or remove it if no key was made yet", path, minSecret)
+		return "", errorf("%s does not contain a secret of at least %d characters: restore it from a backup, or remove it if no key was created yet", path, minSecret)
 	}
 	return secret, nil
 }
 
-// makeSecret writes a new secret and sees to it that it is on the disk: keys made under a secret that a power cut takes
-// away would be lost.
+// makeSecret writes a new secret and syncs it to the disk: if a power failure removed the secret, the keys hashed with it would be lost.
 func makeSecret(path string) (secret string, err error) {
 	raw := make([]byte, secretBytes)
-	rand.Read(raw) // never fails: it ends the program instead
+	rand.Read(raw) // never returns an error: it ends the program instead
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return "", err
 	}
@@ -95,7 +94,7 @@ func makeSecret(path string) (secret string, err error) {
 	return secret, nil
 }
 
-// reason is the system's word for a failure, without the path that the message has already.
+// reason returns the system's error without the path, which the message already contains.
 func reason(err error) error {
 	if p := (*fs.PathError)(nil); errors.As(err, &p) {
 		return p.Err

@@ -13,13 +13,14 @@ func TestSecretIsMadeOnce(t *testing.T) {
 	_, err := Secret(dir, "", false)
 	refused(t, err, SecretPath(dir), "")
 	if _, err := os.Stat(dir); err == nil {
-		t.Error("the directory was made without being asked for")
+		t.Error("the directory was created without create")
 	}
 	secrets := make([]string, 8)
 	var wg sync.WaitGroup
 	for i := range secrets {
 		wg.Go(func() {
-			// One that comes between another's open and write finds the file empty, and says so: no second secret.
+			// A process that comes between the open and the write of another finds an empty file, and returns an error instead of a
+			// second secret.
 			if s, err := Secret(dir, "", true); err == nil {
 				secrets[i] = s
 			}
@@ -32,7 +33,7 @@ func TestSecretIsMadeOnce(t *testing.T) {
 	}
 	for _, s := range secrets {
 		if s != "" && s != kept {
-			t.Error("two secrets were handed out")
+			t.Error("got two different secrets")
 		}
 	}
 	info, err := os.Stat(SecretPath(dir))
@@ -40,10 +41,10 @@ func TestSecretIsMadeOnce(t *testing.T) {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
 	if again, err := Secret(dir, "", true); err != nil || again != kept {
-		t.Errorf("another secret the second time: %v", err)
+		t.Errorf("a different secret the second time: %v", err)
 	}
 	if set, err := Secret(dir, "the configured one", true); err != nil || set != "the configured one" {
-		t.Errorf("SECRET_KEY does not win: %v", err)
+		t.Errorf("SECRET_KEY does not override the file: %v", err)
 	}
 	if other, err := Secret(t.TempDir(), "", true); err != nil || other == kept {
 		t.Errorf("two directories, one secret: %v", err)
@@ -57,8 +58,8 @@ func TestUnusableSecretFile(t *testing.T) {
 		says string
 	}{
 		"world may read": {goodSecret, 0o604, "chmod 600"},
-		"empty":          {"", 0o600, "holds no secret"},
-		"cut short":      {goodSecret[:20], 0o600, "holds no secret"},
+		"empty":          {"", 0o600, "does not contain a secret"},
+		"cut short":      {goodSecret[:20], 0o600, "does not contain a secret"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -84,6 +85,6 @@ func TestSecretWhereNothingCanBeWritten(t *testing.T) {
 	}
 	_, err := Secret(filepath.Join(file, "data"), "", true)
 	if text := refused(t, err, "SECRET_KEY", ""); !strings.Contains(text, file) {
-		t.Errorf("the path is not named: %s", text)
+		t.Errorf("the message does not contain the path: %s", text)
 	}
 }

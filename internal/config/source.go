@@ -9,16 +9,16 @@ import (
 	"strings"
 )
 
-// InForce is one setting as it is in force.
+// InForce describes one setting in force.
 type InForce struct {
 	Name   string `json:"name"`
-	Value  string `json:"value"`            // "set" in place of a secret
-	From   string `json:"from"`             // environment, default, file:line, or how the file of a secret is named
-	Hidden string `json:"hidden,omitempty"` // the file:line that the environment wins over
+	Value  string `json:"value"`            // "set" for a secret
+	From   string `json:"from"`             // environment, default, file:line, or how the file of a secret was named
+	Hidden string `json:"hidden,omitempty"` // the file:line that the environment overrides
 	Reload bool   `json:"reload"`           // it can change while the service runs
 }
 
-// InForce is every setting in the order of .env.example.
+// InForce returns every setting in the order of .env.example.
 func (c *Config) InForce() []InForce {
 	lines, v := linesOf(c.origin.text), reflect.ValueOf(c).Elem()
 	place := func(name string) string { return fmt.Sprintf("%s:%d", c.origin.file, lines[name]) }
@@ -43,7 +43,7 @@ func (c *Config) InForce() []InForce {
 	return list
 }
 
-// shown is the value of a setting to show. A text is shown as it was understood, and what has parts as it was written.
+// shown returns the value of a setting for display: a text as it was parsed, a structured value as it was written.
 func shown(field reflect.Value, written string) string {
 	switch v := field.Interface().(type) {
 	case Hidden:
@@ -60,7 +60,7 @@ func shown(field reflect.Value, written string) string {
 		}
 		return strings.Join(list, ",")
 	case bool:
-		return fmt.Sprint(v) // a switch of the command line may have set it
+		return fmt.Sprint(v) // a command-line flag may have set it
 	}
 	if field.Kind() == reflect.String {
 		return field.String()

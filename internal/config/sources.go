@@ -12,15 +12,15 @@ import (
 	"unicode/utf8"
 )
 
-// A secret setting has three forms: NAME is the value, NAME_FILE the file that holds it, and systemd's credential of that name, in
-// capitals or not, is the value too. Only one of them may be set.
+// A secret setting has three forms: NAME is the value, NAME_FILE is a file that contains the value, and a systemd credential of that
+// name, in upper or lower case, is the value too. Only one of them may be set.
 const (
 	fileSuffix     = "_FILE"
 	credentialsDir = "CREDENTIALS_DIRECTORY"
 	maxSecretFile  = 64 << 10
 )
 
-// secret reports whether the setting holds a Hidden value: such a type needs no line here.
+// secret reports whether the setting contains a Hidden value.
 func (s setting) secret() bool {
 	f, _ := reflect.TypeFor[Config]().FieldByName(s.field)
 	return holdsHidden(f.Type)
@@ -42,10 +42,10 @@ func holdsHidden(t reflect.Type) bool {
 	return false
 }
 
-// isSecretValue is secret for a setting that may be none: that of NAME_FILE is a path.
+// isSecretValue reports whether s is a secret setting. It is false for NAME_FILE, which is a path, and for the zero setting.
 func (s setting) isSecretValue() bool { return s.name != "" && s.secret() }
 
-// knownNames are all names that may be set: those of the settings, and NAME_FILE of the secret ones.
+// knownNames returns all names that may be set: those of the settings, and NAME_FILE of the secret ones.
 func knownNames() map[string]setting {
 	known := settings()
 	for name, s := range settings() {
@@ -56,8 +56,8 @@ func knownNames() map[string]setting {
 	return known
 }
 
-// readSecrets puts the values of secret settings that are in files into values, and takes their NAME_FILE out. It
-// adds them to raw: no parser of .env has read them.
+// readSecrets reads the secret settings that are in files into values, and removes their NAME_FILE. It adds them to raw, because no .env
+// parser has read them.
 func (c *Config) readSecrets(values map[string]string, raw map[string]bool, credentials string) error {
 	for _, s := range settingList() {
 		if !s.secret() {
@@ -65,7 +65,7 @@ func (c *Config) readSecrets(values map[string]string, raw map[string]bool, cred
 		}
 		sources, path := s.sources(values, credentials)
 		if len(sources) > 1 {
-			return errorf("%s is set twice, by %s: leave one of them out", s.name, strings.Join(sources, " and by "))
+			return errorf("%s is set twice, by %s: remove one of them", s.name, strings.Join(sources, " and by "))
 		}
 		delete(values, s.name+fileSuffix)
 		if path == "" {
@@ -84,7 +84,7 @@ func (c *Config) readSecrets(values map[string]string, raw map[string]bool, cred
 	return nil
 }
 
-// sources are the forms in which the setting is set, and the path of the file, if one of them is a file.
+// sources returns the forms in which the setting is set, and the path of the file if one of them is a file.
 func (s setting) sources(values map[string]string, credentials string) (names []string, path string) {
 	if values[s.name] != "" {
 		names = append(names, s.name)
@@ -104,11 +104,11 @@ func (s setting) sources(values map[string]string, credentials string) (names []
 	return names, path
 }
 
-// readSecretFile reads a file that holds one value. Its last line break is not part of the value.
+// readSecretFile reads a file that contains one value. A line break at its end is not part of the value.
 func readSecretFile(name, path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return "", causedBy(err, "%s names the file %s, which cannot be read: mount it, name another one, or let the user this runs as read it (%v)", name, path, reason(err))
+		return "", causedBy(err, "%s names the file %s, which cannot be read: mount it, name another file, or make it readable for the user of this process (%v)", name, path, reason(err))
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxSecretFile+1))
@@ -117,17 +117,17 @@ func readSecretFile(name, path string) (string, error) {
 	}
 	text = bytes.TrimPrefix(text, []byte("\ufeff"))
 	if len(text) > maxSecretFile || !utf8.Valid(text) || bytes.IndexByte(text, 0) >= 0 {
-		return "", errorf("%s names %s, which is not UTF-8 text of up to %d KiB: it must hold only the value", name, path, maxSecretFile>>10)
+		return "", errorf("%s names %s, which is not UTF-8 text of up to %d KiB: it must contain only the value", name, path, maxSecretFile>>10)
 	}
 	value := strings.TrimRight(string(text), "\r\n")
 	if value == "" {
-		return "", errorf("%s names %s, which is empty: it must hold the value", name, path)
+		return "", errorf("%s names %s, which is empty: it must contain the value", name, path)
 	}
 	return value, nil
 }
 
-// warnReadable warns of a file of others that every user of this machine can read. Docker and Kubernetes make such files below /run/secrets
-// and in containers of one user, where that is no fault.
+// warnReadable warns of a file from elsewhere that every user of this machine can read. It ignores the files that Docker and Kubernetes
+// mount below /run/secrets in containers, which have only one user.
 func (c *Config) warnReadable(name, path string) {
 	info, err := os.Stat(path)
 	if err != nil || runtime.GOOS == "windows" || info.Mode().Perm()&0o004 == 0 || mountedSecret(path) {
@@ -140,7 +140,7 @@ func mountedSecret(path string) bool {
 	return strings.HasPrefix(path, "/run/secrets/") || strings.HasPrefix(path, "/var/run/secrets/")
 }
 
-// StartWait is the setting START_WAIT while the others cannot be read.
+// StartWait returns the setting START_WAIT even if other settings cannot be read.
 func StartWait(dotenvPath string, environ []string) time.Duration {
 	var ignored []string
 	file, _ := readDotenv(dotenvPath, &ignored)

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// secretNames are the settings that hold secrets, found by their types.
+// secretNames returns the settings that contain secrets, found by their types.
 func secretNames() (names []string) {
 	for _, s := range settingList() {
 		if s.secret() {
@@ -20,13 +20,13 @@ func secretNames() (names []string) {
 	return names
 }
 
-// secretValues are good values of each, so that a new secret setting must find its line here.
+// secretValues are valid values for each secret setting. A new one needs a line here.
 var secretValues = map[string]string{
 	"SECRET_KEY": goodSecret, "SECRET_KEY_PREVIOUS": goodSecret + "-previous", "ADMIN_API_KEY": "abcdefghijklmnopqrstuvwx",
 	"OLLAMA_AUTH_HEADER": "Authorization: Bearer abcdefgh", "OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer%20abcdefgh",
 }
 
-// same reports whether two readings came to the same, wherever each is from.
+// same reports whether two configurations have the same values, whatever their sources.
 func same(a, b *Config) bool {
 	one, two := *a, *b
 	one.origin, two.origin = nil, nil
@@ -87,16 +87,16 @@ func TestSecretFilesThatCannotBeUsed(t *testing.T) {
 	_, err := Load(absent(t), []string{"SECRET_KEY_FILE=" + filepath.Join(dir, "absent")})
 	refused(t, err, "SECRET_KEY_FILE", "")
 	if !errors.Is(err, fs.ErrNotExist) {
-		t.Error("a file that is not there is not one that may come")
+		t.Error("the error of a missing file is not fs.ErrNotExist")
 	}
 	_, err = Load(absent(t), []string{"SECRET_KEY_FILE=" + dir})
 	refused(t, err, "SECRET_KEY_FILE", "")
-	// Other settings have no such form.
+	// Other settings have no _FILE form.
 	_, err = Load(write(t, "PORT_FILE=x\n"), nil)
 	refused(t, err, "PORT_FILE", "")
 }
 
-// Files that others manage are a warning at most.
+// For files that others manage, wrong modes are only a warning.
 func TestReadableFilesOfOthers(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "key")
@@ -137,14 +137,14 @@ func TestModesOfOurOwnFiles(t *testing.T) {
 		if len(warnings) != c.warnings || (err != nil) != c.refused {
 			t.Errorf("mode %v: %q, %v, want %d warnings, refused %v", mode, warnings, err, c.warnings, c.refused)
 		}
-		// The commands read what is no error, and never say what is only a warning.
+		// The commands can read a file with acceptable modes and do not print the warning.
 		if _, err := Secret(dir, "", false); (err != nil) != c.refused {
 			t.Errorf("mode %v: the secret is read with %v, want refused %v", mode, err, c.refused)
 		}
 	}
 }
 
-// What is in force names the form that a secret came in, and never the value.
+// InForce shows how a secret was set, and never its value.
 func TestInForceNamesTheFileOfASecret(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "secret")
 	if err := os.WriteFile(file, []byte(goodSecret), 0o600); err != nil {

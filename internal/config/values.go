@@ -12,10 +12,10 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// Hidden is a text that never prints: string(h) is the value.
+// Hidden is a text that is never printed. string(h) is the value.
 type Hidden string
 
-// String says only whether there is a value.
+// String shows only whether there is a value.
 func (h Hidden) String() string {
 	if h == "" {
 		return ""
@@ -23,19 +23,19 @@ func (h Hidden) String() string {
 	return "(set)"
 }
 
-// GoString is String, for %#v.
+// GoString is String for %#v.
 func (h Hidden) GoString() string { return h.String() }
 
-// LogValue is String, for log lines.
+// LogValue is String for log lines.
 func (h Hidden) LogValue() slog.Value { return slog.StringValue(h.String()) }
 
-// MarshalText is String, for JSON.
+// MarshalText is String for JSON.
 func (h Hidden) MarshalText() ([]byte, error) { return []byte(h.String()), nil }
 
 // Backends are the Ollama servers.
 type Backends []api.Backend
 
-// String is the addresses as they may be written in OLLAMA_BASE_URL.
+// String returns the addresses in the syntax of OLLAMA_BASE_URL.
 func (b Backends) String() string {
 	var list []string
 	for _, one := range b {
@@ -65,40 +65,40 @@ func (b *Backends) UnmarshalText(text []byte) error {
 		}
 		base, query, err := api.ParseBackendURL(part)
 		if err != nil {
-			return mend("must be set right: " + err.Error())
+			return invalid("must be valid: " + err.Error())
 		}
 		one := api.Backend{URL: base, Name: derivedName(base)}
 		if err := one.ReadQuery(query); err != nil {
-			return mend(err.Error())
+			return invalid(err.Error())
 		}
 		*b = append(*b, one)
 		if names[one.Name] {
-			return mend("names two servers alike: give each a name of its own, like ?name=gpu1")
+			return invalid("uses one name for two servers: give each its own name, like ?name=gpu1")
 		}
 		if addresses[base.Host] {
-			return mend("names one server twice: name each once")
+			return invalid("contains one server twice: remove one of them")
 		}
 		names[one.Name], addresses[base.Host] = true, true
 		named = query.Has("name")
 	}
 	switch {
 	case len(*b) == 1 && !named:
-		(*b)[0].Name = "ollama" // what it is called in the books of those who have one
+		(*b)[0].Name = "ollama" // the name of a single server in the usage records
 	case len(*b) == 0:
-		return mend("must be one or several http or https addresses like http://127.0.0.1:11434")
+		return invalid("must be one or several http or https addresses like http://127.0.0.1:11434")
 	}
 	return nil
 }
 
-// ollamaPort is where Ollama listens unless it is told otherwise.
+// ollamaPort is the default port of Ollama.
 const ollamaPort = "11434"
 
-// derivedName is the host of an address, and its port where that is not Ollama's own. It does not depend on what else is
-// listed, so that a server keeps its name in the books when others come and go.
+// derivedName returns the host of an address, and its port unless it is Ollama's default. It does not depend on the other servers, so
+// that a server keeps its name in usage records when servers are added or removed.
 func derivedName(base *url.URL) string {
 	name := strings.Map(func(r rune) rune {
 		if r == ':' || r == '%' {
-			return '-' // of an IPv6 address
+			return '-' // in IPv6 addresses
 		}
 		return r
 	}, base.Hostname())
@@ -110,13 +110,13 @@ func derivedName(base *url.URL) string {
 
 var hostName = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?$`)
 
-// AuthHeader is a header for the Ollama server; an empty Name is none.
+// AuthHeader is a header for the Ollama server. An empty Name means no header.
 type AuthHeader struct {
 	Name  string
 	Value Hidden
 }
 
-// String leaves the value out.
+// String omits the value.
 func (h AuthHeader) String() string {
 	if h.Name == "" {
 		return ""
@@ -124,7 +124,7 @@ func (h AuthHeader) String() string {
 	return h.Name + ": (set)"
 }
 
-// visible says whether s is visible ASCII, and what more allows.
+// visible reports whether s contains only visible ASCII and the characters in more.
 func visible(s, more string) bool {
 	for i := range len(s) {
 		if (s[i] <= ' ' || s[i] > '~') && strings.IndexByte(more, s[i]) < 0 {
@@ -138,7 +138,7 @@ func visible(s, more string) bool {
 func (h *AuthHeader) UnmarshalText(text []byte) error {
 	name, value, err := api.ParseHeader(string(text))
 	if err != nil {
-		return mend(err.Error())
+		return invalid(err.Error())
 	}
 	h.Name, h.Value = name, Hidden(value)
 	return nil
@@ -149,7 +149,7 @@ type Size int64
 
 // UnmarshalText reads bytes, or a number with a unit: KB, MB, GB count by 1000, KiB, MiB, GiB by 1024.
 func (s *Size) UnmarshalText(text []byte) error {
-	const why = mend("must be a size like 64MiB, 10MB or a number of bytes")
+	const why = invalid("must be a size like 64MiB, 10MB or a number of bytes")
 	t := strings.TrimSpace(string(text))
 	digits := strings.TrimRight(t, "BKMGbkmgi ")
 	n, err := strconv.ParseInt(digits, 10, 64)
@@ -171,7 +171,7 @@ type Networks []netip.Prefix
 
 const socketPeers = "unix"
 
-// String is the ranges as they may be written.
+// String returns the ranges in the syntax of the setting.
 func (n Networks) String() string {
 	var list []string
 	for _, p := range n {
@@ -198,7 +198,7 @@ func (n *Networks) UnmarshalText(text []byte) error {
 		}
 		var one api.Network
 		if err := one.UnmarshalText([]byte(part)); err != nil {
-			return mend("must be addresses or networks like 10.0.0.7,172.16.0.0/12, or unix for the peers of a Unix socket")
+			return invalid("must be addresses or networks like 10.0.0.7,172.16.0.0/12, or unix for the peers of a Unix socket")
 		}
 		p := one.Prefix
 		if a := p.Addr(); a.Is4In6() && p.Bits() >= 96 {
@@ -206,14 +206,14 @@ func (n *Networks) UnmarshalText(text []byte) error {
 		}
 		// 10.0.0.0/8 and fc00::/7 are the widest private networks.
 		if a := p.Addr(); a.Is4() && p.Bits() < 8 || a.Is6() && p.Bits() < 7 {
-			return mend("must not trust (nearly) everybody: any client could then claim any address; name the networks of your proxies")
+			return invalid("must not trust (almost) all addresses: any client could then claim any address; name the networks of your proxies")
 		}
 		*n = append(*n, p)
 	}
 	return nil
 }
 
-// Aliases are other names for models.
+// Aliases are alternative names for models.
 type Aliases api.Aliases
 
 // UnmarshalText reads aliases, separated by commas.
@@ -225,14 +225,14 @@ func (a *Aliases) UnmarshalText(text []byte) error {
 		}
 		one, err := api.ParseAlias(part)
 		if err != nil {
-			return mend("must be names and models like claude-*=qwen3-coder,gpt-4o=llama3.2")
+			return invalid("must be names and models like claude-*=qwen3-coder,gpt-4o=llama3.2")
 		}
 		*a = append(*a, one)
 	}
 	return nil
 }
 
-// Policies are the operator's answers to what requests may set.
+// Policies are the operator's rules for what requests may set.
 type Policies []api.ModelPolicy
 
 // UnmarshalText reads policies, separated by commas.
@@ -244,14 +244,14 @@ func (p *Policies) UnmarshalText(text []byte) error {
 		}
 		one, err := api.ParseModelPolicy(part)
 		if err != nil {
-			return mend("must be field=action or pattern field=action, like qwen3:* num_ctx=set:16384,raw=refuse; docs/policy.md lists the fields and actions")
+			return invalid("must be field=action or pattern field=action, like qwen3:* num_ctx=set:16384,raw=refuse; docs/policy.md lists the fields and actions")
 		}
 		*p = append(*p, one)
 	}
 	return nil
 }
 
-// Hosts are names with or without a port, in lower case.
+// Hosts are host names with or without a port, in lower case.
 type Hosts []string
 
 var hostPort = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?$`)
@@ -265,14 +265,14 @@ func (h *Hosts) UnmarshalText(text []byte) error {
 			continue
 		}
 		if !hostPort.MatchString(part) {
-			return mend("must be hosts without a scheme or path, like hf.co,registry.example.net:5000")
+			return invalid("must be hosts without a scheme or path, like hf.co,registry.example.net:5000")
 		}
 		*h = append(*h, part)
 	}
 	return nil
 }
 
-// Domains are names in the DNS, in lower case.
+// Domains are DNS names in lower case.
 type Domains []string
 
 var domain = regexp.MustCompile(`^([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)*[a-z]([a-z0-9-]*[a-z0-9])?$`)
@@ -286,14 +286,14 @@ func (d *Domains) UnmarshalText(text []byte) error {
 			continue
 		}
 		if !domain.MatchString(part) || len(part) > 253 {
-			return mend("must be whole names like gateway.example.net: without a scheme, a port or a star, and no address")
+			return invalid("must be full host names like gateway.example.net, without a scheme, a port or a star, and not an address")
 		}
 		*d = append(*d, part)
 	}
 	return nil
 }
 
-// Email is an address for letters.
+// Email is an e-mail address.
 type Email string
 
 var email = regexp.MustCompile(`^[^@\s,]+@[^@\s,]+$`)
@@ -301,26 +301,26 @@ var email = regexp.MustCompile(`^[^@\s,]+@[^@\s,]+$`)
 // UnmarshalText reads one address.
 func (e *Email) UnmarshalText(text []byte) error {
 	if !email.Match(text) {
-		return mend("must be one address like admin@example.net")
+		return invalid("must be one address like admin@example.net")
 	}
 	*e = Email(text)
 	return nil
 }
 
-// Directory is the https address that an ACME client begins at.
+// Directory is the https address of an ACME directory.
 type Directory string
 
 // UnmarshalText reads an address.
 func (d *Directory) UnmarshalText(text []byte) error {
 	u, err := url.Parse(string(text))
 	if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil {
-		return mend("must be the https address of the CA's directory, like https://ca.example.net/acme/directory")
+		return invalid("must be the https address of the CA's directory, like https://ca.example.net/acme/directory")
 	}
 	*d = Directory(text)
 	return nil
 }
 
-// Origins are whose pages may call from a browser.
+// Origins are the origins whose pages may call the service from a browser.
 type Origins []api.Origin
 
 // UnmarshalText reads origins, separated by commas.
@@ -330,11 +330,11 @@ func (o *Origins) UnmarshalText(text []byte) error {
 		if part = strings.TrimSpace(part); part == "" {
 			continue
 		}
-		origin, err := api.ParseOrigin(part)
+		one, err := api.ParseOrigin(part)
 		if err != nil {
-			return mend(err.Error())
+			return invalid(err.Error())
 		}
-		*o = append(*o, origin)
+		*o = append(*o, one)
 	}
 	return nil
 }
@@ -355,10 +355,10 @@ func (f *LogFormat) UnmarshalText(text []byte) error {
 		*f = v
 		return nil
 	}
-	return mend("must be json or text")
+	return invalid("must be json or text")
 }
 
-// AddressDetail is how much of a client's address the log shows.
+// AddressDetail is how much of a client's address the log contains.
 type AddressDetail api.AddressDetail
 
 // UnmarshalText reads full, prefix or none.
@@ -368,15 +368,15 @@ func (d *AddressDetail) UnmarshalText(text []byte) error {
 		*d = AddressDetail(v)
 		return nil
 	}
-	return mend("must be full, prefix or none")
+	return invalid("must be full, prefix or none")
 }
 
-// BasePath is a path without a slash at its end; "" is the root.
+// BasePath is a path without a slash at its end. "" is the root.
 type BasePath string
 
 var baseSegment = regexp.MustCompile(`^[A-Za-z0-9_~-][A-Za-z0-9._~-]*$`)
 
-// ownSegments begin the service's own paths: below one of these, a path would mean two things.
+// ownSegments are the first segments of the service's own paths. A base path that starts with one would be ambiguous.
 var ownSegments = map[string]bool{
 	"api": true, "v1": true, "k": true, "docs": true, "redoc": true, "openapi.json": true, "health": true, "healthz": true, "readyz": true, "metrics": true,
 }
@@ -388,24 +388,24 @@ func (p *BasePath) UnmarshalText(text []byte) error {
 		return nil
 	}
 	if !ok || len(path) > 200 {
-		return mend("must be a path like /ollama")
+		return invalid("must be a path like /ollama")
 	}
 	for i, segment := range strings.Split(path, "/") {
 		if !baseSegment.MatchString(segment) {
-			return mend("must be a path like /ollama, of letters, digits and .-_~ between single slashes")
+			return invalid("must be a path like /ollama, of letters, digits and .-_~ between single slashes")
 		}
 		if i == 0 && ownSegments[strings.ToLower(segment)] {
-			return mend("must not begin with a path of the service itself: choose another one, like /ollama")
+			return invalid("must not begin with a path of the service itself: choose another one, like /ollama")
 		}
 	}
 	*p = BasePath("/" + path)
 	return nil
 }
 
-// ProxyProtocol is whether connections begin with a header of the PROXY protocol.
+// ProxyProtocol is whether connections start with a header of the PROXY protocol.
 type ProxyProtocol bool
 
-// String is how it is written.
+// String returns the value as it is written in the setting.
 func (p ProxyProtocol) String() string {
 	if p {
 		return "required"
@@ -421,7 +421,7 @@ func (p *ProxyProtocol) UnmarshalText(text []byte) error {
 	case "required":
 		*p = true
 	default:
-		return mend("must be off or required: whether a connection has the header is never guessed, because any client could then send one")
+		return invalid("must be off or required: the gateway does not guess whether a connection has the header, because any client could send one")
 	}
 	return nil
 }

@@ -44,6 +44,9 @@ func Inside(t *testing.T) bool {
 		ip(t, "link", "set", "lo", "up")
 		return true
 	}
+	if testing.Short() {
+		t.Skip("waits for tens of seconds: make test runs it")
+	}
 	t.Parallel() // most of its time is waiting
 	if _, err := exec.LookPath("ip"); err != nil {
 		t.Skip("the command ip is missing: install iproute2")

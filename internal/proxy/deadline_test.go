@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -151,7 +152,7 @@ func TestDeadlines(t *testing.T) {
 				}
 				if c.code != "" {
 					wantCode(t, err, c.code)
-				} else if err != io.EOF {
+				} else if !errors.Is(err, io.EOF) {
 					t.Error(err)
 				}
 			})

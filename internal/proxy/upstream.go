@@ -148,7 +148,7 @@ func (u *Upstream) roundTrip(ctx context.Context, c *conn, r *Request) (*Respons
 		stop()
 		return nil, unsent
 	}
-	header, err := readHeader(c, r.Method)
+	header, err := readHeader(c, r.Method) //nolint:bodyclose // Response.Close does
 	if err != nil {
 		stop()
 		return nil, err

@@ -1,12 +1,12 @@
 package recipe
 
-// Traps that several clients share.
+// Traps that several clients have in common.
 const (
-	needsResponses = "It needs Ollama 0.13.3 or newer; an older one is answered 501."
-	needsMessages  = "It needs Ollama 0.14.0 or newer; an older one is answered 501."
-	keyInAddress   = "The key is part of the address, so it is in the shell's history, in the list of processes and in the log of a proxy between. " +
+	needsResponses = "It needs Ollama 0.13.3 or newer; the gateway answers 501 with older versions."
+	needsMessages  = "It needs Ollama 0.14.0 or newer; the gateway answers 501 with older versions."
+	keyInAddress   = "The key is part of the address, so it is in the shell's history, in the process list and in the log of a proxy in between. " +
 		"Use HTTPS."
-	contextLength = "Ollama gives a model 4,096 tokens of context unless it is told otherwise, and cuts off the start of what is longer. " +
+	contextLength = "By default, Ollama gives a model a context of 4,096 tokens and cuts off the start of longer input. " +
 		"Agents need 64,000: set OLLAMA_CONTEXT_LENGTH on the Ollama server, or num_ctx in the Modelfile, and the same number here."
 )
 
@@ -27,13 +27,13 @@ claude
 `}},
 		Traps: []string{
 			"Unset ANTHROPIC_API_KEY: an empty value counts as set. Claude Code sends it in addition to the token, and two different " +
-				"keys of this service are refused.",
+				"keys of this service in one request are refused.",
 			"The address has no /v1.",
-			"It asks for several models called claude-…: name yours for each tier, or set MODEL_ALIASES=claude-*=MODEL on the gateway. " +
+			"It requests several models called claude-…: set yours for each tier, or set MODEL_ALIASES=claude-*=MODEL on the gateway. " +
 				"ANTHROPIC_SMALL_FAST_MODEL is the old name of ANTHROPIC_DEFAULT_HAIKU_MODEL.",
 			"Without CLAUDE_CODE_MAX_CONTEXT_TOKENS it assumes 200,000 tokens or more for an unknown model and does not compact " +
 				"in time. " + contextLength,
-			"CLAUDE_CODE_ATTRIBUTION_HEADER=0 keeps the first line of its prompt equal, so that Ollama can reuse what it has computed.",
+			"CLAUDE_CODE_ATTRIBUTION_HEADER=0 keeps the first line of its prompt the same, so that Ollama can reuse its prompt cache.",
 			needsMessages,
 		},
 		Tried: Run, Version: "2.1.332",
@@ -56,10 +56,10 @@ codex
 `},
 		},
 		Traps: []string{
-			`wire_api must be "responses": current versions speak nothing else.`,
+			`wire_api must be "responses": current versions support nothing else.`,
 			"env_key is the name of a variable. The key itself does not belong in the file.",
 			"model, model_provider and model_context_window must be above the first [table].",
-			"Without model_context_window it assumes a large context and does not compact in time. " + contextLength,
+			"Without model_context_window Codex assumes a large context and does not compact in time. " + contextLength,
 			needsResponses,
 		},
 		Tried: Run, Version: "0.171.0",
@@ -86,10 +86,10 @@ opencode
 `},
 		},
 		Traps: []string{
-			"Each model that opencode is to offer needs an entry under models.",
-			"Without limit it does not know when to compact. " + contextLength,
-			"At the hourly limit opencode run waits until the hour is over and prints nothing; its window shows the sentence.",
-			"Set small_model too, or titles of sessions are asked from a model of another provider.",
+			"Each model that you want to use needs an entry under models.",
+			"Without limit, opencode does not know when to compact. " + contextLength,
+			"At the hourly limit, opencode run waits until the hour ends and prints nothing; its window shows the error.",
+			"Set small_model too, otherwise a model of another provider generates the titles of sessions.",
 		},
 		Tried: Run, Version: "1.18.33",
 	},
@@ -100,8 +100,8 @@ export OLLAMA_API_KEY=<<KEY>>
 aider --model <<ollama_chat/MODEL>>
 `}},
 		Traps: []string{
-			"The model's name begins with ollama_chat/.",
-			"aider asks for the context that each request needs (num_ctx); the gateway bounds it by MAX_NUM_CTX (32,768).",
+			"The model's name starts with ollama_chat/.",
+			"aider sets the context (num_ctx) that each request needs; the gateway limits it to MAX_NUM_CTX (32,768).",
 		},
 		Tried: Replayed, Version: "its documentation",
 	},

@@ -9,7 +9,7 @@ Auth: Bearer <<KEY>>
 		Traps: []string{
 			"Its buttons to pull, delete and create models need an admin key.",
 			"All its users share this key and its limits.",
-			"With ENABLE_FORWARD_USER_INFO_HEADERS it sends its users' names and addresses along. They end here and never reach Ollama.",
+			"With ENABLE_FORWARD_USER_INFO_HEADERS it also sends its users' names and addresses. The gateway removes them.",
 		},
 		Tried: Replayed, Version: "0.6",
 	},
@@ -29,7 +29,7 @@ Ollama Model: <<MODEL>>
 `}},
 		Traps: []string{
 			"Versions from before 2025 have no field for the token: give them the base URL URL/k/KEY.",
-			"Set the embedder's Auth Token too; it has a field of its own.",
+			"Set the embedder's Auth Token too; it has its own field.",
 		},
 		Tried: Replayed, Version: "commit 0066641",
 	},
@@ -41,7 +41,7 @@ Model: <<MODEL>>
 `}},
 		Traps: []string{
 			"Versions before 2026 have no field for the key: give them the URL URL/k/KEY.",
-			"It offers models that are not installed and pulls the one that is chosen, which needs an admin key. " +
+			"It offers models that are not installed and pulls the chosen one, which needs an admin key. " +
 				"Choose one marked as downloaded.",
 		},
 		Tried: Replayed, Version: "commit 0069cd7",
@@ -54,8 +54,8 @@ Base URL: <<URL/v1>>
 API Key: <<KEY>>
 `}},
 		Traps: []string{
-			"Obsidian is a web page: the gateway needs CORS_ORIGINS=app://obsidian.md, on phones capacitor://localhost and " +
-				"http://localhost too. " +
+			"Obsidian is a web page: the gateway needs CORS_ORIGINS=app://obsidian.md, and on phones capacitor://localhost and " +
+				"http://localhost. " +
 				"Or switch Enable CORS on in the model's form, which sends without streaming.",
 		},
 		Tried: Replayed, Version: "its documentation",
@@ -66,8 +66,8 @@ API Key: <<KEY>>
 		Parts: []Part{{Where: "Settings, Ollama Settings, Ollama URL", Language: Form, Text: `<<URL/k/KEY>>
 `}},
 		Traps: []string{
-			"If it shows that Ollama is not running, set CORS_ORIGINS=chrome-extension://* on the gateway, for Firefox moz-extension://*.",
-			"In place of the key in the address: Advanced Ollama URL Configuration, Custom headers, Authorization: Bearer KEY.",
+			"If it shows that Ollama is not running, set CORS_ORIGINS=chrome-extension://* on the gateway, or moz-extension://* for Firefox.",
+			"Instead of the key in the address: Advanced Ollama URL Configuration, Custom headers, Authorization: Bearer KEY.",
 		},
 		Tried: Replayed, Version: "commit 4c94938",
 	},

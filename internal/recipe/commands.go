@@ -9,8 +9,8 @@ var commands = []Recipe{
   -d <<{"model": JSON(MODEL), "messages": [{"role": "user", "content": "Say hello"}]}>>
 `}},
 		Traps: []string{
-			"Add -N to a streamed request, or curl holds pieces back.",
-			"A key on the command line is in the list of processes; -H @FILE reads the header from a file.",
+			"Add -N to a streamed request, otherwise curl buffers the output.",
+			"A key on the command line is in the process list; -H @FILE reads the header from a file.",
 		},
 		Tried: Run, Version: "of the system",
 	},
@@ -21,8 +21,8 @@ ollama run <<MODEL>>
 `}},
 		Traps: []string{
 			keyInAddress,
-			"ollama run of a model that is not in ollama list asks for a pull, which needs an admin key.",
-			"ollama stop with a user's key is refused: others may be using the model.",
+			"ollama run requests a pull of a model that is not in ollama list, which needs an admin key.",
+			"ollama stop is refused with a user's key, because others may be using the model.",
 		},
 		Tried: Run, Version: "0.6.5",
 	},
@@ -33,8 +33,8 @@ ollama launch claude --model <<MODEL>>
 `}},
 		Traps: []string{
 			keyInAddress,
-			"It sends \"Bearer ollama\" too. The gateway passes over what could not be one of its keys.",
-			"The model must be in ollama list, or it asks for a pull.",
+			"It also sends \"Bearer ollama\". The gateway ignores text that cannot be one of its keys.",
+			"The model must be in ollama list, otherwise it requests a pull.",
 			needsMessages, contextLength,
 		},
 		Tried: Replayed, Version: "commit 011d493",
@@ -46,7 +46,7 @@ ollama launch codex --model <<MODEL>>
 `}},
 		Traps: []string{
 			keyInAddress,
-			"It writes the address, and so the key, into ~/.codex/config.toml.",
+			"It writes the address with the key into ~/.codex/config.toml.",
 			needsResponses, contextLength,
 		},
 		Tried: Replayed, Version: "commit 03e6b8c",

@@ -9,13 +9,13 @@ import (
 	"testing"
 )
 
-// The lines of docs/clients.md between which the recipes are.
+// The lines of docs/clients.md that enclose the recipes.
 const (
 	docsStart = "<!-- From here to the end of the recipes, \"make clients\" writes this file from internal/recipe. -->\n"
 	docsEnd   = "<!-- The end of the recipes. -->\n"
 )
 
-// The recipes of docs/clients.md are those of the list.
+// The recipes in docs/clients.md are generated from the list.
 func TestTheDocumentationIsFresh(t *testing.T) {
 	path := filepath.Join("..", "..", "docs", "clients.md")
 	text, err := os.ReadFile(path)
@@ -25,7 +25,7 @@ func TestTheDocumentationIsFresh(t *testing.T) {
 	head, rest, started := strings.Cut(string(text), docsStart)
 	have, tail, ended := strings.Cut(rest, docsEnd)
 	if !started || !ended {
-		t.Fatalf("%s has lost the line %q or %q", path, docsStart, docsEnd)
+		t.Fatalf("%s has no line %q or %q", path, docsStart, docsEnd)
 	}
 	want := markdown(t)
 	if *update {
@@ -35,11 +35,11 @@ func TestTheDocumentationIsFresh(t *testing.T) {
 		return
 	}
 	if have != want {
-		t.Errorf("the recipes of %s are not those of internal/recipe: run \"make clients\"", path)
+		t.Errorf("the recipes in %s are not up to date with internal/recipe: run \"make clients\"", path)
 	}
 }
 
-// markdown is a table of each group, and behind them the recipes.
+// markdown returns a table for each group, followed by the recipes.
 func markdown(t *testing.T) string {
 	t.Helper()
 	var tables, recipes strings.Builder
@@ -87,5 +87,5 @@ func writeRecipe(b *strings.Builder, r Recipe) {
 	}
 }
 
-// anchor is how GitHub names the place of a heading.
+// anchor is GitHub's anchor for a heading.
 func anchor(heading string) string { return strings.ReplaceAll(heading, " ", "-") }

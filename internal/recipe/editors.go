@@ -6,8 +6,8 @@ var editors = []Recipe{
 		Parts: []Part{{Where: "Chat: Manage Language Models, Add Models, Ollama", Language: Form, Text: `URL: <<URL/k/KEY>>
 `}},
 		Traps: []string{
-			"It sends an empty \"Authorization: Bearer\" along, which the gateway takes for no key.",
-			"The model must be able to call tools to be offered for agents.",
+			"It also sends an empty \"Authorization: Bearer\", which the gateway ignores.",
+			"For use with agents, the model must be able to call tools.",
 			"Its provider for custom endpoints works as well: address URL/v1/chat/completions, with the key in its own field.",
 		},
 		Tried: Replayed, Version: "commit 0ea4ed3",
@@ -22,8 +22,8 @@ Model Context Window: 64000
 `}},
 		Traps: []string{
 			"Cline gives up after 30 seconds without an answer: raise Request Timeout, because a large model takes longer to load.",
-			"It sends the context window as num_ctx; the gateway bounds it by MAX_NUM_CTX (32,768).",
-			"It repeats every failure, a wrong key too, before it shows the sentence.",
+			"It sends the context window as num_ctx; the gateway limits it to MAX_NUM_CTX (32,768).",
+			"It retries every failure, even a wrong key, before it shows the error.",
 		},
 		Tried: Replayed, Version: "commit 068316f",
 	},
@@ -35,8 +35,8 @@ Ollama API Key: <<KEY>>
 Model: <<MODEL>>
 `}},
 		Traps: []string{
-			"Set the context size (num_ctx) of the Ollama provider, or the model's own is used.",
-			"Of a model that is unknown or hidden it says that the model is to be pulled first: choose another one.",
+			"Set the context size (num_ctx) of the Ollama provider, otherwise the model's default is used.",
+			"For an unknown or hidden model it says that you must pull it first: choose another model.",
 			contextLength,
 		},
 		Tried: Replayed, Version: "commit 099cf85",
@@ -65,7 +65,7 @@ models:
     roles: [chat, edit, apply]
 `}},
 		Traps: []string{
-			"If the address has a path, such as /k/KEY, apiBase must end in a slash, or Continue drops the last part.",
+			"If the address has a path, such as /k/KEY, apiBase must end in a slash, otherwise Continue drops the last part.",
 			contextLength,
 		},
 		Tried: Replayed, Version: "commit 0108be5",
@@ -86,8 +86,8 @@ models:
 			{Where: "Agent Panel, Settings, Ollama, API key", Language: Form, Text: "<<KEY>>\n"},
 		},
 		Traps: []string{
-			"Zed sends max_tokens of a model as num_ctx. Without an entry under available_models that is at most 16,384.",
-			"The key is in no file of settings: Zed keeps it in the system's key ring.",
+			"Zed sends max_tokens of a model as num_ctx. Without an entry under available_models, that is at most 16,384.",
+			"The key is not in a settings file: Zed stores it in the system's key ring.",
 		},
 		Tried: Replayed, Version: "commit 0138cb1",
 	},
@@ -99,7 +99,7 @@ API Key: <<KEY>>
 `}},
 		Traps: []string{
 			"Its provider Ollama has no field for a key: give it the address URL/k/KEY.",
-			"Test Connection asks for the list of models, so a model that the key may not use is not shown.",
+			"Test Connection requests the list of models, which shows only models that the key may use.",
 		},
 		Tried: Replayed, Version: "its documentation",
 	},

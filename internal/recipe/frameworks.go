@@ -13,7 +13,7 @@ console.log(text)
 `}},
 		Traps: []string{
 			"The base URL ends in /api.",
-			"Of a failure it shows only the status; the sentence is in responseBody of the error.",
+			"For a failure it shows only the status; the message is in responseBody of the error.",
 		},
 		Tried: Run, Version: "4.0.1 with ai 7.0.173",
 	},
@@ -27,7 +27,7 @@ const gateway = createOpenAICompatible({ name: 'gateway', baseURL: <<URL/v1>>, a
 const { text } = await generateText({ model: gateway(<<MODEL>>), prompt: 'Say hello' })
 console.log(text)
 `}},
-		Traps: []string{baseWithV1, "Without includeUsage a stream reports no tokens."},
+		Traps: []string{baseWithV1, "Without includeUsage, a stream reports no tokens."},
 		Tried: Run, Version: "3.0.92 with ai 7.0.173",
 	},
 	{
@@ -63,7 +63,7 @@ console.log(text)
 const model = new ChatOllama({ baseUrl: <<URL>>, model: <<MODEL>>, headers: { Authorization: <<Bearer KEY>> } })
 console.log((await model.invoke('Say hello')).content)
 `}},
-		Traps: []string{"OllamaEmbeddings repeats every failure for more than a minute, a wrong key too: set maxRetries: 0."},
+		Traps: []string{"OllamaEmbeddings retries every failure for more than a minute, even a wrong key: set maxRetries: 0."},
 		Tried: Run, Version: "1.3.0",
 	},
 	{
@@ -74,7 +74,7 @@ model = ChatOllama(base_url=<<URL>>, model=<<MODEL>>, client_kwargs={"headers": 
 print(model.invoke("Say hello").content)
 `}},
 		Traps: []string{
-			"With validate_model_on_init it asks for the list of models first, so a model that the key may not use fails at the start.",
+			"With validate_model_on_init it first requests the list of models, so a model that the key may not use fails at the start.",
 		},
 		Tried: Replayed, Version: "its documentation",
 	},
@@ -98,7 +98,7 @@ print(model.complete("Say hello"))
 `}},
 		Traps: []string{
 			baseWithV1,
-			"Use OpenAILike: the class OpenAI knows OpenAI's models only.",
+			"Use OpenAILike: the class OpenAI knows only OpenAI's models.",
 			"Its class Ollama has no setting for a key; it works with base_url URL/k/KEY.",
 		},
 		Tried: Replayed, Version: "its documentation",

@@ -7,10 +7,10 @@ import (
 	"strings"
 )
 
-// Language is what a text of a recipe is written in. It decides how a value is quoted.
+// Language is the language of a text in a recipe. It determines how a value is quoted.
 type Language string
 
-// The languages. Form is what a person types into the fields of a window; its values stand as they are.
+// The languages. Form is text that a person types into a form; its values are not quoted.
 const (
 	Shell      Language = "sh"
 	TOML       Language = "toml"
@@ -24,10 +24,10 @@ const (
 	Form       Language = "text"
 )
 
-// plainWord is what no shell reads anything into.
+// plainWord matches words without special characters of any shell.
 var plainWord = regexp.MustCompile(`^[A-Za-z0-9_./:@%+,-]+$`)
 
-// quote returns the text as a literal of the language. The text has printable characters only.
+// quote returns the text as a literal of the language. The text must contain only printable characters.
 func (l Language) quote(text string) string {
 	switch l {
 	case Form:
@@ -40,8 +40,8 @@ func (l Language) quote(text string) string {
 	case Go:
 		return strconv.Quote(text)
 	}
-	// A JSON string of printable characters means the same in the other languages: its only escapes are \" and \\. (Java reads \u even
-	// in source text, but not behind a second backslash, and a backslash is always doubled here.)
+	// A JSON string of printable characters means the same in the other languages: its only escapes are \" and \\. (Java reads \u even in
+	// source text, but not after a second backslash, and this function always doubles backslashes.)
 	var b strings.Builder
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)

@@ -1,5 +1,5 @@
-// Package recipe is the one list of client programs that work with the gateway, and of what each must be told: the address, the key
-// and the model. The command "connect", docs/clients.md and web/clients.json come from it.
+// Package recipe lists the client programs that work with the gateway, and how to configure the address, the key and the model in each.
+// The command "connect", docs/clients.md and web/clients.json are generated from it.
 package recipe
 
 import (
@@ -13,24 +13,24 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// Recipe is how one client is set up.
+// Recipe is the set-up of one client.
 type Recipe struct {
-	ID    string `json:"id"` // what the user of "connect" types
+	ID    string `json:"id"` // the argument of "connect"
 	Name  string `json:"name"`
 	Group Group  `json:"group"`
 	// Address is the form of the gateway's address that the client takes: "URL", "URL/v1", "URL/k/KEY" or "URL/k/KEY/v1".
 	Address string   `json:"address"`
 	Key     string   `json:"key"`              // where the key goes, in a few words
-	Origin  string   `json:"origin,omitempty"` // entry of CORS_ORIGINS that its requests from a browser need
+	Origin  string   `json:"origin,omitempty"` // entry of CORS_ORIGINS that it needs in a browser
 	Parts   []Part   `json:"parts"`
-	Traps   []string `json:"traps,omitempty"` // what goes wrong otherwise, a sentence or two each
+	Traps   []string `json:"traps,omitempty"` // common mistakes, a sentence or two each
 	Tried   Tried    `json:"tried"`
-	Version string   `json:"version"` // of the client that ran, or of the source whose requests are replayed
+	Version string   `json:"version"` // version of the client, or of the source whose requests are replayed
 }
 
-// Part is one text of a recipe. In the list its Text has places to fill, in a filled recipe it has not.
+// Part is one text of a recipe. In the list, its Text contains placeholders.
 type Part struct {
-	// Where the text goes: a file, "shell" for commands that are typed, or the place of a form.
+	// Where is the destination of the text: a file, "shell" for commands, or the name of a form.
 	Where    string   `json:"where"`
 	Language Language `json:"language"`
 	Text     string   `json:"text"`
@@ -49,17 +49,17 @@ const (
 	Apps       Group = "Applications"
 )
 
-// Tried is how a recipe was tried.
+// Tried is how a recipe is tested.
 type Tried string
 
-// Run means that the tests run the client itself with the recipe; Replayed that they send the requests that its source, or its
-// documentation, describes.
+// Run means that the tests run the client itself with the recipe. Replayed means that they send the requests that its source or its
+// documentation describes.
 const (
 	Run      Tried = "run"
 	Replayed Tried = "replayed from its source"
 )
 
-// Values are what a recipe is filled with. URL is the gateway's address without a slash at its end.
+// Values are the values for the placeholders. URL is the gateway's address without a slash at its end.
 type Values struct{ URL, Key, Model string }
 
 // All returns the recipes of all groups.
@@ -67,7 +67,7 @@ func All() []Recipe {
 	return slices.Concat(commands, sdks, frameworks, agents, editors, apps)
 }
 
-// Find returns the recipe of one client. If there is none, the error names those that are spelled alike.
+// Find returns the recipe of one client. If there is none, the error names those with a similar spelling.
 func Find(id string) (Recipe, error) {
 	var near []string
 	for _, r := range All() {
@@ -79,12 +79,12 @@ func Find(id string) (Recipe, error) {
 		}
 	}
 	if len(near) > 0 {
-		return Recipe{}, api.Errorf(api.CodeBadRequest, "there is no recipe called %q; there is %s", id, strings.Join(near, ", "))
+		return Recipe{}, api.Errorf(api.CodeBadRequest, "there is no recipe called %q; similar ones are %s", id, strings.Join(near, ", "))
 	}
-	return Recipe{}, api.Errorf(api.CodeBadRequest, "there is no recipe called %q; connect without a name lists them", id)
+	return Recipe{}, api.Errorf(api.CodeBadRequest, "there is no recipe called %q; connect without a name lists all", id)
 }
 
-// JSON is the list as the web page reads it.
+// JSON returns the list for the web page.
 func JSON() ([]byte, error) {
 	var b strings.Builder
 	e := json.NewEncoder(&b)
@@ -94,15 +94,15 @@ func JSON() ([]byte, error) {
 	return []byte(b.String()), err
 }
 
-// Fill returns the recipe with the values in all its places. Each value is a whole literal of the language that it is put into, so that
-// no character of a key or a model's name ends it.
+// Fill returns the recipe with its placeholders replaced. Each value becomes a literal of the language of the text, so that no character
+// of a key or a model's name can end it.
 func (r Recipe) Fill(v Values) (Recipe, error) {
 	for _, value := range []struct{ what, text string }{{"address", v.URL}, {"key", v.Key}, {"model", v.Model}} {
 		if strings.HasPrefix(value.text, "-") {
-			return Recipe{}, api.Errorf(api.CodeBadRequest, "the %s begins with a hyphen, as options do: copy it again", value.what)
+			return Recipe{}, api.Errorf(api.CodeBadRequest, "the %s begins with a hyphen, like an option: copy it again", value.what)
 		}
 		if !utf8.ValidString(value.text) || strings.ContainsFunc(value.text, func(c rune) bool { return !unicode.IsPrint(c) }) {
-			return Recipe{}, api.Errorf(api.CodeBadRequest, "the %s has a character that cannot be printed: copy it again", value.what)
+			return Recipe{}, api.Errorf(api.CodeBadRequest, "the %s contains a character that cannot be printed: copy it again", value.what)
 		}
 	}
 	v.URL = strings.TrimRight(v.URL, "/")
@@ -114,7 +114,7 @@ func (r Recipe) Fill(v Values) (Recipe, error) {
 	return r, nil
 }
 
-// fill replaces the places of a text, which are written <<…>>.
+// fill replaces the placeholders in a text, which are written <<…>>.
 func fill(text string, with func(place string) string) string {
 	var b strings.Builder
 	for {
@@ -130,7 +130,7 @@ func fill(text string, with func(place string) string) string {
 	}
 }
 
-// expand puts the values in place of URL, KEY and MODEL. A key in an address is escaped.
+// expand replaces URL, KEY and MODEL by their values. It escapes a key in an address.
 func (v Values) expand(place string) string {
 	return strings.NewReplacer(
 		"JSON(MODEL)", JSONFile.quote(v.Model), "/k/KEY", "/k/"+url.PathEscape(v.Key), "URL", v.URL, "KEY", v.Key, "MODEL", v.Model,

@@ -18,7 +18,7 @@ import (
 
 var update = flag.Bool("update", false, "write web/clients.json and the recipes of docs/clients.md from the list")
 
-// The web page's list is the one in Go.
+// The list of the web page is generated from the Go list.
 func TestTheJSONIsFresh(t *testing.T) {
 	path := filepath.Join("..", "..", "web", "clients.json")
 	want, err := JSON()
@@ -31,7 +31,7 @@ func TestTheJSONIsFresh(t *testing.T) {
 		}
 	}
 	if have, err := os.ReadFile(path); err != nil || !bytes.Equal(have, want) {
-		t.Errorf("%s is not the list (%v): run \"make clients\"", path, err)
+		t.Errorf("%s is not up to date (%v): run \"make clients\"", path, err)
 	}
 }
 
@@ -45,7 +45,7 @@ func TestEachRecipeIsWhole(t *testing.T) {
 	for _, r := range All() {
 		switch {
 		case !idForm.MatchString(r.ID) || seen[r.ID]:
-			t.Errorf("%q is no id, or one of two", r.ID)
+			t.Errorf("%q is not a valid ID, or is used twice", r.ID)
 		case r.Name == "" || r.Group == "" || r.Key == "" || r.Version == "" || len(r.Parts) == 0:
 			t.Errorf("%s: something is empty: %+v", r.ID, r)
 		case !addressForm.MatchString(r.Address):
@@ -62,21 +62,21 @@ func TestEachRecipeIsWhole(t *testing.T) {
 		for _, p := range filled.Parts {
 			all += p.Text
 			if strings.Contains(p.Text, "<<") || !strings.HasSuffix(p.Text, "\n") {
-				t.Errorf("%s, %s: a place is left, or the last line has no end:\n%s", r.ID, p.Where, p.Text)
+				t.Errorf("%s, %s: a placeholder is left, or the last line has no line break:\n%s", r.ID, p.Where, p.Text)
 			}
 		}
 		if !strings.Contains(all, "http://gateway.test") || !strings.Contains(all, "the-key") {
-			t.Errorf("%s says no address or no key:\n%s", r.ID, all)
+			t.Errorf("%s has no address or no key:\n%s", r.ID, all)
 		}
 	}
 }
 
-// hostile are values that end a badly quoted literal of one language or another.
+// hostile are values that would end a badly quoted literal in one of the languages.
 var hostile = Values{
 	URL: "http://gateway.test/it's", Key: `k'"$(id)` + "`id`" + `\u0022\"#{id}<<MODEL>>${id}%KEY`, Model: `m:1'; touch broken; " \" ' # {{id}} \n //`,
 }
 
-// Whatever a key or a model is called, it stays within its literal.
+// A key or a model name stays within its literal, whatever it contains.
 func TestNoValueBreaksOut(t *testing.T) {
 	for _, r := range All() {
 		filled, err := r.Fill(hostile)
@@ -94,7 +94,7 @@ func TestNoValueBreaksOut(t *testing.T) {
 				return ""
 			})
 			if strings.Count(p.Text, "\n") != strings.Count(tame.Parts[i].Text, "\n") {
-				t.Errorf("%s, %s: a line more:\n%s", r.ID, p.Where, p.Text)
+				t.Errorf("%s, %s: the values added a line:\n%s", r.ID, p.Where, p.Text)
 			}
 			for _, value := range places {
 				if got, err := p.Language.read(t, p.Language.quote(value)); err != nil || got != value {
@@ -106,14 +106,14 @@ func TestNoValueBreaksOut(t *testing.T) {
 	}
 }
 
-// read is what a language makes of a literal, by its own rules where they are at hand, else by those of JSON.
+// read returns what a language reads from a literal, by its own parser if it is installed, otherwise as JSON.
 func (l Language) read(t *testing.T, literal string) (string, error) {
 	switch l {
 	case Form:
 		return literal, nil
 	case Shell:
 		cmd := exec.CommandContext(t.Context(), "sh", "-c", "printf %s "+literal)
-		cmd.Dir = t.TempDir() // where what breaks out can do no harm
+		cmd.Dir = t.TempDir() // so that code that escapes its literal does no harm
 		out, err := cmd.Output()
 		return string(out), err
 	case Go:
@@ -124,7 +124,7 @@ func (l Language) read(t *testing.T, literal string) (string, error) {
 	return text, err
 }
 
-// parse has the whole text read where a reader is at hand.
+// parse checks the whole text with a parser of its language, if one is installed.
 func (p Part) parse(t *testing.T, id string) {
 	t.Helper()
 	var err error
@@ -153,13 +153,13 @@ func TestFillRefusesWhatCannotBeTyped(t *testing.T) {
 	for _, bad := range []string{"a\nb", "a\x00b", "a\x1b[2J", "a\u202eb", "a\u2028b", "a\xffb", "-option"} {
 		for _, v := range []Values{{bad, good.Key, good.Model}, {good.URL, bad, good.Model}, {good.URL, good.Key, bad}} {
 			if _, err := r.Fill(v); err == nil {
-				t.Errorf("%+q is taken", v)
+				t.Errorf("%+q is accepted", v)
 			}
 		}
 	}
 }
 
-// The key in an address is one segment of its path.
+// A key in an address is one segment of the path.
 func TestTheKeyInAnAddressIsEscaped(t *testing.T) {
 	r, err := Find("ollama")
 	if err != nil {
@@ -175,7 +175,7 @@ func TestFindKnowsNearNames(t *testing.T) {
 	if r, err := Find("Codex"); err != nil || r.ID != "codex" {
 		t.Errorf("Codex: %v, %v", r.ID, err)
 	}
-	for id, want := range map[string]string{"vscode": "copilot-vscode", "openai": "openai-python, openai-js", "lynx": "lists them"} {
+	for id, want := range map[string]string{"vscode": "copilot-vscode", "openai": "openai-python, openai-js", "lynx": "lists all"} {
 		if _, err := Find(id); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %s", id, err, want)
 		}

@@ -1,12 +1,12 @@
 package recipe
 
-// Traps of all clients of one vendor.
+// Traps that all clients of one vendor have in common.
 const (
 	baseWithV1    = "The base URL ends in /v1."
 	baseWithoutV1 = "The base URL has no /v1: the SDK adds it."
-	floats        = "Embeddings: ask for encoding_format \"float\". Ollama before 0.9 ignores the SDK's own base64 and sends " +
-		"numbers, out of which the SDK makes wrong vectors."
-	twoKeys = "Unset ANTHROPIC_AUTH_TOKEN: the SDK sends it as a second key, and two different keys of this service are refused."
+	floats        = "Embeddings: request encoding_format \"float\". Ollama before 0.9 ignores the SDK's own base64 and sends " +
+		"numbers, which the SDK decodes to wrong vectors."
+	twoKeys = "Unset ANTHROPIC_AUTH_TOKEN: the SDK sends it as a second key, and two different keys of this service in one request are refused."
 )
 
 var sdks = []Recipe{
@@ -29,7 +29,7 @@ const client = new Ollama({ host: <<URL>>, headers: { Authorization: <<Bearer KE
 const answer = await client.chat({ model: <<MODEL>>, messages: [{ role: 'user', content: 'Say hello' }] })
 console.log(answer.message.content)
 `}},
-		Traps: []string{"In a web page the gateway needs the page's origin in CORS_ORIGINS."},
+		Traps: []string{"For a web page, the gateway needs the page's origin in CORS_ORIGINS."},
 		Tried: Run, Version: "0.6.4",
 	},
 	{
@@ -64,7 +64,7 @@ func main() {
 }
 `}},
 		Traps: []string{
-			"The package has no setting for a key. api.ClientFromEnvironment reads the address from OLLAMA_HOST, /k/KEY included.",
+			"The package has no setting for a key. api.ClientFromEnvironment reads the address from OLLAMA_HOST, including /k/KEY.",
 		},
 		Tried: Run, Version: "0.17.4",
 	},

@@ -84,6 +84,9 @@ func (c *crowd) try(a Ask, patience, hold time.Duration) bool {
 
 // Whatever one or two keys do with models that are not loaded, the others keep 0.95 of their fair share.
 func TestChangesOnPurposeCostOthersLittle(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: make test runs it")
+	}
 	const millisecond = time.Millisecond
 	attacks := map[string]func(c *crowd, key string, i int){
 		"asks, and leaves before it is loaded": func(c *crowd, key string, _ int) { c.try(Ask{Key: key, Model: "b"}, 2400*millisecond, 0) },

@@ -127,6 +127,9 @@ var (
 // TestSimulation holds the scheduler to what docs/fairness.md promises of it, on the fixed traces: on some of them, or with -everything
 // on all.
 func TestSimulation(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: make test runs it")
+	}
 	var table strings.Builder
 	table.WriteString("| trace | policy | Jain, lowest and mean | furthest apart | wait p50 | wait p99 | light keys' p99 | changes | tokens/s |\n|---|---|---|---|---|---|---|---|---|\n")
 	plot := make(map[string]*result)

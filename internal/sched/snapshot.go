@@ -193,7 +193,7 @@ func (l *lane) inTurn() []*waiter {
 		case a.due > b.due:
 			return 1
 		}
-		return int(a.w.order) - int(b.w.order) //nolint:gosec // neighbours in one queue
+		return int(a.w.order) - int(b.w.order)
 	})
 	out := make([]*waiter, len(list))
 	for i, t := range list {

@@ -293,7 +293,7 @@ func (b *booking) whole(resp *proxy.Response) error {
 		if b.req.Alias != "" {
 			body = dialect.EchoModel(body, b.req.Alias)
 		}
-		body = b.x.withSentence(resp.Status, body)
+		body = dialect.AddSentence(b.x.family, resp.Status, body)
 		b.record.BytesOut = int64(len(body))
 		b.end(outcome, code)
 		b.header(resp, int64(len(body)))

@@ -116,6 +116,9 @@ func generated(flow string, tokens int) (chunks []string, pieces []int) {
 
 // However a request ends without its terminal record, its row says so and has an estimate, never a silent 0.
 func TestRowsOfRequestsThatDoNotEnd(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: make test runs it")
+	}
 	for _, c := range []struct {
 		name    string
 		outcome api.Outcome

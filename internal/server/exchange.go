@@ -3,6 +3,7 @@ package server
 import (
 	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -143,7 +144,7 @@ func (x *exchange) Write(p []byte) (int, error) {
 
 func (x *exchange) put(p []byte) (int, error) {
 	x.boundWrites()
-	n, err := x.ResponseWriter.Write(p)
+	n, err := x.ResponseWriter.Write(p) //nolint:gosec // answers are JSON, events or text with nosniff; pages are our own files
 	x.sent += int64(n)
 	x.unboundWrites()
 	return n, err
@@ -236,9 +237,16 @@ func (x *exchange) whoLeft(err error) *api.Error {
 	if e.Code != api.CodeClientGone {
 		return e
 	}
-	if stopping, ok := context.Cause(x.r.Context()).(*api.Error); ok {
+	if stopping := stopCause(x.r.Context()); stopping != nil {
 		return stopping
 	}
+	return e
+}
+
+// stopCause is the error with which a gateway that is told to stop ends the contexts of its requests; nil if ctx has not ended so.
+func stopCause(ctx context.Context) *api.Error {
+	var e *api.Error
+	errors.As(context.Cause(ctx), &e)
 	return e
 }
 

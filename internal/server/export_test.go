@@ -45,9 +45,6 @@ func (s *Server) Table() []Line {
 	return lines
 }
 
-// Look is one look at the files.
-func (p *KeyPair) Look() { p.look() }
-
 // WhoIsRefused is how a request without a known key is counted.
 func (s *Server) WhoIsRefused(w http.ResponseWriter, r *http.Request) string {
 	return s.newExchange(w, r, &s.live.Load().Live).who()

@@ -222,6 +222,9 @@ func (c fault) complaint(r reply) string {
 // lines breaks and one of events ends: never half of an answer that looks whole. The books have what had come. With FAULTS=all both ends come behind every
 // byte in both versions of HTTP, else they alternate, and every seventh byte stands for what differs little.
 func TestAnswerThatBreaksAtEveryByte(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: make test runs it")
+	}
 	for _, c := range []struct {
 		name  string
 		http2 bool

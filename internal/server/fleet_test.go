@@ -329,7 +329,7 @@ func TestBackendsAtRunTime(t *testing.T) {
 	}
 	const list = "/api/admin/backends"
 	refuse(400, "POST", list, `{"name":"x","url":"http://169.254.169.254"}`, "metadata")
-	refuse(400, "POST", list, `{"name":"x","url":"http://u:p@h"}`, "must not hold a user")
+	refuse(400, "POST", list, `{"name":"x","url":"http://u:p@h"}`, "must not contain a user")
 	refuse(400, "POST", list, `{"name":"x","url":"http://h?slots=4"}`, "fields of their own")
 	refuse(400, "POST", list, `{"name":"a b","url":"http://h"}`, "name")
 	refuse(400, "POST", list, `{"name":"x","url":"http://h","slots":-1}`, "slots")

@@ -1,12 +1,6 @@
 package server_test
 
 import (
-	"crypto/tls"
-	"errors"
-	"log/slog"
-	"os"
-	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -39,32 +33,6 @@ func TestHSTS(t *testing.T) {
 		b := start(t, setup{http2: true, change: func(o *server.Options) { o.HSTS = age }})
 		if got := b.do("GET", "/healthz", "", "").header.Get("Strict-Transport-Security"); got != want {
 			t.Errorf("with HSTS=%v: got %q, want %q", age, got, want)
-		}
-	}
-}
-
-// Of TLS 1.2 only suites that encrypt and authenticate in one step are spoken.
-func TestTLSOffersOnlyAuthenticatedSuites(t *testing.T) {
-	dir := t.TempDir()
-	certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	cert, key := signed(t, 1, time.Now().Add(time.Hour))
-	if err := errors.Join(os.WriteFile(certFile, cert, 0o600), os.WriteFile(keyFile, key, 0o600)); err != nil {
-		t.Fatal(err)
-	}
-	pair, err := server.OpenKeyPair(certFile, keyFile, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, suite := range append(tls.CipherSuites(), tls.InsecureCipherSuites()...) {
-		if suite.SupportedVersions[0] == tls.VersionTLS13 {
-			continue
-		}
-		offered := false
-		for _, id := range pair.TLS().CipherSuites {
-			offered = offered || id == suite.ID
-		}
-		if aead := strings.Contains(suite.Name, "ECDHE") && (strings.Contains(suite.Name, "GCM") || strings.Contains(suite.Name, "CHACHA20")); offered != aead {
-			t.Errorf("%s is offered: %v, want %v", suite.Name, offered, aead)
 		}
 	}
 }

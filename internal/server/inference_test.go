@@ -396,6 +396,9 @@ func TestModelsThatAKeyMayUse(t *testing.T) {
 }
 
 func TestStopEndsStreamsWithTheirErrorRecord(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: make test runs it")
+	}
 	b := start(t, setup{})
 	key := b.user()
 	gate := make(chan struct{})

@@ -194,6 +194,9 @@ func (f *flow) closing() string {
 
 // What fails behind a heartbeat is an event of the stream, whatever it is; a native stream hears no heartbeat and keeps its status.
 func TestEveryFailureBehindAHeartbeat(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: make test runs it")
+	}
 	for _, c := range []struct {
 		name, says, code string
 		status           int
@@ -291,6 +294,9 @@ func TestAClientThatLeavesPaysForTheTime(t *testing.T) {
 // An answer that is not streamed was generated to its end before its first byte, so a client that leaves while it is passed on has used
 // it. The rest is read for the usage; if none comes, the key pays for the time.
 func TestALongWholeAnswerThatIsLeftIsCharged(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: make test runs it")
+	}
 	text := strings.Repeat("all work and no play ", 1<<20)
 	for _, c := range []struct {
 		path, body, answer string

@@ -115,7 +115,7 @@ type refusal struct{ e *api.Error }
 func (r refusal) Error() string                { return r.e.Error() }
 func (r refusal) GetStatus() int               { return statuses[r.e.Code] }
 func (r refusal) ContentType(string) string    { return "application/json" }
-func (r refusal) MarshalJSON() ([]byte, error) { return nativeError(r.e), nil }
+func (r refusal) MarshalJSON() ([]byte, error) { return dialect.NativeError(r.e.Message), nil }
 func (r refusal) Schema(huma.Registry) *huma.Schema {
 	text := &huma.Schema{Type: huma.TypeString}
 	return &huma.Schema{Type: huma.TypeObject, Required: []string{"error", "detail"}, Properties: map[string]*huma.Schema{"error": text, "detail": text}}

@@ -134,6 +134,9 @@ func byZstd(t *testing.T, text []byte) string {
 
 // What one key sends leaves room for others: with bodies that wait for a slot, with uploads that never end, and with compressed ones.
 func TestAKeyHasAShareOfTheMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: make test runs it")
+	}
 	const large = 900 << 10
 	body := `{"model":"tiny","stream":false,"messages":[{"role":"user","content":"` + strings.Repeat("x", large) + `"}]}`
 	var coded bytes.Buffer

@@ -258,7 +258,7 @@ func (s *Server) ask(x *exchange, b *backend.Backend, method, path string, body 
 
 // pass sends a metadata answer on.
 func (x *exchange) pass(resp *proxy.Response, body []byte) error {
-	body = x.withSentence(resp.Status, body)
+	body = dialect.AddSentence(x.family, resp.Status, body)
 	h := x.Header()
 	if t := resp.Header.Get("Content-Type"); t != "" {
 		h.Set("Content-Type", t)

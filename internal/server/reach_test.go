@@ -220,10 +220,10 @@ func TestServersOfAPrivateCA(t *testing.T) {
 		fields map[string]any
 		says   string
 	}{
-		{map[string]any{"ca": means.CA.File}, "a path is never read"},
+		{map[string]any{"ca": means.CA.File}, "a path is not accepted"},
 		{map[string]any{"ca": "OLLAMA_CLIENT_CERT"}, "ca must be"},
 		{map[string]any{"ca": key}, "ca must be"},
-		{map[string]any{"client_cert": means.Cert.File, "client_key": means.Key.File}, "a path is never read"},
+		{map[string]any{"client_cert": means.Cert.File, "client_key": means.Key.File}, "a path is not accepted"},
 		{map[string]any{"client_cert": cert}, "belong together"},
 		{map[string]any{"client_key": key}, "belong together"},
 		{map[string]any{"client_cert": cert, "client_key": otherKey}, "its own key"},

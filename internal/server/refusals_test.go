@@ -4,9 +4,11 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"regexp"
 	"strings"
 	"syscall"
@@ -45,7 +47,7 @@ func ended(t *testing.T, c net.Conn) string {
 	t.Helper()
 	c.SetReadDeadline(time.Now().Add(20 * time.Second))
 	text, err := io.ReadAll(c)
-	if e, ok := err.(net.Error); ok && e.Timeout() {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("the connection is still open after %q", text)
 	}
 	return string(text)
@@ -72,6 +74,9 @@ func (b *bed) wantRefused(want string) {
 
 // What net/http turns away by itself is counted and has a line in the log; what ends because its client leaves is not.
 func TestRefusedBeforeARequestIsRead(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: make test runs it")
+	}
 	b := start(t, setup{})
 	late := b.dialRaw()
 	io.WriteString(late, "GET / HTTP/1.1\r\nHost:")
@@ -125,6 +130,9 @@ func TestRefusedBeforeARequestIsRead(t *testing.T) {
 }
 
 func TestRefusedWithTLS(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: make test runs it")
+	}
 	b := start(t, setup{http2: true})
 	_, trust := testTLS()
 	trust.ServerName = "127.0.0.1"

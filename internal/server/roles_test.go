@@ -224,6 +224,9 @@ func TestDemoKeyIsNoHelpToAForeignPage(t *testing.T) {
 }
 
 func TestBodyThatNeverComesHoldsNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: make test runs it")
+	}
 	b := start(t, setup{})
 	blocked, _ := b.key(`{"name":"blocked","role":"user","rate_limit":0}`)
 	for _, head := range []string{

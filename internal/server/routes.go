@@ -63,6 +63,7 @@ func (s *Server) routeList() []route {
 		{"GET", "/readyz", anyone, dialect.Native, own, false, 0, "", false, s.readiness},
 		{"HEAD", "/readyz", anyone, dialect.Native, own, false, 0, "", false, s.readiness},
 		{"GET", "/metrics", adminsOrHere, dialect.Native, own, false, 0, "", false, s.scrape},
+		{"GET", "/debug/pprof/{profile}", adminsOnly, dialect.Native, own, false, 0, "", false, s.profile},
 		{"GET", "/openapi.json", anyone, dialect.Native, own, false, 0, "", false, s.document},
 		{"GET", "/docs", anyone, dialect.Native, own, false, 0, "", false, s.page},
 		{"HEAD", "/docs", anyone, dialect.Native, own, false, 0, "", false, s.page},

@@ -6,7 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/dialect"
 )
 
@@ -29,7 +28,7 @@ func (s *stay) open(client context.Context, server *Server) {
 	}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(client))
 	stop := context.AfterFunc(client, func() {
-		if _, stopping := context.Cause(client).(*api.Error); stopping || !s.stays() {
+		if stopCause(client) != nil || !s.stays() {
 			s.cancel()
 		}
 	})
@@ -87,7 +86,7 @@ func (s *stay) end() {
 func outlasting(client context.Context, by time.Duration) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(client))
 	stop := context.AfterFunc(client, func() {
-		if _, stopping := context.Cause(client).(*api.Error); stopping {
+		if stopCause(client) != nil {
 			cancel()
 			return
 		}

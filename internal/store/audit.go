@@ -11,7 +11,7 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// What an audit line says was done.
+// The actions in the audit table.
 const (
 	ActionCreate = "key.create"
 	ActionChange = "key.change"
@@ -23,22 +23,22 @@ const (
 	ActionBackendRemove = "backend.remove"
 )
 
-// Actions are all of them.
+// Actions lists the actions.
 var Actions = []string{ActionCreate, ActionChange, ActionRotate, ActionRevoke, ActionBackendAdd, ActionBackendChange, ActionBackendRemove}
 
-// AuditEntry is one line of the audit table: who did what to which key or backend, when and from where.
+// AuditEntry is one entry of the audit table: who did what to which key or backend, when and from where.
 type AuditEntry struct {
 	ID     int64           `json:"id"`
 	At     time.Time       `json:"at"`
-	Actor  string          `json:"actor" doc:"Preview of the key that asked, or command-line, or first-start" example:"env-admin"`
+	Actor  string          `json:"actor" doc:"Preview of the key that made the change, or command-line, or first-start" example:"env-admin"`
 	Action string          `json:"action" example:"key.change"`
-	Target string          `json:"target" doc:"Preview of the key, or name of the backend, that was changed" example:"oas_8rT2kLmN0q"`
+	Target string          `json:"target" doc:"Preview of the changed key, or name of the changed backend" example:"oas_8rT2kLmN0q"`
 	From   string          `json:"from" doc:"Client address, or local" example:"10.0.0.7"`
 	Detail json.RawMessage `json:"detail" doc:"What changed, by field; never a secret or its hash"`
 }
 
-// AuditQuery asks for lines of the audit table, the newest first, at most Limit of those before the line Before; 0 is the newest of all.
-// A list that is empty chooses everything, From belongs to the span and To does not.
+// AuditQuery selects entries of the audit table, the newest first: at most Limit entries before the entry Before, where 0 means the
+// newest. An empty list selects everything. From is inclusive, To is exclusive.
 type AuditQuery struct {
 	Actors, Actions, Targets []string
 	From, To                 time.Time
@@ -46,7 +46,7 @@ type AuditQuery struct {
 	Limit                    int
 }
 
-// Audit lists lines of the audit table. A next of 0 says that there are no more; otherwise it is the Before of the next page.
+// Audit lists entries of the audit table. next is 0 if there are no more, otherwise the Before of the next page.
 func (s *Store) Audit(ctx context.Context, q AuditQuery) (list []AuditEntry, next int64, err error) {
 	b := &builder{}
 	from, to := span(&api.RequestFilter{From: q.From, To: q.To})
@@ -76,7 +76,7 @@ func (s *Store) Audit(ctx context.Context, q AuditQuery) (list []AuditEntry, nex
 	return list, next, nil
 }
 
-// note writes an audit line in the transaction of the change itself: there is never the one without the other.
+// note writes an audit entry in the transaction of the change, so that neither exists without the other.
 func note(ctx context.Context, tx *sql.Tx, by api.Change, action, target string, detail map[string]any) error {
 	if by.Force {
 		detail = maps.Clone(detail)
@@ -91,13 +91,13 @@ func note(ctx context.Context, tx *sql.Tx, by api.Change, action, target string,
 	return err
 }
 
-// moved is what a field was and what it became.
+// moved is the old and the new value of a field.
 type moved struct {
 	From any `json:"from"`
 	To   any `json:"to"`
 }
 
-// differences are the fields of a key that a change moved, by their JSON name.
+// differences returns the fields of a key that differ, by their JSON name.
 func differences(before, after api.Key) (map[string]any, error) {
 	was, err := fields(before)
 	if err != nil {
@@ -116,7 +116,7 @@ func differences(before, after api.Key) (map[string]any, error) {
 	return changed, nil
 }
 
-// fields are the public fields of a key as its JSON has them; the key's name in the books is the entry's target.
+// fields returns the public fields of a key as JSON, without the preview, which is the target of the audit entry.
 func fields(k api.Key) (map[string]json.RawMessage, error) {
 	text, err := json.Marshal(k)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 
 const backendColumns = `name, url, slots, total, weight, draining, added_at, ca, client_cert, client_key, auth_header`
 
-// Backends are the servers that were added, the oldest first, and, with a nil URL, those of the settings whose drain was set.
+// Backends returns the servers that admins added, the oldest first. Servers of the settings with a stored drain state have a nil URL.
 func (s *Store) Backends(ctx context.Context) ([]api.Backend, error) {
 	var list []api.Backend
 	err := s.read(ctx, func(tx *sql.Tx) error {
@@ -24,7 +24,7 @@ func (s *Store) Backends(ctx context.Context) ([]api.Backend, error) {
 	return list, err
 }
 
-// AddBackend stores a new server. It returns CodeBadRequest for a field out of bounds and CodeConflict when the name is taken.
+// AddBackend stores a new server. It returns CodeBadRequest for an invalid field and CodeConflict if the name is taken.
 func (s *Store) AddBackend(ctx context.Context, b api.Backend, by api.Change) error {
 	if err := b.Validate(); err != nil {
 		return err
@@ -33,14 +33,14 @@ func (s *Store) AddBackend(ctx context.Context, b api.Backend, by api.Change) er
 		done, err := tx.ExecContext(ctx, `INSERT INTO backends (`+backendColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 			ON CONFLICT (name) DO UPDATE SET url = excluded.url, slots = excluded.slots, total = excluded.total, weight = excluded.weight,
 			draining = excluded.draining, added_at = excluded.added_at, ca = excluded.ca, client_cert = excluded.client_cert,
-			client_key = excluded.client_key, auth_header = excluded.auth_header WHERE backends.url = ''`, // that of a setting that is gone
+			client_key = excluded.client_key, auth_header = excluded.auth_header WHERE backends.url = ''`, // a server that is no longer in the settings
 			b.Name, b.URL.String(), b.Slots, b.Total, b.Weight, flag(b.Draining), millis(by.At),
 			b.Reach.CA, b.Reach.ClientCert, b.Reach.ClientKey, b.Reach.AuthHeader)
 		if err != nil {
 			return err
 		}
 		if n, err := done.RowsAffected(); err != nil || n == 0 {
-			return errors.Join(err, api.Errorf(api.CodeConflict, "there is a backend %s already", b.Name))
+			return errors.Join(err, api.Errorf(api.CodeConflict, "a backend %s already exists", b.Name))
 		}
 		detail := map[string]any{"url": b.URL.String(), "slots": b.Slots, "total": b.Total, "weight": b.Weight, "draining": b.Draining}
 		for name, text := range reachFields(b.Reach.Shown()) {
@@ -52,8 +52,8 @@ func (s *Store) AddBackend(ctx context.Context, b api.Backend, by api.Change) er
 	})
 }
 
-// ChangeBackend changes an added server and returns it as it is then. It returns CodeNotFound, and CodeBadRequest where the
-// result is out of bounds. A patch that changes nothing writes nothing.
+// ChangeBackend changes an added server and returns the new state. It returns CodeNotFound, or CodeBadRequest if the result is invalid. A
+// patch that changes nothing writes nothing.
 func (s *Store) ChangeBackend(ctx context.Context, name string, p api.BackendPatch, by api.Change) (b api.Backend, err error) {
 	err = s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		old, err := scanBackend(tx.QueryRowContext(ctx, `SELECT `+backendColumns+` FROM backends WHERE name = $1 AND url <> ''`, name))
@@ -77,7 +77,7 @@ func (s *Store) ChangeBackend(ctx context.Context, name string, p api.BackendPat
 				changed[f.name] = moved{f.from, f.to}
 			}
 		}
-		// The audit table has which of these changed, and never what they hold.
+		// The audit table records which of these changed, and never their values.
 		before, shown, is := reachFields(old.Reach), reachFields(b.Reach.Shown()), reachFields(b.Reach)
 		for field, was := range reachFields(old.Reach.Shown()) {
 			if before[field] != is[field] {
@@ -97,12 +97,12 @@ func (s *Store) ChangeBackend(ctx context.Context, name string, p api.BackendPat
 	return b, err
 }
 
-// reachFields are the fields of a Reach by their name in the API.
+// reachFields returns the fields of a Reach by their name in the API.
 func reachFields(r api.Reach) map[string]string {
 	return map[string]string{"ca": r.CA, "client_cert": r.ClientCert, "client_key": r.ClientKey, "auth_header": r.AuthHeader}
 }
 
-// DrainBackend keeps whether a server that the settings name is drained.
+// DrainBackend stores whether a server of the settings is drained.
 func (s *Store) DrainBackend(ctx context.Context, name string, drain bool, by api.Change) error {
 	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		if _, err := tx.ExecContext(ctx, `INSERT INTO backends (`+backendColumns+`) VALUES ($1, '', 0, 0, 0, $2, $3, '', '', '', '')
@@ -113,7 +113,7 @@ func (s *Store) DrainBackend(ctx context.Context, name string, drain bool, by ap
 	})
 }
 
-// RemoveBackend forgets an added server, or returns CodeNotFound.
+// RemoveBackend deletes an added server, or returns CodeNotFound.
 func (s *Store) RemoveBackend(ctx context.Context, name string, by api.Change) error {
 	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		done, err := tx.ExecContext(ctx, `DELETE FROM backends WHERE name = $1 AND url <> ''`, name)
@@ -128,10 +128,10 @@ func (s *Store) RemoveBackend(ctx context.Context, name string, by api.Change) e
 }
 
 func errNoBackend(name string) error {
-	return api.Errorf(api.CodeNotFound, "there is no backend %s that was added here", name)
+	return api.Errorf(api.CodeNotFound, "there is no backend %s that an admin added", name)
 }
 
-// scanBackend reads backendColumns from a *sql.Row or *sql.Rows. The URL of one that the settings name is nil.
+// scanBackend reads backendColumns from a *sql.Row or *sql.Rows. The URL of a server of the settings is nil.
 func scanBackend(row interface{ Scan(...any) error }) (b api.Backend, err error) {
 	var address string
 	var draining, added int64

@@ -32,7 +32,8 @@ func TestBackends(t *testing.T) {
 	_, err = s.ChangeBackend(ctx, "gpu9", api.BackendPatch{Slots: &four}, by)
 	wantCode(t, err, api.CodeNotFound)
 
-	// One of the settings has its drain here and nothing else, and cannot be removed; its name is free when the setting is gone.
+	// For a server of the settings, the store has only its drain state and cannot remove it. Its name is free once the setting is
+	// removed.
 	for _, drain := range []bool{true, false, true} {
 		if err := s.DrainBackend(ctx, "static", drain, by); err != nil {
 			t.Fatal(err)
@@ -66,6 +67,6 @@ func TestBackends(t *testing.T) {
 		actions[e.Action+" "+e.Target]++
 	}
 	if len(log) != 8 || actions["backend.add gpu2"] != 1 || actions["backend.change gpu2"] != 1 || actions["backend.remove gpu2"] != 1 || actions["backend.change static"] != 3 {
-		t.Errorf("%d lines of audit: %v", len(log), actions)
+		t.Errorf("%d audit entries: %v", len(log), actions)
 	}
 }

@@ -8,16 +8,16 @@ import (
 	"path/filepath"
 )
 
-// Contents is how much a database holds: two copies of one state have equal ones.
+// Contents counts what a database contains. Two copies of one state have equal Contents.
 type Contents struct {
 	Schema       int64 `json:"schema"`
-	Keys         int64 `json:"keys"`     // revoked ones too
-	Requests     int64 `json:"requests"` // rows of the books
+	Keys         int64 `json:"keys"`     // including revoked ones
+	Requests     int64 `json:"requests"` // usage rows
 	AuditEntries int64 `json:"audit_entries"`
 }
 
-// Copy writes the database, as it is at one moment, to path, which must not exist: one file with mode 0600, without the gaps of
-// the original. Others may read and write meanwhile. An error or the end of ctx may leave a piece of the file.
+// Copy writes a consistent copy of the database to path, which must not exist: one file with mode 0600, without the free pages of the
+// original. Other connections may read and write meanwhile. An error or the end of ctx may leave an incomplete file.
 func (s *Store) Copy(ctx context.Context, path string) error {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -27,7 +27,7 @@ func (s *Store) Copy(ctx context.Context, path string) error {
 }
 
 func copyTo(ctx context.Context, db *sql.DB, path string) error {
-	// SQLite would make it readable for everybody; an empty file it takes as it is.
+	// SQLite would create a file that every user can read. It keeps the mode of an existing empty file.
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
@@ -42,7 +42,7 @@ func copyTo(ctx context.Context, db *sql.DB, path string) error {
 	return f.Sync()
 }
 
-// Bytes is about how large a Copy will be.
+// Bytes returns the approximate size of a Copy.
 func (s *Store) Bytes(ctx context.Context) (int64, error) {
 	var size int64
 	err := s.reader.QueryRowContext(ctx, `SELECT (c.page_count - f.freelist_count) * p.page_size
@@ -53,9 +53,8 @@ func (s *Store) Bytes(ctx context.Context) (int64, error) {
 	return size, nil
 }
 
-// Examine reads a whole database file that nobody has open, a Copy, without changing it. It returns an error for a damaged file,
-// for one of another program and for one of a newer version of this program. An older schema is none: Create brings it up to
-// date.
+// Examine reads a whole database file that no process has open, such as a Copy, without changing it. It returns an error if the file is
+// damaged, or was written by another program or a newer version of this one. An older schema is not an error: Create upgrades it.
 func Examine(ctx context.Context, path string) (c Contents, secretCheck []byte, err error) {
 	if path, err = filepath.Abs(path); err != nil {
 		return c, nil, err
@@ -88,21 +87,21 @@ func Examine(ctx context.Context, path string) (c Contents, secretCheck []byte, 
 	return c, secretCheck, err
 }
 
-// countContents counts everything but the schema.
+// countContents counts everything except the schema.
 func countContents(ctx context.Context, db *sql.DB) (c Contents, err error) {
 	err = db.QueryRowContext(ctx, `SELECT (SELECT COUNT(*) FROM keys), (SELECT COUNT(*) FROM requests), (SELECT COUNT(*) FROM audit)`).
 		Scan(&c.Keys, &c.Requests, &c.AuditEntries)
 	return c, err
 }
 
-// Files are the names that a database has on the disk: the file and what SQLite keeps beside it.
+// Files returns the names of a database's files: the file itself and those that SQLite keeps next to it.
 func Files(path string) []string { return []string{path, path + "-wal", path + "-shm"} }
 
-// Fold moves what a write-ahead log still holds into the file.
+// Fold moves the contents of a write-ahead log into the file.
 func Fold(ctx context.Context, path string) error {
 	s, err := Open(ctx, path)
 	if err != nil {
 		return err
 	}
-	return s.Close() // as the last one that has it open
+	return s.Close() // closing the last connection does it
 }

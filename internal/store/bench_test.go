@@ -13,8 +13,8 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// load makes n records over the given time up to noon: a thousand keys, of which each uses three models by two routes and now
-// and then fails, with log-normal response times.
+// load creates n records in the given time up to noon: a thousand keys, each with three models and two routes and occasional failures,
+// with log-normal response times.
 func load(n int, over time.Duration) []api.Record {
 	random := rand.New(rand.NewPCG(5, 6))
 	outcomes := []api.Outcome{api.OutcomeRefused, api.OutcomeUpstream, api.OutcomeClientGone}

@@ -9,13 +9,13 @@ import (
 	"ollama-api-service/internal/disk"
 )
 
-// caused is a failure of SQLite with the error of the system behind it, for disk.Cause. Its text is SQLite's.
+// caused is a failure of SQLite with an error of the system for disk.Cause. Its text is SQLite's.
 type caused struct{ failure, cause error }
 
 func (c caused) Error() string   { return c.failure.Error() }
 func (c caused) Unwrap() []error { return []error{c.failure, c.cause} }
 
-// withCause adds the cause that SQLite's own code means. SQLite keeps the system's error number to itself.
+// withCause adds the system error that corresponds to SQLite's result code, because SQLite does not expose the system's error number.
 func withCause(err error) error {
 	code := resultCode(err)
 	if code == sqlite3.SQLITE_READONLY_DBMOVED {
@@ -36,8 +36,8 @@ func withCause(err error) error {
 	return err
 }
 
-// withTriedCause is withCause for a file that cannot be opened: the same code stands for a full disk, a read-only one and missing
-// rights, so a small file is written beside it to see.
+// withTriedCause is withCause for a file that cannot be opened. SQLite uses one code for a full disk, a read-only disk and missing
+// permissions, so this function writes a small file next to the database to find the cause.
 func withTriedCause(path string, err error) error {
 	switch resultCode(err) & 0xff {
 	case sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PERM:

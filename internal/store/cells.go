@@ -11,17 +11,18 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// The lengths of the periods that are summed up, in milliseconds. All zones of time differ from UTC by whole quarters of an hour.
+// The lengths of the periods that have sums, in milliseconds. The offset of every time zone from UTC is a multiple of a quarter of an
+// hour.
 const (
 	minuteMS  = 60_000
 	quarterMS = 15 * minuteMS
 	hourMS    = 60 * minuteMS
 	dayMS     = 24 * hourMS
-	// A year is 23 blocks and 30 days at the most; blocks of eight or of 32 days would be more in all.
+	// A year is at most 23 blocks and 30 days. Blocks of 8 or 32 days would need more in total.
 	blockMS = 16 * dayMS
 )
 
-// kind is a set of names that a cell keeps apart; it is summed up over the others.
+// kind is a set of dimensions. Cells of a kind are grouped by these and summed over the others.
 type kind int64
 
 const (
@@ -34,7 +35,7 @@ const (
 	byOthers = byModel | byEndpoint | byBackend | byOutcome
 )
 
-// level is one kind of sum by one length of time, and the finer level that it is summed up from.
+// level is a kind of sum with one period length, and the finer level that it is computed from.
 type level struct {
 	kind      kind
 	width     int64
@@ -42,18 +43,17 @@ type level struct {
 	fromWidth int64
 }
 
-// singles are the names one by one, and pairs a key with one of the others.
+// singles are the dimensions one by one, and pairs are the key with one other dimension.
 var (
 	singles = []kind{byKey, byModel, byEndpoint, byBackend, byOutcome}
 	pairs   = []kind{byKey | byModel, byKey | byEndpoint, byKey | byBackend, byKey | byOutcome}
 )
 
-// foreverMS is the width of sums of all time, which outlive every retention.
+// foreverMS is the width of all-time sums, which are never deleted.
 const foreverMS = 0
 
-// levels are all but the first ones, by minute and the cells of byAll by hour. Each comes after what it is made from. Together with a
-// key, blocks of every combination would not be fewer than days; and what is asked by parts of hours is read from few of them, so that
-// each name need not be apart there.
+// levels are all levels except the first ones, by minute and byAll by hour. Each comes after the one that it is computed from. Blocks of
+// byAll would be as many as days, so there are none. Queries by parts of hours read few cells, so those exist only for two kinds.
 var levels = func() (all []level) {
 	all = append(all, level{byKey, quarterMS, byKey, minuteMS}, level{byOthers, quarterMS, byOthers, minuteMS},
 		level{byAll, dayMS, byAll, hourMS}, level{byOthers, hourMS, byAll, hourMS}, level{byOthers, dayMS, byAll, dayMS}, level{byOthers, blockMS, byOthers, dayMS})
@@ -73,14 +73,14 @@ var levels = func() (all []level) {
 	return all
 }()
 
-// cell is one row of usage_period (byAll) or of usage_sum.
+// cell identifies one row of usage_period (byAll) or of usage_sum.
 type cell struct {
 	kind                                  kind
 	width, start                          int64
 	key, model, endpoint, backend, result string
 }
 
-// compare is the order of the tables' keys.
+// compare orders cells by the primary keys of the tables.
 func (c cell) compare(o cell) int {
 	first := cmp.Or(cmp.Compare(c.kind, o.kind), cmp.Compare(c.width, o.width), cmp.Compare(c.start, o.start))
 	if c.kind == byAll {
@@ -90,7 +90,7 @@ func (c cell) compare(o cell) int {
 		cmp.Compare(c.result, o.result), cmp.Compare(c.key, o.key))
 }
 
-// as is the cell of another level that c is a part of.
+// as returns the cell of another level that contains c.
 func (c cell) as(k kind, width int64) cell {
 	c.kind, c.width, c.start = k, width, down(c.start, width)
 	for _, n := range []struct {
@@ -104,13 +104,13 @@ func (c cell) as(k kind, width int64) cell {
 	return c
 }
 
-// used is what a cell sums up.
+// used is the usage in a cell.
 type used struct {
 	count, timed, firstBytes, prompt, completion, estimated, in, out, last int64
 	total, firstByte, slot, gpu, queue                                     float64 // milliseconds
 }
 
-// usedBy is what one request used.
+// usedBy returns the usage of one request.
 func usedBy(r *api.Record) used {
 	u := used{
 		count: 1, prompt: r.PromptTokens, completion: r.CompletionTokens, estimated: flag(r.Estimated), in: r.BytesIn, out: r.BytesOut,
@@ -142,7 +142,7 @@ func (u *used) add(o *used) {
 	u.queue += o.queue
 }
 
-// values are in the order of cellSums, and so is what into points to.
+// values returns the fields in the order of cellSums, and into returns pointers to them in the same order.
 func (u *used) values() []any {
 	return []any{u.count, u.timed, u.total, u.firstBytes, u.firstByte, u.prompt, u.completion, u.estimated, u.slot, u.in, u.out, u.last, u.gpu, u.queue}
 }
@@ -151,10 +151,10 @@ func (u *used) into() []any {
 	return []any{&u.count, &u.timed, &u.total, &u.firstBytes, &u.firstByte, &u.prompt, &u.completion, &u.estimated, &u.slot, &u.in, &u.out, &u.last, &u.gpu, &u.queue}
 }
 
-// cells sum up the rows of one transaction.
+// cells are the sums over the rows of one transaction.
 type cells map[cell]*used
 
-// add counts one row; minutes is since when there are minutes.
+// add counts one row. minutes is the time from which on sums by minute exist.
 func (c cells) add(r *api.Record, minutes int64) {
 	u := usedBy(r)
 	id := cell{byAll, hourMS, u.last, r.Key, r.Model, r.Endpoint, r.Backend, string(r.Outcome)}
@@ -162,7 +162,7 @@ func (c cells) add(r *api.Record, minutes int64) {
 	for _, k := range []kind{byKey, byOthers} {
 		width := int64(minuteMS)
 		if u.last < minutes {
-			width = quarterMS // a minute would be deleted again
+			width = quarterMS // a sum by minute would be deleted again
 		}
 		c.at(id.as(k, width)).add(&u)
 	}
@@ -177,7 +177,7 @@ func (c cells) at(id cell) *used {
 	return u
 }
 
-// sumUp makes the further levels from the first: a transaction has thousands of rows, but few hours.
+// sumUp computes the other levels from the first ones: a transaction has thousands of rows, but few hours.
 func (c cells) sumUp() {
 	type family struct {
 		kind  kind
@@ -200,8 +200,8 @@ func (c cells) sumUp() {
 	}
 }
 
-// save adds the sums to the tables, in the order of their keys: two processes that add at one time then take their row locks in
-// one order and cannot deadlock.
+// save adds the sums to the tables in the order of their keys, so that two processes that write at the same time lock rows in the same
+// order and cannot deadlock.
 func (c cells) save(ctx context.Context, tx *sql.Tx) error {
 	c.sumUp()
 	whole, err := tx.PrepareContext(ctx, addCells("usage_period", "width, start, key, model, endpoint, backend, outcome"))
@@ -226,7 +226,7 @@ func (c cells) save(ctx context.Context, tx *sql.Tx) error {
 	return nil
 }
 
-// addCells is the statement that adds one cell to a table with this key.
+// addCells returns the statement that adds one cell to a table with this key.
 func addCells(table, key string) string {
 	var params, updates []string
 	for range strings.Split(key+", "+cellSums, ", ") {

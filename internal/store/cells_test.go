@@ -15,7 +15,7 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// counted is what a table of sums holds of one level, cell by cell; before is where it begins.
+// counted returns the contents of one level in a table of sums, cell by cell, without cells before before.
 func counted(t *testing.T, s *Store, k kind, width, since int64) map[string]used {
 	t.Helper()
 	query := fmt.Sprint(`SELECT start || '|' || model || '|' || endpoint || '|' || backend || '|' || outcome || '|' || key, `, cellSums,
@@ -45,7 +45,7 @@ func cellsOf(t *testing.T, s *Store, query string) map[string]used {
 	return all
 }
 
-// inStep compares each level of the sums with what the rows add up to, cell by cell, from since on.
+// inStep compares each level of the sums with the sums of the rows, cell by cell, from since on.
 func inStep(t *testing.T, s *Store, since int64) {
 	t.Helper()
 	all := append([]level{{kind: byAll, width: hourMS}}, levels...)
@@ -71,7 +71,7 @@ func inStep(t *testing.T, s *Store, since int64) {
 				name += " || '|'"
 			}
 		}
-		// Whole periods only: of one that since cuts, some rows are gone.
+		// Only whole periods: of a period that since cuts, some rows are missing.
 		from := up(since, l.width)
 		want := cellsOf(t, s, fmt.Sprint(`SELECT name, `, summed, ` FROM (SELECT `, name, ` AS name, `, rowSums, ` FROM requests WHERE at >= `, from, `) AS r GROUP BY name`))
 		got := counted(t, s, l.kind, l.width, from)
@@ -93,7 +93,7 @@ func TestSumsAreInStepWithTheRows(t *testing.T) {
 	for i := range recs {
 		recs[i].At = recs[i].At.Add(-time.Duration(random.IntN(40)) * 24 * time.Hour)
 	}
-	for range 12 { // in batches of any size, some of them or parts of them again
+	for range 12 { // batches of any size, some or parts of them repeatedly
 		n, from := random.IntN(120), random.IntN(len(recs))
 		addRecords(t, s, recs[from:min(from+n+1, len(recs))]...)
 	}
@@ -109,7 +109,7 @@ func TestSumsAreInStepWithTheRows(t *testing.T) {
 	}
 }
 
-// old is a database of the first schema with these requests, and nothing but its rows and what that version kept beside.
+// old creates a database of the first schema with these requests: only its rows and the tables of that version.
 func old(t testing.TB, recs ...api.Record) (path string) {
 	t.Helper()
 	s, full := create(t)
@@ -118,7 +118,7 @@ func old(t testing.TB, recs ...api.Record) (path string) {
 	db := must[*sql.DB](t)(sql.Open("sqlite", dsn(path)))
 	defer db.Close()
 	db.SetMaxOpenConns(1)
-	if err := useLog(t.Context(), db); err != nil { // as every database is from its first start on
+	if err := useLog(t.Context(), db); err != nil { // as the first start does
 		t.Fatal(err)
 	}
 	provider := must[*goose.Provider](t)(goose.NewProvider(goose.DialectSQLite3, db, migrationFiles(), goose.WithDisableGlobalRegistry(true)))
@@ -139,11 +139,11 @@ func old(t testing.TB, recs ...api.Record) (path string) {
 	return path
 }
 
-// A database from before the sums answers as if it had always kept them.
+// A database from before the sums gives the same answers as one that always had them.
 func TestMigrationFillsSums(t *testing.T) {
 	recs := sample(500)
 	for i := range recs {
-		recs[i].GPU, recs[i].Queued = -1, -1 // nobody measured them then
+		recs[i].GPU, recs[i].Queued = -1, -1 // not measured in that version
 	}
 	path := old(t, recs...)
 	s := must[*Store](t)(Create(t.Context(), path))

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// upgraded brings path up to date as a service does that starts at a time.
+// upgraded upgrades path as a service that starts at a given time does.
 func upgraded(t *testing.T, path string, now time.Time) {
 	t.Helper()
 	s := must[*Store](t)(CreateLogged(t.Context(), path, slog.New(slog.DiscardHandler), CreateOptions{Copy: true, Now: func() time.Time { return now }}))
@@ -21,7 +21,7 @@ func upgraded(t *testing.T, path string, now time.Time) {
 	}
 }
 
-// goBack puts the copy in the place of the database, as docs/deployment.md says.
+// goBack replaces the database by the copy, as docs/deployment.md describes.
 func goBack(t *testing.T, path, copied string) {
 	t.Helper()
 	text := must[[]byte](t)(os.ReadFile(copied))
@@ -35,7 +35,7 @@ func goBack(t *testing.T, path, copied string) {
 	}
 }
 
-// A copy from before a migration is what the program before wrote: its schema, and every row. Two are kept.
+// A copy from before a migration has the schema and every row of the previous program. Two copies are kept.
 func TestCopyBeforeMigration(t *testing.T) {
 	path := old(t, sample(30)...)
 	before, _, err := Examine(t.Context(), path)
@@ -51,17 +51,17 @@ func TestCopyBeforeMigration(t *testing.T) {
 		t.Errorf("the copy: %v, %v, want mode 0600", info, err)
 	}
 	if got, _, err := Examine(t.Context(), copies[0]); err != nil || got != before {
-		t.Errorf("the copy holds %+v, %v, want %+v", got, err, before)
+		t.Errorf("the copy contains %+v, %v, want %+v", got, err, before)
 	}
-	// Once up to date, nothing is copied.
+	// An up-to-date database is not copied.
 	upgraded(t, path, noon.Add(time.Hour))
 	if n := len(copiesOf(path)); n != 1 {
 		t.Errorf("%d copies after a start without a migration, want 1", n)
 	}
-	// The way back, and forward again. A try that finds the same content needs no second copy; changed content does.
+	// Going back, and forward again. The same content needs no second copy; changed content does.
 	goBack(t, path, copies[0])
 	if got, _, err := Examine(t.Context(), path); err != nil || got != before {
-		t.Errorf("gone back to %+v, %v, want %+v", got, err, before)
+		t.Errorf("after going back: %+v, %v, want %+v", got, err, before)
 	}
 	upgraded(t, path, noon.Add(2*time.Hour))
 	if n := len(copiesOf(path)); n != 1 {
@@ -82,7 +82,7 @@ func TestCopyBeforeMigration(t *testing.T) {
 	}
 }
 
-// Without room for the copy nothing is touched, and the cause is that of a full disk.
+// Without enough space for the copy nothing changes, and the cause is a full disk.
 func TestNoRoomForTheCopy(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("this test mounts a small disk, which needs root")
@@ -106,10 +106,10 @@ func TestNoRoomForTheCopy(t *testing.T) {
 	}
 	o := CreateOptions{Copy: true, Now: time.Now}
 	if _, err := CreateLogged(t.Context(), path, slog.New(slog.DiscardHandler), o); !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "MIGRATION_COPY") {
-		t.Errorf("without room: %v, want that the disk is full and what to do", err)
+		t.Errorf("without space: %v, want an error that says that the disk is full and what to do", err)
 	}
 	if got, _, err := Examine(t.Context(), path); err != nil || got != before {
-		t.Errorf("then it holds %+v, %v, want %+v as before", got, err, before)
+		t.Errorf("then it contains %+v, %v, want %+v as before", got, err, before)
 	}
 	o.Copy = false
 	s := must[*Store](t)(CreateLogged(t.Context(), path, slog.New(slog.DiscardHandler), o))

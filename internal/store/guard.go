@@ -10,21 +10,21 @@ import (
 )
 
 const (
-	// mostWait is for how long retention waits at most, counted in the time that the service runs.
+	// mostWait is how long retention waits at most, in running time of the service.
 	mostWait = 7 * 24 * time.Hour
-	// clockStep is by how much the clock may be off what it was expected to be.
+	// clockStep is the largest difference between the clock and its expected value that is not suspicious.
 	clockStep = 24 * time.Hour
 )
 
-// guard keeps a wrong clock from deleting the books. It is stored, because a wrong clock often comes with a start.
+// guard prevents a wrong clock from deleting usage. It is stored, because a clock is often wrong at a start.
 type guard struct {
-	Clock  int64 `json:"clock"`  // what the wall clock should be at Seen, in milliseconds: as of the last look that was right, and what has passed since
-	Seen   int64 `json:"seen"`   // what it was at the last look
-	Waited int64 `json:"waited"` // milliseconds; mostWait and above is over
+	Clock  int64 `json:"clock"`  // the expected wall clock at Seen in milliseconds: its last trusted value plus the time since
+	Seen   int64 `json:"seen"`   // the wall clock at the last check
+	Waited int64 `json:"waited"` // milliseconds; the wait ends at mostWait
 }
 
-// look returns why nothing may be deleted now, or "". passed is the time since the last look; below 0 it is not known, as at a start.
-// newest is the time of the newest row, and half is half of what rows are kept for; 0 is without bound.
+// look returns why nothing may be deleted now, or "". passed is the time since the last check, or negative if it is unknown, as at a
+// start. newest is the time of the newest row. half is half of the time that rows are kept; 0 means unlimited.
 func (g *guard) look(now, newest time.Time, passed, half time.Duration) string {
 	wall := millis(now)
 	if g.Clock == 0 {
@@ -46,7 +46,7 @@ func (g *guard) look(now, newest time.Time, passed, half time.Duration) string {
 		g.Clock, g.Waited = wall, 0
 		return ""
 	case stepped && over:
-		g.Waited = 0 // that was about something else
+		g.Waited = 0 // the earlier wait had another reason
 	case over:
 		g.Clock = wall
 		return ""
@@ -56,7 +56,7 @@ func (g *guard) look(now, newest time.Time, passed, half time.Duration) string {
 		return ""
 	}
 	if stepped {
-		return fmt.Sprintf("the clock is %.1f days from where it was expected: it was set, or the service was off for so long", inDays(off.Abs()))
+		return fmt.Sprintf("the clock is %.1f days off its expected value: the clock was changed, or the service was off that long", inDays(off.Abs()))
 	}
 	return fmt.Sprintf("the newest request is %.1f days old, more than half of the time that requests are kept: the clock may be wrong, or an old backup was restored",
 		inDays(now.Sub(newest)))
@@ -64,16 +64,16 @@ func (g *guard) look(now, newest time.Time, passed, half time.Duration) string {
 
 func inDays(d time.Duration) float64 { return d.Hours() / 24 }
 
-// TrimWait says that retention deletes nothing now, and why.
+// TrimWait reports that retention deletes nothing now, and why.
 type TrimWait struct {
 	Reason string    `json:"reason"`
-	Until  time.Time `json:"until"` // when it deletes at the latest, if the service runs until then
+	Until  time.Time `json:"until"` // when it deletes at the latest, if the service keeps running
 }
 
-// TrimWaits is why Trim waits, or nil.
+// TrimWaits returns why Trim waits, or nil.
 func (s *Store) TrimWaits() *TrimWait { return s.waits.Load() }
 
-// guarded looks at the clock and at the newest row, and sets what TrimWaits returns.
+// guarded checks the clock and the newest row, and sets the result of TrimWaits.
 func (s *Store) guarded(ctx context.Context, keep Retention, now time.Time, passed time.Duration) (*TrimWait, error) {
 	newest, err := s.Newest(ctx)
 	if err != nil {
@@ -112,7 +112,7 @@ func (s *Store) guarded(ctx context.Context, keep Retention, now time.Time, pass
 
 const guardName = "retention"
 
-// Newest is when the newest booked request was admitted, which may be in the future if a clock was wrong; zero if there is none.
+// Newest returns when the newest request was admitted, which may be in the future if a clock was wrong. It returns zero without requests.
 func (s *Store) Newest(ctx context.Context) (time.Time, error) {
 	var at sql.NullInt64
 	err := s.read(ctx, func(tx *sql.Tx) error {

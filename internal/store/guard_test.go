@@ -11,15 +11,15 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// A walk of looks, hour by hour: what the wall clock does, what the newest row is, and whether anything may be deleted.
+// A sequence of checks, one an hour: the wall clock, the newest row, and whether deletion is allowed.
 func TestRetentionWaitsForTheClock(t *testing.T) {
 	const half = 15 * days
 	type step struct {
-		hours  int           // looks, an hour apart
-		set    time.Duration // the wall clock is set by this before
-		off    time.Duration // the service is off for this before
-		newest time.Duration // age of the newest row, before now; below 0 it is in the future
-		waits  bool          // after the last of the looks
+		hours  int           // checks, an hour apart
+		set    time.Duration // the wall clock is changed by this first
+		off    time.Duration // the service is off for this first
+		newest time.Duration // age of the newest row; negative means in the future
+		waits  bool          // after the last check
 	}
 	for name, steps := range map[string][]step{
 		"nothing happens":                            {{hours: 48}},
@@ -58,7 +58,7 @@ func TestRetentionWaitsForTheClock(t *testing.T) {
 	}
 }
 
-// The wait is in the database, in the log once, and over when the clock is right again.
+// The wait is stored in the database, logged once, and ends when the clock is right again.
 func TestTrimWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := create(t)
@@ -86,16 +86,16 @@ func TestTrimWaits(t *testing.T) {
 			return len(list)
 		}
 		run(time.Minute)
-		ahead = 40 * days // the newest row would be too old for it, and is "new" only by the right clock
+		ahead = 40 * days // by this clock, the newest row is too old
 		addRecords(t, s, record("ahead", "oas_a", time.Now().Add(ahead)))
 		run(2*time.Hour + time.Minute)
-		run(time.Minute) // another start does not make it right
+		run(time.Minute) // another start does not end the wait
 		wait := s.TrimWaits()
 		if n := left(); n != 3 || wait == nil || !strings.Contains(wait.Reason, "40.0 days") {
 			t.Fatalf("%d rows are left with a clock 40 days ahead, and it waits for %+v", n, wait)
 		}
 		if n := strings.Count(log.String(), "check the clock"); n != 1 {
-			t.Errorf("said %d times: %s", n, log.String())
+			t.Errorf("logged %d times: %s", n, log.String())
 		}
 		run(7 * days)
 		if n := left(); n != 1 || s.TrimWaits() != nil {
@@ -104,7 +104,7 @@ func TestTrimWaits(t *testing.T) {
 	})
 }
 
-// A machine that boots with its clock behind: a request of the future is neither of the last day nor the last request.
+// A machine that boots with its clock behind: a request in the future is not part of the last day and is not the last request.
 func TestStatisticsDoNotCountTheFuture(t *testing.T) {
 	s, _ := create(t)
 	addRecords(t, s, record("now", "oas_a", noon.Add(-time.Hour)), record("ahead", "oas_a", noon.Add(48*time.Hour)), record("only", "oas_b", noon.Add(48*time.Hour)))
@@ -116,13 +116,13 @@ func TestStatisticsDoNotCountTheFuture(t *testing.T) {
 		}
 	}
 	if b := all.ByKey["oas_b"]; b.LastRequest != nil || b.Last24h != 0 || b.TotalRequests != 1 {
-		t.Errorf("a key with rows of the future only: %+v", b)
+		t.Errorf("a key with only future rows: %+v", b)
 	}
 	if all.Total.LastRequest == nil || all.Total.LastRequest.After(noon) || all.Total.Last24h != 1 {
-		t.Errorf("in all: %+v", all.Total)
+		t.Errorf("total: %+v", all.Total)
 	}
 	later := must[AllStatistics](t)(s.AllStatistics(t.Context(), noon.Add(72*time.Hour)))
 	if last := later.ByKey["oas_b"].LastRequest; last == nil || !last.Equal(noon.Add(48*time.Hour)) {
-		t.Errorf("when the future has come the last request is %v", last)
+		t.Errorf("once that time has passed, the last request is %v", last)
 	}
 }

@@ -11,20 +11,20 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// StoredKey is a key with what its secret is checked against.
+// StoredKey is a key with the hashes that its secret is checked against.
 type StoredKey struct {
 	api.Key
 	MAC           []byte
-	PreviousMAC   []byte    // of the secret that a rotation replaced; nil when there is none
-	PreviousUntil time.Time // PreviousMAC is good before this
+	PreviousMAC   []byte    // of the secret that a rotation replaced, or nil
+	PreviousUntil time.Time // PreviousMAC is valid before this time
 }
 
 const keyColumns = `preview, name, role, mac, previous_mac, previous_until, rate_limit, max_concurrent, models, allow_cloud,
 	expires_at, allowed_ips, policy, note, created_at, revoked_at, tokens_per_hour, tokens_per_day, gpu_seconds_per_day,
 	max_tokens_per_request, strict, weight, class`
 
-// CreateKey stores a new key. A CreatedAt of zero becomes by.At, and one with neither weight nor class gets the usual ones. It returns CodeBadRequest for a field out of bounds or an
-// expiry that is over at by.At, and CodeConflict when the preview is taken.
+// CreateKey stores a new key. A zero CreatedAt becomes by.At, and a key with neither weight nor class gets the defaults. It returns
+// CodeBadRequest for an invalid field or an expiry before by.At, and CodeConflict if the preview is taken.
 func (s *Store) CreateKey(ctx context.Context, k api.Key, mac []byte, by api.Change) error {
 	if k.Weight == 0 && k.Class == "" {
 		k.Weight, k.Class = api.DefaultWeight, api.ClassInteractive
@@ -56,7 +56,7 @@ func (s *Store) CreateKey(ctx context.Context, k api.Key, mac []byte, by api.Cha
 			return err
 		}
 		if n, err := done.RowsAffected(); err != nil || n == 0 {
-			return errors.Join(err, api.Errorf(api.CodeConflict, "there is a key %s already", k.Preview))
+			return errors.Join(err, api.Errorf(api.CodeConflict, "a key %s already exists", k.Preview))
 		}
 		all := make(map[string]any, len(detail))
 		for name, value := range detail {
@@ -66,7 +66,7 @@ func (s *Store) CreateKey(ctx context.Context, k api.Key, mac []byte, by api.Cha
 	})
 }
 
-// Key is the key with this preview, revoked or not, or CodeNotFound.
+// Key returns the key with this preview, revoked or not, or CodeNotFound.
 func (s *Store) Key(ctx context.Context, preview string) (StoredKey, error) {
 	k, err := scanKey(s.reader.QueryRowContext(ctx, keyByPreview, preview))
 	return k, keyError(err)
@@ -74,7 +74,7 @@ func (s *Store) Key(ctx context.Context, preview string) (StoredKey, error) {
 
 const keyByPreview = `SELECT ` + keyColumns + ` FROM keys WHERE preview = $1`
 
-// Keys is all keys, newest first, revoked ones too.
+// Keys returns all keys, including revoked ones, newest first.
 func (s *Store) Keys(ctx context.Context) ([]api.Key, error) {
 	var keys []api.Key
 	err := s.read(ctx, func(tx *sql.Tx) error {
@@ -87,10 +87,9 @@ func (s *Store) Keys(ctx context.Context) ([]api.Key, error) {
 	return keys, err
 }
 
-// ChangeKey applies a patch and returns the key as it is then. It returns CodeNotFound, CodeBadRequest when the result is out
-// of bounds or the new expiry is over at by.At, and CodeConflict when the key is revoked or is the last admin, or when the change
-// bars the key that makes it and by.Force does not ask for that.
-// A patch that changes nothing writes nothing.
+// ChangeKey applies a patch and returns the new key. It returns CodeNotFound, and CodeBadRequest if the result is invalid or the new
+// expiry is before by.At. It returns CodeConflict if the key is revoked or is the last admin, and, without by.Force, if the change locks
+// out the key that makes it. A patch that changes nothing writes nothing.
 func (s *Store) ChangeKey(ctx context.Context, preview string, p api.KeyPatch, by api.Change) (api.Key, error) {
 	return s.alter(ctx, preview, func(ctx context.Context, tx *sql.Tx, old StoredKey) error {
 		if old.RevokedAt != nil {
@@ -101,7 +100,7 @@ func (s *Store) ChangeKey(ctx context.Context, preview string, p api.KeyPatch, b
 		if err := k.Validate(); err != nil {
 			return err
 		}
-		if err := barsCaller(old.Key, k, by); err != nil {
+		if err := checkCaller(old.Key, k, by); err != nil {
 			return err
 		}
 		if p.ExpiresAt.Set {
@@ -137,9 +136,9 @@ func (s *Store) ChangeKey(ctx context.Context, preview string, p api.KeyPatch, b
 	})
 }
 
-// RotateKey gives the key a new secret; the one before works for grace longer, one before that no more.
-// It returns CodeNotFound, CodeBadRequest for a grace below 0 or above api.MaxGrace, and CodeConflict for a revoked key and, without
-// by.Force, while the secret that the last rotation replaced still works.
+// RotateKey gives the key a new secret. The previous one keeps working for grace, an earlier one stops working. It returns CodeNotFound,
+// CodeBadRequest for a grace below 0 or above api.MaxGrace, and CodeConflict for a revoked key and, without by.Force, while the secret
+// that the last rotation replaced still works.
 func (s *Store) RotateKey(ctx context.Context, preview string, mac []byte, grace time.Duration, by api.Change) (api.Key, error) {
 	if grace < 0 || grace > api.MaxGrace {
 		return api.Key{}, api.Errorf(api.CodeBadRequest, "grace_seconds must be from 0 to %d", int64(api.MaxGrace/time.Second))
@@ -149,7 +148,7 @@ func (s *Store) RotateKey(ctx context.Context, preview string, mac []byte, grace
 			return errRevoked(preview)
 		}
 		if old.PreviousMAC != nil && by.At.Before(old.PreviousUntil) && !by.Force {
-			return api.Errorf(api.CodeConflict, "the secret that the last rotation of %s replaced works until %s, and another rotation would end it now: "+
+			return api.Errorf(api.CodeConflict, "the secret that the last rotation of %s replaced works until %s, and another rotation would invalidate it now: "+
 				"wait, or send ?force=true (--force on the command line)", preview, old.PreviousUntil.Format(time.RFC3339))
 		}
 		var before []byte
@@ -166,8 +165,8 @@ func (s *Store) RotateKey(ctx context.Context, preview string, mac []byte, grace
 	})
 }
 
-// RevokeKey ends a key for good; its record stays. It returns CodeNotFound, and CodeConflict for the last admin.
-// Revoking a revoked key changes nothing.
+// RevokeKey ends a key permanently. Its record stays. It returns CodeNotFound, and CodeConflict for the last admin. Revoking a revoked
+// key changes nothing.
 func (s *Store) RevokeKey(ctx context.Context, preview string, by api.Change) (api.Key, error) {
 	return s.alter(ctx, preview, func(ctx context.Context, tx *sql.Tx, old StoredKey) error {
 		if old.RevokedAt != nil {
@@ -187,8 +186,8 @@ func (s *Store) RevokeKey(ctx context.Context, preview string, by api.Change) (a
 	})
 }
 
-// RehashKey replaces a MAC of the key, the current or the previous one, where it still equals oldMAC: the same secret under
-// a new SECRET_KEY. It is no change to the key and no audit line; where nothing equals oldMAC any more it does nothing.
+// RehashKey replaces the current or the previous MAC of the key if it still equals oldMAC: the same secret under a new SECRET_KEY. This
+// is not a change of the key and writes no audit entry. If no MAC equals oldMAC, it does nothing.
 func (s *Store) RehashKey(ctx context.Context, preview string, oldMAC, newMAC []byte) error {
 	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		if _, err := tx.ExecContext(ctx, `UPDATE keys SET mac = $3 WHERE preview = $1 AND mac = $2`, preview, oldMAC, newMAC); err != nil {
@@ -199,13 +198,13 @@ func (s *Store) RehashKey(ctx context.Context, preview string, oldMAC, newMAC []
 	})
 }
 
-// AdminExists reports whether an admin key works at now.
+// AdminExists reports whether an admin key is valid at now.
 func (s *Store) AdminExists(ctx context.Context, now time.Time) (bool, error) {
 	n, err := s.admins(ctx, now)
 	return n.live > 0, err
 }
 
-// AdminEverywhere reports whether an admin key works at now that is not bound to addresses.
+// AdminEverywhere reports whether an admin key without allowed_ips is valid at now.
 func (s *Store) AdminEverywhere(ctx context.Context, now time.Time) (bool, error) {
 	n, err := s.admins(ctx, now)
 	return n.open > 0, err
@@ -219,7 +218,7 @@ func (s *Store) admins(ctx context.Context, now time.Time) (n admins, err error)
 	return n, err
 }
 
-// alter is the frame of a change to one key: read it, change it, read it again, in one transaction.
+// alter changes one key: it reads the key, calls change, and reads the key again, in one transaction.
 func (s *Store) alter(ctx context.Context, preview string, change func(context.Context, *sql.Tx, StoredKey) error) (api.Key, error) {
 	var after StoredKey
 	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
@@ -237,18 +236,18 @@ func (s *Store) alter(ctx context.Context, preview string, change func(context.C
 }
 
 func errRevoked(preview string) error {
-	return api.Errorf(api.CodeConflict, "the key %s is revoked, and that is for good; make a new one", preview)
+	return api.Errorf(api.CodeConflict, "the key %s is revoked, which is permanent; create a new one", preview)
 }
 
-// soon is how near an expiry bars a caller that sets it for itself: the next day it is surprised, or gone.
+// soon is how close an expiry must be for checkCaller to refuse it as a mistake.
 const soon = 24 * time.Hour
 
-// barsCaller refuses a change after which the key that makes it can make no other one, unless that is meant.
-func barsCaller(old, k api.Key, by api.Change) error {
+// checkCaller refuses a change after which the key that makes it could not create another one, unless it is forced.
+func checkCaller(old, k api.Key, by api.Change) error {
 	if by.Force || by.Actor != old.Preview {
 		return nil
 	}
-	from, _ := netip.ParseAddr(by.From) // an address that is not known is in no network
+	from, _ := netip.ParseAddr(by.From) // an unknown address is in no network
 	what := ""
 	switch {
 	case k.Role != api.RoleAdmin:
@@ -260,13 +259,13 @@ func barsCaller(old, k api.Key, by api.Change) error {
 	default:
 		return nil
 	}
-	return api.Errorf(api.CodeConflict, "this change would bar %s, the key that you use yourself: %s; send it with ?force=true if you mean it", old.Preview, what)
+	return api.Errorf(api.CodeConflict, "this change would lock out %s, the key that you use: %s; send ?force=true if you mean it", old.Preview, what)
 }
 
-// keepAdmin refuses a change that takes the last admin away. Only a key that works from everywhere counts as the last, because
-// addresses change. Two counts are kept apart: an admin that works now, and one without an expiry; a key that is the last of either
-// must stay it, except that a key may revoke itself while any other open one works. A key that is bound to addresses may end while
-// another admin key remains; for its own end, that one must be open.
+// keepAdmin refuses a change that removes the last admin key. Only keys without allowed_ips count, because addresses change. There are
+// two conditions: at least one such key must be valid now, and at least one must have no expiry. If a key is the last one for either, a
+// change must keep it so, except that a key may revoke itself while another one without allowed_ips is valid. A key with allowed_ips may
+// end while another admin key remains; if it ends itself, that other one must have no allowed_ips.
 func keepAdmin(ctx context.Context, tx *sql.Tx, old, k api.Key, by api.Change) error {
 	if !by.KeepAdmin || !isLive(old, by.At) {
 		return nil
@@ -276,7 +275,7 @@ func keepAdmin(ctx context.Context, tx *sql.Tx, old, k api.Key, by api.Change) e
 		return err
 	}
 	self := by.Actor == old.Preview
-	const another = "make another admin key without allowed_ips first"
+	const another = "create another admin key without allowed_ips first"
 	open := func(k api.Key) bool { return isLive(k, by.At) && len(k.AllowedIPs) == 0 }
 	switch {
 	case open(old) && old.ExpiresAt == nil && (!open(k) || k.ExpiresAt != nil) && others.lasting == 0 && !(self && k.RevokedAt != nil && others.open > 0):
@@ -284,17 +283,17 @@ func keepAdmin(ctx context.Context, tx *sql.Tx, old, k api.Key, by api.Change) e
 	case open(old) && !open(k) && others.open == 0:
 		return api.Errorf(api.CodeConflict, "%s is the last admin key without allowed_ips; %s", old.Preview, another)
 	case !isLive(k, by.At) && others.open == 0 && (others.live == 0 || self):
-		return api.Errorf(api.CodeConflict, "%s would leave no admin key without allowed_ips behind; %s", old.Preview, another)
+		return api.Errorf(api.CodeConflict, "after %s ends, there would be no admin key without allowed_ips; %s", old.Preview, another)
 	}
 	return nil
 }
 
 func isLive(k api.Key, now time.Time) bool { return k.Role == api.RoleAdmin && k.Live(now) }
 
-// admins counts the admin keys that work: all, those without allowed_ips, and of these the ones without an expiry.
+// admins counts the valid admin keys: all, those without allowed_ips, and those of them without an expiry.
 type admins struct{ live, open, lasting int64 }
 
-// countAdmins counts all admin keys but one.
+// countAdmins counts all admin keys except one.
 func countAdmins(ctx context.Context, tx *sql.Tx, but string, now time.Time) (n admins, err error) {
 	err = tx.QueryRowContext(ctx, `SELECT COUNT(*), COUNT(CASE WHEN open = 1 THEN 1 END), COUNT(CASE WHEN open = 1 AND expires_at IS NULL THEN 1 END)
 		FROM (SELECT expires_at, CASE WHEN allowed_ips IS NULL OR allowed_ips = '[]' THEN 1 ELSE 0 END AS open FROM keys
@@ -303,7 +302,7 @@ func countAdmins(ctx context.Context, tx *sql.Tx, but string, now time.Time) (n 
 	return n, err
 }
 
-// keyError says that a key is unknown. It does not repeat what was asked for: that is a whole secret, now and then.
+// keyError reports an unknown key. It does not repeat the input, which may be a whole secret.
 func keyError(err error) error {
 	if err == nil {
 		return nil
@@ -345,7 +344,7 @@ func scanKey(row interface{ Scan(...any) error }) (StoredKey, error) {
 	return k, nil
 }
 
-// structured are the fields that are JSON text; an absent one is NULL, an empty one is not: to models they differ.
+// structured returns the fields that are JSON text. A nil list is NULL and an empty one is not, because they differ for models.
 func structured(k api.Key) (models, networks, policy any, err error) {
 	text := func(absent bool, v any) any {
 		if absent || err != nil {

@@ -98,10 +98,10 @@ func TestCreateKeyRefuses(t *testing.T) {
 	_, err := s.Key(t.Context(), "oas_secret_pasted_by_mistake")
 	wantCode(t, err, api.CodeNotFound)
 	if strings.Contains(err.Error(), "pasted") {
-		t.Errorf("%v repeats what may be a secret", err)
+		t.Errorf("%v repeats a possible secret", err)
 	}
 	if log := audit(t, s, 10); len(log) != 1 {
-		t.Errorf("%d audit lines for one change", len(log))
+		t.Errorf("%d audit entries for one change", len(log))
 	}
 }
 
@@ -129,13 +129,13 @@ func TestPatchThreeStates(t *testing.T) {
 		}
 		return got
 	}
-	// Absent: all stays.
+	// Absent fields do not change.
 	k.CreatedAt = k.ExpiresAt.Add(-time.Minute)
 	want := k
 	if got := change(api.KeyPatch{}); !reflect.DeepEqual(got, want) {
 		t.Fatalf("an empty patch made %+v of %+v", got, want)
 	}
-	// A value.
+	// Fields with a value.
 	finer := noon.Add(2 * time.Hour).Add(123456 * time.Nanosecond)
 	want.TokensPerHour, want.TokensPerDay, want.GPUPerDay, want.MaxOutput, want.Strict = pointer[int64](14), pointer[int64](15), pointer[int64](16), pointer[int64](17), true
 	want.Name, want.RateLimit, want.MaxConcurrent, want.Models, want.AllowCloud, want.Note =
@@ -150,7 +150,7 @@ func TestPatchThreeStates(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Fatalf("got %+v, want %+v", got, want)
 	}
-	// Null.
+	// Fields that are null.
 	want.RateLimit, want.MaxConcurrent, want.Models, want.ExpiresAt, want.AllowedIPs = nil, nil, nil, nil, nil
 	want.TokensPerHour, want.TokensPerDay, want.GPUPerDay, want.MaxOutput, want.Strict = nil, nil, nil, nil, false
 	want.Weight, want.Class = 1, api.ClassInteractive
@@ -162,7 +162,7 @@ func TestPatchThreeStates(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Fatalf("got %+v, want %+v", got, want)
 	}
-	// What is out of bounds changes nothing.
+	// An invalid value changes nothing.
 	for _, p := range []api.KeyPatch{{Name: pointer("")}, {RateLimit: value[int64](-1)}, {ExpiresAt: value(noon)}, {Models: value([]string{"a b"})}, {Weight: value(0.0)}, {Weight: value(math.NaN())}, {Weight: value(1000.5)}, {Class: value[api.Class]("night")}} {
 		_, err := s.ChangeKey(t.Context(), "oas_a", p, by("oas_admin"))
 		wantCode(t, err, api.CodeBadRequest)
@@ -196,12 +196,12 @@ func TestRotate(t *testing.T) {
 		until    time.Time
 	}{
 		{"second", time.Hour, "mac of oas_a", noon.Add(time.Hour)},
-		{"third", api.MaxGrace, "second", noon.Add(api.MaxGrace)}, // of three secrets, two live
+		{"third", api.MaxGrace, "second", noon.Add(api.MaxGrace)}, // of three secrets, two work
 		{"fourth", 0, "", time.Time{}},
 	}
 	for i, step := range steps {
 		if i > 0 {
-			wantCode(t, rotate(step.mac, step.grace), api.CodeConflict) // within the grace of the one before
+			wantCode(t, rotate(step.mac, step.grace), api.CodeConflict) // within the grace period of the previous one
 		}
 		change.Force = i > 0
 		if err := rotate(step.mac, step.grace); err != nil {
@@ -217,7 +217,7 @@ func TestRotate(t *testing.T) {
 	if err := rotate("fifth", time.Hour); err != nil {
 		t.Fatal(err)
 	}
-	for _, r := range [][3]string{{"fourth", "fourth'"}, {"fifth", "fifth'"}, {"nobody's", "x"}} {
+	for _, r := range [][3]string{{"fourth", "fourth'"}, {"fifth", "fifth'"}, {"unknown", "x"}} {
 		if err := s.RehashKey(t.Context(), "oas_a", []byte(r[0]), []byte(r[1])); err != nil {
 			t.Fatal(err)
 		}
@@ -225,7 +225,7 @@ func TestRotate(t *testing.T) {
 	is("fifth'", "fourth'", noon.Add(time.Hour))
 	change.At = noon.Add(time.Hour)
 	if err := rotate("later", time.Hour); err != nil {
-		t.Errorf("when the grace is over: %v", err)
+		t.Errorf("after the grace period: %v", err)
 	}
 	is("later", "fifth'", noon.Add(2*time.Hour))
 	if _, err := s.RevokeKey(t.Context(), "oas_a", by("cli")); err != nil {
@@ -248,10 +248,10 @@ func TestRevoke(t *testing.T) {
 		t.Errorf("revoking again made %+v", again)
 	}
 	if log := audit(t, s, 10); len(log) != 2 {
-		t.Errorf("%d audit lines, want one for creating and one for revoking", len(log))
+		t.Errorf("%d audit entries, want one for creation and one for revocation", len(log))
 	}
 	if keys := must[[]api.Key](t)(s.Keys(t.Context())); len(keys) != 1 {
-		t.Error("the record is gone")
+		t.Error("the record was deleted")
 	}
 	_, err := s.ChangeKey(t.Context(), "oas_a", api.KeyPatch{Name: pointer("x")}, by("cli"))
 	wantCode(t, err, api.CodeConflict)
@@ -260,6 +260,9 @@ func TestRevoke(t *testing.T) {
 }
 
 func TestLastAdmin(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: make test runs it")
+	}
 	expiring := func(preview string, at time.Time) api.Key {
 		k := admin(preview)
 		k.ExpiresAt = &at
@@ -286,17 +289,17 @@ func TestLastAdmin(t *testing.T) {
 		{"expire the only one", nil, admin("oas_k"), &expire, true},
 		{"rename the only one", nil, admin("oas_k"), &api.KeyPatch{Name: pointer("other")}, false},
 		{"block the only one", nil, admin("oas_k"), &api.KeyPatch{RateLimit: value[int64](0)}, false},
-		{"revoke beside a user", []api.Key{user("oas_u")}, admin("oas_k"), nil, true},
-		{"revoke beside an expired one", []api.Key{expiring("oas_x", yesterday)}, admin("oas_k"), nil, true},
-		{"revoke beside one that will expire", []api.Key{expiring("oas_x", tomorrow)}, admin("oas_k"), nil, true},
-		{"demote beside one that will expire", []api.Key{expiring("oas_x", tomorrow)}, admin("oas_k"), &demote, true},
-		{"revoke beside a lasting one", []api.Key{admin("oas_b")}, admin("oas_k"), nil, false},
-		{"demote beside a lasting one", []api.Key{admin("oas_b")}, admin("oas_k"), &demote, false},
-		{"expire beside a lasting one", []api.Key{admin("oas_b")}, admin("oas_k"), &expire, false},
+		{"revoke next to a user", []api.Key{user("oas_u")}, admin("oas_k"), nil, true},
+		{"revoke next to an expired one", []api.Key{expiring("oas_x", yesterday)}, admin("oas_k"), nil, true},
+		{"revoke next to one that will expire", []api.Key{expiring("oas_x", tomorrow)}, admin("oas_k"), nil, true},
+		{"demote next to one that will expire", []api.Key{expiring("oas_x", tomorrow)}, admin("oas_k"), &demote, true},
+		{"revoke next to a lasting one", []api.Key{admin("oas_b")}, admin("oas_k"), nil, false},
+		{"demote next to a lasting one", []api.Key{admin("oas_b")}, admin("oas_k"), &demote, false},
+		{"expire next to a lasting one", []api.Key{admin("oas_b")}, admin("oas_k"), &expire, false},
 		{"revoke the only live one, which expires", []api.Key{expiring("oas_x", yesterday)}, expiring("oas_k", tomorrow), nil, true},
 		{"demote the only live one, which expires", nil, expiring("oas_k", tomorrow), &demote, true},
 		{"expire later the only live one", nil, expiring("oas_k", tomorrow), &api.KeyPatch{ExpiresAt: value(tomorrow.Add(time.Hour))}, false},
-		{"revoke an expiring one beside a live one", []api.Key{expiring("oas_x", tomorrow)}, expiring("oas_k", tomorrow), nil, false},
+		{"revoke an expiring one next to a live one", []api.Key{expiring("oas_x", tomorrow)}, expiring("oas_k", tomorrow), nil, false},
 		{"revoke an expired one", nil, expiring("oas_k", yesterday), nil, false},
 		{"demote an expired one", nil, expiring("oas_k", yesterday), &demote, false},
 		{"bind the only one to addresses", nil, admin("oas_k"), &bind, true},
@@ -306,11 +309,11 @@ func TestLastAdmin(t *testing.T) {
 		{"revoke the only one, bound to addresses", nil, bound("oas_k"), nil, true},
 		{"free the only one, bound to addresses", nil, bound("oas_k"), &api.KeyPatch{AllowedIPs: null[[]api.Network]()}, false},
 		{"revoke a user", nil, user("oas_k"), nil, false},
-		{"revoke itself beside one that will expire", []api.Key{expiring("oas_x", tomorrow)}, admin("oas_k"), nil, false},
-		{"revoke itself beside an expired one", []api.Key{expiring("oas_x", yesterday)}, admin("oas_k"), nil, true},
-		{"revoke itself beside one bound to addresses", []api.Key{bound("oas_x")}, admin("oas_k"), nil, true},
-		{"revoke itself, bound to addresses, beside another", []api.Key{bound("oas_x")}, bound("oas_k"), nil, true},
-		{"revoke itself, bound to addresses, beside one that will expire", []api.Key{expiring("oas_x", tomorrow)}, bound("oas_k"), nil, false},
+		{"revoke itself next to one that will expire", []api.Key{expiring("oas_x", tomorrow)}, admin("oas_k"), nil, false},
+		{"revoke itself next to an expired one", []api.Key{expiring("oas_x", yesterday)}, admin("oas_k"), nil, true},
+		{"revoke itself next to one bound to addresses", []api.Key{bound("oas_x")}, admin("oas_k"), nil, true},
+		{"revoke itself, bound to addresses, next to another", []api.Key{bound("oas_x")}, bound("oas_k"), nil, true},
+		{"revoke itself, bound to addresses, next to one that will expire", []api.Key{expiring("oas_x", tomorrow)}, bound("oas_k"), nil, false},
 		{"revoke itself, the only one", nil, admin("oas_k"), nil, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -343,7 +346,7 @@ func TestLastAdmin(t *testing.T) {
 			free := by("cli")
 			free.KeepAdmin = false
 			if err := try(free); err != nil {
-				t.Errorf("refused though another admin is in a setting: %v", err)
+				t.Errorf("refused although a setting has another admin key: %v", err)
 			}
 		})
 	}
@@ -364,19 +367,19 @@ func TestAdminExists(t *testing.T) {
 	exists := func(now time.Time) bool { t.Helper(); return must[bool](t)(s.AdminExists(t.Context(), now)) }
 	add(t, s, user("oas_u"))
 	if exists(noon) {
-		t.Error("a user is taken for an admin")
+		t.Error("a user key counts as an admin key")
 	}
 	k := admin("oas_a")
 	k.ExpiresAt = pointer(noon.Add(time.Hour))
 	add(t, s, k)
 	if !exists(noon) || !exists(noon.Add(time.Hour-time.Millisecond)) || exists(noon.Add(time.Hour)) {
-		t.Error("an expiry is not obeyed")
+		t.Error("an expired key counts")
 	}
 	if _, err := s.RevokeKey(t.Context(), "oas_a", api.Change{At: noon}); err != nil {
 		t.Fatal(err)
 	}
 	if exists(noon) {
-		t.Error("a revoked key is taken for an admin")
+		t.Error("a revoked key counts as an admin key")
 	}
 }
 
@@ -403,26 +406,26 @@ func TestAudit(t *testing.T) {
 			`"models":null,"name":"name of oas_a","note":"","policy":null,"rate_limit":null,"role":"user","strict":false,"tokens_per_day":null,"tokens_per_hour":null,"weight":1}`},
 	}
 	if len(log) != len(want) {
-		t.Fatalf("%d lines, want %d", len(log), len(want))
+		t.Fatalf("%d entries, want %d", len(log), len(want))
 	}
 	for i, e := range log {
 		if e.Action != want[i].action || string(e.Detail) != want[i].detail || e.Target != "oas_a" {
-			t.Errorf("line %d is %s %s %s", i, e.Action, e.Target, e.Detail)
+			t.Errorf("entry %d is %s %s %s", i, e.Action, e.Target, e.Detail)
 		}
 	}
 	if e := log[0]; e.Actor != "oas_boss" || e.From != "10.0.0.7" || !e.At.Equal(from.At) {
-		t.Errorf("last line is by %s from %s at %v", e.Actor, e.From, e.At)
+		t.Errorf("the last entry is by %s from %s at %v", e.Actor, e.From, e.At)
 	}
 	text := must[[]byte](t)(json.Marshal(log))
 	if bytes.Contains(text, []byte("canary")) {
-		t.Error("a MAC is in the audit table")
+		t.Error("the audit table contains a MAC")
 	}
 	if log := audit(t, s, 1); len(log) != 1 || log[0].Action != ActionRevoke {
-		t.Errorf("the newest line is %v", log)
+		t.Errorf("the newest entry is %v", log)
 	}
 }
 
-// A key that CreateKey acknowledged is in the file even when nobody closes the database: the program may be killed.
+// A key that CreateKey has acknowledged is in the file even if the database is not closed, because the program may be killed.
 func TestAcknowledgedIsWritten(t *testing.T) {
 	s, path := create(t)
 	add(t, s, user("oas_a"))
@@ -437,7 +440,7 @@ func TestAcknowledgedIsWritten(t *testing.T) {
 	}
 }
 
-// A key that is bound to addresses may end another such key, but not itself.
+// A key with allowed_ips may end another such key, but not itself.
 func TestTheOwnEndOfAnAdminBoundToAddresses(t *testing.T) {
 	s, _ := create(t)
 	for _, preview := range []string{"oas_a", "oas_b"} {
@@ -452,8 +455,11 @@ func TestTheOwnEndOfAnAdminBoundToAddresses(t *testing.T) {
 	}
 }
 
-// Two admins that revoke each other at one time: one of them stays.
+// Two admins revoke each other at the same time: one of them remains.
 func TestAdminsThatRevokeEachOther(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: make test runs it")
+	}
 	for range 20 {
 		s, _ := create(t)
 		add(t, s, admin("oas_a"), admin("oas_b"))

@@ -11,22 +11,21 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// RequestQuery asks for booked requests, the newest first, at most Limit of those that lie behind Before. Its zero Before is
-// the newest of all.
+// RequestQuery selects requests, the newest first: at most Limit requests after Before. A zero Before means the newest.
 type RequestQuery struct {
 	api.RequestFilter
 	Before Place
 	Limit  int
 }
 
-// Place is a booked request's place in the list. It stays the same whatever is added.
+// Place is a request's position in the list. It does not change when requests are added.
 type Place struct {
 	At int64 // milliseconds
 	ID string
 }
 
-// Requests lists booked requests. A next of nil says that there are no more; else it is the Before of the next page. A request
-// is listed when it has ended, at the time it was admitted: one that ends late may come into a page that was read already.
+// Requests lists requests. next is nil if there are no more, otherwise the Before of the next page. A request is listed after it has
+// ended, at the time when it was admitted, so it may appear in a page that was already read.
 func (s *Store) Requests(ctx context.Context, q RequestQuery) (list []api.Record, next *Place, err error) {
 	err = s.read(ctx, func(tx *sql.Tx) error {
 		k, err := readKept(ctx, tx)
@@ -68,7 +67,7 @@ func records(ctx context.Context, tx *sql.Tx, where string, args ...any) (list [
 	return list, err
 }
 
-// behind is the condition that a row lies behind Before. With the time alone in front, it is found by an index on it.
+// behind is the condition for rows after Before. Its first part uses only the time, so that an index on it applies.
 func (q *RequestQuery) behind(b *builder) string {
 	if q.Before.ID == "" {
 		return ""
@@ -77,8 +76,8 @@ func (q *RequestQuery) behind(b *builder) string {
 	return ` AND at <= ` + at + ` AND (at < ` + at + ` OR id < ` + b.param(q.Before.ID) + `)`
 }
 
-// byShape looks for the page among the requests of each chosen shape, from the newest on. Each may fill the page, but once it is
-// full, only what is newer than its end is of use: so all of them together read little more than the page.
+// byShape finds the page among the requests of each selected shape, starting with the newest. Once the page is full, only requests newer
+// than its end matter, so all shapes together read little more than one page.
 func (q *RequestQuery) byShape(ctx context.Context, tx *sql.Tx, from, to int64) ([]api.Record, error) {
 	b := &builder{}
 	var chosen []int64
@@ -92,7 +91,7 @@ func (q *RequestQuery) byShape(ctx context.Context, tx *sql.Tx, from, to int64) 
 		return nil, err
 	}
 	b = &builder{}
-	query := `SELECT at, id FROM requests WHERE shape = ` + b.param(0) + ` AND at >= ` + b.param(from)
+	query := `SELECT at, id FROM requests WHERE shape = ` + b.param(0) + ` AND at >= ` + b.param(from) //nolint:gosec // param gives ? or $1
 	if to >= 0 {
 		query += ` AND at < ` + b.param(to)
 	}
@@ -103,7 +102,7 @@ func (q *RequestQuery) byShape(ctx context.Context, tx *sql.Tx, from, to int64) 
 	}
 	defer find.Close()
 	newestFirst := func(a, b Place) int { return -cmp.Or(cmp.Compare(a.At, b.At), cmp.Compare(a.ID, b.ID)) }
-	var page []Place
+	var found []Place
 	for _, shape := range chosen {
 		b.args[0], b.args[1] = shape, from
 		some, err := places(ctx, find, b.args)
@@ -113,25 +112,25 @@ func (q *RequestQuery) byShape(ctx context.Context, tx *sql.Tx, from, to int64) 
 		if len(some) == 0 {
 			continue
 		}
-		page = append(page, some...)
-		slices.SortFunc(page, newestFirst)
-		if len(page) > q.Limit {
-			page = page[:q.Limit+1]
-			from = page[q.Limit].At
+		found = append(found, some...)
+		slices.SortFunc(found, newestFirst)
+		if len(found) > q.Limit {
+			found = found[:q.Limit+1]
+			from = found[q.Limit].At
 		}
 	}
-	if len(page) == 0 {
+	if len(found) == 0 {
 		return nil, nil
 	}
 	b = &builder{}
-	ids := make([]string, len(page))
-	for i, p := range page {
+	ids := make([]string, len(found))
+	for i, p := range found {
 		ids[i] = b.param(p.ID)
 	}
 	return records(ctx, tx, `id IN (`+strings.Join(ids, ", ")+`) ORDER BY at DESC, id DESC`, b.args...)
 }
 
-// Request is the booked request with this id; false where there is none, or no row of it any more.
+// Request returns the request with this ID. ok is false if there is none, or if its row was deleted.
 func (s *Store) Request(ctx context.Context, id string) (r api.Record, ok bool, err error) {
 	err = s.read(ctx, func(tx *sql.Tx) error {
 		list, err := records(ctx, tx, `id = $1`, id)
@@ -159,8 +158,8 @@ func places(ctx context.Context, find *sql.Stmt, args []any) (some []Place, err 
 	return some, r.Err()
 }
 
-// narrow is the span in which the page lies. Rows are found by time and by key alone: for what a key rarely did, or never, the days
-// that have it are read from the rollup first, so that not all of its rows in between are.
+// narrow returns the time span of the page. Indexes find rows only by time and by key. For something that a key rarely or never did,
+// narrow first reads from the rollup which days have it, so that the rows in between are not read.
 func (q *RequestQuery) narrow(ctx context.Context, tx *sql.Tx, k kept, from, to int64) (_, _ int64, some bool, err error) {
 	if q.Before.ID != "" && (to < 0 || q.Before.At < to) {
 		to = q.Before.At + 1
@@ -189,7 +188,7 @@ func (q *RequestQuery) narrow(ctx context.Context, tx *sql.Tx, k kept, from, to 
 			newest = start + dayMS
 		}
 		oldest = start
-		// Of a day that the span's end cuts, nobody knows how many lie within.
+		// It is unknown how many requests of a partly covered day are in the span.
 		if to < 0 || start+dayMS <= to {
 			found += n
 		}
@@ -205,7 +204,7 @@ const recordColumns = `id, client_request_id, at, key, model, alias, endpoint, c
 	completion_tokens, estimated, ttfb_ms, total_ms, slot_ms, ollama_total_ns, ollama_load_ns, ollama_prompt_eval_ns, ollama_eval_ns, bytes_in,
 	bytes_out, client_addr, gpu_ms, COALESCE(reserved_tokens, 0), COALESCE(reserved_gpu_ms, 0.0), queue_ms, loading_ms`
 
-// ifMeasured is negative for what nobody measured.
+// ifMeasured returns a negative duration for NULL, which means not measured.
 func ifMeasured(ms sql.NullFloat64) time.Duration {
 	if !ms.Valid {
 		return -1

@@ -11,11 +11,11 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// Page by page, whatever is filtered and however large the page: each chosen request once, the newest first.
+// Page by page, with any filter and page size: each selected request appears once, newest first.
 func TestRequestsPageByPage(t *testing.T) {
 	s, _ := create(t)
 	recs := sample(800)
-	for i := range 40 { // many of one millisecond, across the border of a page
+	for i := range 40 { // many in one millisecond, across a page boundary
 		r := record(fmt.Sprintf("same-%02d", i), "oas_a", noon.Add(-30*time.Hour).Truncate(24*time.Hour))
 		recs = append(recs, r)
 	}
@@ -58,7 +58,7 @@ func TestRequestsPageByPage(t *testing.T) {
 					break
 				}
 				if len(page) != limit {
-					t.Fatalf("%+v: a page of %d, and more to come", f, len(page))
+					t.Fatalf("%+v: a page of %d, with more pages after it", f, len(page))
 				}
 				q.Before = *next
 			}
@@ -93,7 +93,7 @@ func TestListedRequestIsTheRecord(t *testing.T) {
 	}
 }
 
-// Requests that come while a list is read neither repeat nor push out what follows.
+// Requests that are added while a list is read neither repeat nor displace later entries.
 func TestPagesStayWhileRequestsCome(t *testing.T) {
 	s, _ := create(t)
 	for i := range 6 {

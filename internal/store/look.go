@@ -13,16 +13,16 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// Sight is what can be seen of a database without writing to it.
+// Sight is what can be read of a database without writing to it.
 type Sight struct {
-	Schema, Newest int64 // of the database, and the one that this program needs
+	Schema, Newest int64 // the version of the database, and the one that this program needs
 	SecretCheck    []byte
-	// Admin reports whether an admin key exists, and Backends are as those of Store. Both are of a current schema only.
+	// Admin reports whether an admin key exists. Backends are as in Store. Both are only set for a current schema.
 	Admin    bool
 	Backends []api.Backend
 }
 
-// Look looks at a database. It makes, migrates and writes nothing. An absent file is fs.ErrNotExist.
+// Look inspects a database. It creates, migrates and writes nothing. A missing file is fs.ErrNotExist.
 func Look(ctx context.Context, path string, now time.Time) (*Sight, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// contentsOf are the files of a directory and what is in them.
+// contentsOf returns the files of a directory with their contents.
 func contentsOf(t *testing.T, dir string) map[string][sha256.Size]byte {
 	t.Helper()
 	all := map[string][sha256.Size]byte{}
@@ -21,7 +21,7 @@ func contentsOf(t *testing.T, dir string) map[string][sha256.Size]byte {
 	return all
 }
 
-// A look at a database of an older program changes nothing, neither the schema nor the file.
+// Looking at a database of an older program changes neither the schema nor the file.
 func TestLookMigratesNothing(t *testing.T) {
 	path := old(t, sample(3)...)
 	before := contentsOf(t, filepath.Dir(path))[filepath.Base(path)]
@@ -44,10 +44,10 @@ func TestLookMigratesNothing(t *testing.T) {
 func TestLook(t *testing.T) {
 	dir := t.TempDir()
 	if _, err := Look(t.Context(), filepath.Join(dir, "none", "none.db"), noon); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("%v, want that there is none", err)
+		t.Errorf("%v, want fs.ErrNotExist", err)
 	}
 	if all := contentsOf(t, dir); len(all) != 0 {
-		t.Errorf("%v was made", all)
+		t.Errorf("%v was created", all)
 	}
 	s, path := create(t)
 	if seen, err := Look(t.Context(), path, noon); err != nil || seen.Admin || seen.SecretCheck != nil {

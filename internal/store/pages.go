@@ -13,32 +13,34 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// A question about all keys reads every cell of a period, and thousands of them cost more to fetch out of the database than to add
-// up. So the cells of the periods that were asked for last stay in memory, a page for each. Requests are only ever added: a page is
-// right as long as its period has no more of them than it sums up, which the few cells by outcome tell, whoever added them.
+// A query about all keys reads every cell of a period, and fetching thousands of cells from the database costs more than adding them up.
+// So the cells of recently queried periods stay in memory, one page for each period. Requests are only ever added, so a page is up to
+// date as long as its period has no more requests than the page counts. The few cells by outcome report that number, whichever process
+// added the requests.
 
 const (
 	mostCells = 400_000          // in memory, 45 MB
-	pageTTL   = 15 * time.Minute // without being asked for
-	// A question that needs more periods would push out what it needs itself.
+	pageTTL   = 15 * time.Minute // without access
+	// A query that needs more periods would evict its own pages.
 	mostPages = 800
-	// lateMS is how much later than others a request may come into the books and still be found without reading its page anew.
+	// lateMS is how much later than others a request may be written so that the page can still be updated without reading it from
+	// scratch.
 	lateMS = hourMS
 )
 
 // period is an hour or longer.
 type period struct{ width, start int64 }
 
-// pageID is whose cells of which period a page has.
+// pageID identifies a page by its kind and period.
 type pageID struct {
 	kind kind
 	period
 }
 
-// pair is a key and one other name, if the page's kind has one, by their numbers.
+// pair is a key and, if the kind of the page has one, another name, as numbers.
 type pair struct{ key, other uint32 }
 
-// page is never changed once it is in the cache.
+// page is never modified once it is in the cache.
 type page struct {
 	pairs []pair
 	used  []used
@@ -52,7 +54,7 @@ func (p *page) add(at pair, u used) {
 	p.sum.add(&u)
 }
 
-// pages are those in memory. A name is kept once, however many cells have it.
+// pages are the pages in memory. Each name is stored once, however many cells use it.
 type pages struct {
 	cache *otter.Cache[pageID, *page]
 
@@ -84,14 +86,14 @@ func (p *pages) number(name []byte) uint32 {
 	return n
 }
 
-// known are all names by number, of which there may be more later.
+// known returns all names by number. More may be added later.
 func (p *pages) known() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.names
 }
 
-// paged says whether pages answer: what is asked for names all keys and at most one thing more.
+// paged reports whether pages can answer the query: it is about all keys and at most one other dimension.
 func (q *UsageQuery) paged(p *plan) bool {
 	needs := q.needs()
 	if others := needs &^ byKey; needs&byKey == 0 || others&(others-1) != 0 || len(q.Keys)+len(q.Models)+len(q.Endpoints)+len(q.Backends)+len(q.Outcomes) > 0 {
@@ -104,13 +106,13 @@ func (q *UsageQuery) paged(p *plan) bool {
 	return n <= mostPages
 }
 
-// leaf is what one time of a question is put together from: pages, and cells that were read beside them.
+// leaf holds the parts of one time of a query: pages, and cells that were read separately.
 type leaf struct {
 	pages []pageID
 	loose *page
 }
 
-// usageByPage answers q from pages, and what is finer than hours from the database.
+// usageByPage answers q from pages, and reads parts finer than hours from the database.
 func (s *Store) usageByPage(ctx context.Context, tx *sql.Tx, q *UsageQuery, p *plan, out *Usage) error {
 	labelled := q.labelled()
 	needs, fine, leaves := q.needs(), *p, map[int64]*leaf{}
@@ -151,7 +153,7 @@ func (s *Store) usageByPage(ctx context.Context, tx *sql.Tx, q *UsageQuery, p *p
 	return nil
 }
 
-// pages are the pages of a plan with the times that they belong to. What is finer than hours goes to rest.
+// pages returns the pages of a plan with the times that they belong to. Parts finer than hours go to rest.
 func (p *plan) pages(needs kind, rest *plan) iter.Seq2[pageID, int64] {
 	return func(yield func(pageID, int64) bool) {
 		for _, r := range p.runs {
@@ -172,7 +174,7 @@ func (p *plan) pages(needs kind, rest *plan) iter.Seq2[pageID, int64] {
 	}
 }
 
-// requestsIn is how many requests there are in each period of the plan of an hour or longer.
+// requestsIn returns the number of requests in each period of the plan of an hour or longer.
 func requestsIn(ctx context.Context, tx *sql.Tx, p *plan) (map[period]int64, error) {
 	counts, wide := map[period]int64{}, plan{}
 	for _, r := range p.runs {
@@ -184,8 +186,8 @@ func requestsIn(ctx context.Context, tx *sql.Tx, p *plan) (map[period]int64, err
 		return counts, nil
 	}
 	b := &builder{}
-	with, cells := wide.build(b, &api.RequestFilter{}, false, "u.width AS width, u.start AS start, u.count AS count", "")
-	return counts, rows(ctx, tx, `WITH RECURSIVE `+with+` SELECT width, start, SUM(count) FROM (`+cells+`) AS periods GROUP BY width, start`, func(r *sql.Rows) error {
+	with, query := wide.build(b, &api.RequestFilter{}, false, "u.width AS width, u.start AS start, u.count AS count", "")
+	return counts, rows(ctx, tx, `WITH RECURSIVE `+with+` SELECT width, start, SUM(count) FROM (`+query+`) AS periods GROUP BY width, start`, func(r *sql.Rows) error {
 		var at period
 		var n int64
 		err := r.Scan(&at.width, &at.start, &n)
@@ -194,19 +196,19 @@ func requestsIn(ctx context.Context, tx *sql.Tx, p *plan) (map[period]int64, err
 	}, b.args...)
 }
 
-// looseCells reads what the plan has of cells and rows, summed up by time and pair.
+// looseCells reads the cells and rows of the plan, grouped by time and pair.
 func (s *Store) looseCells(ctx context.Context, tx *sql.Tx, needs kind, p *plan, labelled bool, take func(int64, pair, used)) error {
 	if len(p.runs)+len(p.rows) == 0 {
 		return nil
 	}
 	b := &builder{}
 	names := "key, " + otherName(needs)
-	with, cells := p.build(b, &api.RequestFilter{}, labelled, names+" AS other, "+cellSums, names+" AS other, "+rowSums)
+	with, query := p.build(b, &api.RequestFilter{}, labelled, names+" AS other, "+cellSums, names+" AS other, "+rowSums)
 	label := "0"
 	if labelled {
 		label = "at"
 	}
-	return s.scanCells(ctx, tx, `WITH RECURSIVE `+with+` SELECT `+label+`, key, other, `+summed+` FROM (`+cells+`) AS cells GROUP BY 1, 2, 3`, b.args, take)
+	return s.scanCells(ctx, tx, `WITH RECURSIVE `+with+` SELECT `+label+`, key, other, `+summed+` FROM (`+query+`) AS cells GROUP BY 1, 2, 3`, b.args, take)
 }
 
 func (s *Store) scanCells(ctx context.Context, tx *sql.Tx, query string, args []any, take func(int64, pair, used)) error {
@@ -223,7 +225,7 @@ func (s *Store) scanCells(ctx context.Context, tx *sql.Tx, query string, args []
 	}, args...)
 }
 
-// otherName is the column that a pair has beside the key, or ” for no other.
+// otherName is the second column of a pair, or ” if there is none.
 func otherName(k kind) string {
 	for _, n := range []struct {
 		kind   kind
@@ -249,7 +251,7 @@ func (s *Store) addLeaf(ctx context.Context, tx *sql.Tx, sum *sheet, l *leaf, cu
 	return nil
 }
 
-// page is the cells of a period: the page in memory, that with what has come since, or a new one.
+// page returns the cells of a period: the page in memory, that page with newer requests added, or a new page.
 func (s *Store) page(ctx context.Context, tx *sql.Tx, id pageID, current map[period]int64) (*page, error) {
 	requests := current[id.period]
 	if requests == 0 {
@@ -272,7 +274,7 @@ func (s *Store) page(ctx context.Context, tx *sql.Tx, id pageID, current map[per
 		}
 		p = old.with(p)
 	}
-	// Not only by new requests in time: whoever is that late has its page read whole.
+	// Requests that came later than lateMS are not in it: then read the whole page.
 	if p == nil || p.sum.count != requests {
 		if p, err = read(0); err != nil {
 			return nil, err
@@ -284,7 +286,7 @@ func (s *Store) page(ctx context.Context, tx *sql.Tx, id pageID, current map[per
 	return p, nil
 }
 
-// with is a page with cells that have changed or are new.
+// with returns a page with changed and new cells.
 func (p *page) with(changed *page) *page {
 	now := make(map[pair]int, len(changed.pairs))
 	for i, at := range changed.pairs {
@@ -302,7 +304,7 @@ func (p *page) with(changed *page) *page {
 	return out
 }
 
-// query reads the cells whose last request is not older than since. Of a key with another name there are no sums by hour.
+// query reads the cells whose last request is not older than since. There are no sums by hour for a key with another name.
 func (id pageID) query(since int64) (query string, args []any) {
 	b := &builder{}
 	names := "0, key, " + otherName(id.kind) + " AS other, "

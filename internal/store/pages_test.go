@@ -13,7 +13,7 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// scattered is n records as sample makes them, over forty days and in an order that has nothing to do with time.
+// scattered returns n sample records over forty days, in random order.
 func scattered(n int, random *rand.Rand) []api.Record {
 	recs := sample(n)
 	for i := range recs {
@@ -25,9 +25,11 @@ func scattered(n int, random *rand.Rand) []api.Record {
 	return recs
 }
 
-// What is answered out of memory is what the database would have answered, group by group and in its order, while requests of all
-// times keep coming.
+// Answers from memory equal those of the database, group by group and in order, while requests of all times are added.
 func TestPagesAreWhatTheDatabaseSays(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: make test runs it")
+	}
 	s, _ := create(t)
 	random := rand.New(rand.NewPCG(21, 22))
 	recs := scattered(1200, random)
@@ -68,7 +70,7 @@ func TestPagesAreWhatTheDatabaseSays(t *testing.T) {
 				return err
 			}
 			if !q.paged(&p) {
-				t.Errorf("%+v is not answered from pages", q)
+				t.Errorf("%+v was not answered from pages", q)
 			}
 			return q.bySum(t.Context(), tx, &p, &want)
 		})
@@ -81,7 +83,7 @@ func TestPagesAreWhatTheDatabaseSays(t *testing.T) {
 	}
 }
 
-// Everybody's statistics are those of who reads them for the first time, whoever booked what meanwhile.
+// The statistics of all keys equal those of a store that reads them for the first time, whatever was added in between.
 func TestStatisticsInMemoryAreCurrent(t *testing.T) {
 	s, path := create(t)
 	random := rand.New(rand.NewPCG(23, 24))
@@ -98,7 +100,7 @@ func TestStatisticsInMemoryAreCurrent(t *testing.T) {
 		}
 		for key, one := range got.ByKey {
 			if own := must[api.Statistics](t)(s.Statistics(t.Context(), key, now)); !reflect.DeepEqual(one, own) {
-				t.Fatalf("after %d requests, %s: %+v among all\n%+v alone", i, key, one, own)
+				t.Fatalf("after %d requests, %s: %+v in all statistics\n%+v in its own", i, key, one, own)
 			}
 		}
 		if err := other.Close(); err != nil {
@@ -107,7 +109,7 @@ func TestStatisticsInMemoryAreCurrent(t *testing.T) {
 	}
 }
 
-// A page is read once, then only what is new in it; and whole where that is not all.
+// A page is read once. Later only new cells are read, or the whole page if those are not enough.
 func TestPagesReadWhatIsNew(t *testing.T) {
 	s, _ := create(t)
 	day := noon.Truncate(24 * time.Hour)
@@ -133,7 +135,7 @@ func TestPagesReadWhatIsNew(t *testing.T) {
 	if again := read(51); again != first {
 		t.Error("a page that has not changed was read again")
 	}
-	// With nonsense in the database, what is old can only come out of memory.
+	// After this change in the database, old cells can only come from memory.
 	if _, err := s.writer.Exec(`UPDATE usage_sum SET count = 1000 WHERE kind = 3 AND width = 86400000 AND key = 'oas_3'`); err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +146,7 @@ func TestPagesReadWhatIsNew(t *testing.T) {
 	if _, err := s.writer.Exec(`UPDATE usage_sum SET count = 1 WHERE kind = 3 AND width = 86400000 AND key = 'oas_3'`); err != nil {
 		t.Fatal(err)
 	}
-	// This one ended so late that it is not among the new ones.
+	// This request ended so late that it is not among the new ones.
 	addRecords(t, s, record("e", "oas_late", day.Add(time.Minute)))
 	if p := read(54); len(p.pairs) != 52 {
 		t.Errorf("%d cells, want 52", len(p.pairs))
@@ -173,7 +175,7 @@ func TestPagesForManyAtOnce(t *testing.T) {
 				}
 				stats, err := s.AllStatistics(t.Context(), noon)
 				if err != nil || sum != used.Total.Requests || stats.Total.TotalRequests < sum || sum%30 != 0 {
-					t.Errorf("%d by group, %d in all, %d by statistics (%v)", sum, used.Total.Requests, stats.Total.TotalRequests, err)
+					t.Errorf("%d by group, %d in total, %d in statistics (%v)", sum, used.Total.Requests, stats.Total.TotalRequests, err)
 				}
 			}
 		})

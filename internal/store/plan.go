@@ -12,8 +12,8 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// kept says what there is: since when there are rows (and with them quarters, and the hours of usage_period), minutes and all
-// other sums; and from the first to the end of the last day that has something.
+// kept is the range of the stored data: the times from which on there are rows (and with them quarters, and the hours of usage_period),
+// minutes and all other sums; and the first and the end of the last day with data.
 type kept struct{ rows, minutes, rollups, first, end int64 }
 
 func readKept(ctx context.Context, tx *sql.Tx) (k kept, err error) {
@@ -43,18 +43,18 @@ func readKept(ctx context.Context, tx *sql.Tx) (k kept, err error) {
 	return k, err
 }
 
-// source is where the sums of one length of time are read.
+// source is where the sums of one period length are read.
 type source struct {
 	kind         kind
 	width, since int64
 }
 
-// sources are where a question that names needs is answered from, the longest time first. One that has chosen its keys finds them
-// in usage_period, among few others; one that asks for all keys has its own sums if it names at most one thing more.
+// sources returns where a query about the dimensions in needs can be answered from, the longest periods first. With chosen keys, the
+// cells are in usage_period, among few others. Queries about all keys have their own sums if they name at most one other dimension.
 func (k kept) sources(needs kind, keysChosen bool) []source {
-	from := func(kind kind, since int64, widths ...int64) (all []source) {
+	from := func(k kind, since int64, widths ...int64) (all []source) {
 		for _, w := range widths {
-			all = append(all, source{kind, w, since})
+			all = append(all, source{k, w, since})
 		}
 		return all
 	}
@@ -79,7 +79,8 @@ func (k kept) sources(needs kind, keysChosen bool) []source {
 	return append(from(byAll, k.rollups, dayMS), hours)
 }
 
-// run is a row of periods whose sums are read: [from, to) by width. They belong to the time label; ownTime is the start of each.
+// run is a sequence of periods whose sums are read: [from, to) in steps of width. They belong to the time label; ownTime means the start
+// of each period.
 type run struct {
 	source
 	from, to, label int64
@@ -90,7 +91,7 @@ type stretch struct{ from, to, label int64 }
 
 const ownTime = -1
 
-// plan is how a span is put together.
+// plan is how a span is composed.
 type plan struct {
 	kept    kept
 	sources []source
@@ -98,8 +99,8 @@ type plan struct {
 	rows    []stretch
 }
 
-// before and after are the ends of the piece of time around t that can be told from what lies beside it: t itself as long as there
-// are rows, and then the border of a minute, an hour or a day.
+// before and after return the ends of the smallest distinguishable piece of time around t: t itself as long as there are rows, otherwise
+// the boundary of a minute, an hour or a day.
 func (p *plan) before(t int64) int64 { return p.border(t, down) }
 func (p *plan) after(t int64) int64  { return p.border(t, up) }
 
@@ -115,7 +116,7 @@ func (p *plan) border(t int64, round func(int64, int64) int64) int64 {
 	return p.kept.rollups
 }
 
-// cut puts [from, to) together from the longest periods that fit, and from rows where none does.
+// cut composes [from, to) from the longest periods that fit, and from rows where none does.
 func (p *plan) cut(from, to, label int64) { p.cutFrom(p.sources, from, to, label) }
 
 func (p *plan) cutFrom(sources []source, from, to, label int64) {
@@ -137,7 +138,7 @@ func (p *plan) cutFrom(sources []source, from, to, label int64) {
 	p.cutFrom(sources[1:], last, to, label)
 }
 
-// cutEach cuts [from, to) at each step of UTC, with the times of the steps as labels.
+// cutEach cuts [from, to) at each step of UTC, with the start of each step as label.
 func (p *plan) cutEach(step, from, to int64) {
 	first, last := up(from, step), down(to, step)
 	if first > last {
@@ -153,7 +154,7 @@ func (p *plan) cutEach(step, from, to int64) {
 	p.cut(last, to, last)
 }
 
-// build is a SELECT of columns of the cells and rows of the plan that the filter chooses. It goes behind its own WITH.
+// build returns a SELECT of columns for the cells and rows of the plan that match the filter. It must follow its own WITH.
 func (p *plan) build(b *builder, f *api.RequestFilter, labelled bool, columns, rowColumns string) (with, query string) {
 	var tables, parts []string
 	label := ""
@@ -165,7 +166,7 @@ func (p *plan) build(b *builder, f *api.RequestFilter, labelled bool, columns, r
 		byKind[r.kind] = append(byKind[r.kind], "("+b.params(r.width, r.from, r.to, r.label)+")")
 	}
 	for i, k := range slices.Sorted(maps.Keys(byKind)) {
-		// Each period is found by its start, and not as one of a range, so that the names behind it in the key are found too.
+		// Look up each period by its start, and not by a range, so that the index also applies to the names that follow in the key.
 		name, table, on := "run"+strconv.Itoa(i), "usage_sum", "u.kind = "+b.param(int64(k))+" AND "
 		if k == byAll {
 			table, on = "usage_period", ""
@@ -188,8 +189,8 @@ func (p *plan) build(b *builder, f *api.RequestFilter, labelled bool, columns, r
 	return strings.Join(tables, ",\n\t\t"), strings.Join(parts, "\n\t\tUNION ALL ")
 }
 
-// empty is the condition that the names that a kind does not keep apart are ”, without which those behind them in the key would not
-// be found by it.
+// empty is the condition that the names outside the kind are ”. Without it, the index would not apply to the columns that follow them in
+// the key.
 func empty(k kind) string {
 	cond := ""
 	for _, n := range []struct {

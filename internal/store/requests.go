@@ -14,8 +14,8 @@ const addRecord = `INSERT INTO requests (id, client_request_id, at, key, model, 
 	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32)
 	ON CONFLICT (id) DO NOTHING`
 
-// AddRecords books requests in one transaction and says how many were new: a record whose id is in the books already
-// changes nothing, so that a batch may be added again when it is not known whether it was.
+// AddRecords adds requests in one transaction and returns how many were new. A record whose ID already exists changes nothing, so that a
+// batch can be repeated if its outcome is unknown.
 func (s *Store) AddRecords(ctx context.Context, recs []api.Record) (inserted int, err error) {
 	if len(recs) == 0 {
 		return 0, nil
@@ -57,13 +57,13 @@ func (s *Store) AddRecords(ctx context.Context, recs []api.Record) (inserted int
 	return inserted, nil
 }
 
-// shape is what the requests of one combination have in common, by which the list finds them.
+// shape is a combination of names that requests have in common. The list finds requests by it.
 type shape struct {
 	model, endpoint, backend string
 	outcome                  api.Outcome
 }
 
-// shapes are the numbers of those that a transaction has met.
+// shapes are the numbers of the shapes in a transaction.
 type shapes map[shape]int64
 
 func (known shapes) of(ctx context.Context, tx *sql.Tx, r *api.Record) (id int64, err error) {
@@ -71,7 +71,7 @@ func (known shapes) of(ctx context.Context, tx *sql.Tx, r *api.Record) (id int64
 	if id, ok := known[s]; ok {
 		return id, nil
 	}
-	// Setting what is so already makes SQLite return the number, also of a shape that was there.
+	// The update, which changes nothing, makes SQLite return the number of an existing shape too.
 	err = tx.QueryRowContext(ctx, `INSERT INTO shapes (model, endpoint, backend, outcome) VALUES ($1, $2, $3, $4)
 		ON CONFLICT (model, endpoint, backend, outcome) DO UPDATE SET model = excluded.model RETURNING id`,
 		s.model, s.endpoint, s.backend, string(s.outcome)).Scan(&id)
@@ -79,7 +79,7 @@ func (known shapes) of(ctx context.Context, tx *sql.Tx, r *api.Record) (id int64
 	return id, err
 }
 
-// recordRow is a record in the order of addRecord's columns, all but its shape.
+// recordRow returns a record in the order of addRecord's columns, without its shape.
 func recordRow(r *api.Record) []any {
 	var firstByte, reserved, reservedGPU any
 	if r.FirstByte > 0 {
@@ -100,7 +100,7 @@ func recordRow(r *api.Record) []any {
 	}
 }
 
-// measured is in milliseconds, and NULL where nobody measured it.
+// measured is in milliseconds, or NULL for a negative duration, which means not measured.
 func measured(d time.Duration) any {
 	if d < 0 {
 		return nil
@@ -108,7 +108,7 @@ func measured(d time.Duration) any {
 	return milliseconds(d)
 }
 
-// milliseconds keeps the fractions.
+// milliseconds keeps fractions.
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
 func nanoseconds(d *time.Duration) any {
@@ -139,14 +139,14 @@ func (s *Store) AddTallies(ctx context.Context, t []api.Tally) error {
 	})
 }
 
-// Admitted is how many requests of a key were admitted in one minute.
+// Admitted is the number of requests of a key that were admitted in one minute.
 type Admitted struct {
 	Key    string
 	Minute time.Time // start of the minute
 	Count  int64
 }
 
-// Used is what a key's requests used that ended in one minute.
+// Used is the usage of a key's requests that ended in one minute.
 type Used struct {
 	Key    string
 	Minute time.Time // start of the minute
@@ -154,14 +154,13 @@ type Used struct {
 	GPU    time.Duration
 }
 
-// UsedSince sums up what was used by the booked requests that ended from since to now, by key and minute of their end, in that
-// order. None took longer than longest. Where nobody saw the end, it is taken for as late as it can have been, and what was used for
-// what was held: what a kill interrupts must not be cheaper than what it does not. Requests of the future, which another clock has
-// booked, are left out.
+// UsedSince sums up the usage of the requests that ended from since to now, by key and minute of their end, in that order. No request
+// took longer than longest. If the end of a request was not recorded, it counts as ended at the latest possible time, with its reserved
+// amounts as usage, so that a killed request is never cheaper. Requests dated in the future, because of a wrong clock, are left out.
 func (s *Store) UsedSince(ctx context.Context, since, now time.Time, longest time.Duration) ([]Used, error) {
 	var all []Used
 	err := s.read(ctx, func(tx *sql.Tx) error {
-		// What was held of the GPU was measured by the wall clock, across a kill: no more of it than a request can have had.
+		// The reserved GPU time was measured with the wall clock across a kill: limit it to the longest time of a request.
 		return rows(ctx, tx, `SELECT key, (CAST(CASE WHEN ended > $3 THEN $3 ELSE ended END AS INTEGER) / 60000) * 60000 AS minute,
 			SUM(CASE WHEN reserved_tokens > tokens THEN reserved_tokens ELSE tokens END), SUM(COALESCE(gpu_ms, held, 0.0))
 			FROM (SELECT key, at + CASE WHEN total_ms > 0 THEN total_ms ELSE $2 END AS ended, reserved_tokens, prompt_tokens + completion_tokens AS tokens,
@@ -183,8 +182,8 @@ func (s *Store) UsedSince(ctx context.Context, since, now time.Time, longest tim
 	return all, err
 }
 
-// AdmittedSince counts the booked requests from since on by key and minute of admission, in that order. A request that no
-// backend took was given back to its key and does not count.
+// AdmittedSince counts the requests from since on by key and minute of admission, in that order. A request that no backend accepted was
+// returned to its key and does not count.
 func (s *Store) AdmittedSince(ctx context.Context, since time.Time) ([]Admitted, error) {
 	var all []Admitted
 	err := s.read(ctx, func(tx *sql.Tx) error {

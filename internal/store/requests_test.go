@@ -71,7 +71,7 @@ func TestRecordRow(t *testing.T) {
 	}
 }
 
-// dump is each row of the books and rollups as text.
+// dump returns each row of the usage tables as text.
 func dump(t *testing.T, s *Store) []string {
 	t.Helper()
 	var all []string
@@ -108,17 +108,17 @@ func TestAddRecordsTwice(t *testing.T) {
 	}
 	before := dump(t, s)
 	if n := addRecords(t, s, batch...); n != 0 {
-		t.Fatalf("%d new of a batch added before", n)
+		t.Fatalf("%d new in a batch that was already added", n)
 	}
 	if after := dump(t, s); !slices.Equal(before, after) {
-		t.Fatal("the same batch again changed the books")
+		t.Fatal("adding the same batch again changed the tables")
 	}
-	// Half known, and one id twice within the batch.
+	// Half of them known, and one ID twice within the batch.
 	mixed := append(slices.Clone(batch[:10]), record("new", "oas_0", noon), record("new", "oas_0", noon))
 	if n := addRecords(t, s, mixed...); n != 1 {
 		t.Fatalf("%d new of 1", n)
 	}
-	// Known and new ones in turn, as many as go in one statement.
+	// Known and new ones alternating, as many as fit into one statement.
 	mixed = nil
 	for i := range 60 {
 		mixed = append(mixed, batch[i], record(fmt.Sprint("new", i), "oas_0", noon))
@@ -128,7 +128,7 @@ func TestAddRecordsTwice(t *testing.T) {
 	}
 	all := must[AllStatistics](t)(s.AllStatistics(t.Context(), noon.Add(time.Hour)))
 	if all.Total.TotalRequests != 361 || all.Total.Last24h != 361 {
-		t.Errorf("%d requests, %d of a day, want 361", all.Total.TotalRequests, all.Total.Last24h)
+		t.Errorf("%d requests, %d in a day, want 361", all.Total.TotalRequests, all.Total.Last24h)
 	}
 }
 
@@ -154,7 +154,7 @@ func TestUsedSince(t *testing.T) {
 	given.ErrorCode = api.CodeNoBackend
 	addRecords(t, s, ended, long, before, unseen, given)
 	ahead, step := record("6", "oas_a", minute.Add(41*time.Minute)), record("7", "oas_c", minute.Add(-10*time.Minute))
-	step.Outcome, step.Total, step.GPU, step.ReservedGPU = api.OutcomeInterrupted, 0, -1, 90*24*time.Hour // a clock was set in between
+	step.Outcome, step.Total, step.GPU, step.ReservedGPU = api.OutcomeInterrupted, 0, -1, 90*24*time.Hour // the clock was changed in between
 	addRecords(t, s, ahead, step)
 	got := must[[]Used](t)(s.UsedSince(t.Context(), minute, minute.Add(40*time.Minute), 31*time.Minute))
 	want := []Used{{"oas_a", minute, 8, 750 * time.Millisecond}, {"oas_a", minute.Add(time.Minute), 8, 750 * time.Millisecond}, {"oas_b", minute.Add(21 * time.Minute), 4100, 3 * time.Second}, {"oas_c", minute.Add(21 * time.Minute), 8, 31 * time.Minute}}
@@ -163,7 +163,7 @@ func TestUsedSince(t *testing.T) {
 	}
 	for _, u := range must[[]Used](t)(s.UsedSince(t.Context(), minute.Add(-time.Hour), minute.Add(5*time.Minute), 31*time.Minute)) {
 		if u.Minute.After(minute.Add(5 * time.Minute)) {
-			t.Errorf("%v counts in the future", u)
+			t.Errorf("%v counts, although it is in the future", u)
 		}
 	}
 }
@@ -198,7 +198,7 @@ func TestStatistics(t *testing.T) {
 	second.Model, second.Endpoint, second.Outcome, second.Estimated, second.Total = "qwen3:latest", "/v1/chat/completions", api.OutcomeClientGone, true, 4*time.Second
 	third.Model, third.Endpoint = "", "/api/blobs/{digest}"
 	addRecords(t, s, first, third, other)
-	addRecords(t, s, second, older) // older ones come later
+	addRecords(t, s, second, older) // older ones are added later
 
 	now := noon.Add(2 * time.Second)
 	got := must[api.Statistics](t)(s.Statistics(t.Context(), "oas_a", now))
@@ -217,7 +217,7 @@ func TestStatistics(t *testing.T) {
 	}
 	all := must[AllStatistics](t)(s.AllStatistics(t.Context(), now))
 	if !reflect.DeepEqual(all.ByKey["oas_a"], want) {
-		t.Errorf("among all\n%+v\nwant\n%+v", all.ByKey["oas_a"], want)
+		t.Errorf("in all statistics\n%+v\nwant\n%+v", all.ByKey["oas_a"], want)
 	}
 	if b := all.ByKey["oas_b"]; len(all.ByKey) != 2 || b.TotalRequests != 1 || b.Last24h != 1 {
 		t.Errorf("by key %+v", all.ByKey)
@@ -228,11 +228,11 @@ func TestStatistics(t *testing.T) {
 	}
 	none := must[api.Statistics](t)(s.Statistics(t.Context(), "oas_none", now))
 	if none.TotalRequests != 0 || none.LastRequest != nil || none.ByModel == nil || none.AverageSeconds != 0 || none.Percentiles.P99 != 0 {
-		t.Errorf("statistics of nobody %+v", none)
+		t.Errorf("statistics of an unknown key: %+v", none)
 	}
 }
 
-// The last day is exact whatever minute and hour its ends cut.
+// The last day is exact, whatever minute and hour its ends cut.
 func TestLastDayToTheMillisecond(t *testing.T) {
 	s, _ := create(t)
 	random := rand.New(rand.NewPCG(1, 2))
@@ -241,7 +241,7 @@ func TestLastDayToTheMillisecond(t *testing.T) {
 	for i := range 1500 {
 		at := noon.Add(-time.Duration(random.Int64N(int64(47 * time.Hour)))).Truncate(time.Millisecond)
 		if i%4 == 0 {
-			at = at.Truncate(time.Hour).Add(time.Duration(random.IntN(3)-1) * time.Millisecond) // where hours and minutes meet
+			at = at.Truncate(time.Hour).Add(time.Duration(random.IntN(3)-1) * time.Millisecond) // at boundaries of hours and minutes
 		}
 		edges = append(edges, at)
 		recs = append(recs, record(fmt.Sprint(i), fmt.Sprint("oas_", i%2), at))
@@ -251,9 +251,9 @@ func TestLastDayToTheMillisecond(t *testing.T) {
 		now := noon.Add(-time.Duration(random.Int64N(int64(20 * time.Hour)))).Truncate(time.Millisecond)
 		switch i % 3 {
 		case 1:
-			now = edges[i] // a request at this very instant
+			now = edges[i] // a request exactly now
 		case 2:
-			now = edges[i].Add(24 * time.Hour) // and one exactly a day old
+			now = edges[i].Add(24 * time.Hour) // a request exactly one day old
 		}
 		want := map[string]int64{}
 		for _, r := range recs {
@@ -262,17 +262,20 @@ func TestLastDayToTheMillisecond(t *testing.T) {
 			}
 		}
 		if got := must[api.Statistics](t)(s.Statistics(t.Context(), "oas_1", now)); got.Last24h != want["oas_1"] {
-			t.Fatalf("%d in the day up to %v, want %d", got.Last24h, now, want["oas_1"])
+			t.Fatalf("%d in the day before %v, want %d", got.Last24h, now, want["oas_1"])
 		}
 		all := must[AllStatistics](t)(s.AllStatistics(t.Context(), now))
 		if all.Total.Last24h != want["oas_0"]+want["oas_1"] || all.ByKey["oas_0"].Last24h != want["oas_0"] {
-			t.Fatalf("%d of all in the day up to %v, want %d", all.Total.Last24h, now, want["oas_0"]+want["oas_1"])
+			t.Fatalf("%d of all keys in the day before %v, want %d", all.Total.Last24h, now, want["oas_0"]+want["oas_1"])
 		}
 	}
 }
 
-// The rollup is fed as AddRecords feeds it; the rows beside it would only take time.
+// This feeds the rollup as AddRecords does, without writing rows, which would only take time.
 func TestPercentilesOf100k(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: make test runs it")
+	}
 	s, _ := create(t)
 	random := rand.New(rand.NewPCG(3, 4))
 	exact := map[string][]float64{}
@@ -281,7 +284,7 @@ func TestPercentilesOf100k(t *testing.T) {
 		r := record(fmt.Sprint(i), fmt.Sprint("oas_", i%3), noon)
 		r.Total = time.Duration(math.Exp(random.NormFloat64()*1.5) * float64(800*time.Millisecond))
 		sums.add(&r)
-		for _, who := range []string{r.Key, everybody} {
+		for _, who := range []string{r.Key, allKeys} {
 			exact[who] = append(exact[who], r.Total.Seconds())
 		}
 	}
@@ -292,10 +295,10 @@ func TestPercentilesOf100k(t *testing.T) {
 	for who, seconds := range exact {
 		slices.Sort(seconds)
 		got := all.Total.Percentiles
-		if who != everybody {
+		if who != allKeys {
 			got = must[api.Statistics](t)(s.Statistics(t.Context(), who, noon)).Percentiles
 			if got != all.ByKey[who].Percentiles {
-				t.Errorf("%s alone %v, among all %v", who, got, all.ByKey[who].Percentiles)
+				t.Errorf("%s: %v in its own statistics, %v in all", who, got, all.ByKey[who].Percentiles)
 			}
 		}
 		for q, v := range map[float64]float64{0.5: got.P50, 0.95: got.P95, 0.99: got.P99} {

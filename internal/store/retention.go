@@ -7,27 +7,27 @@ import (
 	"time"
 )
 
-// Retention is how long the books are kept. 0 keeps them for ever; the totals of each key are kept for ever in any case.
+// Retention is how long usage is stored. 0 stores it forever. The totals of each key are always stored forever.
 type Retention struct {
-	Rows    time.Duration // requests one by one, sums by quarter of an hour, and hours of every combination; tallies too
+	Rows    time.Duration // single requests, sums by quarter of an hour, hours of every combination, and tallies
 	Rollups time.Duration // all other sums by hour and by day
-	// Running is a clock that counts the time that passes, whatever the wall clock is set to; nil takes the wall clock's own.
+	// Running is a clock that advances steadily, even if the wall clock is changed. Nil means the wall clock.
 	Running func() time.Time
 }
 
 const (
-	keepMinutes = 48 * time.Hour // for the ends of what is asked for most: the last hours
+	keepMinutes = 48 * time.Hour // for the ends of the most frequent queries, about the last hours
 	trimEvery   = time.Hour
-	// A batch of deletions may hold up who writes for about trimTime; then the others have the database for twice as long.
+	// A batch of deletions may block writers for about trimTime. Then it pauses for twice as long.
 	trimTime            = 10 * time.Millisecond
 	leastTrim, mostTrim = 20, 2000
-	trimPause           = 5 * time.Millisecond // at the least
+	trimPause           = 5 * time.Millisecond // at least
 	trimRetry           = time.Minute
 )
 
-// Trim deletes what is too old, now and then until ctx ends: a little at a time, so that nobody waits for it. It logs what it
-// deleted, and what keeps it from that. When the clock was set by more than a day, or the newest row is older than half of keep.Rows,
-// it waits, because a wrong clock would delete the books; at most for seven days.
+// Trim deletes old data periodically until ctx ends, in small batches so that no writer waits long. It logs what it deleted, and
+// failures. If the clock was changed by more than a day, or the newest row is older than half of keep.Rows, it waits up to seven days,
+// because a wrong clock would delete usage.
 func (s *Store) Trim(ctx context.Context, keep Retention, now func() time.Time, log *slog.Logger) {
 	t := trimmer{store: s, pause: pause}
 	running := keep.Running
@@ -52,16 +52,16 @@ func (s *Store) Trim(ctx context.Context, keep Retention, now func() time.Time, 
 		}
 		switch {
 		case err == nil && waits != nil && before == nil:
-			log.Warn("nothing is deleted now although RETENTION_ROWS and RETENTION_ROLLUPS ask for it: check the clock of the machine", "cause", waits.Reason, "until", waits.Until)
+			log.Warn("retention is paused, although RETENTION_ROWS and RETENTION_ROLLUPS apply: check the clock of the machine", "cause", waits.Reason, "until", waits.Until)
 		case err == nil && waits == nil && before != nil:
-			log.Info("what is older than RETENTION_ROWS and RETENTION_ROLLUPS is deleted again", "rows", deleted)
+			log.Info("retention continues: data older than RETENTION_ROWS and RETENTION_ROLLUPS is deleted again", "rows", deleted)
 		case ctx.Err() != nil:
 			return
 		case err != nil:
 			log.Warn("old requests cannot be deleted now; trying again in a minute", "cause", err.Error())
 			wait = trimRetry
 		case deleted > 0:
-			log.Info("deleted what is older than RETENTION_ROWS and RETENTION_ROLLUPS", "rows", deleted, "seconds", now().Sub(begun).Seconds())
+			log.Info("deleted data older than RETENTION_ROWS and RETENTION_ROLLUPS", "rows", deleted, "seconds", now().Sub(begun).Seconds())
 		}
 		if pause(ctx, wait) != nil {
 			return
@@ -78,15 +78,14 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// trimmer deletes in batches, whose size follows from how long they take.
+// trimmer deletes in batches. The time that a batch takes determines the size of the next one.
 type trimmer struct {
 	store *Store
 	batch int
 	pause func(context.Context, time.Duration) error
 }
 
-// trim deletes all that is too old at one time. It first writes down since when there is something, so that no answer ever counts
-// what is half deleted.
+// trim deletes everything that is too old at now. It first records the new limits, so that no query counts half-deleted data.
 func (t *trimmer) trim(ctx context.Context, keep Retention, now time.Time) (deleted int64, err error) {
 	k, err := t.store.setKept(ctx, keep, now)
 	if err != nil {
@@ -107,9 +106,9 @@ func (t *trimmer) trim(ctx context.Context, keep Retention, now time.Time) (dele
 		{deleteSums, k.rollups, append([]kind{byOthers}, singles...), []int64{hourMS, dayMS, blockMS}},
 		{deleteSums, k.rollups, pairs, []int64{dayMS, blockMS}},
 	} {
-		for _, kind := range d.kinds {
+		for _, k := range d.kinds {
 			for _, width := range d.widths {
-				n, err := t.delete(ctx, d.statement, d.before, kind, width)
+				n, err := t.delete(ctx, d.statement, d.before, k, width)
 				deleted += n
 				if err != nil {
 					return deleted, err
@@ -129,8 +128,8 @@ const (
 		(SELECT kind, width, start, model, endpoint, backend, outcome, key FROM usage_sum WHERE start < $1 AND kind = $2 AND width = $3 ORDER BY start LIMIT $4)`
 )
 
-// delete runs one statement until it finds nothing more.
-func (t *trimmer) delete(ctx context.Context, statement string, before int64, kind kind, width int64) (deleted int64, err error) {
+// delete runs one statement until it finds no more rows.
+func (t *trimmer) delete(ctx context.Context, statement string, before int64, k kind, width int64) (deleted int64, err error) {
 	if before == 0 {
 		return 0, nil
 	}
@@ -139,8 +138,8 @@ func (t *trimmer) delete(ctx context.Context, statement string, before int64, ki
 		var n int64
 		var begun time.Time
 		err := t.store.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-			begun = time.Now() // not before: it may have waited for others
-			done, err := tx.ExecContext(ctx, statement, before, int64(kind), width, t.batch)
+			begun = time.Now() // not earlier: the transaction may have waited for others
+			done, err := tx.ExecContext(ctx, statement, before, int64(k), width, t.batch)
 			if err != nil {
 				return err
 			}
@@ -164,8 +163,7 @@ func (t *trimmer) delete(ctx context.Context, statement string, before int64, ki
 	}
 }
 
-// setKept writes down what is kept from now on. It never goes back: what was deleted is not there again when the settings change
-// or a clock is set back.
+// setKept records what is kept from now on. The limits never move back: deleted data does not return if the settings or the clock change.
 func (s *Store) setKept(ctx context.Context, keep Retention, now time.Time) (k kept, err error) {
 	since := func(d time.Duration, step int64) int64 {
 		if d == 0 {

@@ -21,7 +21,7 @@ func trimNow(t *testing.T, s *Store, keep Retention, now time.Time) int64 {
 	return must[int64](t)((&trimmer{store: s, pause: func(context.Context, time.Duration) error { return nil }}).trim(t.Context(), keep, now))
 }
 
-// years are two requests a day for more than two years up to noon, of two keys.
+// years returns two requests a day of two keys for more than two years up to noon.
 func years() (recs []api.Record) {
 	for i := range 800 {
 		at := noon.Add(-time.Duration(i) * days).Truncate(time.Millisecond)
@@ -37,7 +37,7 @@ func TestRetention(t *testing.T) {
 	recs := years()
 	addRecords(t, s, recs...)
 	before := must[AllStatistics](t)(s.AllStatistics(t.Context(), noon))
-	if n := trimNow(t, s, Retention{}, noon); n == 0 { // minutes are kept for two days in any case
+	if n := trimNow(t, s, Retention{}, noon); n == 0 { // minutes are always kept for two days only
 		t.Error("no minute was deleted")
 	}
 	count := func(table string) (n int64) {
@@ -47,7 +47,7 @@ func TestRetention(t *testing.T) {
 		return n
 	}
 	if n := count("requests"); n != int64(len(recs)) {
-		t.Errorf("%d rows are left of %d that are kept for ever", n, len(recs))
+		t.Errorf("%d rows are left of %d that are kept forever", n, len(recs))
 	}
 	if err := s.AddTallies(t.Context(), []api.Tally{{Minute: noon.Add(-40 * days), Who: "x", What: "y", Count: 1}, {Minute: noon, Who: "x", What: "y", Count: 1}}); err != nil {
 		t.Fatal(err)
@@ -72,18 +72,18 @@ func TestRetention(t *testing.T) {
 	}
 	inStep(t, s, max(rowsSince, down(millis(noon)-48*hourMS, hourMS)))
 
-	// The totals of all time outlive it all.
+	// All-time totals are never deleted.
 	if after := must[AllStatistics](t)(s.AllStatistics(t.Context(), noon)); !reflect.DeepEqual(after, before) {
 		t.Errorf("all-time totals\n%+v\nwere\n%+v", after.Total, before.Total)
 	}
-	// So does usage by day, as long as the sums are kept.
+	// Usage by day stays as long as the sums are kept.
 	for _, by := range [][]api.Dimension{{api.ByKey}, {api.ByDay}, {api.ByKey, api.ByModel}, {api.ByKey, api.ByModel, api.ByBackend}, {api.ByModel, api.ByOutcome}} {
 		q := UsageQuery{By: by, Limit: 10_000}
 		q.From, q.To = noon.Add(-700*days).Truncate(days), noon.Add(-100*days).Truncate(days)
 		if got := must[Usage](t)(s.Usage(t.Context(), q)); got.Total.Requests != 1200 || !got.From.Equal(q.From) || !got.To.Equal(q.To) {
 			t.Errorf("by %v: %d requests from %v to %v, want 1200", by, got.Total.Requests, got.From, got.To)
 		}
-		// An end that cuts an hour or a day of which only the sum is left is moved, and the answer says where to.
+		// If an end of the range cuts an hour or a day of which only the sum is left, it is moved, and the answer contains the new end.
 		q.From, q.To = noon.Add(-200*days), noon.Add(-100*days)
 		got := must[Usage](t)(s.Usage(t.Context(), q))
 		want := byHand(recs, UsageQuery{RequestFilter: api.RequestFilter{From: got.From, To: got.To}})[""]
@@ -91,13 +91,13 @@ func TestRetention(t *testing.T) {
 			t.Errorf("by %v: %d requests from %v to %v, want %d from about %v to %v", by, got.Total.Requests, got.From, got.To, want.count, q.From, q.To)
 		}
 	}
-	// By hour of every combination there is nothing but what the rows go back to.
+	// Hours of every combination exist only as far back as the rows.
 	q := UsageQuery{By: []api.Dimension{api.ByHour, api.ByKey, api.ByModel}, Limit: 10_000}
 	q.From = noon.Add(-90 * days)
 	if got := must[Usage](t)(s.Usage(t.Context(), q)); got.Total.Requests != 62 || millis(got.From) != rowsSince {
 		t.Errorf("by hour: %d requests from %v", got.Total.Requests, got.From)
 	}
-	// What comes late for a time that was deleted is counted by the day, and goes again with the next trimming.
+	// A late row for a deleted time counts in the sums by day, and is deleted by the next trim.
 	late := record("late", "oas_a", noon.Add(-40*days))
 	addRecords(t, s, late)
 	if list, _, err := s.Requests(t.Context(), RequestQuery{Limit: 1000}); err != nil || len(list) != 62 {
@@ -107,14 +107,14 @@ func TestRetention(t *testing.T) {
 	if n := count("requests"); n != 62 {
 		t.Errorf("%d rows after a late one", n)
 	}
-	// A clock that is set back brings nothing back.
+	// Setting the clock back does not restore anything.
 	trimNow(t, s, keep, noon.Add(-365*days))
 	if got := must[Usage](t)(s.Usage(t.Context(), q)); millis(got.From) != rowsSince {
-		t.Errorf("from %v after the clock went back", got.From)
+		t.Errorf("from %v after the clock was set back", got.From)
 	}
 }
 
-// While old rows are deleted, new ones go in between the batches and never wait for more than one of them.
+// While old rows are deleted, new rows are written between the batches and never wait for more than one of them.
 func TestTrimmingStopsNobody(t *testing.T) {
 	s, _ := create(t)
 	var oldRows []api.Record
@@ -129,7 +129,7 @@ func TestTrimmingStopsNobody(t *testing.T) {
 			t.Errorf("a pause of %v", d)
 		}
 		steps.Add(1)
-		turn <- struct{}{} // a row is added in each pause, as it could be in any
+		turn <- struct{}{} // a row is added in each pause
 		<-turn
 		return nil
 	}}
@@ -152,9 +152,9 @@ func TestTrimmingStopsNobody(t *testing.T) {
 			trimming = false
 		}
 	}
-	// 1,200 rows, in batches that double from 20 on where the machine is quick.
+	// 1,200 rows, in batches that start at 20 and double on a fast machine.
 	if added < 5 || tr.batch > mostTrim {
-		t.Errorf("%d rows were added beside %d batches of up to %d", added, steps.Load(), tr.batch)
+		t.Errorf("%d rows were added between %d batches of up to %d", added, steps.Load(), tr.batch)
 	}
 	list, _, err := s.Requests(t.Context(), RequestQuery{Limit: 100_000})
 	if err != nil || len(list) != added {
@@ -163,7 +163,7 @@ func TestTrimmingStopsNobody(t *testing.T) {
 	inStep(t, s, down(millis(noon)-2*dayMS, dayMS))
 }
 
-// Trim works at once and then every hour, and ends with its context.
+// Trim runs immediately and then every hour, and ends with its context.
 func TestTrimNowAndThen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := create(t)
@@ -194,12 +194,12 @@ func TestTrimNowAndThen(t *testing.T) {
 		stop()
 		<-ended
 		if n := strings.Count(log.String(), "RETENTION_ROWS"); n < 2 {
-			t.Errorf("%d lines about what was deleted: %s", n, log.String())
+			t.Errorf("%d log lines about deletions: %s", n, log.String())
 		}
 	})
 }
 
-// Pages that deletion frees are used again: the file does not grow while as much comes as goes.
+// Freed pages are reused: the file does not grow while as many rows are added as deleted.
 func TestFreedPagesAreUsedAgain(t *testing.T) {
 	s, _ := create(t)
 	pages := func() (n int64) {
@@ -219,6 +219,6 @@ func TestFreedPagesAreUsedAgain(t *testing.T) {
 		sizes = append(sizes, pages())
 	}
 	if grown := float64(sizes[9]) / float64(sizes[5]); grown > 1.35 {
-		t.Errorf("the file grew %.2f times while as much came as went: %v pages", grown, sizes)
+		t.Errorf("the file grew by a factor of %.2f while as many rows were added as deleted: %v pages", grown, sizes)
 	}
 }

@@ -10,17 +10,17 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// everybody is the key of the latencies of all keys together. No preview is spelled so.
-const everybody = "*"
+// allKeys is the key of the latencies of all keys together. No preview has this value.
+const allKeys = "*"
 
-// rollup sums up the rows of one transaction, so that the tables see one statement for each sum and not for each row.
+// rollup sums up the rows of one transaction, so that each sum needs one statement, and not each row.
 type rollup struct {
 	buckets map[slot]int64
 	cells   cells
-	minutes int64 // since when there are sums by minute
+	minutes int64 // the time from which on sums by minute exist
 }
 
-// slot is a key's latency bucket.
+// slot is a latency bucket of a key.
 type slot struct {
 	key    string
 	bucket int64
@@ -33,15 +33,15 @@ func newRollup(minutes int64) *rollup {
 func (u *rollup) add(r *api.Record) {
 	u.cells.add(r, u.minutes)
 	if r.Total == 0 {
-		return // interrupted: nobody knows how long it took
+		return // interrupted: the duration is unknown
 	}
 	bucket := int64(api.LatencyBucket(r.Total))
 	u.buckets[slot{r.Key, bucket}]++
-	u.buckets[slot{everybody, bucket}]++
+	u.buckets[slot{allKeys, bucket}]++
 }
 
-// save adds the sums to the tables, each in the order of its key: two processes that add at one time then take their row
-// locks in one order and cannot deadlock.
+// save adds the sums to the tables in the order of their keys, so that two processes that write at the same time lock rows in the same
+// order and cannot deadlock.
 func (u *rollup) save(ctx context.Context, tx *sql.Tx) error {
 	if len(u.cells) == 0 {
 		return nil

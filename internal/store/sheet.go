@@ -9,14 +9,14 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// sheet adds up the pages of one time after the other.
+// sheet adds up pages, one time label after another.
 type sheet struct {
 	by       []api.Dimension
 	limit    int
 	labelled bool
 	total    used
-	pages    []*page // of the time that is being added up
-	// Of times with several pages.
+	pages    []*page // of the current time
+	// For times with several pages.
 	groups map[pair]int
 	pairs  []pair
 	used   []used
@@ -33,7 +33,7 @@ func (s *sheet) add(p *page) {
 	}
 }
 
-// close ends a time: its groups go to the answer, the largest first, as far as the limit goes.
+// close ends a time: its groups are added to the answer, the largest first, up to the limit.
 func (s *sheet) close(label int64, names []string, out *Usage) {
 	pages := s.pages
 	s.pages = s.pages[:0]
@@ -65,7 +65,7 @@ func (s *sheet) close(label int64, names []string, out *Usage) {
 }
 
 func (s *sheet) show(label int64, names []string, pairs []pair, sums []used, room int, out *Usage) {
-	// In the order in which the names were asked for.
+	// In the order in which the query names the dimensions.
 	keyFirst := slices.IndexFunc(s.by, func(d api.Dimension) bool { return !d.IsTime() }) == slices.Index(s.by, api.ByKey)
 	order := make([]int, len(pairs))
 	for i := range order {

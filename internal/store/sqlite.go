@@ -27,35 +27,35 @@ import (
 //go:embed migrations/sqlite/*.sql
 var migrations embed.FS
 
-// leastSQLite has the fix for the corruption of a write-ahead log that is reset while two connections write
+// leastSQLite is the first version that fixes the corruption of a write-ahead log that is reset while two connections write
 // (sqlite.org/wal.html#walresetbug, all of 3.7.0 to 3.51.2).
 var leastSQLite = [3]int{3, 51, 3}
 
-// Create opens the database of a service that starts: it makes the directory (mode 0700) and the file (0600) where they
-// are absent, and brings the schema up to date. A file that is no database, or of a newer program, is left untouched.
+// Create opens the database for a service: it creates the directory (mode 0700) and the file (0600) if they do not exist, and upgrades
+// the schema. It leaves a file unchanged if it is not a database or was written by a newer program.
 func Create(ctx context.Context, path string) (*Store, error) {
 	return CreateLogged(ctx, path, slog.New(slog.DiscardHandler), CreateOptions{})
 }
 
-// CreateOptions are for CreateLogged.
+// CreateOptions are options of CreateLogged.
 type CreateOptions struct {
-	Copy bool // keep a copy of the database as it is before its schema changes
+	Copy bool // copy the database before its schema changes
 	Now  func() time.Time
 }
 
-// CreateLogged is Create that says so when bringing the schema up to date takes longer than a second, and how far it is.
+// CreateLogged is Create, but logs the progress of an upgrade that takes longer than a second.
 func CreateLogged(ctx context.Context, path string, log *slog.Logger, o CreateOptions) (*Store, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, fmt.Errorf("the directory for the database cannot be made: %w", err)
+		return nil, fmt.Errorf("the directory for the database cannot be created: %w", err)
 	}
-	// SQLite gives -wal and -shm the mode of the file, so that making it private here makes them private too.
+	// SQLite gives -wal and -shm the mode of the file, so this makes them private too.
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("the database cannot be made: %w; the service needs to read and write the file and its directory", err)
+		return nil, fmt.Errorf("the database cannot be created: %w; the service needs to read and write the file and its directory", err)
 	}
 	f.Close()
 	version, err := inspect(ctx, path)
@@ -74,13 +74,13 @@ func CreateLogged(ctx context.Context, path string, log *slog.Logger, o CreateOp
 	}
 	if err := migrateLogged(ctx, s.writer, path, log); err != nil {
 		s.Close()
-		return nil, fmt.Errorf("the schema of %s cannot be brought up to date: %w; it is as it was before the step that failed", path, withTriedCause(path, err))
+		return nil, fmt.Errorf("the schema of %s cannot be upgraded: %w; the failed step changed nothing", path, withTriedCause(path, err))
 	}
 	return s, nil
 }
 
-// Open opens a database that a service has made. It never makes or migrates one: an absent file is fs.ErrNotExist, and a
-// schema that is not this program's is an error that says what to do.
+// Open opens a database that a service has created. It never creates or migrates one: a missing file is fs.ErrNotExist, and another
+// schema version is an error that says what to do.
 func Open(ctx context.Context, path string) (*Store, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -95,7 +95,7 @@ func Open(ctx context.Context, path string) (*Store, error) {
 		return nil, fmt.Errorf("there is no database: %w", err)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("the database cannot be opened: %w; run this as the user the service runs as", err)
+		return nil, fmt.Errorf("the database cannot be opened: %w; run this as the user of the service", err)
 	}
 	f.Close()
 	version, err := inspect(ctx, path)
@@ -103,7 +103,7 @@ func Open(ctx context.Context, path string) (*Store, error) {
 		return nil, err
 	}
 	if version < schemaVersion() {
-		return nil, fmt.Errorf("the database %s has schema %d and this program needs %d: start `ollama-api-service serve` once, it migrates",
+		return nil, fmt.Errorf("the database %s has schema %d and this program needs %d: run `ollama-api-service serve` once to upgrade it",
 			path, version, schemaVersion())
 	}
 	if readOnly {
@@ -112,8 +112,8 @@ func Open(ctx context.Context, path string) (*Store, error) {
 	return connect(ctx, path)
 }
 
-// inspect reads the schema's version without writing to the file; 0 is an empty database. It refuses what is no database,
-// what is the database of another program and what a newer version of this one wrote.
+// inspect reads the schema version without writing to the file. 0 means an empty database. It refuses files that are not databases,
+// databases of other programs and databases of newer versions.
 func inspect(ctx context.Context, path string) (int64, error) {
 	db, err := sql.Open("sqlite", dsn(path, append(readOnlyMode(path), "_busy_timeout=5000")...))
 	if err != nil {
@@ -131,7 +131,7 @@ func inspect(ctx context.Context, path string) (int64, error) {
 	}
 	if ours == 0 {
 		if tables > 0 {
-			return 0, fmt.Errorf("%s is a database of another program and was left as it is: name another file", path)
+			return 0, fmt.Errorf("%s is a database of another program and was not changed: name another file", path)
 		}
 		return 0, nil
 	}
@@ -140,7 +140,7 @@ func inspect(ctx context.Context, path string) (int64, error) {
 		return 0, openError(path, err)
 	}
 	if version > schemaVersion() {
-		return 0, fmt.Errorf("the database %s has schema %d, written by a newer version of this program, which knows only up to %d: "+
+		return 0, fmt.Errorf("the database %s has schema %d, written by a newer version of this program; this one supports only up to %d: "+
 			"use that version, or restore a backup from before it", path, version, schemaVersion())
 	}
 	return version, nil
@@ -163,12 +163,12 @@ func schemaVersion() int64 {
 func connect(ctx context.Context, path string) (*Store, error) {
 	writer, err := sql.Open("sqlite", dsn(path, "mode=rw", "_txlock=immediate", "_busy_timeout=5000", "_foreign_keys=1",
 		"_synchronous=FULL", "_dqs=0",
-		// A long read lets the log grow; afterwards it shrinks to this again.
+		// A long read makes the log grow; afterwards it shrinks to this size.
 		"_pragma=journal_size_limit(67108864)", cacheSize))
 	if err != nil {
 		return nil, err
 	}
-	// One connection, kept for good: DataVersion compares what this very connection saw.
+	// One permanent connection: DataVersion compares what this connection has seen.
 	writer.SetMaxOpenConns(1)
 	if err := useLog(ctx, writer); err != nil {
 		writer.Close()
@@ -193,7 +193,7 @@ func newStore(path string, writer, reader *sql.DB) *Store {
 	return &Store{writer: writer, reader: reader, path: path, pages: newPages(), totals: totals{byKey: map[string]*summary{}}}
 }
 
-// connectReadOnly opens a database on a disk that is mounted read-only. All that reads works; what writes fails with that cause.
+// connectReadOnly opens a database on a disk that is mounted read-only. Reads work; writes fail with that cause.
 func connectReadOnly(ctx context.Context, path string) (*Store, error) {
 	reader, err := sql.Open("sqlite", dsn(path, append(readOnlyMode(path), "_busy_timeout=5000", "_dqs=0", cacheSize)...))
 	if err != nil {
@@ -206,9 +206,10 @@ func connectReadOnly(ctx context.Context, path string) (*Store, error) {
 	return newStore(path, reader, reader), nil
 }
 
-// readOnlyMode is how a file is opened for reading. On a read-only disk SQLite cannot make the log and the shared memory that its mode
-// of writing needs (sqlite.org/wal.html#read_only_databases). Without a log that is no matter, because nobody has the file open: then
-// it cannot change. A log that is there is read, as the process that writes it on another mount, or was killed, left it.
+// readOnlyMode returns the parameters for opening a file for reading. On a read-only disk, SQLite cannot create the log and the shared
+// memory that its write-ahead mode needs (sqlite.org/wal.html#read_only_databases). Without a log, the file can be opened as immutable,
+// because no process has it open. An existing log is read as it was left by a process that was killed, or that writes it on another
+// mount.
 func readOnlyMode(path string) []string {
 	if _, err := disk.Free(filepath.Dir(path)); errors.Is(err, syscall.EROFS) {
 		if info, err := os.Stat(path + "-wal"); err != nil || info.Size() == 0 {
@@ -220,11 +221,11 @@ func readOnlyMode(path string) []string {
 
 const readers = 4
 
-// cacheSize lets a connection keep 16 MiB of pages where SQLite keeps 2: the rollups of a thousand keys and the upper levels of
-// the indexes of a million requests. Only what is read is kept.
+// cacheSize lets a connection keep 16 MiB of pages, where SQLite's default is 2: the rollups of a thousand keys and the upper levels of
+// the indexes of a million requests. Only pages that were read are kept.
 const cacheSize = "_pragma=cache_size(-16384)"
 
-// useLog puts the file into write-ahead mode, which stays with the file.
+// useLog switches the file to write-ahead mode, which persists in the file.
 func useLog(ctx context.Context, db *sql.DB) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -237,8 +238,8 @@ func useLog(ctx context.Context, db *sql.DB) error {
 		if !busy(err) {
 			return err
 		}
-		// SQLite does not wait for its lock here (it would deadlock with another connection that does the same), so that two
-		// processes that start at one time on a new file meet.
+		// SQLite does not wait for its lock here (it would deadlock with another connection that does the same), so retry in case two
+		// processes start on a new file at the same time.
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -252,13 +253,13 @@ func useLog(ctx context.Context, db *sql.DB) error {
 	return nil
 }
 
-// dsn is the file as a URI, so that no character of its path means anything, with the driver's parameters behind.
+// dsn returns the file as a URI, so that no character of its path is special, followed by the driver's parameters.
 func dsn(path string, params ...string) string {
 	u := url.URL{Scheme: "file", OmitHost: true, Path: filepath.ToSlash(path), RawQuery: strings.Join(params, "&")}
 	return u.String()
 }
 
-// checkVersion refuses a SQLite with a known corruption.
+// checkVersion refuses versions of SQLite with a known corruption bug.
 func checkVersion(ctx context.Context, db *sql.DB) error {
 	var text string
 	if err := db.QueryRowContext(ctx, `SELECT sqlite_version()`).Scan(&text); err != nil {
@@ -277,14 +278,14 @@ func checkVersion(ctx context.Context, db *sql.DB) error {
 	return nil
 }
 
-// migrateLogged is migrate with a word now and then about how it goes: a database of millions of requests takes minutes.
+// migrateLogged is migrate with progress messages: the upgrade of a database with millions of requests takes minutes.
 func migrateLogged(ctx context.Context, db *sql.DB, path string, log *slog.Logger) error {
 	begun := time.Now()
-	done, told := make(chan struct{}), make(chan struct{})
+	done, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
-		defer close(told)
-		tell := time.NewTimer(firstWord)
-		defer tell.Stop()
+		defer close(stopped)
+		next := time.NewTimer(firstProgress)
+		defer next.Stop()
 		for n := 0; ; n++ {
 			select {
 			case <-done:
@@ -292,31 +293,31 @@ func migrateLogged(ctx context.Context, db *sql.DB, path string, log *slog.Logge
 					log.Info("the database is up to date", "seconds", math.Round(time.Since(begun).Seconds()))
 				}
 				return
-			case <-tell.C:
-				tell.Reset(nextWord)
+			case <-next.C:
+				next.Reset(progressEvery)
 			}
 			size := int64(0)
 			if info, err := os.Stat(path + "-wal"); err == nil {
 				size = info.Size() >> 20
 			}
-			log.Info("bringing the database up to date: about a minute for each million requests, and nothing is served before; it may be interrupted, and then begins again",
+			log.Info("upgrading the database: this takes about a minute for each million requests, and the service starts afterwards; it can be interrupted and then starts from the beginning",
 				"seconds", math.Round(time.Since(begun).Seconds()), "written_mib", size)
 		}
 	}()
 	err := migrate(ctx, db)
 	close(done)
-	<-told
+	<-stopped
 	return err
 }
 
-// When a migration that takes long says so first, and then how often.
+// When a long migration logs its progress for the first time, and how often after that.
 const (
-	firstWord = time.Second
-	nextWord  = 5 * time.Second
+	firstProgress = time.Second
+	progressEvery = 5 * time.Second
 )
 
-// migrate brings the schema up to date. Each migration is a transaction of its own with its number, so that of two
-// processes that start at one time the second finds the work done: then it looks again instead of failing.
+// migrate upgrades the schema. Each migration is a separate transaction with its number. If two processes start at the same time, the
+// second one finds the work done: then it checks again instead of failing.
 func migrate(ctx context.Context, db *sql.DB) error {
 	for reached := int64(-1); ; {
 		provider, err := goose.NewProvider(goose.DialectSQLite3, db, migrationFiles(), goose.WithDisableGlobalRegistry(true))
@@ -338,13 +339,12 @@ func migrate(ctx context.Context, db *sql.DB) error {
 func migrationFiles() fs.FS {
 	dir, err := fs.Sub(migrations, "migrations/sqlite")
 	if err != nil {
-		panic(err) // they are embedded
+		panic(err) // the files are embedded
 	}
 	return dir
 }
 
-// DataVersion is a number that changes with every commit of another process (or another Store), and never with one of
-// this Store.
+// DataVersion returns a number that changes with every commit of another process or another Store, and never with a commit of this Store.
 func (s *Store) DataVersion(ctx context.Context) (int64, error) {
 	var v int64
 	if err := s.writer.QueryRowContext(ctx, `PRAGMA data_version`).Scan(&v); err != nil {
@@ -353,11 +353,11 @@ func (s *Store) DataVersion(ctx context.Context) (int64, error) {
 	return v, nil
 }
 
-// openError says what a failure to open a file means to the one who named it.
+// openError explains a failure to open a file.
 func openError(path string, err error) error {
 	code := resultCode(err) & 0xff
 	if err = withTriedCause(path, err); code == sqlite3.SQLITE_NOTADB || code == sqlite3.SQLITE_CORRUPT {
-		return fmt.Errorf("%s is not a database, or a damaged one, and was left as it is: restore a backup or name another file (%w)", path, err)
+		return fmt.Errorf("%s is not a database or is damaged, and was not changed: restore a backup or name another file (%w)", path, err)
 	}
 	if fault, ok := disk.Cause(err); ok {
 		return fmt.Errorf("the database %s cannot be opened: %s (%w)", path, fault.Hint, err)
@@ -369,10 +369,10 @@ func openError(path string, err error) error {
 	return fmt.Errorf("the database %s cannot be opened: %w", path, err)
 }
 
-// busy says whether err is another process's lock.
+// busy reports whether err is a lock of another process.
 func busy(err error) bool { return resultCode(err)&0xff == sqlite3.SQLITE_BUSY }
 
-// resultCode is SQLite's extended result code; its low byte is the primary one. 0 is another kind of error.
+// resultCode returns SQLite's extended result code; its low byte is the primary code. It returns 0 for other errors.
 func resultCode(err error) int {
 	var e *sqlite.Error
 	if errors.As(err, &e) {

@@ -14,13 +14,13 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// AllStatistics is what the books say of everybody, together and by key.
+// AllStatistics is the usage of all keys, in total and by key.
 type AllStatistics struct {
 	Total api.Statistics
-	ByKey map[string]api.Statistics // by preview; a key without a request is not in it
+	ByKey map[string]api.Statistics // by preview; keys without requests are missing
 }
 
-// Statistics is what the books say of one key. A preview without a request has zeros.
+// Statistics returns the usage of one key. It returns zeros for a preview without requests.
 func (s *Store) Statistics(ctx context.Context, key string, now time.Time) (api.Statistics, error) {
 	sum := newSummary()
 	of := func(string) *summary { return sum }
@@ -43,8 +43,8 @@ func (s *Store) Statistics(ctx context.Context, key string, now time.Time) (api.
 	return sum.statistics(), nil
 }
 
-// readLast corrects the time of the last request where that is in the future, because a clock was wrong: then it is the last of those
-// that are not, and none where no row of them is left.
+// readLast corrects a time of the last request that is in the future because of a wrong clock: it becomes the time of the last request
+// before now, or zero if there is no such row.
 func readLast(ctx context.Context, tx *sql.Tx, now time.Time, key string, sum *summary) error {
 	if sum.last <= millis(now) {
 		return nil
@@ -55,16 +55,16 @@ func readLast(ctx context.Context, tx *sql.Tx, now time.Time, key string, sum *s
 	return err
 }
 
-// totals are the summaries of keys as they were last read. One is right as long as its key has no more requests than it counts.
+// totals caches the summaries of keys. A summary is up to date as long as its key has no more requests than it counts.
 type totals struct {
 	mu    sync.Mutex
 	byKey map[string]*summary
 }
 
-// mostChanged is up to how many keys are read one by one where not all of them have new requests.
+// mostChanged is the largest number of changed keys that are read one by one instead of reading all keys.
 const mostChanged = 250
 
-// AllStatistics is the statistics of everybody and of each key.
+// AllStatistics returns the usage of all keys and of each key.
 func (s *Store) AllStatistics(ctx context.Context, now time.Time) (AllStatistics, error) {
 	total := newSummary()
 	var byKey map[string]*summary
@@ -73,7 +73,7 @@ func (s *Store) AllStatistics(ctx context.Context, now time.Time) (AllStatistics
 		if byKey, err = s.allTotals(ctx, tx); err != nil {
 			return err
 		}
-		if err := readLatencies(ctx, tx, &api.RequestFilter{Keys: []string{everybody}}, func(string) *summary { return total }); err != nil {
+		if err := readLatencies(ctx, tx, &api.RequestFilter{Keys: []string{allKeys}}, func(string) *summary { return total }); err != nil {
 			return err
 		}
 		if byKey, err = withLast(ctx, tx, now, byKey); err != nil {
@@ -98,7 +98,7 @@ func (s *Store) AllStatistics(ctx context.Context, now time.Time) (AllStatistics
 	return all, nil
 }
 
-// withLast is readLast of each key. The summaries are shared, so those that it corrects are others.
+// withLast applies readLast to each key. Summaries are shared, so it corrects copies.
 func withLast(ctx context.Context, tx *sql.Tx, now time.Time, byKey map[string]*summary) (map[string]*summary, error) {
 	for key, sum := range byKey {
 		if sum.last <= millis(now) {
@@ -114,7 +114,7 @@ func withLast(ctx context.Context, tx *sql.Tx, now time.Time, byKey map[string]*
 	return byKey, nil
 }
 
-// into makes a summary for each key that has none.
+// into returns a function that creates a summary for each new key.
 func into(byKey map[string]*summary) func(string) *summary {
 	return func(key string) *summary {
 		sum := byKey[key]
@@ -126,8 +126,8 @@ func into(byKey map[string]*summary) func(string) *summary {
 	}
 }
 
-// allTotals is the summary of each key but for its last day, all of one instant. Only those are read whose number of requests is
-// another one than when they were last read.
+// allTotals returns the summary of each key, except for its last day, all at one instant. It reads only keys whose number of requests has
+// changed since the last call.
 func (s *Store) allTotals(ctx context.Context, tx *sql.Tx) (map[string]*summary, error) {
 	byKey := map[string]*summary{}
 	if err := readTotals(ctx, tx, &api.RequestFilter{}, into(byKey)); err != nil {
@@ -150,7 +150,7 @@ func (s *Store) allTotals(ctx context.Context, tx *sql.Tx) (map[string]*summary,
 	if len(changed) <= mostChanged {
 		f.Keys = slices.Collect(maps.Keys(changed))
 	}
-	// Of the keys that have not changed, nothing is kept of what is read with the others.
+	// Discard what is read for keys that have not changed.
 	unused := newSummary()
 	err := readParts(ctx, tx, &f, func(key string) *summary {
 		if sum := changed[key]; sum != nil {
@@ -171,17 +171,17 @@ func (s *Store) allTotals(ctx context.Context, tx *sql.Tx) (map[string]*summary,
 	return byKey, nil
 }
 
-// Of a thousand keys' rollups there are a hundred thousand rows, and each row that crosses from the database into Go costs
-// more than reading it: so each key comes as one row with its parts packed into a text. The separators are control
-// characters, which no model name, route or outcome holds. A bucket and its count travel as one number.
+// The rollups of a thousand keys have a hundred thousand rows, and moving a row from the database into Go costs more than reading it. So
+// each key is one row with its parts packed into a text. The separators are control characters, which model names, routes and outcomes do
+// not contain. A bucket and its count are packed into one number.
 const (
 	fieldEnd = "\x1f"
 	partEnd  = "\x1e"
-	// bucketBase is above every bucket: three centuries, the longest time.Duration, are in 431.
+	// bucketBase is larger than every bucket: the longest time.Duration, three centuries, is in bucket 431.
 	bucketBase = 1024
 )
 
-// readTotals reads the sums of all time of the keys that the filter chooses.
+// readTotals reads the all-time sums of the keys that match the filter.
 func readTotals(ctx context.Context, tx *sql.Tx, f *api.RequestFilter, of func(string) *summary) error {
 	b := &builder{}
 	return rows(ctx, tx, `SELECT key, `+cellSums+` FROM usage_sum AS u WHERE `+forever(b, byKey, f),
@@ -196,7 +196,7 @@ func readTotals(ctx context.Context, tx *sql.Tx, f *api.RequestFilter, of func(s
 		}, b.args...)
 }
 
-// readParts reads what each key has requested of all time by model, by endpoint and by outcome, and its latencies.
+// readParts reads the all-time requests of each key by model, by endpoint and by outcome, and its latencies.
 func readParts(ctx context.Context, tx *sql.Tx, f *api.RequestFilter, of func(string) *summary) error {
 	for _, d := range []struct {
 		column string
@@ -224,7 +224,7 @@ func readParts(ctx context.Context, tx *sql.Tx, f *api.RequestFilter, of func(st
 	return readLatencies(ctx, tx, f, of)
 }
 
-// forever is the condition for the sums of all time of one kind.
+// forever is the condition for the all-time sums of one kind.
 func forever(b *builder, k kind, f *api.RequestFilter) string {
 	return `kind = ` + b.param(int64(k)) + ` AND width = ` + b.param(foreverMS) + ` AND start = 0` + empty(k) + b.filter(f)
 }
@@ -244,7 +244,7 @@ func readLatencies(ctx context.Context, tx *sql.Tx, f *api.RequestFilter, of fun
 		}, b.args...)
 }
 
-// readLastDay counts the requests of each key that the filter chooses in the 24 hours up to now, to the millisecond.
+// readLastDay counts the requests of each key that matches the filter in the 24 hours up to now, to the millisecond.
 func (s *Store) readLastDay(ctx context.Context, tx *sql.Tx, now time.Time, f *api.RequestFilter, of func(string) *summary) error {
 	k, err := readKept(ctx, tx)
 	if err != nil {
@@ -276,8 +276,8 @@ func (s *Store) readLastDay(ctx context.Context, tx *sql.Tx, now time.Time, f *a
 		}
 	}
 	b := &builder{}
-	with, used := fine.build(b, f, false, "key, count", "key, 1 AS count")
-	return rows(ctx, tx, `WITH RECURSIVE `+with+` SELECT key, SUM(count) FROM (`+used+`) AS used GROUP BY key`, func(r *sql.Rows) error {
+	with, query := fine.build(b, f, false, "key, count", "key, 1 AS count")
+	return rows(ctx, tx, `WITH RECURSIVE `+with+` SELECT key, SUM(count) FROM (`+query+`) AS used GROUP BY key`, func(r *sql.Rows) error {
 		var key string
 		var n int64
 		if err := r.Scan(&key, &n); err != nil {
@@ -297,7 +297,7 @@ func down(ms, step int64) int64 {
 
 func up(ms, step int64) int64 { return down(ms+step-1, step) }
 
-// summary is statistics in the making.
+// summary collects the statistics of a key.
 type summary struct {
 	api.Statistics
 	used
@@ -308,7 +308,7 @@ func newSummary() *summary {
 	return &summary{Statistics: api.Statistics{ByModel: map[string]int64{}, ByEndpoint: map[string]int64{}, ByOutcome: map[string]int64{}}}
 }
 
-// unpackCounts adds "name count" parts. What has no name (a blob upload is about no model) is in the sum alone.
+// unpackCounts adds "name count" parts. Requests without a name (a blob upload has no model) are only in the sum.
 func unpackCounts(counts map[string]int64, parts string) error {
 	for part := range strings.SplitSeq(parts, partEnd) {
 		name, digits, _ := strings.Cut(part, fieldEnd)
@@ -323,7 +323,7 @@ func unpackCounts(counts map[string]int64, parts string) error {
 	return nil
 }
 
-// unpackLatencies reads count*bucketBase+bucket parts, which come in any order.
+// unpackLatencies reads count*bucketBase+bucket parts in any order.
 func unpackLatencies(parts string) ([]api.LatencyCount, error) {
 	counts := make([]api.LatencyCount, 0, strings.Count(parts, partEnd)+1)
 	for part := range strings.SplitSeq(parts, partEnd) {
@@ -350,7 +350,7 @@ func (s *summary) merge(o *summary) {
 
 func (s *summary) statistics() api.Statistics {
 	s.TotalRequests, s.PromptTokens, s.CompletionTokens, s.EstimatedRows, s.SlotMS, s.GPUMS, s.QueueMS = s.count, s.prompt, s.completion, s.estimated, s.slot, s.gpu, s.queue
-	var timed int64 // requests whose duration is known: those that a kill interrupted have none
+	var timed int64 // requests with a known duration; interrupted ones have none
 	for _, b := range s.latencies {
 		timed += b.Count
 	}

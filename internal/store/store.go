@@ -1,5 +1,5 @@
-// Package store is the database: keys, the audit table, the books and their rollups. All SQL of the program is here,
-// bound parameters only, in one text that SQLite and PostgreSQL both understand; what only SQLite has stands in sqlite.go.
+// Package store is the database: keys, the audit table, usage rows and their rollups. It contains all SQL of the program, only with bound
+// parameters, in a form that SQLite and PostgreSQL both understand. What only SQLite needs is in sqlite.go.
 package store
 
 import (
@@ -13,27 +13,27 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// Store is the database. Its methods may be called from any goroutine. Failures of the database are *api.Error with
-// CodeUnavailable: nothing was changed, and the same call may succeed later.
+// Store is the database. Its methods may be called from any goroutine. Failures of the database are *api.Error with CodeUnavailable:
+// nothing was changed, and the same call may succeed later.
 type Store struct {
 	// writer has one connection: SQLite has one writer anyway, and a queue in Go is fairer than waiting for its lock.
 	writer *sql.DB
 	reader *sql.DB
 	path   string
-	// What was read before, for questions about all keys.
+	// Caches for queries about all keys.
 	pages  *pages
 	totals totals
 	waits  atomic.Pointer[TrimWait]
 }
 
-// Close ends all connections. What was committed is safe without it too.
+// Close closes all connections. Committed data is also safe without it.
 func (s *Store) Close() error {
 	s.pages.cache.StopAllGoroutines()
-	// The writer goes last: as the last connection of all, it folds the write-ahead log into the file.
+	// The writer is closed last: the last connection moves the write-ahead log into the file.
 	return errors.Join(s.reader.Close(), s.writer.Close())
 }
 
-// SecretCheck is the HMAC of a constant under the SECRET_KEY that this database belongs to; nil when none was set yet.
+// SecretCheck returns the HMAC of a constant under the SECRET_KEY that this database belongs to, or nil if none is set yet.
 func (s *Store) SecretCheck(ctx context.Context) ([]byte, error) {
 	var mac []byte
 	err := s.reader.QueryRowContext(ctx, `SELECT value FROM meta WHERE name = $1`, secretCheck).Scan(&mac)
@@ -46,7 +46,7 @@ func (s *Store) SecretCheck(ctx context.Context) ([]byte, error) {
 	return mac, nil
 }
 
-// SetSecretCheck replaces what SecretCheck returns.
+// SetSecretCheck replaces the result of SecretCheck.
 func (s *Store) SetSecretCheck(ctx context.Context, mac []byte) error {
 	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `INSERT INTO meta (name, value) VALUES ($1, $2)
@@ -57,9 +57,9 @@ func (s *Store) SetSecretCheck(ctx context.Context, mac []byte) error {
 
 const secretCheck = "secret_check"
 
-// write runs fn in one transaction. It commits when fn returns nil and changes nothing otherwise. ctx bounds the wait for
-// the connection; once begun, a transaction is short and goes on to its end, so that a client that leaves cannot make it
-// uncertain whether its change was made.
+// write runs fn in one transaction. It commits if fn returns nil and changes nothing otherwise. ctx limits only the wait for the
+// connection. Once begun, a transaction is short and runs to its end, so that a client that disconnects cannot leave the outcome
+// uncertain.
 func (s *Store) write(ctx context.Context, fn func(context.Context, *sql.Tx) error) error {
 	conn, err := s.writer.Conn(ctx)
 	if err != nil {
@@ -68,8 +68,8 @@ func (s *Store) write(ctx context.Context, fn func(context.Context, *sql.Tx) err
 	defer conn.Close()
 	waiting, ctx := ctx, context.WithoutCancel(ctx)
 	tx, err := conn.BeginTx(ctx, nil)
-	// SQLite's wait for the lock is a lottery, and another process that writes without pause can win it for all of
-	// busy_timeout. Nothing has been done yet, so it may be tried again.
+	// SQLite's wait for its lock is not fair, and another process that writes without pause can hold it for all of busy_timeout. Nothing
+	// has been done yet, so it is safe to try again.
 	for tries := 1; err != nil && busy(err) && tries < beginTries && waiting.Err() == nil; tries++ {
 		tx, err = conn.BeginTx(ctx, nil)
 	}
@@ -89,7 +89,7 @@ func (s *Store) write(ctx context.Context, fn func(context.Context, *sql.Tx) err
 // beginTries times busy_timeout is the longest wait for another process: 20 s.
 const beginTries = 4
 
-// read runs fn on one unchanging view of the database.
+// read runs fn on a consistent snapshot of the database.
 func (s *Store) read(ctx context.Context, fn func(*sql.Tx) error) error {
 	tx, err := s.reader.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
 	if err != nil {
@@ -117,7 +117,7 @@ func rows(ctx context.Context, tx *sql.Tx, query string, scan func(*sql.Rows) er
 	return r.Err()
 }
 
-// unwritten is unavailable with the cause that a disk has.
+// unwritten is unavailable with the cause of a disk failure.
 func (s *Store) unwritten(err error) error {
 	var e *api.Error
 	if errors.As(err, &e) {
@@ -126,21 +126,21 @@ func (s *Store) unwritten(err error) error {
 	return unavailable("written", withTriedCause(s.path, err))
 }
 
-// unavailable keeps an *api.Error as it is and makes every other failure CodeUnavailable with the cause kept private.
+// unavailable returns an *api.Error as it is and converts every other failure to CodeUnavailable with a private cause.
 func unavailable(done string, err error) error {
 	var e *api.Error
 	if errors.As(err, &e) {
 		return err
 	}
 	return api.Wrap(api.CodeUnavailable, withCause(err),
-		fmt.Sprintf("the database cannot be %s now; try again in a moment, and if that does not help, the service's log says why", done))
+		fmt.Sprintf("the database cannot be %s now; try again in a moment, or see the log of the service for the cause", done))
 }
 
 func millis(t time.Time) int64 { return t.UnixMilli() }
 
 func instant(ms int64) time.Time { return time.UnixMilli(ms).UTC() }
 
-// nullMillis and nullInstant carry an instant that may be absent.
+// nullMillis and nullInstant convert an instant that may be absent.
 func nullMillis(t *time.Time) any {
 	if t == nil {
 		return nil

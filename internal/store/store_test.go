@@ -109,7 +109,7 @@ func TestOpenNeverMakes(t *testing.T) {
 		t.Fatalf("error is %v", err)
 	}
 	if _, err := os.Stat(filepath.Dir(path)); !errors.Is(err, fs.ErrNotExist) {
-		t.Fatal("Open made the directory")
+		t.Fatal("Open created the directory")
 	}
 }
 
@@ -130,7 +130,7 @@ func TestForeignFiles(t *testing.T) {
 	}
 	versions := `CREATE TABLE goose_db_version (id INTEGER PRIMARY KEY, version_id INTEGER, is_applied INTEGER, tstamp TIMESTAMP);`
 	for _, c := range []struct {
-		name, create, open string // what Create and Open say; "" is success
+		name, create, open string // the errors of Create and Open; "" means success
 		make               func(string) error
 	}{
 		{"text", "is not a database", "is not a database", text(strings.Repeat("these are notes\n", 500))},
@@ -138,8 +138,8 @@ func TestForeignFiles(t *testing.T) {
 		{"damaged", "is not a database", "is not a database", text("SQLite format 3\x00" + strings.Repeat("\xff", 8000))},
 		{"other", "of another program", "of another program", other(`CREATE TABLE songs (title TEXT)`)},
 		{"newer", "newer version", "newer version", other(versions + `INSERT INTO goose_db_version VALUES (1, 9999, 1, NULL)`)},
-		{"older", "", "start `ollama-api-service serve` once, it migrates", other(versions + `INSERT INTO goose_db_version VALUES (1, 0, 1, '2026-11-24 12:00:00')`)},
-		{"empty", "", "start `ollama-api-service serve` once, it migrates", text("")},
+		{"older", "", "run `ollama-api-service serve` once to upgrade it", other(versions + `INSERT INTO goose_db_version VALUES (1, 0, 1, '2026-11-24 12:00:00')`)},
+		{"empty", "", "run `ollama-api-service serve` once to upgrade it", text("")},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "books.db")
@@ -150,7 +150,7 @@ func TestForeignFiles(t *testing.T) {
 			says := func(err error, want string) {
 				t.Helper()
 				if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), path) {
-					t.Fatalf("error is %v, want one that says %q and the path", err, want)
+					t.Fatalf("error is %v, want one with %q and the path", err, want)
 				}
 				if after := must[[]byte](t)(os.ReadFile(path)); !bytes.Equal(before, after) {
 					t.Fatal("the file was changed")
@@ -222,7 +222,7 @@ func TestDataVersion(t *testing.T) {
 		}
 		must[[]api.Key](t)(theirs.Keys(t.Context()))
 		if v := version(); v != before {
-			t.Fatalf("our own commit moved the version from %d to %d", before, v)
+			t.Fatalf("the store's own commit changed the version from %d to %d", before, v)
 		}
 	}
 	for i := range 3 {
@@ -231,14 +231,14 @@ func TestDataVersion(t *testing.T) {
 		}
 		v := version()
 		if v == before {
-			t.Fatal("another's commit did not move the version")
+			t.Fatal("a commit of another store did not change the version")
 		}
 		if again := version(); again != v {
-			t.Fatal("the version moved without a commit")
+			t.Fatal("the version changed without a commit")
 		}
 		before = v
 	}
-	// A change that changes nothing is no commit of theirs either.
+	// A change that changes nothing is not a commit either.
 	if _, err := theirs.ChangeKey(t.Context(), "theirs0", api.KeyPatch{}, by("cli")); err != nil {
 		t.Fatal(err)
 	}
@@ -246,7 +246,7 @@ func TestDataVersion(t *testing.T) {
 		t.Fatal(err)
 	}
 	if v := version(); v != before {
-		t.Fatal("a visit without a change moved the version")
+		t.Fatal("opening without a change changed the version")
 	}
 }
 
@@ -275,13 +275,13 @@ func TestTwoWriters(t *testing.T) {
 	for _, s := range []*Store{one, two} {
 		got := must[api.Statistics](t)(s.Statistics(t.Context(), "oas_a", noon))
 		if got.TotalRequests != 2*writers*each || got.Last24h != 2*writers*each {
-			t.Errorf("%d in all and %d of a day, want %d", got.TotalRequests, got.Last24h, 2*writers*each)
+			t.Errorf("%d in total and %d in a day, want %d", got.TotalRequests, got.Last24h, 2*writers*each)
 		}
 	}
 }
 
-// A transaction that reads before it writes must have the lock from its beginning: SQLite refuses to upgrade a view that another
-// commit made old, and no waiting helps (SQLITE_BUSY_SNAPSHOT).
+// A transaction that reads before it writes needs the lock from its beginning: SQLite refuses to upgrade a snapshot that another commit
+// made stale, and waiting does not help (SQLITE_BUSY_SNAPSHOT).
 func TestTwoChangers(t *testing.T) {
 	one, path := create(t)
 	two := open(t, path)
@@ -300,7 +300,7 @@ func TestTwoChangers(t *testing.T) {
 	}
 	all.Wait()
 	if log := audit(t, one, 1000); len(log) != 41 {
-		t.Errorf("%d audit lines, want 41", len(log))
+		t.Errorf("%d audit entries, want 41", len(log))
 	}
 }
 
@@ -319,7 +319,7 @@ func TestWaitsForAnothersTransaction(t *testing.T) {
 	}()
 	<-held
 	go func() { done <- two.SetSecretCheck(context.Background(), []byte("x")) }()
-	// A reader waits for no writer.
+	// A reader does not wait for a writer.
 	if _, err := two.Keys(t.Context()); err != nil {
 		t.Error(err)
 	}
@@ -346,7 +346,7 @@ func TestFailureIsUnavailable(t *testing.T) {
 	wantCode(t, s.SetSecretCheck(t.Context(), nil), api.CodeUnavailable)
 }
 
-// audit is the newest n lines of the audit table.
+// audit returns the newest n entries of the audit table.
 func audit(t *testing.T, s *Store, n int) []AuditEntry {
 	t.Helper()
 	list, _, err := s.Audit(t.Context(), AuditQuery{Limit: n})

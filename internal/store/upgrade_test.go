@@ -12,10 +12,10 @@ import (
 	"time"
 )
 
-// upgradeFile names, to a process of this test that is to be killed, the database that it brings up to date.
+// upgradeFile names the database to upgrade for a process of this test that is going to be killed.
 const upgradeFile = "STORE_TEST_UPGRADE"
 
-// upgrade is such a process.
+// upgrade runs in such a process.
 func upgrade(path string) {
 	s, err := Create(context.Background(), path)
 	if err != nil {
@@ -26,9 +26,11 @@ func upgrade(path string) {
 	os.Exit(0)
 }
 
-// A kill in the middle of an upgrade, wherever it strikes, leaves a database that the next start brings up to date, with each
-// request in it once and sums that agree.
+// A kill at any moment of an upgrade leaves a database that the next start upgrades, with each request once and matching sums.
 func TestUpgradeIsKilled(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: make test runs it")
+	}
 	recs := sample(800)
 	path := old(t, recs...)
 	var errs bytes.Buffer
@@ -48,13 +50,13 @@ func TestUpgradeIsKilled(t *testing.T) {
 			t.Fatal(errs.String())
 		}
 		killed++
-		// What is there is one schema or another, whole.
+		// The database has one schema or the other, completely.
 		if _, _, err := Examine(t.Context(), path); err != nil {
 			t.Fatalf("after %d kills: %v", killed, err)
 		}
 	}
 	if killed < 5 {
-		t.Errorf("only %d kills struck", killed)
+		t.Errorf("only %d kills interrupted an upgrade", killed)
 	}
 	s := must[*Store](t)(Create(t.Context(), path))
 	defer s.Close()
@@ -75,7 +77,7 @@ func TestUpgradeSaysHowItGoes(t *testing.T) {
 		log := slog.New(slog.NewTextHandler(&said, nil))
 		s := must[*Store](t)(connect(t.Context(), path))
 		defer s.Close()
-		// The connection is taken for as long as a large upgrade would take it.
+		// Hold the connection as long as a large upgrade would.
 		conn, err := s.writer.Conn(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -84,8 +86,8 @@ func TestUpgradeSaysHowItGoes(t *testing.T) {
 		if err := migrateLogged(t.Context(), s.writer, path, log); err != nil {
 			t.Fatal(err)
 		}
-		if n := strings.Count(said.String(), "bringing the database up to date"); n != 3 || !strings.Contains(said.String(), "the database is up to date") {
-			t.Errorf("%d words in twelve seconds:\n%s", n, said.String())
+		if n := strings.Count(said.String(), "upgrading the database"); n != 3 || !strings.Contains(said.String(), "the database is up to date") {
+			t.Errorf("%d progress messages in twelve seconds:\n%s", n, said.String())
 		}
 		said.Reset()
 		if err := migrateLogged(t.Context(), s.writer, path, log); err != nil || said.Len() > 0 {

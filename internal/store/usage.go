@@ -13,17 +13,17 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// UsageQuery asks what the requests that Filter chooses used, by the dimensions of By: a row for each combination, the earliest
-// hour, day, week or month first and within it the most requests first, at most Limit.
+// UsageQuery asks for the usage of the requests that match the filter, grouped by the dimensions of By: a row for each combination, the
+// earliest hour, day, week or month first and, within it, the most requests first; at most Limit rows.
 type UsageQuery struct {
 	api.RequestFilter
 	By    []api.Dimension
 	Limit int
-	Zone  *time.Location // whose days, weeks and months are meant; nil is UTC
+	Zone  *time.Location // the zone of days, weeks and months; nil means UTC
 }
 
-// Usage is the answer to a UsageQuery. Total and Groups count all groups, also those beyond the limit. From and To are those of the
-// query; where they cut a period of which only the sum is left, they are moved to its ends.
+// Usage is the answer to a UsageQuery. Total and Groups include the groups beyond the limit. From and To are those of the query; if they
+// cut a period of which only the sum is left, they are moved to its ends.
 type Usage struct {
 	Rows     []api.UsageGroup
 	Total    api.Usage
@@ -31,7 +31,7 @@ type Usage struct {
 	From, To time.Time
 }
 
-// Usage sums up the books from rollups. What a span cuts off of a period at its ends is summed up from the rows.
+// Usage computes the answer from rollups. The parts of a span that are not whole periods are computed from the rows.
 func (s *Store) Usage(ctx context.Context, q UsageQuery) (Usage, error) {
 	out := Usage{From: q.From, To: q.To}
 	err := s.read(ctx, func(tx *sql.Tx) error {
@@ -55,7 +55,7 @@ func (s *Store) Usage(ctx context.Context, q UsageQuery) (Usage, error) {
 	return out, err
 }
 
-// bySum answers from the plan by one statement.
+// bySum answers the plan with one statement.
 func (q *UsageQuery) bySum(ctx context.Context, tx *sql.Tx, p *plan, out *Usage) error {
 	b := &builder{}
 	query := q.build(p, b)
@@ -82,7 +82,7 @@ func (q *UsageQuery) bySum(ctx context.Context, tx *sql.Tx, p *plan, out *Usage)
 	}, b.args...)
 }
 
-// moved says where the span begins and ends, if that is not where the filter has it.
+// moved sets the actual start and end of the span if they differ from those of the filter.
 func (u *Usage) moved(f *api.RequestFilter, k kept, from, to int64) {
 	asked, until := span(f)
 	if k.end > 0 && asked < max(k.rows, k.rollups) && from != max(asked, k.first) {
@@ -93,7 +93,7 @@ func (u *Usage) moved(f *api.RequestFilter, k kept, from, to int64) {
 	}
 }
 
-// place is where a dimension of a row is read into.
+// place returns a pointer to the field for a dimension of a row.
 func place(g *api.UsageGroup, d api.Dimension, start *sql.NullInt64) any {
 	switch d {
 	case api.ByKey:
@@ -131,7 +131,7 @@ func average(ms float64, n int64) *float64 {
 	return &seconds
 }
 
-// builder collects the parameters of a statement that is put together from constant pieces.
+// builder collects the parameters of a statement that is composed of constant pieces.
 type builder struct{ args []any }
 
 func (b *builder) param(v any) string {
@@ -139,7 +139,7 @@ func (b *builder) param(v any) string {
 	return placeholder(len(b.args))
 }
 
-// params are several of them, with commas.
+// params adds several parameters, separated by commas.
 func (b *builder) params(values ...int64) string {
 	var list []string
 	for _, v := range values {
@@ -148,7 +148,7 @@ func (b *builder) params(values ...int64) string {
 	return strings.Join(list, ", ")
 }
 
-// within is the condition that column lies in [from, to); to < 0 is no end.
+// within is the condition that column is in [from, to). A negative to means no end.
 func (b *builder) within(column string, from, to int64) string {
 	cond := column + " >= " + b.param(from)
 	if to >= 0 {
@@ -157,7 +157,7 @@ func (b *builder) within(column string, from, to int64) string {
 	return cond
 }
 
-// filter is the condition for the names that f chooses, with an AND in front.
+// filter is the condition for the names in f, starting with AND.
 func (b *builder) filter(f *api.RequestFilter) string {
 	var cond strings.Builder
 	for _, c := range []struct {
@@ -169,7 +169,7 @@ func (b *builder) filter(f *api.RequestFilter) string {
 	return cond.String()
 }
 
-// in is the condition that column has one of the names, with an AND in front; of no names it is none.
+// in is the condition that column has one of the names, starting with AND. It is empty without names.
 func (b *builder) in(column string, names []string) string {
 	if len(names) == 0 {
 		return ""
@@ -181,7 +181,7 @@ func (b *builder) in(column string, names []string) string {
 	return " AND " + column + " IN (" + strings.Join(params, ", ") + ")"
 }
 
-// sums are the columns of used in the order in which they are read, of a cell, of a row and summed up.
+// The columns of used in the order in which they are read: of a cell, of a row, and summed up.
 const (
 	cellSums = `count, timed, total_ms, first_bytes, ttfb_ms, prompt_tokens, completion_tokens, estimated, slot_ms, bytes_in, bytes_out, last_at, gpu_ms, queue_ms`
 	rowSums  = `1 AS count, CASE WHEN total_ms > 0 THEN 1 ELSE 0 END AS timed, total_ms, CASE WHEN ttfb_ms IS NULL THEN 0 ELSE 1 END AS first_bytes,
@@ -195,7 +195,7 @@ const (
 		COALESCE(SUM(bytes_in), 0), COALESCE(SUM(bytes_out), 0), COALESCE(MAX(last_at), 0), COALESCE(SUM(gpu_ms), 0.0), COALESCE(SUM(queue_ms), 0.0)`
 )
 
-// plan cuts the query's span into what it is answered from.
+// plan cuts the query's span into the parts that answer it.
 func (q *UsageQuery) plan(k kept) (p plan, from, to int64, err error) {
 	p = plan{kept: k, sources: k.sources(q.needs(), len(q.Keys) > 0)}
 	from, to = span(&q.RequestFilter)
@@ -208,7 +208,7 @@ func (q *UsageQuery) plan(k kept) (p plan, from, to int64, err error) {
 	}
 	switch {
 	case slices.Contains(q.By, api.ByHour):
-		// Where no hours are left there is no answer by hour.
+		// There is no answer by hour for a time without hours.
 		for _, s := range p.sources {
 			if s.width == hourMS {
 				from = max(from, s.since)
@@ -232,30 +232,30 @@ func (q *UsageQuery) plan(k kept) (p plan, from, to int64, err error) {
 	return p, from, to, err
 }
 
-// labelled reports whether groups are told apart by time.
+// labelled reports whether groups are separated by time.
 func (q *UsageQuery) labelled() bool { return slices.ContainsFunc(q.By, api.Dimension.IsTime) }
 
-// mostRuns bounds the parameters of a statement: SQLite takes 32,766.
+// mostRuns limits the parameters of a statement: SQLite allows 32,766.
 const mostRuns = 6000
 
-// cutDates cuts [from, to) at each begin of a day, week or month of a zone, as near to it as can be told.
+// cutDates cuts [from, to) at the start of each day, week or month of a zone, as precisely as the data allows.
 func (p *plan) cutDates(by api.Dimension, zone *time.Location, from, to int64) error {
 	for at := by.Begin(time.UnixMilli(from).In(zone)); from < to; {
 		next := by.Next(at)
-		if !next.After(at) { // it would never end
+		if !next.After(at) { // the loop would never end
 			return fmt.Errorf("the %s after %v begins at %v", by, at, next)
 		}
 		end := min(p.before(millis(next)), to)
 		p.cut(from, end, millis(at))
 		from, at = max(from, end), next
 		if len(p.runs)+len(p.rows) > mostRuns {
-			return api.Errorf(api.CodeBadRequest, "these are too many days of a zone that is not UTC: move from and to closer, or leave the zone out")
+			return api.Errorf(api.CodeBadRequest, "too many days for a zone that is not UTC: choose a shorter time range, or leave the zone out")
 		}
 	}
 	return nil
 }
 
-// needs are the names that a cell must keep apart to answer.
+// needs returns the dimensions that a cell must have to answer the query.
 func (q *UsageQuery) needs() (needs kind) {
 	for _, n := range []struct {
 		by    api.Dimension
@@ -275,7 +275,7 @@ func (q *UsageQuery) needs() (needs kind) {
 	return needs
 }
 
-// build is the statement: the groups are summed up once, and both their total and the first of them are read.
+// build returns the statement: it groups once, and reads both the total and the first groups from the result.
 func (q *UsageQuery) build(p *plan, b *builder) string {
 	var names, none, columns, order []string
 	labelled := false
@@ -299,18 +299,18 @@ func (q *UsageQuery) build(p *plan, b *builder) string {
 	list := func(columns ...string) string { return strings.Join(columns, ", ") }
 	sorted := " ORDER BY " + strings.Join(order, ", ")
 	dimensions := strings.Join(columns, "")
-	with, used := p.build(b, &q.RequestFilter, labelled, dimensions+cellSums, dimensions+rowSums)
+	with, cellsAndRows := p.build(b, &q.RequestFilter, labelled, dimensions+cellSums, dimensions+rowSums)
 	return `WITH RECURSIVE ` + with + `,
-		grouped AS MATERIALIZED (SELECT ` + list(append(slices.Clone(names), summed)...) + ` FROM (` + used + `) AS used` + by + `)
+		grouped AS MATERIALIZED (SELECT ` + list(append(slices.Clone(names), summed)...) + ` FROM (` + cellsAndRows + `) AS used` + by + `)
 		SELECT ` + list(append(append([]string{"1"}, none...), total)...) + ` FROM grouped
 		UNION ALL
 		SELECT * FROM (SELECT ` + list(append(append([]string{"0"}, names...), "1", cellSums)...) + ` FROM grouped` + sorted + ` LIMIT ` + b.param(q.Limit) + `) AS first` + sorted
 }
 
-// placeOf is the place of the i-th dimension in the answer, for ORDER BY.
+// placeOf is the column number of the i-th dimension in the answer, for ORDER BY.
 func placeOf(i int) string { return strconv.Itoa(i + 2) }
 
-// span is the filter's time in milliseconds; -1 is no end.
+// span returns the filter's time range in milliseconds. -1 means no end.
 func span(f *api.RequestFilter) (from, to int64) {
 	to = -1
 	if !f.From.IsZero() {
@@ -322,7 +322,7 @@ func span(f *api.RequestFilter) (from, to int64) {
 	return from, to
 }
 
-// upMillis is the first millisecond that is not before t: the books know no smaller part.
+// upMillis is the first millisecond that is not before t: rows have no finer times.
 func upMillis(t time.Time) int64 {
 	return millis(t.Add(time.Millisecond - time.Nanosecond))
 }

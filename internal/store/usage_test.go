@@ -16,7 +16,7 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// sample is n records of five days up to noon, of every kind that a group or a filter tells apart, many where hours meet.
+// sample returns n records of five days up to noon, with all values that groups and filters distinguish, many at boundaries of hours.
 func sample(n int) []api.Record {
 	random := rand.New(rand.NewPCG(7, 8))
 	pick := func(of ...string) string { return of[random.IntN(len(of))] }
@@ -30,9 +30,9 @@ func sample(n int) []api.Record {
 		r.Model, r.Endpoint, r.Backend = pick("tiny:latest", "qwen3:latest", ""), pick("/api/chat", "/v1/embeddings"), pick("gpu1", "gpu2")
 		r.Outcome = api.Outcome(pick("ok", "ok", "ok", "client_gone", "interrupted"))
 		r.PromptTokens, r.CompletionTokens, r.Estimated = random.Int64N(100), random.Int64N(1000), random.IntN(3) == 0
-		// Whole milliseconds: their sums are exact, in whatever order they are added.
+		// Whole milliseconds, so that their sums are exact in any order.
 		r.Slot, r.Total, r.FirstByte = time.Duration(random.IntN(900))*time.Millisecond, time.Duration(random.IntN(3))*time.Second, time.Duration(random.IntN(3))*time.Millisecond
-		r.GPU = time.Duration(random.IntN(700)-1) * time.Millisecond // -1 ms is one that nobody measured
+		r.GPU = time.Duration(random.IntN(700)-1) * time.Millisecond // -1 ms means not measured
 		r.Queued = time.Duration(random.IntN(900)-1) * time.Millisecond
 		r.BytesIn, r.BytesOut = random.Int64N(50), random.Int64N(5000)
 		recs[i] = r
@@ -46,7 +46,7 @@ func chosen(f *api.RequestFilter, r *api.Record) bool {
 		(f.From.IsZero() || !r.At.Before(f.From)) && (f.To.IsZero() || r.At.Before(f.To))
 }
 
-// byHand is what Usage should say, counted one by one: groups by their names joined, in no order.
+// byHand computes the expected Usage row by row: groups by their joined names, unordered.
 func byHand(recs []api.Record, q UsageQuery) map[string]used {
 	groups := map[string]used{}
 	date := func(at time.Time, by api.Dimension) string {
@@ -107,7 +107,7 @@ func groupName(g *api.UsageGroup, by []api.Dimension) string {
 	return name
 }
 
-// Whatever span, filter and grouping is asked for: the answer is that of counting row by row.
+// For any time range, filter and grouping, the answer equals counting row by row.
 func TestUsageIsExact(t *testing.T) {
 	s, _ := create(t)
 	recs := sample(3000)
@@ -185,7 +185,7 @@ func TestUsageInOrder(t *testing.T) {
 	if got, want := list(api.ByKey), "oas_15 oas_23 oas_02 "; got != want {
 		t.Errorf("by key: %s, want %s", got, want)
 	}
-	// The earlier day first, in it the most requests first; and no more than the limit, though all are in the total.
+	// The earlier day comes first and, within it, the most requests. No more rows than the limit, but all are in the total.
 	if got, want := list(api.ByKey, api.ByDay), "oas_12 oas_01 oas_21 oas_13 "; got != want {
 		t.Errorf("by key and day: %s, want %s", got, want)
 	}
@@ -195,7 +195,7 @@ func TestUsageInOrder(t *testing.T) {
 	}
 }
 
-// Days of a zone whose clocks go forward at midnight end, and have their own requests: the first of such a day is at one o'clock.
+// Days of a zone whose clocks go forward at midnight have their own requests: such a day starts at one o'clock.
 func TestUsageByDayWhereMidnightIsSkipped(t *testing.T) {
 	for name, skipped := range map[string]time.Time{
 		"Atlantic/Azores": time.Date(2026, 3, 29, 1, 0, 0, 0, time.UTC), "America/Santiago": time.Date(2026, 9, 6, 4, 0, 0, 0, time.UTC), "Africa/Cairo": time.Date(2026, 4, 23, 22, 0, 0, 0, time.UTC),
@@ -207,7 +207,7 @@ func TestUsageByDayWhereMidnightIsSkipped(t *testing.T) {
 			addRecords(t, s, record(strconv.Itoa(i), "oas_a", at))
 		}
 		for _, by := range api.Times {
-			ctx, stop := context.WithTimeout(t.Context(), 10*time.Second) // a question that never ends is cut by it
+			ctx, stop := context.WithTimeout(t.Context(), 10*time.Second) // stops an endless query
 			got := must[Usage](t)(s.Usage(ctx, UsageQuery{
 				RequestFilter: api.RequestFilter{From: days[0].Add(-time.Hour), To: days[3].Add(time.Hour)}, By: []api.Dimension{by}, Limit: 100, Zone: zone,
 			}))
@@ -217,7 +217,7 @@ func TestUsageByDayWhereMidnightIsSkipped(t *testing.T) {
 				want[by.Begin(at.In(zone)).UTC()]++
 			}
 			if by == api.ByDay && len(want) != len(days) {
-				t.Errorf("%s: %d requests are of %d days", name, len(days), len(want))
+				t.Errorf("%s: %d days, want %d", name, len(days), len(want))
 			}
 			if len(got.Rows) != len(want) {
 				t.Errorf("%s by %s: %d groups, want %d", name, by, len(got.Rows), len(want))
@@ -231,12 +231,12 @@ func TestUsageByDayWhereMidnightIsSkipped(t *testing.T) {
 	}
 }
 
-// A day begins at midnight where the one who asks is, also where the clocks change that day or differ by parts of an hour.
+// A day begins at midnight in the requested zone, even if clocks change on that day or the offset is not a whole hour.
 func TestUsageByDayOfAZone(t *testing.T) {
 	s, _ := create(t)
 	recs := sample(1500)
 	for i := range recs {
-		recs[i].At = recs[i].At.Add(-30 * 24 * time.Hour) // to 25 October, when summer ends in Europe, and before it
+		recs[i].At = recs[i].At.Add(-30 * 24 * time.Hour) // to 25 October, when summer time ends in Europe, and before
 	}
 	addRecords(t, s, recs...)
 	for i, name := range []string{"Europe/Berlin", "America/New_York", "Asia/Kolkata", "Asia/Kathmandu", "Australia/Lord_Howe", "America/Santiago", "+05:30", "-11:45"} {
@@ -268,7 +268,7 @@ func TestUsageByDayOfAZone(t *testing.T) {
 	}
 	for _, name := range []string{"Local", "local", "Mars/Base", "../etc/passwd", "+25:00", "5"} {
 		if zone, err := api.ParseZone(name); err == nil {
-			t.Errorf("%s is a zone: %v", name, zone)
+			t.Errorf("%s is accepted as a zone: %v", name, zone)
 		}
 	}
 	if zone := must[*time.Location](t)(api.ParseZone("UTC")); zone != time.UTC {
@@ -276,7 +276,7 @@ func TestUsageByDayOfAZone(t *testing.T) {
 	}
 }
 
-// Weeks and months of years past are put together from blocks of days and from days, not from more.
+// Weeks and months of past years are composed of blocks of days and of days, and of nothing else.
 func TestMonthsAreReadFromDays(t *testing.T) {
 	s, _ := create(t)
 	recs := years()

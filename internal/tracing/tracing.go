@@ -118,7 +118,7 @@ type chance float64
 
 func (c chance) ShouldSample(p sdk.SamplingParameters) sdk.SamplingResult {
 	decision := sdk.Drop
-	if rand.Float64() < float64(c) {
+	if rand.Float64() < float64(c) { //nolint:gosec // sampling is no secret
 		decision = sdk.RecordAndSample
 	}
 	return sdk.SamplingResult{Decision: decision, Tracestate: trace.SpanContextFromContext(p.ParentContext).TraceState()}

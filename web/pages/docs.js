@@ -1,7 +1,7 @@
 'use strict'
 
-// Swagger UI shows an answer when it is complete. What streams is read here piece by piece, shown above the answer as it
-// comes, and handed to Swagger UI at its end.
+// Swagger UI shows an answer only when it is complete. This script reads a stream piece by piece, shows it above the answer as it
+// arrives, and passes the whole to Swagger UI at the end.
 
 const streams = new Map() // "POST /api/chat" -> what is arriving there
 const watchers = new Set() // of React: called when something arrived
@@ -10,7 +10,7 @@ const changed = () => watchers.forEach(tell => tell())
 const keyOf = (method, url) => `${method.toUpperCase()} ${new URL(url, document.baseURI).pathname}`
 const isStream = type => /^(application\/x-ndjson|text\/event-stream)\b/.test(type ?? '')
 
-// textOf is what a record adds to the text that a reader waits for, in each of the dialects.
+// textOf returns the text that a record adds to the answer, in each dialect.
 function textOf(record) {
   if (record.status && !record.done) return `${record.status}\n` // a download of a model
   const choice = record.choices?.[0]
@@ -28,7 +28,7 @@ function take(stream, line) {
     const record = JSON.parse(data)
     stream.text += textOf(record)
     if (record.error) stream.failure = record.error.message ?? record.error
-  } catch { /* [DONE] is no JSON */ }
+  } catch { /* [DONE] is not JSON */ }
 }
 
 async function follow(response, stream) {
@@ -102,7 +102,7 @@ function livePlugin({ React }) {
   }
 }
 
-// What Swagger UI leaves without a name, or out of reach of a keyboard.
+// Elements that Swagger UI leaves without a name, or that a keyboard cannot reach.
 const names = {
   '.close-modal': 'Close', '.auth-btn-wrapper .authorize': 'Authorize', '.auth-btn-wrapper button[aria-label="Remove authorization"]': 'Logout',
   '.body-param__text': 'Request body', '.examples-select-element': 'Example', 'select.content-type': 'Media type', '.operation-filter-input': 'Filter by tag or path',
@@ -117,7 +117,7 @@ const paint = () => document.documentElement.classList.toggle('dark-mode', dark.
 dark.addEventListener('change', paint)
 paint()
 
-// Here people try things: of the introduction, which the reference has whole, the first paragraph is enough.
+// This page is for trying requests: it shows only the first paragraph of the introduction. The reference shows all of it.
 function introduction(text) {
   return text.split('\n\n')[0] + '\n\nEnter a key under **Authorize**, open a call, **Execute** it. [The reference](redoc) explains keys, limits, streams and errors.'
 }

@@ -5,9 +5,9 @@ if [ -d /run/systemd/system ]; then
 fi
 case "$1" in
 purge | 0)
-  # Keys and books are not the package manager's to throw away.
+  # The package manager must not delete keys and books.
   if [ -e /var/lib/ollama-api-service/ollama-api-service.db ]; then
-    echo "Kept: /var/lib/ollama-api-service with the keys and the books. Remove it yourself if nobody needs them."
+    echo "Kept: /var/lib/ollama-api-service with the keys and the books. Remove it yourself if you no longer need them."
   fi
   ;;
 esac

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Before the files are unpacked: some belong to this user.
+# This runs before the files are unpacked, because some belong to this user.
 set -e
 name=ollama-api-service
 getent group "$name" >/dev/null || groupadd --system "$name"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# dpkg says "remove" or "upgrade"; rpm says how many versions remain.
+# dpkg passes "remove" or "upgrade"; rpm passes the number of versions that remain.
 set -e
 case "$1" in
 remove | 0)

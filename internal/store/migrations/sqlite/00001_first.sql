@@ -1,5 +1,5 @@
 -- +goose Up
--- Instants are integer milliseconds of UTC, booleans 0 or 1, lists JSON as text. NULL says "none" or "not given", never 0.
+-- Instants are integer milliseconds of UTC, booleans are 0 or 1, lists are JSON text. NULL means "none" or "not given", never 0.
 
 CREATE TABLE meta (
     name  TEXT NOT NULL PRIMARY KEY,
@@ -74,7 +74,7 @@ CREATE TABLE tallies (
     PRIMARY KEY (minute, who, what)
 ) STRICT, WITHOUT ROWID;
 
--- The rollups outlive the rows they count.
+-- The rollups are kept longer than the rows that they count.
 
 CREATE TABLE usage_total (
     key               TEXT    NOT NULL,
@@ -100,7 +100,7 @@ CREATE TABLE usage_minute (
 
 CREATE INDEX usage_minute_minute ON usage_minute (minute);
 
--- Whole hours between the ragged ends of a day: a thousand busy keys fill 1.4 million minutes a day, but 24,000 hours.
+-- Whole hours between the partial hours at the ends of a day: a thousand busy keys fill 1.4 million minutes a day, but 24,000 hours.
 CREATE TABLE usage_hour (
     key   TEXT    NOT NULL,
     hour  INTEGER NOT NULL,
@@ -110,7 +110,7 @@ CREATE TABLE usage_hour (
 
 CREATE INDEX usage_hour_hour ON usage_hour (hour);
 
--- Logarithmic buckets of the response time; key '*' counts everybody.
+-- Logarithmic buckets of the response time; key '*' counts all keys.
 CREATE TABLE usage_latency (
     key    TEXT    NOT NULL,
     bucket INTEGER NOT NULL,

@@ -1,7 +1,7 @@
 -- +goose Up
--- What was used in each hour and each day (UTC), by all that can be asked for. width is the length of the period in
--- milliseconds, start its begin. total_ms is the sum of the timed requests alone, ttfb_ms that of those with a first byte.
--- With the time first, new rows lie together at the end of the table, and a question reads its span and nothing else.
+-- The usage of each hour and each day (UTC), by all dimensions. width is the length of the period in milliseconds, start its
+-- beginning. total_ms is the sum over timed requests only, ttfb_ms the sum over requests with a first byte.
+-- With the time first, new rows are stored together at the end of the table, and a query reads only its time span.
 
 CREATE TABLE usage_period (
     width             INTEGER NOT NULL,

@@ -1,4 +1,4 @@
 -- +goose Up
--- What requests of the key may set, an object by field as JSON; NULL is nothing of its own.
+-- What requests of the key may set, as a JSON object by field; NULL means no policy for this key.
 
 ALTER TABLE keys ADD COLUMN policy TEXT;

@@ -1,6 +1,6 @@
 -- +goose Up
--- A shape is a combination of model, endpoint, backend and outcome. There are some hundreds of them, so that the requests of any
--- model, or of any other of these, are found in order of time by one small index.
+-- A shape is a combination of model, endpoint, backend and outcome. There are some hundreds of them, so one small index finds the
+-- requests of any model, endpoint, backend or outcome in order of time.
 
 CREATE TABLE shapes (
     id       INTEGER NOT NULL PRIMARY KEY,

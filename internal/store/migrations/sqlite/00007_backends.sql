@@ -1,5 +1,5 @@
 -- +goose Up
--- Ollama servers that an admin has added. One that OLLAMA_BASE_URL names has a row for its drain alone, with an empty url.
+-- Ollama servers that admins added. A server of OLLAMA_BASE_URL has a row only for its drain state, with an empty url.
 
 CREATE TABLE backends (
     name     TEXT    NOT NULL PRIMARY KEY,

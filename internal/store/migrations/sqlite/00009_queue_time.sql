@@ -1,5 +1,5 @@
 -- +goose Up
--- queue_ms: for how long a request waited for its turn; loading_ms: for how long its model was loaded because of it. NULL: not measured.
+-- queue_ms: how long a request waited for a slot; loading_ms: how long its model was loaded because of it. NULL: not measured.
 ALTER TABLE requests ADD COLUMN queue_ms REAL;
 ALTER TABLE requests ADD COLUMN loading_ms REAL;
 

@@ -1,4 +1,4 @@
-package server
+package certs
 
 import (
 	"context"
@@ -11,14 +11,14 @@ import (
 )
 
 // acmeLog writes certmagic's lines into the service's log. Its debug lines, which have the CA's requests and answers, are left out, and
-// of the others only the fields that are told are.
+// of the others only the fields in logged are kept.
 type acmeLog struct {
 	log  *slog.Logger
 	with []zapcore.Field
 }
 
-// told are the fields that hold names, places, times and reasons; never tokens, accounts or keys.
-var told = map[string]bool{
+// logged are the fields that have names, places, times and reasons; never tokens, accounts or keys.
+var logged = map[string]bool{
 	"attempt": true, "ca": true, "challenge_type": true, "elapsed": true, "error": true, "identifier": true, "identifiers": true, "issuer": true,
 	"max_duration": true, "problem": true, "remaining": true, "retrying_in": true, "storage": true, "subject": true, "subjects": true,
 }
@@ -49,7 +49,7 @@ func (l acmeLog) Write(e zapcore.Entry, fields []zapcore.Field) error {
 		if err, ok := f.Interface.(error); ok && errors.Is(err, context.Canceled) {
 			level = slog.LevelDebug // the service is stopping
 		}
-		if told[f.Key] {
+		if logged[f.Key] {
 			one := zapcore.NewMapObjectEncoder()
 			f.AddTo(one)
 			value := one.Fields[f.Key]

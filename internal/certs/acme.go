@@ -1,4 +1,4 @@
-package server
+package certs
 
 import (
 	"context"
@@ -22,8 +22,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// ACMEOptions say whose certificates are wanted, and from whom. All but Domains and Dir may be empty.
-type ACMEOptions struct {
+// Options are the names that certificates are requested for, and the CA. All but Domains and Dir may be empty.
+type Options struct {
 	Domains []string
 	Email   string
 	CA      string         // URL of its directory; "" is Let's Encrypt
@@ -42,7 +42,7 @@ type ACME struct {
 }
 
 // NewACME asks nobody yet: Manage does.
-func NewACME(o ACMEOptions, log *slog.Logger) (*ACME, error) {
+func NewACME(o Options, log *slog.Logger) (*ACME, error) {
 	if o.CA == "" {
 		for _, name := range o.Domains {
 			if !strings.Contains(name, ".") || !certmagic.SubjectQualifiesForPublicCert(name) {

@@ -1,4 +1,5 @@
-package server
+// Package certs has the certificates that the service shows to its clients: from files that another program renews, or from a CA by ACME.
+package certs
 
 import (
 	"bytes"

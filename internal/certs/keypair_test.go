@@ -1,12 +1,14 @@
-package server_test
+package certs_test
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"log/slog"
 	"math/big"
 	"os"
@@ -15,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"ollama-api-service/internal/server"
+	"ollama-api-service/internal/certs"
 )
 
 // signed is a certificate of itself that is good until then, and its key.
@@ -47,12 +49,12 @@ func TestKeyPairFollowsItsFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	logs := &syncBuffer{}
+	logs := &bytes.Buffer{}
 	in := time.Now().Add(time.Hour)
 	cert, key := signed(t, 1, in)
 	write(certFile, cert)
 	write(keyFile, key)
-	p, err := server.OpenKeyPair(certFile, keyFile, slog.New(slog.NewTextHandler(logs, nil)))
+	p, err := certs.OpenKeyPair(certFile, keyFile, slog.New(slog.NewTextHandler(logs, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,5 +111,31 @@ func TestKeyPairFollowsItsFiles(t *testing.T) {
 	}
 	if strings.Contains(logs.String(), "PRIVATE") {
 		t.Error("the log has a key")
+	}
+}
+
+// Of TLS 1.2 only suites that encrypt and authenticate in one step are spoken.
+func TestTLSOffersOnlyAuthenticatedSuites(t *testing.T) {
+	dir := t.TempDir()
+	certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	cert, key := signed(t, 1, time.Now().Add(time.Hour))
+	if err := errors.Join(os.WriteFile(certFile, cert, 0o600), os.WriteFile(keyFile, key, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	pair, err := certs.OpenKeyPair(certFile, keyFile, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, suite := range append(tls.CipherSuites(), tls.InsecureCipherSuites()...) {
+		if suite.SupportedVersions[0] == tls.VersionTLS13 {
+			continue
+		}
+		offered := false
+		for _, id := range pair.TLS().CipherSuites {
+			offered = offered || id == suite.ID
+		}
+		if aead := strings.Contains(suite.Name, "ECDHE") && (strings.Contains(suite.Name, "GCM") || strings.Contains(suite.Name, "CHACHA20")); offered != aead {
+			t.Errorf("%s is offered: %v, want %v", suite.Name, offered, aead)
+		}
 	}
 }
