@@ -82,12 +82,16 @@ func (st *station) learnPrompt(payer string, c counted, now time.Time) {
 // lower is the larger of a value and the one before, which it lowers by an eighth of the difference.
 func lower(before, value int64) int64 { return max(value, before-(before-value)/8) }
 
-// mean moves a mean by a quarter.
+// mean moves a mean, up by a half of the difference and down by an eighth: Ollama leaves messages out that do not fit, so a prompt may seem
+// cheaper than it is.
 func mean(before, value int64) int64 {
-	if before == 0 {
+	switch {
+	case before == 0:
 		return value
+	case value > before:
+		return before + (value-before)/2
 	}
-	return before + (value-before)/4
+	return before + (value-before)/8
 }
 
 // expect is the prompt of a payer. A payer of whose prompts nothing is known may send what is more expensive than the text of others.

@@ -55,7 +55,7 @@ func make30(n int64) []int64 {
 	return list
 }
 
-// A model whose speed nobody has measured is taken for the fastest, where no piece of its answer has shown more.
+// A model whose speed was not measured is taken for the fastest, where no piece of its answer has shown more.
 func TestASilentAnswerOfAnUnknownModelCosts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &Scheduler{}
@@ -65,7 +65,7 @@ func TestASilentAnswerOfAnUnknownModelCosts(t *testing.T) {
 			t.Errorf("50 ms of silence: got %d tokens, want 50", answer)
 		}
 		if _, answer := l.Expected(Prompt{}, false); answer != 0 {
-			t.Errorf("50 ms with pieces: got %d tokens beside them, want 0", answer)
+			t.Errorf("50 ms with pieces: got %d tokens besides, want 0", answer)
 		}
 	})
 }
