@@ -58,12 +58,10 @@ func (p *prompt) read(text []byte) {
 	for {
 		end := bytes.IndexByte(text, '\\')
 		if end < 0 {
-			p.dense += density(text)
-			p.weight += weigh(text)
+			p.weigh(text)
 			return
 		}
-		p.dense += density(text[:end])
-		p.weight += weigh(text[:end])
+		p.weigh(text[:end])
 		if end+6 <= len(text) && text[end+1] == 'u' {
 			p.dense -= 6 - tokenBytes // one character
 			p.weight += escapeWeight
@@ -93,13 +91,6 @@ func (p *prompt) readData(data []byte) {
 	for _, c := range []byte("<>&") {
 		p.longer += htmlLonger * bytes.Count(data, []byte{c})
 	}
-}
-
-func density(text []byte) (n int) {
-	for _, c := range text {
-		n += int(lacks[c])
-	}
-	return n
 }
 
 // lacks has, for the first byte of each character that may be a token of its own, the bytes by which it is shorter than one.

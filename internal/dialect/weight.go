@@ -16,7 +16,7 @@ const (
 	spaceByte
 	capitalLetter
 	smallLetter
-	byteKinds = smallLetter + 26
+	byteKinds = 32 // smallLetter + 26 at least; a power of two needs no check of bounds
 )
 
 // usualNext are, for each letter, those that follow it in words: 98 % of the pairs of English and of code. Others split a word.
@@ -40,7 +40,7 @@ var (
 		return t
 	}()
 	weights = func() (t [byteKinds][256]uint8) {
-		for before := range t {
+		for before := range smallLetter + 26 {
 			for c := range t[before] {
 				t[before][c] = weightOf(before, byte(c))
 			}
@@ -118,12 +118,14 @@ func leadWeight(c byte) uint8 {
 	return 52 // emoji, rare scripts
 }
 
-// weigh is the weight of a text that has no escapes.
-func weigh(text []byte) (n int) {
-	before := uint8(otherByte)
+// weigh counts a text that has no escapes.
+func (p *prompt) weigh(text []byte) {
+	before, dense, weight := uint8(otherByte), 0, 0
 	for _, c := range text {
-		n += int(weights[before][c])
+		dense += int(lacks[c])
+		weight += int(weights[before%byteKinds][c])
 		before = byteKind[c]
 	}
-	return n
+	p.dense += dense
+	p.weight += weight
 }
