@@ -106,8 +106,8 @@ func (w *watched) evaluated(t *testing.T, a assault, seen []slotLine) (prompt, a
 }
 
 // probe sends what shows how far Ollama went. Ollama 0.6.5 may lose a slot of the model for good when a client leaves a stream: what passes
-// the pieces on waits for a reader that has gone (server/routes.go:342, ollama/ollama#17131), and holds the model's semaphore. Then only the runner answers, and
-// only unloading the model brings the slot back.
+// the pieces on waits for a reader that has gone (server/routes.go:342, ollama/ollama#17131), and holds the model's semaphore. Then only the
+// runner answers, and only unloading the model brings the slot back.
 func (w *watched) probe(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)

@@ -112,7 +112,7 @@ func (st *station) expect(payer string, p Prompt) int64 {
 
 // Expected is what a request has most likely used that ended before Ollama counted it: the whole prompt with what the template adds, and
 // as many tokens of an answer as fit into the time for which the slot was held, by the median of keys for its model. It is no less than
-// the estimate for the prompt. silent says that no piece of an answer has passed which would show how fast a model is that was not measured.
+// the estimate for the prompt. silent reports that no piece of an answer has passed; a piece would show how fast an unmeasured model is.
 func (l *Lease) Expected(p Prompt, silent bool) (prompt, answer int64) {
 	if l.sched == nil || l.station == nil {
 		return p.Estimate, 0
