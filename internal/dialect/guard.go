@@ -217,7 +217,7 @@ func (r *reader) member(src []byte, known fields, p *prompt) (member, error) {
 		value, err = r.dec.ReadValue()
 		m.valueStart = int(r.dec.InputOffset()) - len(value)
 		if m.name == "tools" {
-			p.read(value)
+			p.readData(value)
 		}
 	}
 	if err != nil {
