@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -30,6 +31,7 @@ type bed struct {
 	backend upstream
 	victims []string
 	prompt  string
+	padding string
 	answer  int // tokens that a victim asks for
 
 	mu      sync.Mutex
@@ -38,7 +40,7 @@ type bed struct {
 
 // upstream is the Ollama of a bed, scripted or real.
 type upstream interface {
-	address() string // with the settings of OLLAMA_BASE_URL
+	address() string
 	books(mark string) work
 	loadsEnded() (ended, aborted int)
 	stop()
@@ -51,14 +53,18 @@ type sample struct {
 	failure      string
 }
 
-// newBed starts both, makes the keys and has the victims' model loaded.
-func newBed(r *run, settings []string, o upstream) (*bed, error) {
+// newBed starts the gateway, makes the keys and has the victims' model loaded.
+func newBed(r *run, a *attack, o upstream) (*bed, error) {
 	dir, err := os.MkdirTemp(r.dir, "bed-")
 	if err != nil {
 		return nil, err
 	}
-	b := &bed{dir: dir, backend: o, answer: r.answer, prompt: "a " + victimMark + " asks " + strings.Repeat("hello there ", 20)}
-	if b.gateway, err = startGateway(r.program, dir, o.address(), settings); err != nil {
+	b := &bed{dir: dir, backend: o, answer: r.answer, padding: strings.Repeat(" ", a.padding), prompt: "a " + victimMark + " asks " + strings.Repeat("hello there ", 20)}
+	address := o.address() + "?slots=4"
+	if a.found {
+		address = o.address()
+	}
+	if b.gateway, err = startGateway(r.program, dir, address, a.settings, a.tls); err != nil {
 		return nil, err
 	}
 	for i := range victimCount {
@@ -69,9 +75,17 @@ func newBed(r *run, settings []string, o upstream) (*bed, error) {
 		}
 		b.victims = append(b.victims, key)
 	}
-	if s := b.once(context.Background(), b.victims[0]); s.failure != "" {
-		b.close()
-		return nil, fmt.Errorf("the first answer: %s", s.failure)
+	// The gateway learns from a load that pushes a model out how many fit, and how long loads take.
+	models := []string{victimModel, cold(0), victimModel}
+	if a.fresh {
+		models = models[:1]
+	}
+	for _, model := range models {
+		body := strings.NewReader(prompt(victimMark, model, 1, ""))
+		if status, _, err := b.post(context.Background(), b.http, generate, b.victims[0], body, nil); status != http.StatusOK {
+			b.close()
+			return nil, fmt.Errorf("the first answer of %s: %d, %w", model, status, err)
+		}
 	}
 	return b, nil
 }
@@ -79,15 +93,17 @@ func newBed(r *run, settings []string, o upstream) (*bed, error) {
 func (b *bed) close() {
 	b.stop()
 	b.backend.stop()
-	os.RemoveAll(b.dir)
+	if os.Getenv("KEEP") == "" {
+		os.RemoveAll(b.dir)
+	}
 }
 
 // once is one request of a victim.
 func (b *bed) once(ctx context.Context, key string) sample {
 	began := time.Now()
 	s := sample{}
-	body := fmt.Sprintf(`{"model":%q,"prompt":%q,"options":{"num_predict":%d},"stream":%t}`, victimModel, b.prompt, b.answer, rand.IntN(2) == 0)
-	status, head, err := b.post(ctx, b.http, "/api/generate", key, body)
+	body := fmt.Sprintf(`{"model":%q,"prompt":%q,%s"options":{"num_predict":%d},"stream":%t}`, victimModel, b.prompt, b.padding, b.answer, rand.IntN(2) == 0)
+	status, head, err := b.post(ctx, b.http, generate, key, strings.NewReader(body), nil)
 	switch {
 	case err != nil:
 		s.failure = err.Error()
@@ -103,11 +119,12 @@ func (b *bed) once(ctx context.Context, key string) sample {
 }
 
 // post reads the answer to its end.
-func (g *gateway) post(ctx context.Context, c *http.Client, path, key, body string) (status int, head http.Header, err error) {
-	r, err := http.NewRequestWithContext(ctx, "POST", g.url+path, strings.NewReader(body))
+func (g *gateway) post(ctx context.Context, c *http.Client, path, key string, body io.Reader, more http.Header) (status int, head http.Header, err error) {
+	r, err := http.NewRequestWithContext(ctx, "POST", g.url+path, body)
 	if err != nil {
 		return 0, nil, err
 	}
+	maps.Copy(r.Header, more)
 	r.Header.Set("Authorization", "Bearer "+key)
 	resp, err := c.Do(r)
 	if err != nil {

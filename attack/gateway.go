@@ -5,15 +5,23 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -27,6 +35,7 @@ type gateway struct {
 	admin string
 	dir   string
 	http  *http.Client // of the harness itself, and of victims
+	trust *tls.Config  // nil without TLS
 	cmd   *exec.Cmd
 	ended chan struct{}
 }
@@ -47,7 +56,7 @@ func buildService(root, dir string) (string, error) {
 }
 
 // startGateway starts the program on a new data directory in dir and waits until it answers. It ends with this process.
-func startGateway(program, dir, upstream string, settings []string) (*gateway, error) {
+func startGateway(program, dir, upstream string, settings []string, https bool) (*gateway, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
@@ -55,7 +64,15 @@ func startGateway(program, dir, upstream string, settings []string) (*gateway, e
 	addr := l.Addr().String()
 	l.Close()
 	g := &gateway{addr: addr, url: "http://" + addr, admin: adminKey, dir: dir, ended: make(chan struct{})}
-	g.http = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}, Timeout: time.Minute}
+	if https {
+		var files []string
+		if g.trust, files, err = certificate(dir); err != nil {
+			return nil, err
+		}
+		settings = slices.Concat(settings, files)
+		g.url = "https://" + addr
+	}
+	g.http = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64, TLSClientConfig: g.trust, ForceAttemptHTTP2: https}, Timeout: time.Minute}
 	_, port, _ := net.SplitHostPort(addr)
 	out, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {
@@ -180,4 +197,33 @@ func (g *gateway) memory(name string) int64 {
 		}
 	}
 	return 0
+}
+
+// certificate makes one for 127.0.0.1 that nothing else trusts, and the settings that name its files.
+func certificate(dir string) (trust *tls.Config, settings []string, err error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour), IsCA: true,
+		BasicConstraintsValid: true, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		return nil, nil, err
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, nil, err
+	}
+	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	for name, text := range map[string][]byte{"cert.pem": cert, "key.pem": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})} {
+		if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
+			return nil, nil, err
+		}
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(cert)
+	return &tls.Config{RootCAs: roots}, []string{"TLS_CERT=" + filepath.Join(dir, "cert.pem"), "TLS_KEY=" + filepath.Join(dir, "key.pem")}, nil
 }

@@ -49,6 +49,9 @@ const (
 	imageTokens    = 576
 )
 
+// contextTokens are what is left of a longer prompt: Ollama cuts it.
+const contextTokens = 4096
+
 // tokens is how long the prompt is: a token is four bytes.
 func (a *asked) tokens() int {
 	bytes := len(a.Prompt) + len(a.Suffix) + len(a.System) + len(a.Template)
@@ -60,7 +63,7 @@ func (a *asked) tokens() int {
 	for _, t := range a.Tools {
 		bytes += len(t)
 	}
-	return n + bytes/4
+	return min(n+bytes/4, contextTokens)
 }
 
 // The marks by which the scripted Ollama knows the parties: the gateway passes on nothing that names a key.

@@ -78,7 +78,9 @@ func attackMain(args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	if os.Getenv("KEEP") == "" {
+		defer os.RemoveAll(dir)
+	}
 	go removeOnSignal(dir)
 	r := &run{root: root, dir: dir, scale: o.seconds, answer: 12, log: os.Stderr}
 	if r.program = o.program; r.program == "" {

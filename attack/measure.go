@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"strings"
 	"sync"
 	"time"
 )
@@ -79,12 +78,12 @@ func (r *run) upstream(kind string) (upstream, error) {
 	}
 }
 
-func (r *run) bed(kind string, settings []string) (*bed, error) {
+func (r *run) bed(kind string, a *attack) (*bed, error) {
 	o, err := r.upstream(kind)
 	if err != nil {
 		return nil, err
 	}
-	b, err := newBed(r, settings, o)
+	b, err := newBed(r, a, o)
 	if err != nil {
 		o.stop()
 	}
@@ -93,11 +92,12 @@ func (r *run) bed(kind string, settings []string) (*bed, error) {
 
 // attack measures: without, with two attackers, without, with one, without. Each run with attackers is held against the two next to it.
 func (r *run) attack(kind string, a attack) ([]result, error) {
-	name := kind + " " + strings.Join(a.settings, " ")
+	calm := attack{settings: a.settings, tls: a.tls, found: a.found, padding: a.padding}
+	name := fmt.Sprint(calm.settings, calm.tls, calm.found, calm.padding)
 	quiet := r.quiet[name]
 	if quiet == nil {
 		var err error
-		if quiet, err = r.bed(kind, a.settings); err != nil {
+		if quiet, err = r.bed(kind, &calm); err != nil {
 			return nil, err
 		}
 		r.quiet[name] = quiet
@@ -131,7 +131,7 @@ func (r *run) alone(b *bed, a attack) served {
 // under is a window with n attackers, on a gateway and an Ollama of its own: what they leave behind would else be in later figures.
 func (r *run) under(kind string, a attack, n int) (result, error) {
 	x := result{Attack: a.name, Ollama: kind, Attackers: n}
-	b, err := r.bed(kind, a.settings)
+	b, err := r.bed(kind, &a)
 	if err != nil {
 		return x, err
 	}

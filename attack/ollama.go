@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -112,8 +113,12 @@ func (o *ollama) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("Ollama is running")) })
 	mux.HandleFunc("GET /api/version", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, map[string]any{"version": "0.6.5"}) })
-	mux.HandleFunc("GET /api/tags", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, map[string]any{"models": listing(o.models)}) })
-	mux.HandleFunc("GET /api/ps", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, map[string]any{"models": listing(o.inMemory())}) })
+	mux.HandleFunc("GET /api/tags", func(w http.ResponseWriter, _ *http.Request) {
+		reply(w, 200, map[string]any{"models": listing(o.models)})
+	})
+	mux.HandleFunc("GET /api/ps", func(w http.ResponseWriter, _ *http.Request) {
+		reply(w, 200, map[string]any{"models": listing(o.inMemory())})
+	})
 	mux.HandleFunc("POST /api/show", func(w http.ResponseWriter, _ *http.Request) {
 		reply(w, 200, map[string]any{"details": map[string]any{}, "model_info": map[string]any{}, "capabilities": []string{"completion", "tools"}})
 	})
@@ -170,6 +175,9 @@ func (o *ollama) runnerFor(ctx context.Context, model, options string) *runner {
 		o.aborted++
 		o.mu.Unlock()
 		return nil
+	}
+	if debugLoads {
+		println(time.Now().Format("05.000"), "loaded", model, options)
 	}
 	r := newRunner(o, model, options)
 	o.mu.Lock()
@@ -236,4 +244,6 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-func (o *ollama) address() string { return o.url + "?slots=4" }
+func (o *ollama) address() string { return o.url }
+
+var debugLoads = os.Getenv("KEEP") != ""
