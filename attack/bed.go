@@ -162,6 +162,7 @@ func (b *bed) busy() (stop func()) {
 
 // served is what victims had in a window.
 type served struct {
+	Answers     int           `json:"answers"`
 	PerSecond   float64       `json:"per_second"`
 	P99         time.Duration `json:"p99_ns"`
 	LongestWait time.Duration `json:"longest_wait_ns"`
@@ -191,6 +192,7 @@ func (b *bed) window(d time.Duration) served {
 		took = append(took, x.took)
 	}
 	slices.Sort(took)
+	s.Answers = len(took)
 	s.PerSecond = float64(len(took)) / d.Seconds()
 	if len(took) > 0 {
 		s.P99 = took[(len(took)*99)/100]

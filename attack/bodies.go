@@ -26,22 +26,22 @@ var memorySettings = []string{"MAX_BODY_MEMORY=128MiB", "MAX_BODY_BYTES=64MiB"}
 
 var bodies = []attack{
 	{
-		name: "gzip", what: "compressed bodies of 24 MB that wait for a slot", lasts: 6 * time.Second, settings: memorySettings,
+		name: "gzip", what: "compressed bodies of 24 MB that wait for a slot", heavy: true, lasts: 5 * time.Second, settings: memorySettings,
 		padding: 180 << 10, memory: bodyMemory + besides, run: compressed("gzip"),
 	},
 	{
-		name: "zstd", what: "the same by zstd", lasts: 6 * time.Second, settings: memorySettings,
+		name: "zstd", what: "the same by zstd", heavy: true, lasts: 5 * time.Second, settings: memorySettings,
 		padding: 180 << 10, memory: bodyMemory + besides, run: compressed("zstd"),
 	},
 	{
-		name: "uploads", what: "uploads of 12 MB that never end", lasts: 6 * time.Second, settings: memorySettings,
+		name: "uploads", what: "uploads of 12 MB that never end", heavy: true, lasts: 5 * time.Second, settings: memorySettings,
 		padding: 180 << 10, memory: bodyMemory + besides,
 		run: func(ctx context.Context, a *attacker) {
 			a.loops(ctx, 32, 20*time.Millisecond, func(int) { a.uploadForEver(ctx) })
 		},
 	},
 	{
-		name: "names", what: "bodies with 190,000 short names", lasts: 6 * time.Second, settings: memorySettings,
+		name: "names", what: "bodies with 190,000 short names", heavy: true, lasts: 5 * time.Second, settings: memorySettings,
 		padding: 180 << 10, memory: bodyMemory + besides,
 		run: func(ctx context.Context, a *attacker) {
 			var b strings.Builder

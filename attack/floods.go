@@ -20,7 +20,7 @@ import (
 
 var floods = []attack{
 	{
-		name: "bad-keys", what: "some thousand texts a second that are no keys", lasts: 5 * time.Second,
+		name: "bad-keys", what: "some thousand texts a second that are no keys", heavy: true, lasts: 5 * time.Second,
 		run: func(ctx context.Context, a *attacker) {
 			a.loops(ctx, 8, 4*time.Millisecond, func(i int) {
 				secret := fmt.Sprintf("oas_%010d_%038d", rand.IntN(1<<30), rand.Int64())
@@ -35,7 +35,7 @@ var floods = []attack{
 		},
 	},
 	{
-		name: "polls", what: "lists, the queue and statistics, asked again and again", lasts: 5 * time.Second,
+		name: "polls", what: "lists, the queue and statistics, asked again and again", heavy: true, lasts: 5 * time.Second,
 		run: func(ctx context.Context, a *attacker) {
 			paths := []string{"/api/queue", "/api/stats", "/v1/models", "/api/ps", "/api/tags"}
 			a.loops(ctx, 8, 4*time.Millisecond, func(i int) {
@@ -53,19 +53,19 @@ var floods = []attack{
 			})
 		},
 	},
-	{name: "h2-pings", what: "a flood of HTTP/2 PING frames", tls: true, lasts: 5 * time.Second, run: frames(func(f *http2.Framer, _ uint32, _ []byte) error {
+	{name: "h2-pings", what: "a flood of HTTP/2 PING frames", tls: true, heavy: true, lasts: 5 * time.Second, run: frames(func(f *http2.Framer, _ uint32, _ []byte) error {
 		return f.WritePing(false, [8]byte{1})
 	})},
-	{name: "h2-settings", what: "a flood of HTTP/2 SETTINGS frames", tls: true, lasts: 5 * time.Second, run: frames(func(f *http2.Framer, _ uint32, _ []byte) error {
+	{name: "h2-settings", what: "a flood of HTTP/2 SETTINGS frames", tls: true, heavy: true, lasts: 5 * time.Second, run: frames(func(f *http2.Framer, _ uint32, _ []byte) error {
 		return f.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 65535})
 	})},
-	{name: "h2-resets", what: "requests by HTTP/2 that are reset at once (rapid reset)", tls: true, lasts: 5 * time.Second, run: frames(func(f *http2.Framer, stream uint32, head []byte) error {
+	{name: "h2-resets", what: "requests by HTTP/2 that are reset at once (rapid reset)", tls: true, heavy: true, lasts: 5 * time.Second, run: frames(func(f *http2.Framer, stream uint32, head []byte) error {
 		if err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: head, EndHeaders: true}); err != nil {
 			return err
 		}
 		return f.WriteRSTStream(stream, http2.ErrCodeCancel)
 	})},
-	{name: "h2-empty", what: "a flood of empty HTTP/2 DATA frames", tls: true, lasts: 5 * time.Second, run: frames(func(f *http2.Framer, stream uint32, head []byte) error {
+	{name: "h2-empty", what: "a flood of empty HTTP/2 DATA frames", tls: true, heavy: true, lasts: 5 * time.Second, run: frames(func(f *http2.Framer, stream uint32, head []byte) error {
 		if stream == 1 {
 			return f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: head, EndHeaders: true})
 		}

@@ -26,6 +26,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // gateway is one running process of the service.
@@ -226,4 +228,14 @@ func certificate(dir string) (trust *tls.Config, settings []string, err error) {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(cert)
 	return &tls.Config{RootCAs: roots}, []string{"TLS_CERT=" + filepath.Join(dir, "cert.pem"), "TLS_KEY=" + filepath.Join(dir, "key.pem")}, nil
+}
+
+// cpu is the processor time that the process has used.
+func (g *gateway) cpu() time.Duration {
+	var t unix.Timespec
+	// MAKE_PROCESS_CPUCLOCK(pid, CPUCLOCK_SCHED) of the kernel's posix-timers.h.
+	if unix.ClockGettime(int32(^g.cmd.Process.Pid<<3|2), &t) != nil {
+		return 0
+	}
+	return time.Duration(t.Nano())
 }

@@ -4,11 +4,19 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math"
+	"os"
 	"sync"
 	"time"
+)
+
+// The kinds of Ollama.
+const (
+	fakeOllama = "fake"
+	realOllama = "real"
 )
 
 // run is one execution of the command.
@@ -40,6 +48,7 @@ type result struct {
 	BookedGPU float64       `json:"booked_gpu_ms"`
 	Loads     int           `json:"loads"`
 	Aborted   int           `json:"loads_aborted"`
+	CPU       float64       `json:"cpu"` // processors that the gateway used
 	Peak      int64         `json:"peak_bytes"`
 	Sent      int64         `json:"sent"`
 	Answered  int64         `json:"answered"`
@@ -56,7 +65,7 @@ func (r *run) all(kind string, chosen []attack) ([]result, error) {
 	}()
 	var results []result
 	for _, a := range chosen {
-		if kind == "real" && !a.real {
+		if kind == realOllama && !a.real {
 			continue
 		}
 		some, err := r.attack(kind, a)
@@ -71,8 +80,14 @@ func (r *run) all(kind string, chosen []attack) ([]result, error) {
 // upstream is a new Ollama of a kind.
 func (r *run) upstream(kind string) (upstream, error) {
 	switch kind {
-	case "fake":
+	case fakeOllama:
 		return startFake([]string{"work:latest", "cold1:latest", "cold2:latest", "cold3:latest"}, 4, 1, quick)
+	case realOllama:
+		dir, err := os.MkdirTemp(r.dir, "real-")
+		if err != nil {
+			return nil, err
+		}
+		return startReal(r.root, dir)
 	default:
 		return nil, fmt.Errorf("-ollama: %q is neither fake nor real", kind)
 	}
@@ -90,7 +105,8 @@ func (r *run) bed(kind string, a *attack) (*bed, error) {
 	return b, err
 }
 
-// attack measures: without, with two attackers, without, with one, without. Each run with attackers is held against the two next to it.
+// attack measures with two attackers and with one, each held against the same run without. What needs hardly any of the processor runs
+// at the same time, so that a slow moment of this machine is in all figures; the rest one after the other, between two runs without.
 func (r *run) attack(kind string, a attack) ([]result, error) {
 	calm := attack{settings: a.settings, tls: a.tls, found: a.found, padding: a.padding}
 	name := fmt.Sprint(calm.settings, calm.tls, calm.found, calm.padding)
@@ -102,36 +118,45 @@ func (r *run) attack(kind string, a attack) ([]result, error) {
 		}
 		r.quiet[name] = quiet
 	}
-	before := r.alone(quiet, a)
-	var results []result
-	for _, n := range []int{2, 1} {
-		x, err := r.under(kind, a, n)
-		if err != nil {
-			return nil, err
-		}
-		after := r.alone(quiet, a)
-		x.compare(a, before, after)
-		before = after
-		results = append(results, x)
-		fmt.Fprintln(r.log, line(&x))
+	counts := []int{2, 1}
+	if kind == realOllama {
+		counts = counts[:1] // it has one GPU, or none, and its own pace
 	}
-	return results, nil
+	results, errs := make([]result, len(counts)), make([]error, len(counts))
+	var before, after served
+	stop := quiet.busy()
+	time.Sleep(r.last(time.Second / 2))
+	if a.heavy || kind == realOllama {
+		before = quiet.window(r.last(a.lasts / 2))
+		stop()
+		for i, n := range counts {
+			results[i], errs[i] = r.under(kind, &a, n)
+		}
+		stop = quiet.busy()
+		time.Sleep(r.last(time.Second / 2))
+		after = quiet.window(r.last(a.lasts / 2))
+	} else {
+		var all sync.WaitGroup
+		for i, n := range counts {
+			all.Go(func() { results[i], errs[i] = r.under(kind, &a, n) })
+		}
+		before, after = quiet.window(r.last(a.lasts/2)), quiet.window(r.last(a.lasts/2))
+		all.Wait()
+	}
+	stop()
+	for i := range results {
+		results[i].compare(&a, before, after)
+		fmt.Fprintln(r.log, line(&results[i]))
+	}
+	return results, errors.Join(errs...)
 }
 
 func (r *run) last(d time.Duration) time.Duration { return time.Duration(float64(d) * r.scale) }
 
-// alone is a window without attackers.
-func (r *run) alone(b *bed, a attack) served {
-	stop := b.busy()
-	defer stop()
-	time.Sleep(r.last(time.Second / 2))
-	return b.window(r.last(min(a.lasts, 4*time.Second)))
-}
-
 // under is a window with n attackers, on a gateway and an Ollama of its own: what they leave behind would else be in later figures.
-func (r *run) under(kind string, a attack, n int) (result, error) {
+func (r *run) under(kind string, a *attack, n int) (result, error) {
 	x := result{Attack: a.name, Ollama: kind, Attackers: n}
-	b, err := r.bed(kind, &a)
+	b, err := r.bed(kind, a)
 	if err != nil {
 		return x, err
 	}
@@ -154,8 +179,10 @@ func (r *run) under(kind string, a attack, n int) (result, error) {
 		attackers = append(attackers, at)
 		all.Go(func() { a.run(ctx, at) })
 	}
-	time.Sleep(r.last(time.Second))
+	time.Sleep(r.last(2 * time.Second)) // nobody knows yet how long the attackers' requests take
+	cpu := b.cpu()
 	x.Under = b.window(r.last(a.lasts))
+	x.CPU = (b.cpu() - cpu).Seconds() / r.last(a.lasts).Seconds()
 	x.Peak = b.memory("VmHWM")
 	victims := b.backend.books(victimMark)
 	cancel()
@@ -218,11 +245,18 @@ func bound(hold time.Duration, keys, lanes int) time.Duration {
 	return time.Duration(w * float64(time.Second))
 }
 
+// fewest are the answers of a window without attackers by which anything can be said.
+const fewest = 15
+
 // compare puts the figures next to those of the two runs without attackers around them.
-func (x *result) compare(a attack, before, after served) {
+func (x *result) compare(a *attack, before, after served) {
 	x.Alone = served{
 		PerSecond: (before.PerSecond + after.PerSecond) / 2, P99: (before.P99 + after.P99) / 2,
 		LongestWait: max(before.LongestWait, after.LongestWait), Failures: before.Failures + after.Failures,
+	}
+	if before.Answers < fewest || after.Answers < fewest {
+		x.Missed = append(x.Missed, fmt.Sprintf("only %d and %d answers without attackers: too few to measure by", before.Answers, after.Answers))
+		return
 	}
 	x.Noise = math.Abs(before.PerSecond-after.PerSecond) / x.Alone.PerSecond
 	x.Kept = x.Under.PerSecond / x.Alone.PerSecond
@@ -241,6 +275,9 @@ func (x *result) compare(a attack, before, after served) {
 	}
 	if x.Under.Failures > 0 {
 		miss("%d requests of victims failed (%s)", x.Under.Failures, x.Under.Failure)
+	}
+	if x.Sent == 0 {
+		miss("the attackers sent nothing")
 	}
 	if float64(x.Booked) < 0.95*float64(x.Evaluated) {
 		miss("%d tokens booked of %d evaluated", x.Booked, x.Evaluated)

@@ -20,7 +20,7 @@ var queues = []attack{
 	{
 		name: "lengths", what: "short answers, so that the gateway expects short ones, and then long ones", lasts: 8 * time.Second,
 		run: steady(16, func(i int) string {
-			return prompt(attackerMark, victimModel, map[bool]int{true: 150, false: 1}[i%8 == 0], "")
+			return prompt(attackerMark, victimModel, map[bool]int{true: 80, false: 1}[i%8 == 0], "")
 		}),
 	},
 	{
@@ -34,15 +34,15 @@ var queues = []attack{
 		run: steady(30, func(int) string { return prompt(attackerMark, victimModel, 48, "") }),
 	},
 	{
-		name: "queue-batch", what: "batch keys fill the queue", lasts: 6 * time.Second, settings: []string{"MAX_QUEUE=64"}, key: `,"class":"batch"`,
+		name: "queue-batch", what: "batch keys fill the queue", heavy: true, lasts: 5 * time.Second, settings: []string{"MAX_QUEUE=64"}, key: `,"class":"batch"`,
 		run: steady(100, func(int) string { return prompt(attackerMark, victimModel, 12, "") }),
 	},
 	{
-		name: "queue", what: "interactive keys fill the queue", lasts: 6 * time.Second, settings: []string{"MAX_QUEUE=64"},
+		name: "queue", what: "interactive keys fill the queue", heavy: true, lasts: 5 * time.Second, settings: []string{"MAX_QUEUE=64"},
 		run: steady(100, func(int) string { return prompt(attackerMark, victimModel, 12, "") }),
 	},
 	{
-		name: "churn", what: "requests that are opened and left at once", lasts: 6 * time.Second, real: true,
+		name: "churn", what: "requests that are opened and left at once", heavy: true, lasts: 5 * time.Second, real: true,
 		run: func(ctx context.Context, a *attacker) {
 			a.loops(ctx, 16, 5*time.Millisecond, func(int) {
 				a.ask(ctx, generate, prompt(attackerMark, victimModel, 60, ""), time.Duration(rand.IntN(60))*time.Millisecond)
@@ -107,7 +107,7 @@ func (a *attacker) readSlowly(ctx context.Context) {
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		tcp.SetReadBuffer(4096)
 	}
-	body := prompt(attackerMark, victimModel, 400, "")
+	body := prompt(attackerMark, victimModel, 100, "")
 	a.sent.Add(1)
 	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", generate, a.key, len(body), body)
 	in := bufio.NewReaderSize(conn, 64)

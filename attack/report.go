@@ -14,9 +14,9 @@ func line(x *result) string {
 	if len(x.Missed) > 0 {
 		verdict = "MISSED: " + strings.Join(x.Missed, "; ")
 	}
-	return fmt.Sprintf("%-4s %-18s %d  kept %.2f (need %.2f, noise %.2f)  p99 x%.1f  wait %s of %s  tokens %d/%d  gpu %.0f/%.0f ms  loads %d  peak %d MB  %d sent, %d answered  %s",
+	return fmt.Sprintf("%-4s %-18s %d  kept %.2f (need %.2f, noise %.2f)  p99 x%.1f  wait %s of %s  tokens %d/%d  gpu %.0f/%.0f ms  loads %d  cpu %.2f  peak %d MB  %d sent, %d answered  %s",
 		x.Ollama, x.Attack, x.Attackers, x.Kept, x.Need, x.Noise, x.P99, short(x.Under.LongestWait), short(x.Bound), x.Booked, x.Evaluated, x.BookedGPU, x.GPU,
-		x.Loads, x.Peak/1_000_000, x.Sent, x.Answered, verdict)
+		x.Loads, x.CPU, x.Peak/1_000_000, x.Sent, x.Answered, verdict)
 }
 
 func short(d time.Duration) string {
