@@ -9,7 +9,7 @@ export CGO_ENABLED = 0
 LDFLAGS := -s -w -X main.version=$(VERSION)
 GOFLAGS_BUILD = -trimpath -tags grpcnotrace -ldflags "$(LDFLAGS)"
 
-.PHONY: help build run demo test lint fmt chaos fuzz assets clients bench packages packaged image release clean
+.PHONY: help build run demo test lint fmt chaos fuzz assets clients bench attack packages packaged image release clean
 
 help: ## Show this list
 	@echo "Ollama API Service: make TARGET"
@@ -51,6 +51,9 @@ clients: ## Have the real clients tried, and write docs/clients.md and web/clien
 
 bench: ## Measure beside nginx and a bare ReverseProxy; writes bench/RESULTS.md
 	go run ./bench
+
+attack: ## Have two keys attack eight others, before a scripted and a real Ollama; 12 minutes. ATTACK='-only swap' for some
+	go run ./attack $(ATTACK)
 
 # The packages and the image are for this architecture, or for ARCH=arm64 and the like. One commit makes one file, byte for byte.
 ARCH  ?= $(shell go env GOARCH)

@@ -93,9 +93,7 @@ func newBed(r *run, a *attack, o upstream) (*bed, error) {
 func (b *bed) close() {
 	b.stop()
 	b.backend.stop()
-	if os.Getenv("KEEP") == "" {
-		os.RemoveAll(b.dir)
-	}
+	os.RemoveAll(b.dir)
 }
 
 // once is one request of a victim.

@@ -78,11 +78,9 @@ func attackMain(args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if os.Getenv("KEEP") == "" {
-		defer os.RemoveAll(dir)
-	}
+	defer os.RemoveAll(dir)
 	go removeOnSignal(dir)
-	r := &run{root: root, dir: dir, scale: o.seconds, answer: 12, log: os.Stderr}
+	r := &run{root: root, dir: dir, scale: o.seconds, answer: 12, counts: []int{2, 1}, log: os.Stderr}
 	if r.program = o.program; r.program == "" {
 		if r.program, err = buildService(root, dir); err != nil {
 			return err
@@ -104,7 +102,8 @@ func attackMain(args []string, out io.Writer) error {
 		e.SetIndent("", "  ")
 		err = e.Encode(results)
 	} else {
-		_, err = io.WriteString(out, table(results)+fmt.Sprintf("\n%s on %d processors\n", time.Since(began).Round(time.Second), runtime.NumCPU()))
+		_, err = io.WriteString(out, fmt.Sprintf("%s\n%s on %d processors\n%s",
+			table(results), time.Since(began).Round(time.Second), runtime.NumCPU(), missed(results)))
 	}
 	if err == nil && o.update {
 		err = updateProof(root, results, time.Since(began))

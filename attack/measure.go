@@ -24,6 +24,7 @@ type run struct {
 	root, dir, program string
 	scale              float64 // of all durations of load
 	answer             int     // tokens of a victim's answer
+	counts             []int   // of attackers
 	log                io.Writer
 	quiet              map[string]*bed // beds without attackers, by their settings
 }
@@ -118,9 +119,9 @@ func (r *run) attack(kind string, a attack) ([]result, error) {
 		}
 		r.quiet[name] = quiet
 	}
-	counts := []int{2, 1}
+	counts := r.counts
 	if kind == realOllama {
-		counts = counts[:1] // it has one GPU, or none, and its own pace
+		counts = counts[:1] // it is slow on a machine without a GPU
 	}
 	results, errs := make([]result, len(counts)), make([]error, len(counts))
 	var before, after served
@@ -194,7 +195,7 @@ func (r *run) under(kind string, a *attack, n int) (result, error) {
 		x.Answered += at.answered.Load()
 	}
 	if !b.alive() {
-		x.Missed = append(x.Missed, "the service has ended")
+		x.Missed = append(x.Missed, ended)
 		return x, nil
 	}
 	if err := x.settle(b, keys); err != nil {
@@ -244,6 +245,8 @@ func bound(hold time.Duration, keys, lanes int) time.Duration {
 	}
 	return time.Duration(w * float64(time.Second))
 }
+
+const ended = "the service has ended"
 
 // fewest are the answers of a window without attackers by which anything can be said.
 const fewest = 15

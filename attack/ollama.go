@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"net"
 	"net/http"
-	"os"
 	"strings"
 	"sync"
 	"time"
@@ -176,9 +175,6 @@ func (o *ollama) runnerFor(ctx context.Context, model, options string) *runner {
 		o.mu.Unlock()
 		return nil
 	}
-	if debugLoads {
-		println(time.Now().Format("05.000"), "loaded", model, options)
-	}
 	r := newRunner(o, model, options)
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -188,7 +184,7 @@ func (o *ollama) runnerFor(ctx context.Context, model, options string) *runner {
 	return r
 }
 
-// enter is the runner of a model if it is loaded so. A request without options takes any.
+// enter is the runner of a model if it is loaded with these options.
 func (o *ollama) enter(model, options string) *runner {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -245,5 +241,3 @@ func pause(ctx context.Context, d time.Duration) bool {
 }
 
 func (o *ollama) address() string { return o.url }
-
-var debugLoads = os.Getenv("KEEP") != ""

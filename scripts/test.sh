@@ -108,7 +108,7 @@ no_reflect_method() {
   [ -z "$found" ] || { echo "   these make the linker keep every method:"; echo "$found"; return 1; }
 }
 
-# The program and its tests compile and are vetted for every platform of the release; e2e and bench need Linux. With the flags of the
+# The program and its tests compile and are vetted for every platform of the release; e2e, bench and attack need Linux. With the flags of the
 # release, so that one compilation serves both.
 platforms() {
   local platform system arch action
