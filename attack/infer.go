@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"ollama-api-service/internal/ollamatest"
@@ -21,6 +22,7 @@ type asked struct {
 	System   string
 	Template string
 	Context  []int
+	Input    json.RawMessage
 	Images   []string
 	Messages []message
 	Tools    []json.RawMessage
@@ -108,7 +110,8 @@ func (o *ollama) infer(w http.ResponseWriter, r *http.Request) {
 	}
 	defer runner.leave()
 	loaded := time.Now()
-	if a.Prompt == "" && len(a.Messages) == 0 {
+	embeds := len(a.Input) > 0 && string(a.Input) != `""`
+	if a.Prompt == "" && len(a.Messages) == 0 && !embeds {
 		reply(w, 200, map[string]any{"model": a.Model, "created_at": loaded, "response": "", "done": true, "done_reason": "load"})
 		return
 	}
@@ -120,6 +123,10 @@ func (o *ollama) infer(w http.ResponseWriter, r *http.Request) {
 		w.requests++
 		w.longest = max(w.longest, time.Since(began))
 	}()
+	if embeds {
+		o.embed(w, r, &a, runner, mark, began, loaded)
+		return
+	}
 	select {
 	case runner.slots <- struct{}{}:
 		defer func() { <-runner.slots }()
@@ -143,6 +150,37 @@ func (o *ollama) has(model string) bool {
 
 // withheld is the seed by which a request asks for a tool call, which Ollama keeps back until all of it is generated.
 const withheld = 7
+
+// embed runs every input by itself, all of them at one time: each waits for a slot, as in Ollama 0.6.5.
+func (o *ollama) embed(w http.ResponseWriter, r *http.Request, a *asked, run *runner, mark string, began, loaded time.Time) {
+	var texts []string
+	if json.Unmarshal(a.Input, &texts) != nil {
+		texts = []string{string(a.Input)}
+	}
+	inputs, vectors := make([]sequence, len(texts)), make([][]float64, len(texts))
+	var all sync.WaitGroup
+	tokens := 0
+	for i, text := range texts {
+		vectors[i] = []float64{0.5, 0.5}
+		s := &inputs[i]
+		*s = sequence{ctx: r.Context(), mark: mark, prompt: max(1, len(text)/4), ended: make(chan struct{})}
+		tokens += s.prompt
+		all.Go(func() {
+			select {
+			case run.slots <- struct{}{}:
+				defer func() { <-run.slots }()
+			case <-r.Context().Done():
+				return
+			}
+			run.begin(s)
+			<-s.ended
+		})
+	}
+	all.Wait()
+	reply(w, 200, map[string]any{
+		"model": a.Model, "embeddings": vectors, "total_duration": time.Since(began), "load_duration": loaded.Sub(began), "prompt_eval_count": tokens,
+	})
+}
 
 // generate has the runner read the prompt and generate, and writes what comes as it comes.
 func (o *ollama) generate(w http.ResponseWriter, r *http.Request, a *asked, run *runner, mark string, began, loaded time.Time) {

@@ -121,7 +121,7 @@ func (o *ollama) routes() http.Handler {
 	mux.HandleFunc("POST /api/show", func(w http.ResponseWriter, _ *http.Request) {
 		reply(w, 200, map[string]any{"details": map[string]any{}, "model_info": map[string]any{}, "capabilities": []string{"completion", "tools"}})
 	})
-	for _, path := range []string{"/api/generate", "/api/chat", "/v1/chat/completions"} {
+	for _, path := range []string{"/api/generate", "/api/chat", "/api/embed", "/v1/chat/completions"} {
 		mux.HandleFunc("POST "+path, o.infer)
 	}
 	return mux

@@ -72,6 +72,14 @@ var queues = []attack{
 		},
 	},
 	{
+		name: "embed", what: "embeddings of many texts in one request, each of which Ollama runs in a slot of its own", lasts: 6 * time.Second, real: true,
+		run: func(ctx context.Context, a *attacker) {
+			texts := strings.Repeat(fmt.Sprintf(`"%s %s",`, attackerMark, strings.Repeat("hello there ", 10)), 100)
+			body := fmt.Sprintf(`{"model":%q,"input":[%s"%s"]}`, victimModel, texts, attackerMark)
+			a.loops(ctx, 4, 2*time.Millisecond, func(int) { a.ask(ctx, "/api/embed", body, time.Minute) })
+		},
+	},
+	{
 		name: "schema", what: "schemas, whose compilation looks like waiting inside Ollama", found: true, lasts: 8 * time.Second, real: true,
 		run: steady(8, func(int) string {
 			var fields []string
