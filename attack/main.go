@@ -39,9 +39,9 @@ func main() {
 
 // options of the command.
 type options struct {
-	only, ollama, program string
-	seconds               float64
-	asJSON, update, list  bool
+	only, ollama, program, logs string
+	seconds                     float64
+	asJSON, update, list        bool
 }
 
 func attackMain(args []string, out io.Writer) error {
@@ -51,6 +51,7 @@ func attackMain(args []string, out io.Writer) error {
 	f.StringVar(&o.ollama, "ollama", "fake,real", "in front of which Ollama: fake, real or both")
 	f.StringVar(&o.program, "service", "", "binary of the service to attack (default: build it as it is shipped)")
 	f.Float64Var(&o.seconds, "scale", 1, "how long each attack lasts, as a part of what is usual, from 0.05 to 20")
+	f.StringVar(&o.logs, "logs", "", "directory to keep the gateway's logs of each run with attackers in (default: none)")
 	f.BoolVar(&o.asJSON, "json", false, "print the figures as JSON; progress is on standard error")
 	f.BoolVar(&o.update, "update", false, "write the table into docs/proof.md")
 	f.BoolVar(&o.list, "list", false, "print the attacks and end")
@@ -58,7 +59,7 @@ func attackMain(args []string, out io.Writer) error {
 		return err
 	}
 	if f.NArg() > 0 || o.seconds < 0.05 || o.seconds > 20 {
-		return errors.New("usage: attack [-only names] [-ollama fake,real] [-service binary] [-scale 0.05..20] [-json] [-update] [-list]")
+		return errors.New("usage: attack [-only names] [-ollama fake,real] [-service binary] [-scale 0.05..20] [-logs directory] [-json] [-update] [-list]")
 	}
 	chosen, err := choose(o.only)
 	if err != nil {
@@ -80,7 +81,7 @@ func attackMain(args []string, out io.Writer) error {
 	}
 	defer os.RemoveAll(dir)
 	go removeOnSignal(dir)
-	r := &run{root: root, dir: dir, scale: o.seconds, answer: 12, counts: []int{2, 1}, log: os.Stderr}
+	r := &run{root: root, dir: dir, scale: o.seconds, answer: 12, counts: []int{2, 1}, logs: o.logs, log: os.Stderr}
 	if r.program = o.program; r.program == "" {
 		if r.program, err = buildService(root, dir); err != nil {
 			return err

@@ -9,6 +9,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 )
@@ -22,6 +23,7 @@ const (
 // run is one execution of the command.
 type run struct {
 	root, dir, program string
+	logs               string  // directory for the gateway's logs; empty keeps none
 	scale              float64 // of all durations of load
 	answer             int     // tokens of a victim's answer
 	counts             []int   // of attackers
@@ -203,9 +205,24 @@ func (r *run) under(kind string, a *attack, n int) (result, error) {
 	}
 	attacks := b.backend.books(attackerMark)
 	x.Requests, x.Evaluated, x.GPU = attacks.requests, attacks.tokens, ms(attacks.gpu)
+	if err := r.keepLog(b, &x); err != nil {
+		return x, err
+	}
 	x.Loads, x.Aborted = b.backend.loadsEnded()
 	x.Bound = bound(max(victims.longest, attacks.longest), victimCount+n, a.lanes)
 	return x, nil
+}
+
+// keepLog copies what the gateway has logged.
+func (r *run) keepLog(b *bed, x *result) error {
+	if r.logs == "" {
+		return nil
+	}
+	text, err := os.ReadFile(filepath.Join(b.dir, "log"))
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(r.logs, fmt.Sprintf("%s-%s-%d.log", x.Ollama, x.Attack, x.Attackers)), text, 0o600)
 }
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

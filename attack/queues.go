@@ -35,11 +35,11 @@ var queues = []attack{
 	},
 	{
 		name: "queue-batch", what: "batch keys fill the queue", heavy: true, lasts: 5 * time.Second, settings: []string{"MAX_QUEUE=64"}, key: `,"class":"batch"`,
-		run: steady(100, func(int) string { return prompt(attackerMark, victimModel, 12, "") }),
+		run: crowd,
 	},
 	{
 		name: "queue", what: "interactive keys fill the queue", heavy: true, lasts: 5 * time.Second, settings: []string{"MAX_QUEUE=64"},
-		run: steady(100, func(int) string { return prompt(attackerMark, victimModel, 12, "") }),
+		run: crowd,
 	},
 	{
 		name: "churn", what: "requests that are opened and left at once", heavy: true, lasts: 5 * time.Second, real: true,
@@ -90,6 +90,11 @@ var queues = []attack{
 				victimModel, attackerMark, strings.Join(fields, ","))
 		}),
 	},
+}
+
+// crowd has a hundred requests waiting, or refused and tried again.
+func crowd(ctx context.Context, a *attacker) {
+	a.loops(ctx, 100, 100*time.Millisecond, func(int) { a.ask(ctx, generate, prompt(attackerMark, victimModel, 12, ""), time.Minute) })
 }
 
 // steady keeps workers busy with one request after the other.

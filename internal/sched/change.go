@@ -150,7 +150,11 @@ func (s *Scheduler) loadLocked(p *place, now time.Time) {
 	t := p.turning
 	p.turning = nil
 	if l := s.lanes[t.lane]; l != nil {
-		w, _ := s.nextIn(l, p.b, now)
+		// Not the one that goes next, if it is barred: the other would not be barred by what it has caused.
+		w, _ := s.causeIn(l, p.b, now)
+		if w == nil {
+			w, _ = s.nextIn(l, p.b, now)
+		}
 		if w == nil {
 			return
 		}

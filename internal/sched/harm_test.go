@@ -157,3 +157,37 @@ func TestAnImpatientClientGetsItsModel(t *testing.T) {
 		}
 	}
 }
+
+// Where two payers wait for the same model, the change counts as caused by the one that may cause it, and not by one that is barred and
+// goes before it. Otherwise the other is never barred, and may cause the next change at once, and the next.
+func TestABarredPayerIsNoCause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrowd(t, time.Second)
+		c.stop() // only the moment after the eight is of interest
+		time.Sleep(2 * time.Second)
+		c.ctx = t.Context()
+		c.s.mu.Lock()
+		c.s.clientLocked(&Ask{Key: "free"}).counter = 1e15 // the other goes first
+		c.s.mu.Unlock()
+		if !c.try(Ask{Key: "barred", Model: "b"}, time.Minute, time.Second) {
+			t.Fatal("the first change: not served")
+		}
+		loads := c.loads.Load()
+		go c.try(Ask{Key: "barred", Model: "c"}, time.Hour, time.Second)
+		synctest.Wait()
+		if got := c.loads.Load(); got != loads {
+			t.Fatalf("%d loads for a payer that is barred, want none", got-loads)
+		}
+		if !c.try(Ask{Key: "free", Model: "c"}, time.Minute, time.Second) {
+			t.Fatal("the second change: not served")
+		}
+		c.s.mu.Lock()
+		barred := time.Now().Before(c.s.clients["free"].barred)
+		c.s.mu.Unlock()
+		if !barred {
+			t.Error("the payer that caused the second change may cause the next, want it barred")
+		}
+		time.Sleep(time.Hour)
+		wantEmpty(t, c.s)
+	})
+}
