@@ -165,20 +165,20 @@ func TestABarredPayerIsNoCause(t *testing.T) {
 		c := newCrowd(t, time.Second)
 		c.stop() // only the moment after the eight is of interest
 		time.Sleep(2 * time.Second)
-		c.ctx = t.Context()
+		after := &crowd{s: c.s, ctx: t.Context()}
 		c.s.mu.Lock()
 		c.s.clientLocked(&Ask{Key: "free"}).counter = 1e15 // the other goes first
 		c.s.mu.Unlock()
-		if !c.try(Ask{Key: "barred", Model: "b"}, time.Minute, time.Second) {
+		if !after.try(Ask{Key: "barred", Model: "b"}, time.Minute, time.Second) {
 			t.Fatal("the first change: not served")
 		}
 		loads := c.loads.Load()
-		go c.try(Ask{Key: "barred", Model: "c"}, time.Hour, time.Second)
+		go after.try(Ask{Key: "barred", Model: "c"}, time.Hour, time.Second)
 		synctest.Wait()
 		if got := c.loads.Load(); got != loads {
 			t.Fatalf("%d loads for a payer that is barred, want none", got-loads)
 		}
-		if !c.try(Ask{Key: "free", Model: "c"}, time.Minute, time.Second) {
+		if !after.try(Ask{Key: "free", Model: "c"}, time.Minute, time.Second) {
 			t.Fatal("the second change: not served")
 		}
 		c.s.mu.Lock()
