@@ -204,12 +204,14 @@ func (p *place) done(name laneName, cause *client, now time.Time, took time.Dura
 	}
 }
 
-// learn takes from what a load has pushed out how many models fit.
+// learn takes from what a load has pushed out how many models fit. Requests that are in flight for a model that was pushed out have Ollama
+// load it again, and one for what was loaded has that loaded again, and so on without end: so what runs is let end first.
 func (p *place) learn(before map[string]bool) {
 	after := p.b.State().Loaded
 	for model := range before {
 		if _, ok := after[model]; !ok {
 			p.fits = max(1, len(after))
+			p.unsettled = p.inFlight > 1 // the load itself is one
 			return
 		}
 	}

@@ -3,6 +3,7 @@ package sched
 import (
 	"context"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -189,5 +190,46 @@ func TestABarredPayerIsNoCause(t *testing.T) {
 		}
 		time.Sleep(time.Hour)
 		wantEmpty(t, c.s)
+	})
+}
+
+// A load that was taken to have room has pushed out a model for which requests are in flight: Ollama loads that again for them, and the
+// other for the next request of that, and so on. Nothing is begun until they have ended, and then only for what is loaded.
+func TestAModelInUseThatWasPushedOutSettles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gpu := server("gpu", 4)
+		gpu.Set(has(1, "a", "b"))
+		fleet := backend.NewFleet(gpu)
+		s := New(fleet, Options{MaxQueue: 100, MaxWait: time.Hour, Load: func(_ context.Context, b *backend.Backend, a *Ask) error {
+			time.Sleep(15 * time.Second)
+			state := has(0, "a", "b")
+			state.Loaded[a.Model] = backend.Loaded{}
+			b.Set(state)
+			fleet.Refresh()
+			return nil
+		}})
+		before := lease(t, s, Ask{Key: "k", Model: "a"})
+		cause := lease(t, s, Ask{Key: "l", Model: "b"})
+		var waited [2]time.Duration
+		var all sync.WaitGroup
+		for i, model := range []string{"a", "b"} {
+			all.Go(func() { waited[i] = ask(t, s, Ask{Key: model, Model: model}, time.Second) })
+		}
+		synctest.Wait()
+		if n := s.Snapshot(); n.InFlight != 2 || n.Waiting != 2 {
+			t.Errorf("while a model that was pushed out is in use, %d are in flight and %d wait, want 2 and 2", n.InFlight, n.Waiting)
+		}
+		time.Sleep(10 * time.Second)
+		cause.Release()
+		before.Release()
+		synctest.Wait()
+		if n := s.Snapshot(); n.InFlight != 1 || n.ByModel["b"] != 1 {
+			t.Errorf("afterwards %d are in flight, want 1 for the model that is loaded: %+v", n.InFlight, n)
+		}
+		all.Wait()
+		if waited[0] <= waited[1] {
+			t.Errorf("the model that was pushed out was served after %v, and the one that is loaded after %v", waited[0], waited[1])
+		}
+		wantEmpty(t, s)
 	})
 }

@@ -133,6 +133,7 @@ func (l *Lease) releaseLocked(now time.Time, served bool) {
 	p.count(now, -1)
 	p.use.note(c, now)
 	st.inFlight--
+	p.unsettled = p.unsettled && p.inFlight > 0
 	c.running--
 	c.held -= float64(l.charged) / c.weight
 	if c.running == 0 {
