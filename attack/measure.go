@@ -274,6 +274,11 @@ func (x *result) compare(a *attack, before, after served) {
 		PerSecond: (before.PerSecond + after.PerSecond) / 2, P99: (before.P99 + after.P99) / 2,
 		LongestWait: max(before.LongestWait, after.LongestWait), Failures: before.Failures + after.Failures,
 	}
+	weight := a.weight
+	if weight == 0 {
+		weight = 1
+	}
+	x.Need = 0.95 * victimCount / (victimCount + weight*float64(x.Attackers))
 	if before.Answers < fewest || after.Answers < fewest {
 		x.Missed = append(x.Missed, fmt.Sprintf("only %d and %d answers without attackers: too few to measure by", before.Answers, after.Answers))
 		return
@@ -281,11 +286,6 @@ func (x *result) compare(a *attack, before, after served) {
 	x.Noise = math.Abs(before.PerSecond-after.PerSecond) / x.Alone.PerSecond
 	x.Kept = x.Under.PerSecond / x.Alone.PerSecond
 	x.P99 = x.Under.P99.Seconds() / x.Alone.P99.Seconds()
-	weight := a.weight
-	if weight == 0 {
-		weight = 1
-	}
-	x.Need = 0.95 * victimCount / (victimCount + weight*float64(x.Attackers))
 	miss := func(format string, args ...any) { x.Missed = append(x.Missed, fmt.Sprintf(format, args...)) }
 	if x.Kept < x.Need {
 		miss("victims keep %.2f, want %.2f", x.Kept, x.Need)
