@@ -43,7 +43,10 @@ func TestAttacksRun(t *testing.T) {
 // What the table is made of misses a figure where one is missed, and only there.
 func TestFiguresThatAreMissed(t *testing.T) {
 	calm := served{Answers: 100, PerSecond: 30, P99: time.Second}
-	good := result{Attackers: 2, Sent: 1, Under: served{PerSecond: 23, P99: time.Second, LongestWait: time.Second}, Bound: 2 * time.Second, Booked: 95, Evaluated: 100, Peak: 1}
+	good := result{
+		Attackers: 2, Sent: 1, Under: served{PerSecond: 23, P99: time.Second, LongestWait: time.Second}, Bound: 2 * time.Second,
+		Booked: 95, Evaluated: 100, Peak: 1,
+	}
 	for name, c := range map[string]struct {
 		change func(x *result)
 		want   string
@@ -122,7 +125,8 @@ func TestTheScriptedOllama(t *testing.T) {
 	defer c.close()
 	c.ask(t.Context(), generate, prompt(attackerMark, "work", 5, ""), time.Minute)
 	c.ask(t.Context(), "/api/chat", toolBody(6), time.Minute)
-	c.ask(t.Context(), "/v1/chat/completions", `{"model":"work","stream":true,"max_tokens":7,"messages":[{"role":"user","content":"attacker"}]}`, time.Minute)
+	third := `{"model":"work","stream":true,"max_tokens":7,"messages":[{"role":"user","content":"attacker"}]}`
+	c.ask(t.Context(), "/v1/chat/completions", third, time.Minute)
 	if c.answered.Load() != 3 {
 		t.Fatalf("%d answers, want 3", c.answered.Load())
 	}

@@ -68,7 +68,9 @@ type attacker struct {
 func newAttacker(b *bed, key string, number int) *attacker {
 	a := &attacker{bed: b, key: key, number: number}
 	a.dialer = net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, byte(2+number))}, Timeout: 5 * time.Second}
-	a.client = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 256, DialContext: a.dialer.DialContext, TLSClientConfig: b.trust, ForceAttemptHTTP2: b.trust != nil}}
+	a.client = &http.Client{Transport: &http.Transport{
+		MaxIdleConnsPerHost: 256, DialContext: a.dialer.DialContext, TLSClientConfig: b.trust, ForceAttemptHTTP2: b.trust != nil,
+	}}
 	return a
 }
 
@@ -120,9 +122,11 @@ func (a *attacker) glance(ctx context.Context, path, body string) {
 	}
 }
 
-// prompt is a body for /api/generate with a mark by which the scripted Ollama knows the party. options are further ones, after a comma.
+// prompt is a body for /api/generate with a mark by which the scripted Ollama knows the party, as long as a victim's. options are further
+// ones, after a comma.
 func prompt(mark, model string, tokens int, options string) string {
-	return fmt.Sprintf(`{"model":%q,"prompt":"the %s asks","options":{"num_predict":%d%s}}`, model, mark, tokens, options)
+	return fmt.Sprintf(`{"model":%q,"prompt":"the %s asks %s","options":{"num_predict":%d%s}}`,
+		model, mark, strings.Repeat("hello there ", 20), tokens, options)
 }
 
 const generate = "/api/generate"

@@ -59,7 +59,8 @@ func newBed(r *run, a *attack, o upstream) (*bed, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &bed{dir: dir, backend: o, answer: r.answer, padding: strings.Repeat(" ", a.padding), prompt: "a " + victimMark + " asks " + strings.Repeat("hello there ", 20)}
+	b := &bed{dir: dir, backend: o, answer: r.answer, padding: strings.Repeat(" ", a.padding)}
+	b.prompt = "a " + victimMark + " asks " + strings.Repeat("hello there ", 20)
 	address := o.address() + "?slots=4"
 	if a.found {
 		address = o.address()
@@ -100,7 +101,8 @@ func (b *bed) close() {
 func (b *bed) once(ctx context.Context, key string) sample {
 	began := time.Now()
 	s := sample{}
-	body := fmt.Sprintf(`{"model":%q,"prompt":%q,%s"options":{"num_predict":%d},"stream":%t}`, victimModel, b.prompt, b.padding, b.answer, rand.IntN(2) == 0)
+	body := fmt.Sprintf(`{"model":%q,"prompt":%q,%s"options":{"num_predict":%d},"stream":%t}`,
+		victimModel, b.prompt, b.padding, b.answer, rand.IntN(2) == 0)
 	status, head, err := b.post(ctx, b.http, generate, key, strings.NewReader(body), nil)
 	switch {
 	case err != nil:
@@ -117,7 +119,9 @@ func (b *bed) once(ctx context.Context, key string) sample {
 }
 
 // post reads the answer to its end.
-func (g *gateway) post(ctx context.Context, c *http.Client, path, key string, body io.Reader, more http.Header) (status int, head http.Header, err error) {
+func (g *gateway) post(
+	ctx context.Context, c *http.Client, path, key string, body io.Reader, more http.Header,
+) (status int, head http.Header, err error) {
 	r, err := http.NewRequestWithContext(ctx, "POST", g.url+path, body)
 	if err != nil {
 		return 0, nil, err

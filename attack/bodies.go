@@ -62,7 +62,8 @@ func compressed(coding string) func(context.Context, *attacker) {
 		head := http.Header{"Content-Encoding": {coding}}
 		a.loops(ctx, 24, 50*time.Millisecond, func(int) {
 			a.sent.Add(1)
-			if status, _, err := a.post(ctx, a.client, "/v1/chat/completions", a.key, bytes.NewReader(packed), head); err == nil && status == http.StatusOK {
+			status, _, err := a.post(ctx, a.client, "/v1/chat/completions", a.key, bytes.NewReader(packed), head)
+			if err == nil && status == http.StatusOK {
 				a.answered.Add(1)
 			}
 		})
@@ -110,7 +111,8 @@ func (a *attacker) uploadForEver(ctx context.Context) {
 	}
 	defer conn.Close()
 	a.sent.Add(1)
-	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n\r\n{\"model\":%q,\"prompt\":\"%s ", generate, a.key, 12<<20, victimModel, attackerMark)
+	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n\r\n", generate, a.key, 12<<20)
+	fmt.Fprintf(conn, `{"model":%q,"prompt":"%s `, victimModel, attackerMark)
 	conn.SetWriteDeadline(time.Now().Add(2 * time.Second))
 	conn.Write(bytes.Repeat([]byte("a"), 2<<20))
 	for pause(ctx, 100*time.Millisecond) {

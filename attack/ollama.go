@@ -119,7 +119,8 @@ func (o *ollama) routes() http.Handler {
 		reply(w, 200, map[string]any{"models": listing(o.inMemory())})
 	})
 	mux.HandleFunc("POST /api/show", func(w http.ResponseWriter, _ *http.Request) {
-		reply(w, 200, map[string]any{"details": map[string]any{}, "model_info": map[string]any{}, "capabilities": []string{"completion", "tools"}})
+		can := []string{"completion", "tools"}
+		reply(w, 200, map[string]any{"details": map[string]any{}, "model_info": map[string]any{}, "capabilities": can})
 	})
 	for _, path := range []string{"/api/generate", "/api/chat", "/api/embed", "/v1/chat/completions"} {
 		mux.HandleFunc("POST "+path, o.infer)

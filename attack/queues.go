@@ -24,17 +24,18 @@ var queues = []attack{
 		}),
 	},
 	{
-		name: "batch", what: "batch keys of weight 0.1 with thirty requests waiting", lasts: 8 * time.Second, settings: []string{"MAX_QUEUE_WAIT=8s"},
-		key: `,"class":"batch","weight":0.1`, weight: 0.1,
+		name: "batch", what: "batch keys of weight 0.1 with thirty requests waiting", lasts: 8 * time.Second,
+		settings: []string{"MAX_QUEUE_WAIT=8s"}, key: `,"class":"batch","weight":0.1`, weight: 0.1,
 		run: steady(30, func(int) string { return prompt(attackerMark, victimModel, 12, "") }),
 	},
 	{
-		name: "batch-long", what: "the same, with answers four times as long", lasts: 8 * time.Second, settings: []string{"MAX_QUEUE_WAIT=8s"},
-		key: `,"class":"batch","weight":0.1`, weight: 0.1,
+		name: "batch-long", what: "the same, with answers four times as long", lasts: 8 * time.Second,
+		settings: []string{"MAX_QUEUE_WAIT=8s"}, key: `,"class":"batch","weight":0.1`, weight: 0.1,
 		run: steady(30, func(int) string { return prompt(attackerMark, victimModel, 48, "") }),
 	},
 	{
-		name: "queue-batch", what: "batch keys fill the queue", heavy: true, lasts: 5 * time.Second, settings: []string{"MAX_QUEUE=64"}, key: `,"class":"batch"`,
+		name: "queue-batch", what: "batch keys fill the queue", heavy: true, lasts: 5 * time.Second, settings: []string{"MAX_QUEUE=64"},
+		key: `,"class":"batch"`,
 		run: crowd,
 	},
 	{
@@ -72,7 +73,8 @@ var queues = []attack{
 		},
 	},
 	{
-		name: "embed", what: "embeddings of many texts in one request, each of which Ollama runs in a slot of its own", lasts: 6 * time.Second, real: true,
+		name: "embed", what: "embeddings of many texts in one request, each of which Ollama runs in a slot of its own", lasts: 6 * time.Second,
+		real: true,
 		run: func(ctx context.Context, a *attacker) {
 			texts := strings.Repeat(fmt.Sprintf(`"%s %s",`, attackerMark, strings.Repeat("hello there ", 10)), 100)
 			body := fmt.Sprintf(`{"model":%q,"input":[%s"%s"]}`, victimModel, texts, attackerMark)
@@ -122,7 +124,8 @@ func (a *attacker) readSlowly(ctx context.Context) {
 	}
 	body := prompt(attackerMark, victimModel, 100, "")
 	a.sent.Add(1)
-	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", generate, a.key, len(body), body)
+	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n\r\n%s",
+		generate, a.key, len(body), body)
 	in := bufio.NewReaderSize(conn, 64)
 	for pause(ctx, 20*time.Millisecond) {
 		conn.SetReadDeadline(time.Now().Add(time.Second))

@@ -70,7 +70,10 @@ func startReal(root, dir string) (*genuine, error) {
 	if err := os.MkdirAll(home, 0o700); err != nil {
 		return nil, err
 	}
-	o := &genuine{cmd: exec.Command(tool, "serve"), done: make(chan struct{}), spent: map[string]*work{}, asked: map[string]int{}, paths: map[string]string{}}
+	o := &genuine{
+		cmd: exec.Command(tool, "serve"), done: make(chan struct{}),
+		spent: map[string]*work{}, asked: map[string]int{}, paths: map[string]string{},
+	}
 	o.cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + home, "OLLAMA_MODELS=" + filepath.Join(home, "models"), "OLLAMA_HOST=127.0.0.1:0",
 		"OLLAMA_NUM_PARALLEL=4", "OLLAMA_MAX_LOADED_MODELS=1", "OLLAMA_CONTEXT_LENGTH=4096",
@@ -143,7 +146,8 @@ func (o *genuine) listen() error {
 	}
 	proxy := &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(to) }, FlushInterval: -1,
-		Transport: &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true}, ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
+		Transport:    &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true},
+		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
 	}
 	o.url = "http://" + l.Addr().String()
 	o.tap = &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -179,7 +183,9 @@ func (c *counter) WriteHeader(status int) {
 }
 
 func (c *counter) Write(p []byte) (int, error) {
-	c.pieces += bytes.Count(p, []byte(`"response":"`)) + bytes.Count(p, []byte(`"content":"`)) - bytes.Count(p, []byte(`"done":true`)) - bytes.Count(p, []byte(`"finish_reason":"`))
+	for sign, n := range map[string]int{`"response":"`: 1, `"content":"`: 1, `"done":true`: -1, `"finish_reason":"`: -1} {
+		c.pieces += n * bytes.Count(p, []byte(sign))
+	}
 	return c.ResponseWriter.Write(p)
 }
 

@@ -13,7 +13,8 @@ import (
 
 // line is a result for the terminal.
 func line(x *result) string {
-	return fmt.Sprintf("%-4s %-13s %d | kept %.2f of %.2f | p99 x%.1f | wait %5.1f of %5.1f s | tokens %7d of %7d | gpu %6.0f of %6.0f ms | %s",
+	return fmt.Sprintf("%-4s %-13s %d | kept %.2f of %.2f | p99 x%.1f | wait %5.1f of %5.1f s | tokens %7d of %7d | "+
+		"gpu %6.0f of %6.0f ms | %s",
 		x.Ollama, x.Attack, x.Attackers, x.Kept, x.Need, x.P99, x.Under.LongestWait.Seconds(), x.Bound.Seconds(), x.Booked, x.Evaluated,
 		x.BookedGPU, x.GPU, verdict(x))
 }
@@ -28,7 +29,8 @@ func verdict(x *result) string {
 // table is all results in Markdown.
 func table(results []result) string {
 	var b strings.Builder
-	b.WriteString("| attack | Ollama | attackers | victims keep | at least | noise | p99 | longest wait | bound | tokens booked / evaluated | gpu_ms booked / evaluated | CPU | peak | |\n" +
+	b.WriteString("| attack | Ollama | attackers | victims keep | at least | noise | p99 | longest wait | bound | " +
+		"tokens booked / evaluated | gpu_ms booked / evaluated | CPU | peak | |\n" +
 		"|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n")
 	for i := range results {
 		x := &results[i]

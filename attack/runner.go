@@ -33,7 +33,8 @@ type sequence struct {
 }
 
 func newRunner(o *ollama, model, options string) *runner {
-	r := &runner{ollama: o, model: model, options: options, slots: make(chan struct{}, o.parallel), wake: make(chan struct{}, 1), used: time.Now()}
+	r := &runner{ollama: o, model: model, options: options, used: time.Now()}
+	r.slots, r.wake = make(chan struct{}, o.parallel), make(chan struct{}, 1)
 	go r.run()
 	return r
 }

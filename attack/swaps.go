@@ -12,7 +12,8 @@ const swapWindow = 12 * time.Second // of several stints
 
 var swaps = []attack{
 	{
-		name: "swap-fresh", what: "ask for a cold model of a gateway that has just been started", lanes: 2, lasts: 8 * time.Second, fresh: true, real: true,
+		name: "swap-fresh", what: "ask for a cold model of a gateway that has just been started", lanes: 2, lasts: 8 * time.Second,
+		fresh: true, real: true,
 		run: swap(time.Minute, func(int) string { return "cold1" }),
 	},
 	{
@@ -40,8 +41,9 @@ var swaps = []attack{
 		},
 	},
 	{
-		name: "swap-retry", what: "a client with a short timeout that tries again (it must get its model in the end)", lanes: 2, lasts: swapWindow,
-		run: swap(1500*time.Millisecond, func(int) string { return "cold2" }),
+		name: "swap-retry", what: "a client with a short timeout that tries again, which must get its model in the end", lanes: 2,
+		lasts: swapWindow,
+		run:   swap(1500*time.Millisecond, func(int) string { return "cold2" }),
 	},
 	{
 		name: "swap-stay", what: "take one token of a cold model each time", lanes: 4, lasts: swapWindow,

@@ -11,7 +11,8 @@ import (
 
 var tokens = []attack{
 	{
-		name: "evasion", what: "prompts in places and spellings that an estimate may pass over, left at the first record", lasts: 6 * time.Second, real: true,
+		name: "evasion", what: "prompts in places and spellings that an estimate may pass over, left at the first record", lasts: 6 * time.Second,
+		real: true,
 		run: func(ctx context.Context, a *attacker) {
 			a.loops(ctx, 8, time.Millisecond, func(i int) {
 				path, body := evasion(i)
@@ -43,8 +44,9 @@ var tokens = []attack{
 }
 
 func toolBody(tokens int) string {
-	return fmt.Sprintf(`{"model":%q,"messages":[{"role":"user","content":"the %s asks"}],"tools":[{"type":"function","function":{"name":"f"}}],`+
-		`"options":{"num_predict":%d,"seed":%d}}`, victimModel, attackerMark, tokens, withheld)
+	return fmt.Sprintf(`{"model":%q,"messages":[{"role":"user","content":"the %s asks"}],`+
+		`"tools":[{"type":"function","function":{"name":"f"}}],"options":{"num_predict":%d,"seed":%d}}`,
+		victimModel, attackerMark, tokens, withheld)
 }
 
 // evasion is a request whose prompt is somewhere else each time.
@@ -59,15 +61,18 @@ func evasion(i int) (path, body string) {
 		{"/api/chat", chat(`{"role":"user","Content":"`+text+`"}`, "")},
 		{"/api/chat", chat(`{"role":"user","c\u006fntent":"`+text+`"}`, "")},
 		{"/api/chat", chat(said, `,"tools":[{"type":"function","function":{"name":"f","description":"`+text+`"}}]`)},
-		{"/api/chat", chat(said, `,"tools":[{"type":"function","function":{"name":"f","parameters":{"type":"object","properties":{"content":{"type":"string","description":"`+text+`"}}}}}]`)},
+		{"/api/chat", chat(said, `,"tools":[{"type":"function","function":{"name":"f","parameters":{"type":"object","properties":`+
+			`{"content":{"type":"string","description":"`+text+`"}}}}}]`)},
 		{"/api/chat", chat(`{"role":"assistant","thinking":"`+text+`","content":"x"},`+said, "")},
 		{"/api/chat", chat(`{"role":"assistant","content":"","tool_calls":[{"function":{"name":"f","arguments":{"a":"`+text+`"}}}]},`+said, "")},
 		{"/api/chat", chat(`{"role":"tool","tool_name":"f","content":"`+text+`"},`+said, "")},
 		{"/api/chat", chat(`{"role":"system","content":"`+text+`"},`+said, "")},
 		{generate, fmt.Sprintf(`{"model":%q,"prompt":"the %s asks","suffix":"%s","options":{"num_predict":8}}`, victimModel, attackerMark, text)},
 		{generate, fmt.Sprintf(`{"model":%q,"prompt":"the %s asks","system":"%s","options":{"num_predict":8}}`, victimModel, attackerMark, text)},
-		{generate, fmt.Sprintf(`{"model":%q,"prompt":"the %s asks","context":[%s1],"options":{"num_predict":8}}`, victimModel, attackerMark, strings.Repeat("1,", 400))},
-		{"/v1/chat/completions", fmt.Sprintf(`{"model":%q,"stream":true,"max_tokens":8,"messages":[{"role":"user","content":[{"type":"text","text":"%s"}]}]}`, victimModel, text)},
+		{generate, fmt.Sprintf(`{"model":%q,"prompt":"the %s asks","context":[%s1],"options":{"num_predict":8}}`,
+			victimModel, attackerMark, strings.Repeat("1,", 400))},
+		{"/v1/chat/completions", fmt.Sprintf(`{"model":%q,"stream":true,"max_tokens":8,"messages":[{"role":"user","content":`+
+			`[{"type":"text","text":"%s"}]}]}`, victimModel, text)},
 	}
 	f := forms[i%len(forms)]
 	return f.path, f.body
