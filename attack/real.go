@@ -103,7 +103,7 @@ func startReal(root, dir string) (*genuine, error) {
 		o.own = "http://" + a
 	case <-time.After(time.Minute):
 		o.stop()
-		return nil, errors.New("Ollama does not listen")
+		return nil, errors.New("the Ollama server does not listen")
 	}
 	if err := o.create(tool, root, home); err != nil {
 		o.stop()
