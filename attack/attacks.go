@@ -28,7 +28,7 @@ type attack struct {
 	padding    int           // bytes more in a victim's body, of white space
 	memory     int64         // that the gateway may have at its peak; 0 does not matter
 	lasts      time.Duration // the window that is measured
-	heavy      bool          // on the processor: it runs alone
+	heavy      bool          // on the processor: nothing else runs at the same time
 	real       bool          // also on a real Ollama
 	run        func(ctx context.Context, a *attacker)
 }

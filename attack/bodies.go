@@ -18,8 +18,8 @@ import (
 
 const (
 	bodyMemory = 128 << 20
-	// Of docs/settings.md: what the program has besides the bodies.
-	besides = 150_000_000
+	// What docs/settings.md allows the program in addition to the bodies.
+	programMemory = 150_000_000
 )
 
 var memorySettings = []string{"MAX_BODY_MEMORY=128MiB", "MAX_BODY_BYTES=64MiB"}
@@ -27,22 +27,22 @@ var memorySettings = []string{"MAX_BODY_MEMORY=128MiB", "MAX_BODY_BYTES=64MiB"}
 var bodies = []attack{
 	{
 		name: "gzip", what: "compressed bodies of 24 MB that wait for a slot", heavy: true, lasts: 5 * time.Second, settings: memorySettings,
-		padding: 180 << 10, memory: bodyMemory + besides, run: compressed("gzip"),
+		padding: 180 << 10, memory: bodyMemory + programMemory, run: compressed("gzip"),
 	},
 	{
 		name: "zstd", what: "the same by zstd", heavy: true, lasts: 5 * time.Second, settings: memorySettings,
-		padding: 180 << 10, memory: bodyMemory + besides, run: compressed("zstd"),
+		padding: 180 << 10, memory: bodyMemory + programMemory, run: compressed("zstd"),
 	},
 	{
 		name: "uploads", what: "uploads of 12 MB that never end", heavy: true, lasts: 5 * time.Second, settings: memorySettings,
-		padding: 180 << 10, memory: bodyMemory + besides,
+		padding: 180 << 10, memory: bodyMemory + programMemory,
 		run: func(ctx context.Context, a *attacker) {
 			a.loops(ctx, 32, 20*time.Millisecond, func(int) { a.uploadForEver(ctx) })
 		},
 	},
 	{
 		name: "names", what: "bodies with 190,000 short names", heavy: true, lasts: 5 * time.Second, settings: memorySettings,
-		padding: 180 << 10, memory: bodyMemory + besides,
+		padding: 180 << 10, memory: bodyMemory + programMemory,
 		run: func(ctx context.Context, a *attacker) {
 			var b strings.Builder
 			fmt.Fprintf(&b, `{"model":%q,"prompt":"the %s asks","options":{"num_predict":1},"x":{`, victimModel, attackerMark)

@@ -156,7 +156,7 @@ func (r *run) attack(kind string, a attack) ([]result, error) {
 
 func (r *run) last(d time.Duration) time.Duration { return time.Duration(float64(d) * r.scale) }
 
-// under is a window with n attackers, on a gateway and an Ollama of its own: what they leave behind would else be in later figures.
+// under is a window with n attackers, on a gateway and an Ollama of its own: otherwise later figures would contain what they leave behind.
 func (r *run) under(kind string, a *attack, n int) (result, error) {
 	x := result{Attack: a.name, Ollama: kind, Attackers: n}
 	b, err := r.bed(kind, a)
@@ -182,7 +182,7 @@ func (r *run) under(kind string, a *attack, n int) (result, error) {
 		attackers = append(attackers, at)
 		all.Go(func() { a.run(ctx, at) })
 	}
-	time.Sleep(r.last(2 * time.Second)) // nobody knows yet how long the attackers' requests take
+	time.Sleep(r.last(2 * time.Second)) // until then, the gateway has not seen how long the attackers' requests take
 	cpu := b.cpu()
 	x.Under = b.window(r.last(a.lasts))
 	x.CPU = (b.cpu() - cpu).Seconds() / r.last(a.lasts).Seconds()
