@@ -85,7 +85,7 @@ func (r *runner) run() {
 			next = next.Add(late - took)
 		}
 		time.Sleep(time.Until(next))
-		r.deliver(batch, took)
+		r.deliver(batch)
 	}
 }
 
@@ -106,23 +106,27 @@ func (r *runner) plan() (batch []*sequence, took time.Duration, closed bool) {
 	}
 	took = o.pace.step
 	for _, s := range r.sequences {
-		if s.prompt > 0 {
-			took += time.Duration(min(s.prompt, batchTokens)) * o.pace.prefill
-		} else {
-			took += o.pace.decode
-		}
+		took += o.pace.cost(s)
 	}
 	return slices.Clone(r.sequences), took, false
 }
 
-// deliver gives each sequence of the batch what it has brought, and divides the time among them.
-func (r *runner) deliver(batch []*sequence, took time.Duration) {
+// cost is what a sequence adds to a batch.
+func (p *pace) cost(s *sequence) time.Duration {
+	if s.prompt > 0 {
+		return time.Duration(min(s.prompt, batchTokens)) * p.prefill
+	}
+	return p.decode
+}
+
+// deliver gives each sequence of the batch what it has brought. Each has its own cost and an equal part of the rest.
+func (r *runner) deliver(batch []*sequence) {
 	o := r.ollama
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, s := range batch {
 		w := o.markLocked(s.mark)
-		w.gpu += took / time.Duration(len(batch))
+		w.gpu += o.pace.step/time.Duration(len(batch)) + o.pace.cost(s)
 		if s.prompt > 0 {
 			n := min(s.prompt, batchTokens)
 			s.prompt -= n
