@@ -60,7 +60,8 @@ func compressed(coding string) func(context.Context, *attacker) {
 	return func(ctx context.Context, a *attacker) {
 		packed := largeBody(coding)
 		head := http.Header{"Content-Encoding": {coding}}
-		a.loops(ctx, 24, 50*time.Millisecond, func(int) {
+		// More would measure the machine: attackers, victims and the scripted Ollama share it with the gateway.
+		a.loops(ctx, 16, 500*time.Millisecond, func(int) {
 			a.sent.Add(1)
 			status, _, err := a.post(ctx, a.client, "/v1/chat/completions", a.key, bytes.NewReader(packed), head)
 			if err == nil && status == http.StatusOK {
@@ -70,7 +71,8 @@ func compressed(coding string) func(context.Context, *attacker) {
 	}
 }
 
-// largeBody is a chat of 24 MB. Its text shrinks to somewhat more than a hundredth, which is as much as the gateway takes.
+// largeBody is a chat of 24 MB, most of it in a field that no model reads: long prompts are another attack. It shrinks to somewhat more than
+// a hundredth, which is as much as the gateway takes.
 var largeBody = func() func(coding string) []byte {
 	var mu sync.Mutex
 	made := map[string][]byte{}
@@ -85,7 +87,7 @@ var largeBody = func() func(coding string) []byte {
 		for i := range noise {
 			noise[i] = 'a' + byte(r.IntN(26))
 		}
-		body := fmt.Sprintf(`{"model":%q,"max_tokens":1,"messages":[{"role":"user","content":"%s%s%s"}]}`,
+		body := fmt.Sprintf(`{"model":%q,"max_tokens":1,"messages":[{"role":"user","content":"the %s asks"}],"x":"%s%s"}`,
 			victimModel, attackerMark, noise, strings.Repeat("a", 24<<20))
 		var b bytes.Buffer
 		switch coding {
