@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -24,7 +25,7 @@ func TestCreateKey(t *testing.T) {
 	}
 	k := d.key(preview)
 	if !bytes.Equal(k.MAC, d.secret.MAC(text)) || k.Name != "Anna's laptop" || k.Role != api.RoleUser || *k.RateLimit != 100 ||
-		k.MaxConcurrent != nil || k.Models != nil || k.AllowCloud || k.ExpiresAt != nil || k.AllowedIPs != nil || share(k.Key) != "1" || time.Since(k.CreatedAt) > time.Minute {
+		k.MaxConcurrent != nil || k.Models != nil || k.AllowCloud || k.ExpiresAt != nil || k.AllowedIPs != nil || k.Weight != 1 || k.Class != api.ClassInteractive || time.Since(k.CreatedAt) > time.Minute {
 		t.Errorf("key is %+v", k)
 	}
 	log, _, err := d.store.Audit(t.Context(), store.AuditQuery{Limit: 1})
@@ -38,7 +39,7 @@ func TestCreateKeyWithEverything(t *testing.T) {
 	_, preview := d.make("--name", "x", "--role", "admin", "--rate-limit", "7", "--max-concurrent", "2", "--models", "tiny, qwen3:*", "--allow-cloud",
 		"--expires", "30d", "--allowed-ips", "10.0.0.7,192.168.0.0/16", "--note", "for tests", "--weight", "2.5", "--class", "batch")
 	k := d.key(preview)
-	if k.Role != api.RoleAdmin || *k.RateLimit != 7 || *k.MaxConcurrent != 2 || !reflect.DeepEqual(k.Models, []string{"tiny", "qwen3:*"}) || !k.AllowCloud || k.Note != "for tests" || share(k.Key) != "2.5 batch" || networks(k.Key) != "10.0.0.7/32,192.168.0.0/16" {
+	if k.Role != api.RoleAdmin || *k.RateLimit != 7 || *k.MaxConcurrent != 2 || !reflect.DeepEqual(k.Models, []string{"tiny", "qwen3:*"}) || !k.AllowCloud || k.Note != "for tests" || k.Weight != 2.5 || k.Class != api.ClassBatch || fmt.Sprint(k.AllowedIPs) != "[10.0.0.7/32 192.168.0.0/16]" {
 		t.Errorf("key is %+v", k)
 	}
 	if left := time.Until(*k.ExpiresAt); left < 30*24*time.Hour-time.Minute || left > 30*24*time.Hour {

@@ -132,12 +132,12 @@ func (e *explained) charge(slot time.Duration) {
 
 // explainRow is what the books say.
 func explainRow(r *api.Record, k api.Key) explained {
+	if k.Weight == 0 { // of a key whose setting is gone
+		k = api.NewKey("", "", nil)
+	}
 	e := explained{
 		RequestID: r.ID, State: "ended", Key: r.Key, Weight: k.Weight, Class: k.Class, Model: r.Model, Endpoint: r.Endpoint, At: r.At.UTC(),
 		Tries: []explTry{{Backend: r.Backend}}, GPUMS: measured(r.GPU), WaitedMS: measured(r.Queued), LoadMS: measured(r.Loading), Outcome: r.Outcome, ErrorCode: r.ErrorCode, Recorded: true,
-	}
-	if e.Weight == 0 { // of a key whose setting is gone
-		e.Weight, e.Class = api.DefaultWeight, api.ClassInteractive
 	}
 	e.charge(r.Slot)
 	return e

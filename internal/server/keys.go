@@ -13,52 +13,65 @@ import (
 	"ollama-api-service/internal/auth"
 )
 
-func typeOf(v any) reflect.Type { return reflect.TypeOf(v) }
-
 // keyFields are all names that a body of the key operations may hold.
-var keyFields = []string{
-	"name", "role", "rate_limit", "max_concurrent", "tokens_per_hour", "tokens_per_day", "gpu_seconds_per_day",
-	"max_tokens_per_request", "strict", "weight", "class", "models", "allow_cloud", "expires_at", "allowed_ips", "policy", "note", "grace_seconds",
+var keyFields = func() []string {
+	names := []string{"grace_seconds"}
+	for i := range api.KeyFields {
+		if f := &api.KeyFields[i]; f.Settable() {
+			names = append(names, f.Name)
+		}
+	}
+	return names
+}()
+
+// newKey is the body that creates a key, and keyPatch the one that changes it.
+type (
+	newKey   struct{ api.KeyPatch }
+	keyPatch struct{ api.KeyPatch }
+)
+
+// Schema is that of the fields of a new key, which has the name of the type.
+func (newKey) Schema(r huma.Registry) *huma.Schema {
+	return named(r, "NewKey", huma.SchemaFromType(r, keyBody(true)))
 }
 
-type newKey struct {
-	Name          string               `json:"name" minLength:"1" maxLength:"100" example:"Production API Key"`
-	Role          api.Role             `json:"role" enum:"admin,user" example:"user"`
-	RateLimit     optional[int64]      `json:"rate_limit,omitempty" doc:"Requests in any 60 minutes; 0 blocks the key, null is no limit; default by role" example:"500"`
-	MaxConcurrent optional[int64]      `json:"max_concurrent,omitempty" doc:"Requests at one time; null is no bound"`
-	TokensPerHour optional[int64]      `json:"tokens_per_hour,omitempty" doc:"Tokens in and out in any 60 minutes; 0 blocks the key's inference, null is no limit" example:"200000"`
-	TokensPerDay  optional[int64]      `json:"tokens_per_day,omitempty" doc:"Tokens in and out in any 24 hours; 0 blocks the key's inference, null is no limit"`
-	GPUPerDay     optional[int64]      `json:"gpu_seconds_per_day,omitempty" doc:"Seconds of the backends' time in any 24 hours; 0 blocks the key's inference, null is no limit"`
-	MaxOutput     optional[int64]      `json:"max_tokens_per_request,omitempty" doc:"The longest answer that one request may ask for, in tokens; null is no bound of the key's own"`
-	Strict        bool                 `json:"strict,omitempty" doc:"The key's limits matter more than its being served"`
-	Weight        optional[float64]    `json:"weight,omitempty" doc:"Its share of busy servers beside other keys: above 0, at most 1000; null is 1" example:"1"`
-	Class         optional[api.Class]  `json:"class,omitempty" doc:"interactive, or batch, which takes what interactive keys leave; null is interactive" example:"interactive"`
-	Models        optional[[]string]   `json:"models,omitempty" doc:"Patterns like llama3.2, llama3.2:* or *; null is every local model, an empty list none"`
-	AllowCloud    bool                 `json:"allow_cloud,omitempty" doc:"Allow models that Ollama runs off-site"`
-	ExpiresAt     optional[time.Time]  `json:"expires_at,omitempty"`
-	AllowedIPs    []api.Network        `json:"allowed_ips,omitempty" doc:"Addresses and networks the key may be used from"`
-	Policy        optional[api.Policy] `json:"policy,omitempty" doc:"Other answers than the service's to what requests of this key may set: pass, drop, refuse, default:N, max:N or set:N by field"`
-	Note          string               `json:"note,omitempty" maxLength:"1000"`
+// Schema is that of a new key, without texts and with nothing required.
+func (keyPatch) Schema(r huma.Registry) *huma.Schema {
+	s := huma.SchemaFromType(r, keyBody(false))
+	for _, field := range s.Properties {
+		field.Description, field.Examples = "", nil
+	}
+	return named(r, "KeyPatch", s)
 }
 
-type keyPatch struct {
-	Name          *string                 `json:"name,omitempty" minLength:"1" maxLength:"100"`
-	Role          *api.Role               `json:"role,omitempty" enum:"admin,user"`
-	RateLimit     optional[int64]         `json:"rate_limit,omitempty"`
-	MaxConcurrent optional[int64]         `json:"max_concurrent,omitempty"`
-	TokensPerHour optional[int64]         `json:"tokens_per_hour,omitempty"`
-	TokensPerDay  optional[int64]         `json:"tokens_per_day,omitempty"`
-	GPUPerDay     optional[int64]         `json:"gpu_seconds_per_day,omitempty"`
-	MaxOutput     optional[int64]         `json:"max_tokens_per_request,omitempty"`
-	Strict        *bool                   `json:"strict,omitempty"`
-	Weight        optional[float64]       `json:"weight,omitempty"`
-	Class         optional[api.Class]     `json:"class,omitempty"`
-	Models        optional[[]string]      `json:"models,omitempty"`
-	AllowCloud    *bool                   `json:"allow_cloud,omitempty"`
-	ExpiresAt     optional[time.Time]     `json:"expires_at,omitempty"`
-	AllowedIPs    optional[[]api.Network] `json:"allowed_ips,omitempty"`
-	Policy        optional[api.Policy]    `json:"policy,omitempty"`
-	Note          *string                 `json:"note,omitempty" maxLength:"1000"`
+// named gives a schema a name of its own in the document, as huma does for a struct.
+func named(r huma.Registry, name string, s *huma.Schema) *huma.Schema {
+	r.Map()[name] = s
+	return &huma.Schema{Ref: "#/components/schemas/" + name}
+}
+
+// keyBody is a struct of the fields that can be set, which huma reads as any other. Bodies are decoded by api.KeyPatch.
+func keyBody(required bool) reflect.Type {
+	var fields []reflect.StructField
+	for i := range api.KeyFields {
+		f := &api.KeyFields[i]
+		if !f.Settable() {
+			continue
+		}
+		t := reflect.TypeOf(f.At(new(api.Key))).Elem()
+		if t.Kind() == reflect.Pointer {
+			t = t.Elem()
+		}
+		tag := fmt.Sprintf(`json:"%s" required:"%t" nullable:"%t" %s`, f.Name, required && f.Required, f.Nullable(), f.Body)
+		if _, text := f.At(new(api.Key)).(*string); text {
+			tag += fmt.Sprintf(` maxLength:"%d"`, f.Most)
+			if f.Least > 0 {
+				tag += fmt.Sprintf(` minLength:"%d"`, f.Least)
+			}
+		}
+		fields = append(fields, reflect.StructField{Name: fmt.Sprint("Field", i), Type: t, Tag: reflect.StructTag(tag)})
+	}
+	return reflect.StructOf(fields)
 }
 
 // secretKey is a key with its secret: the one answer that ever shows it.
@@ -132,36 +145,17 @@ func (s *Server) change(ctx context.Context) api.Change {
 
 func (s *Server) createKey(ctx context.Context, in *createIn) (*secretOut, error) {
 	by := s.change(ctx)
-	n := in.Body
-	k := api.Key{
-		Name: n.Name, Role: n.Role, MaxConcurrent: n.MaxConcurrent.Value, AllowCloud: n.AllowCloud, ExpiresAt: n.ExpiresAt.Value,
-		AllowedIPs: n.AllowedIPs, Note: n.Note, CreatedAt: by.At, TokensPerHour: n.TokensPerHour.Value, TokensPerDay: n.TokensPerDay.Value,
-		GPUPerDay: n.GPUPerDay.Value, MaxOutput: n.MaxOutput.Value, Strict: n.Strict, Weight: api.DefaultWeight, Class: api.ClassInteractive,
-	}
-	api.KeyPatch{Weight: n.Weight.Optional, Class: n.Class.Optional}.Apply(&k)
-	if n.RateLimit.Set {
-		k.RateLimit = n.RateLimit.Value
-	} else {
-		byRole := exchangeOf(ctx).live.DefaultLimits[n.Role]
+	k := api.NewKey("", "", nil)
+	in.Body.Apply(&k)
+	if !in.Body.Has("rate_limit") {
+		byRole := exchangeOf(ctx).live.DefaultLimits[k.Role]
 		k.RateLimit = &byRole
-	}
-	if n.Models.Value != nil {
-		k.Models = *n.Models.Value
-	}
-	if n.Policy.Value != nil {
-		k.Policy = *n.Policy.Value
-	}
-	if err := k.Validate(); err != nil {
-		return nil, err
-	}
-	if err := api.CheckExpiry(k.ExpiresAt, by.At); err != nil {
-		return nil, err
 	}
 	secret, preview, err := auth.Mint(s.Random)
 	if err != nil {
 		return nil, err
 	}
-	k.Preview = preview
+	k.Preview, k.CreatedAt = preview, by.At
 	if err := s.Store.CreateKey(ctx, k, s.Secret.MAC(secret), by); err != nil {
 		return nil, err
 	}
@@ -205,14 +199,7 @@ func (s *Server) showKey(ctx context.Context, in *KeyPath) (*keyOut, error) {
 func (s *Server) changeKey(ctx context.Context, in *changeIn) (*keyOut, error) {
 	by := s.change(ctx)
 	by.Force = in.Force
-	b := in.Body
-	patch := api.KeyPatch{
-		Name: b.Name, Role: b.Role, RateLimit: b.RateLimit.Optional, MaxConcurrent: b.MaxConcurrent.Optional,
-		TokensPerHour: b.TokensPerHour.Optional, TokensPerDay: b.TokensPerDay.Optional, GPUPerDay: b.GPUPerDay.Optional, MaxOutput: b.MaxOutput.Optional, Strict: b.Strict,
-		Weight: b.Weight.Optional, Class: b.Class.Optional,
-		Models: b.Models.Optional, AllowCloud: b.AllowCloud, ExpiresAt: b.ExpiresAt.Optional, AllowedIPs: b.AllowedIPs.Optional, Policy: b.Policy.Optional, Note: b.Note,
-	}
-	k, err := s.Store.ChangeKey(ctx, in.Preview, patch, by)
+	k, err := s.Store.ChangeKey(ctx, in.Preview, in.Body.KeyPatch, by)
 	if err != nil {
 		return nil, err
 	}

@@ -60,12 +60,6 @@ func (ts *trails) begin(x *exchange, model string) *trail {
 		id: x.id, key: x.key.Preview, model: model, endpoint: x.route.template, weight: x.key.Weight, class: x.key.Class,
 		asked: now, waiting: now,
 	}
-	if t.weight == 0 {
-		t.weight = api.DefaultWeight
-	}
-	if t.class == "" {
-		t.class = api.ClassInteractive
-	}
 	t.tries = t.first[:0]
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
