@@ -10,8 +10,7 @@ import (
 
 // addKeyFlags adds a flag for each field of a key. All except the booleans are texts, because they also take a word: none, all, never or any.
 func addKeyFlags(set *pflag.FlagSet) {
-	for i := range api.KeyFields {
-		f := &api.KeyFields[i]
+	for _, f := range api.KeyFields {
 		if !f.Settable() {
 			continue
 		}
@@ -25,8 +24,7 @@ func addKeyFlags(set *pflag.FlagSet) {
 
 // keyPatch returns the flags given as a change. Its errors are usage errors that name the flag.
 func keyPatch(set *pflag.FlagSet, now time.Time) (p api.KeyPatch, err error) {
-	for i := range api.KeyFields {
-		f := &api.KeyFields[i]
+	for _, f := range api.KeyFields {
 		if f.Settable() && set.Changed(f.Flag()) {
 			if err := p.Read(f, set.Lookup(f.Flag()).Value.String(), now); err != nil {
 				return p, usagef("%v", err)

@@ -67,8 +67,8 @@ func (r *keyring) print(k api.Key) error {
 		return printJSON(r.stdout, k)
 	}
 	w := tabwriter.NewWriter(r.stdout, 0, 0, 2, ' ', 0)
-	for i := range api.KeyFields {
-		if f := &api.KeyFields[i]; f.Label != "" {
+	for _, f := range api.KeyFields {
+		if f.Label != "" {
 			fmt.Fprintf(w, "%s\t%s\n", f.Label, f.Show(&k, r.by.At))
 		}
 	}
@@ -81,12 +81,11 @@ func printKeys(w io.Writer, keys []api.Key, now time.Time) error {
 		return err
 	}
 	rows, right := make([][]string, len(keys)+1), map[int]bool{}
-	for i := range api.KeyFields {
-		f := &api.KeyFields[i]
+	for _, f := range api.KeyFields {
 		if f.Column == "" {
 			continue
 		}
-		right[len(rows[0])] = f.Right
+		right[len(rows[0])] = f.Number()
 		rows[0] = append(rows[0], f.Column)
 		for n := range keys {
 			cell := f.Cell(&keys[n], now)

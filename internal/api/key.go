@@ -46,15 +46,15 @@ type Key struct {
 	Preview       string     `json:"key_preview" doc:"Public name of the key: oas_ and ten characters" example:"oas_8rT2kLmN0q"`
 	Name          string     `json:"name" example:"Production API Key"`
 	Role          Role       `json:"role" enum:"admin,user"`
-	RateLimit     *int64     `json:"rate_limit" doc:"Requests in any 60 minutes; 0 blocks the key, null means no limit" example:"100"`
+	RateLimit     *int64     `json:"rate_limit" doc:"Requests in any 60 minutes; 0 blocks the key, null means no limit; a new key without it gets the default of its role" example:"100"`
 	MaxConcurrent *int64     `json:"max_concurrent" doc:"Concurrent requests; null means no limit"`
 	TokensPerHour *int64     `json:"tokens_per_hour" doc:"Input and output tokens in any 60 minutes; 0 blocks inference, null means no limit" example:"200000"`
 	TokensPerDay  *int64     `json:"tokens_per_day" doc:"Input and output tokens in any 24 hours; 0 blocks inference, null means no limit"`
 	GPUPerDay     *int64     `json:"gpu_seconds_per_day" doc:"Seconds of backend time (gpu_ms) in any 24 hours; 0 blocks inference, null means no limit"`
 	MaxOutput     *int64     `json:"max_tokens_per_request" doc:"The most tokens that one request may ask for; null means no limit for this key"`
 	Strict        bool       `json:"strict" doc:"Refuse a request rather than risk that it exceeds the limits"`
-	Weight        float64    `json:"weight" doc:"Share of busy servers, relative to other keys: weight 2 gets twice the time of weight 1" example:"1"`
-	Class         Class      `json:"class" enum:"interactive,batch" doc:"batch requests run when no interactive request waits, but never wait much longer than others"`
+	Weight        float64    `json:"weight" doc:"Share of busy servers, relative to other keys: above 0, at most 1000; weight 2 gets twice the time of weight 1; null sets 1" example:"1"`
+	Class         Class      `json:"class" enum:"interactive,batch" doc:"batch requests run when no interactive request waits, but never wait much longer than others; null sets interactive"`
 	Models        []string   `json:"models" doc:"Patterns of models that this key may use; null means every local model, an empty list none"`
 	AllowCloud    bool       `json:"allow_cloud" doc:"Whether the key may use models that Ollama runs off-site (:cloud)"`
 	ExpiresAt     *time.Time `json:"expires_at"`
@@ -74,83 +74,59 @@ func NewKey(name string, role Role, limit *int64) Key {
 	return Key{Name: name, Role: role, RateLimit: limit, Weight: 1, Class: ClassInteractive}
 }
 
-// KeyFields are the fields of a key, in the order in which `keys show` prints them. Its type, its JSON name and its documentation in answers
-// are in Key; everything else that the HTTP API, the command line and the store know of a field is in its line here. A new field needs a line
-// in Key, a line here and a column in the store.
-var KeyFields = indexed([]KeyField{
+// KeyFields are the fields of a key, in the order in which `keys show` prints them. The type of a field, its JSON name and its texts for the
+// HTTP API are in Key; everything else that the HTTP API, the command line and the store know of it is in its line here.
+var KeyFields = indexed([]*KeyField{
 	{Name: "key_preview", Label: "key", Column: "KEY"},
+	{Name: "name", Label: "name", Column: "NAME", Required: true, Least: 1, Most: MaxNameLength, Help: "owner or purpose of the key"},
 	{
-		Name: "name", Label: "name", Column: "NAME", Help: "owner or purpose of the key",
-		Required: true, Least: 1, Most: MaxNameLength, Body: `example:"Production API Key"`,
-	},
-	{
-		Name: "role", Label: "role", Column: "ROLE", Help: "user or admin; the default is user",
-		Required: true, Choices: []string{string(RoleAdmin), string(RoleUser)}, Body: `enum:"admin,user" example:"user"`,
+		Name: "role", Label: "role", Column: "ROLE", Required: true, Choices: []string{string(RoleAdmin), string(RoleUser)},
+		Help: "user or admin; the default is user",
 	},
 	{Name: "revoked_at", Label: "status", show: (*Key).Status},
 	{
-		Name: "rate_limit", Label: "rate limit", Column: "PER HOUR", Right: true, Most: MaxRateLimit, Unit: "requests in any 60 minutes",
-		Help: "requests in any 60 minutes: a number (0 blocks the key) or none", show: func(k *Key, _ time.Time) string { return k.PerHour() },
-		Body: `doc:"Requests in any 60 minutes; 0 blocks the key, null is no limit; default by role" example:"500"`,
+		Name: "rate_limit", Label: "rate limit", Column: "PER HOUR", Most: MaxRateLimit, Unit: "requests in any 60 minutes",
+		Help: "requests in any 60 minutes: a number (0 blocks the key) or none", show: (*Key).perHour,
 	},
 	{
-		Name: "max_concurrent", Label: "concurrent", Column: "AT ONCE", Right: true, Least: 1, Most: MaxConcurrency, Unit: "concurrent requests",
-		Help: "concurrent requests: a number or none", show: func(k *Key, _ time.Time) string { return amount(k.MaxConcurrent, "") },
-		Body: `doc:"Requests at one time; null is no bound"`,
+		Name: "max_concurrent", Label: "concurrent", Column: "AT ONCE", Least: 1, Most: MaxConcurrency, Unit: "concurrent requests",
+		Help: "concurrent requests: a number or none", show: (*Key).concurrent,
 	},
 	{
-		Name: "tokens_per_hour", Label: "tokens", Column: "BUDGET", Most: MaxTokens, Unit: "tokens in any 60 minutes", show: (*Key).tokens, cell: (*Key).budget,
-		Help: "input and output tokens in any 60 minutes: a number (0 blocks inference) or none",
-		Body: `doc:"Tokens in and out in any 60 minutes; 0 blocks the key's inference, null is no limit" example:"200000"`,
+		Name: "tokens_per_hour", Label: "tokens", Column: "BUDGET", Most: MaxTokens, Unit: "tokens in any 60 minutes",
+		Help: "input and output tokens in any 60 minutes: a number (0 blocks inference) or none", show: (*Key).tokens, cell: (*Key).budget,
 	},
 	{
 		Name: "tokens_per_day", Most: MaxTokens, Unit: "tokens in any 24 hours",
 		Help: "input and output tokens in any 24 hours: a number (0 blocks inference) or none",
-		Body: `doc:"Tokens in and out in any 24 hours; 0 blocks the key's inference, null is no limit"`,
 	},
 	{
 		Name: "gpu_seconds_per_day", Label: "GPU time", Most: MaxGPUSeconds, Unit: "seconds in any 24 hours",
 		Help: "seconds of backend time in any 24 hours: a number (0 blocks inference) or none",
-		Body: `doc:"Seconds of the backends' time in any 24 hours; 0 blocks the key's inference, null is no limit"`,
 	},
 	{
 		Name: "max_tokens_per_request", Label: "max tokens per request", Least: 1, Most: MaxOutput, Unit: "tokens",
 		Help: "the most tokens that one request may ask for: a number or none",
-		Body: `doc:"The longest answer that one request may ask for, in tokens; null is no bound of the key's own"`,
 	},
-	{
-		Name: "strict", Label: "strict", Help: "refuse a request rather than risk that it exceeds the limits",
-		Body: `doc:"The key's limits matter more than its being served"`,
-	},
+	{Name: "strict", Label: "strict", Help: "refuse a request rather than risk that it exceeds the limits"},
 	{
 		Name: "weight", Label: "share", Column: "SHARE", Most: MaxKeyWeight, show: (*Key).share,
 		Help: "share of busy servers, relative to other keys: a number above 0, at most 1000; the default is 1",
-		Body: `doc:"Its share of busy servers beside other keys: above 0, at most 1000; null is 1" example:"1"`,
 	},
 	{
 		Name: "class", Choices: []string{string(ClassInteractive), string(ClassBatch)},
 		Help: "interactive or batch, which is served when no interactive key waits; the default is interactive",
-		Body: `doc:"interactive, or batch, which takes what interactive keys leave; null is interactive" example:"interactive"`,
 	},
 	{
 		Name: "models", Label: "models", Column: "MODELS", Width: 40, Most: MaxPatterns,
 		Help: "models that the key may use: patterns like llama3.2,qwen3:*, or all, or none",
-		Body: `doc:"Patterns like llama3.2, llama3.2:* or *; null is every local model, an empty list none"`,
 	},
-	{
-		Name: "allow_cloud", Label: "cloud models", Help: "allow models that Ollama runs off-site",
-		Body: `doc:"Allow models that Ollama runs off-site"`,
-	},
+	{Name: "allow_cloud", Label: "cloud models", Help: "allow models that Ollama runs off-site"},
 	{
 		Name: "allowed_ips", Label: "used from", Most: MaxNetworks,
 		Help: "addresses from which the key may be used: 10.0.0.7,192.168.0.0/16 or any",
-		Body: `doc:"Addresses and networks the key may be used from"`,
 	},
-	{
-		Name: "policy", Label: "policy",
-		Help: "which options its requests may set: num_ctx=max:8192,raw=refuse (docs/policy.md) or none",
-		Body: `doc:"Other answers than the service's to what requests of this key may set: pass, drop, refuse, default:N, max:N or set:N by field"`,
-	},
+	{Name: "policy", Label: "policy", Help: "which options its requests may set: num_ctx=max:8192,raw=refuse (docs/policy.md) or none"},
 	{Name: "expires_at", Label: "expires", Column: "EXPIRES", Help: "when the key expires: 30d, 12h, 2027-01-31T00:00:00Z or never"},
 	{Name: "created_at", Label: "created"},
 	{Name: "note", Label: "note", Most: MaxNoteLength, Help: "a note for admins"},

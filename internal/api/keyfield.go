@@ -17,14 +17,11 @@ type KeyField struct {
 	Name string
 	// Help describes the field's flag on the command line. A field without it cannot be set.
 	Help string
-	// Body has huma's tags for the field in the body that creates a key.
-	Body reflect.StructTag
-	// Required reports that this body must have the field.
+	// Required reports that the body that creates a key must have the field.
 	Required bool
 	// Label names the field in `keys show`, and Column in `keys list`. A field without them is not shown, or in the line of another one.
 	Label, Column string
-	// Right aligns the column to the right. Width is its greatest width in characters, if it is not 0.
-	Right bool
+	// Width is the greatest width of the column in characters, if it is not 0.
 	Width int
 
 	// Least and Most bound a number, the length of a text or the length of a list.
@@ -35,34 +32,37 @@ type KeyField struct {
 	Choices []string
 
 	show, cell func(*Key, time.Time) string // for fields that are shown differently than their type
-	index      int                          // of the field in Key
+	in         reflect.StructField          // Key's field
 }
 
 // indexed finds the fields of Key by their JSON names.
-func indexed(fields []KeyField) []KeyField {
-	key := reflect.TypeFor[Key]()
-	for i := range fields {
-		fields[i].index = slices.IndexFunc(reflect.VisibleFields(key), func(f reflect.StructField) bool {
-			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
-			return name == fields[i].Name
-		})
+func indexed(fields []*KeyField) []*KeyField {
+	for _, f := range fields {
+		for _, in := range reflect.VisibleFields(reflect.TypeFor[Key]()) {
+			if name, _, _ := strings.Cut(in.Tag.Get("json"), ","); name == f.Name {
+				f.in = in
+			}
+		}
 	}
 	return fields
 }
 
 // At returns a pointer to the field's value in k.
-func (f *KeyField) At(k *Key) any { return reflect.ValueOf(k).Elem().Field(f.index).Addr().Interface() }
+func (f *KeyField) At(k *Key) any { return f.value(k).Addr().Interface() }
+
+func (f *KeyField) value(k *Key) reflect.Value {
+	return reflect.ValueOf(k).Elem().FieldByIndex(f.in.Index)
+}
+
+// Tag returns the tags of Key's field: its documentation, an example and its values.
+func (f *KeyField) Tag() reflect.StructTag { return f.in.Tag }
 
 // Settable reports whether the field can be given when a key is created or changed.
 func (f *KeyField) Settable() bool { return f.Help != "" }
 
 // Nullable reports whether null is a value of the field: no limit, or the default.
 func (f *KeyField) Nullable() bool {
-	switch f.At(new(Key)).(type) {
-	case *string, *Role, *bool:
-		return false
-	}
-	return true
+	return !f.Required && f.in.Type != reflect.TypeFor[string]() && f.in.Type != reflect.TypeFor[bool]()
 }
 
 // Flag is the name of the field's flag on the command line.
@@ -72,11 +72,9 @@ func (f *KeyField) Flag() string {
 
 // Validate returns a CodeBadRequest error that names the first invalid field.
 func (k *Key) Validate() error {
-	for i := range KeyFields {
-		if f := &KeyFields[i]; f.Settable() {
-			if err := f.check(k); err != nil {
-				return err
-			}
+	for _, f := range KeyFields {
+		if err := f.check(k); err != nil && f.Settable() {
+			return err
 		}
 	}
 	return nil
@@ -86,10 +84,10 @@ func (f *KeyField) check(k *Key) error {
 	switch at := f.At(k).(type) {
 	case *string:
 		return f.checkText(*at)
-	case *Role:
-		return f.checkChoice(string(*at))
-	case *Class:
-		return f.checkChoice(string(*at))
+	case *Role, *Class:
+		if !slices.Contains(f.Choices, f.value(k).String()) {
+			return Errorf(CodeBadRequest, "%s must be %s", f.Name, strings.Join(f.Choices, " or "))
+		}
 	case **int64:
 		if n := *at; n != nil && (*n < f.Least || *n > f.Most) {
 			return Errorf(CodeBadRequest, "%s must be from %d to %d, or null for no limit", f.Name, f.Least, f.Most)
@@ -113,13 +111,6 @@ func (f *KeyField) check(k *Key) error {
 		}
 	case *Policy:
 		return at.Validate()
-	}
-	return nil
-}
-
-func (f *KeyField) checkChoice(s string) error {
-	if !slices.Contains(f.Choices, s) {
-		return Errorf(CodeBadRequest, "%s must be %s", f.Name, strings.Join(f.Choices, " or "))
 	}
 	return nil
 }
@@ -152,9 +143,9 @@ func (p *KeyPatch) Empty() bool { return len(p.given) == 0 }
 
 // Apply changes k. The caller validates the result.
 func (p *KeyPatch) Apply(k *Key) {
-	for i := range KeyFields {
-		if f := &KeyFields[i]; p.given[f.Name] {
-			reflect.ValueOf(f.At(k)).Elem().Set(reflect.ValueOf(f.At(&p.to)).Elem())
+	for _, f := range KeyFields {
+		if p.given[f.Name] {
+			f.value(k).Set(f.value(&p.to))
 		}
 	}
 }
@@ -165,9 +156,8 @@ func (p *KeyPatch) UnmarshalJSON(text []byte) error {
 	if err := json.Unmarshal(text, &body); err != nil {
 		return err
 	}
-	*p = KeyPatch{to: NewKey("", "", nil)}
-	for i := range KeyFields {
-		f := &KeyFields[i]
+	*p = KeyPatch{to: NewKey("", "", nil), given: map[string]bool{}}
+	for _, f := range KeyFields {
 		value, ok := body[f.Name]
 		null := string(value) == "null"
 		switch {
@@ -180,20 +170,16 @@ func (p *KeyPatch) UnmarshalJSON(text []byte) error {
 				return err
 			}
 		}
-		p.give(f)
+		p.given[f.Name] = true
 	}
 	return nil
 }
 
 // Read reads a field from the text of its flag. Its error names the flag.
 func (p *KeyPatch) Read(f *KeyField, text string, now time.Time) error {
-	p.give(f)
-	return f.read(&p.to, text, now)
-}
-
-func (p *KeyPatch) give(f *KeyField) {
 	if p.given == nil {
 		p.given = map[string]bool{}
 	}
 	p.given[f.Name] = true
+	return f.read(&p.to, text, now)
 }

@@ -3,6 +3,7 @@ package api
 import (
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,12 +13,8 @@ import (
 // read sets the field of k to the text of its flag. Validate checks the value where this does not.
 func (f *KeyField) read(k *Key, text string, now time.Time) (err error) {
 	switch at := f.At(k).(type) {
-	case *string:
-		*at = text
-	case *Role:
-		*at = Role(text)
-	case *Class:
-		*at = Class(text)
+	case *string, *Role, *Class:
+		f.value(k).SetString(text)
 	case *bool:
 		*at, err = strconv.ParseBool(text)
 	case **int64:
@@ -136,11 +133,14 @@ func (f *KeyField) Cell(k *Key, now time.Time) string {
 	if f.cell != nil {
 		return f.cell(k, now)
 	}
-	if at, ok := f.At(k).(**int64); ok {
-		return amount(*at, "")
+	if f.Number() {
+		return amount(*f.At(k).(**int64), "")
 	}
 	return f.Show(k, now)
 }
+
+// Number reports whether Cell returns a number.
+func (f *KeyField) Number() bool { return f.in.Type == reflect.TypeFor[*int64]() && f.cell == nil }
 
 // Show returns the value of the field as `keys show` shows it.
 func (f *KeyField) Show(k *Key, now time.Time) string {
@@ -148,10 +148,8 @@ func (f *KeyField) Show(k *Key, now time.Time) string {
 		return f.show(k, now)
 	}
 	switch at := f.At(k).(type) {
-	case *string:
-		return *at
-	case *Role:
-		return string(*at)
+	case *string, *Role, *Class:
+		return f.value(k).String()
 	case *bool:
 		if *at {
 			return "yes"
@@ -175,7 +173,10 @@ func (f *KeyField) Show(k *Key, now time.Time) string {
 		}
 		return ShowTime(**at)
 	case *[]Network:
-		return showNetworks(*at)
+		if len(*at) == 0 {
+			return "any"
+		}
+		return strings.Join(strings.Fields(strings.Trim(fmt.Sprint(*at), "[]")), ",")
 	case *Policy:
 		return showPolicy(*at)
 	}
@@ -184,17 +185,6 @@ func (f *KeyField) Show(k *Key, now time.Time) string {
 
 // ShowTime returns a time as the command line shows it, to the minute.
 func ShowTime(t time.Time) string { return t.UTC().Format("2006-01-02 15:04Z") }
-
-func showNetworks(list []Network) string {
-	if len(list) == 0 {
-		return "any"
-	}
-	texts := make([]string, len(list))
-	for i, n := range list {
-		texts[i] = n.String()
-	}
-	return strings.Join(texts, ",")
-}
 
 func showPolicy(p Policy) string {
 	if p == nil {
@@ -215,12 +205,16 @@ func amount(n *int64, unit string) string {
 }
 
 // PerHour returns the rate limit in words.
-func (k *Key) PerHour() string {
+func (k *Key) PerHour() string { return k.perHour(time.Time{}) }
+
+func (k *Key) perHour(time.Time) string {
 	if k.RateLimit == nil {
 		return "no rate limit"
 	}
 	return amount(k.RateLimit, " requests in any 60 minutes")
 }
+
+func (k *Key) concurrent(time.Time) string { return amount(k.MaxConcurrent, "") }
 
 // Status returns whether the key works, in words.
 func (k *Key) Status(now time.Time) string {

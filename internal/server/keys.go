@@ -16,8 +16,8 @@ import (
 // keyFields are all names that a body of the key operations may hold.
 var keyFields = func() []string {
 	names := []string{"grace_seconds"}
-	for i := range api.KeyFields {
-		if f := &api.KeyFields[i]; f.Settable() {
+	for _, f := range api.KeyFields {
+		if f.Settable() {
 			names = append(names, f.Name)
 		}
 	}
@@ -30,31 +30,16 @@ type (
 	keyPatch struct{ api.KeyPatch }
 )
 
-// Schema is that of the fields of a new key, which has the name of the type.
-func (newKey) Schema(r huma.Registry) *huma.Schema {
-	return named(r, "NewKey", huma.SchemaFromType(r, keyBody(true)))
-}
+// Schema describes the fields of a new key.
+func (newKey) Schema(r huma.Registry) *huma.Schema { return keySchema(r, "NewKey", true) }
 
-// Schema is that of a new key, without texts and with nothing required.
-func (keyPatch) Schema(r huma.Registry) *huma.Schema {
-	s := huma.SchemaFromType(r, keyBody(false))
-	for _, field := range s.Properties {
-		field.Description, field.Examples = "", nil
-	}
-	return named(r, "KeyPatch", s)
-}
+// Schema describes the same fields, none of them required and without their texts.
+func (keyPatch) Schema(r huma.Registry) *huma.Schema { return keySchema(r, "KeyPatch", false) }
 
-// named gives a schema a name of its own in the document, as huma does for a struct.
-func named(r huma.Registry, name string, s *huma.Schema) *huma.Schema {
-	r.Map()[name] = s
-	return &huma.Schema{Ref: "#/components/schemas/" + name}
-}
-
-// keyBody is a struct of the fields that can be set, which huma reads as any other. Bodies are decoded by api.KeyPatch.
-func keyBody(required bool) reflect.Type {
+// keySchema is what huma makes of a struct with the fields that can be set. Bodies are decoded by api.KeyPatch.
+func keySchema(r huma.Registry, name string, create bool) *huma.Schema {
 	var fields []reflect.StructField
-	for i := range api.KeyFields {
-		f := &api.KeyFields[i]
+	for i, f := range api.KeyFields {
 		if !f.Settable() {
 			continue
 		}
@@ -62,16 +47,24 @@ func keyBody(required bool) reflect.Type {
 		if t.Kind() == reflect.Pointer {
 			t = t.Elem()
 		}
-		tag := fmt.Sprintf(`json:"%s" required:"%t" nullable:"%t" %s`, f.Name, required && f.Required, f.Nullable(), f.Body)
-		if _, text := f.At(new(api.Key)).(*string); text {
-			tag += fmt.Sprintf(` maxLength:"%d"`, f.Most)
-			if f.Least > 0 {
-				tag += fmt.Sprintf(` minLength:"%d"`, f.Least)
-			}
+		tag := fmt.Sprintf(`json:"%s" required:"%t" nullable:"%t" `, f.Name, create && f.Required, f.Nullable())
+		if t == reflect.TypeFor[string]() {
+			tag += fmt.Sprintf(`minLength:"%d" maxLength:"%d" `, f.Least, f.Most)
 		}
-		fields = append(fields, reflect.StructField{Name: fmt.Sprint("Field", i), Type: t, Tag: reflect.StructTag(tag)})
+		// Of two tags with the same name, the first one counts.
+		fields = append(fields, reflect.StructField{Name: fmt.Sprint("Field", i), Type: t, Tag: reflect.StructTag(tag) + f.Tag()})
 	}
-	return reflect.StructOf(fields)
+	s := huma.SchemaFromType(r, reflect.StructOf(fields))
+	for _, field := range s.Properties {
+		if field.Nullable {
+			field.Enum = nil // null is no value of an enum
+		}
+		if !create {
+			field.Description, field.Examples = "", nil
+		}
+	}
+	r.Map()[name] = s // under a name of its own, as huma does for a named struct
+	return &huma.Schema{Ref: "#/components/schemas/" + name}
 }
 
 // secretKey is a key with its secret: the one answer that ever shows it.

@@ -25,8 +25,8 @@ type StoredKey struct {
 // keyColumns are the columns of a key: its secrets, then api.KeyFields in their order.
 var keyColumns = func() string {
 	names := []string{"mac", "previous_mac", "previous_until"}
-	for i := range api.KeyFields {
-		names = append(names, columnOf(&api.KeyFields[i]))
+	for _, f := range api.KeyFields {
+		names = append(names, columnOf(f))
 	}
 	return strings.Join(names, ", ")
 }()
@@ -52,8 +52,8 @@ func (s *Store) CreateKey(ctx context.Context, k api.Key, mac []byte, by api.Cha
 	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		b := &builder{}
 		values := []string{b.param(mac), "NULL", "NULL"}
-		for i := range api.KeyFields {
-			values = append(values, b.param(stored(api.KeyFields[i].At(&k))))
+		for _, f := range api.KeyFields {
+			values = append(values, b.param(stored(f.At(&k))))
 		}
 		done, err := tx.ExecContext(ctx, `INSERT INTO keys (`+keyColumns+`) VALUES (`+strings.Join(values, ", ")+`) ON CONFLICT (preview) DO NOTHING`, b.args...)
 		if err != nil {
@@ -126,8 +126,8 @@ func (s *Store) ChangeKey(ctx context.Context, preview string, p api.KeyPatch, b
 		}
 		b := &builder{}
 		var set []string
-		for i := range api.KeyFields {
-			if f := &api.KeyFields[i]; f.Settable() {
+		for _, f := range api.KeyFields {
+			if f.Settable() {
 				set = append(set, columnOf(f)+" = "+b.param(stored(f.At(&k))))
 			}
 		}
@@ -321,8 +321,8 @@ func scanKey(row interface{ Scan(...any) error }) (StoredKey, error) {
 	var k StoredKey
 	var previousUntil sql.NullInt64
 	into := []any{&k.MAC, &k.PreviousMAC, &previousUntil}
-	for i := range api.KeyFields {
-		into = append(into, stored(api.KeyFields[i].At(&k.Key)))
+	for _, f := range api.KeyFields {
+		into = append(into, stored(f.At(&k.Key)))
 	}
 	if err := row.Scan(into...); err != nil {
 		return StoredKey{}, err
@@ -333,49 +333,43 @@ func scanKey(row interface{ Scan(...any) error }) (StoredKey, error) {
 	return k, nil
 }
 
-// stored returns what reads and writes the value of a field, which at points to.
+// stored returns what reads and writes the value that at points to. Texts, numbers and booleans need nothing.
 func stored(at any) any {
-	switch at := at.(type) {
-	case *time.Time:
-		return moment{set: func(t *time.Time) { *at = *t }, at: at}
-	case **time.Time:
-		return moment{set: func(t *time.Time) { *at = t }, at: *at}
-	case *[]string, *[]api.Network, *api.Policy:
-		return document{at}
+	switch at.(type) {
+	case *time.Time, **time.Time, *[]string, *[]api.Network, *api.Policy:
+		return column{at}
 	}
 	return at
 }
 
-// moment is a time in milliseconds; a nil one is NULL.
-type moment struct {
-	set func(*time.Time)
-	at  *time.Time
-}
+// column is a time in milliseconds, or a list or policy as JSON. A nil list is NULL and an empty one is not, because they differ for models.
+type column struct{ at any }
 
-func (m moment) Value() (driver.Value, error) { return nullMillis(m.at), nil }
-
-func (m moment) Scan(v any) error {
-	if ms, ok := v.(int64); ok {
-		t := instant(ms)
-		m.set(&t)
+func (c column) Value() (driver.Value, error) {
+	switch at := c.at.(type) {
+	case *time.Time:
+		return millis(*at), nil
+	case **time.Time:
+		return nullMillis(*at), nil
 	}
-	return nil
-}
-
-// document is a list or a policy as JSON. A nil list is NULL and an empty one is not, because they differ for models.
-type document struct{ at any }
-
-func (d document) Value() (driver.Value, error) {
-	if reflect.ValueOf(d.at).Elem().IsNil() {
+	if reflect.ValueOf(c.at).Elem().IsNil() {
 		return nil, nil
 	}
-	text, err := json.Marshal(d.at)
+	text, err := json.Marshal(c.at)
 	return string(text), err
 }
 
-func (d document) Scan(v any) error {
-	if text, ok := v.(string); ok {
-		return json.Unmarshal([]byte(text), d.at)
+func (c column) Scan(v any) error {
+	switch v := v.(type) {
+	case int64:
+		t := instant(v)
+		if at, ok := c.at.(**time.Time); ok {
+			*at = &t
+			return nil
+		}
+		*c.at.(*time.Time) = t
+	case string:
+		return json.Unmarshal([]byte(v), c.at)
 	}
 	return nil
 }
