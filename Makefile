@@ -1,7 +1,7 @@
-# "make" alone prints what there is.
+# "make" without a target prints the list of targets.
 .DEFAULT_GOAL := help
 
-# Without a tag, what git describe would print if the version in the file VERSION were the first commit.
+# Without a tag, the version looks like the output of git describe with the version in the file VERSION as the first commit.
 VERSION ?= $(shell git describe --tags --dirty 2>/dev/null || echo "v$$(cat VERSION)$$(git log -1 --format=-%h 2>/dev/null | sed "s/-/-$$(git rev-list --count HEAD)-g/")")
 BINARY  := bin/ollama-api-service
 
@@ -20,13 +20,13 @@ help: ## Show this list
 build: ## Build bin/ollama-api-service: one static binary
 	go build $(GOFLAGS_BUILD) -o $(BINARY) ./cmd/ollama-api-service
 
-run: build ## Start the service with the .env found here
+run: build ## Start the service with the .env in this directory
 	exec ./$(BINARY) serve
 
-demo: ## A tour on a real Ollama, then stay up; ONCE=1 ends after the tour
+demo: ## A tour with a real Ollama; then the service keeps running. ONCE=1 ends after the tour
 	@ONCE="$(ONCE)" bash scripts/demo.sh
 
-check: ## Between two edits: format, linters, word list, and the tests that are quick
+check: ## Between two edits: format, linters, word list, and the quick tests
 	@bash scripts/test.sh check
 
 test: ## Everything: lint, race, e2e, fuzz, deploy
@@ -35,7 +35,7 @@ test: ## Everything: lint, race, e2e, fuzz, deploy
 lint: ## Linters, six platforms, dead code, known vulnerabilities, the check of the binary
 	@bash scripts/test.sh lint
 
-race: ## All tests but e2e, with -race
+race: ## All tests except e2e, with -race
 	@bash scripts/test.sh race
 
 e2e: ## The built binary with a real Ollama and real clients
@@ -44,10 +44,10 @@ e2e: ## The built binary with a real Ollama and real clients
 deploy: ## Packages, image, unit and compose file
 	@bash scripts/test.sh deploy
 
-test-long: ## What is statistical: all traces, 200 kills (ROUNDS), 100,000 inputs (INPUTS) for each fuzz target
+test-long: ## Statistical tests: all traces, 200 kills (ROUNDS), 100,000 inputs (INPUTS) for each fuzz target
 	@bash scripts/test.sh long
 
-fmt: ## Format the Go files as lint wants them
+fmt: ## Format the Go files
 	@go tool -modfile=tools/go.mod gofumpt -w $$(git ls-files -co --exclude-standard '*.go')
 
 ROUNDS ?= 200
@@ -58,22 +58,23 @@ INPUTS ?= 1000000
 fuzz: ## INPUTS (1,000,000) new inputs for each fuzz target; an hour and a half on two cores
 	@bash scripts/fuzz.sh $(INPUTS)
 
-assets: ## Write web/assets anew from the npm packages that e2e/pages/package-lock.json names
+assets: ## Build web/assets again from the npm packages in e2e/pages/package-lock.json
 	cd e2e/pages && npm ci --no-audit --no-fund --loglevel=error && node vendor.mjs
 
-clients: ## Have the real clients tried, and write docs/clients.md and web/clients.json
+clients: ## Run the real clients, and write docs/clients.md and web/clients.json
 	go test -count=1 -run 'Fresh$$' ./internal/recipe -update
 	go test -count=1 -run '^TestClients$$' ./e2e -update
 
-bench: ## Measure beside nginx and a bare ReverseProxy; writes bench/RESULTS.md
+bench: ## Compare with nginx and a plain ReverseProxy; writes bench/RESULTS.md
 	go run ./bench
 
-# The packages and the image are for this architecture, or for ARCH=arm64 and the like. One commit makes one file, byte for byte.
+# The packages and the image are for this architecture, or for another one with ARCH=arm64 and so on. One commit makes the same file,
+# byte for byte.
 ARCH  ?= $(shell go env GOARCH)
 AT    ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 STAGE ?= bin/package
 REVISION ?= $(shell git rev-parse HEAD 2>/dev/null)
-# What packages install reads its settings from here, wherever it is started.
+# The packaged program reads its settings from this file, in whatever directory it starts.
 packaged: LDFLAGS += -X main.envFile=/etc/ollama-api-service/ollama-api-service.env
 
 packages: packaged ## Build bin/*.deb and bin/*.rpm
@@ -87,8 +88,8 @@ image: ## Build bin/ollama-api-service-image.tar for docker load or podman load
 	  -revision "$(REVISION)" -out $(abspath $(IMAGE))
 	rm $(IMAGE).binary
 
-# The program for each of these, and the image for the two that are Linux. SIGN is a command that signs the file whose name is
-# appended to it; URL is where the files will be, for install.sh.
+# The platforms of the program; the image is for the two Linux ones. SIGN is a command that signs a file, whose name is appended to
+# it. URL is the address of the files, for install.sh.
 PLATFORMS := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 RELEASE   ?= bin/release
 export SIGN ?=
@@ -118,6 +119,6 @@ packaged:
 	sed -e '1,2c# The settings of ollama-api-service. Change what you need, then: systemctl restart ollama-api-service\n# The values in comments are the defaults. The environment overrides this file, and an empty value counts as unset.' \
 	  -e '/^# further up/s/ Keep the file.*//' -e 's|^#DATA_DIR=.*|DATA_DIR=/var/lib/ollama-api-service|' .env.example >$(STAGE)/ollama-api-service.env
 
-clean: ## Remove what was built, and the data of demos
+clean: ## Remove built files, and the data of demos
 	rm -rf bin demo-data
 	find e2e -name node_modules -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-// Package rooms_test holds the rooms of the project to the directions in which they may know each other.
+// Package rooms_test checks which packages of the project may import which others. A room is a package below internal.
 package rooms_test
 
 import (
@@ -8,8 +8,10 @@ import (
 	"go/parser"
 	"go/token"
 	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -17,8 +19,8 @@ import (
 
 const module = "ollama-api-service"
 
-// mayImport are the rooms that each room may import. cmd may import all; who is not named here may import none, so a new
-// room must find its place in this table.
+// mayImport lists the rooms that each room may import. cmd may import all. A room without a line here may import none, so a new room
+// needs a line.
 var mayImport = map[string][]string{
 	"api":     {},
 	"disk":    {},
@@ -40,12 +42,14 @@ var mayImport = map[string][]string{
 	"otlptest": {},
 	"dialect":  {"api"},
 	"proxy":    {"api", "dial", "dialect"},
-	"server":   {"api", "auth", "limit", "sched", "proxy", "usage", "store", "dialect", "backend", "dial", "disk"},
+	"explain":  {"api", "sched"},
+	"admin":    {"api", "auth", "backend", "dial", "dialect", "explain", "limit", "sched", "store", "usage"},
+	"server":   {"api", "admin", "auth", "backend", "dial", "dialect", "disk", "explain", "limit", "proxy", "sched", "store", "usage"},
 
 	"ollamatest": {"api"},
 }
 
-// sqlRoom is the one room that may import database drivers and what speaks SQL.
+// sqlRoom is the only room that may import database drivers and other packages for SQL.
 const sqlRoom = "store"
 
 var sqlPackages = []string{"database/sql", "modernc.org/sqlite", "github.com/pressly/goose", "github.com/jackc/pgx"}
@@ -58,10 +62,10 @@ type listed struct {
 	GoFiles, Imports []string
 }
 
-// packages asks the go command, which knows build constraints, for the packages of the project.
+// packages returns the packages of the project. It asks the go command, which knows build constraints.
 func packages(t *testing.T) []listed {
 	t.Helper()
-	out, err := exec.Command("go", "list", "-json=ImportPath,Dir,GoFiles,Imports", "./internal/...", "./cmd/...").Output()
+	out, err := exec.Command("go", "list", "-json=ImportPath,Dir,GoFiles,Imports", "./internal/...", "./cmd/...", "./web").Output()
 	if err != nil {
 		var exit *exec.ExitError
 		if errors.As(err, &exit) {
@@ -80,12 +84,12 @@ func packages(t *testing.T) []listed {
 		all = append(all, p)
 	}
 	if len(all) < 5 {
-		t.Fatalf("go list found %d packages only", len(all))
+		t.Fatalf("go list found only %d packages", len(all))
 	}
 	return all
 }
 
-// room is the name of an internal package, "" for anything else.
+// room returns the name of an internal package, "" for any other package.
 func room(importPath string) string {
 	name, ok := strings.CutPrefix(importPath, module+"/internal/")
 	if !ok {
@@ -109,16 +113,16 @@ func TestRoomsImportOneWay(t *testing.T) {
 		}
 		may, known := mayImport[from]
 		if !known {
-			t.Errorf("room %s has no line in mayImport: say there which rooms it may know", from)
+			t.Errorf("room %s has no line in mayImport: add one with the rooms that it may import", from)
 			continue
 		}
 		for _, imported := range p.Imports {
 			to := room(imported)
 			switch {
 			case to != "" && to != from && !slices.Contains(may, to):
-				t.Errorf("%s imports %s; it may import %v only", from, to, may)
+				t.Errorf("%s imports %s; it may import only %v", from, to, may)
 			case from == "api" && strings.Contains(strings.Split(imported, "/")[0], "."):
-				t.Errorf("api imports %s; it may import the standard library only", imported)
+				t.Errorf("api imports %s; it may import only the standard library", imported)
 			}
 		}
 	}
@@ -144,7 +148,7 @@ func TestNoTemplatesInTheServer(t *testing.T) {
 	}
 }
 
-// Environment names stand in one room: a setting that is read elsewhere is in no documentation and in no check.
+// Only one room reads the environment: a setting that another package reads would be in no documentation and in no check.
 func TestOnlyConfigReadsTheEnvironment(t *testing.T) {
 	readers := []string{"Getenv", "LookupEnv", "Environ", "ExpandEnv"}
 	for _, p := range packages(t) {
@@ -169,4 +173,56 @@ func TestOnlyConfigReadsTheEnvironment(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestTheArchitecturePageIsTrue compares the list of packages in docs/architecture.md, and the arrows of its picture, with the tree.
+func TestTheArchitecturePageIsTrue(t *testing.T) {
+	text, err := os.ReadFile("docs/architecture.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, page, _ := strings.Cut(string(text), "\n## The packages\n")
+	page, _, ok := strings.Cut(page, "\n## ")
+	if !ok {
+		t.Fatal(`docs/architecture.md has no section "The packages" with another one after it`)
+	}
+	var listed, exist, drawn, real []string
+	for _, row := range regexp.MustCompile("(?m)^\\| `([^`]+)` \\|").FindAllStringSubmatch(page, -1) {
+		listed = append(listed, row[1])
+	}
+	for _, arrow := range regexp.MustCompile(`(?m)^ +(\S+) --> (\S+)$`).FindAllStringSubmatch(page, -1) {
+		drawn = append(drawn, arrow[1]+" --> "+arrow[2])
+	}
+	for _, p := range packages(t) {
+		name := strings.TrimPrefix(p.ImportPath, module+"/")
+		exist = append(exist, name)
+		from, internal := strings.CutPrefix(name, "internal/")
+		if !internal || strings.Contains(from, "/") {
+			continue // the picture has only the rooms
+		}
+		for _, imported := range p.Imports {
+			imported, ours := strings.CutPrefix(imported, module+"/")
+			if to := strings.TrimPrefix(imported, "internal/"); ours && to != "api" {
+				real = append(real, from+" --> "+to)
+			}
+		}
+	}
+	compare := func(what string, got, want []string) {
+		t.Helper()
+		for _, name := range want {
+			if !slices.Contains(got, name) {
+				t.Errorf("docs/architecture.md lacks the %s %s", what, name)
+			}
+		}
+		for i, name := range got {
+			if !slices.Contains(want, name) {
+				t.Errorf("docs/architecture.md has the %s %s, which does not exist", what, name)
+			}
+			if slices.Contains(got[:i], name) {
+				t.Errorf("docs/architecture.md has the %s %s twice", what, name)
+			}
+		}
+	}
+	compare("package", listed, exist)
+	compare("arrow", drawn, real)
 }

@@ -12,17 +12,17 @@ import (
 // maxHead bounds an answer's header, so that a broken server cannot fill memory.
 const maxHead = 16 << 10
 
-// answer reads one HTTP/1.1 answer in the pieces in which it comes: enough of the protocol for Ollama's answers (Content-Length
+// answer reads one HTTP/1.1 answer in the pieces in which it arrives: enough of the protocol for Ollama's answers (Content-Length
 // or chunked, no trailers that matter) and no more, so that reading costs the load generator next to nothing.
 type answer struct {
 	status  int
 	lines   int    // newlines of the body: one for each record of an NDJSON stream
-	reads   int    // feeds that brought body bytes
-	excerpt []byte // begin of the body of an answer that is not a 200, for the error message
+	reads   int    // calls of feed with body bytes
+	excerpt []byte // beginning of the body of an answer that is not a 200, for the error message
 
 	part    answerPart
-	head    []byte // header, or the line of a chunk's size, as far as it came
-	left    int    // bytes of the body or of the chunk still to come
+	head    []byte // the part of the header, or of the line with a chunk's size, that has arrived
+	left    int    // remaining bytes of the body or of the chunk
 	chunked bool
 }
 
@@ -32,18 +32,18 @@ const (
 	partHead answerPart = iota
 	partBody            // left bytes, then the end or the next chunk
 	partSize            // a line with the size of a chunk
-	partSkip            // the CRLF behind a chunk
-	partLast            // the empty line behind the last chunk
+	partSkip            // the CRLF after a chunk
+	partLast            // the empty line after the last chunk
 	partEnd
 )
 
-// reset makes a ready for the next answer on the same connection and keeps its memory.
+// reset prepares a for the next answer on the same connection and keeps its memory.
 func (a *answer) reset() {
 	*a = answer{head: a.head[:0], excerpt: a.excerpt[:0]}
 }
 
-// feed takes the next bytes of the connection and says whether the answer is complete. Bytes behind a complete answer are an
-// error: nothing is pipelined here.
+// feed takes the next bytes of the connection and reports whether the answer is complete. Bytes after a complete answer are an
+// error, because the load generator does not pipeline.
 func (a *answer) feed(p []byte) (done bool, err error) {
 	counted := false
 	for len(p) > 0 {
@@ -68,7 +68,7 @@ func (a *answer) feed(p []byte) (done bool, err error) {
 		case partSkip, partLast:
 			p, err = a.readEmpty(p)
 		case partEnd:
-			return true, fmt.Errorf("%d bytes behind the end of the answer", len(p))
+			return true, fmt.Errorf("%d bytes after the end of the answer", len(p))
 		}
 		if err != nil {
 			return false, err
@@ -85,7 +85,7 @@ func (a *answer) take(body []byte) {
 }
 
 func (a *answer) readHead(p []byte) ([]byte, error) {
-	// The end of the header may lie across two reads: search from three bytes back.
+	// The end of the header may be split across two reads: search from three bytes back.
 	from := max(0, len(a.head)-3)
 	a.head = append(a.head, p...)
 	i := bytes.Index(a.head[from:], []byte("\r\n\r\n"))
@@ -158,7 +158,7 @@ func (a *answer) readEmpty(p []byte) ([]byte, error) {
 	return rest, nil
 }
 
-// line collects in a.head up to a newline; the line comes back without its CRLF.
+// line collects in a.head up to a newline; it returns the line without its CRLF.
 func (a *answer) line(p []byte) (line, rest []byte, complete bool) {
 	i := bytes.IndexByte(p, '\n')
 	if i < 0 {

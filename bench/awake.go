@@ -10,7 +10,7 @@ import (
 
 // keepAwake spins on every core at idle priority until the process is ended. Waking a core that sleeps takes tens of
 // microseconds, far more on a virtual machine, and whether a request meets a sleeping core is the scheduler's luck: without
-// this, latencies through a proxy came out lower than those without one. Whatever else wants a core gets it at once.
+// this, latencies through a proxy were lower than those without one. Every other thread gets a core at once.
 func keepAwake() error {
 	failed := make(chan error)
 	for range runtime.NumCPU() {

@@ -89,7 +89,7 @@ func TestRequestIsCutOffWhole(t *testing.T) {
 		t.Errorf("head %q, body %q, rest %q, error %v", head, body, rest, err)
 	}
 	if _, _, _, err := request([]byte("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")); err == nil {
-		t.Error("a chunked body was taken for none")
+		t.Error("a chunked body was taken for an empty one")
 	}
 }
 
@@ -179,7 +179,7 @@ func TestProcFiles(t *testing.T) {
 }
 
 func TestOwnProcessIsMeasured(t *testing.T) {
-	// A child that burns CPU in a known bound: the shell's loop ends by itself.
+	// A child that uses a limited amount of CPU: the shell's loop ends by itself.
 	p, err := startProc(t.TempDir(), "child", nil, "/bin/sh", "-c", "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; exec sleep 20")
 	if err != nil {
 		t.Fatal(err)
@@ -245,7 +245,7 @@ func TestKeyIsFoundInOutput(t *testing.T) {
 		t.Errorf("found %q", got)
 	}
 	if got := keyIn([]byte("oas_aaaaaaaaaa and " + key + "x")); got != "" {
-		t.Errorf("found %q in what is no key", got)
+		t.Errorf("found %q in a text that is not a key", got)
 	}
 }
 
@@ -277,7 +277,7 @@ func TestRowsAreAdded(t *testing.T) {
 		t.Errorf("%d rows, shortest preview of %d characters, error %v", n, length, err)
 	}
 	if err := addRows(file, "oas_nobody", 1); err == nil {
-		t.Error("no error for a key that is not there")
+		t.Error("no error for a missing key")
 	}
 }
 
@@ -301,7 +301,7 @@ func TestKeepBooks(t *testing.T) {
 	}
 }
 
-// The books that are measured hold what they say: so many rows, of so many keys, whose sums agree with them.
+// The measured books have the expected number of rows and keys, and sums that agree with the rows.
 func TestFillBooks(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "books.db")
 	s, err := store.Create(t.Context(), file)

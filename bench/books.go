@@ -26,30 +26,30 @@ import (
 	"ollama-api-service/internal/store"
 )
 
-// The books that are filled: so many rows of bookDays, by bookKeys keys, on bookModels models and bookBackends Ollama servers.
+// The size of the books: rows of bookDays, by bookKeys keys, on bookModels models and bookBackends Ollama servers.
 const (
 	bookDays     = 35
 	bookKeys     = 1000
 	bookModels   = 20
 	bookBackends = 5
 	bookBatch    = 250_000 // rows in a transaction while filling
-	liveBatch    = 2000    // rows in a transaction as the service has them at most
+	liveBatch    = 2000    // the most rows that the service writes in a transaction
 )
 
-// booked is what was measured of the books.
+// booked has the measurements of the books.
 type booked struct {
 	rows                int
 	perSecond, rowBytes float64
 	kinds               []string
 	questions           map[string]int
 	median, slowest     map[string]time.Duration
-	first               map[string]time.Duration // the longest time of a question that was asked for the first time
-	cpu                 map[string]time.Duration // of the slowest: what is left when nobody else uses the machine
+	first               map[string]time.Duration // the longest time of a query that runs for the first time
+	cpu                 map[string]time.Duration // of the slowest query: its time on an idle machine
 	slowestQuestion     map[string]string
 }
 
-// books fills a database by the way that all rows take, and asks the service for each kind of statistics. In a dir that has such a
-// database already it only asks.
+// books fills a database in the same way as the service, and queries each kind of statistics from the service. If dir already has
+// such a database, it only queries.
 func (b *bench) books(rows int, dir string) (*booked, error) {
 	r := &booked{rows: rows, questions: map[string]int{}, median: map[string]time.Duration{}, slowest: map[string]time.Duration{}, first: map[string]time.Duration{}, cpu: map[string]time.Duration{}, slowestQuestion: map[string]string{}}
 	if dir == "" {
@@ -101,7 +101,7 @@ func (r *booked) fill(file string, keys []string) error {
 		return err
 	}
 	defer s.Close()
-	// As in the service: what is by minute is deleted again after two days.
+	// As in the service: sums by minute are deleted after two days.
 	trimming, stop := context.WithCancel(context.Background())
 	var trimmer sync.WaitGroup
 	trimmer.Go(func() { s.Trim(trimming, store.Retention{}, time.Now, slog.New(slog.DiscardHandler)) })
@@ -115,7 +115,7 @@ func (r *booked) fill(file string, keys []string) error {
 	live := max(10*liveBatch, r.rows/50)
 	random, now := rand.New(rand.NewPCG(1, 2)), time.Now()
 	step := bookDays * 24 * time.Hour / time.Duration(r.rows)
-	var took time.Duration // of the last ones, which show the rate
+	var took time.Duration // of the last batches, which show the rate
 	added := 0
 	for have < r.rows {
 		batch := min(bookBatch, r.rows-have-live)
@@ -144,7 +144,7 @@ func (r *booked) fill(file string, keys []string) error {
 	return err
 }
 
-// bookRecord is a request as a thousand people make them: some more than others, mostly of their three models.
+// bookRecord returns a request as a thousand people would send them: some more than others, mostly to their three models.
 func bookRecord(random *rand.Rand, keys []string, at time.Time) api.Record {
 	key := int(bookKeys * math.Pow(random.Float64(), 1.5))
 	model := (key + random.IntN(3)) % bookModels
@@ -183,16 +183,16 @@ func bookRecord(random *rand.Rand, keys []string, at time.Time) api.Record {
 	return rec
 }
 
-// question is one request for statistics, of a kind that the report sums up.
+// question is one query of statistics. The report has one line for each kind.
 type question struct{ kind, key, path string }
 
-// bookQuestions are all kinds of questions about the books, with spans that end at odd times as well as whole days.
+// bookQuestions returns all kinds of queries of the books, with spans that end at odd times and with whole days.
 func bookQuestions(admin string, keys []string, now time.Time) (all []question) {
 	add := func(kind, path string) { all = append(all, question{kind, admin, path}) }
 	for _, i := range []int{0, 500, 999} {
 		all = append(all, question{"own statistics (/api/stats)", keys[i], "/api/stats"})
 	}
-	add("everybody's statistics (/api/admin/stats)", "/api/admin/stats")
+	add("statistics of all keys (/api/admin/stats)", "/api/admin/stats")
 	t := func(d time.Duration) string { return url.QueryEscape(now.Add(-d).UTC().Format(time.RFC3339)) }
 	const day = 24 * time.Hour
 	preview := keys[10][:len("oas_0123456789")]
@@ -240,7 +240,7 @@ func bookQuestions(admin string, keys []string, now time.Time) (all []question) 
 	return all
 }
 
-// ask asks each question several times.
+// ask sends each query several times.
 func (r *booked) ask(p *proc, admin string, keys []string) error {
 	const times = 3
 	took := map[string][]time.Duration{}
@@ -308,7 +308,7 @@ func (r *booked) count(took map[string][]time.Duration, kind, path string, own [
 	r.questions[kind]++
 	r.first[kind] = max(r.first[kind], own[0])
 	slices.Sort(own)
-	// The slowest question, by its median: of one that was disturbed nothing follows.
+	// The slowest query by its median, because a single run may have been disturbed.
 	if m := own[len(own)/2]; m > r.slowest[kind] {
 		r.slowest[kind], r.slowestQuestion[kind], r.cpu[kind] = m, path, cpu
 	}
@@ -324,14 +324,14 @@ func (r *booked) sum(took map[string][]time.Duration) {
 	}
 }
 
-// report is the section of the books in RESULTS.md.
+// report returns the section about the books in RESULTS.md.
 func (r *booked) report(machine string) string {
 	var s strings.Builder
-	fmt.Fprintf(&s, "\n%s%d rows\n\nMeasured on %s. Of %d days, %d keys, %d models, %d Ollama servers. %.0f bytes on the disk for each row, with its indexes and all sums.", booksTitle, r.rows, machine, bookDays, bookKeys, bookModels, bookBackends, r.rowBytes)
+	fmt.Fprintf(&s, "\n%s%d rows\n\nMeasured on %s. The books have %d days, %d keys, %d models, %d Ollama servers. Each row takes %.0f bytes on the disk, with its indexes and all sums.", booksTitle, r.rows, machine, bookDays, bookKeys, bookModels, bookBackends, r.rowBytes)
 	if r.perSecond > 0 {
 		fmt.Fprintf(&s, " At the end %.0f rows a second were added, in batches of %d.", r.perSecond, liveBatch)
 	}
-	s.WriteString("\n\n| over HTTP, ms | questions | median | the slowest one | its CPU time | which | asked for the first time, the slowest |\n|---|---|---|---|---|---|---|\n")
+	s.WriteString("\n\n| over HTTP, ms | queries | median | slowest query | its CPU time | which query | slowest first time |\n|---|---|---|---|---|---|---|\n")
 	ms := func(d time.Duration) string { return number(float64(d) / float64(time.Millisecond)) }
 	for _, k := range r.kinds {
 		fmt.Fprintf(&s, "| %s | %d | %s | %s | %s | `%s` | %s |\n", k, r.questions[k], ms(r.median[k]), ms(r.slowest[k]), ms(r.cpu[k]), readable(r.slowestQuestion[k]), ms(r.first[k]))
@@ -341,8 +341,8 @@ func (r *booked) report(machine string) string {
 
 const booksTitle = "## Statistics of "
 
-// keepBooks is the new results with the sections about books of other sizes that were there before, each size once: larger ones take
-// hours to fill, so that not every run has them.
+// keepBooks returns the new results plus the earlier sections about books of other sizes, each size once. Larger books take hours to
+// fill, so not every run has them.
 func keepBooks(before, now string) string {
 	var order []string
 	sections := map[string]string{}
@@ -367,7 +367,7 @@ func keepBooks(before, now string) string {
 	return out
 }
 
-// readable is a question without its key and times, which mean nothing to others.
+// readable returns a query without its key, which means nothing to readers.
 func readable(path string) string {
 	if text, err := url.QueryUnescape(path); err == nil {
 		path = text

@@ -17,11 +17,11 @@ import (
 // smallCount is the number of keys in the small database.
 const smallCount = 10
 
-// filled is the service on three databases: with 10 keys, with some thousands and with a million. They are made once in a run.
+// filled is the service on three databases: with 10 keys, with some thousands and with a million. A run makes them once.
 type filled struct {
 	few, some, many *gateway
-	one             string   // a key of few
-	distinct        []string // keys of some and of many, each used once after a start
+	one             string   // a key of the database few
+	distinct        []string // keys of the databases some and many, each used once after a start
 	spare           string   // another key of some and many
 }
 
@@ -66,7 +66,7 @@ func (b *bench) useKeys(g *gateway, one string, distinct []string, first, again 
 		return err
 	}
 	defer l.close()
-	// Both are measured on connections and memory that are warm.
+	// Both are measured with warm connections and memory.
 	same := post("/api/chat", one, smallChat)
 	if err := b.cpuPerChat(p, l, "", b.work.chats/20, func() []byte { return same }); err != nil {
 		return err
@@ -104,7 +104,7 @@ func (b *bench) cpuPerChat(p *proc, l *load, name string, n int, next func() []b
 	return nil
 }
 
-// fill makes the three databases: real keys over HTTP, and for the large one rows beside them that no secret belongs to.
+// fill makes the three databases: real keys over HTTP, and for the large one additional rows that have no secret.
 func (b *bench) fill() (*filled, error) {
 	f := &filled{
 		few:  newGateway(b.program, filepath.Join(b.dir, "keys-few"), b.mock.addr),
@@ -133,7 +133,7 @@ func (b *bench) fill() (*filled, error) {
 	return f, addRows(file, f.spare[:len("oas_0123456789")], b.work.keys-len(some)-1)
 }
 
-// newKeys starts the service on an empty directory, makes n keys and stops it.
+// newKeys starts the service on an empty directory, creates n keys and stops it.
 func (g *gateway) newKeys(n int) ([]string, error) {
 	p, err := g.start("fill")
 	if err != nil {
@@ -171,8 +171,8 @@ func database(dir string) (string, error) {
 	return "", errors.New("no SQLite database in the data directory")
 }
 
-// addRows copies the row of one key n times under other previews and MACs. A million keys made one by one over HTTP would
-// take an hour of fsyncs; this statement takes seconds. It knows of the schema only that keys has a preview and a mac.
+// addRows copies the row of one key n times under other previews and MACs. Creating a million keys one by one over HTTP
+// would take an hour of fsyncs; this statement takes seconds. It depends only on the columns preview and mac of the table keys.
 func addRows(file, preview string, n int) error {
 	db, err := sql.Open("sqlite", file)
 	if err != nil {

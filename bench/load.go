@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// load is a bunch of persistent connections driven by one thread with epoll and prepared requests: on two cores the load must
-// not be what is measured.
+// load is a set of persistent connections, driven by one thread with epoll and prepared requests, so that on two cores the
+// measurement is not one of the load generator.
 type load struct {
 	epoll  int
 	wires  map[int]*wire
@@ -27,11 +27,11 @@ type wire struct {
 	fd     int
 	answer answer
 	busy   bool
-	due    time.Time // when the request ought to have gone out
+	due    time.Time // when the request should have been sent
 }
 
-// errLate ends a measurement that takes longer than it may.
-var errLate = errors.New("the time for this measurement is over")
+// errLate ends a measurement that takes too long.
+var errLate = errors.New("the measurement took too long")
 
 // dial opens n connections to addr ("127.0.0.1:port").
 func dial(addr string, n int) (*load, error) {
@@ -85,7 +85,7 @@ func (w *wire) send(request []byte, due time.Time) error {
 	return nil
 }
 
-// receive takes what has come for w and says whether its answer is complete.
+// receive reads the bytes that have arrived for w and reports whether its answer is complete.
 func (l *load) receive(w *wire) (done bool, err error) {
 	n, err := unix.Read(w.fd, l.buf)
 	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
@@ -110,8 +110,8 @@ func (l *load) receive(w *wire) (done bool, err error) {
 	return done, nil
 }
 
-// run handles events until finished says so or the deadline is over. each is called for every connection that received
-// something; tick for the timer fd, if there is one (-1 for none).
+// run handles events until finished returns true or the deadline has passed. It calls each for every connection that received
+// data, and tick for the timer fd, if there is one (-1 for none).
 func (l *load) run(deadline time.Time, timer int, finished func() bool, each func(w *wire, done bool) error, tick func(n int) error) error {
 	for !finished() {
 		left := time.Until(deadline)
@@ -139,8 +139,8 @@ func (l *load) run(deadline time.Time, timer int, finished func() bool, each fun
 	return nil
 }
 
-// closed sends requests as fast as they are answered, one at a time on each connection, until total are answered or stop is
-// over (whichever is first; zero is no such bound). It returns how many were answered and in what time.
+// closed sends requests as fast as they are answered, one at a time on each connection, until total are answered or stop has
+// passed (whichever is first; zero means no such bound). It returns the number of answers and the time.
 func (l *load) closed(request func() []byte, total int, stop, limit time.Duration) (answered int, took time.Duration, err error) {
 	begin := time.Now()
 	sent, open := 0, 0
@@ -221,10 +221,10 @@ func (l *load) paced(request []byte, rate int, span time.Duration) (*hdrhistogra
 	return hist, err
 }
 
-// streamed is what came of one streamed request on each connection.
+// streamed is the result of one streamed request on each connection.
 type streamed struct {
 	records int
-	reads   int // reads that brought body bytes; fewer than records when they came glued together
+	reads   int // reads with body bytes; fewer than records if one read had several records
 	took    time.Duration
 }
 
@@ -247,7 +247,7 @@ func (l *load) stream(request []byte, limit time.Duration) (s streamed, err erro
 	return s, err
 }
 
-// hold sends request on each connection and returns when each stream has brought its first record; the streams stay open.
+// hold sends request on each connection and returns when each stream has had its first record. The streams stay open.
 func (l *load) hold(request []byte, limit time.Duration) error {
 	if err := l.sendAll(request); err != nil {
 		return err
@@ -277,7 +277,7 @@ func (l *load) sendAll(request []byte) error {
 	return nil
 }
 
-// post is the bytes of a POST with a JSON body, and with a key if there is one.
+// post returns the bytes of a POST with a JSON body, and with a key if there is one.
 func post(path, key, body string) []byte {
 	auth := ""
 	if key != "" {

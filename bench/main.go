@@ -1,7 +1,7 @@
 //go:build linux
 
-// Command bench measures this service beside a bare httputil.ReverseProxy and beside nginx, all in front of one mock Ollama, in
-// one run on one machine, and writes bench/RESULTS.md. Run it with "make bench" or "go run ./bench".
+// Command bench compares this service with a plain httputil.ReverseProxy and with nginx, all in front of one mock Ollama, in one
+// run on one machine, and writes bench/RESULTS.md. Run it with "make bench" or "go run ./bench".
 package main
 
 import (
@@ -50,11 +50,11 @@ func run(args []string) error {
 	}
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	rounds := f.Int("rounds", 5, "rounds; each figure is the median over them")
-	quick := f.Bool("quick", false, "two rounds of a tenth of the work: shows that it runs, measures little")
+	quick := f.Bool("quick", false, "two rounds of a tenth of the work: shows that the benchmark runs, but the figures mean little")
 	only := f.String("only", "", "comma-separated parts to measure: "+strings.Join(parts, ",")+" (default all)")
-	rows := f.Int("rows", 500_000, "rows of the books that statistics are asked of")
-	dir := f.String("books", "", "directory to keep these books in, and to find them in the next time (default: none)")
-	program := f.String("service", "", "binary of the service to measure (default: build it as it is shipped)")
+	rows := f.Int("rows", 500_000, "rows of the books for the statistics queries")
+	dir := f.String("books", "", "directory that keeps these books for the next run (default: none)")
+	program := f.String("service", "", "binary of the service to measure (default: build it as for a release)")
 	out := f.String("out", "", "file for the results (default bench/RESULTS.md for a whole run, none with -quick or -only)")
 	if err := f.Parse(args); err != nil {
 		return err
@@ -68,7 +68,7 @@ func run(args []string) error {
 	}
 	for _, p := range chosen {
 		if !slices.Contains(parts, p) {
-			return fmt.Errorf("-only: %q is none of %s", p, strings.Join(parts, ", "))
+			return fmt.Errorf("-only: %q is not one of %s", p, strings.Join(parts, ", "))
 		}
 	}
 	root, err := moduleRoot()
@@ -90,7 +90,7 @@ func run(args []string) error {
 	return measure(root, *program, *out, chosen, *rounds, w, *rows, *dir)
 }
 
-// measure brings up the contestants, runs the rounds, prints the table and writes it to out, if out is not empty.
+// measure starts the contestants, runs the rounds, prints the table and writes it to out if out is not empty.
 func measure(root, program, out string, chosen []string, rounds int, w work, rows int, books string) error {
 	dir, err := os.MkdirTemp("", "bench-")
 	if err != nil {
@@ -133,12 +133,12 @@ func measure(root, program, out string, chosen []string, rounds int, w work, row
 		}
 	}
 	if b.failed {
-		return errors.New("not everything could be measured; the notes above say what")
+		return errors.New("some figures could not be measured; the notes above name them")
 	}
 	return nil
 }
 
-// removeOnSignal leaves no files behind when the run is interrupted. The children end with this process.
+// removeOnSignal removes the files of the run when it is interrupted. The children end with this process.
 func removeOnSignal(dir string) {
 	c := make(chan os.Signal, 1)
 	signal.Notify(c, os.Interrupt, syscall.SIGTERM)
@@ -147,7 +147,7 @@ func removeOnSignal(dir string) {
 	os.Exit(130)
 }
 
-// moduleRoot is the directory with go.mod, from the working directory upwards.
+// moduleRoot returns the directory with go.mod: the working directory or one of its parents.
 func moduleRoot() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
@@ -159,7 +159,7 @@ func moduleRoot() (string, error) {
 		}
 		up := filepath.Dir(dir)
 		if up == dir {
-			return "", errors.New("run it inside the repository: no go.mod found from here upwards")
+			return "", errors.New("run it inside the repository: this directory and its parents have no go.mod")
 		}
 		dir = up
 	}

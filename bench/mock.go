@@ -18,18 +18,18 @@ import (
 )
 
 // The wheel that paces the streams: wheelSlots ticks of wheelTick are the 5 ms between two chunks of one stream. Streams are
-// spread evenly over the slots, as independent models would be, so that no proxy profits from all chunks coming at once.
+// spread evenly over the slots, as with independent models, so that no proxy profits from chunks that arrive at the same time.
 const (
 	wheelSlots = 20
 	wheelTick  = 250 * time.Microsecond
-	// think is the number of turns before the first record, 50 ms. Answered at once, a request meets a race of net/http: a server
-	// that begins its answer closes the body of its request, and if Transport has not read that body to EOF by then, it drops the
-	// connection in mid-stream. No model is that fast, and ReverseProxy lost one stream in some thousands by it.
+	// think is the number of turns before the first record, 50 ms. An immediate answer triggers a race in net/http: a server that
+	// begins its answer closes the body of its request, and if Transport has not read that body to EOF by then, it drops the
+	// connection in mid-stream. No model is that fast, and ReverseProxy lost one stream in some thousands because of it.
 	think = 10
 )
 
-// mock is an Ollama that costs almost nothing: one thread, epoll, prepared answers. Measured CPU is then the proxy's and not
-// a fight for the cores with what stands behind it.
+// mock is an Ollama that costs almost nothing: one thread, epoll, prepared answers. So the measured CPU is the
+// proxy's, and the proxy does not compete with its upstream for the cores.
 type mock struct {
 	epoll, listener, timer int
 	conns                  map[int]*mockConn
@@ -42,7 +42,7 @@ type mock struct {
 type mockConn struct {
 	fd   int
 	in   []byte
-	slot int // place in the wheel
+	slot int // position in the wheel
 	sent int // records of the stream
 	all  int // records after which the stream ends; 0 is an idle stream, which has one record and no end
 }
@@ -50,7 +50,7 @@ type mockConn struct {
 // streamHead begins each streamed answer.
 const streamHead = "HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nDate: Mon, 23 Nov 2026 12:59:03 GMT\r\nTransfer-Encoding: chunked\r\n\r\n"
 
-// serveMock answers as Ollama would from recorded answers in dir until the process is ended. It prints its address first.
+// serveMock answers like Ollama, with the recorded answers in dir, until the process is ended. It prints its address first.
 func serveMock(dir string) error {
 	m := newMock()
 	if err := m.load(dir); err != nil {
@@ -82,10 +82,10 @@ func (m *mock) load(dir string) error {
 		if err != nil {
 			return err
 		}
-		// Served as recorded, framing included: a file that lost its end would leave every client waiting.
+		// The file is served as recorded, framing included. A file without its end would let every client wait.
 		var a answer
 		if done, err := a.feed(text); err != nil || !done {
-			return fmt.Errorf("%s.http is not one whole answer (%w)", file, cmp.Or(err, io.ErrUnexpectedEOF))
+			return fmt.Errorf("%s.http is not one complete answer (%w)", file, cmp.Or(err, io.ErrUnexpectedEOF))
 		}
 		m.fixed[route] = text
 	}
@@ -169,7 +169,7 @@ func (m *mock) accept() {
 		if err != nil {
 			return
 		}
-		// Chunks must not wait for an acknowledgement of the one before.
+		// Chunks must not wait for an acknowledgement of the previous one.
 		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 		if watch(m.epoll, fd, unix.EPOLLIN|unix.EPOLLRDHUP) != nil {
 			unix.Close(fd)
@@ -200,7 +200,7 @@ func (m *mock) read(c *mockConn, buf []byte) {
 		}
 		m.answer(c, head, body)
 		if m.conns[c.fd] != c {
-			return // dropped while it was answered
+			return // closed while it was answered
 		}
 		c.in = append(c.in[:0], rest...)
 	}
@@ -273,7 +273,7 @@ func (m *mock) streams() int {
 	return n
 }
 
-// turn moves the wheel. What is late by more than a whole turn is skipped: a model does not send a burst to catch up.
+// turn moves the wheel. It skips records that are late by more than a whole turn, because a model does not send a burst to catch up.
 func (m *mock) turn(ticks int) {
 	for range min(ticks, wheelSlots) {
 		m.slot = (m.slot + 1) % wheelSlots
@@ -296,7 +296,7 @@ func (m *mock) turn(ticks int) {
 	}
 }
 
-// request cuts one complete request off p. A nil head says that more must come.
+// request cuts one complete request off p. A nil head means that the request is not complete yet.
 func request(p []byte) (head, body, rest []byte, err error) {
 	i := bytes.Index(p, []byte("\r\n\r\n"))
 	if i < 0 {
@@ -319,7 +319,7 @@ func request(p []byte) (head, body, rest []byte, err error) {
 	return head, p[i+4 : i+4+n], p[i+4+n:], nil
 }
 
-// askedChunks reads N from "chunks=N" in a chat's prompt.
+// askedChunks returns N of "chunks=N" in a chat's prompt.
 func askedChunks(body []byte) (n int, ok bool) {
 	_, after, ok := bytes.Cut(body, []byte("chunks="))
 	if !ok {
@@ -338,14 +338,14 @@ func newTimer() (int, error) {
 	return unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC)
 }
 
-// startTimer fires after first and then each every; zero stops it.
+// startTimer fires after first and then at intervals of every; zero stops it.
 func startTimer(fd int, first, every time.Duration) {
 	unix.TimerfdSettime(fd, 0, &unix.ItimerSpec{
 		Value: unix.NsecToTimespec(int64(first)), Interval: unix.NsecToTimespec(int64(every)),
 	}, nil)
 }
 
-// expirations says how often a timer fired since it was last asked.
+// expirations returns how often a timer has fired since the last call.
 func expirations(fd int) int {
 	var b [8]byte
 	if n, err := unix.Read(fd, b[:]); err != nil || n != 8 {
@@ -358,7 +358,7 @@ func watch(epoll, fd int, events uint32) error {
 	return unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)})
 }
 
-// wait is epoll_wait that signals do not end; msec -1 waits without bound.
+// wait is epoll_wait that continues after signals; msec -1 waits without a limit.
 func wait(epoll int, events []unix.EpollEvent, msec int) (int, error) {
 	for {
 		n, err := unix.EpollWait(epoll, events, msec)

@@ -22,13 +22,13 @@ import (
 type proc struct {
 	cmd    *exec.Cmd
 	addr   string // where it listens
-	stdout string // file with what it printed
+	stdout string // file with its output
 	stderr string
 	exited chan struct{}
 }
 
-// startProc starts a program in dir with its output in files NAME.out and NAME.err there. env is its whole environment, nil is the
-// harness's own.
+// startProc starts a program in dir with its output in files NAME.out and NAME.err there. env is its whole environment; nil means
+// the harness's own.
 func startProc(dir, name string, env []string, program string, args ...string) (*proc, error) {
 	p := &proc{
 		cmd:    exec.Command(program, args...),
@@ -47,7 +47,7 @@ func startProc(dir, name string, env []string, program string, args ...string) (
 	}
 	defer errs.Close()
 	p.cmd.Dir, p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr = dir, env, out, errs
-	// The signal comes when the thread that started the child ends: main has locked the harness to its first thread.
+	// The signal arrives when the thread that started the child ends. main has locked the harness to its first thread.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
@@ -70,7 +70,7 @@ func (p *proc) stop() {
 	}
 }
 
-// kill ends the process at once, for one that has nothing to lose but open streams.
+// kill ends the process at once. Use it only for a process that can lose nothing but open streams.
 func (p *proc) kill() {
 	for _, pid := range p.pids() {
 		syscall.Kill(pid, syscall.SIGKILL)
@@ -78,7 +78,7 @@ func (p *proc) kill() {
 	<-p.exited
 }
 
-// until polls ready each millisecond until it is true, the process has ended or limit is over.
+// until polls ready each millisecond until it is true, the process has ended or limit has passed.
 func (p *proc) until(limit time.Duration, what string, ready func() bool) error {
 	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		if ready() {
@@ -94,7 +94,7 @@ func (p *proc) until(limit time.Duration, what string, ready func() bool) error 
 	return fmt.Errorf("not %s within %v", what, limit)
 }
 
-// pids is the process and its children: nginx answers from workers.
+// pids returns the process and its children, because nginx answers from workers.
 func (p *proc) pids() []int {
 	own := p.cmd.Process.Pid
 	pids := []int{own}
@@ -111,7 +111,7 @@ func (p *proc) pids() []int {
 	return pids
 }
 
-// cpu is the processor time (user and system) that the process, its threads and its children have used so far. It reads each
+// cpu returns the processor time (user and system) that the process, its threads and its children have used so far. It reads each
 // process' CPU clock, which counts nanoseconds; /proc/PID/stat counts in steps of 10 ms.
 func (p *proc) cpu() (time.Duration, error) {
 	var sum time.Duration
@@ -126,8 +126,8 @@ func (p *proc) cpu() (time.Duration, error) {
 	return sum, nil
 }
 
-// quiet waits until the process has nothing left to do (writing its books, collecting garbage), so that this work is in its own
-// figure and not in the next one's. It gives up after 20 s.
+// quiet waits until the process has finished its remaining work (writing its books, collecting garbage), so that this work counts in
+// its own figure and not in the next one. It gives up after 20 s.
 func (p *proc) quiet() (time.Duration, error) {
 	last, err := p.cpu()
 	for end := time.Now().Add(20 * time.Second); err == nil && time.Now().Before(end); {
@@ -141,12 +141,12 @@ func (p *proc) quiet() (time.Duration, error) {
 	return last, err
 }
 
-// rss is the resident memory of the process and its children, in bytes.
+// rss returns the resident memory of the process and its children, in bytes.
 func (p *proc) rss() (int64, error) {
 	var sum int64
 	for _, pid := range p.pids() {
 		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
-		if errors.Is(err, fs.ErrNotExist) { // kernels without it
+		if errors.Is(err, fs.ErrNotExist) { // the kernel does not have this file
 			text, err = os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 		}
 		if err != nil {
@@ -161,7 +161,7 @@ func (p *proc) rss() (int64, error) {
 	return sum, nil
 }
 
-// parents reads the process id and its parent's from /proc/PID/stat. The name between them may hold spaces and parentheses.
+// parents returns the process id and its parent's from /proc/PID/stat. The name between them may contain spaces and parentheses.
 func parents(stat []byte) (pid, parent int, err error) {
 	before, _, _ := bytes.Cut(stat, []byte(" ("))
 	i := bytes.LastIndexByte(stat, ')')

@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// The figures, as rows of the tables.
+// The figures, which are rows of the tables.
 const (
 	chatCPU    = "CPU per small chat, µs"
 	chunkCPU   = "CPU per streamed chunk, µs"
@@ -20,7 +20,7 @@ const (
 	throughput = "requests per second"
 	idleStream = "memory per idle stream, KiB"
 	chunkRate  = "chunks per second, thousands"
-	chunkAlone = "chunks in a read of their own, %"
+	chunkAlone = "chunks in a separate read, %"
 
 	firstStart = "first start, empty directory, to listening with its admin key printed, ms"
 	nextStart  = "start to the first answered chat, ms"
@@ -33,7 +33,7 @@ const (
 	firstMany  = "each key for the first time, very many in the database"
 )
 
-// goal is what a figure of the service should reach: at most bound, as a ratio to the ReverseProxy or by itself.
+// goal is a target for a figure of the service: at most bound, as a ratio to the ReverseProxy or as an absolute value.
 type goal struct {
 	row   string
 	ratio bool
@@ -57,7 +57,7 @@ func (f figures) add(row, name string, v float64) {
 	f[row][name] = append(f[row][name], v)
 }
 
-// last is the newest value, 0 if there is none.
+// last returns the newest value, 0 if there is none.
 func (f figures) last(row, name string) float64 {
 	if v := f[row][name]; len(v) > 0 {
 		return v[len(v)-1]
@@ -65,13 +65,13 @@ func (f figures) last(row, name string) float64 {
 	return 0
 }
 
-// median says false when nothing was measured.
+// median returns the median. Its second result reports whether there is a measurement.
 func (f figures) median(row, name string) (float64, bool) {
 	v := f[row][name]
 	return median(v), len(v) > 0
 }
 
-// median is the middle value, or the mean of the two middle ones; 0 of none.
+// median returns the middle value, or the mean of the two middle ones; 0 if there is none.
 func median(v []float64) float64 {
 	if len(v) == 0 {
 		return 0
@@ -81,7 +81,7 @@ func median(v []float64) float64 {
 	return (v[(n-1)/2] + v[n/2]) / 2
 }
 
-// cell is a median with the lowest and highest round beside it.
+// cell returns a median with the lowest and the highest round.
 func (f figures) cell(row, name string) string {
 	m, ok := f.median(row, name)
 	if !ok {
@@ -94,7 +94,7 @@ func (f figures) cell(row, name string) string {
 	return fmt.Sprintf("%s (%s … %s)", number(m), number(slices.Min(v)), number(slices.Max(v)))
 }
 
-// ratio is one contestant's median over another's.
+// ratio returns one contestant's median divided by another's.
 func (f figures) ratio(row, name, over string) string {
 	a, ok := f.median(row, name)
 	b, ok2 := f.median(row, over)
@@ -104,7 +104,7 @@ func (f figures) ratio(row, name, over string) string {
 	return fmt.Sprintf("%.2f", a/b)
 }
 
-// number shows three figures that mean something.
+// number formats v with three significant digits.
 func number(v float64) string {
 	switch a := max(v, -v); {
 	case a >= 100:
@@ -116,7 +116,7 @@ func number(v float64) string {
 	}
 }
 
-// report is the whole text of RESULTS.md.
+// report returns the whole text of RESULTS.md.
 func report(f figures, notes []string, machine string, rounds int, w work) string {
 	var s strings.Builder
 	p := func(format string, args ...any) { fmt.Fprintf(&s, format, args...) }
@@ -136,9 +136,9 @@ func report(f figures, notes []string, machine string, rounds int, w work) strin
 	return s.String()
 }
 
-// compare is the table of the contestants side by side.
+// compare writes the table that compares the contestants.
 func compare(p func(string, ...any), f figures) {
-	p("| | service | bare ReverseProxy | nginx | service / ReverseProxy | service / nginx | mock alone |\n|---|---|---|---|---|---|---|\n")
+	p("| | service | bare ReverseProxy | nginx | service / ReverseProxy | service / nginx | only the mock |\n|---|---|---|---|---|---|---|\n")
 	for _, row := range []string{chatCPU, chunkCPU, latency50, latency99, throughput, idleStream, chunkRate, chunkAlone} {
 		if len(f[row]) == 0 {
 			continue
@@ -153,7 +153,7 @@ func compare(p func(string, ...any), f figures) {
 	p("\n")
 }
 
-// verdicts says which targets were reached.
+// verdicts lists the targets and whether they were reached.
 func verdicts(p func(string, ...any), f figures) {
 	p("## Targets\n\n")
 	for _, g := range goals {
@@ -176,9 +176,9 @@ func verdicts(p func(string, ...any), f figures) {
 	p("\n")
 }
 
-// alone is what only the service has.
+// alone writes the figures that only the service has.
 func alone(p func(string, ...any), f figures, w work) {
-	p("## The service alone\n\n| | |\n|---|---|\n")
+	p("## Only the service\n\n| | |\n|---|---|\n")
 	for _, row := range []string{nextStart, firstStart, idleMemory, binarySize} {
 		if len(f[row]) > 0 {
 			p("| %s | %s |\n", row, f.cell(row, service))
@@ -205,24 +205,30 @@ func alone(p func(string, ...any), f figures, w work) {
 }
 
 func explanation(w work) string {
-	return fmt.Sprintf(`All contestants run at the same time on 127.0.0.1 in front of one mock Ollama, and take turns inside each round, so that whatever
-else the machine does hits all of them; trust the ratios more than the digits. The service has everything on: a stored key, rate
-and concurrency limits that count, a slot on the backend, the journal and the database behind it, a JSON log line per request in a
-file. The ReverseProxy is Go's httputil.ReverseProxy with nothing added. nginx (worker_processes auto, all workers summed) checks the
-key with a map, has limit_req, writes its access log and keeps connections to the mock. CPU is user and system time of the
-contestant's processes on the kernel's CPU clock, with what they still do after the last answer; neither the load generator's nor
-the mock's counts. A small chat is not streamed (%d of them over %d connections, each sending as soon as it was answered). Chunks are
-%d streams of %d records 5 ms apart, the first after 50 ms, their requests included; where fewer chunks come in a read of their own, several
-were sent in one piece, which is cheaper for whoever does it. Latency is at %d requests per second whether or not answers keep up,
-measured from the moment a request was due, minus that of the mock alone in the same round (whose own column shows it whole). The p50
-is taken while idle-priority spinners keep the cores from sleeping, because waking a core costs more than a proxy and hides it; the
-p99 without them, because busy cores of a virtual machine get taken away. A negative one means that the machine was busy elsewhere. Requests per second are over
-%d connections with all cores shared by load, contestant and mock. Idle streams are %d that have had their first record, on a freshly
-started process: resident memory with them minus that before, without what the kernel keeps for sockets.`,
+	return fmt.Sprintf(`All contestants run at the same time on 127.0.0.1 in front of one mock Ollama and take turns inside each round. So other load on
+the machine affects all of them; trust the ratios more than the digits.
+
+- The service has everything on: a stored key, rate and concurrency limits that count, a slot on the backend, the journal and the
+  database, a JSON log line per request in a file.
+- The ReverseProxy is Go's httputil.ReverseProxy with nothing added.
+- nginx (worker_processes auto, all workers summed) checks the key with a map, has limit_req, writes its access log and keeps
+  connections to the mock open.
+- CPU is user and system time of the contestant's processes on the kernel's CPU clock, including their work after the last answer.
+  The CPU of the load generator and of the mock does not count.
+- A small chat is not streamed: %d of them over %d connections, each sending again as soon as it has its answer.
+- Chunks are %d streams of %d records 5 ms apart, the first after 50 ms, including their requests. If fewer chunks arrive in a
+  separate read, the contestant sent several in one piece, which is cheaper for it.
+- Latency is measured at %d requests per second, whether or not answers keep up, from the moment when a request was due. The
+  latency of the mock without a proxy in the same round is subtracted; the last column shows it. During the measurement of the p50,
+  spinners with idle priority keep the cores awake, because waking a core costs more than a proxy and would hide its cost. The p99 is
+  measured without them, because a virtual machine can lose busy cores. A negative value means that the machine had other work.
+- Requests per second are over %d connections; load generator, contestant and mock share all cores.
+- Idle streams are %d that have had their first record, on a freshly started process: the resident memory with them minus the memory
+  before, without the kernel's memory for sockets.`,
 		w.chats, w.chatConns, w.streams, w.chunks, w.rate, w.rpsConns, w.idle)
 }
 
-// machine describes where it was measured, without naming the machine.
+// machine describes the machine of the measurement, without its name.
 func machine() string {
 	model := "an unknown CPU"
 	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
@@ -243,7 +249,7 @@ func machine() string {
 	return strings.Join(parts, ", ")
 }
 
-// cpuModel reads the name of the first processor.
+// cpuModel returns the name of the first processor.
 func cpuModel(cpuinfo string) string {
 	for line := range strings.Lines(cpuinfo) {
 		if k, v, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(k) == "model name" {

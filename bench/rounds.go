@@ -15,10 +15,10 @@ const (
 	streamChat = `{"model":"tiny","messages":[{"role":"user","content":"chunks=%d"}],"options":{"num_predict":8192}}`
 )
 
-// measureLimit bounds each measurement.
+// measureLimit is the longest time of a measurement.
 const measureLimit = time.Minute
 
-// work is how much is done for each figure.
+// work is the amount of work for each figure.
 type work struct {
 	chats, chatConns int // small chats, closed loop
 	streams, chunks  int // concurrent streams, records of each
@@ -35,7 +35,7 @@ var (
 	quickWork = work{2_000, 32, 256, 20, 500, time.Second, 64, time.Second, 200, 20_000, 500}
 )
 
-// bench is one run: the mock, the contestants that are up, and what was measured so far.
+// bench is one run: the mock, the running contestants, and the measurements so far.
 type bench struct {
 	dir     string
 	work    work
@@ -44,7 +44,7 @@ type bench struct {
 	targets []target
 	up      map[string]*proc
 	keys    map[string]string
-	program string // the service's binary; empty if there is none
+	program string // path of the service's binary; empty if there is none
 	filled  *filled
 	booked  *booked
 	figures figures
@@ -164,7 +164,7 @@ func (b *bench) part(part string, round int) {
 	}
 }
 
-// chats measures the CPU of small chats that are answered whole.
+// chats measures the CPU of small chats that are not streamed.
 func (b *bench) chats(name string, p *proc, key string) error {
 	l, err := dial(p.addr, b.work.chatConns)
 	if err != nil {
@@ -188,7 +188,7 @@ func (b *bench) chats(name string, p *proc, key string) error {
 	return nil
 }
 
-// cpuOf is the CPU in microseconds that p uses for each of the things that do does, what it does afterwards included.
+// cpuOf returns the CPU in microseconds that p uses for each unit of work of do, including the work that p does afterwards.
 func cpuOf(p *proc, do func() (int, error)) (float64, error) {
 	before, err := p.quiet()
 	if err != nil {
@@ -216,7 +216,7 @@ func (b *bench) chunks(name string, p *proc, key string) error {
 	us, err := cpuOf(p, func() (int, error) {
 		s, err = l.stream(post("/api/chat", key, fmt.Sprintf(streamChat, b.work.chunks)), measureLimit)
 		if err == nil && s.records != b.work.streams*b.work.chunks {
-			err = fmt.Errorf("%d records came of %d", s.records, b.work.streams*b.work.chunks)
+			err = fmt.Errorf("%d records arrived of %d", s.records, b.work.streams*b.work.chunks)
 		}
 		return s.records, err
 	})
@@ -234,7 +234,7 @@ func (b *bench) chunks(name string, p *proc, key string) error {
 	return nil
 }
 
-// latency measures a percentile at a fixed rate, and what it adds to that of the mock alone.
+// latency measures a percentile at a fixed rate, and the difference to the mock without a proxy.
 func (b *bench) latency(row string, percentile float64, span time.Duration, name string, p *proc, key string) error {
 	l, err := dial(p.addr, 64)
 	if err != nil {
@@ -261,8 +261,7 @@ func (b *bench) latency(row string, percentile float64, span time.Duration, name
 	return nil
 }
 
-// throughput measures how many small chats are answered per second when all cores are busy, the load's and the mock's share
-// included.
+// throughput measures the number of small chats per second when all cores are busy. Load generator and mock use a share of them.
 func (b *bench) throughput(name string, p *proc, key string) error {
 	l, err := dial(p.addr, b.work.rpsConns)
 	if err != nil {
@@ -281,7 +280,7 @@ func (b *bench) throughput(name string, p *proc, key string) error {
 	return err
 }
 
-// idle measures the memory of streams that wait for their next record, on a process that has done little before.
+// idle measures the memory of streams that wait for their next record, on a process that has done little work before.
 func (b *bench) idle(t target, round int) error {
 	p, key, err := t.start(fmt.Sprintf("%s-idle-%d", t.name, round))
 	if err != nil {
@@ -327,7 +326,7 @@ func settledRSS(p *proc) (int64, error) {
 	return p.rss()
 }
 
-// startup measures a start on an empty directory, and one on a directory that is in use.
+// startup measures a start on an empty directory, and one on a directory that has data.
 func (b *bench) startup(round int) error {
 	g := newGateway(b.program, filepath.Join(b.dir, fmt.Sprintf("start-%d", round)), b.mock.addr)
 	begin := time.Now()
@@ -364,7 +363,7 @@ func progress(name, format string, args ...any) {
 	fmt.Printf("  %-13s "+format+"\n", append([]any{name}, args...)...)
 }
 
-// turned is list begun at another place in each round, so that no contestant is always measured first.
+// turned returns list rotated by the round, so that no contestant is always measured first.
 func turned[T any](list []T, round int) []T {
 	if len(list) == 0 {
 		return nil

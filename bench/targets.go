@@ -32,13 +32,13 @@ const (
 	direct  = "direct" // the mock itself: what latency and load cost without any gateway
 )
 
-// target is one contestant. start brings up a fresh process of it that answers chats with the key it returns.
+// target is one contestant. start starts a fresh process that answers chats, and returns the key for it.
 type target struct {
 	name  string
 	start func(name string) (p *proc, key string, err error)
 }
 
-// serveReverseProxy is the bare httputil.ReverseProxy: what the standard library gives to anyone in ten lines.
+// serveReverseProxy is the plain httputil.ReverseProxy: ten lines with the standard library.
 func serveReverseProxy(to string) error {
 	base, err := url.Parse(to)
 	if err != nil {
@@ -83,8 +83,8 @@ func startOwn(dir, name string, args ...string) (*proc, error) {
 	return p, nil
 }
 
-// nginxConfig has what the service does, as far as nginx can: a key checked and named by a map, a rate limit per key, a log line
-// per request, pooled connections behind, nothing buffered. Connections live as long as the measurement.
+// nginxConfig does what the service does, as far as nginx can: a map checks and names the key, with a rate limit per key, a log line
+// per request, pooled connections to the upstream, and no buffering. Connections live as long as the measurement.
 const nginxConfig = `daemon off;
 worker_processes auto;
 worker_rlimit_nofile 16384;
@@ -115,7 +115,7 @@ http {
 }
 `
 
-// nginxProgram finds nginx; Debian puts it where a user's PATH does not look.
+// nginxProgram finds nginx. Debian installs it in a directory that is not in a user's PATH.
 func nginxProgram() (string, error) {
 	for _, name := range []string{"nginx", "/usr/sbin/nginx"} {
 		if path, err := exec.LookPath(name); err == nil {
@@ -165,7 +165,7 @@ func reverseTarget(dir, upstream string) target {
 	}}
 }
 
-// buildService builds the binary as it is shipped: static and stripped.
+// buildService builds the binary as for a release: static and stripped.
 func buildService(root, dir string) (string, error) {
 	program := filepath.Join(dir, "ollama-api-service")
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
@@ -178,10 +178,10 @@ func buildService(root, dir string) (string, error) {
 	return program, nil
 }
 
-// gateway is the service with all that it does switched on, on a data directory of its own.
+// gateway is the service with all features on, with its own data directory.
 type gateway struct {
 	program, dir, upstream, secret string
-	admin                          string   // first admin key, printed once when the database was made
+	admin                          string   // first admin key, which the first start prints once
 	more                           []string // further settings
 }
 
@@ -240,8 +240,8 @@ func (g *gateway) start(name string) (*proc, error) {
 
 var client = http.Client{Timeout: 10 * time.Second}
 
-// newKey makes a user key over HTTP. Its limits are the highest there are and not null: null would skip the counting, and
-// counting is part of what is measured.
+// newKey creates a user key over HTTP. Its limits are the highest possible and not null, because null would skip the counting,
+// which is part of the measurement.
 func (g *gateway) newKey(addr, name string) (string, error) {
 	body := fmt.Sprintf(`{"name":%q,"role":"user","rate_limit":1000000000,"max_concurrent":100000}`, name)
 	r, err := http.NewRequest("POST", "http://"+addr+"/api/keys", strings.NewReader(body))
@@ -287,7 +287,7 @@ func serviceTarget(program, dir, upstream string) target {
 	}}
 }
 
-// firstAnswer waits until a chat is answered: right after its start the service may not know the backend's models yet.
+// firstAnswer waits until a chat is answered. Immediately after its start the service may not know the backend's models yet.
 func firstAnswer(p *proc, key string) error {
 	request := post("/api/chat", key, smallChat)
 	var last error
@@ -312,7 +312,7 @@ var keyPattern = regexp.MustCompile(`oas_[0-9A-Za-z]{10}_[0-9A-Za-z]{38}\b`)
 // keyIn finds a whole key in what the service printed.
 func keyIn(text []byte) string { return string(keyPattern.Find(bytes.TrimSpace(text))) }
 
-// freeAddr is an address on which nothing listens. Another program could take it before it is used; the run then says so.
+// freeAddr returns an address on which no program listens. If another program takes it before its use, the run reports an error.
 func freeAddr() (string, error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

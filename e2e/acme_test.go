@@ -176,7 +176,7 @@ func TestACME(t *testing.T) {
 	fake := ollamatest.Start(t)
 	s := start(t, t.TempDir(), fake.URL, nil, settings...)
 	admin := s.Admin
-	s.logged(t, `("level":"ERROR","msg":"no certificate could be got.*port 443.*"name":"gateway.example.test","cause":".*connection refused)`)
+	s.logged(t, `("level":"ERROR","msg":"no certificate could be obtained.*port 443.*"name":"gateway.example.test","cause":".*connection refused)`)
 	if out, errs, exit := run(t, s.cmd.Env, "healthcheck"); exit != 0 {
 		t.Errorf("healthcheck without a certificate: exit %d: %s%s", exit, out, errs)
 	}

@@ -39,23 +39,23 @@ func bodyRows(t *testing.T, g *gate) []row {
 	everywhere("B30 model twice", with(`{"model":"tiny","model":"evil",%s}`), "twice")
 	everywhere("B30 model twice: the second at the end", with(`{"model":"tiny",%s,"model":null}`), "twice")
 	everywhere("B31 model and Model", with(`{"model":"tiny",%s,"Model":"evil"}`), "in another way")
-	everywhere("B32 MODEL alone", with(`{"MODEL":"tiny",%s}`), "in another way")
+	everywhere("B32 only MODEL", with(`{"MODEL":"tiny",%s}`), "in another way")
 	everywhere("B33 model and an escaped model", with(`{"model":"tiny",%s,"mode\u006c":"evil"}`), "twice")
 	everywhere("B35 model and model with a NUL", with(`{"model":"tiny",%s,"model\u0000":"evil"}`), "in another way")
 	everywhere("B36 two objects", with(`{"model":"tiny",%s} {"model":"evil"}`), "goes on after")
-	everywhere("B37 more behind the object: garbage", with(`{"model":"tiny",%s}garbage`), "")
-	everywhere("B37 more behind the object: a brace", with(`{"model":"tiny",%s}}`), "")
-	everywhere("B37 more behind the object: a NUL", with("{\"model\":\"tiny\",%s}\x00"), "")
+	everywhere("B37 bytes after the object: garbage", with(`{"model":"tiny",%s}garbage`), "")
+	everywhere("B37 bytes after the object: a brace", with(`{"model":"tiny",%s}}`), "")
+	everywhere("B37 bytes after the object: a NUL", with("{\"model\":\"tiny\",%s}\x00"), "")
 	everywhere("B38 byte order mark", with("\ufeff{\"model\":\"tiny\",%s}"), "")
-	everywhere("B39 no JSON: comment", with(`{"model":"tiny",/* */%s}`), "")
-	everywhere("B39 no JSON: comma at the end", with(`{"model":"tiny",%s,}`), "")
-	everywhere("B39 no JSON: single quotes", with(`{'model':'tiny',%s}`), "")
-	everywhere("B39 no JSON: names without quotes", with(`{model:"tiny",%s}`), "")
-	everywhere("B39 no JSON: NaN", with(`{"model":"tiny",%s,"temperature":NaN}`), "")
-	everywhere("B39 no JSON: leading zero", with(`{"model":"tiny",%s,"temperature":01}`), "")
-	everywhere("B40 no object: array", with(`[{"model":"tiny",%s}]`), "must be a JSON object")
+	everywhere("B39 not JSON: comment", with(`{"model":"tiny",/* */%s}`), "")
+	everywhere("B39 not JSON: comma at the end", with(`{"model":"tiny",%s,}`), "")
+	everywhere("B39 not JSON: single quotes", with(`{'model':'tiny',%s}`), "")
+	everywhere("B39 not JSON: names without quotes", with(`{model:"tiny",%s}`), "")
+	everywhere("B39 not JSON: NaN", with(`{"model":"tiny",%s,"temperature":NaN}`), "")
+	everywhere("B39 not JSON: leading zero", with(`{"model":"tiny",%s,"temperature":01}`), "")
+	everywhere("B40 not an object: array", with(`[{"model":"tiny",%s}]`), "must be a JSON object")
 	for name, body := range map[string]string{"string": `"tiny"`, "number": "1", "null": "null", "true": "true"} {
-		everywhere("B40 no object: "+name, func(string) string { return body }, "must be a JSON object")
+		everywhere("B40 not an object: "+name, func(string) string { return body }, "must be a JSON object")
 	}
 	everywhere("B42 white space", func(string) string { return " \r\n\t " }, "missing request body")
 	everywhere("B43 empty object", func(string) string { return "{}" }, "model is required")
@@ -80,7 +80,7 @@ func bodyRows(t *testing.T, g *gate) []row {
 	for name, body := range map[string]string{
 		"B30 model twice: role of a key": `{"name":"x","role":"user","role":"admin"}`, "B31 model and Model: role of a key": `{"name":"x","role":"user","Role":"admin"}`,
 		"B33 model and an escaped model: role of a key": `{"name":"x","role":"user","rol\u0065":"admin"}`, "B36 two objects: a key": `{"name":"x","role":"user"}{}`,
-		"B38 byte order mark: a key": "\ufeff{\"name\":\"x\",\"role\":\"user\"}", "B40 no object: a key": `[]`, "B43 empty object: a key": `{}`,
+		"B38 byte order mark: a key": "\ufeff{\"name\":\"x\",\"role\":\"user\"}", "B40 not an object: a key": `[]`, "B43 empty object: a key": `{}`,
 	} {
 		rows = append(rows, row{name: name, send: g.asAdmin("POST /api/keys", body), want: 400})
 	}
@@ -101,7 +101,7 @@ func textRows(g *gate) []row {
 		chat("B45 text that is not UTF-8: in a name of the body", "{\"model\":\"tiny\",\"messages\":[],\"mode\xff\":1,\"mode\xfe\":2}", 400),
 		{
 			name: "B45 text that is not UTF-8: in a message", send: g.post("/api/chat", "{\"model\":\"tiny\",\"messages\":[{\"role\":\"user\",\"content\":\"\xf0\x9f half, \\ud83d half\"}],\"stream\":false}"),
-			want: 200, ollama: reached("/api/chat", "\xf0\x9f half, \\ud83d half"), why: "what a model reads passes as it is: JavaScript clients cut emoji in half",
+			want: 200, ollama: reached("/api/chat", "\xf0\x9f half, \\ud83d half"), why: "text for a model passes unchanged: JavaScript clients cut emoji in half",
 		},
 	}
 	for name, model := range map[string]string{
@@ -109,9 +109,9 @@ func textRows(g *gate) []row {
 		"four parts": `a/b/c/d`, "empty part": `a//b`, "colon at the end": `tiny:`, "two tags": `tiny:a:b`, "digest": `tiny@sha256:0123`, "space inside": `ti ny`, "percent": `tiny%2f`,
 	} {
 		for _, path := range []string{"/api/chat", "/v1/chat/completions", "/v1/messages", "/api/show"} {
-			rows = append(rows, row{name: "B46 what is no model name: " + name + ", " + path, send: g.post(path, `{"model":"`+model+`",`+readers[path]+`}`), want: 400, says: "model"})
+			rows = append(rows, row{name: "B46 not a model name: " + name + ", " + path, send: g.post(path, `{"model":"`+model+`",`+readers[path]+`}`), want: 400, says: "model"})
 		}
-		rows = append(rows, row{name: "B46 what is no model name: " + name + ", pull", send: g.asAdmin("POST /api/pull", `{"model":"`+model+`"}`), want: 400})
+		rows = append(rows, row{name: "B46 not a model name: " + name + ", pull", send: g.asAdmin("POST /api/pull", `{"model":"`+model+`"}`), want: 400})
 	}
 	return rows
 }
@@ -131,11 +131,11 @@ func costRows(g *gate) []row {
 		g.cheap(row{name: "B48 a million fields: at the top", send: g.post("/api/chat", `{`+fields+`"model":"tiny"}`), want: 400}),
 		g.cheap(row{name: "B48 a million fields: in options", send: g.post("/api/chat", `{"model":"tiny","messages":[],"options":{`+fields+`"a":1}}`), want: 400}),
 		g.cheap(row{name: "B48 a million fields: of one name", send: g.post("/api/chat", `{"model":"tiny",`+strings.Repeat(`"a":1,`, 150_000)+`"b":1}`), want: 400}),
-		g.cheap(row{name: "B49 numbers beyond all bounds: 1e400", send: g.post("/api/chat", `{"model":"tiny","messages":[],"options":{"num_ctx":1e400}}`), want: 400, says: "num_ctx"}),
-		g.cheap(row{name: "B49 numbers beyond all bounds: a million digits", send: g.post("/api/chat", `{"model":"tiny","messages":[],"options":{"num_predict":`+digits+`}}`), want: 400, says: "num_predict"}),
-		g.cheap(row{name: "B49 numbers beyond all bounds: keep_alive", send: g.post("/api/generate", `{"model":"tiny","prompt":"x","keep_alive":-1e999}`), want: 400, says: "keep_alive"}),
-		g.cheap(row{name: "B49 numbers beyond all bounds: max_tokens", send: g.post("/v1/messages", `{"model":"tiny","messages":[],"max_tokens":1e309}`), want: 400, says: "max_tokens"}),
-		g.cheap(row{name: "B49 numbers beyond all bounds: a key's limit", send: g.asAdmin("POST /api/keys", `{"name":"x","role":"user","rate_limit":1e400}`), want: 400}),
+		g.cheap(row{name: "B49 numbers beyond all limits: 1e400", send: g.post("/api/chat", `{"model":"tiny","messages":[],"options":{"num_ctx":1e400}}`), want: 400, says: "num_ctx"}),
+		g.cheap(row{name: "B49 numbers beyond all limits: a million digits", send: g.post("/api/chat", `{"model":"tiny","messages":[],"options":{"num_predict":`+digits+`}}`), want: 400, says: "num_predict"}),
+		g.cheap(row{name: "B49 numbers beyond all limits: keep_alive", send: g.post("/api/generate", `{"model":"tiny","prompt":"x","keep_alive":-1e999}`), want: 400, says: "keep_alive"}),
+		g.cheap(row{name: "B49 numbers beyond all limits: max_tokens", send: g.post("/v1/messages", `{"model":"tiny","messages":[],"max_tokens":1e309}`), want: 400, says: "max_tokens"}),
+		g.cheap(row{name: "B49 numbers beyond all limits: a key's limit", send: g.asAdmin("POST /api/keys", `{"name":"x","role":"user","rate_limit":1e400}`), want: 400}),
 	}
 }
 
@@ -208,16 +208,16 @@ func codedRows(t *testing.T, g *gate) []row {
 		coded("B53 codings: half of one", "/v1/chat/completions", gz[:len(gz)/2], "gzip", 400, ""),
 		coded("B53 codings: what is none, zstd", "/v1/messages", small, "zstd", 400, ""),
 		coded("B53 codings: model twice within", "/v1/chat/completions", zipped(t, `{"model":"tiny","model":"evil"}`), "gzip", 400, "twice"),
-		g.costs(fullBody, coded("B54 a bomb: 10 GiB in gzip", "/v1/chat/completions", strings.Repeat(zipped(t, strings.Repeat("\x00", 1<<20)), 10<<10), "gzip", 413, "MAX_BODY_BYTES")),
-		g.costs(fullBody, coded("B54 a bomb: 10 GiB in zstd", "/v1/messages", bomb(10<<30), "zstd", 413, "100 times as large")),
-		g.cheap(coded("B54 a bomb: a window of 2 GiB", "/v1/messages", window(), "zstd", 400, "")),
+		g.costs(fullBody, coded("B54 a decompression bomb: 10 GiB in gzip", "/v1/chat/completions", strings.Repeat(zipped(t, strings.Repeat("\x00", 1<<20)), 10<<10), "gzip", 413, "MAX_BODY_BYTES")),
+		g.costs(fullBody, coded("B54 a decompression bomb: 10 GiB in zstd", "/v1/messages", bomb(10<<30), "zstd", 413, "100 times as large")),
+		g.cheap(coded("B54 a decompression bomb: a window of 2 GiB", "/v1/messages", window(), "zstd", 400, "")),
 	}
-	rows[9].why = "`/v1` takes gzip and zstd, under the bound of plain bodies: Codex sends zstd"
+	rows[9].why = "`/v1` accepts gzip and zstd, with the limit of uncompressed bodies: Codex sends zstd"
 	for name, kind := range map[string]string{"text": "text/plain", "form": "application/x-www-form-urlencoded", "upload": "multipart/form-data; boundary=x", "nothing": ""} {
 		for _, path := range []string{"/api/chat", "/v1/chat/completions"} {
 			rows = append(rows, row{
 				name: "B55 other types: " + name + ", " + path, send: g.post(path, small, "Content-Type: "+kind), want: 200, ollama: reached(path),
-				why: "the type is not looked at: Ollama's own examples send none, and a key is never ambient, so a form of a foreign page brings none",
+				why: "the type does not matter: Ollama's own examples send none, and browsers never add a key by themselves, so a form of another site has none",
 			})
 		}
 	}
@@ -278,18 +278,18 @@ func sizeRows(t *testing.T, g *gate) []row {
 	}
 	images := strings.Repeat(`"`+strings.Repeat("A", 8<<10)+`",`, 200)
 	rows := []row{
-		{name: "B50 a body above the bound: with its length", send: g.post("/api/generate", large(2*limit)), want: 413, ends: true, says: "MAX_BODY_BYTES"},
-		{name: "B50 a body above the bound: by one byte", send: g.post("/api/generate", exactly+" "), want: 413, ends: true},
-		{name: "B50 a body above the bound: that is only announced", send: g.post("/v1/messages", "", "Content-Length: 9000000000000000000"), want: 413, ends: true},
-		{name: "B50 a body above the bound: just within", send: g.post("/api/generate", exactly), want: 200, ollama: reached("/api/generate")},
-		{name: "B50 a body above the bound: of a key", send: g.asAdmin("POST /api/keys", `{"name":"x","role":"user","note":"`+strings.Repeat("x", 65<<10)+`"}`), want: 413},
-		{name: "B51 a body above the bound in chunks: just above", send: chunked("/api/generate", exactly+" "), want: 413, ends: true},
-		{name: "B51 a body above the bound in chunks: chat", send: chunked("/v1/chat/completions", large(2*limit)), want: 413, ends: true},
-		{name: "B51 a body above the bound in chunks: messages", send: chunked("/v1/messages", large(2*limit)), want: 413, ends: true},
-		{name: "B51 a body above the bound in chunks: just within", send: chunked("/api/generate", exactly), want: 200, ends: true, ollama: reached("/api/generate")},
-		{name: "B52 a body that stops half way: and the client is done", send: strings.TrimSuffix(g.post("/api/chat", `{"model":"tiny"}`), `y"}`), half: true, want: 400, ends: true, says: "could not be read"},
-		{name: "B54 a bomb: above a bound of 1 MiB", send: g.post("/v1/chat/completions", zipped(t, large(2*limit)), "Content-Encoding: gzip"), want: 413},
-		{name: "B54 a bomb: just within", send: g.post("/v1/completions", zipped(t, exactly), "Content-Encoding: gzip"), want: 200, ollama: reached("/v1/completions")},
+		{name: "B50 a body above the limit: with its length", send: g.post("/api/generate", large(2*limit)), want: 413, ends: true, says: "MAX_BODY_BYTES"},
+		{name: "B50 a body above the limit: by one byte", send: g.post("/api/generate", exactly+" "), want: 413, ends: true},
+		{name: "B50 a body above the limit: that is only announced", send: g.post("/v1/messages", "", "Content-Length: 9000000000000000000"), want: 413, ends: true},
+		{name: "B50 a body above the limit: just within", send: g.post("/api/generate", exactly), want: 200, ollama: reached("/api/generate")},
+		{name: "B50 a body above the limit: of a key", send: g.asAdmin("POST /api/keys", `{"name":"x","role":"user","note":"`+strings.Repeat("x", 65<<10)+`"}`), want: 413},
+		{name: "B51 a body above the limit in chunks: just above", send: chunked("/api/generate", exactly+" "), want: 413, ends: true},
+		{name: "B51 a body above the limit in chunks: chat", send: chunked("/v1/chat/completions", large(2*limit)), want: 413, ends: true},
+		{name: "B51 a body above the limit in chunks: messages", send: chunked("/v1/messages", large(2*limit)), want: 413, ends: true},
+		{name: "B51 a body above the limit in chunks: just within", send: chunked("/api/generate", exactly), want: 200, ends: true, ollama: reached("/api/generate")},
+		{name: "B52 a body that stops halfway: and the client is done", send: strings.TrimSuffix(g.post("/api/chat", `{"model":"tiny"}`), `y"}`), half: true, want: 400, ends: true, says: "could not be read"},
+		{name: "B54 a decompression bomb: above a bound of 1 MiB", send: g.post("/v1/chat/completions", zipped(t, large(2*limit)), "Content-Encoding: gzip"), want: 413},
+		{name: "B54 a decompression bomb: just within", send: g.post("/v1/completions", zipped(t, exactly), "Content-Encoding: gzip"), want: 200, ollama: reached("/v1/completions")},
 		{name: "B66 images: 200 of them", send: g.post("/api/chat", `{"model":"tiny","messages":[{"role":"user","content":"x","images":[`+images[:len(images)-1]+`]}]}`), want: 413, ends: true},
 		{name: "B66 images: 100 MiB", send: g.post("/v1/chat/completions", `{"model":"tiny","messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:image/png;base64,`+strings.Repeat("A", 100<<20)+`"}}]}]}`), want: 413, ends: true},
 		{name: "B66 images: within the bound", send: g.post("/api/chat", `{"model":"tiny","stream":false,"messages":[{"role":"user","content":"x","images":["`+strings.Repeat("A", 900<<10)+`"]}]}`), want: 200, ollama: reached("/api/chat")},

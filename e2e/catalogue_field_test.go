@@ -19,9 +19,9 @@ func fieldRows(t *testing.T, g *gate) []row {
 		{name: "B56 name and model that differ: pull", send: g.asAdmin("POST /api/pull", `{"name":"tiny","model":"evil"}`), want: 400},
 		{name: "B56 name and model that differ: delete", send: g.asAdmin("DELETE /api/delete", `{"name":"tiny","model":"evil"}`), want: 400},
 		{name: "B56 name and model that differ: two spellings of one", send: g.post("/api/show", `{"name":"TINY:latest","model":"tiny"}`), want: 200, ollama: reached("/api/show")},
-		{name: "B57 name alone on show: one that it may see", send: as(narrow, "/api/show", `{"name":"library/Tiny"}`), want: 200, ollama: reached("/api/show", `"Tiny"`)},
-		{name: "B57 name alone on show: one that it may not", send: as(narrow, "/api/show", `{"name":"llama3"}`), want: 404, says: "model 'llama3:latest' not found"},
-		{name: "B57 name alone on show: with an empty model", send: as(narrow, "/api/show", `{"model":"","name":"llama3"}`), want: 404},
+		{name: "B57 only name on show: one that it may see", send: as(narrow, "/api/show", `{"name":"library/Tiny"}`), want: 200, ollama: reached("/api/show", `"Tiny"`)},
+		{name: "B57 only name on show: one that it may not", send: as(narrow, "/api/show", `{"name":"llama3"}`), want: 404, says: "model 'llama3:latest' not found"},
+		{name: "B57 only name on show: with an empty model", send: as(narrow, "/api/show", `{"model":"","name":"llama3"}`), want: 404},
 	}
 	for _, spelling := range []string{
 		"LLaMA3", "llama3", "llama3:latest", "llama3:LATEST", "library/llama3", "LIBRARY/llama3:latest", "registry.ollama.ai/library/llama3:latest", "Registry.Ollama.AI/library/llama3",
@@ -67,11 +67,11 @@ func hostRows(g *gate) []row {
 		row{
 			name: "B60 hosts: insecure alone", send: g.asAdmin("POST /api/pull", `{"model":"tiny","insecure":true,"stream":false}`), want: 200, has: "X-Policy: insecure dropped",
 			ollama: without("/api/pull", "insecure"),
-			why:    "`insecure` without a host is taken out and said so: Open WebUI sends it with each pull",
+			why:    "`insecure` without a host is removed, and `X-Policy` lists it: Open WebUI sends it with each pull",
 		},
 		row{
 			name: "B60 hosts: a chat", send: g.post("/api/chat", `{"model":"host.evil/ns/m","messages":[]}`), want: 404, by: ollamas, ollama: reached("/api/chat", "host.evil/ns/m"),
-			why: "a chat names a model that Ollama has or has not: it connects to no host, and is asked",
+			why: "a chat with a host in the name goes to Ollama, which connects to no host for it",
 		},
 	)
 }
@@ -89,7 +89,7 @@ func without(path, field string) func(*testing.T, []*ollamatest.Request) {
 
 // policyRows ask for what decides over more than the request.
 func policyRows(t *testing.T, g *gate) []row {
-	const changed = "what decides over others is changed, and `X-Policy` says so (docs/policy.md)"
+	const changed = "fields that affect other users are changed, and `X-Policy` lists the changes (docs/policy.md)"
 	capped := g.key(t, `,"policy":{"max_tokens":"max:100"}`).Secret
 	served := func(name, path, fields, policy string, upstream ...string) row {
 		r := row{name: name, send: g.post(path, `{"model":"tiny",`+readers[path]+`,"stream":false`+fields+`}`), want: 200, has: "X-Policy: " + policy, why: changed}
@@ -117,7 +117,7 @@ func policyRows(t *testing.T, g *gate) []row {
 		served("B63 numbers: num_ctx", "/api/generate", `,"options":{"num_ctx":1000000000,"num_predict":5}`, "num_ctx=32768", `"num_ctx":32768`),
 		{
 			name: "B63 numbers: num_ctx below zero", send: g.post("/api/generate", `{"model":"tiny","prompt":"x","options":{"num_ctx":-1,"num_predict":5}}`), want: 200,
-			ollama: reached("/api/generate", `"num_ctx":-1`), why: "Ollama makes it 4, and refuses what does not fit",
+			ollama: reached("/api/generate", `"num_ctx":-1`), why: "Ollama raises it to 4, and refuses prompts that do not fit",
 		},
 		served("B63 numbers: num_predict -1", "/api/generate", `,"options":{"num_predict":-1}`, "num_predict=8192", `"num_predict":8192`),
 		served("B63 numbers: max_tokens 0", "/v1/chat/completions", `,"max_tokens":0`, "max_tokens=8192", `"max_tokens":8192`),
@@ -126,7 +126,7 @@ func policyRows(t *testing.T, g *gate) []row {
 		most("B63 numbers: num_predict above the key's", "/api/chat", `,"options":{"num_predict":-2}`, "num_predict=100", `"num_predict":100`),
 		most("B63 numbers: max_output_tokens above the key's", "/v1/responses", `,"max_output_tokens":101`, "max_output_tokens=100", `"max_output_tokens":100`),
 		served("B63 numbers: num_predict beyond all integers", "/api/chat", `,"options":{"num_predict":1e30}`, "num_predict=2147483647", `"num_predict":2147483647`),
-		{name: "B63 numbers: n", send: g.post("/v1/chat/completions", `{"model":"tiny","messages":[],"max_tokens":5,"n":1000000}`), want: 200, ollama: reached("/v1/chat/completions"), why: "`n` passes: Ollama knows none and answers once"},
+		{name: "B63 numbers: n", send: g.post("/v1/chat/completions", `{"model":"tiny","messages":[],"max_tokens":5,"n":1000000}`), want: 200, ollama: reached("/v1/chat/completions"), why: "`n` passes: Ollama ignores it and answers once"},
 		{name: "B63 numbers: num_ctx as text", send: g.post("/api/chat", `{"model":"tiny","messages":[],"options":{"num_ctx":"1"}}`), want: 400, says: "num_ctx"},
 		{name: "B63 numbers: max_tokens as text", send: g.post("/v1/messages", `{"model":"tiny","messages":[],"max_tokens":"9"}`), want: 400, says: "max_tokens"},
 		{name: "B64 _debug_render_only: chat", send: g.post("/api/chat", `{"model":"tiny","messages":[],"_debug_render_only":true}`), want: 403, says: "_debug_render_only"},
@@ -145,7 +145,7 @@ func policyRows(t *testing.T, g *gate) []row {
 	for i := range 301 {
 		wide = strings.Replace(wide, "#", fmt.Sprint(i), 1)
 	}
-	const bounded = "what makes a schema expensive is bounded, and 1 MiB in all (docs/policy.md): 88 KiB of descriptions take Ollama 0.6.5 half a second, 2,400 optional fields a minute"
+	const bounded = "the expensive parts of a schema are limited, and the whole to 1 MiB (docs/policy.md): 88 KiB of descriptions take Ollama 0.6.5 half a second, 2,400 optional fields a minute"
 	for path, field := range map[string]string{
 		"/api/chat": `"format":%s`, "/api/generate": `"format":%s`,
 		"/v1/chat/completions": `"response_format":{"type":"json_schema","json_schema":{"name":"x","schema":%s}}`,

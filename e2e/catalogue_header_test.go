@@ -29,7 +29,7 @@ func headerRows(t *testing.T, g *gate) []row {
 	host := func(to string) string {
 		return strings.Replace(send(tagList, "", bearer(g.user)), "Host: 127.0.0.1\r\n", to, 1)
 	}
-	const dropped = "a field with an underscore is refused only where a hyphen in its place makes one that is obeyed here; Codex sends `session_id`"
+	const dropped = "a field with an underscore is refused only if with a hyphen it would be a field that the gateway uses; Codex sends `session_id`"
 	var rows []row
 	for _, line := range []string{
 		"X_Forwarded_For: 1.2.3.4", "x_api_key: " + other, "X_Api-Key: " + other, "Content_Length: 5", "Transfer_Encoding: chunked", "content_encoding: gzip", "X_Request_Id: 1", "USER_AGENT: ollama/1",
@@ -42,7 +42,7 @@ func headerRows(t *testing.T, g *gate) []row {
 		rows = append(rows, row{name: "B95 underscores: " + line, send: g.post(path, small, line), want: 200, ollama: reached(path)})
 	}
 	rows = append(rows,
-		row{name: "B96 large headers: 40 KiB", send: g.post(path, small, "X-Large: "+strings.Repeat("a", 40<<10)), want: 431, by: nethttp, ends: true, why: "net/http refuses what is above 32 KiB and its own slack of 4 KiB, before it is read"},
+		row{name: "B96 large headers: 40 KiB", send: g.post(path, small, "X-Large: "+strings.Repeat("a", 40<<10)), want: 431, by: nethttp, ends: true, why: "net/http refuses headers above 32 KiB plus its own margin of 4 KiB, before it has read them"},
 		row{name: "B96 large headers: many of 1 KiB", send: g.post(path, small, slices.Repeat([]string{"X-Large: " + strings.Repeat("a", 1<<10)}, 40)...), want: 431, by: nethttp, ends: true},
 		row{name: "B96 large headers: 30 KiB", send: g.post(path, small, "X-Large: "+strings.Repeat("a", 30<<10)), want: 200, ollama: reached(path)},
 		row{name: "B96 large headers: more than 100 fields", send: g.post(path, small, many(100)...), want: 431, says: "100 fields"},
@@ -91,8 +91,8 @@ func headerRows(t *testing.T, g *gate) []row {
 			if a.Header.Get("X-Evil") != "" {
 				t.Error("a header of the client came back")
 			}
-		}, why: "the second line is a header of its own, and comes back nowhere"},
-		row{name: "B103 X-Request-Id: a good one", send: g.post(path, small, "X-Request-Id: req_0199:a/b=c"), want: 200, ollama: reached(path), then: ids("req_0199:a/b=c"), why: "theirs comes back as X-Client-Request-Id where it is plain and short; X-Request-Id is always ours"},
+		}, why: "the second line is a separate header, and is never returned"},
+		row{name: "B103 X-Request-Id: a good one", send: g.post(path, small, "X-Request-Id: req_0199:a/b=c"), want: 200, ollama: reached(path), then: ids("req_0199:a/b=c"), why: "the client's value is returned as X-Client-Request-Id if it is plain and short; X-Request-Id is always the gateway's"},
 	)
 }
 

@@ -21,7 +21,7 @@ func pathRows(_ *testing.T, g *gate) []row {
 			rows = append(rows, row{name: number + ": " + target, send: g.post(target, small), want: 200, ollama: reached(upstream), why: why})
 		}
 	}
-	plain("B69 two slashes", "base addresses that end in a slash make them, and the path that goes upstream is a constant of the table", map[string]string{
+	plain("B69 two slashes", "base URLs that end in a slash cause them, and the path that goes upstream is a constant of the table", map[string]string{
 		"//api/chat": "/api/chat", "/api//chat": "/api/chat", "///api/chat": "/api/chat", "/v1//chat/completions": "/v1/chat/completions",
 	})
 	none("B70 dots", "/api/../api/chat", "/api/./chat", "/api/x/../chat", "/./api/chat", "/api/chat/.", "/v1/../api/chat")
@@ -40,9 +40,9 @@ func pathRows(_ *testing.T, g *gate) []row {
 	none("B75 a slash at the end", "/api/")
 	none("B76 a parameter of the path", "/api/chat;x", "/api;x/chat", "/api/chat;", "/api/chat%3bx")
 	none("B77 backslashes", `/api\chat`, `/\api\chat`, "/api%5cchat", "/api/chat%5c..", `/api\..\api/chat`)
-	none("B78 bytes that no path has", "/api/chat%00", "/api/%00chat", "/api/chat%c0%af", "/%c0%ae%c0%ae/api/chat", "/api/chat%0a", "/api/chat%20", "/api/chat%ef%bc%8f", "/api/c\xffhat")
+	none("B78 bytes that are invalid in a path", "/api/chat%00", "/api/%00chat", "/api/chat%c0%af", "/%c0%ae%c0%ae/api/chat", "/api/chat%0a", "/api/chat%20", "/api/chat%ef%bc%8f", "/api/c\xffhat")
 	for _, target := range []string{"/api/chat%zz", "/api/chat%", "/api/%2/chat", "/api/ch at", "/api/chat\x01", "api/chat", ""} {
-		rows = append(rows, row{name: "B78 bytes that no path has: " + target, send: g.post(target, small), want: 400, by: nethttp, ends: true})
+		rows = append(rows, row{name: "B78 bytes that are invalid in a path: " + target, send: g.post(target, small), want: 400, by: nethttp, ends: true})
 	}
 	// A key in front of the path changes nothing of it.
 	rows = append(rows, row{name: "B69 two slashes: behind a key in the path", send: send("POST /k/"+g.user+"//api/chat", small), want: 200, ollama: reached("/api/chat")})
@@ -76,9 +76,9 @@ func pathRows(_ *testing.T, g *gate) []row {
 		"GET /api/chat": "POST", "PUT /v1/chat/completions": "POST", "DELETE /api/tags": "GET, HEAD", "POST /api/delete": "DELETE", "PATCH /api/keys": "POST, GET, HEAD",
 		"OPTIONS /api/chat": "POST", "HEAD /api/chat": "POST", "POST /v1/models/tiny": "GET, HEAD",
 	} {
-		rows = append(rows, row{name: "B82 a method that the path has not: " + line, send: g.asAdmin(line, ""), want: 405, has: "Allow: " + allow})
+		rows = append(rows, row{name: "B82 a method that the path does not have: " + line, send: g.asAdmin(line, ""), want: 405, has: "Allow: " + allow})
 	}
-	rows = append(rows, row{name: "B82 a method that the path has not: a WebSocket", send: g.asAdmin("GET /v1/responses", "", "Connection: Upgrade", "Upgrade: websocket"), want: 426, has: "Upgrade: HTTP/1.1", says: "speaks no WebSocket"})
+	rows = append(rows, row{name: "B82 a method that the path does not have: a WebSocket", send: g.asAdmin("GET /v1/responses", "", "Connection: Upgrade", "Upgrade: websocket"), want: 426, has: "Upgrade: HTTP/1.1", says: "speaks no WebSocket"})
 	rows = append(rows,
 		row{name: "B83 a path of 16 KiB: path", send: g.post("/"+strings.Repeat("a", 16<<10), small), want: 414},
 		row{name: "B83 a path of 16 KiB: query", send: g.post("/v1/messages?"+strings.Repeat("a", 16<<10), small), want: 414},
@@ -105,7 +105,7 @@ func pathRows(_ *testing.T, g *gate) []row {
 			}
 			rows = append(rows, row{
 				name: "B86 digests: " + method + " " + digest, send: g.asAdmin(method+" /api/blobs/"+digest, body), want: want,
-				why: map[int]string{404: "a slash that is not encoded makes another path, and there is none such"}[want],
+				why: map[int]string{404: "a slash that is not encoded makes another path, which does not exist"}[want],
 			})
 		}
 	}
@@ -137,27 +137,27 @@ func framingRows(_ *testing.T, g *gate) []row {
 		return g.post(path, "", append(fields, "Transfer-Encoding: chunked")...) + body
 	}
 	whole := fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(small), small)
-	const both = "what has a length beside its chunks is served by its chunks, as RFC 9112 has it, and then the connection is closed"
+	const both = "a request with a length and chunks is read by its chunks, as RFC 9112 says, and then the connection is closed"
 	rows := []row{
 		{name: "B87 a length and chunks: a short length", send: chunked(whole, "Content-Length: 5"), want: 200, ends: true, ollama: reached(path, small[:20]), why: both},
 		{name: "B87 a length and chunks: a long length", send: chunked(whole, "Content-Length: 500"), want: 200, ends: true, ollama: reached(path, small[:20]), why: both},
 		{name: "B87 a length and chunks: the length behind", send: strings.Replace(chunked(whole), "chunked\r\n", "chunked\r\nContent-Length: 5\r\n", 1), want: 200, ends: true, ollama: reached(path)},
 		{name: "B87 a length and chunks: a refused one", send: strings.Replace(chunked(whole, "Content-Length: 5"), g.user, g.user+"x", 1), want: 401, ends: true},
 		{name: "B87 a length and chunks: on a route without a body", send: send("GET /api/tags", "", bearer(g.user), "Content-Length: 5", "Transfer-Encoding: chunked") + "0\r\n\r\n", want: 200, ends: true, ollama: listed},
-		{name: "B87 a length and chunks: HTTP/1.0", send: strings.Replace(chunked(whole), "HTTP/1.1", "HTTP/1.0", 1), want: 400, ends: true, says: "missing request body", why: "net/http knows no chunks in HTTP/1.0 and goes by the length, so every HTTP/1.0 connection is closed"},
+		{name: "B87 a length and chunks: HTTP/1.0", send: strings.Replace(chunked(whole), "HTTP/1.1", "HTTP/1.0", 1), want: 400, ends: true, says: "missing request body", why: "in HTTP/1.0 net/http does not know chunks and uses the length, so every HTTP/1.0 connection is closed"},
 		{name: "B87 a length and chunks: HTTP/1.0 with both, kept alive", send: strings.Replace(chunked(whole, "Connection: keep-alive", "Content-Length: 4"), "HTTP/1.1", "HTTP/1.0", 1), want: 400, ends: true},
 		{name: "B87 a length and chunks: absolute form", send: strings.Replace(chunked(whole, "Content-Length: 5"), path, "http://evil.example"+path, 1), want: 400, ends: true},
 		{name: "B87 a length and chunks: too long a path", send: strings.Replace(chunked(whole, "Content-Length: 5"), path, path+"?"+strings.Repeat("a", 9<<10), 1), want: 414, ends: true},
 		{name: "B88 two lengths: that differ", send: lengths(right, "5"), want: 400, by: nethttp, ends: true},
 		{name: "B88 two lengths: in one line", send: lengths(right + ", 5"), want: 400, by: nethttp, ends: true},
-		{name: "B88 two lengths: the same", send: lengths(right, right), want: 200, ollama: reached(path, small[:20]), why: "two that are equal are one (RFC 9112, 6.3)"},
-		{name: "B93 a folded line", send: g.post(path, small, "X-Folded: a\r\n b\r\n\tc"), want: 200, ollama: reached(path), why: "net/http unfolds it before anybody can see it"},
+		{name: "B88 two lengths: the same", send: lengths(right, right), want: 200, ollama: reached(path, small[:20]), why: "two equal lengths count as one (RFC 9112, 6.3)"},
+		{name: "B93 a folded line", send: g.post(path, small, "X-Folded: a\r\n b\r\n\tc"), want: 200, ollama: reached(path), why: "net/http unfolds it before the gateway can see it"},
 		{name: "B93 a folded line: within the credential", send: send("POST "+path, small, "Authorization: Bearer\r\n "+g.user), want: 200, ollama: reached(path)},
 		{name: "B93 a folded line: as the first", send: "GET /api/tags HTTP/1.1\r\n Host: x\r\n" + bearer(g.user) + "\r\n\r\n", want: 400, by: nethttp, ends: true},
 		{name: "B93 a folded line: an end by a bare LF", send: strings.ReplaceAll(send(tagList, "", bearer(g.user)), "\r\n", "\n"), want: 200, ollama: listed, why: "a bare LF ends a line of the header (RFC 9112, 2.2)"},
 	}
 	for _, value := range []string{"+" + right, "-1", "0x5", right + "a", "5 5", " ", "1e2", "9223372036854775808", "１"} {
-		rows = append(rows, row{name: "B89 lengths that are no number: " + value, send: lengths(value), want: 400, by: nethttp, ends: true})
+		rows = append(rows, row{name: "B89 lengths that are not numbers: " + value, send: lengths(value), want: 400, by: nethttp, ends: true})
 	}
 	for _, value := range []string{"gzip, chunked", "xchunked", "identity", "chunked, chunked", "chunked, identity", "\x0bchunked", "chunked;q=1"} {
 		r := row{name: "B90 other transfer codings: " + value, send: strings.Replace(chunked(whole), "Transfer-Encoding: chunked", "Transfer-Encoding: "+value, 1), want: 501, by: nethttp, ends: true}
@@ -184,7 +184,7 @@ func framingRows(_ *testing.T, g *gate) []row {
 	for name, line := range map[string]string{
 		"NUL": "X-Bad: a\x00b", "CR": "X-Bad: a\rb", "CR and a header": "X-Bad: a\rX-Api-Key: " + g.admin, "NUL in the name": "X\x00Bad: a", "DEL": "X-Bad: a\x7fb", "ESC": "X-Bad: \x1b[31m", "NUL in the credential": "X-Api-Key: " + g.user + "\x00",
 	} {
-		rows = append(rows, row{name: "B94 bytes that no header has: " + name, send: send(tagList, "", bearer(g.user), line), want: 400, by: nethttp, ends: true})
+		rows = append(rows, row{name: "B94 bytes that are invalid in a header: " + name, send: send(tagList, "", bearer(g.user), line), want: 400, by: nethttp, ends: true})
 	}
 	return rows
 }

@@ -27,7 +27,7 @@ func keyRows(t *testing.T, g *gate) []row {
 					t.Errorf("%v %v", a.object(t)["name"], a.Header)
 				}
 			},
-			why: "a name is text, never anything else: JSON that no browser takes for a page, and `'` before it in CSV",
+			why: "a name is only text: browsers do not take the JSON for a page, and CSV has a `'` before it",
 		})
 	}
 	for _, role := range []string{`"root"`, `["admin"]`, `"Admin"`, `""`, "null", "1"} {
@@ -54,7 +54,7 @@ func keyRows(t *testing.T, g *gate) []row {
 	}
 	k := g.key(t, "")
 	for _, grace := range []string{"-1", "315360000", "259201", "1.5", `"60"`} {
-		rows = append(rows, row{name: "B111 times of grace: " + grace, send: g.asAdmin("POST /api/keys/"+k.Preview+"/rotate", `{"grace_seconds":`+grace+`}`), want: 400})
+		rows = append(rows, row{name: "B111 grace periods: " + grace, send: g.asAdmin("POST /api/keys/"+k.Preview+"/rotate", `{"grace_seconds":`+grace+`}`), want: 400})
 	}
 	var own madeKey
 	call(t, "POST", g.URL+"/api/keys", g.admin, `{"name":"own","role":"admin"}`).want(t, http.StatusOK).decode(t, &own)
@@ -65,7 +65,7 @@ func keyRows(t *testing.T, g *gate) []row {
 	}})
 	none := g.key(t, `,"models":[]`).Secret
 	rows = append(rows,
-		row{name: "B112 lists of models: empty", send: send("POST /api/chat", small, bearer(none)), want: 404, why: "an empty list is no model, none is every local one"},
+		row{name: "B112 lists of models: empty", send: send("POST /api/chat", small, bearer(none)), want: 404, why: "an empty list allows no model, no list allows every local one"},
 		row{name: "B112 lists of models: none", send: g.post("/api/chat", small), want: 200, ollama: reached("/api/chat")},
 		row{name: "B112 lists of models: what is no pattern", send: g.asAdmin("PATCH /api/keys/"+k.Preview, `{"models":["../x"]}`), want: 400},
 		row{name: "B113 the last admin key: revoked", send: g.asAdmin("DELETE /api/keys/"+g.admin[:14], ""), want: 409},

@@ -15,13 +15,13 @@ var updateProof = flag.Bool("update-proof", false, "write the table of bad input
 // elsewhere is what no request on a socket can show, or not in a bearable time, and the tests that show it.
 var elsewhere = map[int]string{
 	14: noLook, 15: noLook, 16: noLook, 17: noLook, 18: noLook, 19: noLook, 20: noLook, 21: noLook,
-	52: "408 after 30 s without progress, by a clock of its own in `TestABodyThatStops` (internal/server)",
+	52: "408 after 30 s without progress; tested with a simulated clock by `TestABodyThatStops` (internal/server)",
 }
 
 // lastNumber of the catalogue that is tried here. B104 is about HTTP/2, and what follows B116 about repeats and settings.
 const lastNumber = 116
 
-const noLook = "no look at the database: `TestABadKeyNeverReachesTheDatabase` (internal/server)"
+const noLook = "the database is not read: `TestABadKeyNeverReachesTheDatabase` (internal/server)"
 
 // checkProof compares the table in docs/proof.md with the rows.
 func checkProof(t *testing.T, all []row) {

@@ -231,7 +231,7 @@ func TestOpenWebUIAsksWithoutAKey(t *testing.T) {
 	// These, too, come without a key in some of its versions. They are refused, in words.
 	for _, path := range []string{"/api/create", "/api/blobs/sha256:0000000000000000000000000000000000000000000000000000000000000000"} {
 		a := call(t, "POST", s.URL+path, "", `{"model":"x"}`).want(t, http.StatusUnauthorized)
-		if text, _ := a.object(t)["error"].(string); !strings.Contains(text, "carries no API key") {
+		if text, _ := a.object(t)["error"].(string); !strings.Contains(text, "contains no API key") {
 			t.Errorf("%s: %s", path, a.Body)
 		}
 	}

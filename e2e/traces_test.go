@@ -67,14 +67,14 @@ func TestTracesWithoutTheirCollector(t *testing.T) {
 			call(t, "GET", s.URL+"/api/tags", user.Secret, "").want(t, http.StatusOK)
 		}
 		if name == "away" {
-			poll(t, "a word about the collector", func() bool { return strings.Contains(s.stdout.String(), "takes no traces") })
+			poll(t, "a word about the collector", func() bool { return strings.Contains(s.stdout.String(), "accepts no traces") })
 		}
 		start := time.Now()
 		s.stop(t)
 		if d := time.Since(start); d > 15*time.Second {
 			t.Errorf("%s: stopping took %v", name, d)
 		}
-		if n := strings.Count(s.stdout.String(), "takes no traces"); name == "away" && n != 1 {
+		if n := strings.Count(s.stdout.String(), "accepts no traces"); name == "away" && n != 1 {
 			t.Errorf("%s: %d lines", name, n)
 		}
 	}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# A tour of the service in front of a real Ollama. ONCE=1 ends after the tour; without it the service stays up until Ctrl-C.
-# Uses the Ollama at OLLAMA_BASE_URL (http://127.0.0.1:11434 if unset) when it answers and has a chat model; otherwise
-# installs and starts one of its own with the tiny test model. Everything lives in ./demo-data and is ended again.
+# A tour of the service in front of a real Ollama. ONCE=1 ends after the tour; otherwise the service runs until Ctrl-C. The demo uses
+# the Ollama at OLLAMA_BASE_URL (http://127.0.0.1:11434 if unset) if it answers and has a chat model; otherwise it installs and starts
+# its own with the tiny test model. All data is in ./demo-data, and the demo ends every process that it has started.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -39,7 +39,7 @@ await() {
     kill -0 "$1" 2>/dev/null || break
     sleep 0.1
   done
-  printf '%s did not start. It said:\n' "$4" >&2
+  printf '%s did not start. Its output:\n' "$4" >&2
   tail -n 20 "$2" >&2
   return 1
 }
@@ -47,7 +47,7 @@ await() {
 # field NAME: the first string of that name in the JSON on stdin.
 field() { sed -nE 's|^[^"]*(.*)$|\1|; s|.*"'"$1"'" *: *"([^"]*)".*|\1|p' | head -n 1; }
 
-# booked KEY N: the statistics of the key once they hold N requests; the books are written in batches, some milliseconds later.
+# booked KEY N: prints the statistics of the key when they contain N requests. The books are written in batches, some milliseconds later.
 booked() {
   local stats i
   for ((i = 0; i < 50; i++)); do
@@ -58,7 +58,7 @@ booked() {
   printf '%s\n' "$stats"
 }
 
-# chat_model URL: the first installed model that can chat; not one for embeddings alone, and none that runs off-site.
+# chat_model URL: prints the first installed model that can chat: no embedding model, and no cloud model.
 chat_model() {
   local name about
   while read -r name; do
@@ -68,7 +68,7 @@ chat_model() {
     *'"capabilities":['*'"completion"'*) printf '%s\n' "$name"; return ;;
     *'"capabilities":['*) continue ;;
     *'"family":"bert"'* | *'"family":"nomic-bert"'*) continue ;;
-    *) printf '%s\n' "$name"; return ;; # an Ollama from before capabilities
+    *) printf '%s\n' "$name"; return ;; # an older Ollama, which reports no capabilities
     esac
   done < <(curl -fsS --max-time 10 "$1/api/tags" | grep -oE '"name":"[^"]*"' | cut -d'"' -f4)
   return 1
@@ -82,10 +82,10 @@ if curl -fsS --max-time 3 -o /dev/null "$backend/api/version" 2>/dev/null; then
   if model=$(chat_model "$backend"); then
     echo "Using the Ollama at $backend with its model $model."
   else
-    echo "The Ollama at $backend has no chat model installed; starting one of the demo's own."
+    echo "The Ollama at $backend has no chat model installed; starting the demo's own Ollama."
   fi
 else
-  echo "No Ollama answers at $backend; starting one of the demo's own."
+  echo "No Ollama answers at $backend; starting the demo's own Ollama."
 fi
 
 if [ -z "$model" ]; then
@@ -98,7 +98,7 @@ if [ -z "$model" ]; then
   (cd testdata && HOME=$data/ollama OLLAMA_HOST=$address ollama create tiny -f Modelfile >"$data/create.log" 2>&1) ||
     { tail -n 5 "$data/create.log" >&2; fail "the model tiny could not be created"; }
   model=tiny
-  echo "Ollama runs at $backend with the model tiny: 540 KB of random weights that answer with random words."
+  echo "Ollama runs at $backend with the model tiny: 540 KB of random weights, which answer with random words."
 fi
 
 title "Build and start"
@@ -106,7 +106,7 @@ show make build
 progress "building the service" make --no-print-directory build
 port=8000
 if (exec 3<>/dev/tcp/127.0.0.1/8000) 2>/dev/null; then port=0; fi
-# A plain environment: the demo shows the defaults, whatever the caller has set. It has no .env where it starts.
+# An empty environment, so that the demo shows the defaults. There is no .env in the directory where the service starts.
 mkdir -p "$data/service"
 program=$PWD/bin/ollama-api-service
 (cd "$data/service" && exec env -i PATH="$PATH" HOME="$HOME" OLLAMA_BASE_URL="$backend" HOST=127.0.0.1 PORT=$port \
@@ -118,15 +118,15 @@ admin=$(sed -nE 's/.*(oas_[0-9A-Za-z]{10}_[0-9A-Za-z]{38}).*/\1/p' "$data/servic
 [ -n "$admin" ] || fail "the service printed no admin key"
 echo "The service listens at ${bold}$url${plain}. Its first admin key was printed once: $admin"
 
-title "A key for somebody"
+title "Create a key"
 show "curl $url/api/keys -H 'Authorization: Bearer ADMIN_KEY' -d '{\"name\":\"demo\",\"role\":\"user\",\"rate_limit\":100}'"
 made=$(curl -fsS "$url/api/keys" -H "Authorization: Bearer $admin" -H 'Content-Type: application/json' \
   -d '{"name":"demo","role":"user","rate_limit":100}')
 printf '%s\n' "$made"
 key=$(field api_key <<<"$made")
-[ -n "$key" ] || fail "no key was made"
+[ -n "$key" ] || fail "no key was created"
 
-title "Without a key there is nothing"
+title "A request without a key"
 show "curl $url/api/models"
 curl -sS -w '  -> %{http_code}\n' "$url/api/models"
 
@@ -143,7 +143,7 @@ content='"content":"(([^"\\]|\\.)*)"'
 while IFS= read -r line; do
   if [[ $line =~ $content ]]; then
     word=${BASH_REMATCH[1]}
-    case $word in *\\u*) word=' ' ;; esac # a control character does not belong on a terminal
+    case $word in *\\u*) word=' ' ;; esac # do not print control characters on a terminal
     printf '%b' "$word"
   fi
   last=$line
@@ -151,10 +151,10 @@ done < <(curl -fsSN --max-time 600 "$url/api/chat" -H "Authorization: Bearer $ke
 printf '\n'
 case $last in
 *'"done":true'*) printf '%s\n' "${dim}$(grep -oE '"(prompt_)?eval_count":[0-9]+' <<<"$last" | tr '\n' ' ')${plain}" ;;
-*) fail "the stream did not end as it should: $last" ;;
+*) fail "the stream did not end with its last record: $last" ;;
 esac
 
-title "What the key has used"
+title "The usage of the key"
 show "curl $url/api/stats -H 'Authorization: Bearer KEY'"
 booked "$key" 1 | sed 's/,"/,\n "/g'
 
@@ -177,8 +177,8 @@ show "ollama-api-service stats"
 (cd "$data/service" && env -i PATH="$PATH" HOME="$HOME" LANG="${LC_ALL:-${LANG:-}}" DATA_DIR="$data/service/data" "$program" stats)
 
 title "Addresses"
-echo "  $url/           what this service is"
-echo "  $url/health     is it well, and is Ollama"
+echo "  $url/           information about the service"
+echo "  $url/health     the state of the service and of Ollama"
 for page in docs redoc; do
   if [ "$(curl -sS -o /dev/null -w '%{http_code}' "$url/$page")" = 200 ]; then echo "  $url/$page"; fi
 done
@@ -189,6 +189,6 @@ if [ "${ONCE:-}" = 1 ]; then
   printf '\n%s\n' "${green}The tour is over.${plain}"
   exit 0
 fi
-printf '\n%s\n' "It stays up; Ctrl-C ends it and removes the demo's data. Its log: $data/service.log"
-trap 'exit 0' INT TERM # this is how it is meant to end
+printf '\n%s\n' "The service keeps running. Ctrl-C stops it and removes the demo's data. Its log: $data/service.log"
+trap 'exit 0' INT TERM # the normal end
 wait "${started[-1]}" || fail "the service ended by itself: $(tail -n 3 "$data/service.err")"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Every fuzz target with new inputs: fuzz.sh [INPUTS], 1,000,000 each when nothing is said. What fails is kept under
-# testdata/fuzz, and is a test from then on. From 100,000 on also what "make test" does a part of: every fault of the table of
-# faults, and as many changed requests against the built program. Nothing but 127.0.0.1 is spoken to.
+# Runs every fuzz target with new inputs: fuzz.sh [INPUTS], by default 1,000,000 each. Go stores an input that fails under
+# testdata/fuzz, where it is a test from then on. From 100,000 inputs on, the script also runs all cases of which "make test" runs a
+# part: every fault of the table of faults, and INPUTS changed requests to the built program. It connects only to 127.0.0.1.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,13 +13,13 @@ failed=()
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
-# try NAME FIGURES COMMAND...: runs it, and says what its output has of FIGURES, a pattern.
+# try NAME FIGURES COMMAND...: runs the command, and prints the last match of the pattern FIGURES in its output.
 try() {
   local name=$1 figures=$2 start=$SECONDS
   shift 2
   printf '%-32s ' "$name"
   if "$@" >"$log" 2>&1; then
-    echo "nothing wrong ($((SECONDS - start)) s) $(grep -o "$figures" "$log" | tail -n 1)"
+    echo "ok ($((SECONDS - start)) s) $(grep -o "$figures" "$log" | tail -n 1)"
   else
     echo "FAILED"
     sed 's/^/    /' "$log"
@@ -27,7 +27,7 @@ try() {
   fi
 }
 
-# Minimising an input that is only new, not wrong, may take a minute in which nothing else runs.
+# Minimising an input that is new but does not fail may take a minute, and nothing else runs meanwhile. So limit it.
 target() { cd "$1" && go test -run '^$' -fuzz "^$2\$" -fuzztime "${inputs}x" -fuzzminimizetime 5x .; }
 
 while IFS=: read -r file name; do

@@ -1,4 +1,4 @@
-// Package scripts_test tries the functions of the shell scripts in this directory.
+// Package scripts_test tests the functions of the shell scripts in this directory.
 package scripts_test
 
 import (
@@ -24,7 +24,7 @@ func shell(t *testing.T, script, commands string, env ...string) (stdout, stderr
 	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
 }
 
-// With empty caches the go command writes "go: downloading ..." to standard error before it does its work: no finding.
+// With empty caches the go command writes "go: downloading ..." to standard error before it does its work. That is not a finding.
 func TestNothing(t *testing.T) {
 	for _, c := range []struct {
 		name, command string
@@ -56,12 +56,12 @@ func TestStandardErrorIsNoFinding(t *testing.T) {
 			t.Fatal(err)
 		}
 		if found := captured.FindString(string(text)); found != "" {
-			t.Errorf("%s: %s mixes standard error into what is looked at", path, found)
+			t.Errorf("%s: %s mixes standard error into the output that it checks", path, found)
 		}
 	}
 }
 
-// A machine that has a command for each package but one is told that one, and what it needs for less is not what it needs for all.
+// If one package is missing, missing and ready name it, but only for the commands that need it.
 func TestMissing(t *testing.T) {
 	for _, c := range []struct{ absent, need, want string }{
 		{"", "test", ""},
@@ -104,7 +104,7 @@ func TestPackagesAreListedOnce(t *testing.T) {
 	for line := range strings.Lines(string(text)) {
 		if fields := strings.Fields(line); len(fields) > 0 && !strings.HasPrefix(line, "#") {
 			if len(fields) < 4 || !slices.Contains([]string{"demo", "lint", "test"}, fields[1]) {
-				t.Errorf("%q has no package, demo|lint|test, what shows it and what it is for", line)
+				t.Errorf("%q does not have a package, demo|lint|test, SHOWN BY and WHAT IT DOES", line)
 			}
 			names = append(names, fields[0])
 		}
@@ -122,13 +122,13 @@ func TestPackagesAreListedOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !strings.Contains(string(text), command) || list.Match(text) {
-			t.Errorf("%s must have its packages from %q, and no list of its own", path, command)
+			t.Errorf("%s must take its packages from %q, and have no list of its own", path, command)
 		}
 	}
 }
 
-// progress shows that a long command still runs, and its status is the command's. What waits to print the next line is left with
-// nobody's output, or a pipe would stay open.
+// progress shows that a long command still runs, and returns the command's status. Its timer must not keep the output open, or a pipe
+// would not end.
 func TestProgress(t *testing.T) {
 	stdout, _, status := shell(t, "./setup.sh", `
 		done=$(mktemp -u); mkfifo "$done"
@@ -140,7 +140,7 @@ func TestProgress(t *testing.T) {
 	}
 }
 
-// The home of CI is empty, and what says how to reach the registries is there.
+// The home of CI is empty, and the settings of the registries are kept.
 func TestEmptyHome(t *testing.T) {
 	old, home := t.TempDir(), t.TempDir()
 	if err := os.WriteFile(filepath.Join(old, ".npmrc"), []byte("registry=https://npm.example.net/\n"), 0o600); err != nil {
@@ -168,7 +168,7 @@ func TestEmptyHome(t *testing.T) {
 	}
 }
 
-// .ci/run has make run in an empty home, gives its status, and leaves nothing behind; CI=false keeps the home of the caller.
+// .ci/run runs make in an empty home, returns its status, and leaves no files behind; CI=false keeps the caller's home.
 func TestCI(t *testing.T) {
 	root, bin, temp := t.TempDir(), t.TempDir(), t.TempDir()
 	copied := exec.Command("cp", "-R", "../.ci", "../scripts", root)

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# What a bare machine lacks. "scripts/setup.sh missing [demo|lint|test]" prints the Debian packages that are not there, so that
-# apt-get install -y $(scripts/setup.sh missing) installs them. Sourced, it gives the functions below to other scripts.
+# Finds missing programs. "scripts/setup.sh missing [demo|lint|test]" prints the Debian packages that are not installed, so that
+# apt-get install -y $(scripts/setup.sh missing) installs them. Other scripts source this file for the functions below.
 
 packages_txt=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/packages.txt
 
-# there SHOWN-BY: reports whether what shows a package is on this machine.
+# there SHOWN-BY: reports whether the command, file or Python module is on this machine.
 there() {
   local python
   case $1 in
   /*) [ -f "$1" ] ;;
   python:*)
-    # Debian's own, which is what has Debian's modules. Another Python earlier in PATH may have them and not be there for the tests.
+    # Debian's own Python, which has Debian's modules and which the tests use. Another Python earlier in PATH may differ.
     python=/usr/bin/python3
     [ -x "$python" ] || python=python3
     "$python" -c "import ${1#python:}" >/dev/null 2>&1
@@ -19,7 +19,7 @@ there() {
   esac
 }
 
-# missing [demo|lint|test]: the packages that the demo, the linters or everything (test) needs and that are not there.
+# missing [demo|lint|test]: prints the missing packages for the demo, the linters or everything (test).
 missing() {
   local need=${1:-test} package for shown_by _
   while read -r package for shown_by _; do
@@ -28,7 +28,7 @@ missing() {
   done <"$packages_txt" | sort -u | paste -sd' '
 }
 
-# ready [demo|lint|test]: names what is missing, and fails if anything is.
+# ready [demo|lint|test]: fails if a package is missing, and names the missing ones.
 ready() {
   local packages
   if ! command -v go >/dev/null 2>&1; then
@@ -41,8 +41,8 @@ ready() {
   return 1
 }
 
-# progress WHAT COMMAND...: runs the command, and prints every PROGRESS_EVERY (15) seconds how long it runs already. The first
-# build of a machine with empty caches takes minutes in which the go command and npm print nothing.
+# progress WHAT COMMAND...: runs the command, and prints the elapsed time every PROGRESS_EVERY (15) seconds. On a machine with empty
+# caches the go command and npm print nothing for minutes.
 progress() {
   local what=$1 start=$SECONDS ticker status=0
   shift
@@ -50,7 +50,7 @@ progress() {
     pause=''
     trap 'kill "$pause" 2>/dev/null; exit' TERM
     while :; do
-      sleep "${PROGRESS_EVERY:-15}" >/dev/null 2>&1 & # its own output: a sleep that is left over must not hold a pipe open
+      sleep "${PROGRESS_EVERY:-15}" >/dev/null 2>&1 & # a sleep that outlives the script must not hold its output pipe open
       pause=$!
       wait "$pause"
       echo "   ... $what: $((SECONDS - start)) s"
@@ -63,7 +63,7 @@ progress() {
   return "$status"
 }
 
-# ollama_there: puts the ollama of Go's bin directory in PATH, and builds it first if there is none at all.
+# ollama_there: adds Go's bin directory to PATH, and builds Ollama if there is none in PATH.
 ollama_there() {
   local gobin
   gobin=$(go env GOBIN)
@@ -74,8 +74,8 @@ ollama_there() {
   CGO_ENABLED=1 progress "building Ollama" go install github.com/ollama/ollama@v0.6.5
 }
 
-# empty_home DIRECTORY: makes it the home, with everything a home may hold, caches and programs, absent. Only what says how to
-# reach the registries is carried over, as environment, from wherever Go and npm have it.
+# empty_home DIRECTORY: uses DIRECTORY as an empty HOME, without caches and programs. It keeps only the settings of Go and npm that
+# tell how to reach the registries, as environment variables.
 empty_home() {
   local home=$1 name value path=
   for name in GOPROXY GOSUMDB GOPRIVATE GONOPROXY GONOSUMDB GOINSECURE GOFLAGS; do
@@ -88,7 +88,7 @@ empty_home() {
       case $value in '' | null | undefined) ;; *) export "npm_config_${name//-/_}=$value" ;; esac
     done
   fi
-  # Programs of the caller, such as an Ollama that is already built, are in its home; those of the system are not.
+  # PATH keeps only system directories, because the caller's own programs, such as an Ollama that is already built, are in its home.
   for name in go node; do
     value=$(command -v "$name" 2>/dev/null) && path=$path$(dirname "$value"):
   done
@@ -97,7 +97,7 @@ empty_home() {
     XDG_CONFIG_HOME XDG_CACHE_HOME XDG_DATA_HOME XDG_STATE_HOME XDG_RUNTIME_DIR
   export HOME=$home GOPATH=$home/go GOMODCACHE=$home/go/pkg/mod GOBIN=$home/go/bin GOCACHE=$home/.cache/go-build \
     npm_config_cache=$home/.npm
-  # Git refuses to read a checkout of another user unless its home allows it.
+  # Git refuses to read another user's checkout unless its configuration allows it.
   export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0=$PWD
 }
 

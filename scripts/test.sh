@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # The checks and the tests. Each argument is one of the groups below; without an argument all but "long" run. A group that fails does not
-# stop the others, so that one run shows all that is wrong. What can be installed without root is installed; the rest is named.
+# stop the others, so that one run shows all failures. The script installs what needs no root, and names the rest.
 #
 #   check   format, linters, word list, and the tests with -short and Go's test cache: between two edits
 #   lint    check without tests, other modules, six platforms, dead code, known vulnerabilities, the check of the binary
-#   race    all tests but e2e, with -race
+#   race    all tests except e2e, with -race
 #   e2e     the built binary with a real Ollama and real clients, with -race
 #   fuzz    3,000 inputs for each fuzz target
 #   deploy  packages, image, unit, compose file
-#   long    what is statistical: more traces, faults, adversarial requests and inputs
+#   long    the statistical tests: more traces, faults, adversarial requests and inputs
 #
-# Sourced, it only defines its functions; scripts_test.go tries them so.
+# If another script sources this file, it only defines its functions; scripts_test.go tests them in this way.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/setup.sh
@@ -22,7 +22,7 @@ trap 'rm -rf "$work"' EXIT
 
 if [ -t 1 ]; then bold=$'\e[1m' red=$'\e[31m' green=$'\e[32m' plain=$'\e[0m'; else bold='' red='' green='' plain=''; fi
 
-# step NAME COMMAND...: runs it, and goes on when it fails, so that one run shows all that is wrong.
+# step NAME COMMAND...: runs the command and continues if it fails, so that one run shows all failures.
 step() {
   local name=$1 start=$SECONDS
   shift
@@ -37,11 +37,11 @@ step() {
 
 tool() { CGO_ENABLED=0 go tool -modfile=tools/go.mod "$@"; }
 
-# Its own module file: what it depends on is ten times what the other tools do.
+# golangci-lint has a module file of its own, because it has ten times the dependencies of the other tools.
 golangci() { CGO_ENABLED=0 go tool -modfile=tools/golangci.mod golangci-lint run --show-stats=false ./...; }
 
-# nothing COMMAND...: fails when the command fails or prints anything on standard output, where linters write their findings.
-# Standard error is no finding: with an empty module cache the go command writes "go: downloading ..." there.
+# nothing COMMAND...: fails if the command fails or prints anything on standard output, where linters write their findings.
+# Output on standard error does not count: with an empty module cache the go command writes "go: downloading ..." there.
 nothing() {
   local out status=0
   out=$("$@") || status=$?
@@ -52,7 +52,7 @@ nothing() {
 # modules: the folders of the Go modules of this repository.
 modules() { find . -name go.mod -not -path '*/node_modules/*' -not -path './.git/*' -exec dirname {} \;; }
 
-# The modules are downloaded first, so that a slow network shows here and not as a slow linter.
+# Download the modules first, so that a slow network is visible as such and not as a slow linter.
 downloads() {
   local module
   for module in $(modules); do (cd "$module" && go mod download) || return 1; done
@@ -64,41 +64,41 @@ formatted() {
   nothing tool gofumpt -l "${files[@]}" || { echo "   make fmt formats them"; return 1; }
 }
 
-# The Go client of the tests is a module of its own, so that nothing of Ollama comes into this one.
+# The Go client of the tests is a module of its own, so that the program has no dependency on Ollama.
 go_client() {
   (cd e2e/clients/go && go vet ./... && CGO_ENABLED=0 go tool -modfile=../../../tools/go.mod staticcheck ./... && nothing go mod tidy -diff)
-  # Not ./...: packages of npm are next to it.
+  # Not ./..., because npm packages are in the same directory.
   (cd e2e/clients/streams && go vet . && CGO_ENABLED=0 go tool -modfile=../../../tools/go.mod staticcheck . && nothing go mod tidy -diff &&
     nothing go mod tidy -modfile=newest.mod -diff)
 }
 
-# So is the ACME server of the tests.
+# The ACME server of the tests is a module of its own too.
 acme_module() {
   (cd e2e/acme && nothing go mod tidy -diff)
 }
 
-# So is what holds our reading of bodies against Ollama's.
+# The tests that compare our reading of bodies with Ollama's are a module of their own too.
 bodies() {
   (cd e2e/bodies && go vet ./... && CGO_ENABLED=0 go tool -modfile=../../tools/go.mod staticcheck ./... && nothing go mod tidy -diff && go test -count=1 ./...)
 }
 
-# What makes packages and images is a module of its own too: none of it belongs into the program.
+# The tools that make packages and images are a module of their own too, so that the program does not depend on them.
 deploy_module() {
   (cd deploy && go vet ./... && CGO_ENABLED=0 go tool -modfile=../tools/go.mod staticcheck ./... && nothing go mod tidy -diff)
 }
 
-# The packages are installed, and started under systemd, in a copy of the machine, for which one must be root. Without -race: it is
-# compression, ten times slower with it, and not concurrent.
+# These tests install the packages in a copy of the machine and start them under systemd, which needs root. Without -race, because
+# compression is ten times slower with it and not concurrent.
 deployment() {
   local all=()
   if [ "$(id -u)" != 0 ]; then
-    echo "   NOT RUN, for they need root: the tests that install the packages and run the image"
+    echo "   NOT RUN, because they need root: the tests that install the packages and run the image"
     all=(-skip '^TestInASystem')
   fi
   (cd deploy && go test -count=1 -timeout 30m "${all[@]}" ./...)
 }
 
-# The vulnerability database is the public one where it answers, and otherwise the snapshot next to the tools.
+# Use the public vulnerability database if it answers, and otherwise the snapshot in tools/.
 vulnerabilities() {
   local db=https://vuln.go.dev
   if curl -fsS --max-time 5 -o /dev/null "$db/index/db.json" 2>/dev/null; then
@@ -120,7 +120,7 @@ no_reflect_method() {
   [ -z "$found" ] || { echo "   these make the linker keep every method:"; echo "$found"; return 1; }
 }
 
-# The program and its tests compile and are vetted for every platform of the release; e2e and bench need Linux. With the flags of the
+# Build and vet the program and its tests for every platform of the release; e2e and bench need Linux. The flags are those of the
 # release, so that one compilation serves both.
 platforms() {
   local platform system arch action
@@ -134,14 +134,14 @@ platforms() {
   done
 }
 
-# The lock files must work with any registry.
+# The lock files must work with every registry.
 locks_name_no_registry() {
   local locks
   mapfile -t locks < <(git ls-files '*package-lock.json')
   [ ${#locks[@]} -gt 0 ] && ! grep -n '"resolved"' "${locks[@]}"
 }
 
-# packages_there DIRECTORY [COMMAND...]: installs what its lock file names, unless it is there. COMMAND is npm's: ci if none is given.
+# packages_there DIRECTORY [COMMAND...]: installs the packages of its lock file unless they are installed. COMMAND is npm's, by default ci.
 packages_there() {
   local command=("${@:2}")
   (cd "$1" && if [ -d node_modules ] && [ node_modules -nt package-lock.json ]; then exit 0; fi
@@ -150,12 +150,12 @@ packages_there() {
 
 short_tests() { go test -short $(go list ./... | grep -v /e2e); }
 
-# race_tests PACKAGE...: -count=1, because the tests start programs, and a cached result would not notice that they changed. -parallel 8,
-# because parallel tests here mostly wait.
+# race_tests PACKAGE...: runs tests with -race. -count=1, because the tests start programs, and the test cache does not notice changes
+# of these. -parallel 8, because parallel tests here mostly wait.
 race_tests() {
   local all=() pid status
   if [ "$(id -u)" != 0 ]; then
-    echo "   NOT RUN, for they need root, to mount a small disk and to trace another program: TestChaosDiskFull, TestChaosFsyncFails"
+    echo "   NOT RUN, because they need root to mount a small disk and to trace another program: TestChaosDiskFull, TestChaosFsyncFails"
     all=(-skip '^TestChaos(DiskFull|FsyncFails)$')
   fi
   CGO_ENABLED=1 go test -race -count=1 -parallel 8 -timeout 45m -v "${all[@]}" "$@" >"$work/tests" 2>&1 &
@@ -175,14 +175,15 @@ race_tests() {
   return $status
 }
 
-# What grows with a number: -everything has all traces of the simulator, -rounds kills, -fleet-requests requests of the fleet.
+# Tests whose size is a parameter: -everything runs all traces of the simulator, -rounds is the number of kills, -fleet-requests the
+# number of requests of the fleet.
 long_tests() {
   go test -count=1 -timeout 30m ./internal/sched -run '^TestSimulation$' -everything &&
     go test -count=1 -timeout 2h -v -run '^Test(Chaos|Fleet)' ./e2e -rounds "${ROUNDS:-200}" -fleet-requests 10000 &&
     bash scripts/fuzz.sh "${INPUTS:-100000}"
 }
 
-# slowest FILE: the ten tests of go test -v's output that took longest, and the packages.
+# slowest FILE: prints the ten slowest tests and the five slowest packages in the output of go test -v.
 slowest() {
   sed -nE 's/^--- [A-Z]+: ([^ ]+) \(([0-9.]+)s\)$/\2 \1/p' "$1" | sort -rn | head -10 | awk '{ printf "   %8.1f s  %s\n", $1, $2 }'
   sed -nE 's/^(ok|FAIL)[ \t]+([^ \t]+)[ \t]+([0-9.]+)s.*/\3 \2/p' "$1" | sort -rn | head -5 | awk '{ printf "   %8.1f s  %s\n", $1, $2 }'
@@ -205,7 +206,7 @@ wanted() { [[ " ${groups[*]} " == *" $1 "* ]]; }
 wanted check || wanted lint && step "formatted (gofumpt)" formatted
 wanted check || wanted lint && step "linters (golangci-lint)" golangci
 wanted check || wanted lint && step "plain words" bash scripts/words.sh
-wanted check && step "tests, the short ones" short_tests
+wanted check && step "short tests" short_tests
 if wanted lint; then
   step "Go modules" downloads
   step "the Go client of the tests" go_client
@@ -221,13 +222,13 @@ fi
 if wanted e2e || wanted long; then
   step "a real Ollama" ollama_there
   step "npm clients" packages_there e2e/clients
-  # Not ci, which wants the packages of all other platforms in the lock file; a registry need not have them.
+  # Not ci, because it requires the packages of all other platforms in the lock file, and a registry may lack them.
   step "npm agents (1.2 GB)" packages_there e2e/agents install --no-save
   step "npm readers of streams" packages_there e2e/clients/streams
   step "npm packages of the documentation pages" packages_there e2e/pages
 fi
 if wanted race && wanted e2e; then
-  step "all tests, with -race" race_tests ./... # in one go, so that e2e, which waits, runs next to the others
+  step "all tests, with -race" race_tests ./... # in one run, so that e2e, which mostly waits, runs in parallel with the others
 elif wanted race; then
   # shellcheck disable=SC2046 # one word for each package
   step "tests, with -race" race_tests $(go list ./... | grep -v /e2e)

@@ -155,12 +155,12 @@ func TestConnectRefuses(t *testing.T) {
 		args []string
 		says string
 	}{
-		{[]string{"connect", "lynx"}, `no recipe called "lynx"; connect without a name lists them`},
-		{[]string{"connect", "openai"}, "there is openai-python, openai-js"},
+		{[]string{"connect", "lynx"}, `no recipe called "lynx"; connect without a name lists all`},
+		{[]string{"connect", "openai"}, "similar ones are openai-python, openai-js"},
 		{[]string{"connect", "curl", "--url", "gateway:8000", "--key", "k", "--model", "m"}, "--url must be an address"},
 		{[]string{"connect", "curl", "--url", "http://x?y=z", "--key", "k", "--model", "m"}, "--url must be an address"},
 		{[]string{"connect", "curl", "--url", "http://x", "--key", "two words", "--model", "m"}, "no spaces"},
-		{[]string{"connect", "curl", "--url", "http://x", "--key", "k", "--model", "a\nb"}, "the model has a character that cannot be printed"},
+		{[]string{"connect", "curl", "--url", "http://x", "--key", "k", "--model", "a\nb"}, "the model contains a character that cannot be printed"},
 		{[]string{"connect", "curl", "--url", "http://x", "--key", "k", "--key-file", "f"}, "not both"},
 		{[]string{"connect", "curl", "--url", "http://x", "--key-file", "no-such-file"}, "correct --key-file"},
 	} {

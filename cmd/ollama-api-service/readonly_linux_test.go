@@ -132,7 +132,7 @@ func TestHealthTellsOfAFullDisk(t *testing.T) {
 		t.Fatalf("health is %+v, want healthy without a hint", h)
 	}
 	free := fill(t, dir)
-	p.line(`"level":"ERROR".*nothing can be written to DATA_DIR.*no space`)
+	p.line(`"level":"ERROR".*DATA_DIR cannot be written.*no space`)
 	if h := p.health(true); h.Status != "degraded" || !strings.Contains(h.Hint, "no space") || h.Journal.Error == "" {
 		t.Errorf("health of a full disk is %+v, want degraded with its cause", h)
 	}
@@ -140,7 +140,7 @@ func TestHealthTellsOfAFullDisk(t *testing.T) {
 		t.Errorf("health without a key is %+v, want degraded and no more", h)
 	}
 	free()
-	p.line("DATA_DIR can be written to again")
+	p.line("DATA_DIR can be written again")
 	if h := p.health(true); h.Status != "healthy" {
 		t.Errorf("health is %+v after space was freed, want healthy", h)
 	}

@@ -17,7 +17,7 @@ func TestBackupsOfAService(t *testing.T) {
 	environ := []string{"DATA_DIR=" + dir, "ADMIN_API_KEY=" + testAdmin, "BACKUP_EVERY=24h"}
 	p := launch(t, environ, nil, "serve")
 	var made struct{ File string }
-	if err := json.Unmarshal([]byte(p.line(`"msg":"a backup was made"`)), &made); err != nil || filepath.Dir(made.File) != filepath.Join(dir, "backups") {
+	if err := json.Unmarshal([]byte(p.line(`"msg":"wrote a scheduled backup"`)), &made); err != nil || filepath.Dir(made.File) != filepath.Join(dir, "backups") {
 		t.Fatalf("%v: the backup is %s, want it in DATA_DIR/backups", err, made.File)
 	}
 	m := regexp.MustCompile(`"url":"([^"]+)"`).FindStringSubmatch(p.line(`"msg":"listening"`))
@@ -58,7 +58,7 @@ func TestNoRoomForABackup(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := launch(t, []string{"DATA_DIR=" + t.TempDir(), "BACKUP_EVERY=1h", "BACKUP_KEEP=1", "BACKUP_DIR=" + dir}, nil, "serve")
-	if line := p.line(`"msg":"no backup was made`); !strings.Contains(line, "no room") || !strings.Contains(line, `"hint"`) {
+	if line := p.line(`"msg":"the scheduled backup failed`); !strings.Contains(line, "not enough space") || !strings.Contains(line, `"hint"`) {
 		t.Errorf("the line is %s, want its cause and a hint", line)
 	}
 	p.stop()

@@ -29,10 +29,8 @@ import (
 )
 
 const (
-	changePoll   = 250 * time.Millisecond        // how often changes by other processes are checked
-	drainTimeout = 15 * time.Second              // how long the last rows may take to reach the database
-	hour         = 61 * time.Minute              // how far back a request counts against a rate limit
-	day          = 24*time.Hour + 15*time.Minute // how far back its tokens and GPU time count
+	changePoll   = 250 * time.Millisecond // how often changes by other processes are checked
+	drainTimeout = 15 * time.Second       // how long the last rows may take to reach the database
 )
 
 // serve runs the gateway until ctx ends. It creates and connects all parts, top down.
@@ -128,14 +126,25 @@ func serve(ctx context.Context, cfg *config.Config, hangup <-chan os.Signal, std
 
 	copies := backups(cfg, st, log)
 	gateway := server.New(server.Options{
-		Store: st, Auth: keys, Secret: secret, Random: rand.Reader, Limits: limits,
-		Fleet: fleet, Queue: sched.Options{MaxQueue: cfg.MaxQueue, PerKey: cfg.MaxQueuePerKey, MaxWait: cfg.MaxQueueWait, Prefix: cfg.PrefixAffinity}, Books: books, Log: log, Version: buildVersion(),
-		Means: means, Static: static, Refuses: cfg.RefuseBackend,
-		Live: live(cfg), BasePath: string(cfg.BasePath), ProxyProtocol: bool(cfg.ProxyProtocol), MetricsOpen: cfg.MetricsOpen,
-		MaxBody: int64(cfg.MaxBodyBytes), BodyMemory: int64(cfg.MaxBodyMemory), MaxRequestTime: cfg.MaxRequestTime, FirstByte: cfg.UpstreamFirstByteTimeout, Idle: cfg.UpstreamIdleTimeout, CountGrace: cfg.CountGrace, Heartbeat: cfg.SSEHeartbeat,
-		Throttle: auth.NewThrottle(cfg.AuthFailuresPerMinute, time.Now), StopDelay: cfg.ShutdownDelay, PerAddress: cfg.MaxConnectionsPerAddress, TLS: secure.config, HSTS: cfg.HSTS, Expiry: secure.expiry,
-		Tracer: traces.tracer, TraceUpstream: cfg.TraceUpstream, LogLinesLost: lines.lost.Load,
-		BackupEvery: cfg.BackupEvery, LastBackup: copies.Last, LogAddress: api.AddressDetail(cfg.LogClientAddress),
+		Version: buildVersion(), Log: log, Random: rand.Reader, Store: st, Auth: keys, Secret: secret, Limits: limits, Books: books, Fleet: fleet,
+		Queue: sched.Options{MaxQueue: cfg.MaxQueue, PerKey: cfg.MaxQueuePerKey, MaxWait: cfg.MaxQueueWait, Prefix: cfg.PrefixAffinity},
+		Live:  live(cfg),
+		Upstream: server.Upstream{
+			Means: means, Static: static, Refuses: cfg.RefuseBackend,
+			FirstByte: cfg.UpstreamFirstByteTimeout, Idle: cfg.UpstreamIdleTimeout, CountGrace: cfg.CountGrace, TraceUpstream: cfg.TraceUpstream,
+		},
+		Bounds: server.Bounds{
+			MaxBody: int64(cfg.MaxBodyBytes), BodyMemory: int64(cfg.MaxBodyMemory), MaxRequestTime: cfg.MaxRequestTime, Heartbeat: cfg.SSEHeartbeat,
+			PerAddress: cfg.MaxConnectionsPerAddress, StopDelay: cfg.ShutdownDelay,
+		},
+		Access: server.Access{
+			BasePath: string(cfg.BasePath), ProxyProtocol: bool(cfg.ProxyProtocol), Throttle: auth.NewThrottle(cfg.AuthFailuresPerMinute, time.Now),
+			MetricsOpen: cfg.MetricsOpen, TLS: secure.config, HSTS: cfg.HSTS, Expiry: secure.expiry,
+		},
+		Reports: server.Reports{
+			Tracer: traces.tracer, LogAddress: api.AddressDetail(cfg.LogClientAddress), LogLinesLost: lines.lost.Load,
+			BackupEvery: cfg.BackupEvery, LastBackup: copies.Last,
+		},
 	})
 
 	// Watch the servers and the changes of keys until the last request has ended.
@@ -232,14 +241,14 @@ func makeDatabase(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ 
 // restoreLimits counts the admissions of the last hour and the usage of the last day, so that a restart does not reset any limit.
 func restoreLimits(ctx context.Context, st *store.Store, limits *limit.Memory, longest time.Duration) error {
 	now := time.Now()
-	admitted, err := st.AdmittedSince(ctx, now.Add(-hour).Truncate(time.Minute))
+	admitted, err := st.AdmittedSince(ctx, now.Add(-limit.RequestWindow).Truncate(time.Minute))
 	if err != nil {
 		return err
 	}
 	for _, a := range admitted {
 		limits.Restore(a.Key, a.Minute, a.Count)
 	}
-	used, err := st.UsedSince(ctx, now.Add(-day).Truncate(time.Minute), now, longest)
+	used, err := st.UsedSince(ctx, now.Add(-limit.UsageWindow).Truncate(time.Minute), now, longest)
 	if err != nil {
 		return err
 	}

@@ -252,7 +252,7 @@ func TestStartWaitsForTheSocket(t *testing.T) {
 	p.line(`"msg":"listening"`)
 
 	q := launch(t, []string{"HOST=" + path, "DATA_DIR=" + filepath.Join(dir, "other"), "START_WAIT=30s"}, nil, "serve")
-	q.line(`another process listens on it`)
+	q.line(`another process is listening on it`)
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}

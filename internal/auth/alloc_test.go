@@ -8,7 +8,7 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// Under the race detector pools lose entries at random, so allocations are counted without it.
+// Under the race detector, pools drop entries at random, so this counts allocations without it.
 func TestIdentifyCachedAllocatesNothing(t *testing.T) {
 	b := newBed(t)
 	text, preview := b.key(api.Key{})

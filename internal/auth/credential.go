@@ -9,35 +9,35 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// ErrNoCredential is the cause of Credential's error when the request carries no credential at all.
+// ErrNoCredential is the cause of Credential's error if the request contains no credential.
 var ErrNoCredential = errors.New("no credential")
 
-// carried is a text that a request carries in a place for keys. fault is not nil where the text cannot be used as it is sent.
+// carried is a text that a request carries in a place for keys. fault is not nil if the text cannot be used in this form.
 type carried struct {
 	text  string
 	fault error
 }
 
-// mostCarried bounds the texts of one request that are weighed: each is a guess, and costs as much as one.
+// mostCarried limits the texts of one request that are checked: each is a guess, and costs as much as one.
 const mostCarried = 8
 
-// Credential takes the key text out of a request. Its carriers are Authorization (Bearer, the password of Basic, or the key
-// without a scheme), x-api-key, api-key, and the key of the path /k/KEY/, which the caller has cut out. An empty value is no
-// credential. Identify then decides whether the key is good.
+// Credential extracts the key text from a request. The carriers are Authorization (Bearer, the password of Basic, or the key without a
+// scheme), x-api-key, api-key, and the key in the path /k/KEY/, which the caller passes as pathKey. An empty value is not a credential.
+// Identify then decides whether the key is valid.
 //
-// Clients send placeholders next to the key that their user has set: "Bearer ollama", the key of another service. A text that
-// cannot be a key of this service is passed over where another carrier holds one that can. passedOver has these texts, for the
-// throttle: with them a client could guess while it holds a good key.
+// Clients send placeholders next to the key that their user has set: "Bearer ollama", or the key of another service. A text that cannot
+// be a key of this service is ignored if another carrier has one that can. passedOver contains these texts for the throttle, because a
+// client with a valid key could use them for guesses.
 //
-// It returns CodeUnauthorized for none (ErrNoCredential) or an unusable one, and CodeBadRequest for two different texts that
-// could both be keys and for a doubled header: which of two was meant must not depend on who reads first, a proxy or this
-// service. The text is returned with the error as well if there is one; of two that could both be keys, both are passed over.
+// It returns CodeUnauthorized without any credential (ErrNoCredential) or with an unusable one. It returns CodeBadRequest for two
+// different texts that could both be keys, and for a repeated header, because a proxy and this service might choose different ones. With
+// an error, it also returns the text, if any; of two texts that could both be keys, both are in passedOver.
 func (a *Authenticator) Credential(h http.Header, pathKey string) (text string, passedOver []string, err error) {
 	var room [4]carried
 	found := carriers(room[:0], h, pathKey)
 	switch len(found) {
 	case 0:
-		return "", nil, api.Wrap(api.CodeUnauthorized, ErrNoCredential, "this request carries no API key: send it as \"Authorization: Bearer KEY\" "+
+		return "", nil, api.Wrap(api.CodeUnauthorized, ErrNoCredential, "this request contains no API key: send it as \"Authorization: Bearer KEY\" "+
 			"or \"x-api-key: KEY\", as the password of HTTP Basic, or in the path as /k/KEY/api/... for clients that cannot send a header")
 	case 1:
 		return found[0].text, nil, found[0].fault
@@ -59,8 +59,8 @@ func (a *Authenticator) Credential(h http.Header, pathKey string) (text string, 
 	return found[max(chosen, 0)].text, passedOver, found[max(chosen, 0)].fault
 }
 
-// couldBeKey reports whether a text has the form and the checksum of a key, or is one of the static keys. It never asks the
-// store: the answer must not depend on which keys exist.
+// couldBeKey reports whether a text has the form and the checksum of a key, or is one of the static keys. It does not read the store,
+// because the answer must not depend on which keys exist.
 func (a *Authenticator) couldBeKey(text string) bool {
 	if len(text) > maxCredential {
 		return false
@@ -72,7 +72,7 @@ func (a *Authenticator) couldBeKey(text string) bool {
 	return matchStatic(*a.statics.Load(), &m) >= 0
 }
 
-// carriers appends what each carrier of the request holds.
+// carriers appends the text of each carrier in the request.
 func carriers(found []carried, h http.Header, pathKey string) []carried {
 	if pathKey != "" {
 		found = append(found, carried{text: pathKey})
@@ -96,7 +96,7 @@ func carriers(found []carried, h http.Header, pathKey string) []carried {
 	return found
 }
 
-// refuseDoubled is for what one header held: of two values, two readers may take two.
+// refuseDoubled marks the values of a repeated header: two readers might choose different ones.
 func refuseDoubled(found []carried) {
 	if len(found) < 2 {
 		return
@@ -106,8 +106,8 @@ func refuseDoubled(found []carried) {
 	}
 }
 
-// authorization reads the value of an Authorization header. The scheme has no case (RFC 9110, 11.1); one more space or tab
-// before the key is what people paste.
+// authorization reads the value of an Authorization header. The scheme is case-insensitive (RFC 9110, 11.1). One extra space or tab
+// before the key is accepted, because people paste it.
 func authorization(found []carried, value string) []carried {
 	scheme, rest := value, ""
 	if end := strings.IndexAny(value, " \t"); end >= 0 {
@@ -136,7 +136,7 @@ func authorization(found []carried, value string) []carried {
 	return append(found, carried{rest, errScheme()})
 }
 
-// keys appends the text of a header. No key holds a comma: with one, it is two headers that a proxy has joined.
+// keys appends the text of a header. Keys contain no comma: a comma means that a proxy has joined two headers.
 func keys(found []carried, text string, fault error) []carried {
 	if strings.IndexByte(text, ',') < 0 {
 		return append(found, carried{text, fault})
@@ -168,18 +168,18 @@ func errBasic() error {
 }
 
 func errScheme() error {
-	return api.Errorf(api.CodeUnauthorized, "the Authorization header is not of the form \"Bearer KEY\"")
+	return api.Errorf(api.CodeUnauthorized, "the Authorization header does not have the form \"Bearer KEY\"")
 }
 
 func errTwice() error {
 	return api.Errorf(api.CodeUnauthorized,
-		"the Authorization header says Bearer twice: most clients add the word themselves, so give them the key without it")
+		"the Authorization header contains Bearer twice: most clients add the word themselves, so configure the key without it")
 }
 
 func errBearer() error {
-	return api.Errorf(api.CodeUnauthorized, "the word Bearer belongs into the Authorization header: send only the key in this one")
+	return api.Errorf(api.CodeUnauthorized, "the word Bearer belongs in the Authorization header: send only the key in this header")
 }
 
 func errAmbiguous() error {
-	return api.Errorf(api.CodeBadRequest, "this request carries more than one credential: send one API key, in one place")
+	return api.Errorf(api.CodeBadRequest, "this request contains more than one credential: send one API key, in one place")
 }

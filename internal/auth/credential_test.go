@@ -26,7 +26,7 @@ func TestCredential(t *testing.T) {
 		name    string
 		h       header
 		path    string
-		want    string // the text; with a code, what was refused
+		want    string // the text; with a code, the refused text
 		code    api.Code
 		says    string
 		nothing bool
@@ -52,9 +52,9 @@ func TestCredential(t *testing.T) {
 		{name: "Basic, no password", h: one(basic("KEY:")), want: "KEY", code: api.CodeUnauthorized, says: "as its password"},
 		{name: "Basic, no colon", h: one(basic("KEY")), want: "KEY", code: api.CodeUnauthorized, says: "as its password"},
 		{name: "Basic, no base64", h: one("Basic !!!"), want: "!!!", code: api.CodeUnauthorized, says: "as its password"},
-		{name: "other scheme", h: one("Token " + key), want: key, code: api.CodeUnauthorized, says: "not of the form"},
-		{name: "Bearer twice", h: one("Bearer Bearer " + key), want: key, code: api.CodeUnauthorized, says: "says Bearer twice"},
-		{name: "bearer Bearer", h: one("bearer Bearer KEY"), want: "KEY", code: api.CodeUnauthorized, says: "says Bearer twice"},
+		{name: "other scheme", h: one("Token " + key), want: key, code: api.CodeUnauthorized, says: "does not have the form"},
+		{name: "Bearer twice", h: one("Bearer Bearer " + key), want: key, code: api.CodeUnauthorized, says: "contains Bearer twice"},
+		{name: "bearer Bearer", h: one("bearer Bearer KEY"), want: "KEY", code: api.CodeUnauthorized, says: "contains Bearer twice"},
 		{name: "twice the same", h: header{"Authorization": {"Bearer " + key, "Bearer " + key}}, want: key, code: api.CodeBadRequest},
 		{name: "twice, different", h: header{"Authorization": {"Bearer " + key, "Bearer " + other}}, code: api.CodeBadRequest, passed: []string{key, other}},
 		{name: "twice, one empty", h: header{"Authorization": {"", "Bearer " + key}}, want: key},
@@ -127,7 +127,7 @@ func TestCredential(t *testing.T) {
 	}
 }
 
-// Which keys exist must not show in how two texts are weighed: nothing here asks the store.
+// The choice between two texts must not reveal which keys exist, so it does not use the store.
 func TestCredentialNeedsNoStore(t *testing.T) {
 	b := newBed(t)
 	key, _ := b.key(api.Key{})
@@ -145,7 +145,7 @@ func TestNoCredentialNamesEveryCarrier(t *testing.T) {
 	_, _, err := newBed(t).Credential(http.Header{}, "")
 	for _, way := range []string{"Authorization: Bearer KEY", "x-api-key: KEY", "Basic", "/k/KEY/"} {
 		if !strings.Contains(api.AsError(err).Message, way) {
-			t.Errorf("the message does not name %s", way)
+			t.Errorf("the message does not mention %s", way)
 		}
 	}
 }

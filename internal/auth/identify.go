@@ -17,21 +17,21 @@ import (
 )
 
 const (
-	// cacheTTL bounds how long a change goes unseen that nobody announced by Forget.
+	// cacheTTL limits how long a change stays unnoticed if Forget was not called.
 	cacheTTL     = 30 * time.Second
 	cacheEntries = 100_000
-	// loadTimeout bounds one look at the database, which several requests may wait for.
+	// loadTimeout limits one read of the database, which several requests may wait for.
 	loadTimeout = 5 * time.Second
-	// maxCredential bounds the work for an unknown text, in bytes. No key is that long.
+	// maxCredential limits the work for an unknown text, in bytes. All keys are shorter.
 	maxCredential = 512
 )
 
-// Static is a key that lives in a setting: known by its text, never stored.
+// Static is a key from a setting. It is never stored.
 type Static struct {
 	Preview string
 	Key     api.Key
 	Secret  string
-	// Demo marks a key that everybody knows: it is refused on requests that a proxy forwarded.
+	// Demo marks a public key: it is refused on requests that a proxy forwarded.
 	Demo bool
 }
 
@@ -42,8 +42,7 @@ type Authenticator struct {
 	statics atomic.Pointer[[]static]
 	now     func() time.Time
 	cache   *otter.Cache[cacheKey, *api.Key]
-	// generation is part of each cache key, so that a key loaded before Forget is never found after it, even if its load
-	// ends later.
+	// generation is part of each cache key, so that a key loaded before Forget is not found after it, even if its load ends later.
 	generation atomic.Uint64
 }
 
@@ -53,13 +52,13 @@ type static struct {
 	demo bool
 }
 
-// cacheKey holds the whole MAC: by the preview alone, every secret of a key would be as good as its right one.
+// cacheKey contains the whole MAC: with only the preview, any secret would match.
 type cacheKey struct {
 	mac        mac
 	generation uint64
 }
 
-// New builds an Authenticator over the store. now tells the time for expiry and grace periods.
+// New returns an Authenticator for the store. now returns the time for expiry and grace periods.
 func New(st *store.Store, secret Secret, statics []Static, now func() time.Time) *Authenticator {
 	a := &Authenticator{
 		store: st, secret: secret, now: now,
@@ -72,22 +71,21 @@ func New(st *store.Store, secret Secret, statics []Static, now func() time.Time)
 	return a
 }
 
-// Forget drops the key cache: from its return on, each key is read from the store anew. To be called after every change.
+// Forget clears the key cache. After it returns, each key is read from the store again. Call it after every change.
 func (a *Authenticator) Forget() {
 	a.generation.Add(1)
 	a.cache.InvalidateAll()
 }
 
-// Close stops the cache's clean-up.
+// Close stops the background work of the cache.
 func (a *Authenticator) Close() { a.cache.StopAllGoroutines() }
 
-// Identify finds the key that a credential from Credential stands for. from is the client's address; forwarded says that
-// the request carries any forwarding header. The key returned is shared and must not be changed; where it came with the
-// secret that a rotation replaced, its OldSecretUntil is set.
+// Identify finds the key for a credential from Credential. from is the client's address; forwarded reports that the request has a
+// forwarding header. The returned key is shared and must not be changed. If the secret was replaced by a rotation, OldSecretUntil is set.
 //
-// It returns CodeUnauthorized, always with the same sentence, for a text that is no key, an unknown, revoked or expired key
-// and an old secret after its grace; CodeForbidden for an address outside the key's list; CodeUnavailable where the store
-// fails, for "I cannot know" must not read as "your key is wrong".
+// It returns CodeUnauthorized, always with the same message, for a text that is not a key, for an unknown, revoked or expired key, and
+// for an old secret after its grace period. It returns CodeForbidden for an address that is not in the key's list, and CodeUnavailable if
+// the store fails, because that does not mean that the key is wrong.
 func (a *Authenticator) Identify(ctx context.Context, credential string, from netip.Addr, forwarded bool) (*api.Key, error) {
 	if len(credential) > maxCredential {
 		return nil, errInvalid("longer than any key")
@@ -102,23 +100,23 @@ func (a *Authenticator) Identify(ctx context.Context, credential string, from ne
 			return nil, err
 		}
 	}
-	// Cached or not: time passes also for a cached key.
+	// Check this for cached keys too, because time passes.
 	now := a.now()
 	if !key.Live(now) {
 		return nil, errInvalid(key.Preview + " is revoked or expired")
 	}
 	if key.OldSecretUntil != nil && !now.Before(*key.OldSecretUntil) {
-		return nil, errInvalid(key.Preview + ": secret replaced, grace period over")
+		return nil, errInvalid(key.Preview + ": secret replaced and its grace period has ended")
 	}
 	if !key.Allows(from) {
 		return nil, api.Wrap(api.CodeForbidden, fmt.Errorf("%s used from outside its allowed_ips", key.Preview),
-			"this API key may not be used from your address: ask an administrator to add it to the key's allowed_ips")
+			"this API key is not allowed from your address: ask an administrator to add it to the key's allowed_ips")
 	}
 	return key, nil
 }
 
-// matchStatic is the index of the static key with this MAC, or -1. It compares with all of them, without stopping at a match:
-// the time taken says nothing.
+// matchStatic returns the index of the static key with this MAC, or -1. It compares all of them without stopping at a match, so that its
+// duration reveals nothing.
 func matchStatic(statics []static, m *mac) int {
 	match := -1
 	for i := range statics {
@@ -134,7 +132,7 @@ func (a *Authenticator) staticKey(m *mac, forwarded bool) (*api.Key, error) {
 		return nil, nil
 	}
 	if statics[match].demo && forwarded {
-		return nil, api.Errorf(api.CodeUnauthorized, "demo keys work only on the machine itself, not through a proxy: make a key of your own with \"ollama-api-service keys create\"")
+		return nil, api.Errorf(api.CodeUnauthorized, "demo keys work only on the machine itself, not through a proxy: create your own key with \"ollama-api-service keys create\"")
 	}
 	return statics[match].key, nil
 }
@@ -142,15 +140,15 @@ func (a *Authenticator) staticKey(m *mac, forwarded bool) (*api.Key, error) {
 func (a *Authenticator) storedKey(ctx context.Context, credential string, m mac) (*api.Key, error) {
 	preview, ok := Parse(credential)
 	if !ok {
-		return nil, errInvalid("no key text, or its checksum is wrong")
+		return nil, errInvalid("not a key, or its checksum is wrong")
 	}
 	ck := cacheKey{mac: m, generation: a.generation.Load()}
-	// Looked up first without a loader: its closure would be the only allocation of a cached request.
+	// Look up without a loader first: its closure would be the only allocation of a cached request.
 	if key, ok := a.cache.GetIfPresent(ck); ok {
 		return key, nil
 	}
 	key, err := a.cache.Get(ctx, ck, otter.LoaderFunc[cacheKey, *api.Key](func(ctx context.Context, ck cacheKey) (*api.Key, error) {
-		// Other requests wait for this load too, so the first one's departure must not end it.
+		// Other requests wait for this load too, so it must not end with the first request.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), loadTimeout)
 		defer cancel()
 		return a.load(ctx, preview, credential, ck.mac)
@@ -161,14 +159,14 @@ func (a *Authenticator) storedKey(ctx context.Context, credential string, m mac)
 	case errors.Is(err, otter.ErrNotFound):
 		return nil, errInvalid(preview + ": no key has this secret")
 	default:
-		e := api.Wrap(api.CodeUnavailable, err, "the key database cannot be read just now: try again in a few seconds")
+		e := api.Wrap(api.CodeUnavailable, err, "the key database cannot be read now: try again in a few seconds")
 		e.RetryAfter = 5 * time.Second
 		return nil, e
 	}
 }
 
-// load reads a key and checks the secret against it. otter.ErrNotFound stands for "no such key or another secret" and is not
-// cached, so a flood of guesses cannot push real keys out.
+// load reads a key and checks the secret. otter.ErrNotFound means "no such key or another secret" and is not cached, so that a flood of
+// guesses cannot evict real keys.
 func (a *Authenticator) load(ctx context.Context, preview, credential string, m mac) (*api.Key, error) {
 	stored, err := a.store.Key(ctx, preview)
 	if err != nil {
@@ -182,7 +180,7 @@ func (a *Authenticator) load(ctx context.Context, preview, credential string, m 
 		old := a.secret.previous.sign(credential)
 		current, replaced = hmac.Equal(stored.MAC, old[:]), hmac.Equal(stored.PreviousMAC, old[:])
 		if current || replaced {
-			// The key is right even if this fails, and the next load tries again.
+			// The key is valid even if this fails, and the next load tries again.
 			_ = a.store.RehashKey(ctx, preview, old[:], m[:])
 		}
 	}
@@ -198,7 +196,7 @@ func (a *Authenticator) load(ctx context.Context, preview, credential string, m 
 	return &key, nil
 }
 
-// errInvalid has one sentence for all, so that nobody learns which keys exist; the cause is for the log.
+// errInvalid has the same message in all cases, so that it does not reveal which keys exist. The cause is only for the log.
 func errInvalid(cause string) error {
 	return api.Wrap(api.CodeUnauthorized, errors.New(cause), "this API key is not valid: unknown, revoked or expired; check that it is complete, or ask an administrator for a new one")
 }

@@ -24,7 +24,7 @@ var (
 	home = netip.MustParseAddr("127.0.0.1")
 )
 
-// bed is an Authenticator over a real database, with a clock that a test moves.
+// bed is an Authenticator with a real database and a clock that tests can set.
 type bed struct {
 	testing.TB
 	*Authenticator
@@ -101,7 +101,7 @@ func (b *bed) refuses(text string) {
 	}
 	e := api.AsError(err)
 	if want := api.AsError(errInvalid("")).Message; e.Code != api.CodeUnauthorized || e.Message != want {
-		b.Fatalf("error is %v, want the one sentence for all that are not valid", err)
+		b.Fatalf("error is %v, want the common message for invalid keys", err)
 	}
 	if strings.Contains(err.Error(), text) && len(text) > 0 {
 		b.Fatal("the error repeats the credential")
@@ -119,7 +119,7 @@ func TestIdentify(t *testing.T) {
 	}
 }
 
-// With the store closed each look at the database is CodeUnavailable: these refusals are made without one.
+// With the store closed, each read of the database is CodeUnavailable. These refusals need no read.
 func TestNoDatabaseForWhatIsNoKey(t *testing.T) {
 	b := newBed(t)
 	text, _ := b.key(api.Key{})
@@ -155,7 +155,7 @@ func TestNoDatabaseForWhatIsNoKey(t *testing.T) {
 
 func TestKeysThatShareAllButTheLastCharacter(t *testing.T) {
 	b := newBed(t)
-	// Two valid texts with one id whose last characters alone differ do not exist (CRC32 finds each change of one
+	// There are no two valid texts with the same ID that differ only in their last character (CRC32 detects each change of one
 	// character), so the closest pair differs in the last character of the secret and in the checksum.
 	body := "oas_SameSameSa_" + strings.Repeat("x", secretLength-1)
 	pair := [2]string{}
@@ -165,7 +165,7 @@ func TestKeysThatShareAllButTheLastCharacter(t *testing.T) {
 	preview := b.save(pair[0], api.Key{})
 	b.accepts(pair[0], preview)
 	b.refuses(pair[1])
-	// And two keys whose ids differ in the last character alone are two keys.
+	// Two keys whose IDs differ only in the last character are two keys.
 	other := "oas_SameSameSb_" + strings.Repeat("x", secretLength)
 	other += checksumText(crc32.ChecksumIEEE([]byte(other)))
 	b.accepts(other, b.save(other, api.Key{Role: api.RoleAdmin}))
@@ -181,7 +181,7 @@ func TestRevokedIsGoneAfterForget(t *testing.T) {
 	if _, err := b.store.RevokeKey(t.Context(), preview, b.by()); err != nil {
 		t.Fatal(err)
 	}
-	b.accepts(text, preview) // the cache answers: without it this test would prove nothing
+	b.accepts(text, preview) // answered by the cache: otherwise this test would prove nothing
 	b.Forget()
 	b.refuses(text)
 }
@@ -214,7 +214,7 @@ func TestRotation(t *testing.T) {
 	}
 	b.Forget()
 	if k := b.accepts(fresh, preview); k.OldSecretUntil != nil {
-		t.Error("the new secret is called old")
+		t.Error("the new secret is reported as old")
 	}
 	k := b.accepts(old, preview)
 	if k.OldSecretUntil == nil || !k.OldSecretUntil.Equal(noon.Add(time.Minute)) {
@@ -244,9 +244,9 @@ func TestChangeOfSecretKey(t *testing.T) {
 	b.Authenticator = b.over(NewSecret(next, "the secret of this test, long enough"))
 	b.accepts(text, preview)
 	if b.accepts(replaced, preview).OldSecretUntil == nil {
-		t.Error("the replaced secret is called current")
+		t.Error("the replaced secret is reported as current")
 	}
-	// Both were hashed anew on use: the old SECRET_KEY is no longer needed, and no longer works.
+	// Both were hashed again on use: the old SECRET_KEY is no longer needed and no longer works.
 	b.Authenticator = b.over(NewSecret(next, ""))
 	b.accepts(text, preview)
 	b.accepts(replaced, preview)
@@ -274,7 +274,7 @@ func TestAllowedIPs(t *testing.T) {
 
 func TestStaticKeys(t *testing.T) {
 	b := newBed(t)
-	b.store.Close() // they live in memory
+	b.store.Close() // static keys are in memory
 	k := b.accepts("an-admin-key-from-the-settings", "env-admin")
 	if k.Role != api.RoleAdmin || !k.Static {
 		t.Errorf("key is %+v", k)
@@ -313,7 +313,7 @@ func TestConcurrentRequestsAndChanges(t *testing.T) {
 			t.Fatal(err)
 		}
 		b.Forget()
-		// What was being loaded when the change was made must not be what is found after Forget.
+		// A key that was being loaded during the change must not be found after Forget.
 		if k := b.accepts(text, preview); k.Note != note {
 			t.Fatalf("note is %q after Forget, want %q", k.Note, note)
 		}
@@ -321,7 +321,7 @@ func TestConcurrentRequestsAndChanges(t *testing.T) {
 	wg.Wait()
 }
 
-// A request that gave up must not take the others down that wait for the same load.
+// A request that gives up must not fail others that wait for the same load.
 func TestCancelledRequestDoesNotReadAsBadKey(t *testing.T) {
 	b := newBed(t)
 	text, preview := b.key(api.Key{})

@@ -1,4 +1,4 @@
-// Package auth says whose request it is: it makes key texts, finds the credential in a request, and turns it into an api.Key.
+// Package auth authenticates requests: it creates key texts, finds the credential in a request, and finds the api.Key for it.
 package auth
 
 import (
@@ -12,8 +12,8 @@ import (
 	"sync"
 )
 
-// A key text is oas_<id>_<secret><checksum>: the id is public and names the key everywhere, the checksum keeps typing errors
-// and guesses away from the database (and lets secret scanners know a leaked key from a look-alike).
+// A key text is oas_<id>_<secret><checksum>. The ID is public and names the key. The checksum keeps typing errors and guesses away from
+// the database, and lets secret scanners tell leaked keys from similar text.
 const (
 	prefix         = "oas_"
 	idLength       = 10
@@ -26,7 +26,7 @@ const (
 
 const base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
-// Mint makes a new key text and its preview. It returns the error of random.
+// Mint creates a new key text and its preview. It returns the error of random.
 func Mint(random io.Reader) (secret, preview string, err error) {
 	id, err := randomText(random, idLength)
 	if err != nil {
@@ -37,11 +37,11 @@ func Mint(random io.Reader) (secret, preview string, err error) {
 	return secret, preview, err
 }
 
-// Reissue makes a new key text for an existing preview, for a rotation. It returns the error of random, and one for a
-// preview that Mint did not make.
+// Reissue creates a new key text for an existing preview, for a rotation. It returns the error of random, and an error for an invalid
+// preview.
 func Reissue(random io.Reader, preview string) (secret string, err error) {
 	if !ValidPreview(preview) {
-		return "", fmt.Errorf("a key preview is %q and %d letters or sums", prefix, idLength)
+		return "", fmt.Errorf("a key preview is %q and %d letters or digits", prefix, idLength)
 	}
 	text, err := randomText(random, secretLength)
 	if err != nil {
@@ -51,12 +51,12 @@ func Reissue(random io.Reader, preview string) (secret string, err error) {
 	return body + checksumText(crc32.ChecksumIEEE([]byte(body))), nil
 }
 
-// Parse checks format and checksum of a key text and returns its preview. It does no I/O and allocates nothing.
+// Parse checks the format and the checksum of a key text and returns its preview. It does no I/O and allocates nothing.
 func Parse(secret string) (preview string, ok bool) {
 	if len(secret) != textLength || !ValidPreview(secret[:previewLength]) || secret[previewLength] != '_' {
 		return "", false
 	}
-	// Through the table by hand: hash/crc32 would move the bytes to the heap.
+	// Use the table directly: hash/crc32 would move the bytes to the heap.
 	sum := ^uint32(0)
 	for i := range bodyLength {
 		sum = crc32.IEEETable[byte(sum)^secret[i]] ^ sum>>8
@@ -73,10 +73,10 @@ func Parse(secret string) (preview string, ok bool) {
 	return secret[:previewLength], wrong == 0
 }
 
-// MayHoldKey says whether a text may hold the text of a key: it has what each of ours begins with.
+// MayHoldKey reports whether a text may contain a key: it contains the prefix of all keys.
 func MayHoldKey(s string) bool { return strings.Contains(s, prefix) }
 
-// ValidPreview says whether s has the form of a preview: oas_ and ten letters or digits.
+// ValidPreview reports whether s has the form of a preview: oas_ and ten letters or digits.
 func ValidPreview(s string) bool {
 	if len(s) != previewLength || s[:len(prefix)] != prefix {
 		return false
@@ -102,8 +102,8 @@ func checksumText(sum uint32) string {
 	return string(text[:])
 }
 
-// randomText draws n base62 characters. Bytes of 248 and above are thrown away, or the first eight characters would come
-// more often than the others.
+// randomText draws n base62 characters. It discards bytes of 248 and above, because otherwise the first eight characters would be more
+// frequent.
 func randomText(random io.Reader, n int) (string, error) {
 	text := make([]byte, 0, n)
 	var block [48]byte
@@ -122,13 +122,13 @@ func randomText(random io.Reader, n int) (string, error) {
 	}
 }
 
-// checkText is what CheckMAC signs. Never change it: each database holds its MAC.
+// checkText is what CheckMAC signs. Never change it: each database contains its MAC.
 const checkText = "ollama-api-service: is this the SECRET_KEY of this database?"
 
-// Secret is the SECRET_KEY, and the one before it where a change of it is under way. It prints as nothing.
+// Secret is the SECRET_KEY and, during a change, the previous one. Printing it does not show them.
 type Secret struct{ current, previous *signer }
 
-// NewSecret takes SECRET_KEY and SECRET_KEY_PREVIOUS; an empty previous is none.
+// NewSecret takes SECRET_KEY and SECRET_KEY_PREVIOUS. An empty previous means none.
 func NewSecret(current, previous string) Secret {
 	s := Secret{current: newSigner(current)}
 	if previous != "" {
@@ -137,17 +137,17 @@ func NewSecret(current, previous string) Secret {
 	return s
 }
 
-// MAC is what the store keeps of a key text: HMAC-SHA256 under the current SECRET_KEY.
+// MAC is what the store keeps of a key text: its HMAC-SHA256 under the current SECRET_KEY.
 func (s Secret) MAC(text string) []byte {
 	mac := s.current.sign(text)
 	return mac[:]
 }
 
-// CheckMAC is the MAC of a constant. The store keeps it, so that a wrong SECRET_KEY is noticed at start.
+// CheckMAC is the MAC of a constant. The store keeps it, so that a start detects a wrong SECRET_KEY.
 func (s Secret) CheckMAC() []byte { return s.MAC(checkText) }
 
-// Check compares the MAC that the store keeps with this secret. ok says that the secret belongs to the database; outdated,
-// that it does so only by its previous one: serve then stores the CheckMAC of the current one.
+// Check compares the stored MAC with this secret. ok reports that the secret belongs to the database. outdated reports that only the
+// previous secret does: serve then stores the CheckMAC of the current one.
 func (s Secret) Check(stored []byte) (ok, outdated bool) {
 	if hmac.Equal(stored, s.CheckMAC()) {
 		return true, false
@@ -160,16 +160,15 @@ func (s Secret) Check(stored []byte) (ok, outdated bool) {
 	return false, false
 }
 
-// String keeps the secret out of whatever prints the value.
+// String prevents printing the secret.
 func (s Secret) String() string { return "(secret)" }
 
-// GoString does the same for %#v.
+// GoString is String for %#v.
 func (s Secret) GoString() string { return "(secret)" }
 
 type mac = [sha256.Size]byte
 
-// signer computes MACs with pooled state: an HMAC that is only reset costs two hash blocks fewer than a new one, and nothing
-// on the heap.
+// signer computes MACs with pooled state: resetting an HMAC saves two hash blocks compared with a new one, and needs no heap memory.
 type signer struct{ pool sync.Pool }
 
 type signing struct {
@@ -192,7 +191,21 @@ func (s *signer) sign(text string) mac {
 	w.hash.Write(w.text)
 	w.sum = w.hash.Sum(w.sum[:0])
 	m := mac(w.sum)
-	clear(w.text) // no key text stays behind in the pool
+	clear(w.text) // leave no key text in the pool
 	s.pool.Put(w)
 	return m
+}
+
+// ValidRequestID reports whether a client's own request id can be kept, logged and sent back: it is short, plain, and no key.
+func ValidRequestID(s string) bool {
+	if len(s) > 128 || MayHoldKey(s) {
+		return false
+	}
+	for i := range len(s) {
+		c := s[i]
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && strings.IndexByte("-_.:/+=", c) < 0 {
+			return false
+		}
+	}
+	return true
 }

@@ -35,7 +35,7 @@ func TestMintMakesWhatParseReads(t *testing.T) {
 	}
 }
 
-// The format is a promise to secret scanners and to the keys that exist: this text must stay valid.
+// The format is a promise to secret scanners and to existing keys: this text must stay valid.
 func TestFormatStays(t *testing.T) {
 	body := "oas_0123456789_ABCDEFGHIJKLMNOPQRSTUVWXYZabcdef"
 	n, sum := crc32.ChecksumIEEE([]byte(body)), ""
@@ -81,7 +81,7 @@ func TestParseAllocatesNothing(t *testing.T) {
 	}
 }
 
-// Without the rejection of bytes 248 to 255 the characters 0 to 7 would come 5/4 times as often.
+// Without the rejection of bytes 248 to 255, the characters 0 to 7 would be 5/4 times as frequent.
 func TestRandomTextHasNoBias(t *testing.T) {
 	every := make([]byte, 256)
 	for i := range every {
@@ -93,7 +93,7 @@ func TestRandomTextHasNoBias(t *testing.T) {
 	}
 	for _, c := range base62 {
 		if n := strings.Count(text, string(c)); n != 4*12 {
-			t.Errorf("%q came %d times, want 48", c, n)
+			t.Errorf("got %q %d times, want 48", c, n)
 		}
 	}
 }
@@ -123,7 +123,7 @@ func TestSecretCheck(t *testing.T) {
 		}
 	}
 	if ok, _ := NewSecret("one", "").Check(nil); ok {
-		t.Error("an absent check matches")
+		t.Error("a nil check matches")
 	}
 }
 
@@ -148,7 +148,7 @@ func FuzzParse(f *testing.F) {
 		}
 		body := s[:bodyLength]
 		if !strings.HasPrefix(s, preview+"_") || s != body+checksumText(crc32.ChecksumIEEE([]byte(body))) {
-			t.Errorf("%q was taken for a key", s)
+			t.Errorf("%q was accepted as a key", s)
 		}
 	})
 }

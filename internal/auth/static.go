@@ -2,7 +2,7 @@ package auth
 
 import "ollama-api-service/internal/api"
 
-// ChangeStatics replaces the keys that settings carry. The keys before work no more from its return on.
+// ChangeStatics replaces the keys from settings. The previous ones stop working when it returns.
 func (a *Authenticator) ChangeStatics(list []Static) {
 	statics := make([]static, 0, len(list))
 	for _, s := range list {
@@ -13,7 +13,7 @@ func (a *Authenticator) ChangeStatics(list []Static) {
 	a.statics.Store(&statics)
 }
 
-// Statics are the keys that settings carry, without their secrets.
+// Statics returns the keys from settings, without their secrets.
 func (a *Authenticator) Statics() []api.Key {
 	statics := *a.statics.Load()
 	keys := make([]api.Key, 0, len(statics))

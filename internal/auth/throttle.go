@@ -9,30 +9,31 @@ import (
 
 const (
 	throttleWindow = time.Minute
-	mostThrottled  = 100_000 // addresses counted in one window; more are answered like everybody
+	mostThrottled  = 100_000 // addresses counted in one window; further ones are not throttled
 )
 
-// Throttle counts by address the texts that are no keys. It is asked only after a text was found bad, so a request that carries only
-// a good key is never refused: guessing costs little and shows in the log, and a neighbour behind the same address is served. A text
-// counts once in a window: an agent tries a mistyped key ten times for one prompt, and that is no guessing.
+// Throttle counts invalid key texts by address. It is only used after a text was found invalid, so a request with only a valid key is
+// never refused: guessing gains little and appears in the log, while other clients behind the same address are served. A text counts once
+// in a window, because an agent may send a mistyped key ten times for one prompt, which is not guessing.
 //
-// Windows are fixed: across the edge of two of them an address has twice its number. Not for limits that must hold exactly.
+// Windows are fixed, so an address can send twice its number across the boundary of two windows. Do not use it for limits that must be
+// exact.
 type Throttle struct {
 	most int
 	now  func() time.Time
 
 	mu     sync.Mutex
 	window time.Time
-	seed   maphash.Seed // of this window: no client can choose texts that count as one
+	seed   maphash.Seed // of this window, so that clients cannot choose texts that collide
 	failed map[netip.Prefix]map[uint64]struct{}
 }
 
-// NewThrottle lets an address fail with most texts a minute; 0 is without bound.
+// NewThrottle lets an address send most invalid texts a minute. 0 means no limit.
 func NewThrottle(most int, now func() time.Time) *Throttle {
 	return &Throttle{most: most, now: now}
 }
 
-// Failed counts a text from addr that is no key. Where the address has sent too many others, it returns how long it should wait.
+// Failed counts an invalid text from addr. If the address has sent too many others, it returns how long it must wait.
 func (t *Throttle) Failed(addr netip.Addr, text string) (wait time.Duration, over bool) {
 	if t.most <= 0 {
 		return 0, false
@@ -63,8 +64,8 @@ func (t *Throttle) Failed(addr netip.Addr, text string) (wait time.Duration, ove
 	return 0, false
 }
 
-// Neighbourhood is what one client has of addresses: one of IPv4, a /64 of IPv6. It is the zero prefix for what has no address, such as the
-// peers of a Unix socket, which count as one.
+// Neighbourhood is the address range of one client: one IPv4 address, or a /64 of IPv6. Clients without an address, such as the peers of
+// a Unix socket, share the zero prefix.
 func Neighbourhood(a netip.Addr) netip.Prefix {
 	bits := 64
 	if a.Is4() {

@@ -1,7 +1,7 @@
-// Package backup keeps what a service must not lose - its database and the secret it made - in one file, and puts it back.
+// Package backup writes what a service must not lose, its database and its generated secret, to one file, and restores it.
 //
-// The file is a tar archive, so that it can be looked at and unpacked without this program: first a manifest with the sizes and
-// checksums of the rest, then the files under the names that they have in DATA_DIR. It holds the secret, so it is as secret.
+// The file is a tar archive, so that it can be listed and unpacked without this program: first a manifest with the sizes and checksums of
+// the other files, then the files under their names in DATA_DIR. It contains the secret, so it must be protected like it.
 package backup
 
 import (
@@ -34,14 +34,14 @@ const (
 	maxSecret   = 4 << 10
 )
 
-// Manifest says what a backup is and holds. It is the first file in it.
+// Manifest describes a backup and its contents. It is the first file of the backup.
 type Manifest struct {
 	Format        string         `json:"format"`
 	FormatVersion int            `json:"format_version"`
 	Program       string         `json:"program_version"`
 	CreatedAt     time.Time      `json:"created_at"`
 	Contents      store.Contents `json:"contents"`
-	Files         []File         `json:"files"` // in the order in which they follow
+	Files         []File         `json:"files"` // in the order of the archive
 }
 
 // File is one file of a backup.
@@ -51,10 +51,10 @@ type File struct {
 	SHA256 string `json:"sha256"`
 }
 
-// HasSecret says whether the secret is in it; where SECRET_KEY is a setting it is not.
+// HasSecret reports whether the backup contains the secret. It does not if SECRET_KEY is a setting.
 func (m *Manifest) HasSecret() bool { return len(m.Files) == 2 }
 
-// Bytes is the size of all files together.
+// Bytes returns the size of all files together.
 func (m *Manifest) Bytes() (n int64) {
 	for _, f := range m.Files {
 		n += f.Size
@@ -62,27 +62,27 @@ func (m *Manifest) Bytes() (n int64) {
 	return n
 }
 
-// Source is what is backed up.
+// Source is the input of a backup.
 type Source struct {
 	Store   *store.Store
-	Secret  string // path of the file with the secret that the service made; "" where SECRET_KEY is a setting
+	Secret  string // path of the generated secret; "" if SECRET_KEY is a setting
 	Program string // version of this program
 	Now     time.Time
 }
 
-// Write makes the backup at path, complete or not at all: it is written beside it, in path.partial, read again, checked, and only
-// then gets its name. The service may run meanwhile; the backup is the state of one moment. What a killed Write left is removed
-// by the next one. ctx may end it early.
+// Write creates the backup at path, either completely or not at all: it writes the file into path.partial, reads it back, checks it, and
+// then renames it. The service may run meanwhile; the backup is a consistent snapshot. The next Write removes what a killed Write left.
+// ctx may end it early.
 func Write(ctx context.Context, src Source, path string) (*Manifest, error) {
 	return writeIn(ctx, src, path+".partial", path)
 }
 
 func writeIn(ctx context.Context, src Source, dir, path string) (*Manifest, error) {
-	work, err := takeWorkplace(dir)
+	work, err := takeWorkDir(dir)
 	if err != nil {
 		return nil, err
 	}
-	defer work.leave()
+	defer work.remove()
 	whole := work.file("backup.tar")
 	f, err := os.OpenFile(whole, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -97,9 +97,9 @@ func writeIn(ctx context.Context, src Source, dir, path string) (*Manifest, erro
 		return nil, err
 	}
 	if err := reread(ctx, f); err != nil {
-		return nil, fmt.Errorf("the backup was written but does not read back as it was, so it is not kept: look at the disk (%w)", err)
+		return nil, fmt.Errorf("the backup could not be read back correctly, so it was discarded: check the disk (%w)", err)
 	}
-	if err := f.Close(); err != nil { // Windows renames no open file
+	if err := f.Close(); err != nil { // Windows cannot rename an open file
 		return nil, err
 	}
 	if err := os.Rename(whole, path); err != nil {
@@ -108,26 +108,26 @@ func writeIn(ctx context.Context, src Source, dir, path string) (*Manifest, erro
 	return m, disk.SyncDirectory(filepath.Dir(path))
 }
 
-// Stream writes the backup to w. The copy of the database that it is made from stands in dir for that time. Who reads w must see
-// to it that all of it arrives; Open and Unpack notice when it did not.
+// Stream writes the backup to w. Meanwhile dir contains a copy of the database. The reader of w must check that everything arrives; Open
+// and Unpack detect a truncated backup.
 func Stream(ctx context.Context, src Source, dir string, w io.Writer) (*Manifest, error) {
-	work, err := takeWorkplace(filepath.Join(dir, "backup.partial"))
+	work, err := takeWorkDir(filepath.Join(dir, "backup.partial"))
 	if err != nil {
 		return nil, err
 	}
-	defer work.leave()
+	defer work.remove()
 	return pack(ctx, src, work, w)
 }
 
-// pack copies the database, examines the copy and writes the archive.
-func pack(ctx context.Context, src Source, work *workplace, w io.Writer) (*Manifest, error) {
+// pack copies the database, checks the copy and writes the archive.
+func pack(ctx context.Context, src Source, work *workDir, w io.Writer) (*Manifest, error) {
 	database := work.file(databaseName)
 	if err := src.Store.Copy(ctx, database); err != nil {
 		return nil, err
 	}
 	contents, _, err := store.Examine(ctx, database)
 	if err != nil {
-		return nil, fmt.Errorf("the copy of the database is not sound, so no backup was made: restore an older backup, or look at the disk (%w)", err)
+		return nil, fmt.Errorf("the copy of the database is damaged, so no backup was made: restore an older backup, or check the disk (%w)", err)
 	}
 	m := &Manifest{Format: format, FormatVersion: formatVersion, Program: src.Program, CreatedAt: src.Now.UTC(), Contents: contents}
 	paths := []string{database}
@@ -188,7 +188,7 @@ func enter(out *tar.Writer, name string, size int64, at time.Time) error {
 	return out.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Size: size, Mode: 0o600, ModTime: at.Truncate(time.Second), Format: tar.FormatPAX})
 }
 
-// reread reads a written archive from the disk and compares all checksums.
+// reread reads the written archive from the disk and compares all checksums.
 func reread(ctx context.Context, f *os.File) error {
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return err
@@ -200,7 +200,7 @@ func reread(ctx context.Context, f *os.File) error {
 	return a.each(func(File, io.Reader) error { return nil })
 }
 
-// reader ends with its context: a database of some gigabytes takes a while.
+// reader stops when its context ends: reading a database of some gigabytes takes a while.
 type reader struct {
 	ctx context.Context
 	io.Reader
@@ -213,36 +213,36 @@ func (r reader) Read(p []byte) (int, error) {
 	return r.Reader.Read(p)
 }
 
-const lockName = "lock" // in a workplace
+const lockName = "lock" // in a workDir
 
-// workplace is a directory for what is not ready yet. One process at a time has it: the kernel lets go of its lock however the
-// process ends, so that what a killed one left can be told from what another one does.
-type workplace struct {
-	dir  string
-	lock *disk.Lock
-	left bool
+// workDir is a directory for unfinished files. One process at a time has it. The kernel releases its lock however the process ends, so
+// that the leftovers of a killed process can be told from the work of another one.
+type workDir struct {
+	dir     string
+	lock    *disk.Lock
+	removed bool
 }
 
-func takeWorkplace(dir string) (*workplace, error) {
+func takeWorkDir(dir string) (*workDir, error) {
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
 	lock, err := disk.TryLock(filepath.Join(dir, lockName))
 	if errors.Is(err, disk.ErrLocked) {
-		return nil, fmt.Errorf("another backup or restore is at work in %s: wait until it is done", dir)
+		return nil, fmt.Errorf("another backup or restore is running in %s: wait until it has finished", dir)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s cannot be locked: %w", dir, err)
 	}
-	w := &workplace{dir: dir, lock: lock}
+	w := &workDir{dir: dir, lock: lock}
 	if err := w.clear(); err != nil {
 		return nil, errors.Join(err, lock.Release())
 	}
 	return w, nil
 }
 
-// clear removes everything but the lock.
-func (w *workplace) clear() error {
+// clear removes everything except the lock.
+func (w *workDir) clear() error {
 	left, err := os.ReadDir(w.dir)
 	for _, e := range left {
 		if e.Name() != lockName {
@@ -252,15 +252,15 @@ func (w *workplace) clear() error {
 	return err
 }
 
-func (w *workplace) file(name string) string { return filepath.Join(w.dir, name) }
+func (w *workDir) file(name string) string { return filepath.Join(w.dir, name) }
 
-// leave removes it, once: a second call must not touch what another process has there by then. What cannot be removed, the next
-// process removes.
-func (w *workplace) leave() {
-	if w.left {
+// remove removes the directory once: a second call must not touch the files of another process. The next process removes what this one
+// cannot.
+func (w *workDir) remove() {
+	if w.removed {
 		return
 	}
-	w.left = true
+	w.removed = true
 	_ = w.clear()
 	_ = w.lock.Remove()
 	_ = os.Remove(w.dir)

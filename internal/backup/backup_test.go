@@ -25,7 +25,7 @@ import (
 
 var noon = time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
 
-// service is a data directory as a service leaves it.
+// service creates a data directory as a service leaves it.
 func service(t *testing.T) (dir string, src Source) {
 	t.Helper()
 	dir = t.TempDir()
@@ -68,7 +68,7 @@ func write(t *testing.T, src Source) (path string, m *Manifest) {
 	return path, m
 }
 
-// unpack reads a backup into dir.
+// unpack restores a backup into dir.
 func unpack(t *testing.T, content io.Reader, dir string) (*Unpacked, error) {
 	t.Helper()
 	a, err := Open(t.Context(), content)
@@ -94,7 +94,7 @@ func restore(t *testing.T, path, dir string) {
 	}
 }
 
-// names are the files below dir with their modes.
+// names returns the files below dir with their modes.
 func names(t *testing.T, dir string) (list []string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -115,8 +115,7 @@ func names(t *testing.T, dir string) (list []string) {
 	return list
 }
 
-// Each transaction books ten requests and adds them to the rollups: a backup of one moment has a multiple of ten rows and
-// rollups that agree with them.
+// Each transaction adds ten requests and updates the rollups, so a consistent backup has a multiple of ten rows and matching rollups.
 func TestABackupIsOneMoment(t *testing.T) {
 	_, src := service(t)
 	ctx, stop := context.WithCancel(t.Context())
@@ -154,7 +153,7 @@ func TestWhatIsRestoredIsWhatWasThere(t *testing.T) {
 	book(t, src.Store, 0, 25)
 	path, m := write(t, src)
 	if got := names(t, filepath.Dir(path)); !slices.Equal(got, []string{"b.tar -rw-------"}) {
-		t.Errorf("beside the backup: %q", got)
+		t.Errorf("files next to the backup: %q", got)
 	}
 	if m.Contents.Requests != 25 || m.Contents.Keys != 0 || m.Program != "1.2.3" || !m.CreatedAt.Equal(noon) || !m.HasSecret() {
 		t.Errorf("manifest %+v", m)
@@ -168,13 +167,13 @@ func TestWhatIsRestoredIsWhatWasThere(t *testing.T) {
 		was, _ := os.ReadFile(filepath.Join(dir, name))
 		is, _ := os.ReadFile(filepath.Join(to, name))
 		if !bytes.Equal(was, is) || len(is) == 0 {
-			t.Errorf("%s is another", name)
+			t.Errorf("%s differs", name)
 		}
 	}
-	// Where SECRET_KEY is a setting there is nothing to keep.
+	// If SECRET_KEY is a setting, the backup has no secret.
 	src.Secret = ""
 	if path, m = write(t, src); m.HasSecret() {
-		t.Error("a secret from nowhere")
+		t.Error("the backup has a secret")
 	}
 	to = t.TempDir()
 	restore(t, path, to)
@@ -215,8 +214,8 @@ func TestAnEndedWriteLeavesNothing(t *testing.T) {
 	if left := names(t, filepath.Dir(path)); len(left) > 0 {
 		t.Errorf("left: %q", left)
 	}
-	// What a killed one left goes with the next, and one that is at work is left alone.
-	work, err := takeWorkplace(path + ".partial")
+	// The next backup removes what a killed one left, but does not touch one that is running.
+	work, err := takeWorkDir(path + ".partial")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -226,7 +225,7 @@ func TestAnEndedWriteLeavesNothing(t *testing.T) {
 		}
 	}
 	if _, err := Write(t.Context(), src, path); err == nil || !strings.Contains(err.Error(), "another backup") {
-		t.Errorf("beside another: %v", err)
+		t.Errorf("while another one runs: %v", err)
 	}
 	work.lock.Release()
 	if _, err := Write(t.Context(), src, path); err != nil {
@@ -237,8 +236,7 @@ func TestAnEndedWriteLeavesNothing(t *testing.T) {
 	}
 }
 
-// A byte that is not as it was written, or an end that came too early, is noticed before anything is touched; a byte of the padding
-// between files is nobody's.
+// A changed byte or a truncated file is detected before anything is changed. Only the padding between files may change.
 func TestDamageIsNoticed(t *testing.T) {
 	_, src := service(t)
 	book(t, src.Store, 0, 300)
@@ -269,21 +267,21 @@ func TestDamageIsNoticed(t *testing.T) {
 		if try(broken) != nil {
 			noticed++
 		} else if whole[at] != 0 {
-			t.Errorf("byte %d of %d changed unnoticed", at, len(whole))
+			t.Errorf("the change of byte %d of %d was not detected", at, len(whole))
 		}
 		if err := try(whole[:at]); err == nil {
-			t.Errorf("cut at %d of %d unnoticed", at, len(whole))
+			t.Errorf("the end at %d of %d was not detected", at, len(whole))
 		}
 	}
 	if noticed < tried*9/10 {
-		t.Errorf("%d of %d changes noticed", noticed, tried)
+		t.Errorf("%d of %d changes detected", noticed, tried)
 	}
 	if m.Bytes() < 80_000 {
 		t.Errorf("a database of %d bytes tests little", m.Bytes())
 	}
 }
 
-// made is an archive with this manifest and these files, in pairs of name and content.
+// made builds an archive with this manifest and these files, given as pairs of name and content.
 func made(t *testing.T, m Manifest, files ...string) []byte {
 	t.Helper()
 	head, err := json.Marshal(m)
@@ -337,25 +335,25 @@ func TestForeignArchives(t *testing.T) {
 		content []byte
 		says    string
 	}{
-		"nothing":           {nil, "no backup of this program"},
-		"text":              {[]byte(strings.Repeat("no archive ", 200)), "no backup of this program"},
-		"a database":        {[]byte(database), "no backup of this program"},
-		"another archive":   {archive(t, "readme.txt", "hello"), "no backup of this program"},
-		"another manifest":  {archive(t, manifestName, `{"format":"docker"}`), "no backup of this program"},
-		"no JSON":           {archive(t, manifestName, `{`), "no backup of this program"},
+		"nothing":           {nil, "not a backup of this program"},
+		"text":              {[]byte(strings.Repeat("no archive ", 200)), "not a backup of this program"},
+		"a database":        {[]byte(database), "not a backup of this program"},
+		"another archive":   {archive(t, "readme.txt", "hello"), "not a backup of this program"},
+		"another manifest":  {archive(t, manifestName, `{"format":"docker"}`), "not a backup of this program"},
+		"no JSON":           {archive(t, manifestName, `{`), "not a backup of this program"},
 		"a newer format":    {made(t, format2), "9.9.9"},
-		"no files":          {made(t, is()), "other files"},
-		"a path":            {made(t, is(file("../x", "y")), "../x", "y"), "other files"},
-		"a third file":      {made(t, is(file(databaseName, database), file(secretName, "x"), file("more", "x")), databaseName, database, secretName, "x", "more", "x"), "other files"},
-		"a large secret":    {made(t, is(file(databaseName, database), File{secretName, 1 << 30, ""})), "other files"},
-		"another name":      {made(t, is(file(databaseName, "x")), "../../"+databaseName, "x"), "not what its manifest says"},
-		"another size":      {made(t, is(file(databaseName, "xy")), databaseName, "x"), "not what its manifest says"},
+		"no files":          {made(t, is()), "unexpected files"},
+		"a path":            {made(t, is(file("../x", "y")), "../x", "y"), "unexpected files"},
+		"a third file":      {made(t, is(file(databaseName, database), file(secretName, "x"), file("more", "x")), databaseName, database, secretName, "x", "more", "x"), "unexpected files"},
+		"a large secret":    {made(t, is(file(databaseName, database), File{secretName, 1 << 30, ""})), "unexpected files"},
+		"another name":      {made(t, is(file(databaseName, "x")), "../../"+databaseName, "x"), "does not match its manifest"},
+		"another size":      {made(t, is(file(databaseName, "xy")), databaseName, "x"), "does not match its manifest"},
 		"another content":   {made(t, is(file(databaseName, "x")), databaseName, "y"), "checksum"},
-		"more than said":    {made(t, is(file(databaseName, database)), databaseName, database, "more", "x"), "more in it"},
+		"more than said":    {made(t, is(file(databaseName, database)), databaseName, database, "more", "x"), "more than its manifest"},
 		"no database in it": {made(t, is(file(databaseName, "no database at all")), databaseName, "no database at all"), "not a database"},
 		"a newer schema":    {made(t, is(file(databaseName, newer)), databaseName, newer), "newer version"},
-		"another count":     {made(t, fewer, databaseName, database, secretName, "the secret of this test, long enough\n"), "another number"},
-		"no secret known":   {made(t, is(file(databaseName, unbound)), databaseName, unbound), "never bound"},
+		"another count":     {made(t, fewer, databaseName, database, secretName, "the secret of this test, long enough\n"), "the number of keys"},
+		"no secret known":   {made(t, is(file(databaseName, unbound)), databaseName, unbound), "has no SECRET_KEY"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -370,7 +368,7 @@ func TestForeignArchives(t *testing.T) {
 	}
 }
 
-// otherDatabase is a database changed by a statement.
+// otherDatabase returns a database that a statement has changed.
 func otherDatabase(t *testing.T, content, statement string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "x.db")
@@ -420,7 +418,7 @@ func TestWhatWasThereIsSetAside(t *testing.T) {
 	}
 	want := []string{"0000000000000007.journal -rw-------", "ollama-api-service.db -rw-------", "secret.key -rw-------"}
 	if got := names(t, aside); !slices.Equal(got, want) {
-		t.Errorf("aside: %q", got)
+		t.Errorf("moved aside: %q", got)
 	}
 	for at, n := range map[string]int64{dir: 25, aside: 3} {
 		if c, _, err := store.Examine(t.Context(), filepath.Join(at, databaseName)); err != nil || c.Requests != n {
@@ -429,7 +427,7 @@ func TestWhatWasThereIsSetAside(t *testing.T) {
 	}
 }
 
-// Where it cannot be set aside, all of it is where it was.
+// If the files cannot be moved aside, nothing changes.
 func TestSetAsideIsAllOrNothing(t *testing.T) {
 	dir, src := service(t)
 	src.Store.Close()

@@ -11,10 +11,10 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// maxWindow is what a zstd frame may make the reader keep: zstd --long=27 writes such ones.
+// maxWindow is the most memory that a zstd frame may require: zstd --long=27 writes such frames.
 const maxWindow = 128 << 20
 
-// decompressed is the content of r, which may be compressed with gzip or zstd. What else compresses is named in the error.
+// decompressed returns the content of r, which may be compressed with gzip or zstd. The error names other compressions.
 func decompressed(r io.Reader) (io.Reader, error) {
 	in := bufio.NewReaderSize(r, 64<<10)
 	head, err := in.Peek(6)
@@ -26,7 +26,7 @@ func decompressed(r io.Reader) (io.Reader, error) {
 		}
 		return plain, nil
 	case bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}):
-		// One goroutine, this one: there is nothing to close.
+		// Without concurrency there is nothing to close.
 		plain, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
 		if err != nil {
 			return nil, cut(err)
@@ -41,11 +41,11 @@ func decompressed(r io.Reader) (io.Reader, error) {
 	case bytes.HasPrefix(head, []byte("PK\x03\x04")):
 		return nil, packed("unzip")
 	case len(head) == 0 && errors.Is(err, io.EOF):
-		return nil, errors.New("it is empty, so it is no backup of this program: it was not copied whole; copy it again, or use another backup")
+		return nil, errors.New("it is empty, so it is not a backup of this program: the copy may be incomplete; copy it again, or use another backup")
 	}
 	return in, nil
 }
 
 func packed(with string) error {
-	return fmt.Errorf("it is compressed in a way that is not read here (only gzip and zstd are): unpack it with %s first", with)
+	return fmt.Errorf("its compression is not supported (only gzip and zstd are): unpack it with %s first", with)
 }

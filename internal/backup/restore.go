@@ -25,8 +25,8 @@ type Archive struct {
 	tar      *tar.Reader
 }
 
-// Open reads the manifest of a backup, compressed with gzip or zstd or as it was made. It returns an error for what is none, and for one of
-// a newer version of this program.
+// Open reads the manifest of a backup, which may be compressed with gzip or zstd. It returns an error for other files, and for a backup
+// of a newer version of this program.
 func Open(ctx context.Context, r io.Reader) (*Archive, error) {
 	plain, err := decompressed(reader{ctx, r})
 	if err != nil {
@@ -38,32 +38,32 @@ func Open(ctx context.Context, r io.Reader) (*Archive, error) {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case err != nil || h.Name != manifestName || h.Typeflag != tar.TypeReg || h.Size > maxManifest:
-		return nil, errors.New("it is no backup of this program: name a file that `ollama-api-service backup` made, as it made it or compressed with gzip or zstd")
+		return nil, errors.New("it is not a backup of this program: name a file that `ollama-api-service backup` wrote, unchanged or compressed with gzip or zstd")
 	}
 	text, err := io.ReadAll(a.tar)
 	if err != nil {
 		return nil, cut(err)
 	}
 	if err := json.Unmarshal(text, &a.Manifest); err != nil || a.Manifest.Format != format {
-		return nil, errors.New("it is no backup of this program: its manifest is another")
+		return nil, errors.New("it is not a backup of this program: its manifest has another format")
 	}
 	if v := a.Manifest.FormatVersion; v != formatVersion {
-		return nil, fmt.Errorf("it has format %d and this program reads format %d: use the version that made it, %s", v, formatVersion, a.Manifest.Program)
+		return nil, fmt.Errorf("it has format %d and this program reads format %d: use the version that wrote it, %s", v, formatVersion, a.Manifest.Program)
 	}
 	return a, a.checkFiles()
 }
 
-// checkFiles holds the list of files to the two that a backup may have. No name in an archive ever becomes a path.
+// checkFiles checks that the list has only the two files that a backup may have. Names in an archive are never used as paths.
 func (a *Archive) checkFiles() error {
 	files := a.Manifest.Files
 	if len(files) < 1 || len(files) > 2 || files[0].Name != databaseName || files[0].Size < 0 ||
 		len(files) == 2 && (files[1].Name != secretName || files[1].Size < 0 || files[1].Size > maxSecret) {
-		return errors.New("its manifest lists other files than a backup has: it was changed after it was made")
+		return errors.New("its manifest lists unexpected files: it was changed after it was written")
 	}
 	return nil
 }
 
-// each reads the files in order, hands each to take, and compares what was read with the manifest.
+// each reads the files in order, passes each to take, and compares the content with the manifest.
 func (a *Archive) each(take func(File, io.Reader) error) error {
 	for _, want := range a.Manifest.Files {
 		h, err := a.tar.Next()
@@ -71,7 +71,7 @@ func (a *Archive) each(take func(File, io.Reader) error) error {
 			return cut(err)
 		}
 		if h.Name != want.Name || h.Typeflag != tar.TypeReg || h.Size != want.Size {
-			return fmt.Errorf("%s in it is not what its manifest says: it is damaged; use another backup", want.Name)
+			return fmt.Errorf("%s in it does not match its manifest: it is damaged; use another backup", want.Name)
 		}
 		sum := sha256.New()
 		content := io.TeeReader(a.tar, sum)
@@ -82,40 +82,40 @@ func (a *Archive) each(take func(File, io.Reader) error) error {
 			return cut(err)
 		}
 		if hex.EncodeToString(sum.Sum(nil)) != want.SHA256 {
-			return fmt.Errorf("%s in it has another checksum than its manifest says: it is damaged; use another backup", want.Name)
+			return fmt.Errorf("the checksum of %s in it does not match its manifest: it is damaged; use another backup", want.Name)
 		}
 	}
 	if _, err := a.tar.Next(); !errors.Is(err, io.EOF) {
-		return errors.New("there is more in it than its manifest says: it was changed after it was made")
+		return errors.New("it contains more than its manifest lists: it was changed after it was written")
 	}
 	return nil
 }
 
-// cut says what a failure to read on means.
+// cut explains a failure to read the archive.
 func cut(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return errors.New("it ends too early: it was not copied whole; copy it again, or use another backup")
+		return errors.New("it is truncated: copy it again, or use another backup")
 	}
 	return fmt.Errorf("it cannot be read: %w", err)
 }
 
-// Unpacked is a backup whose every byte was checked, in a directory beside what it may replace.
+// Unpacked is a backup that was checked completely, in a directory next to the files that it may replace.
 type Unpacked struct {
 	Manifest    Manifest
-	SecretCheck []byte // what the database says of the SECRET_KEY it belongs to
-	work        *workplace
+	SecretCheck []byte // SecretCheck of the database
+	work        *workDir
 	dataDir     string
 }
 
-// Unpack reads the rest of the backup into dataDir/restore.partial and examines it. Nothing else in dataDir is touched.
+// Unpack reads the rest of the backup into dataDir/restore.partial and checks it. It changes nothing else in dataDir.
 func (a *Archive) Unpack(ctx context.Context, dataDir string) (_ *Unpacked, err error) {
-	work, err := takeWorkplace(filepath.Join(dataDir, "restore.partial"))
+	work, err := takeWorkDir(filepath.Join(dataDir, "restore.partial"))
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			work.leave()
+			work.remove()
 		}
 	}()
 	if err := a.each(func(f File, content io.Reader) error { return save(work.file(f.Name), content) }); err != nil {
@@ -126,10 +126,10 @@ func (a *Archive) Unpack(ctx context.Context, dataDir string) (_ *Unpacked, err 
 		return nil, err
 	}
 	if contents != a.Manifest.Contents {
-		return nil, errors.New("its database holds another number of keys or requests than its manifest says: it was changed after it was made")
+		return nil, errors.New("the number of keys or requests in its database does not match its manifest: it was changed after it was written")
 	}
 	if check == nil {
-		return nil, errors.New("its database was never bound to a SECRET_KEY, so no key in it can work: use another backup")
+		return nil, errors.New("its database has no SECRET_KEY, so no key in it can work: use another backup")
 	}
 	return &Unpacked{Manifest: a.Manifest, SecretCheck: check, work: work, dataDir: dataDir}, nil
 }
@@ -146,7 +146,7 @@ func save(path string, content io.Reader) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-// Secret is the secret in the backup, "" where it has none.
+// Secret returns the secret in the backup, or "" if there is none.
 func (u *Unpacked) Secret() (string, error) {
 	if !u.Manifest.HasSecret() {
 		return "", nil
@@ -155,11 +155,11 @@ func (u *Unpacked) Secret() (string, error) {
 	return string(bytes.TrimSpace(text)), err
 }
 
-// Discard removes what was unpacked. After Place it does nothing.
-func (u *Unpacked) Discard() { u.work.leave() }
+// Discard removes the unpacked files. After Place it does nothing.
+func (u *Unpacked) Discard() { u.work.remove() }
 
-// Present is what lies in dataDir and would be replaced: a database, a secret, and the journal files, whose rows belong to the
-// database that they lie beside.
+// Present returns the files in dataDir that would be replaced: a database, a secret, and the journal files, whose rows belong to that
+// database.
 func Present(dataDir string, journal []string) (paths []string, err error) {
 	names := append(store.Files(filepath.Join(dataDir, databaseName)), filepath.Join(dataDir, secretName))
 	for _, path := range append(names, journal...) {
@@ -173,13 +173,13 @@ func Present(dataDir string, journal []string) (paths []string, err error) {
 	return paths, nil
 }
 
-// Place puts the files into dataDir, and what is present there into a new directory beside them, whose path it returns; "" when
-// nothing was. No service may run on dataDir meanwhile. It may be repeated after a kill: at every moment there is a whole
-// database under its name, the old one or the new one, or none as before.
+// Place moves the files into dataDir, and the files that are present there into a new directory next to them. It returns the path of that
+// directory, or "" if there were none. No service may run on dataDir meanwhile. It may be repeated after a kill: at every moment there is
+// a complete database under its name, old or new, or none as before.
 func (u *Unpacked) Place(ctx context.Context, journal []string, now time.Time) (aside string, err error) {
 	defer u.Discard()
 	database := filepath.Join(u.dataDir, databaseName)
-	// A log that was folded into its file needs not move with it. That of a damaged database stays and moves.
+	// A log that was moved into its file need not move with it. The log of a damaged database stays and moves.
 	_ = store.Fold(ctx, database)
 	present, err := Present(u.dataDir, journal)
 	if err != nil {
@@ -188,7 +188,7 @@ func (u *Unpacked) Place(ctx context.Context, journal []string, now time.Time) (
 	if len(present) > 0 {
 		aside = filepath.Join(u.dataDir, "replaced-"+now.UTC().Format("20060102-150405.000"))
 		if err := setAside(present, database, aside); err != nil {
-			return "", fmt.Errorf("what is in %s cannot be set aside, and is as it was: %w", u.dataDir, err)
+			return "", fmt.Errorf("the files in %s cannot be moved aside and were not changed: %w", u.dataDir, err)
 		}
 	}
 	if u.Manifest.HasSecret() {
@@ -202,8 +202,8 @@ func (u *Unpacked) Place(ctx context.Context, journal []string, now time.Time) (
 	return aside, disk.SyncDirectory(u.dataDir)
 }
 
-// setAside moves files away, all of them or none. The database stays until the new one takes its name: without one, a start would
-// make an empty one.
+// setAside moves files away, all of them or none. The database stays until the new one takes its name, because without a database, a
+// start would create an empty one.
 func setAside(paths []string, database, aside string) (err error) {
 	if err := os.Mkdir(aside, 0o700); err != nil {
 		return err

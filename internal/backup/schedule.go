@@ -17,18 +17,18 @@ import (
 
 const (
 	scheduledTime = "20060102-150405"
-	// scheduledWork is where scheduled backups are made: one place, so that no two are made at one time, and that what a killed one left
-	// is removed by the next.
+	// scheduledWork is the directory where scheduled backups are written. There is only one, so that two backups never run at the same
+	// time, and the next one removes what a killed one left.
 	scheduledWork = "scheduled.partial"
 	mostRetry     = 15 * time.Minute
-	// spareSpace stays free: a backup must not be what fills the disk.
+	// spareSpace stays free, so that a backup never fills the disk.
 	spareSpace = 64 << 20
 )
 
-// scheduledName is the name of a scheduled backup. Nothing else is ever removed.
+// scheduledName matches the names of scheduled backups. Other files are never removed.
 var scheduledName = regexp.MustCompile(`^ollama-api-service-(\d{8}-\d{6})\.tar$`)
 
-// Schedule writes backups while the service runs, and keeps the last ones.
+// Schedule writes backups while the service runs, and keeps the newest ones.
 type Schedule struct {
 	Every  time.Duration
 	Keep   int
@@ -36,10 +36,10 @@ type Schedule struct {
 	Source func() Source // Now is set by the schedule
 	Log    *slog.Logger
 
-	last atomic.Int64 // Unix time of the newest good one; 0 is none
+	last atomic.Int64 // Unix time of the newest good backup; 0 means none
 }
 
-// Last is when the newest good backup was made; zero where there is none, or no schedule.
+// Last returns when the newest good backup was made, or zero without a backup or a schedule.
 func (s *Schedule) Last() time.Time {
 	if s == nil {
 		return time.Time{}
@@ -50,8 +50,8 @@ func (s *Schedule) Last() time.Time {
 	return time.Time{}
 }
 
-// Run writes a backup whenever one is due, until ctx ends. The newest one in the directory counts, of whichever run of the service, so
-// that restarts neither delay nor multiply backups. A failure is logged and tried again.
+// Run writes a backup whenever one is due, until ctx ends. It depends on the newest backup in the directory, so that restarts neither
+// delay nor multiply backups. It logs a failure and tries again.
 func (s *Schedule) Run(ctx context.Context) {
 	for {
 		wait := s.due(time.Now())
@@ -63,12 +63,12 @@ func (s *Schedule) Run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(min(wait, time.Hour)): // a suspended machine has a clock that moves on
+		case <-time.After(min(wait, time.Hour)): // the clock continues while a machine is suspended
 		}
 	}
 }
 
-// due is how long until the next backup.
+// due returns how long to wait for the next backup.
 func (s *Schedule) due(now time.Time) time.Duration {
 	files := s.past(now)
 	if len(files) == 0 {
@@ -91,23 +91,23 @@ func (s *Schedule) once(ctx context.Context) bool {
 		if fault, ok := disk.Cause(err); ok {
 			attrs = append(attrs, "hint", fault.Hint)
 		}
-		s.Log.Error("no backup was made, and the ones before are kept: it is tried again within a quarter of an hour", attrs...)
+		s.Log.Error("the scheduled backup failed, and older backups are kept: the next attempt is within a quarter of an hour", attrs...)
 		return false
 	}
 	s.last.Store(begun.Unix())
-	s.Log.Info("a backup was made", "file", path, "bytes", m.Bytes(), "keys", m.Contents.Keys, "requests", m.Contents.Requests, "seconds", time.Since(begun).Seconds())
+	s.Log.Info("wrote a scheduled backup", "file", path, "bytes", m.Bytes(), "keys", m.Contents.Keys, "requests", m.Contents.Requests, "seconds", time.Since(begun).Seconds())
 	s.removeOld(begun)
 	return true
 }
 
 func (s *Schedule) write(ctx context.Context, now time.Time) (*Manifest, string, error) {
 	if at := disk.Unmounted(s.Dir); at != "" {
-		return nil, "", fmt.Errorf("the disk that /etc/fstab has for %s is not mounted (%w)", at, syscall.ENODEV)
+		return nil, "", fmt.Errorf("the disk for %s in /etc/fstab is not mounted (%w)", at, syscall.ENODEV)
 	}
 	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
 		return nil, "", err
 	}
-	// A directory that cannot be listed would get backups without end: none is found to be young enough, or too old.
+	// A directory that cannot be listed would get backups without end, because no backup in it would be found.
 	if _, err := os.ReadDir(s.Dir); err != nil {
 		return nil, "", err
 	}
@@ -117,18 +117,18 @@ func (s *Schedule) write(ctx context.Context, now time.Time) (*Manifest, string,
 	if err != nil {
 		return nil, "", err
 	}
-	// A copy of the database and the archive that is made from it are there at one time.
+	// The copy of the database and the archive made from it exist at the same time.
 	if free, err := disk.Free(s.Dir); err != nil {
 		return nil, "", err
 	} else if need := 2*size + spareSpace; free < need {
-		return nil, "", fmt.Errorf("there is no room for it: it needs %d MiB for a moment, and %d MiB are free (%w)", need>>20, free>>20, syscall.ENOSPC)
+		return nil, "", fmt.Errorf("there is not enough space: the backup temporarily needs %d MiB, and %d MiB are free (%w)", need>>20, free>>20, syscall.ENOSPC)
 	}
 	path := filepath.Join(s.Dir, "ollama-api-service-"+now.UTC().Format(scheduledTime)+".tar")
 	m, err := writeIn(ctx, src, filepath.Join(s.Dir, scheduledWork), path)
 	return m, path, err
 }
 
-// removeOld keeps the newest ones, now's among them.
+// removeOld keeps the newest backups, including the one of now.
 func (s *Schedule) removeOld(now time.Time) {
 	files := s.past(now)
 	for _, f := range files[:max(0, len(files)-s.Keep)] {
@@ -136,7 +136,7 @@ func (s *Schedule) removeOld(now time.Time) {
 	}
 }
 
-// past are the backups up to now. Those of the future are left as they are: this clock may be the wrong one, and they the good ones.
+// past returns the backups up to now. Those dated in the future are kept, because this clock may be the wrong one.
 func (s *Schedule) past(now time.Time) []scheduled {
 	return slices.DeleteFunc(s.files(), func(f scheduled) bool { return f.at.After(now) })
 }
@@ -152,7 +152,7 @@ type scheduled struct {
 	at   time.Time
 }
 
-// files are the scheduled backups, the oldest first. os.ReadDir sorts by name, which is by time.
+// files returns the scheduled backups, the oldest first. os.ReadDir sorts by name, which is by time.
 func (s *Schedule) files() (list []scheduled) {
 	entries, _ := os.ReadDir(s.Dir)
 	for _, e := range entries {

@@ -50,7 +50,7 @@ func TestScheduledBackups(t *testing.T) {
 		}
 		s.removeOld(now)
 		if wait := s.due(now.Add(time.Hour)); wait != 23*time.Hour || !s.Last().Equal(now) {
-			t.Errorf("day %d: the next is due in %s after the one of %s, want 23h", day, wait, s.Last())
+			t.Errorf("day %d: the next is due in %s after the backup of %s, want 23h", day, wait, s.Last())
 		}
 	}
 	if got := strings.Join(s.names(), " "); got != "ollama-api-service-20261127-120000.tar ollama-api-service-20261128-120000.tar ollama-api-service-20261129-120000.tar" {
@@ -67,8 +67,8 @@ func TestScheduledBackups(t *testing.T) {
 	if log.Len() > 0 {
 		t.Errorf("log: %s", log)
 	}
-	// One of a clock that was ahead neither delays nor counts, and none is removed by a clock that is behind. Other files are nobody's
-	// business.
+	// A backup dated in the future neither delays the next one nor counts, and a clock that is behind removes none. Other files are not
+	// touched.
 	other, ahead := filepath.Join(s.Dir, "ollama-api-service-before-the-move.tar"), filepath.Join(s.Dir, "ollama-api-service-20360101-000000.tar")
 	for _, path := range []string{other, ahead} {
 		if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
@@ -84,7 +84,7 @@ func TestScheduledBackups(t *testing.T) {
 		}
 		s.removeOld(now)
 		if wait := s.due(now); wait != s.Every {
-			t.Errorf("%s: the one after is due in %s, want %s", now, wait, s.Every)
+			t.Errorf("%s: the following one is due in %s, want %s", now, wait, s.Every)
 		}
 	}
 	want := "ollama-api-service-20161125-120000.tar ollama-api-service-20261128-120000.tar ollama-api-service-20261129-120000.tar ollama-api-service-20261130-120000.tar ollama-api-service-20360101-000000.tar"
@@ -92,11 +92,11 @@ func TestScheduledBackups(t *testing.T) {
 		t.Errorf("kept: %s, want %s", got, want)
 	}
 	if _, err := os.Stat(other); err != nil {
-		t.Errorf("a file that is no scheduled backup: %v", err)
+		t.Errorf("a file that is not a scheduled backup: %v", err)
 	}
 }
 
-// No two are made at one time, and one that fails costs none of those before.
+// Two backups never run at the same time, and a failed one does not remove older ones.
 func TestScheduledBackupThatFails(t *testing.T) {
 	_, src := service(t)
 	s, log := schedule(t, src)
@@ -104,21 +104,21 @@ func TestScheduledBackupThatFails(t *testing.T) {
 		t.Fatal(log)
 	}
 	at := s.Last()
-	work, err := takeWorkplace(filepath.Join(s.Dir, scheduledWork))
+	work, err := takeWorkDir(filepath.Join(s.Dir, scheduledWork))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if s.once(t.Context()) || !strings.Contains(log.String(), "another backup") {
-		t.Errorf("beside another: %s", log)
+		t.Errorf("while another one runs: %s", log)
 	}
-	work.leave()
+	work.remove()
 	src.Store.Close()
-	if s.once(t.Context()) || strings.Count(log.String(), "no backup was made") != 2 || !s.Last().Equal(at) || len(s.files()) != 1 {
-		t.Errorf("%d backups, the last of %s, want the one of before: %s", len(s.files()), s.Last(), log)
+	if s.once(t.Context()) || strings.Count(log.String(), "the scheduled backup failed") != 2 || !s.Last().Equal(at) || len(s.files()) != 1 {
+		t.Errorf("%d backups, the last of %s, want the previous one: %s", len(s.files()), s.Last(), log)
 	}
 }
 
-// Run waits until the next is due, and tries again soon where it fails.
+// Run waits until the next backup is due, and retries soon after a failure.
 func TestScheduleRuns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, log := schedule(t, Source{})
@@ -144,12 +144,12 @@ func TestScheduleRuns(t *testing.T) {
 		time.Sleep(24*time.Hour - time.Second)
 		synctest.Wait()
 		if n := tries.Load(); n != 0 {
-			t.Errorf("%d tries before one is due", n)
+			t.Errorf("%d attempts before one is due, want 0", n)
 		}
 		time.Sleep(2 * time.Second)
 		<-ended
 		if n := tries.Load(); n != 1 {
-			t.Errorf("%d tries when one was due, want 1: %s", n, log)
+			t.Errorf("%d attempts when one was due, want 1: %s", n, log)
 		}
 		stop()
 	})
@@ -187,13 +187,13 @@ func TestRestoreReadsCompressedBackups(t *testing.T) {
 		u.Discard()
 		for _, at := range []int{3, len(text) / 2, len(text) - len(text)/4} {
 			if _, err := unpack(t, bytes.NewReader(text[:at]), t.TempDir()); err == nil {
-				t.Errorf("%s of which %d bytes of %d are there was restored", name, at, len(text))
+				t.Errorf("%s with only %d of %d bytes was restored", name, at, len(text))
 			}
 		}
 	}
-	for head, says := range map[string]string{"\xfd7zXZ\x00": "xz", "BZh9": "bzip2", "PK\x03\x04": "unzip", "": "empty", "hello, this is no backup": "no backup"} {
+	for head, says := range map[string]string{"\xfd7zXZ\x00": "xz", "BZh9": "bzip2", "PK\x03\x04": "unzip", "": "empty", "hello, this is no backup": "not a backup"} {
 		if _, err := Open(t.Context(), strings.NewReader(head+strings.Repeat("\x00", min(len(head), 1)*600))); err == nil || !strings.Contains(err.Error(), says) {
-			t.Errorf("%q: %v, want a word of %q", head, err, says)
+			t.Errorf("%q: %v, want one with %q", head, err, says)
 		}
 	}
 }

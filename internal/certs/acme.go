@@ -22,16 +22,17 @@ import (
 	"go.uber.org/zap"
 )
 
-// Options are the names that certificates are requested for, and the CA. All but Domains and Dir may be empty.
+// Options are the names that certificates are requested for, and the CA. All fields except Domains and Dir may be empty.
 type Options struct {
 	Domains []string
 	Email   string
-	CA      string         // URL of its directory; "" is Let's Encrypt
-	Roots   *x509.CertPool // what the CA's own HTTPS is trusted by; nil is what the system trusts
-	Dir     string         // certificates, keys and the account are kept there
+	CA      string         // URL of its directory; "" means Let's Encrypt
+	Roots   *x509.CertPool // trusted for HTTPS to the CA; nil means the system's roots
+	Dir     string         // for certificates, keys and the account
 }
 
-// ACME gets certificates from a CA, by answering on the service's own port (RFC 8737), and renews them. NewACME makes one.
+// ACME gets certificates from a CA and renews them. It answers the CA's challenges on the service's own port (RFC 8737). Create it with
+// NewACME.
 type ACME struct {
 	domains []string
 	magic   *certmagic.Config
@@ -41,12 +42,12 @@ type ACME struct {
 	log     *slog.Logger
 }
 
-// NewACME asks nobody yet: Manage does.
+// NewACME does not contact the CA yet. Manage does.
 func NewACME(o Options, log *slog.Logger) (*ACME, error) {
 	if o.CA == "" {
 		for _, name := range o.Domains {
 			if !strings.Contains(name, ".") || !certmagic.SubjectQualifiesForPublicCert(name) {
-				return nil, fmt.Errorf("there is no certificate for %s from Let's Encrypt: name a domain that is in the public DNS, or the CA of your network as ACME_CA", name)
+				return nil, fmt.Errorf("Let's Encrypt issues no certificate for %s: use a name in the public DNS, or set ACME_CA to the CA of your network", name)
 			}
 		}
 		o.CA = certmagic.LetsEncryptProductionCA
@@ -66,18 +67,18 @@ func NewACME(o Options, log *slog.Logger) (*ACME, error) {
 		DefaultServerName: o.Domains[0],
 		Logger:            lines,
 		OnEvent:           a.event,
-		OCSP:              certmagic.OCSPConfig{DisableStapling: true},                       // Let's Encrypt has none any more, and to ask would hold up the start
-		ShouldEmitFunc:    func(event string) bool { return event != "tls_get_certificate" }, // one for each handshake
+		OCSP:              certmagic.OCSPConfig{DisableStapling: true},                       // Let's Encrypt no longer offers OCSP, and requests would delay the start
+		ShouldEmitFunc:    func(event string) bool { return event != "tls_get_certificate" }, // emitted for each handshake
 	})
 	a.issuer = certmagic.NewACMEIssuer(a.magic, certmagic.ACMEIssuer{
 		CA: o.CA, Email: o.Email, TrustedRoots: o.Roots, Agreed: true, DisableHTTPChallenge: true, DisableDistributedSolvers: true, Logger: lines,
-		HTTPProxy: func(*http.Request) (*url.URL, error) { return nil, nil }, // none of the environment's
+		HTTPProxy: func(*http.Request) (*url.URL, error) { return nil, nil }, // no proxy from the environment
 	})
 	a.magic.Issuers = []certmagic.Issuer{a.issuer}
 	return a, nil
 }
 
-// TLS is the configuration that serves the certificates, and the CA's trials.
+// TLS returns the configuration that serves the certificates and the CA's challenges.
 func (a *ACME) TLS() *tls.Config {
 	return &tls.Config{
 		MinVersion:     tls.VersionTLS12,
@@ -87,8 +88,8 @@ func (a *ACME) TLS() *tls.Config {
 	}
 }
 
-// certificate is the one for the name that the client wants. To who wants none - a health check, by address - there is one
-// of our own as long as there is no other, for the service is well without.
+// certificate returns the certificate for the requested name. A client that names none, such as a health check by address, gets a
+// self-signed one if there is no other, because the service is healthy without it.
 func (a *ACME) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	cert, err := a.magic.GetCertificate(hello)
 	if err != nil && hello.ServerName == "" {
@@ -97,7 +98,7 @@ func (a *ACME) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error)
 	return cert, err
 }
 
-// Expiry is when the certificate of each name ends; names that have none yet are left out.
+// Expiry returns when the certificate of each name expires. Names without a certificate are left out.
 func (a *ACME) Expiry() map[string]time.Time {
 	ends := make(map[string]time.Time)
 	for _, name := range a.domains {
@@ -110,19 +111,19 @@ func (a *ACME) Expiry() map[string]time.Time {
 	return ends
 }
 
-// Manage gets what is missing and renews what grows old until ctx ends, beside the caller. The service must listen at addr
-// already: certmagic would take the port for the CA's trials otherwise.
+// Manage gets missing certificates and renews old ones in the background until ctx ends. The service must already listen on addr, because
+// otherwise certmagic would use the port for the CA's challenges.
 func (a *ACME) Manage(ctx context.Context, addr net.Addr) error {
 	at, ok := addr.(*net.TCPAddr)
 	if !ok {
 		return errors.New("ACME needs a TCP port")
 	}
 	a.issuer.ListenHost, a.issuer.AltTLSALPNPort = at.IP.String(), at.Port
-	a.log.Info("certificates by ACME: port 443 of each name must lead to the port here", "names", a.domains, "ca", a.issuer.CA, "port", at.Port)
+	a.log.Info("managing certificates by ACME: port 443 of each name must lead to this port", "names", a.domains, "ca", a.issuer.CA, "port", at.Port)
 	context.AfterFunc(ctx, a.cache.Stop)
 	var wanted []string
 	for _, name := range a.domains {
-		// What is stored is there before the first connection. What is good is looked after from then on; the rest is begun anew.
+		// Load stored certificates before the first connection. certmagic then maintains the good ones; the others are requested again.
 		cert, err := a.magic.CacheManagedCertificate(ctx, name)
 		if err == nil && !cert.NeedsRenewal(a.magic) {
 			a.log.Info("serving a stored certificate", "name", name, "not_after", cert.Leaf.NotAfter.UTC().Format(time.RFC3339))
@@ -134,28 +135,28 @@ func (a *ACME) Manage(ctx context.Context, addr net.Addr) error {
 	return a.magic.ManageAsync(ctx, wanted)
 }
 
-// event tells the operator how it went. certmagic's own lines have the details.
+// event logs the result for the operator. certmagic's own lines have the details.
 func (a *ACME) event(ctx context.Context, event string, data map[string]any) error {
 	name, _ := data["identifier"].(string)
 	renewal, _ := data["renewal"].(bool)
 	if event == "cert_obtained" {
 		a.log.Info("got a certificate", "name", name, "renewal", renewal)
 	}
-	if event != "cert_failed" || ctx.Err() != nil { // or the service is stopping
+	if event != "cert_failed" || ctx.Err() != nil { // it is not about a failure, or the service is stopping
 		return nil
 	}
 	err, _ := data["error"].(error)
-	text := "no certificate could be got, and clients of this name are refused until there is one: " + acmeMend
+	text := "no certificate could be obtained, so connections with this name fail: " + acmeHint
 	if renewal {
-		text = "the certificate could not be renewed, and is served until it expires: " + acmeMend
+		text = "the certificate could not be renewed and is used until it expires: " + acmeHint
 	}
 	a.log.Error(text, "name", name, "cause", strings.Join(strings.Fields(fmt.Sprint(err)), " "))
 	return nil
 }
 
-const acmeMend = "see that the name leads to this machine, that port 443 of it reaches this service, and that this service reaches the CA; it is tried again by itself"
+const acmeHint = "check that the name leads to this machine, that its port 443 reaches this service, and that this service can reach the CA; the next attempt is automatic"
 
-// ownCertificate is signed by itself, is for no name, and lives as long as the process.
+// ownCertificate returns a self-signed certificate without a name, which lasts as long as the process.
 func ownCertificate() (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -10,14 +10,14 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// acmeLog writes certmagic's lines into the service's log. Its debug lines, which have the CA's requests and answers, are left out, and
-// of the others only the fields in logged are kept.
+// acmeLog writes certmagic's lines into the service's log. It drops debug lines, which contain the CA's requests and answers, and all
+// fields that are not in logged.
 type acmeLog struct {
 	log  *slog.Logger
 	with []zapcore.Field
 }
 
-// logged are the fields that have names, places, times and reasons; never tokens, accounts or keys.
+// logged are the fields with names, places, times and reasons. Fields with tokens, accounts or keys are not among them.
 var logged = map[string]bool{
 	"attempt": true, "ca": true, "challenge_type": true, "elapsed": true, "error": true, "identifier": true, "identifiers": true, "issuer": true,
 	"max_duration": true, "problem": true, "remaining": true, "retrying_in": true, "storage": true, "subject": true, "subjects": true,
@@ -37,7 +37,7 @@ func (l acmeLog) Check(e zapcore.Entry, to *zapcore.CheckedEntry) *zapcore.Check
 }
 
 func (l acmeLog) Write(e zapcore.Entry, fields []zapcore.Field) error {
-	level := slog.LevelDebug // what goes well is told in our own words
+	level := slog.LevelDebug // successes are logged by event
 	switch {
 	case e.Level >= zapcore.ErrorLevel:
 		level = slog.LevelError

@@ -1,4 +1,4 @@
 package certs
 
-// Look does what Watch does at each tick.
+// Look runs the check that Watch runs at each tick.
 func (p *KeyPair) Look() { p.look() }

@@ -1,4 +1,4 @@
-// Package certs has the certificates that the service shows to its clients: from files that another program renews, or from a CA by ACME.
+// Package certs provides the service's own certificates: from files that another program renews, or from a CA by ACME.
 package certs
 
 import (
@@ -16,28 +16,28 @@ import (
 	"time"
 )
 
-// maxPEM bounds what is read of a file of a certificate or key: chains have some kilobytes, and a path may be mistyped.
+// maxPEM limits how much of a certificate or key file is read: chains have some kilobytes, and a path may be mistyped.
 const maxPEM = 1 << 20
 
-// authenticated are the cipher suites of TLS 1.2 that encrypt and authenticate in one step (AEAD, RFC 9325 section 4.2). Those of TLS 1.3
-// all do.
+// authenticated are the cipher suites of TLS 1.2 that encrypt and authenticate in one step (AEAD, RFC 9325 section 4.2). All suites of
+// TLS 1.3 do.
 var authenticated = []uint16{
 	tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
 	tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
 	tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
 }
 
-// KeyPair is a certificate with its key, from two files that others renew. OpenKeyPair makes one.
+// KeyPair is a certificate with its key, from two files that another program renews. Open it with OpenKeyPair.
 type KeyPair struct {
 	log     *slog.Logger
 	current atomic.Pointer[tls.Certificate]
 
 	mu                sync.Mutex
 	certFile, keyFile string
-	tried, seen       [sha256.Size]byte // of the files' content
+	tried, seen       [sha256.Size]byte // hashes of the files' contents
 }
 
-// OpenKeyPair reads the files. They must be there, and belong together.
+// OpenKeyPair reads the files. They must exist and match.
 func OpenKeyPair(certFile, keyFile string, log *slog.Logger) (*KeyPair, error) {
 	p := &KeyPair{log: log}
 	use, err := p.Prepare(certFile, keyFile)
@@ -48,7 +48,7 @@ func OpenKeyPair(certFile, keyFile string, log *slog.Logger) (*KeyPair, error) {
 	return p, nil
 }
 
-// Prepare reads files that are to be served instead of those before, or the same ones again. use serves them, also where they are the
+// Prepare reads files to serve instead of the current ones, which may be the same files. use starts to serve them, even if they are the
 // same. An error changes nothing.
 func (p *KeyPair) Prepare(certFile, keyFile string) (use func(), err error) {
 	cert, key, err := readPair(certFile, keyFile)
@@ -69,7 +69,7 @@ func (p *KeyPair) Prepare(certFile, keyFile string) (use func(), err error) {
 	}, nil
 }
 
-// TLS is the configuration that serves the pair as it is at the time of each connection.
+// TLS returns a configuration that serves the current pair for each connection.
 func (p *KeyPair) TLS() *tls.Config {
 	return &tls.Config{
 		MinVersion:     tls.VersionTLS12,
@@ -78,7 +78,7 @@ func (p *KeyPair) TLS() *tls.Config {
 	}
 }
 
-// Expiry is when the certificate that is served ends, by its first name.
+// Expiry returns when the current certificate expires, by its first name.
 func (p *KeyPair) Expiry() map[string]time.Time {
 	leaf := p.current.Load().Leaf
 	name := leaf.Subject.CommonName
@@ -88,8 +88,8 @@ func (p *KeyPair) Expiry() map[string]time.Time {
 	return map[string]time.Time{name: leaf.NotAfter}
 }
 
-// Watch takes up new files until ctx ends; it looks at them that often. Links are followed at each look, so that a volume of
-// Kubernetes, which swaps a link to a directory, is seen. Connections that are there already go on.
+// Watch reloads changed files until ctx ends, and checks them at each interval. It follows links at each check, so that it notices a
+// Kubernetes volume, which swaps a link to a directory. Existing connections continue.
 func (p *KeyPair) Watch(ctx context.Context, every time.Duration) {
 	t := time.NewTicker(every)
 	defer t.Stop()
@@ -103,7 +103,8 @@ func (p *KeyPair) Watch(ctx context.Context, every time.Duration) {
 	}
 }
 
-// look takes up what has changed, as soon as two looks see the same: the first may come between the writing of the two files.
+// look reloads changed files once two checks in a row see the same content, because the first may come between the writes of the two
+// files.
 func (p *KeyPair) look() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -122,7 +123,7 @@ func (p *KeyPair) look() {
 	if err == nil {
 		p.serve(pair)
 	} else {
-		p.log.Error("the certificate has changed but cannot be used, and the one before is served on: put a certificate and a key in place that belong together", "cause", err.Error())
+		p.log.Error("the changed certificate cannot be used and the previous one stays in use: provide a certificate and a key that match", "cause", err.Error())
 	}
 }
 
@@ -155,7 +156,7 @@ func fingerprint(cert, key []byte, err error) [sha256.Size]byte {
 	return sha256.Sum256(fmt.Appendf(nil, "%d:%s%s%v", len(cert), cert, key, err))
 }
 
-// serve serves the pair from now on.
+// serve starts to serve the pair.
 func (p *KeyPair) serve(pair *tls.Certificate) {
 	before := p.current.Swap(pair)
 	if before != nil && slices.EqualFunc(before.Certificate, pair.Certificate, bytes.Equal) {
@@ -163,7 +164,7 @@ func (p *KeyPair) serve(pair *tls.Certificate) {
 	}
 	about := []any{"names", pair.Leaf.DNSNames, "not_after", pair.Leaf.NotAfter.UTC().Format(time.RFC3339)}
 	if time.Now().After(pair.Leaf.NotAfter) {
-		p.log.Error("the certificate has expired, so clients refuse it: renew it; the new files are taken up by themselves", about...)
+		p.log.Error("the certificate has expired and clients refuse it: renew it; the service reads the new files automatically", about...)
 		return
 	}
 	p.log.Info("serving a certificate", about...)

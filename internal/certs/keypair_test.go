@@ -20,7 +20,7 @@ import (
 	"ollama-api-service/internal/certs"
 )
 
-// signed is a certificate of itself that is good until then, and its key.
+// signed returns a self-signed certificate that is valid until then, and its key.
 func signed(t *testing.T, serial int64, until time.Time) (certPEM, keyPEM []byte) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -39,7 +39,7 @@ func signed(t *testing.T, serial int64, until time.Time) (certPEM, keyPEM []byte
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})
 }
 
-// A renewal in two steps is no error at any moment, and a broken one is one line in the log and not one at each look.
+// A renewal in two steps is never an error, and a broken one is logged once and not at each check.
 func TestKeyPairFollowsItsFiles(t *testing.T) {
 	dir := t.TempDir()
 	certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
@@ -62,10 +62,10 @@ func TestKeyPairFollowsItsFiles(t *testing.T) {
 		t.Helper()
 		served, err := p.TLS().GetCertificate(&tls.ClientHelloInfo{})
 		if err != nil || served.Leaf.SerialNumber.Int64() != serial {
-			t.Errorf("%s: %v is served, want %d", when, served.Leaf.SerialNumber, serial)
+			t.Errorf("%s: serial %v is served, want %d", when, served.Leaf.SerialNumber, serial)
 		}
 		if got := strings.Count(logs.String(), "\n"); got != lines {
-			t.Errorf("%s: %d lines in the log, want %d:\n%s", when, got, lines, logs)
+			t.Errorf("%s: %d log lines, want %d:\n%s", when, got, lines, logs)
 		}
 	}
 	want("at the start", 1, 1)
@@ -82,7 +82,7 @@ func TestKeyPairFollowsItsFiles(t *testing.T) {
 	p.Look()
 	want("settled", 2, 2)
 	if ends := p.Expiry(); len(ends) != 1 || ends["gateway.example.net"].Unix() != in.Unix() {
-		t.Errorf("it ends %v, want %v", ends, in)
+		t.Errorf("it expires at %v, want %v", ends, in)
 	}
 
 	write(keyFile, []byte("no key"))
@@ -106,15 +106,15 @@ func TestKeyPairFollowsItsFiles(t *testing.T) {
 	want("expired", 3, 5)
 	for _, s := range []string{"level=INFO", "level=ERROR", "has expired", "no such file", "gateway.example.net"} {
 		if !strings.Contains(logs.String(), s) {
-			t.Errorf("no word of %q in the log:\n%s", s, logs)
+			t.Errorf("the log does not contain %q:\n%s", s, logs)
 		}
 	}
 	if strings.Contains(logs.String(), "PRIVATE") {
-		t.Error("the log has a key")
+		t.Error("the log contains a key")
 	}
 }
 
-// Of TLS 1.2 only suites that encrypt and authenticate in one step are spoken.
+// For TLS 1.2, only suites that encrypt and authenticate in one step are offered.
 func TestTLSOffersOnlyAuthenticatedSuites(t *testing.T) {
 	dir := t.TempDir()
 	certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")

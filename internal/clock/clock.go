@@ -1,4 +1,4 @@
-// Package clock tells time by how long the machine runs, so that no step of the wall clock moves it.
+// Package clock measures time by how long the machine has been running, so that changes of the wall clock do not affect it.
 package clock
 
 import (
@@ -6,27 +6,27 @@ import (
 	"time"
 )
 
-// look is how often the system is asked how long the machine slept: asking at each reading would cost a system call, several times in
-// each request.
-const look = time.Second
+// checkEvery is how often the clock asks the system how long the machine was suspended. Asking at each reading would cost a system call
+// several times in each request.
+const checkEvery = time.Second
 
-// Start begins a clock at the present time. It includes the time for which the machine is suspended, at most a second after it wakes,
-// where the system can tell that (Linux can); elsewhere it stops for that time. Steps of the wall clock do not move it: after
-// one, its answers differ from the time of day by that step. So it is for spans and not for dates.
+// Start returns a clock that starts at the present time. Where the system reports it (on Linux), the clock includes the time for which
+// the machine is suspended, within a second after it wakes; on other systems it stops meanwhile. Changes of the wall clock do not affect
+// it, so after one it differs from the time of day. Use it for durations, not for dates.
 func Start() func() time.Time { return start(time.Now, running) }
 
 func start(now func() time.Time, running func() (time.Duration, bool)) func() time.Time {
 	begun, ok := running()
 	if !ok {
-		return now // differences of it follow Go's monotonic clock, which sleeps with the machine
+		return now // its differences follow Go's monotonic clock, which stops while the machine is suspended
 	}
 	first := now()
-	wall := first.Round(0) // without the monotonic clock, by which Sub would go
+	wall := first.Round(0) // without the monotonic clock, which Sub would use
 	var slept, next atomic.Int64
 	return func() time.Time {
 		awake := now().Sub(first)
 		if int64(awake) >= next.Load() {
-			next.Store(int64(awake + look))
+			next.Store(int64(awake + checkEvery))
 			since, _ := running()
 			if asleep := int64(since - begun - awake); asleep > slept.Load() {
 				slept.Store(asleep)

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// A suspended machine: the time that it has run includes the sleep, which the clock of Go does not see.
+// A suspended machine: its running time includes the suspended time, which Go's clock does not.
 func TestTheClockCountsSleep(t *testing.T) {
 	awake := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	booted := awake.Add(-5 * time.Hour)
@@ -14,22 +14,22 @@ func TestTheClockCountsSleep(t *testing.T) {
 	now := start(func() time.Time { return awake }, func() (time.Duration, bool) { return awake.Sub(booted) + slept, true })
 	before := now()
 	slept = 2 * time.Hour
-	awake = awake.Add(look)
-	if got := now().Sub(before); got != 2*time.Hour+look {
-		t.Errorf("%v passed in a sleep of 2h and %v", got, look)
+	awake = awake.Add(checkEvery)
+	if got := now().Sub(before); got != 2*time.Hour+checkEvery {
+		t.Errorf("%v passed during 2h of suspension and %v", got, checkEvery)
 	}
-	slept -= time.Minute // two clocks are never read at one moment
-	awake = awake.Add(look)
-	if got := now().Sub(before); got != 2*time.Hour+2*look {
-		t.Errorf("after that %v passed", got)
+	slept -= time.Minute // two clocks are never read at exactly the same time
+	awake = awake.Add(checkEvery)
+	if got := now().Sub(before); got != 2*time.Hour+2*checkEvery {
+		t.Errorf("after that, %v passed", got)
 	}
 }
 
-// Without the system's word, differences follow Go's clock.
+// If the system does not report its running time, differences follow Go's clock.
 func TestTheClockWithoutTheSystems(t *testing.T) {
 	now := start(time.Now, func() (time.Duration, bool) { return 0, false })
 	if before := now(); now().Before(before) || time.Since(before) > time.Minute {
-		t.Errorf("it is %v", before)
+		t.Errorf("the clock is at %v", before)
 	}
 }
 
@@ -37,14 +37,14 @@ func TestStart(t *testing.T) {
 	now := Start()
 	first := now()
 	if off := time.Since(first).Abs(); off > time.Minute {
-		t.Errorf("a clock that was just started is off by %v", off)
+		t.Errorf("a new clock is off by %v", off)
 	}
 	if now().Before(first) {
-		t.Error("it went back")
+		t.Error("the clock went backwards")
 	}
 }
 
-// BenchmarkClock is what each look costs: a request takes two or three.
+// BenchmarkClock measures one reading of the clock: a request takes two or three.
 func BenchmarkClock(b *testing.B) {
 	now := Start()
 	for b.Loop() {
@@ -52,7 +52,7 @@ func BenchmarkClock(b *testing.B) {
 	}
 }
 
-// printRunning makes the test program a child that says how long the machine has run.
+// printRunning makes the test program a child process that prints how long the machine has been running.
 const printRunning = "CLOCK_TEST_PRINT_RUNNING"
 
 func TestMain(m *testing.M) {

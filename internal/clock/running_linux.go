@@ -6,7 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// running is how long the machine has run, suspended time included.
+// running returns how long the machine has been running, including suspended time.
 func running() (time.Duration, bool) {
 	var t unix.Timespec
 	err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t)

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// In a namespace whose boot was a day earlier, and whose monotonic clock is the usual one, a day more has passed: it is the clock that
-// counts sleep which is read.
+// In a namespace whose boot was a day earlier, and whose monotonic clock is the usual one, one day more has passed. This shows that the
+// clock that includes suspended time is used.
 func TestTheClockThatCountsSleepIsRead(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("time namespaces need root")
@@ -17,11 +17,11 @@ func TestTheClockThatCountsSleepIsRead(t *testing.T) {
 	cmd.Env = append(os.Environ(), printRunning+"=1")
 	here, ok := running()
 	if !ok {
-		t.Fatal("the system does not say how long it has run")
+		t.Fatal("the system does not report its running time")
 	}
 	out, err := cmd.Output()
 	if err != nil {
-		t.Skipf("this machine makes no time namespaces: %v", err)
+		t.Skipf("cannot create a time namespace: %v", err)
 	}
 	there, err := time.ParseDuration(string(out))
 	if err != nil || (there-here-24*time.Hour).Abs() > time.Minute {

@@ -4,5 +4,5 @@ package clock
 
 import "time"
 
-// running is known on Linux only.
+// running is only available on Linux.
 func running() (time.Duration, bool) { return 0, false }

@@ -1,5 +1,5 @@
-// Package dial opens connections that notice when the machine at their other end has vanished. A Target is one server: where it is,
-// and what it is reached with.
+// Package dial opens connections that detect when the machine at their other end has vanished. A Target is one server: its address, and
+// how it is reached.
 package dial
 
 import (
@@ -15,36 +15,37 @@ import (
 )
 
 const (
-	// Lost is how long sent bytes may wait for an acknowledgement. The other system acknowledges them however slow its programs are.
+	// Lost is how long sent bytes may wait for an acknowledgement. The other system acknowledges them even if its programs are slow.
 	Lost    = 20 * time.Second
 	timeout = 5 * time.Second
 
-	// A connection that is silent in both directions has nothing to be acknowledged, so the system asks.
-	askAfter = 5 * time.Second
-	askEvery = 5 * time.Second
-	askTimes = 3
+	// A connection that is silent in both directions has nothing to acknowledge, so the system sends probes.
+	probeAfter = 5 * time.Second
+	probeEvery = 5 * time.Second
+	probeCount = 3
 )
 
 var dialer = net.Dialer{
-	KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: askAfter, Interval: askEvery, Count: askTimes},
+	KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: probeAfter, Interval: probeEvery, Count: probeCount},
 	ControlContext:  boundSocket,
 }
 
-// Context opens a connection like net.Dialer.DialContext, for an http.Transport. It ends within about Lost when nothing that is sent
-// to its other end is acknowledged.
+// Context opens a connection like net.Dialer.DialContext, for an http.Transport. The connection ends within about Lost if the other end
+// acknowledges nothing.
 func Context(ctx context.Context, network, address string) (net.Conn, error) {
 	return dialer.DialContext(ctx, network, address)
 }
 
-// Access is what a server is reached with. Its zero value trusts what the machine trusts, and shows nothing.
+// Access is how a server is reached. The zero value trusts the roots of this machine and sends no credential.
 type Access struct {
-	// TLS is the configuration for a new connection; nil is the standard one. It is asked at each, so that a renewed file is taken up.
+	// TLS returns the configuration for a new connection; nil means the default. It is called for each connection, so that a renewed file
+	// is used.
 	TLS func() (*tls.Config, error)
-	// Header and Value are a credential that is sent along with each request; Header is empty if there is none.
+	// Header and Value are a credential that is sent with each request. An empty Header means none.
 	Header, Value string
 }
 
-// Target is one server. To makes one; any goroutine may use it.
+// Target is one server. Create it with To. It is safe for concurrent use.
 type Target struct {
 	URL *url.URL
 
@@ -52,11 +53,11 @@ type Target struct {
 	access  atomic.Pointer[Access]
 
 	mu    sync.Mutex
-	at    netip.Addr // where the last connection led
+	at    netip.Addr // the address of the last connection
 	moved []func(leads func(netip.Addr) bool)
 }
 
-// To is the server at base (http or https, no path).
+// To returns the server at base (http or https, no path).
 func To(base *url.URL, access Access) *Target {
 	t := &Target{URL: base}
 	if base != nil {
@@ -68,14 +69,14 @@ func To(base *url.URL, access Access) *Target {
 	return t
 }
 
-// Use reaches the server with other means from the next connection and request on.
+// Use changes how the server is reached, from the next connection and request on.
 func (t *Target) Use(a Access) { t.access.Store(&a) }
 
-// Access is what the server is reached with now.
+// Access returns how the server is reached now.
 func (t *Target) Access() *Access { return t.access.Load() }
 
-// OnMove has moved called when a new connection shows that the server's name leads elsewhere than before. leads reports whether an
-// address is one that the name leads to now.
+// OnMove registers moved, which is called if a new connection shows that the server's name leads to another address than before. leads
+// reports whether the name leads to an address now.
 func (t *Target) OnMove(moved func(leads func(netip.Addr) bool)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -93,7 +94,7 @@ func (t *Target) Socket(ctx context.Context) (net.Conn, error) {
 	return c, err
 }
 
-// Conn opens a connection to the server, with TLS if its address says https. socket is the TCP connection below.
+// Conn opens a connection to the server, with TLS for an https address. socket is the TCP connection below it.
 func (t *Target) Conn(ctx context.Context) (c, socket net.Conn, err error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -115,17 +116,17 @@ func (t *Target) Conn(ctx context.Context) (c, socket net.Conn, err error) {
 	return secure, socket, nil
 }
 
-// lookupTime bounds the question where a name leads, which is asked while a connection is made.
+// lookupTime limits the lookup of a name while a connection is made.
 const lookupTime = time.Second
 
-// note compares where a connection led with where the one before did. A name with several addresses has not moved.
+// note compares the address of a connection with that of the previous one. A name with several addresses has not moved.
 func (t *Target) note(ctx context.Context, now netip.Addr) {
 	t.mu.Lock()
 	before := t.at
 	if !before.IsValid() {
 		t.at = now
 	}
-	told := t.moved
+	callbacks := t.moved
 	t.mu.Unlock()
 	if before == now || !before.IsValid() {
 		return
@@ -134,7 +135,7 @@ func (t *Target) note(ctx context.Context, now netip.Addr) {
 	defer cancel()
 	list, err := net.DefaultResolver.LookupNetIP(ctx, "ip", t.URL.Hostname())
 	if err != nil {
-		return // the next connection to it asks again
+		return // the next connection looks it up again
 	}
 	t.mu.Lock()
 	t.at = now
@@ -146,12 +147,12 @@ func (t *Target) note(ctx context.Context, now netip.Addr) {
 	if all[before] {
 		return
 	}
-	for _, moved := range told {
+	for _, moved := range callbacks {
 		moved(func(a netip.Addr) bool { return all[a] })
 	}
 }
 
-// Remote is the address at the other end of a TCP connection; of anything else it is not valid.
+// Remote returns the address at the other end of a TCP connection. For other connections the result is not valid.
 func Remote(c net.Conn) netip.Addr {
 	a, _ := netip.ParseAddrPort(c.RemoteAddr().String())
 	return a.Addr().Unmap().WithZone("")

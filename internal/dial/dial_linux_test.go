@@ -13,7 +13,7 @@ import (
 	"ollama-api-service/internal/netbed"
 )
 
-// connect opens a connection to a listener, and returns both of its ends.
+// connect opens a connection to a listener and returns both ends.
 func connect(t *testing.T, l net.Listener) (near, far net.Conn) {
 	t.Helper()
 	target := dial.To(&url.URL{Scheme: "http", Host: l.Addr().String()}, dial.Access{})
@@ -28,8 +28,8 @@ func connect(t *testing.T, l net.Listener) (near, far net.Conn) {
 	return near, far
 }
 
-// A connection to a machine that has vanished fails within half a minute, whether anything was sent to it since or not; a machine
-// whose program takes nothing in and says nothing is waited for.
+// A connection to a machine that has vanished fails within half a minute, whether or not anything was sent to it. A machine whose program
+// reads and sends nothing is not given up.
 func TestVanished(t *testing.T) {
 	if !netbed.Inside(t) {
 		return
@@ -59,14 +59,14 @@ func TestVanished(t *testing.T) {
 		select {
 		case err := <-ended:
 			if !errors.Is(err, syscall.ETIMEDOUT) {
-				t.Errorf("got %v, want that the connection timed out", err)
+				t.Errorf("got %v, want a timeout of the connection", err)
 			}
 		case <-time.After(30 * time.Second):
-			t.Fatal("a connection to a machine that has vanished is waited for after half a minute")
+			t.Fatal("a connection to a machine that has vanished still exists after half a minute")
 		}
 	}
 	if took := time.Since(began); took < 15*time.Second {
-		t.Errorf("given up after %v: a cable that is put in again would cost every stream", took)
+		t.Errorf("closed after %v: unplugging a cable for a moment would break every stream", took)
 	}
 	if _, err := far.Write([]byte("x")); err != nil {
 		t.Fatal(err)
@@ -84,7 +84,7 @@ func TestAMove(t *testing.T) {
 	a.Listen(80)
 	b.Listen(80)
 	target := dial.To(&url.URL{Scheme: "http", Host: "gpu.test:80"}, dial.Access{})
-	var left []bool // for each move, whether a's and b's address are led to
+	var left []bool // for each move, whether the name leads to the addresses of a and b
 	target.OnMove(func(leads func(netip.Addr) bool) { left = append(left, leads(a.Addr), leads(b.Addr)) })
 	open := func(to *netbed.Machine) {
 		t.Helper()
@@ -94,16 +94,16 @@ func TestAMove(t *testing.T) {
 		}
 		defer c.Close()
 		if got := dial.Remote(c); got != to.Addr {
-			t.Errorf("led to %v, want %v", got, to.Addr)
+			t.Errorf("connected to %v, want %v", got, to.Addr)
 		}
 	}
 	names.Point("gpu.test", a.Addr)
 	open(a)
 	open(a)
-	names.Point("gpu.test", b.Addr, a.Addr) // one more, and the old one still
+	names.Point("gpu.test", b.Addr, a.Addr) // a new address in addition to the old one
 	open(b)
 	if left != nil {
-		t.Errorf("a name with one more address has moved: %v", left)
+		t.Errorf("a name with an additional address counts as moved: %v", left)
 	}
 	names.Point("gpu.test", a.Addr)
 	open(a)

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// Explain adds to the failure of a connection with TLS what to do about it. Every other error stays as it is.
+// Explain adds a remedy to the failure of a TLS connection. It returns other errors unchanged.
 func Explain(err error) error {
 	var unknown x509.UnknownAuthorityError
 	var name x509.HostnameError
@@ -18,16 +18,16 @@ func Explain(err error) error {
 	switch {
 	case errors.As(err, &unknown):
 		hint = "set OLLAMA_CA to a PEM file with the certificate of its CA, or the certificate itself if it is self-signed; " +
-			"for a server that was added over the API, set its field ca"
+			"for a server that an admin added, set its field ca"
 	case errors.As(err, &name):
-		hint = "its certificate is for another name: name the server as the certificate does, or issue one for this name"
+		hint = "its certificate is for another name: use that name in the address, or issue a certificate for this name"
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		hint = "its certificate is out of date, or the clock of this machine is wrong: renew it there"
+		hint = "its certificate has expired, or the clock of this machine is wrong: renew the certificate on the server"
 	case errors.As(err, &plain):
-		hint = "it speaks no TLS on this port: write http:// in its address, or name the port that does"
+		hint = "it does not use TLS on this port: use http:// in its address, or the port that uses TLS"
 	case strings.Contains(err.Error(), "remote error: tls:"): // crypto/tls does not export the type
 		hint = "if it asks for a client certificate, set OLLAMA_CLIENT_CERT and OLLAMA_CLIENT_KEY to PEM files; " +
-			"for a server that was added over the API, set its fields client_cert and client_key"
+			"for a server that an admin added, set its fields client_cert and client_key"
 	default:
 		return err
 	}

@@ -12,14 +12,14 @@ import (
 	"sync"
 )
 
-// maxPEM bounds what is read of a file: bundles have some hundred kilobytes, and a path may be mistyped.
+// maxPEM limits how much of a file is read: bundles have some hundred kilobytes, and a path may be mistyped.
 const maxPEM = 4 << 20
 
-// Text is a PEM text, or where it is.
+// Text is a PEM text, or the file that contains it.
 type Text struct {
 	PEM  string
-	File string // read at each connection, so that a renewed one is taken up
-	Name string // of what says so: a setting or a field
+	File string // read for each connection, so that a renewed file is used
+	Name string // name of the setting or field, for errors
 }
 
 func (t Text) empty() bool { return t.PEM == "" && t.File == "" }
@@ -40,16 +40,16 @@ func (t Text) read() ([]byte, error) {
 	return text, nil
 }
 
-// Means are what servers are reached with. The zero value is what every machine has.
+// Means are the settings for connections to servers. The zero value uses the defaults of the machine.
 type Means struct {
-	CA        Text // the CAs by which the server is trusted, in place of those of this machine
-	Cert, Key Text // what the server is shown
+	CA        Text // trusted CAs, instead of those of this machine
+	Cert, Key Text // the client certificate
 	Header    string
 	Value     string
-	Log       *slog.Logger // is told once when a renewed file cannot be used
+	Log       *slog.Logger // logs once if a renewed file cannot be used
 }
 
-// Access is how a target uses them.
+// Access returns the Access of a target with these settings.
 func (m Means) Access() Access {
 	a := Access{Header: m.Header, Value: m.Value}
 	if !m.CA.empty() || !m.Cert.empty() {
@@ -58,7 +58,7 @@ func (m Means) Access() Access {
 	return a
 }
 
-// trust is the configuration that the texts make, as they are now.
+// trust builds a configuration from the current texts.
 type trust struct {
 	Means
 
@@ -68,7 +68,7 @@ type trust struct {
 	failed string
 }
 
-// config reads the files again. Once they could be used, the last ones that could are.
+// config reads the files again. If they cannot be used, it returns the last valid configuration.
 func (t *trust) config() (*tls.Config, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -82,7 +82,7 @@ func (t *trust) config() (*tls.Config, error) {
 	}
 	if text := err.Error(); text != t.failed && t.Log != nil {
 		t.failed = text
-		t.Log.Error("the certificates for Ollama servers have changed but cannot be used, and the ones before are used on", "cause", text)
+		t.Log.Error("the changed certificates for Ollama servers cannot be used and the previous ones stay in use", "cause", text)
 	}
 	return t.now, nil
 }
@@ -104,13 +104,13 @@ func (t *trust) refresh() error {
 	if !t.CA.empty() {
 		config.RootCAs = x509.NewCertPool()
 		if !config.RootCAs.AppendCertsFromPEM(read[0]) {
-			return fmt.Errorf("%s holds no certificate in PEM form", t.CA.Name)
+			return fmt.Errorf("%s contains no certificate in PEM form", t.CA.Name)
 		}
 	}
 	if !t.Cert.empty() {
 		pair, err := tls.X509KeyPair(read[1], read[2])
 		if err != nil {
-			return errors.Join(fmt.Errorf("%s and %s are no certificate and its own key, both in PEM form and without a passphrase", t.Cert.Name, t.Key.Name), err)
+			return errors.Join(fmt.Errorf("%s and %s must be a certificate and its own key, both in PEM form and without a passphrase", t.Cert.Name, t.Key.Name), err)
 		}
 		config.Certificates = []tls.Certificate{pair}
 	}

@@ -241,9 +241,9 @@ func parsedResponse(src []byte) (object, bool) {
 	return o, err == nil
 }
 
-// FailedResponse is the last event of a Responses stream that failed, behind an error event: the answer as it was described at the
+// failedResponse is the last event of a Responses stream that failed, behind an error event: the answer as it was described at the
 // beginning, or one with this id and time if it had not begun. The message is JSON.
-func (m *Meter) FailedResponse(id string, at time.Time, code string, message []byte) []byte {
+func (m *Meter) failedResponse(id string, at time.Time, code string, message []byte) []byte {
 	failure := slices.Concat([]byte(`{"code":"`+code+`","message":`), message, []byte{'}'})
 	begun := m.closing.response
 	if begun == nil {

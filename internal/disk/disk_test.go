@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-// TestMain is also the other process of TestLockEndsWithItsProcess: it locks the file that LOCK_THIS names, and waits until it is killed.
+// TestMain also runs the other process of TestLockEndsWithItsProcess: it locks the file in LOCK_THIS and waits until it is killed.
 func TestMain(m *testing.M) {
 	path := os.Getenv("LOCK_THIS")
 	if path == "" {
@@ -61,7 +61,7 @@ func TestLockIsExclusive(t *testing.T) {
 func TestLockThatCannotBeTaken(t *testing.T) {
 	_, err := TryLock(filepath.Join(t.TempDir(), "absent", "lock"))
 	if !errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrLocked) {
-		t.Errorf("got %v, want that there is no such directory", err)
+		t.Errorf("got %v, want fs.ErrNotExist", err)
 	}
 }
 
@@ -69,7 +69,7 @@ func TestLockEndsWithItsProcess(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")
 	other := exec.Command(os.Args[0])
 	other.Env = append(os.Environ(), "LOCK_THIS="+path)
-	stdin, err := other.StdinPipe() // open, so that the other process waits
+	stdin, err := other.StdinPipe() // kept open, so that the other process waits
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +105,7 @@ func TestSyncDirectory(t *testing.T) {
 		t.Errorf("%v, want none", err)
 	}
 	if err := SyncDirectory(filepath.Join(dir, "absent")); !errors.Is(err, fs.ErrNotExist) && runtime.GOOS != "windows" {
-		t.Errorf("a directory that is not there: %v", err)
+		t.Errorf("a missing directory: %v", err)
 	}
 }
 
@@ -120,7 +120,7 @@ func TestCause(t *testing.T) {
 		}
 	}
 	if _, ok := Cause(nil); ok {
-		t.Error("no error has a cause")
+		t.Error("a nil error has a cause")
 	}
 }
 
@@ -136,6 +136,6 @@ func TestTryAndFree(t *testing.T) {
 		t.Errorf("%d bytes free, %v, want some", free, err)
 	}
 	if err := Try(filepath.Join(dir, "absent")); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("got %v, want that there is no such directory", err)
+		t.Errorf("got %v, want fs.ErrNotExist", err)
 	}
 }

@@ -10,13 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Writable reports why this process may not make files in a directory; nil if it may.
+// Writable returns why this process may not create files in a directory, or nil if it may.
 func Writable(path string) error { return unix.Access(path, unix.W_OK|unix.X_OK) }
 
-// errnoOf is 0: here errors have the numbers that Cause looks for.
+// errnoOf returns 0: on Unix, errors have the numbers that Cause looks for.
 func errnoOf(error) syscall.Errno { return 0 }
 
-// SyncDirectory writes the names of the files in a directory to the disk.
+// SyncDirectory syncs the file names in a directory to the disk.
 func SyncDirectory(path string) error {
 	d, err := os.Open(path)
 	if err != nil {
@@ -25,7 +25,7 @@ func SyncDirectory(path string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// Remove removes the file and then releases the lock, so that no process gets the lock of a file that is about to go.
+// Remove removes the file and then releases the lock, so that no process can lock a file that is about to be removed.
 func (l *Lock) Remove() error {
 	return errors.Join(os.Remove(l.Path()), l.Release())
 }
@@ -33,8 +33,8 @@ func (l *Lock) Remove() error {
 // leastFree is the space below which a disk counts as full.
 const leastFree = 64 << 10
 
-// Free is the space in bytes that this process may still use on the disk of a directory. Its error is syscall.EROFS for a disk that is
-// mounted read-only and syscall.ENOSPC for a full one. It writes nothing.
+// Free returns the space in bytes that this process may still use on the disk of a directory. The error is syscall.EROFS for a disk that
+// is mounted read-only and syscall.ENOSPC for a full one. Free writes nothing.
 func Free(dir string) (int64, error) {
 	var s unix.Statfs_t
 	if err := unix.Statfs(dir, &s); err != nil {

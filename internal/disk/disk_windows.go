@@ -8,10 +8,10 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// Writable reports nothing: Windows tells no more than a try.
+// Writable returns nil: on Windows only an attempt shows it.
 func Writable(string) error { return nil }
 
-// errnoOf is the number that Unix has for a failure of Windows, or 0.
+// errnoOf returns the Unix number for a failure of Windows, or 0.
 func errnoOf(err error) syscall.Errno {
 	var own syscall.Errno
 	errors.As(err, &own)
@@ -29,8 +29,8 @@ func errnoOf(err error) syscall.Errno {
 // SyncDirectory does nothing: Windows does not flush directories, and NTFS journals the names in them.
 func SyncDirectory(string) error { return nil }
 
-// Remove releases the lock and then removes the file, because Windows removes no open file. If another process has the lock by
-// then, the file stays.
+// Remove releases the lock and then removes the file, because Windows cannot remove an open file. If another process has locked it
+// meanwhile, the file stays.
 func (l *Lock) Remove() error {
 	if err := l.Release(); err != nil {
 		return err
@@ -41,7 +41,7 @@ func (l *Lock) Remove() error {
 	return nil
 }
 
-// Free is the space in bytes that this process may still use on the disk of a directory.
+// Free returns the space in bytes that this process may still use on the disk of a directory.
 func Free(dir string) (int64, error) {
 	path, err := windows.UTF16PtrFromString(dir)
 	if err != nil {

@@ -1,4 +1,4 @@
-// Package disk has what operating systems do differently with files: locks, and names that must survive a power cut.
+// Package disk provides file operations that differ between operating systems: locks, and names that survive a power failure.
 package disk
 
 import (
@@ -8,15 +8,15 @@ import (
 	"github.com/gofrs/flock"
 )
 
-// Lock is the exclusive lock of one process on a file. The system releases it when the process ends, however it ends.
+// Lock is an exclusive lock of one process on a file. The system releases it when the process ends, in whatever way.
 type Lock struct{ file *flock.Flock }
 
-// ErrLocked is the error of TryLock while another process, or another Lock of this one, has the file.
-var ErrLocked = errors.New("another process has the lock")
+// ErrLocked is the error of TryLock if another process, or another Lock of this process, holds the lock.
+var ErrLocked = errors.New("another process holds the lock")
 
-// TryLock makes the file with mode 0600 if there is none, and locks it. It never waits.
+// TryLock creates the file with mode 0600 if it does not exist, and locks it. It never blocks.
 //
-// The file is empty and stays so: Windows lets no other program read what is locked.
+// The file stays empty, because on Windows no other program can read a locked file.
 func TryLock(path string) (*Lock, error) {
 	l := &Lock{flock.New(path, flock.SetFlag(os.O_RDWR|os.O_CREATE), flock.SetPermissions(0o600))}
 	locked, err := l.file.TryLock()
@@ -29,8 +29,8 @@ func TryLock(path string) (*Lock, error) {
 	return l, nil
 }
 
-// Path is the path that TryLock was given.
+// Path is the path that was passed to TryLock.
 func (l *Lock) Path() string { return l.file.Path() }
 
-// Release releases the lock. The file stays: if it were removed, two processes could lock two files of one name.
+// Release releases the lock. The file stays: if it were removed, two processes could lock two files with one name.
 func (l *Lock) Release() error { return l.file.Close() }

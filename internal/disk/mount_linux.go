@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// Unmounted is the directory above path, or path itself, where /etc/fstab mounts a disk and nothing is mounted now; "" where there is
-// none. What is written below it goes to another disk than the operator means.
+// Unmounted returns path or the directory above it where /etc/fstab mounts a disk that is not mounted now, or "". Files written below
+// that directory would be on another disk than intended.
 func Unmounted(path string) string {
 	fstab, err := os.ReadFile("/etc/fstab")
 	if err != nil {
@@ -35,7 +35,7 @@ func unmounted(path, fstab, mounts string) string {
 	return ""
 }
 
-// column is a column of each line; spaces in it are written \040 in both files.
+// column returns a column of each line. Both files write a space in it as \040.
 func column(text string, n int) (list []string) {
 	for line := range strings.Lines(text) {
 		if fields := strings.Fields(line); len(fields) > n && !strings.HasPrefix(fields[0], "#") {

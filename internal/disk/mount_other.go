@@ -2,5 +2,5 @@
 
 package disk
 
-// Unmounted is always "": only Linux says in a file what is to be mounted.
+// Unmounted returns "": only Linux lists in a file which disks to mount.
 func Unmounted(string) string { return "" }

@@ -12,25 +12,25 @@ import (
 	"time"
 )
 
-// socketMode lets the group of the process, to which a proxy belongs, connect.
+// socketMode lets the group of the process connect, which a proxy can be a member of.
 const socketMode = 0o660
 
-// ErrSocketInUse is returned where another process listens on the path.
-var ErrSocketInUse = errors.New("another process listens on it")
+// ErrSocketInUse is returned if another process listens on the path.
+var ErrSocketInUse = errors.New("another process is listening on it")
 
-// ListenSocket listens on a Unix socket at path with mode 0660. It replaces a socket that no process listens on any more, and nothing else.
-// When the listener is closed the path is removed, unless it leads to another's socket by then.
+// ListenSocket listens on a Unix socket at path with mode 0660. It replaces a socket that no process listens on, and no other file.
+// Closing the listener removes the path, unless it belongs to another socket by then.
 func ListenSocket(path string) (net.Listener, error) {
 	if err := stale(path); err != nil {
 		return nil, err
 	}
-	// Made in a directory that no other user may enter, so that it is never there with another mode.
-	room, err := os.MkdirTemp(filepath.Dir(path), ".s")
+	// Create it in a directory that no other user may enter, so that it never exists with another mode.
+	private, err := os.MkdirTemp(filepath.Dir(path), ".s")
 	if err != nil {
 		return nil, err
 	}
-	defer os.Remove(room)
-	made := filepath.Join(room, "s")
+	defer os.Remove(private)
+	made := filepath.Join(private, "s")
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: made, Net: "unix"})
 	if err != nil {
 		return nil, err
@@ -46,7 +46,7 @@ func ListenSocket(path string) (net.Listener, error) {
 	return &socket{Listener: l, path: path, own: own}, nil
 }
 
-// stale returns nil where a socket may be made at path.
+// stale returns nil if a socket may be created at path.
 func stale(path string) error {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -56,7 +56,7 @@ func stale(path string) error {
 		return err
 	}
 	if info.Mode().Type() != fs.ModeSocket {
-		return fmt.Errorf("%s is there and no socket: name another path, or move it away", path)
+		return fmt.Errorf("%s exists and is not a socket: name another path, or move it", path)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
@@ -68,10 +68,10 @@ func stale(path string) error {
 	case refusedSocket(err):
 		return nil
 	}
-	return fmt.Errorf("whether another process listens on it is not known: %w", err)
+	return fmt.Errorf("cannot find out whether another process is listening on it: %w", err)
 }
 
-// socket is a listener that cleans up after itself.
+// socket is a listener that removes its path when it is closed.
 type socket struct {
 	net.Listener
 	path string
@@ -79,7 +79,7 @@ type socket struct {
 	once sync.Once
 }
 
-// Addr is where clients connect.
+// Addr returns the address that clients connect to.
 func (s *socket) Addr() net.Addr { return &net.UnixAddr{Name: s.path, Net: "unix"} }
 
 // Close stops listening.

@@ -28,18 +28,18 @@ func TestListenSocket(t *testing.T) {
 	there := func(want bool) {
 		t.Helper()
 		if _, err := os.Lstat(path); (err == nil) != want {
-			t.Errorf("the path is there: %v, want %v", err == nil, want)
+			t.Errorf("the path exists: %v, want %v", err == nil, want)
 		}
 	}
 	first := listen()
 	if info, err := os.Lstat(path); err != nil || runtime.GOOS != "windows" && info.Mode() != os.ModeSocket|0o660 {
-		t.Errorf("its mode is %v (%v)", info.Mode(), err)
+		t.Errorf("the mode is %v (%v), want 0660", info.Mode(), err)
 	}
 	if got := first.Addr().String(); got != path {
-		t.Errorf("its address is %s", got)
+		t.Errorf("the address is %s", got)
 	}
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
-		t.Errorf("the directory has %v (%v)", entries, err)
+		t.Errorf("the directory contains %v (%v)", entries, err)
 	}
 	c, err := net.Dial("unix", path)
 	if err != nil {
@@ -53,7 +53,7 @@ func TestListenSocket(t *testing.T) {
 	first.Close()
 	there(false)
 
-	// One that a process left behind when it was killed is replaced; what is no socket, or another's by now, stays.
+	// A socket that a killed process left is replaced. A file, or a socket that now belongs to another process, stays.
 	left, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		t.Fatal(err)
@@ -74,10 +74,10 @@ func TestListenSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := ListenSocket(path); err == nil || errors.Is(err, ErrSocketInUse) {
-		t.Errorf("a file is there: %v", err)
+		t.Errorf("with a file at the path: %v", err)
 	}
 	there(true)
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
-		t.Errorf("the directory has %v (%v)", entries, err)
+		t.Errorf("the directory contains %v (%v)", entries, err)
 	}
 }

@@ -7,7 +7,7 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// spent is what a key has used in the last hour and day: tokens, and nanoseconds of the GPU.
+// spent is the usage of a key in the last hour and day: tokens, and nanoseconds of GPU time.
 type spent struct{ hourTokens, dayTokens, dayGPU window }
 
 func newSpent(minute int64) *spent {
@@ -22,7 +22,7 @@ func (s *spent) advance(minute int64) {
 
 func (s *spent) over(minute int64) bool { return s.dayTokens.over(minute) }
 
-// spend counts what was used by a request that ended in the minute at.
+// spend counts the usage of a request that ended in the minute at.
 func (e *entry) spend(now, at int64, u Used) {
 	if u.Tokens <= 0 && u.GPU <= 0 {
 		return
@@ -36,25 +36,25 @@ func (e *entry) spend(now, at int64, u Used) {
 	e.spent.dayGPU.add(at, int64(max(u.GPU, 0)))
 }
 
-// Budget is one of a key's limits of tokens or time, and how it stands. GPU time is in seconds.
+// Budget is the state of one of a key's limits of tokens or GPU time. GPU time is in seconds.
 type Budget struct {
-	Limit     string        // the field of the key
-	Allowed   float64       // in its span
-	Used      float64       // by requests that have ended
-	Held      float64       // by requests under way
-	Remaining float64       // of Allowed; never below 0
-	Reset     time.Duration // whole seconds until more is free than now; 0 while something is, or when only what is held is missing
+	Limit     string        // name of the key's field
+	Allowed   float64       // within the limit's time span
+	Used      float64       // by finished requests
+	Held      float64       // by running requests
+	Remaining float64       // part of Allowed; never negative
+	Reset     time.Duration // whole seconds until more is free; 0 if something is free, or if only running requests hold the rest
 }
 
-// budget is one limit of a key in the making.
+// budget computes the state of one limit.
 type budget struct {
 	field, span, unit string
 	allowed, held     int64
-	scale             int64 // of a unit that people read
+	scale             int64 // internal units in one displayed unit
 	window            *window
 }
 
-// budgets are the key's limits of tokens, and of time. The caller holds the lock.
+// budgets returns the key's limits of tokens and of GPU time. The caller holds the lock.
 func (e *entry) budgets(k *api.Key, now instant) (tokens, gpu []budget) {
 	s := e.spent
 	if s == nil {
@@ -73,10 +73,10 @@ func (e *entry) budgets(k *api.Key, now instant) (tokens, gpu []budget) {
 	return tokens, gpu
 }
 
-// left may be below 0: a limit was lowered, or a request used more than was held for it.
+// left may be negative if a limit was lowered, or a request used more than it held.
 func (b *budget) left() int64 { return b.allowed - b.window.used - b.held }
 
-// Budgets are how the key's limits of tokens and time stand; none for a key without any.
+// Budgets returns the state of the key's limits of tokens and GPU time.
 func (m *Memory) Budgets(k *api.Key) []Budget {
 	if !k.Metered() {
 		return nil
@@ -97,7 +97,7 @@ func (m *Memory) Budgets(k *api.Key) []Budget {
 	return list
 }
 
-// Tokens is what the key has left of the limit of tokens that is nearest to its end; Limit is -1 for a key without any.
+// Tokens returns the state of the token limit with the fewest tokens left. Limit is -1 for a key without token limits.
 func (m *Memory) Tokens(k *api.Key) State {
 	nearest := State{Limit: -1, Remaining: -1}
 	if k.TokensPerHour == nil && k.TokensPerDay == nil {
@@ -120,12 +120,12 @@ func (m *Memory) Tokens(k *api.Key) State {
 	return nearest
 }
 
-// Hold takes tokens for the request: prompt, and up to output for its answer (below 0: as many as there are). What it held before
-// is given back first. It returns how many there are for the answer, which may be fewer than were asked for, but never less than
-// one of those that were. Where not even that is left, or no GPU time, it returns CodeTokenLimit or CodeGPULimit, and
-// CodeForbidden for a limit of 0. For a key without such limits it does nothing.
+// Hold reserves tokens for the request: prompt, and up to output for its answer (negative: as many as are left). It first returns what
+// the request held before. It returns the number granted for the answer, which may be less than output, but is at least one if output is
+// not 0. If not even that is left, or no GPU time, it returns CodeTokenLimit or CodeGPULimit, and for a limit of 0 CodeForbidden. For a
+// key without such limits it does nothing.
 //
-// Hold(0, 0) asks whether anything is left at all.
+// Hold(0, 0) checks whether anything is left.
 func (r *Reservation) Hold(prompt, output int64) (granted int64, err error) {
 	if !r.key.Metered() {
 		return output, nil
@@ -164,9 +164,9 @@ func (r *Reservation) Hold(prompt, output int64) (granted int64, err error) {
 	return granted, nil
 }
 
-// Passes says whether one more piece of the answer may pass, with which it has output tokens and has used so much of the GPU. If
-// not, it returns CodeTokenLimit or CodeGPULimit: what the request holds is used up, and so is what its key has beside that. For a
-// key without such limits it says nothing.
+// Passes returns nil if one more piece of the answer may pass, with output tokens and this much GPU time in total. Otherwise it returns
+// CodeTokenLimit or CodeGPULimit: what the request holds and what its key has left are used up. For a key without such limits it returns
+// nil.
 func (r *Reservation) Passes(output int64, gpu time.Duration) *api.Error {
 	if !r.key.Metered() {
 		return nil
@@ -191,8 +191,8 @@ func (r *Reservation) Passes(output int64, gpu time.Duration) *api.Error {
 	return nil
 }
 
-// Settle puts what the request really used in the place of what it held. It is the request's last word: once settled, a second
-// call does nothing. A key without limits is settled by Done, so that its requests take no further lock.
+// Settle replaces what the request held by what it really used. Only the first call has an effect. A key without limits is settled by
+// Done, so that its requests take no further lock.
 func (r *Reservation) Settle(u Used) {
 	if r.booked || r.over {
 		return
@@ -218,14 +218,14 @@ func (r *Reservation) settleLocked() {
 	}
 }
 
-// holdLocked changes what is held for the request. The caller holds the entry's lock.
+// holdLocked changes what the request holds. The caller holds the entry's lock.
 func (r *Reservation) holdLocked(tokens int64, gpu time.Duration) {
 	r.entry.heldTokens += tokens - r.tokens
 	r.entry.heldGPU += gpu - r.gpu
 	r.tokens, r.gpu = tokens, gpu
 }
 
-// wait is how long it takes until need is free.
+// wait returns how long it takes until need is free.
 func (b *budget) wait(need int64, now instant) time.Duration {
 	if need > b.allowed {
 		return b.window.longest()
@@ -233,7 +233,7 @@ func (b *budget) wait(need int64, now instant) time.Duration {
 	return b.window.until(b.allowed-need, now)
 }
 
-// refusal says which limit is used up, by how much, and when it is free again.
+// refusal describes which limit is used up, by how much, and when it is free again.
 func (b *budget) refusal(code api.Code, need int64, now instant) *api.Error {
 	if need > b.allowed {
 		e := api.Errorf(code, "this request needs about %d %s, and the key's %s allows %d in any %s: shorten the prompt, or ask an administrator for more",
@@ -245,8 +245,8 @@ func (b *budget) refusal(code api.Code, need int64, now instant) *api.Error {
 	if need > 1 {
 		text += fmt.Sprintf(", and this request needs about %d", need)
 	}
-	if b.window.used <= b.allowed-need { // only what is held is in the way, and it may be free at any moment
-		e := api.Errorf(code, "%s; requests under way hold the rest: try again when one has ended", text)
+	if b.window.used <= b.allowed-need { // only held amounts are missing, which may be free at any moment
+		e := api.Errorf(code, "%s; running requests hold the rest: try again when one has finished", text)
 		e.RetryAfter = time.Second
 		return e
 	}

@@ -1,5 +1,5 @@
-// Package limit holds each key to what it may use: requests in any 60 minutes, tokens in any 60 minutes and 24 hours, GPU time
-// in any 24 hours, and requests at one time.
+// Package limit enforces the limits of keys: requests in any 60 minutes, tokens in any 60 minutes and 24 hours, GPU time in any 24 hours,
+// and concurrent requests.
 package limit
 
 import (
@@ -10,20 +10,26 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// MaxReset is the longest that Reset can be, and RetryAfter for requests: the request of this minute's first instant goes last.
-const MaxReset = hourBuckets * time.Minute
+// How far back admissions, and tokens and GPU time, count. A window is released in steps, up to one step late.
+const (
+	RequestWindow = hourBuckets * time.Minute
+	UsageWindow   = dayBuckets * quarter * time.Minute
+)
+
+// MaxReset is the largest Reset, and the largest RetryAfter for requests: a request at the start of this minute is released last.
+const MaxReset = RequestWindow
 
 const (
 	shards = 64
-	// sweepEvery bounds how often a shard looks for entries to drop, so that a flood of new keys stays linear.
+	// sweepEvery limits how often a shard looks for entries to drop, so that a flood of new keys costs linear time.
 	sweepEvery = 1 // minutes
 )
 
-// Memory keeps the counters of one process. They belong to Key.Preview; the limits are read from the key each time, so
-// that a changed key obeys its new ones at once. Everything is counted, also for a key without a limit: a limit set later looks
-// back over the last hour or day, as the books do after a restart.
+// Memory keeps the counters of one process. They belong to Key.Preview. The limits are read from the key each time, so that a change
+// applies immediately. Everything is counted, even for a key without a limit: a limit set later applies to the last hour or day, as it
+// does after a restart.
 //
-// It is not for several replicas: each would admit the whole limit.
+// Do not use it with several replicas: each would admit the whole limit.
 type Memory struct {
 	now    func() time.Time
 	start  time.Time
@@ -42,25 +48,25 @@ type shard struct {
 // entry is one key's counters.
 type entry struct {
 	mu       sync.Mutex
-	dropped  bool // no longer in the map: look again
+	dropped  bool // no longer in the map: look it up again
 	inFlight int64
 	requests window
-	// spent is nil for a key that never used a token or a moment of the GPU.
+	// spent is nil for a key without usage of tokens or GPU time.
 	spent *spent
-	// held is what requests under way may still use or have used, none of which is in spent yet.
+	// The amounts that running requests may still use or have used. None of it is in spent yet.
 	heldTokens int64
 	heldGPU    time.Duration
 }
 
-// State is what a key has left of its requests, or of its tokens.
+// State is what a key has left of its requests or tokens.
 type State struct {
-	Limit     int64         // requests in any 60 minutes, or tokens; -1 is no limit
-	Remaining int64         // -1 where there is no limit
-	Reset     time.Duration // whole seconds until one more would be admitted, 0 when it would be now; MaxReset for a blocked key
+	Limit     int64         // requests in any 60 minutes, or tokens; -1 means no limit
+	Remaining int64         // -1 without a limit
+	Reset     time.Duration // whole seconds until one more is admitted, 0 if it is admitted now; MaxReset for a blocked key
 }
 
-// Reservation is one request's place, and what it holds of its key's tokens and time. One of Cancel and Done must be called. It
-// belongs to one goroutine.
+// Reservation is the place of one request, and what it holds of its key's tokens and GPU time. Cancel or Done must be called. It must not
+// be used concurrently.
 type Reservation struct {
 	from   *Memory
 	key    *api.Key
@@ -69,10 +75,10 @@ type Reservation struct {
 	state  State
 	over   bool
 
-	// What is held in entry for this request.
+	// What entry holds for this request.
 	tokens int64
 	gpu    time.Duration
-	prompt int64 // of tokens, the part that is not output
+	prompt int64 // the part of tokens that is not output
 	used   Used
 	booked bool // used is in entry.spent
 }
@@ -83,8 +89,8 @@ type Used struct {
 	GPU    time.Duration
 }
 
-// NewMemory starts with empty counters. Only the distance between answers of now counts after this call, so a step of the
-// wall clock neither frees nor blocks a key. With the clock of package clock, a window ends also while the machine sleeps.
+// NewMemory returns empty counters. Only the differences between values of now matter after this call, so a change of the wall clock
+// neither frees nor blocks a key. With the clock of package clock, windows also end while the machine is suspended.
 func NewMemory(now func() time.Time) *Memory {
 	m := &Memory{now: now, start: now(), seed: maphash.MakeSeed()}
 	m.first = minuteOf(m.start)
@@ -95,9 +101,9 @@ func NewMemory(now func() time.Time) *Memory {
 	return m
 }
 
-// Restore counts n requests that were admitted in the given minute, as the books tell at start. It ignores minutes that no longer count
-// and those in the future: rows with such times were booked by another clock than today's, and if they counted as this minute, a
-// machine that boots with its clock behind would refuse every key for an hour.
+// Restore counts n requests that were admitted in the given minute, as recorded before a restart. It ignores minutes that no longer count
+// and minutes in the future: a wrong clock has recorded those, and if they counted now, a machine that boots with its clock behind would
+// refuse every key for an hour.
 func (m *Memory) Restore(key string, minute time.Time, n int64) {
 	now, at := m.clock(), minuteOf(minute)
 	if n <= 0 || at > now.minute || now.minute-at >= hourBuckets {
@@ -109,7 +115,7 @@ func (m *Memory) Restore(key string, minute time.Time, n int64) {
 	e.requests.add(at, n)
 }
 
-// RestoreUsed counts what was used by requests that ended in the given minute, like Restore.
+// RestoreUsed counts the usage of requests that ended in the given minute, like Restore.
 func (m *Memory) RestoreUsed(key string, minute time.Time, u Used) {
 	now, at := m.clock(), minuteOf(minute)
 	if at > now.minute || now.minute-at >= dayBuckets*quarter {
@@ -120,9 +126,8 @@ func (m *Memory) RestoreUsed(key string, minute time.Time, u Used) {
 	e.spend(now.minute, at, u)
 }
 
-// Reserve asks for a request's place and takes it in one step. A refusal costs nothing. It returns a CodeForbidden error for a
-// key whose limit is 0, CodeRateLimited when its limit is used up, and CodeConcurrency when it has max_concurrent requests under
-// way. Tokens are asked for with Hold.
+// Reserve checks the limits and reserves a place in one step. A refusal counts nothing. It returns CodeForbidden for a key whose limit is
+// 0, CodeRateLimited if its limit is used up, and CodeConcurrency if max_concurrent requests are running. Reserve tokens with Hold.
 func (m *Memory) Reserve(k *api.Key) (*Reservation, error) {
 	if k.RateLimit != nil && *k.RateLimit <= 0 {
 		return nil, api.Errorf(api.CodeForbidden, "this key is blocked: its rate_limit is 0")
@@ -136,7 +141,7 @@ func (m *Memory) Reserve(k *api.Key) (*Reservation, error) {
 	}
 	if k.MaxConcurrent != nil && e.inFlight >= *k.MaxConcurrent {
 		refused := api.Errorf(api.CodeConcurrency,
-			"this key has as many requests under way as its max_concurrent of %d allows; wait until one has ended", *k.MaxConcurrent)
+			"this key is running as many requests as its max_concurrent of %d allows; wait until one has finished", *k.MaxConcurrent)
 		refused.RetryAfter = time.Second
 		return nil, refused
 	}
@@ -146,28 +151,28 @@ func (m *Memory) Reserve(k *api.Key) (*Reservation, error) {
 	return &Reservation{from: m, key: k, entry: e, minute: minute, state: e.state(k, now)}, nil
 }
 
-// State is what the key has left of its requests now.
+// State returns what the key has left of its requests now.
 func (m *Memory) State(k *api.Key) State {
 	now := m.clock()
 	e := m.find(k.Preview)
 	if e == nil {
 		e = newEntry(now)
 	}
-	// An entry that was dropped meanwhile is empty or empties here, which is the right answer too.
+	// An entry that was dropped meanwhile is empty or becomes empty here, which is correct too.
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.requests.advance(now.minute)
 	return e.state(k, now)
 }
 
-// State is what the key had left when the place was taken, this request included.
+// State returns what the key had left when the place was reserved, including this request.
 func (r *Reservation) State() State { return r.state }
 
-// Cancel undoes the reservation of a request that never went upstream: it leaves the minute it was counted in, the place is
-// free, and so is all that it holds. After Cancel or Done it does nothing.
+// Cancel undoes the reservation of a request that never went upstream: it is no longer counted, and its place and everything that it
+// holds are free. After Cancel or Done it does nothing.
 func (r *Reservation) Cancel() { r.end(true) }
 
-// Done frees the place and what is held beyond what was used; the request stays counted. After Cancel or Done it does nothing.
+// Done frees the place and what was held but not used. The request stays counted. After Cancel or Done it does nothing.
 func (r *Reservation) Done() { r.end(false) }
 
 func (r *Reservation) end(undo bool) {
@@ -187,7 +192,7 @@ func (r *Reservation) end(undo bool) {
 	r.settleLocked()
 }
 
-// state tells what is left of the requests. The caller holds the lock and has advanced the window.
+// state returns what is left of the requests. The caller holds the lock and has advanced the window.
 func (e *entry) state(k *api.Key, now instant) State {
 	if k.RateLimit == nil {
 		return State{Limit: -1, Remaining: -1}
@@ -211,7 +216,7 @@ func (m *Memory) find(key string) *entry {
 	return s.entries[key]
 }
 
-// lock finds or makes the key's entry and returns it locked.
+// lock finds or creates the key's entry and returns it locked.
 func (m *Memory) lock(key string, now instant) *entry {
 	for {
 		e := m.find(key)
@@ -226,7 +231,7 @@ func (m *Memory) lock(key string, now instant) *entry {
 	}
 }
 
-// add makes an entry, and first drops old ones: only here does the map grow.
+// add creates an entry. It first drops old ones, because the map grows only here.
 func (s *shard) add(key string, now instant) *entry {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -253,14 +258,14 @@ func newEntry(now instant) *entry {
 	return &entry{requests: newWindow(1, hourBuckets, now.minute)}
 }
 
-// idle says whether nothing of the entry counts any more.
+// idle reports whether nothing in the entry counts any more.
 func (e *entry) idle(now instant) bool {
 	return e.inFlight == 0 && now.minute-e.requests.last >= hourBuckets && (e.spent == nil || e.spent.over(now.minute))
 }
 
 func (m *Memory) index(key string) uint64 { return maphash.String(m.seed, key) % shards }
 
-// instant is a minute since 1970, and how far into it.
+// instant is a minute since 1970, and the time within it.
 type instant struct {
 	minute int64
 	into   time.Duration
@@ -271,5 +276,5 @@ func (m *Memory) clock() instant {
 	return instant{m.first + int64(d/time.Minute), d % time.Minute}
 }
 
-// minuteOf counts whole minutes since 1970 on the wall clock.
+// minuteOf returns whole minutes since 1970 on the wall clock.
 func minuteOf(t time.Time) int64 { return t.Unix() / 60 }

@@ -12,7 +12,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// clock is a hand-set time: tests move it, nothing sleeps.
+// clock is a clock that tests set. No test sleeps.
 type clock struct{ nanos atomic.Int64 }
 
 func newClock(t time.Time) *clock {
@@ -84,10 +84,10 @@ func TestMaxConcurrent(t *testing.T) {
 		t.Errorf("RetryAfter %v, NoRetry %v, want 1s, false", e.RetryAfter, e.NoRetry)
 	}
 	if left := m.State(k).Remaining; left != 998 {
-		t.Errorf("%d remaining, want 998: a refusal costs nothing", left)
+		t.Errorf("%d remaining, want 998, because a refusal does not count", left)
 	}
 	a.Done()
-	a.Done() // nothing
+	a.Done() // no effect
 	a.Cancel()
 	mustReserve(t, m, k)
 	mustRefuse(t, m, k, api.CodeConcurrency)
@@ -96,7 +96,7 @@ func TestMaxConcurrent(t *testing.T) {
 	mustReserve(t, m, k)
 	mustRefuse(t, m, k, api.CodeConcurrency)
 	if left := m.State(k).Remaining; left != 997 {
-		t.Errorf("%d remaining, want 997: one of four was cancelled", left)
+		t.Errorf("%d remaining, want 997, because one of four was cancelled", left)
 	}
 }
 
@@ -172,7 +172,7 @@ func TestCancelGivesBackIntoItsOwnMinute(t *testing.T) {
 	mustRefuse(t, m, k, api.CodeRateLimited)
 	first.Cancel()
 	mustReserve(t, m, k)
-	// Both that count went at 12:30; at 13:05 they still do.
+	// Both requests that count were at 12:30. At 13:05 they still count.
 	c.advance(35 * time.Minute)
 	mustRefuse(t, m, k, api.CodeRateLimited)
 	c.advance(26 * time.Minute)
@@ -186,7 +186,7 @@ func TestCancelAfterTheWindowTakesNothing(t *testing.T) {
 	m := NewMemory(c.now)
 	k := key(5)
 	old := mustReserve(t, m, k)
-	c.advance(61 * time.Minute) // the same place in the ring
+	c.advance(61 * time.Minute) // the same bucket in the ring
 	mustReserve(t, m, k)
 	old.Cancel()
 	if s := m.State(k); s.Remaining != 4 {
@@ -205,7 +205,7 @@ func TestLoweredLimitAppliesAtOnce(t *testing.T) {
 	}
 	lowered := key(3)
 	s := m.State(lowered)
-	// 10 used of 3: the eighth of them, of 12:07, must go; at 13:08:00.
+	// 10 used of 3: the eighth of them, of 12:07, must be released, which is at 13:08:00.
 	if want := (State{Limit: 3, Remaining: 0, Reset: 59 * time.Minute}); s != want {
 		t.Errorf("state %+v, want %+v", s, want)
 	}
@@ -220,10 +220,10 @@ func TestRestore(t *testing.T) {
 	c := newClock(noon)
 	m := NewMemory(c.now)
 	k := key(10)
-	m.Restore(k.Preview, noon.Add(-61*time.Minute), 100) // over
+	m.Restore(k.Preview, noon.Add(-61*time.Minute), 100) // too old
 	m.Restore(k.Preview, noon.Add(-60*time.Minute), 4)   // still counts, for this minute
 	m.Restore(k.Preview, noon.Add(-10*time.Minute), 3)
-	m.Restore(k.Preview, noon.Add(5*time.Minute), 2) // booked by another clock
+	m.Restore(k.Preview, noon.Add(5*time.Minute), 2) // recorded by a wrong clock
 	if s := m.State(k); s.Remaining != 3 {
 		t.Errorf("%d remaining, want 3", s.Remaining)
 	}
@@ -265,14 +265,14 @@ func TestIdleKeysAreForgotten(t *testing.T) {
 	}
 	n, found := 0, false
 	if !forgotten.dropped {
-		t.Error("a Reserve that had found the entry before it went would count into the void")
+		t.Error("a Reserve that found the entry before it was dropped would count nothing")
 	}
 	for i := range m.shard {
 		n += len(m.shard[i].entries)
 		found = found || m.shard[i].entries["busy"] != nil
 	}
 	if n > 2_001 || !found {
-		t.Errorf("%d keys kept, want at most 2001; the busy one kept: %v", n, found)
+		t.Errorf("%d keys stored, want at most 2001; the busy one is stored: %v", n, found)
 	}
 	held.Done()
 }
@@ -304,8 +304,8 @@ func TestSweepLosesNoCount(t *testing.T) {
 	}
 }
 
-// TestNeverOverInAnyHour drives a random trace and holds it to the promise: in every 60 minutes at most the limit, a
-// refusal only where the last 61 minutes are full, and a Retry-After that is true to the second.
+// TestNeverOverInAnyHour runs a random trace and checks it: in every 60 minutes at most the limit is admitted, a request is refused only
+// if the last 61 minutes are full, and Retry-After is exact to the second.
 func TestNeverOverInAnyHour(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		c := newClock(noon.Add(time.Duration(rapid.Int64Range(0, int64(time.Hour)).Draw(t, "start"))))
@@ -348,12 +348,12 @@ func TestNeverOverInAnyHour(t *testing.T) {
 				}
 				c.advance(wait - time.Second)
 				if _, err := m.Reserve(k); err == nil {
-					t.Fatalf("admitted a second before Retry-After was over")
+					t.Fatalf("admitted one second before the end of Retry-After")
 				}
 				c.advance(time.Second)
 				r, err = m.Reserve(k)
 				if err != nil {
-					t.Fatalf("refused when Retry-After was over: %v", err)
+					t.Fatalf("refused after Retry-After: %v", err)
 				}
 				admitted = append(admitted, place{c.now(), r})
 			}

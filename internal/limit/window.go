@@ -2,16 +2,15 @@ package limit
 
 import "time"
 
-// One bucket more than the span has: any 60 minutes touch at most 61 whole minutes, so holding 61 of them to the limit holds each
-// rolling hour to it. The price is that what was used is released up to one bucket late. A day goes by quarters of an hour.
+// There is one bucket more than the span has: any 60 minutes overlap at most 61 whole minutes, so limiting 61 of them limits each rolling
+// hour. In return, usage is released up to one bucket late. A day has buckets of a quarter of an hour.
 const (
-	hourBuckets = 60 + 1 // of a minute
+	hourBuckets = 60 + 1 // one minute each
 	quarter     = 15     // minutes
 	dayBuckets  = 24*60/quarter + 1
 )
 
-// window sums up amounts over a rolling span. Steps count from 1970; bucket[s % len] is that of step s, for as many steps up to
-// last as there are buckets.
+// window sums up amounts over a rolling span. Steps count from 1970. bucket[s % len] belongs to step s, for the len steps up to last.
 type window struct {
 	step   int64 // minutes
 	last   int64 // step
@@ -23,7 +22,7 @@ func newWindow(step, buckets, minute int64) window {
 	return window{step: step, last: minute / step, bucket: make([]int64, buckets)}
 }
 
-// advance empties the buckets that no longer count. Time that goes backwards does not move it.
+// advance empties the buckets that no longer count. It does nothing if time goes backwards.
 func (w *window) advance(minute int64) {
 	now, n := minute/w.step, int64(len(w.bucket))
 	if now-w.last >= n {
@@ -38,7 +37,7 @@ func (w *window) advance(minute int64) {
 	}
 }
 
-// add counts an amount in a minute, or as the newest where that lies ahead. What is over does not count.
+// add counts an amount in a minute, or in the newest step if that minute is in the future. It ignores minutes that no longer count.
 func (w *window) add(minute, amount int64) {
 	at := min(minute/w.step, w.last)
 	if w.last-at < int64(len(w.bucket)) {
@@ -50,11 +49,11 @@ func (w *window) add(minute, amount int64) {
 // take undoes an add.
 func (w *window) take(minute, amount int64) { w.add(minute, -amount) }
 
-// over says whether nothing can be left in it.
+// over reports whether nothing is left in the window.
 func (w *window) over(minute int64) bool { return minute/w.step-w.last >= int64(len(w.bucket)) }
 
-// until is how long it takes, in whole seconds and at least one, until no more than most is used: more than one bucket must go
-// when a limit was lowered, or when much is asked for at once.
+// until returns how long it takes, in whole seconds and at least one, until at most most is used. More than one bucket may have to expire
+// if a limit was lowered or much is requested.
 func (w *window) until(most int64, now instant) time.Duration {
 	n := int64(len(w.bucket))
 	left := w.used
@@ -68,7 +67,7 @@ func (w *window) until(most int64, now instant) time.Duration {
 	return w.longest()
 }
 
-// longest is the longest that anything counts.
+// longest is the longest time that an amount counts.
 func (w *window) longest() time.Duration {
 	return time.Duration(int64(len(w.bucket))*w.step) * time.Minute
 }

@@ -1,7 +1,7 @@
 //go:build linux
 
-// Package netbed gives a test machines of its own, which can vanish: network namespaces, joined to that of the test. It needs root,
-// or a system that lets users make namespaces, and the command ip (iproute2).
+// Package netbed gives a test its own machines, which can vanish. They are network namespaces connected to that of the test. It needs
+// root, or a system that lets users create namespaces, and the command ip (iproute2).
 package netbed
 
 import (
@@ -31,8 +31,8 @@ const (
 	resolve = 15 * time.Second
 )
 
-// Inside runs the calling test once more in a process with a network and an /etc/hosts of its own. It returns true there, and false,
-// when that process has ended, in the first one:
+// Inside runs the calling test again in a process with its own network and /etc/hosts. It returns true in that process, and false in the
+// first one after that process has ended:
 //
 //	if !netbed.Inside(t) {
 //		return
@@ -66,7 +66,7 @@ func Inside(t *testing.T) bool {
 	case errors.As(err, &exit), ctx.Err() != nil:
 		t.Errorf("inside: %v\n%s", err, out)
 	case err != nil:
-		t.Skipf("no network namespace can be made here (%v): run this as root", err)
+		t.Skipf("cannot create a network namespace (%v): run this as root", err)
 	case !strings.Contains(string(out), "--- PASS: "+t.Name()):
 		t.Errorf("the test did not run inside:\n%s", out)
 	default:
@@ -75,7 +75,7 @@ func Inside(t *testing.T) bool {
 	return false
 }
 
-// Machine is one at the other end of a cable.
+// Machine is a machine at the other end of a cable.
 type Machine struct {
 	Addr, near netip.Addr
 
@@ -96,7 +96,7 @@ func New(t *testing.T) *Machine {
 	}
 	ready := make(chan error)
 	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine, and with it the namespace
+		runtime.LockOSThread() // never unlocked: the thread and its namespace end with the goroutine
 		err := unix.Unshare(unix.CLONE_NEWNET)
 		m.tid = unix.Gettid()
 		ready <- err
@@ -118,7 +118,7 @@ func New(t *testing.T) *Machine {
 		must(t, err)
 		mac = far.HardwareAddr
 	})
-	// As behind a router: what is sent to a machine that has vanished gets no answer at all, not even that it has.
+	// As behind a router: packets to a machine that has vanished get no answer, not even an error.
 	ip(t, "neigh", "replace", m.Addr.String(), "lladdr", mac.String(), "dev", cable, "nud", "permanent")
 	return m
 }
@@ -149,20 +149,20 @@ func (m *Machine) Dial(port uint16) (c net.Conn, err error) {
 	return c, err
 }
 
-// Vanish has the machine answer nothing from now on, as one that has lost its power.
+// Vanish makes the machine stop answering, as after a loss of power.
 func (m *Machine) Vanish() {
 	m.t.Helper()
 	m.do(func() { ip(m.t, "route", "add", "blackhole", m.near.String()+"/32") })
 }
 
-// Names is an /etc/hosts of the test.
+// Names is the /etc/hosts of the test.
 type Names struct {
 	t    *testing.T
 	path string
 	list map[string][]netip.Addr
 }
 
-// Hosts puts an empty one in place.
+// Hosts installs an empty one.
 func Hosts(t *testing.T) *Names {
 	t.Helper()
 	n := &Names{t: t, path: filepath.Join(t.TempDir(), "hosts"), list: map[string][]netip.Addr{}}
@@ -171,7 +171,7 @@ func Hosts(t *testing.T) *Names {
 	return n
 }
 
-// Point has a name lead to addresses, and returns when it does.
+// Point makes a name lead to addresses, and returns once it does.
 func (n *Names) Point(name string, to ...netip.Addr) {
 	n.t.Helper()
 	n.list[name] = to
@@ -184,7 +184,7 @@ func (n *Names) Point(name string, to ...netip.Addr) {
 	must(n.t, os.WriteFile(n.path, []byte(text), 0o644))
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	for end := time.Now().Add(resolve); ; <-tick.C { // the resolver keeps the file for some seconds
+	for end := time.Now().Add(resolve); ; <-tick.C { // the resolver caches the file for some seconds
 		got, err := net.DefaultResolver.LookupNetIP(n.t.Context(), "ip4", name)
 		for i := range got {
 			got[i] = got[i].Unmap()

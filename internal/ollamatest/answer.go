@@ -11,41 +11,41 @@ import (
 	"time"
 )
 
-// Answer is what the server sends for a request. The zero value is the recorded answer; every field changes one thing of it.
+// Answer is what the server sends for a request. The zero value is the recorded answer; each field changes one aspect of it.
 type Answer struct {
-	// What is sent. At most one of Recording, Tokens, Chunks, Body and Raw is given.
+	// The content. At most one of Recording, Tokens, Chunks, Body and Raw is set.
 
 	Recording string   // name of a file in testdata/ollama-0.24.0 without .http
-	Tokens    int      // a generated answer of that many words, in the shape of the request's path and stream setting
-	Chunks    []string // sent with Transfer-Encoding: chunked, one chunk and one write each
+	Tokens    int      // a generated answer with this number of words, in the format for the request's path and stream setting
+	Chunks    []string // sent with Transfer-Encoding: chunked, one write for each chunk
 	Body      string   // sent with Content-Length
-	Raw       string   // sent as it is, status line and all
+	Raw       string   // sent literally, including the status line
 
-	Status       int         // 0 is 200, or what the recording says
-	Header       http.Header // added to, or in place of, what the answer has anyway; a nil value takes a header away
-	PromptTokens int         // for Tokens; 0 is 17, as recorded
+	Status       int         // 0 means 200, or the status of the recording
+	Header       http.Header // adds or replaces headers; a nil value removes one
+	PromptTokens int         // for Tokens; 0 means 17, as recorded
 
-	// When it is sent.
+	// The timing.
 
-	HeaderGate <-chan struct{} // received from before the first byte; nil does not wait
-	Gate       <-chan struct{} // received from before each chunk; closing it lets all go
-	Early      bool            // answer before the request's body is read
+	HeaderGate <-chan struct{} // received from before the first byte; nil means no wait
+	Gate       <-chan struct{} // received from before each chunk; closing it releases all
+	Early      bool            // answer before reading the request's body
 
-	// What is wrong with it.
+	// The faults.
 
 	Informational []string // status lines like "103 Early Hints" sent before the answer
-	Split         int      // cut chunks into pieces of so many bytes, a write each
-	NoTerminal    bool     // for Tokens: leave out the last record (and "[DONE]"), but end the body cleanly
-	UntilClose    bool     // neither length nor chunks: the end of the connection is the end of the body
-	CloseAfter    bool     // whole answer with "Connection: close", then close
+	Split         int      // split chunks into pieces of this number of bytes, one write each
+	NoTerminal    bool     // for Tokens: omit the last record (and "[DONE]"), but end the body cleanly
+	UntilClose    bool     // neither length nor chunks: the body ends with the connection
+	CloseAfter    bool     // complete answer with "Connection: close", then close
 	Fault         Fault
-	FaultAt       int // bytes of the answer, status line included, that go out before Fault; or AfterHeader, or AtEnd
+	FaultAt       int // bytes of the answer, including the status line, sent before Fault; or AfterHeader, or AtEnd
 }
 
-// Fault is how an answer is broken off.
+// Fault is how an answer is interrupted.
 type Fault int
 
-// The faults. Hang keeps the connection and never writes again: with FaultAt 0 it never answers.
+// The faults. Hang keeps the connection open and never writes again; with FaultAt 0 it never answers.
 const (
 	NoFault Fault = iota
 	Close
@@ -53,14 +53,13 @@ const (
 	Hang
 )
 
-// AfterHeader as FaultAt lets the status line and the header out and nothing of the body; AtEnd lets all chunks out and not the end
-// of them.
+// AfterHeader as FaultAt sends the status line and the header but no body. AtEnd sends all chunks but not the end of the chunked body.
 const (
 	AfterHeader = -1
 	AtEnd       = -2
 )
 
-// write sends the answer and says whether the connection can be used again.
+// write sends the answer and reports whether the connection can be reused.
 func (s *Server) write(c net.Conn, r *Request, a Answer) bool {
 	w := &wire{server: s, conn: c, request: r, left: -1}
 	if a.Fault != NoFault && a.FaultAt >= 0 {
@@ -90,12 +89,12 @@ func (s *Server) write(c net.Conn, r *Request, a Answer) bool {
 	return false
 }
 
-// wire writes an answer, up to the byte where it is to break.
+// wire writes an answer, up to the byte of the fault.
 type wire struct {
 	server  *Server
 	conn    net.Conn
 	request *Request
-	left    int // bytes until the fault; negative for none
+	left    int // bytes until the fault; negative without a fault
 }
 
 func (w *wire) all(a *Answer) bool {
@@ -149,7 +148,7 @@ func (w *wire) pieces(text string, split int) bool {
 	return true
 }
 
-// pieceSize is split, or all in one.
+// pieceSize returns split, or the whole length without it.
 func pieceSize(split, all int) int {
 	if split > 0 {
 		return split
@@ -166,13 +165,13 @@ func (w *wire) send(text string) bool {
 	if w.left >= 0 {
 		w.left -= len(text)
 	}
-	// A peer that reads no more must not hold the server's end for ever.
+	// A peer that stops reading must not block the server's shutdown.
 	w.conn.SetWriteDeadline(time.Now().Add(2 * patience))
 	_, err := w.conn.Write([]byte(text))
 	return err == nil
 }
 
-// wait is false when the peer left or the server ends before the gate opens.
+// wait returns false if the peer leaves or the server stops before the gate opens.
 func (w *wire) wait(gate <-chan struct{}) bool {
 	if gate == nil {
 		return true
@@ -186,7 +185,7 @@ func (w *wire) wait(gate <-chan struct{}) bool {
 	return false
 }
 
-// head is status line and header, in the order in which Ollama's net/http writes them: sorted by name, the framing last.
+// head returns the status line and the header in the order of Ollama's net/http: sorted by name, framing headers last.
 func (a *Answer) head(method string, chunked bool) string {
 	var b bytes.Buffer
 	status := a.Status

@@ -20,7 +20,7 @@ import (
 	"ollama-api-service/internal/ollamatest"
 )
 
-// exchange sends one request over a connection of its own and returns every byte of the answer until the server's end.
+// exchange sends one request on a new connection and returns every byte of the answer until the server closes it.
 func exchange(t *testing.T, srv *ollamatest.Server, method, path, body string) (string, error) {
 	t.Helper()
 	c, err := net.Dial("tcp", strings.TrimPrefix(srv.URL, "http://"))
@@ -33,8 +33,7 @@ func exchange(t *testing.T, srv *ollamatest.Server, method, path, body string) (
 	return string(raw), err
 }
 
-// Each recording comes back byte for byte for the request that made it; the date and what a wall clock or a random number
-// decides are part of the recording.
+// The request of each recording gets its answer byte for byte. The date, clock values and random numbers are part of the recording.
 func TestRecordingsComeBackByteForByte(t *testing.T) {
 	srv := ollamatest.Start(t)
 	paths := map[string]string{
@@ -53,7 +52,7 @@ func TestRecordingsComeBackByteForByte(t *testing.T) {
 			path = paths[rest]
 		}
 		if path == "" {
-			continue // error-malformed and error-option-type are not a path's own
+			continue // error-malformed and error-option-type do not belong to one path
 		}
 		t.Run(name, func(t *testing.T) {
 			body, err := os.ReadFile(file)
@@ -66,7 +65,7 @@ func TestRecordingsComeBackByteForByte(t *testing.T) {
 			}
 			want := string(ollamatest.Recording(name))
 			if strings.HasPrefix(name, "error-") {
-				// Errors are made, not replayed: only the date differs.
+				// Errors are generated, not replayed: only the date differs.
 				got, want = withoutDate(got), withoutDate(want)
 			}
 			if got != want {
@@ -99,7 +98,7 @@ func withoutDate(raw string) string {
 	return strings.Join(lines, "")
 }
 
-// A generated answer of as many tokens as a recording has its shape, field by field and chunk by chunk.
+// A generated answer with as many tokens as a recording has the same shape, field by field and chunk by chunk.
 func TestGeneratedAnswersHaveTheRecordedShape(t *testing.T) {
 	for _, name := range []string{
 		"chat-stream", "generate-stream", "v1-chat-stream", "v1-chat-stream-usage", "v1-completions-stream", "v1-completions-stream-usage",
@@ -126,7 +125,7 @@ func TestGeneratedAnswersHaveTheRecordedShape(t *testing.T) {
 	}
 }
 
-// shape is the answer with every string and number taken out, and what must be equal left in.
+// shape is the answer without its strings and numbers, except for values that must be equal.
 func shape(t *testing.T, raw string) string {
 	t.Helper()
 	res, err := http.ReadResponse(bufio.NewReader(strings.NewReader(raw)), nil)
@@ -149,7 +148,7 @@ func shape(t *testing.T, raw string) string {
 	return b.String()
 }
 
-// keys lists the tokens of a JSON text in order, values by type; usage numbers stay.
+// keys lists the tokens of a JSON text in order, with values replaced by their types; usage numbers stay.
 func keys(text string) string {
 	d := json.NewDecoder(strings.NewReader(text))
 	var out []string
@@ -165,7 +164,7 @@ func keys(text string) string {
 			if v == 0 || v == 8 || v == 17 || v == 25 {
 				out = append(out, fmt.Sprint(v))
 			} else if len(out) == 0 || out[len(out)-1] != "number" {
-				out = append(out, "number") // a run of them is the context
+				out = append(out, "number") // a run of them is the context array
 			}
 		case string:
 			if d.More() || strings.Contains("length model usage done delta", v) {
@@ -181,7 +180,7 @@ func keys(text string) string {
 	return strings.Join(out, " ")
 }
 
-// identifier hides words and ids, which differ from answer to answer.
+// identifier hides words and IDs, which differ between answers.
 func identifier(s string) string {
 	if strings.HasPrefix(s, " ") || strings.Contains(s, "-") || strings.HasPrefix(s, "msg_") {
 		return "string"
@@ -198,7 +197,7 @@ func TestRequestsAreRecordedWhole(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	io.Copy(io.Discard, res.Body) // closed before its end it may end the connection before the server has written it
+	io.Copy(io.Discard, res.Body) // closing it early could end the connection before the server has written everything
 	res.Body.Close()
 	r := srv.WaitRequest(1)
 	r.WaitAnswered()
@@ -225,12 +224,12 @@ func TestGateHoldsEachChunkBack(t *testing.T) {
 			t.Fatalf("chunk %d: %q, %v", i, line, err)
 		}
 		if in.Buffered() > 0 {
-			t.Fatalf("after chunk %d more came than the gate let through", i)
+			t.Fatalf("after chunk %d, more arrived than the gate allowed", i)
 		}
 	}
 	select {
 	case <-srv.WaitRequest(1).Answered:
-		t.Fatal("answered before the last chunk was let through")
+		t.Fatal("answered before the gate opened for the last chunk")
 	default:
 	}
 	close(gate)
@@ -263,14 +262,14 @@ func TestALeavingPeerIsSeen(t *testing.T) {
 
 func TestFaults(t *testing.T) {
 	body := `{"model":"tiny","messages":[{"role":"user","content":"x"}]}`
-	t.Run("close after so many bytes", func(t *testing.T) {
+	t.Run("close after a number of bytes", func(t *testing.T) {
 		srv := ollamatest.Start(t)
 		whole, _ := exchange(t, srv, "POST", "/api/chat", body)
 		for _, n := range []int{0, 1, 30, len(whole) - 1} {
 			srv.Script("POST", "/api/chat", ollamatest.Answer{Fault: ollamatest.Close, FaultAt: n})
 			got, err := exchange(t, srv, "POST", "/api/chat", body)
 			if err != nil || got != whole[:n] {
-				t.Errorf("at %d: %d bytes came, %v", n, len(got), err)
+				t.Errorf("at %d: %d bytes arrived, %v", n, len(got), err)
 			}
 		}
 	})
@@ -306,11 +305,11 @@ func TestFaults(t *testing.T) {
 		got, _ := exchange(t, srv, "POST", "/api/chat", body)
 		for _, want := range []string{"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 302 Found\r\n", "Location: /elsewhere\r\n", "Set-Cookie: a=b\r\n", "Content-Length: 5\r\n\r\nmoved"} {
 			if !strings.Contains(got, want) {
-				t.Errorf("no %q in %q", want, got)
+				t.Errorf("got %[2]q, want it to contain %[1]q", want, got)
 			}
 		}
 		if strings.Contains(got, "Content-Type") {
-			t.Errorf("content type was not taken away: %q", got)
+			t.Errorf("the content type was not removed: %q", got)
 		}
 	})
 	t.Run("until close, split, own chunks", func(t *testing.T) {
@@ -381,7 +380,7 @@ func TestModels(t *testing.T) {
 		t.Errorf("%+v, %v", list, err)
 	}
 	if got, _ := exchange(t, srv, "POST", "/api/chat", `{"model":"LLAMA2","messages":[{}],"stream":false}`); !strings.Contains(got, `"model":"LLAMA2"`) {
-		t.Errorf("the answer does not echo the model: %q", got)
+		t.Errorf("the answer does not repeat the model: %q", got)
 	}
 	if got, _ := exchange(t, srv, "POST", "/api/chat", `{"model":"tiny","messages":[{}]}`); !strings.HasPrefix(got, "HTTP/1.1 404 ") {
 		t.Errorf("a model that is not installed: %q", got)

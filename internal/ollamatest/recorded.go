@@ -20,17 +20,17 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// recordedDate is the day of the recordings: generated answers carry it too, so that every answer is the same each time.
+// recordedDate is the day of the recordings. Generated answers contain it too, so that every answer is the same each time.
 const recordedDate = "Mon, 23 Nov 2026 12:59:03 GMT"
 
-// Dir is the directory of the test data: testdata at the root of the repository.
+// Dir is the directory of the test data: testdata in the root of the repository.
 func Dir() string {
 	_, file, _, _ := runtime.Caller(0)
 	return filepath.Join(filepath.Dir(file), "..", "..", "testdata")
 }
 
-// Recording is a recorded answer as bytes: status line, header and body with its chunk framing.
-// It panics when there is none of that name: that is a mistake in the test.
+// Recording returns a recorded answer as bytes: status line, header and body with its chunk framing. It panics if there is no such
+// recording, which is a mistake in the test.
 func Recording(name string) []byte {
 	raw, err := os.ReadFile(filepath.Join(Dir(), "ollama-0.24.0", name+".http"))
 	if err != nil {
@@ -39,7 +39,7 @@ func Recording(name string) []byte {
 	return raw
 }
 
-// RecordedRequest is the body that a recorded answer answered.
+// RecordedRequest returns the request body of a recorded answer.
 func RecordedRequest(name string) []byte {
 	body, err := os.ReadFile(filepath.Join(Dir(), "ollama-0.24.0", name+".request.json"))
 	if err != nil {
@@ -48,7 +48,7 @@ func RecordedRequest(name string) []byte {
 	return body
 }
 
-// fromRecording takes a recording apart: what write puts together again is the same bytes.
+// fromRecording parses a recording so that write produces the same bytes again.
 func fromRecording(name string) Answer {
 	in := bufio.NewReader(bytes.NewReader(Recording(name)))
 	var a Answer
@@ -81,7 +81,7 @@ func fromRecording(name string) Answer {
 	}
 }
 
-// renamed puts another model's name where the recording says tiny.
+// renamed replaces the name tiny in a recording by another model's name.
 func (a Answer) renamed(model string) Answer {
 	if model == "" || model == "tiny" {
 		return a
@@ -98,7 +98,7 @@ func (a Answer) renamed(model string) Answer {
 	return a
 }
 
-// complete fills in what a scripted answer left out.
+// complete sets the fields that a scripted answer left out.
 func (a Answer) complete(r *Request, models []string) Answer {
 	if a.Raw != "" {
 		return a
@@ -142,7 +142,7 @@ func contentType(a Answer) string {
 	return "application/x-ndjson"
 }
 
-// body is what Ollama reads of a request; encoding/json folds case and takes the last duplicate, as there.
+// body holds the fields of a request that Ollama reads. encoding/json ignores case and uses the last duplicate, as Ollama does.
 type body struct {
 	Model, Name   string
 	Source        string
@@ -171,7 +171,7 @@ func readRequest(r *Request) (body, error) {
 	return b, err
 }
 
-// streams says whether a request to path asks for a stream: /api does unless it says no, /v1 only if it says yes.
+// streams reports whether a request for path asks for a stream: /api streams by default, /v1 only on request.
 func (b body) streams(path string) bool {
 	if b.Stream != nil {
 		return *b.Stream
@@ -181,7 +181,7 @@ func (b body) streams(path string) bool {
 
 func (b body) usage() bool { return b.StreamOptions != nil && b.StreamOptions.IncludeUsage }
 
-// recorded answers as Ollama 0.24.0 did.
+// recorded answers like Ollama 0.24.0.
 func recorded(r *Request, models []string) Answer {
 	if a, ok := recordedWithoutBody(r, models); ok {
 		return a
@@ -260,7 +260,7 @@ func recordingFor(path string, b body) string {
 	return name
 }
 
-// recordedWithoutBody answers the routes that read none.
+// recordedWithoutBody answers the routes that read no body.
 func recordedWithoutBody(r *Request, models []string) (Answer, bool) {
 	read := r.Method == http.MethodGet || r.Method == http.MethodHead
 	switch {
@@ -307,7 +307,7 @@ func blob(r *Request) Answer {
 	return Answer{Status: http.StatusCreated, Header: http.Header{}}
 }
 
-// listed repeats the recorded list's one entry for each model, with its name and a digest of its own.
+// listed repeats the only entry of the recorded list for each model, with its name and a different digest.
 func listed(recording string, models []string) Answer {
 	a := fromRecording(recording)
 	if slices.Equal(models, []string{"tiny:latest"}) {
@@ -327,7 +327,7 @@ func listed(recording string, models []string) Answer {
 	return a
 }
 
-// installed compares names as Ollama does, whatever their spelling.
+// installed compares names like Ollama, in any spelling.
 func installed(models []string, name string) bool {
 	want, _, err := api.ParseModel(name)
 	if err != nil {
@@ -347,7 +347,7 @@ func unknownModel(path, model string) Answer {
 	return failure(path, http.StatusNotFound, fmt.Sprintf("model '%s' not found", model))
 }
 
-// failure is an error in the shape of the path's family, as in the error-* recordings.
+// failure is an error in the format of the path's dialect, as in the error-* recordings.
 func failure(path string, status int, message string) Answer {
 	text, _ := json.Marshal(message)
 	kind := map[int]string{400: "invalid_request_error", 404: "not_found_error"}[status]
@@ -370,7 +370,7 @@ func failure(path string, status int, message string) Answer {
 	return a
 }
 
-// progress is what pull, push and create say while they work.
+// progress is what pull, push and create send while they work.
 func progress(path string, b body) Answer {
 	lines := map[string][]string{
 		"/api/pull": {

@@ -1,6 +1,6 @@
-// Package ollamatest is a scriptable fake Ollama on a real socket, for tests. Without a script it answers as a real
-// Ollama 0.24.0 serving the model "tiny" did: the recordings of testdata/ollama-0.24.0, byte for byte. A script replaces
-// the answer of one (method, path), chunk by chunk behind a gate, or breaks it on purpose.
+// Package ollamatest is a scriptable fake Ollama on a real socket, for tests. Without a script, it answers like a real Ollama 0.24.0 that
+// serves the model "tiny": it sends the recordings in testdata/ollama-0.24.0, byte for byte. A script replaces the answers for one method
+// and path, can send them chunk by chunk, and can break them on purpose.
 package ollamatest
 
 import (
@@ -18,13 +18,13 @@ import (
 	"time"
 )
 
-// patience bounds every wait for an event: a test that waits longer has failed.
+// patience limits every wait for an event: a test that waits longer fails.
 const patience = 15 * time.Second
 
-// Server is one fake Ollama. Its zero value is of no use: Start it.
+// Server is one fake Ollama. Create it with Start.
 type Server struct {
 	URL string // http://127.0.0.1:PORT
-	// Certificate signs the server of StartTLS; nil otherwise.
+	// Certificate is the certificate of a server from StartTLS; otherwise nil.
 	Certificate *x509.Certificate
 
 	tb       testing.TB
@@ -46,18 +46,18 @@ type script struct {
 	answers []Answer
 }
 
-// Request is one request as it arrived, whole.
+// Request is one complete request as it was received.
 type Request struct {
 	Method, Path, Query string
-	RequestURI          string // the request target as it stood on the wire
+	RequestURI          string // the request target as received
 	Host                string
 	Header              http.Header
 	TransferEncoding    []string
-	ContentLength       int64 // -1 when it was not said
+	ContentLength       int64 // -1 if unspecified
 	Body                []byte
-	Conn                int           // number of the connection, from 1: equal means that it was used again
+	Conn                int           // number of the connection, from 1; an equal number means that it was reused
 	Closed              chan struct{} // closed when the peer has closed the connection
-	Answered            chan struct{} // closed when the whole answer was written
+	Answered            chan struct{} // closed when the whole answer has been written
 
 	tb testing.TB
 }
@@ -72,10 +72,10 @@ func Start(tb testing.TB) *Server {
 	return start(tb, l, "http://")
 }
 
-// StartOn serves on a listener that the test has made.
+// StartOn serves on a listener of the test.
 func StartOn(tb testing.TB, l net.Listener) *Server { return start(tb, l, "http://") }
 
-// StartTLS is Start behind TLS; Server.Certificate is what a client must trust.
+// StartTLS is Start with TLS. Clients must trust Server.Certificate.
 func StartTLS(tb testing.TB) *Server {
 	tb.Helper()
 	donor := httptest.NewTLSServer(nil)
@@ -100,7 +100,7 @@ func start(tb testing.TB, l net.Listener, scheme string) *Server {
 	return s
 }
 
-// Close ends every connection and waits until nothing of the server runs any more. Start arranges for it.
+// Close closes every connection and waits until the server has stopped. Start calls it at the end of the test.
 func (s *Server) Close() {
 	s.mu.Lock()
 	select {
@@ -114,7 +114,7 @@ func (s *Server) Close() {
 	s.running.Wait()
 }
 
-// CloseConnections closes every open connection, as a restarted or tired server does: pooled ones become stale.
+// CloseConnections closes every open connection, as a restarted server does, so that pooled connections become stale.
 func (s *Server) CloseConnections() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -123,22 +123,22 @@ func (s *Server) CloseConnections() {
 	}
 }
 
-// Connections is how many connections were ever accepted.
+// Connections returns the number of connections accepted so far.
 func (s *Server) Connections() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.accepted
 }
 
-// Models replaces the installed models, by default "tiny:latest" alone. Others are answered as unknown.
+// Models replaces the installed models, by default only "tiny:latest". Other models are unknown.
 func (s *Server) Models(names ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.models = slices.Clone(names)
 }
 
-// Script replaces the answers of one method and path: one after the other, the last one for ever.
-// Without answers the recorded behaviour comes back.
+// Script replaces the answers for one method and path. They are sent one after the other, and the last one forever. Without answers, it
+// restores the recorded behaviour.
 func (s *Server) Script(method, path string, answers ...Answer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -149,21 +149,21 @@ func (s *Server) Script(method, path string, answers ...Answer) {
 	s.scripts[method+" "+path] = &script{answers: answers}
 }
 
-// Handle is Script with an answer made from each request. It may be called from several goroutines at once.
+// Handle is Script with a function that returns the answer for each request. The function may be called concurrently.
 func (s *Server) Handle(method, path string, answer func(*Request) Answer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.scripts[method+" "+path] = &script{answer: answer}
 }
 
-// Requests are all requests up to now, in the order in which they were read.
+// Requests returns all requests so far, in the order in which they were read.
 func (s *Server) Requests() []*Request {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.requests)
 }
 
-// Forget returns the requests up to now and keeps none of them, for tests that send more than memory holds.
+// Forget returns the requests so far and removes them, for tests that send more than fits into memory.
 func (s *Server) Forget() []*Request {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -172,18 +172,18 @@ func (s *Server) Forget() []*Request {
 	return seen
 }
 
-// RequestsTo are the requests of one method and path up to now.
+// RequestsTo returns the requests for one method and path so far.
 func (s *Server) RequestsTo(method, path string) []*Request {
 	return slices.DeleteFunc(s.Requests(), func(r *Request) bool { return r.Method != method || r.Path != path })
 }
 
-// WaitRequest waits for the n-th request, from 1. The test fails if it does not come.
+// WaitRequest waits for the n-th request, counted from 1. The test fails if it does not arrive.
 func (s *Server) WaitRequest(n int) *Request {
 	s.tb.Helper()
 	return s.wait(n, s.Requests)
 }
 
-// WaitRequestTo waits for the n-th request of one method and path, from 1.
+// WaitRequestTo waits for the n-th request for one method and path, counted from 1.
 func (s *Server) WaitRequestTo(n int, method, path string) *Request {
 	s.tb.Helper()
 	return s.wait(n, func() []*Request { return s.RequestsTo(method, path) })
@@ -202,7 +202,7 @@ func (s *Server) wait(n int, seen func() []*Request) *Request {
 		select {
 		case <-arrived:
 		case <-deadline:
-			s.tb.Fatalf("ollamatest: request %d did not come within %v; %d came", n, patience, len(seen()))
+			s.tb.Fatalf("ollamatest: request %d did not arrive within %v; %d arrived", n, patience, len(seen()))
 			return nil
 		}
 	}
@@ -214,7 +214,7 @@ func (r *Request) WaitClosed() {
 	r.await(r.Closed, "was not closed by the peer")
 }
 
-// WaitAnswered waits until the whole answer to r was written.
+// WaitAnswered waits until the whole answer to r has been written.
 func (r *Request) WaitAnswered() {
 	r.tb.Helper()
 	r.await(r.Answered, "was not answered")
@@ -251,8 +251,8 @@ func (s *Server) accept() {
 	}
 }
 
-// serve reads requests one after the other. While an answer is written the next byte is already awaited, because only
-// a reader learns that the peer has gone.
+// serve reads requests one after the other. While it writes an answer, it already waits for the next byte, because only a reader notices
+// that the peer has gone.
 func (s *Server) serve(c net.Conn, number int) {
 	defer func() {
 		c.Close()
@@ -284,7 +284,7 @@ func (s *Server) serve(c net.Conn, number int) {
 		more := make(chan bool, 1)
 		s.running.Go(func() { more <- s.write(c, r, early) })
 		if isEarly {
-			// The body is read only now, and thrown away: the answer did not wait for it.
+			// Read and discard the body only now: the answer did not wait for it.
 			io.Copy(io.Discard, head.Body)
 		}
 		if _, err := in.Peek(1); err != nil {
@@ -299,7 +299,7 @@ func (s *Server) serve(c net.Conn, number int) {
 	}
 }
 
-// readBody reads the whole body; to "Expect: 100-continue" it says that it may come.
+// readBody reads the whole body. It answers "Expect: 100-continue" first.
 func readBody(c net.Conn, head *http.Request) ([]byte, error) {
 	if head.Header.Get("Expect") == "100-continue" {
 		io.WriteString(c, "HTTP/1.1 100 Continue\r\n\r\n")
@@ -317,7 +317,7 @@ func (s *Server) record(r *Request) {
 	s.arrived = make(chan struct{})
 }
 
-// early is the scripted answer if it wants to go out before the body was read.
+// early returns the scripted answer if it is to be sent before the body is read.
 func (s *Server) early(r *Request) (Answer, bool) {
 	s.mu.Lock()
 	sc := s.scripts[r.Method+" "+r.Path]
@@ -329,7 +329,7 @@ func (s *Server) early(r *Request) (Answer, bool) {
 	return s.answer(r), true
 }
 
-// answer takes the next scripted answer, or the recorded one.
+// answer returns the next scripted answer, or the recorded one.
 func (s *Server) answer(r *Request) Answer {
 	s.mu.Lock()
 	sc := s.scripts[r.Method+" "+r.Path]

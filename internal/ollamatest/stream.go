@@ -7,15 +7,15 @@ import (
 	"strings"
 )
 
-// recordedPrompt is how many tokens the prompt of the recordings had.
+// recordedPrompt is the number of prompt tokens in the recordings.
 const recordedPrompt = 17
 
 var words = strings.Fields("they two seven road moon can blue the stream sun bird fish a eight sky tree")
 
-// Word is the i-th word of every generated answer, with its leading space.
+// Word is the i-th word of every generated answer, with a leading space.
 func Word(i int) string { return " " + words[i%len(words)] }
 
-// Text is the whole of a generated answer.
+// Text is the complete text of a generated answer.
 func Text(tokens int) string {
 	var b strings.Builder
 	for i := range tokens {
@@ -42,7 +42,7 @@ func openAIUsage(prompt, tokens int) string {
 	return fmt.Sprintf(`"usage":{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d}`, prompt, tokens, prompt+tokens)
 }
 
-// ChatLines is a streamed /api/chat: a line for each token, then the done line. model is written as given.
+// ChatLines is a streamed /api/chat: a line for each token, then the done line. model is used as given.
 func ChatLines(model string, prompt, tokens int) []string {
 	head := fmt.Sprintf(`{"model":%s,"created_at":"%s","message":{"role":"assistant","content":`, quote(model), createdAt)
 	var lines []string
@@ -52,7 +52,7 @@ func ChatLines(model string, prompt, tokens int) []string {
 	return append(lines, head+`""},"done":true,"done_reason":"length",`+nativeUsage(prompt, tokens)+"\n")
 }
 
-// GenerateLines is a streamed /api/generate; its done line carries the context, as Ollama's does.
+// GenerateLines is a streamed /api/generate. Its done line contains the context, like Ollama's.
 func GenerateLines(model string, prompt, tokens int) []string {
 	head := fmt.Sprintf(`{"model":%s,"created_at":"%s","response":`, quote(model), createdAt)
 	var lines []string
@@ -63,8 +63,8 @@ func GenerateLines(model string, prompt, tokens int) []string {
 	return append(lines, head+`"","done":true,"done_reason":"length","context":[`+context+`],`+nativeUsage(prompt, tokens)+"\n")
 }
 
-// ChatEvents is a streamed /v1/chat/completions: an event for each token, then in one chunk the finish event, the usage
-// event if usage was asked for, and "[DONE]".
+// ChatEvents is a streamed /v1/chat/completions: an event for each token, then, in one chunk, the finish event, the usage event if usage
+// was requested, and "[DONE]".
 func ChatEvents(model string, prompt, tokens int, usage bool) []string {
 	head := fmt.Sprintf(`data: {"id":"chatcmpl-847","object":"chat.completion.chunk","created":%d,"model":%s,"system_fingerprint":"fp_ollama","choices":[`, created, quote(model))
 	delta := func(text, finish string) string {
@@ -81,8 +81,8 @@ func ChatEvents(model string, prompt, tokens int, usage bool) []string {
 	return append(events, last+"data: [DONE]\n\n")
 }
 
-// CompletionEvents is a streamed /v1/completions. Where usage was asked for, every event carries a zero usage and the one
-// without choices the real one.
+// CompletionEvents is a streamed /v1/completions. If usage was requested, every event contains a zero usage, and the event without
+// choices the real one.
 func CompletionEvents(model string, prompt, tokens int, usage bool) []string {
 	head := fmt.Sprintf(`data: {"id":"cmpl-342","object":"text_completion","created":%d,"choices":[`, created)
 	tail := fmt.Sprintf(`],"model":%s,"system_fingerprint":"fp_ollama"`, quote(model))
@@ -104,7 +104,7 @@ func CompletionEvents(model string, prompt, tokens int, usage bool) []string {
 	return append(events, last+"data: [DONE]\n\n")
 }
 
-// MessageEvents is a streamed /v1/messages: the real usage stands in message_delta, message_start only guesses.
+// MessageEvents is a streamed /v1/messages. The real usage is in message_delta; message_start contains only a guess.
 func MessageEvents(model string, prompt, tokens int) []string {
 	event := func(name, rest string) string {
 		return "event: " + name + "\ndata: {\"type\":\"" + name + "\"" + rest + "}\n\n"
@@ -122,7 +122,7 @@ func MessageEvents(model string, prompt, tokens int) []string {
 		event("message_stop", ""))
 }
 
-// ResponseEvents is a streamed /v1/responses: the whole answer comes once more in response.completed, with the usage.
+// ResponseEvents is a streamed /v1/responses: response.completed repeats the whole answer, with the usage.
 func ResponseEvents(model string, prompt, tokens int) []string {
 	var events []string
 	event := func(name, rest string) {
@@ -159,7 +159,7 @@ func responseUsage(prompt, tokens int) string {
 		prompt, tokens, prompt+tokens)
 }
 
-// generated is an answer of a.Tokens words in the shape that the request asks for.
+// generated is an answer of a.Tokens words in the format that the request asks for.
 func generated(r *Request, a Answer) Answer {
 	b, err := readRequest(r)
 	if err != nil {

@@ -1,4 +1,4 @@
-// Package otlptest is an OpenTelemetry collector for tests: it takes traces over OTLP by HTTP and keeps them.
+// Package otlptest is an OpenTelemetry collector for tests: it receives traces over OTLP/HTTP and stores them.
 package otlptest
 
 import (
@@ -17,18 +17,18 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Span is one span as it was sent.
+// Span is one received span.
 type Span struct {
 	Name, Kind, Status     string // without the prefixes of the protocol: SERVER, ERROR
 	Message                string // of the status
 	TraceID, ID, Parent    string
 	TraceState             string
 	Start, End             time.Time
-	Attributes, Of         map[string]any // of the span, and of what sent it
+	Attributes, Of         map[string]any // of the span, and of its resource
 	Events, Links, Dropped int
 }
 
-// Collector is a running one. Start makes it.
+// Collector is a running collector. Create it with Start.
 type Collector struct {
 	*httptest.Server
 	tb testing.TB
@@ -48,7 +48,7 @@ func Start(tb testing.TB) *Collector {
 	return c
 }
 
-// StartTLSOn serves with TLS and HTTP/2 on a listener that the test has made.
+// StartTLSOn serves with TLS and HTTP/2 on a listener of the test.
 func StartTLSOn(tb testing.TB, l net.Listener) *Collector {
 	c := &Collector{tb: tb}
 	c.Server = httptest.NewUnstartedServer(http.HandlerFunc(c.take))
@@ -59,14 +59,14 @@ func StartTLSOn(tb testing.TB, l net.Listener) *Collector {
 	return c
 }
 
-// Refuse has it answer with the status from now on; 0 takes what comes.
+// Refuse makes the collector answer with the status; 0 accepts again.
 func (c *Collector) Refuse(status int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.status = status
 }
 
-// Hold has it answer nothing until the channel is closed.
+// Hold makes the collector answer nothing until the channel is closed.
 func (c *Collector) Hold(until <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -78,7 +78,7 @@ func (c *Collector) take(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Content-Encoding") == "gzip" {
 		unpacked, err := gzip.NewReader(body)
 		if err != nil {
-			c.tb.Errorf("no gzip: %v", err)
+			c.tb.Errorf("not gzip: %v", err)
 			return
 		}
 		body = unpacked
@@ -153,14 +153,14 @@ func value(v *common.AnyValue) any {
 	return nil
 }
 
-// Spans are those that have come.
+// Spans returns the spans received so far.
 func (c *Collector) Spans() []Span {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return append([]Span(nil), c.spans...)
 }
 
-// Headers are those of the requests that have come, taken or refused.
+// Headers returns the headers of the requests received so far, accepted or refused.
 func (c *Collector) Headers() []http.Header {
 	c.mu.Lock()
 	defer c.mu.Unlock()

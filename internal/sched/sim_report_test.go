@@ -206,7 +206,7 @@ func promised(t *testing.T, fair, fifo *result) {
 
 func (r *result) row() string {
 	lowest, mean, apart, windows := r.fairness()
-	index, distance := "nobody waits long", ""
+	index, distance := "no long waits", ""
 	if windows > 0 {
 		index, distance = fmt.Sprintf("%.3f, %.3f", lowest, mean), fmt.Sprintf("%.0f s", apart.Seconds())
 		if r.policy == "fair" {

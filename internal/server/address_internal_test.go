@@ -19,7 +19,7 @@ func TestCausesWithoutTheClient(t *testing.T) {
 		{api.AddressNone, "2001:db8::7", "refused 2001:db8::7 at 12:30:15, version 0.6.5", "refused (client) at 12:30:15, version 0.6.5"},
 		{api.AddressNone, "10.0.0.7", "dial tcp 10.0.0.70:11434: connection refused", "dial tcp 10.0.0.70:11434: connection refused"},
 	} {
-		s := &Server{Options: Options{LogAddress: c.detail}}
+		s := &Server{Options: Options{Reports: Reports{LogAddress: c.detail}}}
 		if got := s.withoutClient(c.text, netip.MustParseAddr(c.client)); got != c.want {
 			t.Errorf("%s of %s: %q, want %q", c.detail, c.client, got, c.want)
 		}

@@ -131,9 +131,10 @@ func start(t testing.TB, with setup) *bed {
 	o := server.Options{
 		Store: b.store, Auth: b.auth, Secret: b.secret, Random: rand.Reader, Limits: limit.NewMemory(time.Now),
 		Fleet: b.fleet, Queue: sched.Options{MaxQueue: queue, MaxWait: wait}, Books: b.books, Log: log, Version: "test",
-		Throttle: auth.NewThrottle(0, time.Now),
 		Live:     server.Live{DefaultLimits: map[api.Role]int64{api.RoleAdmin: 1000, api.RoleUser: 100}, StaticAdmin: true},
-		MaxBody:  1 << 20, BodyMemory: 64 << 20, MaxRequestTime: time.Minute, FirstByte: 30 * time.Second, Idle: 30 * time.Second,
+		Upstream: server.Upstream{FirstByte: 30 * time.Second, Idle: 30 * time.Second},
+		Bounds:   server.Bounds{MaxBody: 1 << 20, BodyMemory: 64 << 20, MaxRequestTime: time.Minute},
+		Access:   server.Access{Throttle: auth.NewThrottle(0, time.Now)},
 	}
 	if with.change != nil {
 		with.change(&o)

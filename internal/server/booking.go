@@ -278,7 +278,7 @@ func (b *booking) whole(resp *proxy.Response) error {
 		if b.req.Alias != "" {
 			body = dialect.EchoModel(body, b.req.Alias)
 		}
-		body = b.x.withSentence(resp.Status, body)
+		body = dialect.AddSentence(b.x.family, resp.Status, body)
 		b.record.BytesOut = int64(len(body))
 		b.end(outcome, code)
 		b.header(resp, int64(len(body)))
@@ -463,7 +463,7 @@ func (b *booking) end(outcome api.Outcome, code api.Code) {
 	r.Total = time.Since(b.x.arrived)
 	r.Queued, r.Loading = b.waited+b.lease.Waited, b.loading+b.lease.Loading
 	b.s.metrics.book(r)
-	b.x.trail.booked(r)
+	b.x.history.Booked(r)
 	b.x.journey.booked(b.x, r)
 	if err := b.s.Books.End(r); err != nil {
 		b.s.Log.Error("the end of a request could not be journalled", "request_id", r.ID, "cause", err.Error())

@@ -159,7 +159,7 @@ func TestStreamsOfOneKeyShareItsTokens(t *testing.T) {
 		t.Fatalf("%v tokens are held for 90 and the prompt", held)
 	}
 	if r := b.do("POST", "/api/chat", key, `{"model":"tiny","messages":[{"role":"user","content":"`+strings.Repeat("long ", 20)+`"}]}`); r.status != 429 || r.header.Get("Retry-After") != "1" ||
-		!strings.Contains(r.body, "requests under way hold the rest") || r.header.Get("X-Should-Retry") != "" {
+		!strings.Contains(r.body, "running requests hold the rest") || r.header.Get("X-Should-Retry") != "" {
 		t.Errorf("more than what is not held: %d %v %s", r.status, r.header, r.body)
 	}
 	if r := b.do("POST", "/api/chat", key, `{"model":"tiny","messages":[]}`); r.status != 200 || !strings.HasPrefix(r.header.Get("X-Policy"), "num_predict=") {

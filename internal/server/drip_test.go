@@ -31,7 +31,7 @@ func TestRefusedBodyThatDrips(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := &Server{Options: Options{MaxRequestTime: time.Hour, MaxBody: 1000}, writeProgress: writeProgress}
+				s := &Server{Options: Options{Bounds: Bounds{MaxRequestTime: time.Hour, MaxBody: 1000}}, writeProgress: writeProgress}
 				var stop context.CancelFunc
 				s.stopping, stop = context.WithCancel(t.Context())
 				defer stop()

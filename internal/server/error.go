@@ -1,16 +1,11 @@
 package server
 
 import (
-	"bytes"
-	"cmp"
-	"encoding/json"
 	"math"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/go-json-experiment/json/jsontext"
 
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/dialect"
@@ -51,6 +46,11 @@ var statuses = map[api.Code]int{
 	api.CodeInternal:         http.StatusInternalServerError,
 }
 
+// failure is an error with what the dialects say of it.
+func (x *exchange) failure(e *api.Error) dialect.Failure {
+	return dialect.Failure{Error: e, Status: statuses[e.Code], RequestID: x.id, Arrived: x.arrived}
+}
+
 // fail writes a failure in the caller's dialect: the whole answer if none has begun, otherwise the dialect's error record and then
 // the end of the stream, so that no client takes a cut answer for a whole one.
 func (x *exchange) fail(err error) {
@@ -58,7 +58,7 @@ func (x *exchange) fail(err error) {
 	e := x.whoLeft(err)
 	x.err = e
 	if x.started() {
-		_, err := x.Write(x.errorRecord(e))
+		_, err := x.Write(x.failure(e).Record(x.family, x.meter))
 		if err == nil {
 			err = x.FlushError()
 		}
@@ -71,7 +71,7 @@ func (x *exchange) fail(err error) {
 		panic(http.ErrAbortHandler)
 	}
 	x.readOn(e.Code)
-	body := x.errorBody(e)
+	body := x.failure(e).Body(x.family)
 	h := x.Header()
 	h.Del("X-Accel-Buffering") // of the answer that did not come
 	h.Set("Content-Type", "application/json")
@@ -116,109 +116,10 @@ func (x *exchange) retryHeaders(e *api.Error) {
 	}
 }
 
-// errorBody is a failure as one JSON object in the caller's dialect. Anthropic's carries the request's id, as theirs does.
-func (x *exchange) errorBody(e *api.Error) []byte {
-	switch x.family {
-	case dialect.OpenAI:
-		return openAIError(e, openAIType(statuses[e.Code]), "")
-	case dialect.Responses:
-		if e.NoRetry && usedUp[e.Code] {
-			// Codex shows a limit, and when it ends, in this form only; any other 429 it repeats, or calls a "retry limit".
-			return openAIError(e, "usage_limit_reached", `,"resets_at":`+strconv.FormatInt(x.arrived.Add(e.RetryAfter).Unix(), 10))
-		}
-		return openAIError(e, openAIType(statuses[e.Code]), "")
-	case dialect.Anthropic:
-		b := append([]byte(`{"type":"error","error":{"type":"`), anthropicType(statuses[e.Code])...)
-		b = append(append(b, `","message":`...), quoted(e.Message)...)
-		b = append(append(b, `},"request_id":`...), quoted(x.id)...)
-		// Without a "message" at the top their SDKs show the whole object in place of a sentence.
-		b = append(append(b, `,"message":`...), quoted(e.Message)...)
-		return append(b, '}')
-	}
-	return nativeError(e)
-}
-
-// nativeError carries its sentence twice: Ollama's clients read "error", this API's documents promise "detail".
-func nativeError(e *api.Error) []byte {
-	message := quoted(e.Message)
-	b := append([]byte(`{"error":`), message...)
-	b = append(append(b, `,"detail":`...), message...)
-	return append(b, '}')
-}
-
-// withSentence gives a failure of Ollama's own what ours have beside it, because clients look for the sentence there: native
-// "detail", and for Anthropic's clients "message" at the top.
-func (x *exchange) withSentence(status int, body []byte) []byte {
-	if status < http.StatusBadRequest {
-		return body
-	}
-	var theirs struct {
-		Error           json.RawMessage
-		Detail, Message *string
-	}
-	var sentence string
-	field := `,"detail":`
-	if json.Unmarshal(body, &theirs) != nil || theirs.Detail != nil || theirs.Message != nil {
-		return body
-	}
-	switch x.family {
-	case dialect.Native:
-		_ = json.Unmarshal(theirs.Error, &sentence) // what is no string has no sentence
-	case dialect.Anthropic:
-		var inner struct{ Message string }
-		_ = json.Unmarshal(theirs.Error, &inner)
-		sentence, field = inner.Message, `,"message":`
-	}
-	end := bytes.LastIndexByte(body, '}')
-	if sentence == "" {
-		return body
-	}
-	return slices.Concat(body[:end], []byte(field), quoted(sentence), body[end:])
-}
-
-// usedUp are the limits that an hour or a day brings back.
-var usedUp = map[api.Code]bool{api.CodeRateLimited: true, api.CodeTokenLimit: true, api.CodeGPULimit: true}
-
-// openAIError is a failure of that type, with more fields behind the usual ones.
-func openAIError(e *api.Error, kind, more string) []byte {
-	b := append([]byte(`{"error":{"message":`), quoted(e.Message)...)
-	b = append(append(b, `,"type":"`...), kind...)
-	b = append(append(b, `","param":null,"code":"`...), e.Code...)
-	b = append(append(b, '"'), more...)
-	return append(b, "}}"...)
-}
-
-// errorRecord is a failure in the middle of a stream: a line of NDJSON, or a server-sent event.
-func (x *exchange) errorRecord(e *api.Error) []byte {
-	body := x.errorBody(e)
-	switch x.family {
-	case dialect.OpenAI:
-		return slices.Concat([]byte("data: "), body, []byte("\n\n"))
-	case dialect.Anthropic:
-		return slices.Concat([]byte("event: error\ndata: "), body, []byte("\n\n"))
-	case dialect.Responses:
-		// Beside the fields of its standard, the event needs an "error" at the top: of one without it OpenAI's SDK shows "terminated".
-		m := cmp.Or(x.meter, &dialect.Meter{})
-		b := append([]byte("event: error\ndata: "+`{"type":"error","sequence_number":`), strconv.FormatInt(m.Events, 10)...)
-		b = append(append(b, `,"code":"`...), e.Code...)
-		b = append(append(b, `","message":`...), quoted(e.Message)...)
-		b = append(b, `,"param":null,`...)
-		b = append(append(b, body[1:]...), "\n\n"...)
-		return append(b, x.failedResponse(e.Code, e.Message)...)
-	}
-	return append(body, '\n')
-}
-
-// failedResponse ends a Responses stream that failed: Codex reads nothing but this event, and only when the body has ended.
-func (x *exchange) failedResponse(code api.Code, message string) []byte {
-	m := cmp.Or(x.meter, &dialect.Meter{})
-	return m.FailedResponse(x.id, x.arrived, responseErrors[statuses[code]/100], quoted(message))
-}
-
 // endFailed ends a stream in which upstream's own error record has passed.
 func (x *exchange) endFailed() error {
 	if x.meter.Failure != "" {
-		if _, err := x.Write(x.failedResponse(api.CodeUpstreamError, x.meter.Failure)); err != nil {
+		if _, err := x.Write(x.failure(&api.Error{Code: api.CodeUpstreamError, Message: x.meter.Failure}).Response(x.meter)); err != nil {
 			panic(http.ErrAbortHandler)
 		}
 	}
@@ -227,9 +128,6 @@ func (x *exchange) endFailed() error {
 	}
 	return nil
 }
-
-// responseErrors are what response.failed calls a failure, by the hundreds of its status. Codex repeats a server_error.
-var responseErrors = map[int]string{4: "invalid_prompt", 5: "server_error"}
 
 // endsInOrder reports whether a stream that failed ends as HTTP has it, behind its error record. A client that reads events needs
 // that: when the connection breaks, the AI SDK reports the break, and Codex reports nothing else. Streams of lines break: clients of
@@ -254,40 +152,3 @@ func (x *exchange) endsInOrder() bool {
 // errorReaders are what the clients that show an error within a stream of OpenAI's call themselves, besides OpenAI's own SDKs, which
 // send X-Stainless-Lang. The AI SDK up to 4 has only the name of its runtime.
 var errorReaders = []string{"ai-sdk-", "ai-sdk/", "opencode/", "node"}
-
-func openAIType(status int) string {
-	switch status {
-	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusMethodNotAllowed, http.StatusUpgradeRequired,
-		http.StatusRequestURITooLong, http.StatusRequestHeaderFieldsTooLarge:
-		return "invalid_request_error"
-	case http.StatusUnauthorized:
-		return "authentication_error"
-	case http.StatusForbidden:
-		return "permission_error"
-	case http.StatusNotFound:
-		return "not_found_error"
-	case http.StatusTooManyRequests:
-		return "rate_limit_error"
-	}
-	return "api_error"
-}
-
-func anthropicType(status int) string {
-	switch status {
-	case http.StatusRequestEntityTooLarge:
-		return "request_too_large"
-	case http.StatusServiceUnavailable:
-		return "overloaded_error"
-	case http.StatusGatewayTimeout:
-		return "timeout_error"
-	}
-	return openAIType(status) // the rest they share
-}
-
-func quoted(s string) []byte {
-	b, err := jsontext.AppendQuote(nil, s)
-	if err != nil {
-		return []byte(`"an error whose text is not valid"`)
-	}
-	return b
-}

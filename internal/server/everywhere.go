@@ -167,7 +167,7 @@ func (b *booking) relay(at *backend.Backend, resp *proxy.Response) (done, error)
 // progress sends a record with the name of its server.
 func (b *booking) progress(record []byte, name string) error {
 	end := bytes.LastIndexByte(record, '}')
-	line := slices.Concat(record[:end], []byte(`,"backend":`), quoted(name), []byte("}\n"))
+	line := slices.Concat(record[:end], []byte(`,"backend":`), dialect.Quote(name), []byte("}\n"))
 	_, err := b.x.Write(line)
 	if err == nil {
 		err = b.x.FlushError()

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -16,6 +15,7 @@ import (
 	"ollama-api-service/internal/auth"
 	"ollama-api-service/internal/backend"
 	"ollama-api-service/internal/dialect"
+	"ollama-api-service/internal/explain"
 )
 
 // exchange is one request and all that is found out about it. It is the ResponseWriter of its answer, to know what was sent.
@@ -40,7 +40,7 @@ type exchange struct {
 	key     *api.Key
 	targets []*backend.Backend // whose models it changes
 	record  *api.Record        // set from the admission on
-	trail   *trail             // nil where it asked for no slot
+	history *explain.History   // nil where it asked for no slot
 	journey *journey           // nil where nothing is traced
 	status  int                // as sent; 0 before the header
 	planned int                // the status that goes out with the first bytes; 0 is 200
@@ -52,14 +52,8 @@ type exchange struct {
 	received int64 // of the body
 	held     int64 // bytes of the body that are counted in Server.bodies
 	consumed bool  // the body was read to its end
-	csv      bool  // the client accepts CSV first
 	err      *api.Error
 }
-
-type exchangeKey struct{}
-
-// exchangeOf is the exchange that a management operation runs in.
-func exchangeOf(ctx context.Context) *exchange { return ctx.Value(exchangeKey{}).(*exchange) }
 
 // Shared by all answers: they are replaced, never changed.
 var noStore, noSniff = []string{"no-store"}, []string{"nosniff"}
@@ -74,7 +68,7 @@ func (s *Server) newExchange(w http.ResponseWriter, r *http.Request, live *Live)
 	if s.hsts != nil {
 		h["Strict-Transport-Security"] = s.hsts
 	}
-	if theirs := r.Header.Get("X-Request-Id"); theirs != "" && validID(theirs) {
+	if theirs := r.Header.Get("X-Request-Id"); theirs != "" && auth.ValidRequestID(theirs) {
 		x.theirID = theirs
 		h["X-Client-Request-Id"] = []string{theirs}
 	}
@@ -88,20 +82,6 @@ func newID() string {
 		panic("no randomness: " + err.Error()) // crypto/rand never fails on a supported system
 	}
 	return id.String()
-}
-
-// validID says whether a client's own request id is fit to be kept and sent back.
-func validID(s string) bool {
-	if len(s) > 128 || auth.MayHoldKey(s) {
-		return false
-	}
-	for i := range len(s) {
-		c := s[i]
-		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && strings.IndexByte("-_.:/+=", c) < 0 {
-			return false
-		}
-	}
-	return true
 }
 
 // WriteHeader, Write and FlushError are for the request's own goroutine; commit, put and flush do their work.
@@ -253,15 +233,15 @@ func stopCause(ctx context.Context) *api.Error {
 // attrs are the log fields of what was served.
 func (x *exchange) attrs() []slog.Attr {
 	total := time.Since(x.arrived)
-	attrs := []slog.Attr{slog.Float64("ms", milliseconds(total)), slog.Int64("bytes", x.sent)}
+	attrs := []slog.Attr{slog.Float64("ms", api.Milliseconds(total)), slog.Int64("bytes", x.sent)}
 	r := x.record
 	if r == nil {
 		return attrs
 	}
 	attrs = append(attrs, slog.String("model", r.Model), slog.String("outcome", string(r.Outcome)), slog.Bool("streamed", r.Streamed),
 		slog.Int64("prompt_tokens", r.PromptTokens), slog.Int64("completion_tokens", r.CompletionTokens),
-		slog.Float64("ttfb_ms", milliseconds(r.FirstByte)), slog.Float64("slot_ms", milliseconds(r.Slot)), slog.Float64("gpu_ms", milliseconds(max(r.GPU, 0))), slog.Int64("bytes_in", r.BytesIn), slog.String("backend", r.Backend))
-	attrs = append(attrs, x.trail.attrs()...)
+		slog.Float64("ttfb_ms", api.Milliseconds(r.FirstByte)), slog.Float64("slot_ms", api.Milliseconds(r.Slot)), slog.Float64("gpu_ms", api.Milliseconds(max(r.GPU, 0))), slog.Int64("bytes_in", r.BytesIn), slog.String("backend", r.Backend))
+	attrs = append(attrs, x.history.Attrs()...)
 	if r.Alias != "" {
 		attrs = append(attrs, slog.String("asked_for", r.Alias))
 	}
@@ -270,5 +250,3 @@ func (x *exchange) attrs() []slog.Attr {
 	}
 	return attrs
 }
-
-func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

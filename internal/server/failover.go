@@ -7,13 +7,10 @@ import (
 
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/backend"
+	"ollama-api-service/internal/explain"
 	"ollama-api-service/internal/proxy"
 	"ollama-api-service/internal/sched"
 )
-
-// mostTries is how many servers a request is brought to at the most: a request that stops each server it comes to must not stop
-// them all.
-const mostTries = 2
 
 // send brings the request to the server of its lease. Where no byte of an answer came, or Ollama says that it is busy, the slot goes
 // back at once and the request waits for one on another server, in the time that it has. What changes a server is sent once.
@@ -23,7 +20,7 @@ func (b *booking) send(up *proxy.Request) (*proxy.Response, error) {
 		b.x.journey.serve(b, up)
 		resp, err := b.s.pools.to(at).Do(b.stay.ctx, up)
 		b.s.note(at, err)
-		if try == mostTries || b.x.route.class != inference || !unserved(resp, err) || !b.another(at) {
+		if try == explain.MaxTries || b.x.route.class != inference || !unserved(resp, err) || !b.another(at) {
 			return resp, err
 		}
 		if lost := b.move(resp, err); lost != nil {
@@ -65,7 +62,7 @@ func (b *booking) move(resp *proxy.Response, failed error) error {
 	b.loading += b.lease.Loading
 	b.lease = &sched.Lease{Backend: from} // holds nothing
 	b.x.journey.moved(failed)
-	b.x.trail.moved(resp, failed)
+	b.x.history.Moved(whyMoved(resp, failed))
 	b.s.metrics.moved(from.Name)
 	lease, err := b.s.acquire(b.x, b.req, from)
 	if err != nil {
@@ -90,4 +87,15 @@ func (s *Server) note(b *backend.Backend, err error) {
 	case api.CodeUpstreamError:
 		s.Fleet.Failed(b, false)
 	}
+}
+
+// whyMoved names the failure after which a request goes to another server; "" if the server answered with something else.
+func whyMoved(resp *proxy.Response, failed error) string {
+	switch {
+	case failed != nil:
+		return string(api.AsError(failed).Code)
+	case resp.Status == http.StatusServiceUnavailable:
+		return "busy"
+	}
+	return ""
 }

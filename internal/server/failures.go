@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"ollama-api-service/internal/admin"
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/dialect"
 )
@@ -85,7 +86,7 @@ func (r *route) failure(status int) object {
 	examples := object{}
 	var shapes []object
 	for _, f := range r.families() {
-		x := exchange{family: f, id: exampleID, arrived: exampleTime}
+		x := exchange{id: exampleID, arrived: admin.ExampleTime}
 		shapes = append(shapes, object{"$ref": "#/components/schemas/" + shapeNames[f] + "Error"})
 		for _, e := range typicalFailures {
 			if statuses[e.Code] != status || !r.counted && countedOnly[e.Code] {
@@ -95,7 +96,7 @@ func (r *route) failure(status int) object {
 			if examples[name] != nil {
 				name += ", " + shapeNames[f]
 			}
-			examples[name] = object{"value": json.RawMessage(x.errorBody(&e))}
+			examples[name] = object{"value": json.RawMessage(x.failure(&e).Body(f))}
 		}
 	}
 	schema := shapes[0]

@@ -34,7 +34,7 @@ func (x *exchange) beatText(name string) []byte {
 	}
 	// go-openai keeps each comment, and with one of them before it can read no error.
 	const piece = `data: {"id":"","object":"%s","created":%d,"model":%s,"choices":[{"index":0,%s,"finish_reason":null}]}` + "\n\n"
-	model := quoted(name)
+	model := dialect.Quote(name)
 	switch x.route.kind {
 	case dialect.OpenAIChat:
 		return fmt.Appendf(nil, piece, "chat.completion.chunk", x.arrived.Unix(), model, `"delta":{"role":"assistant","content":""}`)

@@ -76,7 +76,7 @@ func (s *Server) infer(x *exchange) error {
 func (x *exchange) giveBack(taken *limit.Reservation, err error) error {
 	x.beat.pause()
 	taken.Cancel()
-	x.trail.refused(api.AsError(err).Code)
+	x.history.Refused(api.AsError(err).Code)
 	x.showLimits(x.s.Limits, nil)
 	return err
 }
@@ -203,8 +203,8 @@ func (s *Server) acquire(x *exchange, req *dialect.Request, avoid *backend.Backe
 		start = time.Now()
 	}
 	model := req.Model().String()
-	if x.trail == nil {
-		x.trail = s.trails.begin(x, model)
+	if x.history == nil {
+		x.history = s.recent.Begin(x.id, x.key, model, x.route.template)
 	}
 	s.Fleet.Find(x.r.Context(), model) // what it finds, the scheduler finds too
 	ask := sched.Ask{
@@ -216,7 +216,7 @@ func (s *Server) acquire(x *exchange, req *dialect.Request, avoid *backend.Backe
 	if err != nil && api.AsError(err).Code == api.CodeNoBackend && s.Fleet.Revive(x.r.Context()) {
 		lease, err = s.Sched.Acquire(x.r.Context(), ask)
 	}
-	x.trail.granted(lease, err)
+	x.history.Granted(lease, err)
 	if err == nil {
 		s.metrics.placed.WithLabelValues(lease.Backend.Name, string(lease.Why)).Inc()
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"ollama-api-service/internal/admin"
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/backend"
 	"ollama-api-service/internal/sched"
@@ -56,17 +57,17 @@ func (s *Server) oldest() string {
 }
 
 type healthReport struct {
-	Status        string          `json:"status"`
-	OllamaBackend string          `json:"ollama_backend"`
-	Timestamp     time.Time       `json:"timestamp"`
-	Version       string          `json:"version,omitempty"`
-	UptimeSeconds int64           `json:"uptime_seconds,omitempty"`
-	Backends      []backendReport `json:"backends,omitempty"`
-	Queue         *sched.Snapshot `json:"queue,omitempty"`
-	Journal       *usage.Depth    `json:"journal,omitempty"`
-	Retention     *store.TrimWait `json:"retention_waits,omitempty"`
-	LogLinesLost  *int64          `json:"log_lines_lost,omitempty"`
-	Hint          string          `json:"hint,omitempty"`
+	Status        string                `json:"status"`
+	OllamaBackend string                `json:"ollama_backend"`
+	Timestamp     time.Time             `json:"timestamp"`
+	Version       string                `json:"version,omitempty"`
+	UptimeSeconds int64                 `json:"uptime_seconds,omitempty"`
+	Backends      []admin.BackendReport `json:"backends,omitempty"`
+	Queue         *sched.Snapshot       `json:"queue,omitempty"`
+	Journal       *usage.Depth          `json:"journal,omitempty"`
+	Retention     *store.TrimWait       `json:"retention_waits,omitempty"`
+	LogLinesLost  *int64                `json:"log_lines_lost,omitempty"`
+	Hint          string                `json:"hint,omitempty"`
 }
 
 // health always answers 200: it is for people and dashboards. Details are for admins.
@@ -85,7 +86,7 @@ func (s *Server) health(x *exchange) error {
 	if x.key != nil && x.key.Role == api.RoleAdmin {
 		report.Version = s.Version
 		report.UptimeSeconds = int64(time.Since(s.started).Seconds())
-		report.Backends = s.backendReports()
+		report.Backends = s.admin.Backends()
 		queue := s.Sched.Snapshot()
 		report.Queue, report.Journal, report.Hint, report.Retention = &queue, &journal, journal.Hint, s.Store.TrimWaits()
 		lost := s.logLinesLost()

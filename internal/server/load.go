@@ -23,11 +23,11 @@ func (s *Server) preload(ctx context.Context, b *backend.Backend, a *sched.Ask) 
 	if err != nil {
 		s.note(b, err)
 		if ctx.Err() == nil {
-			s.Log.Warn("a model could not be loaded", "backend", b.Name, "model", a.Model, "request_id", a.ID, "ms", milliseconds(took), "cause", err.Error())
+			s.Log.Warn("a model could not be loaded", "backend", b.Name, "model", a.Model, "request_id", a.ID, "ms", api.Milliseconds(took), "cause", err.Error())
 		}
 		return err
 	}
-	s.Log.Info("model loaded", "backend", b.Name, "model", a.Model, "request_id", a.ID, "ms", milliseconds(took))
+	s.Log.Info("model loaded", "backend", b.Name, "model", a.Model, "request_id", a.ID, "ms", api.Milliseconds(took))
 	s.Fleet.Reread(ctx, b) // now its memory holds it, and may have lost another
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/backend"
 	"ollama-api-service/internal/dialect"
+	"ollama-api-service/internal/explain"
 	"ollama-api-service/internal/proxy"
 )
 
@@ -214,7 +215,7 @@ func (s *Server) askHolder(x *exchange, req *dialect.Request) (resp *proxy.Respo
 	if len(holders) == 0 {
 		return nil, nil, s.Fleet.Unreachable()
 	}
-	for _, b := range holders[:min(len(holders), mostTries)] {
+	for _, b := range holders[:min(len(holders), explain.MaxTries)] {
 		if resp, answer, err = s.ask(x, b, "POST", x.route.upstream, req.Body); err == nil || x.r.Context().Err() != nil {
 			break
 		}
@@ -258,7 +259,7 @@ func (s *Server) ask(x *exchange, b *backend.Backend, method, path string, body 
 
 // pass sends a metadata answer on.
 func (x *exchange) pass(resp *proxy.Response, body []byte) error {
-	body = x.withSentence(resp.Status, body)
+	body = dialect.AddSentence(x.family, resp.Status, body)
 	h := x.Header()
 	if t := resp.Header.Get("Content-Type"); t != "" {
 		h.Set("Content-Type", t)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"ollama-api-service/internal/admin"
 	"ollama-api-service/internal/dialect"
 	"ollama-api-service/web"
 )
@@ -197,11 +198,11 @@ func size(bytes int64) string {
 func (s *Server) mostBody(r *route) int64 {
 	switch {
 	case r.kind == dialect.Show:
-		return maxManagement
+		return admin.MaxBody
 	case r.kind != dialect.None:
 		return s.MaxBody
 	case r.class == own && (r.method == http.MethodPost || r.method == http.MethodPatch):
-		return maxManagement
+		return admin.MaxBody
 	}
 	return 0
 }

@@ -62,3 +62,9 @@ func (p *pools) closeAll() {
 		return true
 	})
 }
+
+// join makes the service ready for requests to b.
+func (s *Server) join(b *backend.Backend) {
+	s.pools.open(b)
+	s.metrics.failover.WithLabelValues(b.Name) // from the start: a rate needs the 0 before the first
+}

@@ -320,7 +320,7 @@ func TestARenewedCA(t *testing.T) {
 	healthy("nonsense", true, false)
 	write(after.pem)
 	healthy("after", false, true)
-	if n := strings.Count(b.logs.String(), "have changed but cannot be used"); n == 0 || n > 2 { // each of two servers may say so
+	if n := strings.Count(b.logs.String(), "cannot be used and the previous ones stay in use"); n == 0 || n > 2 { // each of two servers may say so
 		t.Errorf("%d lines about a file that cannot be used", n)
 	}
 }

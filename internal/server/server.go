@@ -21,11 +21,13 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 
+	"ollama-api-service/internal/admin"
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/auth"
 	"ollama-api-service/internal/backend"
 	"ollama-api-service/internal/dial"
 	"ollama-api-service/internal/dialect"
+	"ollama-api-service/internal/explain"
 	"ollama-api-service/internal/limit"
 	"ollama-api-service/internal/sched"
 	"ollama-api-service/internal/store"
@@ -42,53 +44,72 @@ const (
 	newcomers     = time.Second // for the first request of a connection that was accepted just before a stop
 )
 
-// Options are the rooms and the settings that the server stands on. All but Static, Refuses, Means, BasePath, TLS and what follows it must be set.
+// Options are the packages and the settings that the server uses. Where a field does not say what its zero value means, it must be set.
 type Options struct {
+	Version string
+	Log     *slog.Logger
+	Random  io.Reader // of new keys
 	Store   *store.Store
 	Auth    *auth.Authenticator
 	Secret  auth.Secret
-	Random  io.Reader
 	Limits  *limit.Memory
+	Books   *usage.Books
 	Fleet   *backend.Fleet
 	Queue   sched.Options // its Load is the server's own
-	Books   *usage.Books
-	Log     *slog.Logger
-	Version string
+	Live    Live          // at start; Change replaces it
 
-	// Means are what a server is reached with where an admin has said nothing else: OLLAMA_AUTH_HEADER, OLLAMA_CA and OLLAMA_CLIENT_CERT.
+	Upstream
+	Bounds
+	Access
+	Reports
+}
+
+// Upstream is how the server uses the Ollama servers.
+type Upstream struct {
+	// Means are what a server is reached with unless an admin says otherwise: OLLAMA_AUTH_HEADER, OLLAMA_CA and OLLAMA_CLIENT_CERT. May be empty.
 	Means dial.Means
-	// Static are the names of the servers that the settings name, and Refuses says why an address cannot be one's; nil refuses none.
+	// Static are the names of the servers that the settings name, and Refuses is why an address cannot be a server's. May be nil.
 	Static  map[string]bool
 	Refuses func(*url.URL) error
 
-	Live           Live   // at start; Change takes over another
-	BasePath       string // below which the service is published, like /ollama; "" is the root
-	ProxyProtocol  bool   // each connection begins with a header of a trusted proxy
-	MetricsOpen    bool   // /metrics needs no key from this machine
-	MaxBody        int64
-	BodyMemory     int64 // for the large bodies of all requests together
+	FirstByte  time.Duration // longest wait for an answer
+	Idle       time.Duration // longest silence within one
+	CountGrace time.Duration // how long an answer is read on after its client has left, so that its tokens are counted; 0 is not at all
+	// TraceUpstream tells the Ollama server, or what is in front of it, about the trace of a request.
+	TraceUpstream bool
+}
+
+// Bounds are what requests may take.
+type Bounds struct {
+	MaxBody        int64 // bytes of one body
+	BodyMemory     int64 // bytes of the large bodies of all requests together
 	MaxRequestTime time.Duration
-	FirstByte      time.Duration
-	Idle           time.Duration
-	CountGrace     time.Duration // for which an answer is read on whose client has left, so that its tokens can be counted
-	Throttle       *auth.Throttle
-	StopDelay      time.Duration // from the moment that /readyz says no until no connection is accepted
-	PerAddress     int           // connections at one time; 0 is without bound
 	Heartbeat      time.Duration // between heartbeats in a silent stream of events; 0 is none
-	TLS            *tls.Config   // nil is plain HTTP, and no HTTP/2
-	HSTS           time.Duration // for which browsers are told to use HTTPS only; 0 tells nothing, and so does plain HTTP
+	PerAddress     int           // concurrent connections of one address; 0 is no bound
+	StopDelay      time.Duration // how long connections are accepted after /readyz has begun to answer 503
+}
+
+// Access is how clients reach the server. The zero value is plain HTTP at the root.
+type Access struct {
+	BasePath      string // under which the service is published, like /ollama
+	ProxyProtocol bool   // each connection begins with a header of a trusted proxy
+	Throttle      *auth.Throttle
+	MetricsOpen   bool          // /metrics needs no key from this machine
+	TLS           *tls.Config   // nil is plain HTTP, without HTTP/2
+	HSTS          time.Duration // how long browsers use only HTTPS; 0, or without TLS, sends no header
 	// Expiry is when the certificate of each name ends; nil without TLS.
 	Expiry func() map[string]time.Time
-	// Tracer makes the spans of requests; nil traces nothing. TraceUpstream lets the Ollama server, or what stands before it, know.
-	Tracer        trace.Tracer
-	TraceUpstream bool
-	// LogLinesLost is how many lines of the log were lost, because what reads it did not take them; nil is none.
+}
+
+// Reports is what the server says about itself and its requests. The zero value says least.
+type Reports struct {
+	Tracer     trace.Tracer      // makes the spans of requests; nil traces nothing
+	LogAddress api.AddressDetail // how much of a client's address the log and traces show
+	// LogLinesLost is the number of lines of the log that were lost, because its reader did not take them; nil is none.
 	LogLinesLost func() int64
 	// LastBackup is when the newest good scheduled backup was made; zero is never. BackupEvery is how often one is due; 0 is never.
 	LastBackup  func() time.Time
 	BackupEvery time.Duration
-	// LogAddress is how much of a client's address the log and traces show.
-	LogAddress api.AddressDetail
 }
 
 // Server answers every request. New makes one.
@@ -98,12 +119,12 @@ type Server struct {
 	live       atomic.Pointer[snapshot]
 	routes     *table
 	metrics    *metrics
-	trails     trails
+	recent     explain.Recent
 	pools      pools
 	unlisted   unlisted
 	refusals   *refusals
 	oddEntries oddEntries
-	management http.Handler
+	admin      *admin.Service
 	site       func() (*web.Site, error) // made by whoever asks first: compressing it would double the time to start
 	openAPI    func() (*web.File, error) // likewise
 	started    time.Time
@@ -138,10 +159,13 @@ func New(o Options) *Server {
 	for _, b := range o.Fleet.All() {
 		s.join(b)
 	}
-	management, typed := s.newManagement()
-	s.management = management
+	s.admin = admin.New(admin.Options{
+		Version: o.Version, Log: o.Log, Store: o.Store, Auth: o.Auth, Secret: o.Secret, Random: o.Random, Limits: o.Limits, Books: o.Books,
+		Fleet: o.Fleet, Sched: s.Sched, Recent: &s.recent, Means: o.Means, Static: o.Static, Refuses: o.Refuses,
+		Connect: s.join, Renew: s.pools.renew, Disconnect: s.pools.close, From: s.from,
+	})
 	s.site = sync.OnceValues(web.Open)
-	s.openAPI = sync.OnceValues(func() (*web.File, error) { return s.describe(typed) })
+	s.openAPI = sync.OnceValues(func() (*web.File, error) { return s.describe(s.admin.OpenAPI()) })
 	s.ready.Store(true)
 	return s
 }
@@ -346,7 +370,7 @@ func (s *Server) keyOf(x *exchange) (*api.Key, error) {
 func (s *Server) finish(x *exchange) {
 	p := recover()
 	x.letGo()
-	s.trails.end(x.trail)
+	s.recent.End(x.history)
 	defer x.lastWrite()
 	switch p {
 	case nil:

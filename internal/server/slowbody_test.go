@@ -67,7 +67,7 @@ func TestABodyThatStops(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := &Server{Options: Options{MaxRequestTime: time.Hour}, writeProgress: writeProgress}
+				s := &Server{Options: Options{Bounds: Bounds{MaxRequestTime: time.Hour}}, writeProgress: writeProgress}
 				client, end := overPipe(t, s, func(x *exchange) {
 					x.family = familyOf(x.r.URL.Path, x.r.Header)
 					if _, err := x.readBody(1 << 20); err != nil {

@@ -20,7 +20,7 @@ import (
 // steps are all that tracing does in one streamed chat.
 func steps(t trace.Tracer) func() {
 	be := backend.New("gpu1", &url.URL{Scheme: "http", Host: "127.0.0.1:11434"}, 4, "", "")
-	s := &Server{Options: Options{Tracer: t}}
+	s := &Server{Options: Options{Reports: Reports{Tracer: t}}}
 	x := &exchange{
 		r: &http.Request{Method: "POST", Header: http.Header{}}, s: s, status: 200, arrived: time.Now(), key: &api.Key{}, id: "0193",
 		route: &route{method: "POST", template: "/api/chat", class: inference, kind: dialect.Chat},

@@ -1,6 +1,6 @@
-// Package tracing sends spans to an OpenTelemetry collector (OTLP over HTTP). Who makes a span says what is in it.
+// Package tracing sends spans to an OpenTelemetry collector (OTLP over HTTP). The code that starts a span sets its content.
 //
-// Nothing here holds up a request: an ended span goes into a queue of bounded length, and is dropped where that is full.
+// It never delays a request: an ended span goes into a bounded queue, and is dropped if the queue is full.
 package tracing
 
 import (
@@ -25,38 +25,38 @@ import (
 )
 
 const (
-	queueSpans   = 2048 // that wait for the collector; more are dropped
+	queueSpans   = 2048 // spans that may wait for the collector; more are dropped
 	batchSpans   = 512
 	batchEvery   = 2 * time.Second
-	exportTime   = 10 * time.Second // for one batch, tries included
-	mostText     = 256              // characters of an attribute: clients choose the names of models
-	mostAnswer   = 64 << 10         // bytes of a collector's answer that are read
+	exportTime   = 10 * time.Second // for one batch, including retries
+	mostText     = 256              // characters of an attribute, because clients choose the names of models
+	mostAnswer   = 64 << 10         // bytes that are read of a collector's answer
 	scope        = "ollama-api-service"
 	retryFirst   = 500 * time.Millisecond
 	retryLongest = 2 * time.Second
 )
 
-// Options say where spans go.
+// Options are the destination and the identity of spans.
 type Options struct {
-	Endpoint   *url.URL          // of the collector; spans go to /v1/traces below it
-	Headers    map[string]string // sent along: a collector's credential
+	Endpoint   *url.URL          // of the collector; spans are sent to /v1/traces below it
+	Headers    map[string]string // sent with each request, such as a credential
 	Service    string            // service.name
 	Version    string            // service.version
 	Instance   string            // service.instance.id
-	Attributes map[string]string // of the resource, beside those
-	// Ratio is the part of requests that is traced, from 0 to 1.
+	Attributes map[string]string // further attributes of the resource
+	// Ratio is the fraction of requests that is traced, from 0 to 1.
 	Ratio float64
 }
 
-// Collector is where spans go. Open makes one.
+// Collector sends spans to a collector. Create it with Open.
 type Collector struct {
 	provider  *sdk.TracerProvider
 	transport *http.Transport
 }
 
-// Open connects to nobody: the first batch does.
+// Open does not connect yet. The first batch does.
 func Open(ctx context.Context, o Options, log *slog.Logger) (*Collector, error) {
-	// What the environment says to the library is said here too, for only our own settings may have an effect.
+	// Set everything that the library would otherwise read from the environment, because only our own settings may have an effect.
 	c := &Collector{transport: http.DefaultTransport.(*http.Transport).Clone()}
 	c.transport.MaxIdleConnsPerHost = 1
 	c.transport.DialContext = dial.Context
@@ -71,7 +71,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (*Collector, error) 
 		otlptracehttp.WithMaxResponseSize(mostAnswer),
 		otlptracehttp.WithRetry(otlptracehttp.RetryConfig{Enabled: true, InitialInterval: retryFirst, MaxInterval: retryLongest, MaxElapsedTime: exportTime}))
 	if err != nil {
-		return nil, fmt.Errorf("the exporter of traces cannot be made: %w", err)
+		return nil, fmt.Errorf("the exporter of traces cannot be created: %w", err)
 	}
 	limits := sdk.NewSpanLimits()
 	limits.AttributeValueLengthLimit = mostText
@@ -82,38 +82,38 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (*Collector, error) 
 	return c, nil
 }
 
-// noRedirect keeps the credential with the collector that it is for.
+// noRedirect sends the credential only to the configured collector.
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-// about says who the spans are from.
+// about describes the service that the spans are from.
 func about(o Options) *resource.Resource {
 	var list []attribute.KeyValue
 	for k, v := range o.Attributes {
 		list = append(list, attribute.String(k, v))
 	}
-	// Of two with one name the last stands.
+	// If two have one name, the last one is used.
 	list = append(list, attribute.String("service.name", o.Service), attribute.String("service.version", o.Version),
 		attribute.String("service.instance.id", o.Instance))
 	return resource.NewSchemaless(list...)
 }
 
-// Tracer makes the spans of requests.
+// Tracer returns the tracer for the spans of requests.
 func (c *Collector) Tracer() trace.Tracer { return c.provider.Tracer(scope) }
 
-// Close sends what waits, at the longest until ctx ends. Spans that end later are dropped.
+// Close sends the remaining spans until ctx ends. Spans that end later are dropped.
 func (c *Collector) Close(ctx context.Context) error {
 	defer c.transport.CloseIdleConnections()
 	return c.provider.Shutdown(ctx)
 }
 
-// sampler traces the given part of all requests. A caller whose own trace is not recorded gets no span. One whose trace is
-// recorded is a candidate like every other: it chooses the trace's id as well as the flag, so neither may decide, or any key
-// could have every request of its own traced.
+// sampler traces the given fraction of all requests. A request whose own trace is not recorded gets no span. One whose trace is recorded
+// is sampled like all others: its client chooses both the trace ID and the flag, so neither may decide, because otherwise a client could
+// have all its requests traced.
 func sampler(ratio float64) sdk.Sampler {
 	return sdk.ParentBased(sdk.TraceIDRatioBased(ratio), sdk.WithRemoteParentSampled(chance(ratio)))
 }
 
-// chance samples by our own dice.
+// chance samples at random.
 type chance float64
 
 func (c chance) ShouldSample(p sdk.SamplingParameters) sdk.SamplingResult {
@@ -126,18 +126,18 @@ func (c chance) ShouldSample(p sdk.SamplingParameters) sdk.SamplingResult {
 
 func (c chance) Description() string { return fmt.Sprintf("Chance{%v}", float64(c)) }
 
-// exporter logs once when a collector begins to fail and once when it is there again.
+// exporter logs once when the collector starts to fail and once when it works again.
 type exporter struct {
 	*otlptrace.Exporter
 	log    *slog.Logger
-	failed func() // the next batch gets a new connection: the collector's name may lead elsewhere by now
+	failed func() // makes the next batch use a new connection, because the collector's name may have another address by now
 
 	mu    sync.Mutex
-	since time.Time // of the failure; zero while all is well
+	since time.Time // start of the failure; zero without one
 	lost  int
 }
 
-// ExportSpans sends a batch, or loses it: what waited for the collector would grow with every request.
+// ExportSpans sends a batch, or drops it: otherwise the queue would grow with every request.
 func (e *exporter) ExportSpans(ctx context.Context, spans []sdk.ReadOnlySpan) error {
 	err := e.Exporter.ExportSpans(ctx, spans)
 	e.mu.Lock()
@@ -147,18 +147,18 @@ func (e *exporter) ExportSpans(ctx context.Context, spans []sdk.ReadOnlySpan) er
 		e.failed()
 		if e.since.IsZero() {
 			e.since = time.Now()
-			e.log.Warn("the collector takes no traces, and they are lost until it does: start it, or look at OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_HEADERS",
+			e.log.Warn("the collector accepts no traces, and they are lost until it does: start it, or check OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_HEADERS",
 				"cause", brief(err))
 		}
 		e.lost += len(spans)
 	case !e.since.IsZero():
-		e.log.Info("the collector takes traces again", "after", time.Since(e.since).Round(time.Second).String(), "spans_lost", e.lost)
+		e.log.Info("the collector accepts traces again", "after", time.Since(e.since).Round(time.Second).String(), "spans_lost", e.lost)
 		e.since, e.lost = time.Time{}, 0
 	}
 	return nil
 }
 
-// brief is an error in a line: a collector's own answer may be in it.
+// brief returns an error on one line, limited in length because it may contain the collector's answer.
 func brief(err error) string {
 	text := strings.Join(strings.Fields(err.Error()), " ")
 	return text[:min(len(text), 300)]

@@ -39,7 +39,7 @@ func open(t *testing.T, to string, ratio float64, log io.Writer) *Collector {
 }
 
 func TestSpansReachTheCollector(t *testing.T) {
-	// What the environment says to the library is not obeyed.
+	// The library's environment variables have no effect.
 	t.Setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:1")
 	t.Setenv("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "x-from=environment")
 	t.Setenv("OTEL_TRACES_SAMPLER", "always_off")
@@ -62,14 +62,14 @@ func TestSpansReachTheCollector(t *testing.T) {
 	}
 	want := map[string]any{"service.name": "gateway", "service.version": "1.2.3", "service.instance.id": "one", "deployment.environment.name": "test"}
 	if fmt.Sprint(spans[0].Of) != fmt.Sprint(want) {
-		t.Errorf("they are from %v, want %v", spans[0].Of, want)
+		t.Errorf("the resource is %v, want %v", spans[0].Of, want)
 	}
 	if h := collector.Headers()[0]; h.Get("Authorization") != "Bearer canary" || h.Get("Content-Encoding") != "gzip" || h.Get("X-From") != "" {
 		t.Errorf("headers %v", h)
 	}
 }
 
-// A caller may not decide that it is traced: neither by the flag nor by an id that a sampler of ids would take.
+// A client must not decide whether it is traced: neither with the flag nor with an ID that a sampler by ID would choose.
 func TestTheRatioHoldsForCallersToo(t *testing.T) {
 	const rounds = 4000
 	for _, c := range []struct {
@@ -92,7 +92,7 @@ func TestTheRatioHoldsForCallersToo(t *testing.T) {
 				ctx := t.Context()
 				if !c.none {
 					ctx = trace.ContextWithRemoteSpanContext(ctx, trace.NewSpanContext(trace.SpanContextConfig{
-						TraceID: trace.TraceID{15: 1}, SpanID: trace.SpanID{1}, TraceFlags: c.parent, Remote: true, // the id lies below every bound
+						TraceID: trace.TraceID{15: 1}, SpanID: trace.SpanID{1}, TraceFlags: c.parent, Remote: true, // an ID that every ratio samples
 					}))
 				}
 				if _, span := tracer.Start(ctx, "x"); span.IsRecording() {
@@ -123,8 +123,7 @@ func (l *lines) String() string {
 	return l.b.String()
 }
 
-// A collector that does not answer holds up nobody, and no more than the queue waits for it. The end waits for it as long as it
-// may, and no longer.
+// A collector that does not answer blocks no request, and only the queue waits for it. Close waits for it as long as its context allows.
 func TestACollectorThatHangs(t *testing.T) {
 	collector := otlptest.Start(t)
 	hold := make(chan struct{})
@@ -138,7 +137,7 @@ func TestACollectorThatHangs(t *testing.T) {
 		span.End()
 	}
 	if d := time.Since(start); d > exportTime/2 {
-		t.Errorf("spans took %v: they waited for the collector", d)
+		t.Errorf("the spans took %v, so they waited for the collector", d)
 	}
 	last, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
@@ -148,7 +147,7 @@ func TestACollectorThatHangs(t *testing.T) {
 	}
 }
 
-// One line when it begins to fail, one when it is there again, with what was lost.
+// One log line when the collector starts to fail, one when it works again, with the number of lost spans.
 func TestACollectorThatRefuses(t *testing.T) {
 	collector := otlptest.Start(t)
 	collector.Refuse(401)
@@ -167,10 +166,10 @@ func TestACollectorThatRefuses(t *testing.T) {
 	collector.Refuse(0)
 	send()
 	text := log.String()
-	if strings.Count(text, "takes no traces") != 1 || strings.Count(text, "takes traces again") != 1 || !strings.Contains(text, "spans_lost=2") || strings.Contains(text, "canary") {
-		t.Errorf("the log says\n%s", text)
+	if strings.Count(text, "accepts no traces") != 1 || strings.Count(text, "accepts traces again") != 1 || !strings.Contains(text, "spans_lost=2") || strings.Contains(text, "canary") {
+		t.Errorf("the log is\n%s", text)
 	}
 	if n := len(collector.Spans()); n != 1 {
-		t.Errorf("%d spans came", n)
+		t.Errorf("%d spans arrived", n)
 	}
 }

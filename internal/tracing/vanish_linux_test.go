@@ -11,13 +11,13 @@ import (
 	"ollama-api-service/internal/otlptest"
 )
 
-// The collector's name moves to another machine, and the old one is silent. With HTTP/2 one connection carries every batch.
+// The collector's name moves to another machine, and the old one stops answering. With HTTP/2, one connection carries every batch.
 func TestACollectorThatMoves(t *testing.T) {
 	if !netbed.Inside(t) {
 		return
 	}
 	names, old, fresh := netbed.Hosts(t), netbed.New(t), netbed.New(t)
-	const name = "www.example.com" // which the certificate of httptest is for
+	const name = "www.example.com" // a name in the certificate of httptest
 	names.Point(name, old.Addr)
 	one, two := otlptest.StartTLSOn(t, old.Listen(4318)), otlptest.StartTLSOn(t, fresh.Listen(4318))
 	c := open(t, "https://"+name+":4318", 1, io.Discard)

@@ -2,14 +2,14 @@ package usage
 
 import "time"
 
-// Batches is how rows have come to the store since the start.
+// Batches counts the batches that were sent to the store since the start.
 type Batches struct {
-	Moved, Failed int64 // a batch that is tried again has failed each time
+	Moved, Failed int64 // a batch that is retried counts as failed each time
 	Rows          int64 // in the store
 	Took          time.Duration
 }
 
-// add counts one try of rows that began at start.
+// add counts one attempt with this number of rows.
 func (b *Batches) add(rows int, took time.Duration, err error) {
 	b.Took += took
 	if err != nil {
@@ -20,7 +20,7 @@ func (b *Batches) add(rows int, took time.Duration, err error) {
 	b.Rows += int64(rows)
 }
 
-// Batches tells how rows have come to the store.
+// Batches returns the counters.
 func (b *Books) Batches() Batches {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -8,21 +8,21 @@ import (
 	"time"
 )
 
-// beatEvery is how often a process with requests under way leaves a sign of life: after a kill, nobody can say closer than that for
-// how long they ran.
+// beatEvery is how often a process with running requests records that it is alive. After a kill, it limits the error of their estimated
+// duration.
 const beatEvery = time.Second
 
-// inferenceClass is api.Admission.Class of what holds a slot of a backend.
+// inferenceClass is the api.Admission.Class of requests that hold a slot of a backend.
 const inferenceClass = "inference"
 
 func beatPath(dir string) string { return filepath.Join(dir, "alive") }
 
-// writeBeat leaves the time. It is a help for an estimate: where it cannot be written, what was journalled last is the sign of life.
+// writeBeat records the time. It only improves an estimate: if it fails, the last journal entry is used instead.
 func writeBeat(dir string, now time.Time) {
 	_ = os.WriteFile(beatPath(dir), strconv.AppendInt(nil, now.UnixMilli(), 10), 0o600)
 }
 
-// beat leaves a sign of life, if one is due.
+// beat records the time if that is due.
 func (b *Books) beat() {
 	b.mu.Lock()
 	now := b.o.Now()
@@ -36,7 +36,7 @@ func (b *Books) beat() {
 	}
 }
 
-// lastBeat is the time that the last process left; zero where it left none.
+// lastBeat returns the time that the last process recorded, or zero.
 func lastBeat(dir string) time.Time {
 	text, err := os.ReadFile(beatPath(dir))
 	if err != nil {

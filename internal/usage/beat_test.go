@@ -8,8 +8,7 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// What a kill interrupts is not cheaper than what it does not: the tokens that were held count, and the time up to the last sign of
-// life, divided among those that ran.
+// A killed request is never cheaper: its reserved tokens count, and the time up to the last beat is divided among the requests that ran.
 func TestInterruptedRequestsKeepWhatWasHeld(t *testing.T) {
 	dir := t.TempDir()
 	now := noon
@@ -31,9 +30,9 @@ func TestInterruptedRequestsKeepWhatWasHeld(t *testing.T) {
 	admit("second", "gpu1", "inference")
 	admit("other", "gpu2", "inference")
 	now = now.Add(6 * time.Second)
-	b.tidyJournal() // the last sign of life
+	b.tidyJournal() // the last beat
 	now = now.Add(beatEvery / 2)
-	b.tidyJournal() // too soon for another
+	b.tidyJournal() // too soon for the next one
 	abandon(b)
 
 	now = now.Add(time.Hour)
@@ -45,11 +44,11 @@ func TestInterruptedRequestsKeepWhatWasHeld(t *testing.T) {
 		}
 	}
 	if _, err := os.Stat(beatPath(journalDir(dir))); !os.IsNotExist(err) {
-		t.Errorf("the sign of life of a process that is booked: %v", err)
+		t.Errorf("the beat of an imported journal still exists: %v", err)
 	}
 }
 
-// Without a sign of life, what was journalled last is one; and no clock makes anything negative.
+// Without a beat, the last journal entry counts. No clock makes any value negative.
 func TestInterruptedWithoutASignOfLife(t *testing.T) {
 	list := []api.Record{
 		{Admission: api.Admission{ID: "b", At: noon.Add(8 * time.Second), Class: "inference"}},

@@ -1,12 +1,13 @@
-// Package usage keeps the books: what every counted request used, from before it goes upstream until its row is in the store.
+// Package usage records what every counted request used, from before it goes upstream until its row is in the store.
 //
-// The journal brackets a request. Admit is written before anything goes upstream, End before the client sees the end of its
-// answer; an append each. Rows then move to the store in batches, and the journal is cut behind them. A killed process
-// leaves the journal, and the next Open books it: what had ended exactly, what had not as interrupted, with the pieces of the
-// answer that had passed. So a kill -9 loses nothing and buys nothing, and an outage of the store only lets the journal grow.
+// The journal encloses a request. Admit is written before anything goes upstream, and End before the client sees the end of its answer;
+// each is one append. Rows then move to the store in batches, and the journal is truncated behind them. A killed process leaves its
+// journal, and the next Open writes it to the store: requests that had ended exactly, others as interrupted, with the number of pieces
+// that the client may have received. So a kill loses nothing and saves no usage, and during an outage of the store only the journal
+// grows.
 //
-// The books are bounded. Where they are full, or the disk takes nothing, keys that are strict are refused; the rest is served,
-// its rows in memory as long as there is room, and what then has no row is counted as lost.
+// The journal is bounded. If it is full, or the disk cannot be written, requests of strict keys are refused. Other requests are served:
+// their rows stay in memory as long as there is room, and requests without a row are counted as lost.
 package usage
 
 import (
@@ -25,17 +26,17 @@ import (
 	"ollama-api-service/internal/store"
 )
 
-// Options are the bounds and paces of the books. A zero field takes the default in brackets.
+// Options are limits and intervals. A zero field means the default in brackets.
 type Options struct {
 	Now          func() time.Time // [time.Now]
-	SyncEvery    time.Duration    // [100 ms] between fsyncs: what a power cut, not a kill, may lose
+	SyncEvery    time.Duration    // [100 ms] between fsyncs: the time that a power failure, but not a kill, may lose
 	SyncAlways   bool             // fsync before Admit and End return
 	MoveEvery    time.Duration    // [200 ms] between batches to the store
-	MaxPending   int              // [200,000] requests open or not yet in the store, about 300 bytes of memory each
-	MaxBytes     int64            // [128 MiB] of journal: with more, the books are full
-	SegmentBytes int64            // [4 MiB] journal file size at which the next is begun
-	RotateEvery  time.Duration    // [5 s] between looks whether what was committed can be cut from the journal
-	Held         *Journal         // [none] the journal of the same directory, if it is held already; Close releases it
+	MaxPending   int              // [200,000] requests that are open or not yet in the store, about 300 bytes of memory each
+	MaxBytes     int64            // [128 MiB] of journal, which is then full
+	SegmentBytes int64            // [4 MiB] the size at which the next journal file starts
+	RotateEvery  time.Duration    // [5 s] between checks for journal files that are no longer needed
+	Held         *Journal         // [none] the journal of the same directory, if it is already locked; Close releases it
 }
 
 func (o Options) withDefaults() Options {
@@ -58,38 +59,38 @@ func orDefault[T int | int64 | time.Duration](v, otherwise T) T {
 	return v
 }
 
-// retryAfter is what a client is told when the books cannot take its request.
+// retryAfter is the Retry-After for a request that cannot be recorded.
 const retryAfter = 5 * time.Second
 
-// Books are the journal and what is on its way from there to the store. Admit and End may be called from everywhere.
+// Books are the journal and the rows that are not in the store yet. Admit and End may be called from any goroutine.
 type Books struct {
 	o    Options
 	log  *slog.Logger
 	lock *disk.Lock
-	// The store's two methods, as fields so that a test can let the store fail.
+	// The store's two methods, as fields so that a test can make the store fail.
 	addRecords func(context.Context, []api.Record) (int, error)
 	addTallies func(context.Context, []api.Tally) error
 
-	// syncMu is held through an fsync; mu never is. Order: syncMu, then mu.
+	// syncMu is held during an fsync; mu never is. Lock syncMu before mu.
 	syncMu sync.Mutex
 
 	mu      sync.Mutex
 	journal journal
-	open    map[string]admitted // not ended, by row id
+	open    map[string]admitted // not ended, by row ID
 	spare   [][]byte            // frames of ended requests, for reuse
-	queue   queue               // ended and not yet in the store
+	queue   queue               // ended but not yet in the store
 	batches Batches
 	frame   []byte // encoding space
 	closed  bool
-	lost    int64 // requests served without a row
+	lost    int64 // requests that were served without a row
 	found   Found
-	// What fails at present.
+	// The current faults.
 	writing, turning, syncing, moving, counting, room, ground fault
 
 	tallies tallies
 
 	flushes chan chan error
-	full    chan struct{} // a whole batch waits
+	full    chan struct{} // a full batch is waiting
 	stop    context.CancelFunc
 	stopped <-chan struct{}
 	running sync.WaitGroup
@@ -98,16 +99,16 @@ type Books struct {
 // admitted is a request that has not ended.
 type admitted struct {
 	frame  []byte // its admission
-	passed int64  // pieces of its answer that may have reached the client
+	passed int64  // pieces of its answer that the client may have received
 }
 
 // Depth is how far the store lags behind, for /health.
 type Depth struct {
 	JournalBytes    int64      `json:"journal_bytes"`
 	JournalMaxBytes int64      `json:"journal_max_bytes"`
-	Waiting         int        `json:"rows_waiting"`      // ended and not yet in the store
-	Open            int        `json:"requests_open"`     // admitted and not ended
-	Unwritten       int        `json:"records_unwritten"` // in memory alone: a kill would take them along
+	Waiting         int        `json:"rows_waiting"`      // ended but not yet in the store
+	Open            int        `json:"requests_open"`     // admitted but not ended
+	Unwritten       int        `json:"records_unwritten"` // only in memory: a kill would lose them
 	Lost            int64      `json:"rows_lost"`         // since this start
 	FullSince       *time.Time `json:"full_since,omitempty"`
 	StoreError      string     `json:"store_error,omitempty"`
@@ -117,9 +118,9 @@ type Depth struct {
 	Found           Found      `json:"found_at_start"`
 }
 
-// Open takes dataDir/journal for this process, moves what an earlier one left there into the store, and only then returns.
-// It returns an error when another process holds the journal, when its directory cannot be written, and when the store does
-// not take the rows; the journal then stays as it was.
+// Open locks dataDir/journal for this process and moves what an earlier process left there into the store before it returns. It returns
+// an error if another process holds the journal, if its directory cannot be written, or if the store fails; the journal then stays as it
+// was.
 func Open(ctx context.Context, dataDir string, st *store.Store, log *slog.Logger, o Options) (*Books, error) {
 	return open(ctx, dataDir, st.AddRecords, st.AddTallies, log, o)
 }
@@ -129,7 +130,7 @@ func open(ctx context.Context, dataDir string, addRecords func(context.Context, 
 ) (*Books, error) {
 	dir := journalDir(dataDir)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("the journal's directory cannot be made: %w", err)
+		return nil, fmt.Errorf("the journal's directory cannot be created: %w", err)
 	}
 	lock, err := o.lock(dir, dataDir)
 	if err != nil {
@@ -138,13 +139,13 @@ func open(ctx context.Context, dataDir string, addRecords func(context.Context, 
 	b := &Books{
 		o: o.withDefaults(), log: log, lock: lock, addRecords: addRecords, addTallies: addTallies,
 		open: make(map[string]admitted), flushes: make(chan chan error), full: make(chan struct{}, 1),
-		writing:  fault{begun: "the journal cannot be written: strict keys are refused, and the rows of others are in memory alone; free space on the disk or mend it", over: "the journal is written again"},
-		turning:  fault{begun: "no new journal file can be begun, so the present one grows: free space on the disk or mend it", over: "journal files are begun again"},
-		syncing:  fault{begun: "the journal cannot be synced: a power cut may lose requests until the disk is mended", over: "the journal is synced again"},
-		moving:   fault{begun: "the database takes no rows: they wait in the journal", over: "the database takes rows again"},
-		counting: fault{begun: "the database takes no counters of refusals: they wait in memory", over: "the database takes counters again"},
-		ground:   fault{begun: "nothing can be written to DATA_DIR", over: "DATA_DIR can be written to again"},
-		room:     fault{begun: "the books are full: strict keys are refused, and others are served without a row until the database takes rows again", over: "the books have room again"},
+		writing:  fault{begun: "the journal cannot be written: strict keys are refused, and the rows of other keys are only in memory; free space on the disk or repair it", over: "the journal can be written again"},
+		turning:  fault{begun: "no new journal file can be created, so the current one grows: free space on the disk or repair it", over: "journal files can be created again"},
+		syncing:  fault{begun: "the journal cannot be synced: a power failure may lose requests until the disk is repaired", over: "the journal can be synced again"},
+		moving:   fault{begun: "the database accepts no rows: they wait in the journal", over: "the database accepts rows again"},
+		counting: fault{begun: "the database accepts no counters of refusals: they wait in memory", over: "the database accepts counters again"},
+		ground:   fault{begun: "DATA_DIR cannot be written", over: "DATA_DIR can be written again"},
+		room:     fault{begun: "the journal is full: strict keys are refused, and other requests are not recorded until the database accepts rows again", over: "the journal has space again"},
 	}
 	last, err := b.replay(ctx, dir)
 	if err == nil {
@@ -164,9 +165,9 @@ func open(ctx context.Context, dataDir string, addRecords func(context.Context, 
 	return b, nil
 }
 
-// Admit journals that a request is about to go upstream. On an error it must not go: CodeUnavailable for one of a strict key
-// when the books are full or the disk takes nothing, CodeStopping after Close. One of another key goes on then; its row is in
-// memory alone, or lost.
+// Admit journals that a request is about to go upstream. On an error the request must not go: CodeUnavailable for a strict key if the
+// journal is full or the disk cannot be written, CodeStopping after Close. A request of another key continues; its row is only in memory,
+// or lost.
 func (b *Books) Admit(a *api.Admission, strict bool) error {
 	b.mu.Lock()
 	seq, err := b.admitLocked(a, strict)
@@ -183,17 +184,17 @@ func (b *Books) Admit(a *api.Admission, strict bool) error {
 	return unwritten(err)
 }
 
-// admitLocked returns the frame to sync, or 0 where none was written.
+// admitLocked returns the frame to sync, or 0 if none was written.
 func (b *Books) admitLocked(a *api.Admission, strict bool) (seq int64, err error) {
 	if b.closed {
 		return 0, errStopping()
 	}
 	if b.fullLocked() {
 		if !strict {
-			return 0, nil // its end finds room again, or is lost
+			return 0, nil // its end may find space again, or is lost
 		}
 		full := api.Errorf(api.CodeUnavailable,
-			"the books are full, and this key is served with a row alone (strict): try again when the gateway's database takes rows again")
+			"the journal is full, and requests of this key must be recorded (strict): try again when the gateway's database accepts rows again")
 		full.Err, full.RetryAfter = b.moving.err, retryAfter
 		return 0, full
 	}
@@ -212,8 +213,8 @@ func (b *Books) admitLocked(a *api.Admission, strict bool) (seq int64, err error
 	return b.journal.seq, nil
 }
 
-// Passed journals that n pieces of an answer are about to have reached the client, in case that the end is never written. To keep
-// the journal short of a line for each, it runs ahead by an eighth; it returns up to where nothing needs to be said.
+// Passed journals that n pieces of an answer are about to reach the client, in case the end is never written. To avoid an entry for each
+// piece, it journals an eighth more, and returns the number up to which no further call is needed.
 func (b *Books) Passed(id string, n int64) (ahead int64) {
 	n += n / 8
 	b.mu.Lock()
@@ -225,18 +226,18 @@ func (b *Books) Passed(id string, n int64) (ahead int64) {
 	a.passed = n
 	b.open[id] = a
 	b.frame = appendPassed(b.frame[:0], id, n)
-	_ = b.appendLocked(b.frame) // memory has it, and what fails is told of
+	_ = b.appendLocked(b.frame) // it is in memory, and a failure is reported
 	return n
 }
 
-// End journals how a request ended and queues its row for the store. The end of the answer must wait for it. Where the disk
-// takes nothing the row is queued all the same. After Close it returns CodeStopping: Close booked the request as interrupted.
+// End journals how a request ended and queues its row for the store. The end of the answer must wait for it. If the disk cannot be
+// written, the row is still queued. After Close it returns CodeStopping, because Close recorded the request as interrupted.
 func (b *Books) End(r *api.Record) error {
 	b.mu.Lock()
 	seq, err := b.endLocked(r)
 	b.mu.Unlock()
 	if b.o.SyncAlways && seq > 0 {
-		_ = b.sync(seq) // what fails is told of, and the row is in memory
+		_ = b.sync(seq) // a failure is reported, and the row is in memory
 	}
 	return err
 }
@@ -264,11 +265,10 @@ func (b *Books) endLocked(r *api.Record) (seq int64, err error) {
 	return seq, nil
 }
 
-// lostTally is under what name requests without a row are counted, by key and minute.
+// lostTally is the name under which requests without a row are counted, by key and minute.
 const lostTally = "unbooked"
 
-// fullLocked says whether the books are at a bound. Once they are, they are until an eighth is free again, so that they do not
-// flutter.
+// fullLocked reports whether a limit is reached. Once it is, it stays so until an eighth is free again, to avoid flapping.
 func (b *Books) fullLocked() bool {
 	rows, bytes := b.queue.rows+len(b.open), b.journal.bytes()
 	if b.room.err != nil {
@@ -284,9 +284,9 @@ func (b *Books) fullLocked() bool {
 	return full
 }
 
-var errFull = errors.New("rows come faster than the database takes them")
+var errFull = errors.New("rows arrive faster than the database accepts them")
 
-// forgetLocked takes a request out of the open ones and keeps its frame for the next.
+// forgetLocked removes a request from the open ones and keeps its frame for reuse.
 func (b *Books) forgetLocked(id string) {
 	if a, ok := b.open[id]; ok {
 		delete(b.open, id)
@@ -297,7 +297,7 @@ func (b *Books) forgetLocked(id string) {
 }
 
 func unwritten(err error) error {
-	e := api.Wrap(api.CodeUnavailable, err, "the gateway's disk does not take the record of this request; try later")
+	e := api.Wrap(api.CodeUnavailable, err, "the gateway cannot record this request on its disk; try again later")
 	e.RetryAfter = retryAfter
 	return e
 }
@@ -309,12 +309,12 @@ func errStopping() error {
 // Refuse counts a refused request under its code. It is Tally with a Code.
 func (b *Books) Refuse(who string, code api.Code) { b.Tally(who, string(code)) }
 
-// Tally counts what makes no row, per minute. Counts are in memory for up to ten seconds: unlike rows, a kill loses them.
+// Tally counts a request without a row, by the minute. Counts stay in memory for up to ten seconds, so a kill loses them, unlike rows.
 func (b *Books) Tally(who, what string) {
 	b.tallies.add(minuteOf(b.o.Now()), who, what, 1)
 }
 
-// Depth tells how much waits.
+// Depth returns how much is waiting.
 func (b *Books) Depth() Depth {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -340,7 +340,7 @@ func (b *Books) Depth() Depth {
 	return d
 }
 
-// fault is one thing that fails or does not: logged once when it begins and once when it is over. Books.mu guards it.
+// fault is one kind of failure. It is logged once when it begins and once when it ends. Books.mu guards it.
 type fault struct {
 	begun, over string
 	err         error
@@ -351,7 +351,7 @@ func (f *fault) set(b *Books, err error, also ...any) {
 	switch {
 	case err != nil && f.err == nil:
 		f.since = b.o.Now()
-		attrs := []any{"error", err}
+		attrs := []any{"cause", err}
 		if cause, ok := disk.Cause(err); ok {
 			attrs = append(attrs, "hint", cause.Hint)
 		}
@@ -362,8 +362,8 @@ func (f *fault) set(b *Books, err error, also ...any) {
 	f.err = err
 }
 
-// Flush returns when everything that ended before the call is in the store, tallies included. It tries at once and returns
-// the store's error if that fails; what waits stays in the books.
+// Flush returns when everything that ended before the call is in the store, including tallies. It tries at once and returns the store's
+// error if that fails; the rows then stay queued.
 func (b *Books) Flush(ctx context.Context) error {
 	reply := make(chan error, 1)
 	select {
@@ -381,8 +381,8 @@ func (b *Books) Flush(ctx context.Context) error {
 	}
 }
 
-// Close books what is still open as interrupted, drains everything into the store, trying again until ctx is done, and
-// leaves the journal empty. On an error the journal keeps the rows for the next Open. Closing again does nothing.
+// Close records open requests as interrupted, moves everything into the store, retrying until ctx is done, and leaves the journal empty.
+// On an error, the journal keeps the rows for the next Open. Closing again does nothing.
 func (b *Books) Close(ctx context.Context) error {
 	b.mu.Lock()
 	if b.closed {
@@ -417,7 +417,7 @@ func (b *Books) Close(ctx context.Context) error {
 	return errors.Join(saved, syncErr, b.journal.close(err == nil), b.lock.Release())
 }
 
-// saveLeft sees to it that what the store did not take is in the journal, and says what becomes of it.
+// saveLeft makes sure that rows that are not in the store are in the journal, and reports what happens to them.
 func (b *Books) saveLeft(err error) error {
 	if err == nil {
 		return nil
@@ -428,13 +428,13 @@ func (b *Books) saveLeft(err error) error {
 	defer b.mu.Unlock()
 	if b.journal.missing > 0 {
 		if disk := b.rewriteLocked(); disk != nil {
-			return fmt.Errorf("of %d rows that are not in the database, %d or fewer are lost, for the journal takes nothing either: %w", b.queue.rows, b.journal.missing, errors.Join(err, disk))
+			return fmt.Errorf("of %d rows that are not in the database, up to %d are lost, because the journal cannot be written either: %w", b.queue.rows, b.journal.missing, errors.Join(err, disk))
 		}
 	}
 	return fmt.Errorf("%d rows stay in the journal for the next start: %w", b.queue.rows, err)
 }
 
-// drain flushes until that succeeds or ctx is done.
+// drain calls Flush until it succeeds or ctx is done.
 func (b *Books) drain(ctx context.Context) error {
 	for {
 		err := b.Flush(ctx)

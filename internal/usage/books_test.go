@@ -36,7 +36,7 @@ func TestRowsReachTheStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := all.Total; got.TotalRequests != 2 || got.PromptTokens != 52 || got.CompletionTokens != 596 || got.ByOutcome["ok"] != 2 {
-		t.Errorf("booked %+v", got)
+		t.Errorf("stored %+v", got)
 	}
 	if d := b.Depth(); d.Waiting != 0 || d.Open != 1 {
 		t.Errorf("depth after Flush %+v", d)
@@ -61,7 +61,7 @@ func TestRowsReachTheStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	if c := all.ByKey["c"]; all.Total.TotalRequests != 3 || c.ByOutcome["interrupted"] != 1 || c.PromptTokens != 11 || c.EstimatedRows != 1 {
-		t.Errorf("Close booked the open request as %+v", c)
+		t.Errorf("Close recorded the open request as %+v", c)
 	}
 	if left := segments(t, dir); len(left) != 0 {
 		t.Errorf("Close left %v", left)
@@ -82,10 +82,10 @@ func TestBatchesMoveByThemselves(t *testing.T) {
 		mustEnd(t, b, ids("a", 1999)...)
 		b.Tally("192.0.2.7", "unauthorized")
 		if l.calls != 0 {
-			t.Fatalf("%d batches before their time", l.calls)
+			t.Fatalf("%d batches before they were due", l.calls)
 		}
 		mustEnd(t, b, ids("a", 2000)[1999])
-		synctest.Wait() // a full batch goes at once
+		synctest.Wait() // a full batch moves at once
 		wantOutcomes(t, &l, 2000, 0)
 		mustEnd(t, b, ids("a", 2700)[2000:]...)
 		time.Sleep(300 * time.Millisecond)
@@ -98,7 +98,7 @@ func TestBatchesMoveByThemselves(t *testing.T) {
 		}
 		one := int64(len(appendAdmit(nil, admission("open"))))
 		if d := b.Depth(); d.JournalBytes != one || len(segments(t, dir)) != 1 {
-			t.Errorf("journal has %d bytes in %d files, want the open admission alone (%d in 1)", d.JournalBytes, len(segments(t, dir)), one)
+			t.Errorf("journal has %d bytes in %d files, want only the open admission (%d in 1)", d.JournalBytes, len(segments(t, dir)), one)
 		}
 	})
 }
@@ -114,9 +114,9 @@ func TestStoreOutage(t *testing.T) {
 		mustEnd(t, b, ids("a", 700)...)
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
-		// 1 + 2 + 4 + 8 + 16 s, then one try in 30 s.
+		// 1 + 2 + 4 + 8 + 16 s, then one attempt in 30 s.
 		if l.calls < 20 || l.calls > 30 {
-			t.Errorf("%d tries in 10 minutes, want about 24", l.calls)
+			t.Errorf("%d attempts in 10 minutes, want about 24", l.calls)
 		}
 		if err := b.Flush(t.Context()); !errors.Is(err, errDown) {
 			t.Errorf("Flush: %v", err)
@@ -125,7 +125,7 @@ func TestStoreOutage(t *testing.T) {
 		if d.Waiting != 700 || d.StoreError != errDown.Error() || d.StoreErrorSince == nil {
 			t.Errorf("depth %+v", d)
 		}
-		if n := log.count("the database takes no rows"); n != 1 {
+		if n := log.count("the database accepts no rows"); n != 1 {
 			t.Errorf("the outage was logged %d times", n)
 		}
 		l.setFail(nil)
@@ -135,14 +135,14 @@ func TestStoreOutage(t *testing.T) {
 		if d := b.Depth(); d.Waiting != 0 || d.StoreError != "" {
 			t.Errorf("depth after the outage %+v", d)
 		}
-		if n := log.count("the database takes rows again"); n != 1 {
+		if n := log.count("the database accepts rows again"); n != 1 {
 			t.Errorf("its end was logged %d times", n)
 		}
 		if len(l.tallies) != 1 {
 			t.Errorf("counters %v", l.tallies)
 		}
 		if len(segments(t, dir)) != 1 || b.Depth().JournalBytes != 0 {
-			t.Errorf("the journal still has %v, %d bytes", segments(t, dir), b.Depth().JournalBytes)
+			t.Errorf("the journal still contains %v, %d bytes", segments(t, dir), b.Depth().JournalBytes)
 		}
 	})
 }
@@ -174,7 +174,7 @@ func TestCommitWhoseAnswerIsLost(t *testing.T) {
 	wantTotal(t, st, 20)
 }
 
-// The bound of rows and that of bytes are one: strict keys are refused there, and the rest is served and counted as lost.
+// The limits of rows and bytes work alike: strict keys are refused, other requests are served and counted as lost.
 func TestBooksAreBounded(t *testing.T) {
 	one := int64(len(appendAdmit(nil, admission("a0000"))) + len(appendEnd(nil, record("a0000"))))
 	for name, bound := range map[string]func(*Options){
@@ -195,7 +195,7 @@ func TestBooksAreBounded(t *testing.T) {
 				mustEnd(t, b, all[23])
 			}
 			e := wantCode(t, b.Admit(admission("d"), true), api.CodeUnavailable)
-			if !strings.HasPrefix(e.Message, "the books are full") || e.RetryAfter == 0 {
+			if !strings.HasPrefix(e.Message, "the journal is full") || e.RetryAfter == 0 {
 				t.Errorf("%q, RetryAfter %v", e.Message, e.RetryAfter)
 			}
 			for _, id := range ids("lost", 100) {
@@ -205,7 +205,7 @@ func TestBooksAreBounded(t *testing.T) {
 				mustEnd(t, b, id)
 			}
 			if name == "rows" {
-				mustEnd(t, b, all[23]) // what was admitted can always end
+				mustEnd(t, b, all[23]) // an admitted request can always end
 			}
 			if err := b.Flush(t.Context()); !errors.Is(err, errDown) {
 				t.Fatalf("Flush: %v", err)
@@ -213,15 +213,15 @@ func TestBooksAreBounded(t *testing.T) {
 			if d := b.Depth(); d.Lost != 100 || d.FullSince == nil || d.Waiting != 24 || d.JournalBytes > o.withDefaults().MaxBytes+one {
 				t.Errorf("depth %+v", d)
 			}
-			if n := log.count("the books are full"); n != 1 {
+			if n := log.count("the journal is full"); n != 1 {
 				t.Errorf("logged %d times: %s", n, log.buf.String())
 			}
 			l.setFail(nil)
 			mustFlush(t, b)
-			b.tidyJournal() // the cut that makes room for bytes
+			b.tidyJournal() // removes segments, which frees bytes
 			mustAdmit(t, b, "d")
 			wantOutcomes(t, &l, 24, 0)
-			if d := b.Depth(); d.Lost != 100 || d.FullSince != nil || log.count("the books have room again\" \"lost since the start\"=100") != 1 {
+			if d := b.Depth(); d.Lost != 100 || d.FullSince != nil || log.count("the journal has space again\" \"lost since the start\"=100") != 1 {
 				t.Errorf("depth %+v, log %s", d, log.buf.String())
 			}
 			counted := int64(0)
@@ -231,13 +231,13 @@ func TestBooksAreBounded(t *testing.T) {
 				}
 			}
 			if counted != 100 {
-				t.Errorf("%d lost requests are counted in the store", counted)
+				t.Errorf("the store counts %d lost requests", counted)
 			}
 		})
 	}
 }
 
-// A batch that is tried again has failed each time; its rows count once.
+// A batch that is retried counts as failed each time; its rows count once.
 func TestBatchesAreCounted(t *testing.T) {
 	l := ledger{fail: errDown}
 	var log logBuffer
@@ -292,14 +292,14 @@ func TestCloseWithoutAStoreKeepsTheJournal(t *testing.T) {
 		t.Fatalf("Close: %v", err)
 	}
 	if _, err := open(t.Context(), dir, l.add, l.count, log.logger(), still); !errors.Is(err, errDown) {
-		t.Fatalf("Open without a store: %v", err)
+		t.Fatalf("Open with a failing store: %v", err)
 	}
 	l.setFail(nil)
 	openLedger(t, dir, &l, &log, still)
 	wantOutcomes(t, &l, 1, 1)
 }
 
-// A disk that takes nothing refuses strict keys; the rows of others wait in memory, and are journalled when it takes them.
+// If the disk cannot be written, strict keys are refused. The rows of other keys wait in memory and are journalled later.
 func TestFullDisk(t *testing.T) {
 	dir := t.TempDir()
 	l := ledger{fail: errDown}
@@ -328,9 +328,9 @@ func TestFullDisk(t *testing.T) {
 		t.Errorf("depth %+v", d)
 	}
 	dueAgain(b)
-	b.tidyJournal() // to a file beside the full one
+	b.tidyJournal() // to another file than the full one
 	mustAdmit(t, b, "c")
-	if d := b.Depth(); d.JournalError != "" || d.Unwritten != 0 || log.count("the journal cannot be written") != 1 || log.count("written again") != 1 {
+	if d := b.Depth(); d.JournalError != "" || d.Unwritten != 0 || log.count("the journal cannot be written") != 1 || log.count("can be written again") != 1 {
 		t.Errorf("depth %+v, not logged once each: %s", d, log.buf.String())
 	}
 	abandon(b)
@@ -342,14 +342,14 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-// dueAgain makes what failed due to be tried again.
+// dueAgain makes the retry after a failure due.
 func dueAgain(b *Books) {
 	b.mu.Lock()
 	b.journal.again = time.Time{}
 	b.mu.Unlock()
 }
 
-// A fsync that succeeds after one that failed proves nothing of what was written before: all of it is written anew.
+// An fsync that succeeds after a failed one proves nothing about earlier writes, so everything is written again.
 func TestAFailedFsyncIsNotForgotten(t *testing.T) {
 	dir := t.TempDir()
 	l := ledger{fail: errDown}
@@ -357,7 +357,7 @@ func TestAFailedFsyncIsNotForgotten(t *testing.T) {
 	b := openLedger(t, dir, &l, &log, still)
 	mustAdmit(t, b, "a", "b")
 	mustEnd(t, b, "a")
-	reader, writer, err := os.Pipe() // takes writes and knows no fsync
+	reader, writer, err := os.Pipe() // accepts writes but no fsync
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -377,7 +377,7 @@ func TestAFailedFsyncIsNotForgotten(t *testing.T) {
 	b.journal.segments[0].file = good
 	b.tidyJournal()
 	left := segments(t, dir)
-	if len(left) != 1 || !strings.HasSuffix(left[0], "2"+segmentSuffix) || b.Depth().JournalError != "" || log.count("is synced again") != 1 {
+	if len(left) != 1 || !strings.HasSuffix(left[0], "2"+segmentSuffix) || b.Depth().JournalError != "" || log.count("can be synced again") != 1 {
 		t.Errorf("segments %v, log %s", left, log.buf.String())
 	}
 	abandon(b)
@@ -386,7 +386,7 @@ func TestAFailedFsyncIsNotForgotten(t *testing.T) {
 	wantOutcomes(t, &l, 1, 1)
 }
 
-// What a stop can leave nowhere is said.
+// A stop reports rows that it can store nowhere.
 func TestCloseOnAFullDisk(t *testing.T) {
 	l := ledger{fail: errDown}
 	b := openLedger(t, t.TempDir(), &l, &logBuffer{}, still)
@@ -408,7 +408,7 @@ func TestCloseOnAFullDisk(t *testing.T) {
 	}
 }
 
-// TestPieceOfAFrame is a write that stopped half-way and could not be undone: what follows must go to another file.
+// TestPieceOfAFrame is about a write that stopped half-way and could not be undone: later frames must go to another file.
 func TestPieceOfAFrame(t *testing.T) {
 	dir := t.TempDir()
 	var l ledger
@@ -429,8 +429,7 @@ func TestPieceOfAFrame(t *testing.T) {
 	wantOutcomes(t, &l, 1, 2)
 }
 
-// TestWriteThatStopsHalfWay lets a pipe stand for the disk: it takes a piece of a long frame, and a piece written to a pipe
-// cannot be cut off again.
+// TestWriteThatStopsHalfWay uses a pipe as the disk: it accepts a part of a long frame, and a part in a pipe cannot be truncated.
 func TestWriteThatStopsHalfWay(t *testing.T) {
 	dir := t.TempDir()
 	var l ledger
@@ -443,7 +442,7 @@ func TestWriteThatStopsHalfWay(t *testing.T) {
 	}
 	defer reader.Close()
 	defer writer.Close()
-	if _, err := writer.Write(make([]byte, 60<<10)); err != nil { // of the 64 KiB that a pipe holds
+	if _, err := writer.Write(make([]byte, 60<<10)); err != nil { // a pipe holds 64 KiB
 		t.Fatal(err)
 	}
 	if err := writer.SetWriteDeadline(time.Now().Add(10 * time.Millisecond)); err != nil {
@@ -459,7 +458,7 @@ func TestWriteThatStopsHalfWay(t *testing.T) {
 	b.tidyJournal()
 	mustEnd(t, b, "a")
 	if left := segments(t, dir); len(left) != 1 || !strings.HasSuffix(left[0], "2"+segmentSuffix) {
-		t.Errorf("segments %v, want a new one in place of that with the piece", left)
+		t.Errorf("segments %v, want a new one instead of the one with the partial frame", left)
 	}
 }
 
@@ -475,7 +474,7 @@ func TestSyncAlways(t *testing.T) {
 		t.Error("End returned before its frame was on the disk")
 	}
 	good := b.journal.segments[0].file
-	reader, writer, err := os.Pipe() // takes writes and knows no fsync
+	reader, writer, err := os.Pipe() // accepts writes but no fsync
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -503,11 +502,11 @@ func TestManyOpenAdmissionsAreNotCopiedAgainAndAgain(t *testing.T) {
 		b.tidyJournal()
 	}
 	if b.journal.last != 2 {
-		t.Errorf("%d segments were begun, want 2", b.journal.last)
+		t.Errorf("%d segments were started, want 2", b.journal.last)
 	}
 }
 
-// TestPathDoesNotAllocate holds Admit and End to reused buffers: they are on the path of every request.
+// TestPathDoesNotAllocate checks that Admit and End reuse buffers, because every request calls them.
 func TestPathDoesNotAllocate(t *testing.T) {
 	b := openLedger(t, t.TempDir(), &ledger{}, &logBuffer{}, still)
 	r := record("a")
@@ -533,14 +532,14 @@ func TestRotationCarriesOpenAdmissions(t *testing.T) {
 		mustAdmit(t, b, ids(fmt.Sprint(round, "-"), 20)...)
 		mustEnd(t, b, ids(fmt.Sprint(round, "-"), 20)...)
 		if round == 3 {
-			l.setFail(errDown) // the segments of these rows must stay
+			l.setFail(errDown) // keeps the segments of these rows
 		} else if round < 3 {
 			mustFlush(t, b)
 		}
 		b.tidyJournal()
 	}
 	if n := len(segments(t, dir)); n != 3 {
-		t.Errorf("%d segments, want the present one and two with rows that wait", n)
+		t.Errorf("%d segments, want the current one and two with waiting rows", n)
 	}
 	mustEnd(t, b, "long")
 	b.tidyJournal()

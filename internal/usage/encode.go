@@ -12,9 +12,9 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// A frame is the payload's length and CRC32C, four bytes each, little-endian, then the payload: version, kind, fields.
-// Text is a length and bytes, numbers are varints, instants are Unix milliseconds as in the store. Written by hand because
-// two of these are on the path of every request.
+// A frame is the payload's length and CRC32C, four bytes each, little-endian, then the payload: version, kind, fields. Text is a length
+// and bytes, numbers are varints, and instants are Unix milliseconds as in the store. It is encoded by hand because every request writes
+// two of these.
 const (
 	version    = 1
 	kindAdmit  = 'A'
@@ -22,13 +22,13 @@ const (
 	kindPassed = 'P'
 	frameHead  = 8
 	maxPayload = 16 << 10
-	// maxText bounds a text field, so that a row's memory is bounded; the longest model name has 593 bytes.
+	// maxText limits a text field, so that a row's memory is bounded. The longest model name has 593 bytes.
 	maxText = 1024
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// The ways in which bytes are not a frame. A torn one is what a crash leaves at the end of a file; all else is damage.
+// Errors for bytes that are not a frame. A crash can leave a torn frame at the end of a file; everything else is damage.
 var (
 	errTorn    = errors.New("the last record is incomplete")
 	errDamaged = errors.New("a record is damaged")
@@ -93,7 +93,7 @@ func appendEnd(b []byte, r *api.Record) []byte {
 			b = binary.AppendVarint(b, int64(*d))
 		}
 	}
-	// What stands from here on is not in journals of before it was added: at the end of a payload, and in this order.
+	// Journals of older versions do not have the following fields. New fields are added at the end, in order.
 	b = binary.AppendVarint(b, int64(r.GPU))
 	b = binary.AppendVarint(b, r.Reserved)
 	b = binary.AppendVarint(b, int64(r.ReservedGPU))
@@ -102,7 +102,7 @@ func appendEnd(b []byte, r *api.Record) []byte {
 	return seal(b, at)
 }
 
-// appendPassed encodes that n pieces of the answer to id may have reached the client.
+// appendPassed encodes that the client may have received n pieces of the answer to id.
 func appendPassed(b []byte, id string, n int64) []byte {
 	at := len(b)
 	b = append(b, make([]byte, frameHead)...)
@@ -142,14 +142,14 @@ func seal(b []byte, at int) []byte {
 	return b
 }
 
-// nextFrame cuts the first frame's payload from b. It returns errTorn or errDamaged for what is none.
+// nextFrame cuts the first frame's payload from b. It returns errTorn or errDamaged if there is no valid frame.
 func nextFrame(b []byte) (payload, rest []byte, err error) {
 	if len(b) < frameHead {
 		return nil, nil, errTorn
 	}
 	n := int(binary.LittleEndian.Uint32(b))
 	switch {
-	case n == 0 && allZero(b): // a file system may lengthen a file before its data is there
+	case n == 0 && allZero(b): // a file system may extend a file before it writes its data
 		return nil, nil, errTorn
 	case n < 2 || n > maxPayload:
 		return nil, nil, errDamaged
@@ -175,16 +175,15 @@ func allZero(b []byte) bool {
 	return true
 }
 
-// decode reads a payload. Of an admission, only the Admission part of r is filled, and of what has passed the id and
-// CompletionTokens. Bytes after the known fields are left
-// alone: a later version may append fields under the same version byte.
+// decode reads a payload. For an admission, it fills only the Admission part of r; for a kindPassed, the ID and CompletionTokens. It
+// ignores bytes after the known fields, because a later version may append fields under the same version byte.
 func decode(payload []byte) (kind byte, r api.Record, err error) {
 	if payload[0] != version {
-		return 0, r, fmt.Errorf("%w: version %d is not known to this program", errDamaged, payload[0])
+		return 0, r, fmt.Errorf("%w: version %d is unknown to this program", errDamaged, payload[0])
 	}
 	kind = payload[1]
 	if kind != kindAdmit && kind != kindEnd && kind != kindPassed {
-		return 0, r, fmt.Errorf("%w: kind %q is not known to this program", errDamaged, kind)
+		return 0, r, fmt.Errorf("%w: kind %q is unknown to this program", errDamaged, kind)
 	}
 	d := decoder{b: payload[2:]}
 	if kind == kindPassed {
@@ -198,7 +197,7 @@ func decode(payload []byte) (kind byte, r api.Record, err error) {
 	return kind, r, nil
 }
 
-// decoder reads fields in order; once one is cut off, it and the rest are empty and short is set.
+// decoder reads fields in order. Once one is truncated, short is set, and it and all following fields are empty.
 type decoder struct {
 	b     []byte
 	short bool
@@ -246,7 +245,7 @@ func (d *decoder) end(r *api.Record, flags uint64) {
 	r.Queued, r.Loading = time.Duration(d.later(-1)), time.Duration(d.later(-1))
 }
 
-// later reads a field that earlier versions did not write; otherwise is what it is then.
+// later reads a field that earlier versions did not write, and returns otherwise without it.
 func (d *decoder) later(otherwise int64) int64 {
 	if len(d.b) == 0 {
 		return otherwise
@@ -264,7 +263,7 @@ func (d *decoder) number() int64 {
 	return v * int64(d.skip(n))
 }
 
-// skip moves past n bytes and is 1, or 0 when they are not there.
+// skip moves past n bytes and returns 1, or returns 0 if there are fewer bytes.
 func (d *decoder) skip(n int) int {
 	if n <= 0 || n > len(d.b) {
 		d.short, d.b = true, nil
@@ -274,7 +273,7 @@ func (d *decoder) skip(n int) int {
 	return 1
 }
 
-// text mends what PostgreSQL would refuse (broken UTF-8, NUL): one such row would hold up all behind it.
+// text replaces what PostgreSQL would refuse (invalid UTF-8, NUL): one such row would block all rows behind it.
 func (d *decoder) text() string {
 	n := d.unsigned()
 	if n > uint64(len(d.b)) {

@@ -33,7 +33,7 @@ func anyRecord(t *rapid.T) api.Record {
 }
 
 func TestWhatIsWrittenIsRead(t *testing.T) {
-	// A field that is added to a noun must be added here, or it never reaches the store.
+	// A new field must be encoded and added here, otherwise it never reaches the store.
 	if a, r := reflect.TypeFor[api.Admission]().NumField(), reflect.TypeFor[api.Record]().NumField(); a != 13 || r != 21 {
 		t.Fatalf("Admission has %d fields and Record %d: encode the new ones", a, r)
 	}
@@ -54,7 +54,7 @@ func TestWhatIsWrittenIsRead(t *testing.T) {
 			t.Fatal(err)
 		}
 		kind, got, err = decode(payload)
-		want.OutputEstimate = 0 // of an admission alone
+		want.OutputEstimate = 0 // only in admissions
 		if err != nil || kind != kindEnd || !reflect.DeepEqual(got, want) {
 			t.Fatalf("record %+v, %v, want %+v", got, err, want)
 		}
@@ -74,25 +74,25 @@ func TestCutFieldIsDamage(t *testing.T) {
 	r := record("a")
 	r.GPU, r.Reserved, r.ReservedGPU, r.Queued, r.Loading = 1<<40, 1<<40, 1<<40, 1<<40, 1<<40
 	whole := appendEnd(nil, r)[frameHead:]
-	// What was added later may be missing as a whole: journals of before have it not.
+	// Fields that were added later may all be missing, as in older journals.
 	field := len(binary.AppendVarint(nil, 1<<40))
 	before := len(whole) - 5*field
 	for n := 2; n < len(whole); n++ {
 		if n == before {
 			if _, old, err := decode(whole[:n]); err != nil || old.BytesOut != 4096 || old.GPU != -1 || old.Reserved != 0 {
-				t.Fatalf("of a journal of before: %+v, %v", old, err)
+				t.Fatalf("from an older journal: %+v, %v", old, err)
 			}
 			continue
 		}
 		if n > before && (n-before)%field == 0 {
-			continue // it has the first few of them
+			continue // this contains only the first of them
 		}
 		if _, _, err := decode(whole[:n]); !errors.Is(err, errDamaged) {
 			t.Fatalf("%d of %d bytes: %v", n, len(whole), err)
 		}
 	}
 	if _, r, err := decode(append(whole, "a field of a later version"...)); err != nil || r.BytesOut != 4096 {
-		t.Fatalf("with a field more: %v", err)
+		t.Fatalf("with an additional field: %v", err)
 	}
 }
 

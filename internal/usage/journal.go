@@ -16,37 +16,37 @@ import (
 	"ollama-api-service/internal/disk"
 )
 
-// journal is a directory of numbered files, written at the end of the last. Books.mu guards it.
+// journal is a directory of numbered files. It is written at the end of the last file. Books.mu guards it.
 type journal struct {
 	dir      string
-	segments []*segment // oldest first; the last is written to
+	segments []*segment // oldest first; the last one is written
 	last     int64      // number of the last segment
 	seq      int64      // frames written
 	synced   int64      // frames known to be on the disk
 	named    int64      // highest segment whose directory entry is known to be on the disk
-	broken   bool       // the last segment ends in a piece of a frame
+	broken   bool       // the last segment ends with an incomplete frame
 	beat     time.Time  // when writeBeat was last called
-	doubted  bool       // an fsync has failed, so that what was written may never have reached the disk
-	missing  int        // frames that are in memory alone; while there are any, nothing is written but all of it (rewriteLocked)
-	again    time.Time  // when what failed is tried again
+	doubted  bool       // an fsync has failed, so earlier writes may not be on the disk
+	missing  int        // frames that are only in memory; until rewriteLocked has written all of them, nothing else is written
+	again    time.Time  // when to retry after a failure
 }
 
 type segment struct {
-	file   *os.File // nil once on the disk and closed
+	file   *os.File // nil once it is synced and closed
 	path   string
 	size   int64
-	head   int64 // bytes of open admissions that it began with
+	head   int64 // bytes of open admissions at its start
 	since  time.Time
-	before int64 // rows that had ended when it was begun
-	ended  int64 // rows that had ended when the next was begun
+	before int64 // rows that had ended when it was started
+	ended  int64 // rows that had ended when the next one was started
 }
 
 const segmentSuffix = ".journal"
 
 func journalDir(dataDir string) string { return filepath.Join(dataDir, "journal") }
 
-// rotate begins the next segment with head. ended is the number of rows that ended so far, before how many of them are certainly
-// not in head.
+// rotate starts the next segment with head. ended is the number of rows that have ended so far, and before is how many of them are
+// certainly not in head.
 func (j *journal) rotate(head []byte, before, ended int64, now time.Time) error {
 	path := filepath.Join(j.dir, fmt.Sprintf("%016d%s", j.last+1, segmentSuffix))
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o600)
@@ -67,7 +67,7 @@ func (j *journal) rotate(head []byte, before, ended int64, now time.Time) error 
 	return nil
 }
 
-// append writes one frame with one write. A piece that a full disk let through is cut off again.
+// append writes one frame with one write. If a full disk accepts only a part of it, that part is truncated again.
 func (j *journal) append(frame []byte) error {
 	s := j.segments[len(j.segments)-1]
 	n, err := s.file.Write(frame)
@@ -87,7 +87,7 @@ func (j *journal) bytes() (n int64) {
 	return n
 }
 
-// due says whether a new segment would let older ones go, or this one is long.
+// due reports whether the segment is long, or a new one would allow older ones to be removed.
 func (j *journal) due(o *Options, committed int64, now time.Time) bool {
 	s := j.segments[len(j.segments)-1]
 	return s.size-s.head > o.SegmentBytes || committed > s.before && (now.Sub(s.since) >= o.RotateEvery || j.bytes() > o.MaxBytes/2)
@@ -111,7 +111,7 @@ func (j *journal) close(empty bool) error {
 	return errors.Join(errs...)
 }
 
-// keepJournal syncs what was written, begins new segments and removes those that are booked, until ctx is done.
+// keepJournal syncs the journal, starts new segments and removes those that are in the store, until ctx is done.
 func (b *Books) keepJournal(ctx context.Context) {
 	tick, look := time.NewTicker(b.o.SyncEvery), time.NewTicker(groundEvery)
 	defer tick.Stop()
@@ -128,10 +128,10 @@ func (b *Books) keepJournal(ctx context.Context) {
 	}
 }
 
-// groundEvery is how often the disk is looked at: without requests nothing is written, and no write fails.
+// groundEvery is how often the disk is checked, because without requests nothing is written and no write fails.
 const groundEvery = 2 * time.Second
 
-// lookAtDisk notices a disk that is full or has become read-only. It writes nothing.
+// lookAtDisk detects a disk that is full or has become read-only. It writes nothing.
 func (b *Books) lookAtDisk() {
 	_, err := disk.Free(b.journal.dir)
 	b.mu.Lock()
@@ -142,13 +142,13 @@ func (b *Books) lookAtDisk() {
 func (b *Books) tidyJournal() {
 	seq := b.turnJournal()
 	b.beat()
-	// A segment goes only after its successor, with the admissions still open, is on the disk.
+	// Remove a segment only after its successor, with the open admissions, is on the disk.
 	if b.sync(seq) == nil {
 		b.removeBooked()
 	}
 }
 
-// turnJournal begins a new segment where that is due, or was owed. It returns what is to be synced.
+// turnJournal starts a new segment if that is due or overdue. It returns the frame to sync.
 func (b *Books) turnJournal() (seq int64) {
 	b.syncMu.Lock()
 	defer b.syncMu.Unlock()
@@ -170,8 +170,8 @@ func (b *Books) turnJournal() (seq int64) {
 	return b.journal.seq
 }
 
-// appendLocked writes one frame. After a write that could not be undone it first begins a new segment, because what stands
-// behind a broken frame is read by search alone. After one that failed, nothing is written until all that is missing is.
+// appendLocked writes one frame. After a write that could not be undone, it first starts a new segment, because frames after a broken
+// frame are found only by searching. After a failed write, nothing is written until everything that is missing is written.
 func (b *Books) appendLocked(frame []byte) error {
 	if b.journal.missing > 0 {
 		b.journal.missing++
@@ -190,13 +190,13 @@ func (b *Books) appendLocked(frame []byte) error {
 	return err
 }
 
-// rotateLocked begins the next segment with what is open, so that the older ones are needed only for what ended in them.
+// rotateLocked starts the next segment with the open admissions, so that older ones are needed only for rows that ended in them.
 func (b *Books) rotateLocked() error {
 	return b.journal.rotate(b.openLocked(), b.queue.ended, b.queue.ended, b.o.Now())
 }
 
-// rewriteLocked begins the next segment with all that is open or waits for the store, so that the older ones are not needed at
-// all. The caller holds syncMu too: it closes them.
+// rewriteLocked starts the next segment with everything that is open or waits for the store, so that older ones are not needed at all.
+// The caller also holds syncMu, because this closes them.
 func (b *Books) rewriteLocked() error {
 	head := b.openLocked()
 	for _, batch := range b.queue.batches {
@@ -227,7 +227,7 @@ func (b *Books) openLocked() (frames []byte) {
 	return frames
 }
 
-// sync returns when the frames up to seq are on the disk. Those who wait together share one fsync.
+// sync returns when the frames up to seq are on the disk. Concurrent callers share one fsync.
 func (b *Books) sync(seq int64) error {
 	b.syncMu.Lock()
 	defer b.syncMu.Unlock()
@@ -243,8 +243,8 @@ func (b *Books) sync(seq int64) error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	// Linux tells of a failed write-back once and then takes the pages for clean: an fsync that succeeds afterwards says nothing
-	// of what was written before (lwn.net/Articles/752063).
+	// Linux reports a failed write-back once and then considers the pages clean: a later fsync that succeeds says nothing about earlier
+	// writes (lwn.net/Articles/752063).
 	b.journal.doubted = err != nil
 	b.syncing.set(b, err)
 	return err
@@ -274,7 +274,7 @@ func (b *Books) syncHeld(seq int64) error {
 	}
 	b.journal.synced, b.journal.named = upTo, last
 	for _, s := range behind[:len(behind)-1] {
-		s.file.Close() // synced, and no longer written to
+		s.file.Close() // synced and no longer written
 		s.file = nil
 	}
 	return nil
@@ -307,7 +307,7 @@ func (b *Books) removeBooked() {
 	b.mu.Unlock()
 	for _, s := range booked {
 		if err := os.Remove(s.path); err != nil {
-			b.log.Warn("a journal file that is booked cannot be removed; the next start will", "file", s.path, "error", err)
+			b.log.Warn("a journal file that is no longer needed cannot be removed; the next start removes it", "file", s.path, "cause", err)
 		}
 	}
 }
@@ -318,7 +318,7 @@ type segmentFile struct {
 	path   string
 }
 
-// findSegments lists the segments in order. last is the highest number ever seen there, damaged files included.
+// findSegments lists the segments in order. last is the highest number in use, including damaged files.
 func findSegments(dir string) (found []segmentFile, last int64, err error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {

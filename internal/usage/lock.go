@@ -10,7 +10,7 @@ import (
 	"ollama-api-service/internal/disk"
 )
 
-// lockDir takes the journal for this process.
+// lockDir locks the journal for this process.
 func lockDir(dir, dataDir string) (*disk.Lock, error) {
 	lock, err := disk.TryLock(filepath.Join(dir, "lock"))
 	if err == nil {
@@ -22,10 +22,10 @@ func lockDir(dir, dataDir string) (*disk.Lock, error) {
 	if abs, err := filepath.Abs(dataDir); err == nil {
 		dataDir = abs
 	}
-	return nil, fmt.Errorf("another ollama-api-service already uses DATA_DIR %s: stop it, or give this one a DATA_DIR of its own (%w)", dataDir, disk.ErrLocked)
+	return nil, fmt.Errorf("another ollama-api-service already uses DATA_DIR %s: stop it, or give this one its own DATA_DIR (%w)", dataDir, disk.ErrLocked)
 }
 
-// lock is the lock that is held, or a new one.
+// lock returns the lock that is already held, or a new one.
 func (o Options) lock(dir, dataDir string) (*disk.Lock, error) {
 	if o.Held != nil {
 		return o.Held.lock, nil
@@ -33,7 +33,7 @@ func (o Options) lock(dir, dataDir string) (*disk.Lock, error) {
 	return lockDir(dir, dataDir)
 }
 
-// Held reports whether a service runs on dataDir. It makes nothing.
+// Held reports whether a service runs on dataDir. It creates nothing.
 func Held(dataDir string) (bool, error) {
 	path := filepath.Join(journalDir(dataDir), "lock")
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
@@ -49,17 +49,17 @@ func Held(dataDir string) (bool, error) {
 	return false, lock.Release()
 }
 
-// Journal is the journal of a data directory that no service runs on, as long as it is held.
+// Journal is the locked journal of a data directory that no service runs on.
 type Journal struct {
 	dir  string
 	lock *disk.Lock
 }
 
-// Hold takes the journal of dataDir, which must exist, so that no service can start on it. It returns an error where one runs.
+// Hold locks the journal of dataDir, which must exist, so that no service can start on it. It returns an error if one is running.
 func Hold(dataDir string) (*Journal, error) {
 	dir := journalDir(dataDir)
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, fmt.Errorf("the journal's directory cannot be made: %w", err)
+		return nil, fmt.Errorf("the journal's directory cannot be created: %w", err)
 	}
 	lock, err := lockDir(dir, dataDir)
 	if err != nil {
@@ -68,10 +68,10 @@ func Hold(dataDir string) (*Journal, error) {
 	return &Journal{dir, lock}, nil
 }
 
-// Release lets go of it.
+// Release releases the lock.
 func (j *Journal) Release() error { return j.lock.Release() }
 
-// Files are what earlier runs left in it.
+// Files returns the files that earlier runs left in the journal.
 func (j *Journal) Files() ([]string, error) {
 	entries, err := os.ReadDir(j.dir)
 	if err != nil {

@@ -11,21 +11,21 @@ const (
 	batchRows  = 2000
 	tallyRows  = 1000
 	tallyEvery = 10 * time.Second
-	// A store that fails is asked again after firstRetry, then twice as long each time, to mostRetry.
+	// A failing store is retried after firstRetry, then after twice as long each time, up to mostRetry.
 	firstRetry = time.Second
 	mostRetry  = 30 * time.Second
-	// storePatience is when a batch that the store neither takes nor refuses counts as refused. Ids make repeating it safe.
+	// storePatience is when a batch without a result from the store counts as failed. IDs make repeating it safe.
 	storePatience = 30 * time.Second
 )
 
-// queue holds ended rows as the frames they have in the journal: a third of a Record's memory, and no text of a request's
-// body stays alive through them. Books.mu guards it; a batch on its way is no longer written to.
+// queue holds ended rows as the frames that they have in the journal: a third of a Record's memory, and they keep no text of a request's
+// body alive. Books.mu guards it. A batch that is being moved is no longer modified.
 type queue struct {
 	batches   []*batch // oldest first
 	spare     *batch
 	rows      int
-	ended     int64 // rows ever added
-	committed int64 // of them, those in the store
+	ended     int64 // rows added since the start
+	committed int64 // rows among them that are in the store
 }
 
 type batch struct {
@@ -34,7 +34,7 @@ type batch struct {
 	moving bool
 }
 
-// add queues one frame and says whether a batch became full with it.
+// add queues one frame and reports whether it completed a batch.
 func (q *queue) add(frame []byte) (full bool) {
 	n := len(q.batches)
 	if n == 0 || q.batches[n-1].moving || q.batches[n-1].rows == batchRows {
@@ -54,7 +54,7 @@ func (q *queue) add(frame []byte) (full bool) {
 	return last.rows == batchRows
 }
 
-// first is the oldest batch, closed to more rows; nil when nothing waits.
+// first returns the oldest batch and closes it to more rows. It returns nil if the queue is empty.
 func (q *queue) first() *batch {
 	if len(q.batches) == 0 {
 		return nil
@@ -63,7 +63,7 @@ func (q *queue) first() *batch {
 	return q.batches[0]
 }
 
-// drop takes out the first batch: it is in the store.
+// drop removes the first batch, which is in the store.
 func (q *queue) drop() {
 	b := q.batches[0]
 	q.batches[0] = nil
@@ -106,7 +106,7 @@ func (b *Books) keepStore(ctx context.Context) {
 	}
 }
 
-// pause is the time a failing store is left alone.
+// pause is how long a failing store is not called.
 type pause struct {
 	length time.Duration
 	until  time.Time
@@ -123,7 +123,7 @@ func (p *pause) after(err error, now time.Time) {
 	p.until = now.Add(p.length)
 }
 
-// moveRows moves the rows that had ended when it was called, a transaction for each batch.
+// moveRows moves the rows that had ended when it was called, with one transaction for each batch.
 func (b *Books) moveRows(ctx context.Context) error {
 	b.mu.Lock()
 	goal := b.queue.ended
@@ -172,7 +172,7 @@ func (b *Books) moveBatch(ctx context.Context, from *batch) error {
 	return err
 }
 
-// moveTallies moves the counters. What the store refuses is counted again; were its refusal a lost answer, twice.
+// moveTallies moves the counters. Counters that the store refuses are kept; if only its answer was lost, they count twice.
 func (b *Books) moveTallies(ctx context.Context) error {
 	counts := b.tallies.take()
 	var err error

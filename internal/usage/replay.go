@@ -11,20 +11,20 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// damagedSuffix replaces a segment's suffix when a part of it could not be read: the file is kept for a person to look at.
+// damagedSuffix replaces the suffix of a segment that could not be read completely. The file is kept for investigation.
 const damagedSuffix = ".damaged"
 
-// Found is what a start found in the journal of the run before.
+// Found is what a start found in the journal of the previous run.
 type Found struct {
-	Rows         int   `json:"rows"`          // that were not in the store yet
-	Interrupted  int   `json:"interrupted"`   // of requests whose end is not in the journal
-	TornBytes    int64 `json:"torn_bytes"`    // unreadable at the end of a file, as a kill or a power cut leaves it
-	Damaged      int   `json:"damaged"`       // places that cannot be read and are no torn end
-	DamagedBytes int64 `json:"damaged_bytes"` // in those places
+	Rows         int   `json:"rows"`          // rows that were not in the store yet
+	Interrupted  int   `json:"interrupted"`   // requests whose end is not in the journal
+	TornBytes    int64 `json:"torn_bytes"`    // unreadable bytes at the end of a file, after a kill or a power failure
+	Damaged      int   `json:"damaged"`       // other places that cannot be read
+	DamagedBytes int64 `json:"damaged_bytes"` // bytes in those places
 }
 
-// replay moves what the journal holds into the store and removes it. It returns the highest segment number in use. Rows that
-// reached the store before, or in an earlier try, are there under their ids and are not counted twice.
+// replay moves the rows in the journal into the store and removes the journal. It returns the highest segment number in use. Rows that
+// are already in the store, even from an earlier attempt, have the same IDs and are not counted twice.
 func (b *Books) replay(ctx context.Context, dir string) (last int64, err error) {
 	segments, last, err := findSegments(dir)
 	if err != nil || len(segments) == 0 {
@@ -43,11 +43,11 @@ func (b *Books) replay(ctx context.Context, dir string) (last int64, err error) 
 		return last, err
 	}
 	if n := b.found; n.Rows+n.Interrupted > 0 {
-		b.log.Info("the journal of the last run was booked", "rows", n.Rows, "interrupted", n.Interrupted)
+		b.log.Info("imported the journal of the last run", "rows", n.Rows, "interrupted", n.Interrupted)
 	}
-	_ = os.Remove(beatPath(dir)) // where it stays, what is admitted later is the later sign
+	_ = os.Remove(beatPath(dir)) // if it stays, later admissions are newer
 	if n := b.found; n.Damaged > 0 {
-		b.log.Error("parts of the journal are damaged: requests that stand in them alone are lost; the files are kept beside the journal as *"+damagedSuffix+": look at the disk, then delete them",
+		b.log.Error("parts of the journal are damaged, and requests that are only in those parts are lost; the files are kept next to the journal as *"+damagedSuffix+": check the disk, then delete them",
 			"places", n.Damaged, "bytes", n.DamagedBytes)
 	}
 	for _, s := range segments {
@@ -63,18 +63,18 @@ func (b *Books) replay(ctx context.Context, dir string) (last int64, err error) 
 	return last, nil
 }
 
-// replayer reads segments in order and books what ended as it goes.
+// replayer reads segments in order and writes the rows that have ended to the store.
 type replayer struct {
 	books  *Books
 	ctx    context.Context
 	open   map[string]api.Record // admissions whose end was not read
-	alive  time.Time             // when the process is known to have been alive
+	alive  time.Time             // the last time when the process was known to be alive
 	rows   []api.Record
 	booked int
 	found  *Found
 }
 
-// segment reads one file. Behind what cannot be read it searches for the next record.
+// segment reads one file. After unreadable bytes it searches for the next record.
 func (r *replayer) segment(path string) error {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -104,10 +104,10 @@ func readFrame(b []byte) (kind byte, record api.Record, rest []byte, err error) 
 	return kind, record, rest, err
 }
 
-// nextReadable is how many bytes stand before the next readable record, or all there are.
+// nextReadable returns the number of bytes before the next readable record, or the length of b.
 func nextReadable(b []byte) int {
 	for at := 1; at+frameHead+1 < len(b); at++ {
-		if b[at+frameHead] != version { // most places are none: this is cheap
+		if b[at+frameHead] != version { // a cheap check that excludes most places
 			continue
 		}
 		if _, _, _, err := readFrame(b[at:]); err == nil {
@@ -117,16 +117,16 @@ func nextReadable(b []byte) int {
 	return len(b)
 }
 
-// unreadable tells of gap bytes at a place of a file, which has left bytes from there on.
+// unreadable reports gap unreadable bytes at a position in a file, which has left bytes from there on.
 func (r *replayer) unreadable(path string, at, gap, left int, err error) {
 	if gap == left && errors.Is(err, errTorn) {
 		r.found.TornBytes += int64(gap)
-		r.books.log.Warn("the end of a journal file cannot be read, as a kill or a power cut leaves it", "file", path, "at", at, "bytes dropped", gap, "error", err)
+		r.books.log.Warn("the end of a journal file cannot be read, as after a kill or a power failure", "file", path, "at", at, "bytes dropped", gap, "cause", err)
 		return
 	}
 	r.found.Damaged++
 	r.found.DamagedBytes += int64(gap)
-	r.books.log.Error("a part of a journal file cannot be read", "file", path, "at", at, "bytes dropped", gap, "error", err)
+	r.books.log.Error("a part of a journal file cannot be read", "file", path, "at", at, "bytes dropped", gap, "cause", err)
 }
 
 func (r *replayer) take(kind byte, record api.Record) error {
@@ -164,7 +164,7 @@ func (r *replayer) commit() error {
 	return err
 }
 
-// finish books what never ended.
+// finish records the requests that never ended.
 func (r *replayer) finish() error {
 	if err := r.commit(); err != nil {
 		return err
@@ -184,9 +184,9 @@ func (r *replayer) finish() error {
 	return err
 }
 
-// interruptedRecords are the rows of requests that were admitted and whose end nobody saw, in their order. What they used is an
-// estimate: the prompt's, and of the answer what may have passed; what was held for it counts against limits. The time until end is
-// divided among those that ran.
+// interruptedRecords returns the rows of admitted requests whose end was not recorded, in order. Their usage is an estimate: the
+// estimated prompt, and the pieces of the answer that the client may have received. The reserved amounts count against limits. The time
+// until end is divided among the requests that ran.
 func interruptedRecords(list []api.Record, end time.Time) []api.Record {
 	slices.SortFunc(list, func(a, b api.Record) int { return a.At.Compare(b.At) })
 	rows := make([]api.Record, 0, len(list))
@@ -201,12 +201,12 @@ func interruptedRecords(list []api.Record, end time.Time) []api.Record {
 	return rows
 }
 
-// shareGPU divides the time until end, for each backend, among the rows that ran on it, which stand in their order: the one that
-// came last ran with all before it, from its begin to the end.
+// shareGPU divides the time until end, for each backend, among its rows, which are in order. The row that came last shared the backend
+// with all earlier ones, from its start to the end.
 func shareGPU(rows []api.Record, end time.Time) {
 	type share struct {
 		running int64
-		each    time.Duration // what one that was there from the start would have
+		each    time.Duration // the share of a request that ran from the start
 		at      time.Time
 	}
 	shares := map[string]*share{}
@@ -219,7 +219,7 @@ func shareGPU(rows []api.Record, end time.Time) {
 	}
 	for i := range rows {
 		if rows[i].Class != inferenceClass {
-			continue // nothing else has a slot
+			continue // other requests hold no slot
 		}
 		s := shares[rows[i].Backend]
 		if s == nil {

@@ -27,7 +27,7 @@ func wantTotal(t testing.TB, st *store.Store, n int) {
 	}
 }
 
-// writeJournal makes a journal as a killed process leaves it: a, b and c admitted, a and b ended.
+// writeJournal writes a journal as a killed process leaves it: a, b and c are admitted, a and b have ended.
 func writeJournal(t testing.TB, dir string) (path string, data []byte) {
 	t.Helper()
 	var l ledger
@@ -61,11 +61,11 @@ func TestTornTailAtEveryByte(t *testing.T) {
 		wantOutcomes(t, &l, 1, 2)
 		reported := log.count(fmt.Sprintf(`"bytes dropped"=%d`, last-cut))
 		if cut < last && reported != 1 || cut == last && log.count("dropped") != 0 {
-			t.Fatalf("%d bytes cut off: %s", cut, log.buf.String())
+			t.Fatalf("without the last %d bytes: %s", cut, log.buf.String())
 		}
 		abandon(b)
 		if kept, _ := filepath.Glob(filepath.Join(dir, "journal", "*"+damagedSuffix)); len(kept) != 0 {
-			t.Fatalf("%d bytes cut off: a torn tail was kept as damage", cut)
+			t.Fatalf("without the last %d bytes: a torn end was kept as damage", cut)
 		}
 	}
 }
@@ -90,7 +90,7 @@ func TestUnwrittenTail(t *testing.T) {
 				t.Errorf("log: %s", log.buf.String())
 			}
 			if kept, _ := filepath.Glob(filepath.Join(dir, "journal", "*"+damagedSuffix)); len(kept) != 0 {
-				t.Errorf("a torn tail was kept as damage: %v", kept)
+				t.Errorf("a torn end was kept as damage: %v", kept)
 			}
 		})
 	}
@@ -101,7 +101,7 @@ func TestDamageInTheMiddle(t *testing.T) {
 	for name, spoil := range map[string]func(data []byte){
 		"checksum": func(data []byte) { data[3*first+20] ^= 1 },
 		"length":   func(data []byte) { data[3*first+2] = 0xff },
-		"version": func(data []byte) { // of a later program, with a right checksum
+		"version": func(data []byte) { // of a later program, with a valid checksum
 			data[3*first+frameHead] = 99
 			seal(data[:3*first+len(appendEnd(nil, record("a")))], 3*first)
 		},
@@ -116,7 +116,7 @@ func TestDamageInTheMiddle(t *testing.T) {
 			var l ledger
 			var log logBuffer
 			b := openLedger(t, dir, &l, &log, still)
-			wantOutcomes(t, &l, 1, 2) // the end of a is damaged; that of b stands behind
+			wantOutcomes(t, &l, 1, 2) // the end of a is damaged; the end of b follows it
 			if log.count("a part of a journal file cannot be read") != 1 || log.count("parts of the journal are damaged") != 1 {
 				t.Errorf("log: %s", log.buf.String())
 			}
@@ -136,7 +136,7 @@ func TestDamageInTheMiddle(t *testing.T) {
 	}
 }
 
-// What stands between two damaged places is booked, and what had passed of an answer is in its interrupted row.
+// A record between two damaged places is stored, and an interrupted row contains the pieces that had passed.
 func TestReplayKeepsWhatIsReadable(t *testing.T) {
 	dir := t.TempDir()
 	var l ledger
@@ -156,14 +156,14 @@ func TestReplayKeepsWhatIsReadable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	data[len(appendAdmit(nil, admission("a")))-1] ^= 1               // the admission of a, whose end tells all the same
+	data[len(appendAdmit(nil, admission("a")))-1] ^= 1               // the admission of a, whose end contains the same fields
 	data[len(data)-1-len(appendEnd(nil, record("b")))] ^= 1          // the end of a
 	data = append(data, appendPassed(nil, "c", 99)[:frameHead+3]...) // torn
 	if err := os.WriteFile(path, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	b = openLedger(t, dir, &l, &log, still)
-	wantOutcomes(t, &l, 1, 1) // a is lost, for both of its records are damaged
+	wantOutcomes(t, &l, 1, 1) // a is lost, because both of its records are damaged
 	if r := l.rows["c"]; r.CompletionTokens != 45 || !r.Estimated || r.PromptTokens != 11 {
 		t.Errorf("interrupted row %+v", r)
 	}
@@ -188,13 +188,13 @@ func TestReplayTwiceGivesNoDoubles(t *testing.T) {
 			t.Errorf("round %d: %s", round, log.buf.String())
 		}
 		abandon(b)
-		copyJournal(t, saved, dir) // as if the files had not been removed
+		copyJournal(t, saved, dir) // as if the files still existed
 	}
 }
 
 const childDir = "USAGE_TEST_CHILD_DIR"
 
-// serveUntilKilled is the child process of TestKill: it says on its output what it was promised.
+// serveUntilKilled is the child process of TestKill. It prints what it was promised.
 func serveUntilKilled(dir string) {
 	ctx := context.Background()
 	st, err := store.Create(ctx, filepath.Join(dir, "test.db"))
@@ -212,7 +212,7 @@ func serveUntilKilled(dir string) {
 		}
 		fmt.Println("admitted", id)
 		if i%3 == 0 {
-			continue // still open when the kill comes
+			continue // still open at the kill
 		}
 		if err := b.End(record(id)); err != nil {
 			panic(err)
@@ -221,11 +221,11 @@ func serveUntilKilled(dir string) {
 	}
 }
 
-// TestKill kills a process with SIGKILL in full flight, three times over the same directory, and compares what it was
-// promised with the books.
+// TestKill kills a running process with SIGKILL, three times on the same directory, and compares what it was promised with the stored
+// rows.
 func TestKill(t *testing.T) {
 	dir := t.TempDir()
-	promised := make(map[string]string) // id to its last word
+	promised := make(map[string]string) // ID to its last printed word
 	for round := range 3 {
 		child := exec.Command(os.Args[0])
 		child.Env = append(os.Environ(), childDir+"="+dir)
@@ -241,7 +241,7 @@ func TestKill(t *testing.T) {
 		for {
 			line, err := lines.ReadString('\n')
 			if err == io.EOF {
-				break // a last line without its end was not said
+				break // ignore an incomplete last line
 			}
 			if err != nil {
 				t.Fatal(err)
@@ -277,7 +277,7 @@ func TestKill(t *testing.T) {
 			t.Fatalf("%s %s: %+v", word, id, row)
 		}
 	}
-	// One request of each child may have been admitted and not said.
+	// One request of each child may have been admitted but not printed.
 	if extra := all.Total.TotalRequests - int64(len(promised)); len(promised) < 1000 || extra < 0 || extra > 3 {
 		t.Fatalf("%d rows for %d requests", all.Total.TotalRequests, len(promised))
 	}

@@ -9,14 +9,14 @@ import (
 )
 
 const (
-	// othersName counts those beyond the bounds, so that a flood from many addresses fills neither memory nor disk.
+	// othersName counts everything beyond the limits, so that a flood from many addresses fills neither memory nor disk.
 	othersName = "(other)"
-	mostWho    = 10_000  // distinct in one minute
-	mostWaits  = 100_000 // distinct in all minutes that wait for the store
-	maxWho     = 128     // bytes; the longest address has 45
+	mostWho    = 10_000  // distinct names in one minute
+	mostWaits  = 100_000 // distinct names in all minutes that wait for the store
+	maxWho     = 128     // in bytes; the longest address has 45
 )
 
-// tallies count by minute, who and what. The zero value is ready.
+// tallies count by minute, who and what. The zero value is ready to use.
 type tallies struct {
 	mu      sync.Mutex
 	minutes map[int64]map[string]map[string]int64 // minute since 1970, who, what
@@ -42,7 +42,7 @@ func (t *tallies) add(minute int64, who, what string, n int64) {
 		}
 		if counts == nil {
 			counts = make(map[string]int64)
-			whos[strings.Clone(who)] = counts // who may be a piece of something longer
+			whos[strings.Clone(who)] = counts // who may be part of a longer string
 			t.waits++
 		}
 	}
@@ -52,7 +52,7 @@ func (t *tallies) add(minute int64, who, what string, n int64) {
 	counts[what] += n
 }
 
-// take empties the counters.
+// take returns the counters and empties them.
 func (t *tallies) take() []api.Tally {
 	t.mu.Lock()
 	minutes := t.minutes

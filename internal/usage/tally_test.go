@@ -61,7 +61,7 @@ func TestTalliesAreBounded(t *testing.T) {
 		t.Errorf("%d counted, want all %d", counted, want)
 	}
 	if entries > mostWaits+100 {
-		t.Errorf("%d entries wait", entries)
+		t.Errorf("%d entries are waiting", entries)
 	}
 	if others[0] != 500 || others[11] != mostWho+501 {
 		t.Errorf("others %v, want 500 in the first minute and all in the last", others)

@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 
 var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
-// admission is that of request i. Its key is its id, so that the store's statistics by key tell of each row.
+// admission is the admission of request i. Its key is its ID, so that the store's statistics by key show each row.
 func admission(id string) *api.Admission {
 	return &api.Admission{
 		ID: id, Key: id, At: noon, Model: "tiny:latest", Endpoint: "/api/chat", Backend: "gpu1", Class: "inference",
@@ -44,7 +44,7 @@ func record(id string) *api.Record {
 	}
 }
 
-// ledger is a store in memory that can be told to fail.
+// ledger is a store in memory that tests can make fail.
 type ledger struct {
 	mu      sync.Mutex
 	rows    map[string]api.Record
@@ -104,7 +104,7 @@ func (l *ledger) outcomes() map[api.Outcome]int {
 	return n
 }
 
-// logBuffer collects log lines from several goroutines.
+// logBuffer collects log lines of several goroutines.
 type logBuffer struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -124,7 +124,7 @@ func (l *logBuffer) count(text string) int {
 
 func (l *logBuffer) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
 
-// still are options under which nothing happens by itself: a test moves the books with Flush and tidyJournal.
+// still are options under which nothing happens in the background: a test moves rows with Flush and tidyJournal.
 var still = Options{SyncEvery: time.Hour, MoveEvery: time.Hour}
 
 func openLedger(t testing.TB, dir string, l *ledger, log *logBuffer, o Options) *Books {
@@ -147,7 +147,7 @@ func openStore(t testing.TB, path string) *store.Store {
 	return st
 }
 
-// abandon leaves the books as a kill does: what is on the disk stays, nothing is drained.
+// abandon stops the books like a kill: the files stay, nothing is drained.
 func abandon(b *Books) {
 	b.mu.Lock()
 	b.closed = true
@@ -195,7 +195,7 @@ func wantCode(t testing.TB, err error, code api.Code) *api.Error {
 func wantOutcomes(t testing.TB, l *ledger, ok, interrupted int) {
 	t.Helper()
 	if n := l.outcomes(); n[api.OutcomeOK] != ok || n[api.OutcomeInterrupted] != interrupted || len(l.rows) != ok+interrupted {
-		t.Fatalf("booked %v, want %d ok and %d interrupted", n, ok, interrupted)
+		t.Fatalf("stored %v, want %d ok and %d interrupted", n, ok, interrupted)
 	}
 }
 
@@ -216,7 +216,7 @@ func ids(prefix string, n int) []string {
 	return all
 }
 
-// copyJournal copies a journal as it stands, also one that is in use, into a new data directory.
+// copyJournal copies a journal, even one in use, into a new data directory.
 func copyJournal(t testing.TB, from, to string) {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Join(to, "journal"), 0o700); err != nil {

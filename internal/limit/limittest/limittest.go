@@ -1,4 +1,4 @@
-// Package limittest states what limits mean, by cases that every implementation of them is held to.
+// Package limittest defines the meaning of limits by test cases for every implementation.
 package limittest
 
 import (
@@ -14,7 +14,7 @@ import (
 	"ollama-api-service/internal/limit"
 )
 
-// Place is a request's reservation.
+// Place is the reservation of a request.
 type Place interface {
 	Hold(prompt, output int64) (int64, error)
 	Passes(output int64, gpu time.Duration) *api.Error
@@ -23,14 +23,14 @@ type Place interface {
 	Done()
 }
 
-// Limiter is what is held to the cases.
+// Limiter is the implementation under test.
 type Limiter struct {
 	Reserve     func(*api.Key) (Place, error)
 	Restore     func(key string, minute time.Time, n int64)
 	RestoreUsed func(key string, minute time.Time, u limit.Used)
 }
 
-// clock is a hand-set time.
+// clock is a clock that tests set.
 type clock struct{ nanos atomic.Int64 }
 
 func (c *clock) now() time.Time          { return time.Unix(0, c.nanos.Load()).UTC() }
@@ -52,7 +52,7 @@ func (b *bench) reserve() Place {
 	return p
 }
 
-// hold takes a place and tokens, of which want must be granted for the answer.
+// hold reserves a place and tokens, and checks that want are granted for the answer.
 func (b *bench) hold(prompt, output, want int64) Place {
 	p := b.reserve()
 	if got, err := p.Hold(prompt, output); err != nil || got != want {
@@ -68,7 +68,7 @@ func (b *bench) refused(err error, code api.Code, wait time.Duration) {
 	}
 }
 
-// none holds that no token is left, and says when one is.
+// none checks that no token is left, and when one will be.
 func (b *bench) none(code api.Code, wait time.Duration) {
 	p := b.reserve()
 	defer p.Cancel()
@@ -76,7 +76,7 @@ func (b *bench) none(code api.Code, wait time.Duration) {
 	b.refused(err, code, wait)
 }
 
-// used is a request from beginning to end.
+// used runs a request from beginning to end.
 func (b *bench) used(tokens int64, gpu time.Duration) {
 	p := b.reserve()
 	p.Settle(limit.Used{Tokens: tokens, GPU: gpu})
@@ -87,7 +87,7 @@ func number(n int64) *int64 { return &n }
 
 var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
-// Run holds a limiter to the semantics. make returns an empty one that asks now for the time.
+// Run tests a limiter. make returns an empty one that uses now as its clock.
 func Run(t *testing.T, make func(now func() time.Time) Limiter) {
 	begin := func(fatalf func(string, ...any), change func(*api.Key)) *bench {
 		c := &clock{}
@@ -108,7 +108,7 @@ func perHour(n int64) func(*api.Key) { return func(k *api.Key) { k.TokensPerHour
 func perDay(n int64) func(*api.Key)  { return func(k *api.Key) { k.TokensPerDay = &n } }
 func gpuDay(n int64) func(*api.Key)  { return func(k *api.Key) { k.GPUPerDay = &n } }
 
-// atOnce counts what passes of 500 at one time.
+// atOnce runs 500 calls concurrently and counts those that return true.
 func atOnce(one func() bool) (passed int64) {
 	var n atomic.Int64
 	var all sync.WaitGroup
@@ -127,18 +127,18 @@ var cases = map[string]struct {
 	key  func(*api.Key)
 	test func(*bench)
 }{
-	"exactly the requests pass at one time": {func(k *api.Key) { k.RateLimit = number(100) }, func(b *bench) {
+	"exactly the limit of requests passes concurrently": {func(k *api.Key) { k.RateLimit = number(100) }, func(b *bench) {
 		if n := atOnce(func() bool { _, err := b.l.Reserve(b.key); return err == nil }); n != 100 {
-			b.fatalf("%d passed of 100", n)
+			b.fatalf("%d passed, want 100", n)
 		}
 		_, err := b.l.Reserve(b.key)
 		b.refused(err, api.CodeRateLimited, 61*time.Minute)
 	}},
-	"exactly the tokens are held at one time": {perDay(1000), func(b *bench) {
+	"exactly the limit of tokens is held concurrently": {perDay(1000), func(b *bench) {
 		if n := atOnce(func() bool { got, err := b.reserve().Hold(4, 6); return err == nil && got == 6 }); n != 100 {
-			b.fatalf("%d held ten of 1000", n)
+			b.fatalf("%d requests hold ten tokens each, want 100", n)
 		}
-		b.none(api.CodeTokenLimit, time.Second) // held by requests under way
+		b.none(api.CodeTokenLimit, time.Second) // held by running requests
 	}},
 	"no more than max_concurrent": {func(k *api.Key) { k.MaxConcurrent = number(2) }, func(b *bench) {
 		first, second := b.reserve(), b.reserve()
@@ -156,43 +156,43 @@ var cases = map[string]struct {
 		_, err := b.reserve().Hold(0, 0)
 		b.refused(err, api.CodeForbidden, 0)
 	}},
-	"without a limit all is granted": {func(*api.Key) {}, func(b *bench) {
+	"without a limit everything is granted": {func(*api.Key) {}, func(b *bench) {
 		p := b.hold(1<<40, -1, -1)
 		if e := p.Passes(1<<50, 1<<60); e != nil {
 			b.fatalf("%v", e)
 		}
 	}},
-	"what is left is clamped to, not refused": {perHour(100), func(b *bench) {
+	"a larger request is reduced to what is left, not refused": {perHour(100), func(b *bench) {
 		b.hold(10, 50, 50)
 		b.hold(10, 50, 30)
 		b.none(api.CodeTokenLimit, time.Second)
 	}},
-	"as much as there is":                {perHour(100), func(b *bench) { b.hold(10, -1, 90) }},
-	"the narrowest of the limits counts": {func(k *api.Key) { k.TokensPerHour, k.TokensPerDay = number(100), number(70) }, func(b *bench) { b.hold(10, 90, 60) }},
-	"one token of an answer is the least": {perHour(100), func(b *bench) {
+	"all that is left":         {perHour(100), func(b *bench) { b.hold(10, -1, 90) }},
+	"the lowest limit applies": {func(k *api.Key) { k.TokensPerHour, k.TokensPerDay = number(100), number(70) }, func(b *bench) { b.hold(10, 90, 60) }},
+	"an answer needs at least one token": {perHour(100), func(b *bench) {
 		b.hold(99, 5, 1).Cancel()
 		p := b.reserve()
 		_, err := p.Hold(100, 5)
-		b.refused(err, api.CodeTokenLimit, 61*time.Minute)      // more than the key ever has
-		if got, err := p.Hold(100, 0); err != nil || got != 0 { // no answer is asked for
+		b.refused(err, api.CodeTokenLimit, 61*time.Minute)      // more than the limit
+		if got, err := p.Hold(100, 0); err != nil || got != 0 { // without an answer
 			b.fatalf("%d, %v", got, err)
 		}
 	}},
-	"the end corrects what was held": {perHour(100), func(b *bench) {
+	"the end corrects the held amount": {perHour(100), func(b *bench) {
 		p := b.hold(10, 90, 90)
 		p.Settle(limit.Used{Tokens: 25})
-		p.Settle(limit.Used{Tokens: 99}) // once
+		p.Settle(limit.Used{Tokens: 99}) // no effect
 		b.hold(5, 90, 70).Cancel()
 		p.Done()
 		b.hold(5, 90, 70).Cancel()
 	}},
-	"more than was held is counted too": {perHour(100), func(b *bench) {
+	"usage above the held amount counts too": {perHour(100), func(b *bench) {
 		p := b.hold(10, 20, 20)
 		p.Settle(limit.Used{Tokens: 140})
 		p.Done()
 		b.none(api.CodeTokenLimit, 61*time.Minute)
 	}},
-	"cancel gives all back": {func(k *api.Key) { k.RateLimit, k.TokensPerDay, k.MaxConcurrent = number(1), number(50), number(1) }, func(b *bench) {
+	"cancel returns everything": {func(k *api.Key) { k.RateLimit, k.TokensPerDay, k.MaxConcurrent = number(1), number(50), number(1) }, func(b *bench) {
 		for range 3 {
 			p := b.hold(10, 40, 40)
 			p.Cancel()
@@ -201,11 +201,11 @@ var cases = map[string]struct {
 		}
 		b.hold(10, 40, 40)
 	}},
-	"done without an end keeps nothing": {perDay(50), func(b *bench) {
-		b.hold(10, 40, 40).Done() // a panic before anything was booked
+	"done without settling keeps nothing": {perDay(50), func(b *bench) {
+		b.hold(10, 40, 40).Done() // a panic before anything was settled
 		b.hold(10, 40, 40)
 	}},
-	"an answer passes as far as it was held, and what is left beside": {perHour(100), func(b *bench) {
+	"an answer may use what it holds and what is left besides": {perHour(100), func(b *bench) {
 		p := b.hold(10, 20, 20)
 		for n := int64(1); n <= 90; n++ {
 			if e := p.Passes(n, 0); e != nil {
@@ -217,7 +217,7 @@ var cases = map[string]struct {
 		p.Settle(limit.Used{Tokens: 100})
 		b.none(api.CodeTokenLimit, 61*time.Minute)
 	}},
-	"an answer does not take what another holds": {perHour(100), func(b *bench) {
+	"an answer cannot use what another request holds": {perHour(100), func(b *bench) {
 		p, other := b.hold(10, 20, 20), b.hold(10, 50, 50)
 		if e := p.Passes(30, 0); e != nil {
 			b.fatalf("%v", e)
@@ -228,11 +228,11 @@ var cases = map[string]struct {
 		}
 		other.Settle(limit.Used{Tokens: 15})
 		if e := p.Passes(75, 0); e != nil {
-			b.fatalf("what was given back: %v", e)
+			b.fatalf("with the returned tokens: %v", e)
 		}
 		b.refused(p.Passes(76, 0), api.CodeTokenLimit, time.Second)
 	}},
-	"time is shared by those that run": {gpuDay(10), func(b *bench) {
+	"running requests share the time": {gpuDay(10), func(b *bench) {
 		first, second := b.hold(1, 5, 5), b.hold(1, 5, 5)
 		for s := range time.Duration(5) {
 			if e := errors.Join(asError(first.Passes(1, s*time.Second)), asError(second.Passes(1, s*time.Second))); e != nil {
@@ -244,7 +244,7 @@ var cases = map[string]struct {
 		second.Settle(limit.Used{GPU: 4 * time.Second})
 		b.none(api.CodeGPULimit, 24*time.Hour+15*time.Minute)
 	}},
-	"a token counts for an hour, and the rest of its minute": {perHour(100), func(b *bench) {
+	"a token counts for an hour and the rest of its minute": {perHour(100), func(b *bench) {
 		b.c.advance(30*time.Second + time.Millisecond)
 		b.used(100, 0)
 		b.none(api.CodeTokenLimit, 60*time.Minute+30*time.Second)
@@ -253,7 +253,7 @@ var cases = map[string]struct {
 		b.c.advance(time.Second)
 		b.hold(10, 90, 90)
 	}},
-	"and for a day, and the rest of its quarter of an hour": {perDay(100), func(b *bench) {
+	"a token counts for a day and the rest of its quarter of an hour": {perDay(100), func(b *bench) {
 		b.c.advance(5 * time.Minute)
 		b.used(60, 0)
 		b.c.advance(12 * time.Hour)
@@ -262,20 +262,20 @@ var cases = map[string]struct {
 		b.c.advance(12*time.Hour + 10*time.Minute)
 		b.hold(10, 90, 50)
 	}},
-	"what must go for a longer prompt": {perHour(100), func(b *bench) {
+	"a longer prompt waits for more tokens": {perHour(100), func(b *bench) {
 		for range 4 {
 			b.used(25, 0)
 			b.c.advance(time.Minute)
 		}
 		_, err := b.reserve().Hold(49, 1)
-		b.refused(err, api.CodeTokenLimit, 58*time.Minute) // the second of the four must have gone
+		b.refused(err, api.CodeTokenLimit, 58*time.Minute) // the second of the four must be released
 	}},
-	"books are counted at start": {func(k *api.Key) {
+	"restored usage counts": {func(k *api.Key) {
 		k.RateLimit, k.TokensPerHour, k.TokensPerDay, k.GPUPerDay = number(5), number(100), number(1000), number(60)
 	}, func(b *bench) {
-		b.l.Restore(b.key.Preview, noon.Add(-61*time.Minute), 5) // over
+		b.l.Restore(b.key.Preview, noon.Add(-61*time.Minute), 5) // too old
 		b.l.Restore(b.key.Preview, noon.Add(-10*time.Minute), 3)
-		b.l.RestoreUsed(b.key.Preview, noon.Add(-25*time.Hour), limit.Used{Tokens: 5000}) // over
+		b.l.RestoreUsed(b.key.Preview, noon.Add(-25*time.Hour), limit.Used{Tokens: 5000}) // too old
 		b.l.RestoreUsed(b.key.Preview, noon.Add(-2*time.Hour), limit.Used{Tokens: 900, GPU: 30 * time.Second})
 		p := b.hold(10, 90, 90)
 		b.refused(p.Passes(1, 30*time.Second), api.CodeGPULimit, time.Second)
@@ -283,7 +283,7 @@ var cases = map[string]struct {
 		_, err := b.l.Reserve(b.key)
 		b.refused(err, api.CodeRateLimited, 51*time.Minute)
 	}},
-	"books with rows in the future are not counted as now": {func(k *api.Key) {
+	"restored usage in the future does not count": {func(k *api.Key) {
 		k.RateLimit, k.TokensPerHour, k.TokensPerDay, k.GPUPerDay = number(5), number(100), number(1000), number(60)
 	}, func(b *bench) {
 		for _, ahead := range []time.Duration{time.Minute, time.Hour, 24 * time.Hour, 6 * 365 * 24 * time.Hour} {
@@ -291,22 +291,22 @@ var cases = map[string]struct {
 			b.l.RestoreUsed(b.key.Preview, noon.Add(ahead), limit.Used{Tokens: 1000, GPU: time.Minute})
 		}
 		b.hold(10, 90, 90).Cancel()
-		b.l.Restore(b.key.Preview, noon, 5) // this very minute
+		b.l.Restore(b.key.Preview, noon, 5) // the current minute
 		_, err := b.l.Reserve(b.key)
 		b.refused(err, api.CodeRateLimited, 61*time.Minute)
 	}},
-	"a clock that jumps back frees nothing": {func(k *api.Key) { k.TokensPerHour, k.RateLimit = number(100), number(2) }, func(b *bench) {
+	"setting the clock back frees nothing": {func(k *api.Key) { k.TokensPerHour, k.RateLimit = number(100), number(2) }, func(b *bench) {
 		b.used(100, 0)
 		b.c.advance(-time.Hour)
 		p := b.reserve()
 		if _, err := p.Hold(0, 0); err == nil {
-			b.fatalf("tokens came back")
+			b.fatalf("tokens were freed")
 		}
 		if _, err := b.l.Reserve(b.key); err == nil {
-			b.fatalf("requests came back")
+			b.fatalf("requests were freed")
 		}
 	}},
-	"a clock that jumps an hour gains one window at most": {func(k *api.Key) { k.TokensPerHour, k.TokensPerDay = number(100), number(250) }, func(b *bench) {
+	"a clock that jumps by an hour gains at most one window": {func(k *api.Key) { k.TokensPerHour, k.TokensPerDay = number(100), number(250) }, func(b *bench) {
 		var got int64
 		for _, jump := range []time.Duration{0, time.Hour + time.Minute, -time.Hour, time.Hour, -time.Hour, time.Hour} {
 			b.c.advance(jump)
@@ -318,17 +318,17 @@ var cases = map[string]struct {
 			p.Done()
 		}
 		if got != 200 {
-			b.fatalf("%d tokens for two windows of 100", got)
+			b.fatalf("%d tokens, want 200 for two windows of 100", got)
 		}
 	}},
-	"a limit set later looks back": {func(*api.Key) {}, func(b *bench) {
+	"a limit that is set later counts earlier usage": {func(*api.Key) {}, func(b *bench) {
 		b.used(80, 30*time.Second)
 		b.key.TokensPerHour, b.key.GPUPerDay = number(100), number(30)
 		b.none(api.CodeGPULimit, 24*time.Hour+15*time.Minute)
 		b.key.GPUPerDay = nil
 		b.hold(0, 90, 20)
 	}},
-	"keys do not share": {perHour(10), func(b *bench) {
+	"keys are independent": {perHour(10), func(b *bench) {
 		b.used(10, 0)
 		b.none(api.CodeTokenLimit, 61*time.Minute)
 		b.key = &api.Key{Preview: "oas_other", TokensPerHour: number(10)}
@@ -343,8 +343,8 @@ func asError(e *api.Error) error {
 	return e
 }
 
-// neverOver drives a random trace of requests that use what they hold or less: what was used in any 60 minutes stays within the
-// limit, and a time to come back is true to the second.
+// neverOver runs a random trace of requests that use at most what they hold. The usage in any 60 minutes stays within the limit, and each
+// RetryAfter is exact to the second.
 func neverOver(t *rapid.T, begin func(func(string, ...any), func(*api.Key)) *bench) {
 	most := rapid.Int64Range(5, 60).Draw(t, "limit")
 	b := begin(t.Fatalf, perHour(most))
@@ -388,11 +388,11 @@ func neverOver(t *rapid.T, begin func(func(string, ...any), func(*api.Key)) *ben
 			}
 			b.c.advance(wait - time.Second)
 			if _, err := p.Hold(prompt, 1); err == nil {
-				t.Fatalf("granted a second before %v were over", wait)
+				t.Fatalf("granted one second before the end of %v", wait)
 			}
 			b.c.advance(time.Second)
 			if _, err := p.Hold(prompt, 1); err != nil {
-				t.Fatalf("refused when %v were over: %v", wait, err)
+				t.Fatalf("refused after %v: %v", wait, err)
 			}
 			p.Cancel()
 		}
@@ -405,7 +405,7 @@ func neverOver(t *rapid.T, begin func(func(string, ...any), func(*api.Key)) *ben
 			}
 		}
 		if sum > most {
-			t.Fatalf("%d tokens of %d in the hour from %v", sum, most, spent[i].at)
+			t.Fatalf("%d tokens in the hour from %[3]v, limit %[2]d", sum, most, spent[i].at)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package server
+package admin
 
 import (
 	"encoding/csv"
@@ -148,27 +148,27 @@ func tableResponse(example any, asCSV string) map[string]*huma.Response {
 	}}}
 }
 
-// exampleTime is the time of all examples.
-var exampleTime = time.Date(2026, 11, 25, 9, 30, 0, 0, time.UTC)
+// ExampleTime is the time of all examples.
+var ExampleTime = time.Date(2026, 11, 25, 9, 30, 0, 0, time.UTC)
 
 var (
 	usageExample = func() usageBody {
 		seconds, first := 1.5, 0.25
-		day, key := exampleTime.Truncate(24*time.Hour), "oas_8rT2kLmN0q"
+		day, key := ExampleTime.Truncate(24*time.Hour), "oas_8rT2kLmN0q"
 		used := api.Usage{
 			Requests: 42, PromptTokens: 1234, CompletionTokens: 5678, SlotMS: 63000, GPUMS: 41000, AverageSeconds: &seconds, AverageFirstByte: &first,
-			BytesIn: 9876, BytesOut: 54321, LastRequest: &exampleTime,
+			BytesIn: 9876, BytesOut: 54321, LastRequest: &ExampleTime,
 		}
 		return usageBody{
-			From: day, To: exampleTime, GroupBy: []api.Dimension{api.ByKey, api.ByDay}, Groups: 1, Total: used,
+			From: day, To: ExampleTime, GroupBy: []api.Dimension{api.ByKey, api.ByDay}, Groups: 1, Total: used,
 			Usage: []api.UsageGroup{{Start: &day, Key: &key, KeyName: "Production API Key", Usage: used}},
 		}
 	}()
 	requestsExample = func() requestsBody {
 		id := "019ab7a2-6f3e-7c51-9d1b-2f0c7e4a8b90"
-		first, total, gpu, loaded, eval, next := 250.5, 1500.25, 990.5, 12.75, int64(1200000000), cursor(store.Place{At: exampleTime.UnixMilli(), ID: id})
+		first, total, gpu, loaded, eval, next := 250.5, 1500.25, 990.5, 12.75, int64(1200000000), cursor(store.Place{At: ExampleTime.UnixMilli(), ID: id})
 		return requestsBody{NextCursor: &next, Requests: []requestRow{{
-			ID: id, At: exampleTime, Key: "oas_8rT2kLmN0q", KeyName: "Production API Key", Model: "llama3.2:latest", Endpoint: "/api/chat", Class: "inference",
+			ID: id, At: ExampleTime, Key: "oas_8rT2kLmN0q", KeyName: "Production API Key", Model: "llama3.2:latest", Endpoint: "/api/chat", Class: "inference",
 			Backend: "ollama", Outcome: api.OutcomeOK, Status: 200, Streamed: true, PromptTokens: 26, CompletionTokens: 120, FirstByteMS: &first, TotalMS: &total,
 			SlotMS: 1490, GPUMS: &gpu, LoadMS: &loaded, OllamaTotal: &eval, OllamaLoad: new(int64), OllamaPromptEval: new(int64), OllamaEval: &eval, BytesIn: 180, BytesOut: 9100, ClientAddr: "10.0.0.7",
 		}}}

@@ -1,7 +1,7 @@
-package server
+// Package explain keeps how requests were served — their waits, servers and costs — and says it in words.
+package explain
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"time"
@@ -10,13 +10,8 @@ import (
 	"ollama-api-service/internal/sched"
 )
 
-// ExplainPath is exported because huma sees embedded parameters only so.
-type ExplainPath struct {
-	ID string `path:"request_id" maxLength:"128" doc:"The X-Request-Id of the answer" example:"019ab7a2-6f3e-7c51-9d1b-2f0c7e4a8b90"`
-}
-
-// explained is all that is known of how a request was served.
-type explained struct {
+// Explained is all that is known of how a request was served.
+type Explained struct {
 	RequestID  string      `json:"request_id" example:"019ab7a2-6f3e-7c51-9d1b-2f0c7e4a8b90"`
 	State      string      `json:"state" enum:"waiting,running,ended"`
 	Key        string      `json:"key" doc:"Key preview" example:"oas_8rT2kLmN0q"`
@@ -30,7 +25,7 @@ type explained struct {
 	Ahead      *int        `json:"ahead" doc:"How many waited for the model when it came; null where nobody knows any more"`
 	Position   *int        `json:"position" doc:"Turns until its own; null unless it waits"`
 	ExpectedMS *float64    `json:"expected_wait_ms" doc:"How long it may still wait; null unless it waits"`
-	Tries      []explTry   `json:"tries" nullable:"false" doc:"The servers that it was brought to, in order"`
+	Tries      []Try       `json:"tries" nullable:"false" doc:"The servers that it was brought to, in order"`
 	SlotMS     *float64    `json:"slot_ms" doc:"For how long it has held slots; null before it has one"`
 	ChargedMS  *float64    `json:"charged_ms" doc:"What its key was charged in the order of turns: slot_ms over the weight"`
 	GPUMS      *float64    `json:"gpu_ms" doc:"Its part of the servers' time, where each instant is divided among the requests that run; null until it is over"`
@@ -41,8 +36,8 @@ type explained struct {
 	Words      []string    `json:"explanation" nullable:"false" doc:"The same in words"`
 }
 
-// explTry is one server that a request was brought to.
-type explTry struct {
+// Try is one server that a request was brought to.
+type Try struct {
 	Backend  string  `json:"backend" example:"gpu1"`
 	Why      string  `json:"why" enum:"loaded,warm_start,change,only," doc:"Why this one: it had the model loaded, most likely knew the conversation, changed its model for it, or no other has the model; empty where nobody knows any more"`
 	WaitedMS float64 `json:"waited_ms"`
@@ -50,49 +45,13 @@ type explTry struct {
 	Failed   string  `json:"failed,omitempty" doc:"Why it went on to another"`
 }
 
-type explainOut struct{ Body explained }
-
-var errUnknownRequest = api.Errorf(api.CodeNotFound, "no request of this id is known: give the X-Request-Id of an inference request that was let in")
-
-func (s *Server) explain(ctx context.Context, in *ExplainPath) (*explainOut, error) {
-	names, err := s.keyNames(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var e explained
-	if t := s.trails.find(in.ID); t != nil {
-		e = t.explain(time.Now())
-		if e.State == "waiting" {
-			for _, p := range s.Sched.Queue() {
-				if p.ID == in.ID {
-					ms := float64(p.Expected / time.Millisecond)
-					e.Position, e.ExpectedMS = &p.Position, &ms
-				}
-			}
-		}
-	} else {
-		s.settle(ctx)
-		r, ok, err := s.Store.Request(ctx, in.ID)
-		if err != nil {
-			return nil, err
-		}
-		if !ok {
-			return nil, errUnknownRequest
-		}
-		e = explainRow(&r, names[r.Key])
-	}
-	e.KeyName = names[e.Key].Name
-	e.Words = e.words()
-	return &explainOut{e}, nil
-}
-
-// explain is what the trail says at now.
-func (t *trail) explain(now time.Time) explained {
+// Explain reports what is known of the request at now.
+func (t *History) Explain(now time.Time) Explained {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	e := explained{
+	e := Explained{
 		RequestID: t.id, State: "running", Key: t.key, Weight: t.weight, Class: t.class, Model: t.model, Endpoint: t.endpoint, At: t.asked.UTC(),
-		Ahead: &t.ahead, Tries: []explTry{}, Outcome: t.outcome, ErrorCode: t.code,
+		Ahead: &t.ahead, Tries: []Try{}, Outcome: t.outcome, ErrorCode: t.code,
 	}
 	waited := t.waited
 	switch {
@@ -102,42 +61,42 @@ func (t *trail) explain(now time.Time) explained {
 		e.State = "waiting"
 		waited += now.Sub(t.waiting)
 	}
-	e.WaitedMS = measured(waited)
+	e.WaitedMS = api.Measured(waited)
 	if len(t.tries) == 0 {
 		return e
 	}
 	var load time.Duration
 	for _, one := range t.tries {
 		load += one.loading
-		e.Tries = append(e.Tries, explTry{one.backend, string(one.why), milliseconds(one.waited), milliseconds(one.loading), one.failed})
+		e.Tries = append(e.Tries, Try{one.backend, string(one.why), api.Milliseconds(one.waited), api.Milliseconds(one.loading), one.failed})
 	}
-	e.LoadMS = measured(load)
+	e.LoadMS = api.Measured(load)
 	slot := t.slot
 	if t.outcome == "" {
 		if !t.over && t.waiting.IsZero() {
 			slot = now.Sub(t.tries[len(t.tries)-1].since)
 		}
 	} else {
-		e.GPUMS = measured(t.gpu)
+		e.GPUMS = api.Measured(t.gpu)
 	}
 	e.charge(slot)
 	return e
 }
 
-func (e *explained) charge(slot time.Duration) {
-	e.SlotMS = measured(slot)
-	charged := milliseconds(slot) / e.Weight
+func (e *Explained) charge(slot time.Duration) {
+	e.SlotMS = api.Measured(slot)
+	charged := api.Milliseconds(slot) / e.Weight
 	e.ChargedMS = &charged
 }
 
-// explainRow is what the books say.
-func explainRow(r *api.Record, k api.Key) explained {
+// FromRow reports what the row of an earlier request says. k is its key.
+func FromRow(r *api.Record, k api.Key) Explained {
 	if k.Weight == 0 { // of a key whose setting is gone
 		k = api.NewKey("", "", nil)
 	}
-	e := explained{
+	e := Explained{
 		RequestID: r.ID, State: "ended", Key: r.Key, Weight: k.Weight, Class: k.Class, Model: r.Model, Endpoint: r.Endpoint, At: r.At.UTC(),
-		Tries: []explTry{{Backend: r.Backend}}, GPUMS: measured(r.GPU), WaitedMS: measured(r.Queued), LoadMS: measured(r.Loading), Outcome: r.Outcome, ErrorCode: r.ErrorCode, Recorded: true,
+		Tries: []Try{{Backend: r.Backend}}, GPUMS: api.Measured(r.GPU), WaitedMS: api.Measured(r.Queued), LoadMS: api.Measured(r.Loading), Outcome: r.Outcome, ErrorCode: r.ErrorCode, Recorded: true,
 	}
 	e.charge(r.Slot)
 	return e
@@ -150,8 +109,8 @@ var reasons = map[sched.Reason]string{
 	sched.ReasonOnly:   "no other server has the model",
 }
 
-// words says it in sentences.
-func (e *explained) words() []string {
+// Sentences says it in words.
+func (e *Explained) Sentences() []string {
 	var list []string
 	say := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
 	if e.Recorded {
@@ -179,7 +138,7 @@ func (e *explained) words() []string {
 	}
 	say("Its key has the weight %g and the class %s: it %s.", e.Weight, e.Class, share)
 	for _, t := range e.Tries {
-		list = append(list, t.words())
+		list = append(list, t.sentence())
 	}
 	if e.SlotMS != nil && len(e.Tries) > 0 {
 		cost := fmt.Sprintf("It held a slot for %s, which counts as up to %s for its key in the order of turns (over the weight, while other keys waited)", seconds(e.SlotMS), seconds(e.ChargedMS))
@@ -197,7 +156,7 @@ func (e *explained) words() []string {
 	return list
 }
 
-func (t *explTry) words() string {
+func (t *Try) sentence() string {
 	s := fmt.Sprintf("It went to %s", t.Backend)
 	if why := reasons[sched.Reason(t.Why)]; why != "" {
 		s += ": " + why

@@ -1,4 +1,4 @@
-package server
+package admin
 
 import (
 	"context"
@@ -120,7 +120,7 @@ type (
 	}
 )
 
-func (s *Server) keyOperations(a huma.API) {
+func (s *Service) keyOperations(a huma.API) {
 	tags := []string{"API keys (admin)"}
 	operation(a, huma.Operation{OperationID: "create-key", Method: "POST", Path: "/api/keys", Summary: "Create an API key", Tags: tags}, s.createKey)
 	operation(a, huma.Operation{OperationID: "list-keys", Method: "GET", Path: "/api/keys", Summary: "List all API keys", Tags: tags}, s.listKeys)
@@ -131,17 +131,17 @@ func (s *Server) keyOperations(a huma.API) {
 }
 
 // change is the audit line of what the exchange's key is about to do.
-func (s *Server) change(ctx context.Context) api.Change {
-	x := exchangeOf(ctx)
-	return api.Change{Actor: x.key.Preview, From: addressText(x.addr), At: time.Now(), KeepAdmin: !x.live.StaticAdmin}
+func (s *Service) change(ctx context.Context) api.Change {
+	c := callerOf(ctx)
+	return api.Change{Actor: c.Key.Preview, From: c.Addr, At: time.Now(), KeepAdmin: !c.StaticAdmin}
 }
 
-func (s *Server) createKey(ctx context.Context, in *createIn) (*secretOut, error) {
+func (s *Service) createKey(ctx context.Context, in *createIn) (*secretOut, error) {
 	by := s.change(ctx)
 	k := api.NewKey("", "", nil)
 	in.Body.Apply(&k)
 	if !in.Body.Has("rate_limit") {
-		byRole := exchangeOf(ctx).live.DefaultLimits[k.Role]
+		byRole := callerOf(ctx).DefaultLimits[k.Role]
 		k.RateLimit = &byRole
 	}
 	secret, preview, err := auth.Mint(s.Random)
@@ -156,7 +156,7 @@ func (s *Server) createKey(ctx context.Context, in *createIn) (*secretOut, error
 	return &secretOut{secretKey{secret, k}}, nil
 }
 
-func (s *Server) listKeys(ctx context.Context, in *keysIn) (*keysOut, error) {
+func (s *Service) listKeys(ctx context.Context, in *keysIn) (*keysOut, error) {
 	q := api.KeyQuery{Text: in.Text, States: in.State, Role: api.Role(in.Role), Sort: in.Sort}
 	place, err := unmark("keys"+in.Sort, in.Cursor, 2)
 	if err != nil {
@@ -181,7 +181,7 @@ func (s *Server) listKeys(ctx context.Context, in *keysIn) (*keysOut, error) {
 	return out, nil
 }
 
-func (s *Server) showKey(ctx context.Context, in *KeyPath) (*keyOut, error) {
+func (s *Service) showKey(ctx context.Context, in *KeyPath) (*keyOut, error) {
 	k, err := s.Store.Key(ctx, in.Preview)
 	if err != nil {
 		return nil, err
@@ -189,7 +189,7 @@ func (s *Server) showKey(ctx context.Context, in *KeyPath) (*keyOut, error) {
 	return &keyOut{k.Key}, nil
 }
 
-func (s *Server) changeKey(ctx context.Context, in *changeIn) (*keyOut, error) {
+func (s *Service) changeKey(ctx context.Context, in *changeIn) (*keyOut, error) {
 	by := s.change(ctx)
 	by.Force = in.Force
 	k, err := s.Store.ChangeKey(ctx, in.Preview, in.Body.KeyPatch, by)
@@ -200,7 +200,7 @@ func (s *Server) changeKey(ctx context.Context, in *changeIn) (*keyOut, error) {
 	return &keyOut{k}, nil
 }
 
-func (s *Server) revokeKey(ctx context.Context, in *KeyPath) (*revokeOut, error) {
+func (s *Service) revokeKey(ctx context.Context, in *KeyPath) (*revokeOut, error) {
 	by := s.change(ctx)
 	k, err := s.Store.RevokeKey(ctx, in.Preview, by)
 	if err != nil {
@@ -212,7 +212,7 @@ func (s *Server) revokeKey(ctx context.Context, in *KeyPath) (*revokeOut, error)
 	return out, nil
 }
 
-func (s *Server) rotateKey(ctx context.Context, in *rotateIn) (*secretOut, error) {
+func (s *Service) rotateKey(ctx context.Context, in *rotateIn) (*secretOut, error) {
 	by := s.change(ctx)
 	by.Force = in.Force
 	grace := api.DefaultGrace
@@ -232,7 +232,7 @@ func (s *Server) rotateKey(ctx context.Context, in *rotateIn) (*secretOut, error
 }
 
 // changed lets a change take effect at once and leaves a line of it in the log.
-func (s *Server) changed(what string, by api.Change, k *api.Key) {
+func (s *Service) changed(what string, by api.Change, k *api.Key) {
 	s.Auth.Forget()
-	s.Log.Info(what, "actor", by.Actor, "from", s.from(by), "target", k.Preview, "role", string(k.Role))
+	s.Log.Info(what, "actor", by.Actor, "from", s.From(by), "target", k.Preview, "role", string(k.Role))
 }

@@ -1,4 +1,4 @@
-package server
+package admin
 
 import (
 	"context"
@@ -11,6 +11,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/auth"
 	"ollama-api-service/internal/store"
 )
 
@@ -54,7 +55,7 @@ func (c *Chosen) filter() (f api.RequestFilter, zone *time.Location, err error) 
 func (c *Chosen) csv(ctx context.Context) bool { return wantsCSV(ctx, c.Format) }
 
 func wantsCSV(ctx context.Context, format string) bool {
-	return format == "csv" || format == "" && exchangeOf(ctx).csv
+	return format == "csv" || format == "" && callerOf(ctx).CSV
 }
 
 type usageIn struct {
@@ -133,7 +134,7 @@ type requestsOut struct {
 	Body        requestsBody
 }
 
-func (s *Server) usageOperations(a huma.API) {
+func (s *Service) usageOperations(a huma.API) {
 	const spans = " The answer is exact to the millisecond where each request is still kept (RETENTION_ROWS): from belongs to the span, to does not. " +
 		"In CSV, a text that a spreadsheet would take for a formula has an apostrophe in front."
 	operation(a, huma.Operation{
@@ -151,7 +152,7 @@ func (s *Server) usageOperations(a huma.API) {
 }
 
 // usage answers from rollups.
-func (s *Server) usage(ctx context.Context, in *usageIn) (*usageOut, error) {
+func (s *Service) usage(ctx context.Context, in *usageIn) (*usageOut, error) {
 	filter, zone, err := in.filter()
 	if err != nil {
 		return nil, err
@@ -227,7 +228,7 @@ func checkGroups(by []api.Dimension, span time.Duration) error {
 }
 
 // keyNames are the keys by preview.
-func (s *Server) keyNames(ctx context.Context) (map[string]api.Key, error) {
+func (s *Service) keyNames(ctx context.Context) (map[string]api.Key, error) {
 	keys, err := s.Store.Keys(ctx)
 	if err != nil {
 		return nil, err
@@ -239,7 +240,7 @@ func (s *Server) keyNames(ctx context.Context) (map[string]api.Key, error) {
 	return names, nil
 }
 
-func (s *Server) listRequests(ctx context.Context, in *requestsIn) (*requestsOut, error) {
+func (s *Service) listRequests(ctx context.Context, in *requestsIn) (*requestsOut, error) {
 	filter, zone, err := in.filter()
 	if err != nil {
 		return nil, err
@@ -275,7 +276,7 @@ func rowOf(r *api.Record, keyName string) requestRow {
 		ID: r.ID, ClientRequestID: r.ClientRequestID, At: r.At, Key: r.Key, KeyName: keyName, Model: r.Model, Alias: r.Alias, Endpoint: r.Endpoint,
 		Class: r.Class, Backend: r.Backend, Outcome: r.Outcome, Status: r.Status, ErrorCode: r.ErrorCode, Streamed: r.Streamed,
 		PromptTokens: r.PromptTokens, CompletionTokens: r.CompletionTokens, Estimated: r.Estimated,
-		FirstByteMS: known(r.FirstByte), TotalMS: known(r.Total), SlotMS: milliseconds(r.Slot), GPUMS: measured(r.GPU), QueueMS: measured(r.Queued), LoadingMS: measured(r.Loading), LoadMS: load(r.OllamaLoad),
+		FirstByteMS: known(r.FirstByte), TotalMS: known(r.Total), SlotMS: api.Milliseconds(r.Slot), GPUMS: api.Measured(r.GPU), QueueMS: api.Measured(r.Queued), LoadingMS: api.Measured(r.Loading), LoadMS: load(r.OllamaLoad),
 		OllamaTotal: nanoseconds(r.OllamaTotal), OllamaLoad: nanoseconds(r.OllamaLoad), OllamaPromptEval: nanoseconds(r.OllamaPromptEval),
 		OllamaEval: nanoseconds(r.OllamaEval), BytesIn: r.BytesIn, BytesOut: r.BytesOut, ClientAddr: r.ClientAddr, Reserved: r.Reserved,
 	}
@@ -286,16 +287,7 @@ func known(d time.Duration) *float64 {
 	if d == 0 {
 		return nil
 	}
-	ms := milliseconds(d)
-	return &ms
-}
-
-// measured is a duration in milliseconds; a negative one is one that nobody measured.
-func measured(d time.Duration) *float64 {
-	if d < 0 {
-		return nil
-	}
-	ms := milliseconds(d)
+	ms := api.Milliseconds(d)
 	return &ms
 }
 
@@ -303,7 +295,7 @@ func load(d *time.Duration) *float64 {
 	if d == nil {
 		return nil
 	}
-	return measured(*d)
+	return api.Measured(*d)
 }
 
 func nanoseconds(d *time.Duration) *int64 {
@@ -330,7 +322,7 @@ func parseCursor(text string) (store.Place, error) {
 	rest, ok := strings.CutPrefix(string(plain), cursorMark)
 	at, id, _ := strings.Cut(rest, ".")
 	ms, notNumber := strconv.ParseInt(at, 10, 64)
-	if err != nil || !ok || notNumber != nil || ms < 0 || id == "" || !validID(id) {
+	if err != nil || !ok || notNumber != nil || ms < 0 || id == "" || !auth.ValidRequestID(id) {
 		return store.Place{}, api.Errorf(api.CodeBadRequest, "cursor is not one: take next_cursor of the page before, or leave it out for the newest requests")
 	}
 	return store.Place{At: ms, ID: id}, nil

@@ -1,0 +1,173 @@
+package explain
+
+import (
+	"log/slog"
+	"sync"
+	"time"
+
+	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/sched"
+)
+
+// MaxTries is the number of servers to which one request can go. With more, a request that crashes the server it is sent to could crash all of
+// them.
+const MaxTries = 2
+
+// kept is the number of ended requests that stay in memory to be explained: some 3 MB.
+const kept = 10_000
+
+// History is how one request came to its server: what its row in the books does not have. It is nil for requests that ask for no slot, and its
+// methods accept that.
+type History struct {
+	id, key, model, endpoint string
+	weight                   float64
+	class                    api.Class
+	asked                    time.Time
+
+	mu      sync.Mutex
+	waiting time.Time // since when it waits; zero: it does not
+	waited  time.Duration
+	ahead   int
+	tries   []attempt
+	first   [MaxTries]attempt // room for them
+	over    bool
+	outcome api.Outcome // "" where it was refused before it had a server
+	code    api.Code
+	status  int
+	slot    time.Duration
+	gpu     time.Duration
+}
+
+// attempt is one server that a request was brought to.
+type attempt struct {
+	backend string
+	why     sched.Reason
+	waited  time.Duration
+	loading time.Duration
+	since   time.Time // when it had the slot
+	failed  string    // why it went on to another
+}
+
+// Recent has the histories of the requests that wait or run, and of the last ones that have ended. The zero value is empty.
+type Recent struct {
+	mu    sync.Mutex
+	known map[string]*History
+	over  []*History // a ring
+	next  int
+}
+
+// Begin starts the history of a request that asks for a slot now. id is the request's, endpoint its route template.
+func (r *Recent) Begin(id string, key *api.Key, model, endpoint string) *History {
+	now := time.Now()
+	t := &History{
+		id: id, key: key.Preview, model: model, endpoint: endpoint, weight: key.Weight, class: key.Class,
+		asked: now, waiting: now,
+	}
+	t.tries = t.first[:0]
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.known == nil {
+		r.known = make(map[string]*History)
+	}
+	r.known[t.id] = t
+	return t
+}
+
+// End moves t to the histories of ended requests, in place of the oldest of them.
+func (r *Recent) End(t *History) {
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	t.stop(time.Now())
+	t.over = true
+	t.mu.Unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.over) < kept {
+		r.over = append(r.over, t)
+		return
+	}
+	delete(r.known, r.over[r.next].id)
+	r.over[r.next] = t
+	r.next = (r.next + 1) % kept
+}
+
+// Find returns the history of a request, or nil.
+func (r *Recent) Find(id string) *History {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.known[id]
+}
+
+// stop ends the wait that goes on, if one does.
+func (t *History) stop(now time.Time) {
+	if !t.waiting.IsZero() {
+		t.waited += now.Sub(t.waiting)
+		t.waiting = time.Time{}
+	}
+}
+
+// Granted notes a slot. On an error, which ends the request, it does nothing.
+func (t *History) Granted(l *sched.Lease, err error) {
+	if t == nil || err != nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.waiting = time.Time{}
+	t.waited += l.Waited
+	if len(t.tries) == 0 {
+		t.ahead = l.Ahead
+	}
+	t.tries = append(t.tries, attempt{backend: l.Backend.Name, why: l.Why, waited: l.Waited, loading: l.Loading, since: time.Now().Add(-l.Loading)})
+}
+
+// Moved notes that the server failed, and why, and that the request waits for another one. failure is "" if the server answered.
+func (t *History) Moved(failure string) {
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.waiting = time.Now()
+	t.tries[len(t.tries)-1].failed = failure
+}
+
+// Refused notes why the request got no server.
+func (t *History) Refused(code api.Code) {
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.stop(time.Now())
+	if t.outcome == "" {
+		t.code = code
+	}
+}
+
+// Booked notes how the request ended and what it used.
+func (t *History) Booked(r *api.Record) {
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.stop(time.Now())
+	t.outcome, t.code, t.status, t.slot, t.gpu = r.Outcome, r.ErrorCode, r.Status, r.Slot, max(r.GPU, 0)
+}
+
+// Attrs returns the fields for the request's log line.
+func (t *History) Attrs() []slog.Attr {
+	if t == nil {
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	why := sched.Reason("")
+	if n := len(t.tries); n > 0 {
+		why = t.tries[n-1].why
+	}
+	return []slog.Attr{slog.Float64("queue_wait_ms", api.Milliseconds(t.waited)), slog.String("why", string(why)), slog.Int("tries", len(t.tries))}
+}
