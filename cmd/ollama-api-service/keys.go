@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -145,7 +146,10 @@ func listCommand(with runner) *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringVar(&q.Text, "search", "", "only keys with this text in their name, preview or note")
 	flags.StringSliceVar(&q.States, "state", nil, "only keys in these states: "+strings.Join(api.KeyStates, ", "))
-	flags.StringVar((*string)(&q.Role), "role", "", "only keys of this role: user or admin")
+	filter := reflect.ValueOf(&q.KeyFilter).Elem()
+	for i, field := range reflect.VisibleFields(filter.Type()) {
+		flags.StringVar(filter.Field(i).Addr().Interface().(*string), field.Tag.Get("query"), "", field.Tag.Get("help"))
+	}
 	flags.StringVar(&q.Sort, "sort", "-created_at", "sort by "+strings.Join(api.KeyOrders, ", ")+"; a leading hyphen reverses the order")
 	cmd.RunE = with(func(ctx context.Context, r *keyring, _ []string) error {
 		for _, state := range q.States {
@@ -154,7 +158,7 @@ func listCommand(with runner) *cobra.Command {
 			}
 		}
 		switch {
-		case q.Role != "" && q.Role != api.RoleUser && q.Role != api.RoleAdmin:
+		case q.Role != "" && q.Role != string(api.RoleUser) && q.Role != string(api.RoleAdmin):
 			return usagef("--role must be user or admin")
 		case !slices.Contains(api.KeyOrders, strings.TrimPrefix(q.Sort, "-")):
 			return usagef("--sort must be one of %s, with or without a leading hyphen", strings.Join(api.KeyOrders, ", "))

@@ -161,14 +161,14 @@ var (
 		}
 		return usageBody{
 			From: day, To: ExampleTime, GroupBy: []api.Dimension{api.ByKey, api.ByDay}, Groups: 1, Total: used,
-			Usage: []api.UsageGroup{{Start: &day, Key: &key, KeyName: "Production API Key", Usage: used}},
+			Usage: []api.UsageGroup{{Start: &day, Key: &key, KeyLabel: api.KeyLabel{KeyName: "Production API Key"}, Usage: used}},
 		}
 	}()
 	requestsExample = func() requestsBody {
 		id := "019ab7a2-6f3e-7c51-9d1b-2f0c7e4a8b90"
 		first, total, gpu, loaded, eval, next := 250.5, 1500.25, 990.5, 12.75, int64(1200000000), cursor(store.Place{At: ExampleTime.UnixMilli(), ID: id})
 		return requestsBody{NextCursor: &next, Requests: []requestRow{{
-			ID: id, At: ExampleTime, Key: "oas_8rT2kLmN0q", KeyName: "Production API Key", Model: "llama3.2:latest", Endpoint: "/api/chat", Class: "inference",
+			ID: id, At: ExampleTime, Key: "oas_8rT2kLmN0q", KeyLabel: api.KeyLabel{KeyName: "Production API Key"}, Model: "llama3.2:latest", Endpoint: "/api/chat", Class: "inference",
 			Backend: "ollama", Outcome: api.OutcomeOK, Status: 200, Streamed: true, PromptTokens: 26, CompletionTokens: 120, FirstByteMS: &first, TotalMS: &total,
 			SlotMS: 1490, GPUMS: &gpu, LoadMS: &loaded, OllamaTotal: &eval, OllamaLoad: new(int64), OllamaPromptEval: new(int64), OllamaEval: &eval, BytesIn: 180, BytesOut: 9100, ClientAddr: "10.0.0.7",
 		}}}

@@ -82,12 +82,12 @@ type (
 	secretOut struct{ Body secretKey }
 	keyOut    struct{ Body api.Key }
 	keysIn    struct {
-		Text   string   `query:"q" maxLength:"100" doc:"Part of the name, the preview or the note, whatever the case" example:"laptop"`
-		State  []string `query:"state" maxItems:"4" enum:"active,expiring,expired,revoked" doc:"Keys in any of these states, separated by commas: active works, expiring works and ends within 30 days" example:"[\"active\"]"`
-		Role   string   `query:"role" enum:"admin,user" doc:"Keys of this role"`
-		Sort   string   `query:"sort" enum:"created_at,-created_at,name,-name,role,-role,expires_at,-expires_at" default:"-created_at" doc:"The order; a hyphen in front turns it around. Keys without an expiry come behind all others by expires_at"`
-		Limit  int      `query:"limit" minimum:"1" maximum:"1000" doc:"The most keys to show; without it all"`
-		Cursor string   `query:"cursor" maxLength:"2048" doc:"next_cursor of the page before, unchanged; the filters and the order must be the same again"`
+		Text  string   `query:"q" maxLength:"100" doc:"Part of the name, the preview or the note, whatever the case" example:"laptop"`
+		State []string `query:"state" maxItems:"4" enum:"active,expiring,expired,revoked" doc:"Keys in any of these states, separated by commas: active works, expiring works and ends within 30 days" example:"[\"active\"]"`
+		api.KeyFilter
+		Sort   string `query:"sort" enum:"created_at,-created_at,name,-name,role,-role,expires_at,-expires_at" default:"-created_at" doc:"The order; a hyphen in front turns it around. Keys without an expiry come behind all others by expires_at"`
+		Limit  int    `query:"limit" minimum:"1" maximum:"1000" doc:"The most keys to show; without it all"`
+		Cursor string `query:"cursor" maxLength:"2048" doc:"next_cursor of the page before, unchanged; the filters and the order must be the same again"`
 	}
 	keysOut struct {
 		Body struct {
@@ -157,7 +157,7 @@ func (s *Service) createKey(ctx context.Context, in *createIn) (*secretOut, erro
 }
 
 func (s *Service) listKeys(ctx context.Context, in *keysIn) (*keysOut, error) {
-	q := api.KeyQuery{Text: in.Text, States: in.State, Role: api.Role(in.Role), Sort: in.Sort}
+	q := api.KeyQuery{KeyFilter: in.KeyFilter, Text: in.Text, States: in.State, Sort: in.Sort}
 	place, err := unmark("keys"+in.Sort, in.Cursor, 2)
 	if err != nil {
 		return nil, err

@@ -132,6 +132,21 @@ var KeyFields = indexed([]*KeyField{
 	{Name: "note", Label: "note", Most: MaxNoteLength, Help: "a note for admins"},
 })
 
+// KeyFilter selects keys by the values of their fields. An empty value selects all.
+type KeyFilter struct {
+	Role string `query:"role" enum:"admin,user" doc:"Keys of this role" help:"only keys of this role: user or admin"`
+}
+
+func (f *KeyFilter) has(k *Key) bool { return f.Role == "" || f.Role == string(k.Role) }
+
+// KeyLabel is what statistics show of a key in addition to its preview.
+type KeyLabel struct {
+	KeyName string `json:"key_name,omitempty" example:"Production API Key"`
+}
+
+// Label returns the key's label.
+func (k Key) Label() KeyLabel { return KeyLabel{KeyName: k.Name} }
+
 // Allows reports whether the key may be used from addr. A key without a list may be used from any address.
 func (k *Key) Allows(addr netip.Addr) bool {
 	if len(k.AllowedIPs) == 0 {
