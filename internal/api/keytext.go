@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"reflect"
@@ -173,10 +174,11 @@ func (f *KeyField) Show(k *Key, now time.Time) string {
 		}
 		return ShowTime(**at)
 	case *[]Network:
-		if len(*at) == 0 {
-			return "any"
+		var texts []string
+		for _, n := range *at {
+			texts = append(texts, n.String())
 		}
-		return strings.Join(strings.Fields(strings.Trim(fmt.Sprint(*at), "[]")), ",")
+		return cmp.Or(strings.Join(texts, ","), "any")
 	case *Policy:
 		return showPolicy(*at)
 	}
