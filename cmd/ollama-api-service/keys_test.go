@@ -116,7 +116,7 @@ func TestListAndShow(t *testing.T) {
 	if out := d.run("keys", "list", "--json"); strings.Join(strings.Fields(out), "") != `{"api_keys":[],"total":0}` {
 		t.Errorf("without keys: %s", out)
 	}
-	text, preview := d.make("--name", "Ünï", "--models", "tiny")
+	text, preview := d.make("--name", "Ünï", "--models", "tiny", "--owner", "Sales team")
 	_, gone := d.make("--name", "Gone", "--rate-limit", "none")
 	d.run("keys", "revoke", gone)
 	out := d.run("keys", "list")
@@ -138,7 +138,16 @@ func TestListAndShow(t *testing.T) {
 	if err := json.Unmarshal([]byte(d.run("keys", "list", "--json")), &list); err != nil || list.Total != 2 || len(list.Keys) != 2 {
 		t.Errorf("%v: %+v", err, list)
 	}
+	if out := d.run("keys", "list", "--owner", "Sales team"); !strings.Contains(out, "Sales team") || !strings.Contains(out, preview) || strings.Contains(out, gone) {
+		t.Errorf("the keys of the sales team are\n%swant only %s, with its owner", out, preview)
+	}
+	if out := d.run("keys", "list", "--owner", "Sales"); out != "No matching keys.\n" {
+		t.Errorf("the keys of Sales are\n%swant none", out)
+	}
 	shown := d.run("keys", "show", preview)
+	if want := "owner                   Sales team\n"; !strings.Contains(shown, want) {
+		t.Errorf("shown:\n%swant %q", shown, want)
+	}
 	if !strings.Contains(shown, "models                  tiny\n") || !strings.Contains(shown, "Ünï") {
 		t.Errorf("shown:\n%s", shown)
 	}

@@ -28,6 +28,7 @@ const (
 // Limits of a key's fields, which Validate checks.
 const (
 	MaxNameLength  = 100
+	MaxOwnerLength = 100
 	MaxNoteLength  = 1000
 	MaxPatterns    = 200
 	MaxNetworks    = 100
@@ -45,6 +46,7 @@ const (
 type Key struct {
 	Preview       string     `json:"key_preview" doc:"Public name of the key: oas_ and ten characters" example:"oas_8rT2kLmN0q"`
 	Name          string     `json:"name" example:"Production API Key"`
+	Owner         string     `json:"owner" doc:"Whose key it is: a person, a team or a program" example:"Sales team"`
 	Role          Role       `json:"role" enum:"admin,user"`
 	RateLimit     *int64     `json:"rate_limit" doc:"Requests in any 60 minutes; 0 blocks the key, null means no limit; a new key without it gets the default of its role" example:"100"`
 	MaxConcurrent *int64     `json:"max_concurrent" doc:"Concurrent requests; null means no limit"`
@@ -78,7 +80,8 @@ func NewKey(name string, role Role, limit *int64) Key {
 // HTTP API are in Key; everything else that the HTTP API, the command line and the store know of it is in its line here.
 var KeyFields = indexed([]*KeyField{
 	{Name: "key_preview", Label: "key", Column: "KEY"},
-	{Name: "name", Label: "name", Column: "NAME", Required: true, Least: 1, Most: MaxNameLength, Help: "owner or purpose of the key"},
+	{Name: "name", Label: "name", Column: "NAME", Required: true, Least: 1, Most: MaxNameLength, Help: "name or purpose of the key"},
+	{Name: "owner", Label: "owner", Column: "OWNER", Width: 24, Most: MaxOwnerLength, Help: "whose key it is: a person, a team or a program"},
 	{
 		Name: "role", Label: "role", Column: "ROLE", Required: true, Choices: []string{string(RoleAdmin), string(RoleUser)},
 		Help: "user or admin; the default is user",
@@ -134,18 +137,22 @@ var KeyFields = indexed([]*KeyField{
 
 // KeyFilter selects keys by the values of their fields. An empty value selects all.
 type KeyFilter struct {
-	Role string `query:"role" enum:"admin,user" doc:"Keys of this role" help:"only keys of this role: user or admin"`
+	Role  string `query:"role" enum:"admin,user" doc:"Keys of this role" help:"only keys of this role: user or admin"`
+	Owner string `query:"owner" maxLength:"100" doc:"Keys with exactly this owner" example:"Sales team" help:"only keys with exactly this owner"`
 }
 
-func (f *KeyFilter) has(k *Key) bool { return f.Role == "" || f.Role == string(k.Role) }
+func (f *KeyFilter) has(k *Key) bool {
+	return (f.Role == "" || f.Role == string(k.Role)) && (f.Owner == "" || f.Owner == k.Owner)
+}
 
 // KeyLabel is what statistics show of a key in addition to its preview.
 type KeyLabel struct {
-	KeyName string `json:"key_name,omitempty" example:"Production API Key"`
+	KeyName  string `json:"key_name,omitempty" example:"Production API Key"`
+	KeyOwner string `json:"key_owner,omitempty" example:"Sales team"`
 }
 
 // Label returns the key's label.
-func (k Key) Label() KeyLabel { return KeyLabel{KeyName: k.Name} }
+func (k Key) Label() KeyLabel { return KeyLabel{KeyName: k.Name, KeyOwner: k.Owner} }
 
 // Allows reports whether the key may be used from addr. A key without a list may be used from any address.
 func (k *Key) Allows(addr netip.Addr) bool {

@@ -57,7 +57,7 @@ func patch(t *testing.T, body string) (p api.KeyPatch) {
 func TestKeyRoundTrip(t *testing.T) {
 	s, path := create(t)
 	full := api.Key{
-		Preview: "oas_full", Name: "Äpfel 苹果", Role: api.RoleAdmin, RateLimit: pointer[int64](0), MaxConcurrent: pointer[int64](3),
+		Preview: "oas_full", Name: "Äpfel 苹果", Owner: "Änne", Role: api.RoleAdmin, RateLimit: pointer[int64](0), MaxConcurrent: pointer[int64](3),
 		TokensPerHour: pointer[int64](4), TokensPerDay: pointer[int64](5), GPUPerDay: pointer[int64](6), MaxOutput: pointer[int64](7), Strict: true, Weight: 0.25, Class: api.ClassBatch,
 		Models: []string{"llama3:*", "qwen3"}, AllowCloud: true, ExpiresAt: pointer(noon.Add(time.Hour)),
 		AllowedIPs: []api.Network{{Prefix: netip.MustParsePrefix("10.0.0.0/8")}, {Prefix: netip.MustParsePrefix("::1/128")}},
@@ -399,7 +399,7 @@ func TestAudit(t *testing.T) {
 		{ActionRotate, `{"grace_seconds":60}`},
 		{ActionChange, `{"models":{"from":null,"to":["tiny"]},"rate_limit":{"from":null,"to":7}}`},
 		{ActionCreate, `{"allow_cloud":false,"allowed_ips":null,"class":"interactive","expires_at":null,"gpu_seconds_per_day":null,"max_concurrent":null,"max_tokens_per_request":null,` +
-			`"models":null,"name":"name of oas_a","note":"","policy":null,"rate_limit":null,"role":"user","strict":false,"tokens_per_day":null,"tokens_per_hour":null,"weight":1}`},
+			`"models":null,"name":"name of oas_a","note":"","owner":"","policy":null,"rate_limit":null,"role":"user","strict":false,"tokens_per_day":null,"tokens_per_hour":null,"weight":1}`},
 	}
 	if len(log) != len(want) {
 		t.Fatalf("%d entries, want %d", len(log), len(want))
