@@ -198,7 +198,7 @@ func (s sheet) columns(d api.Dimension, groups []api.UsageGroup) []column {
 		return seconds(*g.AverageSeconds)
 	})
 	if !d.IsTime() {
-		add(column{head: "LAST REQUEST"}, func(g *api.UsageGroup) string { return instant(*g.LastRequest) })
+		add(column{head: "LAST REQUEST"}, func(g *api.UsageGroup) string { return api.ShowTime(*g.LastRequest) })
 	}
 	return cols
 }

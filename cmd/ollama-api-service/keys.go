@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -106,30 +107,30 @@ func createCommand(with runner) *cobra.Command {
   KEY=$(ollama-api-service keys create --name script)`,
 		Args: cobra.NoArgs,
 	}
-	flags := newKeyFlags(cmd.Flags())
+	addKeyFlags(cmd.Flags())
 	cmd.RunE = with(func(ctx context.Context, r *keyring, _ []string) error {
-		patch, err := flags.patch(r.by.At)
+		patch, err := keyPatch(cmd.Flags(), r.by.At)
 		if err != nil {
 			return err
 		}
-		if patch.Name == nil {
+		if !patch.Has("name") {
 			return usagef("a key needs a name: add --name \"Anna's laptop\"")
 		}
-		k := api.Key{Role: api.RoleUser, Weight: api.DefaultWeight, Class: api.ClassInteractive, CreatedAt: r.by.At}
+		k := api.NewKey("", api.RoleUser, nil)
 		patch.Apply(&k)
-		if !patch.RateLimit.Set {
+		if !patch.Has("rate_limit") {
 			k.RateLimit = defaultLimit(r.cfg, k.Role)
 		}
 		secret, preview, err := auth.Mint(r.random)
 		if err != nil {
 			return err
 		}
-		k.Preview = preview
+		k.Preview, k.CreatedAt = preview, r.by.At
 		if err := r.store.CreateKey(ctx, k, r.secret.MAC(secret), r.by); err != nil {
 			return err
 		}
 		return r.reveal(secret, k, fmt.Sprintf("%s key %s for %q, %s. It is shown only once: store it now, and send it as\n  Authorization: Bearer KEY\n",
-			title(k.Role), k.Preview, k.Name, perHour(k.RateLimit)))
+			title(k.Role), k.Preview, k.Name, k.PerHour()))
 	})
 	return cmd
 }
@@ -145,7 +146,10 @@ func listCommand(with runner) *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringVar(&q.Text, "search", "", "only keys with this text in their name, preview or note")
 	flags.StringSliceVar(&q.States, "state", nil, "only keys in these states: "+strings.Join(api.KeyStates, ", "))
-	flags.StringVar((*string)(&q.Role), "role", "", "only keys of this role: user or admin")
+	filter := reflect.ValueOf(&q.KeyFilter).Elem()
+	for i, field := range reflect.VisibleFields(filter.Type()) {
+		flags.StringVar(filter.Field(i).Addr().Interface().(*string), field.Tag.Get("query"), "", field.Tag.Get("help"))
+	}
 	flags.StringVar(&q.Sort, "sort", "-created_at", "sort by "+strings.Join(api.KeyOrders, ", ")+"; a leading hyphen reverses the order")
 	cmd.RunE = with(func(ctx context.Context, r *keyring, _ []string) error {
 		for _, state := range q.States {
@@ -154,7 +158,7 @@ func listCommand(with runner) *cobra.Command {
 			}
 		}
 		switch {
-		case q.Role != "" && q.Role != api.RoleUser && q.Role != api.RoleAdmin:
+		case q.Role != "" && q.Role != string(api.RoleUser) && q.Role != string(api.RoleAdmin):
 			return usagef("--role must be user or admin")
 		case !slices.Contains(api.KeyOrders, strings.TrimPrefix(q.Sort, "-")):
 			return usagef("--sort must be one of %s, with or without a leading hyphen", strings.Join(api.KeyOrders, ", "))
@@ -203,18 +207,19 @@ func changeCommand(with runner) *cobra.Command {
   ollama-api-service keys change oas_8rT2kLmN0q --allow-cloud=false --allowed-ips any`,
 		Args: cobra.ExactArgs(1),
 	}
-	flags, force := newKeyFlags(cmd.Flags()), lastAdminFlag(cmd)
+	addKeyFlags(cmd.Flags())
+	force := lastAdminFlag(cmd)
 	cmd.RunE = with(func(ctx context.Context, r *keyring, args []string) error {
 		r.force(*force)
 		preview, err := previewOf(args[0])
 		if err != nil {
 			return err
 		}
-		patch, err := flags.patch(r.by.At)
+		patch, err := keyPatch(cmd.Flags(), r.by.At)
 		if err != nil {
 			return err
 		}
-		if patch == (api.KeyPatch{}) {
+		if patch.Empty() {
 			return usagef("nothing to change: name a field, like --rate-limit 500; see %s keys change --help", programName)
 		}
 		k, err := r.store.ChangeKey(ctx, preview, patch, r.by)
@@ -242,7 +247,7 @@ func rotateCommand(with runner) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		span, err := parseSpan(*grace)
+		span, err := api.ParseSpan(*grace)
 		if err != nil || span < 0 || span > api.MaxGrace {
 			return usagef("--grace must be a duration from 0s to 72h, like 24h or 2d")
 		}
@@ -257,7 +262,7 @@ func rotateCommand(with runner) *cobra.Command {
 		}
 		old := "The old text no longer works."
 		if span > 0 {
-			old = "The old text works until " + instant(r.by.At.Add(span)) + "."
+			old = "The old text works until " + api.ShowTime(r.by.At.Add(span)) + "."
 		}
 		return r.reveal(secret, k, fmt.Sprintf("New text of key %s (%q). It is shown only once: store it now. %s\n", k.Preview, k.Name, old))
 	})
@@ -282,7 +287,7 @@ func revokeCommand(with runner) *cobra.Command {
 		}
 		message := fmt.Sprintf("API key %s is revoked", k.Preview)
 		if k.RevokedAt != nil && k.RevokedAt.Before(r.by.At) {
-			message = fmt.Sprintf("API key %s was already revoked, %s", k.Preview, instant(*k.RevokedAt))
+			message = fmt.Sprintf("API key %s was already revoked, %s", k.Preview, api.ShowTime(*k.RevokedAt))
 		}
 		if r.json {
 			err = printJSON(r.stdout, map[string]any{"message": message, "key": k})

@@ -31,10 +31,8 @@ func TestCreateKey(t *testing.T) {
 		t.Errorf("the key has MAC %x and was created at %v, want that of %q and now", k.MAC, k.CreatedAt, text)
 	}
 	limit := int64(100)
-	want := api.Key{
-		Preview: preview, Name: "Anna's laptop", Role: api.RoleUser, RateLimit: &limit, Weight: api.DefaultWeight, Class: api.ClassInteractive,
-		CreatedAt: k.CreatedAt,
-	}
+	want := api.NewKey("Anna's laptop", api.RoleUser, &limit)
+	want.Preview, want.CreatedAt = preview, k.CreatedAt
 	if !reflect.DeepEqual(k.Key, want) {
 		t.Errorf("key is %+v, want %+v", k.Key, want)
 	}
@@ -49,8 +47,8 @@ func TestCreateKeyWithEverything(t *testing.T) {
 	_, preview := d.make("--name", "x", "--role", "admin", "--rate-limit", "7", "--max-concurrent", "2", "--models", "tiny, qwen3:*", "--allow-cloud",
 		"--expires", "30d", "--allowed-ips", "10.0.0.7,192.168.0.0/16", "--note", "for tests", "--weight", "2.5", "--class", "batch")
 	k := d.key(preview)
-	got := fmt.Sprintln(k.Role, *k.RateLimit, *k.MaxConcurrent, k.Models, k.AllowCloud, k.Note, share(k.Key), networks(k.Key))
-	if want := "admin 7 2 [tiny qwen3:*] true for tests 2.5 batch 10.0.0.7/32,192.168.0.0/16\n"; got != want {
+	got := fmt.Sprintln(k.Role, *k.RateLimit, *k.MaxConcurrent, k.Models, k.AllowCloud, k.Note, k.Weight, k.Class, k.AllowedIPs)
+	if want := "admin 7 2 [tiny qwen3:*] true for tests 2.5 batch [10.0.0.7/32 192.168.0.0/16]\n"; got != want {
 		t.Errorf("key is %swant %s", got, want)
 	}
 	if left := time.Until(*k.ExpiresAt); left < 30*24*time.Hour-time.Minute || left > 30*24*time.Hour {
@@ -127,7 +125,7 @@ func TestListAndShow(t *testing.T) {
 	if out := d.run("keys", "list", "--json"); strings.Join(strings.Fields(out), "") != `{"api_keys":[],"total":0}` {
 		t.Errorf("without keys: %s", out)
 	}
-	text, preview := d.make("--name", "Ünï", "--models", "tiny")
+	text, preview := d.make("--name", "Ünï", "--models", "tiny", "--owner", "Sales team")
 	_, gone := d.make("--name", "Gone", "--rate-limit", "none")
 	d.run("keys", "revoke", gone)
 	out := d.run("keys", "list")
@@ -149,7 +147,16 @@ func TestListAndShow(t *testing.T) {
 	if err := json.Unmarshal([]byte(d.run("keys", "list", "--json")), &list); err != nil || list.Total != 2 || len(list.Keys) != 2 {
 		t.Errorf("%v: %+v", err, list)
 	}
+	if out := d.run("keys", "list", "--owner", "Sales team"); !strings.Contains(out, "Sales team") || !strings.Contains(out, preview) || strings.Contains(out, gone) {
+		t.Errorf("the keys of the sales team are\n%swant only %s, with its owner", out, preview)
+	}
+	if out := d.run("keys", "list", "--owner", "Sales"); out != "No matching keys.\n" {
+		t.Errorf("the keys of Sales are\n%swant none", out)
+	}
 	shown := d.run("keys", "show", preview)
+	if want := "owner                   Sales team\n"; !strings.Contains(shown, want) {
+		t.Errorf("shown:\n%swant %q", shown, want)
+	}
 	if !strings.Contains(shown, "models                  tiny\n") || !strings.Contains(shown, "Ünï") {
 		t.Errorf("shown:\n%s", shown)
 	}
@@ -174,9 +181,10 @@ func TestChangeKey(t *testing.T) {
 	}
 	d.run("keys", "change", preview, "--rate-limit", "none", "--max-concurrent", "none", "--models", "all", "--allow-cloud=false", "--allowed-ips", "any", "--expires", "never", "--note", "")
 	k = d.key(preview)
-	got := fmt.Sprintln(number(k.RateLimit), number(k.MaxConcurrent), models(k.Key), k.AllowCloud, networks(k.Key), orNever(k.ExpiresAt), k.Note == "")
-	if want := "none none all false any never true\n"; got != want {
-		t.Errorf("key is %swant %s", got, want)
+	want := api.NewKey("after", api.RoleUser, nil)
+	want.Preview, want.CreatedAt, want.AllowedIPs = preview, k.CreatedAt, []api.Network{}
+	if !reflect.DeepEqual(k.Key, want) {
+		t.Errorf("key is %+v, want %+v", k.Key, want)
 	}
 	d.fails(exitUsage, []string{"nothing to change"}, "keys", "change", preview)
 	d.fails(exitFailure, []string{"there is no key"}, "keys", "change", "oas_0000000000", "--note", "x")

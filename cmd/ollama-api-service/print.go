@@ -4,9 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
-	"slices"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -70,27 +67,10 @@ func (r *keyring) print(k api.Key) error {
 		return printJSON(r.stdout, k)
 	}
 	w := tabwriter.NewWriter(r.stdout, 0, 0, 2, ' ', 0)
-	for _, line := range [][2]string{
-		{"key", k.Preview},
-		{"name", k.Name},
-		{"role", string(k.Role)},
-		{"status", keyStatus(k, r.by.At)},
-		{"rate limit", perHour(k.RateLimit)},
-		{"concurrent", number(k.MaxConcurrent)},
-		{"tokens", tokens(k)},
-		{"GPU time", orNone(k.GPUPerDay, " seconds in any 24 hours")},
-		{"max tokens per request", orNone(k.MaxOutput, " tokens")},
-		{"strict", yesNo(k.Strict)},
-		{"share", share(k)},
-		{"models", models(k)},
-		{"cloud models", yesNo(k.AllowCloud)},
-		{"used from", networks(k)},
-		{"policy", policyText(k)},
-		{"expires", orNever(k.ExpiresAt)},
-		{"created", instant(k.CreatedAt)},
-		{"note", k.Note},
-	} {
-		fmt.Fprintf(w, "%s\t%s\n", line[0], line[1])
+	for _, f := range api.KeyFields {
+		if f.Label != "" {
+			fmt.Fprintf(w, "%s\t%s\n", f.Label, f.Show(&k, r.by.At))
+		}
 	}
 	return w.Flush()
 }
@@ -100,133 +80,29 @@ func printKeys(w io.Writer, keys []api.Key, now time.Time) error {
 		_, err := fmt.Fprintf(w, "There are no keys: create one with `%s keys create --name NAME`.\n", programName)
 		return err
 	}
-	rows := [][]string{{"KEY", "NAME", "ROLE", "PER HOUR", "AT ONCE", "BUDGET", "SHARE", "MODELS", "EXPIRES", "STATUS"}}
-	for _, k := range keys {
-		rows = append(rows, []string{k.Preview, k.Name, string(k.Role), number(k.RateLimit), number(k.MaxConcurrent), budget(k), share(k), shorten(models(k), 40), orNever(k.ExpiresAt), keyStatus(k, now)})
-	}
-	return table(w, map[int]bool{3: true, 4: true}, rows)
-}
-
-func keyStatus(k api.Key, now time.Time) string {
-	switch {
-	case k.RevokedAt != nil:
-		return "revoked " + instant(*k.RevokedAt)
-	case !k.Live(now):
-		return "expired"
-	}
-	return "works"
-}
-
-func models(k api.Key) string {
-	switch {
-	case k.Models == nil:
-		return "all"
-	case len(k.Models) == 0:
-		return "none"
-	}
-	return strings.Join(k.Models, ",")
-}
-
-func networks(k api.Key) string {
-	if len(k.AllowedIPs) == 0 {
-		return "any"
-	}
-	list := make([]string, len(k.AllowedIPs))
-	for i, n := range k.AllowedIPs {
-		list[i] = n.String()
-	}
-	return strings.Join(list, ",")
-}
-
-func policyText(k api.Key) string {
-	if k.Policy == nil {
-		return "the service's"
-	}
-	var list []string
-	for _, field := range slices.Sorted(maps.Keys(k.Policy)) {
-		list = append(list, field+"="+k.Policy[field].String())
-	}
-	return strings.Join(list, ",")
-}
-
-func number(n *int64) string {
-	if n == nil {
-		return "none"
-	}
-	return strconv.FormatInt(*n, 10)
-}
-
-func orNone(n *int64, unit string) string {
-	if n == nil {
-		return "none"
-	}
-	return number(n) + unit
-}
-
-func yesNo(b bool) string {
-	if b {
-		return "yes"
-	}
-	return "no"
-}
-
-func tokens(k api.Key) string {
-	var list []string
-	if k.TokensPerHour != nil {
-		list = append(list, number(k.TokensPerHour)+" in any 60 minutes")
-	}
-	if k.TokensPerDay != nil {
-		list = append(list, number(k.TokensPerDay)+" in any 24 hours")
-	}
-	if list == nil {
-		return "no limit"
-	}
-	return strings.Join(list, ", ")
-}
-
-// budget formats the limits of tokens and GPU time as one cell of a table.
-func budget(k api.Key) string {
-	var list []string
-	for _, limit := range []struct {
-		n    *int64
-		unit string
-	}{{k.TokensPerHour, "/h"}, {k.TokensPerDay, "/d"}, {k.GPUPerDay, "s/d"}} {
-		if limit.n != nil {
-			list = append(list, number(limit.n)+limit.unit)
+	rows, right := make([][]string, len(keys)+1), map[int]bool{}
+	for _, f := range api.KeyFields {
+		if f.Column == "" {
+			continue
+		}
+		right[len(rows[0])] = f.Number()
+		rows[0] = append(rows[0], f.Column)
+		for n := range keys {
+			cell := f.Cell(&keys[n], now)
+			if f.Width > 0 {
+				cell = shorten(cell, f.Width)
+			}
+			rows[n+1] = append(rows[n+1], cell)
 		}
 	}
-	if list == nil {
-		return "none"
+	rows[0] = append(rows[0], "STATUS")
+	for n := range keys {
+		rows[n+1] = append(rows[n+1], keys[n].Status(now))
 	}
-	return strings.Join(list, " ")
-}
-
-// share formats a key's weight, followed by its class unless that is the default.
-func share(k api.Key) string {
-	weight := strconv.FormatFloat(k.Weight, 'g', -1, 64)
-	if k.Class == api.ClassBatch {
-		return weight + " batch"
-	}
-	return weight
-}
-
-func perHour(n *int64) string {
-	if n == nil {
-		return "no rate limit"
-	}
-	return strconv.FormatInt(*n, 10) + " requests in any 60 minutes"
+	return table(w, right, rows)
 }
 
 func title(r api.Role) string { return strings.ToUpper(string(r[:1])) + string(r[1:]) }
-
-func orNever(t *time.Time) string {
-	if t == nil {
-		return "never"
-	}
-	return instant(*t)
-}
-
-func instant(t time.Time) string { return t.UTC().Format("2006-01-02 15:04Z") }
 
 func shorten(s string, most int) string {
 	if r := []rune(s); len(r) > most {

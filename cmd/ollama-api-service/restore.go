@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/auth"
 	"ollama-api-service/internal/backup"
 	"ollama-api-service/internal/config"
@@ -197,7 +198,7 @@ func (r *restoring) print(m *backup.Manifest, aside string, asJSON bool) error {
 	}
 	out := r.stdout
 	fmt.Fprintf(out, "Restored %s of %s (version %s) into %s: %s.\n",
-		r.name, instant(m.CreatedAt), m.Program, r.cfg.DataDir, contents(m))
+		r.name, api.ShowTime(m.CreatedAt), m.Program, r.cfg.DataDir, contents(m))
 	if aside != "" {
 		fmt.Fprintf(out, "The previous files are in %s: remove them once the restored service works.\n", aside)
 	}

@@ -260,14 +260,14 @@ func restoreLimits(ctx context.Context, st *store.Store, limits *limit.Memory, l
 
 // staticKeys returns the keys of the settings.
 func staticKeys(cfg *config.Config) []auth.Static {
-	admin := api.Key{Name: "ADMIN_API_KEY", Role: api.RoleAdmin, Weight: api.DefaultWeight, Class: api.ClassInteractive, RateLimit: &cfg.DefaultAdminRateLimit}
+	admin := api.NewKey("ADMIN_API_KEY", api.RoleAdmin, &cfg.DefaultAdminRateLimit)
 	var list []auth.Static
 	if cfg.AdminAPIKey != "" {
 		list = append(list, auth.Static{Preview: "env-admin", Key: admin, Secret: string(cfg.AdminAPIKey)})
 	}
 	if cfg.DemoKeys {
 		admin.Name = "Demo admin"
-		user := api.Key{Name: "Demo user", Role: api.RoleUser, Weight: api.DefaultWeight, Class: api.ClassInteractive, RateLimit: &cfg.DefaultUserRateLimit}
+		user := api.NewKey("Demo user", api.RoleUser, &cfg.DefaultUserRateLimit)
 		//nolint:gosec // known to everyone on purpose: config refuses them on a HOST that others reach
 		list = append(list, auth.Static{Preview: "demo-admin", Key: admin, Secret: "demo-admin-key-12345", Demo: true},
 			auth.Static{Preview: "demo-user", Key: user, Secret: "demo-user-key-67890", Demo: true})
@@ -289,7 +289,8 @@ func firstAdmin(ctx context.Context, cfg *config.Config, st *store.Store, secret
 	if err != nil {
 		return err
 	}
-	k := api.Key{Preview: preview, Name: "First admin", Role: api.RoleAdmin, RateLimit: &cfg.DefaultAdminRateLimit, CreatedAt: now}
+	k := api.NewKey("First admin", api.RoleAdmin, &cfg.DefaultAdminRateLimit)
+	k.Preview, k.CreatedAt = preview, now
 	kept := journalled(stderr)
 	if kept { // write the file first: a key whose only copy is lost is useless
 		if err := keepFirstAdmin(cfg, key); err != nil {

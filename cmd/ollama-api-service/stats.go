@@ -194,7 +194,7 @@ func (r *statsReport) read(ctx context.Context, st *store.Store, now time.Time) 
 		if k == nil {
 			continue // a key of the settings, which has no name in the database
 		}
-		g.KeyName, g.Revoked = k.Name, k.RevokedAt != nil
+		g.KeyLabel, g.Revoked = k.Label(), k.RevokedAt != nil
 		if k.Live(now) {
 			r.idle--
 		}

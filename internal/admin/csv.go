@@ -4,6 +4,7 @@ import (
 	"encoding/csv"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -55,14 +56,22 @@ func (b usageBody) table() [][]string {
 	}
 	rows := [][]string{append(head, "requests", "prompt_tokens", "completion_tokens", "estimated_requests", "slot_ms", "average_response_time",
 		"average_time_to_first_byte", "bytes_in", "bytes_out", "last_request", "gpu_ms", "queue_ms")}
+	byKey := slices.Contains(b.GroupBy, api.ByKey)
+	if byKey {
+		rows[0] = append(rows[0], "key_owner") // new columns come last, so that the others keep their positions
+	}
 	for i := range b.Usage {
 		g := &b.Usage[i]
 		var row []string
 		for _, d := range b.GroupBy {
 			row = append(row, dimensionCells(g, d)...)
 		}
-		rows = append(rows, append(row, cells(g.Requests, g.PromptTokens, g.CompletionTokens, g.Estimated, g.SlotMS, g.AverageSeconds,
-			g.AverageFirstByte, g.BytesIn, g.BytesOut, g.LastRequest, g.GPUMS, g.QueueMS)...))
+		row = append(row, cells(g.Requests, g.PromptTokens, g.CompletionTokens, g.Estimated, g.SlotMS, g.AverageSeconds,
+			g.AverageFirstByte, g.BytesIn, g.BytesOut, g.LastRequest, g.GPUMS, g.QueueMS)...)
+		if byKey {
+			row = append(row, cells(g.KeyOwner)...)
+		}
+		rows = append(rows, row)
 	}
 	return rows
 }
@@ -88,12 +97,13 @@ func (b requestsBody) table() [][]string {
 		"id", "client_request_id", "at", "key", "key_name", "model", "alias", "endpoint", "class", "backend", "outcome", "status", "error_code", "streamed",
 		"prompt_tokens", "completion_tokens", "estimated", "ttfb_ms", "total_ms", "slot_ms", "ollama_total_ns", "ollama_load_ns", "ollama_prompt_eval_ns",
 		"ollama_eval_ns", "bytes_in", "bytes_out", "client_addr", "gpu_ms", "load_ms", "reserved_tokens", "queue_ms", "loading_ms",
+		"key_owner",
 	}}
 	for i := range b.Requests {
 		r := &b.Requests[i]
 		rows = append(rows, cells(r.ID, r.ClientRequestID, &r.At, r.Key, r.KeyName, r.Model, r.Alias, r.Endpoint, r.Class, r.Backend, string(r.Outcome), int64(r.Status),
 			string(r.ErrorCode), r.Streamed, r.PromptTokens, r.CompletionTokens, r.Estimated, r.FirstByteMS, r.TotalMS, r.SlotMS, r.OllamaTotal, r.OllamaLoad,
-			r.OllamaPromptEval, r.OllamaEval, r.BytesIn, r.BytesOut, r.ClientAddr, r.GPUMS, r.LoadMS, r.Reserved, r.QueueMS, r.LoadingMS))
+			r.OllamaPromptEval, r.OllamaEval, r.BytesIn, r.BytesOut, r.ClientAddr, r.GPUMS, r.LoadMS, r.Reserved, r.QueueMS, r.LoadingMS, r.KeyOwner))
 	}
 	return rows
 }
@@ -161,14 +171,14 @@ var (
 		}
 		return usageBody{
 			From: day, To: ExampleTime, GroupBy: []api.Dimension{api.ByKey, api.ByDay}, Groups: 1, Total: used,
-			Usage: []api.UsageGroup{{Start: &day, Key: &key, KeyName: "Production API Key", Usage: used}},
+			Usage: []api.UsageGroup{{Start: &day, Key: &key, KeyLabel: api.KeyLabel{KeyName: "Production API Key"}, Usage: used}},
 		}
 	}()
 	requestsExample = func() requestsBody {
 		id := "019ab7a2-6f3e-7c51-9d1b-2f0c7e4a8b90"
 		first, total, gpu, loaded, eval, next := 250.5, 1500.25, 990.5, 12.75, int64(1200000000), cursor(store.Place{At: ExampleTime.UnixMilli(), ID: id})
 		return requestsBody{NextCursor: &next, Requests: []requestRow{{
-			ID: id, At: ExampleTime, Key: "oas_8rT2kLmN0q", KeyName: "Production API Key", Model: "llama3.2:latest", Endpoint: "/api/chat", Class: "inference",
+			ID: id, At: ExampleTime, Key: "oas_8rT2kLmN0q", KeyLabel: api.KeyLabel{KeyName: "Production API Key"}, Model: "llama3.2:latest", Endpoint: "/api/chat", Class: "inference",
 			Backend: "ollama", Outcome: api.OutcomeOK, Status: 200, Streamed: true, PromptTokens: 26, CompletionTokens: 120, FirstByteMS: &first, TotalMS: &total,
 			SlotMS: 1490, GPUMS: &gpu, LoadMS: &loaded, OllamaTotal: &eval, OllamaLoad: new(int64), OllamaPromptEval: new(int64), OllamaEval: &eval, BytesIn: 180, BytesOut: 9100, ClientAddr: "10.0.0.7",
 		}}}

@@ -13,52 +13,58 @@ import (
 	"ollama-api-service/internal/auth"
 )
 
-func typeOf(v any) reflect.Type { return reflect.TypeOf(v) }
-
 // keyFields are all names that a body of the key operations may hold.
-var keyFields = []string{
-	"name", "role", "rate_limit", "max_concurrent", "tokens_per_hour", "tokens_per_day", "gpu_seconds_per_day",
-	"max_tokens_per_request", "strict", "weight", "class", "models", "allow_cloud", "expires_at", "allowed_ips", "policy", "note", "grace_seconds",
-}
+var keyFields = func() []string {
+	names := []string{"grace_seconds"}
+	for _, f := range api.KeyFields {
+		if f.Settable() {
+			names = append(names, f.Name)
+		}
+	}
+	return names
+}()
 
-type newKey struct {
-	Name          string               `json:"name" minLength:"1" maxLength:"100" example:"Production API Key"`
-	Role          api.Role             `json:"role" enum:"admin,user" example:"user"`
-	RateLimit     optional[int64]      `json:"rate_limit,omitempty" doc:"Requests in any 60 minutes; 0 blocks the key, null is no limit; default by role" example:"500"`
-	MaxConcurrent optional[int64]      `json:"max_concurrent,omitempty" doc:"Requests at one time; null is no bound"`
-	TokensPerHour optional[int64]      `json:"tokens_per_hour,omitempty" doc:"Tokens in and out in any 60 minutes; 0 blocks the key's inference, null is no limit" example:"200000"`
-	TokensPerDay  optional[int64]      `json:"tokens_per_day,omitempty" doc:"Tokens in and out in any 24 hours; 0 blocks the key's inference, null is no limit"`
-	GPUPerDay     optional[int64]      `json:"gpu_seconds_per_day,omitempty" doc:"Seconds of the backends' time in any 24 hours; 0 blocks the key's inference, null is no limit"`
-	MaxOutput     optional[int64]      `json:"max_tokens_per_request,omitempty" doc:"The longest answer that one request may ask for, in tokens; null is no bound of the key's own"`
-	Strict        bool                 `json:"strict,omitempty" doc:"The key's limits matter more than its being served"`
-	Weight        optional[float64]    `json:"weight,omitempty" doc:"Its share of busy servers beside other keys: above 0, at most 1000; null is 1" example:"1"`
-	Class         optional[api.Class]  `json:"class,omitempty" doc:"interactive, or batch, which takes what interactive keys leave; null is interactive" example:"interactive"`
-	Models        optional[[]string]   `json:"models,omitempty" doc:"Patterns like llama3.2, llama3.2:* or *; null is every local model, an empty list none"`
-	AllowCloud    bool                 `json:"allow_cloud,omitempty" doc:"Allow models that Ollama runs off-site"`
-	ExpiresAt     optional[time.Time]  `json:"expires_at,omitempty"`
-	AllowedIPs    []api.Network        `json:"allowed_ips,omitempty" doc:"Addresses and networks the key may be used from"`
-	Policy        optional[api.Policy] `json:"policy,omitempty" doc:"Other answers than the service's to what requests of this key may set: pass, drop, refuse, default:N, max:N or set:N by field"`
-	Note          string               `json:"note,omitempty" maxLength:"1000"`
-}
+// newKey is the body that creates a key, and keyPatch the one that changes it.
+type (
+	newKey   struct{ api.KeyPatch }
+	keyPatch struct{ api.KeyPatch }
+)
 
-type keyPatch struct {
-	Name          *string                 `json:"name,omitempty" minLength:"1" maxLength:"100"`
-	Role          *api.Role               `json:"role,omitempty" enum:"admin,user"`
-	RateLimit     optional[int64]         `json:"rate_limit,omitempty"`
-	MaxConcurrent optional[int64]         `json:"max_concurrent,omitempty"`
-	TokensPerHour optional[int64]         `json:"tokens_per_hour,omitempty"`
-	TokensPerDay  optional[int64]         `json:"tokens_per_day,omitempty"`
-	GPUPerDay     optional[int64]         `json:"gpu_seconds_per_day,omitempty"`
-	MaxOutput     optional[int64]         `json:"max_tokens_per_request,omitempty"`
-	Strict        *bool                   `json:"strict,omitempty"`
-	Weight        optional[float64]       `json:"weight,omitempty"`
-	Class         optional[api.Class]     `json:"class,omitempty"`
-	Models        optional[[]string]      `json:"models,omitempty"`
-	AllowCloud    *bool                   `json:"allow_cloud,omitempty"`
-	ExpiresAt     optional[time.Time]     `json:"expires_at,omitempty"`
-	AllowedIPs    optional[[]api.Network] `json:"allowed_ips,omitempty"`
-	Policy        optional[api.Policy]    `json:"policy,omitempty"`
-	Note          *string                 `json:"note,omitempty" maxLength:"1000"`
+// Schema describes the fields of a new key.
+func (newKey) Schema(r huma.Registry) *huma.Schema { return keySchema(r, "NewKey", true) }
+
+// Schema describes the same fields, none of them required and without their texts.
+func (keyPatch) Schema(r huma.Registry) *huma.Schema { return keySchema(r, "KeyPatch", false) }
+
+// keySchema is what huma makes of a struct with the fields that can be set. Bodies are decoded by api.KeyPatch.
+func keySchema(r huma.Registry, name string, create bool) *huma.Schema {
+	var fields []reflect.StructField
+	for i, f := range api.KeyFields {
+		if !f.Settable() {
+			continue
+		}
+		t := reflect.TypeOf(f.At(new(api.Key))).Elem()
+		if t.Kind() == reflect.Pointer {
+			t = t.Elem()
+		}
+		tag := fmt.Sprintf(`json:"%s" required:"%t" nullable:"%t" `, f.Name, create && f.Required, f.Nullable())
+		if t == reflect.TypeFor[string]() {
+			tag += fmt.Sprintf(`minLength:"%d" maxLength:"%d" `, f.Least, f.Most)
+		}
+		// Of two tags with the same name, the first one counts.
+		fields = append(fields, reflect.StructField{Name: fmt.Sprint("Field", i), Type: t, Tag: reflect.StructTag(tag) + f.Tag()})
+	}
+	s := huma.SchemaFromType(r, reflect.StructOf(fields))
+	for _, field := range s.Properties {
+		if field.Nullable {
+			field.Enum = nil // null is no value of an enum
+		}
+		if !create {
+			field.Description, field.Examples = "", nil
+		}
+	}
+	r.Map()[name] = s // under a name of its own, as huma does for a named struct
+	return &huma.Schema{Ref: "#/components/schemas/" + name}
 }
 
 // secretKey is a key with its secret: the one answer that ever shows it.
@@ -76,12 +82,12 @@ type (
 	secretOut struct{ Body secretKey }
 	keyOut    struct{ Body api.Key }
 	keysIn    struct {
-		Text   string   `query:"q" maxLength:"100" doc:"Part of the name, the preview or the note, whatever the case" example:"laptop"`
-		State  []string `query:"state" maxItems:"4" enum:"active,expiring,expired,revoked" doc:"Keys in any of these states, separated by commas: active works, expiring works and ends within 30 days" example:"[\"active\"]"`
-		Role   string   `query:"role" enum:"admin,user" doc:"Keys of this role"`
-		Sort   string   `query:"sort" enum:"created_at,-created_at,name,-name,role,-role,expires_at,-expires_at" default:"-created_at" doc:"The order; a hyphen in front turns it around. Keys without an expiry come behind all others by expires_at"`
-		Limit  int      `query:"limit" minimum:"1" maximum:"1000" doc:"The most keys to show; without it all"`
-		Cursor string   `query:"cursor" maxLength:"2048" doc:"next_cursor of the page before, unchanged; the filters and the order must be the same again"`
+		Text  string   `query:"q" maxLength:"100" doc:"Part of the name, the preview or the note, whatever the case" example:"laptop"`
+		State []string `query:"state" maxItems:"4" enum:"active,expiring,expired,revoked" doc:"Keys in any of these states, separated by commas: active works, expiring works and ends within 30 days" example:"[\"active\"]"`
+		api.KeyFilter
+		Sort   string `query:"sort" enum:"created_at,-created_at,name,-name,role,-role,expires_at,-expires_at" default:"-created_at" doc:"The order; a hyphen in front turns it around. Keys without an expiry come behind all others by expires_at"`
+		Limit  int    `query:"limit" minimum:"1" maximum:"1000" doc:"The most keys to show; without it all"`
+		Cursor string `query:"cursor" maxLength:"2048" doc:"next_cursor of the page before, unchanged; the filters and the order must be the same again"`
 	}
 	keysOut struct {
 		Body struct {
@@ -132,36 +138,17 @@ func (s *Service) change(ctx context.Context) api.Change {
 
 func (s *Service) createKey(ctx context.Context, in *createIn) (*secretOut, error) {
 	by := s.change(ctx)
-	n := in.Body
-	k := api.Key{
-		Name: n.Name, Role: n.Role, MaxConcurrent: n.MaxConcurrent.Value, AllowCloud: n.AllowCloud, ExpiresAt: n.ExpiresAt.Value,
-		AllowedIPs: n.AllowedIPs, Note: n.Note, CreatedAt: by.At, TokensPerHour: n.TokensPerHour.Value, TokensPerDay: n.TokensPerDay.Value,
-		GPUPerDay: n.GPUPerDay.Value, MaxOutput: n.MaxOutput.Value, Strict: n.Strict, Weight: api.DefaultWeight, Class: api.ClassInteractive,
-	}
-	api.KeyPatch{Weight: n.Weight.Optional, Class: n.Class.Optional}.Apply(&k)
-	if n.RateLimit.Set {
-		k.RateLimit = n.RateLimit.Value
-	} else {
-		byRole := callerOf(ctx).DefaultLimits[n.Role]
+	k := api.NewKey("", "", nil)
+	in.Body.Apply(&k)
+	if !in.Body.Has("rate_limit") {
+		byRole := callerOf(ctx).DefaultLimits[k.Role]
 		k.RateLimit = &byRole
-	}
-	if n.Models.Value != nil {
-		k.Models = *n.Models.Value
-	}
-	if n.Policy.Value != nil {
-		k.Policy = *n.Policy.Value
-	}
-	if err := k.Validate(); err != nil {
-		return nil, err
-	}
-	if err := api.CheckExpiry(k.ExpiresAt, by.At); err != nil {
-		return nil, err
 	}
 	secret, preview, err := auth.Mint(s.Random)
 	if err != nil {
 		return nil, err
 	}
-	k.Preview = preview
+	k.Preview, k.CreatedAt = preview, by.At
 	if err := s.Store.CreateKey(ctx, k, s.Secret.MAC(secret), by); err != nil {
 		return nil, err
 	}
@@ -170,7 +157,7 @@ func (s *Service) createKey(ctx context.Context, in *createIn) (*secretOut, erro
 }
 
 func (s *Service) listKeys(ctx context.Context, in *keysIn) (*keysOut, error) {
-	q := api.KeyQuery{Text: in.Text, States: in.State, Role: api.Role(in.Role), Sort: in.Sort}
+	q := api.KeyQuery{KeyFilter: in.KeyFilter, Text: in.Text, States: in.State, Sort: in.Sort}
 	place, err := unmark("keys"+in.Sort, in.Cursor, 2)
 	if err != nil {
 		return nil, err
@@ -205,14 +192,7 @@ func (s *Service) showKey(ctx context.Context, in *KeyPath) (*keyOut, error) {
 func (s *Service) changeKey(ctx context.Context, in *changeIn) (*keyOut, error) {
 	by := s.change(ctx)
 	by.Force = in.Force
-	b := in.Body
-	patch := api.KeyPatch{
-		Name: b.Name, Role: b.Role, RateLimit: b.RateLimit.Optional, MaxConcurrent: b.MaxConcurrent.Optional,
-		TokensPerHour: b.TokensPerHour.Optional, TokensPerDay: b.TokensPerDay.Optional, GPUPerDay: b.GPUPerDay.Optional, MaxOutput: b.MaxOutput.Optional, Strict: b.Strict,
-		Weight: b.Weight.Optional, Class: b.Class.Optional,
-		Models: b.Models.Optional, AllowCloud: b.AllowCloud, ExpiresAt: b.ExpiresAt.Optional, AllowedIPs: b.AllowedIPs.Optional, Policy: b.Policy.Optional, Note: b.Note,
-	}
-	k, err := s.Store.ChangeKey(ctx, in.Preview, patch, by)
+	k, err := s.Store.ChangeKey(ctx, in.Preview, in.Body.KeyPatch, by)
 	if err != nil {
 		return nil, err
 	}

@@ -3,9 +3,7 @@
 package admin
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,7 +11,6 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
-	"reflect"
 	"strings"
 	"time"
 
@@ -212,26 +209,4 @@ func operation[I, O any](a huma.API, op huma.Operation, handle func(context.Cont
 		}
 		return nil, callerOf(ctx).refuse(api.AsError(err))
 	})
-}
-
-// optional is a field of a PATCH with three states: absent, null and a value.
-type optional[T any] struct{ api.Optional[T] }
-
-// UnmarshalJSON is called for null too, which is how the two are told apart.
-func (o *optional[T]) UnmarshalJSON(b []byte) error {
-	o.Set = true
-	if bytes.Equal(b, []byte("null")) {
-		o.Value = nil
-		return nil
-	}
-	o.Value = new(T)
-	return json.Unmarshal(b, o.Value)
-}
-
-// Schema is that of the value, or null.
-func (o optional[T]) Schema(r huma.Registry) *huma.Schema {
-	var v T
-	schema := *huma.SchemaFromType(r, reflect.TypeOf(v))
-	schema.Nullable = true
-	return &schema
 }

@@ -88,11 +88,11 @@ type requestsIn struct {
 
 // requestRow is one row of the books. It has no prompt and no answer: the books hold none.
 type requestRow struct {
-	ID               string      `json:"id" doc:"The X-Request-Id of the answer" example:"019ab7a2-6f3e-7c51-9d1b-2f0c7e4a8b90"`
-	ClientRequestID  string      `json:"client_request_id" doc:"The X-Request-Id that the client sent; empty if none"`
-	At               time.Time   `json:"at" doc:"When the request was admitted"`
-	Key              string      `json:"key" doc:"Key preview" example:"oas_8rT2kLmN0q"`
-	KeyName          string      `json:"key_name,omitempty" example:"Production API Key"`
+	ID              string    `json:"id" doc:"The X-Request-Id of the answer" example:"019ab7a2-6f3e-7c51-9d1b-2f0c7e4a8b90"`
+	ClientRequestID string    `json:"client_request_id" doc:"The X-Request-Id that the client sent; empty if none"`
+	At              time.Time `json:"at" doc:"When the request was admitted"`
+	Key             string    `json:"key" doc:"Key preview" example:"oas_8rT2kLmN0q"`
+	api.KeyLabel
 	Model            string      `json:"model" doc:"The model that ran; empty where there is none, and (unknown) for a name that no server has" example:"llama3.2:latest"`
 	Alias            string      `json:"alias" doc:"The name the client used, where it is an alias or a model that no server has"`
 	Endpoint         string      `json:"endpoint" doc:"Route template" example:"/api/chat"`
@@ -200,7 +200,7 @@ func (s *Service) usage(ctx context.Context, in *usageIn) (*usageOut, error) {
 		}
 		if g.Key != nil {
 			k := names[*g.Key]
-			g.KeyName, g.Revoked = k.Name, k.RevokedAt != nil
+			g.KeyLabel, g.Revoked = k.Label(), k.RevokedAt != nil
 		}
 	}
 	body.Usage, body.Groups, body.Total = append([]api.UsageGroup{}, used.Rows...), used.Groups, used.Total
@@ -261,7 +261,7 @@ func (s *Service) listRequests(ctx context.Context, in *requestsIn) (*requestsOu
 	out := &requestsOut{Body: requestsBody{Requests: make([]requestRow, 0, len(list)), asCSV: in.csv(ctx)}}
 	for i := range list {
 		list[i].At = list[i].At.In(zone)
-		out.Body.Requests = append(out.Body.Requests, rowOf(&list[i], names[list[i].Key].Name))
+		out.Body.Requests = append(out.Body.Requests, rowOf(&list[i], names[list[i].Key].Label()))
 	}
 	if next != nil {
 		out.NextCursor = cursor(*next)
@@ -271,9 +271,9 @@ func (s *Service) listRequests(ctx context.Context, in *requestsIn) (*requestsOu
 	return out, nil
 }
 
-func rowOf(r *api.Record, keyName string) requestRow {
+func rowOf(r *api.Record, label api.KeyLabel) requestRow {
 	return requestRow{
-		ID: r.ID, ClientRequestID: r.ClientRequestID, At: r.At, Key: r.Key, KeyName: keyName, Model: r.Model, Alias: r.Alias, Endpoint: r.Endpoint,
+		ID: r.ID, ClientRequestID: r.ClientRequestID, At: r.At, Key: r.Key, KeyLabel: label, Model: r.Model, Alias: r.Alias, Endpoint: r.Endpoint,
 		Class: r.Class, Backend: r.Backend, Outcome: r.Outcome, Status: r.Status, ErrorCode: r.ErrorCode, Streamed: r.Streamed,
 		PromptTokens: r.PromptTokens, CompletionTokens: r.CompletionTokens, Estimated: r.Estimated,
 		FirstByteMS: known(r.FirstByte), TotalMS: known(r.Total), SlotMS: api.Milliseconds(r.Slot), GPUMS: api.Measured(r.GPU), QueueMS: api.Measured(r.Queued), LoadingMS: api.Measured(r.Loading), LoadMS: load(r.OllamaLoad),

@@ -3,12 +3,8 @@
 package api
 
 import (
-	"errors"
 	"net/netip"
-	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 )
 
 // Role is what a key may do. A user runs models and reads its own statistics; an admin also manages keys and models.
@@ -32,6 +28,7 @@ const (
 // Limits of a key's fields, which Validate checks.
 const (
 	MaxNameLength  = 100
+	MaxOwnerLength = 100
 	MaxNoteLength  = 1000
 	MaxPatterns    = 200
 	MaxNetworks    = 100
@@ -43,23 +40,23 @@ const (
 	DefaultGrace   = 24 * time.Hour // how long a replaced secret works by default
 	MaxGrace       = 72 * time.Hour
 	MaxKeyWeight   = 1000
-	DefaultWeight  = 1.0
 )
 
 // Key is an API key without its secret. Preview is its public name in answers, usage records and logs.
 type Key struct {
 	Preview       string     `json:"key_preview" doc:"Public name of the key: oas_ and ten characters" example:"oas_8rT2kLmN0q"`
 	Name          string     `json:"name" example:"Production API Key"`
+	Owner         string     `json:"owner" doc:"Whose key it is: a person, a team or a program" example:"Sales team"`
 	Role          Role       `json:"role" enum:"admin,user"`
-	RateLimit     *int64     `json:"rate_limit" doc:"Requests in any 60 minutes; 0 blocks the key, null means no limit" example:"100"`
+	RateLimit     *int64     `json:"rate_limit" doc:"Requests in any 60 minutes; 0 blocks the key, null means no limit; a new key without it gets the default of its role" example:"100"`
 	MaxConcurrent *int64     `json:"max_concurrent" doc:"Concurrent requests; null means no limit"`
 	TokensPerHour *int64     `json:"tokens_per_hour" doc:"Input and output tokens in any 60 minutes; 0 blocks inference, null means no limit" example:"200000"`
 	TokensPerDay  *int64     `json:"tokens_per_day" doc:"Input and output tokens in any 24 hours; 0 blocks inference, null means no limit"`
 	GPUPerDay     *int64     `json:"gpu_seconds_per_day" doc:"Seconds of backend time (gpu_ms) in any 24 hours; 0 blocks inference, null means no limit"`
 	MaxOutput     *int64     `json:"max_tokens_per_request" doc:"The most tokens that one request may ask for; null means no limit for this key"`
 	Strict        bool       `json:"strict" doc:"Refuse a request rather than risk that it exceeds the limits"`
-	Weight        float64    `json:"weight" doc:"Share of busy servers, relative to other keys: weight 2 gets twice the time of weight 1" example:"1"`
-	Class         Class      `json:"class" enum:"interactive,batch" doc:"batch requests run when no interactive request waits, but never wait much longer than others"`
+	Weight        float64    `json:"weight" doc:"Share of busy servers, relative to other keys: above 0, at most 1000; weight 2 gets twice the time of weight 1; null sets 1" example:"1"`
+	Class         Class      `json:"class" enum:"interactive,batch" doc:"batch requests run when no interactive request waits, but never wait much longer than others; null sets interactive"`
 	Models        []string   `json:"models" doc:"Patterns of models that this key may use; null means every local model, an empty list none"`
 	AllowCloud    bool       `json:"allow_cloud" doc:"Whether the key may use models that Ollama runs off-site (:cloud)"`
 	ExpiresAt     *time.Time `json:"expires_at"`
@@ -74,34 +71,88 @@ type Key struct {
 	OldSecretUntil *time.Time `json:"-"`
 }
 
-// Network is an address range. In text, a single address means only that address.
-type Network struct{ netip.Prefix }
-
-// UnmarshalText reads "10.0.0.0/8" or "10.0.0.7".
-func (n *Network) UnmarshalText(text []byte) error {
-	s := string(text)
-	if strings.Contains(s, "/") {
-		p, err := netip.ParsePrefix(s)
-		if err != nil {
-			return errors.New("allowed_ips: an entry is not a network like 10.0.0.0/8")
-		}
-		if p.Addr().Is4In6() {
-			if p.Bits() < 96 {
-				return errors.New("allowed_ips: write IPv4 networks like 10.0.0.0/8")
-			}
-			p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
-		}
-		n.Prefix = p.Masked()
-		return nil
-	}
-	a, err := netip.ParseAddr(s)
-	if err != nil || a.Zone() != "" {
-		return errors.New("allowed_ips: an entry is not an address like 10.0.0.7")
-	}
-	a = a.Unmap()
-	n.Prefix = netip.PrefixFrom(a, a.BitLen())
-	return nil
+// NewKey returns a key with the defaults of the fields that are not given. A nil limit means no rate limit.
+func NewKey(name string, role Role, limit *int64) Key {
+	return Key{Name: name, Role: role, RateLimit: limit, Weight: 1, Class: ClassInteractive}
 }
+
+// KeyFields are the fields of a key, in the order in which `keys show` prints them. The type of a field, its JSON name and its texts for the
+// HTTP API are in Key; everything else that the HTTP API, the command line and the store know of it is in its line here.
+var KeyFields = indexed([]*KeyField{
+	{Name: "key_preview", Label: "key", Column: "KEY"},
+	{Name: "name", Label: "name", Column: "NAME", Required: true, Least: 1, Most: MaxNameLength, Help: "name or purpose of the key"},
+	{Name: "owner", Label: "owner", Column: "OWNER", Width: 24, Most: MaxOwnerLength, Help: "whose key it is: a person, a team or a program"},
+	{
+		Name: "role", Label: "role", Column: "ROLE", Required: true, Choices: []string{string(RoleAdmin), string(RoleUser)},
+		Help: "user or admin; the default is user",
+	},
+	{Name: "revoked_at", Label: "status", show: (*Key).Status},
+	{
+		Name: "rate_limit", Label: "rate limit", Column: "PER HOUR", Most: MaxRateLimit, Unit: "requests in any 60 minutes",
+		Help: "requests in any 60 minutes: a number (0 blocks the key) or none", show: (*Key).perHour,
+	},
+	{
+		Name: "max_concurrent", Label: "concurrent", Column: "AT ONCE", Least: 1, Most: MaxConcurrency, Unit: "concurrent requests",
+		Help: "concurrent requests: a number or none", show: (*Key).concurrent,
+	},
+	{
+		Name: "tokens_per_hour", Label: "tokens", Column: "BUDGET", Most: MaxTokens, Unit: "tokens in any 60 minutes",
+		Help: "input and output tokens in any 60 minutes: a number (0 blocks inference) or none", show: (*Key).tokens, cell: (*Key).budget,
+	},
+	{
+		Name: "tokens_per_day", Most: MaxTokens, Unit: "tokens in any 24 hours",
+		Help: "input and output tokens in any 24 hours: a number (0 blocks inference) or none",
+	},
+	{
+		Name: "gpu_seconds_per_day", Label: "GPU time", Most: MaxGPUSeconds, Unit: "seconds in any 24 hours",
+		Help: "seconds of backend time in any 24 hours: a number (0 blocks inference) or none",
+	},
+	{
+		Name: "max_tokens_per_request", Label: "max tokens per request", Least: 1, Most: MaxOutput, Unit: "tokens",
+		Help: "the most tokens that one request may ask for: a number or none",
+	},
+	{Name: "strict", Label: "strict", Help: "refuse a request rather than risk that it exceeds the limits"},
+	{
+		Name: "weight", Label: "share", Column: "SHARE", Most: MaxKeyWeight, show: (*Key).share,
+		Help: "share of busy servers, relative to other keys: a number above 0, at most 1000; the default is 1",
+	},
+	{
+		Name: "class", Choices: []string{string(ClassInteractive), string(ClassBatch)},
+		Help: "interactive or batch, which is served when no interactive key waits; the default is interactive",
+	},
+	{
+		Name: "models", Label: "models", Column: "MODELS", Width: 40, Most: MaxPatterns,
+		Help: "models that the key may use: patterns like llama3.2,qwen3:*, or all, or none",
+	},
+	{Name: "allow_cloud", Label: "cloud models", Help: "allow models that Ollama runs off-site"},
+	{
+		Name: "allowed_ips", Label: "used from", Most: MaxNetworks,
+		Help: "addresses from which the key may be used: 10.0.0.7,192.168.0.0/16 or any",
+	},
+	{Name: "policy", Label: "policy", Help: "which options its requests may set: num_ctx=max:8192,raw=refuse (docs/policy.md) or none"},
+	{Name: "expires_at", Label: "expires", Column: "EXPIRES", Help: "when the key expires: 30d, 12h, 2027-01-31T00:00:00Z or never"},
+	{Name: "created_at", Label: "created"},
+	{Name: "note", Label: "note", Most: MaxNoteLength, Help: "a note for admins"},
+})
+
+// KeyFilter selects keys by the values of their fields. An empty value selects all.
+type KeyFilter struct {
+	Role  string `query:"role" enum:"admin,user" doc:"Keys of this role" help:"only keys of this role: user or admin"`
+	Owner string `query:"owner" maxLength:"100" doc:"Keys with exactly this owner" example:"Sales team" help:"only keys with exactly this owner"`
+}
+
+func (f *KeyFilter) has(k *Key) bool {
+	return (f.Role == "" || f.Role == string(k.Role)) && (f.Owner == "" || f.Owner == k.Owner)
+}
+
+// KeyLabel is what statistics show of a key in addition to its preview.
+type KeyLabel struct {
+	KeyName  string `json:"key_name,omitempty" example:"Production API Key"`
+	KeyOwner string `json:"key_owner,omitempty" example:"Sales team"`
+}
+
+// Label returns the key's label.
+func (k Key) Label() KeyLabel { return KeyLabel{KeyName: k.Name, KeyOwner: k.Owner} }
 
 // Allows reports whether the key may be used from addr. A key without a list may be used from any address.
 func (k *Key) Allows(addr netip.Addr) bool {
@@ -130,55 +181,6 @@ func (k *Key) Metered() bool {
 	return k.TokensPerHour != nil || k.TokensPerDay != nil || k.GPUPerDay != nil
 }
 
-// Validate returns a CodeBadRequest error that names the first invalid field.
-func (k *Key) Validate() error {
-	if err := checkText("name", k.Name, 1, MaxNameLength); err != nil {
-		return err
-	}
-	if err := checkText("note", k.Note, 0, MaxNoteLength); err != nil {
-		return err
-	}
-	if k.Role != RoleAdmin && k.Role != RoleUser {
-		return Errorf(CodeBadRequest, "role must be admin or user")
-	}
-	if k.RateLimit != nil && (*k.RateLimit < 0 || *k.RateLimit > MaxRateLimit) {
-		return Errorf(CodeBadRequest, "rate_limit must be from 0 to %d, or null for no limit", MaxRateLimit)
-	}
-	if k.MaxConcurrent != nil && (*k.MaxConcurrent < 1 || *k.MaxConcurrent > MaxConcurrency) {
-		return Errorf(CodeBadRequest, "max_concurrent must be from 1 to %d, or null for no limit", MaxConcurrency)
-	}
-	for _, limit := range []struct {
-		field string
-		value *int64
-		most  int64
-	}{{"tokens_per_hour", k.TokensPerHour, MaxTokens}, {"tokens_per_day", k.TokensPerDay, MaxTokens}, {"gpu_seconds_per_day", k.GPUPerDay, MaxGPUSeconds}} {
-		if limit.value != nil && (*limit.value < 0 || *limit.value > limit.most) {
-			return Errorf(CodeBadRequest, "%s must be from 0 to %d, or null for no limit", limit.field, limit.most)
-		}
-	}
-	if k.MaxOutput != nil && (*k.MaxOutput < 1 || *k.MaxOutput > MaxOutput) {
-		return Errorf(CodeBadRequest, "max_tokens_per_request must be from 1 to %d, or null for no limit", int64(MaxOutput))
-	}
-	if !(k.Weight > 0 && k.Weight <= MaxKeyWeight) { // in this form it refuses NaN too
-		return Errorf(CodeBadRequest, "weight must be above 0 and at most %d", MaxKeyWeight)
-	}
-	if k.Class != ClassInteractive && k.Class != ClassBatch {
-		return Errorf(CodeBadRequest, "class must be interactive or batch")
-	}
-	if len(k.Models) > MaxPatterns {
-		return Errorf(CodeBadRequest, "models has more than %d patterns", MaxPatterns)
-	}
-	for _, p := range k.Models {
-		if _, err := ParsePattern(p); err != nil {
-			return Errorf(CodeBadRequest, "models: a pattern is not a model name like llama3.2, llama3.2:* or *")
-		}
-	}
-	if len(k.AllowedIPs) > MaxNetworks {
-		return Errorf(CodeBadRequest, "allowed_ips has more than %d entries", MaxNetworks)
-	}
-	return k.Policy.Validate()
-}
-
 // CheckExpiry refuses an expiry in the past or more than ten years ahead, which is probably a typing error.
 func CheckExpiry(at *time.Time, now time.Time) error {
 	if at == nil {
@@ -188,112 +190,6 @@ func CheckExpiry(at *time.Time, now time.Time) error {
 		return Errorf(CodeBadRequest, "expires_at must be in the future and within ten years")
 	}
 	return nil
-}
-
-func checkText(field, s string, least, most int) error {
-	n := utf8.RuneCountInString(s)
-	if n < least || n > most || !utf8.ValidString(s) || strings.TrimSpace(s) != s {
-		return Errorf(CodeBadRequest, "%s must be %d to %d characters, without leading or trailing spaces", field, least, most)
-	}
-	for _, r := range s {
-		// Control and format characters (newlines, right-to-left marks, zero-width characters) can forge terminal and log lines.
-		if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) || r == '\u2028' || r == '\u2029' || r == utf8.RuneError {
-			return Errorf(CodeBadRequest, "%s must not contain control or invisible characters", field)
-		}
-	}
-	return nil
-}
-
-// KeyPatch is a change to a key. A nil field does not change. For nullable fields, Set reports whether the field was given.
-type KeyPatch struct {
-	Name          *string
-	Role          *Role
-	RateLimit     Optional[int64]
-	MaxConcurrent Optional[int64]
-	TokensPerHour Optional[int64]
-	TokensPerDay  Optional[int64]
-	GPUPerDay     Optional[int64]
-	MaxOutput     Optional[int64]
-	Strict        *bool
-	Weight        Optional[float64]
-	Class         Optional[Class]
-	Models        Optional[[]string]
-	AllowCloud    *bool
-	ExpiresAt     Optional[time.Time]
-	AllowedIPs    Optional[[]Network]
-	Policy        Optional[Policy]
-	Note          *string
-}
-
-// Optional is a field of a patch with three states: absent, null and a value.
-type Optional[T any] struct {
-	Set   bool
-	Value *T
-}
-
-// or returns the value, or old if none was given, or fallback for null.
-func (o Optional[T]) or(old, fallback T) T {
-	switch {
-	case !o.Set:
-		return old
-	case o.Value == nil:
-		return fallback
-	}
-	return *o.Value
-}
-
-// Apply changes k. The caller validates the result.
-func (p KeyPatch) Apply(k *Key) {
-	if p.Name != nil {
-		k.Name = *p.Name
-	}
-	if p.Role != nil {
-		k.Role = *p.Role
-	}
-	if p.RateLimit.Set {
-		k.RateLimit = p.RateLimit.Value
-	}
-	if p.MaxConcurrent.Set {
-		k.MaxConcurrent = p.MaxConcurrent.Value
-	}
-	for _, limit := range []struct {
-		given Optional[int64]
-		field **int64
-	}{{p.TokensPerHour, &k.TokensPerHour}, {p.TokensPerDay, &k.TokensPerDay}, {p.GPUPerDay, &k.GPUPerDay}, {p.MaxOutput, &k.MaxOutput}} {
-		if limit.given.Set {
-			*limit.field = limit.given.Value
-		}
-	}
-	if p.Strict != nil {
-		k.Strict = *p.Strict
-	}
-	k.Weight, k.Class = p.Weight.or(k.Weight, DefaultWeight), p.Class.or(k.Class, ClassInteractive)
-	if p.Models.Set {
-		k.Models = deref(p.Models.Value)
-	}
-	if p.AllowCloud != nil {
-		k.AllowCloud = *p.AllowCloud
-	}
-	if p.ExpiresAt.Set {
-		k.ExpiresAt = p.ExpiresAt.Value
-	}
-	if p.AllowedIPs.Set {
-		k.AllowedIPs = deref(p.AllowedIPs.Value)
-	}
-	if p.Policy.Set {
-		k.Policy = deref(p.Policy.Value)
-	}
-	if p.Note != nil {
-		k.Note = *p.Note
-	}
-}
-
-func deref[T any](p *T) T {
-	if p == nil {
-		var zero T
-		return zero
-	}
-	return *p
 }
 
 // Change records who changes a key, from which address and when, for the audit table.
@@ -307,6 +203,3 @@ type Change struct {
 	// Force allows a change that blocks the key that makes it, and a rotation while the grace period of the previous one runs.
 	Force bool
 }
-
-// SocketPeers stands for the peers of a Unix socket in a list of networks, because they have no address.
-var SocketPeers = netip.Prefix{}

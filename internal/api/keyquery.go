@@ -26,9 +26,9 @@ const expiringSoon = 30 * 24 * time.Hour
 
 // KeyQuery selects keys. Its zero value selects all keys, newest first.
 type KeyQuery struct {
+	KeyFilter
 	Text   string   // part of the name, the preview or the note, in any case
 	States []string // any of these; empty means all
-	Role   Role     // "" means both
 	Sort   string   // one of KeyOrders; "" means -created_at
 }
 
@@ -37,7 +37,7 @@ func (q *KeyQuery) Select(keys []Key, now time.Time) []Key {
 	text := strings.ToLower(q.Text)
 	has := func(s string) bool { return strings.Contains(strings.ToLower(s), text) }
 	keys = slices.DeleteFunc(keys, func(k Key) bool {
-		return !(has(k.Name) || has(k.Preview) || has(k.Note)) || q.Role != "" && k.Role != q.Role ||
+		return !(has(k.Name) || has(k.Preview) || has(k.Note)) || !q.has(&k) ||
 			len(q.States) > 0 && !slices.ContainsFunc(q.States, func(s string) bool { return k.In(s, now) })
 	})
 	slices.SortFunc(keys, func(a, b Key) int { return q.compare(q.Place(&a), a.Preview, q.Place(&b), b.Preview) })

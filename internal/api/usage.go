@@ -130,14 +130,14 @@ type Usage struct {
 
 // UsageGroup is the Usage of requests that have the same values in the fields that are set. The other fields were not requested.
 type UsageGroup struct {
-	Start    *time.Time `json:"start,omitempty" doc:"Start of the hour, day, week or month, in the requested zone"`
-	Key      *string    `json:"key,omitempty" doc:"Key preview" example:"oas_8rT2kLmN0q"`
-	KeyName  string     `json:"key_name,omitempty" example:"Production API Key"`
-	Revoked  bool       `json:"revoked,omitempty" doc:"The key was revoked"`
-	Model    *string    `json:"model,omitempty" doc:"Empty for requests without a model, such as uploads of blobs" example:"llama3.2:latest"`
-	Endpoint *string    `json:"endpoint,omitempty" example:"/api/chat"`
-	Backend  *string    `json:"backend,omitempty" example:"ollama"`
-	Outcome  *string    `json:"outcome,omitempty" example:"ok"`
+	Start *time.Time `json:"start,omitempty" doc:"Start of the hour, day, week or month, in the requested zone"`
+	Key   *string    `json:"key,omitempty" doc:"Key preview" example:"oas_8rT2kLmN0q"`
+	KeyLabel
+	Revoked  bool    `json:"revoked,omitempty" doc:"The key was revoked"`
+	Model    *string `json:"model,omitempty" doc:"Empty for requests without a model, such as uploads of blobs" example:"llama3.2:latest"`
+	Endpoint *string `json:"endpoint,omitempty" example:"/api/chat"`
+	Backend  *string `json:"backend,omitempty" example:"ollama"`
+	Outcome  *string `json:"outcome,omitempty" example:"ok"`
 	Usage
 }
 

@@ -73,7 +73,8 @@ func (b *bed) save(text string, k api.Key) (preview string) {
 	if k.Role == "" {
 		k.Role = api.RoleUser
 	}
-	k.Name = "test key"
+	usual := api.NewKey("test key", api.RoleUser, nil)
+	k.Name, k.Weight, k.Class = usual.Name, usual.Weight, usual.Class
 	if err := b.store.CreateKey(b.Context(), k, b.secret.MAC(text), b.by()); err != nil {
 		b.Fatal(err)
 	}
@@ -304,7 +305,11 @@ func TestConcurrentRequestsAndChanges(t *testing.T) {
 	}
 	for i := range 20 {
 		note := fmt.Sprint(i)
-		if _, err := b.store.ChangeKey(t.Context(), preview, api.KeyPatch{Note: &note}, b.by()); err != nil {
+		var patch api.KeyPatch
+		if err := patch.UnmarshalJSON([]byte(`{"note":"` + note + `"}`)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.store.ChangeKey(t.Context(), preview, patch, b.by()); err != nil {
 			t.Fatal(err)
 		}
 		b.Forget()

@@ -91,12 +91,12 @@ func (e *Explained) charge(slot time.Duration) {
 
 // FromRow reports what the row of an earlier request says. k is its key.
 func FromRow(r *api.Record, k api.Key) Explained {
+	if k.Weight == 0 { // of a key whose setting is gone
+		k = api.NewKey("", "", nil)
+	}
 	e := Explained{
 		RequestID: r.ID, State: "ended", Key: r.Key, Weight: k.Weight, Class: k.Class, Model: r.Model, Endpoint: r.Endpoint, At: r.At.UTC(),
 		Tries: []Try{{Backend: r.Backend}}, GPUMS: api.Measured(r.GPU), WaitedMS: api.Measured(r.Queued), LoadMS: api.Measured(r.Loading), Outcome: r.Outcome, ErrorCode: r.ErrorCode, Recorded: true,
-	}
-	if e.Weight == 0 { // of a key whose setting is gone
-		e.Weight, e.Class = api.DefaultWeight, api.ClassInteractive
 	}
 	e.charge(r.Slot)
 	return e

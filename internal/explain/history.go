@@ -63,12 +63,6 @@ func (r *Recent) Begin(id string, key *api.Key, model, endpoint string) *History
 		id: id, key: key.Preview, model: model, endpoint: endpoint, weight: key.Weight, class: key.Class,
 		asked: now, waiting: now,
 	}
-	if t.weight == 0 {
-		t.weight = api.DefaultWeight
-	}
-	if t.class == "" {
-		t.class = api.ClassInteractive
-	}
 	t.tries = t.first[:0]
 	r.mu.Lock()
 	defer r.mu.Unlock()

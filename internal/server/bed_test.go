@@ -102,8 +102,8 @@ func start(t testing.TB, with setup) *bed {
 	must(err)
 	thousand := int64(1000)
 	b.auth = auth.New(b.store, b.secret, []auth.Static{
-		{Preview: "env-admin", Secret: adminSecret, Key: api.Key{Name: "ADMIN_API_KEY", Role: api.RoleAdmin, RateLimit: &thousand}},
-		{Preview: "demo-user", Secret: "demo-user-key-67890", Demo: true, Key: api.Key{Name: "demo", Role: api.RoleUser, RateLimit: &thousand}},
+		{Preview: "env-admin", Secret: adminSecret, Key: api.NewKey("ADMIN_API_KEY", api.RoleAdmin, &thousand)},
+		{Preview: "demo-user", Secret: "demo-user-key-67890", Demo: true, Key: api.NewKey("demo", api.RoleUser, &thousand)},
 	}, time.Now)
 	base := parseURL(t, b.ollama.URL)
 	slots, queue := max(with.slots, 0), max(with.maxQueue, 0)

@@ -77,6 +77,39 @@ func TestLifeOfAKey(t *testing.T) {
 	}
 }
 
+func TestOwnerOfAKey(t *testing.T) {
+	b := start(t, setup{})
+	_, anna := b.key(`{"name":"laptop","role":"user","owner":"Anna"}`)
+	_, bert := b.key(`{"name":"laptop","role":"user"}`)
+	owned := func(query string) string {
+		var all []string
+		for _, k := range b.do("GET", "/api/keys"+query, adminSecret, "").json(t)["api_keys"].([]any) {
+			all = append(all, k.(map[string]any)["key_preview"].(string))
+		}
+		return strings.Join(all, " ")
+	}
+	if got := owned("?owner=Anna"); got != anna {
+		t.Errorf("the keys of Anna are %q, want %q", got, anna)
+	}
+	if r := b.do("PATCH", "/api/keys/"+bert, adminSecret, `{"owner":"Bert & Co"}`); r.status != 200 || r.json(t)["owner"] != "Bert & Co" {
+		t.Errorf("PATCH: %d %s, want the owner Bert & Co", r.status, r.body)
+	}
+	if got := owned("?owner=Bert%20%26%20Co&role=user"); got != bert {
+		t.Errorf("the keys of Bert & Co are %q, want %q", got, bert)
+	}
+	if got := owned("?owner=Bert%20%26%20Co&role=admin") + owned("?owner=anna") + owned("?owner=Ann"); got != "" {
+		t.Errorf("%q was found by another role or a similar owner, want none", got)
+	}
+	if r := b.do("PATCH", "/api/keys/"+bert, adminSecret, `{"owner":null,"note":"moved"}`); r.json(t)["owner"] != "Bert & Co" {
+		t.Errorf("after null, which is as if absent, the key is %s, want the owner Bert & Co", r.body)
+	}
+	for _, owner := range []string{strings.Repeat("n", 101), " Anna", `a\nb`, `a\u202eb`} {
+		if r := b.do("PATCH", "/api/keys/"+bert, adminSecret, `{"owner":"`+owner+`"}`); r.status != http.StatusBadRequest || !strings.Contains(r.body, "owner") {
+			t.Errorf("owner %.10q: %d %s, want 400 that names owner", owner, r.status, r.body)
+		}
+	}
+}
+
 func TestRefusedKeys(t *testing.T) {
 	b := start(t, setup{})
 	_, preview := b.key(`{"name":"k","role":"user"}`)

@@ -59,7 +59,8 @@ func (b *bed) expired() string {
 	b.t.Helper()
 	secret, preview := b.mint()
 	past := time.Now().Add(-time.Minute)
-	k := api.Key{Preview: preview, Name: "expired", Role: api.RoleAdmin, ExpiresAt: &past, CreatedAt: past.Add(-time.Hour)}
+	k := api.NewKey("expired", api.RoleAdmin, nil)
+	k.Preview, k.ExpiresAt, k.CreatedAt = preview, &past, past.Add(-time.Hour)
 	if err := b.store.CreateKey(b.t.Context(), k, b.secret.MAC(secret), api.Change{Actor: "test", At: past.Add(-time.Hour)}); err != nil {
 		b.t.Fatal(err)
 	}

@@ -46,7 +46,7 @@ type usageAnswer struct {
 
 func TestUsageByEverything(t *testing.T) {
 	b := start(t, setup{})
-	anna, annaPreview := b.key(`{"name":"=Anna's key","role":"user"}`)
+	anna, annaPreview := b.key(`{"name":"=Anna's key","owner":"=Anna","role":"user"}`)
 	_, otherPreview := b.key(`{"name":"other","role":"user"}`)
 	b.spend(anna, "tiny", 3)
 	b.spend(adminSecret, "other:3b", 1)
@@ -61,6 +61,9 @@ func TestUsageByEverything(t *testing.T) {
 		t.Errorf("from %v to %v", got.From, got.To)
 	}
 	first, second := got.Usage[0], got.Usage[1]
+	if first.KeyOwner != "=Anna" || second.KeyOwner != "" {
+		t.Errorf("the owners are %q and %q, want %q and none", first.KeyOwner, second.KeyOwner, "=Anna")
+	}
 	if *first.Key != annaPreview || first.KeyName != "=Anna's key" || *first.Model != "tiny:latest" || first.Requests != 4 || first.PromptTokens != 34 ||
 		first.BytesIn == 0 || first.BytesOut == 0 || *first.AverageSeconds <= 0 || *first.AverageFirstByte > *first.AverageSeconds || first.LastRequest == nil {
 		t.Errorf("first group %+v", first)
@@ -117,8 +120,11 @@ func TestUsageByEverything(t *testing.T) {
 			t.Errorf("%s: %v", ask, r.header)
 		}
 		table, err := csv.NewReader(strings.NewReader(r.body)).ReadAll()
+		if got, want := table[1][len(table[1])-1], "'=Anna"; got != want {
+			t.Errorf("%s: the last cell is %q, want the owner %q", ask, got, want)
+		}
 		if err != nil || len(table) != 3 || !reflect.DeepEqual(table[1][:5], []string{annaPreview, "'=Anna's key", "true", "4", "34"}) ||
-			strings.Join(table[0], ",") != "key,key_name,revoked,requests,prompt_tokens,completion_tokens,estimated_requests,slot_ms,average_response_time,average_time_to_first_byte,bytes_in,bytes_out,last_request,gpu_ms,queue_ms" {
+			strings.Join(table[0], ",") != "key,key_name,revoked,requests,prompt_tokens,completion_tokens,estimated_requests,slot_ms,average_response_time,average_time_to_first_byte,bytes_in,bytes_out,last_request,gpu_ms,queue_ms,key_owner" {
 			t.Errorf("%s: %v\n%s", ask, err, r.body)
 		}
 	}
@@ -140,7 +146,7 @@ func (b *bed) accept(path, accept string) reply {
 
 func TestRequestsOneByOne(t *testing.T) {
 	b := start(t, setup{})
-	key, preview := b.key(`{"name":"@key","role":"user"}`)
+	key, preview := b.key(`{"name":"@key","owner":"+team","role":"user"}`)
 	b.spend(key, "tiny", 3)
 	b.ollama.Script("POST", "/v1/chat/completions", ollamatest.Answer{Tokens: 3, NoTerminal: true, PromptTokens: 5})
 	req := b.request("POST", "/v1/chat/completions", key, `{"model":"tiny","messages":[{"role":"user","content":"PROMPTCANARY"}],"stream":true}`)
@@ -161,7 +167,7 @@ func TestRequestsOneByOne(t *testing.T) {
 	}
 	newest, chat := got.Requests[0], got.Requests[1]
 	for name, want := range map[string]any{
-		"id": cut.header.Get("X-Request-Id"), "client_request_id": "theirs-1", "key": preview, "key_name": "@key", "model": "tiny:latest", "alias": "", "endpoint": "/v1/chat/completions",
+		"id": cut.header.Get("X-Request-Id"), "client_request_id": "theirs-1", "key": preview, "key_name": "@key", "key_owner": "+team", "model": "tiny:latest", "alias": "", "endpoint": "/v1/chat/completions",
 		"class": "inference", "backend": "gpu1", "outcome": "upstream_error", "status": 200.0, "error_code": "upstream_error", "streamed": true,
 		"completion_tokens": 3.0, "estimated": true, "ollama_total_ns": nil, "load_ms": nil, "ollama_eval_ns": nil, "client_addr": "127.0.0.1",
 	} {
@@ -181,7 +187,7 @@ func TestRequestsOneByOne(t *testing.T) {
 			t.Errorf("the chat: %s is %v", name, chat[name])
 		}
 	}
-	if len(newest) != 32 {
+	if len(newest) != 33 {
 		t.Errorf("a row has %d fields: %v", len(newest), newest)
 	}
 
@@ -196,7 +202,7 @@ func TestRequestsOneByOne(t *testing.T) {
 			query = "&cursor=" + url.QueryEscape(*got.Next)
 		}
 		rows, err := csv.NewReader(strings.NewReader(table.body)).ReadAll()
-		if err != nil || len(rows) != 2 || len(rows[0]) != 32 || rows[1][0] != ids[page] || rows[1][4] != "'@key" || "&cursor="+table.header.Get("X-Next-Cursor") != query && query != "" {
+		if err != nil || len(rows) != 2 || len(rows[0]) != 33 || rows[1][0] != ids[page] || rows[1][4] != "'@key" || rows[0][32] != "key_owner" || rows[1][32] != "'+team" || "&cursor="+table.header.Get("X-Next-Cursor") != query && query != "" {
 			t.Fatalf("page %d as CSV: %v %v\n%s", page, err, table.header, table.body)
 		}
 	}

@@ -3,9 +3,12 @@ package store
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"encoding/json"
 	"errors"
 	"net/netip"
+	"reflect"
+	"strings"
 	"time"
 
 	"ollama-api-service/internal/api"
@@ -19,16 +22,20 @@ type StoredKey struct {
 	PreviousUntil time.Time // PreviousMAC is valid before this time
 }
 
-const keyColumns = `preview, name, role, mac, previous_mac, previous_until, rate_limit, max_concurrent, models, allow_cloud,
-	expires_at, allowed_ips, policy, note, created_at, revoked_at, tokens_per_hour, tokens_per_day, gpu_seconds_per_day,
-	max_tokens_per_request, strict, weight, class`
-
-// CreateKey stores a new key. A zero CreatedAt becomes by.At, and a key with neither weight nor class gets the defaults. It returns
-// CodeBadRequest for an invalid field or an expiry before by.At, and CodeConflict if the preview is taken.
-func (s *Store) CreateKey(ctx context.Context, k api.Key, mac []byte, by api.Change) error {
-	if k.Weight == 0 && k.Class == "" {
-		k.Weight, k.Class = api.DefaultWeight, api.ClassInteractive
+// keyColumns are the columns of a key: its secrets, then api.KeyFields in their order.
+var keyColumns = func() string {
+	names := []string{"mac", "previous_mac", "previous_until"}
+	for _, f := range api.KeyFields {
+		names = append(names, columnOf(f))
 	}
+	return strings.Join(names, ", ")
+}()
+
+func columnOf(f *api.KeyField) string { return strings.TrimPrefix(f.Name, "key_") }
+
+// CreateKey stores a new key. A zero CreatedAt becomes by.At. It returns CodeBadRequest for an invalid field or an expiry before by.At,
+// and CodeConflict if the preview is taken.
+func (s *Store) CreateKey(ctx context.Context, k api.Key, mac []byte, by api.Change) error {
 	if err := k.Validate(); err != nil {
 		return err
 	}
@@ -38,20 +45,17 @@ func (s *Store) CreateKey(ctx context.Context, k api.Key, mac []byte, by api.Cha
 	if k.CreatedAt.IsZero() {
 		k.CreatedAt = by.At
 	}
-	models, networks, policy, err := structured(k)
-	if err != nil {
-		return err
-	}
 	detail, err := fields(k)
 	if err != nil {
 		return err
 	}
 	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		done, err := tx.ExecContext(ctx, `INSERT INTO keys (`+keyColumns+`)
-			VALUES ($1, $2, $3, $4, NULL, NULL, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21) ON CONFLICT (preview) DO NOTHING`,
-			k.Preview, k.Name, string(k.Role), mac, k.RateLimit, k.MaxConcurrent, models, flag(k.AllowCloud),
-			nullMillis(k.ExpiresAt), networks, policy, k.Note, millis(k.CreatedAt), nullMillis(k.RevokedAt),
-			k.TokensPerHour, k.TokensPerDay, k.GPUPerDay, k.MaxOutput, flag(k.Strict), k.Weight, string(k.Class))
+		b := &builder{}
+		values := []string{b.param(mac), "NULL", "NULL"}
+		for _, f := range api.KeyFields {
+			values = append(values, b.param(stored(f.At(&k))))
+		}
+		done, err := tx.ExecContext(ctx, `INSERT INTO keys (`+keyColumns+`) VALUES (`+strings.Join(values, ", ")+`) ON CONFLICT (preview) DO NOTHING`, b.args...)
 		if err != nil {
 			return err
 		}
@@ -72,7 +76,7 @@ func (s *Store) Key(ctx context.Context, preview string) (StoredKey, error) {
 	return k, keyError(err)
 }
 
-const keyByPreview = `SELECT ` + keyColumns + ` FROM keys WHERE preview = $1`
+var keyByPreview = `SELECT ` + keyColumns + ` FROM keys WHERE preview = $1`
 
 // Secrets calls each with the MAC of every secret: those of all keys, including revoked ones, and those that rotations replaced. A MAC is
 // only valid during the call.
@@ -122,9 +126,9 @@ func (s *Store) ChangeKey(ctx context.Context, preview string, p api.KeyPatch, b
 		if err := checkCaller(old.Key, k, by); err != nil {
 			return err
 		}
-		if p.ExpiresAt.Set {
+		if p.Has("expires_at") {
 			endsItself := by.Force && by.Actor == preview && k.ExpiresAt != nil && !k.ExpiresAt.After(by.At)
-			if err := api.CheckExpiry(p.ExpiresAt.Value, by.At); err != nil && !endsItself {
+			if err := api.CheckExpiry(k.ExpiresAt, by.At); err != nil && !endsItself {
 				return err
 			}
 			if k.ExpiresAt != nil {
@@ -139,15 +143,14 @@ func (s *Store) ChangeKey(ctx context.Context, preview string, p api.KeyPatch, b
 		if err := keepAdmin(ctx, tx, old.Key, k, by); err != nil {
 			return err
 		}
-		models, networks, policy, err := structured(k)
-		if err != nil {
-			return err
+		b := &builder{}
+		var set []string
+		for _, f := range api.KeyFields {
+			if f.Settable() {
+				set = append(set, columnOf(f)+" = "+b.param(stored(f.At(&k))))
+			}
 		}
-		_, err = tx.ExecContext(ctx, `UPDATE keys SET name = $2, role = $3, rate_limit = $4, max_concurrent = $5, models = $6,
-			allow_cloud = $7, expires_at = $8, allowed_ips = $9, policy = $10, note = $11, tokens_per_hour = $12, tokens_per_day = $13,
-			gpu_seconds_per_day = $14, max_tokens_per_request = $15, strict = $16, weight = $17, class = $18 WHERE preview = $1`,
-			preview, k.Name, string(k.Role), k.RateLimit, k.MaxConcurrent, models, flag(k.AllowCloud), nullMillis(k.ExpiresAt), networks, policy, k.Note,
-			k.TokensPerHour, k.TokensPerDay, k.GPUPerDay, k.MaxOutput, flag(k.Strict), k.Weight, string(k.Class))
+		_, err = tx.ExecContext(ctx, `UPDATE keys SET `+strings.Join(set, ", ")+` WHERE preview = `+b.param(preview), b.args...)
 		if err != nil {
 			return err
 		}
@@ -335,48 +338,59 @@ func keyError(err error) error {
 // scanKey reads keyColumns from a *sql.Row or *sql.Rows.
 func scanKey(row interface{ Scan(...any) error }) (StoredKey, error) {
 	var k StoredKey
-	var previousUntil, expires, revoked sql.NullInt64
-	var models, networks, policy sql.NullString
-	var cloud, created, strict int64
-	err := row.Scan(&k.Preview, &k.Name, &k.Role, &k.MAC, &k.PreviousMAC, &previousUntil, &k.RateLimit, &k.MaxConcurrent, &models,
-		&cloud, &expires, &networks, &policy, &k.Note, &created, &revoked,
-		&k.TokensPerHour, &k.TokensPerDay, &k.GPUPerDay, &k.MaxOutput, &strict, &k.Weight, &k.Class)
-	if err != nil {
+	var previousUntil sql.NullInt64
+	into := []any{&k.MAC, &k.PreviousMAC, &previousUntil}
+	for _, f := range api.KeyFields {
+		into = append(into, stored(f.At(&k.Key)))
+	}
+	if err := row.Scan(into...); err != nil {
 		return StoredKey{}, err
 	}
-	k.AllowCloud, k.Strict, k.CreatedAt = cloud != 0, strict != 0, instant(created)
-	k.ExpiresAt, k.RevokedAt = nullInstant(expires), nullInstant(revoked)
 	if previousUntil.Valid {
 		k.PreviousUntil = instant(previousUntil.Int64)
-	}
-	for _, field := range []struct {
-		text sql.NullString
-		into any
-	}{{models, &k.Models}, {networks, &k.AllowedIPs}, {policy, &k.Policy}} {
-		if !field.text.Valid {
-			continue
-		}
-		if err := json.Unmarshal([]byte(field.text.String), field.into); err != nil {
-			return StoredKey{}, err
-		}
 	}
 	return k, nil
 }
 
-// structured returns the fields that are JSON text. A nil list is NULL and an empty one is not, because they differ for models.
-func structured(k api.Key) (models, networks, policy any, err error) {
-	text := func(absent bool, v any) any {
-		if absent || err != nil {
+// stored returns what reads and writes the value that at points to. Texts, numbers and booleans need nothing.
+func stored(at any) any {
+	switch at.(type) {
+	case *time.Time, **time.Time, *[]string, *[]api.Network, *api.Policy:
+		return column{at}
+	}
+	return at
+}
+
+// column is a time in milliseconds, or a list or policy as JSON. A nil list is NULL and an empty one is not, because they differ for models.
+type column struct{ at any }
+
+func (c column) Value() (driver.Value, error) {
+	switch at := c.at.(type) {
+	case *time.Time:
+		return millis(*at), nil
+	case **time.Time:
+		return nullMillis(*at), nil
+	}
+	if reflect.ValueOf(c.at).Elem().IsNil() {
+		return nil, nil
+	}
+	text, err := json.Marshal(c.at)
+	return string(text), err
+}
+
+func (c column) Scan(v any) error {
+	switch v := v.(type) {
+	case int64:
+		t := instant(v)
+		if at, ok := c.at.(**time.Time); ok {
+			*at = &t
 			return nil
 		}
-		var b []byte
-		b, err = json.Marshal(v)
-		return string(b)
+		*c.at.(*time.Time) = t
+	case string:
+		return json.Unmarshal([]byte(v), c.at)
 	}
-	models = text(k.Models == nil, k.Models)
-	networks = text(k.AllowedIPs == nil, k.AllowedIPs)
-	policy = text(k.Policy == nil, k.Policy)
-	return models, networks, policy, err
+	return nil
 }
 
 func flag(b bool) int64 {

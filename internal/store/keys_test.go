@@ -3,7 +3,6 @@ package store
 import (
 	"bytes"
 	"encoding/json"
-	"math"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -20,7 +19,9 @@ func by(actor string) api.Change {
 }
 
 func user(preview string) api.Key {
-	return api.Key{Preview: preview, Name: "name of " + preview, Role: api.RoleUser, Weight: 1, Class: api.ClassInteractive}
+	k := api.NewKey("name of "+preview, api.RoleUser, nil)
+	k.Preview = preview
+	return k
 }
 
 func admin(preview string) api.Key {
@@ -44,14 +45,19 @@ func add(t *testing.T, s *Store, keys ...api.Key) {
 
 func pointer[T any](v T) *T { return &v }
 
-func value[T any](v T) api.Optional[T] { return api.Optional[T]{Set: true, Value: &v} }
-
-func null[T any]() api.Optional[T] { return api.Optional[T]{Set: true} }
+// patch returns the fields of a JSON object as a change.
+func patch(t *testing.T, body string) (p api.KeyPatch) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(body), &p); err != nil {
+		t.Error(err)
+	}
+	return p
+}
 
 func TestKeyRoundTrip(t *testing.T) {
 	s, path := create(t)
 	full := api.Key{
-		Preview: "oas_full", Name: "Äpfel 苹果", Role: api.RoleAdmin, RateLimit: pointer[int64](0), MaxConcurrent: pointer[int64](3),
+		Preview: "oas_full", Name: "Äpfel 苹果", Owner: "Änne", Role: api.RoleAdmin, RateLimit: pointer[int64](0), MaxConcurrent: pointer[int64](3),
 		TokensPerHour: pointer[int64](4), TokensPerDay: pointer[int64](5), GPUPerDay: pointer[int64](6), MaxOutput: pointer[int64](7), Strict: true, Weight: 0.25, Class: api.ClassBatch,
 		Models: []string{"llama3:*", "qwen3"}, AllowCloud: true, ExpiresAt: pointer(noon.Add(time.Hour)),
 		AllowedIPs: []api.Network{{Prefix: netip.MustParsePrefix("10.0.0.0/8")}, {Prefix: netip.MustParsePrefix("::1/128")}},
@@ -105,16 +111,6 @@ func TestCreateKeyRefuses(t *testing.T) {
 	}
 }
 
-func TestKeyWithoutShareGetsTheUsual(t *testing.T) {
-	s, _ := create(t)
-	k := user("oas_a")
-	k.Weight, k.Class = 0, ""
-	add(t, s, k)
-	if got := must[StoredKey](t)(s.Key(t.Context(), "oas_a")); got.Weight != 1 || got.Class != api.ClassInteractive {
-		t.Errorf("it has %v, %q", got.Weight, got.Class)
-	}
-}
-
 func TestPatchThreeStates(t *testing.T) {
 	s, _ := create(t)
 	k := user("oas_a")
@@ -142,11 +138,9 @@ func TestPatchThreeStates(t *testing.T) {
 		"other", pointer[int64](0), pointer[int64](2), []string{}, true, "why"
 	want.ExpiresAt = pointer(finer.Truncate(time.Millisecond))
 	want.Weight, want.Class = 2.5, api.ClassBatch
-	got := change(api.KeyPatch{
-		Name: pointer("other"), RateLimit: value[int64](0), MaxConcurrent: value[int64](2),
-		TokensPerHour: value[int64](14), TokensPerDay: value[int64](15), GPUPerDay: value[int64](16), MaxOutput: value[int64](17), Strict: pointer(true), Weight: value(2.5), Class: value(api.ClassBatch),
-		Models: value([]string{}), AllowCloud: pointer(true), ExpiresAt: value(finer), Note: pointer("why"),
-	})
+	got := change(patch(t, `{"name":"other","rate_limit":0,"max_concurrent":2,"tokens_per_hour":14,"tokens_per_day":15,"gpu_seconds_per_day":16,
+		"max_tokens_per_request":17,"strict":true,"weight":2.5,"class":"batch","models":[],"allow_cloud":true,"note":"why",
+		"expires_at":"`+finer.Format(time.RFC3339Nano)+`"}`))
 	if !reflect.DeepEqual(got, want) {
 		t.Fatalf("got %+v, want %+v", got, want)
 	}
@@ -154,17 +148,17 @@ func TestPatchThreeStates(t *testing.T) {
 	want.RateLimit, want.MaxConcurrent, want.Models, want.ExpiresAt, want.AllowedIPs = nil, nil, nil, nil, nil
 	want.TokensPerHour, want.TokensPerDay, want.GPUPerDay, want.MaxOutput, want.Strict = nil, nil, nil, nil, false
 	want.Weight, want.Class = 1, api.ClassInteractive
-	got = change(api.KeyPatch{
-		RateLimit: null[int64](), MaxConcurrent: null[int64](), TokensPerHour: null[int64](), TokensPerDay: null[int64](), GPUPerDay: null[int64](),
-		MaxOutput: null[int64](), Strict: pointer(false), Weight: null[float64](), Class: null[api.Class](), Models: null[[]string](),
-		ExpiresAt: null[time.Time](), AllowedIPs: null[[]api.Network](),
-	})
+	got = change(patch(t, `{"rate_limit":null,"max_concurrent":null,"tokens_per_hour":null,"tokens_per_day":null,"gpu_seconds_per_day":null,
+		"max_tokens_per_request":null,"strict":false,"weight":null,"class":null,"models":null,"expires_at":null,"allowed_ips":null}`))
 	if !reflect.DeepEqual(got, want) {
 		t.Fatalf("got %+v, want %+v", got, want)
 	}
 	// An invalid value changes nothing.
-	for _, p := range []api.KeyPatch{{Name: pointer("")}, {RateLimit: value[int64](-1)}, {ExpiresAt: value(noon)}, {Models: value([]string{"a b"})}, {Weight: value(0.0)}, {Weight: value(math.NaN())}, {Weight: value(1000.5)}, {Class: value[api.Class]("night")}} {
-		_, err := s.ChangeKey(t.Context(), "oas_a", p, by("oas_admin"))
+	for _, body := range []string{
+		`{"name":""}`, `{"rate_limit":-1}`, `{"expires_at":"` + noon.Format(time.RFC3339) + `"}`, `{"models":["a b"]}`,
+		`{"weight":0}`, `{"weight":1000.5}`, `{"class":"night"}`,
+	} {
+		_, err := s.ChangeKey(t.Context(), "oas_a", patch(t, body), by("oas_admin"))
 		wantCode(t, err, api.CodeBadRequest)
 	}
 	if got := change(api.KeyPatch{}); !reflect.DeepEqual(got, want) {
@@ -253,7 +247,7 @@ func TestRevoke(t *testing.T) {
 	if keys := must[[]api.Key](t)(s.Keys(t.Context())); len(keys) != 1 {
 		t.Error("the record was deleted")
 	}
-	_, err := s.ChangeKey(t.Context(), "oas_a", api.KeyPatch{Name: pointer("x")}, by("cli"))
+	_, err := s.ChangeKey(t.Context(), "oas_a", patch(t, `{"name":"x"}`), by("cli"))
 	wantCode(t, err, api.CodeConflict)
 	_, err = s.RevokeKey(t.Context(), "oas_none", by("cli"))
 	wantCode(t, err, api.CodeNotFound)
@@ -273,10 +267,12 @@ func TestLastAdmin(t *testing.T) {
 		k.AllowedIPs = []api.Network{{Prefix: netip.MustParsePrefix("10.0.0.0/8")}}
 		return k
 	}
-	bind := api.KeyPatch{AllowedIPs: value(bound("").AllowedIPs)}
+	bind := patch(t, `{"allowed_ips":["10.0.0.0/8"]}`)
 	tomorrow, yesterday := noon.AddDate(0, 0, 1), noon.AddDate(0, 0, -1)
-	demote := api.KeyPatch{Role: pointer(api.RoleUser)}
-	expire := api.KeyPatch{ExpiresAt: value(tomorrow)}
+	demote := patch(t, `{"role":"user"}`)
+	later := patch(t, `{"expires_at":"`+tomorrow.Add(time.Hour).Format(time.RFC3339)+`"}`)
+	rename, block, free := patch(t, `{"name":"other"}`), patch(t, `{"rate_limit":0}`), patch(t, `{"allowed_ips":null}`)
+	expire := patch(t, `{"expires_at":"`+tomorrow.Format(time.RFC3339)+`"}`)
 	for _, c := range []struct {
 		name    string
 		others  []api.Key
@@ -287,8 +283,8 @@ func TestLastAdmin(t *testing.T) {
 		{"revoke the only one", nil, admin("oas_k"), nil, true},
 		{"demote the only one", nil, admin("oas_k"), &demote, true},
 		{"expire the only one", nil, admin("oas_k"), &expire, true},
-		{"rename the only one", nil, admin("oas_k"), &api.KeyPatch{Name: pointer("other")}, false},
-		{"block the only one", nil, admin("oas_k"), &api.KeyPatch{RateLimit: value[int64](0)}, false},
+		{"rename the only one", nil, admin("oas_k"), &rename, false},
+		{"block the only one", nil, admin("oas_k"), &block, false},
 		{"revoke next to a user", []api.Key{user("oas_u")}, admin("oas_k"), nil, true},
 		{"revoke next to an expired one", []api.Key{expiring("oas_x", yesterday)}, admin("oas_k"), nil, true},
 		{"revoke next to one that will expire", []api.Key{expiring("oas_x", tomorrow)}, admin("oas_k"), nil, true},
@@ -298,7 +294,7 @@ func TestLastAdmin(t *testing.T) {
 		{"expire next to a lasting one", []api.Key{admin("oas_b")}, admin("oas_k"), &expire, false},
 		{"revoke the only live one, which expires", []api.Key{expiring("oas_x", yesterday)}, expiring("oas_k", tomorrow), nil, true},
 		{"demote the only live one, which expires", nil, expiring("oas_k", tomorrow), &demote, true},
-		{"expire later the only live one", nil, expiring("oas_k", tomorrow), &api.KeyPatch{ExpiresAt: value(tomorrow.Add(time.Hour))}, false},
+		{"expire later the only live one", nil, expiring("oas_k", tomorrow), &later, false},
 		{"revoke an expiring one next to a live one", []api.Key{expiring("oas_x", tomorrow)}, expiring("oas_k", tomorrow), nil, false},
 		{"revoke an expired one", nil, expiring("oas_k", yesterday), nil, false},
 		{"demote an expired one", nil, expiring("oas_k", yesterday), &demote, false},
@@ -307,7 +303,7 @@ func TestLastAdmin(t *testing.T) {
 		{"revoke next to one bound to addresses", []api.Key{bound("oas_b")}, admin("oas_k"), nil, true},
 		{"revoke one bound to addresses next to another", []api.Key{bound("oas_b")}, bound("oas_k"), nil, false},
 		{"revoke the only one, bound to addresses", nil, bound("oas_k"), nil, true},
-		{"free the only one, bound to addresses", nil, bound("oas_k"), &api.KeyPatch{AllowedIPs: null[[]api.Network]()}, false},
+		{"free the only one, bound to addresses", nil, bound("oas_k"), &free, false},
 		{"revoke a user", nil, user("oas_k"), nil, false},
 		{"revoke itself next to one that will expire", []api.Key{expiring("oas_x", tomorrow)}, admin("oas_k"), nil, false},
 		{"revoke itself next to an expired one", []api.Key{expiring("oas_x", yesterday)}, admin("oas_k"), nil, true},
@@ -391,9 +387,9 @@ func TestAudit(t *testing.T) {
 		t.Fatal(err)
 	}
 	from := api.Change{Actor: "oas_boss", From: "10.0.0.7", At: noon.Add(time.Second)}
-	patch := api.KeyPatch{RateLimit: value[int64](7), Models: value([]string{"tiny"})}
-	must[api.Key](t)(s.ChangeKey(t.Context(), "oas_a", patch, from))
-	must[api.Key](t)(s.ChangeKey(t.Context(), "oas_a", patch, from)) // changes nothing
+	some := patch(t, `{"rate_limit":7,"models":["tiny"]}`)
+	must[api.Key](t)(s.ChangeKey(t.Context(), "oas_a", some, from))
+	must[api.Key](t)(s.ChangeKey(t.Context(), "oas_a", some, from)) // changes nothing
 	must[api.Key](t)(s.RotateKey(t.Context(), "oas_a", second, time.Minute, from))
 	must[api.Key](t)(s.RevokeKey(t.Context(), "oas_a", from))
 
@@ -403,7 +399,7 @@ func TestAudit(t *testing.T) {
 		{ActionRotate, `{"grace_seconds":60}`},
 		{ActionChange, `{"models":{"from":null,"to":["tiny"]},"rate_limit":{"from":null,"to":7}}`},
 		{ActionCreate, `{"allow_cloud":false,"allowed_ips":null,"class":"interactive","expires_at":null,"gpu_seconds_per_day":null,"max_concurrent":null,"max_tokens_per_request":null,` +
-			`"models":null,"name":"name of oas_a","note":"","policy":null,"rate_limit":null,"role":"user","strict":false,"tokens_per_day":null,"tokens_per_hour":null,"weight":1}`},
+			`"models":null,"name":"name of oas_a","note":"","owner":"","policy":null,"rate_limit":null,"role":"user","strict":false,"tokens_per_day":null,"tokens_per_hour":null,"weight":1}`},
 	}
 	if len(log) != len(want) {
 		t.Fatalf("%d entries, want %d", len(log), len(want))

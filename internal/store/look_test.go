@@ -53,8 +53,7 @@ func TestLook(t *testing.T) {
 	if seen, err := Look(t.Context(), path, noon); err != nil || seen.Admin || seen.SecretCheck != nil {
 		t.Errorf("a new database: %+v, %v", seen, err)
 	}
-	admin := api.Key{Preview: "oas_admin", Name: "admin", Role: api.RoleAdmin, CreatedAt: noon}
-	if err := s.CreateKey(t.Context(), admin, []byte("mac"), api.Change{Actor: "test", From: "local", At: noon}); err != nil {
+	if err := s.CreateKey(t.Context(), admin("oas_admin"), []byte("mac"), api.Change{Actor: "test", From: "local", At: noon}); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.SetSecretCheck(t.Context(), []byte("check")); err != nil {

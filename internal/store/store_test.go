@@ -291,7 +291,7 @@ func TestTwoChangers(t *testing.T) {
 		all.Go(func() {
 			for i := range 20 {
 				name := fmt.Sprint(n, "-", i)
-				if _, err := s.ChangeKey(t.Context(), "oas_a", api.KeyPatch{Name: &name}, by("cli")); err != nil {
+				if _, err := s.ChangeKey(t.Context(), "oas_a", patch(t, `{"name":"`+name+`"}`), by("cli")); err != nil {
 					t.Error(err)
 					return
 				}
