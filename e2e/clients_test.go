@@ -224,35 +224,35 @@ var situations = []situation{
 		func(s *stage, a attempt) order {
 			return order{Call: a.name, URL: s.modern.url, Key: s.modern.key, Model: "dies", Patient: true}
 		},
-		"the Ollama server broke off: try again",
+		"the connection to the Ollama server broke: try again",
 	},
 	{
 		begins, func(a attempt) bool { return a.is(streamed) },
 		func(s *stage, a attempt) order {
 			return order{Call: a.name, URL: s.modern.url, Key: s.modern.key, Model: "begins", Patient: true}
 		},
-		"the Ollama server broke off: try again",
+		"the connection to the Ollama server broke: try again",
 	},
 	{
 		nearly, func(a attempt) bool { return a.is(streamed) },
 		func(s *stage, a attempt) order {
 			return order{Call: a.name, URL: s.modern.url, Key: s.modern.key, Model: "nearly", Patient: true}
 		},
-		"the Ollama server broke off: try again",
+		"the connection to the Ollama server broke: try again",
 	},
 	{
 		silent, func(a attempt) bool { return a.is(streamed) },
 		func(s *stage, a attempt) order {
 			return order{Call: a.name, URL: s.modern.url, Key: s.modern.key, Model: "silent", Patient: true}
 		},
-		"the Ollama server fell silent in the middle of its answer: try again",
+		"the Ollama server stopped sending in the middle of its answer: try again",
 	},
 	{
 		died, func(a attempt) bool { return a.is(asks) && !a.is(streamed) && !a.is(refused) && !a.is(own) },
 		func(s *stage, a attempt) order {
 			return order{Call: a.name, URL: s.modern.url, Key: s.modern.key, Model: "dies", Patient: true}
 		},
-		"the Ollama server broke off: try again",
+		"the connection to the Ollama server broke: try again",
 	},
 	{
 		stops, func(a attempt) bool { return a.is(streamed) },
@@ -273,7 +273,7 @@ var situations = []situation{
 		func(s *stage, a attempt) order {
 			return order{Call: a.name, URL: s.real.url, Key: s.real.key, Model: "tiny"}
 		},
-		"or newer: ask who runs it for an upgrade",
+		"or newer: ask the operator for an upgrade",
 	},
 }
 

@@ -108,7 +108,7 @@ func TestReadersOfStreams(t *testing.T) {
 					}
 					continue
 				}
-				says := "the Ollama server broke off: try again"
+				says := "the connection to the Ollama server broke: try again"
 				if own := r.dumb[o.Call]; own != "" {
 					says = own
 				}

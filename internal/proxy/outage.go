@@ -18,7 +18,7 @@ const (
 )
 
 // errLost is in the errors of requests whose connection was closed because its server was found to be gone.
-var errLost = errors.New("the server is down, and nothing comes from it")
+var errLost = errors.New("the server is down and sends nothing")
 
 // outage is what is known of a server that may be gone. Its fields are guarded by the mutex of the Upstream.
 type outage struct {

@@ -68,7 +68,7 @@ func brokenOff(err error) error {
 	if errors.As(err, &named) {
 		return named
 	}
-	return api.Wrap(api.CodeClientGone, err, "the client broke its upload off")
+	return api.Wrap(api.CodeClientGone, err, "the client aborted its upload")
 }
 
 type progressWriter struct {

@@ -69,7 +69,7 @@ var ErrUnanswered = errors.New("no byte of an answer came")
 
 // Do sends a request and returns when the answer's header is there. A pooled connection that turns out to be dead before any
 // byte of an answer is replaced once, unless the request is to be sent once alone. Errors: CodeNoBackend where no connection could be made, CodeUpstreamTimeout,
-// CodeClientGone where ctx ended or the client broke its upload off, what Upload itself returns if that is an *api.Error, else
+// CodeClientGone where ctx ended or the client aborted its upload, what Upload itself returns if that is an *api.Error, else
 // CodeUpstreamError.
 func (u *Upstream) Do(ctx context.Context, r *Request) (*Response, error) {
 	if err := ctx.Err(); err != nil {
@@ -86,7 +86,7 @@ func (u *Upstream) Do(ctx context.Context, r *Request) (*Response, error) {
 				if ctx.Err() != nil || tried { // the first try may have reached it
 					return nil, failure(ctx, errors.Join(ErrUnanswered, err), noAnswer, r.Deadline)
 				}
-				return nil, api.Wrap(api.CodeNoBackend, errors.Join(ErrUnanswered, err), "the Ollama server cannot be reached: try again soon, or ask who runs it")
+				return nil, api.Wrap(api.CodeNoBackend, errors.Join(ErrUnanswered, err), "the Ollama server cannot be reached: try again soon, or ask the operator")
 			}
 		}
 		resp, err := u.roundTrip(ctx, c, r)
@@ -111,8 +111,8 @@ func (u *Upstream) Do(ctx context.Context, r *Request) (*Response, error) {
 // What a client reads of a time that is over.
 const (
 	noAnswer = "the Ollama server did not answer in time: it may be loading a model; try again"
-	silence  = "the Ollama server fell silent in the middle of its answer: try again"
-	tooLong  = "the request took longer than it may (MAX_REQUEST_TIME): ask for a shorter answer"
+	silence  = "the Ollama server stopped sending in the middle of its answer: try again"
+	tooLong  = "the request took longer than MAX_REQUEST_TIME allows: ask for a shorter answer"
 )
 
 // failure names what ended an exchange with the upstream. late is what a time that is over means, unless that was end's.
@@ -129,7 +129,7 @@ func failure(ctx context.Context, err error, late string, end time.Time) *api.Er
 		}
 		return api.Wrap(api.CodeUpstreamTimeout, err, late)
 	default:
-		return api.Wrap(api.CodeUpstreamError, dial.Explain(err), "the Ollama server broke off: try again")
+		return api.Wrap(api.CodeUpstreamError, dial.Explain(err), "the connection to the Ollama server broke: try again")
 	}
 }
 

@@ -99,7 +99,7 @@ func (o *oddEntries) tell(log *slog.Logger, proxy netip.Addr, entry string) {
 		o.told = make(map[netip.Addr]bool)
 	}
 	o.told[proxy] = true
-	log.Warn("a proxy in TRUSTED_PROXIES names its client in X-Forwarded-For by what is no address, so its requests count as its own: have it write the client's address there",
+	log.Warn("a proxy in TRUSTED_PROXIES sends an X-Forwarded-For entry that is not an IP address, so the requests of its clients count as its own: configure it to send the client's address",
 		"proxy", addressText(proxy), "entry", kind)
 }
 

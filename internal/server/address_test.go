@@ -53,7 +53,7 @@ func TestWaysToWriteAClientsAddress(t *testing.T) {
 		}
 	}
 	log := b.logs.String()
-	if n := strings.Count(log, "names its client in X-Forwarded-For"); n != 1 {
+	if n := strings.Count(log, "sends an X-Forwarded-For entry that is not an IP address"); n != 1 {
 		t.Errorf("%d lines about entries that are no address, want 1", n)
 	}
 	if strings.Contains(log, "canary") {

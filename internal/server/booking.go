@@ -85,9 +85,9 @@ func (b *booking) begin(resp *proxy.Response) error {
 
 // What only the operator can change is not worth a second try.
 var (
-	errCompressed = &api.Error{Code: api.CodeUpstreamError, NoRetry: true, Message: "the Ollama server compressed its answer, although the gateway did not ask for it: ask who runs it"}
+	errCompressed = &api.Error{Code: api.CodeUpstreamError, NoRetry: true, Message: "the Ollama server compressed its answer, although the gateway did not ask for it: ask the operator"}
 	errRedirects  = &api.Error{Code: api.CodeUpstreamError, NoRetry: true, Message: "the Ollama server redirects: OLLAMA_BASE_URL must name it directly"}
-	errSignedOut  = &api.Error{Code: api.CodeUpstreamError, NoRetry: true, Message: "the Ollama server is not signed in where this model needs it: ask who runs it"}
+	errSignedOut  = &api.Error{Code: api.CodeUpstreamError, NoRetry: true, Message: "the Ollama server is not signed in where this model needs it: ask the operator"}
 	errEndedEarly = api.Errorf(api.CodeUpstreamError, "the answer of the Ollama server ended too early: try again")
 )
 
@@ -111,7 +111,7 @@ func unreadable(status int, body []byte) error {
 	case status == http.StatusRequestEntityTooLarge:
 		return api.Errorf(api.CodeTooLarge, "the body is larger than what stands before the Ollama server takes")
 	}
-	return api.Errorf(api.CodeUpstreamError, "the Ollama server answered %d and no JSON: ask who runs it whether OLLAMA_BASE_URL names an Ollama", status)
+	return api.Errorf(api.CodeUpstreamError, "the Ollama server answered %d without JSON: ask the operator whether OLLAMA_BASE_URL names an Ollama", status)
 }
 
 // tooLate tells what Ollama answered where a heartbeat has promised a stream: its own sentence, as an event.

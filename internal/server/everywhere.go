@@ -41,7 +41,7 @@ func (s *Server) target(x *exchange) error {
 	if onAll[x.route.template] {
 		hint = ", or * for all of them"
 	}
-	return api.Errorf(api.CodeBadRequest, "say in the header X-Backend which Ollama server this is for: %s%s", strings.Join(names, ", "), hint)
+	return api.Errorf(api.CodeBadRequest, "name the Ollama server in the header X-Backend: %s%s", strings.Join(names, ", "), hint)
 }
 
 // done is what a change came to on one server.

@@ -28,7 +28,7 @@ type flow struct {
 	counts     string   // what a record that carries a token has
 }
 
-const brokeOff = "the Ollama server broke off: try again"
+const brokeOff = "the connection to the Ollama server broke: try again"
 
 func flows() []flow {
 	const ndjson, sse = "application/x-ndjson", "text/event-stream"

@@ -172,7 +172,7 @@ func (s *Server) eligible(x *exchange) error {
 }
 
 func tooOld(has, needed string) error {
-	e := api.Errorf(api.CodeTooOld, "the Ollama server is version %s and this route needs %s or newer: ask who runs it for an upgrade, or use another route", cmp.Or(has, "unknown"), needed)
+	e := api.Errorf(api.CodeTooOld, "the Ollama server is version %s and this route needs %s or newer: ask the operator for an upgrade, or use another route", cmp.Or(has, "unknown"), needed)
 	e.NoRetry = true
 	return e
 }

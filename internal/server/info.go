@@ -36,7 +36,7 @@ func (s *Server) root(x *exchange) error {
 func (s *Server) version(x *exchange) error {
 	v := s.oldest()
 	if v == "" {
-		return api.Errorf(api.CodeNoBackend, "the Ollama server cannot be reached: try again soon, or ask who runs it")
+		return api.Errorf(api.CodeNoBackend, "the Ollama server cannot be reached: try again soon, or ask the operator")
 	}
 	return x.sendJSON(map[string]string{"version": v})
 }

@@ -29,7 +29,7 @@ func (x *exchange) caller() *admin.Caller {
 // two fields.
 func (s *Server) manage(x *exchange) error {
 	if x.r.URL.RawQuery != "" && strings.Contains(x.r.URL.RawQuery, ";") {
-		return api.Errorf(api.CodeBadRequest, "the query must separate its parts by &")
+		return api.Errorf(api.CodeBadRequest, "separate the parts of the query with &")
 	}
 	if err := admin.CheckParam(x.route.template, x.param); err != nil {
 		return err

@@ -165,7 +165,7 @@ func (s *Server) union(x *exchange) (*proxy.Response, []byte, error) {
 	}
 	asked := slices.DeleteFunc(slices.Clone(all), func(b *backend.Backend) bool { return !b.State().Healthy })
 	if len(asked) == 0 {
-		return nil, nil, api.Errorf(api.CodeNoBackend, "no Ollama server can be reached: try again soon, or ask who runs them")
+		return nil, nil, api.Errorf(api.CodeNoBackend, "no Ollama server can be reached: try again soon, or ask the operator")
 	}
 	answers := make([]listAnswer, len(asked))
 	var running sync.WaitGroup
@@ -242,7 +242,7 @@ func (s *Server) ask(x *exchange, b *backend.Backend, method, path string, body 
 		return nil, nil, errCompressed
 	}
 	if resp.Status >= 300 && resp.Status < 400 || resp.Status == http.StatusUnauthorized && path != accountPath {
-		return nil, nil, api.Errorf(api.CodeUpstreamError, "the Ollama server answered %d where it should not: ask who runs it", resp.Status)
+		return nil, nil, api.Errorf(api.CodeUpstreamError, "the Ollama server answered with the unexpected status %d: ask the operator", resp.Status)
 	}
 	answer, all, err := resp.Head(maxMetadata)
 	if err != nil {

@@ -163,11 +163,11 @@ func (s *Server) conditions(r *route) string {
 	who := "any API key"
 	switch {
 	case r.optional:
-		who = "anybody; an admin key sees more"
+		who = "anyone; an admin key sees more"
 	case r.access == anyone:
-		who = "anybody, without a key"
+		who = "anyone, without a key"
 	case r.access == adminsOrHere && s.MetricsOpen:
-		who = "admin keys; on this machine anybody"
+		who = "admin keys; on this machine anyone"
 	case r.access.admin():
 		who = "admin keys"
 	}

@@ -92,7 +92,7 @@ func (x *exchange) refusePreflight() error {
 	// No browser sends a star: a client that does must not get one into the setting.
 	if _, err := api.ParseOrigin(origin); err != nil || strings.Contains(origin, "*") || len(origin) > maxOrigin || auth.MayHoldKey(origin) {
 		return api.Errorf(api.CodeForbidden,
-			"pages of this origin may not call the service, and no setting can admit it: its Origin is not one of a browser")
+			"pages of this origin may not call the service, and no setting can admit it: no browser sends such an Origin")
 	}
 	return api.Wrap(api.CodeForbidden, fmt.Errorf("CORS_ORIGINS does not admit %s", origin),
 		fmt.Sprintf("pages of %s may not call this service: its operator can admit them with the setting CORS_ORIGINS=%[1]s", origin))

@@ -95,7 +95,7 @@ func (t *table) find(x *exchange) error {
 	}
 	x.Header().Set("Allow", strings.Join(allowed, ", "))
 	if x.r.Method == http.MethodGet && strings.EqualFold(x.r.Header.Get("Upgrade"), "websocket") {
-		return api.Errorf(api.CodeNoWebSocket, "this service speaks no WebSocket: send the request with %s over HTTP",
+		return api.Errorf(api.CodeNoWebSocket, "this service does not support WebSocket: send the request with %s over HTTP",
 			strings.Join(allowed, " or "))
 	}
 	return api.Errorf(api.CodeMethodNotAllowed, "this path answers %s only", strings.Join(allowed, ", "))
@@ -144,14 +144,14 @@ func (t *table) unknown(x *exchange) error {
 	}
 	switch {
 	case meant == "":
-		return api.Errorf(api.CodeNotFound, "no such path: GET %s/ lists what there is", x.s.BasePath)
+		return api.Errorf(api.CodeNotFound, "no such path: GET %s/ lists all paths", x.s.BasePath)
 	case x.pathKey == "" && strings.Contains(x.path, "/k/"):
 		return api.Errorf(api.CodeNotFound, "no such path: a key comes first in the path, as in %s/k/KEY%s", x.s.BasePath, meant)
 	case strings.HasPrefix(meant, "/v1/") && !strings.Contains(strings.ToLower(x.path), "/v1"):
-		return api.Errorf(api.CodeNotFound, "no such path: %s is here. The base URL that the client is set to probably needs /v1 at its end",
+		return api.Errorf(api.CodeNotFound, "no such path: %s exists. The base URL that the client is set to probably needs /v1 at its end",
 			x.s.BasePath+meant)
 	}
-	return api.Errorf(api.CodeNotFound, "no such path: %s is here. Check the base URL that the client is set to: the client adds the rest of the path itself",
+	return api.Errorf(api.CodeNotFound, "no such path: %s exists. Check the base URL that the client is set to: the client adds the rest of the path itself",
 		x.s.BasePath+meant)
 }
 

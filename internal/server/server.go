@@ -317,9 +317,9 @@ func (s *Server) identify(x *exchange) error {
 		return nil
 	case x.route.access.admin() && x.key.Role != api.RoleAdmin && x.route.class == management:
 		// "ollama run" pulls a model that it is not shown: its user must learn here which models there are.
-		return api.Errorf(api.CodeForbidden, "this needs an admin key: ask who runs this service; the models that this key may use are in \"ollama list\" (GET /api/tags)")
+		return api.Errorf(api.CodeForbidden, "this needs an admin key: ask the operator of this service; the models that this key may use are in \"ollama list\" (GET /api/tags)")
 	case x.route.access.admin() && x.key.Role != api.RoleAdmin:
-		return api.Errorf(api.CodeForbidden, "this needs an admin key: ask who runs this service")
+		return api.Errorf(api.CodeForbidden, "this needs an admin key: ask the operator of this service")
 	}
 	if x.key.OldSecretUntil != nil {
 		x.Header().Set("Deprecation", "true")

@@ -19,8 +19,8 @@ const (
 	endedEarly = "the answer of the Ollama server ended too early: try again"
 	noJSON     = "the Ollama server sent a record that is no JSON: try again"
 	noAnswer   = "the Ollama server did not answer in time: it may be loading a model; try again"
-	silence    = "the Ollama server fell silent in the middle of its answer: try again"
-	tooLong    = "the request took longer than it may (MAX_REQUEST_TIME): ask for a shorter answer"
+	silence    = "the Ollama server stopped sending in the middle of its answer: try again"
+	tooLong    = "the request took longer than MAX_REQUEST_TIME allows: ask for a shorter answer"
 )
 
 // chunked is a streamed answer of these records, whose body ends properly.
@@ -109,8 +109,8 @@ func badUpstreams(elsewhere string) []badUpstream {
 		{"an object in gzip", func(*flow) ollamatest.Answer {
 			return ollamatest.Answer{Body: zipped(`{"done":true}`), Header: http.Header{"Content-Encoding": {"gzip"}, "Content-Type": {"application/json"}}}
 		}, 502, "the Ollama server compressed its answer", "upstream_error"},
-		{"a page of HTML", failing(200, "<html>Welcome to nginx!</html>"), 502, "the Ollama server answered 200 and no JSON", "upstream_error"},
-		{"a failure in HTML", failing(500, "<html>Internal Server Error</html>"), 502, "the Ollama server answered 500 and no JSON", "upstream_error"},
+		{"a page of HTML", failing(200, "<html>Welcome to nginx!</html>"), 502, "the Ollama server answered 200 without JSON", "upstream_error"},
+		{"a failure in HTML", failing(500, "<html>Internal Server Error</html>"), 502, "the Ollama server answered 500 without JSON", "upstream_error"},
 		{"its own account", failing(401, `{"error":"unauthorized"}`), 502, "the Ollama server is not signed in where this model needs it", "upstream_error"},
 		{"trailers", func(f *flow) ollamatest.Answer {
 			wire := strings.TrimSuffix(f.wire(), "\r\n") + "X-Trailer: x\r\nSet-Cookie: t=1\r\n\r\n"
