@@ -59,7 +59,7 @@ func TestDecodersAreCounted(t *testing.T) {
 	for range 100 { // the rate limit of a new key
 		all.Go(func() {
 			x := &exchange{s: s, r: httptest.NewRequest("POST", "/v1/chat/completions", nil), key: &api.Key{Preview: "oas_8rT2kLmN0q"}}
-			defer x.letGo()
+			defer x.releaseBody()
 			if x.hold(len(body)) != nil {
 				return
 			}
