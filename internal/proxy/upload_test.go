@@ -92,7 +92,7 @@ func TestEarlyAnswerToAnUpload(t *testing.T) {
 					t.Errorf("got %q, want \"200 \"", got)
 				}
 				if sent.n > 64<<20 {
-					t.Errorf("%d MiB went out to a server that wanted none", sent.n>>20)
+					t.Errorf("sent %d MiB to a server that reads none, want at most 64", sent.n>>20)
 				}
 				if pooled(u) != 0 {
 					t.Error("the connection was kept")

@@ -34,12 +34,12 @@ func TestChangesNeedAServer(t *testing.T) {
 		before, other := len(b.others[0].RequestsTo(c.method, c.path)), len(b.ollama.RequestsTo(c.method, c.path))
 		b.at("gpu2", c.method, c.path, c.body)
 		if len(b.others[0].RequestsTo(c.method, c.path)) != before+1 || len(b.ollama.RequestsTo(c.method, c.path)) != other {
-			t.Errorf("%s did not go to the server that was named", c.path)
+			t.Errorf("%s did not go to the server that X-Backend names", c.path)
 		}
 	}
 }
 
-// A model that was brought in through the gateway can be used when its pull is done.
+// A model that was pulled through the gateway can be used as soon as the pull is done.
 func TestListsAreReadAfterAChange(t *testing.T) {
 	b := start(t, setup{servers: 2})
 	key := b.user()
@@ -76,7 +76,7 @@ func TestChangesOnAllServers(t *testing.T) {
 		got[9] != `{"backends":{"gpu1":{"status":200},"gpu2":{"status":200},"gpu3":{"status":200}},"status":"success"}` {
 		t.Errorf("%d %v\n%s", r.status, r.header, r.body)
 	}
-	// One that fails does not keep the others from it, and the end says so as Ollama would.
+	// If one server fails, the others are still changed, and the last record reports the failure as Ollama would.
 	b.others[0].Script("POST", "/api/pull", lines(`{"status":"pulling manifest"}`+"\n"+`{"error":"pull model manifest: file does not exist"}`+"\n"))
 	r = b.at("*", "POST", "/api/pull", `{"model":"x"}`)
 	got = strings.Split(strings.TrimSpace(r.body), "\n")
@@ -85,7 +85,7 @@ func TestChangesOnAllServers(t *testing.T) {
 		!strings.Contains(last, `"gpu3":{"status":200}`) || strings.Contains(r.body, `"status":"success"`) {
 		t.Errorf("%d %s", r.status, r.body)
 	}
-	// A copy and a deletion are one object.
+	// The answer to a copy or a deletion is one object.
 	r = b.at("*", "POST", "/api/copy", `{"source":"tiny","destination":"x"}`)
 	if r.status != 207 || r.json(t)["status"] != "success" {
 		t.Errorf("copy: %d %s", r.status, r.body)
@@ -102,11 +102,11 @@ func TestChangesOnAllServers(t *testing.T) {
 	if r.status != 404 || r.json(t)["error"] != "gpu1: model 'x' not found" {
 		t.Errorf("delete: %d %s", r.status, r.body)
 	}
-	// Each was one request to its key, and one row.
+	// Each change counts as one request of its key, and has one row.
 	outcomes := map[api.Outcome]int{}
 	for _, row := range b.rows(5) {
 		if row.Backend != "*" {
-			t.Errorf("booked on %q", row.Backend)
+			t.Errorf("got a row for the backend %q, want *", row.Backend)
 		}
 		outcomes[row.Outcome]++
 	}

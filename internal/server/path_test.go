@@ -9,7 +9,7 @@ import (
 	"ollama-api-service/internal/ollamatest"
 )
 
-// Slashes too many come from base addresses that end in one. They change nothing of what Ollama gets.
+// Base URLs that end in a slash cause doubled slashes. They do not change the path that Ollama gets.
 func TestSlashesTooMany(t *testing.T) {
 	b := start(t, setup{})
 	key := b.user()
@@ -67,7 +67,7 @@ func TestSlashesTooMany(t *testing.T) {
 	}
 }
 
-// A base address that is nearly right leads to a sentence with the right path, in the form that this client shows.
+// If a base URL is nearly right, the error message names the right path, in the form that this client shows.
 func TestNearlyRightPaths(t *testing.T) {
 	b := start(t, setup{})
 	key := b.user()
@@ -124,7 +124,7 @@ func TestNearlyRightPaths(t *testing.T) {
 			t.Errorf("%.80s: %d %s, want 404 that begins with %s and says %q", c.path, r.status, r.body, c.begins, c.names)
 		}
 		if strings.Contains(r.body, key) {
-			t.Errorf("%s: the answer holds the key", c.path)
+			t.Errorf("%s: the answer contains the key", c.path)
 		}
 	}
 	if got := b.ollama.RequestsTo("POST", "/v1/chat/completions"); len(got) > 0 {
@@ -132,7 +132,7 @@ func TestNearlyRightPaths(t *testing.T) {
 	}
 }
 
-// HEAD is answered wherever GET is, with the same role.
+// Each route that answers GET also answers HEAD, for the same role.
 func TestHeadWhereGetIs(t *testing.T) {
 	b := start(t, setup{})
 	key, preview := b.key(`{"name":"user","role":"user"}`)
@@ -160,7 +160,7 @@ func TestHeadWhereGetIs(t *testing.T) {
 	}
 }
 
-// Codex tries a WebSocket first, and goes on over HTTP when it is refused by this status.
+// Codex tries a WebSocket first, and continues over HTTP when it is refused with this status.
 func TestNoWebSocket(t *testing.T) {
 	b := start(t, setup{})
 	for path, want := range map[string]int{"/v1/responses": 426, "/api/chat": 426, "/v1/responses/": 426, "/v1/models": 200, "/v1/realtime": 404} {
@@ -173,12 +173,12 @@ func TestNoWebSocket(t *testing.T) {
 			t.Errorf("%s: %d %s, want %d", path, r.status, r.body, want)
 		}
 		if want == 426 && (r.header.Get("Upgrade") != "HTTP/1.1" || r.header.Get("Allow") != "POST" || !strings.Contains(r.body, "no WebSocket")) {
-			t.Errorf("%s: %v %s, want Upgrade, Allow and the sentence", path, r.header, r.body)
+			t.Errorf("%s: got %v %s, want Upgrade, Allow and the message", path, r.header, r.body)
 		}
 	}
 }
 
-// What clients ask to find out where they are is no event for an operator.
+// The requests with which clients probe a server do not write log lines for the operator.
 func TestProbesOfClients(t *testing.T) {
 	b := start(t, setup{})
 	for _, probe := range []string{
@@ -196,14 +196,14 @@ func TestProbesOfClients(t *testing.T) {
 	}
 }
 
-// The ollama command asks for the account before it pushes, signs in or signs out.
+// The ollama command requests the account before it pushes, signs in or signs out.
 func TestAccount(t *testing.T) {
 	b := start(t, setup{})
 	key := b.user()
 	const signIn = `{"error":"unauthorized","signin_url":"https://ollama.com/connect?name=gpu1&key=c3NoLWVk"}`
 	b.ollama.Script("POST", "/api/me", ollamatest.Answer{Status: 401, Body: signIn}, ollamatest.Answer{Body: `{"id":"1","name":"alice"}`}, ollamatest.Answer{Status: 503, Body: `{"error":"account unavailable"}`})
 	if r := b.do("POST", "/api/me", key, ""); r.status != 403 || !strings.Contains(r.body, "needs an admin key") {
-		t.Errorf("a user: %d %s, want 403 with the sentence for users", r.status, r.body)
+		t.Errorf("a user: %d %s, want 403 with the message for users", r.status, r.body)
 	}
 	if r := b.do("POST", "/api/me", "", ""); r.status != 401 {
 		t.Errorf("no key: %d, want 401", r.status)
@@ -221,6 +221,6 @@ func TestAccount(t *testing.T) {
 		t.Errorf("Ollama got %d requests, want 3 without a body", len(got))
 	}
 	if n := b.stats(adminSecret)["total_requests"]; n != 0.0 {
-		t.Errorf("%v requests are on the books, want none", n)
+		t.Errorf("got %v requests on the books, want none", n)
 	}
 }

@@ -14,7 +14,7 @@ import (
 	"ollama-api-service/internal/server"
 )
 
-// asked is what GET /api/queue says.
+// asked is the answer to GET /api/queue.
 type asked struct {
 	Waiting, Limit int
 	InFlight       int `json:"in_flight"`
@@ -49,7 +49,7 @@ func (b *bed) queue(key string) (q asked) {
 	return q
 }
 
-// why is what GET /api/admin/explain says.
+// why is the answer to GET /api/admin/explain.
 type why struct {
 	RequestID  string `json:"request_id"`
 	State, Key string
@@ -84,7 +84,7 @@ func (b *bed) explain(id string) (e why) {
 	return e
 }
 
-// begin sends a request and returns what waits for its answer.
+// begin sends a request and returns a function that waits for its answer.
 func (b *bed) begin(path, key, body string) (answer func() reply) {
 	b.t.Helper()
 	came := make(chan reply, 1)
@@ -111,8 +111,8 @@ func (b *bed) begin(path, key, body string) (answer func() reply) {
 
 const generateTiny = `{"model":"tiny","prompt":"x","stream":false}`
 
-// Whoever waits sees where it stands, and nothing of others but how many they are; admins see all. Each is explained, while it waits,
-// while it runs, and when it is over.
+// A key that waits sees its own position and only the number of other requests. Admins see all requests. Each request is explained while
+// it waits, while it runs, and after it has ended.
 func TestTheQueueIsSeen(t *testing.T) {
 	b := start(t, setup{slots: 1})
 	first, firstPreview := b.key(`{"name":"first","role":"user","weight":4}`)
@@ -197,7 +197,8 @@ func TestTheQueueIsSeen(t *testing.T) {
 	}
 }
 
-// What runs is explained while it runs; what found the queue full, and what another server served in the end, afterwards.
+// A running request is explained while it runs. A request that found the queue full, and one that another server served, are explained
+// afterwards.
 func TestExplainOthers(t *testing.T) {
 	b := start(t, setup{slots: 1, servers: 2, maxQueue: 1})
 	key := b.user()
@@ -236,7 +237,7 @@ func TestExplainOthers(t *testing.T) {
 	resp.Body.Close()
 }
 
-// A request that a server broke off before its first byte says where it went then.
+// If a server breaks a request before its first byte, the explanation shows where the request went then.
 func TestExplainFailover(t *testing.T) {
 	b := start(t, setup{servers: 2})
 	b.ollama.Script("POST", "/api/generate", ollamatest.Answer{Fault: ollamatest.Close})
@@ -248,7 +249,7 @@ func TestExplainFailover(t *testing.T) {
 	}
 }
 
-// Of what memory has no more, the books say something.
+// For requests that are no longer in memory, the explanation comes from the books.
 func TestExplainFromTheBooks(t *testing.T) {
 	b := start(t, setup{})
 	_, preview := b.key(`{"name":"old","role":"user","weight":2}`)
@@ -271,8 +272,7 @@ func TestExplainFromTheBooks(t *testing.T) {
 	}
 }
 
-// holding makes a fake hold one model at a time in its memory, as a server does whose memory is full, and load it by a request
-// without a prompt.
+// holding makes a fake hold one model at a time, like a server whose memory is full. A request without a prompt loads a model.
 func holding(s *ollamatest.Server, gate <-chan struct{}) {
 	memory := make(chan string, 1)
 	memory <- "one:latest"
@@ -301,8 +301,8 @@ func holding(s *ollamatest.Server, gate <-chan struct{}) {
 	}
 }
 
-// A model is loaded by a request of the gateway's own, with the options of who waits for it: it goes on when that one leaves and
-// others wait, and each is told what it cost.
+// The gateway loads a model with its own request, which has the options of the request that waits for it. The load continues if that client
+// leaves while others wait. Each explanation has the time of the load.
 func TestPreload(t *testing.T) {
 	b := start(t, setup{})
 	gate := make(chan struct{})
@@ -314,7 +314,7 @@ func TestPreload(t *testing.T) {
 	leave := b.leave("/api/generate", user, two, false)
 	load := b.ollama.WaitRequestTo(1, "POST", "/api/generate")
 	if string(load.Body) != `{"model":"two:latest","options":{"num_ctx":4096,"num_gpu":3}}` {
-		t.Errorf("it was loaded with %s", load.Body)
+		t.Errorf("the model was loaded with %s", load.Body)
 	}
 	b.until("the model is being loaded", func() bool {
 		q := b.queue(adminSecret)
@@ -326,7 +326,7 @@ func TestPreload(t *testing.T) {
 	b.until("one waits", func() bool { return b.sched.Snapshot().Waiting == 1 })
 	select {
 	case <-load.Closed:
-		t.Fatal("the load was broken off, though another waits for it")
+		t.Fatal("the load was cancelled although another request waits for it")
 	default:
 	}
 	close(gate)
@@ -335,7 +335,7 @@ func TestPreload(t *testing.T) {
 		t.Errorf("%d %s after %d requests", r.status, r.body, len(b.ollama.RequestsTo("POST", "/api/generate")))
 	}
 
-	// Back to the first: who asks causes the change, and pays for it.
+	// Back to the first model: the key whose request causes the change pays for it.
 	r = b.do("POST", "/api/embed", user, `{"model":"one","input":"x"}`)
 	loads := b.ollama.RequestsTo("POST", "/api/embed")
 	if r.status != 200 || len(loads) != 2 || string(loads[0].Body) != `{"model":"one:latest","input":""}` {
@@ -355,7 +355,7 @@ func TestPreload(t *testing.T) {
 	}
 }
 
-// A load goes on when its client leaves, and the request counts: it would otherwise cost others two loads and its client nothing.
+// A load continues when its client leaves, and the request counts. Otherwise it would cost others two loads and its client nothing.
 func TestALoadIsCountedForTheClientThatLeaves(t *testing.T) {
 	b := start(t, setup{})
 	gate := make(chan struct{})
@@ -375,7 +375,7 @@ func TestALoadIsCountedForTheClientThatLeaves(t *testing.T) {
 	}
 	select {
 	case <-load.Closed:
-		t.Error("the load was broken off")
+		t.Error("the load was cancelled, want it to continue")
 	default:
 	}
 	close(gate)
@@ -400,7 +400,7 @@ func TestALoadThatFails(t *testing.T) {
 	}
 }
 
-// The turns of a conversation go to one server, and conversations to all of them.
+// The turns of one conversation go to one server. Different conversations go to all servers.
 func TestConversationsStayWhereTheyBegan(t *testing.T) {
 	b := start(t, setup{servers: 2, change: func(o *server.Options) { o.Queue.Prefix = true }})
 	key := b.user()
@@ -430,7 +430,7 @@ func TestConversationsStayWhereTheyBegan(t *testing.T) {
 	}
 }
 
-// A key of four times the weight has four turns for one of another's; no key fills the queue alone.
+// A key with four times the weight gets four turns for each turn of another key. No single key can fill the queue.
 func TestWeightAndQueueOfAKey(t *testing.T) {
 	b := start(t, setup{slots: 1, change: func(o *server.Options) { o.Queue.PerKey = 4 }})
 	heavy, heavyPreview := b.key(`{"name":"heavy","role":"user","weight":4}`)
@@ -447,12 +447,12 @@ func TestWeightAndQueueOfAKey(t *testing.T) {
 		b.until("it runs or waits", func() bool { s := b.sched.Snapshot(); return s.InFlight+s.Waiting == i+1 })
 	}
 	if r := b.do("POST", "/api/generate", light, generateTiny); r.status != 503 || !strings.Contains(r.body, "this key has its share of the queue already") || r.header.Get("Retry-After") == "" {
-		t.Errorf("a fifth of the key: %d %s", r.status, r.body)
+		t.Errorf("a fifth request of the key: got %d %s", r.status, r.body)
 	}
 	list := b.queue(adminSecret).Requests
 	for i, r := range list {
 		if last := i >= 5; last == (r.Key == heavyPreview) && i != 0 && i != 1 {
-			t.Errorf("number %d of %d is of %s", i+1, len(list), r.KeyName)
+			t.Errorf("request %d of %d has the key %s", i+1, len(list), r.KeyName)
 		}
 	}
 	close(gate)

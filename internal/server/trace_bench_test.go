@@ -17,7 +17,7 @@ import (
 	"ollama-api-service/internal/sched"
 )
 
-// steps are all that tracing does in one streamed chat.
+// steps runs everything that tracing does in one streamed chat.
 func steps(t trace.Tracer) func() {
 	be := backend.New("gpu1", &url.URL{Scheme: "http", Host: "127.0.0.1:11434"}, 4, "", "")
 	s := &Server{Options: Options{Reports: Reports{Tracer: t}}}
@@ -44,11 +44,11 @@ func steps(t trace.Tracer) func() {
 
 func TestTracingThatIsOffCostsNothing(t *testing.T) {
 	if n := testing.AllocsPerRun(100, steps(nil)); n != 0 {
-		t.Errorf("%v allocations", n)
+		t.Errorf("got %v allocations, want 0", n)
 	}
 }
 
-// What tracing costs a streamed chat: off, one that is not chosen, and one that is.
+// The cost of tracing for a streamed chat: with tracing off, with a chat that is not sampled, and with one that is.
 func BenchmarkTraceOfARequest(b *testing.B) {
 	unchosen := sdk.NewTracerProvider(sdk.WithSampler(sdk.NeverSample()))
 	chosen := sdk.NewTracerProvider(sdk.WithSampler(sdk.AlwaysSample()))
