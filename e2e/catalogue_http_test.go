@@ -8,7 +8,7 @@ import (
 	"ollama-api-service/internal/ollamatest"
 )
 
-// pathRows are paths and methods that are none of the table.
+// pathRows send paths and methods that are not in the route table.
 func pathRows(_ *testing.T, g *gate) []row {
 	var rows []row
 	none := func(number string, targets ...string) {
@@ -44,7 +44,7 @@ func pathRows(_ *testing.T, g *gate) []row {
 	for _, target := range []string{"/api/chat%zz", "/api/chat%", "/api/%2/chat", "/api/ch at", "/api/chat\x01", "api/chat", ""} {
 		rows = append(rows, row{name: "B78 bytes that are invalid in a path: " + target, send: g.post(target, small), want: 400, by: nethttp, ends: true})
 	}
-	// A key in front of the path changes nothing of it.
+	// A key before the path does not change how the path is matched.
 	rows = append(rows, row{name: "B69 two slashes: behind a key in the path", send: send("POST /k/"+g.user+"//api/chat", small), want: 200, ollama: reached("/api/chat")})
 	for _, target := range []string{"/../api/chat", "/api%2fchat", "/api/%63hat", "/API/chat", "/k/" + g.user + "/api/chat", "/api/keys", "/healthz"} {
 		line := "POST /k/"
@@ -112,7 +112,7 @@ func pathRows(_ *testing.T, g *gate) []row {
 	return rows
 }
 
-// allMethods are the methods of what has no path of its own.
+// allMethods are the methods in Allow for requests that concern no path.
 const allMethods = "GET, HEAD, POST, PATCH, DELETE"
 
 func noQuery(t *testing.T, got []*ollamatest.Request) {
@@ -122,7 +122,7 @@ func noQuery(t *testing.T, got []*ollamatest.Request) {
 	}
 }
 
-// framingRows are requests whose end two readers could see in two places.
+// framingRows send requests whose end two programs could see in different places.
 func framingRows(_ *testing.T, g *gate) []row {
 	const path = "/api/chat"
 	lengths := func(values ...string) string {
