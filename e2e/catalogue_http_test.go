@@ -78,7 +78,7 @@ func pathRows(_ *testing.T, g *gate) []row {
 	} {
 		rows = append(rows, row{name: "B82 a method that the path does not have: " + line, send: g.asAdmin(line, ""), want: 405, has: "Allow: " + allow})
 	}
-	rows = append(rows, row{name: "B82 a method that the path does not have: a WebSocket", send: g.asAdmin("GET /v1/responses", "", "Connection: Upgrade", "Upgrade: websocket"), want: 426, has: "Upgrade: HTTP/1.1", says: "speaks no WebSocket"})
+	rows = append(rows, row{name: "B82 a method that the path does not have: a WebSocket", send: g.asAdmin("GET /v1/responses", "", "Connection: Upgrade", "Upgrade: websocket"), want: 426, has: "Upgrade: HTTP/1.1", says: "does not support WebSocket"})
 	rows = append(rows,
 		row{name: "B83 a path of 16 KiB: path", send: g.post("/"+strings.Repeat("a", 16<<10), small), want: 414},
 		row{name: "B83 a path of 16 KiB: query", send: g.post("/v1/messages?"+strings.Repeat("a", 16<<10), small), want: 414},

@@ -211,7 +211,7 @@ func TestABadStartSaysWhatToDo(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dotenv, ".env"), []byte("PORT=0\nRATE_LIMT=5\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	canary := "a-value-nobody-may-print-7731"
+	canary := "a-value-that-must-not-be-printed-7731"
 	for _, c := range []struct {
 		name string
 		dir  string

@@ -77,14 +77,14 @@ func TestListsOfAFleet(t *testing.T) {
 		}
 	}
 	if r := b.do("GET", "/v1/models/four", adminSecret, ""); r.status != 404 {
-		t.Errorf("a model that nobody has: %d %s", r.status, r.body)
+		t.Errorf("a model that no server has: got %d %s", r.status, r.body)
 	}
 	// A question about a model goes to a server that has the model.
 	before := len(b.others[1].RequestsTo("POST", "/api/show"))
 	if r := b.do("POST", "/api/show", adminSecret, `{"model":"three"}`); r.status != 200 || len(b.others[1].RequestsTo("POST", "/api/show")) != before+1 {
 		t.Errorf("show: %d %s", r.status, r.body)
 	}
-	if r := b.do("POST", "/api/show", key, `{"model":"nobody"}`); r.status != 404 || !strings.Contains(r.body, "model 'nobody:latest' not found") {
+	if r := b.do("POST", "/api/show", key, `{"model":"missing"}`); r.status != 404 || !strings.Contains(r.body, "model 'missing:latest' not found") {
 		t.Errorf("show: %d %s", r.status, r.body)
 	}
 	// A server that fails, and one that is down, are left out.
@@ -109,8 +109,8 @@ func TestWhereARequestWent(t *testing.T) {
 			}
 		}
 	}
-	if r := b.do("POST", "/api/chat", key, strings.ReplaceAll(chatTiny, "tiny", "nobody")); r.status != 404 || !strings.Contains(r.body, `"model 'nobody:latest' not found"`) {
-		t.Errorf("a model that nobody has: %d %s", r.status, r.body)
+	if r := b.do("POST", "/api/chat", key, strings.ReplaceAll(chatTiny, "tiny", "missing")); r.status != 404 || !strings.Contains(r.body, `"model 'missing:latest' not found"`) {
+		t.Errorf("a model that no server has: got %d %s", r.status, r.body)
 	}
 	// A model that was not pulled through the gateway is found at once.
 	b.others[0].Models("tiny:latest", "two:latest", "brought:latest")

@@ -77,31 +77,31 @@ func TestNearlyRightPaths(t *testing.T) {
 		anthropic           bool
 	}{
 		{"/chat/completions", openAI, "/v1/chat/completions exists. The base URL that the client is set to probably needs /v1", false},
-		{"/completions", openAI, "/v1/completions is here", false},
-		{"/embeddings", openAI, "/v1/embeddings is here", false},
-		{"/responses", openAI, "/v1/responses is here", false},
-		{"/models", openAI, "/v1/models is here", false},
-		{"/models", anthropic, "/v1/models is here", true},
-		{"/models/tiny", openAI, "/v1/models/{model} is here", false},
+		{"/completions", openAI, "/v1/completions exists", false},
+		{"/embeddings", openAI, "/v1/embeddings exists", false},
+		{"/responses", openAI, "/v1/responses exists", false},
+		{"/models", openAI, "/v1/models exists", false},
+		{"/models", anthropic, "/v1/models exists", true},
+		{"/models/tiny", openAI, "/v1/models/{model} exists", false},
 		{"/messages", anthropic, "/v1/messages exists", false},
-		{"/messages/count_tokens", anthropic, "/v1/messages/count_tokens is here", true},
+		{"/messages/count_tokens", anthropic, "/v1/messages/count_tokens exists", true},
 		{"/v1/v1/messages", anthropic, "/v1/messages exists. Check the base URL", false},
 		{"/v1/v1/chat/completions", openAI, "/v1/chat/completions exists. Check the base URL", false},
-		{"/v1/chat/completions/chat/completions", openAI, "/v1/chat/completions is here", false},
+		{"/v1/chat/completions/chat/completions", openAI, "/v1/chat/completions exists", false},
 		{"/v1/api/tags", native, "/api/tags exists", false},
-		{"/v1/api/chat", native, "/api/chat is here", false},
-		{"/api/api/chat", native, "/api/chat is here", false},
-		{"/api/chat/api/chat", native, "/api/chat is here", false},
-		{"/chat", native, "/api/chat is here", false},
+		{"/v1/api/chat", native, "/api/chat exists", false},
+		{"/api/api/chat", native, "/api/chat exists", false},
+		{"/api/chat/api/chat", native, "/api/chat exists", false},
+		{"/chat", native, "/api/chat exists", false},
 		{"/tags", native, "/api/tags exists", false},
 		{"/ollama/api/tags", native, "/api/tags exists", false},
 		{"/api/v1/chat/completions", openAI, "/v1/chat/completions exists. Check the base URL", false},
 		{"/openai/v1/chat/completions", openAI, "/v1/chat/completions exists. Check the base URL", false},
 		{"/v1beta/models/tiny", openAI, "/v1/models/{model} exists. Check the base URL", false},
 		{"/api/v1/messages", anthropic, "/v1/messages exists", true},
-		{"/api/chat/completions", openAI, "/v1/chat/completions is here", false},
-		{"/openai/v1/responses", openAI, "/v1/responses is here", false},
-		{"/openai/deployments/tiny/chat/completions", openAI, "/v1/chat/completions is here", false},
+		{"/api/chat/completions", openAI, "/v1/chat/completions exists", false},
+		{"/openai/v1/responses", openAI, "/v1/responses exists", false},
+		{"/openai/deployments/tiny/chat/completions", openAI, "/v1/chat/completions exists", false},
 		{"/V1/Chat/Completions", openAI, "/v1/chat/completions exists. Check the base URL", false},
 		{"/v1/k/KEY/chat/completions", openAI, "a key comes first in the path, as in /k/KEY/v1/chat/completions", false},
 		{"/api/k/KEY/api/tags", native, "a key comes first in the path, as in /k/KEY/api/tags", false},
@@ -113,7 +113,7 @@ func TestNearlyRightPaths(t *testing.T) {
 		{"/nothing", native, "no such path: GET / lists", false},
 		{"/api/hello", native, "no such path: GET / lists", false},
 		{"/api/%63hat", native, "no such path: GET / lists", false},
-		{"/" + strings.Repeat("chat/", 1500) + "completions/chat", native, "/api/chat is here", false},
+		{"/" + strings.Repeat("chat/", 1500) + "completions/chat", native, "/api/chat exists", false},
 	} {
 		req := b.request("POST", strings.ReplaceAll(c.path, "KEY", key), key, `{"model":"tiny"}`)
 		if c.anthropic {
@@ -172,7 +172,7 @@ func TestNoWebSocket(t *testing.T) {
 		if r.status != want {
 			t.Errorf("%s: %d %s, want %d", path, r.status, r.body, want)
 		}
-		if want == 426 && (r.header.Get("Upgrade") != "HTTP/1.1" || r.header.Get("Allow") != "POST" || !strings.Contains(r.body, "no WebSocket")) {
+		if want == 426 && (r.header.Get("Upgrade") != "HTTP/1.1" || r.header.Get("Allow") != "POST" || !strings.Contains(r.body, "does not support WebSocket")) {
 			t.Errorf("%s: got %v %s, want Upgrade, Allow and the message", path, r.header, r.body)
 		}
 	}
