@@ -19,6 +19,7 @@ type bookedRow struct {
 	SlotMS     float64  `json:"slot_ms"`
 	GPUMS      *float64 `json:"gpu_ms"`
 	LoadMS     *float64 `json:"load_ms"`
+	LoadingMS  float64  `json:"loading_ms"`
 	Reserved   int64    `json:"reserved_tokens"`
 }
 

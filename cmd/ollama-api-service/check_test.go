@@ -79,7 +79,7 @@ func TestCheckFindsWhatAStartWouldMeet(t *testing.T) {
 	}
 	defer taken.Close()
 	file := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(file, []byte("this is no database, though it is long enough to look at it and see that it is none"), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte("this is not a database, but it is long enough to be recognized as something else"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	other := t.TempDir()

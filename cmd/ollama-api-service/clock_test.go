@@ -32,18 +32,18 @@ func TestRowsOfTheFutureUseNoLimit(t *testing.T) {
 			book(fmt.Sprint(i, "-", n), time.Now().Add(ahead))
 		}
 	}
-	left := func() (requests, tokens int64) {
+	left := func() (requestsLeft, tokensLeft int64) {
 		limits := limit.NewMemory(clock.Start())
 		if err := restoreLimits(t.Context(), st, limits, 10*time.Minute); err != nil {
 			t.Fatal(err)
 		}
 		return limits.State(key).Remaining, limits.Tokens(key).Remaining
 	}
-	if requests, tokens := left(); requests != 10 || tokens != 10 {
-		t.Errorf("%d requests and %d tokens are left, want 10 of each", requests, tokens)
+	if r, tk := left(); r != 10 || tk != 10 {
+		t.Errorf("%d requests and %d tokens are left, want 10 of each", r, tk)
 	}
 	book("before", time.Now().Add(-2*time.Minute))
-	if requests, tokens := left(); requests != 9 || tokens != 9 {
-		t.Errorf("%d requests and %d tokens are left after one past request, want 9 of each", requests, tokens)
+	if r, tk := left(); r != 9 || tk != 9 {
+		t.Errorf("%d requests and %d tokens are left after one past request, want 9 of each", r, tk)
 	}
 }

@@ -223,7 +223,7 @@ func recipeText(r recipe.Recipe) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n", r.Name)
 	for _, part := range r.Parts {
-		fmt.Fprintf(&b, "\n%s:\n\n", where(part))
+		fmt.Fprintf(&b, "\n%s:\n\n", partDestination(part))
 		for line := range strings.Lines(part.Text) {
 			if line == "\n" {
 				b.WriteString(line)
@@ -241,7 +241,7 @@ func recipeText(r recipe.Recipe) string {
 	return b.String()
 }
 
-func where(part recipe.Part) string {
+func partDestination(part recipe.Part) string {
 	switch {
 	case part.Where == "shell":
 		return "In a shell"

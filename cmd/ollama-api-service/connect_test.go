@@ -68,13 +68,13 @@ func TestConnectChoosesAChatModel(t *testing.T) {
 		{"a cloud model first", names("a:cloud", "b:120b-cloud", "c"), map[string]string{"a:cloud": chats, "b:120b-cloud": chats, "c": chats}, "c", ""},
 		{"no capabilities", names("e", "n", "c"), map[string]string{"e": `{"details":{"family":"bert"}}`, "n": `{"details":{"family":"nomic-bert"}}`, "c": `{"details":{"family":"llama"}}`}, "c", ""},
 		{"no capability", names("e", "c"), map[string]string{"e": `{"details":{"family":"llama"},"capabilities":[]}`, "c": chats}, "c", ""},
-		{"one that is gone", names("g", "c"), map[string]string{"c": chats}, "c", ""},
-		{"the last that is asked about", names(append(many[:maxAsked:maxAsked], "last")...), about, "last", ""},
-		{"too many before it", names(append(many, "last")...), about, modelPlace, "no chat model is among the first 20"},
-		{"only one that is gone", names("g"), nil, modelPlace, "/api/show answers 404"},
-		{"none at all", names("e", "a:cloud"), map[string]string{"e": embeds, "a:cloud": chats}, modelPlace, "no chat model"},
+		{"a model that was removed", names("g", "c"), map[string]string{"c": chats}, "c", ""},
+		{"the last model within the limit", names(append(many[:maxAsked:maxAsked], "last")...), about, "last", ""},
+		{"too many models before it", names(append(many, "last")...), about, modelPlace, "no chat model is among the first 20"},
+		{"only a removed model", names("g"), nil, modelPlace, "/api/show answers 404"},
+		{"no suitable model", names("e", "a:cloud"), map[string]string{"e": embeds, "a:cloud": chats}, modelPlace, "no chat model"},
 		{"no model", names(), nil, modelPlace, "no installed model"},
-		{"an answer that is none", names("c"), map[string]string{"c": "<html>"}, modelPlace, "description of the model c"},
+		{"an invalid answer", names("c"), map[string]string{"c": "<html>"}, modelPlace, "description of the model c"},
 	} {
 		out, errs, exit := call(t, nil, "connect", "openai-js", "--url", modelServer(t, c.list, c.about), "--key", connectSecret)
 		if exit != exitOK || !strings.Contains(out, `model: "`+c.want+`"`) || !strings.Contains(errs, c.says) || (c.says == "") != (errs == "") {

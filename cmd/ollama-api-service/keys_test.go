@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -19,13 +20,23 @@ func TestCreateKey(t *testing.T) {
 	out, errs, exit := call(t, d.environ, "keys", "create", "--name", "Anna's laptop")
 	text := strings.TrimSuffix(out, "\n")
 	preview, ok := auth.Parse(text)
-	if exit != exitOK || !ok || !strings.Contains(errs, preview) || !strings.Contains(errs, "shown only once") || strings.Contains(errs, text) {
-		t.Fatalf("exit %d: %q, %q", exit, out, errs)
+	if exit != exitOK || !ok {
+		t.Fatalf("exit %d with %q, want 0 with a key: %s", exit, out, errs)
+	}
+	if !strings.Contains(errs, preview) || !strings.Contains(errs, "shown only once") || strings.Contains(errs, text) {
+		t.Errorf("standard error is %q, want the preview and a hint, but not the key", errs)
 	}
 	k := d.key(preview)
-	if !bytes.Equal(k.MAC, d.secret.MAC(text)) || k.Name != "Anna's laptop" || k.Role != api.RoleUser || *k.RateLimit != 100 ||
-		k.MaxConcurrent != nil || k.Models != nil || k.AllowCloud || k.ExpiresAt != nil || k.AllowedIPs != nil || share(k.Key) != "1" || time.Since(k.CreatedAt) > time.Minute {
-		t.Errorf("key is %+v", k)
+	if !bytes.Equal(k.MAC, d.secret.MAC(text)) || time.Since(k.CreatedAt) > time.Minute {
+		t.Errorf("the key has MAC %x and was created at %v, want that of %q and now", k.MAC, k.CreatedAt, text)
+	}
+	limit := int64(100)
+	want := api.Key{
+		Preview: preview, Name: "Anna's laptop", Role: api.RoleUser, RateLimit: &limit, Weight: api.DefaultWeight, Class: api.ClassInteractive,
+		CreatedAt: k.CreatedAt,
+	}
+	if !reflect.DeepEqual(k.Key, want) {
+		t.Errorf("key is %+v, want %+v", k.Key, want)
 	}
 	log, _, err := d.store.Audit(t.Context(), store.AuditQuery{Limit: 1})
 	if err != nil || len(log) != 1 || log[0].Actor != "command-line" || log[0].From != "local" {
@@ -38,8 +49,9 @@ func TestCreateKeyWithEverything(t *testing.T) {
 	_, preview := d.make("--name", "x", "--role", "admin", "--rate-limit", "7", "--max-concurrent", "2", "--models", "tiny, qwen3:*", "--allow-cloud",
 		"--expires", "30d", "--allowed-ips", "10.0.0.7,192.168.0.0/16", "--note", "for tests", "--weight", "2.5", "--class", "batch")
 	k := d.key(preview)
-	if k.Role != api.RoleAdmin || *k.RateLimit != 7 || *k.MaxConcurrent != 2 || !reflect.DeepEqual(k.Models, []string{"tiny", "qwen3:*"}) || !k.AllowCloud || k.Note != "for tests" || share(k.Key) != "2.5 batch" || networks(k.Key) != "10.0.0.7/32,192.168.0.0/16" {
-		t.Errorf("key is %+v", k)
+	got := fmt.Sprintln(k.Role, *k.RateLimit, *k.MaxConcurrent, k.Models, k.AllowCloud, k.Note, share(k.Key), networks(k.Key))
+	if want := "admin 7 2 [tiny qwen3:*] true for tests 2.5 batch 10.0.0.7/32,192.168.0.0/16\n"; got != want {
+		t.Errorf("key is %swant %s", got, want)
 	}
 	if left := time.Until(*k.ExpiresAt); left < 30*24*time.Hour-time.Minute || left > 30*24*time.Hour {
 		t.Errorf("expires in %v", left)
@@ -120,13 +132,13 @@ func TestListAndShow(t *testing.T) {
 	d.run("keys", "revoke", gone)
 	out := d.run("keys", "list")
 	lines := strings.Split(strings.TrimSpace(out), "\n")
-	column := strings.Index(lines[0], "STATUS")
-	if len(lines) != 3 || column < 0 {
+	at := strings.Index(lines[0], "STATUS")
+	if len(lines) != 3 || at < 0 {
 		t.Fatalf("the list:\n%s", out)
 	}
 	for _, line := range lines[1:] {
 		r := []rune(line)
-		if status := string(r[column:]); strings.HasPrefix(line, preview) && status != "works" || strings.HasPrefix(line, gone) && !strings.HasPrefix(status, "revoked 20") {
+		if status := string(r[at:]); strings.HasPrefix(line, preview) && status != "works" || strings.HasPrefix(line, gone) && !strings.HasPrefix(status, "revoked 20") {
 			t.Errorf("status is %q in\n%s", status, out)
 		}
 	}
@@ -156,12 +168,15 @@ func TestChangeKey(t *testing.T) {
 	d := newDesk(t)
 	_, preview := d.make("--name", "before", "--max-concurrent", "3", "--models", "tiny", "--allow-cloud", "--allowed-ips", "10.0.0.7", "--expires", "1h", "--note", "n")
 	d.run("keys", "change", preview, "--name", "after", "--rate-limit", "0")
-	if k := d.key(preview); k.Name != "after" || *k.RateLimit != 0 || *k.MaxConcurrent != 3 || len(k.Models) != 1 || !k.AllowCloud || k.Note != "n" {
-		t.Errorf("key is %+v", k)
+	k := d.key(preview)
+	if got, want := fmt.Sprintln(k.Name, *k.RateLimit, *k.MaxConcurrent, k.Models, k.AllowCloud, k.Note), "after 0 3 [tiny] true n\n"; got != want {
+		t.Errorf("key is %swant %s", got, want)
 	}
 	d.run("keys", "change", preview, "--rate-limit", "none", "--max-concurrent", "none", "--models", "all", "--allow-cloud=false", "--allowed-ips", "any", "--expires", "never", "--note", "")
-	if k := d.key(preview); k.RateLimit != nil || k.MaxConcurrent != nil || k.Models != nil || k.AllowCloud || len(k.AllowedIPs) != 0 || k.ExpiresAt != nil || k.Note != "" {
-		t.Errorf("key is %+v", k)
+	k = d.key(preview)
+	got := fmt.Sprintln(number(k.RateLimit), number(k.MaxConcurrent), models(k.Key), k.AllowCloud, networks(k.Key), orNever(k.ExpiresAt), k.Note == "")
+	if want := "none none all false any never true\n"; got != want {
+		t.Errorf("key is %swant %s", got, want)
 	}
 	d.fails(exitUsage, []string{"nothing to change"}, "keys", "change", preview)
 	d.fails(exitFailure, []string{"there is no key"}, "keys", "change", "oas_0000000000", "--note", "x")
@@ -172,8 +187,11 @@ func TestRotateKey(t *testing.T) {
 	old, preview := d.make("--name", "x")
 	text := strings.TrimSpace(d.run("keys", "rotate", preview))
 	k := d.key(preview)
-	if got, ok := auth.Parse(text); !ok || got != preview || text == old || !bytes.Equal(k.MAC, d.secret.MAC(text)) || !bytes.Equal(k.PreviousMAC, d.secret.MAC(old)) {
-		t.Fatalf("new text of %s, %v", got, ok)
+	if got, ok := auth.Parse(text); !ok || got != preview || text == old {
+		t.Fatalf("new text is of %q (%v), want another one of %q", got, ok, preview)
+	}
+	if !bytes.Equal(k.MAC, d.secret.MAC(text)) || !bytes.Equal(k.PreviousMAC, d.secret.MAC(old)) {
+		t.Fatalf("the key has MAC %x and before it %x, want those of the new and the old text", k.MAC, k.PreviousMAC)
 	}
 	if left := time.Until(k.PreviousUntil); left < 24*time.Hour-time.Minute || left > 24*time.Hour {
 		t.Errorf("grace is %v", left)

@@ -87,7 +87,7 @@ func TestARestartRefusesNoConnection(t *testing.T) {
 	more := func() {
 		for i := range asked {
 			n := asked[i].Load()
-			p.waitFor(t, func() bool { return asked[i].Load() > n+3 || t.Failed() }, "a client is not answered")
+			p.waitFor(t, func() bool { return asked[i].Load() > n+3 || t.Failed() }, "a client got no answer")
 		}
 	}
 	for range 3 {
@@ -124,7 +124,7 @@ func TestAStopGivesTimeToNotice(t *testing.T) {
 	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	p.waitFor(t, func() bool { return p.status("/readyz") == http.StatusServiceUnavailable }, "/readyz does not say no")
+	p.waitFor(t, func() bool { return p.status("/readyz") == http.StatusServiceUnavailable }, "/readyz does not fail")
 	testClient.CloseIdleConnections()
 	resp, err := p.ask("POST", "/api/chat", hello+`,"stream":false}`)
 	if err != nil {

@@ -94,11 +94,11 @@ func (w *lineWriter) flush() { signalTo(w.hurry) }
 // close writes the waiting lines, for at most logEnd. Later lines are lost.
 func (w *lineWriter) close() {
 	close(w.stop)
-	late := time.NewTimer(logEnd)
-	defer late.Stop()
+	timer := time.NewTimer(logEnd)
+	defer timer.Stop()
 	select {
 	case <-w.ended:
-	case <-late.C:
+	case <-timer.C:
 	}
 }
 
@@ -218,12 +218,12 @@ func (w *boundedWriter) Write(p []byte) (int, error) {
 		defer close(done)
 		written, failure = w.out.Write(text)
 	}()
-	late := time.NewTimer(w.wait)
-	defer late.Stop()
+	timer := time.NewTimer(w.wait)
+	defer timer.Stop()
 	select {
 	case <-done:
 		return written, failure
-	case <-late.C:
+	case <-timer.C:
 		w.late = true
 		return 0, errNotRead
 	}

@@ -24,7 +24,7 @@ func TestALogThatNothingReadsHoldsNoRequest(t *testing.T) {
 		t.Skip("slow: make test runs it")
 	}
 	for _, both := range []bool{false, true} {
-		t.Run(fmt.Sprintf("standard error too: %v", both), func(t *testing.T) {
+		t.Run(fmt.Sprintf("also standard error: %v", both), func(t *testing.T) {
 			ollama := ollamatest.Start(t)
 			unread, out, err := os.Pipe()
 			if err != nil {
@@ -151,7 +151,7 @@ func TestAClosedLogEndsNothing(t *testing.T) {
 	in.Close()
 	p.waitFor(t, func() bool {
 		return p.status("/api/keys") == http.StatusOK && p.json(t, "/health")["log_lines_lost"].(float64) > 3
-	}, "no lines are counted")
+	}, "no lost lines are counted")
 	if code := p.stop(t, stopBound); code != 0 {
 		t.Errorf("exit %d, want 0", code)
 	}

@@ -71,7 +71,7 @@ func TestALogOnAFullDisk(t *testing.T) {
 func TestALogOnANonBlockingStream(t *testing.T) {
 	d := &volume{room: 30, cause: syscall.EAGAIN, tried: make(chan struct{}, 1)}
 	log, w := newLogger(&config.Config{LogFormat: config.LogText}, d)
-	log.Info("a line of which a part finds room")
+	log.Info("a line that fits only in part")
 	w.flush()
 	<-d.tried
 	d.give(1 << 20)

@@ -97,10 +97,10 @@ belongs to another SECRET_KEY.`,
 		},
 	}
 	root.PersistentFlags().StringVar(&p.envFile, "env-file", envFile, "settings file; environment variables override it")
-	serve := p.serveCommand()
-	root.Flags().AddFlagSet(serve.Flags())
-	root.RunE = serve.RunE
-	root.AddCommand(serve, p.keysCommand(), p.statsCommand(), p.auditCommand(), p.queueCommand(), p.connectCommand(),
+	serveCmd := p.serveCommand()
+	root.Flags().AddFlagSet(serveCmd.Flags())
+	root.RunE = serveCmd.RunE
+	root.AddCommand(serveCmd, p.keysCommand(), p.statsCommand(), p.auditCommand(), p.queueCommand(), p.connectCommand(),
 		p.backupCommand(), p.restoreCommand(), p.settingsCommand(), p.healthcheckCommand(), p.manCommand(), p.versionCommand())
 	return root
 }

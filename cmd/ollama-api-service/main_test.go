@@ -172,7 +172,7 @@ func TestOnlyServeMakesADatabase(t *testing.T) {
 func TestWrongSecretOrDatabase(t *testing.T) {
 	d := newDesk(t)
 	_, preview := d.make("--name", "x")
-	const other = "another secret, which is as long as that"
+	const other = "another secret of sufficient length"
 	for _, args := range [][]string{{"keys", "list"}, {"keys", "show", preview}, {"keys", "create", "--name", "y"}, {"keys", "revoke", preview}} {
 		d.environ = []string{"DATA_DIR=" + d.dir, "SECRET_KEY=" + other}
 		d.fails(exitDatabase, []string{"SECRET_KEY", "SECRET_KEY_PREVIOUS"}, args...)
@@ -202,7 +202,7 @@ func TestWrongSecretOrDatabase(t *testing.T) {
 	fails(t, []string{"DATA_DIR=" + fresh, "SECRET_KEY=" + testSecret}, exitDatabase, []string{"serve"}, "keys", "list")
 
 	broken := t.TempDir()
-	if err := os.WriteFile(filepath.Join(broken, "ollama-api-service.db"), []byte(strings.Repeat("this is no database ", 100)), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(broken, "ollama-api-service.db"), []byte(strings.Repeat("this is not a database ", 100)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{{"keys", "list"}, {"stats"}} {

@@ -74,7 +74,7 @@ func (r *keyring) print(k api.Key) error {
 		{"key", k.Preview},
 		{"name", k.Name},
 		{"role", string(k.Role)},
-		{"status", status(k, r.by.At)},
+		{"status", keyStatus(k, r.by.At)},
 		{"rate limit", perHour(k.RateLimit)},
 		{"concurrent", number(k.MaxConcurrent)},
 		{"tokens", tokens(k)},
@@ -102,12 +102,12 @@ func printKeys(w io.Writer, keys []api.Key, now time.Time) error {
 	}
 	rows := [][]string{{"KEY", "NAME", "ROLE", "PER HOUR", "AT ONCE", "BUDGET", "SHARE", "MODELS", "EXPIRES", "STATUS"}}
 	for _, k := range keys {
-		rows = append(rows, []string{k.Preview, k.Name, string(k.Role), number(k.RateLimit), number(k.MaxConcurrent), budget(k), share(k), shorten(models(k), 40), orNever(k.ExpiresAt), status(k, now)})
+		rows = append(rows, []string{k.Preview, k.Name, string(k.Role), number(k.RateLimit), number(k.MaxConcurrent), budget(k), share(k), shorten(models(k), 40), orNever(k.ExpiresAt), keyStatus(k, now)})
 	}
 	return table(w, map[int]bool{3: true, 4: true}, rows)
 }
 
-func status(k api.Key, now time.Time) string {
+func keyStatus(k api.Key, now time.Time) string {
 	switch {
 	case k.RevokedAt != nil:
 		return "revoked " + instant(*k.RevokedAt)

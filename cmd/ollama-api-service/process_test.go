@@ -223,7 +223,7 @@ func (l *logLines) with(words ...string) string {
 // wait waits for a line that contains all words.
 func (p *process) wait(t *testing.T, words ...string) string {
 	t.Helper()
-	p.waitFor(t, func() bool { return p.lines.with(words...) != "" }, fmt.Sprintf("no line of the log has %q", words))
+	p.waitFor(t, func() bool { return p.lines.with(words...) != "" }, fmt.Sprintf("no log line contains %q", words))
 	return p.lines.with(words...)
 }
 

@@ -294,7 +294,7 @@ func (f *queueFlags) text(body []byte, now time.Time) (string, error) {
 		if i == f.top && f.top > 0 {
 			break
 		}
-		rows = append(rows, []string{q.Model, strconv.Itoa(q.Position), q.Key, shorten(q.KeyName, 24), q.Class, span(q.Waited), span(q.Expected), q.ID})
+		rows = append(rows, []string{q.Model, strconv.Itoa(q.Position), q.Key, shorten(q.KeyName, 24), q.Class, waitText(q.Waited), waitText(q.Expected), q.ID})
 	}
 	if err := table(&b, map[int]bool{1: true, 5: true, 6: true}, rows); err != nil {
 		return "", err
@@ -339,8 +339,8 @@ func (r *queueReport) backends(w io.Writer) error {
 	return table(w, map[int]bool{2: true}, rows)
 }
 
-// span formats a number of milliseconds.
-func span(ms float64) string {
+// waitText formats a number of milliseconds.
+func waitText(ms float64) string {
 	d := time.Duration(ms * float64(time.Millisecond))
 	if d < 10*time.Second {
 		return fmt.Sprintf("%.1fs", d.Seconds())

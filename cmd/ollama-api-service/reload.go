@@ -51,9 +51,9 @@ func (r *reloader) follow(ctx context.Context, hangup <-chan os.Signal) {
 // reload applies the settings that can change while the service runs. If any setting is wrong, nothing changes.
 func (r *reloader) reload() {
 	change, err := r.cfg.Reread()
-	serve := func() {}
+	useCertificate := func() {}
 	if err == nil && change.Config.TLSCert != "" && r.secure.prepare != nil {
-		if serve, err = r.secure.prepare(change.Config.TLSCert, change.Config.TLSKey); err != nil {
+		if useCertificate, err = r.secure.prepare(change.Config.TLSCert, change.Config.TLSKey); err != nil {
 			err = unusableCertificate(err)
 		}
 	}
@@ -63,13 +63,13 @@ func (r *reloader) reload() {
 		return
 	}
 	before, now := r.cfg, change.Config
-	serve()
+	useCertificate()
 	r.keys.ChangeStatics(staticKeys(now))
 	r.gateway.Change(live(now))
 	r.cfg = now
 	// These lines are logged under the lower one of the previous and the new level.
 	r.lines.level.Set(min(before.LogLevel, now.LogLevel))
-	r.log.Info("the settings were reloaded", "changed", names(change.Taken))
+	r.log.Info("the settings were reloaded", "changed", orEmpty(change.Taken))
 	if len(change.Restart) > 0 {
 		r.log.Warn("some changed settings need a restart; until then the previous values stay in force", "settings", change.Restart)
 	}

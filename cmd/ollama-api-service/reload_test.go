@@ -40,7 +40,7 @@ func (p *process) hangUp(t *testing.T) {
 	if err := p.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	p.waitFor(t, func() bool { return strings.Count(p.lines.String(), answer) > before }, "the hang-up is not answered")
+	p.waitFor(t, func() bool { return strings.Count(p.lines.String(), answer) > before }, "no log line answers SIGHUP")
 }
 
 const hello = `{"model":"tiny","messages":[{"role":"user","content":"hi"}]`

@@ -164,7 +164,7 @@ func missingDirs(dir string) (list []string) {
 	}
 }
 
-// checkSecret checks that the service will start: it does not start with another SECRET_KEY than that of the backup.
+// checkSecret checks that the service will start: its SECRET_KEY must be the one of the backup.
 func (r *restoring) checkSecret(u *backup.Unpacked) error {
 	text, err := u.Secret()
 	if err != nil {

@@ -29,10 +29,8 @@ import (
 )
 
 const (
-	changePoll   = 250 * time.Millisecond        // how often changes by other processes are checked
-	drainTimeout = 15 * time.Second              // how long the last rows may take to reach the database
-	hour         = 61 * time.Minute              // how far back a request counts against a rate limit
-	day          = 24*time.Hour + 15*time.Minute // how far back its tokens and GPU time count
+	changePoll   = 250 * time.Millisecond // how often changes by other processes are checked
+	drainTimeout = 15 * time.Second       // how long the last rows may take to reach the database
 )
 
 // serve runs the gateway until ctx ends. It creates and connects all parts, top down.
@@ -243,14 +241,14 @@ func makeDatabase(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ 
 // restoreLimits counts the admissions of the last hour and the usage of the last day, so that a restart does not reset any limit.
 func restoreLimits(ctx context.Context, st *store.Store, limits *limit.Memory, longest time.Duration) error {
 	now := time.Now()
-	admitted, err := st.AdmittedSince(ctx, now.Add(-hour).Truncate(time.Minute))
+	admitted, err := st.AdmittedSince(ctx, now.Add(-limit.RequestWindow).Truncate(time.Minute))
 	if err != nil {
 		return err
 	}
 	for _, a := range admitted {
 		limits.Restore(a.Key, a.Minute, a.Count)
 	}
-	used, err := st.UsedSince(ctx, now.Add(-day).Truncate(time.Minute), now, longest)
+	used, err := st.UsedSince(ctx, now.Add(-limit.UsageWindow).Truncate(time.Minute), now, longest)
 	if err != nil {
 		return err
 	}

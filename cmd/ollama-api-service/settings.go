@@ -31,7 +31,7 @@ func (p *program) settingsCommand() *cobra.Command {
 			return printJSON(p.stdout, struct {
 				Settings []config.InForce `json:"settings"`
 				Warnings []string         `json:"warnings"`
-			}{list, names(cfg.Warnings)})
+			}{list, orEmpty(cfg.Warnings)})
 		}
 		rows := [][]string{{"SETTING", "VALUE", "FROM"}}
 		for _, s := range list {
@@ -52,8 +52,8 @@ func (p *program) settingsCommand() *cobra.Command {
 	return cmd
 }
 
-// names returns a list for JSON, where an empty list is [] and not null.
-func names(list []string) []string {
+// orEmpty returns list, or an empty list instead of nil, so that JSON has [] and not null.
+func orEmpty(list []string) []string {
 	if list == nil {
 		return []string{}
 	}

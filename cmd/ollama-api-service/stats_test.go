@@ -101,9 +101,12 @@ func TestStats(t *testing.T) {
 		t.Fatal(err)
 	}
 	keys := all.By[api.ByKey]
-	if len(keys) != 3 || *keys[0].Key != busy || keys[0].KeyName != "Busy one" || keys[0].Requests != 4 || !keys[1].Revoked || all.Total.Requests != 7 ||
-		len(all.By[api.ByModel]) != 2 || len(all.By[api.ByDay]) != 2 {
-		t.Errorf("%+v", all)
+	if len(keys) != 3 {
+		t.Fatalf("got %d keys, want 3: %+v", len(keys), keys)
+	}
+	got := fmt.Sprintln(*keys[0].Key, keys[0].KeyName, keys[0].Requests, keys[1].Revoked, all.Total.Requests, len(all.By[api.ByModel]), len(all.By[api.ByDay]))
+	if want := fmt.Sprintln(busy, "Busy one", 4, true, 7, 2, 2); got != want {
+		t.Errorf("got %swant %s", got, want)
 	}
 	for _, args := range [][]string{
 		{"--by", "prompt"},

@@ -15,15 +15,15 @@ import (
 // lastSpans is how long the collector may take for the last spans at shutdown.
 const lastSpans = 5 * time.Second
 
-// traces sends the spans of requests. The zero value sends none.
-type traces struct {
+// traceSink sends the spans of requests. The zero value sends none.
+type traceSink struct {
 	tracer    trace.Tracer
 	collector *tracing.Collector
 }
 
-func newTraces(ctx context.Context, cfg *config.Config, log *slog.Logger) (traces, error) {
+func newTraces(ctx context.Context, cfg *config.Config, log *slog.Logger) (traceSink, error) {
 	if cfg.OTLPEndpoint.URL == nil {
-		return traces{}, nil
+		return traceSink{}, nil
 	}
 	headers := make(map[string]string, len(cfg.OTLPHeaders))
 	for name, value := range cfg.OTLPHeaders {
@@ -34,14 +34,14 @@ func newTraces(ctx context.Context, cfg *config.Config, log *slog.Logger) (trace
 		Instance: uuid.NewString(), Attributes: cfg.ResourceAttributes, Ratio: float64(cfg.TraceRatio),
 	}, log)
 	if err != nil {
-		return traces{}, err
+		return traceSink{}, err
 	}
 	log.Info("sending traces to a collector", "endpoint", cfg.OTLPEndpoint.String(), "ratio", float64(cfg.TraceRatio))
-	return traces{c.Tracer(), c}, nil
+	return traceSink{c.Tracer(), c}, nil
 }
 
 // close sends the remaining spans. Spans that the collector does not accept in time are lost.
-func (t traces) close(log *slog.Logger) {
+func (t traceSink) close(log *slog.Logger) {
 	if t.collector == nil {
 		return
 	}

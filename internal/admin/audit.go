@@ -14,29 +14,29 @@ import (
 
 type auditIn struct {
 	Span
-	Actor  []string `query:"actor" maxItems:"100" doc:"Previews of the keys that asked, or command-line, or first-start, separated by commas" example:"[\"env-admin\"]"`
+	Actor  []string `query:"actor" maxItems:"100" doc:"Previews of the keys that made the change, or command-line, or first-start, separated by commas" example:"[\"env-admin\"]"`
 	Action []string `query:"action" maxItems:"100" enum:"key.create,key.change,key.rotate,key.revoke,backend.add,backend.change,backend.remove" doc:"What was done, separated by commas" example:"[\"key.revoke\"]"`
-	Target []string `query:"target" maxItems:"100" doc:"Previews of keys and names of backends, separated by commas" example:"[\"oas_8rT2kLmN0q\"]"`
-	Limit  int      `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"The most lines to show"`
-	Cursor string   `query:"cursor" maxLength:"256" doc:"next_cursor of the page before, unchanged; the filters must be the same again"`
-	Format string   `query:"format" enum:"json,csv" doc:"csv is a table for spreadsheets, and so is Accept: text/csv"`
+	Target []string `query:"target" maxItems:"100" doc:"Previews of changed keys and names of changed backends, separated by commas" example:"[\"oas_8rT2kLmN0q\"]"`
+	Limit  int      `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"The most entries to show"`
+	Cursor string   `query:"cursor" maxLength:"256" doc:"next_cursor of the previous page, unchanged, with the same filters"`
+	Format string   `query:"format" enum:"json,csv" doc:"csv returns a table for spreadsheets, as Accept: text/csv does"`
 }
 
-// auditRow is a line of the audit table, with the names that the keys have now.
+// auditRow is an entry of the audit table, with the current names of the keys.
 type auditRow struct {
 	ID         int64          `json:"id" example:"12"`
 	At         time.Time      `json:"at"`
-	Actor      string         `json:"actor" doc:"Preview of the key that asked, or command-line, or first-start" example:"env-admin"`
-	ActorName  string         `json:"actor_name,omitempty" doc:"What that key is called now"`
+	Actor      string         `json:"actor" doc:"Preview of the key that made the change, or command-line, or first-start" example:"env-admin"`
+	ActorName  string         `json:"actor_name,omitempty" doc:"The current name of that key"`
 	Action     string         `json:"action" enum:"key.create,key.change,key.rotate,key.revoke,backend.add,backend.change,backend.remove"`
-	Target     string         `json:"target" doc:"Preview of the key, or name of the backend, that was changed" example:"oas_8rT2kLmN0q"`
-	TargetName string         `json:"target_name,omitempty" doc:"What that key is called now"`
+	Target     string         `json:"target" doc:"Preview of the changed key, or name of the changed backend" example:"oas_8rT2kLmN0q"`
+	TargetName string         `json:"target_name,omitempty" doc:"The current name of that key"`
 	From       string         `json:"from" doc:"Client address, or local for a command on the machine" example:"10.0.0.7"`
-	Detail     map[string]any `json:"detail" doc:"What changed, by field: of a change what it was (from) and what it became (to); forced where the caller insisted. Never a secret"`
+	Detail     map[string]any `json:"detail" doc:"What changed, by field: the value before (from) and after (to); forced if the caller used force. Never a secret"`
 }
 
 type auditBody struct {
-	Audit      []auditRow `json:"audit" doc:"The newest first"`
+	Audit      []auditRow `json:"audit" doc:"Newest first"`
 	NextCursor *string    `json:"next_cursor" doc:"cursor of the next page; null on the last"`
 	asCSV      bool
 }
@@ -50,8 +50,8 @@ type auditOut struct {
 func (s *Service) auditOperations(a huma.API) {
 	operation(a, huma.Operation{
 		OperationID: "audit", Method: "GET", Path: "/api/admin/audit", Summary: "Changes of keys and backends (admin)",
-		Description: "Each change of a key or of an Ollama server, with who made it, when and from where, the newest first. It is kept for ever. Secrets are never in it. " +
-			"In CSV, a text that a spreadsheet would take for a formula has an apostrophe in front, and detail is JSON.",
+		Description: "Each change of a key or of an Ollama server: who made it, when and from where, newest first. Entries are kept forever and hold no secrets. " +
+			"In CSV, an apostrophe precedes text that a spreadsheet could read as a formula, and detail is JSON.",
 		Tags: []string{"API keys (admin)"}, Errors: []int{503}, Responses: tableResponse(auditExample, "id,at,actor,actor_name,action,…\n12,2026-11-25T09:30:00Z,env-admin,,key.change,…\n"),
 	}, s.audit)
 }
@@ -95,7 +95,7 @@ func (s *Service) audit(ctx context.Context, in *auditIn) (*auditOut, error) {
 			Target: e.Target, TargetName: names[e.Target].Name, From: e.From,
 		}
 		if err := json.Unmarshal(e.Detail, &row.Detail); err != nil {
-			return nil, api.Wrap(api.CodeInternal, err, "a line of the audit table cannot be read")
+			return nil, api.Wrap(api.CodeInternal, err, "an entry of the audit table cannot be read")
 		}
 		out.Body.Audit = append(out.Body.Audit, row)
 	}
@@ -107,14 +107,14 @@ func (s *Service) audit(ctx context.Context, in *auditIn) (*auditOut, error) {
 	return out, nil
 }
 
-// ContentType is CSV where that was asked for.
+// ContentType returns CSV if the caller asked for it.
 func (b auditBody) ContentType(ct string) string { return tableType(b.asCSV, ct) }
 
 func (b auditBody) table() [][]string {
 	rows := [][]string{{"id", "at", "actor", "actor_name", "action", "target", "target_name", "from", "detail"}}
 	for i := range b.Audit {
 		r := &b.Audit[i]
-		detail, _ := json.Marshal(r.Detail) // it was read from JSON
+		detail, _ := json.Marshal(r.Detail) // it came from JSON
 		rows = append(rows, cells(r.ID, &r.At, r.Actor, r.ActorName, r.Action, r.Target, r.TargetName, r.From, string(detail)))
 	}
 	return rows

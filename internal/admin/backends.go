@@ -19,48 +19,48 @@ import (
 var backendFields = []string{"name", "url", "slots", "total", "weight", "drain", "ca", "client_cert", "client_key", "auth_header"}
 
 type newBackend struct {
-	Name   string  `json:"name" minLength:"1" maxLength:"64" pattern:"^[A-Za-z0-9._-]+$" doc:"What it is called in headers, statistics and logs" example:"gpu2"`
+	Name   string  `json:"name" minLength:"1" maxLength:"64" pattern:"^[A-Za-z0-9._-]+$" doc:"Its name in headers, statistics and logs" example:"gpu2"`
 	URL    string  `json:"url" minLength:"1" maxLength:"300" doc:"Its http or https address, without a path" example:"http://gpu2.example.net:11434"`
-	Slots  int     `json:"slots,omitempty" minimum:"0" maximum:"10000" doc:"Requests at one time for each model, its OLLAMA_NUM_PARALLEL; 0 finds it by watching" example:"4"`
-	Total  int     `json:"total,omitempty" minimum:"0" maximum:"10000" doc:"Requests at one time for all its models; 0 is no bound"`
-	Weight float64 `json:"weight,omitempty" minimum:"0" maximum:"100" doc:"How fast it is, beside one of weight 1; 0 is 1"`
-	Drain  bool    `json:"drain,omitempty" doc:"Add it without giving it requests yet"`
+	Slots  int     `json:"slots,omitempty" minimum:"0" maximum:"10000" doc:"Concurrent requests for each model, its OLLAMA_NUM_PARALLEL; 0 finds the number by observation" example:"4"`
+	Total  int     `json:"total,omitempty" minimum:"0" maximum:"10000" doc:"Concurrent requests for all its models; 0 is no limit"`
+	Weight float64 `json:"weight,omitempty" minimum:"0" maximum:"100" doc:"How fast it is, compared with a server of weight 1; 0 means 1"`
+	Drain  bool    `json:"drain,omitempty" doc:"Add it drained: it gets no requests yet"`
 
-	CA         string `json:"ca,omitempty" maxLength:"32768" doc:"The certificates (PEM) by which its HTTPS is trusted. Here and in the next three: the name of the setting means what it says, as does leaving the field out, and none means nothing of the kind" example:"OLLAMA_CA"`
-	ClientCert string `json:"client_cert,omitempty" maxLength:"32768" doc:"A client certificate with its chain (PEM) that it is shown, or OLLAMA_CLIENT_CERT, or none" example:"OLLAMA_CLIENT_CERT"`
-	ClientKey  string `json:"client_key,omitempty" maxLength:"32768" writeOnly:"true" doc:"The private key of client_cert (PEM, without a passphrase), or OLLAMA_CLIENT_KEY, or none; no answer ever shows it" example:"OLLAMA_CLIENT_KEY"`
-	AuthHeader string `json:"auth_header,omitempty" maxLength:"8192" writeOnly:"true" doc:"A header that it gets with each request, or OLLAMA_AUTH_HEADER, or none; no answer ever shows it" example:"OLLAMA_AUTH_HEADER"`
+	CA         string `json:"ca,omitempty" maxLength:"32768" doc:"The certificates (PEM) that its HTTPS is checked with. For this field and the next three: the name of the setting, or no field, uses the value of the setting; none uses no value" example:"OLLAMA_CA"`
+	ClientCert string `json:"client_cert,omitempty" maxLength:"32768" doc:"A client certificate with its chain (PEM) for this server, or OLLAMA_CLIENT_CERT, or none" example:"OLLAMA_CLIENT_CERT"`
+	ClientKey  string `json:"client_key,omitempty" maxLength:"32768" writeOnly:"true" doc:"The private key of client_cert (PEM, without a passphrase), or OLLAMA_CLIENT_KEY, or none; never shown in an answer" example:"OLLAMA_CLIENT_KEY"`
+	AuthHeader string `json:"auth_header,omitempty" maxLength:"8192" writeOnly:"true" doc:"A header that is sent to it with each request, or OLLAMA_AUTH_HEADER, or none; never shown in an answer" example:"OLLAMA_AUTH_HEADER"`
 }
 
 type backendPatch struct {
-	Slots  *int     `json:"slots,omitempty" minimum:"0" maximum:"10000" doc:"Requests at one time for each model; 0 finds it by watching" example:"8"`
-	Total  *int     `json:"total,omitempty" minimum:"0" maximum:"10000" doc:"Requests at one time for all its models; 0 is no bound"`
-	Weight *float64 `json:"weight,omitempty" minimum:"0" maximum:"100" doc:"How fast it is, beside one of weight 1; 0 is 1"`
-	Drain  *bool    `json:"drain,omitempty" doc:"true gives it no new requests; what it serves goes on"`
+	Slots  *int     `json:"slots,omitempty" minimum:"0" maximum:"10000" doc:"Concurrent requests for each model; 0 finds the number by observation" example:"8"`
+	Total  *int     `json:"total,omitempty" minimum:"0" maximum:"10000" doc:"Concurrent requests for all its models; 0 is no limit"`
+	Weight *float64 `json:"weight,omitempty" minimum:"0" maximum:"100" doc:"How fast it is, compared with a server of weight 1; 0 means 1"`
+	Drain  *bool    `json:"drain,omitempty" doc:"true sends it no new requests; running requests continue"`
 
-	CA         *string `json:"ca,omitempty" maxLength:"32768" doc:"As when it is added; an empty text means what the setting says" example:"OLLAMA_CA"`
-	ClientCert *string `json:"client_cert,omitempty" maxLength:"32768" doc:"As when it is added; an empty text means what the setting says" example:"OLLAMA_CLIENT_CERT"`
-	ClientKey  *string `json:"client_key,omitempty" maxLength:"32768" writeOnly:"true" doc:"As when it is added; an empty text means what the setting says" example:"OLLAMA_CLIENT_KEY"`
-	AuthHeader *string `json:"auth_header,omitempty" maxLength:"8192" writeOnly:"true" doc:"As when it is added; an empty text means what the setting says" example:"OLLAMA_AUTH_HEADER"`
+	CA         *string `json:"ca,omitempty" maxLength:"32768" doc:"As when it is added; an empty text uses the value of the setting" example:"OLLAMA_CA"`
+	ClientCert *string `json:"client_cert,omitempty" maxLength:"32768" doc:"As when it is added; an empty text uses the value of the setting" example:"OLLAMA_CLIENT_CERT"`
+	ClientKey  *string `json:"client_key,omitempty" maxLength:"32768" writeOnly:"true" doc:"As when it is added; an empty text uses the value of the setting" example:"OLLAMA_CLIENT_KEY"`
+	AuthHeader *string `json:"auth_header,omitempty" maxLength:"8192" writeOnly:"true" doc:"As when it is added; an empty text uses the value of the setting" example:"OLLAMA_AUTH_HEADER"`
 }
 
-// BackendReport is a server as admins see it.
+// BackendReport is what admins see of a server.
 type BackendReport struct {
 	Name      string          `json:"name" example:"gpu2"`
 	URL       string          `json:"url" example:"http://gpu2.example.net:11434"`
-	Static    bool            `json:"static" doc:"OLLAMA_BASE_URL names it: it can be drained here, and changed and removed there alone"`
+	Static    bool            `json:"static" doc:"It is named in OLLAMA_BASE_URL: it can be drained here, but is changed and removed only there"`
 	Healthy   bool            `json:"healthy"`
 	Draining  bool            `json:"draining"`
 	Version   string          `json:"version" example:"0.24.0"`
-	Slots     int             `json:"slots" doc:"Requests at one time for each model; 0 is found by watching"`
-	Total     int             `json:"total" doc:"Requests at one time for all its models; 0 is no bound"`
+	Slots     int             `json:"slots" doc:"Concurrent requests for each model; 0 means found by observation"`
+	Total     int             `json:"total" doc:"Concurrent requests for all its models; 0 is no limit"`
 	Weight    float64         `json:"weight" example:"1"`
-	Installed *int            `json:"models_installed" doc:"How many models it has; null where it has not said"`
-	Loaded    []residentModel `json:"models_loaded" doc:"Those in its memory" nullable:"false"`
-	Checked   *time.Time      `json:"checked_at" doc:"When it was last asked; null: not yet"`
+	Installed *int            `json:"models_installed" doc:"The number of installed models; null if it is not known"`
+	Loaded    []residentModel `json:"models_loaded" doc:"Models in its memory" nullable:"false"`
+	Checked   *time.Time      `json:"checked_at" doc:"When it was last checked; null means never"`
 	Reason    string          `json:"reason,omitempty" doc:"Why it is not healthy"`
-	Reach     backendReach    `json:"reach" doc:"What it is reached with: set, where it has a text of its own; the name of the setting that holds it; or none. The texts are never shown"`
-	Warnings  []string        `json:"warnings,omitempty" doc:"Known vulnerabilities of its version, and models that it has in another version than most servers" nullable:"false"`
+	Reach     backendReach    `json:"reach" doc:"What it is reached with: set if it has its own value, the name of the setting whose value it uses, or none. Values are never shown"`
+	Warnings  []string        `json:"warnings,omitempty" doc:"Known vulnerabilities of its version, and models whose version differs from that of most servers" nullable:"false"`
 }
 
 type backendReach struct {
@@ -77,7 +77,7 @@ type residentModel struct {
 }
 
 type (
-	// BackendPath is exported because huma sees embedded parameters only so.
+	// BackendPath is exported because huma ignores embedded parameters whose type is not.
 	BackendPath struct {
 		Name string `path:"name" maxLength:"64" doc:"The name of the backend" example:"gpu2"`
 	}
@@ -117,7 +117,7 @@ func (s *Service) addBackend(ctx context.Context, in *addBackendIn) (*backendOut
 	by, n := s.change(ctx), in.Body
 	base, query, err := api.ParseBackendURL(n.URL)
 	if err == nil && len(query) > 0 {
-		err = fmt.Errorf("must not have more after its port: slots, total, weight and name are fields of their own")
+		err = fmt.Errorf("must end after the port: slots, total, weight and name are separate fields")
 	}
 	if err == nil && s.Refuses != nil {
 		err = s.Refuses(base)
@@ -135,20 +135,20 @@ func (s *Service) addBackend(ctx context.Context, in *addBackendIn) (*backendOut
 	for _, other := range s.Fleet.All() {
 		switch {
 		case other.Name == n.Name:
-			return nil, api.Errorf(api.CodeConflict, "there is a backend %s already", n.Name)
+			return nil, api.Errorf(api.CodeConflict, "a backend %s already exists", n.Name)
 		case other.URL.Host == base.Host:
-			return nil, api.Errorf(api.CodeConflict, "this is the address of the backend %s already", other.Name)
+			return nil, api.Errorf(api.CodeConflict, "the backend %s already has this address", other.Name)
 		}
 	}
 	if err := s.Store.AddBackend(ctx, declared, by); err != nil {
 		return nil, err
 	}
 	b := backend.Of(declared, s.Means)
-	b.Probe(ctx) // before it is given requests: it says what it has
+	b.Probe(ctx) // before it gets requests, to learn which models it has
 	s.Connect(b)
 	if !s.Fleet.Add(b) {
 		s.Disconnect(b)
-		return nil, api.Errorf(api.CodeConflict, "there is a backend %s already", n.Name)
+		return nil, api.Errorf(api.CodeConflict, "a backend %s already exists", n.Name)
 	}
 	s.changedBackend("backend added", by, b)
 	return &backendOut{s.report(b)}, nil
@@ -163,7 +163,7 @@ func (s *Service) changeBackend(ctx context.Context, in *changeBackendIn) (*back
 	}
 	if s.Static[b.Name] {
 		if p.Slots != nil || p.Total != nil || p.Weight != nil || p.Reaches() {
-			return nil, api.Errorf(api.CodeConflict, "the setting OLLAMA_BASE_URL says what %s is given, and settings what it is reached with: change that there; it can be drained here", b.Name)
+			return nil, api.Errorf(api.CodeConflict, "%s is configured in OLLAMA_BASE_URL and other settings: change it there; only drain can be changed here", b.Name)
 		}
 		if p.Drain != nil && *p.Drain != b.State().Draining {
 			if err := s.Store.DrainBackend(ctx, b.Name, *p.Drain, by); err != nil {
@@ -201,7 +201,7 @@ func (s *Service) removeBackend(ctx context.Context, in *BackendPath) (*removeBa
 		return nil, err
 	}
 	if s.Static[b.Name] {
-		return nil, api.Errorf(api.CodeConflict, "the setting OLLAMA_BASE_URL names %s: take it out there, or drain it here", b.Name)
+		return nil, api.Errorf(api.CodeConflict, "%s is named in the setting OLLAMA_BASE_URL: remove it there, or drain it here", b.Name)
 	}
 	if err := s.Store.RemoveBackend(ctx, b.Name, by); err != nil {
 		return nil, err
@@ -210,7 +210,7 @@ func (s *Service) removeBackend(ctx context.Context, in *BackendPath) (*removeBa
 	s.Disconnect(b)
 	s.changedBackend("backend removed", by, b)
 	out := &removeBackendOut{}
-	out.Body.Message = fmt.Sprintf("the backend %s is removed; what it serves goes on to its end", b.Name)
+	out.Body.Message = fmt.Sprintf("the backend %s is removed; its running requests continue to their end", b.Name)
 	return out, nil
 }
 
@@ -225,7 +225,7 @@ func (s *Service) changedBackend(what string, by api.Change, b *backend.Backend)
 	s.Log.Info(what, "actor", by.Actor, "from", s.From(by), "backend", b.Name, "url", b.URL.String())
 }
 
-// reach is what b is reached with, without the texts.
+// reach is what b is reached with, without the values.
 func (s *Service) reach(b *backend.Backend) backendReach {
 	r := b.Reach().Shown()
 	say := func(field, setting string, set bool) string {
@@ -255,7 +255,7 @@ func (s *Service) Backends() []BackendReport {
 	return list
 }
 
-// report is what is known of b.
+// report describes b.
 func (s *Service) report(b *backend.Backend) BackendReport {
 	state, bounds := b.State(), b.Bounds()
 	r := BackendReport{
@@ -277,7 +277,7 @@ func (s *Service) report(b *backend.Backend) BackendReport {
 	}
 	for _, name := range s.Fleet.Minors() {
 		if slices.Contains(s.Fleet.Minor(name), b) {
-			r.Warnings = append(r.Warnings, "its "+name+" is another one than most servers have: it is not asked for it until they are the same; pull it anew")
+			r.Warnings = append(r.Warnings, "its "+name+" differs from that of most servers: it gets no requests for that model until they are the same; pull the model again")
 		}
 	}
 	return r

@@ -10,11 +10,11 @@ import (
 )
 
 type queueBody struct {
-	Waiting  int           `json:"waiting" doc:"Requests of all keys that wait for a slot"`
-	Limit    int           `json:"limit" doc:"How many may wait (MAX_QUEUE)"`
+	Waiting  int           `json:"waiting" doc:"Requests of all keys that are waiting for a slot"`
+	Limit    int           `json:"limit" doc:"The most requests that can wait (MAX_QUEUE)"`
 	InFlight int           `json:"in_flight" doc:"Requests of all keys that have a slot"`
-	Requests []queued      `json:"requests" nullable:"false" doc:"Those of the key that asks; to an admin key all that wait. By model, and then in the order of their turns"`
-	Backends []busyBackend `json:"backends,omitempty" nullable:"false" doc:"The Ollama servers, to admin keys alone"`
+	Requests []queued      `json:"requests" nullable:"false" doc:"The waiting requests of your key; for an admin key, all of them. Sorted by model, then by position"`
+	Backends []busyBackend `json:"backends,omitempty" nullable:"false" doc:"The Ollama servers; only for admin keys"`
 }
 
 // queued is a request that waits.
@@ -24,34 +24,34 @@ type queued struct {
 	KeyName    string  `json:"key_name,omitempty" example:"Production API Key"`
 	Model      string  `json:"model" example:"llama3.2:latest"`
 	Class      string  `json:"class" enum:"interactive,batch"`
-	Position   int     `json:"position" doc:"Turns until its own among those that wait for the model, if nobody comes: 1 is next"`
+	Position   int     `json:"position" doc:"Position among the requests that wait for the model; 1 is next. A request that arrives later can be served first"`
 	WaitedMS   float64 `json:"waited_ms" doc:"How long it has waited"`
-	ExpectedMS float64 `json:"expected_wait_ms" doc:"How long it may still wait, by how long requests have held slots lately"`
+	ExpectedMS float64 `json:"expected_wait_ms" doc:"Expected further wait, from how long recent requests held their slots"`
 }
 
 type busyBackend struct {
 	Name     string      `json:"name" example:"gpu1"`
 	Healthy  bool        `json:"healthy"`
 	Draining bool        `json:"draining"`
-	InFlight int         `json:"in_flight" doc:"Requests that have a slot of it, and loads"`
-	Models   []busyModel `json:"models" nullable:"false" doc:"Those in its memory or on the way there"`
+	InFlight int         `json:"in_flight" doc:"Running requests and loads"`
+	Models   []busyModel `json:"models" nullable:"false" doc:"Models in its memory, or being loaded"`
 }
 
 type busyModel struct {
 	Model    string `json:"model" example:"llama3.2:latest"`
-	State    string `json:"state" enum:"loaded,loading,unknown" doc:"unknown: it has been asked for, and the server has not said since whether it is loaded"`
+	State    string `json:"state" enum:"loaded,loading,unknown" doc:"unknown: it was requested, and the server has not reported since whether it is loaded"`
 	InFlight int    `json:"in_flight"`
-	Slots    int    `json:"slots" doc:"How many requests it is given at one time: set, or found by watching"`
+	Slots    int    `json:"slots" doc:"Concurrent requests that it gets: set, or found by observation"`
 }
 
 type queueOut struct{ Body queueBody }
 
 func (s *Service) queueOperations(a huma.API) {
-	operation(a, huma.Operation{OperationID: "queue", Method: "GET", Path: "/api/queue", Summary: "What waits for a slot", Tags: []string{"Statistics"}}, s.queue)
-	operation(a, huma.Operation{OperationID: "explain", Method: "GET", Path: "/api/admin/explain/{request_id}", Summary: "Why a request waited, where it went and what it cost (admin)", Tags: []string{"Statistics"}, Errors: []int{404}}, s.explain)
+	operation(a, huma.Operation{OperationID: "queue", Method: "GET", Path: "/api/queue", Summary: "Waiting requests", Tags: []string{"Statistics"}}, s.queue)
+	operation(a, huma.Operation{OperationID: "explain", Method: "GET", Path: "/api/admin/explain/{request_id}", Summary: "Why a request waited, which server it went to and what it cost (admin)", Tags: []string{"Statistics"}, Errors: []int{404}}, s.explain)
 }
 
-// queue answers a user's key with what concerns it: who else waits, and for what, is nobody's business.
+// queue shows a user's key only its own requests: those of other keys are private.
 func (s *Service) queue(ctx context.Context, _ *struct{}) (*queueOut, error) {
 	k := callerOf(ctx).Key
 	admin := k.Role == api.RoleAdmin
@@ -87,7 +87,7 @@ func (s *Service) busyBackends(inFlight map[string]int) []busyBackend {
 	for _, st := range s.Sched.Stations() {
 		i, ok := place[st.Backend]
 		if !ok {
-			continue // it came just now
+			continue // it was added just now
 		}
 		m := busyModel{Model: st.Model, State: "unknown", InFlight: st.InFlight, Slots: st.Slots}
 		switch {

@@ -83,10 +83,10 @@ func callerOf(ctx context.Context) *Caller { return ctx.Value(callerKey{}).(*Cal
 // refuse notes the error and returns it in the form that huma writes.
 func (c *Caller) refuse(e *api.Error) refusal { return refusal{e, c.Failed(e)} }
 
-// New makes the operations.
+// New registers the operations.
 func New(o Options) *Service {
 	s := &Service{Options: o}
-	// Both are package variables of huma; this is the one place that uses it.
+	// Both are package variables of huma; only this package uses it.
 	huma.ValidateStrictCasing = true
 	huma.NewError = func(status int, msg string, errs ...error) huma.StatusError {
 		return refusal{refused(status, msg, errs), status}

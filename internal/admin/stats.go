@@ -9,25 +9,25 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// flushWait is how long statistics wait for what has just ended to be in the store.
+// flushWait bounds how long statistics wait until requests that have just ended are in the store.
 const flushWait = time.Second
 
 type limitsLeft struct {
 	RateLimit     *int64   `json:"rate_limit" doc:"Requests in any 60 minutes; null is no limit"`
 	Remaining     *int64   `json:"remaining"`
-	ResetSeconds  int64    `json:"reset_seconds" doc:"Until one more request is admitted; 0 is now"`
+	ResetSeconds  int64    `json:"reset_seconds" doc:"Seconds until one more request is admitted; 0 is now"`
 	MaxConcurrent *int64   `json:"max_concurrent"`
 	Budgets       []budget `json:"budgets" doc:"The key's limits of tokens and GPU time; empty for a key without any"`
-	MaxOutput     *int64   `json:"max_tokens_per_request" doc:"The longest answer that one request may ask for; null is no bound of the key's own"`
+	MaxOutput     *int64   `json:"max_tokens_per_request" doc:"The most tokens that one request may ask for; null means no limit for this key"`
 }
 
 type budget struct {
 	Limit        string  `json:"limit" enum:"tokens_per_hour,tokens_per_day,gpu_seconds_per_day"`
 	Allowed      float64 `json:"allowed" doc:"In any 60 minutes or 24 hours"`
 	Used         float64 `json:"used" doc:"By requests that have ended"`
-	Held         float64 `json:"held" doc:"By requests under way: what they may still use"`
+	Held         float64 `json:"held" doc:"What running requests may still use"`
 	Remaining    float64 `json:"remaining"`
-	ResetSeconds int64   `json:"reset_seconds" doc:"Until more is free; 0 while something is left or held"`
+	ResetSeconds int64   `json:"reset_seconds" doc:"Seconds until more is available; 0 while something is left or held"`
 }
 
 type ownStats struct {
@@ -59,16 +59,16 @@ type (
 
 func (s *Service) statsOperations(a huma.API) {
 	operation(a, huma.Operation{OperationID: "own-statistics", Method: "GET", Path: "/api/stats", Summary: "Your usage statistics", Tags: []string{"Statistics"}}, s.ownStatistics)
-	operation(a, huma.Operation{OperationID: "all-statistics", Method: "GET", Path: "/api/admin/stats", Summary: "Everybody's usage statistics (admin)", Tags: []string{"Statistics"}}, s.allStatistics)
+	operation(a, huma.Operation{OperationID: "all-statistics", Method: "GET", Path: "/api/admin/stats", Summary: "Usage statistics of all keys (admin)", Tags: []string{"Statistics"}}, s.allStatistics)
 }
 
-// settle waits until what has ended is in the store, so that who asks after an answer finds it counted. A store that is
-// busy or away costs the bound and no error: then the figures are a little behind.
+// settle waits until the requests that have ended are in the store, so that a client that asks after its answer finds it counted. If the
+// store is busy or unavailable, settle gives up after flushWait, and the figures are slightly out of date.
 func (s *Service) settle(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, flushWait)
 	defer cancel()
 	if err := s.Books.Flush(ctx); err != nil {
-		s.Log.Warn("statistics are behind", "cause", err.Error())
+		s.Log.Warn("statistics are not up to date", "cause", err.Error())
 	}
 }
 
@@ -108,7 +108,7 @@ func (s *Service) allStatistics(ctx context.Context, _ *struct{}) (*allStatsOut,
 	for _, k := range append(keys, s.Auth.Statics()...) {
 		used, ok := stats.ByKey[k.Preview]
 		if k.Static && !ok {
-			continue // a static key that was never used is not worth a line
+			continue // a key from settings that was never used
 		}
 		if !ok {
 			used.ByModel, used.ByEndpoint, used.ByOutcome = map[string]int64{}, map[string]int64{}, map[string]int64{} // {} and not null
@@ -117,7 +117,7 @@ func (s *Service) allStatistics(ctx context.Context, _ *struct{}) (*allStatsOut,
 	}
 	for preview, used := range stats.ByKey {
 		if _, ok := out.Statistics[preview]; !ok {
-			// A static key whose setting is gone: its rows stay.
+			// A key whose setting was removed: its rows stay.
 			out.Statistics[preview] = keyStats{KeyName: preview, Statistics: used}
 		}
 	}

@@ -108,9 +108,9 @@ type requestRow struct {
 	FirstByteMS      *float64    `json:"ttfb_ms" doc:"From arrival to the first byte of the answer; null if none came"`
 	TotalMS          *float64    `json:"total_ms" doc:"From arrival to the end; null where nobody knows, after a crash"`
 	SlotMS           float64     `json:"slot_ms" doc:"For how long it held a slot of the backend"`
-	GPUMS            *float64    `json:"gpu_ms" doc:"Its part of the backend's time, where each instant is divided among the requests that run; null where nobody measured it"`
+	GPUMS            *float64    `json:"gpu_ms" doc:"Its part of the backend's time, where each instant is divided among the requests that run, and loads that its key has caused; null where it was not measured"`
 	QueueMS          *float64    `json:"queue_ms" doc:"For how long it waited for its turn; null where nobody measured it"`
-	LoadingMS        *float64    `json:"loading_ms" doc:"For how long its model was loaded because of it, before it ran; null where nobody measured it"`
+	LoadingMS        *float64    `json:"loading_ms" doc:"For how long its model was loaded because of it, before it ran, also if Ollama did so unasked; null where it was not measured"`
 	LoadMS           *float64    `json:"load_ms" doc:"How long Ollama took to have the model ready: milliseconds for one that was loaded, seconds for a request that made it load; null where its answer does not say, as on all of /v1"`
 	OllamaTotal      *int64      `json:"ollama_total_ns" doc:"Ollama's own durations; null where its answer has none, as on all of /v1"`
 	OllamaLoad       *int64      `json:"ollama_load_ns"`

@@ -125,6 +125,10 @@ func validPart(s string, most int, more string) bool {
 // Parameters are the fields that a model's Modelfile sets and that a policy can rule on. 0 means that it sets none, or a number below 1.
 type Parameters struct {
 	NumPredict, NumCtx int64
+	// Context is what a load without num_ctx has: NumCtx, or what the servers use where they are known to; 0 where that is not known.
+	Context int64
+	// Split reports that a server has the model partly in the memory of its graphics card and partly not: with less context it may be faster.
+	Split bool
 }
 
 // Pattern is one entry of a key's list of allowed models, in canonical form: "llama3" matches only llama3:latest, "llama3:*" each of its
@@ -139,7 +143,7 @@ func ParsePattern(text string) (Pattern, error) {
 	if text == "*" {
 		return Pattern{all: true}, nil
 	}
-	// A star may be anywhere where a character of a name may be. Replace it by characters that are valid everywhere, and restore it
+	// A star may replace any part of a name. Use characters that are valid everywhere in its place, and restore it
 	// afterwards.
 	if strings.ContainsRune(text, '\x00') {
 		return Pattern{}, errModelName()

@@ -89,12 +89,12 @@ func (a Action) String() string {
 
 // UnmarshalText reads the output of MarshalText, and durations like max:1h as seconds. Validate checks that the action fits the field.
 func (a *Action) UnmarshalText(text []byte) error {
-	verb, amount, given := strings.Cut(string(text), ":")
+	verb, amount, hasAmount := strings.Cut(string(text), ":")
 	*a = Action{Verb: Verb(verb)}
-	if given != a.Verb.amount() {
+	if hasAmount != a.Verb.amount() {
 		return errAction()
 	}
-	if !given {
+	if !hasAmount {
 		return nil
 	}
 	n, err := strconv.ParseInt(amount, 10, 64)

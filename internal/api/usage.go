@@ -14,19 +14,19 @@ const UnknownModel = "(unknown)"
 // Admission is journalled before a counted request goes upstream. If its Record is missing at the next start, it becomes a row with the
 // outcome "interrupted".
 type Admission struct {
-	ID              string    `json:"id"` // from the gateway, never from a client
-	ClientRequestID string    `json:"cid,omitempty"`
-	At              time.Time `json:"at"`
-	Key             string    `json:"key"` // preview
-	Model           string    `json:"model,omitempty"`
-	Alias           string    `json:"alias,omitempty"` // the requested name if it is not Model
-	Endpoint        string    `json:"ep"`              // route template
-	Backend         string    `json:"be,omitempty"`
-	Class           string    `json:"class"`
-	Streamed        bool      `json:"st,omitempty"`
-	ClientAddr      string    `json:"addr,omitempty"`
-	PromptEstimate  int64     `json:"pe,omitempty"` // tokens
-	OutputEstimate  int64     `json:"oe,omitempty"` // tokens reserved for the answer; 0 if the key has no token limit
+	ID              string // from the gateway, never from a client
+	ClientRequestID string
+	At              time.Time
+	Key             string // preview
+	Model           string
+	Alias           string // the requested name if it is not Model
+	Endpoint        string // route template
+	Backend         string
+	Class           string
+	Streamed        bool
+	ClientAddr      string
+	PromptEstimate  int64 // tokens
+	OutputEstimate  int64 // tokens reserved for the answer; 0 if the key has no token limit
 }
 
 // Outcome is how a counted request ended.
@@ -49,34 +49,34 @@ var Outcomes = []Outcome{OutcomeOK, OutcomeRefused, OutcomeUpstream, OutcomeTime
 // Record is one usage row: what one counted request used and how it ended.
 type Record struct {
 	Admission
-	Outcome          Outcome `json:"out"`
-	Status           int     `json:"status"` // HTTP status sent to the client; 0 if none
-	ErrorCode        Code    `json:"err,omitempty"`
-	PromptTokens     int64   `json:"pt"`
-	CompletionTokens int64   `json:"ct"`
+	Outcome          Outcome
+	Status           int // HTTP status sent to the client; 0 if none
+	ErrorCode        Code
+	PromptTokens     int64
+	CompletionTokens int64
 	// Estimated reports that the tokens were counted from the stream and not read from Ollama's last record.
-	Estimated bool          `json:"est,omitempty"`
-	FirstByte time.Duration `json:"ttfb"` // from arrival to the first byte of the answer; 0 without an answer
-	Total     time.Duration `json:"total"`
-	Slot      time.Duration `json:"slot"` // how long the lease was held
+	Estimated bool
+	FirstByte time.Duration // from arrival to the first byte of the answer; 0 without an answer
+	Total     time.Duration
+	Slot      time.Duration // how long the lease was held
 	// GPU is the lease's part of the backend's time, which is divided among all requests in flight. It is negative if it was not
 	// measured. The parts never add up to more than the elapsed time.
-	GPU time.Duration `json:"gpu"`
+	GPU time.Duration
 	// Queued is how long the request waited for a slot. Loading is how long its model was loaded because of it; if the request left
 	// earlier, Slot does not include that time. Both are negative if they were not measured.
-	Queued  time.Duration `json:"queue"`
-	Loading time.Duration `json:"load"`
+	Queued  time.Duration
+	Loading time.Duration
 	// Reserved and ReservedGPU are the reserved tokens and the longest possible time of a request whose end was not recorded. They count
 	// against the key's limits instead of real figures. They are 0 for other requests.
-	Reserved    int64         `json:"reserved,omitempty"`
-	ReservedGPU time.Duration `json:"reserved_gpu,omitempty"`
+	Reserved    int64
+	ReservedGPU time.Duration
 	// Ollama's own durations; nil if the dialect reports none (all of /v1).
-	OllamaTotal      *time.Duration `json:"ot,omitempty"`
-	OllamaLoad       *time.Duration `json:"ol,omitempty"`
-	OllamaPromptEval *time.Duration `json:"op,omitempty"`
-	OllamaEval       *time.Duration `json:"oe,omitempty"`
-	BytesIn          int64          `json:"bi"`
-	BytesOut         int64          `json:"bo"`
+	OllamaTotal      *time.Duration
+	OllamaLoad       *time.Duration
+	OllamaPromptEval *time.Duration
+	OllamaEval       *time.Duration
+	BytesIn          int64
+	BytesOut         int64
 }
 
 // Tally counts, by the minute, requests that get no row: refusals and metadata requests. A flood of them must not fill the disk.

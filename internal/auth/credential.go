@@ -121,14 +121,14 @@ func authorization(found []carried, value string) []carried {
 	case value == "", rest == "" && (bearer || basic):
 		return found
 	case rest == "":
-		return keys(found, value, nil)
+		return appendKeys(found, value, nil)
 	case bearer:
 		if again, inner, _ := strings.Cut(rest, " "); strings.EqualFold(again, "Bearer") {
-			return keys(found, inner, errTwice())
+			return appendKeys(found, inner, errTwice())
 		}
-		return keys(found, rest, nil)
+		return appendKeys(found, rest, nil)
 	case basic:
-		if c := password(rest); c.text != "" {
+		if c := basicPassword(rest); c.text != "" {
 			found = append(found, c)
 		}
 		return found
@@ -136,8 +136,8 @@ func authorization(found []carried, value string) []carried {
 	return append(found, carried{rest, errScheme()})
 }
 
-// keys appends the text of a header. Keys contain no comma: a comma means that a proxy has joined two headers.
-func keys(found []carried, text string, fault error) []carried {
+// appendKeys appends the text of a header. Keys contain no comma: a comma means that a proxy has joined two headers.
+func appendKeys(found []carried, text string, fault error) []carried {
 	if strings.IndexByte(text, ',') < 0 {
 		return append(found, carried{text, fault})
 	}
@@ -151,7 +151,7 @@ func keys(found []carried, text string, fault error) []carried {
 	return found
 }
 
-func password(encoded string) carried {
+func basicPassword(encoded string) carried {
 	pair, err := base64.StdEncoding.DecodeString(encoded)
 	user, password, _ := strings.Cut(string(pair), ":")
 	switch {

@@ -39,7 +39,7 @@ func TestCredential(t *testing.T) {
 		{name: "Bearer and one space", h: one("Bearer "), code: api.CodeUnauthorized, nothing: true},
 		{name: "Basic and one space", h: one("Basic "), code: api.CodeUnauthorized, nothing: true},
 		{name: "plain", h: one("Bearer " + key), want: key},
-		{name: "a text that is no key", h: one("Bearer KEY"), want: "KEY"},
+		{name: "a text that is not a key", h: one("Bearer KEY"), want: "KEY"},
 		{name: "lower case", h: one("bearer " + key), want: key},
 		{name: "any case", h: one("bEARER " + key), want: key},
 		{name: "two spaces", h: one("Bearer  " + key), want: key},
@@ -51,7 +51,7 @@ func TestCredential(t *testing.T) {
 		{name: "Basic, colon in password", h: one(basic("u:KEY:x")), want: "KEY:x"},
 		{name: "Basic, no password", h: one(basic("KEY:")), want: "KEY", code: api.CodeUnauthorized, says: "as its password"},
 		{name: "Basic, no colon", h: one(basic("KEY")), want: "KEY", code: api.CodeUnauthorized, says: "as its password"},
-		{name: "Basic, no base64", h: one("Basic !!!"), want: "!!!", code: api.CodeUnauthorized, says: "as its password"},
+		{name: "Basic, not base64", h: one("Basic !!!"), want: "!!!", code: api.CodeUnauthorized, says: "as its password"},
 		{name: "other scheme", h: one("Token " + key), want: key, code: api.CodeUnauthorized, says: "does not have the form"},
 		{name: "Bearer twice", h: one("Bearer Bearer " + key), want: key, code: api.CodeUnauthorized, says: "contains Bearer twice"},
 		{name: "bearer Bearer", h: one("bearer Bearer KEY"), want: "KEY", code: api.CodeUnauthorized, says: "contains Bearer twice"},
@@ -60,7 +60,7 @@ func TestCredential(t *testing.T) {
 		{name: "twice, one empty", h: header{"Authorization": {"", "Bearer " + key}}, want: key},
 		{name: "joined", h: one("Bearer " + key + ", Bearer " + other), code: api.CodeBadRequest, passed: []string{key, other}},
 		{name: "joined, the same", h: one("Bearer " + key + ",Bearer " + key), want: key, code: api.CodeBadRequest},
-		{name: "joined, one of them no key", h: one("Bearer " + key + ", Bearer ollama"), want: key, code: api.CodeBadRequest, passed: []string{"ollama"}},
+		{name: "joined, one of them not a key", h: one("Bearer " + key + ", Bearer ollama"), want: key, code: api.CodeBadRequest, passed: []string{"ollama"}},
 		{name: "x-api-key", h: header{"X-Api-Key": {key}}, want: key},
 		{name: "x-api-key empty", h: header{"X-Api-Key": {""}}, code: api.CodeUnauthorized, nothing: true},
 		{name: "x-api-key twice", h: header{"X-Api-Key": {key, key}}, want: key, code: api.CodeBadRequest},
@@ -80,7 +80,7 @@ func TestCredential(t *testing.T) {
 		{name: "Bearer twice differs", h: one("Bearer Bearer " + other), path: key, code: api.CodeBadRequest, passed: []string{key, other}},
 		{name: "x-api-key with Bearer", h: header{"X-Api-Key": {"Bearer " + key}}, want: key, code: api.CodeUnauthorized, says: "send only the key"},
 		{name: "api-key with Bearer", h: header{"Api-Key": {"bearer " + key}}, want: key, code: api.CodeUnauthorized, says: "send only the key"},
-		{name: "more than are weighed", h: one("Bearer " + strings.Repeat("a,", 500)), path: key, code: api.CodeBadRequest},
+		{name: "more than are checked", h: one("Bearer " + strings.Repeat("a,", 500)), path: key, code: api.CodeBadRequest},
 		{name: "Basic, nothing in it", h: one(basic(":")), code: api.CodeUnauthorized, nothing: true},
 
 		{name: "an empty header", h: one("Bearer "), path: key, want: key},
@@ -97,7 +97,7 @@ func TestCredential(t *testing.T) {
 		{name: "joined, and the key in the path", h: one("Bearer ollama, Bearer x"), path: key, want: key, passed: []string{"ollama", "x"}},
 		{name: "Bearer twice with the key of the path", h: one("Bearer Bearer " + key), path: key, want: key},
 		{name: "longer than any key", h: one("Bearer " + strings.Repeat("a", 2000)), path: key, want: key, passed: []string{strings.Repeat("a", 2000)}},
-		{name: "none could be a key", h: one("Bearer a"), path: "b", want: "b", passed: []string{"b", "a"}},
+		{name: "none can be a key", h: one("Bearer a"), path: "b", want: "b", passed: []string{"b", "a"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got, passed, err := b.Credential(http.Header(c.h), c.path)

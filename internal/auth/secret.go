@@ -139,8 +139,8 @@ func NewSecret(current, previous string) Secret {
 
 // MAC is what the store keeps of a key text: its HMAC-SHA256 under the current SECRET_KEY.
 func (s Secret) MAC(text string) []byte {
-	mac := s.current.sign(text)
-	return mac[:]
+	m := s.current.sign(text)
+	return m[:]
 }
 
 // CheckMAC is the MAC of a constant. The store keeps it, so that a start detects a wrong SECRET_KEY.
@@ -153,7 +153,7 @@ func (s Secret) Check(stored []byte) (ok, outdated bool) {
 		return true, false
 	}
 	if s.previous != nil {
-		if mac := s.previous.sign(checkText); hmac.Equal(stored, mac[:]) {
+		if m := s.previous.sign(checkText); hmac.Equal(stored, m[:]) {
 			return true, true
 		}
 	}

@@ -68,6 +68,7 @@ type State struct {
 	// Installed and Loaded are its models by canonical name; nil where it has not said.
 	Installed map[string]Installed
 	Loaded    map[string]Loaded
+	usual     map[string]usualContext // by the name of a model
 }
 
 // New is a backend that has not been probed yet. header and value are an upstream credential, or empty.
@@ -152,8 +153,11 @@ func (b *Backend) Probe(ctx context.Context) State {
 	_, now := b.change(func(s *State) {
 		s.Checked, s.Healthy, s.Reason = time.Now(), err == nil, ""
 		if err != nil {
-			s.Reason = err.Error()
+			s.Reason, s.usual = err.Error(), nil
 			return
+		}
+		if s.Version != version {
+			s.usual = nil
 		}
 		b.failures.Store(0)
 		s.Version = version

@@ -19,6 +19,8 @@ type Installed struct {
 // Loaded is a model of /api/ps.
 type Loaded struct {
 	VRAM    int64 // bytes
+	Split   bool  // it is in the memory of the graphics card only partly
+	Context int64 // tokens; 0 before Ollama 0.10, which does not say it
 	Expires time.Time
 }
 
@@ -37,6 +39,9 @@ func (l lists) into(s *State) {
 	}
 	if !l.keepLoaded {
 		s.Loaded = l.loaded
+		if len(l.loaded) == 0 {
+			s.usual = nil // as after a restart, which may have another setting
+		}
 	}
 }
 
@@ -68,7 +73,9 @@ func (b *Backend) lists(ctx context.Context) (l lists) {
 	var ps struct {
 		Models []struct {
 			Name, Model string
+			Size        int64
 			SizeVRAM    int64     `json:"size_vram"`
+			Context     int64     `json:"context_length"`
 			ExpiresAt   time.Time `json:"expires_at"`
 		}
 	}
@@ -77,7 +84,7 @@ func (b *Backend) lists(ctx context.Context) (l lists) {
 		l.loaded = make(map[string]Loaded, len(ps.Models))
 		for _, m := range ps.Models {
 			if name, ok := canonical(m.Model, m.Name); ok {
-				l.loaded[name] = Loaded{VRAM: m.SizeVRAM, Expires: m.ExpiresAt}
+				l.loaded[name] = Loaded{VRAM: m.SizeVRAM, Split: m.SizeVRAM > 0 && m.SizeVRAM < m.Size, Context: m.Context, Expires: m.ExpiresAt}
 			}
 		}
 	default:

@@ -114,7 +114,9 @@ func (f *Fleet) Failed(b *Backend, refused bool) {
 	if last && !refused || !last && failures < mostFailures {
 		return
 	}
-	before, now := b.change(func(s *State) { s.Healthy, s.Reason = false, "requests could not be brought to it, or were broken off" })
+	before, now := b.change(func(s *State) {
+		s.Healthy, s.Reason, s.usual = false, "requests could not be brought to it, or were broken off", nil
+	})
 	if !before.Healthy {
 		return
 	}

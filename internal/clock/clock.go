@@ -15,8 +15,8 @@ const checkEvery = time.Second
 // it, so after one it differs from the time of day. Use it for durations, not for dates.
 func Start() func() time.Time { return start(time.Now, running) }
 
-func start(now func() time.Time, running func() (time.Duration, bool)) func() time.Time {
-	begun, ok := running()
+func start(now func() time.Time, uptime func() (time.Duration, bool)) func() time.Time {
+	begun, ok := uptime()
 	if !ok {
 		return now // its differences follow Go's monotonic clock, which stops while the machine is suspended
 	}
@@ -27,7 +27,7 @@ func start(now func() time.Time, running func() (time.Duration, bool)) func() ti
 		awake := now().Sub(first)
 		if int64(awake) >= next.Load() {
 			next.Store(int64(awake + checkEvery))
-			since, _ := running()
+			since, _ := uptime()
 			if asleep := int64(since - begun - awake); asleep > slept.Load() {
 				slept.Store(asleep)
 			}

@@ -6,12 +6,12 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 )
 
 const goodSecret = "0123456789abcdef0123456789abcdef"
@@ -59,15 +59,16 @@ func TestDefaults(t *testing.T) {
 	if c.Address() != "127.0.0.1:8000" || c.Ollama.String() != "http://127.0.0.1:11434?name=ollama" {
 		t.Errorf("addresses are %s and %s", c.Address(), c.Ollama)
 	}
-	if c.SecretKey != "" || c.AdminAPIKey != "" || c.DemoKeys || c.OllamaAuthHeader.Name != "" || c.TrustedProxies != nil {
-		t.Errorf("something is set: %s", c)
+	got := fmt.Sprintln(c.SecretKey, c.AdminAPIKey, c.DemoKeys, c.OllamaAuthHeader.Name, c.TrustedProxies)
+	if want := fmt.Sprintln("", "", false, "", Networks(nil)); got != want {
+		t.Errorf("got %swant %s", got, want)
 	}
 	if c.DefaultUserRateLimit != 100 || c.DefaultAdminRateLimit != 1000 || c.MaxBodyBytes != 128<<20 || c.MaxQueue != 1024 {
 		t.Errorf("numbers: %s", c)
 	}
-	if c.MaxRequestTime != 30*time.Minute || c.UpstreamFirstByteTimeout != 15*time.Minute || c.UpstreamIdleTimeout != 5*time.Minute ||
-		c.MaxQueueWait != 10*time.Minute || c.ShutdownGrace != 30*time.Second {
-		t.Errorf("times: %s", c)
+	got = fmt.Sprintln(c.MaxRequestTime, c.UpstreamFirstByteTimeout, c.UpstreamIdleTimeout, c.MaxQueueWait, c.ShutdownGrace)
+	if want := "30m0s 15m0s 5m0s 10m0s 30s\n"; got != want {
+		t.Errorf("durations are %swant %s", got, want)
 	}
 	if c.LogLevel != slog.LevelInfo || c.LogFormat != LogJSON || !filepath.IsAbs(c.DataDir) || filepath.Base(c.DataDir) != "data" {
 		t.Errorf("logs or directory: %s", c)
@@ -105,8 +106,9 @@ func TestGoodValues(t *testing.T) {
 	if c.OllamaAuthHeader != (AuthHeader{"Authorization", "Bearer abc:def"}) || c.Address() != "[::1]:0" || c.DataDir != "/var/lib/x" {
 		t.Errorf("%+v", c)
 	}
-	if !c.DemoKeys || c.DefaultUserRateLimit != 0 || c.MaxBodyBytes != 10_000_000 || c.MaxRequestTime != 90*time.Minute || c.LogLevel != slog.LevelWarn || c.LogFormat != LogText {
-		t.Errorf("%+v", c)
+	got := fmt.Sprintln(c.DemoKeys, c.DefaultUserRateLimit, c.MaxBodyBytes, c.MaxRequestTime, c.LogLevel, c.LogFormat)
+	if want := "true 0 10000000 1h30m0s WARN text\n"; got != want {
+		t.Errorf("got %swant %s", got, want)
 	}
 	if got := fmt.Sprint(c.ModelAliases); got != "[claude-*=qwen3-coder gpt-4o=llama3.2:3b]" {
 		t.Errorf("aliases are %s", got)
@@ -119,11 +121,13 @@ func TestGoodValues(t *testing.T) {
 func TestTraceSettings(t *testing.T) {
 	c := load(t, "OTEL_EXPORTER_OTLP_ENDPOINT=https://collector.example.net/otlp", "OTEL_EXPORTER_OTLP_HEADERS= Authorization=Bearer%20a%2Cb, x-team=one ,",
 		"OTEL_RESOURCE_ATTRIBUTES=deployment.environment.name=production,a=b%20c", "OTEL_TRACES_SAMPLER_ARG=0.25", "OTEL_SERVICE_NAME=gateway", "TRACE_UPSTREAM=true")
-	if c.OTLPEndpoint.String() != "https://collector.example.net/otlp" || len(c.OTLPHeaders) != 2 || c.OTLPHeaders["Authorization"] != "Bearer a,b" || c.OTLPHeaders["x-team"] != "one" {
-		t.Errorf("%s with %d headers", c.OTLPEndpoint, len(c.OTLPHeaders))
+	headers := HiddenPairs{"Authorization": "Bearer a,b", "x-team": "one"}
+	if got, want := c.OTLPEndpoint.String(), "https://collector.example.net/otlp"; got != want || !maps.Equal(c.OTLPHeaders, headers) {
+		t.Errorf("got %s with headers %v, want %s with %v", got, c.OTLPHeaders, want, headers)
 	}
-	if c.ResourceAttributes.String() != "a=b%20c,deployment.environment.name=production" || c.TraceRatio != .25 || c.ServiceName != "gateway" || !c.TraceUpstream || len(c.Warnings) != 0 {
-		t.Errorf("%s %v %s %v %q", c.ResourceAttributes, c.TraceRatio, c.ServiceName, c.TraceUpstream, c.Warnings)
+	got := fmt.Sprintln(c.ResourceAttributes, c.TraceRatio, c.ServiceName, c.TraceUpstream, c.Warnings)
+	if want := "a=b%20c,deployment.environment.name=production 0.25 gateway true []\n"; got != want {
+		t.Errorf("got %swant %s", got, want)
 	}
 	if off := load(t); off.OTLPEndpoint.URL != nil || off.OTLPEndpoint.String() != "" || off.TraceRatio != 1 || off.ServiceName != "ollama-api-service" {
 		t.Errorf("the defaults are %+v", off)

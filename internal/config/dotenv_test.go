@@ -9,18 +9,18 @@ import (
 
 func TestDotenvForms(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
-		"plain":           {"ADMIN_API_KEY=abcdefghijklmnopqrstuvwx\n", "abcdefghijklmnopqrstuvwx"},
-		"no newline":      {"ADMIN_API_KEY=abcdefghijklmnopqrstuvwx", "abcdefghijklmnopqrstuvwx"},
-		"byte order mark": {"\ufeffADMIN_API_KEY=abcdefghijklmnopqrstuvwx\n", "abcdefghijklmnopqrstuvwx"},
-		"CRLF":            {"# x\r\nADMIN_API_KEY=abcdefghijklmnopqrstuvwx\r\nPORT=1\r\n", "abcdefghijklmnopqrstuvwx"},
-		"export":          {"export ADMIN_API_KEY=abcdefghijklmnopqrstuvwx\n", "abcdefghijklmnopqrstuvwx"},
-		"double quotes":   {`ADMIN_API_KEY="abcdefghijklmnopqrst#uvwx"`, "abcdefghijklmnopqrst#uvwx"},
-		"single quotes":   {`ADMIN_API_KEY='abcdefghijkl$PORT#nopqrstuvwx'`, "abcdefghijkl$PORT#nopqrstuvwx"},
-		"expansion":       {"PORT=1234\nADMIN_API_KEY=abcdefghijklmnopqrst$PORT", "abcdefghijklmnopqrst1234"},
-		"comment behind":  {"ADMIN_API_KEY=abcdefghijklmnopqrstuvwx # mine\n", "abcdefghijklmnopqrstuvwx"},
-		"empty is none":   {"ADMIN_API_KEY=\nPORT=\nLOG_FORMAT=\"\"\n", ""},
-		"empty, at end":   {"ADMIN_API_KEY=", ""},
-		"quoted sharp":    {`ADMIN_API_KEY='#bcdefghijklmnopqrstuvwx'`, "#bcdefghijklmnopqrstuvwx"},
+		"plain":             {"ADMIN_API_KEY=abcdefghijklmnopqrstuvwx\n", "abcdefghijklmnopqrstuvwx"},
+		"no newline":        {"ADMIN_API_KEY=abcdefghijklmnopqrstuvwx", "abcdefghijklmnopqrstuvwx"},
+		"byte order mark":   {"\ufeffADMIN_API_KEY=abcdefghijklmnopqrstuvwx\n", "abcdefghijklmnopqrstuvwx"},
+		"CRLF":              {"# x\r\nADMIN_API_KEY=abcdefghijklmnopqrstuvwx\r\nPORT=1\r\n", "abcdefghijklmnopqrstuvwx"},
+		"export":            {"export ADMIN_API_KEY=abcdefghijklmnopqrstuvwx\n", "abcdefghijklmnopqrstuvwx"},
+		"double quotes":     {`ADMIN_API_KEY="abcdefghijklmnopqrst#uvwx"`, "abcdefghijklmnopqrst#uvwx"},
+		"single quotes":     {`ADMIN_API_KEY='abcdefghijkl$PORT#nopqrstuvwx'`, "abcdefghijkl$PORT#nopqrstuvwx"},
+		"expansion":         {"PORT=1234\nADMIN_API_KEY=abcdefghijklmnopqrst$PORT", "abcdefghijklmnopqrst1234"},
+		"comment behind":    {"ADMIN_API_KEY=abcdefghijklmnopqrstuvwx # mine\n", "abcdefghijklmnopqrstuvwx"},
+		"empty means unset": {"ADMIN_API_KEY=\nPORT=\nLOG_FORMAT=\"\"\n", ""},
+		"empty, at end":     {"ADMIN_API_KEY=", ""},
+		"quoted sharp":      {`ADMIN_API_KEY='#bcdefghijklmnopqrstuvwx'`, "#bcdefghijklmnopqrstuvwx"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c2, err := Load(write(t, c.text), nil)
@@ -70,7 +70,7 @@ func TestBadDotenv(t *testing.T) {
 		"no equals":            {"PORT=1\ncanary secret\nHOST=x\n", "line 2 of "},
 		"no equals, last":      {"PORT=1\n\ncanary", "line 3 of "},
 		"open quote":           {"PORT=1\nSECRET_KEY=\"canary\nHOST=127.0.0.1\n", "line 2 of "},
-		"comment for a value":  {"PORT=1\nSECRET_KEY= # canary 0123456789 0123456789 0123456789\n", "SECRET_KEY (line 2 of "},
+		"comment as a value":   {"PORT=1\nSECRET_KEY= # canary 0123456789 0123456789 0123456789\n", "SECRET_KEY (line 2 of "},
 		"not UTF-8":            {"PORT=\xff\n", "UTF-8"},
 		"UTF-16":               {"\xff\xfeP\x00O\x00", "UTF-8"},
 		"NUL":                  {"PORT=80\x0000\n", "UTF-8"},

@@ -57,7 +57,7 @@ func TestUnusableSecretFile(t *testing.T) {
 		mode os.FileMode
 		says string
 	}{
-		"world may read": {goodSecret, 0o604, "chmod 600"},
+		"world-readable": {goodSecret, 0o604, "chmod 600"},
 		"empty":          {"", 0o600, "does not contain a secret"},
 		"cut short":      {goodSecret[:20], 0o600, "does not contain a secret"},
 	} {

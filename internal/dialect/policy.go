@@ -265,12 +265,33 @@ func (p *policing) context(options *edit) error {
 			// A request for as much as the model has by itself costs nothing that one without the field does not.
 			most = max(most, p.terms.own(p.model).NumCtx)
 		}
+		err := p.atMost(options, name, most, given)
+		p.cover(options)
+		return err
 	case api.VerbPass, "":
 		most = math.MaxInt32
 	default:
 		return p.explicit(options, name, a, given)
 	}
 	return p.atMost(options, name, most, given)
+}
+
+// cover drops a num_ctx that is no more than the model has without it, and no less than the prompt takes: nothing is cut either way, and
+// each other value is a load for everybody. A prompt that may not fit keeps it, because Ollama cuts that to it, and so does a model that is
+// only partly on the graphics card: it may be asked for with less context to be there as a whole. Where a policy says pass, set or
+// default, an admin has chosen the value.
+func (p *policing) cover(options *edit) {
+	const name = "num_ctx"
+	n := options.number(name, false)
+	if n.absent || n.odd || n.n < float64(max(p.req.PromptTokens, 1)) {
+		return
+	}
+	if own := p.terms.own(p.model); own.Split || n.n > float64(own.Context) {
+		return
+	}
+	options.drop(name)
+	p.req.Changes = slices.DeleteFunc(p.req.Changes, func(c string) bool { return strings.HasPrefix(c, name+"=") })
+	p.changed("%s dropped", name)
 }
 
 // output rules on the longest answer. One below 1 asks for as much as there is, but in messages, where Ollama refuses it.

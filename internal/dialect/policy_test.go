@@ -174,6 +174,17 @@ func TestTheModelsOwnParameters(t *testing.T) {
 		{"as much context as the model has", api.Parameters{NumCtx: 65536}, Embed, nil, `"input":"x","options":{"num_ctx":65536}`, "", "", 0},
 		{"more than the model has", api.Parameters{NumCtx: 65536}, Embed, nil, `"input":"x","options":{"num_ctx":99999}`, `"input":"x","options":{"num_ctx":65536}`, "num_ctx=65536", 0},
 		{"more than the key may, as much as the model has", api.Parameters{NumCtx: 65536}, Embed, key("num_ctx", api.VerbMost, 8192), `"input":"x","options":{"num_ctx":65536}`, `"input":"x","options":{"num_ctx":8192}`, "num_ctx=8192", 0},
+
+		{"less context than the model has", api.Parameters{Context: 16384}, Embed, nil, `"input":"x","options":{"num_ctx":4096,"seed":1}`, `"input":"x","options":{"seed":1}`, "num_ctx dropped", 0},
+		{"as much context as the servers use", api.Parameters{Context: 16384}, Embed, nil, `"input":"x","options":{"num_ctx":16384.0}`, `"input":"x","options":{}`, "num_ctx dropped", 0},
+		{"more context than the servers use", api.Parameters{Context: 16384}, Embed, nil, `"input":"x","options":{"num_ctx":16385}`, "", "", 0},
+		{"lowered to what the model has", api.Parameters{NumCtx: 65536, Context: 65536}, Embed, nil, `"input":"x","options":{"num_ctx":99999}`, `"input":"x","options":{}`, "num_ctx dropped", 0},
+		{"a prompt that may not fit", api.Parameters{Context: 16384}, Embed, nil, `"input":"` + strings.Repeat("x", 400) + `","options":{"num_ctx":64}`, "", "", 0},
+		{"a negative context", api.Parameters{Context: 16384}, Embed, nil, `"input":"x","options":{"num_ctx":-1}`, "", "", 0},
+		{"a model that is partly on the card", api.Parameters{Context: 16384, Split: true}, Embed, nil, `"input":"x","options":{"num_ctx":4096}`, "", "", 0},
+		{"less context, and the policy says pass", api.Parameters{Context: 16384}, Embed, key("num_ctx", api.VerbPass, 0), `"input":"x","options":{"num_ctx":4096}`, "", "", 0},
+		{"less context, pinned", api.Parameters{Context: 16384}, Embed, key("num_ctx", api.VerbSet, 4096), `"input":"x","options":{"num_ctx":4096}`, "", "", 0},
+		{"less context, of an admin", api.Parameters{Context: 16384}, Embed, func(t *Terms) { t.Policed = false }, `"input":"x","options":{"num_ctx":4096}`, "", "", 0},
 	} {
 		terms := standard()
 		terms.Own = func(m api.Model) api.Parameters {

@@ -156,7 +156,7 @@ func (e *edit) edits(k Kind, terms *Terms, req *Request) (err error) {
 		e.boundOutput(k, terms, req, options)
 	}
 	if err == nil && options != nil {
-		req.LoadOptions = options.loadTime()
+		req.LoadOptions = options.loadTime(terms, req.Model())
 	}
 	if err == nil && options != nil && options.changed() {
 		e.put("options", options.bytes())
@@ -164,14 +164,18 @@ func (e *edit) edits(k Kind, terms *Terms, req *Request) (err error) {
 	return err
 }
 
-// loadTime is the load-time options as an object, or nil.
-func (e *edit) loadTime() []byte {
+// loadTime is the load-time options as an object, or nil. A num_ctx that the model has without it is none: Ollama does not load it again
+// for that.
+func (e *edit) loadTime(terms *Terms, m api.Model) []byte {
 	var b []byte
 	for _, name := range loadTimeOptions {
 		value := e.value(name)
 		number := strings.HasPrefix(name, "num_") || name == "main_gpu" || name == "draft_num_predict"
 		if value == nil || number && value.Kind() != '0' || !number && value.Kind() != 't' && value.Kind() != 'f' {
 			continue // Ollama refuses other types at once, and loads nothing for them
+		}
+		if name == "num_ctx" && e.number(name, false).n == float64(terms.own(m).Context) {
+			continue
 		}
 		if b == nil {
 			b = append(b, '{')

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// Unmounted returns path or the directory above it where /etc/fstab mounts a disk that is not mounted now, or "". Files written below
-// that directory would be on another disk than intended.
+// Unmounted returns the mount point at or above path that is in /etc/fstab but not mounted now, or "". Files written below that mount
+// point would be on another disk than intended.
 func Unmounted(path string) string {
 	fstab, err := os.ReadFile("/etc/fstab")
 	if err != nil {

@@ -161,8 +161,11 @@ func (t *Try) sentence() string {
 	if why := reasons[sched.Reason(t.Why)]; why != "" {
 		s += ": " + why
 	}
-	if t.LoadMS > 0 {
+	switch {
+	case t.LoadMS > 0 && t.Why == string(sched.ReasonChange):
 		s += fmt.Sprintf(", which took %s", seconds(&t.LoadMS))
+	case t.LoadMS > 0:
+		s += fmt.Sprintf("; Ollama had thrown the model out by then, and loaded it again in %s", seconds(&t.LoadMS))
 	}
 	if t.Failed != "" {
 		s += fmt.Sprintf("; that failed (%s), and it went on to another", strings.ReplaceAll(t.Failed, "_", " "))

@@ -161,6 +161,13 @@ func (t *History) Booked(r *api.Record) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.stop(time.Now())
+	found := r.Loading // a load that no attempt has was found at its end
+	for _, one := range t.tries {
+		found -= one.loading
+	}
+	if len(t.tries) > 0 && found > 0 {
+		t.tries[len(t.tries)-1].loading += found
+	}
 	t.outcome, t.code, t.status, t.slot, t.gpu = r.Outcome, r.ErrorCode, r.Status, r.Slot, max(r.GPU, 0)
 }
 

@@ -10,8 +10,14 @@ import (
 	"ollama-api-service/internal/api"
 )
 
+// How far back admissions, and tokens and GPU time, count. A window is released in steps, up to one step late.
+const (
+	RequestWindow = hourBuckets * time.Minute
+	UsageWindow   = dayBuckets * quarter * time.Minute
+)
+
 // MaxReset is the largest Reset, and the largest RetryAfter for requests: a request at the start of this minute is released last.
-const MaxReset = hourBuckets * time.Minute
+const MaxReset = RequestWindow
 
 const (
 	shards = 64
@@ -95,9 +101,9 @@ func NewMemory(now func() time.Time) *Memory {
 	return m
 }
 
-// Restore counts n requests that were admitted in the given minute, as recorded before a restart. It ignores minutes that no longer count
-// and minutes in the future: a wrong clock has recorded those, and if they counted now, a machine that boots with its clock behind would
-// refuse every key for an hour.
+// Restore counts n requests that were admitted in the given minute, as recorded before a restart. It ignores minutes that no longer
+// count, and minutes in the future, which a wrong clock has recorded. If future minutes counted now, a machine that boots with its clock
+// behind would refuse every key for an hour.
 func (m *Memory) Restore(key string, minute time.Time, n int64) {
 	now, at := m.clock(), minuteOf(minute)
 	if n <= 0 || at > now.minute || now.minute-at >= hourBuckets {

@@ -201,9 +201,10 @@ func TestRequestsAreRecordedWhole(t *testing.T) {
 	res.Body.Close()
 	r := srv.WaitRequest(1)
 	r.WaitAnswered()
-	if r.Method != "POST" || r.Path != "/api/chat" || r.Query != "a=b" || r.Header.Get("X-One") != "1" ||
-		string(r.Body) != body || r.ContentLength != int64(len(body)) || r.Conn != 1 || r.Host != strings.TrimPrefix(srv.URL, "http://") {
-		t.Errorf("recorded %+v", r)
+	got := fmt.Sprintln(r.Method, r.Path, r.Query, r.Header.Get("X-One"), string(r.Body), r.ContentLength, r.Conn, r.Host)
+	want := fmt.Sprintln("POST", "/api/chat", "a=b", "1", body, len(body), 1, strings.TrimPrefix(srv.URL, "http://"))
+	if got != want {
+		t.Errorf("recorded %swant %s", got, want)
 	}
 }
 

@@ -142,8 +142,8 @@ func contentType(a Answer) string {
 	return "application/x-ndjson"
 }
 
-// body holds the fields of a request that Ollama reads. encoding/json ignores case and uses the last duplicate, as Ollama does.
-type body struct {
+// requestBody holds the fields of a request that Ollama reads. encoding/json ignores case and uses the last duplicate, as Ollama does.
+type requestBody struct {
 	Model, Name   string
 	Source        string
 	Prompt        string
@@ -158,8 +158,8 @@ type streamOptions struct {
 	IncludeUsage bool `json:"include_usage"`
 }
 
-func readRequest(r *Request) (body, error) {
-	var b body
+func readRequest(r *Request) (requestBody, error) {
+	var b requestBody
 	// A decoder stops after the first value, as Ollama's /api does.
 	err := json.NewDecoder(bytes.NewReader(r.Body)).Decode(&b)
 	if errors.Is(err, io.EOF) && strings.HasPrefix(r.Path, "/api/") {
@@ -172,14 +172,14 @@ func readRequest(r *Request) (body, error) {
 }
 
 // streams reports whether a request for path asks for a stream: /api streams by default, /v1 only on request.
-func (b body) streams(path string) bool {
+func (b requestBody) streams(path string) bool {
 	if b.Stream != nil {
 		return *b.Stream
 	}
 	return strings.HasPrefix(path, "/api/")
 }
 
-func (b body) usage() bool { return b.StreamOptions != nil && b.StreamOptions.IncludeUsage }
+func (b requestBody) usage() bool { return b.StreamOptions != nil && b.StreamOptions.IncludeUsage }
 
 // recorded answers like Ollama 0.24.0.
 func recorded(r *Request, models []string) Answer {
@@ -224,7 +224,7 @@ var methods = map[string]string{
 	"/v1/chat/completions": "POST", "/v1/completions": "POST", "/v1/embeddings": "POST", "/v1/responses": "POST", "/v1/messages": "POST",
 }
 
-func recordingFor(path string, b body) string {
+func recordingFor(path string, b requestBody) string {
 	unload := b.KeepAlive != nil && strings.TrimRight(fmt.Sprint(b.KeepAlive), "sm") == "0"
 	switch path {
 	case "/api/show":
@@ -371,7 +371,7 @@ func failure(path string, status int, message string) Answer {
 }
 
 // progress is what pull, push and create send while they work.
-func progress(path string, b body) Answer {
+func progress(path string, b requestBody) Answer {
 	lines := map[string][]string{
 		"/api/pull": {
 			`{"status":"pulling manifest"}`,

@@ -164,9 +164,12 @@ func (s *Scheduler) loadLocked(p *place, now time.Time) {
 	p.count(now, 1) // the load has the backend
 	room := p.room(t.lane.model)
 	ctx, cancel := context.WithCancel(context.Background())
-	change := &load{turn: *t, began: now, cancel: cancel, share: p.share, beside: room, stops: !room, before: make(map[string]bool)}
+	change := &load{turn: *t, began: now, cancel: cancel, share: p.share, beside: room, stops: !room, before: make(map[string]string)}
 	for model := range p.b.State().Loaded {
-		change.before[model] = true
+		change.before[model] = ""
+		if st := p.stations[model]; st != nil {
+			change.before[model] = st.options
+		}
 	}
 	p.load = change
 	// One that takes so long waits for room after all: what it waits for must be let end.
@@ -201,7 +204,7 @@ func (p *place) done(name laneName, cause *client, now time.Time, took time.Dura
 }
 
 // learn takes from what a load has pushed out how many models fit.
-func (p *place) learn(before map[string]bool) {
+func (p *place) learn(before map[string]string) {
 	after := p.b.State().Loaded
 	for model := range before {
 		if _, ok := after[model]; !ok {
@@ -219,10 +222,14 @@ func (p *place) learn(before map[string]bool) {
 func (s *Scheduler) loadedLocked(p *place, err error) {
 	now := time.Now()
 	change := p.load
-	p.load = nil
 	took := now.Sub(change.began)
 	w := change.request
-	restored := p.evicted[change.lane.model] && p.evictedBy != w.client && now.Sub(p.loaded) < s.worth(p, change.lane.model)
+	cause := w.client
+	restored := p.evicted[loadedAs{change.lane.model, change.lane.options}] && p.evictedBy != cause && now.Sub(p.loaded) < s.worth(p, change.lane.model)
+	if restored && p.took {
+		cause = p.evictedBy
+	}
+	p.load, p.last = nil, foundLoad{change.began, now, cause}
 	if err == nil {
 		p.done(change.lane, w.client, now, took)
 		p.learn(change.before)
@@ -231,13 +238,22 @@ func (s *Scheduler) loadedLocked(p *place, err error) {
 		s.disturbedLocked(p, change, err, restored, now)
 	}
 	p.count(now, -1)
+	had := p.share - change.share + change.lent - change.booked
 	if w.place == nil { // it has left
+		cause.debt += had
 		s.abandonedLocked(p, change, err, now)
 		return
 	}
 	s.leaveLocked(w)
 	l := s.grantLocked(p, w.client, w.ask, w.arrived, change.began, ReasonChange)
-	l.share, l.Loading = change.share, took
+	l.share, l.Loading = p.share, took
+	if cause != w.client {
+		l.spared = took
+		cause.charge(took)
+		cause.debt += had
+	} else {
+		l.share -= had
+	}
 	s.handLocked(w, l, now)
 	s.fillLocked(p, now)
 }
@@ -252,13 +268,18 @@ func (s *Scheduler) disturbedLocked(p *place, change *load, err error, restored 
 		s.oweLocked(p, &change.turn, now, 0)
 		return
 	}
-	if others := p.use.besides(c); !restored && !others.IsZero() && now.Sub(others) < worth {
+	if restored {
+		p.evicted, p.evictedBy = nil, nil
+		return
+	}
+	others := p.use.besides(c)
+	if p.took = !others.IsZero() && now.Sub(others) < worth; p.took {
 		c.barred = now.Add(worth)
 	}
-	p.evicted, p.evictedBy = make(map[string]bool), c
-	for model := range change.before {
-		if !p.holds(model) {
-			p.evicted[model] = true
+	p.evicted, p.evictedBy = make(map[loadedAs]bool), c
+	for model, options := range change.before {
+		if !p.holds(model) || model == change.lane.model {
+			p.evicted[loadedAs{model, options}] = true
 		}
 	}
 }

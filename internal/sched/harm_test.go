@@ -16,6 +16,8 @@ type crowd struct {
 	s      *Scheduler
 	gpu    *backend.Backend
 	served atomic.Int64
+	used   atomic.Int64 // gpu_ms of those that were served, and of the keys that disturb them
+	theirs atomic.Int64
 	loads  atomic.Int64
 	stop   context.CancelFunc
 	ctx    context.Context
@@ -55,6 +57,7 @@ func newCrowd(t *testing.T, hold time.Duration) *crowd {
 				time.Sleep(hold)
 				l.Release()
 				c.served.Add(1)
+				c.used.Add(int64(l.GPU()))
 			}
 		}()
 	}
@@ -74,6 +77,9 @@ func (c *crowd) try(a Ask, patience, hold time.Duration) bool {
 	ctx, leave := context.WithTimeout(c.ctx, patience)
 	defer leave()
 	l, err := c.s.Acquire(ctx, a)
+	if l != nil {
+		defer func() { c.theirs.Add(int64(l.GPU())) }()
+	}
 	if err != nil {
 		return false
 	}
@@ -138,6 +144,38 @@ func TestChangesOnPurposeCostOthersLittle(t *testing.T) {
 			}
 		}
 	}
+}
+
+// The time of the backend that others are booked for a request is what it would be without a key that alternates its load-time options: each
+// load that this key causes is its own.
+func TestReloadsAreNotInOthersTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrowd(t, 500*time.Millisecond)
+		each := func(d time.Duration) time.Duration {
+			used, served := c.used.Load(), c.in(d)
+			return time.Duration(float64(c.used.Load()-used) / served)
+		}
+		alone := each(20 * time.Minute)
+		loads := c.loads.Load()
+		go func() {
+			for i := 0; c.ctx.Err() == nil; i++ {
+				c.try(Ask{Key: "attacker", Model: "a", Options: fmt.Appendf(nil, `{"num_ctx":%d}`, 2048+i%3)}, time.Hour, 10*time.Millisecond)
+				time.Sleep(20 * time.Millisecond)
+			}
+		}()
+		with := each(2 * time.Hour)
+		caused := (c.loads.Load() - loads) / 2 // the crowd loads its model again after each
+		theirs := time.Duration(c.theirs.Load())
+		t.Logf("a request of others is booked %v, and %v alone; %d loads are booked %v", with, alone, caused, theirs)
+		if most := alone * 102 / 100; with > most {
+			t.Errorf("a request of others is booked %v, want at most %v", with, most)
+		}
+		if want := time.Duration(2*caused-1) * harmLoad; theirs < want { // the last is booked with the next request
+			t.Errorf("%d loads and those back are booked %v, want at least %v", caused, theirs, want)
+		}
+		c.stop()
+		time.Sleep(time.Hour)
+	})
 }
 
 // A client that gives up before its model is loaded and tries again gets it in the end.

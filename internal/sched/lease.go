@@ -1,6 +1,7 @@
 package sched
 
 import (
+	"sync/atomic"
 	"time"
 
 	"ollama-api-service/internal/backend"
@@ -26,7 +27,15 @@ type Lease struct {
 	plain    bool          // as of the Ask
 	inside   time.Duration // what it waited inside Ollama; negative: nobody said
 	counted  counted
-	index    int // among those that run
+	said     bool          // Ollama's record says how long the model took to be ready, and that is loaded
+	loaded   time.Duration // likewise
+	began    atomic.Int64  // nanoseconds from taken to the first byte of a stream; 0: none yet
+	queued   bool          // others ran with the model when it was taken
+	lent     time.Duration // of the place, that others had while they waited for a load that this one has caused
+	excused  time.Duration // for which it has waited for a load that another has caused, as far as that is known before its release
+	spared   time.Duration // of Loading, that brought back what another payer has pushed out and pays for
+	found    time.Duration // how long a load took that the gateway did not begin
+	index    int           // among those that run
 	charged  time.Duration
 	share    time.Duration // of the place, when it was taken
 	wanted   time.Duration // likewise: for how long others had waited for it
@@ -86,6 +95,7 @@ func (s *Scheduler) grantLocked(p *place, c *client, a *Ask, arrived, now time.T
 	l := &Lease{Backend: p.b, Waited: now.Sub(arrived), Why: why, sched: s, place: p, station: st, client: c, taken: now, plain: a.Plain, inside: -1}
 	p.count(now, 1)
 	l.share, l.wanted = p.share, p.wantedBesides(c, now)
+	l.queued = st.inFlight > 0
 	st.inFlight++
 	l.atBound = st.inFlight >= p.limit(st)
 	s.startLocked(l)
@@ -132,13 +142,20 @@ func (l *Lease) releaseLocked(now time.Time, served bool) {
 	l.used = p.share - l.share
 	p.count(now, -1)
 	p.use.note(c, now)
+	var others time.Duration // for which it waited for a load that another has caused
+	if served {
+		others = s.foundLocked(l, now)
+	}
+	if served || l.Why == ReasonChange { // others are on no row
+		l.used += c.settle()
+	}
 	st.inFlight--
 	c.running--
 	c.held -= float64(l.charged) / c.weight
 	if c.running == 0 {
 		c.held = 0 // of the rounding
 	}
-	c.charge(p.contested(l, now) - l.charged)
+	c.charge(min(p.contested(l, now), l.held-others-l.spared) - l.charged)
 	last := s.running[len(s.running)-1]
 	s.running[l.index] = last
 	last.index = l.index
@@ -148,7 +165,7 @@ func (l *Lease) releaseLocked(now time.Time, served bool) {
 		if !l.taken.Before(p.loaded) { // a change since then may have pushed its model out
 			st.seen = now
 		}
-		work := l.held - l.Loading
+		work := l.held - l.Loading - others
 		average(&c.mean, work)
 		st.holds.mix(c.payer, work, now)
 		s.holds.mix(c.payer, work, now)

@@ -38,11 +38,17 @@ type place struct {
 	share  time.Duration
 	shared time.Time
 	work   time.Duration // the integral of inFlight
+	marks  marks
+	last   foundLoad
 	want   want
-	// evicted are the models that the last change has pushed out, and by whom.
-	evicted   map[string]bool
+	// evicted are the models that the last change has pushed out, and by whom. took reports that others used the place less than a stint before.
+	evicted   map[loadedAs]bool
 	evictedBy *client
+	took      bool
 }
+
+// loadedAs is a model with the load-time options that it is loaded with.
+type loadedAs struct{ model, options string }
 
 // use is when a place was last used, and when by another payer than the last one.
 type use struct {
@@ -77,6 +83,7 @@ type station struct {
 	holds    samples[time.Duration] // how long a slot is held
 	inside   samples[time.Duration] // how long requests at the bound waited inside Ollama
 	loading  samples[time.Duration] // what loading it took
+	first    samples[time.Duration] // how long plain requests wait for the first byte of a stream
 	perToken samples[time.Duration] // of an answer
 	template samples[int64]         // tokens that it adds to a short prompt
 	density  samples[int64]         // tokens of a long prompt for each thousand that were estimated
@@ -206,6 +213,9 @@ func (p *place) count(now time.Time, more int) {
 			p.work += passed * time.Duration(p.inFlight)
 		}
 		p.shared = now
+	}
+	if more != 0 {
+		p.marks.add(p.shared, p.share)
 	}
 	p.inFlight += more
 }
@@ -351,9 +361,11 @@ type turn struct {
 type load struct {
 	turn
 	cancel context.CancelFunc
-	beside bool            // the backend serves what it has meanwhile
-	stops  bool            // there was no room besides what it has: the load stopped the backend for everybody
-	before map[string]bool // what it had
+	beside bool              // the backend serves what it has meanwhile
+	stops  bool              // there was no room besides what it has: the load stopped the backend for everybody
+	before map[string]string // what it had, with which load-time options as far as is known
 	began  time.Time
 	share  time.Duration // of the place, when it began
+	lent   time.Duration // of the place, that requests had while they waited in Ollama for the load
+	booked time.Duration // of the place, on the row of its request, which has left
 }

@@ -22,6 +22,7 @@ type client struct {
 	mean    time.Duration // moving average of how long it holds a slot
 	owed    float64       // on top of counter, for changes that it left behind
 	barred  time.Time     // until when it causes no change that others would notice
+	debt    time.Duration // of backends, for loads that it has caused and that are on no row yet: its next request is booked that
 }
 
 // lift brings the counter to that of the others when the payer returns with nothing waiting: service that it left unused is gone.
@@ -41,6 +42,13 @@ func (c *client) pay(lowest float64) {
 
 // due is where the payer is in the order of turns: the lowest goes next.
 func (c *client) due() float64 { return c.counter + c.owed }
+
+// settle takes over what the payer has caused of backends' time and no row has.
+func (c *client) settle() time.Duration {
+	d := c.debt
+	c.debt = 0
+	return d
+}
 
 // changesForLocked reports whether a backend changes its model for the payer.
 func (s *Scheduler) changesForLocked(c *client) bool {
@@ -183,7 +191,7 @@ func (s *Scheduler) sweepLocked() {
 	now := time.Now()
 	for name, c := range s.clients {
 		c.pay(s.virtual)
-		if c.running == 0 && c.waiting == 0 && c.weight > 0 && c.owed == 0 && now.After(c.barred) && !s.changesForLocked(c) {
+		if c.running == 0 && c.waiting == 0 && c.weight > 0 && c.owed == 0 && c.debt == 0 && now.After(c.barred) && !s.changesForLocked(c) {
 			delete(s.clients, name)
 		}
 	}

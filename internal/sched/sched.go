@@ -246,15 +246,17 @@ func (s *Scheduler) wait(ctx context.Context, w *waiter) error {
 	return err
 }
 
-// loadingForLocked is a lease that holds nothing if a model is being loaded for w, and otherwise nil.
+// loadingForLocked is a lease that holds nothing if a model is being loaded for w, and otherwise nil. The load continues without w: what it has
+// of the backend's time from now on is on the row of the next request of its payer.
 func (s *Scheduler) loadingForLocked(w *waiter, now time.Time) *Lease {
 	for _, p := range s.places {
 		if p.load != nil && p.load.request == w {
 			p.count(now, 0)
 			took := now.Sub(p.load.began)
+			p.load.booked = p.share - p.load.share
 			return &Lease{
 				Backend: p.b, Waited: p.load.began.Sub(w.arrived), Loading: took, Why: ReasonChange, Ahead: w.ahead,
-				released: true, held: took, used: p.share - p.load.share,
+				released: true, held: took, used: p.load.booked + w.client.settle(),
 			}
 		}
 	}

@@ -416,7 +416,7 @@ func TestReleaseTwice(t *testing.T) {
 
 func TestLeaseOfNoScheduler(t *testing.T) {
 	b := &backend.Backend{Name: "gpu"}
-	l := Lease{Backend: b}
+	l := &Lease{Backend: b}
 	for range 2 {
 		if held := l.Release(); held != 0 || l.Backend != b {
 			t.Errorf("held %v: %+v", held, l)

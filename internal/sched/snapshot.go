@@ -128,13 +128,13 @@ func (s *Scheduler) expectedLocked(model string, turns int) time.Duration {
 
 // Place is one request in the queue.
 type Place struct {
-	ID       string        `json:"request_id"`
-	Key      string        `json:"key"`
-	Model    string        `json:"model"`
-	Class    string        `json:"class"`
-	Waited   time.Duration `json:"-"`
-	Position int           `json:"position" doc:"How many turns until its own, by what is known now; 1 is next"`
-	Expected time.Duration `json:"-"`
+	ID       string
+	Key      string
+	Model    string
+	Class    string
+	Waited   time.Duration
+	Position int // turns until its own, by what is known now; 1 is next
+	Expected time.Duration
 }
 
 // Queue lists who waits, in the order of their turns for each model as it looks now: of the same class, every key's first

@@ -66,6 +66,9 @@ func (b *booking) begin(resp *proxy.Response) error {
 	b.record.FirstByte = time.Since(b.x.arrived)
 	b.x.beat.pause()
 	stream, sse := resp.Streams()
+	if stream {
+		b.lease.Began()
+	}
 	switch {
 	case compressed(resp):
 		return b.failed(errCompressed)
@@ -354,6 +357,11 @@ func (b *booking) count(u dialect.Usage, records int64) {
 				}
 			}
 			b.lease.Inside(inside)
+			var load time.Duration
+			if u.Load != nil {
+				load = *u.Load
+			}
+			b.lease.Loaded(load)
 		}
 		b.learn(u)
 		return
@@ -457,6 +465,7 @@ func (b *booking) end(outcome api.Outcome, code api.Code) {
 	b.nameModel(outcome)
 	r.Slot = b.slot + b.lease.Release()
 	r.GPU = b.gpu + b.lease.GPU()
+	b.s.found(b.lease, r)
 	if code != api.CodeNoBackend { // that is given back
 		b.taken.Settle(limit.Used{Tokens: r.PromptTokens + r.CompletionTokens, GPU: r.GPU})
 	}

@@ -132,7 +132,7 @@ func TestTheDigestOfMost(t *testing.T) {
 		}
 	}
 	v := b.do("GET", "/health", adminSecret, "").body
-	if !strings.Contains(v, "its tiny:latest is another one than most servers have") {
+	if !strings.Contains(v, "its tiny:latest differs from that of most servers") {
 		t.Error(v)
 	}
 }
@@ -324,18 +324,18 @@ func TestBackendsAtRunTime(t *testing.T) {
 	refuse := func(want int, method, path, body, says string) {
 		t.Helper()
 		if r := b.do(method, path, adminSecret, body); r.status != want || !strings.Contains(r.body, says) {
-			t.Errorf("%s %s %s: %d %s", method, path, body, r.status, r.body)
+			t.Errorf("%s %s %s: got %d %s, want %d with %q", method, path, body, r.status, r.body, want, says)
 		}
 	}
 	const list = "/api/admin/backends"
 	refuse(400, "POST", list, `{"name":"x","url":"http://169.254.169.254"}`, "metadata")
 	refuse(400, "POST", list, `{"name":"x","url":"http://u:p@h"}`, "must not contain a user")
-	refuse(400, "POST", list, `{"name":"x","url":"http://h?slots=4"}`, "fields of their own")
+	refuse(400, "POST", list, `{"name":"x","url":"http://h?slots=4"}`, "separate fields")
 	refuse(400, "POST", list, `{"name":"a b","url":"http://h"}`, "name")
 	refuse(400, "POST", list, `{"name":"x","url":"http://h","slots":-1}`, "slots")
 	refuse(400, "POST", list, `{"name":"x","url":"http://h","Name":"y"}`, "")
 	refuse(409, "POST", list, `{"name":"gpu1","url":"http://h"}`, "already")
-	refuse(409, "POST", list, fmt.Sprintf(`{"name":"x","url":%q}`, b.ollama.URL), "gpu1 already")
+	refuse(409, "POST", list, fmt.Sprintf(`{"name":"x","url":%q}`, b.ollama.URL), "gpu1 already has this address")
 	refuse(409, "PATCH", list+"/gpu1", `{"slots":4}`, "OLLAMA_BASE_URL")
 	refuse(409, "DELETE", list+"/gpu1", "", "OLLAMA_BASE_URL")
 	refuse(404, "PATCH", list+"/gpu9", `{"drain":true}`, "no backend")

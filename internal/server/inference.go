@@ -140,7 +140,10 @@ func (s *Server) terms(x *exchange) *dialect.Terms {
 			if m.Cloud() || !k.MayUse(m) { // Ollama would ask ollama.com; and what is refused moves nothing
 				return api.Parameters{}
 			}
-			return s.Fleet.Parameters(x.r.Context(), m.String())
+			p := s.Fleet.Parameters(x.r.Context(), m.String())
+			usual, split := s.Fleet.Context(m.String())
+			p.Context, p.Split = cmp.Or(p.NumCtx, usual), split
+			return p
 		},
 	}
 	if k.MaxOutput != nil {

@@ -29,7 +29,20 @@ func (s *Server) preload(ctx context.Context, b *backend.Backend, a *sched.Ask) 
 	}
 	s.Log.Info("model loaded", "backend", b.Name, "model", a.Model, "request_id", a.ID, "ms", api.Milliseconds(took))
 	s.Fleet.Reread(ctx, b) // now its memory holds it, and may have lost another
+	if a.Options == nil {
+		b.LoadedPlainly(a.Model)
+	}
 	return nil
+}
+
+// found notes a load that was seen only by the request that waited for it: its server was said to have the model in its memory.
+func (s *Server) found(l *sched.Lease, r *api.Record) {
+	took := l.Found()
+	if took == 0 {
+		return
+	}
+	s.metrics.loaded(r.Backend, "found", took)
+	s.Log.Info("model loaded again", "backend", r.Backend, "model", r.Model, "request_id", r.ID, "ms", api.Milliseconds(took))
 }
 
 // load is Ollama's own way to load a model: a request without a prompt. Models that make embeddings alone refuse that, but take one

@@ -108,7 +108,7 @@ func newMetrics(s *Server) *metrics {
 	m.tokens = counters("tokens_total", "Tokens of booked requests.", "model", "direction", "estimated")
 	m.slots = counters("slot_seconds_total", "Time for which slots of the backend were held.", "model", "backend")
 	m.failover = counters("failovers_total", "Requests that went to another server, for this one answered nothing or was busy.", "backend")
-	m.changes = counters("model_changes_total", "Models that a backend loaded because requests waited for them, or failed to.", "backend", "result")
+	m.changes = counters("model_changes_total", "Models that a backend loaded because requests waited for them, failed to, or loaded again unasked.", "backend", "result")
 	m.changing = counters("model_change_seconds_total", "Time for which a backend loaded models that requests waited for, and served nothing else.", "backend")
 	for _, b := range s.Fleet.All() {
 		m.changing.WithLabelValues(b.Name)
@@ -225,6 +225,10 @@ func (m *metrics) changed(backend string, took time.Duration, err error) {
 	if err != nil {
 		result = "failed"
 	}
+	m.loaded(backend, result, took)
+}
+
+func (m *metrics) loaded(backend, result string, took time.Duration) {
 	m.changes.WithLabelValues(backend, result).Inc()
 	m.changing.WithLabelValues(backend).Add(took.Seconds())
 }

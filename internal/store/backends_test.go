@@ -1,6 +1,7 @@
 package store
 
 import (
+	"fmt"
 	"net/url"
 	"testing"
 	"time"
@@ -23,8 +24,12 @@ func TestBackends(t *testing.T) {
 
 	four, yes := 4, true
 	changed, err := s.ChangeBackend(ctx, "gpu2", api.BackendPatch{Slots: &four, Drain: &yes}, by)
-	if err != nil || changed.Slots != 4 || changed.Total != 3 || !changed.Draining || changed.URL.String() != address.String() || changed.AddedAt != at {
-		t.Errorf("%v, %+v", err, changed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := fmt.Sprintln(changed.Slots, changed.Total, changed.Draining, changed.URL, changed.AddedAt)
+	if want := fmt.Sprintln(4, 3, true, address, at); got != want {
+		t.Errorf("changed to %swant %s", got, want)
 	}
 	if _, err := s.ChangeBackend(ctx, "gpu2", api.BackendPatch{Slots: &four}, by); err != nil {
 		t.Error(err)
@@ -66,7 +71,12 @@ func TestBackends(t *testing.T) {
 	for _, e := range log {
 		actions[e.Action+" "+e.Target]++
 	}
-	if len(log) != 8 || actions["backend.add gpu2"] != 1 || actions["backend.change gpu2"] != 1 || actions["backend.remove gpu2"] != 1 || actions["backend.change static"] != 3 {
-		t.Errorf("%d audit entries: %v", len(log), actions)
+	for action, want := range map[string]int{"backend.add gpu2": 1, "backend.change gpu2": 1, "backend.remove gpu2": 1, "backend.change static": 3} {
+		if actions[action] != want {
+			t.Errorf("%d audit entries %q, want %d", actions[action], action, want)
+		}
+	}
+	if len(log) != 8 {
+		t.Errorf("%d audit entries, want 8: %v", len(log), actions)
 	}
 }

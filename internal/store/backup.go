@@ -55,7 +55,7 @@ func (s *Store) Bytes(ctx context.Context) (int64, error) {
 
 // Examine reads a whole database file that no process has open, such as a Copy, without changing it. It returns an error if the file is
 // damaged, or was written by another program or a newer version of this one. An older schema is not an error: Create upgrades it.
-func Examine(ctx context.Context, path string) (c Contents, secretCheck []byte, err error) {
+func Examine(ctx context.Context, path string) (c Contents, check []byte, err error) {
 	if path, err = filepath.Abs(path); err != nil {
 		return c, nil, err
 	}
@@ -83,8 +83,8 @@ func Examine(ctx context.Context, path string) (c Contents, secretCheck []byte, 
 		return c, nil, openError(path, err)
 	}
 	c.Schema = schema
-	secretCheck, err = s.SecretCheck(ctx)
-	return c, secretCheck, err
+	check, err = s.SecretCheck(ctx)
+	return c, check, err
 }
 
 // countContents counts everything except the schema.

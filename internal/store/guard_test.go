@@ -22,21 +22,21 @@ func TestRetentionWaitsForTheClock(t *testing.T) {
 		waits  bool          // after the last check
 	}
 	for name, steps := range map[string][]step{
-		"nothing happens":                            {{hours: 48}},
-		"the clock is set forward by hours":          {{hours: 3}, {hours: 1, set: 20 * time.Hour}},
-		"by more than a day":                         {{hours: 3}, {hours: 1, set: 2 * days, waits: true}, {hours: 7 * 24, waits: false}},
-		"it waits for almost seven days":             {{hours: 3}, {hours: 7*24 - 1, set: 365 * days, waits: true}, {hours: 1}, {hours: 30}},
-		"and is set back":                            {{hours: 3}, {hours: 24, set: 365 * days, waits: true}, {hours: 1, set: -365 * days}},
-		"it is set again after it was believed":      {{hours: 3}, {hours: 200, set: 365 * days}, {hours: 1, set: 365 * days, waits: true}, {hours: 7 * 24}},
-		"the service was off for days":               {{hours: 3}, {hours: 1, off: 3 * days, waits: true}, {hours: 7 * 24}},
-		"it was off for hours":                       {{hours: 3}, {hours: 1, off: 10 * time.Hour}},
-		"a wait continues after a start":             {{hours: 3}, {hours: 100, set: 9 * days, waits: true}, {hours: 67, off: time.Minute, waits: true}, {hours: 3}},
-		"the clock is set back":                      {{hours: 3}, {hours: 1, set: -2 * days, waits: true}, {hours: 1, set: 2 * days}},
-		"the newest row is old":                      {{hours: 1, newest: 16 * days, waits: true}, {hours: 7 * 24, newest: 20 * days}, {hours: 48, newest: 25 * days}},
-		"the newest row is of half the time":         {{hours: 1, newest: half}},
-		"a row comes":                                {{hours: 5, newest: 16 * days, waits: true}, {hours: 1}, {hours: 1, newest: 16 * days, waits: true}},
-		"rows that a clock ahead has booked":         {{hours: 5, newest: -16 * days}},
-		"a boot with the clock of 1970, and then it": {{hours: 3}, {hours: 1, off: time.Minute, set: -50 * 365 * days, waits: true}, {hours: 1, set: 50 * 365 * days}},
+		"nothing happens":                                    {{hours: 48}},
+		"the clock is set forward by hours":                  {{hours: 3}, {hours: 1, set: 20 * time.Hour}},
+		"by more than a day":                                 {{hours: 3}, {hours: 1, set: 2 * days, waits: true}, {hours: 7 * 24, waits: false}},
+		"it waits almost seven days":                         {{hours: 3}, {hours: 7*24 - 1, set: 365 * days, waits: true}, {hours: 1}, {hours: 30}},
+		"and back":                                           {{hours: 3}, {hours: 24, set: 365 * days, waits: true}, {hours: 1, set: -365 * days}},
+		"it is set again after the wait":                     {{hours: 3}, {hours: 200, set: 365 * days}, {hours: 1, set: 365 * days, waits: true}, {hours: 7 * 24}},
+		"the service was off for days":                       {{hours: 3}, {hours: 1, off: 3 * days, waits: true}, {hours: 7 * 24}},
+		"it was off for hours":                               {{hours: 3}, {hours: 1, off: 10 * time.Hour}},
+		"a wait continues after a start":                     {{hours: 3}, {hours: 100, set: 9 * days, waits: true}, {hours: 67, off: time.Minute, waits: true}, {hours: 3}},
+		"the clock is set back":                              {{hours: 3}, {hours: 1, set: -2 * days, waits: true}, {hours: 1, set: 2 * days}},
+		"the newest row is old":                              {{hours: 1, newest: 16 * days, waits: true}, {hours: 7 * 24, newest: 20 * days}, {hours: 48, newest: 25 * days}},
+		"the newest row is half as old as allowed":           {{hours: 1, newest: half}},
+		"a new row arrives":                                  {{hours: 5, newest: 16 * days, waits: true}, {hours: 1}, {hours: 1, newest: 16 * days, waits: true}},
+		"rows of a clock that was ahead":                     {{hours: 5, newest: -16 * days}},
+		"a boot with the clock at 1970, then the right time": {{hours: 3}, {hours: 1, off: time.Minute, set: -50 * 365 * days, waits: true}, {hours: 1, set: 50 * 365 * days}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g, now, passed := guard{}, noon, time.Duration(-1)
@@ -66,7 +66,7 @@ func TestTrimWaits(t *testing.T) {
 		addRecords(t, s, record("old", "oas_a", time.Now().Add(-29*days)), record("new", "oas_a", time.Now()))
 		var ahead time.Duration
 		var log strings.Builder
-		run := func(d time.Duration) {
+		runFor := func(d time.Duration) {
 			ctx, stop := context.WithCancel(t.Context())
 			ended := make(chan struct{})
 			go func() {
@@ -85,11 +85,11 @@ func TestTrimWaits(t *testing.T) {
 			}
 			return len(list)
 		}
-		run(time.Minute)
+		runFor(time.Minute)
 		ahead = 40 * days // by this clock, the newest row is too old
 		addRecords(t, s, record("ahead", "oas_a", time.Now().Add(ahead)))
-		run(2*time.Hour + time.Minute)
-		run(time.Minute) // another start does not end the wait
+		runFor(2*time.Hour + time.Minute)
+		runFor(time.Minute) // another start does not end the wait
 		wait := s.TrimWaits()
 		if n := left(); n != 3 || wait == nil || !strings.Contains(wait.Reason, "40.0 days") {
 			t.Fatalf("%d rows are left with a clock 40 days ahead, and it waits for %+v", n, wait)
@@ -97,7 +97,7 @@ func TestTrimWaits(t *testing.T) {
 		if n := strings.Count(log.String(), "check the clock"); n != 1 {
 			t.Errorf("logged %d times: %s", n, log.String())
 		}
-		run(7 * days)
+		runFor(7 * days)
 		if n := left(); n != 1 || s.TrimWaits() != nil {
 			t.Errorf("%d rows are left after seven days, waiting for %+v", n, s.TrimWaits())
 		}

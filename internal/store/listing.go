@@ -103,8 +103,8 @@ func (q *RequestQuery) byShape(ctx context.Context, tx *sql.Tx, from, to int64) 
 	defer find.Close()
 	newestFirst := func(a, b Place) int { return -cmp.Or(cmp.Compare(a.At, b.At), cmp.Compare(a.ID, b.ID)) }
 	var found []Place
-	for _, shape := range chosen {
-		b.args[0], b.args[1] = shape, from
+	for _, number := range chosen {
+		b.args[0], b.args[1] = number, from
 		some, err := places(ctx, find, b.args)
 		if err != nil {
 			return nil, err
@@ -217,19 +217,19 @@ func scanRecord(r *sql.Rows) (api.Record, error) {
 	var out api.Record
 	var at, streamed, estimated int64
 	var firstByte, gpu, queued, loading sql.NullFloat64
-	var total, slot, reserved float64
+	var took, slot, reserved float64
 	var ollama [4]sql.NullInt64
 	err := r.Scan(&out.ID, &out.ClientRequestID, &at, &out.Key, &out.Model, &out.Alias, &out.Endpoint, &out.Class, &out.Backend, &out.Outcome, &out.Status,
-		&out.ErrorCode, &streamed, &out.PromptTokens, &out.CompletionTokens, &estimated, &firstByte, &total, &slot, &ollama[0], &ollama[1], &ollama[2],
+		&out.ErrorCode, &streamed, &out.PromptTokens, &out.CompletionTokens, &estimated, &firstByte, &took, &slot, &ollama[0], &ollama[1], &ollama[2],
 		&ollama[3], &out.BytesIn, &out.BytesOut, &out.ClientAddr, &gpu, &out.Reserved, &reserved, &queued, &loading)
 	out.At, out.Streamed, out.Estimated = instant(at), streamed != 0, estimated != 0
-	out.FirstByte, out.Total, out.Slot = duration(firstByte.Float64), duration(total), duration(slot)
+	out.FirstByte, out.Total, out.Slot = duration(firstByte.Float64), duration(took), duration(slot)
 	out.ReservedGPU = duration(reserved)
 	out.GPU, out.Queued, out.Loading = ifMeasured(gpu), ifMeasured(queued), ifMeasured(loading)
-	for i, into := range []**time.Duration{&out.OllamaTotal, &out.OllamaLoad, &out.OllamaPromptEval, &out.OllamaEval} {
+	for i, field := range []**time.Duration{&out.OllamaTotal, &out.OllamaLoad, &out.OllamaPromptEval, &out.OllamaEval} {
 		if ollama[i].Valid {
 			d := time.Duration(ollama[i].Int64)
-			*into = &d
+			*field = &d
 		}
 	}
 	return out, err

@@ -47,18 +47,18 @@ func TestRequestsPageByPage(t *testing.T) {
 			var got []string
 			q := RequestQuery{RequestFilter: f, Limit: limit}
 			for {
-				page, next, err := s.Requests(t.Context(), q)
-				if err != nil || len(page) > limit {
-					t.Fatal(len(page), err)
+				list, next, err := s.Requests(t.Context(), q)
+				if err != nil || len(list) > limit {
+					t.Fatal(len(list), err)
 				}
-				for _, r := range page {
+				for _, r := range list {
 					got = append(got, r.ID)
 				}
 				if next == nil || len(got) > len(want) {
 					break
 				}
-				if len(page) != limit {
-					t.Fatalf("%+v: a page of %d, with more pages after it", f, len(page))
+				if len(list) != limit {
+					t.Fatalf("%+v: a page of %d, with more pages after it", f, len(list))
 				}
 				q.Before = *next
 			}

@@ -215,9 +215,9 @@ func (s *Store) scanCells(ctx context.Context, tx *sql.Tx, query string, args []
 	var label int64
 	var key, other sql.RawBytes
 	var u used
-	into := append([]any{&label, &key, &other}, u.into()...)
+	dest := append([]any{&label, &key, &other}, u.into()...)
 	return rows(ctx, tx, query, func(r *sql.Rows) error {
-		if err := r.Scan(into...); err != nil {
+		if err := r.Scan(dest...); err != nil {
 			return err
 		}
 		take(label, pair{s.pages.number(key), s.pages.number(other)}, u)

@@ -164,25 +164,25 @@ func TestPagesForManyAtOnce(t *testing.T) {
 					addRecords(t, s, recs[30*j:30*j+30]...)
 					continue
 				}
-				used, err := s.Usage(t.Context(), UsageQuery{By: []api.Dimension{api.ByModel, api.ByKey}, Limit: 1000})
+				answer, err := s.Usage(t.Context(), UsageQuery{By: []api.Dimension{api.ByModel, api.ByKey}, Limit: 1000})
 				if err != nil {
 					t.Error(err)
 					return
 				}
 				var sum int64
-				for _, g := range used.Rows {
+				for _, g := range answer.Rows {
 					sum += g.Requests
 				}
 				stats, err := s.AllStatistics(t.Context(), noon)
-				if err != nil || sum != used.Total.Requests || stats.Total.TotalRequests < sum || sum%30 != 0 {
-					t.Errorf("%d by group, %d in total, %d in statistics (%v)", sum, used.Total.Requests, stats.Total.TotalRequests, err)
+				if err != nil || sum != answer.Total.Requests || stats.Total.TotalRequests < sum || sum%30 != 0 {
+					t.Errorf("%d by group, %d in total, %d in statistics (%v)", sum, answer.Total.Requests, stats.Total.TotalRequests, err)
 				}
 			}
 		})
 	}
 	all.Wait()
-	used, err := s.Usage(t.Context(), UsageQuery{By: []api.Dimension{api.ByModel, api.ByKey}, Limit: 1000})
-	if err != nil || used.Total.Requests != 600 {
-		t.Errorf("%d requests, want 600 (%v)", used.Total.Requests, err)
+	answer, err := s.Usage(t.Context(), UsageQuery{By: []api.Dimension{api.ByModel, api.ByKey}, Limit: 1000})
+	if err != nil || answer.Total.Requests != 600 {
+		t.Errorf("%d requests, want 600 (%v)", answer.Total.Requests, err)
 	}
 }

@@ -12,8 +12,8 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// kept is the range of the stored data: the times from which on there are rows (and with them quarters, and the hours of usage_period),
-// minutes and all other sums; and the first and the end of the last day with data.
+// kept is the range of the stored data. rows, minutes and rollups are the times from which on these exist. Quarters and the hours of
+// usage_period exist as long as rows; all other sums as long as rollups. Data exists from first to end, the end of the last day with data.
 type kept struct{ rows, minutes, rollups, first, end int64 }
 
 func readKept(ctx context.Context, tx *sql.Tx) (k kept, err error) {

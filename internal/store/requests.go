@@ -32,11 +32,11 @@ func (s *Store) AddRecords(ctx context.Context, recs []api.Record) (inserted int
 		}
 		sums, known := newRollup(minutes), shapes{}
 		for i := range recs {
-			shape, err := known.of(ctx, tx, &recs[i])
+			number, err := known.of(ctx, tx, &recs[i])
 			if err != nil {
 				return err
 			}
-			done, err := add.ExecContext(ctx, append(recordRow(&recs[i]), shape)...)
+			done, err := add.ExecContext(ctx, append(recordRow(&recs[i]), number)...)
 			if err != nil {
 				return err
 			}

@@ -202,7 +202,7 @@ func TestTrimNowAndThen(t *testing.T) {
 // Freed pages are reused: the file does not grow while as many rows are added as deleted.
 func TestFreedPagesAreUsedAgain(t *testing.T) {
 	s, _ := create(t)
-	pages := func() (n int64) {
+	pageCount := func() (n int64) {
 		if err := s.reader.QueryRow(`PRAGMA page_count`).Scan(&n); err != nil {
 			t.Fatal(err)
 		}
@@ -216,7 +216,7 @@ func TestFreedPagesAreUsedAgain(t *testing.T) {
 		}
 		addRecords(t, s, recs...)
 		trimNow(t, s, Retention{Rows: 3 * days, Rollups: 3 * days}, noon.Add(time.Duration(day)*days))
-		sizes = append(sizes, pages())
+		sizes = append(sizes, pageCount())
 	}
 	if grown := float64(sizes[9]) / float64(sizes[5]); grown > 1.35 {
 		t.Errorf("the file grew by a factor of %.2f while as many rows were added as deleted: %v pages", grown, sizes)

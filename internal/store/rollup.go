@@ -15,19 +15,19 @@ const allKeys = "*"
 
 // rollup sums up the rows of one transaction, so that each sum needs one statement, and not each row.
 type rollup struct {
-	buckets map[slot]int64
+	buckets map[latencySlot]int64
 	cells   cells
 	minutes int64 // the time from which on sums by minute exist
 }
 
-// slot is a latency bucket of a key.
-type slot struct {
+// latencySlot is a latency bucket of a key.
+type latencySlot struct {
 	key    string
 	bucket int64
 }
 
 func newRollup(minutes int64) *rollup {
-	return &rollup{map[slot]int64{}, cells{}, minutes}
+	return &rollup{map[latencySlot]int64{}, cells{}, minutes}
 }
 
 func (u *rollup) add(r *api.Record) {
@@ -36,8 +36,8 @@ func (u *rollup) add(r *api.Record) {
 		return // interrupted: the duration is unknown
 	}
 	bucket := int64(api.LatencyBucket(r.Total))
-	u.buckets[slot{r.Key, bucket}]++
-	u.buckets[slot{allKeys, bucket}]++
+	u.buckets[latencySlot{r.Key, bucket}]++
+	u.buckets[latencySlot{allKeys, bucket}]++
 }
 
 // save adds the sums to the tables in the order of their keys, so that two processes that write at the same time lock rows in the same
@@ -59,7 +59,7 @@ func (u *rollup) saveBuckets(ctx context.Context, tx *sql.Tx) error {
 		return err
 	}
 	defer add.Close()
-	order := slices.SortedFunc(maps.Keys(u.buckets), func(a, b slot) int {
+	order := slices.SortedFunc(maps.Keys(u.buckets), func(a, b latencySlot) int {
 		return cmp.Or(cmp.Compare(a.key, b.key), cmp.Compare(a.bucket, b.bucket))
 	})
 	for _, at := range order {

@@ -35,19 +35,19 @@ func (s *sheet) add(p *page) {
 
 // close ends a time: its groups are added to the answer, the largest first, up to the limit.
 func (s *sheet) close(label int64, names []string, out *Usage) {
-	pages := s.pages
+	current := s.pages
 	s.pages = s.pages[:0]
 	room := s.limit - len(out.Rows)
-	if len(pages) == 1 {
-		out.Groups += int64(len(pages[0].pairs))
+	if len(current) == 1 {
+		out.Groups += int64(len(current[0].pairs))
 		if room > 0 {
-			s.show(label, names, pages[0].pairs, pages[0].used, room, out)
+			s.show(label, names, current[0].pairs, current[0].used, room, out)
 		}
 		return
 	}
 	clear(s.groups)
 	s.pairs, s.used = s.pairs[:0], s.used[:0]
-	for _, p := range pages {
+	for _, p := range current {
 		for i, at := range p.pairs {
 			n, ok := s.groups[at]
 			if !ok {
@@ -64,10 +64,10 @@ func (s *sheet) close(label int64, names []string, out *Usage) {
 	}
 }
 
-func (s *sheet) show(label int64, names []string, pairs []pair, sums []used, room int, out *Usage) {
+func (s *sheet) show(label int64, names []string, shown []pair, sums []used, room int, out *Usage) {
 	// In the order in which the query names the dimensions.
 	keyFirst := slices.IndexFunc(s.by, func(d api.Dimension) bool { return !d.IsTime() }) == slices.Index(s.by, api.ByKey)
-	order := make([]int, len(pairs))
+	order := make([]int, len(shown))
 	for i := range order {
 		order[i] = i
 	}
@@ -75,7 +75,7 @@ func (s *sheet) show(label int64, names []string, pairs []pair, sums []used, roo
 		if c := cmp.Compare(sums[j].count, sums[i].count); c != 0 {
 			return c
 		}
-		key, other := strings.Compare(names[pairs[i].key], names[pairs[j].key]), strings.Compare(names[pairs[i].other], names[pairs[j].other])
+		key, other := strings.Compare(names[shown[i].key], names[shown[j].key]), strings.Compare(names[shown[i].other], names[shown[j].other])
 		if keyFirst {
 			return cmp.Or(key, other)
 		}
@@ -87,9 +87,9 @@ func (s *sheet) show(label int64, names []string, pairs []pair, sums []used, roo
 		for _, d := range s.by {
 			switch at := place(&g, d, &start).(type) {
 			case **string:
-				name := names[pairs[i].other]
+				name := names[shown[i].other]
 				if d == api.ByKey {
-					name = names[pairs[i].key]
+					name = names[shown[i].key]
 				}
 				*at = &name
 			}

@@ -207,9 +207,8 @@ func connectReadOnly(ctx context.Context, path string) (*Store, error) {
 }
 
 // readOnlyMode returns the parameters for opening a file for reading. On a read-only disk, SQLite cannot create the log and the shared
-// memory that its write-ahead mode needs (sqlite.org/wal.html#read_only_databases). Without a log, the file can be opened as immutable,
-// because no process has it open. An existing log is read as it was left by a process that was killed, or that writes it on another
-// mount.
+// memory that its write-ahead mode needs (sqlite.org/wal.html#read_only_databases). Without a log, no process has the file open, so it
+// can be opened as immutable. An existing log is read as it is: a killed process left it, or a process writes it on another mount.
 func readOnlyMode(path string) []string {
 	if _, err := disk.Free(filepath.Dir(path)); errors.Is(err, syscall.EROFS) {
 		if info, err := os.Stat(path + "-wal"); err != nil || info.Size() == 0 {

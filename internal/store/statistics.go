@@ -66,41 +66,41 @@ const mostChanged = 250
 
 // AllStatistics returns the usage of all keys and of each key.
 func (s *Store) AllStatistics(ctx context.Context, now time.Time) (AllStatistics, error) {
-	total := newSummary()
-	var byKey map[string]*summary
+	overall := newSummary()
+	var sums map[string]*summary
 	lastDay := map[string]*summary{}
 	err := s.read(ctx, func(tx *sql.Tx) (err error) {
-		if byKey, err = s.allTotals(ctx, tx); err != nil {
+		if sums, err = s.allTotals(ctx, tx); err != nil {
 			return err
 		}
-		if err := readLatencies(ctx, tx, &api.RequestFilter{Keys: []string{allKeys}}, func(string) *summary { return total }); err != nil {
+		if err := readLatencies(ctx, tx, &api.RequestFilter{Keys: []string{allKeys}}, func(string) *summary { return overall }); err != nil {
 			return err
 		}
-		if byKey, err = withLast(ctx, tx, now, byKey); err != nil {
+		if sums, err = withLast(ctx, tx, now, sums); err != nil {
 			return err
 		}
-		return s.readLastDay(ctx, tx, now, &api.RequestFilter{}, into(lastDay))
+		return s.readLastDay(ctx, tx, now, &api.RequestFilter{}, summaries(lastDay))
 	})
 	if err != nil {
 		return AllStatistics{}, err
 	}
-	all := AllStatistics{ByKey: make(map[string]api.Statistics, len(byKey))}
-	for key, sum := range byKey {
+	all := AllStatistics{ByKey: make(map[string]api.Statistics, len(sums))}
+	for key, sum := range sums {
 		one := sum.statistics() // the summary itself is shared
 		if day := lastDay[key]; day != nil {
 			one.Last24h = day.Last24h
 		}
-		total.merge(sum)
-		total.Last24h += one.Last24h
+		overall.merge(sum)
+		overall.Last24h += one.Last24h
 		all.ByKey[key] = one
 	}
-	all.Total = total.statistics()
+	all.Total = overall.statistics()
 	return all, nil
 }
 
 // withLast applies readLast to each key. Summaries are shared, so it corrects copies.
-func withLast(ctx context.Context, tx *sql.Tx, now time.Time, byKey map[string]*summary) (map[string]*summary, error) {
-	for key, sum := range byKey {
+func withLast(ctx context.Context, tx *sql.Tx, now time.Time, sums map[string]*summary) (map[string]*summary, error) {
+	for key, sum := range sums {
 		if sum.last <= millis(now) {
 			continue
 		}
@@ -109,18 +109,18 @@ func withLast(ctx context.Context, tx *sql.Tx, now time.Time, byKey map[string]*
 		if err := readLast(ctx, tx, now, key, &corrected); err != nil {
 			return nil, err
 		}
-		byKey[key] = &corrected
+		sums[key] = &corrected
 	}
-	return byKey, nil
+	return sums, nil
 }
 
-// into returns a function that creates a summary for each new key.
-func into(byKey map[string]*summary) func(string) *summary {
+// summaries returns a function that creates a summary for each new key.
+func summaries(sums map[string]*summary) func(string) *summary {
 	return func(key string) *summary {
-		sum := byKey[key]
+		sum := sums[key]
 		if sum == nil {
 			sum = newSummary()
-			byKey[key] = sum
+			sums[key] = sum
 		}
 		return sum
 	}
@@ -129,22 +129,22 @@ func into(byKey map[string]*summary) func(string) *summary {
 // allTotals returns the summary of each key, except for its last day, all at one instant. It reads only keys whose number of requests has
 // changed since the last call.
 func (s *Store) allTotals(ctx context.Context, tx *sql.Tx) (map[string]*summary, error) {
-	byKey := map[string]*summary{}
-	if err := readTotals(ctx, tx, &api.RequestFilter{}, into(byKey)); err != nil {
+	sums := map[string]*summary{}
+	if err := readTotals(ctx, tx, &api.RequestFilter{}, summaries(sums)); err != nil {
 		return nil, err
 	}
 	changed := map[string]*summary{}
 	s.totals.mu.Lock()
-	for key, sum := range byKey {
+	for key, sum := range sums {
 		if known := s.totals.byKey[key]; known != nil && known.count == sum.count {
-			byKey[key] = known
+			sums[key] = known
 		} else {
 			changed[key] = sum
 		}
 	}
 	s.totals.mu.Unlock()
 	if len(changed) == 0 {
-		return byKey, nil
+		return sums, nil
 	}
 	f := api.RequestFilter{}
 	if len(changed) <= mostChanged {
@@ -168,7 +168,7 @@ func (s *Store) allTotals(ctx context.Context, tx *sql.Tx) (map[string]*summary,
 			s.totals.byKey[key] = sum
 		}
 	}
-	return byKey, nil
+	return sums, nil
 }
 
 // The rollups of a thousand keys have a hundred thousand rows, and moving a row from the database into Go costs more than reading it. So

@@ -64,12 +64,12 @@ func (q *UsageQuery) bySum(ctx context.Context, tx *sql.Tx, p *plan, out *Usage)
 		var group api.UsageGroup
 		var start sql.NullInt64
 		var u used
-		into := []any{&whole}
+		dest := []any{&whole}
 		for _, d := range q.By {
-			into = append(into, place(&group, d, &start))
+			dest = append(dest, place(&group, d, &start))
 		}
 		var groups int64
-		if err := r.Scan(append(append(into, &groups), u.into()...)...); err != nil {
+		if err := r.Scan(append(append(dest, &groups), u.into()...)...); err != nil {
 			return err
 		}
 		if whole == 1 {
@@ -190,7 +190,7 @@ const (
 	summed = `SUM(count) AS count, SUM(timed) AS timed, SUM(total_ms) AS total_ms, SUM(first_bytes) AS first_bytes, SUM(ttfb_ms) AS ttfb_ms,
 		SUM(prompt_tokens) AS prompt_tokens, SUM(completion_tokens) AS completion_tokens, SUM(estimated) AS estimated, SUM(slot_ms) AS slot_ms,
 		SUM(bytes_in) AS bytes_in, SUM(bytes_out) AS bytes_out, MAX(last_at) AS last_at, SUM(gpu_ms) AS gpu_ms, SUM(queue_ms) AS queue_ms`
-	total = `COUNT(*), COALESCE(SUM(count), 0), COALESCE(SUM(timed), 0), COALESCE(SUM(total_ms), 0.0), COALESCE(SUM(first_bytes), 0), COALESCE(SUM(ttfb_ms), 0.0),
+	totalSums = `COUNT(*), COALESCE(SUM(count), 0), COALESCE(SUM(timed), 0), COALESCE(SUM(total_ms), 0.0), COALESCE(SUM(first_bytes), 0), COALESCE(SUM(ttfb_ms), 0.0),
 		COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0), COALESCE(SUM(estimated), 0), COALESCE(SUM(slot_ms), 0.0),
 		COALESCE(SUM(bytes_in), 0), COALESCE(SUM(bytes_out), 0), COALESCE(MAX(last_at), 0), COALESCE(SUM(gpu_ms), 0.0), COALESCE(SUM(queue_ms), 0.0)`
 )
@@ -302,7 +302,7 @@ func (q *UsageQuery) build(p *plan, b *builder) string {
 	with, cellsAndRows := p.build(b, &q.RequestFilter, labelled, dimensions+cellSums, dimensions+rowSums)
 	return `WITH RECURSIVE ` + with + `,
 		grouped AS MATERIALIZED (SELECT ` + list(append(slices.Clone(names), summed)...) + ` FROM (` + cellsAndRows + `) AS used` + by + `)
-		SELECT ` + list(append(append([]string{"1"}, none...), total)...) + ` FROM grouped
+		SELECT ` + list(append(append([]string{"1"}, none...), totalSums)...) + ` FROM grouped
 		UNION ALL
 		SELECT * FROM (SELECT ` + list(append(append([]string{"0"}, names...), "1", cellSums)...) + ` FROM grouped` + sorted + ` LIMIT ` + b.param(q.Limit) + `) AS first` + sorted
 }

@@ -79,11 +79,11 @@ func TestTheRatioHoldsForCallersToo(t *testing.T) {
 		ratio      float64
 		least, top int
 	}{
-		{"a tenth of our own", 0, true, .1, 300, 500},
-		{"a tenth of those who bring a trace", trace.FlagsSampled, false, .1, 300, 500},
+		{"a tenth of requests without a trace", 0, true, .1, 300, 500},
+		{"a tenth of requests with a recorded trace", trace.FlagsSampled, false, .1, 300, 500},
 		{"none", trace.FlagsSampled, false, 0, 0, 0},
 		{"all", trace.FlagsSampled, false, 1, rounds, rounds},
-		{"one whose trace is not recorded", 0, false, 1, 0, 0},
+		{"a request whose trace is not recorded", 0, false, 1, 0, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			collector := open(t, "http://127.0.0.1:1", c.ratio, io.Discard)

@@ -1,6 +1,7 @@
 package usage
 
 import (
+	"fmt"
 	"os"
 	"testing"
 	"time"
@@ -39,8 +40,9 @@ func TestInterruptedRequestsKeepWhatWasHeld(t *testing.T) {
 	openLedger(t, dir, &l, &logBuffer{}, o)
 	for id, want := range map[string]time.Duration{"first": 13 * time.Second, "second": 3 * time.Second, "other": 6 * time.Second, "pull": 0} {
 		r := l.rows[id]
-		if r.Outcome != api.OutcomeInterrupted || r.ReservedGPU != want || r.Reserved != 4011 || r.GPU != -1 || r.PromptTokens != 11 || r.CompletionTokens != 0 || !r.Estimated {
-			t.Errorf("%s: %+v, want %v of the GPU", id, r, want)
+		got := fmt.Sprintln(r.Outcome, r.ReservedGPU, r.Reserved, int64(r.GPU), r.PromptTokens, r.CompletionTokens, r.Estimated)
+		if want := fmt.Sprintln(api.OutcomeInterrupted, want, 4011, -1, 11, 0, true); got != want {
+			t.Errorf("%s: %swant %s", id, got, want)
 		}
 	}
 	if _, err := os.Stat(beatPath(journalDir(dir))); !os.IsNotExist(err) {

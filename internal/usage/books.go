@@ -246,7 +246,7 @@ func (b *Books) endLocked(r *api.Record) (seq int64, err error) {
 	if b.closed {
 		return 0, errStopping()
 	}
-	if _, admitted := b.open[r.ID]; !admitted && b.fullLocked() {
+	if _, known := b.open[r.ID]; !known && b.fullLocked() {
 		b.lost++
 		b.tallies.add(minuteOf(b.o.Now()), r.Key, lostTally, 1)
 		return 0, nil
@@ -330,11 +330,11 @@ func (b *Books) Depth() Depth {
 		since := b.moving.since
 		d.StoreError, d.StoreErrorSince = b.moving.err.Error(), &since
 	}
-	journal := cmp.Or(b.writing.err, b.syncing.err, b.turning.err, b.ground.err)
-	if journal != nil {
-		d.JournalError = journal.Error()
+	journalErr := cmp.Or(b.writing.err, b.syncing.err, b.turning.err, b.ground.err)
+	if journalErr != nil {
+		d.JournalError = journalErr.Error()
 	}
-	if cause, ok := disk.Cause(cmp.Or(journal, b.moving.err)); ok {
+	if cause, ok := disk.Cause(cmp.Or(journalErr, b.moving.err)); ok {
 		d.Hint = cause.Hint
 	}
 	return d
@@ -427,8 +427,8 @@ func (b *Books) saveLeft(err error) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.journal.missing > 0 {
-		if disk := b.rewriteLocked(); disk != nil {
-			return fmt.Errorf("of %d rows that are not in the database, up to %d are lost, because the journal cannot be written either: %w", b.queue.rows, b.journal.missing, errors.Join(err, disk))
+		if diskErr := b.rewriteLocked(); diskErr != nil {
+			return fmt.Errorf("of %d rows that are not in the database, up to %d are lost, because the journal cannot be written either: %w", b.queue.rows, b.journal.missing, errors.Join(err, diskErr))
 		}
 	}
 	return fmt.Errorf("%d rows stay in the journal for the next start: %w", b.queue.rows, err)

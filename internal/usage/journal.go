@@ -199,8 +199,8 @@ func (b *Books) rotateLocked() error {
 // The caller also holds syncMu, because this closes them.
 func (b *Books) rewriteLocked() error {
 	head := b.openLocked()
-	for _, batch := range b.queue.batches {
-		head = append(head, batch.frames...)
+	for _, queued := range b.queue.batches {
+		head = append(head, queued.frames...)
 	}
 	older := b.journal.segments
 	if err := b.journal.rotate(head, b.queue.committed, b.queue.ended, b.o.Now()); err != nil {
