@@ -59,7 +59,8 @@ var buildACME = sync.OnceValue(func() error {
 	return nil
 })
 
-// newACMEServer prepares a server that validates names at port and whose certificates are valid for the given seconds. It does not start it.
+// newACMEServer prepares a server that validates names at port and whose certificates are valid for the given seconds. It does not start
+// it.
 func newACMEServer(t *testing.T, port string, seconds int) *acmeServer {
 	t.Helper()
 	if err := buildACME(); err != nil {

@@ -24,8 +24,8 @@ import (
 	"ollama-api-service/internal/ollamatest"
 )
 
-// ledger has the facts that are known outside the service: the requests that Ollama got, the answers that clients have read, and the changes
-// of keys that were acknowledged. The tests compare the books with it.
+// ledger has the facts that are known outside the service: the requests that Ollama got, the answers that clients have read, and the
+// changes of keys that were acknowledged. The tests compare the books with it.
 type ledger struct {
 	fake   *ollamatest.Server
 	chunks atomic.Int64 // seen by all clients
@@ -125,7 +125,8 @@ func newLedger(t *testing.T) *ledger {
 	return l
 }
 
-// ask sends one request and records the answer piece by piece. It returns an error if the service cannot be reached or the connection breaks.
+// ask sends one request and records the answer piece by piece. It returns an error if the service cannot be reached or the connection
+// breaks.
 func (l *ledger) ask(ctx context.Context, url, secret string, random *rand.Rand) (took time.Duration, status int, err error) {
 	w := ways()[random.IntN(12)]
 	id := fmt.Sprintf("ask-%d-%d-%d", l.next.Add(1), 5+random.IntN(90), 1+random.IntN(60))

@@ -40,8 +40,8 @@ type tally struct {
 	status                                           [10]atomic.Int64
 }
 
-// The test sends randomly changed rows of the catalogue. Nothing panics, the service itself never fails, Ollama gets no request that a user's
-// key may not make, and memory does not grow. The seed is printed. For a long run, use "-args -mutations 1000000".
+// The test sends randomly changed rows of the catalogue. Nothing panics, the service itself never fails, Ollama gets no request that a
+// user's key may not make, and memory does not grow. The seed is printed. For a long run, use "-args -mutations 1000000".
 func TestChangedRequests(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// A grammar forces a real Ollama to repeat one letter fifty times. Ollama ends the answer after 30 repeats, without its last record. Clients
-// get an answer that has reached its length, and the books have the tokens so far, as an estimate.
+// A grammar forces a real Ollama to repeat one letter fifty times. Ollama ends the answer after 30 repeats, without its last record.
+// Clients get an answer that has reached its length, and the books have the tokens so far, as an estimate.
 func TestTheRepeatLimitOfARealOllama(t *testing.T) {
 	s := serve(t)
 	schema := `{"type":"string","enum":["` + strings.Repeat("z", 50) + `"]}`

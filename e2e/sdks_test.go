@@ -72,8 +72,8 @@ func sdkPrograms(js map[string]string, golang string, t *testing.T) []program {
 	}
 }
 
-// statusOnly has the messages that ollama-ai-provider-v2 shows for failures. It looks for OpenAI's form of an error, but gets Ollama's. If a
-// stream breaks after its error record, it reports the break. Ollama's own clients show the record.
+// statusOnly has the messages that ollama-ai-provider-v2 shows for failures. It looks for OpenAI's form of an error, but gets Ollama's. If
+// a stream breaks after its error record, it reports the break. Ollama's own clients show the record.
 var statusOnly = map[string]string{
 	wrongKey: "Unauthorized", atLimit: "Too Many Requests", hidden: "Not Found", unknown: "Not Found", gone: "Service Unavailable",
 	killed: "terminated", nearly: "terminated", silent: "terminated", stops: "terminated", begins: "Bad Gateway", died: "Bad Gateway",

@@ -18,7 +18,8 @@ type reader struct {
 	name  string
 	play  func(*testing.T, []order) []got
 	calls []string
-	// dumb are the calls that show their own message for a broken stream, with that message. None of them takes the stream for a complete answer.
+	// dumb are the calls that show their own message for a broken stream, with that message. None of them takes the stream for a complete
+	// answer.
 	dumb map[string]string
 }
 

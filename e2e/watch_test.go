@@ -53,8 +53,8 @@ func dashboardQueries(t *testing.T) (list []lookup) {
 	return list
 }
 
-// ruleQueries returns the queries of the alert rules as Prometheus has read them, without their comparisons. A healthy service has no series
-// for an alert, but neither has an alert for a metric that does not exist.
+// ruleQueries returns the queries of the alert rules as Prometheus has read them, without their comparisons. A healthy service has no
+// series for an alert, but neither has an alert for a metric that does not exist.
 func (p *prom) ruleQueries() (list []lookup) {
 	p.t.Helper()
 	var answer struct {

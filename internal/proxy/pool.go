@@ -152,7 +152,8 @@ func (u *Upstream) pop() *conn {
 	return c
 }
 
-// give returns a connection to the pool, and closes the pool's oldest one if it was unused for too long. Nothing may read from c afterwards.
+// give returns a connection to the pool, and closes the pool's oldest one if it was unused for too long. Nothing may read from c
+// afterwards.
 func (u *Upstream) give(c *conn) {
 	c.used, c.since = true, time.Now()
 	c.restoreBound()

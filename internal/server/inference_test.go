@@ -60,8 +60,8 @@ func TestNativeAnswersPassUnchanged(t *testing.T) {
 	}
 }
 
-// An option of the wrong type is the client's mistake. Ollama answers 500, which SDKs try again. The gateway reports such an option itself if
-// a policy covers it; Ollama reports the others.
+// An option of the wrong type is the client's mistake. Ollama answers 500, which SDKs try again. The gateway reports such an option itself
+// if a policy covers it; Ollama reports the others.
 func TestOptionOfTheWrongType(t *testing.T) {
 	b := start(t, setup{})
 	body := string(ollamatest.RecordedRequest("error-option-type"))

@@ -111,8 +111,8 @@ func TestUsageLimitForCodex(t *testing.T) {
 	}
 }
 
-// A failure that a second try cannot change has X-Should-Retry: false, because otherwise Claude Code repeats a 401 for three minutes. A failure
-// that may pass does not have it.
+// A failure that a second try cannot change has X-Should-Retry: false, because otherwise Claude Code repeats a 401 for three minutes. A
+// failure that may pass does not have it.
 func TestWhatIsWorthASecondTry(t *testing.T) {
 	b := start(t, setup{})
 	key := b.user()

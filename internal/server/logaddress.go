@@ -21,8 +21,8 @@ func (r *route) watches() bool {
 	return false
 }
 
-// withoutClient returns an error's text with the client's address shortened as LOG_CLIENT_ADDRESS demands. The errors of a client's connection
-// contain its address. Other addresses stay, because the operator must be able to read those of Ollama servers.
+// withoutClient returns an error's text with the client's address shortened as LOG_CLIENT_ADDRESS demands. The errors of a client's
+// connection contain its address. Other addresses stay, because the operator must be able to read those of Ollama servers.
 func (s *Server) withoutClient(text string, client netip.Addr) string {
 	return s.withoutAddresses(text, func(a netip.Addr) bool { return a == client })
 }

@@ -136,7 +136,8 @@ func TestProxyProtocolBeforeTLS(t *testing.T) {
 	}
 }
 
-// A peer that is not a trusted proxy is refused whatever its header says. A program on this machine may only use a header without an address.
+// A peer that is not a trusted proxy is refused whatever its header says. A program on this machine may only use a header without an
+// address.
 func TestProxyProtocolOfAStranger(t *testing.T) {
 	if !netbed.Inside(t) {
 		return

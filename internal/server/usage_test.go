@@ -245,7 +245,8 @@ func TestPlainDaysAndLongerTimes(t *testing.T) {
 	row := func(id string, at time.Time) api.Record {
 		return api.Record{Admission: api.Admission{ID: id, At: at, Key: "oas_8rT2kLmN0q", Model: "tiny:latest", Endpoint: "/api/chat", Class: "inference", Backend: "gpu1"}, Outcome: api.OutcomeOK, Total: time.Second}
 	}
-	// Sunday evening in Berlin; Monday after midnight there, which is Sunday in UTC; the last minute of October and the first of November there.
+	// Sunday evening in Berlin; Monday after midnight there, which is Sunday in UTC; the last minute of October and the first of November
+	// there.
 	rows := []api.Record{
 		row("1", time.Date(2026, 11, 22, 21, 0, 0, 0, time.UTC)), row("2", time.Date(2026, 11, 22, 23, 30, 0, 0, time.UTC)),
 		row("3", time.Date(2026, 10, 31, 22, 59, 0, 0, time.UTC)), row("4", time.Date(2026, 10, 31, 23, 0, 0, 0, time.UTC)),

@@ -183,7 +183,8 @@ func TestAServerThatHangs(t *testing.T) {
 	}
 }
 
-// The server's name moves to another machine, and the old one is silent. Requests on connections to the old one are sent again to the new one.
+// The server's name moves to another machine, and the old one is silent. Requests on connections to the old one are sent again to the new
+// one.
 func TestAServerThatMoves(t *testing.T) {
 	if !netbed.Inside(t) {
 		return
