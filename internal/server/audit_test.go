@@ -42,12 +42,12 @@ func TestAuditIsReadable(t *testing.T) {
 	}
 	got := ask[auditAnswer](b, "/api/admin/audit")
 	if len(got.Audit) != 7 || got.Audit[1].Action != "backend.add" || got.Audit[1].Target != "added" || got.NextCursor != nil || got.Audit[0].Action != "key.revoke" || got.Audit[0].TargetName != "=Anna" || got.Audit[0].ActorName != "ADMIN_API_KEY" {
-		t.Fatalf("%s", all.body)
+		t.Fatalf("got %s, want the 7 entries of this test", all.body)
 	}
 	changed := ask[auditAnswer](b, "/api/admin/audit?action=key.change&actor="+adminPreview)
 	if len(changed.Audit) != 2 || changed.Audit[0].Detail["forced"] != true || fmt.Sprint(changed.Audit[1].Detail) != "map[rate_limit:map[from:500 to:1000]]" ||
 		changed.Audit[1].From != "127.0.0.1" || changed.Audit[1].Target != preview {
-		t.Errorf("%+v", changed.Audit)
+		t.Errorf("got %+v, want the two changes of the key, the newest forced", changed.Audit)
 	}
 	// The pages stay consistent when entries are added in the meantime.
 	var ids []int64

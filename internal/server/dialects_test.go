@@ -94,7 +94,7 @@ func TestCountTokensIsAnsweredHere(t *testing.T) {
 	const text = `{"model":"tiny","system":"12345678","messages":[{"role":"user","content":[{"type":"text","text":"12345678"},{"type":"image","source":{"type":"base64","data":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}}]}]}`
 	for range 3 { // not counted
 		if r := b.do("POST", "/v1/messages/count_tokens", key, text); r.status != 200 || r.body != `{"input_tokens":4}` {
-			t.Errorf("%d %s", r.status, r.body)
+			t.Errorf("got %d %s, want 200", r.status, r.body)
 		}
 	}
 	with := b.do("POST", "/v1/messages/count_tokens", key, strings.Replace(text, `"system"`, `"tools":[{"name":"look","input_schema":{"type":"object"}}],"system"`, 1))
@@ -132,7 +132,7 @@ func TestModelsInAnthropicsShape(t *testing.T) {
 		v := r.json(t)
 		inner, _ := v["error"].(map[string]any)
 		if v["type"] != "error" || v["request_id"] != r.header.Get("X-Request-Id") || r.header.Get("Request-Id") != v["request_id"] || v["message"] == nil || v["message"] != inner["message"] {
-			t.Errorf("%d %s", r.status, r.body)
+			t.Errorf("got %d %s, want an error with the message twice and the request's id", r.status, r.body)
 		}
 	}
 	b.ollama.Script("GET", "/v1/models", ollamatest.Answer{Body: `{"object":"list","data":null}`})
@@ -167,7 +167,7 @@ func TestBackendTooOld(t *testing.T) {
 	b.backend.Probe(t.Context())
 	b.ollama.Script("POST", "/v1/messages", ollamatest.Answer{Recording: "error-path"})
 	if r := b.do("POST", "/v1/messages", key, `{"model":"tiny","max_tokens":1,"messages":[]}`); r.status != 501 || !strings.Contains(r.body, "0.14.0") {
-		t.Errorf("%d %s", r.status, r.body)
+		t.Errorf("got %d %s, want 501 with 0.14.0", r.status, r.body)
 	}
 }
 

@@ -49,13 +49,13 @@ func TestListsAreReadAfterAChange(t *testing.T) {
 	})
 	chatNew := strings.ReplaceAll(chatTiny, "tiny", "new")
 	if r := b.do("POST", "/api/chat", key, chatNew); r.status != 404 {
-		t.Fatalf("%d %s", r.status, r.body)
+		t.Fatalf("got %d %s, want 404", r.status, r.body)
 	}
 	if r := b.at("gpu2", "POST", "/api/pull", `{"model":"new"}`); r.status != 200 || r.body != `{"status":"success"}`+"\n" || r.header.Get("X-Backend") != "gpu2" {
-		t.Fatalf("%d %s", r.status, r.body)
+		t.Fatalf("got %d %s, want 200 from gpu2", r.status, r.body)
 	}
 	if r := b.do("POST", "/api/chat", key, chatNew); r.status != 200 || r.header.Get("X-Backend") != "gpu2" {
-		t.Errorf("%d %s", r.status, r.body)
+		t.Errorf("got %d %s, want 200 from gpu2", r.status, r.body)
 	}
 }
 
@@ -83,7 +83,7 @@ func TestChangesOnAllServers(t *testing.T) {
 	last := got[len(got)-1]
 	if r.status != 200 || strings.Count(r.body, `"error":"gpu2:`) != 1 || !strings.Contains(last, `"error":"gpu2: pull model manifest: file does not exist"`) ||
 		!strings.Contains(last, `"gpu3":{"status":200}`) || strings.Contains(r.body, `"status":"success"`) {
-		t.Errorf("%d %s", r.status, r.body)
+		t.Errorf("got %d %s, want 200", r.status, r.body)
 	}
 	// The answer to a copy or a deletion is one object.
 	r = b.at("*", "POST", "/api/copy", `{"source":"tiny","destination":"x"}`)
@@ -111,6 +111,6 @@ func TestChangesOnAllServers(t *testing.T) {
 		outcomes[row.Outcome]++
 	}
 	if outcomes[api.OutcomeOK] != 3 || outcomes[api.OutcomeUpstream] != 1 || outcomes[api.OutcomeRefused] != 1 {
-		t.Errorf("%v", outcomes)
+		t.Errorf("got the outcomes %v, want 3 ok, 1 upstream and 1 refused", outcomes)
 	}
 }

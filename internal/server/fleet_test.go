@@ -117,7 +117,7 @@ func TestWhereARequestWent(t *testing.T) {
 	b.fleet.Find(t.Context(), "brought:latest")
 	b.fleet.ProbeAll(t.Context())
 	if r := b.do("POST", "/api/chat", key, strings.ReplaceAll(chatTiny, "tiny", "brought")); r.status != 200 || r.header.Get("X-Backend") != "gpu2" {
-		t.Errorf("%d %s", r.status, r.body)
+		t.Errorf("got %d %s, want 200 from gpu2", r.status, r.body)
 	}
 }
 
@@ -161,7 +161,7 @@ func TestAServerThatIsTooOld(t *testing.T) {
 	b.others[0].Script("GET", "/api/version", ollamatest.Answer{Body: `{"version":"0.12.0"}`})
 	b.fleet.ProbeAll(t.Context())
 	if r := b.do("POST", "/v1/responses", key, `{"model":"tiny","input":"x"}`); r.status != 501 || !strings.Contains(r.body, "0.12.0") {
-		t.Errorf("%d %s", r.status, r.body)
+		t.Errorf("got %d %s, want 501 with 0.12.0", r.status, r.body)
 	}
 }
 
@@ -182,7 +182,7 @@ func TestFailover(t *testing.T) {
 				req.Header.Set("X-Request-Id", fmt.Sprint("r", i))
 				r := b.send(req)
 				if r.status != 200 || !strings.Contains(r.body, `"done":true`) || r.header.Get("X-Backend") != "gpu2" {
-					t.Fatalf("%d %v %s", r.status, r.header, r.body)
+					t.Fatalf("got %d %v %s, want 200 with \"done\":true from gpu2", r.status, r.header, r.body)
 				}
 				moved += len(b.ollama.RequestsTo("POST", "/api/chat")) - before
 			}
@@ -306,11 +306,11 @@ func TestAllServersDown(t *testing.T) {
 		}
 	}
 	if v := b.do("GET", "/health", "", "").json(t); v["ollama_backend"] != "unreachable" || v["status"] != "degraded" {
-		t.Errorf("%v", v)
+		t.Errorf("got the health %v, want it degraded with ollama_backend unreachable", v)
 	}
 	left := b.stats(key)["limits"]
 	if !strings.Contains(fmt.Sprint(left), "0") {
-		t.Errorf("%v", left)
+		t.Errorf("got the limits %v, want no request counted", left)
 	}
 }
 
@@ -347,11 +347,11 @@ func TestBackendsAtRunTime(t *testing.T) {
 	r := b.do("POST", list, adminSecret, fmt.Sprintf(`{"name":"gpu2","url":%q,"slots":3,"weight":2}`, extra.URL))
 	v := r.json(t)
 	if r.status != 200 || v["healthy"] != true || v["static"] != false || v["slots"] != 3.0 || v["weight"] != 2.0 || v["models_installed"] != 1.0 {
-		t.Fatalf("%d %s", r.status, r.body)
+		t.Fatalf("got %d %s, want 200", r.status, r.body)
 	}
 	// While the first server is drained, the second one serves everything.
 	if r := b.do("PATCH", list+"/gpu1", adminSecret, `{"drain":true}`); r.status != 200 || r.json(t)["draining"] != true {
-		t.Fatalf("%d %s", r.status, r.body)
+		t.Fatalf("got %d %s, want 200", r.status, r.body)
 	}
 	for range 5 {
 		if r := b.do("POST", "/api/chat", key, chatTiny); r.status != 200 || r.header.Get("X-Backend") != "gpu2" {
@@ -362,7 +362,7 @@ func TestBackendsAtRunTime(t *testing.T) {
 		t.Errorf("%d requests", len(sent))
 	}
 	if r := b.do("PATCH", list+"/gpu2", adminSecret, `{"slots":0,"total":7}`); r.status != 200 || r.json(t)["total"] != 7.0 || r.json(t)["slots"] != 0.0 || b.fleet.Named("gpu2").Bounds() != (backend.Bounds{Total: 7, Weight: 2}) {
-		t.Errorf("%d %s", r.status, r.body)
+		t.Errorf("got %d %s, want 200", r.status, r.body)
 	}
 	kept, err := b.store.Backends(t.Context())
 	if err != nil || len(kept) != 2 || kept[1].Name != "gpu2" && kept[0].Name != "gpu2" || !slices.ContainsFunc(kept, func(k api.Backend) bool { return k.Name == "gpu1" && k.URL == nil && k.Draining }) {
@@ -370,7 +370,7 @@ func TestBackendsAtRunTime(t *testing.T) {
 	}
 	b.do("PATCH", list+"/gpu1", adminSecret, `{"drain":false}`)
 	if r := b.do("DELETE", list+"/gpu2", adminSecret, ""); r.status != 200 {
-		t.Errorf("%d %s", r.status, r.body)
+		t.Errorf("got %d %s, want 200", r.status, r.body)
 	}
 	if r := b.do("POST", "/api/chat", key, chatTiny); r.status != 200 || r.header.Get("X-Backend") != "gpu1" {
 		t.Errorf("%d from %s", r.status, r.header.Get("X-Backend"))

@@ -125,7 +125,7 @@ func TestBooksHoldWhatOllamaCounted(t *testing.T) {
 	}
 	stats := b.stats(key)
 	if stats["total_requests"] != 6.0 || stats["prompt_tokens"] != 66.0 || stats["completion_tokens"] != 42.0 || stats["last_24h_requests"] != 6.0 {
-		t.Errorf("%v", stats)
+		t.Errorf("got the statistics %v, want 6 requests with 66 and 42 tokens", stats)
 	}
 	if m := stats["requests_by_model"].(map[string]any); m["tiny:latest"] != 6.0 {
 		t.Errorf("by model: %v", m)
@@ -194,7 +194,7 @@ func TestMaxConcurrent(t *testing.T) {
 	close(gate)
 	for range 2 {
 		if r := <-done; r.status != 200 {
-			t.Errorf("%d %s", r.status, r.body)
+			t.Errorf("got %d %s, want 200", r.status, r.body)
 		}
 	}
 	if r := b.do("POST", "/api/chat", key, `{"model":"tiny"}`); r.status != 200 {
@@ -317,12 +317,12 @@ func TestQueueIsBoundedAndGivesBack(t *testing.T) {
 	}
 	first := <-done // one runs and one waits, so the third is refused at once
 	if first.status != 503 || first.header.Get("Retry-After") == "" {
-		t.Errorf("%d %v %s", first.status, first.header, first.body)
+		t.Errorf("got %d %v %s, want 503", first.status, first.header, first.body)
 	}
 	close(gate)
 	for range 2 {
 		if r := <-done; r.status != 200 {
-			t.Errorf("%d %s", r.status, r.body)
+			t.Errorf("got %d %s, want 200", r.status, r.body)
 		}
 	}
 	if l := b.stats(key)["limits"].(map[string]any); l["remaining"] != 8.0 {

@@ -153,14 +153,14 @@ func TestStatisticsForAdmins(t *testing.T) {
 	key, preview := b.key(`{"name":"worker","role":"user"}`)
 	for range 3 {
 		if r := b.do("POST", "/api/chat", key, `{"model":"tiny","stream":false}`); r.status != 200 {
-			t.Fatalf("%d %s", r.status, r.body)
+			t.Fatalf("got %d %s, want 200", r.status, r.body)
 		}
 	}
 	b.do("POST", "/api/chat", key, `{"model":"unknown","stream":false}`)
 	r := b.do("GET", "/api/admin/stats", adminSecret, "")
 	of := r.json(t)["statistics"].(map[string]any)[preview].(map[string]any)
 	if of["key_name"] != "worker" || of["role"] != "user" || of["total_requests"] != 4.0 || of["last_request"] == nil {
-		t.Errorf("%s", r.body)
+		t.Errorf("got the statistics %s, want 4 requests of the user worker", r.body)
 	}
 	if p := of["response_time_percentiles"].(map[string]any); p["p50"].(float64) <= 0 || p["p99"].(float64) < p["p50"].(float64) {
 		t.Errorf("percentiles: %v", p)

@@ -35,7 +35,7 @@ func TestBodiesInMemoryAreBounded(t *testing.T) {
 		probe := b.do("POST", "/v1/messages/count_tokens", key, body(large))
 		if probe.status == http.StatusServiceUnavailable {
 			if probe.header.Get("Retry-After") == "" || !strings.Contains(probe.body, "MAX_BODY_MEMORY") {
-				t.Errorf("%v %s", probe.header, probe.body)
+				t.Errorf("got %v %s, want Retry-After and a message with MAX_BODY_MEMORY", probe.header, probe.body)
 			}
 			break
 		}
@@ -44,7 +44,7 @@ func TestBodiesInMemoryAreBounded(t *testing.T) {
 		}
 		all.Go(func() {
 			if r := b.do("POST", "/api/chat", key, body(large)); r.status != 200 {
-				t.Errorf("%d %s", r.status, r.body)
+				t.Errorf("got %d %s, want 200", r.status, r.body)
 			}
 		})
 		b.ollama.WaitRequestTo(held+1, "POST", "/api/chat")

@@ -21,7 +21,7 @@ func (b *bed) metrics() map[string]float64 {
 	b.t.Helper()
 	r := b.do("GET", "/metrics", adminSecret, "")
 	if r.status != 200 || !strings.HasPrefix(r.header.Get("Content-Type"), "text/plain") {
-		b.t.Fatalf("%d %v %s", r.status, r.header, r.body)
+		b.t.Fatalf("got %d %v %s, want 200", r.status, r.header, r.body)
 	}
 	samples := map[string]float64{}
 	for line := range strings.Lines(r.body) {
@@ -131,7 +131,7 @@ func TestMetricsShowWhatRunsAndWaits(t *testing.T) {
 	close(gate)
 	for range 2 {
 		if r := <-done; r.status != 200 {
-			t.Errorf("%d %s", r.status, r.body)
+			t.Errorf("got %d %s, want 200", r.status, r.body)
 		}
 	}
 	if got := b.metrics(); got["ollama_api_queue_wait_seconds_count"] != 2 || got["ollama_api_queue_wait_seconds_sum"] <= 0 || got[`ollama_api_in_flight_requests{backend="gpu1"}`] != 0 {

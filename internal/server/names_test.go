@@ -44,7 +44,7 @@ func TestNamesThatClientsMakeUp(t *testing.T) {
 		}})
 		key, _ := b.key(`{"name":"inventor","role":"user","rate_limit":null}`)
 		if r := b.do("POST", "/api/chat", key, `{"model":"tiny","stream":false}`); r.status != 200 {
-			t.Fatalf("%d %s", r.status, r.body)
+			t.Fatalf("got %d %s, want 200", r.status, r.body)
 		}
 		if down {
 			b.ollama.Close()
@@ -88,7 +88,7 @@ func TestAModelThatRunsHasItsName(t *testing.T) {
 	key := b.user()
 	b.ollama.Models("tiny:latest", "new:latest") // not through the gateway
 	if r := b.do("POST", "/api/chat", key, `{"model":"new","stream":false}`); r.status != 200 {
-		t.Fatalf("%d %s", r.status, r.body)
+		t.Fatalf("got %d %s, want 200", r.status, r.body)
 	}
 	b.ollama.Models("tiny:latest")
 	b.fleet.ProbeAll(t.Context())
@@ -123,7 +123,7 @@ func TestPulledModelsLeaveRoomForNames(t *testing.T) {
 	})
 	for n := range 105 {
 		if r := b.do("POST", "/api/pull", adminSecret, fmt.Sprintf(`{"model":"pulled-%d"}`, n+1)); r.status != 200 {
-			t.Fatalf("%d %s", r.status, r.body)
+			t.Fatalf("got %d %s, want 200", r.status, r.body)
 		}
 	}
 	key := b.user()

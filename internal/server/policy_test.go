@@ -42,7 +42,7 @@ func TestPolicyOnTheWay(t *testing.T) {
 	}
 	// The policy can be changed and removed. An invalid policy is refused.
 	if r := b.do("PATCH", "/api/keys/"+preview, adminSecret, `{"policy":null}`); r.status != 200 || r.json(t)["policy"] != nil {
-		t.Errorf("%d %s", r.status, r.body)
+		t.Errorf("got %d %s, want 200", r.status, r.body)
 	}
 	if r := b.do("POST", "/api/chat", free, body); r.header.Get("X-Policy") == "num_predict=7" {
 		t.Errorf("the old policy still applies: X-Policy %s", r.header.Get("X-Policy"))

@@ -44,7 +44,7 @@ func (b *bed) queue(key string) (q asked) {
 	b.t.Helper()
 	r := b.do("GET", "/api/queue", key, "")
 	if err := json.Unmarshal([]byte(r.body), &q); err != nil || r.status != http.StatusOK {
-		b.t.Fatalf("%d %s", r.status, r.body)
+		b.t.Fatalf("GET /api/queue: got %d %s, want 200", r.status, r.body)
 	}
 	return q
 }
@@ -127,7 +127,7 @@ func TestTheQueueIsSeen(t *testing.T) {
 
 	all := b.queue(adminSecret)
 	if all.Waiting != 3 || all.InFlight != 1 || all.Limit != 1024 || len(all.Requests) != 3 {
-		t.Fatalf("%+v", all)
+		t.Fatalf("got the queue %+v, want 3 waiting and 1 in flight", all)
 	}
 	for i, r := range all.Requests {
 		key, name, class := firstPreview, "first", "interactive"
@@ -140,14 +140,14 @@ func TestTheQueueIsSeen(t *testing.T) {
 	}
 	if len(all.Backends) != 1 || all.Backends[0].InFlight != 1 || !all.Backends[0].Healthy || len(all.Backends[0].Models) != 1 ||
 		all.Backends[0].Models[0].State != "loaded" || all.Backends[0].Models[0].InFlight != 1 || all.Backends[0].Models[0].Slots != 1 {
-		t.Errorf("%+v", all.Backends)
+		t.Errorf("got the backends %+v, want one with 1 request in flight on its loaded model", all.Backends)
 	}
 	own := b.queue(night)
 	if own.Waiting != 3 || len(own.Requests) != 1 || own.Requests[0].Position != 3 || own.Requests[0].Key != nightPreview || own.Backends != nil {
-		t.Errorf("%+v", own)
+		t.Errorf("a user's view: got %+v, want its own request at position 3 of 3", own)
 	}
 	if none := b.queue(b.user()); none.Waiting != 3 || none.Requests == nil || len(none.Requests) != 0 {
-		t.Errorf("%+v", none)
+		t.Errorf("the view of a key without requests: got %+v, want 3 waiting and no details", none)
 	}
 	m := b.metrics()
 	for series, want := range map[string]float64{
@@ -161,7 +161,7 @@ func TestTheQueueIsSeen(t *testing.T) {
 	e := b.explain(own.Requests[0].ID)
 	if e.State != "waiting" || e.Key != nightPreview || e.KeyName != "night" || e.Class != "batch" || e.Weight != 1 || *e.Position != 3 || *e.Ahead != 0 ||
 		*e.WaitedMS <= 0 || *e.ExpectedMS < 1000 || len(e.Tries) != 0 || e.SlotMS != nil || !strings.Contains(strings.Join(e.Explained, " "), "number 3 of those that wait for tiny:latest") {
-		t.Errorf("%+v", e)
+		t.Errorf("got %+v, want a waiting request at position 3", e)
 	}
 	close(gate)
 	for i, answer := range answers {
@@ -219,7 +219,7 @@ func TestExplainOthers(t *testing.T) {
 	close(gate)
 	for _, answer := range answers {
 		if r := answer(); r.status != 200 {
-			t.Errorf("%d %s", r.status, r.body)
+			t.Errorf("got %d %s, want 200", r.status, r.body)
 		}
 	}
 
@@ -230,7 +230,7 @@ func TestExplainOthers(t *testing.T) {
 	resp := b.open("/api/generate", key, `{"model":"tiny","prompt":"x"}`)
 	e = b.explain(resp.Header.Get("X-Request-Id"))
 	if e.State != "running" || e.Outcome != "" || *e.SlotMS <= 0 || e.GPUMS != nil {
-		t.Errorf("%+v", e)
+		t.Errorf("got %+v, want a running request with slot_ms", e)
 	}
 	close(streamed)
 	_, _ = io.Copy(io.Discard, resp.Body)
@@ -263,7 +263,7 @@ func TestExplainFromTheBooks(t *testing.T) {
 	}
 	e := b.explain("old-request")
 	if !e.Recorded || e.State != "ended" || e.KeyName != "old" || *e.WaitedMS != 4000 || *e.LoadMS != 2000 || e.Ahead != nil || e.Tries[0].Backend != "gpu7" || *e.SlotMS != 3000 || *e.ChargedMS != 1500 || *e.GPUMS != 1000 || e.Outcome != "timeout" {
-		t.Errorf("%+v", e)
+		t.Errorf("got %+v, want the recorded request on gpu7", e)
 	}
 	for _, id := range []string{"nosuch", "a%20b", strings.Repeat("x", 200), "%2e%2e"} {
 		if r := b.do("GET", "/api/admin/explain/"+id, adminSecret, ""); r.status != 404 || !strings.Contains(r.body, "no request of this id") {
@@ -344,7 +344,7 @@ func TestPreload(t *testing.T) {
 	e := b.explain(r.header.Get("X-Request-Id"))
 	if e.Tries[0].Why != "change" || e.Tries[0].LoadMS <= 0 || *e.LoadMS != e.Tries[0].LoadMS || *e.SlotMS < *e.LoadMS || e.Key != preview ||
 		!strings.Contains(strings.Join(e.Explained, " "), "it changed its model for this request, which took") {
-		t.Errorf("%+v", e)
+		t.Errorf("got %+v, want a change of the model", e)
 	}
 	m := b.metrics()
 	if n, s := m[`ollama_api_model_changes_total{backend="gpu1",result="done"}`], m[`ollama_api_model_change_seconds_total{backend="gpu1"}`]; n != 2 || s <= 0 {
@@ -393,7 +393,7 @@ func TestALoadThatFails(t *testing.T) {
 	b.fleet.ProbeAll(t.Context())
 	r := b.do("POST", "/api/generate", user, `{"model":"two","prompt":"x"}`)
 	if r.status != 500 || !strings.Contains(r.body, sentence) {
-		t.Errorf("%d %s", r.status, r.body)
+		t.Errorf("got %d %s, want 500", r.status, r.body)
 	}
 	if n := b.metrics()[`ollama_api_model_changes_total{backend="gpu1",result="failed"}`]; n < 1 {
 		t.Errorf("%v failed changes", n)
@@ -420,7 +420,7 @@ func TestConversationsStayWhereTheyBegan(t *testing.T) {
 				home = at
 				used[at]++
 				if e := b.explain(r.header.Get("X-Request-Id")); e.Tries[0].Why != "warm_start" {
-					t.Errorf("%+v", e)
+					t.Errorf("got %+v, want warm_start", e)
 				}
 			}
 		}

@@ -300,7 +300,7 @@ func TestARenewedCA(t *testing.T) {
 	}})
 	for name, address := range map[string]string{"first": first.URL, "second": second.URL} {
 		if r := b.do("POST", "/api/admin/backends", adminSecret, fmt.Sprintf(`{"name":%q,"url":%q}`, name, address)); r.status != 200 {
-			t.Fatalf("%d %s", r.status, r.body)
+			t.Fatalf("got %d %s, want 200", r.status, r.body)
 		}
 	}
 	healthy := func(when string, one, two bool) {

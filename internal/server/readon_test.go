@@ -40,7 +40,7 @@ func TestRefusedBodyIsReadOn(t *testing.T) {
 	user := b.user()
 	empty, _ := b.key(`{"name":"used up","role":"user","rate_limit":1}`)
 	if r := b.do("POST", "/api/chat", empty, `{"model":"tiny","stream":false,"messages":[]}`); r.status != 200 {
-		t.Fatalf("%d %s", r.status, r.body)
+		t.Fatalf("got %d %s, want 200", r.status, r.body)
 	}
 	for _, c := range []struct {
 		name, path, key string

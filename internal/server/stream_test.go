@@ -119,7 +119,7 @@ func TestHeartbeatInTheQueue(t *testing.T) {
 	}
 	close(header)
 	if r := <-first; r.status != 200 || strings.Contains(r.body, "waiting") {
-		t.Errorf("%d %s", r.status, r.body)
+		t.Errorf("got %d %s, want 200", r.status, r.body)
 	}
 	for _, body := range []string{`{"model":"tiny"}`, `{"model":"tiny","stream":false}`} {
 		b.ollama.Script("POST", "/api/generate", ollamatest.Answer{Status: 503, Body: `{"error":"server busy"}`})
@@ -149,7 +149,7 @@ func TestSilenceIsNoSlowClient(t *testing.T) {
 	}
 	close(gate)
 	if text, err := readAll(resp); err != nil || !strings.Contains(text, `"done":true`) {
-		t.Errorf("%v %s", err, text)
+		t.Errorf("got %v %s, want a complete stream", err, text)
 	}
 	if r := b.do("HEAD", "/api/version", "", ""); r.status != 200 {
 		t.Errorf("a later request on the connection: %d", r.status)

@@ -20,7 +20,7 @@ func (b *bed) spend(key, model string, n int) {
 	b.ollama.Script("POST", "/api/chat", ollamatest.Answer{Tokens: 7, PromptTokens: 11})
 	for range n {
 		if r := b.do("POST", "/api/chat", key, `{"model":"`+model+`","messages":[{"role":"user","content":"a prompt"}]}`); r.status != 200 {
-			b.t.Fatalf("%d %s", r.status, r.body)
+			b.t.Fatalf("got %d %s, want 200", r.status, r.body)
 		}
 	}
 }
@@ -114,7 +114,7 @@ func TestUsageByEverything(t *testing.T) {
 	for _, ask := range []string{"?group_by=key&format=csv", "?group_by=key"} {
 		r := b.accept("/api/admin/usage"+ask, "text/csv;q=0.9, */*;q=0.1")
 		if r.header.Get("Content-Type") != "text/csv; charset=utf-8" || r.header.Get("Content-Disposition") != `attachment; filename="usage.csv"` {
-			t.Errorf("%s: %v", ask, r.header)
+			t.Errorf("%s: got the header %v, want CSV as usage.csv", ask, r.header)
 		}
 		table, err := csv.NewReader(strings.NewReader(r.body)).ReadAll()
 		if err != nil || len(table) != 3 || !reflect.DeepEqual(table[1][:5], []string{annaPreview, "'=Anna's key", "true", "4", "34"}) ||
@@ -153,7 +153,7 @@ func TestRequestsOneByOne(t *testing.T) {
 	}
 	all := b.do("GET", "/api/admin/requests", adminSecret, "")
 	if strings.Contains(all.body, "PROMPTCANARY") || strings.Contains(all.body, key) || all.header.Get("X-Next-Cursor") != "" {
-		t.Errorf("%v %s", all.header, all.body)
+		t.Errorf("got %v %s, want no prompt, no key and no next page", all.header, all.body)
 	}
 	got := ask[answer](b, "/api/admin/requests")
 	if len(got.Requests) != 4 || got.Next != nil {
