@@ -30,7 +30,7 @@ func pathRows(_ *testing.T, g *gate) []row {
 	none("B73 an encoded letter", "/api/%63hat", "/%61pi/chat", "/v1/%6dodels", "/api/cha%74")
 	none("B74 another case", "/API/chat", "/api/Chat", "/V1/chat/completions", "/API/CHAT")
 	for target, names := range map[string]string{
-		"/chat/completions": "/v1/chat/completions exists. The base URL", "/v1/v1/messages": "/v1/messages exists", "/v1/api/tags": "/api/tags exists", "/api/v1/responses": "/v1/responses exists",
+		"/chat/completions": "/v1/chat/completions? The base URL", "/v1/v1/messages": "/v1/messages?", "/v1/api/tags": "/api/tags?", "/api/v1/responses": "/v1/responses?",
 	} {
 		rows = append(rows, row{name: "B74 another case: another base, " + target, send: g.post(target, small), want: 404, says: names})
 	}

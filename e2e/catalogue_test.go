@@ -239,7 +239,7 @@ func (g *gate) check(t *testing.T, r row, a answer) {
 
 var uuidText = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}$`)
 
-var namedPath = regexp.MustCompile(`no such path: (/[^ "]+) exists`)
+var namedPath = regexp.MustCompile(`did you mean (/[^ "?]+)\?`)
 
 // checkFailure checks that the body is a failure in the dialect of the path, or of the path that the failure names.
 func checkFailure(t *testing.T, r row, a answer) {

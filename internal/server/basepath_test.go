@@ -47,8 +47,8 @@ func TestBelowAPath(t *testing.T) {
 	}
 	says("/team/ollama", `"documentation":"/team/ollama/docs"`)
 	says("/team/ollama/openapi.json", `"servers":[{"description":"This service","url":"/team/ollama"}]`)
-	says("/team/ollama/v1/api/tags", "no such path: /team/ollama/api/tags exists")
-	says("/team/ollama/chat/completions", "/team/ollama/v1/chat/completions exists")
+	says("/team/ollama/v1/api/tags", "no such path; did you mean /team/ollama/api/tags?")
+	says("/team/ollama/chat/completions", "did you mean /team/ollama/v1/chat/completions?")
 	says("/team/ollama/x/k/KEY/api/tags", "as in /team/ollama/k/KEY/api/tags")
 	says("/team/ollama/nothing", "GET /team/ollama/ lists")
 	says("/team/ollama/docs/nothing", "GET /team/ollama/docs is")

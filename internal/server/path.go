@@ -149,10 +149,10 @@ func (t *table) unknown(x *exchange) error {
 	case x.pathKey == "" && strings.Contains(x.path, "/k/"):
 		return api.Errorf(api.CodeNotFound, "no such path: a key comes first in the path, as in %s/k/KEY%s", x.s.BasePath, meant)
 	case strings.HasPrefix(meant, "/v1/") && !strings.Contains(strings.ToLower(x.path), "/v1"):
-		return api.Errorf(api.CodeNotFound, "no such path: %s exists. The base URL that the client is set to probably needs /v1 at its end",
+		return api.Errorf(api.CodeNotFound, "no such path; did you mean %s? The base URL that the client is set to probably needs /v1 at its end",
 			x.s.BasePath+meant)
 	}
-	return api.Errorf(api.CodeNotFound, "no such path: %s exists. Check the base URL that the client is set to: the client adds the rest of the path itself",
+	return api.Errorf(api.CodeNotFound, "no such path; did you mean %s? Check the base URL that the client is set to: the client adds the rest of the path itself",
 		x.s.BasePath+meant)
 }
 
