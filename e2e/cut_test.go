@@ -35,7 +35,8 @@ func TestClientsTakeACutStreamForAnAnswer(t *testing.T) {
 					t.Errorf("%s: %+v", orders[i].Call, g)
 				}
 				row := s.rows(t, keys[i].Preview, 1)[0]
-				if row.Outcome != "cut_by_limit" || row.ErrorCode != "token_limit" || row.Prompt+row.Completion != 16 || !row.Estimated || g.Completion != 0 && int64(g.Completion) != row.Completion {
+				// The prompt is booked as it likely was, which may be a little more than what was held for it.
+				if used := row.Prompt + row.Completion; row.Outcome != "cut_by_limit" || row.ErrorCode != "token_limit" || used < 16 || used > 24 || !row.Estimated || g.Completion != 0 && int64(g.Completion) != row.Completion {
 					t.Errorf("%s: %+v for %+v", orders[i].Call, row, g)
 				}
 			}

@@ -213,7 +213,7 @@ func generate(ctx context.Context, url, key, prompt string) (body string, began 
 
 // TestTwoOllamas shares two real servers, with the tiny model under two names, between a key that wants everything and one that asks now and then.
 func TestTwoOllamas(t *testing.T) {
-	second, stop, err := startOllama(t.TempDir())
+	second, stop, err := startOllama(t.TempDir(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 // bookedRow is a row of /api/admin/requests.
 type bookedRow struct {
 	ID         string   `json:"id"`
+	Client     string   `json:"client_request_id"`
 	Endpoint   string   `json:"endpoint"`
 	Outcome    string   `json:"outcome"`
 	ErrorCode  string   `json:"error_code"`

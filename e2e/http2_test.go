@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -42,7 +43,9 @@ type peer struct {
 	bodies   map[uint32]string
 	gone     *http2.ErrCode // of a GOAWAY
 	closed   bool
-	read     chan struct{}
+	// acknowledge has each piece of an answer acknowledged by two frames, as Dart's client does.
+	acknowledge atomic.Bool
+	read        chan struct{}
 }
 
 func newPeer(t *testing.T, s *service, roots *x509.CertPool) *peer {
@@ -91,6 +94,7 @@ func (p *peer) listen() {
 			return
 		}
 		acknowledge := false
+		var windows, stream uint32
 		switch f := frame.(type) {
 		case *http2.SettingsFrame:
 			acknowledge = !f.IsAck()
@@ -106,6 +110,9 @@ func (p *peer) listen() {
 			p.statuses[f.StreamID] = f.PseudoValue("status")
 		case *http2.DataFrame:
 			p.bodies[f.StreamID] += string(f.Data())
+			if n := uint32(len(f.Data())); n > 0 && p.acknowledge.Load() {
+				windows, stream = n, f.StreamID
+			}
 		case *http2.GoAwayFrame:
 			code := f.ErrCode
 			p.gone = &code
@@ -113,6 +120,11 @@ func (p *peer) listen() {
 		p.mu.Unlock()
 		if acknowledge {
 			p.send(p.framer.WriteSettingsAck)
+		}
+		if windows > 0 {
+			p.send(func() error {
+				return errors.Join(p.framer.WriteWindowUpdate(0, windows), p.framer.WriteWindowUpdate(stream, windows))
+			})
 		}
 	}
 }

@@ -70,7 +70,7 @@ func setUp() (end func(), err error) {
 		return end, err
 	}
 	var stop func()
-	ollamaURL, stop, err = startOllama(dir)
+	ollamaURL, stop, err = startOllama(dir, nil)
 	removeDir := end
 	end = func() { stop(); removeDir() }
 	return end, err
@@ -104,15 +104,16 @@ func findOllama() (string, error) {
 
 var listening = regexp.MustCompile(`Listening on (127\.0\.0\.1:\d+)`)
 
-// startOllama starts it on a free port with a home of its own, and creates the models. Its url is its address.
-func startOllama(dir string) (url string, stop func(), err error) {
+// startOllama starts it on a free port with a home of its own, and creates the models. Its url is its address. log gets each line that it
+// logs, and may be nil.
+func startOllama(dir string, log func(string), env ...string) (url string, stop func(), err error) {
 	stop = func() {}
 	home := filepath.Join(dir, "ollama")
 	if err := os.MkdirAll(home, 0o700); err != nil {
 		return url, stop, err
 	}
 	cmd := exec.Command(ollamaTool, "serve")
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "OLLAMA_MODELS=" + filepath.Join(home, "models"), "OLLAMA_HOST=127.0.0.1:0", "OLLAMA_NUM_PARALLEL=4"}
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "OLLAMA_MODELS=" + filepath.Join(home, "models"), "OLLAMA_HOST=127.0.0.1:0", "OLLAMA_NUM_PARALLEL=4"}, env...)
 	dieWithTests(cmd)
 	out, err := cmd.StderrPipe()
 	if err != nil {
@@ -124,10 +125,15 @@ func startOllama(dir string) (url string, stop func(), err error) {
 	stop = func() { terminate(cmd) }
 	address := make(chan string, 1)
 	go func() {
-		for in := bufio.NewScanner(out); in.Scan(); {
-			if m := listening.FindStringSubmatch(in.Text()); m != nil {
+		in, told := bufio.NewScanner(out), false
+		in.Buffer(nil, 1<<20)
+		for (!told || log != nil) && in.Scan() {
+			if m := listening.FindStringSubmatch(in.Text()); m != nil && !told {
 				address <- m[1]
-				break
+				told = true
+			}
+			if log != nil {
+				log(in.Text())
 			}
 		}
 		io.Copy(io.Discard, out)

@@ -120,8 +120,14 @@ func start(t *testing.T, data, backend string, args []string, env ...string) *se
 // startBare is start without the tap: the address is the service's own.
 func startBare(t *testing.T, data, backend string, args []string, env ...string) (*service, string) {
 	t.Helper()
+	return startCommand(t, data, backend, append([]string{binary, "serve"}, args...), env...)
+}
+
+// startCommand is startBare of a command line that becomes the service.
+func startCommand(t *testing.T, data, backend string, command []string, env ...string) (*service, string) {
+	t.Helper()
 	s := &service{Data: data, stdout: newTranscript(), stderr: printed(filepath.Join(t.TempDir(), "stderr")), ended: make(chan struct{})}
-	s.cmd = exec.Command(binary, append([]string{"serve"}, args...)...)
+	s.cmd = exec.Command(command[0], command[1:]...)
 	s.cmd.Env = environment(data, backend, env...)
 	dieWithTests(s.cmd)
 	s.cmd.Dir = t.TempDir() // without .env

@@ -44,6 +44,8 @@ type Authenticator struct {
 	cache   *otter.Cache[cacheKey, *api.Key]
 	// generation is part of each cache key, so that a key loaded before Forget is not found after it, even if its load ends later.
 	generation atomic.Uint64
+	throttle   *Throttle // or nil
+	secrets    secrets
 }
 
 type static struct {
@@ -96,7 +98,7 @@ func (a *Authenticator) Identify(ctx context.Context, credential string, from ne
 		return nil, err
 	}
 	if key == nil {
-		if key, err = a.storedKey(ctx, credential, m); err != nil {
+		if key, err = a.storedKey(ctx, credential, m, from); err != nil {
 			return nil, err
 		}
 	}
@@ -137,7 +139,7 @@ func (a *Authenticator) staticKey(m *mac, forwarded bool) (*api.Key, error) {
 	return statics[match].key, nil
 }
 
-func (a *Authenticator) storedKey(ctx context.Context, credential string, m mac) (*api.Key, error) {
+func (a *Authenticator) storedKey(ctx context.Context, credential string, m mac, from netip.Addr) (*api.Key, error) {
 	preview, ok := Parse(credential)
 	if !ok {
 		return nil, errInvalid("not a key, or its checksum is wrong")
@@ -146,6 +148,14 @@ func (a *Authenticator) storedKey(ctx context.Context, credential string, m mac)
 	// Look up without a loader first: its closure would be the only allocation of a cached request.
 	if key, ok := a.cache.GetIfPresent(ck); ok {
 		return key, nil
+	}
+	if a.throttle.Spent(from, credential) {
+		switch has, err := a.inStore(ctx, credential, m); {
+		case err != nil:
+			return nil, errUnreadable(err)
+		case !has:
+			return nil, errNoSecret(preview)
+		}
 	}
 	key, err := a.cache.Get(ctx, ck, otter.LoaderFunc[cacheKey, *api.Key](func(ctx context.Context, ck cacheKey) (*api.Key, error) {
 		// Other requests wait for this load too, so it must not end with the first request.
@@ -157,12 +167,16 @@ func (a *Authenticator) storedKey(ctx context.Context, credential string, m mac)
 	case err == nil:
 		return key, nil
 	case errors.Is(err, otter.ErrNotFound):
-		return nil, errInvalid(preview + ": no key has this secret")
+		return nil, errNoSecret(preview)
 	default:
-		e := api.Wrap(api.CodeUnavailable, err, "the key database cannot be read now: try again in a few seconds")
-		e.RetryAfter = 5 * time.Second
-		return nil, e
+		return nil, errUnreadable(err)
 	}
+}
+
+func errUnreadable(err error) error {
+	e := api.Wrap(api.CodeUnavailable, err, "the key database cannot be read now: try again in a few seconds")
+	e.RetryAfter = 5 * time.Second
+	return e
 }
 
 // load reads a key and checks the secret. otter.ErrNotFound means "no such key or another secret" and is not cached, so that a flood of
@@ -195,6 +209,8 @@ func (a *Authenticator) load(ctx context.Context, preview, credential string, m 
 	}
 	return &key, nil
 }
+
+func errNoSecret(preview string) error { return errInvalid(preview + ": no key has this secret") }
 
 // errInvalid has the same message in all cases, so that it does not reveal which keys exist. The cause is only for the log.
 func errInvalid(cause string) error {

@@ -64,6 +64,26 @@ func (t *Throttle) Failed(addr netip.Addr, text string) (wait time.Duration, ove
 	return 0, false
 }
 
+// Spent reports whether a failure with this text would not count: the text is empty or already counted, or the address is over its limit.
+// It counts nothing itself. It is false for a nil Throttle and without a limit.
+func (t *Throttle) Spent(addr netip.Addr, text string) bool {
+	if t == nil || t.most <= 0 {
+		return false
+	}
+	if text == "" {
+		return true
+	}
+	now := t.now()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if now.Sub(t.window) >= throttleWindow || now.Before(t.window) {
+		return false
+	}
+	texts := t.failed[Neighbourhood(addr)]
+	_, counted := texts[maphash.String(t.seed, text)]
+	return counted || len(texts) >= t.most
+}
+
 // Neighbourhood is the address range of one client: one IPv4 address, or a /64 of IPv6. Clients without an address, such as the peers of
 // a Unix socket, share the zero prefix.
 func Neighbourhood(a netip.Addr) netip.Prefix {

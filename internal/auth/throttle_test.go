@@ -1,10 +1,13 @@
 package auth
 
 import (
+	"crypto/rand"
 	"fmt"
 	"net/netip"
 	"testing"
 	"time"
+
+	"ollama-api-service/internal/api"
 )
 
 func TestThrottle(t *testing.T) {
@@ -51,4 +54,53 @@ func TestThrottle(t *testing.T) {
 	if _, over := NewThrottle(0, time.Now).Failed(one, "a"); over {
 		t.Error("0 is a limit")
 	}
+}
+
+// A thousand guesses from an address that is over its bound read nothing of the database, nor does one wrong key a thousand times; keys
+// of others behind that address are served, on their first request and after each change.
+func TestGuessesReadNothing(t *testing.T) {
+	b := newBed(t)
+	b.SpareStore(NewThrottle(10, b.now))
+	good, _ := b.key(api.Key{Name: "good", Role: api.RoleUser})
+	other, _ := b.key(api.Key{Name: "other", Role: api.RoleUser})
+	guess := func(n int) (last string) {
+		for range n {
+			last, _, _ = Mint(rand.Reader)
+			if _, err := b.Identify(t.Context(), last, home, false); api.AsError(err).Code != api.CodeUnauthorized {
+				t.Fatalf("a guess: got %v, want %s", err, api.CodeUnauthorized)
+			}
+			b.throttle.Failed(home, last)
+		}
+		return last
+	}
+	serves := func(what, text string, want api.Code) {
+		t.Helper()
+		_, err := b.Identify(t.Context(), text, home, false)
+		if got := api.AsError(err); err == nil && want != "" || err != nil && got.Code != want {
+			t.Errorf("%s: got %v, want %q", what, err, want)
+		}
+	}
+	wrong := guess(10)
+	serves("a good key behind the same address", good, "")
+	fresh, _ := b.key(api.Key{})
+	b.Forget() // as after every change
+	serves("a key that was made meanwhile", fresh, "")
+	moved := b.over(NewSecret("the next secret of this test, long enough", "the secret of this test, long enough"))
+	moved.SpareStore(b.throttle)
+	if _, err := moved.Identify(t.Context(), good, home, false); err != nil {
+		t.Errorf("a key under SECRET_KEY_PREVIOUS: got %v, want it to be served", err)
+	}
+	b.Forget() // of its MAC, which is another now
+	serves("no key", wrong, api.CodeUnauthorized)
+	// From here on the database has no answers: each read of it is an error of another code.
+	if err := b.store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	guess(1000)
+	for range 1000 {
+		serves("one wrong key again and again", wrong, api.CodeUnauthorized)
+	}
+	serves("a key whose secret is known and whose fields are not", other, api.CodeUnavailable)
+	b.pass(throttleWindow)
+	serves("a guess in the next window", wrong, api.CodeUnavailable)
 }

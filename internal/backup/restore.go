@@ -13,6 +13,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"time"
 
 	"ollama-api-service/internal/disk"
@@ -23,7 +25,38 @@ import (
 type Archive struct {
 	Manifest Manifest
 	tar      *tar.Reader
+	plain    *bounded
+	free     func(dir string) (int64, error)
 }
+
+const (
+	// frame bounds what an archive has in addition to its files, in bytes: headers, padding and the blocks at its end. A tar program that
+	// packed it again may add some.
+	frame = 1 << 20
+	// maxDatabase is larger than any database of this program, and small enough to be added to.
+	maxDatabase = 1 << 50
+	// spare is the space that a restore leaves on the disk, in bytes: a service that starts there needs some.
+	spare = 64 << 20
+	// lookEvery is the number of bytes after which the free space is checked again, because other programs write to the disk too.
+	lookEvery = 64 << 20
+)
+
+// bounded ends with an error if there is more to read than the manifest says: a few compressed KiB can be terabytes.
+type bounded struct {
+	io.Reader
+	left int64
+}
+
+func (b *bounded) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, errMore
+	}
+	n, err := b.Reader.Read(p[:min(int64(len(p)), b.left)])
+	b.left -= int64(n)
+	return n, err
+}
+
+var errMore = errors.New("it contains more than its manifest lists: it was changed after it was written")
 
 // Open reads the manifest of a backup, which may be compressed with gzip or zstd. It returns an error for other files, and for a backup
 // of a newer version of this program.
@@ -32,7 +65,8 @@ func Open(ctx context.Context, r io.Reader) (*Archive, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Archive{tar: tar.NewReader(plain)}
+	in := &bounded{plain, maxManifest + frame}
+	a := &Archive{tar: tar.NewReader(in), plain: in, free: disk.Free}
 	h, err := a.tar.Next()
 	switch {
 	case ctx.Err() != nil:
@@ -50,13 +84,17 @@ func Open(ctx context.Context, r io.Reader) (*Archive, error) {
 	if v := a.Manifest.FormatVersion; v != formatVersion {
 		return nil, fmt.Errorf("it has format %d and this program reads format %d: use the version that wrote it, %s", v, formatVersion, a.Manifest.Program)
 	}
-	return a, a.checkFiles()
+	if err := a.checkFiles(); err != nil {
+		return nil, err
+	}
+	in.left = a.Manifest.Bytes() + frame
+	return a, nil
 }
 
 // checkFiles checks that the list has only the two files that a backup may have. Names in an archive are never used as paths.
 func (a *Archive) checkFiles() error {
 	files := a.Manifest.Files
-	if len(files) < 1 || len(files) > 2 || files[0].Name != databaseName || files[0].Size < 0 ||
+	if len(files) < 1 || len(files) > 2 || files[0].Name != databaseName || files[0].Size < 0 || files[0].Size > maxDatabase ||
 		len(files) == 2 && (files[1].Name != secretName || files[1].Size < 0 || files[1].Size > maxSecret) {
 		return errors.New("its manifest lists unexpected files: it was changed after it was written")
 	}
@@ -73,6 +111,11 @@ func (a *Archive) each(take func(File, io.Reader) error) error {
 		if h.Name != want.Name || h.Typeflag != tar.TypeReg || h.Size != want.Size {
 			return fmt.Errorf("%s in it does not match its manifest: it is damaged; use another backup", want.Name)
 		}
+		for field := range h.PAXRecords {
+			if strings.HasPrefix(field, "GNU.sparse.") { // its size is no measure of what it reads
+				return fmt.Errorf("%s in it is a sparse file, which no backup has: unpack it, and pack it without --sparse", want.Name)
+			}
+		}
 		sum := sha256.New()
 		content := io.TeeReader(a.tar, sum)
 		if err := take(want, content); err != nil {
@@ -86,13 +129,16 @@ func (a *Archive) each(take func(File, io.Reader) error) error {
 		}
 	}
 	if _, err := a.tar.Next(); !errors.Is(err, io.EOF) {
-		return errors.New("it contains more than its manifest lists: it was changed after it was written")
+		return errMore
 	}
 	return nil
 }
 
 // cut explains a failure to read the archive.
 func cut(err error) error {
+	if errors.Is(err, errMore) {
+		return errMore
+	}
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return errors.New("it is truncated: copy it again, or use another backup")
 	}
@@ -107,8 +153,12 @@ type Unpacked struct {
 	dataDir     string
 }
 
-// Unpack reads the rest of the backup into dataDir/restore.partial and checks it. It changes nothing else in dataDir.
+// Unpack reads the rest of the backup into dataDir/restore.partial and checks it. It changes nothing else in dataDir, and removes what it
+// has unpacked if it fails. If the disk has too little space, the error is syscall.ENOSPC in a *fs.PathError.
 func (a *Archive) Unpack(ctx context.Context, dataDir string) (_ *Unpacked, err error) {
+	if err := a.room(dataDir, a.Manifest.Bytes()); err != nil {
+		return nil, err
+	}
 	work, err := takeWorkDir(filepath.Join(dataDir, "restore.partial"))
 	if err != nil {
 		return nil, err
@@ -118,7 +168,7 @@ func (a *Archive) Unpack(ctx context.Context, dataDir string) (_ *Unpacked, err 
 			work.remove()
 		}
 	}()
-	if err := a.each(func(f File, content io.Reader) error { return save(work.file(f.Name), content) }); err != nil {
+	if err := a.each(func(f File, content io.Reader) error { return a.save(work.file(f.Name), f.Size, content) }); err != nil {
 		return nil, err
 	}
 	contents, check, err := store.Examine(ctx, work.file(databaseName))
@@ -134,13 +184,32 @@ func (a *Archive) Unpack(ctx context.Context, dataDir string) (_ *Unpacked, err 
 	return &Unpacked{Manifest: a.Manifest, SecretCheck: check, work: work, dataDir: dataDir}, nil
 }
 
-func save(path string, content io.Reader) error {
+// room reports whether size more bytes fit on the disk of dir. A file system that does not say how much is free is believed to have it.
+func (a *Archive) room(dir string, size int64) error {
+	free, err := a.free(dir)
+	if err != nil && !errors.Is(err, syscall.ENOSPC) || err == nil && free == 0 || free >= size+spare {
+		return nil
+	}
+	const mega = 1_000_000
+	return &fs.PathError{Op: "unpack to", Path: dir, Err: fmt.Errorf("%d MB are still needed, with %d MB that stay free, and %d MB are free: make room, or set DATA_DIR to a larger disk (%w)",
+		(size+spare)/mega, spare/mega, free/mega, syscall.ENOSPC)}
+}
+
+// save writes the content of a file of that size to path.
+func (a *Archive) save(path string, size int64, content io.Reader) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(f, content)
-	if errors.Is(err, io.ErrUnexpectedEOF) {
+	for err == nil && size > 0 {
+		if err = a.room(filepath.Dir(path), size); err != nil {
+			break
+		}
+		var n int64
+		n, err = io.CopyN(f, content, min(size, lookEvery))
+		size -= n
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		err = cut(err)
 	}
 	return errors.Join(err, f.Sync(), f.Close())

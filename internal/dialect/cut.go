@@ -55,6 +55,20 @@ func (m *Meter) piece(rec []byte) {
 		m.last = max(1, int64(size+toolCalls(rec))/4)
 	}
 	m.Tokens += m.last
+	m.Thought = m.Thought || m.Schema && thought(rec)
+}
+
+// thinking is what an answer has where a model thinks. A quote within a text is escaped, so no text looks like it.
+var thinking = [...][]byte{[]byte(`"thinking":"`), []byte(`"reasoning":"`), []byte(`"response.reasoning`), []byte(`"type":"reasoning"`)}
+
+// thought reports whether an answer or a record of one has some thinking.
+func thought(answer []byte) bool {
+	for _, mark := range thinking {
+		if i := bytes.Index(answer, mark); i >= 0 && !bytes.HasPrefix(answer[i+len(mark):], []byte{'"'}) {
+			return true
+		}
+	}
+	return false
 }
 
 // toolCalls is the length of a record's tool calls. Ollama adds other things to a record that no model wrote, such as log probabilities.

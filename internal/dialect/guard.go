@@ -22,6 +22,24 @@ const (
 	maxNamesText = 4 << 20
 )
 
+// perName and perNameByte are the memory that a decoder takes for a name of a large object, in bytes: a map, which is copied while it grows,
+// and the name in buffers that grow. Small objects have less.
+const (
+	perName     = 128
+	perNameByte = 6
+)
+
+// ReadingMemory is how many bytes the names in a body take at most while Read reads it.
+func ReadingMemory(body []byte) int {
+	count, size := measureNames(body)
+	return perName*min(count, maxNames) + perNameByte*min(size, maxNamesText)
+}
+
+const (
+	maxText   = 16 << 10 // bytes of a text that is read, such as a model's name, with its quotes and escapes
+	maxNumber = 1100     // digits of a number that is read; the longest exact one of a float64 has 1,077
+)
+
 // member is one field of an object: its name where that is a known one, and where it stands in the source.
 type member struct {
 	name       string // "" where the name is not a known one
@@ -54,7 +72,11 @@ func (o *object) value(m *member) []byte { return o.src[m.valueStart:m.end] }
 type reader struct {
 	dec *jsontext.Decoder
 	buf *bytes.Buffer
+	len int // of the source
 }
+
+// keptSource is the longest source whose decoder is used again: of large objects, one keeps the names.
+const keptSource = 64 << 10
 
 var readers = sync.Pool{New: func() any { return new(reader) }}
 
@@ -62,7 +84,7 @@ var readers = sync.Pool{New: func() any { return new(reader) }}
 // duplicate names are refused at every depth.
 func read(src []byte) *reader {
 	r := readers.Get().(*reader)
-	r.buf = bytes.NewBuffer(src)
+	r.buf, r.len = bytes.NewBuffer(src), len(src)
 	if r.dec == nil {
 		r.dec = jsontext.NewDecoder(r.buf, jsontext.AllowInvalidUTF8(true))
 	} else {
@@ -72,7 +94,9 @@ func read(src []byte) *reader {
 }
 
 func (r *reader) done() {
-	r.buf = nil
+	if r.buf = nil; r.len > keptSource {
+		return
+	}
 	// The decoder must not keep a pooled reference to a 60 MB body.
 	r.dec.Reset(bytes.NewReader(nil))
 	readers.Put(r)
@@ -193,13 +217,15 @@ func (r *reader) member(src []byte, known fields, p *prompt) (member, error) {
 		value, err = r.dec.ReadValue()
 		m.valueStart = int(r.dec.InputOffset()) - len(value)
 		if m.name == "tools" {
-			p.read(value)
+			p.readData(value)
 		}
 	}
 	if err != nil {
 		return m, syntaxError(err)
 	}
-	m.end = int(r.dec.InputOffset())
+	if m.end = int(r.dec.InputOffset()); m.kind == '0' && m.name != "" && m.end-m.valueStart > maxNumber {
+		return m, api.Errorf(api.CodeBadRequest, "%s has more than %d digits: send a number", m.name, maxNumber)
+	}
 	return m, nil
 }
 
@@ -227,10 +253,10 @@ func fieldName(raw []byte, known fields) (string, error) {
 	if name, ok := known[string(text)]; ok {
 		return name, nil
 	}
+	// NUL and what follows it is cut by some parsers. A letter folds to one of three bytes at most (K to the Kelvin sign).
+	head, _, _ := bytes.Cut(text, []byte{0})
 	for name := range known {
-		// NUL and what follows it is cut by some parsers.
-		head, _, _ := strings.Cut(string(text), "\x00")
-		if strings.EqualFold(head, name) {
+		if len(head) <= 3*len(name) && strings.EqualFold(string(head), name) {
 			return "", api.Errorf(api.CodeBadRequest, "the body spells the field %q in another way: write it exactly so", name)
 		}
 	}
@@ -265,6 +291,9 @@ func syntaxError(err error) error {
 func (o *object) text(m *member) (string, error) {
 	if m.kind != '"' {
 		return "", api.Errorf(api.CodeBadRequest, "%s must be a string", m.name)
+	}
+	if m.end-m.valueStart > maxText {
+		return "", api.Errorf(api.CodeBadRequest, "%s is longer than %d bytes: send a shorter one", m.name, maxText)
 	}
 	b, err := jsontext.AppendUnquote(nil, o.value(m))
 	if err != nil || bytes.IndexByte(b, 0) >= 0 {

@@ -38,6 +38,11 @@ type Meter struct {
 	More func(tokens int64) bool
 	Cut  bool
 
+	// Schema has the meter watch for thinking.
+	Schema bool
+	// Thought reports that the model has thought before an answer to a schema. Ollama makes that answer in a second run, and counts only it.
+	Thought bool
+
 	Usage Usage
 	// Tokens estimates the tokens of the pieces that have passed: one for each, or a fourth of its bytes if that is more. A tool
 	// call comes in one piece, however long it is.

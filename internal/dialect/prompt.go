@@ -6,6 +6,10 @@ import "bytes"
 type prompt struct {
 	text   int // bytes of text
 	dense  int // bytes that the text would have besides, if each digit and each character beyond ASCII had the four bytes of a token
+	weight int // of the text, in sixteenths of a token
+	longer int // bytes that the client's own data gets besides where a template prints it
+	short  int // bytes of escapes beyond those of what they stand for
+	texts  int // texts that are read each for itself, of embeddings
 	marks  int // bytes of strings that the dialects have for themselves: roles, types, ids
 	parts  int // messages, parts of messages and tool calls
 	images int
@@ -15,14 +19,36 @@ const (
 	tokenBytes  = 4    // of text for a token, as Ollama estimates them
 	imageTokens = 1024 // models turn an image into 256 to some 1,600 tokens
 	partTokens  = 4    // what a template prints around a message, its role among it
+	partMost    = 16   // and where each of its characters is a token
 )
+
+// Extent is what a prompt may have, in tokens.
+type Extent struct {
+	Estimate int64 // by Ollama's own rule of four bytes; what is held for it
+	Likely   int64 // by how usual its text is
+	Text     int64 // where each byte of its text is a token
+	Most     int64 // and each of what a template prints around it
+	Texts    int64 // that Ollama cuts to its context each for itself
+}
+
+func (p *prompt) extent() Extent {
+	around, images := max(p.marks, p.parts*partTokens*tokenBytes)/tokenBytes, p.images*imageTokens
+	text := p.text - p.short + p.longer
+	return Extent{
+		Estimate: p.tokens(),
+		Likely:   int64((p.weight+p.longer*asciiToken)/sixteenth + around + images),
+		Text:     int64(text),
+		Most:     int64(text + p.marks + p.parts*partMost + images),
+		Texts:    int64(max(p.texts, 1)),
+	}
+}
 
 // counted is Ollama's own formula for an answer to count_tokens, which leaves images out.
 func (p *prompt) counted() int64 { return int64(p.text+tokenBytes-1) / tokenBytes }
 
 // tokens estimates what the model reads. The tokens around a message pay for its marks; longer ones count, because templates print some.
 func (p *prompt) tokens() int64 {
-	size := p.text + p.dense + max(p.marks, p.parts*partTokens*tokenBytes)
+	size := p.text + p.longer + p.dense + max(p.marks, p.parts*partTokens*tokenBytes)
 	return int64(size+tokenBytes-1)/tokenBytes + int64(p.images)*imageTokens
 }
 
@@ -32,24 +58,39 @@ func (p *prompt) read(text []byte) {
 	for {
 		end := bytes.IndexByte(text, '\\')
 		if end < 0 {
-			p.dense += density(text)
+			p.weigh(text)
 			return
 		}
-		p.dense += density(text[:end])
+		p.weigh(text[:end])
 		if end+6 <= len(text) && text[end+1] == 'u' {
 			p.dense -= 6 - tokenBytes // one character
+			p.weight += escapeWeight
+			p.short += 6 - longestEscaped
 			text = text[end+6:]
 			continue
 		}
+		p.weight += asciiToken
+		p.short++
 		text = text[min(end+2, len(text)):]
 	}
 }
 
-func density(text []byte) (n int) {
-	for _, c := range text {
-		n += int(lacks[c])
+const (
+	asciiToken     = 11 // the weight of a mark of ASCII
+	escapeWeight   = 26 // of a character that is written as \u and four digits, or of a half of one
+	longestEscaped = 3  // bytes of what is written as \u and four digits
+	htmlLonger     = 5  // bytes that Go's JSON, which templates print data with, makes of one of <, > and &
+	floatLonger    = 18 // and of a number like 1e20
+)
+
+// readData counts a client's own data, which a template prints as JSON.
+func (p *prompt) readData(data []byte) {
+	short := p.short
+	p.read(data)
+	p.short = short // it is printed with its escapes
+	for _, c := range []byte("<>&") {
+		p.longer += htmlLonger * bytes.Count(data, []byte{c})
 	}
-	return n
 }
 
 // lacks has, for the first byte of each character that may be a token of its own, the bytes by which it is shorter than one.
@@ -160,24 +201,28 @@ func (w *weigher) begin(level, start int, list bool) {
 // end takes the bracket that ends a value at a level.
 func (w *weigher) end(level, end int) {
 	if w.own == level {
-		w.read(w.src[w.since:end])
+		w.readData(w.src[w.since:end])
 		w.own = -1
 	}
 }
 
 // scalar takes a value at a level that is no list and no object; listed says that it is one of a list.
 func (w *weigher) scalar(level, start, end int, listed bool) {
+	value := w.src[start:end]
 	if w.own >= 0 {
+		if c := value[0]; (c == '-' || c >= '0' && c <= '9') && bytes.ContainsAny(value, "eE") {
+			w.longer += floatLonger
+		}
 		return
 	}
-	value := w.src[start:end]
 	s := w.at[level]
 	switch {
 	case s == raw:
-		w.read(value)
+		w.readData(value)
 	case value[0] != '"':
 		if listed || value[0] == '-' || value[0] >= '0' && value[0] <= '9' {
 			w.text += tokenBytes // a context has numbers for tokens
+			w.weight += sixteenth
 		}
 	case s == marks:
 		w.marks += len(value) - len(`""`)
@@ -186,6 +231,9 @@ func (w *weigher) scalar(level, start, end int, listed bool) {
 			w.images++
 		}
 	default:
+		if level <= 1 {
+			w.texts++
+		}
 		w.read(value[1 : len(value)-1])
 	}
 }

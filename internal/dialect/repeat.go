@@ -125,6 +125,15 @@ func (k Kind) Estimate(body []byte) int64 {
 	return int64(size+3) / 4
 }
 
+// Thought estimates the tokens of what passed of a whole answer to a schema, where the model has thought: Ollama counts only a part of them.
+// It is 0 where the model has not.
+func (k Kind) Thought(body []byte) int64 {
+	if !thought(body) {
+		return 0
+	}
+	return k.Estimate(body)
+}
+
 // textSize counts the characters of what a model wrote in a part of an answer; written says that its strings are such.
 func textSize(part any, written bool) int {
 	size := 0

@@ -28,6 +28,8 @@ type Request struct {
 	Changes []string
 	// PromptTokens is an estimate, for limits and for rows whose true count is lost; of AnthropicCount, what Ollama's own formula gives.
 	PromptTokens int64
+	// Prompt is what the prompt may have, for requests that end before Ollama has counted it.
+	Prompt Extent
 	// MaxOutput is the longest answer that goes out as asked for, in tokens: below 0 as long as it gets, 0 for a kind that generates
 	// none.
 	MaxOutput int64
@@ -36,6 +38,8 @@ type Request struct {
 	LoadOptions []byte
 	// Plain reports that Ollama has nothing to prepare before it generates: no schema to compile, no image, no tool, no long prompt.
 	Plain bool
+	// Schema reports that the answer has to follow a schema. Of a model that thinks, Ollama then makes two answers and counts one.
+	Schema bool
 	// Prefix tells conversations apart by their beginning: that of their later turns is the same. 0 where there is none.
 	Prefix uint64
 	// Body goes upstream: the client's bytes but for the edits that docs/decisions.md names.
@@ -80,7 +84,9 @@ func (k Kind) Read(body []byte, terms *Terms) (*Request, error) {
 			return nil, err
 		}
 	}
-	if req.PromptTokens = o.prompt.tokens(); k == AnthropicCount {
+	req.Schema = e.hasSchema()
+	req.Prompt = o.prompt.extent()
+	if req.PromptTokens = req.Prompt.Estimate; k == AnthropicCount {
 		req.PromptTokens = o.prompt.counted()
 	}
 	if !k.Embeds() {

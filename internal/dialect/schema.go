@@ -1,6 +1,7 @@
 package dialect
 
 import (
+	"bytes"
 	"strconv"
 	"strings"
 
@@ -37,6 +38,21 @@ var schemaFields = [...]struct {
 	{"response_format", []string{"json_schema", "schema"}},
 	{"text", []string{"format", "schema"}},
 	{"output_config", []string{"format", "schema"}},
+}
+
+// hasSchema reports whether the body asks for an answer of a form.
+func (e *edit) hasSchema() bool {
+	for _, f := range schemaFields {
+		m := e.object.find(f.field)
+		switch {
+		case m == nil:
+		case m.kind == '"' && f.field == "format":
+			return len(e.object.value(m)) > len(`""`)
+		case m.kind == '{' && (f.path == nil || f.path[0] != "format" || bytes.Contains(e.object.value(m), []byte(`"format"`))):
+			return true
+		}
+	}
+	return false
 }
 
 // boundSchema refuses a schema that costs too much, in whatever dialect it comes, and takes out the patterns that Ollama cannot

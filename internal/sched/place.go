@@ -86,7 +86,8 @@ type station struct {
 	first    samples[time.Duration] // how long plain requests wait for the first byte of a stream
 	perToken samples[time.Duration] // of an answer
 	template samples[int64]         // tokens that it adds to a short prompt
-	density  samples[int64]         // tokens of a long prompt for each thousand that were estimated
+	density  samples[int64]         // tokens of a long prompt for each thousand that were likely
+	own      map[string]prompts     // by payer
 	// options are those it was loaded with, as far as is known.
 	options string
 	known   bool

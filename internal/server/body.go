@@ -25,6 +25,9 @@ const (
 	readOnUnknown = 5 * time.Second  // and of an unknown one
 	mostDrained   = 256 << 10        // bytes that net/http reads by itself before it answers
 	firstBuffer   = 512
+	// mostUploads bounds the bodies that are on their way at one time. Small ones do not count as memory, and each holds 30 KB all the same: one
+	// address can have 51,200 in HTTP/2. One key has at most half of them, as many as may wait in the queue by default.
+	mostUploads = 2048
 )
 
 // readBody reads the whole body, at most limit bytes. net/http notices a client that leaves only after that. It holds twice the body,
@@ -49,6 +52,12 @@ func (x *exchange) readBody(limit int64) ([]byte, error) {
 		return nil, err
 	}
 	pushed := time.Time{}
+	uploading := false // beyond what came with the head
+	defer func() {
+		if uploading {
+			x.s.uploads.give(x.payer(), 1)
+		}
+	}()
 	for {
 		if int64(len(body)) > limit {
 			return nil, tooLarge(limit)
@@ -84,6 +93,11 @@ func (x *exchange) readBody(limit int64) ([]byte, error) {
 				x.Header().Set("Connection", "close") // where this body ends, nobody knows
 			}
 			return nil, api.Wrap(api.CodeBadRequest, err, "the body could not be read")
+		case !uploading:
+			if err := x.s.uploads.take(x.payer(), 0, 1); err != nil {
+				return nil, &api.Error{Code: api.CodeUnavailable, RetryAfter: 5 * time.Second, Err: err, Message: "as many bodies are on their way to the gateway as it may have at one time, or as this key may: send fewer at once"}
+			}
+			uploading = true
 		}
 	}
 }
@@ -181,7 +195,7 @@ const (
 // there is room for it.
 func (x *exchange) decode(coding string, body []byte, limit int64) ([]byte, error) {
 	if coding == "" {
-		return body, x.hold(2 * cap(body))
+		return body, x.holdReading(body)
 	}
 	most := max(mostDecoded, mostRatio*int64(len(body)))
 	if most < limit {
@@ -211,7 +225,7 @@ func (x *exchange) decode(coding string, body []byte, limit int64) ([]byte, erro
 	if err := decoding(coding, body, window, func(r io.Reader) error { _, err := io.ReadFull(r, plain); return err }); err != nil {
 		return nil, notCoded(coding, err)
 	}
-	return plain, x.hold(2 * cap(plain))
+	return plain, x.holdReading(plain)
 }
 
 // windowOf is how much of what it has said a body makes its reader remember: what its first frame asks for, 0 for gzip.
@@ -280,6 +294,16 @@ func (x *exchange) hold(n int) error {
 	}
 	x.held = want
 	return nil
+}
+
+// holdReading counts what reading a body takes in addition to it and its copy: the names of its fields, of which a few MB can take ten times as
+// much. No more counts than the bound has, so that a body of the largest size fits also with many names.
+func (x *exchange) holdReading(body []byte) error {
+	if len(body) <= smallBody {
+		return nil
+	}
+	n := 2 * cap(body)
+	return x.hold(max(n, min(n+dialect.ReadingMemory(body), int(x.s.bodies.most))))
 }
 
 // releaseBody undoes hold: the body is not needed any more.

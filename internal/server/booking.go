@@ -36,6 +36,7 @@ type booking struct {
 	ahead    int64 // pieces of the answer of which the journal knows
 	upstream upstreamContext
 	ended    bool
+	twice    bool       // Ollama has run twice for it and counts the second run
 	over     *api.Error // why the stream was cut
 }
 
@@ -186,6 +187,7 @@ func (b *booking) stream(resp *proxy.Response, m *dialect.Meter) error {
 	rest := m.Finish()
 	b.x.trace.finished(rest)
 	b.record.BytesOut = sent + int64(len(rest))
+	b.twice = m.Thought
 	b.count(m.Usage, m.Tokens)
 	switch {
 	case b.upstream.clientLeft():
@@ -216,6 +218,7 @@ func (b *booking) stream(resp *proxy.Response, m *dialect.Meter) error {
 // meter reads the stream as it passes, and asks before each piece whether the key still has it.
 func (b *booking) meter(sse bool) *dialect.Meter {
 	m := dialect.NewMeter(b.x.route.kind, sse, b.req.StripUsage, b.req.Alias)
+	m.Schema = b.req.Schema
 	if b.x.route.purpose == inference && b.x.key.Metered() {
 		m.More = func(pieces int64) bool {
 			b.over = b.taken.Passes(pieces, b.gpu+b.lease.GPU())
@@ -242,7 +245,8 @@ func (b *booking) repeated(resp *proxy.Response, m *dialect.Meter, sent int64) e
 func (b *booking) atLength(status int, sent, records int64, end func(int64, time.Duration) []byte, outcome api.Outcome, code api.Code) error {
 	b.count(dialect.Usage{}, records)
 	b.record.Status = cmp.Or(b.x.status, status)
-	rest := end(b.req.PromptTokens, time.Since(b.record.At))
+	b.bookPrompt(true)
+	rest := end(b.record.PromptTokens, time.Since(b.record.At))
 	b.record.BytesOut = sent + int64(len(rest))
 	b.x.trace.finished(rest)
 	b.end(outcome, code)
@@ -276,7 +280,14 @@ func (b *booking) whole(resp *proxy.Response) error {
 				used = dialect.Usage{} // at its repeat limit Ollama counts nothing
 			}
 		}
+		if used.Counted && b.req.Schema {
+			estimated = b.x.route.kind.Thought(body)
+			b.twice = estimated > 0
+		}
 		b.count(used, estimated)
+		if b.record.Estimated && resp.Status < 400 {
+			b.bookPrompt(true) // Ollama never says what it was
+		}
 		b.x.trace.finished(body)
 		if b.req.Alias != "" {
 			body = dialect.EchoModel(body, b.req.Alias)
@@ -343,36 +354,6 @@ func (b *booking) last(p []byte) error {
 	return nil
 }
 
-// count takes over what the terminal record said, or what passed where there is none.
-func (b *booking) count(u dialect.Usage, records int64) {
-	r := &b.record
-	if u.Counted {
-		r.PromptTokens, r.CompletionTokens = u.PromptTokens, u.CompletionTokens
-		r.OllamaTotal, r.OllamaLoad, r.OllamaPromptEval, r.OllamaEval = u.Total, u.Load, u.PromptEval, u.Completion
-		if u.Total != nil {
-			inside := *u.Total
-			for _, part := range []*time.Duration{u.Load, u.PromptEval, u.Completion} {
-				if part != nil { // what took no time is left out
-					inside -= *part
-				}
-			}
-			b.lease.Inside(inside)
-			var load time.Duration
-			if u.Load != nil {
-				load = *u.Load
-			}
-			b.lease.Loaded(load)
-		}
-		b.learn(u)
-		return
-	}
-	status := b.record.Status
-	if b.x.route.purpose != inference || status >= 400 && status < 500 || status == http.StatusServiceUnavailable {
-		return // nothing was generated; who knows of what ended in a 500
-	}
-	r.PromptTokens, r.CompletionTokens, r.Estimated = b.req.PromptTokens, records, true
-}
-
 // failed books a failure and returns it.
 func (b *booking) failed(err error) error {
 	b.x.beat.pause()
@@ -389,33 +370,6 @@ func (b *booking) failed(err error) error {
 	}
 	b.end(outcomeOf(e), e.Code)
 	return e
-}
-
-// learn notes what Ollama has counted, for requests whose clients leave before it does.
-func (b *booking) learn(u dialect.Usage) {
-	var took time.Duration
-	switch {
-	case u.Completion != nil:
-		took = *u.Completion
-	case b.record.Streamed && b.record.FirstByte > 0:
-		took = time.Since(b.x.arrived) - b.record.FirstByte
-	}
-	b.lease.Counted(b.req.PromptTokens, u.PromptTokens, u.CompletionTokens, took)
-}
-
-// bookUpwards raises the estimate for a client that has left to what Ollama has most likely done by then. What has passed is less: Ollama
-// keeps a tool call back until it is whole, and a client that leaves each time before the end would never pay for its prompt's template.
-func (b *booking) bookUpwards() {
-	r := &b.record
-	prompt, answer := b.lease.Expected(b.req.PromptTokens)
-	r.PromptTokens = max(r.PromptTokens, prompt)
-	switch most := b.req.MaxOutput; {
-	case most > 0:
-		answer = min(answer, most)
-	case most == 0:
-		answer = 0
-	}
-	r.CompletionTokens = max(r.CompletionTokens, answer)
 }
 
 // left books a request that ended while its model was loaded for it. It has cost the server a load, so it counts, but used no tokens.

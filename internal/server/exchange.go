@@ -21,6 +21,7 @@ import (
 // exchange is one request and everything the gateway knows about it. It is also the ResponseWriter of the answer, so that it knows what
 // was sent.
 type exchange struct {
+	repeats bool // its bad key is one of too many, or was sent before: its line may be left out
 	http.ResponseWriter
 	r       *http.Request
 	s       *Server

@@ -49,3 +49,9 @@ func (s *Server) Table() []Line {
 func (s *Server) WhoIsRefused(w http.ResponseWriter, r *http.Request) string {
 	return s.newExchange(w, r, &s.live.Load().Live).who()
 }
+
+// BoundUploads bounds the bodies on their way to n.
+func (s *Server) BoundUploads(n int64) { s.uploads.most = n - beyond }
+
+// Uploads is how many bodies are on their way.
+func (s *Server) Uploads() int64 { return s.uploads.bytes() }

@@ -84,15 +84,19 @@ type news struct {
 
 // follow is for http.Server.ConnState.
 func (f *news) follow(c net.Conn, state http.ConnState) {
-	if state == http.StateNew {
-		f.n.Add(1)
-		f.conns.Store(c, nil)
-		return
-	}
-	if f.n.Load() == 0 {
+	if f.n.Load() == 0 && state != http.StateNew {
 		return // as it is for each request of a connection that is kept
 	}
-	if _, ok := f.conns.LoadAndDelete(c); ok {
+	var key any = c
+	if a := arrivalOf(c); a != nil {
+		key = a // in HTTP/2, what is around it becomes another
+	}
+	if state == http.StateNew {
+		f.n.Add(1)
+		f.conns.Store(key, nil)
+		return
+	}
+	if _, ok := f.conns.LoadAndDelete(key); ok {
 		f.n.Add(-1)
 	}
 }

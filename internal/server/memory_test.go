@@ -1,16 +1,20 @@
 package server_test
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"context"
 	"encoding/base64"
+	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -202,4 +206,47 @@ func TestAKeyHasAShareOfTheMemory(t *testing.T) {
 			all.Wait()
 		})
 	}
+}
+
+// Bodies that are on their way are bounded also where they are small, with a share for each key; those that come at once do not count.
+func TestUploadsAreBounded(t *testing.T) {
+	b := start(t, setup{})
+	b.server.BoundUploads(8)
+	greedy, other := b.user(), b.user()
+	begin := func(key string) net.Conn {
+		t.Helper()
+		conn, err := net.Dial("tcp", strings.TrimPrefix(b.url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		fmt.Fprintf(conn, "POST /v1/messages/count_tokens HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\nContent-Length: 50\r\n\r\n{", key)
+		return conn
+	}
+	uploads := func(want int64) {
+		t.Helper()
+		until(t, fmt.Sprintf("%d bodies on their way", want), 5*time.Second, func() bool { return b.server.Uploads() == want })
+	}
+	var conns []net.Conn
+	for i := range int64(4) {
+		conns = append(conns, begin(greedy))
+		uploads(i + 1)
+	}
+	refused, err := http.ReadResponse(bufio.NewReader(begin(greedy)), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused.Body.Close()
+	if refused.StatusCode != http.StatusServiceUnavailable || refused.Header.Get("Retry-After") == "" {
+		t.Errorf("the fifth body on its way of a key: got %d %v, want 503 with Retry-After", refused.StatusCode, refused.Header)
+	}
+	conns = append(conns, begin(other))
+	uploads(5)
+	if r := b.do("POST", "/v1/messages/count_tokens", greedy, `{"model":"tiny","messages":[]}`); r.status != http.StatusOK {
+		t.Errorf("a body that comes at once: got %d %s, want 200", r.status, r.body)
+	}
+	for _, conn := range conns {
+		conn.Close()
+	}
+	uploads(0)
 }

@@ -293,7 +293,7 @@ func (r *refusals) cutShort(a *arrival) bool {
 
 // protocol is what was agreed in the handshake: "h2" for HTTP/2. begun is false while there is a handshake to come.
 func protocol(c net.Conn) (name string, begun bool) {
-	t, ok := c.(*tls.Conn)
+	t, ok := c.(interface{ ConnectionState() tls.ConnectionState })
 	if !ok {
 		return "", true
 	}

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"runtime/debug"
 	"strconv"
@@ -123,6 +124,7 @@ type Server struct {
 	pools           pools
 	unlisted        unlisted
 	refusals        *refusals
+	badKeys         *badKeys
 	badForwardedFor badForwardedFor
 	admin           *admin.Service
 	site            func() (*web.Site, error) // made by whoever asks first: compressing it would double the time to start
@@ -133,6 +135,7 @@ type Server struct {
 	writeProgress time.Duration
 	requests      sync.WaitGroup
 	bodies        bodies
+	uploads       bodies          // counted, not measured
 	hsts          []string        // the header, or nil
 	stopping      context.Context // ends when Serve is told to stop
 	stop          context.CancelFunc
@@ -146,7 +149,7 @@ func New(o Options) *Server {
 	s.Options.Live = Live{} // what it is now is in s.live only
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.routes = newTable(s.routeList())
-	s.bodies.most = o.BodyMemory
+	s.bodies.most, s.uploads.most = o.BodyMemory, mostUploads
 	if o.HSTS > 0 && o.TLS != nil {
 		s.hsts = []string{"max-age=" + strconv.FormatInt(int64(o.HSTS.Seconds()), 10)}
 	}
@@ -154,6 +157,8 @@ func New(o Options) *Server {
 	s.Sched = sched.New(o.Fleet, o.Queue)
 	s.metrics = newMetrics(s)
 	s.refusals = &refusals{log: o.Log, count: s.metrics.refuse, show: s.network, hide: s.withoutAnyClient, by: make(map[refusalReason]*refusalSum), blamed: make(map[string]bool), stopping: s.stopping.Done()}
+	s.badKeys = &badKeys{tell: s.tellBadKeys, by: make(map[netip.Prefix]*badKeyLines)}
+	o.Auth.SpareStore(o.Throttle)
 	s.pools.fleet = o.Fleet
 	o.Fleet.OnChange(s.pools.follow)
 	for _, b := range o.Fleet.All() {
@@ -198,7 +203,13 @@ func (s *Server) ServeAll(ctx context.Context, all []net.Listener, grace time.Du
 		// OPTIONS * is answered by the route table like everything else.
 		DisableGeneralOptionsHandler: true,
 	}
+	if s.TLS != nil {
+		if err := serveHTTP2(h); err != nil {
+			return err
+		}
+	}
 	defer s.refusals.close()
+	defer s.badKeys.close()
 	failed := make(chan error, len(all))
 	for _, l := range all {
 		if s.ProxyProtocol {
@@ -340,11 +351,13 @@ func (s *Server) keyOf(x *exchange) (*api.Key, error) {
 		key, err = s.Auth.Identify(x.r.Context(), text, x.addr, x.forwarded)
 	}
 	if errors.Is(err, auth.ErrNoCredential) {
+		x.repeats = s.Throttle.Spent(x.addr, "")
 		return nil, err
 	}
 	var wait time.Duration
 	over := false
 	failed := func(text string) {
+		x.repeats = x.repeats || s.Throttle.Spent(x.addr, text)
 		if w, o := s.Throttle.Failed(x.addr, text); o {
 			wait, over = w, true
 		}
@@ -413,6 +426,16 @@ func (s *Server) logRequest(x *exchange) {
 	if !s.Log.Enabled(x.r.Context(), level) {
 		return
 	}
+	message, leftOut := "request", 0
+	if x.err != nil {
+		message = logMessage(x.err.Code)
+	}
+	if message == badKeyMessage && x.repeats {
+		var write bool
+		if leftOut, write = s.badKeys.note(x.addr); !write {
+			return
+		}
+	}
 	attrs := make([]slog.Attr, 0, 24)
 	attrs = append(attrs, slog.String("request_id", x.id), slog.String("method", logMethod(x.r.Method)), slog.String("route", x.template()),
 		slog.Int("status", x.loggedStatus()))
@@ -432,9 +455,8 @@ func (s *Server) logRequest(x *exchange) {
 			attrs = append(attrs, slog.String("cause", s.withoutClient(x.err.Err.Error(), x.addr)))
 		}
 	}
-	message := "request"
-	if x.err != nil {
-		message = logMessage(x.err.Code)
+	if leftOut > 0 {
+		attrs = append(attrs, slog.Int("left_out", leftOut))
 	}
 	s.Log.LogAttrs(x.r.Context(), level, message, attrs...)
 }
@@ -443,7 +465,7 @@ func (s *Server) logRequest(x *exchange) {
 func logMessage(code api.Code) string {
 	switch code {
 	case api.CodeUnauthorized, api.CodeThrottled:
-		return "authentication failed"
+		return badKeyMessage
 	case api.CodeRateLimited, api.CodeConcurrency:
 		return "limit refused"
 	}

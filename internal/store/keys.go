@@ -74,6 +74,25 @@ func (s *Store) Key(ctx context.Context, preview string) (StoredKey, error) {
 
 const keyByPreview = `SELECT ` + keyColumns + ` FROM keys WHERE preview = $1`
 
+// Secrets calls each with the MAC of every secret: those of all keys, including revoked ones, and those that rotations replaced. A MAC is
+// only valid during the call.
+func (s *Store) Secrets(ctx context.Context, each func(mac []byte)) error {
+	return s.read(ctx, func(tx *sql.Tx) error {
+		const all = `SELECT mac, previous_mac FROM keys`
+		return rows(ctx, tx, all, func(r *sql.Rows) error {
+			var mac, previous sql.RawBytes
+			if err := r.Scan(&mac, &previous); err != nil {
+				return err
+			}
+			each(mac)
+			if previous != nil {
+				each(previous)
+			}
+			return nil
+		})
+	})
+}
+
 // Keys returns all keys, including revoked ones, newest first.
 func (s *Store) Keys(ctx context.Context) ([]api.Key, error) {
 	var keys []api.Key
