@@ -10,7 +10,7 @@ export CGO_ENABLED = 0
 LDFLAGS := -s -w -X main.version=$(VERSION)
 GOFLAGS_BUILD = -trimpath -tags grpcnotrace -ldflags "$(LDFLAGS)"
 
-.PHONY: help build run demo check test test-long lint race e2e deploy fmt chaos fuzz assets clients bench packages packaged image release clean
+.PHONY: help build run demo check test test-long lint race e2e deploy fmt chaos fuzz assets clients bench attack packages packaged image release clean
 
 help: ## Show this list
 	@echo "Ollama API Service: make TARGET"
@@ -67,6 +67,9 @@ clients: ## Run the real clients, and write docs/clients.md and web/clients.json
 
 bench: ## Compare with nginx and a plain ReverseProxy; writes bench/RESULTS.md
 	go run ./bench
+
+attack: ## Two keys attack eight others, with a scripted and a real Ollama: 12 minutes; ATTACK='-only swap' for one
+	go run ./attack $(ATTACK)
 
 # The packages and the image are for this architecture, or for another one with ARCH=arm64 and so on. One commit makes the same file,
 # byte for byte.

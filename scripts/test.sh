@@ -120,7 +120,7 @@ no_reflect_method() {
   [ -z "$found" ] || { echo "   these make the linker keep every method:"; echo "$found"; return 1; }
 }
 
-# Build and vet the program and its tests for every platform of the release; e2e and bench need Linux. The flags are those of the
+# Build and vet the program and its tests for every platform of the release; e2e, bench and attack need Linux. The flags are those of the
 # release, so that one compilation serves both.
 platforms() {
   local platform system arch action

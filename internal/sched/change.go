@@ -150,7 +150,11 @@ func (s *Scheduler) loadLocked(p *place, now time.Time) {
 	t := p.turning
 	p.turning = nil
 	if l := s.lanes[t.lane]; l != nil {
-		w, _ := s.nextIn(l, p.b, now)
+		// Not the one that goes next, if it is barred: the other would not be barred by what it has caused.
+		w, _ := s.causeIn(l, p.b, now)
+		if w == nil {
+			w, _ = s.nextIn(l, p.b, now)
+		}
 		if w == nil {
 			return
 		}
@@ -203,12 +207,14 @@ func (p *place) done(name laneName, cause *client, now time.Time, took time.Dura
 	}
 }
 
-// learn takes from what a load has pushed out how many models fit.
+// learn takes from what a load has pushed out how many models fit. If a pushed-out model has requests in flight, Ollama loads it again for
+// them, and then the other one again, without end. So no request starts until the running ones have ended.
 func (p *place) learn(before map[string]string) {
 	after := p.b.State().Loaded
 	for model := range before {
 		if _, ok := after[model]; !ok {
 			p.fits = max(1, len(after))
+			p.unsettled = p.inFlight > 1 // the load itself is one
 			return
 		}
 	}

@@ -3,6 +3,7 @@ package sched
 import (
 	"context"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -197,4 +198,79 @@ func TestAnImpatientClientGetsItsModel(t *testing.T) {
 			})
 		}
 	}
+}
+
+// Where two payers wait for the same model, the change counts as caused by the one that may cause it, and not by one that is barred and
+// goes before it. Otherwise the other is never barred, and may cause the next change at once, and the next.
+func TestABarredPayerIsNoCause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrowd(t, time.Second)
+		c.stop() // only the moment after the eight is of interest
+		time.Sleep(2 * time.Second)
+		after := &crowd{s: c.s, ctx: t.Context()}
+		c.s.mu.Lock()
+		c.s.clientLocked(&Ask{Key: "free"}).counter = 1e15 // the other goes first
+		c.s.mu.Unlock()
+		if !after.try(Ask{Key: "barred", Model: "b"}, time.Minute, time.Second) {
+			t.Fatal("the first change: not served")
+		}
+		loads := c.loads.Load()
+		go after.try(Ask{Key: "barred", Model: "c"}, time.Hour, time.Second)
+		synctest.Wait()
+		if got := c.loads.Load(); got != loads {
+			t.Fatalf("%d loads for a payer that is barred, want none", got-loads)
+		}
+		if !after.try(Ask{Key: "free", Model: "c"}, time.Minute, time.Second) {
+			t.Fatal("the second change: not served")
+		}
+		c.s.mu.Lock()
+		barred := time.Now().Before(c.s.clients["free"].barred)
+		c.s.mu.Unlock()
+		if !barred {
+			t.Error("the payer that caused the second change may cause the next, want it barred")
+		}
+		time.Sleep(time.Hour)
+		wantEmpty(t, c.s)
+	})
+}
+
+// A load that was taken to have room has pushed out a model for which requests are in flight: Ollama loads that again for them, and the
+// other for the next request of that, and so on. Nothing is begun until they have ended, and then only for what is loaded.
+func TestAModelInUseThatWasPushedOutSettles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gpu := server("gpu", 4)
+		gpu.Set(has(1, "a", "b"))
+		fleet := backend.NewFleet(gpu)
+		s := New(fleet, Options{MaxQueue: 100, MaxWait: time.Hour, Load: func(_ context.Context, b *backend.Backend, a *Ask) error {
+			time.Sleep(15 * time.Second)
+			state := has(0, "a", "b")
+			state.Loaded[a.Model] = backend.Loaded{}
+			b.Set(state)
+			fleet.Refresh()
+			return nil
+		}})
+		before := lease(t, s, Ask{Key: "k", Model: "a"})
+		cause := lease(t, s, Ask{Key: "l", Model: "b"})
+		var waited [2]time.Duration
+		var all sync.WaitGroup
+		for i, model := range []string{"a", "b"} {
+			all.Go(func() { waited[i] = ask(t, s, Ask{Key: model, Model: model}, time.Second) })
+		}
+		synctest.Wait()
+		if n := s.Snapshot(); n.InFlight != 2 || n.Waiting != 2 {
+			t.Errorf("while a model that was pushed out is in use, %d are in flight and %d wait, want 2 and 2", n.InFlight, n.Waiting)
+		}
+		time.Sleep(10 * time.Second)
+		cause.Release()
+		before.Release()
+		synctest.Wait()
+		if n := s.Snapshot(); n.InFlight != 1 || n.ByModel["b"] != 1 {
+			t.Errorf("afterwards %d are in flight, want 1 for the model that is loaded: %+v", n.InFlight, n)
+		}
+		all.Wait()
+		if waited[0] <= waited[1] {
+			t.Errorf("the model that was pushed out was served after %v, and the one that is loaded after %v", waited[0], waited[1])
+		}
+		wantEmpty(t, s)
+	})
 }

@@ -150,6 +150,7 @@ func (l *Lease) releaseLocked(now time.Time, served bool) {
 		l.used += c.settle()
 	}
 	st.inFlight--
+	p.unsettled = p.unsettled && p.inFlight > 0
 	c.running--
 	c.held -= float64(l.charged) / c.weight
 	if c.running == 0 {

@@ -34,6 +34,8 @@ type place struct {
 	loading samples[time.Duration] // what a change takes
 	// fits is how many models its memory holds, by what a load has pushed out; 0: no load has yet.
 	fits int
+	// unsettled: a load has pushed out a model that is in use. Nothing is begun until what runs has ended.
+	unsettled bool
 	// share is what a lease that was there from the start would have of the backend: the integral of one over inFlight, as of shared.
 	share  time.Duration
 	shared time.Time
@@ -139,7 +141,7 @@ func (p *place) limit(st *station) int {
 
 // free says whether one more request for the model may be given to the backend.
 func (p *place) free(model string) bool {
-	if total := p.b.Bounds().Total; total > 0 && p.inFlight >= total || p.turning != nil {
+	if total := p.b.Bounds().Total; total > 0 && p.inFlight >= total || p.turning != nil || p.unsettled {
 		return false
 	}
 	// Who caused a load goes first when it is done, also where the backend says before that it has the model.

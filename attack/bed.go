@@ -1,0 +1,203 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// The parties of every run.
+const (
+	victimCount = 8
+	inFlight    = 2 // requests of each victim at one time: a closed loop, so that each has always one waiting
+	victimModel = "work"
+)
+
+// bed is one gateway in front of one Ollama, with the keys of the victims.
+type bed struct {
+	*gateway
+	dir     string
+	backend upstream
+	victims []string
+	prompt  string
+	padding string
+	answer  int // tokens that a victim asks for
+
+	mu      sync.Mutex
+	samples []sample
+}
+
+// upstream is the Ollama of a bed, scripted or real.
+type upstream interface {
+	address() string
+	books(mark string) work
+	loadsEnded() (ended, aborted int)
+	stop()
+}
+
+// sample is one request of a victim.
+type sample struct {
+	ended        time.Time
+	took, waited time.Duration
+	failure      string
+}
+
+// newBed starts the gateway, makes the keys and has the victims' model loaded.
+func newBed(r *run, a *attack, o upstream) (*bed, error) {
+	dir, err := os.MkdirTemp(r.dir, "bed-")
+	if err != nil {
+		return nil, err
+	}
+	b := &bed{dir: dir, backend: o, answer: r.answer, padding: strings.Repeat(" ", a.padding)}
+	b.prompt = "a " + victimMark + " asks " + strings.Repeat("hello there ", 20)
+	address := o.address() + "?slots=4"
+	if a.found {
+		address = o.address()
+	}
+	if b.gateway, err = startGateway(r.program, dir, address, a.settings, a.tls); err != nil {
+		return nil, err
+	}
+	for i := range victimCount {
+		key, err := b.newKey(fmt.Sprint("victim ", i), "")
+		if err != nil {
+			b.close()
+			return nil, err
+		}
+		b.victims = append(b.victims, key)
+	}
+	// The gateway learns from a load that pushes a model out how many fit, and how long loads take.
+	models := []string{victimModel, cold(0), victimModel}
+	if a.fresh {
+		models = models[:1]
+	}
+	for _, model := range models {
+		body := strings.NewReader(prompt(victimMark, model, 1, ""))
+		if status, _, err := b.post(context.Background(), b.http, generate, b.victims[0], body, nil); status != http.StatusOK {
+			b.close()
+			return nil, fmt.Errorf("the first answer of %s: %d, %w", model, status, err)
+		}
+	}
+	return b, nil
+}
+
+func (b *bed) close() {
+	b.stop()
+	b.backend.stop()
+	os.RemoveAll(b.dir)
+}
+
+// once is one request of a victim.
+func (b *bed) once(ctx context.Context, key string) sample {
+	began := time.Now()
+	s := sample{}
+	body := fmt.Sprintf(`{"model":%q,"prompt":%q,%s"options":{"num_predict":%d},"stream":%t}`,
+		victimModel, b.prompt, b.padding, b.answer, rand.IntN(2) == 0)
+	status, head, err := b.post(ctx, b.http, generate, key, strings.NewReader(body), nil)
+	switch {
+	case err != nil:
+		s.failure = err.Error()
+	case status != http.StatusOK:
+		s.failure = strconv.Itoa(status)
+	}
+	if ms, err := strconv.Atoi(head.Get("X-Queue-Wait-Ms")); err == nil {
+		s.waited = time.Duration(ms) * time.Millisecond
+	}
+	s.ended = time.Now()
+	s.took = s.ended.Sub(began)
+	return s
+}
+
+// post reads the answer to its end.
+func (g *gateway) post(
+	ctx context.Context, c *http.Client, path, key string, body io.Reader, more http.Header,
+) (status int, head http.Header, err error) {
+	r, err := http.NewRequestWithContext(ctx, "POST", g.url+path, body)
+	if err != nil {
+		return 0, nil, err
+	}
+	maps.Copy(r.Header, more)
+	r.Header.Set("Authorization", "Bearer "+key)
+	resp, err := c.Do(r)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer resp.Body.Close()
+	_, err = io.Copy(io.Discard, resp.Body)
+	return resp.StatusCode, resp.Header, err
+}
+
+// busy has every victim send one request after the other until what it returns is called.
+func (b *bed) busy() (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var all sync.WaitGroup
+	for _, key := range b.victims {
+		for range inFlight {
+			all.Go(func() {
+				for ctx.Err() == nil {
+					s := b.once(context.Background(), key) // the last one is answered too
+					b.mu.Lock()
+					b.samples = append(b.samples, s)
+					b.mu.Unlock()
+					if s.failure != "" {
+						pause(ctx, 20*time.Millisecond)
+					}
+				}
+			})
+		}
+	}
+	return func() {
+		cancel()
+		all.Wait()
+	}
+}
+
+// served is what victims had in a window.
+type served struct {
+	Answers     int           `json:"answers"`
+	PerSecond   float64       `json:"per_second"`
+	P99         time.Duration `json:"p99_ns"`
+	LongestWait time.Duration `json:"longest_wait_ns"`
+	Failures    int           `json:"failures"`
+	Failure     string        `json:"failure,omitempty"` // one of them
+}
+
+// window lets d pass and says what victims had in it. A wait counts if it ended in the window.
+func (b *bed) window(d time.Duration) served {
+	b.mu.Lock()
+	b.samples = nil
+	b.mu.Unlock()
+	began := time.Now()
+	time.Sleep(d)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	d = time.Since(began)
+	var took []time.Duration
+	var s served
+	for _, x := range b.samples {
+		s.LongestWait = max(s.LongestWait, x.waited)
+		if x.failure != "" {
+			s.Failures++
+			s.Failure = x.failure
+			continue
+		}
+		took = append(took, x.took)
+	}
+	slices.Sort(took)
+	s.Answers = len(took)
+	s.PerSecond = float64(len(took)) / d.Seconds()
+	if len(took) > 0 {
+		s.P99 = took[(len(took)*99)/100]
+	}
+	return s
+}

@@ -1,0 +1,145 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"slices"
+	"time"
+)
+
+// runner is one loaded model: its slots, and the batches that bring them all forward. Its fields are under the mutex of ollama.
+type runner struct {
+	ollama         *ollama
+	model, options string
+	slots          chan struct{}
+	wake           chan struct{}
+	users          int  // requests that use it or wait for a slot of it
+	leaving        bool // is unloaded when it is idle
+	closed         bool
+	used           time.Time
+	sequences      []*sequence
+}
+
+// sequence is a request that holds a slot.
+type sequence struct {
+	ctx    context.Context
+	mark   string
+	prompt int // tokens still to be read
+	want   int // tokens still to be generated
+	pieces chan struct{}
+	read   time.Time // when the prompt was read
+	ended  chan struct{}
+}
+
+func newRunner(o *ollama, model, options string) *runner {
+	r := &runner{ollama: o, model: model, options: options, used: time.Now()}
+	r.slots, r.wake = make(chan struct{}, o.parallel), make(chan struct{}, 1)
+	go r.run()
+	return r
+}
+
+func (r *runner) leave() {
+	r.ollama.mu.Lock()
+	defer r.ollama.mu.Unlock()
+	r.users--
+	r.used = time.Now()
+}
+
+func (r *runner) closeLocked() {
+	r.closed = true
+	r.nudge()
+}
+
+func (r *runner) nudge() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// begin takes a slot that the caller holds into the next batch.
+func (r *runner) begin(s *sequence) {
+	r.ollama.mu.Lock()
+	r.sequences = append(r.sequences, s)
+	r.ollama.mu.Unlock()
+	r.nudge()
+}
+
+// run makes one batch after the other while there is anything to do.
+func (r *runner) run() {
+	next := time.Now()
+	for {
+		batch, took, closed := r.plan()
+		if closed {
+			return
+		}
+		if len(batch) == 0 {
+			<-r.wake
+			next = time.Now()
+			continue
+		}
+		// By the clock and not by adding sleeps, which are always a little too long. A machine that cannot follow is no excuse to hurry.
+		next = next.Add(took)
+		if late := time.Since(next); late > took {
+			next = next.Add(late - took)
+		}
+		time.Sleep(time.Until(next))
+		r.deliver(batch)
+	}
+}
+
+// plan is the next batch and how long it takes.
+func (r *runner) plan() (batch []*sequence, took time.Duration, closed bool) {
+	o := r.ollama
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	r.sequences = slices.DeleteFunc(r.sequences, func(s *sequence) bool {
+		over := s.ctx.Err() != nil || s.prompt == 0 && s.want == 0
+		if over {
+			close(s.ended)
+		}
+		return over
+	})
+	if len(r.sequences) == 0 {
+		return nil, 0, r.closed
+	}
+	took = o.pace.step
+	for _, s := range r.sequences {
+		took += o.pace.cost(s)
+	}
+	return slices.Clone(r.sequences), took, false
+}
+
+// cost is what a sequence adds to a batch.
+func (p *pace) cost(s *sequence) time.Duration {
+	if s.prompt > 0 {
+		return time.Duration(min(s.prompt, batchTokens)) * p.prefill
+	}
+	return p.decode
+}
+
+// deliver gives each sequence of the batch what it has brought. Each has its own cost and an equal part of the rest.
+func (r *runner) deliver(batch []*sequence) {
+	o := r.ollama
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, s := range batch {
+		w := o.markLocked(s.mark)
+		w.gpu += o.pace.step/time.Duration(len(batch)) + o.pace.cost(s)
+		if s.prompt > 0 {
+			n := min(s.prompt, batchTokens)
+			s.prompt -= n
+			w.tokens += n
+			if s.prompt == 0 {
+				s.read = time.Now()
+			}
+			continue
+		}
+		if s.want > 0 {
+			s.want--
+			w.tokens++
+			s.pieces <- struct{}{} // has room for all
+		}
+	}
+}
