@@ -24,13 +24,13 @@ import (
 	"ollama-api-service/internal/ollamatest"
 )
 
-// acmeServer is Let's Encrypt's own server for tests, with a DNS in which every name is this machine.
+// acmeServer is Let's Encrypt's own test server, with a DNS in which every name leads to this machine.
 type acmeServer struct {
 	directory string
-	root      string // file of the certificate that its HTTPS is trusted by
+	root      string // file of the CA certificate of its own HTTPS
 	config    string
 	dns       string
-	roots     string // where the root of what it issues is
+	roots     string // URL of the root of the certificates that it issues
 	client    *http.Client
 	out       *transcript
 	cmd       *exec.Cmd
@@ -48,7 +48,7 @@ func freePort(t *testing.T) string {
 	return port
 }
 
-// buildACME builds the programs, once, beside the service; the Go module proxy has them.
+// buildACME builds the test server's programs, once, next to the service. Their source comes from the Go module proxy.
 var buildACME = sync.OnceValue(func() error {
 	from := "github.com/letsencrypt/pebble/v2/cmd/"
 	build := exec.Command("go", "build", "-C", "acme", "-o", filepath.Dir(binary)+"/", from+"pebble", from+"pebble-challtestsrv")
@@ -59,7 +59,8 @@ var buildACME = sync.OnceValue(func() error {
 	return nil
 })
 
-// newACMEServer prepares one that tries names at port and whose certificates are good for so many seconds. It does not run yet.
+// newACMEServer prepares a server that validates names at port and whose certificates are valid for the given seconds. It does not start
+// it.
 func newACMEServer(t *testing.T, port string, seconds int) *acmeServer {
 	t.Helper()
 	if err := buildACME(); err != nil {
@@ -92,7 +93,7 @@ func newACMEServer(t *testing.T, port string, seconds int) *acmeServer {
 	return s
 }
 
-// launch starts a program of the tests, which ends with the test at the latest.
+// launch starts a program, which is killed when the test ends.
 func launch(t *testing.T, program string, args ...string) (*exec.Cmd, *transcript, chan struct{}) {
 	t.Helper()
 	out, ended := newTranscript(), make(chan struct{})
@@ -117,7 +118,7 @@ func launch(t *testing.T, program string, args ...string) (*exec.Cmd, *transcrip
 	return cmd, out, ended
 }
 
-// run starts it and returns the root of what it issues.
+// run starts the server and returns the root of the certificates that it issues.
 func (s *acmeServer) run(t *testing.T) *x509.CertPool {
 	t.Helper()
 	s.cmd, s.out, s.ended = launch(t, filepath.Join(filepath.Dir(binary), "pebble"), "-config", s.config, "-dnsserver", s.dns, "-strict")
@@ -139,7 +140,7 @@ func (s *acmeServer) stop() {
 	<-s.ended
 }
 
-// clientOf connects to address whatever the name in the URL is.
+// clientOf returns a client that connects to address, whatever host the URL has.
 func clientOf(t *testing.T, address string, roots *x509.CertPool) *http.Client {
 	transport := &http.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: roots}, ForceAttemptHTTP2: true,
@@ -151,7 +152,7 @@ func clientOf(t *testing.T, address string, roots *x509.CertPool) *http.Client {
 	return &http.Client{Transport: transport, Timeout: patience}
 }
 
-// serialOf is the certificate's that answers for a name over HTTP/2.
+// serialOf returns the serial number of the certificate for a name, and checks that the answer uses HTTP/2.
 func serialOf(t *testing.T, s *service, name string, roots *x509.CertPool) *big.Int {
 	t.Helper()
 	res, err := clientOf(t, strings.TrimPrefix(s.URL, "https://"), roots).Get("https://" + name + "/healthz")
@@ -165,7 +166,7 @@ func serialOf(t *testing.T, s *service, name string, roots *x509.CertPool) *big.
 	return res.TLS.PeerCertificates[0].SerialNumber
 }
 
-// Without a CA the service runs and says what is wrong; with one it gets its certificates, and keeps them.
+// Without a CA the service runs and logs what is wrong. With a CA it gets certificates and stores them.
 func TestACME(t *testing.T) {
 	port := freePort(t)
 	ca := newACMEServer(t, port, 7_776_000)
@@ -181,7 +182,7 @@ func TestACME(t *testing.T) {
 		t.Errorf("healthcheck without a certificate: exit %d: %s%s", exit, out, errs)
 	}
 	if _, err := clientOf(t, "127.0.0.1:"+port, nil).Get("https://gateway.example.test/"); err == nil || !strings.Contains(err.Error(), "tls: ") {
-		t.Errorf("without a certificate a client is told %v", err)
+		t.Errorf("without a certificate, a client got %v", err)
 	}
 	s.stop(t)
 
@@ -195,11 +196,11 @@ func TestACME(t *testing.T) {
 		serials[name] = serialOf(t, s, name, roots)
 	}
 	if serials[names[0]].Cmp(serials[names[1]]) == 0 {
-		t.Error("both names have one certificate")
+		t.Error("both names have the same certificate, want two")
 	}
 	noError(t, s)
 	if text := s.stdout.String(); strings.Contains(text, "PRIVATE KEY") || strings.Contains(text, "key_auth") {
-		t.Error("the log has secrets of the ACME account or its trials")
+		t.Error("the log contains secrets of the ACME account or its challenges")
 	}
 	private(t, filepath.Join(s.Data, "acme"))
 	asked, err := http.NewRequestWithContext(t.Context(), "GET", "https://gateway.example.test/metrics", nil)
@@ -220,11 +221,11 @@ func TestACME(t *testing.T) {
 	}
 	s.stop(t)
 
-	ca.stop() // nobody could be asked now
+	ca.stop() // from here on, no CA can be reached
 	s = s.again(t, fake.URL, settings...)
 	before, _, _ := strings.Cut(s.stdout.String(), `"msg":"listening"`)
 	if strings.Count(before, `"msg":"serving a stored certificate"`) != len(names) {
-		t.Errorf("not all stored certificates are there before the first connection:\n%s", before)
+		t.Errorf("want all stored certificates loaded before the first connection, got:\n%s", before)
 	}
 	for name, serial := range serials {
 		if got := serialOf(t, s, name, roots); got.Cmp(serial) != 0 {
@@ -237,7 +238,7 @@ func TestACME(t *testing.T) {
 	}
 }
 
-// A stored certificate that has grown old is renewed by the next start, and the new one takes its place in the running service.
+// The next start renews an old stored certificate. The running service then uses the new one.
 func TestACMERenewal(t *testing.T) {
 	port := freePort(t)
 	ca := newACMEServer(t, port, 4)
@@ -256,7 +257,7 @@ func TestACMERenewal(t *testing.T) {
 	poll(t, "new certificate", func() bool { return served(t, s, name).SerialNumber.Cmp(first.SerialNumber) != 0 })
 }
 
-// served is the certificate for a name, good or not, as soon as there is one: it is taken up just after it is logged.
+// served waits for a certificate for a name, valid or not, and returns it. The service uses a certificate shortly after it logs it.
 func served(t *testing.T, s *service, name string) (cert *x509.Certificate) {
 	t.Helper()
 	poll(t, "certificate for "+name, func() bool {
@@ -278,7 +279,7 @@ func noError(t *testing.T, s *service) {
 	}
 }
 
-// private wants that nobody else reads anything below dir, and that there is something.
+// private checks that dir has files and that only their owner can read them.
 func private(t *testing.T, dir string) {
 	t.Helper()
 	keys := 0
@@ -288,7 +289,7 @@ func private(t *testing.T, dir string) {
 		}
 		info, err := d.Info()
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil // a lock
+			return nil // a lock file
 		}
 		if err == nil && info.Mode().Perm()&0o077 != 0 {
 			t.Errorf("%s has mode %v", path, info.Mode())

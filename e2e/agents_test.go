@@ -16,14 +16,14 @@ import (
 	"ollama-api-service/internal/recipe"
 )
 
-// agent is a coding agent that runs as its recipe sets it up, for one turn.
+// agent is a coding agent that runs for one turn, set up as its recipe describes.
 type agent struct {
 	recipe string
-	// turn is a shell function in place of the command that the recipe ends with: one turn without a person. $FEWER is empty, or makes it
-	// try less often.
+	// turn is a shell function that replaces the last command of the recipe: it runs one turn without a person. $FEWER is empty, or makes the
+	// agent retry less often.
 	turn, fewer string
 	env         []string
-	atOnce      int // how many cases run at a time: one that sleeps before it tries again needs no processor
+	atOnce      int // the number of concurrent cases: an agent that sleeps before a retry uses no CPU
 	says        func(stdout, stderr string) string
 }
 
@@ -44,7 +44,7 @@ var codex = agent{
 	says:   func(_, stderr string) string { return codexWhere.ReplaceAllString(lastLine(stderr, "ERROR: "), "") },
 }
 
-// codexWhere is what Codex puts behind a sentence: an address and an id, which are others in each run.
+// codexWhere matches the text that Codex appends to a message: an address and an id, which differ in each run.
 var codexWhere = regexp.MustCompile(`, url: .*`)
 
 var opencode = agent{
@@ -55,7 +55,7 @@ var opencode = agent{
 	says:   func(_, stderr string) string { return lastLine(stderr, "Error: ") },
 }
 
-// lastLine is the rest of the last line that begins so.
+// lastLine returns the rest of the last line with the given prefix.
 func lastLine(text, begin string) string {
 	i := strings.LastIndex("\n"+text, "\n"+begin)
 	if i < 0 {
@@ -82,7 +82,7 @@ func (a agent) play(t *testing.T, orders []order) []got {
 	return results
 }
 
-// run is one turn in a home of its own, from which no address but this machine's is reached.
+// run runs one turn with its own home directory. Only addresses of this machine can be reached.
 func (a agent) run(t *testing.T, home string, o order) got {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
@@ -97,7 +97,7 @@ func (a agent) run(t *testing.T, home string, o order) got {
 	if o.Patient && a.fewer != "" {
 		cmd.Env = append(cmd.Env, a.fewer)
 	}
-	cmd.WaitDelay = time.Second // what it has started may hold its output open
+	cmd.WaitDelay = time.Second // its child processes may keep its output open
 	dieWithTests(cmd)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
@@ -119,7 +119,7 @@ func (a agent) run(t *testing.T, home string, o order) got {
 	return g
 }
 
-// setUp writes the files of the recipe, and returns what it has typed into a shell.
+// setUp writes the files of the recipe, and returns its shell commands.
 func (a agent) setUp(home string, o order) (script string, err error) {
 	r, err := recipe.Find(a.recipe)
 	if err == nil {
@@ -145,8 +145,8 @@ func (a agent) setUp(home string, o order) (script string, err error) {
 	return a.turn + "\n" + script, err
 }
 
-// isolated is an environment with a home of its own, in which no address but this machine's is reached. The agents, and the programs of
-// dirs, are found before those of the system.
+// isolated returns an environment with its own home directory, in which only addresses of this machine can be reached. The agents and the
+// programs of dirs come first in PATH.
 func isolated(home string, dirs ...string) []string {
 	bin, err := filepath.Abs(filepath.Join("agents", "node_modules", ".bin"))
 	if err != nil {
@@ -156,7 +156,7 @@ func isolated(home string, dirs ...string) []string {
 	return []string{"PATH=" + path, "HOME=" + home, "TERM=dumb", "HTTPS_PROXY=http://127.0.0.1:1", "NO_PROXY=127.0.0.1,localhost"}
 }
 
-// What Claude Code says in words of its own.
+// Claude Code's own messages.
 const (
 	claudeNoModel = "There's an issue with the selected model"
 	claudeBroken  = "API Error: Server error mid-response. The response above may be incomplete."
@@ -180,7 +180,7 @@ func agentPrograms(t *testing.T) []program {
 		{
 			name: "opencode", recipe: "opencode", version: versions["opencode-ai"], play: opencode.play, wrongKey: "exit 1", slow: true, patience: agentPatience,
 			calls: []attempt{{name: "opencode run", traits: turn}},
-			// It sleeps Retry-After out, an hour of it too, and takes six seconds of a processor for each case.
+			// It waits for the whole Retry-After, even an hour, and each case takes six seconds of CPU time.
 			skips: []string{atLimit, begins, nearly, silent, stops, hidden},
 		},
 	}

@@ -32,7 +32,7 @@ func load(t *testing.T, s *service, key string, clients int) (answered *atomic.I
 				default:
 				}
 				if a, err := tryCall(t.Context(), "POST", s.URL+"/api/chat", key, `{`+ask+`,"stream":false}`); err != nil || a.Status != http.StatusOK {
-					t.Errorf("during the backup: %d, %v", a.Status, err)
+					t.Errorf("a request during the backup: got %d, %v", a.Status, err)
 					return
 				}
 				answered.Add(1)
@@ -49,8 +49,7 @@ func load(t *testing.T, s *service, key string, clients int) (answered *atomic.I
 	return answered, stop
 }
 
-// A backup that was made while requests came in starts a service of its own: its keys work, and its statistics are those of a moment
-// within the backup.
+// A backup that was made under load starts another service. Its keys work, and its statistics are those of one moment during the backup.
 func TestBackupWhileServing(t *testing.T) {
 	fake := ollamatest.Start(t)
 	s := start(t, t.TempDir(), fake.URL, nil)
@@ -81,22 +80,22 @@ func TestBackupWhileServing(t *testing.T) {
 	}
 	r := start(t, data, fake.URL, nil)
 	if r.Admin != "" {
-		t.Error("an admin key was made though the backup has one")
+		t.Error("an admin key was created although the backup has one")
 	}
 	if st := r.stats(t, key.Secret, 0); st.Total != m.Contents.Requests || st.Prompt != st.Total*(final.Prompt/final.Total) {
-		t.Errorf("%+v after the restore, %d in the backup", st, m.Contents.Requests)
+		t.Errorf("got %+v after the restore, want %d requests as in the backup", st, m.Contents.Requests)
 	}
 	call(t, "GET", r.URL+"/api/keys", s.Admin, "").want(t, http.StatusOK)
 	call(t, "POST", r.URL+"/api/chat", key.Secret, `{`+ask+`}`).want(t, http.StatusOK)
 
-	// Not while a service runs there.
+	// A restore is refused while a service runs on the directory.
 	if _, errs, exit := r.command(t, "restore", "--force", file); exit != 2 || !strings.Contains(errs, "stop it") {
-		t.Errorf("restore under a running service: exit %d, %s", exit, errs)
+		t.Errorf("restore with a running service: got exit %d, %s", exit, errs)
 	}
 	call(t, "GET", r.URL+"/api/keys", s.Admin, "").want(t, http.StatusOK)
 }
 
-// Whatever moment a backup is killed in, its name holds a whole backup or nothing, and the next backup works.
+// Whenever a backup is killed, its file name has either a whole backup or nothing, and the next backup works.
 func TestAKilledBackupLeavesNoHalfFile(t *testing.T) {
 	s := serve(t)
 	s.makeKey(t, "")
@@ -126,7 +125,7 @@ func TestAKilledBackupLeavesNoHalfFile(t *testing.T) {
 		}
 	}
 	if killed == 0 {
-		t.Error("none was killed")
+		t.Error("no backup was killed, want some")
 	}
 	t.Logf("%d killed, %d whole backups", killed, whole)
 	for _, name := range []string{"0.tar", "1.tar"} {
@@ -135,11 +134,11 @@ func TestAKilledBackupLeavesNoHalfFile(t *testing.T) {
 		}
 	}
 	if left, _ := os.ReadDir(dir); len(left) != 2 {
-		t.Errorf("left: %v", left)
+		t.Errorf("got the leftover files %v, want none", left)
 	}
 }
 
-// systemd keeps what a service prints; a key must not be in it.
+// systemd stores the output of a service, so the output must not contain a key.
 func TestTheFirstKeyIsNotInSystemdsJournal(t *testing.T) {
 	data := t.TempDir()
 	stderr, err := os.Create(filepath.Join(t.TempDir(), "stderr"))

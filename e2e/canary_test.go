@@ -13,7 +13,7 @@ import (
 	"ollama-api-service/internal/ollamatest"
 )
 
-// Whatever happens to a request, neither its text nor a key is found afterwards in anything that the service wrote.
+// Whatever happens to a request, no file or output of the service contains its text or a key afterwards.
 func TestNoSecretIsWrittenAnywhere(t *testing.T) {
 	const (
 		prompt   = "CANARYPROMPT4711"
@@ -60,7 +60,7 @@ func TestNoSecretIsWrittenAnywhere(t *testing.T) {
 	}
 	fake.Script("POST", "/api/chat")
 	fake.Script("POST", "/v1/chat/completions")
-	// A client that leaves, every carrier of a key, and everything that is refused.
+	// A client that leaves, every way to send a key, and every kind of refused request.
 	gate := make(chan struct{})
 	fake.Script("POST", "/api/generate", ollamatest.Answer{Tokens: 9, Gate: gate})
 	ctx, leave := context.WithCancel(t.Context())
@@ -95,7 +95,7 @@ func TestNoSecretIsWrittenAnywhere(t *testing.T) {
 			res.Body.Close()
 		}
 	}
-	for fullHour := range 40 { // into the limit
+	for fullHour := range 40 { // until the limit is reached
 		if a := call(t, "POST", s.URL+"/api/chat", user, chat+"}"); a.Status == http.StatusTooManyRequests {
 			break
 		} else if fullHour == 39 {
@@ -111,7 +111,7 @@ func TestNoSecretIsWrittenAnywhere(t *testing.T) {
 		shown[path] = call(t, "GET", s.URL+path, s.Admin, "").want(t, http.StatusOK).Body
 	}
 	if rows := shown["/api/admin/requests?limit=1000"]; !strings.Contains(rows, old.Preview) || !strings.Contains(rows, "upstream_error") || strings.Contains(shown["/metrics"], "oas_") {
-		t.Errorf("what admins are shown: %.600s", rows)
+		t.Errorf("admins see %.600s", rows)
 	}
 	running := files(t, data)
 	s.kill(t)
@@ -120,11 +120,11 @@ func TestNoSecretIsWrittenAnywhere(t *testing.T) {
 	again.stop(t)
 
 	if len(running) < 2 || !bytes.Contains(bytes.Join([][]byte{[]byte(s.stdout.String())}, nil), []byte(old.Preview)) {
-		t.Fatalf("the search would prove nothing: %d files, log %.300s", len(running), s.stdout.String())
+		t.Fatalf("the search would prove nothing: got only %d files, log %.300s", len(running), s.stdout.String())
 	}
 	// The admin key is printed once, on the terminal and nowhere else.
 	if got := strings.Count(s.stderr.String(), s.Admin); got != 1 {
-		t.Errorf("the first admin key is printed %d times", got)
+		t.Errorf("the first admin key was printed %d times, want once", got)
 	}
 	canaries := map[string]string{
 		"a prompt": prompt, "an answer": reply, "a foreign credential": password, "SECRET_KEY": setting,
@@ -150,13 +150,13 @@ func TestNoSecretIsWrittenAnywhere(t *testing.T) {
 	for what, canary := range canaries {
 		for place, content := range places {
 			if i := bytes.Index(content, []byte(canary)); i >= 0 {
-				t.Errorf("%s is in %s: …%q", what, place, bytes.ReplaceAll(content[max(0, i-120):i], []byte(canary), nil))
+				t.Errorf("%s was found in %s: …%q", what, place, bytes.ReplaceAll(content[max(0, i-120):i], []byte(canary), nil))
 			}
 		}
 	}
 }
 
-// The secret that the service makes for itself can be read by its owner alone.
+// Only the owner can read the secret that the service creates for itself.
 func TestFilesAreForTheOwnerAlone(t *testing.T) {
 	data := filepath.Join(t.TempDir(), "data")
 	s := start(t, data, ollamaURL, nil)

@@ -15,11 +15,11 @@ import (
 	"ollama-api-service/internal/ollamatest"
 )
 
-// oneSentence is what every bad key is told, whatever is wrong with it.
+// oneSentence is the error message for every bad key, whatever is wrong with it.
 const oneSentence = `{"error":"this API key is not valid: unknown, revoked or expired; check that it is complete, or ask an administrator for a new one",` +
 	`"detail":"this API key is not valid: unknown, revoked or expired; check that it is complete, or ask an administrator for a new one"}`
 
-const tagList = "GET /api/tags" // a route of every key
+const tagList = "GET /api/tags" // a route that every key may use
 
 // listed is a request that Ollama got for tagList.
 func listed(t *testing.T, got []*ollamatest.Request) {
@@ -85,7 +85,7 @@ func credentialRows(t *testing.T, g *gate) []row {
 		{name: "B13 a key in the query: api_key", send: send("GET /api/tags?api_key="+key, ""), want: 401},
 		{name: "B13 a key in the query: key", send: send("GET /v1/models?key="+key, ""), want: 401},
 		{name: "B13 a key in the query: access_token", send: send("POST /v1/messages?access_token="+key, small), want: 401},
-		{name: "B13 a key in the query: beside a good one", send: send("GET /api/tags?api_key="+other, "", bearer(key)), want: 200, ollama: listed},
+		{name: "B13 a key in the query: with a good one in the header", send: send("GET /api/tags?api_key="+other, "", bearer(key)), want: 200, ollama: listed},
 		{name: "B19 a key of 64 KiB: in the header", send: hello(bearer(strings.Repeat("a", 64<<10))), want: 431, by: nethttp, ends: true},
 		{name: "B19 a key of 64 KiB: in the path", send: send("GET /k/"+strings.Repeat("a", 20<<10)+"/api/tags", ""), want: 414},
 		{name: "B19 a key of 64 KiB: one of 1 KiB", send: hello(bearer(strings.Repeat("a", 1<<10))), want: 401, says: oneSentence},
@@ -95,8 +95,8 @@ func credentialRows(t *testing.T, g *gate) []row {
 	return append(rows, identityRows(g)...)
 }
 
-// badKeyRows are texts that are no keys, in each carrier that can hold them. That none of them is looked up in the database is
-// shown in internal/server (TestABadKeyNeverReachesTheDatabase): only there can the database be taken away.
+// badKeyRows send texts that are not keys, in each header or path that can carry them. TestABadKeyNeverReachesTheDatabase (internal/server)
+// shows that none of them is looked up in the database, because only there can the database be closed.
 func badKeyRows(g *gate, key string) []row {
 	const flipped = "0123456789"
 	last := key[len(key)-1]
@@ -118,7 +118,7 @@ func badKeyRows(g *gate, key string) []row {
 		{"B21 the SHA-256 of a key", hex.EncodeToString(sum[:])},
 	} {
 		ways := map[string]string{"Basic": send(tagList, "", basic(c.text)), "path": send("GET /k/"+percent(c.text)+"/api/tags", "")}
-		if !strings.ContainsAny(c.text, "\n\x00") { // no header can carry those (B94)
+		if !strings.ContainsAny(c.text, "\n\x00") { // a header cannot contain these (B94)
 			ways["bearer"] = send(tagList, "", bearer(c.text))
 			ways["x-api-key"] = send(tagList, "", "x-api-key: "+c.text)
 			ways["admin"] = send("GET /api/keys", "", bearer(c.text))
@@ -135,7 +135,7 @@ func badKeyRows(g *gate, key string) []row {
 	return rows
 }
 
-// percent spells each byte in a path.
+// percent encodes each byte for a path.
 func percent(s string) string {
 	var b strings.Builder
 	for i := range len(s) {
@@ -144,7 +144,7 @@ func percent(s string) string {
 	return b.String()
 }
 
-// stateRows are keys that were good once, made and ended through the API.
+// stateRows use keys that are no longer valid. The API creates and ends them.
 func stateRows(t *testing.T, g *gate) []row {
 	revoked := g.key(t, "")
 	call(t, "DELETE", g.URL+"/api/keys/"+revoked.Preview, g.admin, "").want(t, http.StatusOK)
@@ -191,7 +191,7 @@ func stateRows(t *testing.T, g *gate) []row {
 	)
 }
 
-// identityRows are about who somebody says to be.
+// identityRows claim another identity in a header.
 func identityRows(g *gate) []row {
 	var rows []row
 	for _, line := range []string{

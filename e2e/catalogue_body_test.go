@@ -21,7 +21,7 @@ var readers = map[string]string{
 	"/v1/messages": `"max_tokens":5,"messages":[]`, "/v1/messages/count_tokens": `"messages":[]`,
 }
 
-// bodyRows are bodies that are no JSON, or that two readers could read in two ways.
+// bodyRows send bodies that are not JSON, or that two programs could read differently.
 func bodyRows(t *testing.T, g *gate) []row {
 	var rows []row
 	everywhere := func(name string, body func(rest string) string, says string) {
@@ -76,7 +76,7 @@ func bodyRows(t *testing.T, g *gate) []row {
 			row{name: "B34 names that fold by Unicode: Kelvin sign, " + path, send: g.post(path, "{\"model\":\"tiny\","+rest+",\"\u212aeep_alive\":-1}"), want: 400, says: "keep_alive"},
 		)
 	}
-	// The same for the API of this service.
+	// The same for the service's own API.
 	for name, body := range map[string]string{
 		"B30 model twice: role of a key": `{"name":"x","role":"user","role":"admin"}`, "B31 model and Model: role of a key": `{"name":"x","role":"user","Role":"admin"}`,
 		"B33 model and an escaped model: role of a key": `{"name":"x","role":"user","rol\u0065":"admin"}`, "B36 two objects: a key": `{"name":"x","role":"user"}{}`,
@@ -89,7 +89,7 @@ func bodyRows(t *testing.T, g *gate) []row {
 	return append(rows, codedRows(t, g)...)
 }
 
-// textRows are texts that are none, in names and elsewhere.
+// textRows send invalid text, in names and in other fields.
 func textRows(g *gate) []row {
 	chat := func(name, body string, want int) row {
 		return row{name: name, send: g.post("/api/chat", body), want: want}
@@ -116,7 +116,7 @@ func textRows(g *gate) []row {
 	return rows
 }
 
-// costRows are bodies that are dear to read. What the service may spend on one are mostCPU and mostMemory.
+// costRows send bodies that are expensive to read. The service may spend at most mostCPU and mostMemory on each.
 func costRows(g *gate) []row {
 	var many strings.Builder
 	for i := range 1_000_000 {
@@ -141,10 +141,10 @@ func costRows(g *gate) []row {
 
 const (
 	mostCPU    = 600 * time.Millisecond
-	mostMemory = 200 << 10 // KiB more than ever before
+	mostMemory = 200 << 10 // KiB above the previous peak
 )
 
-// cheap holds what the service spends on a row: time of the processor, and memory at its highest.
+// cheap checks the CPU time and the peak memory that the service spends on a row.
 func (g *gate) cheap(r row) row { return g.costs(mostCPU, r) }
 
 func (g *gate) costs(most time.Duration, r row) row {
@@ -154,14 +154,14 @@ func (g *gate) costs(most time.Duration, r row) row {
 	r.then = func(t *testing.T, _ answer) {
 		cpuNow, peakNow := g.spent(t)
 		if cpuNow-cpu > most || peakNow-peak > mostMemory {
-			t.Errorf("more than %v of the processor or %d KiB", most, mostMemory)
+			t.Errorf("want at most %v of CPU time and %d KiB", most, mostMemory)
 		}
-		t.Logf("it cost %v of the processor and %d KiB", cpuNow-cpu, peakNow-peak)
+		t.Logf("it took %v of CPU time and %d KiB", cpuNow-cpu, peakNow-peak)
 	}
 	return r
 }
 
-// spent is the service's time of the processor, and the most memory that it ever had, in KiB.
+// spent returns the service's CPU time and its peak memory in KiB.
 func (g *gate) spent(t *testing.T) (cpu time.Duration, peak int) {
 	t.Helper()
 	pid := strconv.Itoa(g.cmd.Process.Pid)
@@ -181,9 +181,9 @@ func (g *gate) spent(t *testing.T) (cpu time.Duration, peak int) {
 	return cpu, int(peakMemory(t, g.service) >> 10)
 }
 
-// codedRows are bodies in a coding, and of a type that is none.
+// codedRows send compressed bodies, valid and invalid.
 func codedRows(t *testing.T, g *gate) []row {
-	const fullBody = 3 * time.Second // 128 MiB come out of it, the bound of plain bodies, before it is cut: a second on an idle machine
+	const fullBody = 3 * time.Second // it decodes to 128 MiB, the bound of plain bodies, before it is cut: a second on an idle machine
 	gz, zs := zipped(t, small), squeezed(t, small)
 	coded := func(name, path, body, coding string, want int, says string) row {
 		r := row{name: name, send: g.post(path, body, "Content-Encoding: "+coding), want: want, says: says}
@@ -204,9 +204,9 @@ func codedRows(t *testing.T, g *gate) []row {
 		coded("B53 codings: identity", "/api/chat", small, "identity", 200, ""),
 		coded("B53 codings: GZIP, /v1", "/v1/chat/completions", gz, "GZIP", 200, ""),
 		coded("B53 codings: zstd, /v1", "/v1/chat/completions", zs, "zstd", 200, ""),
-		coded("B53 codings: what is none", "/v1/chat/completions", small, "gzip", 400, "not what its Content-Encoding says"),
+		coded("B53 codings: not gzip", "/v1/chat/completions", small, "gzip", 400, "not what its Content-Encoding says"),
 		coded("B53 codings: half of one", "/v1/chat/completions", gz[:len(gz)/2], "gzip", 400, ""),
-		coded("B53 codings: what is none, zstd", "/v1/messages", small, "zstd", 400, ""),
+		coded("B53 codings: not zstd", "/v1/messages", small, "zstd", 400, ""),
 		coded("B53 codings: model twice within", "/v1/chat/completions", zipped(t, `{"model":"tiny","model":"evil"}`), "gzip", 400, "twice"),
 		g.costs(fullBody, coded("B54 a decompression bomb: 10 GiB in gzip", "/v1/chat/completions", strings.Repeat(zipped(t, strings.Repeat("\x00", 1<<20)), 10<<10), "gzip", 413, "MAX_BODY_BYTES")),
 		g.costs(fullBody, coded("B54 a decompression bomb: 10 GiB in zstd", "/v1/messages", bomb(10<<30), "zstd", 413, "100 times as large")),
@@ -246,20 +246,20 @@ func squeezed(t *testing.T, text string) string {
 	return string(w.EncodeAll([]byte(text), nil))
 }
 
-// bomb is a zstd frame of n zeros: blocks of one repeated byte, 128 KiB of it in four bytes (RFC 8878, 3.1.1.2).
+// bomb returns a zstd frame of n zeros. Its blocks repeat one byte: four bytes decode to 128 KiB (RFC 8878, 3.1.1.2).
 func bomb(n int) string {
 	const block = 128 << 10
 	b := []byte{0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x38} // magic number, no flags, a window of 128 KiB
-	const head = block<<3 | 1<<1                    // its size, and that it is one byte again and again
+	const head = block<<3 | 1<<1                    // the block's size, and its type: one repeated byte
 	return string(b) + strings.Repeat(string([]byte{head & 0xff, head >> 8 & 0xff, head >> 16, 0}), n/block) + "\x01\x00\x00"
 }
 
-// window is a frame that asks its reader to remember 2 GiB.
+// window returns a frame that needs a window of 2 GiB.
 func window() string {
 	return "\x28\xb5\x2f\xfd\x00\xa8" + "\x09\x00\x00x"
 }
 
-// sizeRows are for a bound of bodies of 1 MiB.
+// sizeRows test a body limit of 1 MiB.
 func sizeRows(t *testing.T, g *gate) []row {
 	const limit = 1 << 20
 	large := func(n int) string {
@@ -295,7 +295,7 @@ func sizeRows(t *testing.T, g *gate) []row {
 		{name: "B66 images: within the bound", send: g.post("/api/chat", `{"model":"tiny","stream":false,"messages":[{"role":"user","content":"x","images":["`+strings.Repeat("A", 900<<10)+`"]}]}`), want: 200, ollama: reached("/api/chat")},
 	}
 	for i := range rows {
-		if rows[i].want == http.StatusRequestEntityTooLarge { // none of it may be kept
+		if rows[i].want == http.StatusRequestEntityTooLarge { // the service may keep none of it
 			rows[i] = g.cheap(rows[i])
 		}
 	}

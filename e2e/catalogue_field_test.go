@@ -8,7 +8,7 @@ import (
 	"ollama-api-service/internal/ollamatest"
 )
 
-// fieldRows are good JSON that asks for what a user may not have.
+// fieldRows send valid JSON that asks for something that a user may not have.
 func fieldRows(t *testing.T, g *gate) []row {
 	g.fake.Models("tiny:latest", "llama3:latest")
 	narrow := g.key(t, `,"models":["tiny"]`).Secret
@@ -76,7 +76,7 @@ func hostRows(g *gate) []row {
 	)
 }
 
-// without is a request that is served without a field.
+// without returns a row for a request that is served without a field.
 func without(path, field string) func(*testing.T, []*ollamatest.Request) {
 	return func(t *testing.T, got []*ollamatest.Request) {
 		t.Helper()
@@ -87,7 +87,7 @@ func without(path, field string) func(*testing.T, []*ollamatest.Request) {
 	}
 }
 
-// policyRows ask for what decides over more than the request.
+// policyRows set fields that affect more than the request.
 func policyRows(t *testing.T, g *gate) []row {
 	const changed = "fields that affect other users are changed, and `X-Policy` lists the changes (docs/policy.md)"
 	capped := g.key(t, `,"policy":{"max_tokens":"max:100"}`).Secret
@@ -166,7 +166,7 @@ func policyRows(t *testing.T, g *gate) []row {
 	return rows
 }
 
-// usageRows are streams whose client does not want to see the usage: it is booked all the same.
+// usageRows request streams without usage. The books have the usage anyway.
 func usageRows(t *testing.T, g *gate) []row {
 	var rows []row
 	for path, rest := range map[string]string{"/v1/chat/completions": `"messages":[{"role":"user","content":"x"}]`, "/v1/completions": `"prompt":"x"`} {
@@ -178,10 +178,10 @@ func usageRows(t *testing.T, g *gate) []row {
 				says: "data: [DONE]", ollama: reached(path, `"stream_options":{"include_usage":true}`),
 				then: func(t *testing.T, a answer) {
 					if strings.Contains(a.Body, `"usage"`) || strings.Contains(a.Body, `"choices":[]`) {
-						t.Errorf("the client sees %s", a.Body)
+						t.Errorf("the client got the usage: %s", a.Body)
 					}
 					if s := g.stats(t, key, 1); s.Completion != 3*s.Total || s.Estimated != 0 {
-						t.Errorf("booked is %+v", s)
+						t.Errorf("got the books %+v", s)
 					}
 				},
 			})

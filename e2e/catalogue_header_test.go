@@ -15,7 +15,7 @@ import (
 	"ollama-api-service/internal/ollamatest"
 )
 
-// headerRows are fields of a header that mean too much, or nothing.
+// headerRows send header fields that are ambiguous, too large or without meaning.
 func headerRows(t *testing.T, g *gate) []row {
 	const path = "/api/chat"
 	other := g.key(t, "").Secret
@@ -89,7 +89,7 @@ func headerRows(t *testing.T, g *gate) []row {
 		row{name: "B103 X-Request-Id: CR and LF", send: g.post(path, small, "X-Request-Id: a\r\nX-Evil: 1"), want: 200, ollama: reached(path), then: func(t *testing.T, a answer) {
 			ids("a")(t, a)
 			if a.Header.Get("X-Evil") != "" {
-				t.Error("a header of the client came back")
+				t.Error("the answer contains a header of the client")
 			}
 		}, why: "the second line is a separate header, and is never returned"},
 		row{name: "B103 X-Request-Id: a good one", send: g.post(path, small, "X-Request-Id: req_0199:a/b=c"), want: 200, ollama: reached(path), then: ids("req_0199:a/b=c"), why: "the client's value is returned as X-Client-Request-Id if it is plain and short; X-Request-Id is always the gateway's"},
@@ -102,16 +102,16 @@ func http1(t *testing.T, a answer) {
 	}
 }
 
-// invited wants so many answers of 1xx before the answer.
+// invited checks that n 1xx answers come before the answer.
 func invited(n string) func(*testing.T, answer) {
 	return func(t *testing.T, a answer) {
 		if got := a.Header.Get("1xx"); got != n {
-			t.Errorf("%q answers of 1xx came first, want %q", got, n)
+			t.Errorf("got %q 1xx answers, want %q", got, n)
 		}
 	}
 }
 
-// claims are lists of X-Forwarded-For, and whether the key of 203.0.113.7 may enter with them through the proxies 127.0.0.1 and
+// claims are values of X-Forwarded-For, and whether the key of 203.0.113.7 is accepted with them through the proxies 127.0.0.1 and
 // 10.0.0.0/8.
 var claims = []struct {
 	name   string
@@ -140,7 +140,7 @@ var claims = []struct {
 	{"SQL", []string{"X-Forwarded-For: ' OR 1=1--"}, false},
 }
 
-// proxyRows say for whom they come, through a proxy that is trusted.
+// proxyRows send the client's address through a trusted proxy.
 func proxyRows(t *testing.T, g *gate) []row {
 	key := g.key(t, `,"allowed_ips":["203.0.113.7"]`).Secret
 	zone := g.key(t, `,"allowed_ips":["fe80::7"]`).Secret
@@ -155,11 +155,11 @@ func proxyRows(t *testing.T, g *gate) []row {
 	}
 	return append(rows,
 		row{name: "B102 X-Forwarded-For: a zone", send: send(tagList, "", "X-Forwarded-For: fe80::7%eth0", bearer(zone)), want: 200, ollama: listed},
-		row{name: "B102 X-Forwarded-For: garbage is nobody, the peer is", send: send(tagList, "", "X-Forwarded-For: garbage", bearer(here)), want: 200, ollama: listed},
+		row{name: "B102 X-Forwarded-For: for an invalid entry, the peer counts", send: send(tagList, "", "X-Forwarded-For: garbage", bearer(here)), want: 200, ollama: listed},
 	)
 }
 
-// peerRows say for whom they come where no proxy is trusted: nobody believes them.
+// peerRows send a client's address when no proxy is trusted. The service ignores it.
 func peerRows(t *testing.T, g *gate) []row {
 	there := g.key(t, `,"allowed_ips":["203.0.113.7"]`).Secret
 	here := g.key(t, `,"allowed_ips":["127.0.0.1"]`).Secret
@@ -173,9 +173,8 @@ func peerRows(t *testing.T, g *gate) []row {
 	return rows
 }
 
-// Texts of one address that are no keys are refused with 429 after a few; a client with a good key, or with none, notices nothing.
-// One text counts once a minute, however often a client repeats it; one that stands next to a good key counts if it is as long
-// as a key.
+// After a few bad keys from one address, further bad keys from it get 429. Clients with a good key or without a key are not affected. The
+// same bad key counts once a minute, however often a client repeats it. A bad key next to a good one counts if it is as long as a key.
 func TestBadKeysFromOneAddress(t *testing.T) {
 	g := openGate(t, "AUTH_FAILURES_PER_MINUTE=3")
 	bad := func(n int) string { return send(tagList, "", bearer(fmt.Sprintf("%s%02d", g.user[:len(g.user)-2], n))) }
@@ -217,7 +216,7 @@ func TestBadKeysFromOneAddress(t *testing.T) {
 	g.close(t)
 }
 
-// Pages of other origins may call only where a setting names their origin, and then with all headers that clients in browsers send.
+// Pages of other origins may call the service only if a setting names their origin, and then with all headers that browser clients send.
 func TestPagesOfOtherOrigins(t *testing.T) {
 	const origin = "https://chat.example.net"
 	preflight := func(origin, headers string) string {
@@ -271,7 +270,7 @@ func TestPagesOfOtherOrigins(t *testing.T) {
 	g.close(t)
 }
 
-// Of all that a client sends in its header and behind its body, Ollama gets Accept and User-Agent.
+// Of the client's header and trailer, Ollama gets only Accept and User-Agent.
 func TestHeadersThatReachOllama(t *testing.T) {
 	g := openGate(t)
 	const canary = "CANARY4720"
@@ -299,7 +298,7 @@ func TestHeadersThatReachOllama(t *testing.T) {
 	for path, rest := range readers {
 		upstream := path
 		if path == "/v1/messages/count_tokens" {
-			continue // answered here
+			continue // the service itself answers
 		}
 		body := `{"model":"tiny",` + rest + `,"stream":false}`
 		if path == "/api/show" {
@@ -352,7 +351,7 @@ func onlyOurs(t *testing.T, r *ollamatest.Request, want []string, canary string)
 	}
 }
 
-// A client that is told to go on sends its body only then, and one that is refused is not told.
+// A client with Expect: 100-continue sends its body only after a 100. A refused client gets no 100.
 func TestAClientThatWaitsToGoOn(t *testing.T) {
 	g := openGate(t)
 	c, err := net.Dial("tcp", g.address)

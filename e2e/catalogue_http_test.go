@@ -8,7 +8,7 @@ import (
 	"ollama-api-service/internal/ollamatest"
 )
 
-// pathRows are paths and methods that are none of the table.
+// pathRows send paths and methods that are not in the route table.
 func pathRows(_ *testing.T, g *gate) []row {
 	var rows []row
 	none := func(number string, targets ...string) {
@@ -30,7 +30,7 @@ func pathRows(_ *testing.T, g *gate) []row {
 	none("B73 an encoded letter", "/api/%63hat", "/%61pi/chat", "/v1/%6dodels", "/api/cha%74")
 	none("B74 another case", "/API/chat", "/api/Chat", "/V1/chat/completions", "/API/CHAT")
 	for target, names := range map[string]string{
-		"/chat/completions": "/v1/chat/completions is here. The base URL", "/v1/v1/messages": "/v1/messages is here", "/v1/api/tags": "/api/tags is here", "/api/v1/responses": "/v1/responses is here",
+		"/chat/completions": "/v1/chat/completions? The base URL", "/v1/v1/messages": "/v1/messages?", "/v1/api/tags": "/api/tags?", "/api/v1/responses": "/v1/responses?",
 	} {
 		rows = append(rows, row{name: "B74 another case: another base, " + target, send: g.post(target, small), want: 404, says: names})
 	}
@@ -44,7 +44,7 @@ func pathRows(_ *testing.T, g *gate) []row {
 	for _, target := range []string{"/api/chat%zz", "/api/chat%", "/api/%2/chat", "/api/ch at", "/api/chat\x01", "api/chat", ""} {
 		rows = append(rows, row{name: "B78 bytes that are invalid in a path: " + target, send: g.post(target, small), want: 400, by: nethttp, ends: true})
 	}
-	// A key in front of the path changes nothing of it.
+	// A key before the path does not change how the path is matched.
 	rows = append(rows, row{name: "B69 two slashes: behind a key in the path", send: send("POST /k/"+g.user+"//api/chat", small), want: 200, ollama: reached("/api/chat")})
 	for _, target := range []string{"/../api/chat", "/api%2fchat", "/api/%63hat", "/API/chat", "/k/" + g.user + "/api/chat", "/api/keys", "/healthz"} {
 		line := "POST /k/"
@@ -78,7 +78,7 @@ func pathRows(_ *testing.T, g *gate) []row {
 	} {
 		rows = append(rows, row{name: "B82 a method that the path does not have: " + line, send: g.asAdmin(line, ""), want: 405, has: "Allow: " + allow})
 	}
-	rows = append(rows, row{name: "B82 a method that the path does not have: a WebSocket", send: g.asAdmin("GET /v1/responses", "", "Connection: Upgrade", "Upgrade: websocket"), want: 426, has: "Upgrade: HTTP/1.1", says: "speaks no WebSocket"})
+	rows = append(rows, row{name: "B82 a method that the path does not have: a WebSocket", send: g.asAdmin("GET /v1/responses", "", "Connection: Upgrade", "Upgrade: websocket"), want: 426, has: "Upgrade: HTTP/1.1", says: "does not support WebSocket"})
 	rows = append(rows,
 		row{name: "B83 a path of 16 KiB: path", send: g.post("/"+strings.Repeat("a", 16<<10), small), want: 414},
 		row{name: "B83 a path of 16 KiB: query", send: g.post("/v1/messages?"+strings.Repeat("a", 16<<10), small), want: 414},
@@ -112,7 +112,7 @@ func pathRows(_ *testing.T, g *gate) []row {
 	return rows
 }
 
-// allMethods are the methods of what has no path of its own.
+// allMethods are the methods in Allow for requests that concern no path.
 const allMethods = "GET, HEAD, POST, PATCH, DELETE"
 
 func noQuery(t *testing.T, got []*ollamatest.Request) {
@@ -122,7 +122,7 @@ func noQuery(t *testing.T, got []*ollamatest.Request) {
 	}
 }
 
-// framingRows are requests whose end two readers could see in two places.
+// framingRows send requests whose end two programs could see in different places.
 func framingRows(_ *testing.T, g *gate) []row {
 	const path = "/api/chat"
 	lengths := func(values ...string) string {

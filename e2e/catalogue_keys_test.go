@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// keyRows are what admins should not be able to do to keys by mistake, and users not at all.
+// keyRows try changes of keys that admins should not make by mistake, and that users may not make.
 func keyRows(t *testing.T, g *gate) []row {
 	var rows []row
 	create := func(name, fields string, want int) {
@@ -59,7 +59,7 @@ func keyRows(t *testing.T, g *gate) []row {
 	var own madeKey
 	call(t, "POST", g.URL+"/api/keys", g.admin, `{"name":"own","role":"admin"}`).want(t, http.StatusOK).decode(t, &own)
 	g.secrets = append(g.secrets, own.Secret)
-	// Before B113: only with another admin key may one go, and then the first is the last.
+	// This runs before B113. An admin key can be revoked only if there is another one; after that, the first key is the last one.
 	rows = append(rows, row{name: "B114 the key in use is revoked", send: send("DELETE /api/keys/"+own.Preview, "", bearer(own.Secret)), want: 200, then: func(t *testing.T, _ answer) {
 		call(t, "GET", g.URL+"/api/keys", own.Secret, "").want(t, http.StatusUnauthorized)
 	}})

@@ -12,13 +12,14 @@ import (
 
 var updateProof = flag.Bool("update-proof", false, "write the table of bad input into docs/proof.md")
 
-// elsewhere is what no request on a socket can show, or not in a bearable time, and the tests that show it.
+// elsewhere lists the numbers that no request on a socket can show in acceptable time, and the tests that show them.
 var elsewhere = map[int]string{
 	14: noLook, 15: noLook, 16: noLook, 17: noLook, 18: noLook, 19: noLook, 20: noLook, 21: noLook,
 	52: "408 after 30 s without progress; tested with a simulated clock by `TestABodyThatStops` (internal/server)",
 }
 
-// lastNumber of the catalogue that is tried here. B104 is about HTTP/2, and what follows B116 about repeats and settings.
+// lastNumber is the last number of the catalogue that is tested here. B104 is about HTTP/2; the numbers after B116 are about repeats and
+// settings.
 const lastNumber = 116
 
 const noLook = "the database is not read: `TestABadKeyNeverReachesTheDatabase` (internal/server)"
@@ -34,7 +35,7 @@ func checkProof(t *testing.T, all []row) {
 	before, rest, ok := strings.Cut(string(text), from)
 	old, after, end := strings.Cut(rest, to)
 	if !ok || !end {
-		t.Fatalf("%s has no place for the table", file)
+		t.Fatalf("%s lacks the markers of the table", file)
 	}
 	table := proofTable(t, all)
 	if *updateProof {
@@ -44,7 +45,7 @@ func checkProof(t *testing.T, all []row) {
 		return
 	}
 	if old != table {
-		t.Errorf("docs/proof.md is not what this test does: go test ./e2e -run TestBadInput -update-proof")
+		t.Errorf("docs/proof.md differs from this test: run go test ./e2e -run TestBadInput -update-proof")
 	}
 }
 
@@ -94,7 +95,7 @@ func proofTable(t *testing.T, all []row) string {
 			continue
 		}
 		if l == nil {
-			t.Errorf("B%d is tried nowhere", n)
+			t.Errorf("B%d has no test", n)
 			continue
 		}
 		notes := strings.TrimPrefix(strings.TrimSuffix(l.notes+"; "+elsewhere[n], "; "), "; ")

@@ -21,42 +21,42 @@ import (
 	"ollama-api-service/internal/ollamatest"
 )
 
-// row is one request of the catalogue of bad input, and what must come of it. docs/proof.md has one line for each number.
+// row is one request of the catalogue of bad input, with the expected result. docs/proof.md has one line for each number.
 type row struct {
-	name string // "B10 two Authorization headers: the same key", of which "B10 two Authorization headers" is the line of docs/proof.md
+	name string // "B10 two Authorization headers: the same key", where "B10 two Authorization headers" is the line in docs/proof.md
 	send string // the request, byte for byte
 	want int
 	by   writer
-	ends bool   // the connection is closed, and nothing behind the request is read as another
-	half bool   // the client sends nothing more, but reads on
+	ends bool   // the connection is closed, and no byte after the request is read as another one
+	half bool   // the client stops sending, but reads on
 	says string // a part of the body
 	has  string // a line of the answer's header: "Allow: POST"
-	not  string // a text that must be in neither the answer nor the log, beside the keys
-	why  string // where the answer is not the one that comes to mind first
-	// ollama looks at what Ollama got. Without it Ollama must get nothing.
+	not  string // a text that, like the keys, must be in neither the answer nor the log
+	why  string // the reason, if the answer is unexpected
+	// ollama checks the requests that Ollama got. If it is nil, Ollama must get none.
 	ollama func(t *testing.T, got []*ollamatest.Request)
 	before func(t *testing.T)
-	// then looks at the answer once more.
+	// then makes further checks of the answer.
 	then func(t *testing.T, a answer)
 }
 
-// writer is who writes the answer.
+// writer is the program that writes the answer.
 type writer int
 
 const (
-	ours    writer = iota // in the caller's dialect, with an id
-	nethttp               // net/http itself, before a request is there: in plain text, without an id, and then it closes
-	ollamas               // Ollama, and it is passed on
+	ours    writer = iota // the gateway, in the client's dialect, with an id
+	nethttp               // net/http itself, before it has read a request: in plain text, without an id, and then it closes the connection
+	ollamas               // Ollama; the gateway forwards the answer
 )
 
-// gate is a service before a scripted Ollama, with the keys that rows come with.
+// gate is a service with a scripted Ollama, and with the keys that the rows use.
 type gate struct {
 	*service
 	fake        *ollamatest.Server
-	address     string // of the service itself: no tap stands between
+	address     string // of the service itself, without a tap
 	user, admin string
-	secrets     []string // are in no answer and no log
-	ids         []string // of all answers of ours
+	secrets     []string // must not be in any answer or log
+	ids         []string // of all answers that the gateway wrote
 }
 
 func openGate(t *testing.T, env ...string) *gate {
@@ -69,7 +69,7 @@ func openGate(t *testing.T, env ...string) *gate {
 	return g
 }
 
-// key is a new user key without a limit of requests, whose text must not be seen again.
+// key creates a user key without a request limit. Its text must not appear in any answer or log.
 func (g *gate) key(t *testing.T, fields string) madeKey {
 	t.Helper()
 	k := g.makeKey(t, `,"rate_limit":null`+fields)
@@ -77,7 +77,7 @@ func (g *gate) key(t *testing.T, fields string) madeKey {
 	return k
 }
 
-// send is a request as a client writes it. The length of a body is added where there is a body.
+// send returns a request as a client writes it. If it has a body, send adds its length.
 func send(line, body string, fields ...string) string {
 	b := line + " HTTP/1.1\r\nHost: 127.0.0.1\r\n" + strings.Join(append(fields, ""), "\r\n")
 	if body != "" {
@@ -88,19 +88,19 @@ func send(line, body string, fields ...string) string {
 
 func bearer(key string) string { return "Authorization: Bearer " + key }
 
-// post is a request of the user's key.
+// post returns a request with the user's key.
 func (g *gate) post(path, body string, fields ...string) string {
 	return send("POST "+path, body, append([]string{bearer(g.user)}, fields...)...)
 }
 
-// asAdmin is a request of the admin's key.
+// asAdmin returns a request with the admin's key.
 func (g *gate) asAdmin(line, body string, fields ...string) string {
 	return send(line, body, append([]string{bearer(g.admin)}, fields...)...)
 }
 
 const small = `{"model":"tiny","messages":[{"role":"user","content":"x"}],"stream":false,"max_tokens":5}`
 
-// reached is a request that is served as if it were a good one, with what upstream gets.
+// reached checks that a request was served, and that upstream got the given texts.
 func reached(path string, parts ...string) func(*testing.T, []*ollamatest.Request) {
 	return func(t *testing.T, got []*ollamatest.Request) {
 		t.Helper()
@@ -115,12 +115,12 @@ func reached(path string, parts ...string) func(*testing.T, []*ollamatest.Reques
 	}
 }
 
-// got is what Ollama was sent, without what the service asks for itself.
+// got returns the requests that Ollama got, without the service's own.
 func (g *gate) got() []*ollamatest.Request {
 	return slices.DeleteFunc(g.fake.Requests(), func(r *ollamatest.Request) bool { return r.Header.Get("User-Agent") == backend.Agent })
 }
 
-// play sends a row and, in the same write, another request behind it: one that must be answered, or one that must never be read.
+// play sends a row and, in the same write, a second request, which must either be answered or never be read.
 func (g *gate) play(t *testing.T, r row) {
 	behind := send("GET /healthz", "", "Connection: close")
 	if r.ends {
@@ -137,7 +137,7 @@ func (g *gate) play(t *testing.T, r row) {
 	defer c.Close()
 	c.SetDeadline(time.Now().Add(patience))
 	sent := make(chan struct{})
-	go func() { // who is refused early may not read it all
+	go func() { // the service may refuse the request before it has read all
 		defer close(sent)
 		if r.half {
 			io.WriteString(c, r.send)
@@ -159,7 +159,7 @@ func (g *gate) play(t *testing.T, r row) {
 	second, err := readAnswer(in, http.MethodGet)
 	switch {
 	case r.ends && !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET):
-		t.Errorf("behind the request the service read on: %d, %v", second.Status, err)
+		t.Errorf("the service read the bytes after the request: got %d, %v", second.Status, err)
 	case !r.ends && (err != nil || second.Status != http.StatusOK):
 		t.Errorf("the next request on the connection: %d, %v", second.Status, err)
 	}
@@ -190,7 +190,7 @@ func readAnswer(in *bufio.Reader, method string) (answer, error) {
 			continue
 		}
 		if informal > 0 {
-			res.Header.Set("1xx", strconv.Itoa(informal)) // how many came before
+			res.Header.Set("1xx", strconv.Itoa(informal)) // how many came before the answer
 		}
 		body, err := io.ReadAll(res.Body)
 		return answer{Status: res.StatusCode, Header: res.Header, Body: string(body)}, err
@@ -232,16 +232,16 @@ func (g *gate) check(t *testing.T, r row, a answer) {
 	}
 	for _, secret := range g.secrets {
 		if strings.Contains(a.Body, secret) || strings.Contains(fmt.Sprint(a.Header), secret) {
-			t.Error("the answer holds a credential")
+			t.Error("the answer contains a credential")
 		}
 	}
 }
 
 var uuidText = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}$`)
 
-var namedPath = regexp.MustCompile(`no such path: (/[^ "]+) is here`)
+var namedPath = regexp.MustCompile(`did you mean (/[^ "?]+)\?`)
 
-// checkFailure wants the body of a failure in the dialect of the path, or of the path that it names.
+// checkFailure checks that the body is a failure in the dialect of the path, or of the path that the failure names.
 func checkFailure(t *testing.T, r row, a answer) {
 	t.Helper()
 	if strings.HasPrefix(r.send, "HEAD ") {
@@ -261,7 +261,7 @@ func checkFailure(t *testing.T, r row, a answer) {
 		path = "/" + rest
 	}
 	if meant := namedPath.FindStringSubmatch(a.Body); meant != nil {
-		path = meant[1] // the failure is for the client that means this path
+		path = meant[1] // the failure has the dialect of the path that was meant
 	}
 	var body struct {
 		Type, Detail, Message string
@@ -287,26 +287,26 @@ func checkFailure(t *testing.T, r row, a answer) {
 	}
 }
 
-// checkDocument holds the answer against the OpenAPI document, where a parser finds a request at all.
+// checkDocument checks the answer against the OpenAPI document, if a parser finds a request in the bytes.
 func (g *gate) checkDocument(t *testing.T, r row, a answer) {
 	t.Helper()
 	req, err := http.ReadRequest(bufio.NewReader(strings.NewReader(r.send)))
 	if err != nil || a.Status < 300 {
-		return // what is served is bad input all the same, and need not be as the document has it
+		return // the input is bad although it is served, so it need not match the document
 	}
 	known := g.wire.contract.template(req.URL.EscapedPath()) != ""
 	if !known && a.Status == http.StatusMethodNotAllowed || known && a.Status == http.StatusNotFound && strings.HasPrefix(req.URL.Path, "/k/") {
-		return // CONNECT and * are no paths, and /k/KEY stands before some paths alone
+		return // CONNECT and * are not paths, and /k/KEY is allowed only before some paths
 	}
 	whole := make(chan struct{})
 	close(whole)
 	res := &http.Response{StatusCode: a.Status, Header: a.Header}
 	if err := g.wire.contract.check(&asked{Request: req, whole: whole}, res, []byte(a.Body), false); err != nil {
-		t.Errorf("not as /openapi.json has it: %v", err)
+		t.Errorf("the exchange does not match /openapi.json: %v", err)
 	}
 }
 
-// close ends the service and looks through all that it wrote: each answer has one line of JSON, and no key is in any.
+// close ends the service and checks its output: each answer has one line of JSON, and no line contains a key.
 func (g *gate) close(t *testing.T) {
 	t.Helper()
 	g.stop(t)
@@ -317,9 +317,9 @@ func (g *gate) close(t *testing.T) {
 			Message string `json:"msg"`
 		}
 		if err := json.Unmarshal([]byte(line), &entry); err != nil {
-			t.Errorf("a line of the log is no JSON: %v", err)
+			t.Errorf("a line of the log is not JSON: %v", err)
 		}
-		if !strings.Contains(entry.Message, "loaded") { // a model, for the request: that has a line of its own
+		if !strings.Contains(entry.Message, "loaded") { // the load of a model has its own line
 			lines[entry.ID]++
 		}
 	}
@@ -328,7 +328,7 @@ func (g *gate) close(t *testing.T) {
 			t.Errorf("the request %s has %d lines in the log", id, lines[id])
 		}
 	}
-	stderr := strings.Replace(g.stderr.String(), g.admin, "", 1) // printed once at the first start
+	stderr := strings.Replace(g.stderr.String(), g.admin, "", 1) // it is printed once, at the first start
 	for i, secret := range g.secrets {
 		if strings.Contains(g.stdout.String(), secret) || strings.Contains(stderr, secret) {
 			t.Errorf("credential %d (%.4s…) is in the log", i, secret)
@@ -336,13 +336,13 @@ func (g *gate) close(t *testing.T) {
 	}
 	for _, r := range g.got() {
 		if bytes.Contains(r.Body, []byte("smuggled")) {
-			t.Error("a request behind another went to Ollama")
+			t.Error("a request after another one went to Ollama")
 		}
 	}
 }
 
-// The catalogue of bad input, on raw sockets: what comes back, that Ollama sees nothing of what is refused, where the connection
-// ends, and that no credential is echoed or logged. docs/proof.md lists it by number.
+// The catalogue of bad input, on raw sockets. The test checks the answers, that Ollama gets no refused request, where the connection ends,
+// and that no credential is echoed or logged. docs/proof.md lists the catalogue by number.
 func TestBadInput(t *testing.T) {
 	var all []row
 	ran := 0
@@ -374,7 +374,7 @@ func TestBadInput(t *testing.T) {
 			g.close(t)
 		})
 	}
-	if ran == len(parts) { // and not a part of them alone was asked for
+	if ran == len(parts) { // unless -run selects only some of them
 		checkProof(t, all)
 	}
 }

@@ -21,7 +21,7 @@ import (
 	"time"
 )
 
-// trouble is a service whose database or disk is in trouble while clients go on.
+// trouble is a service whose database or disk fails while its clients continue.
 type trouble struct {
 	*ledger
 	*service
@@ -41,7 +41,7 @@ func inTrouble(t *testing.T, data string) *trouble {
 	return c
 }
 
-// served sends n requests, four at a time, which must all be served to the end. It returns the time that half of them took.
+// served sends n requests, four at a time, which must all be served completely. It returns the median time.
 func (c *trouble) served(t *testing.T, n int) (median time.Duration) {
 	t.Helper()
 	var mu sync.Mutex
@@ -53,7 +53,7 @@ func (c *trouble) served(t *testing.T, n int) (median time.Duration) {
 			for range n / 4 {
 				d, status, err := c.ask(t.Context(), c.url, c.user, dice)
 				if err != nil || status != http.StatusOK {
-					t.Errorf("a request in the middle of it: %d, %v", status, err)
+					t.Errorf("a request during the fault: got %d, %v", status, err)
 				}
 				mu.Lock()
 				took = append(took, d)
@@ -66,7 +66,7 @@ func (c *trouble) served(t *testing.T, n int) (median time.Duration) {
 	return took[len(took)/2]
 }
 
-// journal is what /health says of it to an admin.
+// journal returns the journal's state that /health shows an admin.
 func (c *trouble) journal(t *testing.T) (j struct {
 	Bytes      int64  `json:"journal_bytes"`
 	Waiting    int64  `json:"rows_waiting"`
@@ -86,16 +86,16 @@ func (c *trouble) journal(t *testing.T) (j struct {
 	return j
 }
 
-// refused sees to it that a change of keys is refused as one that may be tried again.
+// refused checks that a change of keys is refused with Retry-After.
 func (c *trouble) refused(t *testing.T) {
 	t.Helper()
 	a := call(t, "POST", c.url+"/api/keys", c.Admin, `{"name":"in trouble","role":"user"}`)
 	if a.Status != http.StatusServiceUnavailable || a.Header.Get("Retry-After") == "" {
-		t.Errorf("making a key: %d %s, want 503 with Retry-After", a.Status, redact(a.Body))
+		t.Errorf("creating a key: got %d %s, want 503 with Retry-After", a.Status, redact(a.Body))
 	}
 }
 
-// recovers waits until all rows have landed, compares, kills the service and compares again.
+// recovers waits until all rows are in the books, compares, kills the service and compares again.
 func (c *trouble) recovers(t *testing.T) {
 	t.Helper()
 	poll(t, "rows in the database", func() bool {
@@ -105,7 +105,7 @@ func (c *trouble) recovers(t *testing.T) {
 	chaosKey(t, c.url, c.Admin)
 	c.compare(t, c.Data)
 	if j := c.journal(t); j.Lost != 0 {
-		t.Errorf("lost %d", j.Lost)
+		t.Errorf("got %d records lost, want 0", j.Lost)
 	}
 	c.served(t, 20)
 	c.kill(t)
@@ -116,7 +116,7 @@ func (c *trouble) recovers(t *testing.T) {
 	s.stop(t)
 }
 
-// Another process holds the database: answers come as fast as ever, and the rows land when it lets go.
+// While another process locks the database, answers are as fast as before. When it releases the lock, the rows are written.
 func TestChaosDatabaseLocked(t *testing.T) {
 	c := inTrouble(t, t.TempDir())
 	c.served(t, 40)
@@ -132,7 +132,7 @@ func TestChaosDatabaseLocked(t *testing.T) {
 	}
 	defer tx.Rollback()
 	var admin sync.WaitGroup
-	admin.Go(func() { c.refused(t) }) // after the twenty seconds that it waits for the lock
+	admin.Go(func() { c.refused(t) }) // it is refused after it has waited twenty seconds for the lock
 	during := c.served(t, 400)
 	admin.Wait()
 	if j := c.journal(t); j.Waiting < 400 {
@@ -150,8 +150,8 @@ func TestChaosDatabaseLocked(t *testing.T) {
 	c.recovers(t)
 }
 
-// The disk is full: nothing crashes, nothing is damaged, keys that are not strict are served, and all is on the books when there is
-// space again. It needs to be root, for a disk of its own.
+// The disk is full. The service does not crash, no data is damaged, and keys that are not strict are served. When there is space again, all
+// requests are in the books. The test mounts its own disk, so it must run as root.
 func TestChaosDiskFull(t *testing.T) {
 	data := t.TempDir()
 	if err := syscall.Mount("tmpfs", data, "tmpfs", 0, "size=8m,mode=0700"); err != nil {
@@ -180,7 +180,7 @@ func TestChaosDiskFull(t *testing.T) {
 	c.recovers(t)
 }
 
-// fill writes until the disk takes no byte more.
+// fill writes until the disk is full.
 func fill(t *testing.T, path string) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
@@ -197,7 +197,7 @@ func fill(t *testing.T, path string) {
 	}
 }
 
-// Every fsync fails: what is acknowledged is on the disk or was not acknowledged.
+// Every fsync fails. The service must not acknowledge anything that is not on the disk.
 func TestChaosFsyncFails(t *testing.T) {
 	c := inTrouble(t, t.TempDir())
 	c.served(t, 40)
@@ -211,7 +211,7 @@ func TestChaosFsyncFails(t *testing.T) {
 	c.recovers(t)
 }
 
-// breakFsync has strace fail every fsync of the service until what it returns is called.
+// breakFsync makes every fsync of the service fail through strace, until the returned function is called.
 func (c *trouble) breakFsync(t *testing.T) (heal func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -226,14 +226,14 @@ func (c *trouble) breakFsync(t *testing.T) (heal func()) {
 		t.Fatalf("strace: %v", err)
 	}
 	said := make([]byte, 1000)
-	n, _ := out.Read(said) // it says so when it has attached
+	n, _ := out.Read(said) // strace writes a line when it has attached
 	if !strings.Contains(string(said[:n]), "attached") {
 		t.Errorf("strace said %q", said[:n])
 	}
 	drained := make(chan struct{})
 	go func() { io.Copy(io.Discard, out); close(drained) }()
 	heal = sync.OnceFunc(func() {
-		cmd.Process.Signal(os.Interrupt) // it detaches and ends
+		cmd.Process.Signal(os.Interrupt) // strace detaches and ends
 		<-drained
 		cmd.Wait()
 		cancel()

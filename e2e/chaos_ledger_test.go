@@ -24,8 +24,8 @@ import (
 	"ollama-api-service/internal/ollamatest"
 )
 
-// ledger is what the world outside the service knows for certain: what Ollama was asked, what clients have read, and which
-// changes of keys were acknowledged. The books are held against it.
+// ledger has the facts that are known outside the service: the requests that Ollama got, the answers that clients have read, and the
+// changes of keys that were acknowledged. The tests compare the books with it.
 type ledger struct {
 	fake   *ollamatest.Server
 	chunks atomic.Int64 // seen by all clients
@@ -36,27 +36,27 @@ type ledger struct {
 	keys map[string]*keyFact // by preview
 }
 
-// fact is one request of a client's.
+// fact is one request of a client.
 type fact struct {
-	upstream           bool // Ollama was asked
+	upstream           bool // Ollama got the request
 	status             int
 	chunks             int64 // pieces of the answer that the client has read
 	whole              bool  // the client has read the end
 	prompt, completion int64 // of the end
 }
 
-// keyFact is one key. Its state is certain unless a change of it was under way when the service died.
+// keyFact is one key. Its state is known unless a change of it was under way when the service died.
 type keyFact struct {
 	secret, old string // old was replaced by a rotation
 	revoked     bool
 	uncertain   bool
-	fresh       bool // changed since it was last tried
+	fresh       bool // changed since it was last tested
 }
 
-// way is how one dialect is asked, and how its answer is read.
+// way describes the requests of one dialect, and how to read its answers.
 type way struct {
 	path, body         string // id, stream
-	piece, end         string // what marks a piece of a streamed answer, and its last line
+	piece, end         string // the texts that mark a piece of a streamed answer, and its last line
 	promptAt, outputAt *regexp.Regexp
 	streamed           bool
 }
@@ -83,11 +83,11 @@ func ways() (all []way) {
 
 var askID = regexp.MustCompile(`ask-(\d+)-(\d+)-(\d+)`)
 
-// newLedger starts a fake Ollama that says how many tokens an answer has as the request asks: ask-NUMBER-PROMPT-TOKENS.
+// newLedger starts a fake Ollama. Each answer has the token counts that its request asks for: ask-NUMBER-PROMPT-TOKENS.
 func newLedger(t *testing.T) *ledger {
 	t.Helper()
 	l := &ledger{fake: ollamatest.Start(t), asks: map[string]*fact{}, keys: map[string]*keyFact{}}
-	// Answers come a piece at a time, so that a kill finds them half-way.
+	// Answers come in pieces, so that a kill interrupts some of them.
 	gate, over := make(chan struct{}), make(chan struct{})
 	pace := time.NewTicker(300 * time.Microsecond)
 	var pacing sync.WaitGroup
@@ -125,8 +125,8 @@ func newLedger(t *testing.T) *ledger {
 	return l
 }
 
-// ask sends one request and notes what comes back, piece by piece. It returns an error where the service could not be reached or
-// broke off.
+// ask sends one request and records the answer piece by piece. It returns an error if the service cannot be reached or the connection
+// breaks.
 func (l *ledger) ask(ctx context.Context, url, secret string, random *rand.Rand) (took time.Duration, status int, err error) {
 	w := ways()[random.IntN(12)]
 	id := fmt.Sprintf("ask-%d-%d-%d", l.next.Add(1), 5+random.IntN(90), 1+random.IntN(60))
@@ -190,7 +190,7 @@ func (l *ledger) read(f *fact, w *way, res *http.Response) error {
 	}
 }
 
-// booked is a request as it is on the books.
+// booked is the row of a request in the books.
 type booked struct {
 	outcome            string
 	prompt, completion int64
@@ -198,7 +198,7 @@ type booked struct {
 	times              int
 }
 
-// books reads the database as it lies on the disk.
+// books reads the database files on the disk.
 func books(t *testing.T, data string) (rows map[string]*booked) {
 	t.Helper()
 	db, err := sql.Open("sqlite", "file:"+filepath.Join(data, databaseName(t, data))+"?mode=ro&_busy_timeout=5000")
@@ -242,7 +242,7 @@ func databaseName(t *testing.T, data string) string {
 	return filepath.Base(found[0])
 }
 
-// result is what a comparison has found.
+// result is the result of a comparison.
 type result struct {
 	asked, upstream, whole, cut, chunks, lost, doubled, wrong int64
 	keys                                                      int
@@ -253,7 +253,7 @@ func (r result) String() string {
 		r.asked, r.upstream, r.whole, r.cut, r.chunks, r.lost, r.doubled, r.wrong, r.keys)
 }
 
-// compare holds the books against the ledger. The service must have started since, or have nothing left to move.
+// compare compares the books with the ledger. The service must have restarted since the last request, or its journal must be empty.
 func (l *ledger) compare(t *testing.T, data string) (r result) {
 	t.Helper()
 	rows := books(t, data)
@@ -291,12 +291,12 @@ func (l *ledger) compare(t *testing.T, data string) (r result) {
 	}
 	for id := range rows {
 		r.doubled++
-		t.Errorf("on the books is %q, which nobody asked for", id)
+		t.Errorf("the books have %q, which no client requested", id)
 	}
 	return r
 }
 
-// changeKeys makes, rotates and revokes keys until something fails, and notes what was acknowledged.
+// changeKeys creates, rotates and revokes keys until a call fails, and records the acknowledged changes.
 func (l *ledger) changeKeys(ctx context.Context, url, admin string, random *rand.Rand) {
 	for ctx.Err() == nil {
 		preview, k := l.aKey(random)
@@ -335,7 +335,7 @@ func (l *ledger) note(do func()) {
 	do()
 }
 
-// aKey is a key that works, or none.
+// aKey returns a working key, or nil.
 func (l *ledger) aKey(random *rand.Rand) (string, *keyFact) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -352,8 +352,7 @@ func (l *ledger) aKey(random *rand.Rand) (string, *keyFact) {
 	return preview, l.keys[preview]
 }
 
-// tryKeys holds what keys may do against what was acknowledged of them: of those that were changed since they were last tried, or
-// of all.
+// tryKeys checks that keys work as their acknowledged state requires. It tests all keys, or only those that changed since the last test.
 func (l *ledger) tryKeys(t *testing.T, url string, all bool) {
 	t.Helper()
 	l.mu.Lock()
@@ -381,7 +380,7 @@ func (l *ledger) tryKeys(t *testing.T, url string, all bool) {
 			continue
 		}
 		if works(k.secret) == k.revoked {
-			t.Errorf("the key %s, acknowledged as revoked: %v, does otherwise", preview, k.revoked)
+			t.Errorf("the key %s, with acknowledged revoked=%v, behaves differently", preview, k.revoked)
 		}
 		if k.old != "" && works(k.old) {
 			t.Errorf("the old secret of %s works after its rotation", preview)

@@ -26,11 +26,11 @@ func chaosRandom(t *testing.T) *rand.Rand {
 	return rand.New(rand.NewPCG(seed, 1))
 }
 
-// slots lets all clients of a test be served at one time.
+// slots are enough to serve all clients of a test at the same time.
 const slots = "?slots=8"
 
-// TestChaosKill kills the service under load, again and again on the same data, and holds its books and its keys against what the
-// world outside knows. What was acknowledged is there, once.
+// TestChaosKill repeatedly kills the service under load on the same data, and compares its books and keys with the facts that its clients
+// know. Everything that was acknowledged must be there exactly once.
 func TestChaosKill(t *testing.T) {
 	random := chaosRandom(t)
 	l := newLedger(t)
@@ -43,7 +43,7 @@ func TestChaosKill(t *testing.T) {
 		l.killUnderLoad(t, s, url, admin, users, random)
 		l.fake.Forget()
 		client.CloseIdleConnections()
-		// The start books what the journal has before it listens.
+		// At its start, the service moves the journal's records to the books before it listens.
 		s, address = startBare(t, data, l.fake.URL+slots, nil)
 		url = "http://" + address
 		all = l.compare(t, data)
@@ -72,7 +72,7 @@ func chaosKey(t *testing.T, url, admin string) string {
 	return k.Secret
 }
 
-// killUnderLoad has clients ask and keys change, and kills the service when so many pieces of answers have come as the dice say.
+// killUnderLoad runs clients and changes of keys, and kills the service after a random number of answer pieces.
 func (l *ledger) killUnderLoad(t *testing.T, s *service, url, admin string, users []string, random *rand.Rand) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -103,7 +103,7 @@ func (l *ledger) killUnderLoad(t *testing.T, s *service, url, admin string, user
 	})
 	<-enough
 	if ctx.Err() != nil {
-		t.Fatal(fmt.Errorf("the load came to nothing: %w", ctx.Err()))
+		t.Fatal(fmt.Errorf("the load did not produce enough answers: %w", ctx.Err()))
 	}
 	dead.Store(true)
 	s.kill(t)

@@ -12,7 +12,7 @@ import (
 	"ollama-api-service/internal/ollamatest"
 )
 
-// order is one case as a client gets it, and got is what its user then has: the same JSON for every client.
+// order is one case that a client gets, and got is the result that its user sees. The JSON is the same for every client.
 type order struct {
 	Call    string `json:"call"`
 	URL     string `json:"url"`
@@ -33,39 +33,39 @@ type got struct {
 	Ms         int    `json:"ms"`
 }
 
-// program is a client: what it is asked to do, and how it is made to do it.
+// program is a client: the calls that it makes, and how to start it.
 type program struct {
 	name, version string
 	calls         []attempt
 	play          func(*testing.T, []order) []got
 	wrongKey      string // type of the exception for a wrong key
-	tellsID       bool   // its exceptions have a place for the request's id
-	recipe        string // the recipe that it is run with, where it is an agent
-	slow          bool   // a program that starts for each case, and shows an answer only when it is whole
-	patience      int    // milliseconds in which its user learns of a refusal; 0 is sdkPatience
+	tellsID       bool   // its exceptions have a field for the request's id
+	recipe        string // the recipe that sets it up, if it is an agent
+	slow          bool   // the program starts for each case, and shows an answer only when it is complete
+	patience      int    // milliseconds within which its user sees a refusal; 0 means sdkPatience
 	skips         []string
 }
 
-// attempt is one thing that a client can do.
+// attempt is one call that a client can make.
 type attempt struct {
 	name   string
 	traits trait
 	like   string            // the attempt that must have the same answer
-	says   map[string]string // by situation, where the sentence is another than everybody's
+	says   map[string]string // by situation, if this call's message differs from the usual one
 }
 
 type trait uint
 
 const (
 	streamed  trait = 1 << iota
-	counted         // costs a request of the key's limit
+	counted         // counts towards the key's request limit
 	modelled        // names a model
 	modern          // needs an Ollama newer than the real one here
-	own             // answered by the service: no Ollama is asked
+	own             // the service itself answers
 	uncounted       // its answer carries no token counts
 	refused         // is for admins
 	lists           // its answer is the models that the key may use
-	scripted        // asks for what the real one's tiny model cannot do, such as calling tools
+	scripted        // needs more than the tiny model of the real Ollama can do, such as calling tools
 )
 
 const asks = counted | modelled
@@ -75,8 +75,7 @@ func (a attempt) is(t trait) bool { return a.traits&t == t }
 // place is a service and the keys of the cases.
 type place struct{ url, key, spent, narrow string }
 
-// stage has a service before the real Ollama, one before a scripted Ollama that is newer and whose models die, and one that
-// has lost its Ollama.
+// stage has three services: one with the real Ollama, one with a newer scripted Ollama whose models fail, and one whose Ollama is down.
 type stage struct{ real, modern, gone place }
 
 func setStage(t *testing.T) *stage {
@@ -94,15 +93,14 @@ func setStage(t *testing.T) *stage {
 	return st
 }
 
-// mortal is an Ollama that breaks off where the model is called "dies", within the first record of a stream where it is called "begins"
-// and just before the last one where it is called "nearly"; ends its streams without their last record where it is called
-// "stops", and falls silent within them where it is called "silent".
+// mortal is an Ollama that fails by the name of the model. "dies" breaks the connection in the middle, "begins" within the first record of
+// a stream, "nearly" just before the last record. "stops" ends the stream without the last record, and "silent" stops sending within it.
 func mortal(r *ollamatest.Request) ollamatest.Answer {
 	var body struct {
 		Model, Prompt string
 		Stream        *bool
 	}
-	_ = json.Unmarshal(r.Body, &body) // what cannot be read is answered as Ollama answers it
+	_ = json.Unmarshal(r.Body, &body) // Ollama also answers a body that it cannot parse
 	body.Model = strings.TrimSuffix(body.Model, ":latest")
 	embeds, unloads := strings.Contains(r.Path, "embed"), r.Path == "/api/generate" && body.Prompt == ""
 	stream := body.Stream == nil && strings.HasPrefix(r.Path, "/api/") || body.Stream != nil && *body.Stream
@@ -115,7 +113,7 @@ func mortal(r *ollamatest.Request) ollamatest.Answer {
 	}
 	switch {
 	case body.Model == "tiny" && r.Path == "/v1/messages" && stream:
-		// Claude Code takes an answer that ends at a limit for none.
+		// Claude Code ignores an answer that ends at a limit.
 		a.Chunks = ollamatest.MessageEvents(body.Model, 17, a.Tokens)
 		for i, event := range a.Chunks {
 			a.Chunks[i] = strings.Replace(event, `"stop_reason":"max_tokens"`, `"stop_reason":"end_turn"`, 1)
@@ -132,7 +130,7 @@ func mortal(r *ollamatest.Request) ollamatest.Answer {
 	case body.Model == "nearly":
 		a.NoTerminal, a.Fault, a.FaultAt = true, ollamatest.Reset, ollamatest.AtEnd
 	case body.Model == "silent" && r.Path == "/v1/messages" && !stream:
-		a.Fault, a.FaultAt = ollamatest.Hang, ollamatest.AfterHeader // Claude Code asks so once more
+		a.Fault, a.FaultAt = ollamatest.Hang, ollamatest.AfterHeader // Claude Code sends such a request once more
 	case body.Model == "silent":
 		gate := make(chan struct{}, 8)
 		for range cap(gate) {
@@ -143,7 +141,7 @@ func mortal(r *ollamatest.Request) ollamatest.Answer {
 	return a
 }
 
-// place makes the keys of the cases.
+// place creates the keys of the cases.
 func (s *service) place(t *testing.T) place {
 	t.Helper()
 	p := place{url: s.URL, key: s.makeKey(t, `,"rate_limit":100000`).Secret, spent: s.makeKey(t, `,"rate_limit":1`).Secret, narrow: s.makeKey(t, `,"models":["tiny"]`).Secret}
@@ -151,7 +149,7 @@ func (s *service) place(t *testing.T) place {
 	return p
 }
 
-// situation is what may happen to an attempt, and what the user of every client must then read: our sentence.
+// situation is something that may happen to an attempt, with the message that the user of every client must then see.
 type situation struct {
 	name  string
 	tried func(attempt) bool
@@ -180,7 +178,7 @@ const (
 	gone   = "Ollama cannot be reached"
 )
 
-// midStream are the situations in which something must have come before the failure.
+// midStream are the situations in which a part of the answer must come before the failure.
 var midStream = []string{killed, nearly, silent}
 
 var situations = []situation{
@@ -224,35 +222,35 @@ var situations = []situation{
 		func(s *stage, a attempt) order {
 			return order{Call: a.name, URL: s.modern.url, Key: s.modern.key, Model: "dies", Patient: true}
 		},
-		"the Ollama server broke off: try again",
+		"the connection to the Ollama server broke: try again",
 	},
 	{
 		begins, func(a attempt) bool { return a.is(streamed) },
 		func(s *stage, a attempt) order {
 			return order{Call: a.name, URL: s.modern.url, Key: s.modern.key, Model: "begins", Patient: true}
 		},
-		"the Ollama server broke off: try again",
+		"the connection to the Ollama server broke: try again",
 	},
 	{
 		nearly, func(a attempt) bool { return a.is(streamed) },
 		func(s *stage, a attempt) order {
 			return order{Call: a.name, URL: s.modern.url, Key: s.modern.key, Model: "nearly", Patient: true}
 		},
-		"the Ollama server broke off: try again",
+		"the connection to the Ollama server broke: try again",
 	},
 	{
 		silent, func(a attempt) bool { return a.is(streamed) },
 		func(s *stage, a attempt) order {
 			return order{Call: a.name, URL: s.modern.url, Key: s.modern.key, Model: "silent", Patient: true}
 		},
-		"the Ollama server fell silent in the middle of its answer: try again",
+		"the Ollama server stopped sending in the middle of its answer: try again",
 	},
 	{
 		died, func(a attempt) bool { return a.is(asks) && !a.is(streamed) && !a.is(refused) && !a.is(own) },
 		func(s *stage, a attempt) order {
 			return order{Call: a.name, URL: s.modern.url, Key: s.modern.key, Model: "dies", Patient: true}
 		},
-		"the Ollama server broke off: try again",
+		"the connection to the Ollama server broke: try again",
 	},
 	{
 		stops, func(a attempt) bool { return a.is(streamed) },
@@ -273,11 +271,11 @@ var situations = []situation{
 		func(s *stage, a attempt) order {
 			return order{Call: a.name, URL: s.real.url, Key: s.real.key, Model: "tiny"}
 		},
-		"or newer: ask who runs it for an upgrade",
+		"or newer: ask the operator for an upgrade",
 	},
 }
 
-// at is where the attempt can succeed.
+// at returns the place where the attempt can succeed.
 func (s *stage) at(a attempt) place {
 	if a.is(modern) || a.is(scripted) {
 		return s.modern
@@ -289,13 +287,13 @@ func (s *stage) fine(a attempt) order {
 	return order{Call: a.name, URL: s.at(a).url, Key: s.at(a).key, Model: "tiny"}
 }
 
-// outcome is one line of what docs/clients.md is made of.
+// outcome is one result, from which docs/clients.md is generated.
 type outcome struct {
 	situation, attempt string
 	got                got
 }
 
-// Every client gets the same cases. What it makes of them is checked, and is the table in docs/clients.md.
+// Every client gets the same cases. The test checks the results and compares them with the table in docs/clients.md.
 func TestClients(t *testing.T) {
 	programs := allPrograms(t)
 	outcomes := make([][]outcome, len(programs))
@@ -313,7 +311,7 @@ func TestClients(t *testing.T) {
 	}
 }
 
-// perform has the client play all its cases and checks each.
+// perform runs all cases of a client and checks each result.
 func (p program) perform(t *testing.T, st *stage) []outcome {
 	var outcomes []outcome
 	var orders []order
@@ -347,18 +345,18 @@ func (p program) perform(t *testing.T, st *stage) []outcome {
 }
 
 var (
-	clockTime = regexp.MustCompile(`\b\d{1,2}:\d{2}( [AP]M)?\b|\b1[7-9]\d{8}\b`) // of a clock, or in seconds since 1970
+	clockTime = regexp.MustCompile(`\b\d{1,2}:\d{2}( [AP]M)?\b|\b1[7-9]\d{8}\b`) // as a clock shows it, or in seconds since 1970
 	uuidForm  = regexp.MustCompile(`\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b`)
 )
 
-// steady is what a user reads, in one line, without what is another in each run: the port, ids and times.
+// steady returns the text that a user sees, in one line, without the parts that differ in each run: the port, ids and times.
 func steady(says, url string) string {
 	says = strings.ReplaceAll(says, "\n", " ")
 	says = strings.ReplaceAll(says, strings.TrimPrefix(url, "http://"), "localhost:8000")
 	return uuidForm.ReplaceAllString(clockTime.ReplaceAllString(says, "TIME"), "ID")
 }
 
-// checkAnswer is for good calls: there is an answer, with its counts, and the streamed one is that of the whole one.
+// checkAnswer checks successful calls: they have an answer with counts, and the streamed answer equals the one in one piece.
 func (a attempt) checkAnswer(t *testing.T, g got, answers map[string]got) {
 	t.Helper()
 	answers[a.name] = g
@@ -370,21 +368,21 @@ func (a attempt) checkAnswer(t *testing.T, g got, answers map[string]got) {
 	case a.is(asks) && !a.is(uncounted) && (g.Prompt <= 0 || g.Completion <= 0 || g.Completion > 8 && !a.is(modern)):
 		t.Errorf("%s: counts of %+v", a.name, g)
 	case a.like != "" && !known:
-		t.Errorf("%s: there is no answer of %s", a.name, a.like)
+		t.Errorf("%s: no answer of %s to compare with", a.name, a.like)
 	case a.like != "" && (g.Text != like.Text || !a.is(uncounted) && (g.Prompt != like.Prompt || g.Completion != like.Completion)):
 		t.Errorf("%s answered %+v, but %s answered %+v", a.name, g, a.like, like)
 	}
 }
 
-// How many milliseconds a client may take to show its user a refusal that waiting does not change. An agent has to start first, beside the
-// other clients; one that waits for its next try takes longer. The AI SDK repeats every 429 twice, with pauses of its own.
+// The milliseconds within which a client must show its user a refusal that waiting does not change. An agent must start first, while other
+// clients run. An agent that waits before a retry takes longer. The AI SDK repeats every 429 twice, with its own pauses.
 const (
 	sdkPatience   = 1000
 	aiPatience    = 20_000
 	agentPatience = 60_000
 )
 
-// checkFailure is for the others: the user reads our sentence, soon, and no piece of an answer is taken for the whole.
+// checkFailure checks failed calls: the user soon sees the gateway's message, and no partial answer is taken for a complete one.
 func (p program) checkFailure(t *testing.T, s situation, a attempt, g got) {
 	t.Helper()
 	want := s.says
@@ -392,18 +390,18 @@ func (p program) checkFailure(t *testing.T, s situation, a attempt, g got) {
 		want = special
 	}
 	if g.OK || !strings.Contains(g.Says, want) {
-		t.Errorf("%s, %s: its user reads %q (%s, %d, ok %v), want %q", s.name, a.name, g.Says, g.Type, g.Status, g.OK, want)
+		t.Errorf("%s, %s: its user sees %q (%s, %d, ok %v), want %q", s.name, a.name, g.Says, g.Type, g.Status, g.OK, want)
 	}
 	if s.name == wrongKey && p.wrongKey != "" && g.Type != p.wrongKey {
 		t.Errorf("%s, %s: %s, want %s", s.name, a.name, g.Type, p.wrongKey)
 	}
 	if p.tellsID && g.Status != 0 && g.ID == "" {
-		t.Errorf("%s, %s: the exception does not know the id of its request", s.name, a.name)
+		t.Errorf("%s, %s: the exception lacks the request's id", s.name, a.name)
 	}
 	if slices.Contains([]string{wrongKey, atLimit, hidden, unknown}, s.name) && g.Ms > cmp.Or(p.patience, sdkPatience) {
-		t.Errorf("%s, %s: the user learns it after %d ms", s.name, a.name, g.Ms)
+		t.Errorf("%s, %s: the user sees the failure after %d ms", s.name, a.name, g.Ms)
 	}
 	if slices.Contains(midStream, s.name) && g.Text == "" && !p.slow {
-		t.Errorf("%s, %s: nothing came before, so the case proves nothing", s.name, a.name)
+		t.Errorf("%s, %s: no part of the answer came before the failure, so the case proves nothing", s.name, a.name)
 	}
 }

@@ -10,9 +10,9 @@ import (
 	"testing"
 )
 
-var update = flag.Bool("update", false, "write docs/clients.md anew from what TestClients saw")
+var update = flag.Bool("update", false, "rewrite docs/clients.md from the results of TestClients")
 
-// tableStart is where the part of docs/clients.md begins that is written from a run.
+// tableStart is the first line of the generated part of docs/clients.md.
 const tableStart = "<!-- From here on the file is written by \"make clients\" from what the tests saw. -->\n"
 
 // checkClientTable compares docs/clients.md with this run.
@@ -25,7 +25,7 @@ func checkClientTable(t *testing.T, programs []program, outcomes [][]outcome) {
 	}
 	head, have, ok := strings.Cut(string(text), tableStart)
 	if !ok {
-		t.Fatalf("%s has lost the line %q", path, tableStart)
+		t.Fatalf("%s lacks the line %q", path, tableStart)
 	}
 	want := clientTables(programs, outcomes)
 	if *update {
@@ -37,17 +37,17 @@ func checkClientTable(t *testing.T, programs []program, outcomes [][]outcome) {
 	haveLines, wantLines := strings.Split(have, "\n"), strings.Split(want, "\n")
 	for i, line := range wantLines {
 		if i >= len(haveLines) || haveLines[i] != line {
-			t.Errorf("docs/clients.md is not what the clients do, run \"make clients\" and look at the difference. The first is\n%s\nwhich should be\n%s",
+			t.Errorf("docs/clients.md differs from what the clients do: run \"make clients\" and check the changes. The first difference is\n%s\nwant\n%s",
 				strings.Join(haveLines[min(i, len(haveLines)):min(i+1, len(haveLines))], ""), line)
 			return
 		}
 	}
 	if len(haveLines) > len(wantLines) {
-		t.Errorf("docs/clients.md goes on after its end: run \"make clients\"")
+		t.Errorf("docs/clients.md has lines after its end: run \"make clients\"")
 	}
 }
 
-// clientTables is a table for each client.
+// clientTables returns a table for each client.
 func clientTables(programs []program, outcomes [][]outcome) string {
 	var b strings.Builder
 	b.WriteString("\n## What was tried, and what the user of each client sees\n\n| Client | Version | Calls | Cases |\n|---|---|---|---|\n")
@@ -72,7 +72,7 @@ func clientTables(programs []program, outcomes [][]outcome) string {
 	return b.String()
 }
 
-// writeSituation writes a row for each thing that is seen, with the calls in which it is.
+// writeSituation writes a row for each result, with the calls that have it.
 func writeSituation(b *strings.Builder, s situation, outcomes []outcome) {
 	var seen []string
 	calls := map[string][]string{}
@@ -105,7 +105,7 @@ func writeSituation(b *strings.Builder, s situation, outcomes []outcome) {
 
 func codes(names []string) string { return "`" + strings.Join(names, "`, `") + "`" }
 
-// anchor is how GitHub names the place of a heading.
+// anchor returns GitHub's anchor of a heading.
 func anchor(heading string) string {
 	return strings.Map(func(r rune) rune {
 		switch {

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// What TestClients does not ask of the ollama command: that what it does is on the books, what an admin may do with it, and
-// that a key in the address does not get into the log.
+// The ollama command, as far as TestClients does not cover it: its requests are in the books, an admin may use its commands for models, and
+// a key in the address does not get into the log.
 func TestTheOllamaCommand(t *testing.T) {
 	s := serve(t)
 	key := s.makeKey(t, "").Secret
@@ -31,7 +31,7 @@ func TestTheOllamaCommand(t *testing.T) {
 	}
 }
 
-// An admin can bring a model in with the stock command: blobs go up and create reports its progress.
+// An admin can create a model with the standard command: it uploads blobs and shows the progress of the creation.
 func TestTheOllamaCommandCreatesAModel(t *testing.T) {
 	s := serve(t)
 	cmd := exec.CommandContext(t.Context(), ollamaTool, "create", "brought", "-f", "Modelfile")

@@ -18,7 +18,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 )
 
-// contract is the OpenAPI document, against which every answer is held that passes a tap.
+// contract is the OpenAPI document. A tap checks every answer against it.
 type contract struct {
 	doc      map[string]any
 	compiler *jsonschema.Compiler
@@ -27,7 +27,7 @@ type contract struct {
 	schemas map[string]*jsonschema.Schema
 }
 
-// theContract is read once: all services of a run are the same binary.
+// theContract is read once, because all services of a run are the same binary.
 var theContract struct {
 	sync.Mutex
 	*contract
@@ -61,7 +61,7 @@ func newContract(doc any) (*contract, error) {
 	return c, c.compiler.AddResource("openapi.json", doc)
 }
 
-// find walks the document by names; nil where there is nothing.
+// find returns the part of the document at the path of names, or nil if there is none.
 func (c *contract) find(names ...string) map[string]any {
 	o := c.doc
 	for _, name := range names {
@@ -70,7 +70,7 @@ func (c *contract) find(names ...string) map[string]any {
 	return o
 }
 
-// template is the path of the document that a path falls under. One without parameters comes before one with.
+// template returns the documented path that matches a path. A documented path without parameters has precedence.
 func (c *contract) template(path string) string {
 	if rest, ok := strings.CutPrefix(path, "/k/"); ok {
 		_, path, _ = strings.Cut(rest, "/")
@@ -92,12 +92,12 @@ func (c *contract) template(path string) string {
 	return ""
 }
 
-// check says what in an answer is not as the document has it. cut says that the connection broke before the end.
+// check returns an error if an answer does not match the document. cut means that the connection broke before the end of the answer.
 func (c *contract) check(req *asked, res *http.Response, body []byte, cut bool) error {
 	template := c.template(req.URL.EscapedPath())
 	method := strings.ToLower(req.Method)
 	if method == "head" && c.find("paths", template, method) == nil {
-		method = "get" // HEAD is answered wherever GET is
+		method = "get" // each route that answers GET also answers HEAD
 	}
 	operation := c.find("paths", template, method)
 	if operation == nil {
@@ -118,7 +118,7 @@ func (c *contract) check(req *asked, res *http.Response, body []byte, cut bool) 
 	}
 	if res.StatusCode < 300 {
 		if err := c.checkRequest(template, req); err != nil {
-			return fmt.Errorf("it was answered with %s, but %w", status, err)
+			return fmt.Errorf("the answer has status %s, but %w", status, err)
 		}
 	}
 	content, _ := answer["content"].(map[string]any)
@@ -136,12 +136,12 @@ func (c *contract) check(req *asked, res *http.Response, body []byte, cut bool) 
 	return checkRecords(schema, records(mediaType, body, cut))
 }
 
-// checkUnknown is for what no operation answers: paths and methods that do not exist, and requests that cannot be read.
+// checkUnknown checks answers that belong to no operation: to unknown paths and methods, and to malformed requests.
 func (c *contract) checkUnknown(template, method string, res *http.Response) error {
 	switch res.StatusCode {
 	case http.StatusForbidden, http.StatusNoContent:
 		if method == "options" {
-			return nil // a preflight of a page that may not call, or may
+			return nil // a preflight, whether the page may call or not
 		}
 	case http.StatusNotFound:
 		if template == "" {
@@ -150,7 +150,7 @@ func (c *contract) checkUnknown(template, method string, res *http.Response) err
 	case http.StatusMethodNotAllowed, http.StatusUpgradeRequired, http.StatusBadRequest, http.StatusRequestURITooLong, http.StatusRequestHeaderFieldsTooLarge:
 		return nil
 	}
-	return fmt.Errorf("it is not described, and was answered with %d", res.StatusCode)
+	return fmt.Errorf("the request is not described, but got the answer %d", res.StatusCode)
 }
 
 func checkHeaders(answer map[string]any, res *http.Response) error {
@@ -171,7 +171,7 @@ func checkHeaders(answer map[string]any, res *http.Response) error {
 	return nil
 }
 
-// checkRequest holds what was understood against what is said to be understood.
+// checkRequest checks that a request that the service accepted matches the document.
 func (c *contract) checkRequest(template string, req *asked) error {
 	at := []string{"paths", template, strings.ToLower(req.Method), "requestBody", "content", "application/json", "schema"}
 	if c.find(at...) == nil {
@@ -211,20 +211,20 @@ func checkRecords(schema *jsonschema.Schema, list []string) error {
 			value = text // [DONE], a page, a picture
 		}
 		if err := schema.Validate(value); err != nil {
-			return fmt.Errorf("%s does not fit: %w", shape(value), err)
+			return fmt.Errorf("%s does not match: %w", shape(value), err)
 		}
 	}
 	return nil
 }
 
-// shape shows a value without its texts, which may be keys.
+// shape returns a description of a value without its texts, which may be keys.
 func shape(value any) string {
 	b, _ := json.Marshal(value)
 	return redact(string(b[:min(len(b), 500)]))
 }
 
-// records are the parts of a body that the schema speaks of: of a stream each line, or the data of each event. Of a body that
-// was cut, the last part is left out unless it is whole.
+// records returns the parts of a body that the schema describes: for a stream, each line or the data of each event. If the body was cut, an
+// incomplete last part is left out.
 func records(mediaType string, body []byte, cut bool) []string {
 	var list []string
 	switch mediaType {
@@ -256,8 +256,8 @@ func records(mediaType string, body []byte, cut bool) []string {
 	return whole
 }
 
-// tap passes bytes between clients and the service as they come, and reads along: whatever a client is, Go, curl, a browser
-// or the ollama command, each answer that it gets is held against the document. Its address is the one to use.
+// tap forwards bytes between clients and the service, and checks each answer against the document. It works for every client: Go, curl, a
+// browser or the ollama command. Clients must use its address.
 func tap(t *testing.T, address string) *wire {
 	t.Helper()
 	c := contractOf(t, "http://"+address)
@@ -280,7 +280,7 @@ func tap(t *testing.T, address string) *wire {
 		w.close()
 		w.all.Wait()
 		for _, v := range w.violations {
-			t.Error("an answer is not as /openapi.json has it: " + v)
+			t.Error("an answer does not match /openapi.json: " + v)
 		}
 	})
 	return w
@@ -288,7 +288,7 @@ func tap(t *testing.T, address string) *wire {
 
 type wire struct {
 	contract *contract
-	nonsense atomic.Bool // Ollama says what no Ollama says: what is passed on of it is not looked at
+	nonsense atomic.Bool // the scripted Ollama sends invalid answers, so forwarded answers are not checked
 	address  string
 	all      sync.WaitGroup
 
@@ -333,7 +333,7 @@ func (w *wire) violation(format string, args ...any) {
 	w.violations = append(w.violations, fmt.Sprintf(format, args...))
 }
 
-// asked is a request. Its body may be looked at when it is whole.
+// asked is a request. Its body may be read when it is complete.
 type asked struct {
 	*http.Request
 	whole chan struct{}
@@ -345,7 +345,7 @@ func (w *wire) connect(client net.Conn, address string) {
 	w.keep(client)
 	service, err := net.Dial("tcp", address)
 	if err != nil {
-		return // it does not listen any more, and so its client learns
+		return // the service does not listen any more; closing tells the client
 	}
 	defer service.Close()
 	w.keep(service)
@@ -357,7 +357,7 @@ func (w *wire) connect(client net.Conn, address string) {
 	both.Go(func() { w.readAnswers(down, requests) })
 	both.Go(func() {
 		io.Copy(service, io.TeeReader(client, upCopy))
-		service.Close() // the client has gone: the service must learn it at once
+		service.Close() // the client has left: the service must notice at once
 		upCopy.Close()
 	})
 	io.Copy(client, io.TeeReader(service, downCopy))
@@ -375,7 +375,7 @@ func (w *wire) readRequests(from *io.PipeReader, requests chan<- *asked) {
 			return
 		}
 		a := &asked{Request: req, whole: make(chan struct{})}
-		requests <- a // its answer may come before its body is here
+		requests <- a // the answer may come before the request's body has arrived
 		a.body, err = io.ReadAll(req.Body)
 		close(a.whole)
 		if err != nil {
@@ -392,7 +392,7 @@ func (w *wire) readAnswers(from *io.PipeReader, requests <-chan *asked) {
 		}
 		req, ok := <-requests
 		if !ok {
-			return // an answer to what is no request
+			return // an answer to bytes that are not a request
 		}
 		res, err := http.ReadResponse(in, req.Request)
 		for err == nil && res.StatusCode < 200 {

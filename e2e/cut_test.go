@@ -7,18 +7,18 @@ import (
 	"ollama-api-service/internal/ollamatest"
 )
 
-// A stream that ends because its key has nothing left is an answer to every client, with its counts, and no failure.
+// If a stream ends because its key has no tokens left, every client gets an answer with counts, not a failure.
 func TestClientsTakeACutStreamForAnAnswer(t *testing.T) {
 	fake := ollamatest.Start(t)
 	for _, path := range []string{"/api/chat", "/api/generate", "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"} {
 		fake.Handle("POST", path, func(r *ollamatest.Request) ollamatest.Answer {
-			return ollamatest.Answer{Tokens: 40} // whatever was asked for
+			return ollamatest.Answer{Tokens: 40} // whatever the request asks for
 		})
 	}
 	s := start(t, t.TempDir(), fake.URL, nil)
 	for _, p := range allPrograms(t) {
 		if p.patience == agentPatience {
-			continue // the prompt that an agent adds is longer than this limit: its requests are refused, and never cut
+			continue // an agent's own prompt is longer than this limit, so its requests are refused and never cut
 		}
 		t.Run(p.name, func(t *testing.T) {
 			var orders []order

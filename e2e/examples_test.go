@@ -13,7 +13,7 @@ import (
 
 var block = regexp.MustCompile("(?s)### ([^\n]+)\n+```bash\n(.*?)```")
 
-// The documented examples are run as they stand, with curl and the demo keys; only the address is another.
+// The documented examples run unchanged, with curl and the demo keys. Only the address differs.
 func TestTheDocumentedExamples(t *testing.T) {
 	text, err := os.ReadFile("testdata/examples.md")
 	if err != nil {
@@ -76,7 +76,7 @@ func TestTheDocumentedExamples(t *testing.T) {
 		name, command := b[1], strings.ReplaceAll(b[2], "http://localhost:8000", s.URL)
 		t.Run(name, func(t *testing.T) {
 			if strings.HasPrefix(name, "7.") {
-				s.stats(t, "demo-user-key-67890", 2) // both calls above have reached the books
+				s.stats(t, "demo-user-key-67890", 2) // both calls above are in the books
 			}
 			cmd := exec.CommandContext(t.Context(), "bash", "-c", `curl() { command curl -sS --fail-with-body "$@"; }; `+command)
 			var out, errs bytes.Buffer
@@ -87,7 +87,7 @@ func TestTheDocumentedExamples(t *testing.T) {
 			checks[name](t, answer{Body: out.String()}.object(t))
 		})
 	}
-	// The limits that the demo keys are promised.
+	// The documented limits of the demo keys.
 	for key, limit := range map[string]string{"demo-user-key-67890": "100", "demo-admin-key-12345": "1000"} {
 		if a := call(t, "POST", s.URL+"/api/generate", key, oneToken).want(t, http.StatusOK); a.Header.Get("X-RateLimit-Limit") != limit {
 			t.Errorf("%s has the limit %s, want %s", key, a.Header.Get("X-RateLimit-Limit"), limit)
@@ -100,13 +100,13 @@ func TestTheDocumentedExamples(t *testing.T) {
 		}
 	}
 	if root := call(t, "GET", s.URL+"/", "", "").want(t, http.StatusOK).object(t); len(root) == 0 {
-		t.Error("GET / says nothing")
+		t.Error("GET / has an empty answer")
 	}
 }
 
 var pythonBlock = regexp.MustCompile("(?s)```python\n(.*?)```")
 
-// So is the documented program in Python, whose four lines are what its user reads.
+// The documented Python program runs too, and prints the four documented lines.
 func TestTheDocumentedPythonProgram(t *testing.T) {
 	text, err := os.ReadFile("testdata/examples.md")
 	if err != nil {
@@ -114,7 +114,7 @@ func TestTheDocumentedPythonProgram(t *testing.T) {
 	}
 	program := pythonBlock.FindStringSubmatch(string(text))
 	if program == nil {
-		t.Fatal("there is no program in testdata/examples.md")
+		t.Fatal("testdata/examples.md has no program")
 	}
 	s := start(t, t.TempDir(), ollamaURL, []string{"--demo"})
 	python, _ := findPython(t)
@@ -134,7 +134,7 @@ func TestTheDocumentedPythonProgram(t *testing.T) {
 	}
 }
 
-// Demo keys are known to the whole world, so they work from this machine alone.
+// Demo keys are public, so they work only from this machine.
 func TestDemoKeysRefuseForwardedRequests(t *testing.T) {
 	s := start(t, t.TempDir(), ollamaURL, []string{"--demo"})
 	req, err := http.NewRequestWithContext(t.Context(), "GET", s.URL+"/api/models", nil)

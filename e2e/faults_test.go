@@ -16,7 +16,7 @@ import (
 	"ollama-api-service/internal/ollamatest"
 )
 
-// streamsOf are requests for a stream in each dialect, with what the error record of a stop looks like.
+// streamsOf are requests for a stream in each dialect, with the form of the error record when the service stops.
 var streamsOf = []struct{ path, body, failure string }{
 	{"/api/chat", `{` + ask + `}`, `{"error":"` + stopping + `","detail":"` + stopping + `"}`},
 	{"/v1/chat/completions", `{` + ask + `,"stream":true}`, `data: {"error":{"message":"` + stopping + `"`},
@@ -27,7 +27,7 @@ var streamsOf = []struct{ path, body, failure string }{
 
 const stopping = "the gateway is stopping: try again in a moment"
 
-// address is where the service listens, past the tap.
+// address returns the address of the service itself, not that of the tap.
 func (s *service) address(t *testing.T) string {
 	t.Helper()
 	a, err := s.stdout.find(addressLine, s.ended)
@@ -37,7 +37,7 @@ func (s *service) address(t *testing.T) string {
 	return a
 }
 
-// halfway has streams of all dialects that have come halfway and go no further.
+// halfway starts streams in all dialects that stop in the middle of their answers.
 func halfway(t *testing.T, fake *ollamatest.Server, s *service, key string) <-chan []answer {
 	t.Helper()
 	var all sync.WaitGroup
@@ -65,8 +65,8 @@ func halfway(t *testing.T, fake *ollamatest.Server, s *service, key string) <-ch
 	return done
 }
 
-// SIGTERM: nobody is let in any more, which is how a probe of readiness sees it, and what is still running when the grace is over is told so in its
-// dialect, and then cut. Every row is on the books.
+// After SIGTERM, the service accepts no more connections, as a readiness probe sees. A request that still runs when the grace period ends
+// gets an error in its dialect and is cut. Every request has a row.
 func TestAStopTellsEveryStream(t *testing.T) {
 	fake := ollamatest.Start(t)
 	s := start(t, t.TempDir(), fake.URL+"?slots=9", nil, "SHUTDOWN_GRACE=2s")
@@ -85,7 +85,7 @@ func TestAStopTellsEveryStream(t *testing.T) {
 	for i, a := range <-running {
 		lines := strings.Split(strings.TrimSpace(a.Body), "\n")
 		ordered := streamsOf[i].path == "/v1/responses" || streamsOf[i].path == "/v1/messages"
-		if streamsOf[i].path == "/v1/responses" { // its error is the last event but one
+		if streamsOf[i].path == "/v1/responses" { // its error is the event before the last
 			lines = lines[:max(1, len(lines)-3)]
 		}
 		if a.Status != http.StatusOK || (a.Err == nil) != ordered || !strings.HasPrefix(last(lines), streamsOf[i].failure) || !strings.Contains(last(lines), stopping) || !strings.Contains(a.Body, ollamatest.Word(0)) {
@@ -94,7 +94,7 @@ func TestAStopTellsEveryStream(t *testing.T) {
 	}
 	<-s.ended
 	if took := time.Since(from); s.result != nil || took < 2*time.Second || took > 20*time.Second {
-		t.Errorf("it ended after %v with %v", took, s.result)
+		t.Errorf("the service ended after %v with %v", took, s.result)
 	}
 	s = s.again(t, fake.URL)
 	if st := s.stats(t, key, 5); st.Total != 5 || st.ByOutcome["interrupted"] != 5 || st.Estimated != 5 || st.Completion < 20 {
@@ -102,7 +102,7 @@ func TestAStopTellsEveryStream(t *testing.T) {
 	}
 }
 
-// A second signal does not wait for anything; what ran is on the books all the same.
+// At a second signal, the service ends at once. The requests that ran still have rows.
 func TestTheSecondSignalEndsAtOnce(t *testing.T) {
 	fake := ollamatest.Start(t)
 	s := start(t, t.TempDir(), fake.URL+"?slots=9", nil, "SHUTDOWN_GRACE=10m")
@@ -116,13 +116,13 @@ func TestTheSecondSignalEndsAtOnce(t *testing.T) {
 	s.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-s.ended:
-		t.Logf("it ended after %v", time.Since(from).Round(time.Millisecond))
+		t.Logf("the service ended after %v", time.Since(from).Round(time.Millisecond))
 	case <-time.After(5 * time.Second):
-		t.Fatal("it did not end")
+		t.Fatal("the service did not end")
 	}
 	for _, a := range <-running {
 		if a.Err == nil && !strings.Contains(a.Body, stopping) {
-			t.Errorf("the answer ended as if it were whole: %s", a.Body)
+			t.Errorf("the answer ended as if it were complete: %s", a.Body)
 		}
 	}
 	s = s.again(t, fake.URL)
@@ -131,7 +131,7 @@ func TestTheSecondSignalEndsAtOnce(t *testing.T) {
 	}
 }
 
-// What clients have seen the end of is what the books hold, to the request, when a service is stopped under load.
+// When a service is stopped under load, the books have exactly the requests whose answers clients have read to the end.
 func TestNoRowIsLostInAStop(t *testing.T) {
 	fake := ollamatest.Start(t)
 	fake.Handle("POST", "/api/chat", func(*ollamatest.Request) ollamatest.Answer { return ollamatest.Answer{Tokens: 3, PromptTokens: 5} })
@@ -146,7 +146,7 @@ func TestNoRowIsLostInAStop(t *testing.T) {
 			for {
 				a, err := tryCall(t.Context(), "POST", s.URL+"/api/chat", key, `{`+ask+`}`)
 				if err != nil {
-					return // nobody listens any more
+					return // the service does not listen any more
 				}
 				if a.Status != http.StatusOK || a.Err != nil || !strings.Contains(a.Body, `"done":true`) {
 					t.Errorf("an answer was cut: %d, %v, %s", a.Status, a.Err, a.Body)
@@ -165,14 +165,14 @@ func TestNoRowIsLostInAStop(t *testing.T) {
 	s = s.again(t, fake.URL)
 	st := s.stats(t, key, int64(whole))
 	if st.Total != int64(whole) || st.ByOutcome["ok"] != st.Total || st.Completion != 3*st.Total || st.Prompt != 5*st.Total {
-		t.Errorf("clients have seen the end of %d answers, the books say %+v", whole, st)
+		t.Errorf("clients have read %d answers to the end, the books have %+v", whole, st)
 	}
-	t.Logf("%d answers seen and booked", whole)
+	t.Logf("%d answers read and recorded", whole)
 }
 
 const stuck = 200
 
-// A client that reads nothing holds little of the service's memory until it is cut.
+// A client that reads nothing holds only little memory of the service until it is disconnected.
 func TestStuckClientsHoldLittle(t *testing.T) {
 	fake := ollamatest.Start(t)
 	piece := strings.Join(ollamatest.ChatLines("tiny", 17, 30)[:30], "")
@@ -203,7 +203,7 @@ func TestStuckClientsHoldLittle(t *testing.T) {
 		s := start(t, t.TempDir(), fake.URL+"?slots=1000", nil, "TLS_CERT="+files.cert, "TLS_KEY="+files.key)
 		key := makeKeyWith(t, a.client(t), s)
 		s.measure(t, fake, func() {
-			p := newPeer(t, s, roots) // which opens no window
+			p := newPeer(t, s, roots) // which never opens a window
 			if err := p.send(func() error {
 				if err := p.open(1, false, p.chat(key)); err != nil {
 					return err
@@ -216,7 +216,7 @@ func TestStuckClientsHoldLittle(t *testing.T) {
 	})
 }
 
-// measure opens stuck clients and measures what each of them costs, when no more comes from upstream.
+// measure opens stuck clients, waits until no more bytes come from upstream, and measures the memory of each client.
 func (s *service) measure(t *testing.T, fake *ollamatest.Server, open func()) {
 	t.Helper()
 	seen := len(fake.RequestsTo("POST", "/api/chat"))
@@ -227,15 +227,15 @@ func (s *service) measure(t *testing.T, fake *ollamatest.Server, open func()) {
 		open()
 	}
 	fake.WaitRequestTo(seen+1+stuck, "POST", "/api/chat")
-	<-time.After(5 * time.Second) // what upstream sends has filled all that lies between: the peak is behind us
+	<-time.After(5 * time.Second) // by now upstream's bytes have filled all buffers, and the peak has passed
 	each := (peakMemory(t, s) - before) / stuck
 	t.Logf("each of %d stuck clients holds %d KiB", stuck, each>>10)
 	if each > 256<<10 {
-		t.Errorf("each of %d stuck clients holds %d KiB, want 256 at most", stuck, each>>10)
+		t.Errorf("each of %d stuck clients holds %d KiB, want at most 256", stuck, each>>10)
 	}
 }
 
-// A line that does not end is an error as soon as no client could read it, and never more memory than that.
+// An endless line is an error as soon as it is too long for any client, and never takes more memory than that.
 func TestLinesWithoutEndAreBounded(t *testing.T) {
 	fake := ollamatest.Start(t)
 	piece := string(bytes.Repeat([]byte("x"), 1<<20))
@@ -253,7 +253,7 @@ func TestLinesWithoutEndAreBounded(t *testing.T) {
 	if a.Err == nil || !strings.Contains(a.Body, "a record too long to pass on") || len(a.Body) > 1000 {
 		t.Errorf("%d, %v, %d bytes", a.Status, a.Err, len(a.Body))
 	}
-	// The same as one object passes, but for its tail. Of 16 MiB, because the tests themselves hold it several times over.
+	// One object of that size is forwarded, except for its end. It has 16 MiB, because the tests hold several copies of it.
 	const object = 16
 	fake.Script("POST", "/api/chat", ollamatest.Answer{Chunks: chunks[1 : 2+object], Header: http.Header{"Content-Type": {"application/json"}}})
 	if a := call(t, "POST", s.URL+"/api/chat", key, `{`+ask+`,"stream":false}`); a.Err != nil || len(a.Body) != object<<20+len(chunks[1]) {

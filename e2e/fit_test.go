@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// TestTheModelOfABackend fits the simulator's model of a backend (internal/sched) to a real one, and prints how far off it is: a
-// request takes a time for each token of its prompt and of its answer, and longer by a part for each other that runs.
+// TestTheModelOfABackend fits the simulator's model of a backend (internal/sched) to a real one, and prints the error. In the model, a
+// request takes a time for each token of its prompt and its answer, and a fraction longer for each other running request.
 func TestTheModelOfABackend(t *testing.T) {
 	call(t, "POST", ollamaURL+"/api/create", "", `{"model":"fitted","from":"tiny","parameters":{"num_thread":1,"num_ctx":2048},"stream":false}`).want(t, http.StatusOK)
 	defer func() {
@@ -23,7 +23,7 @@ func TestTheModelOfABackend(t *testing.T) {
 	var runs []run
 	one := func(words, tokens, others, salt int) {
 		body := fmt.Sprintf(`{"model":"fitted","prompt":%q,"stream":false,"raw":true,"options":{"num_predict":%d}}`,
-			fmt.Sprint(salt, " ", strings.Repeat("once upon a time ", words/4)), tokens) // the number keeps the prompt out of the cache
+			fmt.Sprint(salt, " ", strings.Repeat("once upon a time ", words/4)), tokens) // the number makes the prompt differ from cached ones
 		from := time.Now()
 		var a struct {
 			Prompt float64 `json:"prompt_eval_count"`
@@ -57,7 +57,7 @@ func TestTheModelOfABackend(t *testing.T) {
 			all.Wait()
 		}
 	}
-	// Least squares of the relative error over what ran alone, then the slowing of what did not.
+	// First least squares of the relative error over single requests, then the slowdown of concurrent ones.
 	var pp, po, oo, p1, o1 float64
 	for _, r := range runs[:alone] {
 		p, o := r.prompt/r.seconds, r.output/r.seconds

@@ -13,7 +13,7 @@ import (
 	"ollama-api-service/internal/ollamatest"
 )
 
-// Whatever one key sends, the program stays below MAX_BODY_MEMORY and 150 MB, and the bodies of other keys are served.
+// Whatever one key sends, the program uses at most MAX_BODY_MEMORY plus 150 MB, and the requests of other keys are served.
 func TestOneKeyCannotFillTheMemory(t *testing.T) {
 	const bodies, besides = 128 << 20, 150_000_000
 	fake := ollamatest.Start(t)
@@ -32,7 +32,7 @@ func TestOneKeyCannotFillTheMemory(t *testing.T) {
 		z.Close()
 		return b.Bytes()
 	}
-	// Text that does not shrink keeps the ratio of the compressed one below the bound.
+	// Incompressible text keeps the compression ratio below the bound.
 	large, decoded := chat(12<<20), packed([]byte(`{"model":"tiny","messages":[{"role":"user","content":"`+noise(400<<10)+strings.Repeat("a", 24<<20)+`"}]}`))
 	ctx, stop := context.WithCancel(t.Context())
 	var all sync.WaitGroup
@@ -85,7 +85,7 @@ func TestOneKeyCannotFillTheMemory(t *testing.T) {
 	}
 }
 
-// noise is text that does not shrink much.
+// noise returns text that compresses badly.
 func noise(n int) string {
 	var b strings.Builder
 	x := uint64(1)

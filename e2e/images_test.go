@@ -11,7 +11,7 @@ import (
 	"ollama-api-service/internal/ollamatest"
 )
 
-// With the settings as they are, an image of 50 MB passes in each dialect.
+// With the default settings, each dialect accepts an image of 50 MB.
 func TestLargeImagesPass(t *testing.T) {
 	const size = 50_000_000
 	image := base64.StdEncoding.EncodeToString(bytes.Repeat([]byte("\x89PNG"), size/4))
@@ -35,7 +35,7 @@ func TestLargeImagesPass(t *testing.T) {
 		if path == "/v1/messages/count_tokens" {
 			continue
 		}
-		// Among the gateway's own questions, which go on meanwhile.
+		// The gateway's own requests to Ollama continue in the meantime.
 		if !slices.ContainsFunc(sent, func(r *ollamatest.Request) bool { return r.Path == path && bytes.Contains(r.Body, []byte(image)) }) {
 			t.Errorf("%s: the image did not arrive", path)
 		}

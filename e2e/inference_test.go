@@ -9,7 +9,7 @@ import (
 
 const ask = `"model":"tiny","messages":[{"role":"user","content":"the sea"}]`
 
-// Every native call is answered as Ollama answers it, and the tokens it names are the tokens in the books.
+// Every native call gets the answer that Ollama gives, and the books have the token counts of the answer.
 func TestNativeCallsAreOnTheBooksExactly(t *testing.T) {
 	s := serve(t)
 	key := s.makeKey(t, "").Secret
@@ -45,7 +45,7 @@ func TestNativeCallsAreOnTheBooksExactly(t *testing.T) {
 	if prompt == 0 || completion != 4*8 {
 		t.Fatalf("Ollama counted %d and %d tokens", prompt, completion)
 	}
-	// What the user asks for at the top is moved where Ollama reads it.
+	// A field at the top level moves to the place where Ollama reads it.
 	top := call(t, "POST", s.URL+"/api/chat", key, `{`+ask+`,"stream":false,"max_tokens":3,"temperature":0}`).want(t, http.StatusOK).object(t)
 	count(top)
 	if top["eval_count"] != 3.0 {
@@ -54,7 +54,7 @@ func TestNativeCallsAreOnTheBooksExactly(t *testing.T) {
 
 	st := s.stats(t, key, calls)
 	if st.Total != calls || st.Prompt != prompt || st.Completion != completion || st.Estimated != 0 {
-		t.Errorf("books: %+v; the answers say %d calls, %d and %d tokens", st, calls, prompt, completion)
+		t.Errorf("got books %+v; the answers have %d calls, %d and %d tokens", st, calls, prompt, completion)
 	}
 	if st.ByEndpoint["/api/chat"] != 3 || st.ByEndpoint["/api/generate"] != 2 || st.ByEndpoint["/api/embed"] != 1 || st.ByModel["tiny:latest"] != calls {
 		t.Errorf("books by endpoint and model: %+v", st)
@@ -62,7 +62,7 @@ func TestNativeCallsAreOnTheBooksExactly(t *testing.T) {
 	if st.Average == nil || *st.Average <= 0 || st.Last24h != calls {
 		t.Errorf("average and last 24 hours: %+v", st)
 	}
-	// Asking for lists and statistics costs nothing.
+	// Requests for lists and statistics do not count.
 	call(t, "GET", s.URL+"/api/tags", key, "").want(t, http.StatusOK)
 	call(t, "GET", s.URL+"/v1/models", key, "").want(t, http.StatusOK)
 	call(t, "POST", s.URL+"/api/show", key, `{"model":"tiny"}`).want(t, http.StatusOK)
@@ -71,7 +71,7 @@ func TestNativeCallsAreOnTheBooksExactly(t *testing.T) {
 	}
 }
 
-// OpenAI streams carry no usage unless it is asked for; the books have it all the same.
+// OpenAI streams contain usage only if the client asks for it. The books always have it.
 func TestOpenAICallsAreOnTheBooksExactly(t *testing.T) {
 	s := serve(t)
 	var usage map[string]any
@@ -116,7 +116,7 @@ func TestOpenAICallsAreOnTheBooksExactly(t *testing.T) {
 	}
 }
 
-// A failure has the shape that the clients of its path read.
+// A failure has the form that the clients of its path read.
 func TestFailuresSpeakTheCallersDialect(t *testing.T) {
 	s := serve(t)
 	key := s.makeKey(t, `,"models":["tiny"]`).Secret

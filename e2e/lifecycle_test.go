@@ -14,7 +14,7 @@ import (
 	"ollama-api-service/internal/ollamatest"
 )
 
-// What was under way when the process was killed becomes a row of its own: it used the backend, so it is on the books.
+// A request that runs when the process is killed gets its own row, because it used the backend.
 func TestAKillLosesNothing(t *testing.T) {
 	fake := ollamatest.Start(t)
 	gate := make(chan struct{}, 1)
@@ -24,7 +24,7 @@ func TestAKillLosesNothing(t *testing.T) {
 
 	fake.Script("POST", "/api/chat", ollamatest.Answer{Tokens: 5, Gate: gate})
 	broken := make(chan error, 1)
-	gate <- struct{}{} // for one token; a second one never comes
+	gate <- struct{}{} // for one token; there is no second one
 	res := open(t, s.URL+"/api/chat", key)
 	in := bufio.NewReader(res.Body)
 	if line, err := in.ReadString('\n'); err != nil || !strings.Contains(line, ollamatest.Word(0)) {
@@ -36,7 +36,7 @@ func TestAKillLosesNothing(t *testing.T) {
 	}()
 	s.kill(t)
 	if err := <-broken; err == nil {
-		t.Error("the stream went on after the kill")
+		t.Error("the stream continued after the kill")
 	}
 	res.Body.Close()
 
@@ -46,12 +46,12 @@ func TestAKillLosesNothing(t *testing.T) {
 	if st.Total != 2 || st.ByOutcome["ok"] != 1 || st.ByOutcome["interrupted"] != 1 || st.Estimated != 1 {
 		t.Errorf("books after the kill: %+v", st)
 	}
-	// The interrupted request counts against the limit as well: 3 less 2 leaves one.
+	// The interrupted request counts towards the limit too: of 3 requests, one remains.
 	call(t, "POST", s.URL+"/api/chat", key, `{`+ask+`}`).want(t, http.StatusOK)
 	call(t, "POST", s.URL+"/api/chat", key, `{`+ask+`}`).want(t, http.StatusTooManyRequests)
 }
 
-// open starts a streamed chat and returns as soon as the header is there.
+// open starts a streamed chat and returns when the header has arrived.
 func open(t *testing.T, url, key string) *http.Response {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), "POST", url, strings.NewReader(`{`+ask+`}`))
@@ -81,13 +81,13 @@ func open(t *testing.T, url, key string) *http.Response {
 	return nil
 }
 
-// pass lets one chunk of a fake answer through its gate, once the answer has come so far.
+// pass opens the gate for one chunk of a fake answer, when the answer has come to the gate.
 func pass(t *testing.T, gate chan<- struct{}) {
 	t.Helper()
 	select {
 	case gate <- struct{}{}:
 	case <-time.After(patience):
-		t.Fatal("the fake Ollama was not asked for a further chunk")
+		t.Fatal("the fake Ollama did not come to the next chunk")
 	}
 }
 
@@ -127,7 +127,7 @@ func TestAnOrderlyStopLetsAnswersFinish(t *testing.T) {
 func TestALeavingClientClosesUpstream(t *testing.T) {
 	for _, c := range []struct {
 		name, path, body string
-		chunks           int // let through before the client leaves
+		chunks           int // sent before the client leaves
 	}{
 		{"in a native stream", "/api/chat", `{` + ask + `}`, 2},
 		{"in an OpenAI stream", "/v1/chat/completions", `{` + ask + `,"stream":true}`, 2},
@@ -164,7 +164,7 @@ func TestALeavingClientClosesUpstream(t *testing.T) {
 	}
 }
 
-// The command line changes keys in the database directly; the running service obeys within a second.
+// The command line changes keys directly in the database. The running service applies the change within a second.
 func TestKeysOnTheCommandLineTakeEffectAtOnce(t *testing.T) {
 	s := serve(t)
 	out, errs, exit := s.command(t, "keys", "create", "--name", "from the shell", "--role", "user", "--rate-limit", "5", "--json")
@@ -211,7 +211,7 @@ func TestABadStartSaysWhatToDo(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dotenv, ".env"), []byte("PORT=0\nRATE_LIMT=5\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	canary := "a-value-nobody-may-print-7731"
+	canary := "a-value-that-must-not-be-printed-7731"
 	for _, c := range []struct {
 		name string
 		dir  string
@@ -241,7 +241,7 @@ func TestABadStartSaysWhatToDo(t *testing.T) {
 			}
 			for _, s := range c.says {
 				if !strings.Contains(errs, s) {
-					t.Errorf("no word of %s in %q", s, errs)
+					t.Errorf("want %s in %q", s, errs)
 				}
 			}
 			if strings.Contains(out+errs, canary) {
@@ -250,11 +250,11 @@ func TestABadStartSaysWhatToDo(t *testing.T) {
 		})
 	}
 	if _, err := os.Stat(empty); !os.IsNotExist(err) {
-		t.Errorf("a command that only reads made %s", empty)
+		t.Errorf("a command that only reads created %s", empty)
 	}
 }
 
-// healthcheck is what a container runs: exit 0 as long as the service answers.
+// Containers run healthcheck. It exits with 0 as long as the service answers.
 func TestHealthcheck(t *testing.T) {
 	s := serve(t)
 	_, port, _ := strings.Cut(strings.TrimPrefix(s.URL, "http://"), ":")
@@ -264,7 +264,7 @@ func TestHealthcheck(t *testing.T) {
 	}
 	s.stop(t)
 	if _, errs, exit := run(t, env, "healthcheck"); exit == 0 || errs == "" {
-		t.Errorf("of a stopped service: exit %d, %q", exit, errs)
+		t.Errorf("healthcheck of a stopped service: got exit %d, %q", exit, errs)
 	}
 	if out, _, exit := run(t, env, "version"); exit != 0 || !strings.Contains(out, "0.0.0-e2e") {
 		t.Errorf("version: exit %d, %q", exit, out)

@@ -40,15 +40,14 @@ func TestRateLimit(t *testing.T) {
 			t.Errorf("body %s", a.Body)
 		}
 	}
-	// A refusal is no row, and what costs nothing still works.
+	// A refused request has no row, and routes without a limit still work.
 	if st := s.stats(t, key, 2); st.Total != 2 {
 		t.Errorf("%d rows for 2 requests", st.Total)
 	}
 	call(t, "GET", s.URL+"/api/models", key, "").want(t, http.StatusOK)
 }
 
-// 500 requests at one time against a limit of 100: 100 pass, not one more and not one less, also after the service was
-// killed and started anew.
+// Of 500 concurrent requests with a limit of 100, exactly 100 pass, also after the service was killed and restarted.
 func TestTheLimitIsExactAndOutlivesAKill(t *testing.T) {
 	s := serve(t)
 	key := s.makeKey(t, `,"rate_limit":100`).Secret
@@ -74,7 +73,7 @@ func TestTheLimitIsExactAndOutlivesAKill(t *testing.T) {
 	}
 }
 
-// flood sends n requests at one time and counts the answers.
+// flood sends n concurrent requests and counts the answers.
 func flood(t *testing.T, s *service, key string, n int) (passed, refused int) {
 	t.Helper()
 	gate := make(chan struct{})

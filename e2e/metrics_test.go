@@ -15,7 +15,7 @@ import (
 	"testing"
 )
 
-// A real Prometheus scrapes the service with an admin key, natively, and answers the queries of docs/metrics.md with data.
+// A real Prometheus scrapes the service with an admin key and native histograms. The queries of docs/metrics.md return data.
 func TestPrometheusScrapesTheService(t *testing.T) {
 	s := serve(t, "OLLAMA_BASE_URL="+ollamaURL+"?name=gpu1")
 	user := s.makeKey(t, "")
@@ -26,7 +26,7 @@ func TestPrometheusScrapesTheService(t *testing.T) {
 	call(t, "GET", s.URL+"/metrics", "", "").want(t, http.StatusUnauthorized)
 	text := call(t, "GET", s.URL+"/metrics", s.Admin, "").want(t, http.StatusOK).Body
 	if strings.Contains(text, user.Preview) || strings.Contains(text, "oas_") {
-		t.Error("/metrics names a key")
+		t.Error("/metrics contains a key")
 	}
 	check := exec.CommandContext(t.Context(), "promtool", "check", "metrics")
 	check.Stdin = strings.NewReader(text)
@@ -38,7 +38,7 @@ func TestPrometheusScrapesTheService(t *testing.T) {
 	poll(t, "scrape by Prometheus", func() bool { return ask(`ollama_api_booked_requests_total{outcome="ok"}`) == "3" })
 	for query, want := range map[string]string{
 		`ollama_api_backend_up{backend="gpu1"}`:                                        "1",
-		`histogram_count(ollama_api_response_seconds{model="tiny:latest"})`:            "3", // of the native histogram: it is there, and no text carries it
+		`histogram_count(ollama_api_response_seconds{model="tiny:latest"})`:            "3", // of the native histogram, which the text format does not contain
 		`histogram_count(ollama_api_time_to_first_token_seconds{model="tiny:latest"})`: "3",
 		`sum(ollama_api_tokens_total{model="tiny:latest",direction="completion"})`:     "12",
 		`sum(ollama_api_refused_requests_total{reason=~"forbidden|unauthorized"})`:     "2",
@@ -49,7 +49,7 @@ func TestPrometheusScrapesTheService(t *testing.T) {
 	}
 	p95, err := strconv.ParseFloat(ask(`histogram_quantile(0.95, ollama_api_response_seconds{model="tiny:latest"})`), 64)
 	if err != nil || p95 <= 0 || p95 > 30 {
-		t.Errorf("95 %% of the answers take %v (%v)", p95, err)
+		t.Errorf("got a 95th percentile of %v (%v)", p95, err)
 	}
 }
 
@@ -59,8 +59,7 @@ type prom struct {
 	address string
 }
 
-// prometheus starts a Prometheus that scrapes s each second, as the job ollama-api-service, with native histograms or with the
-// classic ones.
+// prometheus starts a Prometheus that scrapes s every second as the job ollama-api-service, with native or classic histograms.
 func prometheus(t *testing.T, s *service, native bool, rules ...string) *prom {
 	t.Helper()
 	dir := t.TempDir()
@@ -76,7 +75,7 @@ func prometheus(t *testing.T, s *service, native bool, rules ...string) *prom {
 		"rule_files": rules,
 		"scrape_configs": []any{map[string]any{
 			"job_name": "ollama-api-service", "scheme": scheme, "authorization": map[string]any{"credentials_file": "key"},
-			"tls_config":     map[string]any{"insecure_skip_verify": true}, // the tests of TLS verify it
+			"tls_config":     map[string]any{"insecure_skip_verify": true}, // the TLS tests verify the certificate
 			"static_configs": []any{map[string]any{"targets": []string{target}}},
 		}},
 	})
@@ -109,7 +108,7 @@ func prometheus(t *testing.T, s *service, native bool, rules ...string) *prom {
 	return &prom{t, address}
 }
 
-// values are those of all series that a query finds.
+// values returns the values of all series that a query finds.
 func (p *prom) values(query string) ([]string, error) {
 	a, err := tryCall(p.t.Context(), "GET", "http://"+p.address+"/api/v1/query?query="+url.QueryEscape(query), "", "")
 	if err != nil {
@@ -131,7 +130,7 @@ func (p *prom) values(query string) ([]string, error) {
 	return values, nil
 }
 
-// ask is the one value of a query.
+// ask returns the only value of a query.
 func (p *prom) ask(query string) string {
 	values, err := p.values(query)
 	if err != nil || len(values) != 1 {

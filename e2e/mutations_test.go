@@ -21,12 +21,12 @@ import (
 
 var mutations = flag.Int("mutations", 10_000, "how many changed requests TestChangedRequests sends")
 
-// statusLines are what answers begin with.
+// statusLines finds the beginnings of answers.
 var statusLines = regexp.MustCompile(`(?m)^HTTP/1\.[01] (\d{3}) `)
 
 const goodBody = `{"model":"tiny","messages":[{"role":"user","content":"x"}],"prompt":"x","input":"x","max_tokens":2}`
 
-// What a user's key may cause upstream.
+// The requests that a user's key may cause upstream.
 var userCalls = map[string]bool{
 	"POST /api/generate": true, "POST /api/chat": true, "POST /api/embed": true, "POST /api/embeddings": true, "POST /api/show": true,
 	"POST /v1/chat/completions": true, "POST /v1/completions": true, "POST /v1/embeddings": true, "POST /v1/responses": true, "POST /v1/messages": true,
@@ -34,14 +34,14 @@ var userCalls = map[string]bool{
 	"GET /api/version": true, // the service's own probe
 }
 
-// tally is what a run came to.
+// tally counts the results of a run.
 type tally struct {
 	sent, forwarded, unauthorised, ownFailures, hung atomic.Int64
 	status                                           [10]atomic.Int64
 }
 
-// The rows of the catalogue, changed at random: nothing panics, the service never fails of its own, nothing reaches Ollama that a
-// user's key may not ask for, and memory does not grow. The seed is printed; a long run is "-args -mutations 1000000".
+// The test sends randomly changed rows of the catalogue. Nothing panics, the service itself never fails, Ollama gets no request that a
+// user's key may not make, and memory does not grow. The seed is printed. For a long run, use "-args -mutations 1000000".
 func TestChangedRequests(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -54,7 +54,7 @@ func TestChangedRequests(t *testing.T) {
 			}
 		}
 	}
-	// Rows are bad, most of them: as many good requests beside them.
+	// Most rows are bad, so the corpus gets as many good requests.
 	for n := len(corpus); n > 0; {
 		for call := range userCalls {
 			method, path, _ := strings.Cut(call, " ")
@@ -69,28 +69,28 @@ func TestChangedRequests(t *testing.T) {
 	}
 	var sum tally
 	g.fake.Forget()
-	// By the middle the garbage collector has the memory that it works with.
+	// After the first half, the garbage collector has reached its working size.
 	g.mutate(t, rand.New(rand.NewPCG(seed, 0)), corpus, *mutations/2, &sum)
 	before := peakMemory(t, g.service)
 	g.mutate(t, rand.New(rand.NewPCG(seed, 1)), corpus, *mutations-*mutations/2, &sum)
 	now, after := memory(t, g.service, "VmRSS"), peakMemory(t, g.service)
-	t.Logf("%d requests, %d of them went to Ollama, %d unauthorised, %d failures of the service's own, %d connections that did not end; answers by their first digit: 1xx %d, 2xx %d, 3xx %d, 4xx %d, 5xx %d; memory %d KiB, at most %d KiB more than after the first half",
+	t.Logf("%d requests, %d of them went to Ollama, %d unauthorized, %d failures of the service itself, %d connections that did not end; answers by their first digit: 1xx %d, 2xx %d, 3xx %d, 4xx %d, 5xx %d; memory %d KiB, at most %d KiB more than after the first half",
 		sum.sent.Load(), sum.forwarded.Load(), sum.unauthorised.Load(), sum.ownFailures.Load(), sum.hung.Load(),
 		sum.status[1].Load(), sum.status[2].Load(), sum.status[3].Load(), sum.status[4].Load(), sum.status[5].Load(), now>>10, (after-before)>>10)
 	if sum.forwarded.Load() == 0 || sum.status[2].Load() == 0 || sum.status[4].Load() == 0 {
-		t.Error("the changed requests are no mixture of good and bad ones")
+		t.Error("the changed requests are not a mixture of good and bad ones")
 	}
-	// serve.go lets the heap fill 64 MiB before it is collected, which a short run has not reached by its middle.
+	// serve.go lets the heap grow to 64 MiB before a collection, which a short run does not reach in its first half.
 	if grown := after - before; grown > 64<<20 {
 		t.Errorf("memory grew by %d KiB", grown>>10)
 	}
 	if log := g.stdout.String(); strings.Contains(log, `"msg":"panic"`) {
-		t.Error("a panic")
+		t.Error("the log has a panic")
 	}
 	g.stop(t)
 }
 
-// mutate sends n changed requests over some connections at a time.
+// mutate sends n changed requests over several concurrent connections.
 func (g *gate) mutate(t *testing.T, random *rand.Rand, corpus [][]byte, n int, sum *tally) {
 	const clients = 4
 	inputs := make(chan []byte)
@@ -113,7 +113,7 @@ func (g *gate) mutate(t *testing.T, random *rand.Rand, corpus [][]byte, n int, s
 	g.look(t, sum)
 }
 
-// look checks what has come to Ollama since it was last called: all of it together would fill the memory of the test.
+// look checks the requests that Ollama got since the last call. All requests of a run together would fill the test's memory.
 func (g *gate) look(t *testing.T, sum *tally) {
 	for _, r := range g.fake.Forget() {
 		if r.Header.Get("User-Agent") == backend.Agent {
@@ -127,8 +127,8 @@ func (g *gate) look(t *testing.T, sum *tally) {
 	}
 }
 
-// forbidden says what of a request upstream was not authorised. The key of the rows may use all models here: which ones
-// pass is what the fuzz targets look at.
+// forbidden returns the part of an upstream request that was not authorized, or "". The key of the rows may use all models here: the fuzz
+// targets check the models.
 func forbidden(r *ollamatest.Request, secrets []string) string {
 	if !userCalls[r.Method+" "+r.RequestURI] {
 		return "is no call of a user"
@@ -148,7 +148,7 @@ func forbidden(r *ollamatest.Request, secrets []string) string {
 	return ""
 }
 
-// converse sends bytes with a last request behind them, and counts what is answered.
+// converse sends bytes and a last request, and counts the answers.
 func (g *gate) converse(t *testing.T, raw []byte, sum *tally) {
 	c, err := net.Dial("tcp", g.address)
 	if err != nil {
@@ -157,21 +157,21 @@ func (g *gate) converse(t *testing.T, raw []byte, sum *tally) {
 	}
 	defer c.Close()
 	sum.sent.Add(1)
-	_, _ = c.Write(append(raw, send("GET /healthz", "", "Connection: close")...)) // a service that has heard enough resets it
+	_, _ = c.Write(append(raw, send("GET /healthz", "", "Connection: close")...)) // the service may already have reset the connection
 	var said bytes.Buffer
-	// What is no whole request waits for its rest: it gets the end of the connection after a moment.
+	// The service waits for the rest of an incomplete request, so the test ends the connection after a moment.
 	c.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
 	if _, err := io.Copy(&said, c); err != nil {
 		_ = c.(*net.TCPConn).CloseWrite()
 		c.SetReadDeadline(time.Now().Add(patience))
 		if _, err := io.Copy(&said, c); err != nil && os.IsTimeout(err) {
 			sum.hung.Add(1)
-			t.Errorf("the connection does not end that began with %q", redact(string(raw[:min(len(raw), 200)])))
+			t.Errorf("the connection that began with %q did not end", redact(string(raw[:min(len(raw), 200)])))
 		}
 	}
 	for _, m := range statusLines.FindAllSubmatch(said.Bytes(), -1) {
 		sum.status[m[1][0]-'0'].Add(1)
-		// 501 and 505 are net/http's for what it does not know; the rest of 5xx is nobody's fault but ours here.
+		// net/http answers 501 and 505 to unknown codings and versions. Any other 5xx is a fault of the service.
 		if status := string(m[1]); status >= "500" && status != "501" && status != "505" {
 			sum.ownFailures.Add(1)
 			t.Errorf("%s to %q: %.300s", status, redact(string(raw[:min(len(raw), 1500)])), redact(said.String()))
@@ -179,12 +179,12 @@ func (g *gate) converse(t *testing.T, raw []byte, sum *tally) {
 	}
 }
 
-// pieces are what changes requests into others that mean something.
+// pieces are texts that turn a request into another meaningful one.
 var pieces = strings.Split("\r\n|\n|\r\n\r\n|\r| |\t|:|,|;|/|//|..|%2f|%00|\x00|\xff|\"|{|}|[|]|0|-1|99999999999|chunked|Transfer-Encoding: chunked\r\n|Content-Length: 5\r\n|Content-Length: 0\r\n|"+
 	"Connection: keep-alive, Authorization\r\n|Expect: 100-continue\r\n|Upgrade: h2c\r\n|Host: x\r\n|GET |POST |DELETE |HTTP/1.0|HTTP/1.1|HTTP/2.0|/api/delete|/api/pull|/api/tags|/v1/models|"+
 	"\"model\":\"evil\",|\"Model\":\"tiny\",|\"stream\":true,|\"keep_alive\":0,|\"options\":{\"num_predict\":-1},|0\r\n\r\n|5\r\nhello\r\n", "|")
 
-// change makes a request out of one or two of the corpus.
+// change makes a request from one or two of the corpus.
 func change(random *rand.Rand, corpus [][]byte) []byte {
 	raw := bytes.Clone(corpus[random.IntN(len(corpus))])
 	for range random.IntN(4) {

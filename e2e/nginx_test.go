@@ -16,7 +16,7 @@ import (
 	"ollama-api-service/internal/ollamatest"
 )
 
-// The proxy that docs/deployment.md sets up passes each word on before the next one is there, and says who asks.
+// With the configuration in docs/deployment.md, nginx forwards each word before the next one comes, and sends the client's address.
 func TestTheDocumentedProxyDoesNotBuffer(t *testing.T) {
 	guide, err := os.ReadFile("../docs/deployment.md")
 	if err != nil {
@@ -28,13 +28,13 @@ func TestTheDocumentedProxyDoesNotBuffer(t *testing.T) {
 	}
 	fake := ollamatest.Start(t)
 	gate := make(chan struct{}, 1)
-	gate <- struct{}{} // for one word; the others wait
+	gate <- struct{}{} // for one word; the other words wait
 	fake.Script("POST", "/api/chat", ollamatest.Answer{Tokens: 3, Gate: gate})
 	s := start(t, t.TempDir(), fake.URL, nil, "TRUSTED_PROXIES=127.0.0.1")
 	key := s.makeKey(t, `,"allowed_ips":["127.0.0.2"]`).Secret
 	proxy := nginx(t, strings.Replace(location, "http://127.0.0.1:8000", s.URL, 1))
 
-	// The key works from 127.0.0.2 alone, so the proxy must have said whom it speaks for.
+	// The key works only from 127.0.0.2, so the proxy must have sent the client's address.
 	from := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
 	there := &http.Client{Transport: &http.Transport{DialContext: from.DialContext}}
 	defer there.CloseIdleConnections()
@@ -61,7 +61,7 @@ func TestTheDocumentedProxyDoesNotBuffer(t *testing.T) {
 	}
 }
 
-// nginx runs nginx with a location, on a free port.
+// nginx runs nginx with a location on a free port.
 func nginx(t *testing.T, location string) (url string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -94,7 +94,7 @@ http {
 		t.Fatal(err)
 	}
 	cmd := exec.Command("nginx", "-p", dir, "-c", path)
-	// The socket is handed over, as nginx does to itself at an upgrade, so that nobody else gets the port.
+	// The test passes the socket to nginx, as nginx does to itself at an upgrade, so that no other program gets the port.
 	cmd.ExtraFiles = []*os.File{listener}
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "NGINX=3;"}
 	said := newTranscript()

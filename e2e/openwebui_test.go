@@ -15,8 +15,8 @@ import (
 	"ollama-api-service/internal/ollamatest"
 )
 
-// webUICalls are the bodies that Open WebUI sends, by method and path. It is Python behind a browser and is not installed
-// here: these are its requests as its router builds them.
+// webUICalls are the bodies that Open WebUI sends, by method and path. Open WebUI is a Python server with a browser interface. It is not
+// installed here: these are the requests that its router builds.
 var webUICalls = map[string]string{
 	"GET /api/tags": "", "GET /api/ps": "", "GET /api/version": "", "GET /v1/models": "",
 	"POST /api/show":            `{"name": "MODEL", "model": "MODEL"}`,
@@ -35,7 +35,7 @@ var webUICalls = map[string]string{
 	"DELETE /api/delete":        `{"name": "MODEL", "model": "MODEL"}`,
 }
 
-// webUIAttempts is what docs/clients.md shows of them: all but /api/version, which needs no key.
+// webUIAttempts are the calls that docs/clients.md shows: all except /api/version, which needs no key.
 var webUIAttempts = []attempt{
 	{name: "GET /api/tags", traits: lists},
 	{name: "GET /api/ps"},
@@ -56,7 +56,7 @@ var webUIAttempts = []attempt{
 	{name: "DELETE /api/delete", traits: modelled | refused},
 }
 
-// webUIRequest is a request with all that Open WebUI puts on it, the user's name and address included.
+// webUIRequest returns a request with every header that Open WebUI sends, including the user's name and address.
 func webUIRequest(t *testing.T, o order) *http.Request {
 	t.Helper()
 	method, path, _ := strings.Cut(strings.TrimSuffix(o.Call, ", whole"), " ")
@@ -84,8 +84,8 @@ func webUIRequest(t *testing.T, o order) *http.Request {
 	return req
 }
 
-// playWebUI sends the requests, and reads the answers as Open WebUI does: of a failure it shows res["error"], and what its
-// browser gets has the header that we sent.
+// playWebUI sends the requests and reads the answers as Open WebUI does. Of a failure, Open WebUI shows res["error"]. It forwards the
+// header of our answer to its browser.
 func playWebUI(t *testing.T, orders []order) []got {
 	var results []got
 	for _, o := range orders {
@@ -98,7 +98,7 @@ func playWebUI(t *testing.T, orders []order) []got {
 		body, broke := io.ReadAll(res.Body)
 		res.Body.Close()
 		if h := res.Header; h.Get("Content-Encoding") != "" || h.Get("Keep-Alive") != "" || h.Get("Upgrade") != "" || h.Get("Trailer") != "" {
-			t.Errorf("%s: a header that Open WebUI would pass on: %v", o.Call, h)
+			t.Errorf("%s: the answer has a header that Open WebUI would forward: %v", o.Call, h)
 		}
 		g.Status = res.StatusCode
 		switch {
@@ -118,7 +118,7 @@ func playWebUI(t *testing.T, orders []order) []got {
 	return results
 }
 
-// record is what Open WebUI reads of an answer, of either family.
+// record has the fields that Open WebUI reads from an answer of either dialect.
 type record struct {
 	Error   json.RawMessage
 	Message struct{ Content string }
@@ -172,7 +172,7 @@ func readWhole(t *testing.T, body []byte, g *got) {
 	r.into(g)
 }
 
-// readStream reads lines of NDJSON or events; an error in one of them is shown.
+// readStream reads lines of NDJSON or events. An error in one of them is shown to the user.
 func readStream(body []byte, g *got) {
 	for line := range bytes.Lines(body) {
 		line = bytes.TrimPrefix(bytes.TrimSpace(line), []byte("data: "))
@@ -196,18 +196,18 @@ func webUIError(t *testing.T, body []byte) string {
 	return errorText(r.Error)
 }
 
-// errorText is a native error, or the message of one in OpenAI's shape.
+// errorText returns a native error, or the message of an error in OpenAI's form.
 func errorText(raw json.RawMessage) string {
 	var text string
 	if json.Unmarshal(raw, &text) == nil {
 		return text
 	}
 	var object struct{ Message string }
-	_ = json.Unmarshal(raw, &object) // what is neither has no text, and the case fails
+	_ = json.Unmarshal(raw, &object) // any other value has no text, so the case fails
 	return object.Message
 }
 
-// What Open WebUI asks without a key is answered, and soon: it gives a list ten seconds, and compares versions as numbers.
+// Open WebUI's requests without a key are answered quickly: it waits ten seconds for a list, and compares versions as numbers.
 func TestOpenWebUIAsksWithoutAKey(t *testing.T) {
 	s := serve(t)
 	for _, key := range []string{"", "oas_0000000000_00000000000000000000000000000000000000", s.makeKey(t, "").Secret} {
@@ -228,7 +228,7 @@ func TestOpenWebUIAsksWithoutAKey(t *testing.T) {
 			}
 		}
 	}
-	// These, too, come without a key in some of its versions. They are refused, in words.
+	// Some of its versions send these without a key too. They are refused with a message.
 	for _, path := range []string{"/api/create", "/api/blobs/sha256:0000000000000000000000000000000000000000000000000000000000000000"} {
 		a := call(t, "POST", s.URL+path, "", `{"model":"x"}`).want(t, http.StatusUnauthorized)
 		if text, _ := a.object(t)["error"].(string); !strings.Contains(text, "contains no API key") {
@@ -237,7 +237,7 @@ func TestOpenWebUIAsksWithoutAKey(t *testing.T) {
 	}
 }
 
-// Who the user of Open WebUI is stays here: for a cloud model Ollama sends all that it gets on to the cloud.
+// The identity of Open WebUI's user is not forwarded, because for a cloud model Ollama sends everything that it gets to the cloud.
 func TestOpenWebUIUsersStayHere(t *testing.T) {
 	fake := ollamatest.Start(t)
 	s := start(t, t.TempDir(), fake.URL, nil)
@@ -253,7 +253,7 @@ func TestOpenWebUIUsersStayHere(t *testing.T) {
 		}
 	}
 	seen := fake.Requests()
-	if len(seen) < len(webUICalls)-1 { // the version is answered out of the last probe
+	if len(seen) < len(webUICalls)-1 { // the version comes from the last probe
 		t.Fatalf("%d requests reached Ollama", len(seen))
 	}
 	for _, r := range seen {

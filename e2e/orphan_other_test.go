@@ -4,5 +4,5 @@ package e2e
 
 import "os/exec"
 
-// dieWithTests is a Linux mechanism; elsewhere a killed test run leaves its programs to their user.
+// dieWithTests works only on Linux. On other systems, the programs of a killed test run continue until the user stops them.
 func dieWithTests(*exec.Cmd) {}

@@ -15,7 +15,7 @@ import (
 	"ollama-api-service/internal/ollamatest"
 )
 
-// npmProject is a directory with a package.json; what its lock file names is installed if it is not there.
+// npmProject returns a directory with a package.json, and installs the packages of its lock file if they are missing.
 func npmProject(t *testing.T, name string) string {
 	t.Helper()
 	dir, err := filepath.Abs(name)
@@ -44,7 +44,7 @@ func npmProject(t *testing.T, name string) string {
 	return dir
 }
 
-// node runs a script of a project, or a tool of its packages.
+// node returns a command that runs a script of a project or a tool of its packages.
 func node(t *testing.T, dir string, env []string, args ...string) (string, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 4*patience)
@@ -56,14 +56,14 @@ func node(t *testing.T, dir string, env []string, args ...string) (string, error
 	return string(out), err
 }
 
-// The libraries that the service carries are those of the lock file, and nothing else.
+// The service contains exactly the libraries of the lock file.
 func TestTheEmbeddedLibrariesAreThoseOfTheirPackages(t *testing.T) {
 	if out, err := node(t, npmProject(t, "pages"), nil, "vendor.mjs", "--check"); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
 
-// A linter that knows OpenAPI finds nothing in what the running service says of itself.
+// An OpenAPI linter finds no fault in the document of the running service.
 func TestTheLinterFindsNothing(t *testing.T) {
 	dir := npmProject(t, "pages")
 	s := serve(t)
@@ -78,7 +78,7 @@ func TestTheLinterFindsNothing(t *testing.T) {
 	}
 }
 
-// A person opens the pages in a browser, enters a key and tries calls; a stream shows while it arrives.
+// A person opens the pages in a browser, enters a key and tries calls. A stream is shown while it arrives.
 func TestTheDocumentationPages(t *testing.T) {
 	dir := npmProject(t, "pages")
 	chromium, err := exec.LookPath("chromium")
@@ -129,7 +129,7 @@ func TestTheDocumentationPages(t *testing.T) {
 	want := fmt.Sprintf("%q", strings.TrimSpace(ollamatest.Text(3)))
 	for _, path := range []string{"/api/chat", "/v1/chat/completions"} {
 		if b.said[path] != want {
-			t.Errorf("%s: the page showed %s, Ollama said %s", path, b.said[path], want)
+			t.Errorf("%s: the page showed %s, Ollama sent %s", path, b.said[path], want)
 		}
 	}
 	if found, _ := filepath.Glob(filepath.Join(shots, "*.png")); len(found) < 12 {
@@ -137,7 +137,7 @@ func TestTheDocumentationPages(t *testing.T) {
 	}
 }
 
-// browser is the other side of drive.mjs.
+// browser is the Go side of drive.mjs.
 type browser struct {
 	t     *testing.T
 	fake  *ollamatest.Server
@@ -147,7 +147,7 @@ type browser struct {
 	done  bool
 }
 
-// arm lets the next answers on the paths wait, piece by piece.
+// arm makes the next answers on the paths wait before each piece.
 func (b *browser) arm(paths ...string) {
 	for _, path := range paths {
 		gate := make(chan struct{})

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// The num_predict of a Modelfile is the longest answer of a request that names none, unless the default is smaller; a model that is made
-// again is read again.
+// If a request has no num_predict, the Modelfile's num_predict bounds its answer, unless the default is smaller. When a model is created
+// again, its new value applies.
 func TestTheModelsOwnNumPredict(t *testing.T) {
 	made := func(url, key, model string, tokens int) {
 		t.Helper()
@@ -58,9 +58,9 @@ func TestTheModelsOwnNumPredict(t *testing.T) {
 	const question = `{"model":"short","prompt":"the sea","stream":false}`
 	made(s.URL, s.Admin, "short", 7)
 	if n, _ := tokens("/api/generate", question); n != 7 {
-		t.Errorf("made again through the service: %v tokens", n)
+		t.Errorf("created again through the service: got %v tokens", n)
 	}
-	// Made again beside the service: a probe finds it.
+	// If the model is created again without the service, a probe finds it.
 	made(ollamaURL, "", "short", 30)
 	for deadline := time.Now().Add(patience); ; {
 		n, says := tokens("/api/generate", question)
@@ -68,8 +68,8 @@ func TestTheModelsOwnNumPredict(t *testing.T) {
 			break
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("made again beside the service: %v tokens, X-Policy %q", n, says)
+			t.Fatalf("created again without the service: got %v tokens, X-Policy %q", n, says)
 		}
-		wait(t.Context(), 500*time.Millisecond) // for a probe: nothing tells of one
+		wait(t.Context(), 500*time.Millisecond) // for a probe, which no event announces
 	}
 }

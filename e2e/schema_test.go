@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// Schemas that end Ollama, or its runner, do not reach it; what is large and cheap does, and is answered.
+// Schemas that crash Ollama or its runner do not reach it. Large but cheap schemas do, and are answered.
 func TestSchemasBeforeARealOllama(t *testing.T) {
 	s := serve(t)
 	key := s.makeKey(t, "").Secret

@@ -2,7 +2,7 @@ package e2e
 
 import "testing"
 
-// What the SDKs of OpenAI and Anthropic are asked to do, in every language.
+// The calls that the tests make with OpenAI's and Anthropic's SDKs in every language.
 var (
 	chatAttempts     = []attempt{{name: "Chat", traits: asks}, {name: "Chat, streamed", traits: asks | streamed, like: "Chat"}}
 	responseAttempts = []attempt{
@@ -12,7 +12,7 @@ var (
 	listAttempt = attempt{name: "Models.List", traits: lists}
 )
 
-// sdkPrograms are further SDKs: those of Go, and the oldest ones that are supported.
+// sdkPrograms are more SDKs: those for Go, and the oldest supported ones.
 func sdkPrograms(js map[string]string, golang string, t *testing.T) []program {
 	openAIGo := append(append(append([]attempt{}, chatAttempts...), responseAttempts...), listAttempt)
 	return []program{
@@ -72,14 +72,14 @@ func sdkPrograms(js map[string]string, golang string, t *testing.T) []program {
 	}
 }
 
-// statusOnly is what ollama-ai-provider-v2 makes of failures: it looks for OpenAI's form of an error and finds Ollama's, and of a stream
-// that breaks behind its error record it reports the break. Ollama's own clients show the record.
+// statusOnly has the messages that ollama-ai-provider-v2 shows for failures. It looks for OpenAI's form of an error, but gets Ollama's. If
+// a stream breaks after its error record, it reports the break. Ollama's own clients show the record.
 var statusOnly = map[string]string{
 	wrongKey: "Unauthorized", atLimit: "Too Many Requests", hidden: "Not Found", unknown: "Not Found", gone: "Service Unavailable",
 	killed: "terminated", nearly: "terminated", silent: "terminated", stops: "terminated", begins: "Bad Gateway", died: "Bad Gateway",
 }
 
-// frameworkPrograms are what programs are built with above the SDKs.
+// frameworkPrograms are frameworks that use the SDKs.
 func frameworkPrograms(js map[string]string) []program {
 	ai := func(name string, text attempt) program {
 		stream := attempt{name: "streamText", traits: text.traits | streamed, like: text.name, says: text.says}

@@ -13,12 +13,13 @@ import (
 	"ollama-api-service/internal/ollamatest"
 )
 
-// reader is a program that reads streams in several ways, its calls.
+// reader is a program that reads streams in several ways. Each way is a call.
 type reader struct {
 	name  string
 	play  func(*testing.T, []order) []got
 	calls []string
-	// dumb are the calls that show their own words for a stream that broke, and what they say. None of them takes it for a whole answer.
+	// dumb are the calls that show their own message for a broken stream, with that message. None of them takes the stream for a complete
+	// answer.
 	dumb map[string]string
 }
 
@@ -28,7 +29,7 @@ func streamReaders(t *testing.T) []reader {
 		"openai-go, chat", "openai-go, accumulator", "openai-go, completions", "openai-go, responses", "anthropic-sdk-go",
 		"go-openai, chat", "langchaingo, openai", "langchaingo, anthropic",
 	}
-	// It passes over a chunk that is an error: only the broken connection tells it.
+	// It skips an error chunk, so only the broken connection reports the failure.
 	passesOver := map[string]string{"langchaingo, openai": "unexpected EOF"}
 	npmProject(t, filepath.Join("clients", "streams"))
 	return []reader{
@@ -44,7 +45,7 @@ func streamReaders(t *testing.T) []reader {
 	}
 }
 
-// buildReader builds the program in clients/streams, a module of its own, with the versions of a module file.
+// buildReader builds the program in clients/streams, which is its own module, with the versions of a module file.
 func buildReader(t *testing.T, modfile string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "reader")
@@ -59,10 +60,10 @@ func buildReader(t *testing.T, modfile string) string {
 
 const readerTokens = 8
 
-// slowly is an Ollama that loads for a while, pauses within its answer, and breaks off behind it where the model is called "dies".
+// slowly is an Ollama that loads for a while and pauses within its answer. If the model is called "dies", it breaks the connection.
 func slowly(r *ollamatest.Request) ollamatest.Answer {
 	var body struct{ Model string }
-	_ = json.Unmarshal(r.Body, &body) // what cannot be read is answered as Ollama answers it
+	_ = json.Unmarshal(r.Body, &body) // Ollama also answers a body that it cannot parse
 	loaded, gate := make(chan struct{}), make(chan struct{}, 64)
 	const pause = 150 * time.Millisecond // ten heartbeats
 	time.AfterFunc(pause, func() { close(loaded) })
@@ -77,8 +78,8 @@ func slowly(r *ollamatest.Request) ollamatest.Answer {
 	return a
 }
 
-// Every reader gets all of an answer through heartbeats, before it and within it. Of an answer that breaks, its user reads our sentence,
-// and no reader takes it for whole.
+// Every reader gets the whole answer despite heartbeats before it and within it. If an answer breaks, the user sees the gateway's message,
+// and no reader takes the answer for a complete one.
 func TestReadersOfStreams(t *testing.T) {
 	fake := ollamatest.Start(t)
 	fake.Models("tiny:latest", "dies:latest")
@@ -104,17 +105,17 @@ func TestReadersOfStreams(t *testing.T) {
 				o := orders[i]
 				if o.Model == "tiny" {
 					if !g.OK || g.Text != ollamatest.Text(readerTokens) {
-						t.Errorf("%s, through heartbeats: %+v", o.Call, g)
+						t.Errorf("%s, with heartbeats: got %+v", o.Call, g)
 					}
 					continue
 				}
-				says := "the Ollama server broke off: try again"
+				says := "the connection to the Ollama server broke: try again"
 				if own := r.dumb[o.Call]; own != "" {
 					says = own
 				}
-				helper := slices.Contains([]string{"openai, chat.stream", "openai 4, chat.stream"}, o.Call) // they have no text before the end
+				helper := slices.Contains([]string{"openai, chat.stream", "openai 4, chat.stream"}, o.Call) // these calls return no text before the end
 				if g.OK || !strings.Contains(g.Says, says) || g.Text == "" && !helper {
-					t.Errorf("%s, broken off: %+v, want %q", o.Call, g, says)
+					t.Errorf("%s, with a broken answer: got %+v, want %q", o.Call, g, says)
 				}
 			}
 		})

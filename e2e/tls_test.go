@@ -38,7 +38,7 @@ func newAuthority(t *testing.T) *authority {
 	return a
 }
 
-// sign makes a certificate and its key; without an authority it signs itself.
+// sign returns a certificate and its key. Without an authority, the certificate is self-signed.
 func (a *authority) sign(t *testing.T, about *x509.Certificate) (certPEM, keyPEM []byte, cert *x509.Certificate, key *ecdsa.PrivateKey) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -82,7 +82,7 @@ func newPair(t *testing.T) *pair {
 	return p
 }
 
-// put swaps the directory, in one step.
+// put replaces the directory atomically.
 func (p *pair) put(t *testing.T, certPEM, keyPEM []byte) {
 	t.Helper()
 	version, err := os.MkdirTemp(p.dir, "..version")
@@ -102,7 +102,7 @@ func (p *pair) put(t *testing.T, certPEM, keyPEM []byte) {
 	}
 }
 
-// renew puts a new pair there and returns its serial number.
+// renew writes a new pair and returns its serial number.
 func (p *pair) renew(t *testing.T, a *authority) *big.Int {
 	t.Helper()
 	certPEM, keyPEM, cert, _ := a.sign(t, &x509.Certificate{Subject: pkix.Name{CommonName: "localhost"}, DNSNames: []string{"localhost"}})
@@ -110,7 +110,7 @@ func (p *pair) renew(t *testing.T, a *authority) *big.Int {
 	return cert.SerialNumber
 }
 
-// client trusts the authority alone, and speaks HTTP/2 where it is offered.
+// client returns a client that trusts only the authority and uses HTTP/2 if the server offers it.
 func (a *authority) client(t *testing.T) *http.Client {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(a.pem)
@@ -119,7 +119,7 @@ func (a *authority) client(t *testing.T) *http.Client {
 	return &http.Client{Transport: transport, Timeout: time.Minute}
 }
 
-// get wants an answer of 200 over HTTP/2 by the certificate with that serial number.
+// get checks that the service answers 200 over HTTP/2 with the certificate that has this serial number.
 func get(t *testing.T, c *http.Client, url string, serial *big.Int) {
 	t.Helper()
 	res, err := c.Get(url)
@@ -138,7 +138,7 @@ func get(t *testing.T, c *http.Client, url string, serial *big.Int) {
 	}
 }
 
-// A certificate is renewed while a stream runs; a bad one is not taken up, and said so.
+// A certificate is renewed while a stream runs. An invalid certificate is not used, and the log reports that.
 func TestTLSCertificateIsFollowed(t *testing.T) {
 	a, files := newAuthority(t), newPair(t)
 	serial := files.renew(t, a)
@@ -147,7 +147,7 @@ func TestTLSCertificateIsFollowed(t *testing.T) {
 	fake.Script("POST", "/api/chat", ollamatest.Answer{Tokens: 2, Gate: gate})
 	s := start(t, t.TempDir(), fake.URL, nil, "TLS_CERT="+files.cert, "TLS_KEY="+files.key)
 	if !strings.Contains(s.stdout.String(), `"url":"https://127.0.0.1:`) {
-		t.Error("the address that is logged at start is not https")
+		t.Error("the address in the log at start is not https")
 	}
 	if out, errs, exit := run(t, append(s.cmd.Env, "PORT="+s.URL[strings.LastIndex(s.URL, ":")+1:]), "healthcheck"); exit != 0 || !strings.Contains(out, "https://") {
 		t.Errorf("healthcheck: exit %d: %s%s", exit, out, errs)
@@ -187,11 +187,11 @@ func TestTLSCertificateIsFollowed(t *testing.T) {
 	close(gate)
 	rest, err := io.ReadAll(in)
 	if err != nil || !strings.Contains(string(rest), `"done":true`) {
-		t.Errorf("the stream from before ends with %q, %v", rest, err)
+		t.Errorf("the stream that began before the renewal ended with %q, %v", rest, err)
 	}
 }
 
-// logged waits for a line of the log.
+// logged waits for a line in the log.
 func (s *service) logged(t *testing.T, pattern string) {
 	t.Helper()
 	if _, err := s.stdout.find(regexp.MustCompile(pattern), s.ended); err != nil {
@@ -199,7 +199,7 @@ func (s *service) logged(t *testing.T, pattern string) {
 	}
 }
 
-// What cannot be served is said at once, and leaves no trace: exit 2, before an admin key is made.
+// Invalid TLS settings are reported at once with exit 2, before an admin key is created or a file is written.
 func TestTLSSettingsThatCannotBeObeyed(t *testing.T) {
 	dir := t.TempDir()
 	a := newAuthority(t)
@@ -213,7 +213,7 @@ func TestTLSSettingsThatCannotBeObeyed(t *testing.T) {
 	certPEM, keyPEM, _, _ := a.sign(t, &x509.Certificate{DNSNames: []string{"localhost"}})
 	_, otherPEM, _, _ := a.sign(t, &x509.Certificate{DNSNames: []string{"localhost"}})
 	cert, key, other, nothing := file("cert", certPEM), file("key", keyPEM), file("other", otherPEM), file("nothing", []byte("hello\n"))
-	const later = "no such file" // it may be on a disk that is mounted later, so that is exit 1
+	const later = "no such file" // the file may be on a disk that is mounted later, so the exit code is 1
 	for _, c := range []struct {
 		words []string
 		env   []string
@@ -241,16 +241,16 @@ func TestTLSSettingsThatCannotBeObeyed(t *testing.T) {
 		}
 		for _, w := range c.words {
 			if !strings.Contains(errs, w) {
-				t.Errorf("%q: no word of %q in %s", c.env, w, errs)
+				t.Errorf("%q: want %q in %s", c.env, w, errs)
 			}
 		}
 		if made := files(t, data); len(made) > 0 {
-			t.Errorf("%q left %d files", c.env, len(made))
+			t.Errorf("%q: got %d new files, want none", c.env, len(made))
 		}
 	}
 }
 
-// HTTP/2 is for TLS alone: without it a frame is no request, and an upgrade is not taken.
+// The service uses HTTP/2 only with TLS. Without TLS, an HTTP/2 frame is not a request, and an upgrade is ignored.
 func TestNoHTTP2InTheClear(t *testing.T) {
 	s := serve(t)
 	s.wire.nonsense.Store(true)
@@ -269,7 +269,7 @@ func TestNoHTTP2InTheClear(t *testing.T) {
 		}
 		line, err := bufio.NewReader(c).ReadString('\n')
 		if err != nil || !strings.HasPrefix(line, "HTTP/1.1 ") || strings.HasPrefix(line, "HTTP/1.1 101") {
-			t.Errorf("%.20q is answered %q, %v", head, line, err)
+			t.Errorf("%.20q: got %q, %v", head, line, err)
 		}
 	}
 }

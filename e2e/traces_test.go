@@ -10,7 +10,7 @@ import (
 	"ollama-api-service/internal/otlptest"
 )
 
-// The built service sends the spans of requests to a collector, at the latest when it stops, with the real Ollama's counts.
+// The service sends the spans of requests to a collector, at the latest when it stops. They have the real Ollama's token counts.
 func TestTraces(t *testing.T) {
 	collector := otlptest.Start(t)
 	s := serve(t, "OLLAMA_BASE_URL="+ollamaURL+"?name=gpu1", "OTEL_EXPORTER_OTLP_ENDPOINT="+collector.URL, "OTEL_EXPORTER_OTLP_HEADERS=authorization=Bearer%20canary-credential",
@@ -37,24 +37,25 @@ func TestTraces(t *testing.T) {
 		}
 	}
 	if request.Attributes["ollama_api.request_id"] != r.Header.Get("X-Request-Id") || !strings.Contains(s.stdout.String(), `"trace_id":"`+request.TraceID+`"`) {
-		t.Error("the trace and the log do not lead to each other")
+		t.Error("the trace and the log do not have each other's ids")
 	}
 	of := request.Of
 	if of["service.name"] != "gateway" || of["service.version"] != "0.0.0-e2e" || of["deployment.environment.name"] != "test bed" || of["service.instance.id"] == "" {
-		t.Errorf("they are from %v", of)
+		t.Errorf("the spans have the resource %v", of)
 	}
 	if h := collector.Headers()[0].Get("Authorization"); h != "Bearer canary-credential" {
 		t.Error("the collector's credential was not sent")
 	}
 	if text := fmt.Sprint(spans); strings.Contains(text, "canary") || strings.Contains(text, "oas_") {
-		t.Errorf("a span holds what it must not: %s", redact(text))
+		t.Errorf("a span contains private data: %s", redact(text))
 	}
 	if strings.Contains(s.stdout.String(), "canary") {
-		t.Error("the log holds the collector's credential, or a prompt")
+		t.Error("the log contains the collector's credential or a prompt")
 	}
 }
 
-// A collector that is away, or takes connections and says nothing, costs no answer, one line in the log, and at the end five seconds.
+// A collector that is down, or accepts connections but never answers, delays no request. It causes one log line, and at most five seconds
+// when the service stops.
 func TestTracesWithoutTheirCollector(t *testing.T) {
 	hangs := otlptest.Start(t)
 	hold := make(chan struct{})
@@ -75,10 +76,10 @@ func TestTracesWithoutTheirCollector(t *testing.T) {
 			t.Errorf("%s: stopping took %v", name, d)
 		}
 		if n := strings.Count(s.stdout.String(), "accepts no traces"); name == "away" && n != 1 {
-			t.Errorf("%s: %d lines", name, n)
+			t.Errorf("%s: got %d log lines, want 1", name, n)
 		}
 	}
 }
 
-// freeAddress is one that nobody listens at.
+// freeAddress returns an address on which no program listens.
 func freeAddress(t *testing.T) string { return "127.0.0.1:" + freePort(t) }

@@ -15,12 +15,12 @@ import (
 	"testing"
 )
 
-// lookup is one query that somebody will see the answer of.
+// lookup is one query of the dashboard, the alert rules or the documentation.
 type lookup struct{ where, query string }
 
 var comparison = regexp.MustCompile(` (==|>|<) [0-9][-+.0-9e]*`)
 
-// dashboardQueries are those of the dashboard, with Grafana's variables as it sets them.
+// dashboardQueries returns the queries of the dashboard, with Grafana's variables replaced.
 func dashboardQueries(t *testing.T) (list []lookup) {
 	t.Helper()
 	text, err := os.ReadFile("../deploy/grafana/ollama-api-service.json")
@@ -46,15 +46,15 @@ func dashboardQueries(t *testing.T) (list []lookup) {
 		}
 	}
 	for _, a := range d.Annotations.List {
-		if a.Expr != "" { // that it is empty is good: what stands before the comparison must be there
+		if a.Expr != "" { // an empty result is good; the part before the comparison must find data
 			list = append(list, lookup{"annotation " + a.Name, comparison.ReplaceAllString(variables.Replace(a.Expr), "")})
 		}
 	}
 	return list
 }
 
-// ruleQueries are those of the alert rules as Prometheus has read them, without what they are compared with: when all is well an
-// alert has no series, and one about a metric that there is not never has.
+// ruleQueries returns the queries of the alert rules as Prometheus has read them, without their comparisons. A healthy service has no
+// series for an alert, but neither has an alert for a metric that does not exist.
 func (p *prom) ruleQueries() (list []lookup) {
 	p.t.Helper()
 	var answer struct {
@@ -72,7 +72,7 @@ func (p *prom) ruleQueries() (list []lookup) {
 			}
 			inner := comparison.ReplaceAllString(r.Query, "")
 			if inner == r.Query {
-				p.t.Errorf("%s is compared with nothing: %s", r.Name, r.Query)
+				p.t.Errorf("%s has no comparison: %s", r.Name, r.Query)
 			}
 			list = append(list, lookup{"alert " + r.Name, inner})
 		}
@@ -80,7 +80,7 @@ func (p *prom) ruleQueries() (list []lookup) {
 	return list
 }
 
-// documentedQueries are those of docs/metrics.md.
+// documentedQueries returns the queries of docs/metrics.md.
 func documentedQueries(t *testing.T) (list []lookup) {
 	t.Helper()
 	text, err := os.ReadFile("../docs/metrics.md")
@@ -97,10 +97,10 @@ func documentedQueries(t *testing.T) (list []lookup) {
 	return list
 }
 
-// choices are the values that a query chooses a label by.
+// choices matches the label values that a query selects.
 var choices = regexp.MustCompile(`(ollama_api_\w+)\{([^}]*)\}`)
 
-// keepAsking keeps requests of all sorts coming until the test ends.
+// keepAsking sends requests of all kinds until the test ends.
 func keepAsking(t *testing.T, s *service, c *http.Client) {
 	t.Helper()
 	send := func(method, path, key, body string) (int, string, error) {
@@ -124,7 +124,7 @@ func keepAsking(t *testing.T, s *service, c *http.Client) {
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	var running sync.WaitGroup
-	for range 2 { // with one slot they wait for each other
+	for range 2 { // with one slot, they must wait for each other
 		running.Go(func() {
 			for ctx.Err() == nil {
 				for _, r := range []struct {
@@ -148,8 +148,8 @@ func keepAsking(t *testing.T, s *service, c *http.Client) {
 	t.Cleanup(func() { stop(); running.Wait() })
 }
 
-// A real Prometheus scrapes the service under load. Every query of the dashboard, of the alert rules and of the documentation finds
-// data, with native histograms and with classic ones, and asks for nothing that there is not.
+// A real Prometheus scrapes the service under load. Every query of the dashboard, the alert rules and the documentation finds data, with
+// native and with classic histograms. No query uses a metric or a label value that does not exist.
 func TestEveryQueryFindsData(t *testing.T) {
 	ca, files := newAuthority(t), newPair(t)
 	files.renew(t, ca)
@@ -161,7 +161,7 @@ func TestEveryQueryFindsData(t *testing.T) {
 	}
 	native, classic := prometheus(t, s, true, rules), prometheus(t, s, false, rules)
 	scrapes := func(p *prom) int {
-		n, _ := strconv.Atoi(p.ask(`min(count_over_time(ollama_api_open_requests[1m]))`)) // an error is none yet
+		n, _ := strconv.Atoi(p.ask(`min(count_over_time(ollama_api_open_requests[1m]))`)) // an error means that there is none yet
 		return n
 	}
 	poll(t, "scrape by Prometheus", func() bool { return scrapes(native) >= 3 && scrapes(classic) >= 3 })
@@ -187,7 +187,7 @@ func TestEveryQueryFindsData(t *testing.T) {
 	}
 }
 
-// onlyOf says whether a documented query is for the other kind of histograms: there each stands in both.
+// onlyOf reports whether a documented query is for the other kind of histograms. The documentation has each query for both kinds.
 func onlyOf(query, kind string) bool {
 	if !strings.Contains(query, "histogram_quantile") {
 		return false
@@ -195,7 +195,7 @@ func onlyOf(query, kind string) bool {
 	return strings.Contains(query, "_bucket") != (kind == "classic")
 }
 
-// finds wants a query to find numbers, as soon as there is something to find.
+// finds waits until a query finds numbers.
 func (p *prom) finds(name string, q lookup) {
 	p.t.Helper()
 	var values []string
@@ -213,13 +213,13 @@ func (p *prom) finds(name string, q lookup) {
 			return
 		}
 		if deadline() {
-			p.t.Errorf("%s: %s finds %v (%v) with %s histograms", q.where, q.query, values, err, name)
+			p.t.Errorf("%s: %s found %v (%v) with %s histograms", q.where, q.query, values, err, name)
 			return
 		}
 	}
 }
 
-// hasLabels wants every value that a query chooses by to be one that there is.
+// hasLabels checks that every label value that a query selects exists.
 func (p *prom) hasLabels(where, metric, matchers string) {
 	p.t.Helper()
 	for _, m := range regexp.MustCompile(`(\w+)=~?"([^"]*)"`).FindAllStringSubmatch(matchers, -1) {

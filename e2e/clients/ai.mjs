@@ -12,11 +12,11 @@ const providers = {
   '@ai-sdk/openai': ({ url, key }) => createOpenAI({ baseURL: `${url}/v1`, apiKey: key }),
   '@ai-sdk/anthropic': ({ url, key }) => createAnthropic({ baseURL: `${url}/v1`, apiKey: key }),
 }
-// ollama-ai-provider-v2 takes maxOutputTokens for a field that Ollama does not know.
+// ollama-ai-provider-v2 sends maxOutputTokens as a field that Ollama does not know.
 const ask = (gateway, model) => ({ model: gateway(model), prompt, maxOutputTokens: 8, seed: 1, providerOptions: { ollama: { options: { num_predict: 8, seed: 1 } } } })
 const counts = (got, usage) => Object.assign(got, { prompt: usage.inputTokens, completion: usage.outputTokens })
 
-// What the last try met is what the user of a program reads: it is the cause of the error that tells of the tries.
+// The user of a program sees the failure of the last try, which is the cause of the error about the tries.
 const plain = async (work) => {
   try {
     await work

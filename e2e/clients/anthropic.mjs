@@ -18,7 +18,7 @@ await run(({ url, key }) => new Anthropic({ baseURL: url, apiKey: key }), {
     got.text = whole.content[0].text
     counts(got, whole.usage)
   },
-  // What Claude Code calls: /v1/messages?beta=true.
+  // Claude Code calls /v1/messages?beta=true.
   async 'beta.messages'(client, model, got) {
     const whole = await client.beta.messages.create({ ...ask(model), betas: ['interleaved-thinking-2025-05-14'] })
     got.text = whole.content[0].text

@@ -1,12 +1,12 @@
-// What every client here is driven by: cases come on stdin as one JSON array of {call, url, key, model, patient}, and one JSON
-// line for each goes to stdout: the text and the counts that arrived, or the sentence that the client's user reads instead.
+// Every client here uses this file. Cases come on stdin as one JSON array of {call, url, key, model, patient}. One JSON line for each case
+// goes to stdout: the text and the counts that arrived, or the error message that the client's user sees.
 import { readFileSync } from 'node:fs'
 
 export const prompt = 'the sea'
 export const messages = [{ role: 'user', content: prompt }]
 
-// run makes the case's client anew each time, as a user's program would, and leaves the client's own defaults alone. Patient
-// cases, which the client repeats with pauses, go on while the others run.
+// run creates a new client for each case, as a user's program would, and does not change the client's defaults. Patient cases, which the
+// client repeats with pauses, continue while the others run.
 export async function run(client, calls) {
   const one = async (c) => {
     const got = { ok: true, text: '' }

@@ -17,7 +17,7 @@ await run(({ url, key }) => ({ baseUrl: url, headers: { Authorization: `Bearer $
       counts(got, chunk.usage_metadata)
     }
   },
-  // It looks for its client's status where that has none, so it repeats every failure, 401 and 404 too, for more than a minute.
+  // It does not find the status in its client's error, so it repeats every failure, including 401 and 404, for more than a minute.
   async 'OllamaEmbeddings with maxRetries 0'(settings, model, got) {
     const embedded = await new OllamaEmbeddings({ ...settings, model, maxRetries: 0 }).embedDocuments([prompt, 'a dog'])
     got.text = embedded.map((e) => e.length).join()

@@ -5,7 +5,7 @@ import { messages, run } from './cases.mjs'
 
 const ollama = ({ url, key }, model) =>
   new Ollama({ model, config: { host: url, headers: { Authorization: `Bearer ${key}` } }, options: { num_predict: 8, seed: 1 } })
-// Left alone it tries a failed request ten times more.
+// By default it repeats a failed request ten times.
 const openai = ({ url, key }, model) => new OpenAI({ model, baseURL: `${url}/v1`, apiKey: key, maxTokens: 8, maxRetries: 2, additionalChatOptions: { seed: 1 } })
 const counts = (got, raw) => raw && Object.assign(got, { prompt: raw.prompt_eval_count, completion: raw.eval_count })
 

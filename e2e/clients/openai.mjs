@@ -44,7 +44,7 @@ await run(({ url, key }) => new OpenAI({ baseURL: `${url}/v1`, apiKey: key }), {
       counts(got, chunk.usage)
     }
   },
-  // Left alone, the client asks for base64, which Ollama 0.6.5 does not know: it would read the numbers as base64.
+  // By default the client asks for base64, which Ollama 0.6.5 does not know. The client would then read the numbers as base64.
   async 'embeddings with encoding_format float'(client, model, got) {
     const { data } = await client.embeddings.create({ model, input: [prompt, 'a dog'], encoding_format: 'float' })
     got.text = data.map((d) => d.embedding.length).join()

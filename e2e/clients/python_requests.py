@@ -1,4 +1,4 @@
-"""Python with Debian's python3-requests: cases on stdin and a line for each on stdout, as cases.mjs has them."""
+"""Python with Debian's python3-requests. It reads cases from stdin and writes a line for each, in the format of cases.mjs."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ def ask(case, path, body):
 
 
 def refused(response, got):
-    """What a program shows that reads the "detail" of this API's failures."""
+    """Return the message that a program shows if it reads the "detail" of this API's failures."""
     if response.ok:
         return False
     got.update(ok=False, type=f"HTTP {response.status_code}", status=response.status_code, says=response.json()["detail"])

@@ -1,5 +1,5 @@
-// Drives the documentation pages in a real browser, as a person does who enters a key and tries calls. Each step prints a
-// line; the Go test beside this directory holds the answers of Ollama back until it has read that their beginning shows.
+// Uses the documentation pages in a real browser, like a person who enters a key and tries calls. Each step prints a line. The Go test next
+// to this directory holds Ollama's answers back until it has read that the page shows their beginning.
 import { AxeBuilder } from '@axe-core/playwright'
 import { chromium } from 'playwright-core'
 import { createInterface } from 'node:readline'
@@ -8,7 +8,7 @@ import assert from 'node:assert/strict'
 const { BASE_URL: base, KEY: key, SHOTS: shots, CHROMIUM: executablePath } = process.env
 const patience = 60_000
 
-// What axe finds in the libraries themselves. Everything else that is serious is ours to mend.
+// axe finds these faults in the libraries themselves. We must fix every other serious one.
 const theirs = [
   { rule: 'nested-interactive', at: /opblock-summary-control/, why: 'Swagger UI makes the head of an operation a button, and puts a link into it' },
   { rule: 'label-content-name-mismatch', at: /^li\[(data-item-id|aria-label)=/, why: 'ReDoc names an entry of its menu without the method and the entries below it' },
@@ -20,7 +20,7 @@ const parts = [
 ]
 
 const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]()
-// say tells the test where we are; ask waits until it has done its part.
+// say reports a step to the test. ask also waits until the test has done its part.
 const say = word => console.log(`>> ${word}`)
 const began = performance.now()
 async function ask(word) {
@@ -43,7 +43,7 @@ async function open(path, colorScheme = 'light') {
   const page = await context.newPage()
   page.setDefaultTimeout(patience)
   const where = `${path}, ${colorScheme}`
-  // A failed policy check is an error of the console, and so is a file that is missing.
+  // The console reports a violated content policy and a missing file as errors.
   page.on('console', m => { if (['error', 'warning'].includes(m.type())) complaints.push(`${where}: ${m.text()}`) })
   page.on('pageerror', e => complaints.push(`${where}: ${e.message}`))
   page.on('request', r => { if (!/^(blob|data):/.test(r.url()) && !r.url().startsWith(base)) complaints.push(`${where}: asks for ${r.url()}`) })
@@ -52,7 +52,7 @@ async function open(path, colorScheme = 'light') {
   return page
 }
 
-// inspect looks at the page as it is; with thorough also through the eyes of axe, which takes its time.
+// inspect checks the current page. With thorough, it also runs axe, which is slow.
 async function inspect(page, name, thorough = false) {
   const over = await page.evaluate(() => {
     const width = document.documentElement.clientWidth
@@ -60,10 +60,10 @@ async function inspect(page, name, thorough = false) {
     return [...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > width).map(e => `${e.tagName}.${e.className}`)
   })
   assert.deepEqual(over.slice(0, 20), [], `${name} is wider than the window`)
-  await page.screenshot({ path: `${shots}/${name}.png`, mask: [page.locator('.curl-command')], maskColor: '#333' }) // it holds the key
+  await page.screenshot({ path: `${shots}/${name}.png`, mask: [page.locator('.curl-command')], maskColor: '#333' }) // it contains the key
   console.log(`${((performance.now() - began) / 1000).toFixed(1)} s ${name}`)
   if (!thorough) return
-  // Operations look alike: axe needs minutes for all of them, and finds as much in one.
+  // Operations look alike. axe needs minutes for all of them and finds as much in one.
   const axe = new AxeBuilder({ page })
   for (const part of parts) if (await page.locator(part).count()) axe.include(part)
   const { violations } = await axe.analyze()
@@ -94,7 +94,7 @@ async function tryStream(page, method, path, body, name) {
   const block = await operation(page, method, path)
   await block.locator('.body-param__text').fill(JSON.stringify(body))
   await block.locator('.btn.execute').click()
-  await ask(`first ${path}`) // one piece passes, and no more
+  await ask(`first ${path}`) // the test lets only one piece pass
   const live = block.locator('.live')
   await live.locator('.live-text').filter({ hasText: /\S/ }).waitFor()
   assert.equal(await live.getAttribute('data-state'), 'arriving', `${path}: the stream is over already`)
@@ -174,4 +174,4 @@ if (complaints.length) {
   process.exit(1)
 }
 say('done')
-process.stdin.destroy() // what still may be asked keeps node alive
+process.stdin.destroy() // an open stdin would keep node running

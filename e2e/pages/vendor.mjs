@@ -1,5 +1,5 @@
-// Writes web/assets: the libraries of the documentation pages, compressed, as the packages of the lock file have them.
-// With --check it only compares, and fails where something differs.
+// Writes web/assets: the compressed libraries of the documentation pages, from the packages of the lock file. With --check it only
+// compares, and fails if a file differs.
 import { readFileSync, writeFileSync, readdirSync } from 'node:fs'
 import { gunzipSync, gzipSync } from 'node:zlib'
 
@@ -8,11 +8,11 @@ const assets = new URL('../../web/assets/', import.meta.url)
 const read = name => readFileSync(new URL(name, modules), 'utf8')
 const version = name => JSON.parse(read(`${name}/package.json`)).version
 
-// Without the source map, which is not served: browsers with open developer tools would ask for it.
+// The source map's reference is removed, because the map is not served and browsers with open developer tools would request it.
 const script = name => read(name).replace(/\n?\/\/# sourceMappingURL=\S+\s*$/, '\n')
 const style = name => read(name).replace(/\n?\/\*# sourceMappingURL=\S+ \*\/\s*$/, '\n')
 
-// ReDoc asks another host for the logo of its makers. Our policy forbids that, and a browser complains of each try.
+// ReDoc requests its makers' logo from another host. Our content policy forbids that, and a browser reports each try.
 function redoc() {
   const logo = 'https://cdn.redoc.ly/redoc/logo-mini.svg'
   const text = script('redoc/bundles/redoc.standalone.js')

@@ -130,7 +130,7 @@ func (f *Fleet) Unreachable() *api.Error {
 	if len(f.All()) == 1 {
 		which = "the Ollama server cannot be reached"
 	}
-	return &api.Error{Code: api.CodeNoBackend, RetryAfter: 5 * time.Second, Message: which + ": try again soon, or ask who runs it"}
+	return &api.Error{Code: api.CodeNoBackend, RetryAfter: 5 * time.Second, Message: which + ": try again soon, or ask the operator"}
 }
 
 // Has says whether any server, healthy or not, may have model.

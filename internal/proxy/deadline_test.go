@@ -18,7 +18,7 @@ import (
 
 const streamHead = "HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
 
-// play is an upstream at the end of a pipe: it reads the request, and writes each piece after its pause.
+// play acts as the upstream at the far end of a pipe: it reads the request, and writes each piece after its pause.
 func play(t *testing.T, far net.Conn, pieces ...any) {
 	pause := pauses(t)
 	go func() {
@@ -36,7 +36,7 @@ func play(t *testing.T, far net.Conn, pieces ...any) {
 	}()
 }
 
-// pauses are those of a goroutine that must not outlive the test.
+// pauses returns a sleep for goroutines that ends when the test ends.
 func pauses(t *testing.T) func(time.Duration) {
 	over := make(chan struct{})
 	t.Cleanup(func() { close(over) })
@@ -61,7 +61,7 @@ func TestDeadlines(t *testing.T) {
 		name                      string
 		firstByte, idle, deadline time.Duration
 		upstream                  []any
-		code                      api.Code // "" is a whole answer
+		code                      api.Code // "" means a whole answer
 		atLeast, atMost           time.Duration
 		readerSleeps              time.Duration // before each read of the body
 		lines                     int
@@ -92,12 +92,12 @@ func TestDeadlines(t *testing.T) {
 			code:     api.CodeUpstreamTimeout, atLeast: 2850 * time.Millisecond, atMost: 3300 * time.Millisecond, lines: 3,
 		},
 		{
-			name: "silence that may just be, after a piece that pushed nothing on", firstByte: time.Minute, idle: time.Second, deadline: time.Hour,
+			name: "silence just within the bound, after a piece that did not move the deadline", firstByte: time.Minute, idle: time.Second, deadline: time.Hour,
 			upstream: []any{streamHead, chunk(line), 100 * time.Millisecond, chunk(line), 950 * time.Millisecond, chunk(line), "0\r\n\r\n"},
 			atLeast:  1050 * time.Millisecond, atMost: 1050 * time.Millisecond, lines: 3,
 		},
 		{
-			name: "header later than a silence may last", firstByte: 15 * time.Minute, idle: 5 * time.Minute, deadline: time.Hour,
+			name: "header that comes later than the idle bound", firstByte: 15 * time.Minute, idle: 5 * time.Minute, deadline: time.Hour,
 			upstream: []any{10 * time.Minute, streamHead, time.Minute, chunk(line), "0\r\n\r\n"}, atLeast: 11 * time.Minute, atMost: 11 * time.Minute, lines: 1,
 		},
 		{
@@ -105,20 +105,20 @@ func TestDeadlines(t *testing.T) {
 			upstream: []any{streamHead, chunk(line), chunk(line), "0\r\n\r\n"}, atLeast: 10 * time.Minute, atMost: time.Hour, lines: 2,
 		},
 		{
-			name: "no silence too long, for hours", firstByte: time.Minute, idle: 5 * time.Minute, deadline: 10 * time.Hour, upstream: trickle,
+			name: "short silences for hours", firstByte: time.Minute, idle: 5 * time.Minute, deadline: 10 * time.Hour, upstream: trickle,
 			atLeast: 400 * time.Minute, atMost: 401 * time.Minute, lines: 100,
 		},
 		{
-			name: "no silence too long until the deadline", firstByte: time.Minute, idle: 5 * time.Minute, deadline: 30 * time.Minute, upstream: trickle,
+			name: "short silences until the deadline", firstByte: time.Minute, idle: 5 * time.Minute, deadline: 30 * time.Minute, upstream: trickle,
 			code: api.CodeUpstreamTimeout, atLeast: 30 * time.Minute, atMost: 30 * time.Minute, lines: 7,
 		},
 		{
-			name: "deadline alone", deadline: 30 * time.Minute, upstream: trickle,
+			name: "only a deadline", deadline: 30 * time.Minute, upstream: trickle,
 			code: api.CodeUpstreamTimeout, atLeast: 30 * time.Minute, atMost: 30 * time.Minute, lines: 7,
 		},
-		{name: "first byte alone bounds no body", firstByte: time.Minute, upstream: trickle, atLeast: 400 * time.Minute, atMost: 401 * time.Minute, lines: 100},
+		{name: "a bound on the first byte does not bound the body", firstByte: time.Minute, upstream: trickle, atLeast: 400 * time.Minute, atMost: 401 * time.Minute, lines: 100},
 		{
-			name: "a pull may be silent for as long as it likes", upstream: []any{24 * time.Hour, streamHead, 24 * time.Hour, chunk(line), "0\r\n\r\n"},
+			name: "a pull may be silent for any time", upstream: []any{24 * time.Hour, streamHead, 24 * time.Hour, chunk(line), "0\r\n\r\n"},
 			atLeast: 48 * time.Hour, atMost: 48 * time.Hour, lines: 1,
 		},
 	} {
@@ -145,22 +145,22 @@ func TestDeadlines(t *testing.T) {
 					}
 				}
 				if took := time.Since(start); took < c.atLeast || took > c.atMost {
-					t.Errorf("it took %v, want %v to %v", took, c.atLeast, c.atMost)
+					t.Errorf("the request took %v, want %v to %v", took, c.atLeast, c.atMost)
 				}
 				if n := strings.Count(got.String(), line); n != c.lines {
-					t.Errorf("%d lines came, want %d", n, c.lines)
+					t.Errorf("got %d lines, want %d", n, c.lines)
 				}
 				if c.code != "" {
 					wantCode(t, err, c.code)
 				} else if !errors.Is(err, io.EOF) {
-					t.Error(err)
+					t.Errorf("got error %v, want EOF", err)
 				}
 			})
 		})
 	}
 }
 
-// A stream whose last record has come is over, though upstream neither ends nor goes on.
+// A stream has ended once its last record has come, even if upstream neither ends it nor sends more.
 func TestDrainIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u, far := piped(t)
@@ -179,27 +179,27 @@ func TestDrainIsBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 		if took := time.Since(start); took != 20*time.Second+drainWait {
-			t.Errorf("it took %v", took)
+			t.Errorf("the stream took %v, want %v", took, 20*time.Second+drainWait)
 		}
 		if got := string(m.Finish()); got != lines[2]+"\n" || !m.Complete {
-			t.Errorf("held back %q, complete %v", got, m.Complete)
+			t.Errorf("held back %q, complete %v; want %q, true", got, m.Complete, lines[2]+"\n")
 		}
 		resp.Close()
 		if pooled(u) != 0 {
-			t.Error("a connection with an answer under way was kept")
+			t.Error("a connection with an unfinished answer was kept")
 		}
 	})
 }
 
-// Each piece of an upload has the time of FirstByte to be taken, and the answer has it again.
+// FirstByte bounds the write of each piece of an upload, and the wait for the answer again.
 func TestUploadDeadlines(t *testing.T) {
 	for name, c := range map[string]struct {
 		taken, answer time.Duration // pauses of upstream before each piece and before its answer
 		code          api.Code
 	}{
-		"slow, but it goes on": {50 * time.Second, 50 * time.Second, ""},
-		"stuck":                {70 * time.Second, 0, api.CodeUpstreamTimeout},
-		"no answer":            {time.Second, 70 * time.Second, api.CodeUpstreamTimeout},
+		"slow, but not stuck": {50 * time.Second, 50 * time.Second, ""},
+		"stuck":               {70 * time.Second, 0, api.CodeUpstreamTimeout},
+		"no answer":           {time.Second, 70 * time.Second, api.CodeUpstreamTimeout},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -234,14 +234,14 @@ func TestUploadDeadlines(t *testing.T) {
 				case c.code != "":
 					wantCode(t, failure(t.Context(), err, noAnswer, time.Time{}), c.code)
 				case err != nil || resp.Status != 201:
-					t.Errorf("%v, %v", resp, err)
+					t.Errorf("got %v, %v; want status 201", resp, err)
 				}
 			})
 		})
 	}
 }
 
-// The same on real sockets, whose deadlines are the poller's.
+// The same on real sockets, where the runtime's poller implements the deadlines.
 func TestTimeoutsOnSockets(t *testing.T) {
 	srv, u := fake(t)
 	srv.Script("POST", "/api/chat", ollamatest.Answer{Fault: ollamatest.Hang})
@@ -253,7 +253,7 @@ func TestTimeoutsOnSockets(t *testing.T) {
 	})
 	srv.WaitRequest(1).WaitClosed()
 
-	// A pooled connection that stays silent is not a stale one: the request may be at work.
+	// A pooled connection that stays silent is not stale: the server may be working on the request.
 	srv.Script("POST", "/api/chat")
 	fetch(t, u, chatRequest())
 	srv.Script("POST", "/api/chat", ollamatest.Answer{Fault: ollamatest.Hang})
@@ -262,7 +262,7 @@ func TestTimeoutsOnSockets(t *testing.T) {
 		wantCode(t, err, api.CodeUpstreamTimeout)
 	})
 	if r := srv.WaitRequest(3); r.Conn != 2 || len(srv.Requests()) != 3 {
-		t.Errorf("%d requests, the third over connection %d", len(srv.Requests()), r.Conn)
+		t.Errorf("got %d requests, the third over connection %d; want 3, over connection 2", len(srv.Requests()), r.Conn)
 	}
 
 	srv.Script("POST", "/api/chat", ollamatest.Answer{Tokens: 3, Fault: ollamatest.Hang, FaultAt: ollamatest.AfterHeader})
@@ -279,7 +279,7 @@ func TestTimeoutsOnSockets(t *testing.T) {
 	})
 	srv.WaitRequest(4).WaitClosed()
 
-	// A write that nobody takes: an upload to a server that does not read.
+	// A write that blocks: an upload to a server that does not read.
 	stuck := script(t, func(_ int, c *net.TCPConn) {
 		<-t.Context().Done()
 	})

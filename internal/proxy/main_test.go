@@ -21,7 +21,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// upstreamAt is a pool for the server at base that the test closes.
+// upstreamAt returns a pool for the server at base. The test closes it.
 func upstreamAt(t testing.TB, base string) *Upstream {
 	t.Helper()
 	at, err := url.Parse(base)
@@ -33,14 +33,14 @@ func upstreamAt(t testing.TB, base string) *Upstream {
 	return u
 }
 
-// fake is a scripted Ollama and a pool for it.
+// fake returns a scripted Ollama and a pool for it.
 func fake(t testing.TB) (*ollamatest.Server, *Upstream) {
 	t.Helper()
 	srv := ollamatest.Start(t)
 	return srv, upstreamAt(t, srv.URL)
 }
 
-// piped is a pool whose one connection is a pipe: its other end is the test, and its deadlines obey the clock of synctest.
+// piped returns a pool with one connection, which is a pipe to the test. Its deadlines follow the clock of synctest.
 func piped(t testing.TB) (*Upstream, net.Conn) {
 	u := upstreamAt(t, "http://ollama.test:11434")
 	near, far := net.Pipe()
@@ -50,7 +50,7 @@ func piped(t testing.TB) (*Upstream, net.Conn) {
 	return u, far
 }
 
-// script is a server on a real socket that hands each connection to serve, and closes it after.
+// script starts a server on a real socket that passes each connection to serve and closes it afterwards. It returns the base URL.
 func script(t testing.TB, serve func(n int, c *net.TCPConn)) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -74,25 +74,25 @@ func script(t testing.TB, serve func(n int, c *net.TCPConn)) string {
 	return "http://" + l.Addr().String()
 }
 
-// readRequest reads one request off a connection.
+// readRequest reads one request from a connection.
 func readRequest(t testing.TB, in *bufio.Reader) *http.Request {
 	r, err := http.ReadRequest(in)
 	if err != nil {
-		t.Errorf("the request: %v", err)
+		t.Errorf("read the request: %v", err)
 		return nil
 	}
 	if _, err := io.Copy(io.Discard, r.Body); err != nil {
-		t.Errorf("its body: %v", err)
+		t.Errorf("read the body: %v", err)
 	}
 	return r
 }
 
-// chatRequest is a request that the fake answers with a stream.
+// chatRequest returns a request that the fake answers with a stream.
 func chatRequest() *Request {
 	return &Request{Method: "POST", Path: "/api/chat", Body: []byte(`{"model":"tiny","messages":[{"role":"user","content":"x"}]}`)}
 }
 
-// fetch does a request and reads its whole answer.
+// fetch sends a request and returns its status and whole body.
 func fetch(t testing.TB, u *Upstream, r *Request) string {
 	t.Helper()
 	resp, err := u.Do(t.Context(), r)
@@ -115,7 +115,7 @@ func wantCode(t testing.TB, err error, code api.Code) {
 	}
 }
 
-// within runs f, which must end on its own.
+// within runs f, which must return within ten seconds.
 func within(t testing.TB, what string, f func()) {
 	t.Helper()
 	done := make(chan struct{})
@@ -123,7 +123,7 @@ func within(t testing.TB, what string, f func()) {
 	select {
 	case <-done:
 	case <-time.After(10 * time.Second):
-		t.Fatalf("%s did not end", what)
+		t.Fatalf("%s did not end within 10 s", what)
 	}
 }
 

@@ -10,47 +10,48 @@ import (
 
 const (
 	lookEvery = time.Second
-	// lostAfter is how long a server that is known to be down, or whose name leads elsewhere, may acknowledge nothing.
+	// lostAfter is how long a server may leave bytes unacknowledged if it is down or its name now leads to another address.
 	lostAfter = 6 * time.Second
-	// hungAfter is how long one that is known to be down may send nothing at all, although its system acknowledges or does not say.
+	// hungAfter is how long a server that is down may send nothing, even if its system acknowledges bytes or acknowledgments are unknown.
 	hungAfter = 30 * time.Second
-	largeBody = 64 << 10 // more may not fit into what the other end has room for
+	largeBody = 64 << 10 // a larger body may not fit into the receive buffer of the other end
 )
 
-// errLost is in the errors of requests whose connection was closed because its server was found to be gone.
-var errLost = errors.New("the server is down, and nothing comes from it")
+// errLost is in the errors of requests whose connection was closed because its server is gone.
+var errLost = errors.New("the server is down and sends nothing")
 
-// outage is what is known of a server that may be gone. Its fields are guarded by the mutex of the Upstream.
+// outage is the state of a server that may be gone. The mutex of the Upstream guards its fields.
 type outage struct {
-	down      bool
-	since     time.Time   // when it went down
-	stirred   time.Time   // when anything last came from it meanwhile
-	elsewhere func() bool // reports whether requests have another server to go to
-	watching  bool
-	wake      chan struct{}
+	down     bool
+	since    time.Time   // when it went down
+	lastByte time.Time   // when a byte last came from it since then
+	hasOther func() bool // reports whether another server can take its requests
+	watching bool
+	wake     chan struct{}
 }
 
-// watched is what is known of a connection with a request on it. But for the first two it belongs to Upstream.watch.
+// watched is the state of a connection with a request on it. Only Upstream.watch uses the fields of the second group.
 type watched struct {
-	large   bool // what is sent may not fit into what the other end has room for
-	patient bool // what it waits for may be silent for long, and cannot be repeated elsewhere
-	astray  bool // the server's name leads elsewhere by now
+	large       bool // the body may not fit into the receive buffer of the other end
+	mayBeSilent bool // the request may wait long for a byte, and cannot be repeated on another server
+	moved       bool // the server's name now leads to another address
 
-	got    int64
-	still  time.Time // since when nothing came; zero: not looked at yet
-	asking bool      // the last look found an answer of the other system missing
+	got            int64
+	quietSince     time.Time // when the last byte came; zero before the first look
+	unacknowledged bool      // at the last look, acknowledgments were overdue
 }
 
-// Down says that the server does not answer, and Up that it does again. While it is down, no connection is kept for a later request, and
-// those in use are given up when the other end acknowledges nothing or falls silent: requests without a byte of an answer fail with
-// ErrUnanswered. One that still moves stays. elsewhere reports whether such requests have another server to go to.
-func (u *Upstream) Down(elsewhere func() bool) {
+// Down marks the server as not answering; Up marks it as answering again. While the server is down, no connection is kept for a later
+// request. A connection in use is closed when the other end acknowledges nothing or stops sending; its request fails with ErrUnanswered
+// if no byte of an answer has come. A connection that still delivers bytes stays open. hasOther reports whether another server can take
+// such requests.
+func (u *Upstream) Down(hasOther func() bool) {
 	u.mu.Lock()
 	if u.down || u.closed {
 		u.mu.Unlock()
 		return
 	}
-	u.down, u.since, u.elsewhere = true, time.Now(), elsewhere
+	u.down, u.since, u.hasOther = true, time.Now(), hasOther
 	idle := u.idle
 	u.idle = nil
 	u.watchLocked()
@@ -60,14 +61,14 @@ func (u *Upstream) Down(elsewhere func() bool) {
 	}
 }
 
-// Up ends what Down began.
+// Up undoes Down.
 func (u *Upstream) Up() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.down = false
 }
 
-// moved drops the connections to addresses that the server's name has left.
+// moved closes the connections to addresses that the server's name no longer leads to.
 func (u *Upstream) moved(leads func(netip.Addr) bool) {
 	u.mu.Lock()
 	var drop []*conn
@@ -82,7 +83,7 @@ func (u *Upstream) moved(leads func(netip.Addr) bool) {
 	clear(u.idle[len(kept):])
 	u.idle = kept
 	for c := range u.busy {
-		c.watch.astray = !leads(c.to)
+		c.watch.moved = !leads(c.to)
 	}
 	u.watchLocked()
 	u.mu.Unlock()
@@ -91,11 +92,11 @@ func (u *Upstream) moved(leads func(netip.Addr) bool) {
 	}
 }
 
-// Renew drops the idle connections, and those in use as soon as they are idle: the server is reached with other means now.
+// Renew closes the idle connections, and those in use as soon as they are idle, because the way to reach the server has changed.
 func (u *Upstream) Renew() { u.moved(func(netip.Addr) bool { return false }) }
 
-// enter notes that a request is on c.
-func (u *Upstream) enter(c *conn, r *Request) {
+// addBusy notes that a request is on c.
+func (u *Upstream) addBusy(c *conn, r *Request) {
 	large := r.Upload != nil || len(r.Body) > largeBody
 	if large && c.raw != nil {
 		dial.Bound(c.raw, false)
@@ -105,7 +106,7 @@ func (u *Upstream) enter(c *conn, r *Request) {
 	if c.in == nil {
 		c.in = u
 	}
-	c.watch = watched{large: large, patient: r.Once || r.Upload != nil, astray: c.watch.astray}
+	c.watch = watched{large: large, mayBeSilent: r.Once || r.Upload != nil, moved: c.watch.moved}
 	if c.closed.Load() {
 		return
 	}
@@ -115,23 +116,23 @@ func (u *Upstream) enter(c *conn, r *Request) {
 	}
 }
 
-// leave notes that c is closed.
-func (u *Upstream) leave(c *conn) {
+// removeBusy notes that c is closed.
+func (u *Upstream) removeBusy(c *conn) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	delete(u.busy, c)
 }
 
-// loose readies a connection whose request has ended for the next one.
-func (c *conn) loose() {
+// restoreBound sets the system's bound on unacknowledged bytes again, which addBusy removes for a large body.
+func (c *conn) restoreBound() {
 	if c.watch.large && c.raw != nil {
 		dial.Bound(c.raw, true)
 	}
 }
 
-// again reports whether a request that got no byte of an answer on c is sent once more on a new connection: c may have been stale, or led
-// to where the server is no more. What changes a server is sent once, and one that is down is not asked again.
-func (u *Upstream) again(c *conn, r *Request, tried bool) bool {
+// resend reports whether a request that got no byte of an answer on c is sent once more on a new connection, because c was stale or led to
+// an address that the server has left. A request that changes a server is sent once. A server that is down gets no second request.
+func (u *Upstream) resend(c *conn, r *Request, tried bool) bool {
 	if tried || r.Once || r.Upload != nil {
 		return false
 	}
@@ -140,7 +141,7 @@ func (u *Upstream) again(c *conn, r *Request, tried bool) bool {
 	return !u.down && (c.used || c.lost.Load())
 }
 
-// watchLocked looks after the connections in use until there is no more reason to.
+// watchLocked starts watching the connections in use if there is a reason to.
 func (u *Upstream) watchLocked() {
 	if u.watching || !u.suspectLocked() {
 		return
@@ -156,13 +157,13 @@ func (u *Upstream) wakeLocked() {
 	}
 }
 
-// suspectLocked reports whether any connection in use has to be looked at.
+// suspectLocked reports whether any connection in use must be watched.
 func (u *Upstream) suspectLocked() bool {
 	if u.down && len(u.busy) > 0 {
 		return true
 	}
 	for c := range u.busy {
-		if c.watch.large || c.watch.astray {
+		if c.watch.large || c.watch.moved {
 			return true
 		}
 	}
@@ -192,15 +193,15 @@ func (u *Upstream) watch() {
 	}
 }
 
-// lookLocked finds the connections in use behind which no server is.
+// lookLocked returns the connections in use whose server is gone.
 func (u *Upstream) lookLocked(now time.Time) (gone []*conn) {
 	for c := range u.busy {
 		w := &c.watch
-		if got := c.got.Load(); w.still.IsZero() || got != w.got || !c.silent() {
-			if !w.still.IsZero() {
-				u.stirred = now
+		if got := c.got.Load(); w.quietSince.IsZero() || got != w.got || !c.silent() {
+			if !w.quietSince.IsZero() {
+				u.lastByte = now
 			}
-			w.got, w.still = got, now
+			w.got, w.quietSince = got, now
 		}
 	}
 	for c := range u.busy {
@@ -211,26 +212,26 @@ func (u *Upstream) lookLocked(now time.Time) (gone []*conn) {
 	return gone
 }
 
-// goneLocked reports whether the server behind c is not there any more, or does nothing for its request.
+// goneLocked reports whether the server of c is gone, or no longer works on the request.
 func (u *Upstream) goneLocked(c *conn, now time.Time) bool {
 	w := &c.watch
 	wait, known := c.unacknowledged()
 	bound := dial.Lost // a large body is bounded here, because the system's own bound is off
-	if u.down || w.astray {
+	if u.down || w.moved {
 		bound = lostAfter
 	}
-	// Two looks in a row: the answer to the system's question may be under way.
+	// Two looks in a row must find it missing: an acknowledgment may be under way.
 	missing := known && wait >= bound
-	lost := missing && w.asking
-	w.asking = missing
+	lost := missing && w.unacknowledged
+	w.unacknowledged = missing
 	if lost {
 		return true
 	}
-	if !u.down || w.patient || c.got.Load() == 0 && !u.elsewhere() {
+	if !u.down || w.mayBeSilent || c.got.Load() == 0 && !u.hasOther() {
 		return false
 	}
 	quiet := u.since
-	for _, at := range []time.Time{u.stirred, w.still} {
+	for _, at := range []time.Time{u.lastByte, w.quietSince} {
 		if at.After(quiet) {
 			quiet = at
 		}
@@ -238,7 +239,7 @@ func (u *Upstream) goneLocked(c *conn, now time.Time) bool {
 	return now.Sub(quiet) >= hungAfter
 }
 
-// silent reports whether nothing of the server waits to be read.
+// silent reports whether no byte from the server is waiting to be read.
 func (c *conn) silent() bool {
 	if c.raw == nil {
 		return true

@@ -15,18 +15,18 @@ import (
 
 const (
 	maxIdle       = 512              // connections kept per server
-	maxIdleTime   = 90 * time.Second // and for how long: routers forget a silent connection without telling its ends
-	readBuffer    = 2 << 10          // larger reads pass it by: an idle stream should hold little
-	deadlineGrain = time.Second      // how seldom a rolling deadline is pushed on: each push costs a lock in the poller
+	maxIdleTime   = 90 * time.Second // how long a connection is kept: routers silently forget an idle connection
+	readBuffer    = 2 << 10          // small, because each idle stream holds one; larger reads bypass it
+	deadlineGrain = time.Second      // how often a rolling deadline is moved at most: each move takes a lock in the poller
 )
 
-// conn is a connection to an upstream, with what is needed to tell a stale one. It belongs to one goroutine; only shut may
-// be called from another.
+// conn is a connection to an upstream, with the state that shows whether it is stale. It belongs to one goroutine; other goroutines may
+// call only shut.
 type conn struct {
 	net.Conn
 	br     *bufio.Reader
 	used   bool         // it carried a request before this one
-	since  time.Time    // when it was given back
+	since  time.Time    // when it was returned to the pool
 	got    atomic.Int64 // bytes read since the request began
 	err    error        // of the last read
 	budget int64        // bytes that may still be read of a header; negative: unbounded
@@ -35,15 +35,15 @@ type conn struct {
 	rolling bool // reads set their own deadline, from idle and end
 	idle    time.Duration
 	end     time.Time
-	pushed  time.Time // when the rolling deadline was last set; zero: not for this answer
+	pushed  time.Time // when the rolling deadline was last set; zero: not yet for this answer
 
-	raw   syscall.RawConn // to look at what the kernel has; nil where it does not say
+	raw   syscall.RawConn // to inspect the socket; nil if the connection has no socket
 	look  func(fd uintptr)
-	quiet bool // what look found: open, and nothing to read
+	quiet bool // the result of look: the socket is open and has nothing to read
 
-	in    *Upstream   // whose connection it is; nil before its first request
-	to    netip.Addr  // where it leads
-	lost  atomic.Bool // it was closed because its server is
+	in    *Upstream   // the pool it belongs to; nil before its first request
+	to    netip.Addr  // the address of the other end
+	lost  atomic.Bool // it was closed because its server is gone
 	watch watched
 }
 
@@ -66,16 +66,16 @@ func (c *conn) begin() {
 	c.rolling = false
 }
 
-// roll bounds every wait of the reads from here on by idle (0: not), and all of them by end (zero: not).
+// roll bounds each later read by idle (0: no bound) and all later reads together by end (zero: no bound).
 func (c *conn) roll(idle time.Duration, end time.Time) {
 	c.rolling, c.idle, c.end, c.pushed = true, idle, end, time.Time{}
 }
 
-// still leaves the deadline of reads to the caller again.
-func (c *conn) still() { c.rolling = false }
+// stopRolling lets the caller set the deadline of reads again.
+func (c *conn) stopRolling() { c.rolling = false }
 
-// push sets the deadline of the read that follows. It counts from the read, not from the last byte: a client that takes its
-// time between two must not look like a silent upstream. It comes late by a grain at most, and never early.
+// push sets the deadline of the next read. The idle time counts from the start of the read, not from the last byte, so that a slow client
+// does not look like a silent upstream. The deadline is at most one deadlineGrain late, and never early.
 func (c *conn) push() error {
 	if !c.pushed.IsZero() && c.idle <= 0 {
 		return nil
@@ -114,13 +114,13 @@ func (c *conn) shut() {
 		return
 	}
 	if c.in != nil {
-		c.in.leave(c)
+		c.in.removeBusy(c)
 	}
-	_ = c.Conn.Close() // nothing can be done about an error of a connection that is given up
+	_ = c.Conn.Close() // an error does not matter: the connection is not used again
 }
 
-// usable says whether a pooled connection may carry a request. One with bytes waiting may not: they answer nothing that was
-// asked, and would pass for the answer to the next request, which may be another client's.
+// usable reports whether a pooled connection may carry a request. A connection with unread bytes may not: no request asked for them, and
+// they would be read as the answer to the next request, which may be another client's.
 func (c *conn) usable() bool {
 	if time.Since(c.since) > maxIdleTime {
 		return false
@@ -128,7 +128,7 @@ func (c *conn) usable() bool {
 	return c.raw == nil || c.raw.Control(c.look) == nil && c.quiet
 }
 
-// take is the pooled connection used last, or nil.
+// take returns the pooled connection that was used most recently, or nil.
 func (u *Upstream) take() *conn {
 	for {
 		c := u.pop()
@@ -152,15 +152,16 @@ func (u *Upstream) pop() *conn {
 	return c
 }
 
-// give pools a connection that nobody reads from any more, and closes the oldest one if it has not been used for long.
+// give returns a connection to the pool, and closes the pool's oldest one if it was unused for too long. Nothing may read from c
+// afterwards.
 func (u *Upstream) give(c *conn) {
 	c.used, c.since = true, time.Now()
-	c.loose()
+	c.restoreBound()
 	var drop *conn
 	u.mu.Lock()
 	delete(u.busy, c)
 	switch {
-	case u.closed || u.down || c.watch.astray || len(u.idle) >= maxIdle:
+	case u.closed || u.down || c.watch.moved || len(u.idle) >= maxIdle:
 		drop = c
 	case len(u.idle) > 0 && c.since.Sub(u.idle[0].since) > maxIdleTime:
 		drop = u.idle[0]
@@ -175,7 +176,7 @@ func (u *Upstream) give(c *conn) {
 	}
 }
 
-// Close drops the idle connections, and those in use as soon as they are idle.
+// Close closes the idle connections, and those in use as soon as they are idle.
 func (u *Upstream) Close() {
 	u.mu.Lock()
 	idle := u.idle

@@ -29,7 +29,7 @@ func TestOneConnectionServesManyRequests(t *testing.T) {
 		fetch(t, u, &Request{Method: "GET", Path: "/nothing"})
 	}
 	if n := srv.Connections(); n != 1 {
-		t.Errorf("200 requests made %d connections", n)
+		t.Errorf("200 requests made %d connections, want 1", n)
 	}
 }
 
@@ -37,7 +37,7 @@ func TestConcurrentRequestsShareNoConnection(t *testing.T) {
 	srv, u := fake(t)
 	const clients, each = 16, 20
 	srv.Handle("POST", "/api/chat", func(r *ollamatest.Request) ollamatest.Answer {
-		return ollamatest.Answer{Body: string(r.Body)} // an answer that tells whose it is
+		return ollamatest.Answer{Body: string(r.Body)} // the answer shows whose it is
 	})
 	var all sync.WaitGroup
 	for i := range clients {
@@ -52,18 +52,18 @@ func TestConcurrentRequestsShareNoConnection(t *testing.T) {
 				got, err := io.ReadAll(resp)
 				resp.Close()
 				if err != nil || string(got) != body {
-					t.Errorf("client %d got %d bytes of %.10q, %v", i, len(got), got, err)
+					t.Errorf("client %d got %d bytes %.10q…, %v; want %d bytes %.10q…", i, len(got), got, err, len(body), body)
 				}
 			}
 		})
 	}
 	all.Wait()
 	if n := srv.Connections(); n > clients {
-		t.Errorf("%d connections for %d requests at a time", n, clients)
+		t.Errorf("got %d connections for %d concurrent requests, want at most one for each", n, clients)
 	}
 }
 
-// A pooled connection that the server has closed is found by looking at it, before a request is spent on it.
+// Upstream looks at a pooled connection before it sends a request, and so finds one that the server has closed.
 func TestClosedPooledConnectionIsReplaced(t *testing.T) {
 	srv, u := fake(t)
 	fetch(t, u, chatRequest())
@@ -73,23 +73,23 @@ func TestClosedPooledConnectionIsReplaced(t *testing.T) {
 	first.WaitClosed()
 	fetch(t, u, chatRequest())
 	if n := srv.Connections(); n != 2 {
-		t.Errorf("%d connections, want 2", n)
+		t.Errorf("got %d connections, want 2", n)
 	}
 	if n := len(srv.Requests()); n != 2 {
-		t.Errorf("%d requests arrived, want 2", n)
+		t.Errorf("got %d requests, want 2", n)
 	}
 }
 
-// A server that closes just as the request comes is what no look can find: the request goes out again, once.
+// If the server closes just as the request comes, looking at the connection cannot find that. The request is sent once more.
 func TestStaleConnectionIsRetriedOnce(t *testing.T) {
 	answer := "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 	for _, c := range []struct {
 		name    string
-		answers []string // what the connections say to their last request; "" is an end without a word
+		answers []string // each connection's answer to its last request; "" closes without an answer
 		code    api.Code
 	}{
-		{"fresh one answers", []string{"", answer}, ""},
-		{"fresh one is silent too", []string{"", ""}, api.CodeUpstreamError},
+		{"new connection answers", []string{"", answer}, ""},
+		{"new connection closes too", []string{"", ""}, api.CodeUpstreamError},
 		{"one byte of an answer came", []string{"H"}, api.CodeUpstreamError},
 		{"an informational answer came", []string{"HTTP/1.1 103 Early Hints\r\n\r\n"}, api.CodeUpstreamError},
 	} {
@@ -119,7 +119,7 @@ func TestStaleConnectionIsRetriedOnce(t *testing.T) {
 				t.Fatal(err)
 			} else {
 				if b, err := io.ReadAll(resp); string(b) != "ok" || err != nil {
-					t.Errorf("got %q, %v", b, err)
+					t.Errorf("got %q, %v; want \"ok\"", b, err)
 				}
 				resp.Close()
 			}
@@ -132,7 +132,7 @@ func TestStaleConnectionIsRetriedOnce(t *testing.T) {
 	}
 }
 
-// What changes the server is never sent on a connection that may be stale, so it never needs to be sent again.
+// A request that changes the server never goes over a connection that may be stale, so it never needs to be sent again.
 func TestOnceIsOnce(t *testing.T) {
 	srv, u := fake(t)
 	for n := range 3 {
@@ -142,7 +142,7 @@ func TestOnceIsOnce(t *testing.T) {
 		if n == 2 {
 			srv.Script("POST", "/api/copy", ollamatest.Answer{Body: "{}"})
 			if got := fetch(t, u, r); got != "200 {}" {
-				t.Errorf("got %q", got)
+				t.Errorf("got %q, want \"200 {}\"", got)
 			}
 			continue
 		}
@@ -150,7 +150,7 @@ func TestOnceIsOnce(t *testing.T) {
 		wantCode(t, err, api.CodeUpstreamError)
 	}
 	if n := len(srv.RequestsTo("POST", "/api/copy")); n != 3 {
-		t.Errorf("three requests were sent %d times", n)
+		t.Errorf("three requests were sent %d times, want 3", n)
 	}
 }
 
@@ -160,11 +160,11 @@ func TestFreshConnectionIsNotRetried(t *testing.T) {
 	_, err := u.Do(t.Context(), chatRequest())
 	wantCode(t, err, api.CodeUpstreamError)
 	if n := len(srv.Requests()); n != 1 {
-		t.Errorf("sent %d times", n)
+		t.Errorf("the request was sent %d times, want once", n)
 	}
 }
 
-// What a server says unasked, as some do before they close an idle connection, is nobody's answer.
+// Some servers send bytes before they close an idle connection. These bytes must not be read as an answer.
 func TestUnaskedBytesAreNoAnswer(t *testing.T) {
 	answered, unasked := make(chan struct{}), make(chan struct{})
 	base := script(t, func(n int, c *net.TCPConn) {
@@ -187,7 +187,7 @@ func TestUnaskedBytesAreNoAnswer(t *testing.T) {
 		t.Fatal(err)
 	}
 	if body, whole, err := resp.Head(100); string(body) != "ok" || !whole || err != nil {
-		t.Fatalf("got %q, %v, %v", body, whole, err)
+		t.Fatalf("got %q, whole %v, %v; want \"ok\", true", body, whole, err)
 	}
 	resp.Close()
 	if pooled(u) != 1 {
@@ -196,7 +196,7 @@ func TestUnaskedBytesAreNoAnswer(t *testing.T) {
 	close(answered)
 	<-unasked
 	if got := fetch(t, u, chatRequest()); got != "200 ok" {
-		t.Errorf("the next request got %q", got)
+		t.Errorf("the next request got %q, want \"200 ok\"", got)
 	}
 }
 
@@ -212,7 +212,7 @@ func TestCancelClosesTheConnection(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			srv, u := fake(t)
-			fetch(t, u, &Request{Method: "GET", Path: "/api/version"}) // the connection is a pooled one
+			fetch(t, u, &Request{Method: "GET", Path: "/api/version"}) // so that the chat uses a pooled connection
 			srv.Script("POST", "/api/chat", c.answer)
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
@@ -233,16 +233,16 @@ func TestCancelClosesTheConnection(t *testing.T) {
 			r.WaitClosed()
 			wantCode(t, <-failed, api.CodeClientGone)
 			if n := pooled(u); n != 0 {
-				t.Errorf("%d connections in the pool", n)
+				t.Errorf("got %d connections in the pool, want 0", n)
 			}
 			if n := len(srv.RequestsTo("POST", "/api/chat")); n != 1 {
-				t.Errorf("sent %d times", n)
+				t.Errorf("the request was sent %d times, want once", n)
 			}
 		})
 	}
 }
 
-// A request whose client has left before is not sent.
+// A request is not sent if its client has already left.
 func TestCancelledRequestIsNotSent(t *testing.T) {
 	srv, u := fake(t)
 	fetch(t, u, &Request{Method: "GET", Path: "/api/version"})
@@ -251,15 +251,15 @@ func TestCancelledRequestIsNotSent(t *testing.T) {
 	_, err := u.Do(ctx, chatRequest())
 	wantCode(t, err, api.CodeClientGone)
 	if n := pooled(u); n != 1 {
-		t.Errorf("%d connections in the pool, want the one of before", n)
+		t.Errorf("got %d connections in the pool, want the one from before", n)
 	}
 	fetch(t, u, &Request{Method: "GET", Path: "/api/version"})
 	if n := len(srv.Requests()); n != 2 {
-		t.Errorf("%d requests arrived, want 2", n)
+		t.Errorf("got %d requests, want 2", n)
 	}
 }
 
-// Whole answer read, then cancelled, then closed: whichever comes first, what is in the pool is open.
+// The context of a request ends while its answer is closed. In either order, the pool has only open connections.
 func TestCancelledConnectionIsNeverPooled(t *testing.T) {
 	srv, u := fake(t)
 	for range 200 {
@@ -284,7 +284,7 @@ func TestCancelledConnectionIsNeverPooled(t *testing.T) {
 		u.mu.Unlock()
 	}
 
-	// Cancelled before it is closed, though its answer was read whole.
+	// The context ends before Close, although the whole answer was read.
 	ctx, cancel := context.WithCancel(t.Context())
 	resp, err := u.Do(ctx, &Request{Method: "GET", Path: "/"})
 	if err != nil {
@@ -298,7 +298,7 @@ func TestCancelledConnectionIsNeverPooled(t *testing.T) {
 	srv.WaitRequestTo(1, "GET", "/").WaitClosed()
 	resp.Close()
 	if n := pooled(u); n != before {
-		t.Error("a connection that was cancelled is in the pool")
+		t.Error("a cancelled connection is in the pool")
 	}
 }
 
@@ -311,7 +311,7 @@ func TestCloseBeforeTheEndClosesTheConnection(t *testing.T) {
 		{"nothing read", ollamatest.Answer{Tokens: 3}, 0},
 		{"cut chunked", ollamatest.Answer{Tokens: 3}, 10},
 		{"all but the last byte", ollamatest.Answer{Body: "12345"}, 4},
-		{"server closes", ollamatest.Answer{Body: "12345", CloseAfter: true}, -1},
+		{"the server closes", ollamatest.Answer{Body: "12345", CloseAfter: true}, -1},
 		{"body without a length", ollamatest.Answer{Chunks: []string{"12345"}, UntilClose: true}, -1},
 		{"HTTP/1.0", ollamatest.Answer{Raw: "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok"}, -1},
 		{"more than its length", ollamatest.Answer{Raw: "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok!"}, -1},
@@ -332,15 +332,15 @@ func TestCloseBeforeTheEndClosesTheConnection(t *testing.T) {
 				t.Fatal(err)
 			}
 			resp.Close()
-			resp.Close() // a second one changes nothing
+			resp.Close() // a second call has no effect
 			if n := pooled(u); n != 0 {
-				t.Errorf("%d connections in the pool", n)
+				t.Errorf("got %d connections in the pool, want 0", n)
 			}
 			if !resp.conn.closed.Load() {
-				t.Error("the connection is open")
+				t.Error("the connection is open, want it closed")
 			}
 			if _, err := resp.Read(make([]byte, 1)); err == nil {
-				t.Error("a closed answer can be read")
+				t.Error("reading a closed answer succeeded, want an error")
 			}
 		})
 	}
@@ -357,15 +357,15 @@ func TestPoolClosed(t *testing.T) {
 	u.Close()
 	close(gate)
 	if s := <-got; !strings.Contains(s, `"done":true`) {
-		t.Errorf("the request under way got %q", s)
+		t.Errorf("the request under way got %q, want a complete answer", s)
 	}
-	r.WaitClosed() // and its connection was not kept
+	r.WaitClosed() // its connection was not kept
 	if n := pooled(u); n != 0 {
-		t.Errorf("%d connections in the pool", n)
+		t.Errorf("got %d connections in the pool, want 0", n)
 	}
 }
 
-func TestPoolForgetsWhatIsNotUsed(t *testing.T) {
+func TestPoolDropsUnusedConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := upstreamAt(t, "http://ollama.test")
 		fresh := func() *conn {
@@ -379,22 +379,22 @@ func TestPoolForgetsWhatIsNotUsed(t *testing.T) {
 			u.give(busy)
 			time.Sleep(maxIdleTime/9 + time.Second)
 			if c := u.take(); c != busy {
-				t.Fatal("not the connection used last")
+				t.Fatal("take did not return the connection that was used last")
 			}
 		}
 		u.give(busy)
 		if !old.closed.Load() || pooled(u) != 1 {
-			t.Errorf("the old connection is open %v, %d are in the pool", !old.closed.Load(), pooled(u))
+			t.Errorf("got old connection open %v, %d in the pool; want false, 1", !old.closed.Load(), pooled(u))
 		}
 		time.Sleep(maxIdleTime + 1)
 		if c := u.take(); c != nil || !busy.closed.Load() {
-			t.Error("a connection that nobody used for long was handed out, or left open")
+			t.Error("a connection that was unused for too long was handed out or left open")
 		}
 		for range maxIdle + 3 {
 			u.give(fresh())
 		}
 		if n := pooled(u); n != maxIdle {
-			t.Errorf("%d connections in the pool, want %d", n, maxIdle)
+			t.Errorf("got %d connections in the pool, want %d", n, maxIdle)
 		}
 	})
 }
@@ -409,7 +409,7 @@ func TestNoServer(t *testing.T) {
 	_, err = upstreamAt(t, base).Do(t.Context(), chatRequest())
 	wantCode(t, err, api.CodeNoBackend)
 	if strings.Contains(api.AsError(err).Message, "127.0.0.1") {
-		t.Error("the client's sentence names the server's address")
+		t.Error("the client's error message contains the server's address")
 	}
 }
 
@@ -417,7 +417,7 @@ func TestTLS(t *testing.T) {
 	srv := ollamatest.StartTLS(t)
 	u := upstreamAt(t, srv.URL)
 	_, err := u.Do(t.Context(), chatRequest())
-	wantCode(t, err, api.CodeNoBackend) // nobody vouches for it
+	wantCode(t, err, api.CodeNoBackend) // no trusted authority has signed its certificate
 	if len(srv.Requests()) != 0 {
 		t.Fatal("a request went to a server that is not trusted")
 	}
@@ -428,12 +428,12 @@ func TestTLS(t *testing.T) {
 	before := srv.Connections()
 	for range 3 {
 		if got := fetch(t, u, chatRequest()); !strings.Contains(got, `"done":true`) {
-			t.Errorf("got %q", got)
+			t.Errorf("got %q, want a complete answer", got)
 		}
 		fetch(t, u, big)
 	}
 	if n := srv.Connections() - before; n != 1 {
-		t.Errorf("%d connections for six requests", n)
+		t.Errorf("got %d connections for six requests, want 1", n)
 	}
 	if r := srv.WaitRequest(2); !bytes.Equal(r.Body, big.Body) {
 		t.Error("the large body arrived changed")
@@ -453,7 +453,7 @@ func TestTLS(t *testing.T) {
 	wantCode(t, <-failed, api.CodeClientGone)
 }
 
-// BenchmarkExchange is one small request over a pooled connection, the server's side included.
+// BenchmarkExchange measures one small request over a pooled connection, including the server's side.
 func BenchmarkExchange(b *testing.B) {
 	base := script(b, func(_ int, c *net.TCPConn) {
 		in := bufio.NewReader(c)

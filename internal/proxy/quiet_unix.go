@@ -7,7 +7,7 @@ import (
 	"syscall"
 )
 
-// quietSocket says whether a socket is open and has nothing to read. Sockets of package net never block.
+// quietSocket reports whether a socket is open and has nothing to read. The sockets of package net never block.
 func quietSocket(fd uintptr) bool {
 	var b [1]byte
 	_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK)

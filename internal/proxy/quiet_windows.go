@@ -8,8 +8,8 @@ import (
 
 var wsaPoll = windows.NewLazySystemDLL("ws2_32.dll").NewProc("WSAPoll")
 
-// quietSocket reports whether a socket is open and has nothing to read. It polls, because Go's sockets on Windows would block
-// in a read; a socket that its other end has closed polls as readable.
+// quietSocket reports whether a socket is open and has nothing to read. It polls, because a read on one of Go's sockets would block on
+// Windows. A socket that its other end has closed polls as readable.
 func quietSocket(fd uintptr) bool {
 	const pollIn = 0x0100 | 0x0200 // POLLRDNORM, POLLRDBAND
 	socket := struct {

@@ -15,7 +15,7 @@ import (
 	"ollama-api-service/internal/dialect"
 )
 
-// Response is an upstream's answer whose body is still to be read. Close it always.
+// Response is an upstream's answer whose body is not read yet. The caller must close it.
 type Response struct {
 	Status int
 	Header http.Header
@@ -27,13 +27,13 @@ type Response struct {
 	ctx      context.Context
 	stop     func() bool
 	reusable bool
-	framed   bool // the body says where it ends, other than by the end of the connection
+	framed   bool // the body has a length or chunks, so its end is not just the end of the connection
 	ended    bool // the body was read to its end
 	shut     bool
 }
 
-// Close gives the connection back if the body was read to its end, and closes it otherwise: closing is how a generation is
-// cancelled.
+// Close returns the connection to the pool if the body was read to its end. Otherwise it closes the connection, which cancels the
+// generation.
 func (r *Response) Close() {
 	if r.shut {
 		return
@@ -46,15 +46,15 @@ func (r *Response) Close() {
 	r.conn.shut()
 }
 
-// Outlive lets ctx end the exchange from now on, instead of the context of Do. If that has ended already, the exchange has ended with it.
+// Outlive replaces the context of Do: from now on ctx ends the exchange. If the context of Do has already ended, so has the exchange.
 func (r *Response) Outlive(ctx context.Context) {
 	if r.stop() {
 		r.ctx, r.stop = ctx, context.AfterFunc(ctx, r.conn.shut)
 	}
 }
 
-// Streams says whether the answer is a stream of records, and whether they are server-sent events. The answer's type says
-// so, not the request: a load, an error or an empty prompt is answered with one object even where a stream was asked for.
+// Streams reports whether the answer is a stream of records, and whether the records are server-sent events. The answer's Content-Type
+// decides, not the request: a load, an error or an empty prompt gets one object even if the request asked for a stream.
 func (r *Response) Streams() (stream, sse bool) {
 	t, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";")
 	switch strings.TrimSpace(t) {
@@ -66,10 +66,10 @@ func (r *Response) Streams() (stream, sse bool) {
 	return false, false
 }
 
-// Read reads the body. Its errors are those of Do; io.EOF is the proper end.
+// Read reads the body. Its errors are those of Do, and io.EOF at the proper end.
 func (r *Response) Read(p []byte) (int, error) {
 	if r.shut {
-		return 0, api.Wrap(api.CodeInternal, net.ErrClosed, "an answer was read after it was closed") // the connection may be another's by now
+		return 0, api.Wrap(api.CodeInternal, net.ErrClosed, "an answer was read after it was closed") // the connection may already carry another request
 	}
 	n, err := r.body.Read(p)
 	switch {
@@ -85,10 +85,10 @@ func (r *Response) Read(p []byte) (int, error) {
 	return n, failure(r.ctx, err, silence, r.conn.end)
 }
 
-// EndedInOrder reports whether the body was read to an end that upstream has marked as such.
+// EndedInOrder reports whether the body was read to an end that upstream has marked.
 func (r *Response) EndedInOrder() bool { return r.ended && r.framed }
 
-// Head reads up to limit bytes of the body and says whether that is all of it. If not, body has one byte more than limit.
+// Head reads up to limit bytes of the body and reports whether that is the whole body. If it is not, Head returns one byte more than limit.
 func (r *Response) Head(limit int) (body []byte, whole bool, err error) {
 	size := int64(512)
 	if r.Length >= 0 {
@@ -99,7 +99,7 @@ func (r *Response) Head(limit int) (body []byte, whole bool, err error) {
 		if len(body) == cap(body) {
 			body = append(body, 0)[:len(body)]
 		}
-		// One byte more than limit tells a body of that length from a longer one.
+		// One byte more than limit distinguishes a body of that length from a longer one.
 		n, err := r.Read(body[len(body):min(cap(body), limit+1)])
 		body = body[:len(body)+n]
 		if errors.Is(err, io.EOF) {
@@ -112,12 +112,12 @@ func (r *Response) Head(limit int) (body []byte, whole bool, err error) {
 	return body, false, nil
 }
 
-// copyBuffers are as large as what a connection buffers: records are a few hundred bytes, and every waiting stream holds one.
+// copyBuffers have the size of a connection's read buffer: records have a few hundred bytes, and each waiting stream holds a buffer.
 var copyBuffers = sync.Pool{New: func() any { b := make([]byte, readBuffer); return &b }}
 
-// Stream copies a stream to the client, each piece flushed as it comes, until the meter holds the end back or cuts
-// it, or upstream ends.
-// It returns the bytes sent. Errors are those of Do, and CodeClientGone where the client cannot be written to.
+// Stream copies a stream to the client and flushes each piece as it comes. It returns when the meter holds the end back or cuts the
+// stream, or when upstream ends. It returns the number of bytes sent. Its errors are those of Do, and CodeClientGone if a write to the
+// client fails.
 func (r *Response) Stream(w http.ResponseWriter, m *dialect.Meter) (sent int64, err error) {
 	pooled := copyBuffers.Get().(*[]byte)
 	defer copyBuffers.Put(pooled)
@@ -156,13 +156,12 @@ func (r *Response) Stream(w http.ResponseWriter, m *dialect.Meter) (sent int64, 
 
 const drainWait = 100 * time.Millisecond
 
-// drain reads what may follow the last record, which is the end of the framing, so that the connection can be used again.
-// An upstream that stays silent instead costs the client nothing but this bound. Bytes that do come are the client's: the
-// meter adds them to what it holds.
+// drain reads the end of the framing after the last record, so that the connection can be used again. If upstream sends nothing, the
+// client waits only for drainWait. If it does send bytes, they are the client's: the meter adds them to the end that it holds back.
 func (r *Response) drain(m *dialect.Meter, buf []byte) error {
-	r.conn.still()
+	r.conn.stopRolling()
 	if r.conn.SetReadDeadline(time.Now().Add(drainWait)) != nil {
-		return nil // closed: the answer is complete all the same
+		return nil // the connection is closed, but the answer is complete
 	}
 	for range 4 {
 		n, readErr := r.Read(buf)
@@ -176,9 +175,9 @@ func (r *Response) drain(m *dialect.Meter, buf []byte) error {
 	return nil
 }
 
-// Pass copies the rest of a long body except for its last keep bytes, which it returns: they are sent when the books are
-// written. head is what Head has read. If the client cannot be written to, Pass reads the body to its end all the same, because the usage
-// is there; the error is CodeClientGone then.
+// Pass copies the rest of a long body except for its last keep bytes. It returns those, because the caller sends them after it has written
+// the record. head is the part that Head has read. If a write to the client fails, Pass still reads the body to its end, because the usage
+// is there, and returns CodeClientGone.
 func (r *Response) Pass(w http.ResponseWriter, head []byte, keep int) (sent int64, tail []byte, err error) {
 	tail = head
 	buf := make([]byte, 32<<10)

@@ -31,12 +31,12 @@ func TestStreamsByContentType(t *testing.T) {
 			r.Header.Set("Content-Type", kind)
 		}
 		if stream, sse := r.Streams(); stream != want[0] || sse != want[1] {
-			t.Errorf("%q: stream %v, sse %v", kind, stream, sse)
+			t.Errorf("%q: got stream %v, sse %v; want %v", kind, stream, sse, want)
 		}
 	}
 }
 
-// answered is the answer to a request that the fake was told to give.
+// answered sends a request to a fake that gives the answer a.
 func answered(t *testing.T, a ollamatest.Answer) (*ollamatest.Request, *Response) {
 	t.Helper()
 	srv, u := fake(t)
@@ -65,25 +65,25 @@ func TestHeadAndPass(t *testing.T) {
 				_, r := answered(t, a)
 				head, whole, err := r.Head(limit)
 				if err != nil || whole != (size <= limit) || !strings.HasPrefix(body, string(head)) {
-					t.Fatalf("%d bytes, whole %v, %v", len(head), whole, err)
+					t.Fatalf("got %d bytes, whole %v, %v; want whole %v", len(head), whole, err, size <= limit)
 				}
 				if whole {
 					if len(head) != size {
-						t.Errorf("%d bytes of %d", len(head), size)
+						t.Errorf("got %d bytes, want %d", len(head), size)
 					}
 				} else {
 					if len(head) != limit+1 {
-						t.Errorf("read %d bytes, want one more than the limit", len(head))
+						t.Errorf("got %d bytes, want one more than the limit of %d", len(head), limit)
 					}
 					w := httptest.NewRecorder()
 					sent, tail, err := r.Pass(w, head, keep)
 					if err != nil || len(tail) != keep || int(sent) != size-keep || w.Body.String()+string(tail) != body {
-						t.Errorf("%d sent, %d in the tail, %v", sent, len(tail), err)
+						t.Errorf("got %d sent, %d in the tail, %v; want %d, %d", sent, len(tail), err, size-keep, keep)
 					}
 				}
 				r.Close()
 				if n, want := pooled(r.up), 1; name != "close" && n != want {
-					t.Errorf("%d connections in the pool, want %d", n, want)
+					t.Errorf("got %d connections in the pool, want %d", n, want)
 				}
 			})
 		}
@@ -95,18 +95,18 @@ func TestHeadAndPassOfABrokenBody(t *testing.T) {
 	head, whole, err := r.Head(1000)
 	wantCode(t, err, api.CodeUpstreamError)
 	if whole || len(head) == 0 || len(head) >= 500 {
-		t.Errorf("%d bytes, whole %v", len(head), whole)
+		t.Errorf("got %d bytes, whole %v; want 1 to 499, false", len(head), whole)
 	}
 	_, r = answered(t, ollamatest.Answer{Body: strings.Repeat("x", 5000), Fault: ollamatest.Close, FaultAt: 4000})
 	head, whole, err = r.Head(1000)
 	if whole || err != nil {
-		t.Fatalf("whole %v, %v", whole, err)
+		t.Fatalf("got whole %v, %v; want false", whole, err)
 	}
 	_, _, err = r.Pass(httptest.NewRecorder(), head, 100)
 	wantCode(t, err, api.CodeUpstreamError)
 }
 
-// gone is a client that takes some writes and then is not there.
+// gone is a client that accepts some writes and then disconnects.
 type gone struct {
 	http.ResponseWriter
 	takes int
@@ -145,20 +145,20 @@ func TestClientGone(t *testing.T) {
 		}
 		wantCode(t, err, api.CodeClientGone)
 		if line := ollamatest.ChatLines("tiny", 17, 1)[0]; sent < int64(len(line)) {
-			t.Errorf("%d bytes sent, want those of the first line at least", sent)
+			t.Errorf("sent %d bytes, want at least the %d of the first line", sent, len(line))
 		}
-		req.WaitClosed() // which is how Ollama learns of it
+		req.WaitClosed() // the closed connection tells Ollama to stop
 	})
 	t.Run("pass", func(t *testing.T) {
 		_, r := answered(t, ollamatest.Answer{Body: strings.Repeat("x", 100_000) + "its usage."})
 		_, tail, err := r.Pass(&gone{httptest.NewRecorder(), 1}, nil, 10)
 		wantCode(t, err, api.CodeClientGone)
 		if string(tail) != "its usage." {
-			t.Errorf("the tail is %q, want the end of the body", tail)
+			t.Errorf("got the tail %q, want the end of the body", tail)
 		}
 		r.Close()
 		if n := pooled(r.up); n != 1 {
-			t.Errorf("%d connections in the pool, want 1: its body was read to the end", n)
+			t.Errorf("got %d connections in the pool, want 1, because the body was read to its end", n)
 		}
 	})
 	t.Run("outlived", func(t *testing.T) {
@@ -173,7 +173,7 @@ func TestClientGone(t *testing.T) {
 	})
 }
 
-// watcher is a client that sees when it is flushed.
+// watcher is a client that reports each flush.
 type watcher struct {
 	http.ResponseWriter
 	flushed chan string
@@ -187,7 +187,7 @@ func (w *watcher) Flush() {
 	w.since.Reset()
 }
 
-// Each record is with the client before upstream makes the next; the last one is held back.
+// The client has each record before upstream sends the next. The last record is held back.
 func TestStreamFlushesEachRecord(t *testing.T) {
 	gate := make(chan struct{})
 	_, r := answered(t, ollamatest.Answer{Tokens: 3, Gate: gate})
@@ -207,7 +207,7 @@ func TestStreamFlushesEachRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	if rest := m.Finish(); string(rest) != lines[3] || !m.Complete {
-		t.Errorf("held back %q, complete %v", rest, m.Complete)
+		t.Errorf("held back %q, complete %v; want %q, true", rest, m.Complete, lines[3])
 	}
 	r.Close()
 	if n := pooled(r.up); n != 1 {
@@ -219,14 +219,14 @@ func TestStreamThatEndsTooEarly(t *testing.T) {
 	_, r := answered(t, ollamatest.Answer{Tokens: 3, NoTerminal: true})
 	m := dialect.NewMeter(dialect.Chat, false, false, "")
 	if _, err := r.Stream(httptest.NewRecorder(), m); err != nil || m.Complete {
-		t.Errorf("a clean end without the last record: %v, complete %v", err, m.Complete)
+		t.Errorf("a clean end without the last record: got %v, complete %v; want no error, false", err, m.Complete)
 	}
 	_, r = answered(t, ollamatest.Answer{Tokens: 30, Fault: ollamatest.Reset, FaultAt: 1000})
 	_, err := r.Stream(httptest.NewRecorder(), m)
 	wantCode(t, err, api.CodeUpstreamError)
 }
 
-// What comes after the last record is read, so that the connection can be used again, and belongs to the client.
+// Bytes after the last record are read, so that the connection can be used again. They belong to the client.
 func TestStreamReadsItsEnd(t *testing.T) {
 	chat := ollamatest.ChatLines("tiny", 17, 2)
 	event := `data: {"choices":[{"index":0,"delta":{"content":" they"},"finish_reason":null}]}` + "\n\n"
@@ -235,12 +235,12 @@ func TestStreamReadsItsEnd(t *testing.T) {
 		name   string
 		kind   dialect.Kind
 		chunks []string
-		end    string // framing that comes apart from the rest
+		end    string // framing that comes in a piece of its own
 		pooled int
 	}{
 		{"end of the framing with the last record", dialect.Chat, append(chat, ""), "", 1},
-		{"end of the framing alone", dialect.Chat, chat, "0\r\n\r\n", 1},
-		{"blank line of [DONE] alone", dialect.OpenAIChat, []string{event, finish, "data: [DONE]", "\n\n"}, "0\r\n\r\n", 1},
+		{"end of the framing in a piece of its own", dialect.Chat, chat, "0\r\n\r\n", 1},
+		{"blank line of [DONE] in a piece of its own", dialect.OpenAIChat, []string{event, finish, "data: [DONE]", "\n\n"}, "0\r\n\r\n", 1},
 		{"line end of [DONE] in pieces", dialect.OpenAIChat, []string{event, finish, "data: [DONE]", "\n", "\n"}, "0\r\n\r\n", 1},
 		{"no end of the framing", dialect.Chat, chat, "", 0},
 		{"more and more", dialect.Chat, append(chat, "\n", "\n", "\n", "\n", "\n", "\n"), "", 0},
@@ -281,10 +281,10 @@ func TestStreamReadsItsEnd(t *testing.T) {
 				got, want = strings.TrimRight(got, "\n"), strings.TrimRight(want, "\n")
 			}
 			if got != want || !m.Complete {
-				t.Errorf("complete %v, got\n%q\nwant\n%q", m.Complete, got, want)
+				t.Errorf("complete %v, want true; got\n%q\nwant\n%q", m.Complete, got, want)
 			}
 			if n := pooled(u); n != c.pooled {
-				t.Errorf("%d connections in the pool, want %d", n, c.pooled)
+				t.Errorf("got %d connections in the pool, want %d", n, c.pooled)
 			}
 		})
 	}

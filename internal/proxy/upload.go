@@ -11,7 +11,7 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// sendUpload streams a body of any size upstream: with its length where the client gave one, in chunks otherwise.
+// sendUpload streams a body of any size upstream, with its length if the client gave one, otherwise in chunks.
 func sendUpload(c *conn, r *Request, head []byte) error {
 	if r.UploadLength >= 0 {
 		head = fmt.Appendf(head, "Content-Length: %d\r\n\r\n", r.UploadLength)
@@ -21,15 +21,15 @@ func sendUpload(c *conn, r *Request, head []byte) error {
 	if _, err := c.Conn.Write(head); err != nil {
 		return err
 	}
-	// A transfer may take hours: each write has its own deadline instead of one for all.
+	// A transfer may take hours, so each write has its own deadline.
 	w := progressWriter{c: c, idle: r.FirstByte, end: r.Deadline}
 	if err := w.body(r); err != nil {
 		return err
 	}
-	return c.SetReadDeadline(earlier(r.FirstByte, time.Now(), r.Deadline)) // the answer has its own time
+	return c.SetReadDeadline(earlier(r.FirstByte, time.Now(), r.Deadline)) // the wait for the answer has its own bound
 }
 
-// body sends the body, framed as the header has said.
+// body sends the body with the framing that the header announced.
 func (w progressWriter) body(r *Request) error {
 	if r.UploadLength >= 0 {
 		n, err := io.Copy(w, uploadReader{io.LimitReader(r.Upload, r.UploadLength)})
@@ -52,7 +52,7 @@ func (w progressWriter) body(r *Request) error {
 	return buffered.Flush()
 }
 
-// uploadReader tells a client that broke off from an upstream that did.
+// uploadReader marks the read errors of an upload, so that an abort by the client is not taken for a failure of upstream.
 type uploadReader struct{ r io.Reader }
 
 func (u uploadReader) Read(p []byte) (int, error) {
@@ -68,7 +68,7 @@ func brokenOff(err error) error {
 	if errors.As(err, &named) {
 		return named
 	}
-	return api.Wrap(api.CodeClientGone, err, "the client broke its upload off")
+	return api.Wrap(api.CodeClientGone, err, "the client aborted its upload")
 }
 
 type progressWriter struct {
@@ -86,8 +86,8 @@ func (w progressWriter) Write(p []byte) (int, error) {
 
 const earlyWait = time.Second
 
-// answersEarly says whether upstream answered without reading the whole body, as Ollama does for a blob it has and a proxy
-// for a body too large for it: then a write that failed is no failure. A body that the client broke off has no answer.
+// answersEarly reports whether upstream answered without reading the whole body. Ollama does so for a blob that it has, and a proxy for a
+// body that is too large. Then a failed write is not a failure of the request. If the client aborted its upload, there is no answer.
 func (c *conn) answersEarly(failed error) bool {
 	var named *api.Error
 	if errors.As(failed, &named) {

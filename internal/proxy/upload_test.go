@@ -30,17 +30,17 @@ func TestUploads(t *testing.T) {
 		blob := make([]byte, size)
 		random.Read(blob)
 		for _, length := range []int64{int64(size), -1} {
-			// A reader that gives odd pieces, as a slow client does.
+			// A reader that returns uneven pieces, as a slow client does.
 			if got := fetch(t, u, upload(iotest.HalfReader(bytes.NewReader(blob)), length)); got != "201 " {
-				t.Fatalf("got %q", got)
+				t.Fatalf("got %q, want \"201 \"", got)
 			}
 			n++
 			r := srv.WaitRequest(n)
 			if !bytes.Equal(r.Body, blob) || r.ContentLength != length || (length < 0) != (len(r.TransferEncoding) == 1) {
-				t.Errorf("size %d, length %d: %d bytes arrived, length %d, encoding %v", size, length, len(r.Body), r.ContentLength, r.TransferEncoding)
+				t.Errorf("size %d, length %d: upstream got %d bytes, length %d, encoding %v", size, length, len(r.Body), r.ContentLength, r.TransferEncoding)
 			}
 			if r.Conn != n {
-				t.Errorf("upload %d went over connection %d: it must have one of its own", n, r.Conn)
+				t.Errorf("upload %d went over connection %d, want its own connection %d", n, r.Conn, n)
 			}
 		}
 	}
@@ -49,7 +49,7 @@ func TestUploads(t *testing.T) {
 	}
 }
 
-// An upload has a fresh connection though stale ones are pooled, and one that fails is not sent again.
+// An upload gets a new connection even if the pool has one, and an upload that fails is not sent again.
 func TestUploadIsNotRetried(t *testing.T) {
 	srv, u := fake(t)
 	fetch(t, u, &Request{Method: "GET", Path: "/api/version"})
@@ -57,21 +57,21 @@ func TestUploadIsNotRetried(t *testing.T) {
 	_, err := u.Do(t.Context(), upload(strings.NewReader("hello"), 5))
 	wantCode(t, err, api.CodeUpstreamError)
 	if n := len(srv.RequestsTo("POST", blobPath)); n != 1 {
-		t.Errorf("sent %d times", n)
+		t.Errorf("the upload was sent %d times, want once", n)
 	}
 	if r := srv.WaitRequestTo(1, "POST", blobPath); r.Conn != 2 {
-		t.Errorf("sent over connection %d, want a fresh one", r.Conn)
+		t.Errorf("the upload went over connection %d, want the new connection 2", r.Conn)
 	}
 }
 
-// Ollama answers an upload of a blob that it has without reading it.
+// Ollama answers the upload of a blob that it already has without reading the blob.
 func TestEarlyAnswerToAnUpload(t *testing.T) {
-	t.Run("body read and thrown away", func(t *testing.T) {
+	t.Run("body read and discarded", func(t *testing.T) {
 		srv, u := fake(t)
 		srv.Script("POST", blobPath, ollamatest.Answer{Status: 200, Early: true})
 		for _, length := range []int64{1 << 20, -1} {
 			if got := fetch(t, u, upload(bytes.NewReader(make([]byte, 1<<20)), length)); got != "200 " {
-				t.Errorf("got %q", got)
+				t.Errorf("got %q, want \"200 \"", got)
 			}
 		}
 	})
@@ -89,10 +89,10 @@ func TestEarlyAnswerToAnUpload(t *testing.T) {
 				u := upstreamAt(t, base)
 				sent := &counted{r: endless{}}
 				if got := fetch(t, u, upload(sent, length)); got != "200 " {
-					t.Errorf("got %q", got)
+					t.Errorf("got %q, want \"200 \"", got)
 				}
 				if sent.n > 64<<20 {
-					t.Errorf("%d MiB went out to a server that wanted none", sent.n>>20)
+					t.Errorf("sent %d MiB to a server that reads none, want at most 64", sent.n>>20)
 				}
 				if pooled(u) != 0 {
 					t.Error("the connection was kept")
@@ -102,23 +102,23 @@ func TestEarlyAnswerToAnUpload(t *testing.T) {
 	}
 }
 
-func TestUploadThatUpstreamBreaksOff(t *testing.T) {
+func TestUploadThatUpstreamAborts(t *testing.T) {
 	base := script(t, func(_ int, c *net.TCPConn) { c.Read(make([]byte, 100)) })
 	_, err := upstreamAt(t, base).Do(t.Context(), upload(endless{}, -1))
 	wantCode(t, err, api.CodeUpstreamError)
 }
 
-// A client that breaks its upload off is to blame itself: upstream sees the break, and nobody waits for its answer.
-func TestUploadThatTheClientBreaksOff(t *testing.T) {
+// If the client aborts its upload, the failure is the client's: upstream sees a broken body, and the gateway does not wait for its answer.
+func TestUploadThatTheClientAborts(t *testing.T) {
 	for _, length := range []int64{12, -1} {
 		for name, c := range map[string]struct {
 			r    io.Reader
 			code api.Code
 		}{
-			"connection lost":   {io.MultiReader(strings.NewReader("hello"), iotest.ErrReader(io.ErrUnexpectedEOF)), api.CodeClientGone},
-			"refused on way":    {iotest.ErrReader(api.Errorf(api.CodeTooLarge, "no more")), api.CodeTooLarge},
-			"other error":       {iotest.ErrReader(errors.New("odd")), api.CodeClientGone},
-			"less than it said": {strings.NewReader("hello"), api.CodeClientGone},
+			"connection lost":    {io.MultiReader(strings.NewReader("hello"), iotest.ErrReader(io.ErrUnexpectedEOF)), api.CodeClientGone},
+			"refused on the way": {iotest.ErrReader(api.Errorf(api.CodeTooLarge, "no more")), api.CodeTooLarge},
+			"other error":        {iotest.ErrReader(errors.New("odd")), api.CodeClientGone},
+			"less than it said":  {strings.NewReader("hello"), api.CodeClientGone},
 		} {
 			if name == "less than it said" && length < 0 {
 				continue
@@ -133,7 +133,7 @@ func TestUploadThatTheClientBreaksOff(t *testing.T) {
 				_, err := u.Do(t.Context(), upload(c.r, length))
 				wantCode(t, err, c.code)
 				if got := <-ended; bytes.HasSuffix(got, []byte("0\r\n\r\n")) {
-					t.Errorf("upstream got a proper end: %q", got)
+					t.Errorf("upstream got a proper end: %q; want a broken body", got)
 				}
 			})
 		}
@@ -160,7 +160,7 @@ func TestCancelledUpload(t *testing.T) {
 	}
 }
 
-// endless is a body without end.
+// endless is a body that never ends.
 type endless struct{}
 
 func (endless) Read(p []byte) (int, error) { return len(p), nil }

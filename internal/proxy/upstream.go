@@ -1,5 +1,5 @@
-// Package proxy carries one request to one Ollama server and its answer back: a small HTTP/1.1 client over pooled
-// connections, and the copy of a stream to the client with a meter in it. docs/decisions.md says why it is our own.
+// Package proxy sends one request to one Ollama server and returns its answer. It is a small HTTP/1.1 client with pooled connections. It
+// also copies a stream to the client through a meter. docs/decisions.md explains why the client is our own.
 package proxy
 
 import (
@@ -20,14 +20,14 @@ import (
 
 const (
 	maxHeader   = 64 << 10
-	maxInformal = 8 // 1xx answers skipped before the real one
+	maxInformal = 8 // 1xx answers skipped before the final one
 )
 
-// Upstream is one Ollama server and its pool of connections. It follows no redirect, uses no proxy of the environment and
-// asks for no compression.
+// Upstream is one Ollama server and its pool of connections. It does not follow redirects, use a proxy from the environment, or ask for
+// compression.
 type Upstream struct {
 	target *dial.Target
-	host   string // the server's own Host header: Ollama on loopback refuses a foreign one
+	host   string // the Host header with the server's own name: Ollama on loopback refuses other names
 
 	mu     sync.Mutex
 	idle   []*conn // the most recent last: it is the least likely to be stale
@@ -36,7 +36,7 @@ type Upstream struct {
 	outage
 }
 
-// NewUpstream is a pool for the server that target leads to.
+// NewUpstream returns a pool for the server at target.
 func NewUpstream(target *dial.Target) *Upstream {
 	u := &Upstream{target: target, busy: make(map[*conn]struct{})}
 	if target.URL != nil {
@@ -47,46 +47,47 @@ func NewUpstream(target *dial.Target) *Upstream {
 	return u
 }
 
-// Request is one request to an upstream. Everything in it is ours: the client's header never passes but for two values.
+// Request is one request to an upstream. The gateway writes all of it: only two values of the client's header are forwarded.
 type Request struct {
 	Method, Path      string
 	Accept, UserAgent string // the client's: User-Agent changes what Ollama's /api/show answers
-	TraceParent       string // of our span, where the upstream shall know it
+	TraceParent       string // of our span, if the upstream should get it
 	Body              []byte
-	// Upload is a body that is not buffered (blobs), UploadLength its length or -1. It excludes Body and every retry.
+	// Upload is a body that is not buffered (blobs). UploadLength is its length or -1. A request with Upload has no Body and no retry.
 	Upload       io.Reader
 	UploadLength int64
-	// Once keeps it from being sent again where a first try may have arrived: it changes the server.
+	// Once forbids to send the request again if a first try may have arrived, because the request changes the server.
 	Once bool
-	// FirstByte bounds the wait for the answer's header, Idle each silence after it (0: none), Deadline the whole.
+	// FirstByte bounds the wait for the answer's header, Idle each silence after it (0: no bound), Deadline the whole request.
 	FirstByte, Idle time.Duration
 	Deadline        time.Time
 }
 
-// ErrUnanswered is in the errors of Do where no byte of an answer came. Another server may be asked then: what this one did, if
-// anything, nobody has seen.
+// ErrUnanswered is in the errors of Do if no byte of an answer came. The request may then go to another server, because no client has seen
+// anything from this one.
 var ErrUnanswered = errors.New("no byte of an answer came")
 
-// Do sends a request and returns when the answer's header is there. A pooled connection that turns out to be dead before any
-// byte of an answer is replaced once, unless the request is to be sent once alone. Errors: CodeNoBackend where no connection could be made, CodeUpstreamTimeout,
-// CodeClientGone where ctx ended or the client broke its upload off, what Upload itself returns if that is an *api.Error, else
-// CodeUpstreamError.
+// Do sends a request and returns when the answer's header has arrived. If a pooled connection breaks before any byte of an answer, Do
+// sends the request once more on a new connection, unless the request may be sent only once.
+//
+// Its errors have these codes: CodeNoBackend if no connection could be made; CodeUpstreamTimeout; CodeClientGone if ctx ended or the client
+// aborted its upload; the code of an *api.Error that Upload returned; otherwise CodeUpstreamError.
 func (u *Upstream) Do(ctx context.Context, r *Request) (*Response, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, failure(ctx, err, noAnswer, r.Deadline)
 	}
 	var c *conn
-	if r.Upload == nil && !r.Once { // what cannot be sent twice gets no connection that may be stale
+	if r.Upload == nil && !r.Once { // a request that cannot be sent twice must not get a connection that may be stale
 		c = u.take()
 	}
 	for tried := false; ; tried = true {
 		if c == nil {
 			var err error
 			if c, err = u.dial(ctx); err != nil {
-				if ctx.Err() != nil || tried { // the first try may have reached it
+				if ctx.Err() != nil || tried { // the first try may have reached the server
 					return nil, failure(ctx, errors.Join(ErrUnanswered, err), noAnswer, r.Deadline)
 				}
-				return nil, api.Wrap(api.CodeNoBackend, errors.Join(ErrUnanswered, err), "the Ollama server cannot be reached: try again soon, or ask who runs it")
+				return nil, api.Wrap(api.CodeNoBackend, errors.Join(ErrUnanswered, err), "the Ollama server cannot be reached: try again soon, or ask the operator")
 			}
 		}
 		resp, err := u.roundTrip(ctx, c, r)
@@ -95,7 +96,7 @@ func (u *Upstream) Do(ctx context.Context, r *Request) (*Response, error) {
 		}
 		c.shut()
 		unanswered := c.got.Load() == 0 && !errors.Is(err, os.ErrDeadlineExceeded)
-		if !unanswered || ctx.Err() != nil || !u.again(c, r, tried) {
+		if !unanswered || ctx.Err() != nil || !u.resend(c, r, tried) {
 			if c.lost.Load() {
 				err = errors.Join(errLost, err)
 			}
@@ -108,14 +109,15 @@ func (u *Upstream) Do(ctx context.Context, r *Request) (*Response, error) {
 	}
 }
 
-// What a client reads of a time that is over.
+// The messages for a time limit that has passed.
 const (
 	noAnswer = "the Ollama server did not answer in time: it may be loading a model; try again"
-	silence  = "the Ollama server fell silent in the middle of its answer: try again"
-	tooLong  = "the request took longer than it may (MAX_REQUEST_TIME): ask for a shorter answer"
+	silence  = "the Ollama server stopped sending in the middle of its answer: try again"
+	tooLong  = "the request took longer than MAX_REQUEST_TIME allows: ask for a shorter answer"
 )
 
-// failure names what ended an exchange with the upstream. late is what a time that is over means, unless that was end's.
+// failure converts the error that ended an exchange with the upstream. late is the message for a deadline that has passed, unless the
+// deadline was end.
 func failure(ctx context.Context, err error, late string, end time.Time) *api.Error {
 	var named *api.Error
 	switch {
@@ -129,15 +131,14 @@ func failure(ctx context.Context, err error, late string, end time.Time) *api.Er
 		}
 		return api.Wrap(api.CodeUpstreamTimeout, err, late)
 	default:
-		return api.Wrap(api.CodeUpstreamError, dial.Explain(err), "the Ollama server broke off: try again")
+		return api.Wrap(api.CodeUpstreamError, dial.Explain(err), "the connection to the Ollama server broke: try again")
 	}
 }
 
-// roundTrip writes the request and reads the header of its answer. ctx closes the connection: that is how Ollama learns that
-// it may stop.
+// roundTrip writes the request and reads the header of its answer. When ctx ends, the connection is closed, which tells Ollama to stop.
 func (u *Upstream) roundTrip(ctx context.Context, c *conn, r *Request) (*Response, error) {
 	c.begin()
-	u.enter(c, r)
+	u.addBusy(c, r)
 	stop := context.AfterFunc(ctx, c.shut)
 	if err := c.SetDeadline(earlier(r.FirstByte, time.Now(), r.Deadline)); err != nil {
 		stop()
@@ -161,7 +162,7 @@ func (u *Upstream) roundTrip(ctx context.Context, c *conn, r *Request) (*Respons
 	}, nil
 }
 
-// readHeader reads the final header of an answer and skips 1xx ones.
+// readHeader reads the final header of an answer and skips 1xx answers.
 func readHeader(c *conn, method string) (*http.Response, error) {
 	c.budget = maxHeader
 	defer func() { c.budget = -1 }()
@@ -170,7 +171,7 @@ func readHeader(c *conn, method string) (*http.Response, error) {
 		if err != nil {
 			switch {
 			case errors.Is(c.err, os.ErrDeadlineExceeded):
-				err = c.err // a line that was cut by it is taken for a malformed one
+				err = c.err // ReadResponse reports a line that the deadline cut as malformed
 			case errors.Is(err, io.EOF):
 				err = io.ErrUnexpectedEOF
 			}
@@ -188,8 +189,8 @@ func readHeader(c *conn, method string) (*http.Response, error) {
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
 
-// send writes head and body: in one write where the body is small, so that Ollama has both at once and notices a closed
-// connection from then on (docs/ollama-contract, section 3).
+// send writes head and body. If the body is small, one write sends both: Ollama then has the whole request at once and notices a closed
+// connection from then on (docs/ollama-contract.md, section 3).
 func (u *Upstream) send(c *conn, r *Request) error {
 	pooled := buffers.Get().(*[]byte)
 	defer buffers.Put(pooled)
@@ -231,7 +232,7 @@ func (u *Upstream) send(c *conn, r *Request) error {
 	return err
 }
 
-// earlier is now+d, or end if that comes before it; zero means unbounded in both.
+// earlier returns the earlier of now+d and end. A zero d or end means no bound.
 func earlier(d time.Duration, now, end time.Time) time.Time {
 	if d <= 0 {
 		return end

@@ -15,7 +15,7 @@ import (
 	"ollama-api-service/internal/ollamatest"
 )
 
-// What goes out is known to the byte: nothing of a client but its Accept and User-Agent.
+// Each byte of a request to Ollama is known. Of the client's header it contains only Accept and User-Agent.
 func TestBytesOnTheWire(t *testing.T) {
 	for _, c := range []struct {
 		name          string
@@ -77,7 +77,7 @@ func TestBytesOnTheWire(t *testing.T) {
 			}()
 			got, err := io.ReadAll(far)
 			if err != nil || string(got) != c.want {
-				t.Errorf("%v, got\n%q\nwant\n%q", err, got, c.want)
+				t.Errorf("error %v, got\n%q\nwant\n%q", err, got, c.want)
 			}
 			if err := <-sent; err != nil {
 				t.Error(err)
@@ -86,7 +86,7 @@ func TestBytesOnTheWire(t *testing.T) {
 	}
 }
 
-// Small or large, alone or behind a user agent longer than the buffer, a body arrives whole and alone on its connection.
+// A body of any size arrives unchanged, also after a User-Agent that is longer than the buffer.
 func TestBodiesOfAllSizes(t *testing.T) {
 	srv, u := fake(t)
 	srv.Handle("POST", "/api/chat", func(*ollamatest.Request) ollamatest.Answer { return ollamatest.Answer{Body: "{}"} })
@@ -95,17 +95,17 @@ func TestBodiesOfAllSizes(t *testing.T) {
 		for _, agent := range []string{"", strings.Repeat("a", 5<<10)} {
 			body := bytes.Repeat([]byte("x"), size)
 			if got := fetch(t, u, &Request{Method: "POST", Path: "/api/chat", UserAgent: agent, Body: body}); got != "200 {}" {
-				t.Fatalf("size %d: %q", size, got)
+				t.Fatalf("size %d: got %q, want \"200 {}\"", size, got)
 			}
 			n++
 			r := srv.WaitRequest(n)
 			if !bytes.Equal(r.Body, body) || r.ContentLength != int64(size) || r.TransferEncoding != nil || r.Header.Get("User-Agent") != agent {
-				t.Errorf("size %d: %d bytes arrived, length %d", size, len(r.Body), r.ContentLength)
+				t.Errorf("size %d: upstream got %d bytes, length %d", size, len(r.Body), r.ContentLength)
 			}
 		}
 	}
 	if n := srv.Connections(); n != 1 {
-		t.Errorf("%d connections", n)
+		t.Errorf("got %d connections, want 1", n)
 	}
 }
 
@@ -121,20 +121,20 @@ func TestHeadersOfAnswers(t *testing.T) {
 		good         bool
 	}{
 		{"plain", ok, true},
-		{"informational ones before", hints(maxInformal) + ok, true},
-		{"too many informational ones", hints(maxInformal+1) + ok, false},
-		{"100 nobody asked for", "HTTP/1.1 100 Continue\r\n\r\n" + ok, true},
+		{"1xx answers first", hints(maxInformal) + ok, true},
+		{"too many 1xx answers", hints(maxInformal+1) + ok, false},
+		{"100 without Expect", "HTTP/1.1 100 Continue\r\n\r\n" + ok, true},
 		{"switching protocols", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n" + ok, false},
 		{"switching after a hint", hints(1) + "HTTP/1.1 101 Switching Protocols\r\n\r\n" + ok, false},
 		{"header of 64 KiB", padded(maxHeader), true},
 		{"longer header", padded(maxHeader + 1), false},
 		{"endless header", "HTTP/1.1 200 OK\r\n" + strings.Repeat("X-More: and more\r\n", 1<<13), false},
-		{"informational ones without end", strings.Repeat("HTTP/1.1 103 Hints\r\nX: "+strings.Repeat("x", 20<<10)+"\r\n\r\n", 4) + ok, false},
+		{"endless 1xx answers", strings.Repeat("HTTP/1.1 103 Hints\r\nX: "+strings.Repeat("x", 20<<10)+"\r\n\r\n", 4) + ok, false},
 		{"not HTTP", "SSH-2.0-OpenSSH_9.2\r\n", false},
 		{"no status", "HTTP/1.1 \r\n\r\n", false},
 		{"status under 100", "HTTP/1.1 099 Low\r\n\r\n" + ok, false},
 		{"two lengths", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok!", false},
-		{"length that is none", "HTTP/1.1 200 OK\r\nContent-Length: -2\r\n\r\nok", false},
+		{"invalid length", "HTTP/1.1 200 OK\r\nContent-Length: -2\r\n\r\nok", false},
 		{"cut in the header", ok[:20], false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -153,7 +153,7 @@ func TestHeadersOfAnswers(t *testing.T) {
 			}
 			defer resp.Close()
 			if b, err := io.ReadAll(resp); string(b) != "ok" || err != nil || resp.Status != 200 {
-				t.Errorf("%d %q, %v", resp.Status, b, err)
+				t.Errorf("got %d %q, %v; want 200 \"ok\"", resp.Status, b, err)
 			}
 		})
 	}
@@ -168,36 +168,36 @@ func TestHeadHasNoBody(t *testing.T) {
 			t.Fatal(err)
 		}
 		if body, whole, err := resp.Head(1 << 10); len(body) != 0 || !whole || err != nil || resp.Length != 337 {
-			t.Errorf("got %q, %v, %v, length %d", body, whole, err, resp.Length)
+			t.Errorf("got %q, whole %v, %v, length %d; want no body, true, length 337", body, whole, err, resp.Length)
 		}
 		resp.Close()
 	}
 	if n := srv.Connections(); n != 1 {
-		t.Errorf("%d connections", n)
+		t.Errorf("got %d connections, want 1", n)
 	}
 }
 
-// A redirect is an answer like any other: where it points to hears nothing.
+// A redirect is an answer like any other: its target gets no request.
 func TestRedirectIsNotFollowed(t *testing.T) {
 	srv, u := fake(t)
 	other := ollamatest.Start(t)
 	srv.Script("POST", "/api/chat", ollamatest.Answer{Status: 307, Body: "-", Header: map[string][]string{"Location": {other.URL + "/api/chat"}}})
 	if got := fetch(t, u, chatRequest()); got != "307 -" {
-		t.Errorf("got %q", got)
+		t.Errorf("got %q, want \"307 -\"", got)
 	}
 	if n := other.Connections(); n != 0 {
 		t.Error("the redirect was followed")
 	}
 }
 
-// A body that breaks off is never taken for a whole one.
+// A body that breaks is never taken for a complete one.
 func TestBrokenBodies(t *testing.T) {
 	for name, raw := range map[string]string{
 		"short of its length":     "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345",
 		"no last chunk":           "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n",
 		"cut chunk":               "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\na\r\n12345",
 		"no end after last chunk": "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n0\r\n",
-		"chunk of no size":        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12345\r\nxyz\r\n",
+		"chunk without a size":    "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12345\r\nxyz\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {
 			srv, u := fake(t)
@@ -209,7 +209,7 @@ func TestBrokenBodies(t *testing.T) {
 			b, err := io.ReadAll(resp)
 			wantCode(t, err, api.CodeUpstreamError)
 			if string(b) != "12345" {
-				t.Errorf("got %q before the break", b)
+				t.Errorf("got %q before the break, want \"12345\"", b)
 			}
 			resp.Close()
 			if pooled(u) != 0 {
@@ -219,21 +219,21 @@ func TestBrokenBodies(t *testing.T) {
 	}
 }
 
-// An upstream may refuse a large body without reading it, and close: its answer counts, not the write that failed.
+// An upstream may refuse a large body without reading it, and close the connection. Its answer counts, not the failed write.
 func TestRefusalBeforeTheBodyIsRead(t *testing.T) {
 	base := script(t, func(_ int, c *net.TCPConn) {
 		line, err := bufio.NewReaderSize(c, 16).ReadString('\n')
 		if err != nil || !strings.HasPrefix(line, "POST") {
-			t.Errorf("%q, %v", line, err)
+			t.Errorf("got the request line %q, %v; want a POST", line, err)
 		}
 		fmt.Fprint(c, "HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nbig")
 		c.CloseWrite()
-		// The close with bytes unread resets the connection under the writer.
+		// A close with unread bytes resets the connection while the gateway writes.
 	})
 	u := upstreamAt(t, base)
 	r := &Request{Method: "POST", Path: "/api/chat", Body: make([]byte, 32<<20)}
 	if got := fetch(t, u, r); got != "413 big" {
-		t.Errorf("got %q", got)
+		t.Errorf("got %q, want \"413 big\"", got)
 	}
 	if pooled(u) != 0 {
 		t.Error("the connection was kept")

@@ -144,7 +144,7 @@ func (s *Scheduler) servingLocked(a *Ask) ([]*backend.Backend, *api.Error) {
 	case a.Avoid != nil:
 		return nil, api.Errorf(api.CodeNoBackend, "the Ollama server failed and there is no other for this model: try again soon")
 	case len(all) > 0:
-		return nil, api.Errorf(api.CodeTooOld, "no Ollama server with this model is of version %s or newer, which this route needs: ask who runs it for an upgrade", a.Since)
+		return nil, api.Errorf(api.CodeTooOld, "no Ollama server with this model is of version %s or newer, which this route needs: ask the operator for an upgrade", a.Since)
 	case s.fleet.Healthy() > 0 && !s.fleet.Has(a.Model):
 		return nil, api.Errorf(api.CodeNotFound, "model '%s' not found", a.Model)
 	}

@@ -12,11 +12,11 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// forwardingHeaders are those that a proxy adds. One of them means that a request was passed on.
+// forwardingHeaders are the headers that proxies add. If a request has one of them, a proxy has forwarded it.
 var forwardingHeaders = []string{"X-Forwarded-For", "Forwarded", "X-Real-Ip", "X-Forwarded-Host", "X-Forwarded-Proto", "Via"}
 
-// clientAddress is the address of the client that sent the request: the peer, or, where the peer is a trusted proxy, the last address in
-// X-Forwarded-For that is none. What comes before an entry that is no address is not believed.
+// clientAddress returns the address of the client that sent the request. It is the address of the peer or, if the peer is a trusted proxy,
+// the last address in X-Forwarded-For that is not a trusted proxy. If an entry is not an address, the entries before it are ignored.
 func (s *Server) clientAddress(r *http.Request, proxies []netip.Prefix) (addr netip.Addr, forwarded bool) {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err == nil {
@@ -24,7 +24,7 @@ func (s *Server) clientAddress(r *http.Request, proxies []netip.Prefix) (addr ne
 		addr = addr.Unmap().WithZone("")
 	}
 	a, _ := r.Context().Value(arrivalKey{}).(*arrival)
-	forwarded = !addr.IsValid() || a != nil && a.proxied // whatever connects to a Unix socket may pass requests of others on
+	forwarded = !addr.IsValid() || a != nil && a.proxied // a program that connects to a Unix socket may forward other clients' requests
 	for _, name := range forwardingHeaders {
 		if _, ok := r.Header[name]; ok {
 			forwarded = true
@@ -43,7 +43,7 @@ func (s *Server) clientAddress(r *http.Request, proxies []netip.Prefix) (addr ne
 	for i := len(list) - 1; i >= 0 && trusts(); i-- {
 		next, ok := forwardedAddress(list[i])
 		if !ok {
-			s.oddEntries.tell(s.Log, addr, list[i])
+			s.badForwardedFor.report(s.Log, addr, list[i])
 			break
 		}
 		addr = next
@@ -51,8 +51,8 @@ func (s *Server) clientAddress(r *http.Request, proxies []netip.Prefix) (addr ne
 	return addr, forwarded
 }
 
-// forwardedAddress reads an entry of X-Forwarded-For. Some proxies write the client's port too (Azure's gateways, IIS), and brackets
-// around IPv6.
+// forwardedAddress parses an entry of X-Forwarded-For. Some proxies also write the client's port (Azure's gateways, IIS), or brackets
+// around an IPv6 address.
 func forwardedAddress(entry string) (netip.Addr, bool) {
 	entry = strings.Trim(strings.TrimSpace(entry), `"`)
 	if a, err := netip.ParseAddr(entry); err == nil {
@@ -70,17 +70,17 @@ func forwardedAddress(entry string) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// maxOddProxies bounds of how many proxies it is kept that they were told of.
-const maxOddProxies = 100
+// maxReportedProxies bounds the number of proxies that badForwardedFor remembers.
+const maxReportedProxies = 100
 
-// oddEntries tell once of each trusted proxy that names its client in a way that is no address.
-type oddEntries struct {
-	mu   sync.Mutex
-	told map[netip.Addr]bool
+// badForwardedFor logs, once for each trusted proxy, that the proxy sends entries that are not addresses.
+type badForwardedFor struct {
+	mu       sync.Mutex
+	reported map[netip.Addr]bool
 }
 
-// tell logs what kind of entry it is, and never the entry: a client may have written it.
-func (o *oddEntries) tell(log *slog.Logger, proxy netip.Addr, entry string) {
+// report logs the kind of the entry, and never the entry itself, because a client may have written it.
+func (o *badForwardedFor) report(log *slog.Logger, proxy netip.Addr, entry string) {
 	kind := "something else"
 	switch entry = strings.TrimSpace(entry); {
 	case entry == "":
@@ -92,18 +92,18 @@ func (o *oddEntries) tell(log *slog.Logger, proxy netip.Addr, entry string) {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.told[proxy] || len(o.told) >= maxOddProxies {
+	if o.reported[proxy] || len(o.reported) >= maxReportedProxies {
 		return
 	}
-	if o.told == nil {
-		o.told = make(map[netip.Addr]bool)
+	if o.reported == nil {
+		o.reported = make(map[netip.Addr]bool)
 	}
-	o.told[proxy] = true
-	log.Warn("a proxy in TRUSTED_PROXIES names its client in X-Forwarded-For by what is no address, so its requests count as its own: have it write the client's address there",
+	o.reported[proxy] = true
+	log.Warn("a proxy in TRUSTED_PROXIES sends an X-Forwarded-For entry that is not an IP address, so the requests of its clients count as its own: configure it to send the client's address",
 		"proxy", addressText(proxy), "entry", kind)
 }
 
-// addressText is an address as the log and the books have it. The peers of a Unix socket have none.
+// addressText returns an address as the log and the books show it. The peers of a Unix socket have no address.
 func addressText(a netip.Addr) string {
 	if !a.IsValid() {
 		return "unknown"
@@ -111,8 +111,8 @@ func addressText(a netip.Addr) string {
 	return a.String()
 }
 
-// foreignPage says whether a browser may have been sent here by a page of somebody else: by a form or a link (the Origin and
-// the Sec-Fetch-Site header say so), or by a name that was made to point at this machine (the Host does).
+// foreignPage reports whether a page of another site may have made a browser send this request: through a form or a link (the headers
+// Origin and Sec-Fetch-Site show it), or through a host name that was made to point to this machine (the Host header shows it).
 func foreignPage(r *http.Request) bool {
 	host := r.Host
 	if h, _, err := net.SplitHostPort(host); err == nil {

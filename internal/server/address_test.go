@@ -8,7 +8,7 @@ import (
 	"ollama-api-service/internal/server"
 )
 
-// Each way in which proxies write the client's address, against a key that may be used from one network only.
+// Each way in which proxies write the client's address, with a key that works from only one network.
 func TestWaysToWriteAClientsAddress(t *testing.T) {
 	b := start(t, setup{change: func(o *server.Options) {
 		o.Live.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32"), netip.MustParsePrefix("10.0.0.0/8")}
@@ -32,7 +32,7 @@ func TestWaysToWriteAClientsAddress(t *testing.T) {
 		"198.51.100.1:80":                     403,
 		"[2001:db8:0:1::1]:443":               403,
 		"203.0.113.7:51008, 198.51.100.1:1":   403,
-		"203.0.113.7:51008, unknown":          403, // what stands before it is not believed
+		"203.0.113.7:51008, unknown":          403, // the entries before it are ignored
 		"203.0.113.7, _hidden":                403,
 		"203.0.113.7:":                        403,
 		"203.0.113.7:x":                       403,
@@ -53,10 +53,10 @@ func TestWaysToWriteAClientsAddress(t *testing.T) {
 		}
 	}
 	log := b.logs.String()
-	if n := strings.Count(log, "names its client in X-Forwarded-For"); n != 1 {
-		t.Errorf("%d lines about entries that are no address, want 1", n)
+	if n := strings.Count(log, "sends an X-Forwarded-For entry that is not an IP address"); n != 1 {
+		t.Errorf("got %d lines about entries that are not addresses, want 1", n)
 	}
 	if strings.Contains(log, "canary") {
-		t.Error("the log has what a client wrote")
+		t.Error("the log contains text that a client wrote")
 	}
 }

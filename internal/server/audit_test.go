@@ -42,14 +42,14 @@ func TestAuditIsReadable(t *testing.T) {
 	}
 	got := ask[auditAnswer](b, "/api/admin/audit")
 	if len(got.Audit) != 7 || got.Audit[1].Action != "backend.add" || got.Audit[1].Target != "added" || got.NextCursor != nil || got.Audit[0].Action != "key.revoke" || got.Audit[0].TargetName != "=Anna" || got.Audit[0].ActorName != "ADMIN_API_KEY" {
-		t.Fatalf("%s", all.body)
+		t.Fatalf("got %s, want the 7 entries of this test", all.body)
 	}
 	changed := ask[auditAnswer](b, "/api/admin/audit?action=key.change&actor="+adminPreview)
 	if len(changed.Audit) != 2 || changed.Audit[0].Detail["forced"] != true || fmt.Sprint(changed.Audit[1].Detail) != "map[rate_limit:map[from:500 to:1000]]" ||
 		changed.Audit[1].From != "127.0.0.1" || changed.Audit[1].Target != preview {
-		t.Errorf("%+v", changed.Audit)
+		t.Errorf("got %+v, want the two changes of the key, the newest forced", changed.Audit)
 	}
-	// Page by page, whatever is added meanwhile.
+	// The pages stay consistent when entries are added in the meantime.
 	var ids []int64
 	for cursor := ""; ; {
 		page := ask[auditAnswer](b, "/api/admin/audit?limit=2&cursor="+url.QueryEscape(cursor))
@@ -63,7 +63,7 @@ func TestAuditIsReadable(t *testing.T) {
 		b.key(`{"name":"meanwhile","role":"user"}`)
 	}
 	if len(ids) != len(got.Audit) || ids[0] != got.Audit[0].ID || ids[len(ids)-1] != got.Audit[len(ids)-1].ID {
-		t.Errorf("page by page: %v", ids)
+		t.Errorf("got the entries %v page by page", ids)
 	}
 	today, yesterday := time.Now().UTC().Format(time.DateOnly), time.Now().UTC().AddDate(0, 0, -1).Format(time.DateOnly)
 	for query, none := range map[string]bool{
@@ -85,6 +85,6 @@ func TestAuditIsReadable(t *testing.T) {
 		}
 	}
 	if r := b.do("GET", "/api/admin/audit", b.user(), ""); r.status != http.StatusForbidden {
-		t.Errorf("a user reads it: %d", r.status)
+		t.Errorf("a user's key: got %d, want 403", r.status)
 	}
 }

@@ -18,8 +18,8 @@ import (
 	"ollama-api-service/internal/store"
 )
 
-// With a database that is closed, each look at it would be 503. That of a key which only nobody has is; texts that are no keys are
-// 401 without one, in every carrier.
+// The database is closed, so each lookup answers 503. An unknown but well-formed key gets that. A text that is not a key gets 401 without a
+// lookup, in every header that can carry a key.
 func TestABadKeyNeverReachesTheDatabase(t *testing.T) {
 	b := start(t, setup{})
 	key := b.user()
@@ -44,7 +44,7 @@ func TestABadKeyNeverReachesTheDatabase(t *testing.T) {
 	} {
 		requests := map[string]*http.Request{"Basic": b.request("GET", "/api/tags", "", ""), "path": b.request("GET", "/k/"+url.PathEscape(text)+"/api/tags", "", "")}
 		requests["Basic"].SetBasicAuth("any", text)
-		if !strings.ContainsAny(text, "\n\x00") { // no header can carry those
+		if !strings.ContainsAny(text, "\n\x00") { // a header cannot contain these
 			requests["Authorization"] = b.request("GET", "/api/tags", text, "")
 			requests["x-api-key"] = b.request("GET", "/api/tags", "", "")
 			requests["x-api-key"].Header.Set("x-api-key", text)
@@ -61,7 +61,7 @@ func TestABadKeyNeverReachesTheDatabase(t *testing.T) {
 	}
 }
 
-// A key in the path may be spelled with encoded characters, as one with a slash must be; the path behind it may not.
+// A key in the path may contain encoded characters, and must if it has a slash. The path after the key may not.
 func TestAnEncodedKeyInThePath(t *testing.T) {
 	const odd = "an/admin+key%of=signs?alone#here"
 	b := start(t, setup{})
@@ -82,7 +82,7 @@ func TestAnEncodedKeyInThePath(t *testing.T) {
 	}
 }
 
-// raw sends bytes, the last request of which asks for the end of the connection, and returns the first status and all that came.
+// raw sends bytes whose last request asks to close the connection. It returns the first status and everything that came.
 func (b *bed) raw(t *testing.T, text string) (status int, all string) {
 	t.Helper()
 	c, err := net.Dial("tcp", strings.TrimPrefix(b.url, "http://"))
@@ -106,7 +106,7 @@ func (b *bed) raw(t *testing.T, text string) (status int, all string) {
 	return status, string(got)
 }
 
-// What is about no path of the table is refused as a method, wherever it stands.
+// A method that does not concern a path of the table is refused, whatever the target is.
 func TestMethodsWithoutAPath(t *testing.T) {
 	b := start(t, setup{})
 	for _, line := range []string{"CONNECT evil.example:443", "CONNECT /api/chat", "TRACE /", "OPTIONS *", "GET *", "TRACE http://evil.example/"} {
@@ -117,7 +117,7 @@ func TestMethodsWithoutAPath(t *testing.T) {
 	}
 }
 
-// Behind a request whose end two readers could see in two places, nothing is read as another.
+// After a request with an ambiguous end, no bytes are read as another request.
 func TestNothingBehindAnAmbiguousEnd(t *testing.T) {
 	b := start(t, setup{})
 	const plain = "GET /healthz HTTP/1.1\r\nHost: x\r\n"

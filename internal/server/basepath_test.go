@@ -9,8 +9,8 @@ import (
 	"ollama-api-service/internal/server"
 )
 
-// Below a path: every route is there as it is at the root, for proxies that pass the path on and for those that take it off; and what
-// names a path names the one that clients see.
+// With BASE_PATH, each route works as it does at the root, both for proxies that keep the base path and for those that remove it. Texts
+// that name a path name the one that clients see.
 func TestBelowAPath(t *testing.T) {
 	b := start(t, setup{change: func(o *server.Options) { o.BasePath = "/team/ollama" }})
 	key := b.user()
@@ -47,13 +47,13 @@ func TestBelowAPath(t *testing.T) {
 	}
 	says("/team/ollama", `"documentation":"/team/ollama/docs"`)
 	says("/team/ollama/openapi.json", `"servers":[{"description":"This service","url":"/team/ollama"}]`)
-	says("/team/ollama/v1/api/tags", "no such path: /team/ollama/api/tags is here")
-	says("/team/ollama/chat/completions", "/team/ollama/v1/chat/completions is here")
+	says("/team/ollama/v1/api/tags", "no such path; did you mean /team/ollama/api/tags?")
+	says("/team/ollama/chat/completions", "did you mean /team/ollama/v1/chat/completions?")
 	says("/team/ollama/x/k/KEY/api/tags", "as in /team/ollama/k/KEY/api/tags")
 	says("/team/ollama/nothing", "GET /team/ollama/ lists")
 	says("/team/ollama/docs/nothing", "GET /team/ollama/docs is")
 
-	// A page loads what it names from below the path, wherever a redirect has brought its reader from.
+	// A page loads its files from below the base path, wherever a redirect has brought its reader from.
 	b.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	req := b.request("GET", "/team/ollama/docs/", "", "")
 	r := b.send(req)
@@ -64,7 +64,7 @@ func TestBelowAPath(t *testing.T) {
 	page := b.do("GET", to.Path, "", "")
 	links := regexp.MustCompile(`(?:href|src)="([^"]+)"`).FindAllStringSubmatch(page.body, -1)
 	if len(links) < 5 {
-		t.Fatalf("%d links on the page", len(links))
+		t.Fatalf("got %d links on the page", len(links))
 	}
 	for _, link := range links {
 		at, err := to.Parse(link[1])

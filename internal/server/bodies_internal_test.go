@@ -17,7 +17,7 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// zipped is text by zstd, as a stream with a window.
+// zipped compresses text with zstd, as a stream with a window.
 func zipped(t *testing.T, window int, texts ...[]byte) []byte {
 	t.Helper()
 	var b bytes.Buffer
@@ -29,7 +29,7 @@ func zipped(t *testing.T, window int, texts ...[]byte) []byte {
 		if _, err := w.Write(text); err != nil {
 			t.Fatal(err)
 		}
-		if err := w.Flush(); err != nil { // so that it does not know the size
+		if err := w.Flush(); err != nil { // so that the encoder does not know the size
 			t.Fatal(err)
 		}
 	}
@@ -39,7 +39,7 @@ func zipped(t *testing.T, window int, texts ...[]byte) []byte {
 	return b.Bytes()
 }
 
-// What a decoder remembers is memory that a body takes, too: many small bodies of one key must not pass the bound with it.
+// The window of a decoder is memory of the body, too: many small bodies of one key must not exceed the bound with it.
 func TestDecodersAreCounted(t *testing.T) {
 	block := make([]byte, 256<<10)
 	rand.NewChaCha8([32]byte{1}).Read(block)
@@ -59,7 +59,7 @@ func TestDecodersAreCounted(t *testing.T) {
 	for range 100 { // the rate limit of a new key
 		all.Go(func() {
 			x := &exchange{s: s, r: httptest.NewRequest("POST", "/v1/chat/completions", nil), key: &api.Key{Preview: "oas_8rT2kLmN0q"}}
-			defer x.letGo()
+			defer x.releaseBody()
 			if x.hold(len(body)) != nil {
 				return
 			}
@@ -82,11 +82,11 @@ func TestDecodersAreCounted(t *testing.T) {
 		}
 	}
 	if beyond > 8<<20 || decoded.Load() == 0 {
-		t.Errorf("%d of 100 bodies of %d KB are decoded, and hold %d MB beyond MAX_BODY_MEMORY; want one at least, and 8 MB at most", decoded.Load(), len(body)>>10, beyond>>20)
+		t.Errorf("%d of 100 bodies of %d KB are decoded, and hold %d MB beyond MAX_BODY_MEMORY; want at least one, and at most 8 MB", decoded.Load(), len(body)>>10, beyond>>20)
 	}
 }
 
-// A decoder counts by the window that its body needs, and needs no more than it counts.
+// A decoder is counted with the window that its body needs, and uses no more than that.
 func TestADecoderCountsByItsWindow(t *testing.T) {
 	text := bytes.Repeat([]byte("all work and no play "), 2000)
 	whole, err := zstd.NewWriter(nil)

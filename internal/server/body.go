@@ -122,7 +122,7 @@ func (x *exchange) readOn(code api.Code) {
 		code == api.CodeSlowBody || x.s.stopping.Err() != nil {
 		return
 	}
-	x.letGo()
+	x.releaseBody()
 	patience := readOnUnknown
 	if x.key != nil {
 		patience = readOnTime
@@ -306,8 +306,8 @@ func (x *exchange) holdReading(body []byte) error {
 	return x.hold(max(n, min(n+dialect.ReadingMemory(body), int(x.s.bodies.most))))
 }
 
-// letGo ends what hold began: the body is not needed any more.
-func (x *exchange) letGo() {
+// releaseBody undoes hold: the body is not needed any more.
+func (x *exchange) releaseBody() {
 	if x.held > 0 {
 		x.s.bodies.give(x.payer(), x.held)
 		x.held = 0

@@ -33,18 +33,18 @@ type booking struct {
 	// What the servers had of it that did not serve it in the end, and how long it waited for a slot again.
 	slot, gpu, waited, loading time.Duration
 
-	ahead int64 // pieces of the answer of which the journal knows
-	stay  stay
-	ended bool
-	twice bool       // Ollama has run twice for it and counts the second run
-	over  *api.Error // why the stream was cut
+	ahead    int64 // pieces of the answer of which the journal knows
+	upstream upstreamContext
+	ended    bool
+	twice    bool       // Ollama has run twice for it and counts the second run
+	over     *api.Error // why the stream was cut
 }
 
 func (s *Server) open(x *exchange, req *dialect.Request, lease *sched.Lease, taken *limit.Reservation) *booking {
 	b := &booking{s: s, x: x, req: req, lease: lease, taken: taken}
 	b.record.Admission = api.Admission{
 		ID: x.id, ClientRequestID: x.theirID, At: time.Now(), Key: x.key.Preview, Endpoint: x.route.template,
-		Backend: lease.Backend.Name, Class: classNames[x.route.class], Streamed: req.Stream, ClientAddr: addressText(x.addr),
+		Backend: lease.Backend.Name, Class: purposeNames[x.route.purpose], Streamed: req.Stream, ClientAddr: addressText(x.addr),
 		PromptEstimate: req.PromptTokens,
 	}
 	if x.key.Metered() {
@@ -89,9 +89,9 @@ func (b *booking) begin(resp *proxy.Response) error {
 
 // What only the operator can change is not worth a second try.
 var (
-	errCompressed = &api.Error{Code: api.CodeUpstreamError, NoRetry: true, Message: "the Ollama server compressed its answer, although the gateway did not ask for it: ask who runs it"}
+	errCompressed = &api.Error{Code: api.CodeUpstreamError, NoRetry: true, Message: "the Ollama server compressed its answer, although the gateway did not ask for it: ask the operator"}
 	errRedirects  = &api.Error{Code: api.CodeUpstreamError, NoRetry: true, Message: "the Ollama server redirects: OLLAMA_BASE_URL must name it directly"}
-	errSignedOut  = &api.Error{Code: api.CodeUpstreamError, NoRetry: true, Message: "the Ollama server is not signed in where this model needs it: ask who runs it"}
+	errSignedOut  = &api.Error{Code: api.CodeUpstreamError, NoRetry: true, Message: "the Ollama server is not signed in where this model needs it: ask the operator"}
 	errEndedEarly = api.Errorf(api.CodeUpstreamError, "the answer of the Ollama server ended too early: try again")
 )
 
@@ -115,7 +115,7 @@ func unreadable(status int, body []byte) error {
 	case status == http.StatusRequestEntityTooLarge:
 		return api.Errorf(api.CodeTooLarge, "the body is larger than what stands before the Ollama server takes")
 	}
-	return api.Errorf(api.CodeUpstreamError, "the Ollama server answered %d and no JSON: ask who runs it whether OLLAMA_BASE_URL names an Ollama", status)
+	return api.Errorf(api.CodeUpstreamError, "the Ollama server answered %d without JSON: ask the operator whether OLLAMA_BASE_URL names an Ollama", status)
 }
 
 // tooLate tells what Ollama answered where a heartbeat has promised a stream: its own sentence, as an event.
@@ -161,7 +161,7 @@ func (b *booking) header(resp *proxy.Response, length int64) {
 func (b *booking) sayWhere() {
 	h := b.x.Header()
 	h["X-Backend"] = []string{b.record.Backend}
-	if b.x.route.class == inference {
+	if b.x.route.purpose == inference {
 		h["X-Queue-Wait-Ms"] = []string{strconv.FormatInt((b.waited + b.lease.Waited).Milliseconds(), 10)}
 	}
 }
@@ -172,25 +172,25 @@ func (b *booking) stream(resp *proxy.Response, m *dialect.Meter) error {
 	b.x.meter = m
 	b.header(resp, -1)
 	b.x.beat.resume()
-	b.stay.begin()
-	sent, err := resp.Stream(&passing{b.x, b, m}, m)
+	b.upstream.streamBegins()
+	sent, err := resp.Stream(&journalingWriter{b.x, b, m}, m)
 	b.x.beat.pause()
-	if err != nil && api.AsError(err).Code == api.CodeClientGone && b.stay.stays() {
-		_, err = resp.Stream(nobody{}, m)
+	if err != nil && api.AsError(err).Code == api.CodeClientGone && b.upstream.keepReading() {
+		_, err = resp.Stream(discardingWriter{}, m)
 	}
-	if m.Cut && err == nil && !b.stay.left() {
+	if m.Cut && err == nil && !b.upstream.clientLeft() {
 		return b.cut(resp, m, sent)
 	}
-	if err == nil && resp.EndedInOrder() && m.AtRepeatLimit() && !b.stay.left() {
+	if err == nil && resp.EndedInOrder() && m.AtRepeatLimit() && !b.upstream.clientLeft() {
 		return b.repeated(resp, m, sent)
 	}
 	rest := m.Finish()
-	b.x.journey.finished(rest)
+	b.x.trace.finished(rest)
 	b.record.BytesOut = sent + int64(len(rest))
 	b.twice = m.Thought
 	b.count(m.Usage, m.Tokens)
 	switch {
-	case b.stay.left():
+	case b.upstream.clientLeft():
 		return b.failed(api.Wrap(api.CodeClientGone, err, "the client went away"))
 	case m.Complete:
 		// All of the answer is here; whether the client stays for the last piece changes nothing.
@@ -198,7 +198,7 @@ func (b *booking) stream(resp *proxy.Response, m *dialect.Meter) error {
 	case err != nil:
 		b.s.note(b.lease.Backend, err)
 		return b.failed(err)
-	case m.Failed && b.x.route.class == management:
+	case m.Failed && b.x.route.purpose == management:
 		// A failed pull says so in its own last line, and ends as Ollama ends it.
 		b.end(api.OutcomeUpstream, api.CodeUpstreamError)
 		return b.last(rest)
@@ -219,7 +219,7 @@ func (b *booking) stream(resp *proxy.Response, m *dialect.Meter) error {
 func (b *booking) meter(sse bool) *dialect.Meter {
 	m := dialect.NewMeter(b.x.route.kind, sse, b.req.StripUsage, b.req.Alias)
 	m.Schema = b.req.Schema
-	if b.x.route.class == inference && b.x.key.Metered() {
+	if b.x.route.purpose == inference && b.x.key.Metered() {
 		m.More = func(pieces int64) bool {
 			b.over = b.taken.Passes(pieces, b.gpu+b.lease.GPU())
 			return b.over == nil
@@ -248,7 +248,7 @@ func (b *booking) atLength(status int, sent, records int64, end func(int64, time
 	b.bookPrompt(true)
 	rest := end(b.record.PromptTokens, time.Since(b.record.At))
 	b.record.BytesOut = sent + int64(len(rest))
-	b.x.journey.finished(rest)
+	b.x.trace.finished(rest)
 	b.end(outcome, code)
 	return b.last(rest)
 }
@@ -267,7 +267,7 @@ func (b *booking) whole(resp *proxy.Response) error {
 		if err := unreadable(resp.Status, body); err != nil {
 			return b.failed(err)
 		}
-		if len(body) == 0 && resp.Status == http.StatusOK && b.x.route.class == inference {
+		if len(body) == 0 && resp.Status == http.StatusOK && b.x.route.purpose == inference {
 			return b.failed(errEndedEarly)
 		}
 		var used dialect.Usage
@@ -288,7 +288,7 @@ func (b *booking) whole(resp *proxy.Response) error {
 		if b.record.Estimated && resp.Status < 400 {
 			b.bookPrompt(true) // Ollama never says what it was
 		}
-		b.x.journey.finished(body)
+		b.x.trace.finished(body)
 		if b.req.Alias != "" {
 			body = dialect.EchoModel(body, b.req.Alias)
 		}
@@ -304,7 +304,7 @@ func (b *booking) whole(resp *proxy.Response) error {
 		body, named = dialect.EchoPart(body, b.req.Sent, b.req.Alias)
 	}
 	b.header(resp, length)
-	ctx, done := outlasting(b.x.r.Context(), restTime)
+	ctx, done := extendedContext(b.x.r.Context(), restTime)
 	defer done()
 	resp.Outlive(ctx)
 	sent, tail, err := resp.Pass(b.x, body, heldTail)
@@ -315,7 +315,7 @@ func (b *booking) whole(resp *proxy.Response) error {
 	if err != nil {
 		b.s.note(b.lease.Backend, err)
 		b.count(b.x.route.kind.TailUsage(tail), 0)
-		e := b.x.whoLeft(err)
+		e := b.x.asError(err)
 		if e.Code == api.CodeClientGone && b.record.Estimated {
 			b.bookUpwards()
 		}
@@ -357,8 +357,8 @@ func (b *booking) last(p []byte) error {
 // failed books a failure and returns it.
 func (b *booking) failed(err error) error {
 	b.x.beat.pause()
-	e := b.x.whoLeft(err)
-	if !neverRan[e.Code] && b.record.PromptTokens == 0 && b.record.CompletionTokens == 0 && b.x.route.class == inference {
+	e := b.x.asError(err)
+	if !neverRan[e.Code] && b.record.PromptTokens == 0 && b.record.CompletionTokens == 0 && b.x.route.purpose == inference {
 		b.record.PromptTokens, b.record.Estimated = b.req.PromptTokens, true
 	}
 	if e.Code == api.CodeClientGone && b.record.Estimated {
@@ -375,7 +375,7 @@ func (b *booking) failed(err error) error {
 // left books a request that ended while its model was loaded for it. It has cost the server a load, so it counts, but used no tokens.
 func (b *booking) left(err error) error {
 	b.x.beat.pause()
-	e := b.x.whoLeft(err)
+	e := b.x.asError(err)
 	if !b.x.started() && e.Code != api.CodeClientGone {
 		b.record.Status = statuses[e.Code]
 		b.sayWhere()
@@ -427,7 +427,7 @@ func (b *booking) end(outcome api.Outcome, code api.Code) {
 	r.Queued, r.Loading = b.waited+b.lease.Waited, b.loading+b.lease.Loading
 	b.s.metrics.book(r)
 	b.x.history.Booked(r)
-	b.x.journey.booked(b.x, r)
+	b.x.trace.booked(b.x, r)
 	if err := b.s.Books.End(r); err != nil {
 		b.s.Log.Error("the end of a request could not be journalled", "request_id", r.ID, "cause", err.Error())
 	}
@@ -436,7 +436,7 @@ func (b *booking) end(outcome api.Outcome, code api.Code) {
 // reread has the lists of a server whose models were changed read again, before its client learns that they are: the next request
 // may be for the new one.
 func (b *booking) reread(outcome api.Outcome) {
-	if b.x.route.class != management || b.x.route.kind == dialect.None || outcome != api.OutcomeOK {
+	if b.x.route.purpose != management || b.x.route.kind == dialect.None || outcome != api.OutcomeOK {
 		return
 	}
 	for _, at := range b.x.targets {

@@ -16,7 +16,7 @@ import (
 	"ollama-api-service/internal/store"
 )
 
-// rows are all booked requests by the client's own id, once there are n.
+// rows waits until n requests are recorded, and returns them by the client's own id.
 func (b *bed) rows(n int) map[string]api.Record {
 	b.t.Helper()
 	all := map[string]api.Record{}
@@ -31,12 +31,12 @@ func (b *bed) rows(n int) map[string]api.Record {
 		return len(list) >= n
 	})
 	if len(all) != n {
-		b.t.Fatalf("%d requests on the books, want %d", len(all), n)
+		b.t.Fatalf("got %d requests on the books, want %d", len(all), n)
 	}
 	return all
 }
 
-// named starts a request with an id of the client's own, which ends with what it returns.
+// named starts a request with the client's own id. The function that it returns ends the request.
 func (b *bed) named(id, path, key, body string) (answered <-chan *http.Response, leave func()) {
 	b.t.Helper()
 	ctx, cancel := context.WithCancel(b.t.Context())
@@ -52,7 +52,7 @@ func (b *bed) named(id, path, key, body string) (answered <-chan *http.Response,
 	return came, func() { cancel(); <-over }
 }
 
-// Wherever a client breaks a stream off, its row has at least the pieces that it was given.
+// Wherever a client aborts a stream, its row counts at least the pieces that it received.
 func TestAStreamBrokenOffAtEachPiece(t *testing.T) {
 	b := start(t, setup{slots: 8})
 	key, _ := b.key(`{"name":"leaver","role":"user","rate_limit":null}`)
@@ -92,12 +92,12 @@ func TestAStreamBrokenOffAtEachPiece(t *testing.T) {
 			most = r.Total.Milliseconds() // no piece has shown how fast the model is
 		}
 		if r.Outcome != api.OutcomeClientGone || !r.Estimated || r.PromptTokens == 0 || r.CompletionTokens < asked[id] || r.CompletionTokens > most {
-			t.Errorf("%s: the client has %d pieces, the row %s, estimated %v, %d and %d tokens", id, asked[id], r.Outcome, r.Estimated, r.PromptTokens, r.CompletionTokens)
+			t.Errorf("%s: the client got %d pieces; the row has %s, estimated %v, %d and %d tokens", id, asked[id], r.Outcome, r.Estimated, r.PromptTokens, r.CompletionTokens)
 		}
 	}
 }
 
-// generated is a stream of a flow with so many tokens, and which of its chunks carry them.
+// generated returns a stream of a flow with the given number of tokens, and the indexes of the chunks that carry them.
 func generated(flow string, tokens int) (chunks []string, pieces []int) {
 	first := 0
 	switch flow {
@@ -118,7 +118,7 @@ func generated(flow string, tokens int) (chunks []string, pieces []int) {
 	return chunks, pieces
 }
 
-// However a request ends without its terminal record, its row says so and has an estimate, never a silent 0.
+// If a request ends without its terminal record, its row has the outcome and an estimate, never a silent 0.
 func TestRowsOfRequestsThatDoNotEnd(t *testing.T) {
 	if testing.Short() {
 		t.Skip("slow: make test runs it")
@@ -127,7 +127,7 @@ func TestRowsOfRequestsThatDoNotEnd(t *testing.T) {
 		name    string
 		outcome api.Outcome
 		answer  ollamatest.Answer
-		end     string // who ends it: the client, the gateway, or Ollama
+		end     string // what ends the request: the client, the gateway, or Ollama
 	}{
 		{"the client leaves", api.OutcomeClientGone, ollamatest.Answer{Fault: ollamatest.Hang}, "client"},
 		{"the gateway stops", api.OutcomeInterrupted, ollamatest.Answer{Fault: ollamatest.Hang}, "gateway"},
@@ -178,7 +178,7 @@ func TestRowsOfRequestsThatDoNotEnd(t *testing.T) {
 	}
 }
 
-// With COUNT_GRACE the answer of a client that left is read on: what it used is counted, and its slot is taken meanwhile.
+// With COUNT_GRACE, the gateway reads on after the client has left. Its tokens are counted, and its slot stays taken until then.
 func TestCountGrace(t *testing.T) {
 	versions(t, func(t *testing.T, http2 bool) {
 		b := start(t, setup{slots: 1, http2: http2, change: func(o *server.Options) { o.CountGrace = time.Minute }})
@@ -200,10 +200,10 @@ func TestCountGrace(t *testing.T) {
 			leave()
 			b.until("the gateway has noticed", func() bool { return b.server.ReadOn() == 1 })
 			for range len(chunks) - pieces[2] - 2 {
-				gate <- struct{}{} // it would not be taken if the gateway had gone
+				gate <- struct{}{} // this would block if the gateway had stopped reading
 			}
 			if busy := b.sched.Snapshot().InFlight; busy != 1 {
-				t.Errorf("%s: %d slots taken while the answer is read on", f.name, busy)
+				t.Errorf("%s: got %d slots taken while the gateway reads on, want 1", f.name, busy)
 			}
 			gate <- struct{}{}
 			r.WaitAnswered()
@@ -218,7 +218,7 @@ func TestCountGrace(t *testing.T) {
 	})
 }
 
-// COUNT_GRACE is a bound: what goes on longer is broken off and estimated, and a gateway that stops waits for none of it.
+// COUNT_GRACE is a bound: the gateway aborts a longer answer and estimates its tokens. A gateway that stops does not wait for the answer.
 func TestCountGraceIsABound(t *testing.T) {
 	for name, grace := range map[string]time.Duration{"over": 20 * time.Millisecond, "the gateway stops": time.Hour} {
 		t.Run(name, func(t *testing.T) {

@@ -9,8 +9,8 @@ import (
 	"ollama-api-service/internal/server"
 )
 
-// A simple reader passes over the chunk of a chat that says what went wrong, and takes the end for the end: all but the programs that are
-// known to show it see the connection break. Events that are named are passed over by no reader, and end in order.
+// A simple reader skips the chunk of a chat that contains an error, and takes the end of the stream for a proper one. So the connection
+// breaks for all programs except those that are known to show the error. No reader skips named events, so those streams end in order.
 func TestUnknownReadersSeeTheBreak(t *testing.T) {
 	versions(t, func(t *testing.T, http2 bool) {
 		const openAISDK = "OpenAI/JS 7.59.0"
@@ -39,7 +39,7 @@ func TestUnknownReadersSeeTheBreak(t *testing.T) {
 	})
 }
 
-// Each dialect and client gets its form, before an answer and within it.
+// Each dialect and client gets its own form of heartbeat, before an answer and within it.
 func TestHeartbeatForms(t *testing.T) {
 	b := start(t, setup{change: func(o *server.Options) { o.Heartbeat = 5 * time.Millisecond }})
 	key := b.user()
@@ -78,7 +78,7 @@ func TestHeartbeatForms(t *testing.T) {
 	}
 }
 
-// An error that Ollama itself sends within a stream ends it, also where the end of the answer had begun.
+// An error that Ollama itself sends within a stream ends the stream, even if the end of the answer has begun.
 func TestErrorsOfOllamaWithinAStream(t *testing.T) {
 	b := start(t, setup{})
 	key := b.user()

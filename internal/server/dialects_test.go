@@ -25,7 +25,7 @@ func withAliases(t *testing.T, texts ...string) setup {
 	return setup{change: func(o *server.Options) { o.Live.Aliases = list }}
 }
 
-// An alias is authorised and booked as the model that it stands for, and the answer goes out under the name that was asked for.
+// An alias is authorized and recorded as the model that it means. The answer has the name that the client sent.
 func TestAliases(t *testing.T) {
 	b := start(t, withAliases(t, "claude-*=tiny", "gpt-4o=tiny", "hidden=secret"))
 	b.ollama.Models("tiny:latest", "secret:latest")
@@ -46,7 +46,7 @@ func TestAliases(t *testing.T) {
 	if m := b.stats(key)["requests_by_model"].(map[string]any); len(m) != 1 || m["tiny:latest"] != float64(2*len(paths)) {
 		t.Errorf("books by model: %v", m)
 	}
-	// What a key may not use is unknown, under the name that was asked for.
+	// A model that the key may not use is reported as unknown, with the name that the client sent.
 	if r := b.do("POST", "/api/chat", key, `{"model":"hidden","messages":[]}`); r.status != 404 || !strings.Contains(r.body, "'hidden'") || strings.Contains(r.body, "secret") {
 		t.Errorf("hidden: %d %s", r.status, r.body)
 	}
@@ -61,14 +61,14 @@ func TestAliases(t *testing.T) {
 	if r := b.do("GET", "/api/ps", key, ""); strings.Contains(r.body, "gpt-4o") {
 		t.Errorf("ps: %s", r.body)
 	}
-	// Models are changed under their own names.
+	// Changes of models use their real names, not aliases.
 	b.do("DELETE", "/api/delete", adminSecret, `{"model":"gpt-4o"}`)
 	if seen := b.ollama.WaitRequestTo(1, "DELETE", "/api/delete"); !strings.Contains(string(seen.Body), "gpt-4o") {
 		t.Errorf("delete reached upstream as %s", seen.Body)
 	}
 }
 
-// An answer too long to be read at once names the alias too, in front or behind.
+// An answer that is too long for the buffer also has the alias, whether the name is at its beginning or its end.
 func TestAliasOfALongAnswer(t *testing.T) {
 	b := start(t, withAliases(t, "ada=tiny"))
 	key := b.user()
@@ -94,7 +94,7 @@ func TestCountTokensIsAnsweredHere(t *testing.T) {
 	const text = `{"model":"tiny","system":"12345678","messages":[{"role":"user","content":[{"type":"text","text":"12345678"},{"type":"image","source":{"type":"base64","data":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}}]}]}`
 	for range 3 { // not counted
 		if r := b.do("POST", "/v1/messages/count_tokens", key, text); r.status != 200 || r.body != `{"input_tokens":4}` {
-			t.Errorf("%d %s", r.status, r.body)
+			t.Errorf("got %d %s, want 200", r.status, r.body)
 		}
 	}
 	with := b.do("POST", "/v1/messages/count_tokens", key, strings.Replace(text, `"system"`, `"tools":[{"name":"look","input_schema":{"type":"object"}}],"system"`, 1))
@@ -102,14 +102,14 @@ func TestCountTokensIsAnsweredHere(t *testing.T) {
 		t.Errorf("with a tool: %v", n)
 	}
 	if r := b.do("POST", "/v1/messages/count_tokens", key, `{"model":"other","messages":[]}`); r.status != 404 || r.json(t)["type"] != "error" {
-		t.Errorf("a model that the key may not use: %d %s", r.status, r.body)
+		t.Errorf("a model that the key may not use: got %d %s", r.status, r.body)
 	}
 	if seen := b.ollama.RequestsTo("POST", "/v1/messages/count_tokens"); len(seen) != 0 {
-		t.Error("it went upstream")
+		t.Error("the request went upstream, want it refused")
 	}
 }
 
-// Anthropic's clients say who they are on the paths that they share with OpenAI's.
+// On the paths that both dialects share, Anthropic's clients identify themselves with a header.
 func TestModelsInAnthropicsShape(t *testing.T) {
 	b := start(t, setup{})
 	b.ollama.Models("tiny:latest", "secret:latest")
@@ -128,11 +128,11 @@ func TestModelsInAnthropicsShape(t *testing.T) {
 		t.Errorf("one: %d %s", r.status, r.body)
 	}
 	for _, r := range []reply{ask("/v1/models/secret", key), ask("/v1/models", "wrong")} {
-		// The sentence is at the top too, and the id in a header of its own: that is where their SDKs look.
+		// The message is also at the top level, and the id in a header of its own, because their SDKs read them there.
 		v := r.json(t)
 		inner, _ := v["error"].(map[string]any)
 		if v["type"] != "error" || v["request_id"] != r.header.Get("X-Request-Id") || r.header.Get("Request-Id") != v["request_id"] || v["message"] == nil || v["message"] != inner["message"] {
-			t.Errorf("%d %s", r.status, r.body)
+			t.Errorf("got %d %s, want an error with the message twice and the request's id", r.status, r.body)
 		}
 	}
 	b.ollama.Script("GET", "/v1/models", ollamatest.Answer{Body: `{"object":"list","data":null}`})
@@ -141,7 +141,7 @@ func TestModelsInAnthropicsShape(t *testing.T) {
 	}
 }
 
-// A backend that is too old for a route is named, with the version needed, and nothing is charged or sent.
+// If a backend is too old for a route, the error names the version that the route needs. Nothing is charged or sent.
 func TestBackendTooOld(t *testing.T) {
 	b := start(t, setup{change: func(o *server.Options) {}})
 	b.ollama.Script("GET", "/api/version", ollamatest.Answer{Body: `{"version":"0.6.5"}`})
@@ -153,7 +153,7 @@ func TestBackendTooOld(t *testing.T) {
 			t.Errorf("%s: %d %v %s", path, r.status, r.header, r.body)
 		}
 		if got := r.json(t)["type"] == "error"; got != (path == "/v1/messages") {
-			t.Errorf("%s speaks the wrong dialect: %s", path, r.body)
+			t.Errorf("%s answered in the wrong dialect: %s", path, r.body)
 		}
 		if len(b.ollama.RequestsTo("POST", path)) != 0 {
 			t.Errorf("%s went upstream", path)
@@ -162,17 +162,17 @@ func TestBackendTooOld(t *testing.T) {
 	if l := b.stats(key)["limits"].(map[string]any); l["remaining"] != 100.0 {
 		t.Errorf("charged: %v", l)
 	}
-	// A version that says nothing lets the backend speak for itself.
+	// If the version is unknown, the request goes to the backend, which answers itself.
 	b.ollama.Script("GET", "/api/version", ollamatest.Answer{Body: `{"version":"0.0.0"}`})
 	b.backend.Probe(t.Context())
 	b.ollama.Script("POST", "/v1/messages", ollamatest.Answer{Recording: "error-path"})
 	if r := b.do("POST", "/v1/messages", key, `{"model":"tiny","max_tokens":1,"messages":[]}`); r.status != 501 || !strings.Contains(r.body, "0.14.0") {
-		t.Errorf("%d %s", r.status, r.body)
+		t.Errorf("got %d %s, want 501 with 0.14.0", r.status, r.body)
 	}
 }
 
-// Ollama searches the web off-site and under its own account: without the permission for cloud models, that tool and the others that a
-// provider would run are taken out of a request, and the rest is served.
+// Ollama searches the web on the internet with its own account. Without the permission for cloud models, the gateway removes this tool, and
+// the others that a provider would run, from a request and serves the rest.
 func TestHostedToolsNeedAllowCloud(t *testing.T) {
 	b := start(t, setup{})
 	cloud, _ := b.key(`{"name":"cloud","role":"user","allow_cloud":true}`)
@@ -200,10 +200,10 @@ func TestHostedToolsNeedAllowCloud(t *testing.T) {
 			t.Errorf("%s with another spelling: %d %s", path, r.status, r.body)
 		}
 		if r := b.do("POST", path, b.user(), strings.Replace(body, `{"type":"web_search`, `{"Type":"web_search`, 1)); r.status != 400 {
-			t.Errorf("%s with another spelling within: %d %s", path, r.status, r.body)
+			t.Errorf("%s with another spelling of an inner field: %d %s", path, r.status, r.body)
 		}
 	}
-	// Codex puts web_search into each request.
+	// Codex adds web_search to each request.
 	codex, err := os.ReadFile("../../testdata/codex-0.171.0.request.json")
 	if err != nil {
 		t.Fatal(err)
@@ -213,7 +213,7 @@ func TestHostedToolsNeedAllowCloud(t *testing.T) {
 	}
 }
 
-// The error event of a Responses stream goes on where the events end, and says its sentence where each client looks for it.
+// The error event of a Responses stream continues the numbering of the events, and has its message in each field that clients read.
 func TestResponsesErrorEvent(t *testing.T) {
 	b := start(t, setup{})
 	key := b.user()
@@ -227,7 +227,7 @@ func TestResponsesErrorEvent(t *testing.T) {
 	}
 }
 
-// The table says of each route the dialect in which it fails.
+// Each route fails in the dialect that the table gives it.
 func TestRoutesFailInTheirDialect(t *testing.T) {
 	b := start(t, setup{})
 	for _, line := range b.server.Table() {
@@ -246,7 +246,7 @@ func TestRoutesFailInTheirDialect(t *testing.T) {
 		}
 		want := map[string]string{"native": "native", "openai": "openai", "responses": "openai", "anthropic": "anthropic"}[line.Family]
 		if r.status != 401 || shape != want {
-			t.Errorf("%s %s: %d in the shape %s, want %s", line.Method, line.Template, r.status, shape, want)
+			t.Errorf("%s %s: got %d in the shape %s, want %s", line.Method, line.Template, r.status, shape, want)
 		}
 	}
 }

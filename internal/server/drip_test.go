@@ -13,14 +13,14 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// A body that is refused is read on for a bounded time and up to a bounded size, and not when the service stops: a client that drips
-// holds nothing for longer.
+// The gateway reads on a refused body only for a bounded time and up to a bounded size, and not while it stops. So a client that sends
+// single bytes cannot hold the connection longer.
 func TestRefusedBodyThatDrips(t *testing.T) {
-	const pause = 500 * time.Millisecond // shorter than drainTime: it never stops
+	const pause = 500 * time.Millisecond // shorter than drainTime, so the body never pauses long enough
 	for _, c := range []struct {
 		name        string
 		key         *api.Key
-		stops       time.Duration // after which the service stops; 0 is never
+		stops       time.Duration // when the service stops; 0 means never
 		piece       int           // bytes of the body for each pause
 		least, most time.Duration
 	}{
@@ -62,7 +62,7 @@ func TestRefusedBodyThatDrips(t *testing.T) {
 					t.Errorf("%v %v after %v, want 403 after %v to %v", resp, err, took, c.least, c.most)
 				}
 				if n := s.bodies.bytes(); n != 0 {
-					t.Errorf("%d bytes are held, want none", n)
+					t.Errorf("got %d bytes held, want 0", n)
 				}
 			})
 		})

@@ -11,10 +11,10 @@ import (
 	"ollama-api-service/internal/dialect"
 )
 
-// statusClientGone is nginx's word for a client that left before the answer: logs carry it, no client ever sees it.
+// statusClientGone is nginx's status for a client that left before the answer. It appears in logs; no client ever gets it.
 const statusClientGone = 499
 
-// statuses says which HTTP status a failure has. It is the only place that does.
+// statuses maps each code to its HTTP status. No other place does this.
 var statuses = map[api.Code]int{
 	api.CodeBadRequest:       http.StatusBadRequest,
 	api.CodeUnauthorized:     http.StatusUnauthorized,
@@ -46,16 +46,16 @@ var statuses = map[api.Code]int{
 	api.CodeInternal:         http.StatusInternalServerError,
 }
 
-// failure is an error with what the dialects say of it.
+// failure returns e with the facts that the dialects need to write it.
 func (x *exchange) failure(e *api.Error) dialect.Failure {
 	return dialect.Failure{Error: e, Status: statuses[e.Code], RequestID: x.id, Arrived: x.arrived}
 }
 
-// fail writes a failure in the caller's dialect: the whole answer if none has begun, otherwise the dialect's error record and then
-// the end of the stream, so that no client takes a cut answer for a whole one.
+// fail writes a failure in the client's dialect. If no answer has begun, the failure is the answer. Otherwise fail writes the dialect's
+// error record and ends the stream, so that no client takes a cut answer for a complete one.
 func (x *exchange) fail(err error) {
 	x.beat.pause()
-	e := x.whoLeft(err)
+	e := x.asError(err)
 	x.err = e
 	if x.started() {
 		_, err := x.Write(x.failure(e).Record(x.family, x.meter))
@@ -73,7 +73,7 @@ func (x *exchange) fail(err error) {
 	x.readOn(e.Code)
 	body := x.failure(e).Body(x.family)
 	h := x.Header()
-	h.Del("X-Accel-Buffering") // of the answer that did not come
+	h.Del("X-Accel-Buffering") // it was set for the answer that failed
 	h.Set("Content-Type", "application/json")
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	x.retryHeaders(e)
@@ -86,12 +86,12 @@ func (x *exchange) fail(err error) {
 	}
 	x.WriteHeader(status)
 	if x.r.Method != http.MethodHead {
-		_, _ = x.Write(body) // a client that is gone cannot be told
+		_, _ = x.Write(body) // a client that has left cannot read the error
 	}
 }
 
-// statusOf is the status of a failure for this client. The ollama command prints the sentence of a 403, and hides that of a
-// 401 behind "see the ollama server logs".
+// statusOf returns the status of a failure for this client. The ollama command prints the message of a 403, but replaces that of a 401 with
+// "see the ollama server logs".
 func (x *exchange) statusOf(code api.Code) int {
 	if code == api.CodeUnauthorized && strings.HasPrefix(x.r.UserAgent(), "ollama/") {
 		return http.StatusForbidden
@@ -101,8 +101,8 @@ func (x *exchange) statusOf(code api.Code) int {
 
 func (x *exchange) retryHeaders(e *api.Error) {
 	status := statuses[e.Code]
-	// Without it the OpenAI and Anthropic SDKs sleep out the whole Retry-After before their user learns anything, and Claude Code
-	// repeats a 401 for minutes.
+	// Without this header, the OpenAI and Anthropic SDKs wait for the whole Retry-After before they report anything to their user, and
+	// Claude Code repeats a 401 for minutes.
 	if e.NoRetry || status < 500 && status != http.StatusTooManyRequests && status != http.StatusRequestTimeout {
 		x.Header()["X-Should-Retry"] = []string{"false"}
 	}
@@ -112,11 +112,11 @@ func (x *exchange) retryHeaders(e *api.Error) {
 	seconds := max(1, int64(math.Ceil(e.RetryAfter.Seconds())))
 	x.Header().Set("Retry-After", strconv.FormatInt(seconds, 10))
 	if e.Code == api.CodeRateLimited {
-		x.Header().Set("X-RateLimit-Reset", strconv.FormatInt(seconds, 10)) // a second may have passed between the two
+		x.Header().Set("X-RateLimit-Reset", strconv.FormatInt(seconds, 10)) // a second may have passed since showLimits set it
 	}
 }
 
-// endFailed ends a stream in which upstream's own error record has passed.
+// endFailed ends a stream that already contains upstream's own error record.
 func (x *exchange) endFailed() error {
 	if x.meter.Failure != "" {
 		if _, err := x.Write(x.failure(&api.Error{Code: api.CodeUpstreamError, Message: x.meter.Failure}).Response(x.meter)); err != nil {
@@ -129,13 +129,14 @@ func (x *exchange) endFailed() error {
 	return nil
 }
 
-// endsInOrder reports whether a stream that failed ends as HTTP has it, behind its error record. A client that reads events needs
-// that: when the connection breaks, the AI SDK reports the break, and Codex reports nothing else. Streams of lines break: clients of
-// Ollama read the record first, and a program that looks for "done" only must not take the end for it.
+// endsInOrder reports whether a failed stream ends properly for HTTP after its error record, instead of with a broken connection. Clients
+// that read server-sent events need a proper end: when the connection breaks, the AI SDK reports the break, and Codex reports only the
+// break. NDJSON streams end with a broken connection: Ollama's clients read the error record first, and a program that only looks for
+// "done" must not take the end of the stream for it.
 //
-// A chunk of OpenAI's chat that carries an error is no event of its own, and simple readers pass over it: langchaingo 0.1.14 returns
-// the half as a whole answer. So in that dialect only the clients that are known to show the error get an end in order. To the
-// others the connection breaks. HTTP libraries hand out what came before a break, so a reader that knows the record still sees it.
+// In OpenAI's chat, a chunk with an error is not an event of its own, and simple readers skip it: langchaingo 0.1.14 returns half an answer
+// as a complete one. So in that dialect only clients that are known to show the error get a proper end. For other clients the connection
+// breaks. HTTP libraries deliver the bytes before the break, so a reader that knows the error record still sees it.
 func (x *exchange) endsInOrder() bool {
 	events := strings.HasPrefix(x.Header().Get("Content-Type"), "text/event-stream")
 	switch x.family {
@@ -149,6 +150,6 @@ func (x *exchange) endsInOrder() bool {
 	return events
 }
 
-// errorReaders are what the clients that show an error within a stream of OpenAI's call themselves, besides OpenAI's own SDKs, which
-// send X-Stainless-Lang. The AI SDK up to 4 has only the name of its runtime.
+// errorReaders are the User-Agents of the clients that show an error in an OpenAI stream. OpenAI's own SDKs are not in the list, because
+// they send X-Stainless-Lang. The AI SDK up to version 4 sends only the name of its runtime.
 var errorReaders = []string{"ai-sdk-", "ai-sdk/", "opencode/", "node"}

@@ -14,14 +14,14 @@ import (
 	"ollama-api-service/internal/proxy"
 )
 
-// allServers is the name in X-Backend, and in the books, that means each of them.
+// allServers is the name for all servers in X-Backend and in the books.
 const allServers = "*"
 
-// onAll are the routes that may be run on all servers: what they do is the same wherever it is done. A push from each would be one
-// push too many, and files for create are uploaded to one.
+// onAll are the routes that may run on all servers, because they do the same on each server. A push from each server would push several
+// times, and the files for create are uploaded to only one server.
 var onAll = map[string]bool{"/api/pull": true, "/api/copy": true, "/api/delete": true}
 
-// target finds the servers that a change of models is for: the only one, the one that X-Backend names, or all.
+// target finds the servers whose models the request changes: the only server, the one that X-Backend names, or all.
 func (s *Server) target(x *exchange) error {
 	all, name := s.Fleet.All(), strings.Join(x.r.Header["X-Backend"], ",")
 	if b := s.Fleet.Named(name); b != nil {
@@ -41,19 +41,19 @@ func (s *Server) target(x *exchange) error {
 	if onAll[x.route.template] {
 		hint = ", or * for all of them"
 	}
-	return api.Errorf(api.CodeBadRequest, "say in the header X-Backend which Ollama server this is for: %s%s", strings.Join(names, ", "), hint)
+	return api.Errorf(api.CodeBadRequest, "name the Ollama server in the header X-Backend: %s%s", strings.Join(names, ", "), hint)
 }
 
-// done is what a change came to on one server.
-type done struct {
+// changeResult is the result of a change on one server.
+type changeResult struct {
 	Status int    `json:"status"`
 	Error  string `json:"error,omitempty"`
 }
 
-// everywhere changes the models of each server, one after the other: they share the line to the registry, and clients show one
-// progress. A server that fails does not keep the others from it.
+// everywhere changes the models of each server, one after the other, because the servers share the connection to the registry and clients
+// show one progress. If a server fails, the others are still changed.
 func (b *booking) everywhere() error {
-	results := make(map[string]done)
+	results := make(map[string]changeResult)
 	var failed []string
 	for _, at := range b.x.targets {
 		r, err := b.changeOne(at)
@@ -66,7 +66,7 @@ func (b *booking) everywhere() error {
 		}
 	}
 	if b.x.route.kind == dialect.Delete && len(failed) < len(results) {
-		// What was not there is as gone as what was deleted.
+		// A model that the server did not have needs no deletion.
 		failed = slices.DeleteFunc(failed, func(name string) bool { return results[name].Status == http.StatusNotFound })
 	}
 	answer := map[string]any{"backends": results, "status": "success"}
@@ -84,7 +84,7 @@ func (b *booking) everywhere() error {
 	return b.answered(answer, status, outcome, code)
 }
 
-// answered sends the last record of a change on all servers.
+// answered sends the last record of a change on several servers.
 func (b *booking) answered(answer map[string]any, status int, outcome api.Outcome, code api.Code) error {
 	body, err := json.Marshal(answer)
 	if err != nil {
@@ -102,14 +102,15 @@ func (b *booking) answered(answer map[string]any, status int, outcome api.Outcom
 	return b.last(body)
 }
 
-// changeOne changes the models of one server. Its error is the client's alone.
-func (b *booking) changeOne(at *backend.Backend) (done, error) {
-	resp, err := b.s.pools.to(at).Do(b.stay.ctx, b.s.upstreamRequest(b.x, b.req))
+// changeOne changes the models of one server. It returns an error only if the client has left or the gateway stops. All other failures are
+// in the result.
+func (b *booking) changeOne(at *backend.Backend) (changeResult, error) {
+	resp, err := b.s.pools.to(at).Do(b.upstream.ctx, b.s.upstreamRequest(b.x, b.req))
 	b.s.note(at, err)
 	if err == nil {
 		defer resp.Close()
 		if stream, _ := resp.Streams(); stream && good(resp.Status) {
-			var r done
+			var r changeResult
 			if r, err = b.relay(at, resp); err == nil {
 				return r, nil
 			}
@@ -121,40 +122,40 @@ func (b *booking) changeOne(at *backend.Backend) (done, error) {
 	}
 	switch e := api.AsError(err); {
 	case err == nil && good(resp.Status):
-		return done{Status: resp.Status}, nil
+		return changeResult{Status: resp.Status}, nil
 	case err == nil:
-		return done{resp.Status, dialect.Sentence(body)}, nil
+		return changeResult{resp.Status, dialect.Sentence(body)}, nil
 	case e.Code == api.CodeClientGone || e.Code == api.CodeStopping:
-		return done{}, e
+		return changeResult{}, e
 	default:
-		return done{statuses[e.Code], e.Message}, nil
+		return changeResult{statuses[e.Code], e.Message}, nil
 	}
 }
 
 // maxLine bounds a record of a server's progress.
 const maxLine = 1 << 20
 
-// relay passes a server's progress on, each record with the server's name. Of its last one only the word passes: a client takes
-// "success", and an error, for the end of the whole.
-func (b *booking) relay(at *backend.Backend, resp *proxy.Response) (done, error) {
+// relay forwards a server's progress to the client, and adds the server's name to each record. It rewrites the server's last record,
+// because a client would take "success" or an error for the end of the whole change.
+func (b *booking) relay(at *backend.Backend, resp *proxy.Response) (changeResult, error) {
 	if !b.x.started() {
 		b.header(resp, -1)
 	}
-	result := done{Status: http.StatusBadGateway, Error: "the progress ended without a result"}
+	result := changeResult{Status: http.StatusBadGateway, Error: "the progress ended without a result"}
 	lines := bufio.NewScanner(resp)
 	lines.Buffer(nil, maxLine)
 	for lines.Scan() {
 		var line struct{ Status, Error string }
 		text := lines.Bytes()
 		if json.Unmarshal(text, &line) != nil || line.Status == "" && line.Error == "" {
-			continue // it says nothing
+			continue // the record has no information
 		}
 		switch {
 		case line.Error != "":
-			result = done{Status: http.StatusBadGateway, Error: line.Error}
+			result = changeResult{Status: http.StatusBadGateway, Error: line.Error}
 			text, _ = json.Marshal(map[string]string{"status": at.Name + ": " + line.Error})
 		case line.Status == "success":
-			result = done{Status: http.StatusOK}
+			result = changeResult{Status: http.StatusOK}
 			text, _ = json.Marshal(map[string]string{"status": at.Name + ": success"})
 		}
 		if err := b.progress(text, at.Name); err != nil {

@@ -34,12 +34,12 @@ func TestChangesNeedAServer(t *testing.T) {
 		before, other := len(b.others[0].RequestsTo(c.method, c.path)), len(b.ollama.RequestsTo(c.method, c.path))
 		b.at("gpu2", c.method, c.path, c.body)
 		if len(b.others[0].RequestsTo(c.method, c.path)) != before+1 || len(b.ollama.RequestsTo(c.method, c.path)) != other {
-			t.Errorf("%s did not go to the server that was named", c.path)
+			t.Errorf("%s did not go to the server that X-Backend names", c.path)
 		}
 	}
 }
 
-// A model that was brought in through the gateway can be used when its pull is done.
+// A model that was pulled through the gateway can be used as soon as the pull is done.
 func TestListsAreReadAfterAChange(t *testing.T) {
 	b := start(t, setup{servers: 2})
 	key := b.user()
@@ -49,13 +49,13 @@ func TestListsAreReadAfterAChange(t *testing.T) {
 	})
 	chatNew := strings.ReplaceAll(chatTiny, "tiny", "new")
 	if r := b.do("POST", "/api/chat", key, chatNew); r.status != 404 {
-		t.Fatalf("%d %s", r.status, r.body)
+		t.Fatalf("got %d %s, want 404", r.status, r.body)
 	}
 	if r := b.at("gpu2", "POST", "/api/pull", `{"model":"new"}`); r.status != 200 || r.body != `{"status":"success"}`+"\n" || r.header.Get("X-Backend") != "gpu2" {
-		t.Fatalf("%d %s", r.status, r.body)
+		t.Fatalf("got %d %s, want 200 from gpu2", r.status, r.body)
 	}
 	if r := b.do("POST", "/api/chat", key, chatNew); r.status != 200 || r.header.Get("X-Backend") != "gpu2" {
-		t.Errorf("%d %s", r.status, r.body)
+		t.Errorf("got %d %s, want 200 from gpu2", r.status, r.body)
 	}
 }
 
@@ -76,16 +76,16 @@ func TestChangesOnAllServers(t *testing.T) {
 		got[9] != `{"backends":{"gpu1":{"status":200},"gpu2":{"status":200},"gpu3":{"status":200}},"status":"success"}` {
 		t.Errorf("%d %v\n%s", r.status, r.header, r.body)
 	}
-	// One that fails does not keep the others from it, and the end says so as Ollama would.
+	// If one server fails, the others are still changed, and the last record reports the failure as Ollama would.
 	b.others[0].Script("POST", "/api/pull", lines(`{"status":"pulling manifest"}`+"\n"+`{"error":"pull model manifest: file does not exist"}`+"\n"))
 	r = b.at("*", "POST", "/api/pull", `{"model":"x"}`)
 	got = strings.Split(strings.TrimSpace(r.body), "\n")
 	last := got[len(got)-1]
 	if r.status != 200 || strings.Count(r.body, `"error":"gpu2:`) != 1 || !strings.Contains(last, `"error":"gpu2: pull model manifest: file does not exist"`) ||
 		!strings.Contains(last, `"gpu3":{"status":200}`) || strings.Contains(r.body, `"status":"success"`) {
-		t.Errorf("%d %s", r.status, r.body)
+		t.Errorf("got %d %s, want 200", r.status, r.body)
 	}
-	// A copy and a deletion are one object.
+	// The answer to a copy or a deletion is one object.
 	r = b.at("*", "POST", "/api/copy", `{"source":"tiny","destination":"x"}`)
 	if r.status != 207 || r.json(t)["status"] != "success" {
 		t.Errorf("copy: %d %s", r.status, r.body)
@@ -102,15 +102,15 @@ func TestChangesOnAllServers(t *testing.T) {
 	if r.status != 404 || r.json(t)["error"] != "gpu1: model 'x' not found" {
 		t.Errorf("delete: %d %s", r.status, r.body)
 	}
-	// Each was one request to its key, and one row.
+	// Each change counts as one request of its key, and has one row.
 	outcomes := map[api.Outcome]int{}
 	for _, row := range b.rows(5) {
 		if row.Backend != "*" {
-			t.Errorf("booked on %q", row.Backend)
+			t.Errorf("got a row for the backend %q, want *", row.Backend)
 		}
 		outcomes[row.Outcome]++
 	}
 	if outcomes[api.OutcomeOK] != 3 || outcomes[api.OutcomeUpstream] != 1 || outcomes[api.OutcomeRefused] != 1 {
-		t.Errorf("%v", outcomes)
+		t.Errorf("got the outcomes %v, want 3 ok, 1 upstream and 1 refused", outcomes)
 	}
 }

@@ -18,7 +18,8 @@ import (
 	"ollama-api-service/internal/explain"
 )
 
-// exchange is one request and all that is found out about it. It is the ResponseWriter of its answer, to know what was sent.
+// exchange is one request and everything the gateway knows about it. It is also the ResponseWriter of the answer, so that it knows what
+// was sent.
 type exchange struct {
 	repeats bool // its bad key is one of too many, or was sent before: its line may be left out
 	http.ResponseWriter
@@ -26,37 +27,37 @@ type exchange struct {
 	s       *Server
 	live    *Live
 	id      string
-	theirID string // the client's own for the request, if it is fit to be kept
+	theirID string // the client's own id for the request, if it is valid
 	arrived time.Time
 
-	path      string // as sent, without a key in front
+	path      string // as sent, without a leading key
 	encoded   bool   // the path had encoded characters
 	pathKey   string
 	param     string // the route's parameter, decoded
 	family    dialect.Family
 	route     *route
 	addr      netip.Addr
-	forwarded bool // a proxy stands before us, or claims to
+	forwarded bool // the request came through a proxy, or claims so
 
 	key     *api.Key
-	targets []*backend.Backend // whose models it changes
-	record  *api.Record        // set from the admission on
-	history *explain.History   // nil where it asked for no slot
-	journey *journey           // nil where nothing is traced
+	targets []*backend.Backend // the servers whose models the request changes
+	record  *api.Record        // nil before the admission
+	history *explain.History   // nil if the request asked for no slot
+	trace   *requestTrace      // nil if the request is not traced
 	status  int                // as sent; 0 before the header
-	planned int                // the status that goes out with the first bytes; 0 is 200
-	bounded time.Time          // when the deadline of writes was last set
+	planned int                // the status to send with the first bytes; 0 means 200
+	bounded time.Time          // when the write deadline was last set
 	beat    *heartbeat
 	sent    int64
-	meter   *dialect.Meter // of the stream that is its answer; nil before there is one
+	meter   *dialect.Meter // of the answer's stream; nil before it begins
 
-	received int64 // of the body
-	held     int64 // bytes of the body that are counted in Server.bodies
+	received int64 // bytes of the body
+	held     int64 // bytes of the body that Server.bodies counts
 	consumed bool  // the body was read to its end
 	err      *api.Error
 }
 
-// Shared by all answers: they are replaced, never changed.
+// All answers share these slices. Replace them in a header; never change their elements.
 var noStore, noSniff = []string{"no-store"}, []string{"nosniff"}
 
 func (s *Server) newExchange(w http.ResponseWriter, r *http.Request, live *Live) *exchange {
@@ -64,7 +65,7 @@ func (s *Server) newExchange(w http.ResponseWriter, r *http.Request, live *Live)
 	x.addr, x.forwarded = s.clientAddress(r, live.TrustedProxies)
 	h := w.Header()
 	h["X-Request-Id"] = []string{x.id}
-	// Answers hold what only their key may read. Pages and their assets set their own.
+	// Only the key of the request may read the answer. Pages and their assets set their own headers.
 	h["Cache-Control"], h["X-Content-Type-Options"] = noStore, noSniff
 	if s.hsts != nil {
 		h["Strict-Transport-Security"] = s.hsts
@@ -76,7 +77,7 @@ func (s *Server) newExchange(w http.ResponseWriter, r *http.Request, live *Live)
 	return x
 }
 
-// newID is a row id: a version 7 UUID, so that rows of one time lie together in the index (RFC 9562).
+// newID returns a row id: a version 7 UUID, so that rows of the same time are close together in the index (RFC 9562).
 func newID() string {
 	id, err := uuid.NewV7()
 	if err != nil {
@@ -85,7 +86,7 @@ func newID() string {
 	return id.String()
 }
 
-// WriteHeader, Write and FlushError are for the request's own goroutine; commit, put and flush do their work.
+// WriteHeader, Write and FlushError are for the request's own goroutine and take the heartbeat's lock. commit, put and flush do the work.
 func (x *exchange) WriteHeader(status int) {
 	x.beat.lock()
 	defer x.beat.unlock()
@@ -94,7 +95,7 @@ func (x *exchange) WriteHeader(status int) {
 
 func (x *exchange) commit(status int) {
 	if x.status == 0 {
-		x.boundWrites() // net/http may write before it is asked to, and keeps the deadline of the request before
+		x.boundWrites() // net/http may write early, and it keeps the deadline of the previous request
 		x.status = status
 		if x.family == dialect.Anthropic {
 			x.Header()["Request-Id"] = []string{x.id} // where their SDKs look for it
@@ -104,13 +105,13 @@ func (x *exchange) commit(status int) {
 	x.ResponseWriter.WriteHeader(status)
 }
 
-// boundDrain keeps who never sends the body that was announced from holding the answer and the connection: net/http reads
-// up to 256 KiB of an unread body before it writes the header, and without a deadline.
+// boundDrain sets a read deadline for the rest of the request body. Before net/http writes the header, it reads up to 256 KiB of an unread
+// body without a deadline. A client that announces a body and never sends it would hold the answer and the connection.
 func (x *exchange) boundDrain() {
 	if x.r.ContentLength == 0 || x.consumed {
 		return
 	}
-	// Writers that know no deadlines are those of tests.
+	// Only the writers of tests do not support deadlines.
 	_ = http.NewResponseController(x.ResponseWriter).SetReadDeadline(time.Now().Add(drainTime))
 }
 
@@ -145,19 +146,19 @@ func (x *exchange) flush() error {
 	return err
 }
 
-// boundWrites bounds the next write: a client that takes nothing for so long is cut, and its slot is free. It is set anew at most
-// once in a second, because each time takes a lock.
+// boundWrites sets the deadline of the next write. A client that accepts no byte until then is disconnected, which frees its slot. The
+// deadline is set at most once a second, because setting it takes a lock.
 func (x *exchange) boundWrites() {
 	now := time.Now()
 	if now.Sub(x.bounded) < min(time.Second, x.s.writeProgress/8) {
 		return
 	}
 	x.bounded = now
-	// Writers that know no deadlines are those of tests.
+	// Only the writers of tests do not support deadlines.
 	_ = http.NewResponseController(x.ResponseWriter).SetWriteDeadline(now.Add(x.s.writeProgress))
 }
 
-// unboundWrites takes the bound away again in HTTP/2, where it would end the stream when it passes though nobody writes.
+// unboundWrites removes the write deadline in HTTP/2. There, a deadline that passes ends the stream even if no write is waiting.
 func (x *exchange) unboundWrites() {
 	if x.r.ProtoMajor == 2 {
 		x.bounded = time.Time{}
@@ -165,8 +166,8 @@ func (x *exchange) unboundWrites() {
 	}
 }
 
-// lastWrite bounds what net/http writes after the handler has returned: in HTTP/2 an answer below 4 KiB goes out only then, and a
-// client that opens no window for it would hold it, and the handler's goroutine, for ever.
+// lastWrite bounds what net/http writes after the handler has returned. In HTTP/2, net/http sends an answer below 4 KiB only then. A
+// client that opens no window for it would hold the answer and the handler's goroutine forever.
 func (x *exchange) lastWrite() {
 	if x.r.ProtoMajor == 2 {
 		x.bounded = time.Time{}
@@ -177,8 +178,8 @@ func (x *exchange) lastWrite() {
 // Unwrap lets http.ResponseController reach the connection, to flush and to set deadlines.
 func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
 
-// fromHere says whether the request certainly comes from a program on this machine: neither through a proxy nor by way of
-// somebody's page in a browser. A trusted proxy that names no client might be one that forgot to.
+// fromHere reports whether the request certainly comes from a program on this machine: neither through a proxy nor from a web page in a
+// browser. An address in TRUSTED_PROXIES does not count, because a misconfigured proxy may not name its client.
 func (x *exchange) fromHere() bool {
 	return x.addr.IsLoopback() && !x.forwarded && !within(x.addr, x.live.TrustedProxies)
 }
@@ -192,8 +193,8 @@ func (x *exchange) template() string {
 	return x.route.template
 }
 
-// who is how a refusal is counted: by key, or where no key is known by address. Of IPv6 that is the network, because each client has
-// 2⁶⁴ addresses.
+// who returns the label under which a refusal is counted: the key, or the address if no key is known. For IPv6 it is the network, because
+// each client has 2⁶⁴ addresses.
 func (x *exchange) who() string {
 	if x.key != nil {
 		return x.key.Preview
@@ -204,7 +205,7 @@ func (x *exchange) who() string {
 	return addressText(x.addr)
 }
 
-// loggedStatus is the status sent; 499 for a client that left before one was.
+// loggedStatus returns the status that was sent, or 499 if the client left before that.
 func (x *exchange) loggedStatus() int {
 	if x.status == 0 && x.err != nil && x.err.Code == api.CodeClientGone {
 		return statusClientGone
@@ -212,8 +213,9 @@ func (x *exchange) loggedStatus() int {
 	return x.status
 }
 
-// whoLeft tells a client that went away from a gateway that is told to stop: both end the request's context.
-func (x *exchange) whoLeft(err error) *api.Error {
+// asError converts err to an *api.Error. Both a client that leaves and a gateway that stops end the request's context; asError tells them
+// apart.
+func (x *exchange) asError(err error) *api.Error {
 	e := api.AsError(err)
 	if e.Code != api.CodeClientGone {
 		return e
@@ -224,14 +226,14 @@ func (x *exchange) whoLeft(err error) *api.Error {
 	return e
 }
 
-// stopCause is the error with which a gateway that is told to stop ends the contexts of its requests; nil if ctx has not ended so.
+// stopCause returns the error with which a stopping gateway ends the contexts of its requests, or nil if ctx has not ended that way.
 func stopCause(ctx context.Context) *api.Error {
 	var e *api.Error
 	errors.As(context.Cause(ctx), &e)
 	return e
 }
 
-// attrs are the log fields of what was served.
+// attrs returns the log fields of the request.
 func (x *exchange) attrs() []slog.Attr {
 	total := time.Since(x.arrived)
 	attrs := []slog.Attr{slog.Float64("ms", api.Milliseconds(total)), slog.Int64("bytes", x.sent)}

@@ -13,18 +13,18 @@ var familyNames = map[dialect.Family]string{dialect.Native: "native", dialect.Op
 
 var LimitAddresses = limitAddresses
 
-// Refusals calls count for each that it is told.
+// Refusals calls count for each refusal that is reported.
 func Refusals(count func(string)) *refusals {
 	return &refusals{log: slog.New(slog.DiscardHandler), count: func(r refusalReason) { count(string(r)) }, show: netip.Addr.String, hide: func(text string) string { return text }, by: make(map[refusalReason]*refusalSum)}
 }
 
-// CutAfter bounds how long a client may take nothing of its answer.
+// CutAfter sets how long a client may accept no byte of its answer.
 func (s *Server) CutAfter(d time.Duration) { s.writeProgress = d }
 
-// ReadOn is how many answers are read on whose clients have left.
+// ReadOn returns the number of answers that are read on after their clients have left.
 func (s *Server) ReadOn() int64 { return s.readOn.Load() }
 
-// Line is a line of the route table as tests see it.
+// Line is a row of the route table for tests.
 type Line struct {
 	Method, Template   string
 	Anyone, AdminsOnly bool
@@ -33,7 +33,7 @@ type Line struct {
 	Family, Upstream   string
 }
 
-// Table is the route table.
+// Table returns the route table.
 func (s *Server) Table() []Line {
 	var lines []Line
 	for _, r := range s.routes.all {
@@ -45,7 +45,7 @@ func (s *Server) Table() []Line {
 	return lines
 }
 
-// WhoIsRefused is how a request without a known key is counted.
+// WhoIsRefused returns the label under which a refused request without a known key is counted.
 func (s *Server) WhoIsRefused(w http.ResponseWriter, r *http.Request) string {
 	return s.newExchange(w, r, &s.live.Load().Live).who()
 }

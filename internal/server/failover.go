@@ -12,15 +12,15 @@ import (
 	"ollama-api-service/internal/sched"
 )
 
-// send brings the request to the server of its lease. Where no byte of an answer came, or Ollama says that it is busy, the slot goes
-// back at once and the request waits for one on another server, in the time that it has. What changes a server is sent once.
+// send sends the request to the server of its lease. If no byte of an answer comes, or Ollama answers that it is busy, send releases the
+// slot at once, and the request waits for a slot on another server until its deadline. Requests that change a server are sent once.
 func (b *booking) send(up *proxy.Request) (*proxy.Response, error) {
 	for try := 1; ; try++ {
 		at := b.lease.Backend
-		b.x.journey.serve(b, up)
-		resp, err := b.s.pools.to(at).Do(b.stay.ctx, up)
+		b.x.trace.serve(b, up)
+		resp, err := b.s.pools.to(at).Do(b.upstream.ctx, up)
 		b.s.note(at, err)
-		if try == explain.MaxTries || b.x.route.class != inference || !unserved(resp, err) || !b.another(at) {
+		if try == explain.MaxTries || b.x.route.purpose != inference || !unserved(resp, err) || !b.another(at) {
 			return resp, err
 		}
 		if lost := b.move(resp, err); lost != nil {
@@ -29,8 +29,8 @@ func (b *booking) send(up *proxy.Request) (*proxy.Response, error) {
 	}
 }
 
-// unserved says whether nothing was generated for a request: no byte of an answer came, or Ollama had no room for it. A first byte
-// that is late is none of these: the model may be at work on it.
+// unserved reports whether nothing was generated for a request: no byte of an answer came, or Ollama was too busy. A late first byte does
+// not count, because the model may be working on the request.
 func unserved(resp *proxy.Response, err error) bool {
 	if err != nil {
 		return errors.Is(err, proxy.ErrUnanswered)
@@ -38,19 +38,19 @@ func unserved(resp *proxy.Response, err error) bool {
 	return resp.Status == http.StatusServiceUnavailable
 }
 
-// another says whether there is a server beside at that has the model.
+// another reports whether a server other than at has the model.
 func (b *booking) another(at *backend.Backend) bool {
 	there := func() bool {
 		return slices.ContainsFunc(b.s.Fleet.Serving(b.record.Model), func(o *backend.Backend) bool { return o != at })
 	}
-	if b.stay.ctx.Err() != nil {
+	if b.upstream.ctx.Err() != nil {
 		return false
 	}
-	return there() || b.s.Fleet.Revive(b.stay.ctx) && there()
+	return there() || b.s.Fleet.Revive(b.upstream.ctx) && there()
 }
 
-// move gives the slot back and waits for one elsewhere. Where none comes, the failure of the first server is what the client is
-// told: it says more than that of the second wait.
+// move releases the slot and waits for one on another server. If no slot becomes free, the client gets the failure of the first server,
+// because it says more than the failure of the second wait.
 func (b *booking) move(resp *proxy.Response, failed error) error {
 	if resp != nil {
 		resp.Close()
@@ -60,8 +60,8 @@ func (b *booking) move(resp *proxy.Response, failed error) error {
 	b.gpu += b.lease.GPU()
 	b.waited += b.lease.Waited
 	b.loading += b.lease.Loading
-	b.lease = &sched.Lease{Backend: from} // holds nothing
-	b.x.journey.moved(failed)
+	b.lease = &sched.Lease{Backend: from} // it holds no slot
+	b.x.trace.moved(failed)
 	b.x.history.Moved(whyMoved(resp, failed))
 	b.s.metrics.moved(from.Name)
 	lease, err := b.s.acquire(b.x, b.req, from)
@@ -75,8 +75,7 @@ func (b *booking) move(resp *proxy.Response, failed error) error {
 	return nil
 }
 
-// note tells the fleet what came of a request to b. A client that left says nothing about it, and neither does one whose answer
-// takes too long.
+// note reports a failed request to the fleet. A client that left, or an answer that took too long, is not a failure of b.
 func (s *Server) note(b *backend.Backend, err error) {
 	if err == nil {
 		return
@@ -89,7 +88,7 @@ func (s *Server) note(b *backend.Backend, err error) {
 	}
 }
 
-// whyMoved names the failure after which a request goes to another server; "" if the server answered with something else.
+// whyMoved names the failure because of which a request moves to another server. It returns "" if the server answered with another status.
 func whyMoved(resp *proxy.Response, failed error) string {
 	switch {
 	case failed != nil:

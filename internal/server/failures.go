@@ -15,7 +15,7 @@ import (
 
 var shapeNames = map[dialect.Family]string{dialect.Native: "Ollama", dialect.OpenAI: "OpenAI", dialect.Responses: "OpenAI", dialect.Anthropic: "Anthropic"}
 
-// families are the dialects in which a route may fail.
+// families returns the dialects in which a route may fail.
 func (r *route) families() []dialect.Family {
 	if strings.HasPrefix(r.template, "/v1/models") {
 		return []dialect.Family{dialect.OpenAI, dialect.Anthropic} // as familyOf decides
@@ -35,9 +35,9 @@ func (r *route) failureName(status int) string {
 	return name
 }
 
-// failures are the statuses, in order, with which a route can fail.
+// failures returns the sorted statuses with which a route can fail.
 func (r *route) failures() []int {
-	list := []int{400, 414, 431} // of a head that no route gets to see
+	list := []int{400, 414, 431} // the head is refused before the route is known
 	if r.access != anyone {
 		list = append(list, 401, 403, 429, 500, 503)
 	}
@@ -47,7 +47,7 @@ func (r *route) failures() []int {
 		list = append(list, 404, 502, 504)
 	case r.upstream != "":
 		list = append(list, 404, 502, 504)
-	case r.class == metadata:
+	case r.purpose == metadata:
 		list = append(list, 404)
 	case r.template == "/api/admin/backends" && r.method == http.MethodPost:
 		list = append(list, 409)
@@ -69,7 +69,7 @@ func (r *route) failures() []int {
 	return list
 }
 
-// failure is a shared answer, with examples that the writer of failures itself has written.
+// failure returns a shared answer. Its examples come from the code that writes the real failures.
 func (r *route) failure(status int) object {
 	headers := object{}
 	r.describeHeader(headers)
@@ -110,33 +110,33 @@ func (r *route) failure(status int) object {
 const exampleID = "0199e3a4-5c1b-7d3e-9a41-3f6f0c2a77b1"
 
 var explanations = map[int]string{
-	400: "The request cannot be understood, or could be understood in two ways.",
-	401: "The key is missing, mistyped, revoked or expired. Clients that call themselves `ollama/…` get 403 instead, for they show its sentence.",
+	400: "The request is malformed or ambiguous.",
+	401: "The key is missing, mistyped, revoked or expired. Clients that call themselves `ollama/…` get 403 instead, because they show the message of a 403 but not that of a 401.",
 	403: "The key may not do this: the route is for admins, the key is used from another address or is blocked, it may not use cloud models, or its policy refuses a field.",
-	404: "There is no such thing, or this key may not see it.",
+	404: "The path or the thing that it names does not exist, or this key may not see it.",
 	408: "The body did not arrive in time.",
-	409: "It would contradict what is there: the key is revoked already, or it is the last admin key; the change would bar the key that makes it, or end a grace that runs, and `force=true` is missing; the name or address of a backend is taken, or `OLLAMA_BASE_URL` rules it.",
+	409: "The change conflicts with the current state: the key is already revoked, or it is the last admin key; the change would lock out the key that makes it, or end a grace period that is running, and `force=true` is missing; the name or address of a backend is taken, or `OLLAMA_BASE_URL` sets it.",
 	413: "The body is too large.",
 	414: "The path and query are too long.",
-	415: "The body is compressed in a way that is not undone here: the `/v1` routes take gzip and zstd, the others none.",
-	429: "The key is at its limit, or too many bad keys came from this address. `Retry-After` says when to come back.",
+	415: "The body has a compression that this route does not accept: the `/v1` routes accept gzip and zstd, the others none.",
+	429: "The key is at its limit, or too many bad keys came from this address. `Retry-After` says when to try again.",
 	431: "The header has too many fields. One above 32 KiB is refused before it is read, in plain text.",
-	500: "Something went wrong inside the gateway, or Ollama answered so.",
-	501: "The Ollama behind this gateway is too old for the route; the sentence names the version that it needs.",
-	502: "Ollama broke off, or its answer makes no sense.",
-	503: "No slot became free, Ollama cannot be reached, or the gateway is stopping. `Retry-After` says when to come back.",
+	500: "Something went wrong inside the gateway, or Ollama answered with 500.",
+	501: "The Ollama behind this gateway is too old for the route; the message names the version that the route needs.",
+	502: "The connection to Ollama broke, or its answer is not valid.",
+	503: "No slot became free, Ollama cannot be reached, or the gateway is stopping. `Retry-After` says when to try again.",
 	504: "Ollama did not answer in time.",
 }
 
-// countedOnly are the failures of routes that take a slot and are booked.
+// countedOnly are the failures that only routes with a slot and a record can have.
 var countedOnly = map[api.Code]bool{api.CodeRateLimited: true, api.CodeConcurrency: true, api.CodeQueueFull: true, api.CodeQueueTimeout: true}
 
-// typicalFailures are what clients meet, one of each code.
+// typicalFailures has one example of each code that clients can get.
 var typicalFailures = []api.Error{
 	{Code: api.CodeBadRequest, Message: "the body names a field twice: name each once"},
 	{Code: api.CodeUnauthorized, Message: "this API key is not valid: unknown, revoked or expired; check that it is complete, or ask an administrator for a new one"},
 	{Code: api.CodeThrottled, Message: "too many requests with a bad API key came from your address: check the key, and try again in a minute"},
-	{Code: api.CodeForbidden, Message: "this needs an admin key: ask who runs this service"},
+	{Code: api.CodeForbidden, Message: "this needs an admin key: ask the operator of this service"},
 	{Code: api.CodeNotFound, Message: "model 'llama3.2:latest' not found"},
 	{Code: api.CodeConflict, Message: "oas_8rT2kLmN0q is the last admin key without allowed_ips; make another admin key without allowed_ips first"},
 	{Code: api.CodeTooLarge, Message: "the body is larger than 134217728 bytes (MAX_BODY_BYTES)"},
@@ -150,9 +150,9 @@ var typicalFailures = []api.Error{
 	{Code: api.CodeConcurrency, Message: "this key has as many requests under way as its max_concurrent of 2 allows; wait until one has ended"},
 	{Code: api.CodeQueueFull, Message: "all slots are busy and the queue is full: try again later"},
 	{Code: api.CodeQueueTimeout, Message: "no slot became free within 10m0s: try again later"},
-	{Code: api.CodeNoBackend, Message: "the Ollama server cannot be reached: try again soon, or ask who runs it"},
-	{Code: api.CodeTooOld, Message: "the Ollama server is version 0.6.5 and this route needs 0.14.0 or newer: ask who runs it for an upgrade, or use another route"},
-	{Code: api.CodeUpstreamError, Message: "the Ollama server broke off: try again"},
+	{Code: api.CodeNoBackend, Message: "the Ollama server cannot be reached: try again soon, or ask the operator"},
+	{Code: api.CodeTooOld, Message: "the Ollama server is version 0.6.5 and this route needs 0.14.0 or newer: ask the operator for an upgrade, or use another route"},
+	{Code: api.CodeUpstreamError, Message: "the connection to the Ollama server broke: try again"},
 	{Code: api.CodeUpstreamTimeout, Message: "the Ollama server did not answer in time: it may be loading a model; try again"},
 	{Code: api.CodeStopping, Message: "the gateway is stopping: try again in a moment"},
 	{Code: api.CodeUnavailable, Message: "the key database cannot be read just now: try again in a few seconds"},

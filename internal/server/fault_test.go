@@ -17,18 +17,18 @@ import (
 	"ollama-api-service/internal/server"
 )
 
-// flow is a streamed answer of about 4 KiB in one dialect, as an Ollama writes it.
+// flow is a streamed answer of about 4 KiB in one dialect, as Ollama writes it.
 type flow struct {
 	name, path string
-	request    string // %q is the prompt, which may say where the answer is to break
+	request    string // %q is the prompt, which may contain the place where the answer breaks
 	kind       string
-	open       []string // records that pass as they come
-	end        []string // the terminal ones, held back until they are whole
-	spare      int      // bytes at the end that carry nothing: blank lines
-	counts     string   // what a record that carries a token has
+	open       []string // records that are sent as they come
+	end        []string // the terminal records, held back until they are complete
+	spare      int      // bytes at the end without information: blank lines
+	counts     string   // a text that each record with a token contains
 }
 
-const brokeOff = "the Ollama server broke off: try again"
+const brokeOff = "the connection to the Ollama server broke: try again"
 
 func flows() []flow {
 	const ndjson, sse = "application/x-ndjson", "text/event-stream"
@@ -61,7 +61,7 @@ func flows() []flow {
 	return list
 }
 
-// failure is the dialect's error record behind so many events, up to what differs from one request to the next.
+// failure returns the dialect's error record after n events, up to the part that differs between requests.
 func (f *flow) failure(code, sentence string, events int) string {
 	kind := "api_error"
 	inner := fmt.Sprintf(`{"message":%q,"type":"api_error","param":null,"code":%q}`, sentence, code)
@@ -80,8 +80,8 @@ func (f *flow) failure(code, sentence string, events int) string {
 	return `data: {"error":` + inner + "}\n\n"
 }
 
-// endsLoudly is what is wrong with a stream that must end with an error record behind what has passed: with a broken connection behind a
-// line, and in order behind an event. It is "" if nothing is wrong.
+// endsLoudly checks a stream that must end with an error record: a stream of lines must then break, and a stream of events must end in
+// order. It returns what is wrong, or "".
 func (f *flow) endsLoudly(r reply, passed, code, sentence string) string {
 	events := strings.Count(passed, "\n\n")
 	failure := f.failure(code, sentence, events)
@@ -101,8 +101,8 @@ func (f *flow) endsLoudly(r reply, passed, code, sentence string) string {
 	return fmt.Sprintf("the client saw %d, %v and\n%s\n%s", r.status, r.err, r.body, complaint)
 }
 
-// failed is what is wrong with a response.failed event, of which the beginning is cut off; "" if nothing is. It must describe the answer
-// that the client has seen to begin.
+// failed checks a response.failed event without its beginning. It must describe the answer whose beginning the client has seen. failed
+// returns what is wrong, or "".
 func (f *flow) failed(rest, passed string, sequence int, sentence string) string {
 	var event struct {
 		Response struct {
@@ -127,7 +127,7 @@ func (f *flow) failed(rest, passed string, sequence int, sentence string) string
 	return ""
 }
 
-// refused is what is wrong with an answer that must be a failure with a status of its own.
+// refused checks an answer that must be a failure with its own status. It returns what is wrong, or "".
 func (f *flow) refused(r reply, status int, sentence string) string {
 	if r.status == status && r.err == nil && strings.Contains(r.body, `"`+sentence) && strings.HasPrefix(r.body, "{") && r.header.Get("Content-Type") == "application/json" {
 		return ""
@@ -139,7 +139,7 @@ func (f *flow) head() string {
 	return "HTTP/1.1 200 OK\r\nContent-Type: " + f.kind + "\r\nDate: Mon, 23 Nov 2026 12:59:03 GMT\r\nTransfer-Encoding: chunked\r\n\r\n"
 }
 
-// wire is the answer as it stands on the wire, a chunk for each record.
+// wire returns the answer as it is on the wire, with one chunk for each record.
 func (f *flow) wire() string {
 	var b strings.Builder
 	b.WriteString(f.head())
@@ -151,7 +151,7 @@ func (f *flow) wire() string {
 	return b.String() + "0\r\n\r\n"
 }
 
-// upTo is what of the body has come when the wire was cut behind n bytes.
+// upTo returns the part of the body that has arrived if the connection breaks after n bytes.
 func (f *flow) upTo(n int) string {
 	var b strings.Builder
 	at := len(f.head())
@@ -167,7 +167,7 @@ func (f *flow) upTo(n int) string {
 	return b.String()
 }
 
-// seen is what a client must see of an answer of which body has come, and how many tokens the books must have.
+// seen returns what a client must see if body has arrived, and the number of tokens that the books must have.
 func (f *flow) seen(body string) (text string, whole bool, tokens int) {
 	all := strings.Join(f.open, "") + strings.Join(f.end, "")
 	for _, record := range f.open {
@@ -192,7 +192,7 @@ type fault struct {
 
 var order = regexp.MustCompile(`break (\d+) (\d)`)
 
-// breaking answers as each request asks for, in its prompt.
+// breaking breaks each answer at the place that the prompt names.
 func (f *flow) breaking(r *ollamatest.Request) ollamatest.Answer {
 	m := order.FindSubmatch(r.Body)
 	if m == nil {
@@ -203,7 +203,7 @@ func (f *flow) breaking(r *ollamatest.Request) ollamatest.Answer {
 	return ollamatest.Answer{Raw: f.wire(), Fault: ollamatest.Fault(how), FaultAt: at}
 }
 
-// complaint is what is wrong with how a client saw a fault; "" if nothing is.
+// complaint returns what is wrong with the answer that a client got from a fault, or "".
 func (c fault) complaint(r reply) string {
 	text, whole, _ := c.flow.seen(c.flow.upTo(c.at))
 	switch {
@@ -217,10 +217,11 @@ func (c fault) complaint(r reply) string {
 	return ""
 }
 
-// TestAnswerThatBreaksAtEveryByte has Ollama end the connection, politely and with a reset, behind every byte of an answer in every
-// dialect. What the client then has is the whole answer, or a status of its own, or the error of its dialect, behind which a stream of
-// lines breaks and one of events ends: never half of an answer that looks whole. The books have what had come. With FAULTS=all both ends come behind every
-// byte in both versions of HTTP, else they alternate, and every seventh byte stands for what differs little.
+// TestAnswerThatBreaksAtEveryByte lets Ollama end the connection, with a close and with a reset, after every byte of an answer in every
+// dialect. The client must get the whole answer, an error status, or its dialect's error record. After an error record, a stream of lines
+// breaks and a stream of events ends. The client must never get half an answer that looks complete. The books must count the tokens that
+// have arrived. With FAULTS=all, both ends are tested after every byte in both versions of HTTP. Otherwise they alternate, and only every
+// seventh byte is tested where the bytes differ little.
 func TestAnswerThatBreaksAtEveryByte(t *testing.T) {
 	if testing.Short() {
 		t.Skip("slow: make test runs it")
@@ -243,13 +244,13 @@ func TestAnswerThatBreaksAtEveryByte(t *testing.T) {
 				all = append(all, f.faults(step, os.Getenv("FAULTS") == "all")...)
 			}
 			unreached := b.suffer(all)
-			b.stop() // the rows have reached the books
+			b.stop() // this writes the rows to the books
 			b.compareBooks(all, unreached)
 		})
 	}
 }
 
-// faults are all that a flow may suffer, or those behind each step-th byte.
+// faults returns a flow's faults after every byte, or after each step-th byte.
 func (f *flow) faults(step int, all bool) (list []fault) {
 	for at := range len(f.wire()) {
 		switch {
@@ -262,8 +263,8 @@ func (f *flow) faults(step int, all bool) (list []fault) {
 	return list
 }
 
-// suffer has clients, many at a time, see the faults. It returns how often a machine that is too busy made no connection to Ollama
-// in time, which says nothing about faults: then the client asks again.
+// suffer runs the faults with many concurrent clients. If a busy machine cannot connect to Ollama in time, the client tries again; suffer
+// returns how often that happened.
 func (b *bed) suffer(all []fault) (unreached int) {
 	key, _ := b.key(`{"name":"faults","role":"user","rate_limit":null}`)
 	next := make(chan fault)
@@ -289,12 +290,12 @@ func (b *bed) suffer(all []fault) (unreached int) {
 	close(next)
 	clients.Wait()
 	if n := wrong.Load(); n > 0 {
-		b.t.Errorf("%d of %d answers were not as they must be", n, len(all))
+		b.t.Errorf("%d of %d answers were wrong", n, len(all))
 	}
 	return int(missed.Load())
 }
 
-// compareBooks compares the store with what Ollama delivered.
+// compareBooks compares the store with the answers that Ollama delivered.
 func (b *bed) compareBooks(all []fault, unreached int) {
 	whole, tokens := 0, 0
 	for _, f := range all {

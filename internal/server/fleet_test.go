@@ -20,10 +20,10 @@ const chatTiny = `{"model":"tiny","messages":[{"role":"user","content":"x"}]}`
 
 var requestCount atomic.Int64
 
-// all are the servers behind the gateway.
+// all returns the servers behind the gateway.
 func (b *bed) all() []*ollamatest.Server { return append([]*ollamatest.Server{b.ollama}, b.others...) }
 
-// models gives each server its models. A digest of the fake is that of the name, but for the one of a server that has "tiny" alone.
+// models gives each server its models. The fake's digest depends on the name, except for a server that has only "tiny".
 func (b *bed) models(lists ...[]string) {
 	b.t.Helper()
 	for i, s := range b.all() {
@@ -32,7 +32,7 @@ func (b *bed) models(lists ...[]string) {
 	b.fleet.ProbeAll(b.t.Context())
 }
 
-// at sends a request that names a server.
+// at sends a request that names a server in X-Backend.
 func (b *bed) at(server, method, path, body string) reply {
 	req := b.request(method, path, adminSecret, body)
 	req.Header.Set("X-Request-Id", fmt.Sprint("r", requestCount.Add(1)))
@@ -77,17 +77,17 @@ func TestListsOfAFleet(t *testing.T) {
 		}
 	}
 	if r := b.do("GET", "/v1/models/four", adminSecret, ""); r.status != 404 {
-		t.Errorf("a model that nobody has: %d %s", r.status, r.body)
+		t.Errorf("a model that no server has: got %d %s", r.status, r.body)
 	}
-	// A question about a model goes to a server that has it.
+	// A question about a model goes to a server that has the model.
 	before := len(b.others[1].RequestsTo("POST", "/api/show"))
 	if r := b.do("POST", "/api/show", adminSecret, `{"model":"three"}`); r.status != 200 || len(b.others[1].RequestsTo("POST", "/api/show")) != before+1 {
 		t.Errorf("show: %d %s", r.status, r.body)
 	}
-	if r := b.do("POST", "/api/show", key, `{"model":"nobody"}`); r.status != 404 || !strings.Contains(r.body, "model 'nobody:latest' not found") {
+	if r := b.do("POST", "/api/show", key, `{"model":"missing"}`); r.status != 404 || !strings.Contains(r.body, "model 'missing:latest' not found") {
 		t.Errorf("show: %d %s", r.status, r.body)
 	}
-	// One that fails, and one that is gone, are left out.
+	// A server that fails, and one that is down, are left out.
 	b.others[0].Script("GET", "/api/tags", ollamatest.Answer{Status: 500, Body: `{"error":"x"}`})
 	b.others[0].Script("GET", "/v1/models", ollamatest.Answer{Body: `<html>`})
 	b.others[1].Close()
@@ -109,19 +109,19 @@ func TestWhereARequestWent(t *testing.T) {
 			}
 		}
 	}
-	if r := b.do("POST", "/api/chat", key, strings.ReplaceAll(chatTiny, "tiny", "nobody")); r.status != 404 || !strings.Contains(r.body, `"model 'nobody:latest' not found"`) {
-		t.Errorf("a model that nobody has: %d %s", r.status, r.body)
+	if r := b.do("POST", "/api/chat", key, strings.ReplaceAll(chatTiny, "tiny", "missing")); r.status != 404 || !strings.Contains(r.body, `"model 'missing:latest' not found"`) {
+		t.Errorf("a model that no server has: got %d %s", r.status, r.body)
 	}
-	// One that came there without us is found at once.
+	// A model that was not pulled through the gateway is found at once.
 	b.others[0].Models("tiny:latest", "two:latest", "brought:latest")
 	b.fleet.Find(t.Context(), "brought:latest")
 	b.fleet.ProbeAll(t.Context())
 	if r := b.do("POST", "/api/chat", key, strings.ReplaceAll(chatTiny, "tiny", "brought")); r.status != 200 || r.header.Get("X-Backend") != "gpu2" {
-		t.Errorf("%d %s", r.status, r.body)
+		t.Errorf("got %d %s, want 200 from gpu2", r.status, r.body)
 	}
 }
 
-// One name, two contents: only what most servers have is asked for, and admins are told.
+// If one name has two contents, only the servers with the majority's content are used, and admins see a warning.
 func TestTheDigestOfMost(t *testing.T) {
 	b := start(t, setup{servers: 3})
 	b.models([]string{"tiny:latest"}, []string{"tiny:latest", "x:latest"}, []string{"tiny:latest", "y:latest"})
@@ -150,7 +150,7 @@ func TestAServerThatIsTooOld(t *testing.T) {
 		}
 	}
 	if n := len(b.ollama.RequestsTo("POST", "/v1/responses")); n != 0 {
-		t.Errorf("the old server was asked %d times", n)
+		t.Errorf("the old server got %d requests, want none", n)
 	}
 	if v := b.do("GET", "/api/version", "", "").json(t)["version"]; v != "0.6.5" {
 		t.Errorf("the version of all is %v", v)
@@ -161,11 +161,11 @@ func TestAServerThatIsTooOld(t *testing.T) {
 	b.others[0].Script("GET", "/api/version", ollamatest.Answer{Body: `{"version":"0.12.0"}`})
 	b.fleet.ProbeAll(t.Context())
 	if r := b.do("POST", "/v1/responses", key, `{"model":"tiny","input":"x"}`); r.status != 501 || !strings.Contains(r.body, "0.12.0") {
-		t.Errorf("%d %s", r.status, r.body)
+		t.Errorf("got %d %s, want 501 with 0.12.0", r.status, r.body)
 	}
 }
 
-// What fails before the first byte is served by another server: once, and booked on it.
+// A request that fails before the first byte is served once by another server, which is in its row.
 func TestFailover(t *testing.T) {
 	busy := ollamatest.Answer{Status: 503, Body: `{"error":"server busy, please try again.  maximum pending requests exceeded"}`}
 	dead := ollamatest.Answer{Body: "{}", Fault: ollamatest.Reset}
@@ -176,21 +176,21 @@ func TestFailover(t *testing.T) {
 			b.ollama.Script("POST", "/api/chat", bad)
 			moved := 0
 			for i := range 8 {
-				b.fleet.ProbeAll(t.Context()) // the failing one is well again
+				b.fleet.ProbeAll(t.Context()) // the failing server is healthy again
 				before := len(b.ollama.RequestsTo("POST", "/api/chat"))
 				req := b.request("POST", "/api/chat", key, chatTiny)
 				req.Header.Set("X-Request-Id", fmt.Sprint("r", i))
 				r := b.send(req)
 				if r.status != 200 || !strings.Contains(r.body, `"done":true`) || r.header.Get("X-Backend") != "gpu2" {
-					t.Fatalf("%d %v %s", r.status, r.header, r.body)
+					t.Fatalf("got %d %v %s, want 200 with \"done\":true from gpu2", r.status, r.header, r.body)
 				}
 				moved += len(b.ollama.RequestsTo("POST", "/api/chat")) - before
 			}
 			if n := len(b.others[0].RequestsTo("POST", "/api/chat")); n != 8 || moved == 0 {
-				t.Errorf("%d answers for 8 requests, %d of them moved", n, moved)
+				t.Errorf("got %d answers for 8 requests, %d of them moved", n, moved)
 			}
 			if m := b.metrics()[`ollama_api_failovers_total{backend="gpu1"}`]; m != float64(moved) {
-				t.Errorf("%v failovers, want %d", m, moved)
+				t.Errorf("got %v failovers, want %d", m, moved)
 			}
 			for id, r := range b.rows(8) {
 				if r.Backend != "gpu2" || r.Outcome != api.OutcomeOK || r.Key != preview || r.Slot <= 0 || r.CompletionTokens == 0 {
@@ -198,13 +198,13 @@ func TestFailover(t *testing.T) {
 				}
 			}
 			if s := b.sched.Snapshot(); s.InFlight != 0 || s.Waiting != 0 {
-				t.Errorf("slots are not given back: %+v", s)
+				t.Errorf("slots are still taken: %+v", s)
 			}
 		})
 	}
 }
 
-// Two tries and no third, and none after a byte of an answer; changes of models are sent once.
+// A request gets at most two tries, and none after a byte of an answer. Changes of models are sent once.
 func TestNoFailover(t *testing.T) {
 	b := start(t, setup{servers: 3})
 	key := b.user()
@@ -236,7 +236,7 @@ func TestNoFailover(t *testing.T) {
 	}
 }
 
-// Many requests while a server comes and goes: none that had not begun fails, each is answered once.
+// A server goes down and up again under many requests. No request without a begun answer fails, and each gets one answer.
 func TestFailoverUnderLoad(t *testing.T) {
 	const requests = 300
 	b := start(t, setup{servers: 3, slots: 2})
@@ -306,11 +306,11 @@ func TestAllServersDown(t *testing.T) {
 		}
 	}
 	if v := b.do("GET", "/health", "", "").json(t); v["ollama_backend"] != "unreachable" || v["status"] != "degraded" {
-		t.Errorf("%v", v)
+		t.Errorf("got the health %v, want it degraded with ollama_backend unreachable", v)
 	}
 	left := b.stats(key)["limits"]
 	if !strings.Contains(fmt.Sprint(left), "0") {
-		t.Errorf("%v", left)
+		t.Errorf("got the limits %v, want no request counted", left)
 	}
 }
 
@@ -341,17 +341,17 @@ func TestBackendsAtRunTime(t *testing.T) {
 	refuse(404, "PATCH", list+"/gpu9", `{"drain":true}`, "no backend")
 	refuse(404, "DELETE", list+"/a%20b", "", "no backend")
 	if r := b.do("GET", list, key, ""); r.status != 403 {
-		t.Errorf("a user sees the servers: %d", r.status)
+		t.Errorf("a user's key: got %d, want 403", r.status)
 	}
 
 	r := b.do("POST", list, adminSecret, fmt.Sprintf(`{"name":"gpu2","url":%q,"slots":3,"weight":2}`, extra.URL))
 	v := r.json(t)
 	if r.status != 200 || v["healthy"] != true || v["static"] != false || v["slots"] != 3.0 || v["weight"] != 2.0 || v["models_installed"] != 1.0 {
-		t.Fatalf("%d %s", r.status, r.body)
+		t.Fatalf("got %d %s, want 200", r.status, r.body)
 	}
-	// Drained, the first one serves nothing, and the second everything.
+	// While the first server is drained, the second one serves everything.
 	if r := b.do("PATCH", list+"/gpu1", adminSecret, `{"drain":true}`); r.status != 200 || r.json(t)["draining"] != true {
-		t.Fatalf("%d %s", r.status, r.body)
+		t.Fatalf("got %d %s, want 200", r.status, r.body)
 	}
 	for range 5 {
 		if r := b.do("POST", "/api/chat", key, chatTiny); r.status != 200 || r.header.Get("X-Backend") != "gpu2" {
@@ -362,7 +362,7 @@ func TestBackendsAtRunTime(t *testing.T) {
 		t.Errorf("%d requests", len(sent))
 	}
 	if r := b.do("PATCH", list+"/gpu2", adminSecret, `{"slots":0,"total":7}`); r.status != 200 || r.json(t)["total"] != 7.0 || r.json(t)["slots"] != 0.0 || b.fleet.Named("gpu2").Bounds() != (backend.Bounds{Total: 7, Weight: 2}) {
-		t.Errorf("%d %s", r.status, r.body)
+		t.Errorf("got %d %s, want 200", r.status, r.body)
 	}
 	kept, err := b.store.Backends(t.Context())
 	if err != nil || len(kept) != 2 || kept[1].Name != "gpu2" && kept[0].Name != "gpu2" || !slices.ContainsFunc(kept, func(k api.Backend) bool { return k.Name == "gpu1" && k.URL == nil && k.Draining }) {
@@ -370,7 +370,7 @@ func TestBackendsAtRunTime(t *testing.T) {
 	}
 	b.do("PATCH", list+"/gpu1", adminSecret, `{"drain":false}`)
 	if r := b.do("DELETE", list+"/gpu2", adminSecret, ""); r.status != 200 {
-		t.Errorf("%d %s", r.status, r.body)
+		t.Errorf("got %d %s, want 200", r.status, r.body)
 	}
 	if r := b.do("POST", "/api/chat", key, chatTiny); r.status != 200 || r.header.Get("X-Backend") != "gpu1" {
 		t.Errorf("%d from %s", r.status, r.header.Get("X-Backend"))
@@ -387,8 +387,8 @@ func TestBackendsAtRunTime(t *testing.T) {
 	}
 }
 
-// A model that is not in the memory of its server is loaded by a request of the gateway's own: with the options of the request
-// that asks for it, and through the client's leaving.
+// If a model is not in memory, the gateway loads it with its own request. The load has the options of the waiting request, and continues if
+// the client leaves.
 func TestAModelIsLoadedBeforeItIsUsed(t *testing.T) {
 	b := start(t, setup{})
 	b.ollama.Script("GET", "/api/ps", ollamatest.Answer{Body: `{"models":[]}`})
@@ -405,9 +405,9 @@ func TestAModelIsLoadedBeforeItIsUsed(t *testing.T) {
 	}
 	const again = `{"model":"tiny","messages":[{"role":"user","content":"y"}],"options":{"num_ctx":1024}}`
 	if r := b.do("POST", "/api/chat", adminSecret, again); r.status != 200 || len(b.ollama.RequestsTo("POST", "/api/generate")) != 1 {
-		t.Errorf("%d: a model that is loaded is loaded again", r.status)
+		t.Errorf("%d: a loaded model was loaded again", r.status)
 	}
-	// Ollama loads it again for other options: that is a change like any other, and seen as one.
+	// Ollama loads the model again for other options. This counts as a change like any other.
 	r = b.do("POST", "/api/chat", adminSecret, chatTiny)
 	sent = b.ollama.RequestsTo("POST", "/api/generate")
 	if e := b.explain(r.header.Get("X-Request-Id")); r.status != 200 || len(sent) != 2 || string(sent[1].Body) != `{"model":"tiny:latest"}` || e.Tries[0].Why != "change" {

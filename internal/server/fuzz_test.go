@@ -24,18 +24,18 @@ import (
 	"ollama-api-service/internal/server"
 )
 
-// fuzzed is a server whose one key may use one model, and what of it may be seen upstream.
+// fuzzed is a server with one key that may use one model.
 type fuzzed struct {
 	*bed
 	key string
 }
 
-// sent is what clients have sent upstream since the last call: the gateway's own questions about the model are left out.
+// sent returns the requests that clients have caused upstream since the last call, without the gateway's own requests about the model.
 func (z *fuzzed) sent() []*ollamatest.Request {
 	return slices.DeleteFunc(z.ollama.Forget(), func(r *ollamatest.Request) bool { return r.Header.Get("User-Agent") == backend.Agent })
 }
 
-// keyMark stands for the key in an input: each process makes its own.
+// keyMark represents the key in an input, because each process creates its own key.
 const keyMark = "oas_KEY"
 
 func startFuzzed(f *testing.F) *fuzzed {
@@ -46,7 +46,7 @@ func startFuzzed(f *testing.F) *fuzzed {
 	return &fuzzed{b, key}
 }
 
-// passes are the requests that a user's key may cause upstream, and all that there may be of a header.
+// passes are the requests that a user's key may cause upstream, and the header fields that they may have.
 var (
 	passes = map[string]bool{
 		"POST /api/generate": true, "POST /api/chat": true, "POST /api/embed": true, "POST /api/embeddings": true, "POST /api/show": true,
@@ -56,7 +56,7 @@ var (
 	passedHeader = map[string]bool{"Host": true, "Content-Type": true, "Content-Length": true, "Accept": true, "User-Agent": true}
 )
 
-// wrong says what of a request upstream was not authorised.
+// wrong returns an error that names the part of an upstream request that was not authorized.
 func (z *fuzzed) wrong(r *ollamatest.Request) error {
 	if !passes[r.Method+" "+r.RequestURI] {
 		return fmt.Errorf("%s %q went upstream", r.Method, r.RequestURI)
@@ -69,11 +69,11 @@ func (z *fuzzed) wrong(r *ollamatest.Request) error {
 	if r.Method != http.MethodPost {
 		return nil
 	}
-	// As Ollama reads it: encoding/json, the last of two names, in any case.
+	// Ollama reads a body with encoding/json, which uses the last of two names, in upper or lower case.
 	var body struct{ Model, Name string }
 	var wrongType *json.UnmarshalTypeError
 	if err := json.Unmarshal(r.Body, &body); err != nil && !errors.As(err, &wrongType) {
-		return fmt.Errorf("a body that is no JSON went upstream: %q", r.Body)
+		return fmt.Errorf("a body that is not JSON went upstream: %q", r.Body)
 	}
 	if body.Model == "" {
 		body.Model = body.Name
@@ -86,7 +86,7 @@ func (z *fuzzed) wrong(r *ollamatest.Request) error {
 
 var tinyBody = `{"model":"tiny","messages":[{"role":"user","content":"x"}],"prompt":"x","input":"x","max_tokens":2,"stream":false}`
 
-// FuzzPaths: only a target that is spelled as the table spells it reaches Ollama, and only as the path of its line.
+// FuzzPaths checks that a target reaches Ollama only if it matches a row of the route table, and only with the path of that row.
 func FuzzPaths(f *testing.F) {
 	z := startFuzzed(f)
 	upstream := map[string]string{}
@@ -111,7 +111,7 @@ func FuzzPaths(f *testing.F) {
 		}
 		r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(raw + "\r\n" + tinyBody)))
 		if err != nil {
-			return // net/http refuses it before the service
+			return // net/http refuses it before the service sees it
 		}
 		r.RemoteAddr = "127.0.0.1:1"
 		w := httptest.NewRecorder()
@@ -131,7 +131,7 @@ func FuzzPaths(f *testing.F) {
 			if model, ok := strings.CutPrefix(path, "/v1/models/"); ok && !strings.Contains(model, "/") {
 				path = "/v1/models/{model}"
 			}
-			// A model's page is made of the list.
+			// The answer about one model is made from the list.
 			want := upstream[r.Method+" "+path]
 			if r.Method == http.MethodHead {
 				want = cmp.Or(want, upstream["GET "+path])
@@ -144,7 +144,7 @@ func FuzzPaths(f *testing.F) {
 }
 
 const (
-	settle = 20 * time.Millisecond // for an answer to what may be no whole request
+	settle = 20 * time.Millisecond // for an answer to a request that may be incomplete
 	ending = 10 * time.Second
 )
 
@@ -153,8 +153,8 @@ var (
 	behind     = "GET /healthz HTTP/1.1\r\nHost: gateway.test\r\nConnection: close\r\n\r\n"
 )
 
-// FuzzFraming: whatever bytes a connection brings, nothing panics, every answer is one that the service means, and no more
-// reaches Ollama than keys were shown.
+// FuzzFraming sends any bytes over a connection. Nothing may panic, each answer must be one that the service can give, and at most one
+// request for each key in the bytes may reach Ollama.
 func FuzzFraming(f *testing.F) {
 	z := startFuzzed(f)
 	length := fmt.Sprint(len(tinyBody))
@@ -187,9 +187,9 @@ func FuzzFraming(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		said := z.converse(t, address, bytes.ReplaceAll(raw, []byte(keyMark), []byte(z.key)))
 		for _, line := range statusLine.FindAllStringSubmatch(said, -1) {
-			// 501 and 505 are net/http's for codings and versions that it does not know.
+			// net/http answers 501 and 505 to unknown codings and versions.
 			if line[1] >= "500" && line[1] != "501" && line[1] != "505" {
-				t.Fatalf("%q was answered %q", raw, said)
+				t.Fatalf("%q got the answer %q", raw, said)
 			}
 		}
 		if strings.Contains(said, z.key) {
@@ -197,7 +197,7 @@ func FuzzFraming(f *testing.F) {
 		}
 		seen := z.sent()
 		if shown := bytes.Count(raw, []byte(keyMark)); len(seen) > shown {
-			t.Fatalf("%q shows %d keys, and %d requests went upstream", raw, shown, len(seen))
+			t.Fatalf("%q contains %d keys, but %d requests went upstream", raw, shown, len(seen))
 		}
 		for _, r := range seen {
 			if err := z.wrong(r); err != nil {
@@ -207,7 +207,7 @@ func FuzzFraming(f *testing.F) {
 	})
 }
 
-// converse sends the bytes and, behind them, a request that ends the connection, and returns all that comes back.
+// converse sends the bytes and then a request that closes the connection. It returns everything that the server sends.
 func (z *fuzzed) converse(t *testing.T, address string, raw []byte) string {
 	c, err := net.Dial("tcp", address)
 	if err != nil {
@@ -219,7 +219,7 @@ func (z *fuzzed) converse(t *testing.T, address string, raw []byte) string {
 			t.Fatal(err)
 		}
 	}
-	_, _ = c.Write(append(raw, behind...)) // a server that has heard enough resets it
+	_, _ = c.Write(append(raw, behind...)) // the server may already have reset the connection
 	var said bytes.Buffer
 	deadline(settle)
 	if _, err := io.Copy(&said, c); err == nil {
@@ -229,7 +229,7 @@ func (z *fuzzed) converse(t *testing.T, address string, raw []byte) string {
 	deadline(ending)
 	_, err = io.Copy(&said, c)
 	if late := net.Error(nil); errors.As(err, &late) && late.Timeout() {
-		t.Fatalf("the connection of %q does not end", raw)
+		t.Fatalf("the connection of %q did not end", raw)
 	}
 	return said.String()
 }

@@ -8,7 +8,7 @@ import (
 	"ollama-api-service/internal/server"
 )
 
-// Answers hold what only their key may read: nothing between keeps them, and no browser guesses what they are.
+// Only the key of the request may read an answer. So no proxy may store it, and no browser may guess its type.
 func TestAnswersAreNotStored(t *testing.T) {
 	b := start(t, setup{})
 	user := b.user()
@@ -23,7 +23,7 @@ func TestAnswersAreNotStored(t *testing.T) {
 			t.Errorf("%d %.60s: Cache-Control %q and X-Content-Type-Options %q, want no-store and nosniff", r.status, r.body, stored, r.header.Get("X-Content-Type-Options"))
 		}
 		if r.header.Get("Strict-Transport-Security") != "" {
-			t.Error("plain HTTP speaks of HTTPS only")
+			t.Error("got Strict-Transport-Security over plain HTTP, want none")
 		}
 	}
 }

@@ -10,29 +10,30 @@ import (
 	"ollama-api-service/internal/dialect"
 )
 
-// heartbeat writes something without meaning into a stream of events while nothing else comes: a model that loads or a long queue is
-// silent for minutes, and clients and proxies give up on silence. The first one commits the 200, so that a failure after it is an
-// event in the stream. Lines of NDJSON get none: clients of Ollama take each line for a record. A nil heartbeat never beats.
+// heartbeat writes events without meaning into a silent stream of server-sent events. While a model loads or a request waits in a long
+// queue, minutes pass without output, and clients and proxies give up. The first heartbeat commits the status 200, so a later failure is
+// sent as an event in the stream. NDJSON streams get no heartbeat, because Ollama's clients read each line as a record. A nil heartbeat
+// does nothing.
 type heartbeat struct {
 	x     *exchange
 	every time.Duration
 	model string // as the client named it
-	text  []byte // made with the first one
+	text  []byte // built for the first heartbeat
 
-	mu    sync.Mutex // held by who writes
-	timer *time.Timer
-	last  time.Time // of the last write
-	still bool      // the request's own goroutine decides what is written
+	mu     sync.Mutex // held while writing
+	timer  *time.Timer
+	last   time.Time // of the last write
+	paused bool      // the request's own goroutine writes
 }
 
-// beatText is one heartbeat, in the form that every reader of the dialect survives (docs/decisions.md, "The heartbeat").
+// beatText returns one heartbeat, in a form that every known client of the dialect accepts (docs/decisions.md, "The heartbeat").
 func (x *exchange) beatText(name string) []byte {
 	if x.family != dialect.Anthropic && x.r.Header.Get("X-Stainless-Lang") == "go" {
-		// OpenAI's Go SDK up to 3.42 takes a blank line without data for an event and fails. All versions read line by line. Their
-		// accumulator refuses a piece with another id than the first.
+		// OpenAI's Go SDK up to 3.42 reads a blank line without data as an event and fails. All its versions read line by line. Their
+		// accumulator refuses a piece whose id differs from the first piece's.
 		return []byte(": waiting\n")
 	}
-	// go-openai keeps each comment, and with one of them before it can read no error.
+	// go-openai keeps each comment, and cannot read an error that follows one.
 	const piece = `data: {"id":"","object":"%s","created":%d,"model":%s,"choices":[{"index":0,%s,"finish_reason":null}]}` + "\n\n"
 	model := dialect.Quote(name)
 	switch x.route.kind {
@@ -43,10 +44,10 @@ func (x *exchange) beatText(name string) []byte {
 	case dialect.AnthropicMessages:
 		return []byte("event: ping\ndata: {\"type\":\"ping\"}\n\n") // Anthropic's own
 	}
-	return []byte(": waiting\n\n") // a reader that splits at blank lines would lose an event behind a comment without one
+	return []byte(": waiting\n\n") // without the blank line, a reader that splits at blank lines would lose the next event
 }
 
-// startHeartbeat begins it for requests that are answered with events.
+// startHeartbeat starts the heartbeat of a request that is answered with events.
 func (s *Server) startHeartbeat(x *exchange, req *dialect.Request) {
 	if !req.Stream || x.family == dialect.Native || s.Heartbeat <= 0 {
 		return
@@ -61,7 +62,7 @@ func (s *Server) startHeartbeat(x *exchange, req *dialect.Request) {
 func (h *heartbeat) beat() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.still {
+	if h.paused {
 		return
 	}
 	now := time.Now()
@@ -77,7 +78,7 @@ func (h *heartbeat) beat() {
 	if h.text == nil {
 		h.text = x.beatText(h.model)
 	}
-	// A client that is gone is noticed by the request's own goroutine.
+	// The request's own goroutine notices a client that has left.
 	if _, err := x.put(h.text); err != nil || x.flush() != nil {
 		return
 	}
@@ -85,13 +86,13 @@ func (h *heartbeat) beat() {
 	h.timer.Reset(h.every)
 }
 
-// eventHeader is what every stream of events has.
+// eventHeader sets the header of a stream of server-sent events.
 func eventHeader(h http.Header) {
 	h["Content-Type"] = []string{"text/event-stream"}
 	h["X-Accel-Buffering"] = []string{"no"} // an nginx in front must not hold a stream back
 }
 
-// lock is held while something else is written.
+// lock keeps the heartbeat from writing until unlock.
 func (h *heartbeat) lock() {
 	if h != nil {
 		h.mu.Lock()
@@ -105,21 +106,21 @@ func (h *heartbeat) unlock() {
 	}
 }
 
-// pause leaves the answer to the request's own goroutine; after it, what was sent can be looked at without the lock.
+// pause stops the heartbeat. After it, the request's own goroutine may read what was sent without the lock.
 func (h *heartbeat) pause() {
 	if h != nil {
 		h.mu.Lock()
-		h.still = true
+		h.paused = true
 		h.timer.Stop()
 		h.mu.Unlock()
 	}
 }
 
-// resume goes on after pause.
+// resume restarts the heartbeat after pause.
 func (h *heartbeat) resume() {
 	if h != nil {
 		h.mu.Lock()
-		h.still, h.last = false, time.Now()
+		h.paused, h.last = false, time.Now()
 		h.timer.Reset(h.every)
 		h.mu.Unlock()
 	}

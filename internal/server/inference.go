@@ -48,8 +48,8 @@ func (s *Server) infer(x *exchange) error {
 		return b.left(unserved)
 	}
 
-	b.stay.open(x.r.Context(), s)
-	defer b.stay.end()
+	b.upstream.open(x.r.Context(), s)
+	defer b.upstream.end()
 	if len(x.targets) > 1 {
 		return b.everywhere()
 	}
@@ -62,7 +62,7 @@ func (s *Server) infer(x *exchange) error {
 	}
 	defer resp.Close()
 	req.Body = nil // it is sent: a client that is slow to take its answer must not hold it
-	x.letGo()
+	x.releaseBody()
 	if err := b.begin(resp); err != nil {
 		return err
 	}
@@ -90,7 +90,7 @@ func (s *Server) readRequest(x *exchange, taken *limit.Reservation) (*dialect.Re
 		}
 		return &dialect.Request{}, nil
 	}
-	if x.route.class == inference {
+	if x.route.purpose == inference {
 		if _, err := taken.Hold(0, 0); err != nil { // a key with nothing left must not fill the memory either
 			return nil, err
 		}
@@ -104,7 +104,7 @@ func (s *Server) readRequest(x *exchange, taken *limit.Reservation) (*dialect.Re
 	if err != nil {
 		return nil, err
 	}
-	if x.route.class == inference {
+	if x.route.purpose == inference {
 		// How much is asked for is known now; until here, other requests of the key may have taken what was left.
 		most, err := taken.Hold(req.PromptTokens, req.MaxOutput)
 		if err != nil {
@@ -154,7 +154,7 @@ func (s *Server) terms(x *exchange) *dialect.Terms {
 
 // eligible refuses what no server can do: a change of models for one that is not named, and a route that none is new enough for.
 func (s *Server) eligible(x *exchange) error {
-	if x.route.class == management {
+	if x.route.purpose == management {
 		return s.target(x)
 	}
 	since := x.route.kind.Since()
@@ -175,7 +175,7 @@ func (s *Server) eligible(x *exchange) error {
 }
 
 func tooOld(has, needed string) error {
-	e := api.Errorf(api.CodeTooOld, "the Ollama server is version %s and this route needs %s or newer: ask who runs it for an upgrade, or use another route", cmp.Or(has, "unknown"), needed)
+	e := api.Errorf(api.CodeTooOld, "the Ollama server is version %s and this route needs %s or newer: ask the operator for an upgrade, or use another route", cmp.Or(has, "unknown"), needed)
 	e.NoRetry = true
 	return e
 }
@@ -198,11 +198,11 @@ func mayUse(k *api.Key, alias string, models ...api.Model) error {
 // acquire waits for a slot where the route needs one: changing the models of a server takes none of its compute. avoid is the server
 // that has just failed, or nil. An error comes with a lease if the request ended while its model was loaded for it.
 func (s *Server) acquire(x *exchange, req *dialect.Request, avoid *backend.Backend) (*sched.Lease, error) {
-	if x.route.class != inference {
+	if x.route.purpose != inference {
 		return &sched.Lease{Backend: x.targets[0]}, nil
 	}
 	var start time.Time
-	if x.journey != nil {
+	if x.trace != nil {
 		start = time.Now()
 	}
 	model := req.Model().String()
@@ -223,7 +223,7 @@ func (s *Server) acquire(x *exchange, req *dialect.Request, avoid *backend.Backe
 	if err == nil {
 		s.metrics.placed.WithLabelValues(lease.Backend.Name, string(lease.Why)).Inc()
 	}
-	x.journey.waited(start, err)
+	x.trace.waited(start, err)
 	if err != nil && api.AsError(err).Code == api.CodeNotFound && req.Alias != "" {
 		err = notFound(req.Alias) // it was asked for under this name
 	}
@@ -234,7 +234,7 @@ func notFound(name string) error { return api.Errorf(api.CodeNotFound, "model '%
 
 // deadline is when the request must be over. Transfers of models have none: they take as long as the network does.
 func (x *exchange) deadline() time.Time {
-	if x.route.class == management {
+	if x.route.purpose == management {
 		return time.Time{}
 	}
 	return x.arrived.Add(x.s.MaxRequestTime)
@@ -245,10 +245,10 @@ func (x *exchange) deadline() time.Time {
 func (s *Server) upstreamRequest(x *exchange, req *dialect.Request) *proxy.Request {
 	r := &proxy.Request{
 		Method: x.route.method, Path: x.route.upstream, Body: req.Body,
-		Accept: x.passing("Accept"), UserAgent: x.passing("User-Agent"),
+		Accept: x.forwardedHeader("Accept"), UserAgent: x.forwardedHeader("User-Agent"),
 		FirstByte: s.FirstByte, Idle: s.Idle, Deadline: x.deadline(),
 	}
-	if x.route.class == management {
+	if x.route.purpose == management {
 		// Hashing and downloading are silent for as long as they take.
 		r.FirstByte, r.Idle = 0, 0
 		// A pull or a delete that arrived just as its connection ended may be under way.

@@ -43,7 +43,7 @@ func TestNativeAnswersPassUnchanged(t *testing.T) {
 			b.ollama.Script("POST", c.path, ollamatest.Answer{Recording: c.recording})
 			got := b.do("POST", c.path, key, string(ollamatest.RecordedRequest(c.recording)))
 			status, header, body := recorded(t, c.recording)
-			// A failure has its sentence where ours have it, and is Ollama's byte for byte but for that.
+			// A failure has its message in our additional field too. Apart from that, it is Ollama's byte for byte.
 			if i := strings.LastIndexByte(body, '}'); c.adds != "" {
 				body = body[:i] + c.adds + body[i:]
 			}
@@ -60,8 +60,8 @@ func TestNativeAnswersPassUnchanged(t *testing.T) {
 	}
 }
 
-// An option of the wrong type is the client's mistake. Ollama calls it its own (500), which SDKs try again; a policed one is told
-// here, and what passes unread is told by Ollama.
+// An option of the wrong type is the client's mistake. Ollama answers 500, which SDKs try again. The gateway reports such an option itself
+// if a policy covers it; Ollama reports the others.
 func TestOptionOfTheWrongType(t *testing.T) {
 	b := start(t, setup{})
 	body := string(ollamatest.RecordedRequest("error-option-type"))
@@ -85,7 +85,7 @@ func TestInjectedUsageIsTakenOutAgain(t *testing.T) {
 		b.ollama.Script("POST", path, ollamatest.Answer{Recording: recordings[1]})
 		got := b.do("POST", path, key, string(ollamatest.RecordedRequest(recordings[0])))
 		if strings.Contains(got.body, `"usage"`) || !strings.HasSuffix(got.body, "data: [DONE]\n\n") {
-			t.Errorf("%s: usage is still there, or the end is not:\n%s", path, got.body)
+			t.Errorf("%s: want the stream without usage and with its end, got:\n%s", path, got.body)
 		}
 		_, _, want := recorded(t, recordings[0])
 		if g, w := strings.Count(got.body, "data: "), strings.Count(want, "data: "); g != w {
@@ -93,12 +93,12 @@ func TestInjectedUsageIsTakenOutAgain(t *testing.T) {
 		}
 		for _, event := range strings.Split(strings.TrimSpace(got.body), "\n\n") {
 			if data := strings.TrimPrefix(event, "data: "); data != "[DONE]" && !json.Valid([]byte(data)) {
-				t.Errorf("%s: an event is no JSON: %s", path, data)
+				t.Errorf("%s: an event is not JSON: %s", path, data)
 			}
 		}
 		seen := b.ollama.RequestsTo("POST", path)
 		if body := string(seen[len(seen)-1].Body); !strings.Contains(body, `"stream_options":{"include_usage":true}`) {
-			t.Errorf("%s: usage was not asked for: %s", path, body)
+			t.Errorf("%s: the gateway did not ask Ollama for usage: %s", path, body)
 		}
 	}
 	stats := b.stats(key)
@@ -125,7 +125,7 @@ func TestBooksHoldWhatOllamaCounted(t *testing.T) {
 	}
 	stats := b.stats(key)
 	if stats["total_requests"] != 6.0 || stats["prompt_tokens"] != 66.0 || stats["completion_tokens"] != 42.0 || stats["last_24h_requests"] != 6.0 {
-		t.Errorf("%v", stats)
+		t.Errorf("got the statistics %v, want 6 requests with 66 and 42 tokens", stats)
 	}
 	if m := stats["requests_by_model"].(map[string]any); m["tiny:latest"] != 6.0 {
 		t.Errorf("by model: %v", m)
@@ -160,7 +160,7 @@ func TestRateLimitAdmitsExactlyTheLimit(t *testing.T) {
 		t.Fatalf("statuses: %v", statuses)
 	}
 	if n := len(b.ollama.RequestsTo("POST", "/api/chat")); n != 100 {
-		t.Errorf("Ollama saw %d requests", n)
+		t.Errorf("Ollama got %d requests", n)
 	}
 	if v := refused.json(t); v["detail"] != "Rate limit exceeded" || v["error"] != "Rate limit exceeded" {
 		t.Errorf("body: %s", refused.body)
@@ -194,7 +194,7 @@ func TestMaxConcurrent(t *testing.T) {
 	close(gate)
 	for range 2 {
 		if r := <-done; r.status != 200 {
-			t.Errorf("%d %s", r.status, r.body)
+			t.Errorf("got %d %s, want 200", r.status, r.body)
 		}
 	}
 	if r := b.do("POST", "/api/chat", key, `{"model":"tiny"}`); r.status != 200 {
@@ -225,7 +225,7 @@ func TestEachChunkIsFlushedAsItComes(t *testing.T) {
 			t.Errorf("line %d: done %v", i, line.Done)
 		}
 		if i < 3 {
-			gate <- struct{}{} // the next chunk is only made when this one has arrived
+			gate <- struct{}{} // Ollama sends the next chunk only after this one has arrived
 		}
 	}
 }
@@ -250,11 +250,11 @@ func TestClientThatLeavesClosesTheUpstream(t *testing.T) {
 	}
 	resp.Body.Close()
 	b.ollama.WaitRequestTo(1, "POST", "/api/chat").WaitClosed()
-	// The one slot is free again: the next request is served.
+	// The only slot is free again, so the next request is served.
 	if r := b.do("POST", "/api/chat", key, `{"model":"tiny","stream":false}`); r.status != 200 {
 		t.Errorf("next: %d %s", r.status, r.body)
 	}
-	// Its slot is given back before its row is written.
+	// The slot is released before the row is written.
 	b.until("both are booked", func() bool {
 		outcomes := b.stats(key)["requests_by_outcome"].(map[string]any)
 		return outcomes["client_gone"] == 1.0 && outcomes["ok"] == 1.0
@@ -279,7 +279,7 @@ func TestUpstreamThatDiesIsNeverAWholeAnswer(t *testing.T) {
 			b.ollama.Script("POST", c.path, fault)
 			r := b.do("POST", c.path, key, c.body)
 			lines := strings.Split(strings.TrimSpace(r.body), "\n")
-			if c.name == "responses" { // its error is the last event but one
+			if c.name == "responses" { // its error is the event before the last
 				lines = lines[:len(lines)-3]
 			}
 			if last := lines[len(lines)-1]; (r.err == nil) != (c.name != "native") || !strings.HasPrefix(last, c.record) || strings.Contains(r.body, "[DONE]") ||
@@ -315,14 +315,14 @@ func TestQueueIsBoundedAndGivesBack(t *testing.T) {
 	for range 3 {
 		go func() { done <- b.do("POST", "/api/chat", key, `{"model":"tiny"}`) }()
 	}
-	first := <-done // one runs, one waits: the third is refused at once
+	first := <-done // one runs and one waits, so the third is refused at once
 	if first.status != 503 || first.header.Get("Retry-After") == "" {
-		t.Errorf("%d %v %s", first.status, first.header, first.body)
+		t.Errorf("got %d %v %s, want 503", first.status, first.header, first.body)
 	}
 	close(gate)
 	for range 2 {
 		if r := <-done; r.status != 200 {
-			t.Errorf("%d %s", r.status, r.body)
+			t.Errorf("got %d %s, want 200", r.status, r.body)
 		}
 	}
 	if l := b.stats(key)["limits"].(map[string]any); l["remaining"] != 8.0 {
@@ -350,7 +350,7 @@ func TestBackendAway(t *testing.T) {
 		t.Errorf("health %d %s", r.status, r.body)
 	}
 	if l := b.stats(key)["limits"].(map[string]any); l["remaining"] != 100.0 {
-		t.Errorf("charged though no backend took it: %v", l)
+		t.Errorf("the request was charged although no backend served it: %v", l)
 	}
 }
 
@@ -408,7 +408,7 @@ func TestStopEndsStreamsWithTheirErrorRecord(t *testing.T) {
 	go func() { done <- b.do("POST", "/api/chat", key, `{"model":"tiny","messages":[]}`) }()
 	b.ollama.WaitRequestTo(1, "POST", "/api/chat")
 	gate <- struct{}{}
-	gate <- struct{}{} // the first record is out when the second is asked for
+	gate <- struct{}{} // the gateway has sent the first record when it reads the second
 	b.stop()
 	r := <-done
 	if r.err == nil || !strings.Contains(r.body, `{"error":"the gateway is stopping`) {
@@ -462,7 +462,7 @@ func TestUpstreamSeesWhatItMay(t *testing.T) {
 		switch name {
 		case "Accept", "User-Agent", "Content-Type", "Content-Length", "Host":
 		default:
-			t.Errorf("upstream saw %s: %v", name, seen.Header[name])
+			t.Errorf("upstream got the header %s: %v", name, seen.Header[name])
 		}
 	}
 }

@@ -16,10 +16,10 @@ import (
 	"ollama-api-service/internal/usage"
 )
 
-// ollamaRuns is what Ollama answers on its root; its clients look for these 17 bytes.
+// ollamaRuns is Ollama's answer to GET /. Its clients look for these 17 bytes.
 const ollamaRuns = "Ollama is running"
 
-// root answers Ollama's clients as Ollama does, and everybody else with what this service is.
+// root answers Ollama's clients as Ollama does. All other clients get a description of this service.
 func (s *Server) root(x *exchange) error {
 	accept := x.r.Header.Get("Accept")
 	if strings.HasPrefix(x.r.UserAgent(), "ollama") || strings.HasPrefix(accept, "text/plain") {
@@ -32,16 +32,17 @@ func (s *Server) root(x *exchange) error {
 	})
 }
 
-// version is that of the oldest server: clients decide by it what they may ask for, and they may be sent to any.
+// version answers with the version of the oldest server. Clients decide by it which features to use, and any server may get the request.
 func (s *Server) version(x *exchange) error {
 	v := s.oldest()
 	if v == "" {
-		return api.Errorf(api.CodeNoBackend, "the Ollama server cannot be reached: try again soon, or ask who runs it")
+		return api.Errorf(api.CodeNoBackend, "the Ollama server cannot be reached: try again soon, or ask the operator")
 	}
 	return x.sendJSON(map[string]string{"version": v})
 }
 
-// oldest is the lowest version of the servers that answer, or, where none does, that were last seen; "" where none was.
+// oldest returns the lowest version of the healthy servers. If no server is healthy, it returns the lowest version that was last seen, or
+// "" if no version was seen.
 func (s *Server) oldest() string {
 	var known, healthy backend.State
 	for _, b := range s.Fleet.All() {
@@ -70,7 +71,7 @@ type healthReport struct {
 	Hint          string                `json:"hint,omitempty"`
 }
 
-// health always answers 200: it is for people and dashboards. Details are for admins.
+// health always answers 200: it is for people and dashboards. Only admins see the details.
 func (s *Server) health(x *exchange) error {
 	report := healthReport{Status: "healthy", OllamaBackend: "healthy", Timestamp: time.Now().UTC()}
 	switch healthy := s.Fleet.Healthy(); {
@@ -102,10 +103,10 @@ func (s *Server) logLinesLost() int64 {
 	return s.LogLinesLost()
 }
 
-// alive says that the process runs, and nothing else: a restart would not mend a backend.
+// alive reports only that the process runs: a restart would not repair a backend.
 func (s *Server) alive(x *exchange) error { return x.sendJSON(map[string]string{"status": "ok"}) }
 
-// readiness says whether requests should be sent here.
+// readiness answers 200 if the gateway can serve requests, and 503 otherwise.
 func (s *Server) readiness(x *exchange) error {
 	if !s.ready.Load() {
 		return api.Errorf(api.CodeStopping, "the gateway is stopping")
@@ -128,7 +129,7 @@ func (x *exchange) send(contentType string, body []byte) error {
 	return x.answer(http.StatusOK, contentType, body)
 }
 
-// answer sends a whole answer of our own.
+// answer sends a complete answer that the gateway itself has written.
 func (x *exchange) answer(status int, contentType string, body []byte) error {
 	body, err := x.pack(body)
 	if err != nil {

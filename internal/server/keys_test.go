@@ -62,7 +62,7 @@ func TestLifeOfAKey(t *testing.T) {
 		t.Errorf("after revoking: %d", r.status)
 	}
 	if r := b.do("GET", "/api/keys/"+preview, adminSecret, ""); r.status != 200 || r.json(t)["revoked_at"] == nil {
-		t.Errorf("the record is gone: %d %s", r.status, r.body)
+		t.Errorf("the record of the revoked key: got %d %s, want 200", r.status, r.body)
 	}
 	entries, _, err := b.store.Audit(t.Context(), store.AuditQuery{Limit: 100})
 	if err != nil {
@@ -144,7 +144,7 @@ func TestRefusedKeys(t *testing.T) {
 		t.Errorf("an unknown query was taken: %d", r.status)
 	}
 	if r := b.do("GET", "/api/keys", adminSecret, ""); r.json(t)["total"] != 1.0 {
-		t.Errorf("something was created: %s", r.body)
+		t.Errorf("a refused request created a key: %s", r.body)
 	}
 }
 
@@ -177,7 +177,7 @@ func TestKeysThatAreBlockedOrBoundElsewhere(t *testing.T) {
 	}
 	here, _ := b.key(`{"name":"here","role":"user","allowed_ips":["127.0.0.1","::1"]}`)
 	if r := b.do("GET", "/api/tags", here, ""); r.status != 200 {
-		t.Errorf("from here: %d %s", r.status, r.body)
+		t.Errorf("from this address: got %d %s", r.status, r.body)
 	}
 }
 
@@ -186,14 +186,14 @@ func TestStatisticsForAdmins(t *testing.T) {
 	key, preview := b.key(`{"name":"worker","role":"user"}`)
 	for range 3 {
 		if r := b.do("POST", "/api/chat", key, `{"model":"tiny","stream":false}`); r.status != 200 {
-			t.Fatalf("%d %s", r.status, r.body)
+			t.Fatalf("got %d %s, want 200", r.status, r.body)
 		}
 	}
 	b.do("POST", "/api/chat", key, `{"model":"unknown","stream":false}`)
 	r := b.do("GET", "/api/admin/stats", adminSecret, "")
 	of := r.json(t)["statistics"].(map[string]any)[preview].(map[string]any)
 	if of["key_name"] != "worker" || of["role"] != "user" || of["total_requests"] != 4.0 || of["last_request"] == nil {
-		t.Errorf("%s", r.body)
+		t.Errorf("got the statistics %s, want 4 requests of the user worker", r.body)
 	}
 	if p := of["response_time_percentiles"].(map[string]any); p["p50"].(float64) <= 0 || p["p99"].(float64) < p["p50"].(float64) {
 		t.Errorf("percentiles: %v", p)
@@ -236,7 +236,7 @@ func TestServicePages(t *testing.T) {
 	}
 }
 
-// deadlines notes the last bound that was set for reading from a connection.
+// deadlines records the last read deadline of a connection.
 type deadlines struct {
 	*httptest.ResponseRecorder
 	last time.Time
@@ -247,8 +247,8 @@ func (d *deadlines) SetReadDeadline(t time.Time) error {
 	return nil
 }
 
-// A bound on reading a body must not stay with the connection: when it passed, every later request on it was taken for one whose
-// client has left.
+// The read deadline of a body must not stay on the connection. When it passed, each later request on the connection was treated as one
+// whose client had left.
 func TestAChangeLeavesNoDeadlineBehind(t *testing.T) {
 	b := start(t, setup{})
 	w := &deadlines{ResponseRecorder: httptest.NewRecorder()}
@@ -256,11 +256,11 @@ func TestAChangeLeavesNoDeadlineBehind(t *testing.T) {
 	r.Header.Set("Authorization", "Bearer "+adminSecret)
 	b.server.ServeHTTP(w, r)
 	if w.Code != http.StatusOK || !w.last.IsZero() {
-		t.Errorf("%d %s; a deadline in %v stays", w.Code, w.Body, time.Until(w.last))
+		t.Errorf("got %d %s; a deadline in %v is still set, want none", w.Code, w.Body, time.Until(w.last))
 	}
 }
 
-// An admin's own key: what would bar its caller is 409, and done where force says so.
+// An admin changes its own key. A change that would lock out its caller gets 409, unless force is set.
 func TestAdminsDoNotBarThemselves(t *testing.T) {
 	for _, static := range []bool{false, true} {
 		b := start(t, setup{change: func(o *server.Options) { o.Live.StaticAdmin = static }})
@@ -280,7 +280,7 @@ func TestAdminsDoNotBarThemselves(t *testing.T) {
 				t.Errorf("%s: %d %s", body, r.status, r.body)
 			}
 			if r := b.do("GET", "/api/keys", own, ""); r.status != 200 {
-				t.Fatalf("%s: the refused change barred its caller: %d", body, r.status)
+				t.Fatalf("%s: the refused change locked out its caller: got %d", body, r.status)
 			}
 			if r := b.do("PATCH", "/api/keys/"+preview+"?force=true", own, body); r.status != 200 {
 				t.Errorf("%s, forced: %d %s", body, r.status, r.body)
@@ -295,7 +295,7 @@ func TestAdminsDoNotBarThemselves(t *testing.T) {
 			`{"expires_at":"` + time.Now().AddDate(0, 1, 0).UTC().Format(time.RFC3339) + `"}`, `{"expires_at":null}`,
 		} {
 			if r := b.do("PATCH", "/api/keys/"+preview, own, body); r.status != 200 {
-				t.Errorf("%s bars nobody: %d %s", body, r.status, r.body)
+				t.Errorf("%s locks no caller out: got %d %s, want 200", body, r.status, r.body)
 			}
 		}
 		_, other := b.key(`{"name":"other","role":"admin"}`)
@@ -303,12 +303,12 @@ func TestAdminsDoNotBarThemselves(t *testing.T) {
 			t.Errorf("another's key: %d %s", r.status, r.body)
 		}
 		if r := b.do("PATCH", "/api/keys/"+other, own, `{"expires_at":"`+past+`"}`); r.status != 400 {
-			t.Errorf("another's key, over already: %d %s", r.status, r.body)
+			t.Errorf("another's key, expired already: %d %s", r.status, r.body)
 		}
 	}
 }
 
-// Only an admin key that works from everywhere counts as the last.
+// Only an admin key that works from any address counts as the last one.
 func TestTheLastAdminWorksFromEverywhere(t *testing.T) {
 	b := start(t, setup{change: func(o *server.Options) { o.Live.StaticAdmin = false }})
 	own, preview := b.key(`{"name":"own","role":"admin"}`)
@@ -322,6 +322,6 @@ func TestTheLastAdminWorksFromEverywhere(t *testing.T) {
 	}
 	b.key(`{"name":"open","role":"admin"}`)
 	if r := b.do("DELETE", "/api/keys/"+preview, own, ""); r.status != 200 {
-		t.Errorf("next to an open one: %d %s", r.status, r.body)
+		t.Errorf("with another admin key without allowed_ips: got %d %s", r.status, r.body)
 	}
 }

@@ -8,8 +8,8 @@ import (
 	"ollama-api-service/internal/limit"
 )
 
-// showLimits writes the key's hourly limit of requests and what is left of it, and its limit of tokens in the dialects that have
-// names for one.
+// showLimits writes the headers of the key's request limit: the limit and the remaining requests of the rolling window. In the dialects
+// that have names for a token limit, it writes that limit too.
 func (x *exchange) showLimits(limits *limit.Memory, taken *limit.Reservation) {
 	var state limit.State
 	if taken != nil {
@@ -38,10 +38,10 @@ func (x *exchange) showLimits(limits *limit.Memory, taken *limit.Reservation) {
 	}
 }
 
-// limitHeaders are how a dialect names a limit, in canonical form.
+// limitHeaders are a dialect's header names for a limit, in canonical form.
 type limitHeaders struct{ limit, remaining, reset string }
 
-// OpenAI's are read by go-openai and LiteLLM, Anthropic's by Zed.
+// go-openai and LiteLLM read OpenAI's headers; Zed reads Anthropic's.
 var (
 	openAIRequests    = &limitHeaders{"X-Ratelimit-Limit-Requests", "X-Ratelimit-Remaining-Requests", "X-Ratelimit-Reset-Requests"}
 	openAITokens      = &limitHeaders{"X-Ratelimit-Limit-Tokens", "X-Ratelimit-Remaining-Tokens", "X-Ratelimit-Reset-Tokens"}
@@ -56,9 +56,9 @@ var (
 	tokenHeaders   = [...]*limitHeaders{dialect.OpenAI: openAITokens, dialect.Responses: openAITokens, dialect.Anthropic: anthropicTokens}
 )
 
-var resetNow = []string{"0s"} // of most requests; no one writes to a header's values
+var resetNow = []string{"0s"} // shared by most requests; nothing changes the values of a header
 
-// resetAs is a time to wait in the form of the dialect: a duration ("6m0s") in OpenAI's, a moment (RFC 3339) in Anthropic's.
+// resetAs formats a time to wait for the dialect: as a duration ("6m0s") for OpenAI's, as a point in time (RFC 3339) for Anthropic's.
 func (x *exchange) resetAs(wait time.Duration) []string {
 	switch {
 	case x.family == dialect.Anthropic:

@@ -12,7 +12,7 @@ import (
 	"ollama-api-service/internal/server"
 )
 
-// Each dialect names limits in its own way, with times in its own form.
+// Each dialect has its own names for limits and its own form of times.
 func TestLimitsInEachDialect(t *testing.T) {
 	b := start(t, setup{})
 	requests, _ := b.key(`{"name":"requests","role":"user","rate_limit":10}`)
@@ -73,7 +73,7 @@ func TestLimitsInEachDialect(t *testing.T) {
 	}
 }
 
-// Codex shows a limit, and when it ends, if it reads this type and this time. A limit that ends in a moment is for it to wait for.
+// Codex shows a limit and its end if the answer has this type and this time. If a limit ends in a moment, Codex should wait for it.
 func TestUsageLimitForCodex(t *testing.T) {
 	b := start(t, setup{change: func(o *server.Options) { o.Throttle = auth.NewThrottle(10, time.Now) }})
 	b.ollama.Script("POST", "/v1/responses", ollamatest.Answer{Tokens: 20, PromptTokens: 10})
@@ -96,7 +96,7 @@ func TestUsageLimitForCodex(t *testing.T) {
 		}
 	}
 	wrong := reply{status: 401}
-	for i := 0; wrong.status == 401 && i < 100; i++ { // until its address has tried too many
+	for i := 0; wrong.status == 401 && i < 100; i++ { // until the address has sent too many wrong keys
 		wrong = b.do("POST", "/v1/responses", "no key "+strconv.Itoa(i), `{}`)
 	}
 	if wrong.status != 429 || !strings.Contains(wrong.body, `"rate_limit_error"`) {
@@ -107,11 +107,12 @@ func TestUsageLimitForCodex(t *testing.T) {
 	defer b.leave("/api/chat", key, `{"model":"tiny"}`, false)()
 	b.ollama.WaitRequestTo(1, "POST", "/api/chat")
 	if r := b.do("POST", "/v1/responses", key, `{"model":"tiny","input":"x"}`); r.status != 429 || !strings.Contains(r.body, `"rate_limit_error"`) || r.header.Get("X-Should-Retry") != "" {
-		t.Errorf("too many at one time: %d %v %s", r.status, r.header, r.body)
+		t.Errorf("too many concurrent requests: got %d %v %s", r.status, r.header, r.body)
 	}
 }
 
-// A failure that a second try cannot change says so: Claude Code repeats a 401 for three minutes otherwise. One that may pass does not.
+// A failure that a second try cannot change has X-Should-Retry: false, because otherwise Claude Code repeats a 401 for three minutes. A
+// failure that may pass does not have it.
 func TestWhatIsWorthASecondTry(t *testing.T) {
 	b := start(t, setup{})
 	key := b.user()

@@ -8,7 +8,7 @@ import (
 	"ollama-api-service/internal/server"
 )
 
-// arrivals is a listener whose connections come from where a test says.
+// arrivals is a listener whose connections have the addresses that a test chooses.
 type arrivals chan net.Conn
 
 func (a arrivals) Accept() (net.Conn, error) {
@@ -28,8 +28,8 @@ type fromAddress struct {
 
 func (c fromAddress) RemoteAddr() net.Addr { return c.addr }
 
-// One address has so many connections and no more, until one of them is closed; an IPv6 client has its /64, and this machine and
-// trusted proxies stand for many.
+// One address may have a bounded number of connections at a time. For IPv6, the bound is for the /64. It does not apply to this machine and
+// trusted proxies, because they stand for many clients.
 func TestConnectionsByAddress(t *testing.T) {
 	const most = 2
 	for _, c := range []struct {
@@ -59,7 +59,7 @@ func TestConnectionsByAddress(t *testing.T) {
 		for _, from := range c.from {
 			arrive(from)
 		}
-		arrive("198.51.100.1:1") // what is behind the refused ones is taken
+		arrive("198.51.100.1:1") // the connection after the refused ones is accepted
 		close(in)
 		var taken []net.Conn
 		for {
@@ -70,17 +70,17 @@ func TestConnectionsByAddress(t *testing.T) {
 			taken = append(taken, conn)
 		}
 		if len(taken)-1 != c.taken {
-			t.Errorf("%v: %d taken, want %d", c.from, len(taken)-1, c.taken)
+			t.Errorf("%v: got %d connections accepted, want %d", c.from, len(taken)-1, c.taken)
 		}
 		if want := len(c.from) - c.taken; refused != want {
-			t.Errorf("%v: %d are counted as refused, want %d", c.from, refused, want)
+			t.Errorf("%v: got %d counted as refused, want %d", c.from, refused, want)
 		}
 		for _, conn := range taken {
 			conn.Close()
-			conn.Close() // net/http may close twice; it counts once
+			conn.Close() // net/http may close twice, which counts once
 		}
 	}
-	// A place is free again when its connection is closed, and only then.
+	// Closing a connection makes room for another one; nothing else does.
 	in := make(arrivals, 1)
 	l := server.LimitAddresses(in, 1, func() []netip.Prefix { return nil }, server.Refusals(func(string) {}))
 	for range 3 {

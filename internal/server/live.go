@@ -7,30 +7,30 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// Live is the settings that can change while the service runs. A request sees one value of it whole, from its beginning to its end.
+// Live holds the settings that can change while the service runs. Each request uses one value of it from beginning to end.
 type Live struct {
 	DefaultLimits  map[api.Role]int64
-	StaticAdmin    bool // an admin key outside the store exists: the last stored one may go
+	StaticAdmin    bool // an admin key outside the store exists, so the last stored one may be revoked
 	TrustedProxies []netip.Prefix
 	Aliases        api.Aliases
-	Policy         []api.ModelPolicy // the operator's, before Standard
-	Standard       api.Policy        // what users' requests may set where nothing else is said
-	Registries     []string          // hosts that models may come from beside Ollama's own
-	Origins        []api.Origin      // whose pages may call from a browser
+	Policy         []api.ModelPolicy // set by the operator; they take precedence over Standard
+	Standard       api.Policy        // what users' requests may set if no other policy applies
+	Registries     []string          // hosts that models may come from, in addition to Ollama's own
+	Origins        []api.Origin      // origins whose pages may call the service from a browser
 }
 
-// snapshot is one value of Live with the handler whose requests see it.
+// snapshot is one value of Live with the handler whose requests use it.
 type snapshot struct {
 	Live
 	handler http.Handler
 }
 
-// Change takes settings over. Requests that are under way keep those that they began with. l must not be changed afterwards.
+// Change applies new settings. Requests under way keep the settings that they began with. The caller must not change l afterwards.
 func (s *Server) Change(l Live) {
 	now := &snapshot{Live: l}
 	now.handler = crossOrigin(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.answer(w, r, &now.Live) }), l.Origins)
 	s.live.Store(now)
 }
 
-// trusted is the trusted proxies of now, for what is not a request yet.
+// trusted returns the current trusted proxies, for connections that have no request yet.
 func (s *Server) trusted() []netip.Prefix { return s.live.Load().TrustedProxies }

@@ -11,8 +11,8 @@ import (
 	"ollama-api-service/internal/server"
 )
 
-// settingsOf are two settings that a request meets at its beginning (whose page it is from) and after its body was read (the model
-// that an alias means, the largest context), so that a mixture shows.
+// settingsOf returns settings that a request uses at its beginning (the origin of its page) and after its body was read (the model
+// of an alias, the largest context), so that a mixture of old and new settings is visible.
 func settingsOf(t *testing.T, origin, model string, context int64) server.Live {
 	t.Helper()
 	o, err := api.ParseOrigin(origin)
@@ -29,7 +29,7 @@ func settingsOf(t *testing.T, origin, model string, context int64) server.Live {
 	}
 }
 
-// A request that began before a change of the settings is served under those before, to its end.
+// A request that began before a change of the settings keeps the old settings to its end.
 func TestARequestSeesOneSnapshot(t *testing.T) {
 	first := settingsOf(t, "https://first.example", "tiny", 1111)
 	b := start(t, setup{change: func(o *server.Options) { o.Live = first }})
@@ -53,12 +53,12 @@ func TestARequestSeesOneSnapshot(t *testing.T) {
 	}()
 	r := <-answered
 	if r.status != 200 || r.header.Get("X-Policy") != "num_ctx=1111" || r.header.Get("Access-Control-Allow-Origin") != "https://first.example" {
-		t.Errorf("%d, X-Policy %q for %q: %s; want the settings at its beginning", r.status, r.header.Get("X-Policy"), r.header.Get("Access-Control-Allow-Origin"), r.body)
+		t.Errorf("%d, X-Policy %q for %q: %s; want the old settings", r.status, r.header.Get("X-Policy"), r.header.Get("Access-Control-Allow-Origin"), r.body)
 	}
-	// The next one is under those of now: its alias leads to a model that is not there.
+	// The next request uses the new settings: its alias leads to a model that does not exist.
 	next := b.request("POST", "/api/chat", user, body)
 	next.Header.Set("Origin", "https://second.example")
 	if r := b.send(next); r.status != 404 || r.header.Get("Access-Control-Allow-Origin") != "https://second.example" {
-		t.Errorf("%d for %q: %s; want the settings of now", r.status, r.header.Get("Access-Control-Allow-Origin"), r.body)
+		t.Errorf("%d for %q: %s; want the new settings", r.status, r.header.Get("Access-Control-Allow-Origin"), r.body)
 	}
 }

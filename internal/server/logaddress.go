@@ -9,7 +9,7 @@ import (
 	"ollama-api-service/internal/auth"
 )
 
-// watches reports whether the route is for probes and scrapes: they come every few seconds and say nothing while they succeed.
+// watches reports whether the route is for probes and scrapes. They come every few seconds; their successes are not worth a log line.
 func (r *route) watches() bool {
 	if r == nil {
 		return false
@@ -21,8 +21,8 @@ func (r *route) watches() bool {
 	return false
 }
 
-// withoutClient is the text of an error with the client's address in the detail that the log may show. The address is in the errors of
-// its connection. Other addresses stay: those of Ollama servers must be read.
+// withoutClient returns an error's text with the client's address shortened as LOG_CLIENT_ADDRESS demands. The errors of a client's
+// connection contain its address. Other addresses stay, because the operator must be able to read those of Ollama servers.
 func (s *Server) withoutClient(text string, client netip.Addr) string {
 	return s.withoutAddresses(text, func(a netip.Addr) bool { return a == client })
 }
@@ -42,7 +42,7 @@ func (s *Server) withoutAddresses(text string, hide func(netip.Addr) bool) strin
 
 var anyAddress = regexp.MustCompile(`\d{1,3}(?:\.\d{1,3}){3}|\[[0-9a-fA-F:.]+(?:%[0-9A-Za-z]+)?\]|[0-9a-fA-F]*:[0-9a-fA-F:]*:[0-9a-fA-F.]*`)
 
-// shown is an address in the detail that the log may show, in a sentence.
+// shown returns an address as it may appear in a sentence of the log.
 func (s *Server) shown(a netip.Addr) string {
 	if text := s.LogAddress.Show(a); text != "" {
 		return text
@@ -50,7 +50,7 @@ func (s *Server) shown(a netip.Addr) string {
 	return "(client)"
 }
 
-// from is where a change came from, for the log. What is no address stays: it is a word like local.
+// from returns the origin of a change for the log. A text that is not an address, such as "local", stays as it is.
 func (s *Server) from(by api.Change) string {
 	if a, err := netip.ParseAddr(by.From); err == nil {
 		return s.shown(a)
@@ -58,7 +58,7 @@ func (s *Server) from(by api.Change) string {
 	return by.From
 }
 
-// network is the network of a client as far as the log may have it; "" is nothing.
+// network returns the network of a client as the log may show it; "" if it may show nothing.
 func (s *Server) network(a netip.Addr) string {
 	if s.LogAddress == api.AddressPrefix || s.LogAddress == api.AddressNone {
 		return s.LogAddress.Show(a)
@@ -66,7 +66,7 @@ func (s *Server) network(a netip.Addr) string {
 	return auth.Neighbourhood(a).String()
 }
 
-// withoutAnyClient is the text of an error of net/http with every address in the detail that the log may show.
+// withoutAnyClient returns the text of an error of net/http with every address shortened as LOG_CLIENT_ADDRESS demands.
 func (s *Server) withoutAnyClient(text string) string {
 	return s.withoutAddresses(text, func(netip.Addr) bool { return true })
 }

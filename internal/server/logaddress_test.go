@@ -12,7 +12,7 @@ import (
 	"ollama-api-service/internal/server"
 )
 
-// from asks as a client behind a trusted proxy, and returns the lines of the log that came of it.
+// from sends a request as a client behind a trusted proxy, and returns the log lines of the request.
 func (b *bed) from(client, method, path, key, body string) string {
 	b.t.Helper()
 	before := len(b.logs.String())
@@ -33,7 +33,7 @@ func (b *bed) from(client, method, path, key, body string) string {
 	return b.logs.String()[before:]
 }
 
-// lastLine waits for the line of a request: it is written after the answer.
+// lastLine waits for the log line of a request, which is written after the answer.
 func (b *bed) lastLine(before int) {
 	b.t.Helper()
 	comes(b.t, func() bool { return strings.Contains(b.logs.String()[before:], `"route"`) })
@@ -54,7 +54,7 @@ func TestLogOfProbes(t *testing.T) {
 			t.Errorf("%s: %s, want %s", path, line, level)
 		}
 	}
-	// What fails is loud.
+	// Failures have a higher level.
 	if line := b.from("", "GET", "/metrics", "oas_wrong", ""); !strings.Contains(line, `"level":"WARN"`) {
 		t.Errorf("/metrics without a good key: %s, want a warning", line)
 	}
@@ -88,24 +88,24 @@ func TestLogOfAddresses(t *testing.T) {
 		if c.want != whole && strings.Contains(lines, whole) {
 			t.Errorf("%q of %s: the log shows the address:\n%s", c.detail, c.client, lines)
 		}
-		// Three lines of requests, and that of the new key.
+		// Three lines for requests, and one for the new key.
 		if n := strings.Count(lines, c.want); c.want != "" && n != 4 {
 			t.Errorf("%q of %s: %d times %s in the log, want 4:\n%s", c.detail, c.client, n, c.want, lines)
 		}
 		if c.want == "" && strings.Contains(lines, `"client"`) {
-			t.Errorf("%q: the log has a client:\n%s", c.detail, lines)
+			t.Errorf("%q: the log contains a client's address:\n%s", c.detail, lines)
 		}
-		// The books have it whole.
+		// The books have the whole address.
 		if err := b.books.Flush(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if rows := b.do("GET", "/api/admin/requests", adminSecret, "").body; !strings.Contains(rows, whole) {
-			t.Errorf("%q: the books have not the address %s: %s", c.detail, whole, rows)
+			t.Errorf("%q: want the address %s in the books, got %s", c.detail, whole, rows)
 		}
 	}
 }
 
-// What net/http says of broken connections names their addresses: at least in debug they would be whole.
+// net/http's messages about broken connections contain addresses. Without the setting, the debug log would show them in full.
 func TestLogOfBrokenConnections(t *testing.T) {
 	for detail, want := range map[api.AddressDetail]string{api.AddressFull: "127.0.0.1:", api.AddressPrefix: "127.0.0.0/24:", api.AddressNone: "(client):"} {
 		b := start(t, setup{http2: true, change: func(o *server.Options) { o.LogAddress = detail }})
@@ -123,12 +123,12 @@ func TestLogOfBrokenConnections(t *testing.T) {
 	}
 }
 
-// comes waits until something is so.
+// comes waits until a condition holds.
 func comes(t testing.TB, so func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); !so(); runtime.Gosched() {
 		if time.Now().After(deadline) {
-			t.Fatal("it did not come within ten seconds")
+			t.Fatal("the condition did not hold within ten seconds")
 		}
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"ollama-api-service/internal/dialect"
 )
 
-// caller is the request as the typed operations see it.
+// caller returns the part of the request that the typed operations use.
 func (x *exchange) caller() *admin.Caller {
 	return &admin.Caller{
 		Key: x.key, Addr: addressText(x.addr), CSV: strings.HasPrefix(x.r.Header.Get("Accept"), "text/csv"),
@@ -25,18 +25,18 @@ func (x *exchange) caller() *admin.Caller {
 	}
 }
 
-// manage has a typed operation answer. A body passes the guard of the inference routes first: huma's decoder, too, would take the last of
-// two fields.
+// manage lets a typed operation answer. It first checks the body as the inference routes do, because huma's decoder would accept a
+// duplicate field and use its last value.
 func (s *Server) manage(x *exchange) error {
 	if x.r.URL.RawQuery != "" && strings.Contains(x.r.URL.RawQuery, ";") {
-		return api.Errorf(api.CodeBadRequest, "the query must separate its parts by &")
+		return api.Errorf(api.CodeBadRequest, "separate the parts of the query with &")
 	}
 	if err := admin.CheckParam(x.route.template, x.param); err != nil {
 		return err
 	}
 	c := x.caller()
 	r := x.r.WithContext(x.r.Context())
-	u, err := url.ParseRequestURI(x.path) // as the table has understood it
+	u, err := url.ParseRequestURI(x.path) // as the table has read it
 	if err != nil {
 		return api.Wrap(api.CodeBadRequest, err, "the path cannot be read")
 	}
@@ -54,7 +54,7 @@ func (s *Server) manage(x *exchange) error {
 			return err
 		}
 		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
-		// Ollama's own examples are curl -d without a content type, and so are ours.
+		// Ollama's examples, and ours, use curl -d without a content type.
 		r.Header = r.Header.Clone()
 		r.Header.Set("Content-Type", "application/json")
 	}

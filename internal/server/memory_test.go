@@ -22,8 +22,8 @@ import (
 	"ollama-api-service/internal/server"
 )
 
-// Large bodies of all requests together have a bound: who comes when it is reached is told to come again, small ones pass, and
-// when the large ones are done all is free again.
+// The large bodies of all requests together have a bound. When it is reached, a request with another large body gets 503 with Retry-After,
+// and small bodies still pass. When the large ones are done, all memory is free again.
 func TestBodiesInMemoryAreBounded(t *testing.T) {
 	const large = 900 << 10
 	b := start(t, setup{slots: 8, change: func(o *server.Options) { o.BodyMemory = 3 << 20 }})
@@ -39,22 +39,22 @@ func TestBodiesInMemoryAreBounded(t *testing.T) {
 		probe := b.do("POST", "/v1/messages/count_tokens", key, body(large))
 		if probe.status == http.StatusServiceUnavailable {
 			if probe.header.Get("Retry-After") == "" || !strings.Contains(probe.body, "MAX_BODY_MEMORY") {
-				t.Errorf("%v %s", probe.header, probe.body)
+				t.Errorf("got %v %s, want Retry-After and a message with MAX_BODY_MEMORY", probe.header, probe.body)
 			}
 			break
 		}
 		if probe.status != 200 || held > 5 {
-			t.Fatalf("%d large bodies are held, and one more is answered %d", held, probe.status)
+			t.Fatalf("with %d large bodies held, one more got %d, want 503", held, probe.status)
 		}
 		all.Go(func() {
 			if r := b.do("POST", "/api/chat", key, body(large)); r.status != 200 {
-				t.Errorf("%d %s", r.status, r.body)
+				t.Errorf("got %d %s, want 200", r.status, r.body)
 			}
 		})
 		b.ollama.WaitRequestTo(held+1, "POST", "/api/chat")
 	}
 	if held == 0 {
-		t.Error("not even one large body is taken")
+		t.Error("no large body was accepted, want at least one")
 	}
 	if r := b.do("POST", "/v1/messages/count_tokens", key, body(10)); r.status != 200 {
 		t.Errorf("a small body: %d %s", r.status, r.body)
@@ -62,10 +62,10 @@ func TestBodiesInMemoryAreBounded(t *testing.T) {
 	close(gate)
 	all.Wait()
 	if r := b.do("POST", "/v1/messages/count_tokens", key, body(large)); r.status != 200 {
-		t.Errorf("when all is free again: %d %s", r.status, r.body)
+		t.Errorf("after all bodies were freed: got %d %s", r.status, r.body)
 	}
 
-	// What a few KiB are decoded to counts too.
+	// The decoded size of a few compressed KiB counts too.
 	var coded bytes.Buffer
 	z := gzip.NewWriter(&coded)
 	z.Write([]byte(body(large)))
@@ -74,11 +74,11 @@ func TestBodiesInMemoryAreBounded(t *testing.T) {
 	req := small.request("POST", "/v1/messages/count_tokens", small.user(), coded.String())
 	req.Header.Set("Content-Encoding", "gzip")
 	if r := small.send(req); r.status != http.StatusServiceUnavailable {
-		t.Errorf("%d bytes that are %d: %d %s", coded.Len(), large, r.status, r.body)
+		t.Errorf("%d bytes that decode to %d: got %d %s", coded.Len(), large, r.status, r.body)
 	}
 }
 
-// One body of the largest size fits into the least memory that the settings allow, also if it hardly shrinks when it is compressed.
+// One body of the largest size fits into the least memory that the settings allow, even if compression hardly makes it smaller.
 func TestOneBodyAlwaysFits(t *testing.T) {
 	const most = 1 << 20
 	b := start(t, setup{change: func(o *server.Options) { o.MaxBody, o.BodyMemory = most, 2*most }})
@@ -88,14 +88,14 @@ func TestOneBodyAlwaysFits(t *testing.T) {
 	text := base64.StdEncoding.EncodeToString(noise)
 	frame := `{"model":"tiny","messages":[{"role":"user","content":""}]}`
 	body := strings.Replace(frame, `""`, `"`+text[:most-len(frame)]+`"`, 1)
-	var stored bytes.Buffer // a coding that makes it no smaller
+	var stored bytes.Buffer // a coding that does not make it smaller
 	z, err := gzip.NewWriterLevel(&stored, gzip.NoCompression)
 	if err != nil {
 		t.Fatal(err)
 	}
 	z.Write([]byte(body[:most-500] + `"}]}`))
 	z.Close()
-	noisy := byZstd(t, []byte(body[:most-500]+`"}]}`)) // its decoder has a window of 8 MiB, more than all bodies may have here
+	noisy := byZstd(t, []byte(body[:most-500]+`"}]}`)) // its decoder has a window of 8 MiB, more than the bound on all bodies here
 	for name, c := range map[string]struct{ body, coding string }{"plain": {body, ""}, "gzip": {stored.String(), "gzip"}, "zstd": {noisy, "zstd"}} {
 		for _, chunked := range []bool{false, true} {
 			req := b.request("POST", "/v1/messages/count_tokens", key, c.body)
@@ -110,16 +110,16 @@ func TestOneBodyAlwaysFits(t *testing.T) {
 			}
 		}
 	}
-	// Both what came and what it is decoded to are counted.
+	// Both the compressed and the decoded bytes count.
 	less := start(t, setup{change: func(o *server.Options) { o.MaxBody, o.BodyMemory = most, most*3/2 }})
 	req := less.request("POST", "/v1/messages/count_tokens", less.user(), stored.String())
 	req.Header.Set("Content-Encoding", "gzip")
 	if r := less.send(req); r.status != http.StatusServiceUnavailable {
-		t.Errorf("more than there is room for: %d %s", r.status, r.body)
+		t.Errorf("a body above the bound: got %d %s", r.status, r.body)
 	}
 }
 
-// byZstd is text by zstd with the largest window that is read, as a stream whose size is not known when it begins.
+// byZstd compresses text with zstd and the largest window that the gateway accepts, as a stream without a size.
 func byZstd(t *testing.T, text []byte) string {
 	t.Helper()
 	var b strings.Builder
@@ -136,7 +136,7 @@ func byZstd(t *testing.T, text []byte) string {
 	return b.String()
 }
 
-// What one key sends leaves room for others: with bodies that wait for a slot, with uploads that never end, and with compressed ones.
+// One key always leaves memory for others, whether its bodies wait for a slot, never end, or are compressed.
 func TestAKeyHasAShareOfTheMemory(t *testing.T) {
 	if testing.Short() {
 		t.Skip("slow: make test runs it")
@@ -197,7 +197,7 @@ func TestAKeyHasAShareOfTheMemory(t *testing.T) {
 					}
 				})
 			}
-			<-refused // it has its share
+			<-refused // the key has its share
 			if r := b.do("POST", "/v1/messages/count_tokens", other, body); r.status != http.StatusOK {
 				t.Errorf("the body of another key: got %d %s, want 200", r.status, r.body)
 			}

@@ -175,7 +175,7 @@ func (m *metrics) newAnswer(key answer) prometheus.Counter {
 	defer m.answers.mu.Unlock()
 	method, template, class := key.method, noName, noName
 	if r := key.route; r != nil {
-		method, template, class = r.method, r.template, classNames[r.class]
+		method, template, class = r.method, r.template, purposeNames[r.purpose]
 	}
 	c := m.requests.WithLabelValues(method, template, class, strconv.Itoa(key.status))
 	m.answers.addLocked(key, c)
@@ -191,7 +191,7 @@ func (m *metrics) book(r *api.Record) {
 	if c := m.failed[r.ErrorCode]; c != nil && r.Outcome != api.OutcomeOK {
 		c.Inc()
 	}
-	if r.Class != classNames[inference] {
+	if r.Class != purposeNames[inference] {
 		return
 	}
 	how := 0
@@ -244,7 +244,7 @@ func (m *metrics) series(r *api.Record) *usedSeries {
 	m.used.mu.Lock()
 	defer m.used.mu.Unlock()
 	key := served{r.Model, r.Backend}
-	if r.Class == classNames[inference] && good(r.Status) && r.Model != api.UnknownModel && len(m.models) < mostModels {
+	if r.Class == purposeNames[inference] && good(r.Status) && r.Model != api.UnknownModel && len(m.models) < mostModels {
 		m.models[r.Model] = true
 	}
 	if r.Model != "" && !m.models[r.Model] {

@@ -11,13 +11,13 @@ import (
 	"ollama-api-service/internal/usage"
 )
 
-// What metrics cost a streamed chat: its row and its answer.
+// The cost of metrics for a streamed chat: for its row and for its answer.
 func BenchmarkMetricsOfARequest(b *testing.B) {
 	be := backend.New("gpu1", nil, 4, "", "")
 	fleet := backend.NewFleet(be)
 	s := &Server{Options: Options{Fleet: fleet, Books: &usage.Books{}}, Sched: sched.New(fleet, sched.Options{MaxQueue: 1, MaxWait: time.Second})}
 	m := newMetrics(s)
-	x := &exchange{r: &http.Request{Method: "POST"}, route: &route{method: "POST", template: "/api/chat", class: inference}, status: 200}
+	x := &exchange{r: &http.Request{Method: "POST"}, route: &route{method: "POST", template: "/api/chat", purpose: inference}, status: 200}
 	x.record = &api.Record{
 		Admission: api.Admission{Model: "llama3.2:latest", Backend: "gpu1", Class: "inference", Streamed: true}, Outcome: api.OutcomeOK, Status: 200,
 		PromptTokens: 26, CompletionTokens: 120, FirstByte: 250 * time.Millisecond, Total: 1500 * time.Millisecond, Slot: 1490 * time.Millisecond,

@@ -16,12 +16,12 @@ import (
 	"ollama-api-service/internal/server"
 )
 
-// metrics are the samples of a scrape by their text before the value.
+// metrics returns the samples of a scrape by the text before the value.
 func (b *bed) metrics() map[string]float64 {
 	b.t.Helper()
 	r := b.do("GET", "/metrics", adminSecret, "")
 	if r.status != 200 || !strings.HasPrefix(r.header.Get("Content-Type"), "text/plain") {
-		b.t.Fatalf("%d %v %s", r.status, r.header, r.body)
+		b.t.Fatalf("got %d %v %s, want 200", r.status, r.header, r.body)
 	}
 	samples := map[string]float64{}
 	for line := range strings.Lines(r.body) {
@@ -100,11 +100,11 @@ func TestMetricsCountWhatHappened(t *testing.T) {
 		}
 	}
 	if n := got[`ollama_api_slot_seconds_total{backend="gpu1",model="tiny:latest"}`]; n <= 0 || n > 30 {
-		t.Errorf("%v slot seconds", n)
+		t.Errorf("got %v slot seconds", n)
 	}
 	for name := range got {
 		if strings.Contains(name, preview) || strings.Contains(name, "oas_") || strings.Contains(name, "env-admin") || strings.Contains(name, "nosuch") || strings.Contains(name, "nowhere") {
-			t.Errorf("a label holds what clients chose: %s", name)
+			t.Errorf("a label contains text that clients chose: %s", name)
 		}
 	}
 }
@@ -120,7 +120,7 @@ func TestMetricsShowWhatRunsAndWaits(t *testing.T) {
 	}
 	b.ollama.WaitRequestTo(1, "POST", "/api/chat")
 	got := b.metrics()
-	for got["ollama_api_waiting_requests"] == 0 { // the second is on its way
+	for got["ollama_api_waiting_requests"] == 0 { // the second request is still on its way
 		got = b.metrics()
 	}
 	for sample, want := range map[string]float64{`in_flight_requests{backend="gpu1"}`: 1, "waiting_requests": 1, "journal_open_requests": 1, "open_requests": 3} {
@@ -131,15 +131,15 @@ func TestMetricsShowWhatRunsAndWaits(t *testing.T) {
 	close(gate)
 	for range 2 {
 		if r := <-done; r.status != 200 {
-			t.Errorf("%d %s", r.status, r.body)
+			t.Errorf("got %d %s, want 200", r.status, r.body)
 		}
 	}
 	if got := b.metrics(); got["ollama_api_queue_wait_seconds_count"] != 2 || got["ollama_api_queue_wait_seconds_sum"] <= 0 || got[`ollama_api_in_flight_requests{backend="gpu1"}`] != 0 {
-		t.Errorf("afterwards: %v", got)
+		t.Errorf("after all requests, got %v", got)
 	}
 }
 
-// The time between tokens begins at the first byte: neither the wait for it nor the first token itself is in it.
+// The time between tokens begins at the first byte. It contains neither the wait for that byte nor the first token.
 func TestTimePerOutputToken(t *testing.T) {
 	b := start(t, setup{})
 	header, gate := make(chan struct{}), make(chan struct{})
@@ -150,19 +150,19 @@ func TestTimePerOutputToken(t *testing.T) {
 	b.ollama.WaitRequestTo(1, "POST", "/api/chat")
 	before := time.Now()
 	close(header)
-	gate <- struct{}{} // the first token is on its way
+	gate <- struct{}{} // Ollama sends the first token
 	b.ollama.Script("POST", "/api/generate", ollamatest.Answer{Tokens: 1})
 	b.do("POST", "/api/generate", key, `{"model":"tiny"}`) // one token has no time between tokens
 	b.ollama.Script("POST", "/api/generate", ollamatest.Answer{Tokens: 9})
-	b.do("POST", "/api/generate", key, `{"model":"tiny","stream":false}`) // nor does an answer in one piece show it
+	b.do("POST", "/api/generate", key, `{"model":"tiny","stream":false}`) // an answer in one piece does not show it either
 	close(gate)
 	<-done
 	most := time.Since(before).Seconds()
 	got := b.metrics()
 	sum, n := got[`ollama_api_time_per_output_token_seconds_sum{model="tiny:latest"}`], got[`ollama_api_time_per_output_token_seconds_count{model="tiny:latest"}`]
-	// Eleven words are eleven tokens and their ten pauses.
+	// Eleven words are eleven tokens with ten pauses between them.
 	if n != 1 || sum <= 0 || sum > most/10 {
-		t.Errorf("%v answers of %v s a token, want 1 of at most %v", n, sum, most/10)
+		t.Errorf("got %v answers with %v s per token, want 1 with at most %v", n, sum, most/10)
 	}
 }
 
@@ -183,11 +183,11 @@ func TestMetricsOfTheStoreAndOfCertificates(t *testing.T) {
 		t.Errorf("the certificate ends at %v", at)
 	}
 	if _, there := start(t, setup{}).metrics()[`ollama_api_tls_certificate_expiry_timestamp_seconds{name="gateway.example.net"}`]; there {
-		t.Error("a certificate without TLS")
+		t.Error("the certificate's end is a metric without TLS")
 	}
 }
 
-// Clients choose the names of models: only those that a backend has answered for are labels, and no more than a hundred ever.
+// Clients choose the names of models. Only names that a backend has answered for become labels, and at most a hundred of them.
 func TestModelLabelsAreBounded(t *testing.T) {
 	b := start(t, setup{})
 	key := b.admin()
@@ -213,10 +213,10 @@ func TestModelLabelsAreBounded(t *testing.T) {
 		}
 	}
 	if len(models) != 101 || !models["(other)"] || !models["real-99:latest"] || models["real-100:latest"] || models["made-up-1:latest"] {
-		t.Errorf("%d models", len(models))
+		t.Errorf("got %d models as labels, want 100", len(models))
 	}
 	if tokens != 300 {
-		t.Errorf("%v tokens in all, want 300", tokens)
+		t.Errorf("got %v tokens in all, want 300", tokens)
 	}
 }
 
@@ -237,7 +237,7 @@ func TestMetricsWithoutAKey(t *testing.T) {
 	}
 	open := start(t, setup{change: func(o *server.Options) { o.MetricsOpen = true }})
 	if got := ask(open, nil); got != 200 {
-		t.Errorf("from here, with the setting: %d", got)
+		t.Errorf("from this machine, with the setting: got %d", got)
 	}
 	header := func(name, value string) func(*http.Request) {
 		return func(r *http.Request) { r.Header.Set(name, value) }
@@ -262,7 +262,7 @@ func TestMetricsWithoutAKey(t *testing.T) {
 	}
 }
 
-// docs/metrics.md explains each metric of ours with its labels, and none that there is not.
+// docs/metrics.md explains each of our metrics with its labels, and no metric that does not exist.
 func TestMetricsAreDocumented(t *testing.T) {
 	b := start(t, setup{change: func(o *server.Options) {
 		o.Expiry = func() map[string]time.Time { return map[string]time.Time{"gateway.example.net": time.Now()} }
@@ -305,23 +305,23 @@ func TestMetricsAreDocumented(t *testing.T) {
 	if len(want) < 15 || !slices.Equal(got, want) {
 		t.Errorf("docs/metrics.md has\n%s\nand /metrics\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
-	// A query of the document that names a metric which is not there would never show anything.
+	// A documented query with a metric that does not exist would never return anything.
 	known := map[string]bool{}
 	for _, kind := range kinds {
 		known["ollama_api_"+kind[1]] = true
 	}
 	for _, name := range regexp.MustCompile(`ollama_api_\w+`).FindAllString(string(doc), -1) {
 		if base := regexp.MustCompile(`_(bucket|count|sum)$`).ReplaceAllString(name, ""); !known[name] && !known[base] {
-			t.Errorf("docs/metrics.md names %s, which there is not", name)
+			t.Errorf("docs/metrics.md names %s, which does not exist", name)
 		}
 	}
 }
 
-// The metrics of backups are there only with a schedule; 0 is that none was ever made.
+// The metrics of backups exist only if there is a schedule. 0 means that no backup was ever made.
 func TestMetricsOfBackups(t *testing.T) {
 	const last, every = "ollama_api_last_backup_timestamp_seconds", "ollama_api_backup_interval_seconds"
 	if _, ok := start(t, setup{}).metrics()[last]; ok {
-		t.Errorf("%s is there without a schedule", last)
+		t.Errorf("%s exists without a schedule", last)
 	}
 	for _, at := range []time.Time{{}, time.Unix(1_800_000_000, 0)} {
 		got := start(t, setup{change: func(o *server.Options) {

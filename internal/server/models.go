@@ -16,12 +16,12 @@ import (
 )
 
 const (
-	metadataTime = 10 * time.Second // Open WebUI gives a list no longer
-	unionTime    = 4 * time.Second  // of one list among several
+	metadataTime = 10 * time.Second // Open WebUI waits no longer for a list
+	unionTime    = 4 * time.Second  // for one server's list if there are several servers
 	maxMetadata  = 32 << 20
 )
 
-// list answers /api/tags, /api/models, /api/ps and /v1/models with what the key may see.
+// list answers /api/tags, /api/models, /api/ps and /v1/models with the models that the key may see.
 func (s *Server) list(x *exchange) error {
 	resp, body, err := s.union(x)
 	if err != nil {
@@ -32,7 +32,7 @@ func (s *Server) list(x *exchange) error {
 	}
 	aliases := x.live.Aliases
 	if x.route.upstream == "/api/ps" {
-		aliases = nil // what is loaded is loaded under one name
+		aliases = nil // a loaded model is listed under one name
 	}
 	body, err = dialect.FilterModels(body, x.key.MayUse, aliases)
 	if err == nil && x.family == dialect.Anthropic {
@@ -44,7 +44,7 @@ func (s *Server) list(x *exchange) error {
 	return x.pass(resp, body)
 }
 
-// oneModel answers /v1/models/{model} out of the list, so that no name of a client becomes a path at the backend.
+// oneModel answers /v1/models/{model} from the list of models, so that no name from a client becomes a path at the backend.
 func (s *Server) oneModel(x *exchange) error {
 	model, _, err := api.ParseModel(x.param)
 	if err != nil {
@@ -79,7 +79,7 @@ func (s *Server) oneModel(x *exchange) error {
 	return x.pass(resp, entry)
 }
 
-// readQuestion reads a body that asks about a model, and whether the key may use that.
+// readQuestion reads a body that asks about a model, and checks that the key may use the model.
 func (s *Server) readQuestion(x *exchange) (*dialect.Request, error) {
 	body, err := x.readBody(s.mostBody(x.route))
 	if err != nil {
@@ -92,7 +92,7 @@ func (s *Server) readQuestion(x *exchange) (*dialect.Request, error) {
 	return req, mayUse(x.key, req.Alias, req.Models...)
 }
 
-// show answers /api/show; who is no admin does not see the paths of the server.
+// show answers /api/show. Non-admins do not see the paths of the server.
 func (s *Server) show(x *exchange) error {
 	req, err := s.readQuestion(x)
 	if err != nil {
@@ -110,8 +110,8 @@ func (s *Server) show(x *exchange) error {
 	return x.pass(resp, answer)
 }
 
-// countTokens answers /v1/messages/count_tokens, which Ollama does not have, by Ollama's own formula. Claude's clients ask it
-// often: it costs the backend and the key nothing.
+// countTokens answers /v1/messages/count_tokens, which Ollama does not have, with Ollama's own formula. Claude's clients call it often; it
+// costs the backend and the key nothing.
 func (s *Server) countTokens(x *exchange) error {
 	req, err := s.readQuestion(x)
 	if err != nil {
@@ -125,8 +125,8 @@ const (
 	accountSince = "0.12.0" // the first Ollama with accountPath
 )
 
-// account answers POST /api/me: who the Ollama server is signed in as at ollama.com. The ollama command asks it before it pushes, signs in
-// or signs out, and shows the address for signing in that a 401 carries.
+// account answers POST /api/me with the account of the Ollama server at ollama.com. The ollama command sends this request before it pushes,
+// signs in or signs out. It shows its user the sign-in address that a 401 contains.
 func (s *Server) account(x *exchange) error {
 	if err := s.target(x); err != nil {
 		return err
@@ -157,7 +157,7 @@ func (s *Server) hasBlob(x *exchange) error {
 	return nil
 }
 
-// union is the lists of all servers as one: those that do not answer in time are left out, for half a list is better than none.
+// union merges the lists of all servers. Servers that do not answer in time are left out, because half a list is better than none.
 func (s *Server) union(x *exchange) (*proxy.Response, []byte, error) {
 	all := s.Fleet.All()
 	if len(all) == 1 {
@@ -165,7 +165,7 @@ func (s *Server) union(x *exchange) (*proxy.Response, []byte, error) {
 	}
 	asked := slices.DeleteFunc(slices.Clone(all), func(b *backend.Backend) bool { return !b.State().Healthy })
 	if len(asked) == 0 {
-		return nil, nil, api.Errorf(api.CodeNoBackend, "no Ollama server can be reached: try again soon, or ask who runs them")
+		return nil, nil, api.Errorf(api.CodeNoBackend, "no Ollama server can be reached: try again soon, or ask the operator")
 	}
 	answers := make([]listAnswer, len(asked))
 	var running sync.WaitGroup
@@ -197,7 +197,7 @@ func (s *Server) union(x *exchange) (*proxy.Response, []byte, error) {
 	return first.resp, body, nil
 }
 
-// listAnswer is what one server answered.
+// listAnswer is the answer of one server.
 type listAnswer struct {
 	at   *backend.Backend
 	resp *proxy.Response
@@ -205,7 +205,7 @@ type listAnswer struct {
 	err  error
 }
 
-// askHolder brings a question about a model to a server that has it, and to a second one where the first cannot be reached.
+// askHolder sends a question about a model to a server that has the model. If that server cannot be reached, it asks a second one.
 func (s *Server) askHolder(x *exchange, req *dialect.Request) (resp *proxy.Response, answer []byte, err error) {
 	model := req.Model().String()
 	if !s.Fleet.Find(x.r.Context(), model) {
@@ -231,7 +231,7 @@ func (s *Server) ask(x *exchange, b *backend.Backend, method, path string, body 
 	}
 	resp, err := s.pools.to(b).Do(x.r.Context(), &proxy.Request{
 		Method: method, Path: path, Body: body,
-		Accept: x.passing("Accept"), UserAgent: x.passing("User-Agent"), FirstByte: wait, Idle: wait,
+		Accept: x.forwardedHeader("Accept"), UserAgent: x.forwardedHeader("User-Agent"), FirstByte: wait, Idle: wait,
 	})
 	if err != nil {
 		s.note(b, err)
@@ -242,7 +242,7 @@ func (s *Server) ask(x *exchange, b *backend.Backend, method, path string, body 
 		return nil, nil, errCompressed
 	}
 	if resp.Status >= 300 && resp.Status < 400 || resp.Status == http.StatusUnauthorized && path != accountPath {
-		return nil, nil, api.Errorf(api.CodeUpstreamError, "the Ollama server answered %d where it should not: ask who runs it", resp.Status)
+		return nil, nil, api.Errorf(api.CodeUpstreamError, "the Ollama server answered with the unexpected status %d: ask the operator", resp.Status)
 	}
 	answer, all, err := resp.Head(maxMetadata)
 	if err != nil {
@@ -257,7 +257,7 @@ func (s *Server) ask(x *exchange, b *backend.Backend, method, path string, body 
 	return resp, answer, nil
 }
 
-// pass sends a metadata answer on.
+// pass forwards a metadata answer to the client.
 func (x *exchange) pass(resp *proxy.Response, body []byte) error {
 	body = dialect.AddSentence(x.family, resp.Status, body)
 	h := x.Header()

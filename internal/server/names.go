@@ -7,29 +7,29 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// nameModel gives a request its model's name in the books, if that was not known before and a server has run it: one that was just
-// made, or one that Ollama runs off-site.
+// nameModel sets the model's name in the record of a request whose model was unknown when it began, if a server has run it. Such a model
+// was just created, or Ollama runs it in the cloud.
 func (b *booking) nameModel(outcome api.Outcome) {
 	r := &b.record
 	if r.Model != api.UnknownModel || outcome != api.OutcomeOK && r.CompletionTokens == 0 {
 		return
 	}
-	// A list that was read since may have it: a pull, a copy.
+	// A list that was read in the meantime may have it, after a pull or a copy.
 	if name := b.req.Model().String(); b.s.Fleet.Knows(name) || b.s.unlisted.take(name) {
 		r.Model, r.Alias = name, b.req.Alias
 	}
 }
 
-// mostUnlisted bounds the models that have their own names though no server lists them: a server may answer for any name.
+// mostUnlisted bounds the number of unlisted models that keep their own names: a server may answer for any name.
 const mostUnlisted = 100
 
-// unlisted are those models.
+// unlisted holds the names of models that a server has run although no server lists them.
 type unlisted struct {
 	mu    sync.Mutex
 	names map[string]bool
 }
 
-// take reports whether a model is one of them, or becomes one.
+// take adds a model if there is room, and reports whether the model is in the set.
 func (u *unlisted) take(model string) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()

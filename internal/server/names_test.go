@@ -16,7 +16,7 @@ import (
 	"ollama-api-service/internal/store"
 )
 
-// invented are requests for models that clients made up, over every dialect, streamed and not.
+// invented are requests for models that do not exist, in every dialect, streamed and not.
 func invented(n int) (path, body string) {
 	bodies := []struct{ path, body string }{
 		{"/api/chat", `{"model":"made-up-%d","messages":[],"stream":false}`},
@@ -25,14 +25,14 @@ func invented(n int) (path, body string) {
 		{"/api/embed", `{"model":"hub-%d.example/a/b:c","input":"x"}`},
 		{"/v1/chat/completions", `{"model":"gpt-%d","messages":[{"role":"user","content":"x"}],"stream":true}`},
 		{"/v1/messages", `{"model":"claude-%d","max_tokens":5,"messages":[{"role":"user","content":"x"}]}`},
-		{"/v1/chat/completions", `{"model":"any-%d","messages":[{"role":"user","content":"x"}]}`}, // an alias of a model that is not there
+		{"/v1/chat/completions", `{"model":"any-%d","messages":[{"role":"user","content":"x"}]}`}, // an alias of a model that does not exist
 	}
 	b := bodies[n%len(bodies)]
 	return b.path, fmt.Sprintf(b.body, n)
 }
 
-// Names that clients make up share one name in the books, in statistics and in metrics, whether the server says that it lacks the model
-// or cannot be asked. The row has the name that was asked for.
+// Names that clients make up share one name in the books, in statistics and in metrics, whether the server answers that it lacks the model
+// or cannot be reached. The row has the requested name.
 func TestNamesThatClientsMakeUp(t *testing.T) {
 	for _, down := range []bool{false, true} {
 		b := start(t, setup{change: func(o *server.Options) {
@@ -44,7 +44,7 @@ func TestNamesThatClientsMakeUp(t *testing.T) {
 		}})
 		key, _ := b.key(`{"name":"inventor","role":"user","rate_limit":null}`)
 		if r := b.do("POST", "/api/chat", key, `{"model":"tiny","stream":false}`); r.status != 200 {
-			t.Fatalf("%d %s", r.status, r.body)
+			t.Fatalf("got %d %s, want 200", r.status, r.body)
 		}
 		if down {
 			b.ollama.Close()
@@ -66,7 +66,7 @@ func TestNamesThatClientsMakeUp(t *testing.T) {
 			t.Errorf("down %v: groups: %.300s", down, r.body)
 		}
 		if text := b.do("GET", "/metrics", adminSecret, "").body; strings.Contains(text, "made-up") || strings.Contains(text, "gpt-") {
-			t.Errorf("down %v: a name that was made up is a label", down)
+			t.Errorf("down %v: an invented name is a label", down)
 		}
 		if down {
 			continue
@@ -82,13 +82,13 @@ func TestNamesThatClientsMakeUp(t *testing.T) {
 	}
 }
 
-// A model that comes to a server, or that runs without being listed, has its own name once it has run.
+// A model that is new on a server, or that runs without being listed, has its own name once it has run.
 func TestAModelThatRunsHasItsName(t *testing.T) {
 	b := start(t, setup{})
 	key := b.user()
-	b.ollama.Models("tiny:latest", "new:latest") // by another way than the gateway
+	b.ollama.Models("tiny:latest", "new:latest") // not through the gateway
 	if r := b.do("POST", "/api/chat", key, `{"model":"new","stream":false}`); r.status != 200 {
-		t.Fatalf("%d %s", r.status, r.body)
+		t.Fatalf("got %d %s, want 200", r.status, r.body)
 	}
 	b.ollama.Models("tiny:latest")
 	b.fleet.ProbeAll(t.Context())
@@ -98,7 +98,7 @@ func TestAModelThatRunsHasItsName(t *testing.T) {
 	}
 }
 
-// A server that answers for every name gives no more of them to the books than there is room for.
+// If a server answers for every name, the number of these names in the books is bounded.
 func TestAServerThatAnswersForEveryName(t *testing.T) {
 	b := start(t, setup{})
 	key, _ := b.key(`{"name":"inventor","role":"user","rate_limit":null}`)
@@ -112,7 +112,7 @@ func TestAServerThatAnswersForEveryName(t *testing.T) {
 	}
 }
 
-// Models that come to a server through the gateway are listed: they use up no name of those that no server lists.
+// Models that are pulled through the gateway are listed, so they do not count towards the bound on unlisted names.
 func TestPulledModelsLeaveRoomForNames(t *testing.T) {
 	b := start(t, setup{})
 	models := []string{"tiny:latest"}
@@ -123,7 +123,7 @@ func TestPulledModelsLeaveRoomForNames(t *testing.T) {
 	})
 	for n := range 105 {
 		if r := b.do("POST", "/api/pull", adminSecret, fmt.Sprintf(`{"model":"pulled-%d"}`, n+1)); r.status != 200 {
-			t.Fatalf("%d %s", r.status, r.body)
+			t.Fatalf("got %d %s, want 200", r.status, r.body)
 		}
 	}
 	key := b.user()
@@ -137,7 +137,7 @@ func TestPulledModelsLeaveRoomForNames(t *testing.T) {
 	}
 }
 
-// A client of IPv6 has 2⁶⁴ addresses, and is one line of the counters of refusals.
+// An IPv6 client has 2⁶⁴ addresses. All of them share one counter of refusals.
 func TestRefusalsOfOneNetworkAreOneCounter(t *testing.T) {
 	b := start(t, setup{})
 	who := map[string]bool{}
@@ -154,7 +154,7 @@ func TestRefusalsOfOneNetworkAreOneCounter(t *testing.T) {
 	}
 }
 
-// A wait of retention is in /health for admins, and for nobody else.
+// /health shows admins, and only admins, that retention is waiting.
 func TestHealthSaysThatRetentionWaits(t *testing.T) {
 	b := start(t, setup{})
 	ctx, stop := context.WithCancel(t.Context())
@@ -175,6 +175,6 @@ func TestHealthSaysThatRetentionWaits(t *testing.T) {
 		t.Errorf("an admin reads %v", waits)
 	}
 	if r := b.do("GET", "/health", "", ""); strings.Contains(r.body, "retention") {
-		t.Errorf("anybody reads %s", r.body)
+		t.Errorf("without an admin key, got %s", r.body)
 	}
 }

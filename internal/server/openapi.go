@@ -20,8 +20,8 @@ import (
 // object is a part of the OpenAPI document.
 type object = map[string]any
 
-// describe makes the OpenAPI document: what huma knows of the typed operations, over it the entries written in web/openapi,
-// and over both what the route table decides - who may enter, how it fails, what it counts.
+// describe builds the OpenAPI document. It starts with huma's description of the typed operations, lays the entries in web/openapi over
+// it, and completes both from the route table: who may use a route, how it fails, and which limits apply.
 func (s *Server) describe(typed *huma.OpenAPI) (*web.File, error) {
 	text, err := json.Marshal(typed)
 	if err != nil {
@@ -51,7 +51,7 @@ func (s *Server) describe(typed *huma.OpenAPI) (*web.File, error) {
 		}
 	}
 	for _, name := range written {
-		delete(shared, name) // copied to where they are used
+		delete(shared, name) // they were copied to where they are used
 	}
 	text, err = json.Marshal(doc)
 	if err != nil {
@@ -60,8 +60,8 @@ func (s *Server) describe(typed *huma.OpenAPI) (*web.File, error) {
 	return web.Compress("application/json", text)
 }
 
-// parse reads JSON as far as it is worked on here. Schemas and examples stay as they are written: people read their fields
-// in an order that makes sense, and a map would sort them.
+// parse decodes the parts of JSON that this file works on. Schemas and examples stay raw, because a map would sort their fields, which are
+// written in an order that makes sense to readers.
 func parse(name string, raw json.RawMessage) (any, error) {
 	raw = bytes.TrimSpace(raw)
 	if len(raw) > 0 && raw[0] == '"' {
@@ -102,7 +102,7 @@ func merge(base, over object) {
 	}
 }
 
-// at is the object below the names, made where it is missing.
+// at returns the object at the path of names, and creates the objects that are missing.
 func at(o object, names ...string) object {
 	for _, name := range names {
 		next, ok := o[name].(object)
@@ -115,7 +115,7 @@ func at(o object, names ...string) object {
 	return o
 }
 
-// complete writes into an operation what follows from its line in the table and from the settings.
+// complete adds to an operation what follows from its row in the routing table and from the settings.
 func (s *Server) complete(op object, r *route, shared object) {
 	switch {
 	case r.optional, r.access == adminsOrHere && s.MetricsOpen:
@@ -127,7 +127,7 @@ func (s *Server) complete(op object, r *route, shared object) {
 	responses := at(op, "responses")
 	for status, answer := range responses {
 		if code, err := strconv.Atoi(status); err != nil || code >= 400 {
-			delete(responses, status) // huma's guesses: how a route fails is said below
+			delete(responses, status) // huma's guesses; the loop below adds the real failures
 		} else {
 			responses[status] = r.success(answer.(object), shared)
 		}
@@ -141,8 +141,8 @@ func (s *Server) complete(op object, r *route, shared object) {
 	}
 }
 
-// success is an answer of the entry with the headers that this route has. What several entries share is copied, for it may
-// differ in these.
+// success returns an answer of the entry with the headers of this route. It copies an answer that several entries share, because their
+// headers may differ.
 func (r *route) success(answer, shared object) object {
 	own := object{}
 	if ref, ok := answer["$ref"].(string); ok {
@@ -158,22 +158,22 @@ func (r *route) success(answer, shared object) object {
 	return own
 }
 
-// conditions say who may ask and how much.
+// conditions returns the sentence that tells who may use the route and which limits apply.
 func (s *Server) conditions(r *route) string {
 	who := "any API key"
 	switch {
 	case r.optional:
-		who = "anybody; an admin key sees more"
+		who = "anyone; an admin key sees more"
 	case r.access == anyone:
-		who = "anybody, without a key"
+		who = "anyone, without a key"
 	case r.access == adminsOrHere && s.MetricsOpen:
-		who = "admin keys; on this machine anybody"
+		who = "admin keys; on this machine anyone"
 	case r.access.admin():
 		who = "admin keys"
 	}
 	limits := "none; it is not counted"
 	switch {
-	case r.counted && r.class == inference:
+	case r.counted && r.purpose == inference:
 		limits = fmt.Sprintf("the key's `rate_limit`, `max_concurrent`, tokens and GPU time; %s in all, waiting for a slot included", strings.TrimSuffix(s.MaxRequestTime.String(), "0s"))
 	case r.counted:
 		limits = "the key's `rate_limit` and `max_concurrent`"
@@ -194,14 +194,14 @@ func size(bytes int64) string {
 	return fmt.Sprintf("%d bytes", bytes)
 }
 
-// mostBody is the longest body that a route reads; 0 for those that read none or pass it on unread.
+// mostBody returns the size of the longest body that a route reads. It is 0 for routes that read no body or forward it unread.
 func (s *Server) mostBody(r *route) int64 {
 	switch {
 	case r.kind == dialect.Show:
 		return admin.MaxBody
 	case r.kind != dialect.None:
 		return s.MaxBody
-	case r.class == own && (r.method == http.MethodPost || r.method == http.MethodPatch):
+	case r.purpose == own && (r.method == http.MethodPost || r.method == http.MethodPatch):
 		return admin.MaxBody
 	}
 	return 0
@@ -215,7 +215,7 @@ func (r *route) describeHeader(h object) {
 	if r.counted && r.kind != dialect.None {
 		h["X-Policy"] = headerRef("X-Policy")
 	}
-	if r.class == inference {
+	if r.purpose == inference {
 		h["X-Queue-Wait-Ms"] = headerRef("X-Queue-Wait-Ms")
 	}
 	if r.counted {

@@ -13,7 +13,7 @@ import (
 	"ollama-api-service/internal/server"
 )
 
-// described is the document as the tests below look at it.
+// described is the part of the document that the tests below read.
 type described struct {
 	OpenAPI string
 	Tags    []struct{ Name string }
@@ -58,7 +58,7 @@ func (m media) examples() []json.RawMessage {
 	return list
 }
 
-// document reads the document, and its operations by "METHOD template".
+// document returns the document, and its operations by "METHOD template".
 func document(t *testing.T, b *bed) (described, map[string]operation) {
 	t.Helper()
 	var d described
@@ -99,8 +99,8 @@ func TestEveryRouteIsDescribedAndNothingElse(t *testing.T) {
 	}
 }
 
-// Who reads the document finds of each operation what it is, for whom, an example of what goes in and of what comes out,
-// how it fails and what it costs.
+// The document describes for each operation its purpose, who may use it, an example of its request and answer, how it fails, and which
+// limits apply.
 func TestEveryOperationIsDescribedWhole(t *testing.T) {
 	b := start(t, setup{})
 	d, operations := document(t, b)
@@ -127,7 +127,7 @@ func TestEveryOperationIsDescribedWhole(t *testing.T) {
 					t.Errorf("%s: no example of a body of %s", name, mediaType)
 				}
 			}
-		} else if (line.Method == "POST" || line.Method == "PATCH") && line.Template != "/api/me" { // Ollama's takes none
+		} else if (line.Method == "POST" || line.Method == "PATCH") && line.Template != "/api/me" { // this route of Ollama's takes no body
 			t.Errorf("%s: no body", name)
 		}
 		checkAnswers(t, d, line, o)
@@ -171,7 +171,7 @@ func checkAnswers(t *testing.T, d described, line server.Line, o operation) {
 		}
 	}
 	if good == 0 {
-		t.Errorf("%s: no good answer", name)
+		t.Errorf("%s: no successful answer", name)
 	}
 	must := map[string]bool{
 		"401": !line.Anyone, "403": !line.Anyone, "400": !line.Anyone, "429": line.Counted, "504": line.Counted,
@@ -179,7 +179,7 @@ func checkAnswers(t *testing.T, d described, line server.Line, o operation) {
 	}
 	for status, must := range must {
 		if _, has := o.Responses[status]; must && !has {
-			t.Errorf("%s: nothing about %s", name, status)
+			t.Errorf("%s: the description does not mention %s", name, status)
 		}
 	}
 	if open := o.Security != nil && (len(*o.Security) == 0 || len((*o.Security)[0]) == 0); open != line.Anyone {
@@ -187,7 +187,7 @@ func checkAnswers(t *testing.T, d described, line server.Line, o operation) {
 	}
 }
 
-// An example is what people copy: each one fits its schema.
+// People copy examples, so each example must match its schema.
 func TestEveryExampleFitsItsSchema(t *testing.T) {
 	b := start(t, setup{})
 	text := b.do("GET", "/openapi.json", "", "").body
@@ -240,6 +240,6 @@ func TestEveryExampleFitsItsSchema(t *testing.T) {
 		}
 	}
 	if examples < 100 {
-		t.Errorf("%d examples only", examples)
+		t.Errorf("got only %d examples", examples)
 	}
 }

@@ -21,12 +21,12 @@ const (
 	maxOrigin         = 300 // bytes; a host name has at most 253
 )
 
-// ambient are the fields that name a session or a payer: a page of another origin may not send them. All others are allowed, because
-// SDKs add fields of their own with each version, and none of them carries a right that the page does not have.
+// ambient are the header fields that name a session or a payer. A page of another origin may not send them. All other fields are allowed,
+// because each version of an SDK adds its own, and none of them gives the page a right that it does not have.
 var ambient = []string{"cookie", "x-charge-key", "x-csrf-token"}
 
-// crossOrigin lets pages of the named origins call the service from a browser. The key is in a header that the page sets, never in
-// a cookie: Access-Control-Allow-Credentials is not sent, so a browser adds nothing of its own (Fetch standard, 3.2.5).
+// crossOrigin lets pages of the given origins call the service from a browser. The page sends the key in a header, never in a cookie:
+// Access-Control-Allow-Credentials is not sent, so a browser adds no credentials of its own (Fetch standard, 3.2.5).
 func crossOrigin(next http.Handler, origins []api.Origin) http.Handler {
 	if len(origins) == 0 {
 		return next
@@ -34,7 +34,7 @@ func crossOrigin(next http.Handler, origins []api.Origin) http.Handler {
 	rules := cors.New(cors.Options{
 		AllowOriginFunc: func(origin string) bool { return admits(origins, origin) },
 		AllowedMethods:  []string{"GET", "HEAD", "POST", "PATCH", "DELETE"},
-		AllowedHeaders:  []string{"*"}, // echoes what is asked; a star in the answer would not stand for Authorization
+		AllowedHeaders:  []string{"*"}, // echoes the requested fields; a star in the answer would not include Authorization
 		ExposedHeaders: []string{
 			"Deprecation", "Request-Id", "Retry-After", "X-Backend", "X-Client-Request-Id", "X-Key-Expires", "X-Policy", "X-Queue-Wait-Ms",
 			"X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "X-Request-Id", "X-Should-Retry",
@@ -42,7 +42,7 @@ func crossOrigin(next http.Handler, origins []api.Origin) http.Handler {
 			anthropicRequests.limit, anthropicRequests.remaining, anthropicRequests.reset,
 			anthropicTokens.limit, anthropicTokens.remaining, anthropicTokens.reset,
 		},
-		AllowPrivateNetwork: true, // a page on the internet that the operator has named, and a gateway in a private network
+		AllowPrivateNetwork: true, // a page on the internet that the operator has admitted may call a gateway in a private network
 		MaxAge:              int(preflightLifetime.Seconds()),
 		OptionsPassthrough:  true, // a refusal is written, and logged, like every other one
 	})
@@ -65,7 +65,7 @@ func preflight(r *http.Request) bool {
 	return r.Method == http.MethodOptions && r.Header.Get("Origin") != "" && r.Header.Get(corsAskedMethod) != ""
 }
 
-// withoutAmbient takes the ambient fields out of what a preflight asks for, so that they are not echoed.
+// withoutAmbient removes the ambient fields from the list that a preflight asks for, so that they are not echoed.
 func withoutAmbient(h http.Header) {
 	asked := strings.Split(strings.Join(h[corsAskedHeaders], ","), ",")
 	asked = slices.DeleteFunc(asked, func(name string) bool {
@@ -80,19 +80,20 @@ func admits(origins []api.Origin, origin string) bool {
 	return slices.ContainsFunc(origins, func(o api.Origin) bool { return o.Admits(origin) })
 }
 
-// refusePreflight tells an operator which setting admits the page: the browser shows its user no more than that it failed.
+// refusePreflight returns the refusal of a preflight request, which tells the operator which setting admits the page. The browser shows its
+// user only that the request failed.
 func (x *exchange) refusePreflight() error {
 	if !preflight(x.r) {
 		return nil
 	}
 	origin := x.r.Header.Get("Origin")
 	if admits(x.live.Origins, origin) {
-		return nil // its method is the reason, and the route table says so
+		return nil // the method is the reason, and the route table reports that
 	}
-	// No browser sends a star: a client that does must not get one into the setting.
+	// No browser sends a star. A client that does must not make the operator put one into the setting.
 	if _, err := api.ParseOrigin(origin); err != nil || strings.Contains(origin, "*") || len(origin) > maxOrigin || auth.MayHoldKey(origin) {
 		return api.Errorf(api.CodeForbidden,
-			"pages of this origin may not call the service, and no setting can admit it: its Origin is not one of a browser")
+			"pages of this origin may not call the service, and no setting can admit it: no browser sends such an Origin")
 	}
 	return api.Wrap(api.CodeForbidden, fmt.Errorf("CORS_ORIGINS does not admit %s", origin),
 		fmt.Sprintf("pages of %s may not call this service: its operator can admit them with the setting CORS_ORIGINS=%[1]s", origin))

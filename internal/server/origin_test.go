@@ -48,7 +48,7 @@ func TestPreflight(t *testing.T) {
 			t.Errorf("%s: %d %v, want 204 that allows %q", c.name, r.status, h, c.allowed)
 		}
 		if h.Get("Access-Control-Allow-Private-Network") != "true" {
-			t.Errorf("%s: %v, want a page of the internet to reach a private network", c.name, h)
+			t.Errorf("%s: got %v, want a page on the internet to be allowed into a private network", c.name, h)
 		}
 		if h.Get("Access-Control-Allow-Credentials") != "" || !strings.Contains(strings.Join(h.Values("Vary"), ","), "Origin") {
 			t.Errorf("%s: %v, want Vary: Origin and no credentials", c.name, h)
@@ -74,11 +74,11 @@ func TestPreflight(t *testing.T) {
 		}
 	}
 	if logs := b.logs.String(); !strings.Contains(logs, "CORS_ORIGINS does not admit http://localhost.evil.example") || strings.Contains(logs, "oas_0123456789") {
-		t.Errorf("the log has not the reason, or has the key:\n%s", logs)
+		t.Errorf("want the reason in the log, and not the key; got:\n%s", logs)
 	}
 }
 
-// With the setting unset, the answer and the log say which value admits the page.
+// If the setting is unset, the answer and the log name the value that admits the page.
 func TestPreflightWithoutTheSetting(t *testing.T) {
 	b := start(t, setup{})
 	r := b.preflight("/v1/messages", "chrome-extension://abcdef", "POST", "x-api-key")
@@ -89,6 +89,6 @@ func TestPreflightWithoutTheSetting(t *testing.T) {
 		t.Errorf("the log does not name the setting:\n%s", b.logs.String())
 	}
 	if r := b.do(http.MethodOptions, "/v1/messages", "", ""); r.status != 405 {
-		t.Errorf("OPTIONS that is no preflight: %d, want 405", r.status)
+		t.Errorf("OPTIONS without preflight headers: got %d, want 405", r.status)
 	}
 }

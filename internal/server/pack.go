@@ -8,26 +8,26 @@ import (
 	"github.com/klauspost/compress/gzip"
 )
 
-// leastPacked is the size from which an answer is worth compressing, in bytes.
+// leastPacked is the size in bytes up to which an answer is not worth compressing.
 const leastPacked = 1 << 10
 
-// packed are the routes whose answers are compressed for clients that accept it; all others are sent as they are. An answer that has a
-// secret and something that others can choose must never be one of them, because its length would betray the secret (BREACH). So it is a
-// list of what reads only: what makes a key, or changes one, answers with its text.
+// packed are the routes whose answers are compressed for clients that accept it. All other answers are sent as they are. An answer with
+// both a secret and text that another party can choose must never be compressed, because its length would reveal the secret (BREACH). So
+// this list has only routes that read: routes that create or change a key answer with the text of the key.
 var packed = map[string]bool{
 	"/": true, "/health": true, "/api/keys": true, "/api/keys/{key_preview}": true, "/api/stats": true, "/api/queue": true, "/api/admin/stats": true,
 	"/api/admin/usage": true, "/api/admin/requests": true, "/api/admin/audit": true, "/api/admin/explain/{request_id}": true, "/api/admin/backends": true,
 }
 
 func (r *route) packs() bool {
-	return r.class == own && (r.method == http.MethodGet || r.method == http.MethodHead) && packed[r.template]
+	return r.purpose == own && (r.method == http.MethodGet || r.method == http.MethodHead) && packed[r.template]
 }
 
-// packers are writers that were used before: each has 800 KB of tables.
+// packers pools gzip writers, because each has 800 KB of tables.
 var packers = sync.Pool{New: func() any { return gzip.NewWriter(nil) }}
 
-// pack compresses the body of an answer if that is worth it, and the client and the route allow it. It sets the header for what it
-// returns.
+// pack compresses the body of an answer if it is long enough and the client and the route allow it. It sets the headers that match the body
+// it returns.
 func (x *exchange) pack(body []byte) ([]byte, error) {
 	if !x.route.packs() {
 		return body, nil
@@ -50,7 +50,7 @@ func (x *exchange) pack(body []byte) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// whole holds an answer of the typed operations until its length is known.
+// whole buffers an answer of the typed operations until its length is known.
 type whole struct {
 	http.ResponseWriter
 	status int

@@ -13,7 +13,7 @@ import (
 	"ollama-api-service/internal/server"
 )
 
-// coded asks with a key and an Accept-Encoding, and reads the body as it is on the wire.
+// coded sends a request with a key and an Accept-Encoding, and returns the body as it is on the wire.
 func (b *bed) coded(method, path, key, accept, body string) reply {
 	b.t.Helper()
 	req := b.request(method, path, key, body)
@@ -48,14 +48,14 @@ func TestOurAnswersAreCompressed(t *testing.T) {
 	for _, path := range []string{"/api/keys", "/api/admin/requests", "/api/admin/requests?format=csv", "/api/admin/audit", "/api/admin/stats", "/", "/api/admin/usage?group_by=key,hour,model&limit=1000"} {
 		zipped, whole := b.coded("GET", path, adminSecret, "br, gzip;q=0.8", ""), b.coded("GET", path, adminSecret, "identity", "")
 		if len(whole.body) <= 1024 {
-			continue // nothing is expected of it
+			continue // its answer is not checked
 		}
 		text := unzipped(t, zipped)
 		if zipped.header.Get("Content-Encoding") != "gzip" || zipped.header.Get("Content-Length") != fmt.Sprint(len(zipped.body)) || len(zipped.body)*2 > len(whole.body) {
 			t.Errorf("%s: %v, %d bytes of %d", path, zipped.header, len(zipped.body), len(whole.body))
 		}
 		if path != "/api/admin/stats" && !strings.Contains(path, "usage") && text != whole.body {
-			t.Errorf("%s: another text, %d bytes and %d", path, len(text), len(whole.body))
+			t.Errorf("%s: the unpacked text differs: got %d bytes, want %d", path, len(text), len(whole.body))
 		}
 		if zipped.header.Get("Content-Type") != whole.header.Get("Content-Type") || whole.header.Get("Content-Encoding") != "" {
 			t.Errorf("%s: %v and %v", path, zipped.header, whole.header)
@@ -70,13 +70,13 @@ func TestOurAnswersAreCompressed(t *testing.T) {
 			t.Errorf("Accept-Encoding %q: %v", accept, r.header)
 		}
 	}
-	// A failure says the same to everybody.
+	// A failure is never compressed.
 	if r := b.coded("GET", "/api/keys?sort="+strings.Repeat("x", 2000), adminSecret, "gzip", ""); r.status != 400 || r.header.Get("Content-Encoding") != "" {
 		t.Errorf("%d %v", r.status, r.header)
 	}
 }
 
-// An answer with a secret is never compressed, however long what its caller chose is: the length would betray the secret.
+// An answer with a secret is never compressed, however long the caller's own text is, because the length would reveal the secret.
 func TestSecretsAreNotCompressed(t *testing.T) {
 	b := start(t, setup{})
 	note := strings.Repeat("oas_ ", 199) + "x"
@@ -88,14 +88,14 @@ func TestSecretsAreNotCompressed(t *testing.T) {
 			t.Errorf("%d bytes, %v", len(r.body), r.header)
 		}
 	}
-	// Nothing that changes something is packed: those are the answers that may show a secret.
+	// Routes that change something are never compressed, because their answers may contain a secret.
 	for _, line := range b.server.Table() {
 		if line.Packs && line.Method != http.MethodGet && line.Method != http.MethodHead {
 			t.Errorf("%s %s is compressed", line.Method, line.Template)
 		}
 	}
 	if !slices.ContainsFunc(b.server.Table(), func(l server.Line) bool { return l.Packs }) {
-		t.Error("nothing is compressed")
+		t.Error("no route is compressed, want some")
 	}
 }
 
@@ -165,7 +165,7 @@ func TestKeysPageByPage(t *testing.T) {
 	b.key(`{"name":"meanwhile","role":"user"}`)
 	b.do("DELETE", "/api/keys/"+first.APIKeys[1].KeyPreview, adminSecret, "")
 	if second := ask[keysAnswer](b, "/api/keys?limit=2&cursor="+first.NextCursor); second.APIKeys[0].Name != "beta" || second.Total != 5 {
-		t.Errorf("what came meanwhile moved the next page: %+v", second)
+		t.Errorf("a key that was created in the meantime moved the next page: %+v", second)
 	}
 	for _, query := range []string{"state=gone", "sort=mac", "limit=0", "limit=1001", "limit=x", "cursor=x", "sort=name&cursor=" + first.NextCursor, "role=root", "q=" + strings.Repeat("x", 101), "page=1"} {
 		if r := b.do("GET", "/api/keys?"+query, adminSecret, ""); r.status != 400 {

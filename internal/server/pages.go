@@ -9,8 +9,8 @@ import (
 	"ollama-api-service/web"
 )
 
-// contentPolicy lets the documentation pages load what is served here and nothing else: no script of a page's own text, no
-// eval, no other host, no frame. Both pages write style elements, and ReDoc searches in a worker made of a blob.
+// contentPolicy lets the documentation pages load only files from this service: no inline script, no eval, no other host, no frame. Both
+// pages write style elements, and ReDoc searches in a worker created from a blob.
 const contentPolicy = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; " +
 	"connect-src 'self'; worker-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
@@ -18,7 +18,7 @@ const contentPolicy = "default-src 'none'; script-src 'self'; style-src 'self' '
 func (s *Server) page(x *exchange) error {
 	path := x.r.URL.Path
 	if slashes := len(path) - len(strings.TrimRight(path, "/")); slashes > 0 {
-		// From there the page's own links, which are relative, would lead nowhere.
+		// The page's links are relative and would not work below this path.
 		x.Header().Set("Location", strings.Repeat("../", slashes)+x.route.template[1:])
 		x.WriteHeader(http.StatusPermanentRedirect)
 		return nil
@@ -31,7 +31,7 @@ func (s *Server) page(x *exchange) error {
 	return x.sendFile(site.Pages[strings.TrimPrefix(x.route.template, "/")])
 }
 
-// file answers what the pages load.
+// file serves the files that the pages load.
 func (s *Server) file(x *exchange) error {
 	site, err := s.site()
 	if err != nil {
@@ -44,7 +44,7 @@ func (s *Server) file(x *exchange) error {
 	return x.sendFile(f)
 }
 
-// document is the OpenAPI description of this API.
+// document serves the OpenAPI description of this API.
 func (s *Server) document(x *exchange) error {
 	f, err := s.openAPI()
 	if err != nil {
@@ -53,10 +53,10 @@ func (s *Server) document(x *exchange) error {
 	return x.sendFile(f)
 }
 
-// sendFile answers with a file, compressed where the client takes that. Who asks for the version that this is may keep it
-// for ever; everybody else asks again, and is told when nothing has changed.
+// sendFile answers with a file, compressed if the client accepts that. A client that asks for this exact version may cache it forever.
+// Other clients ask again each time, and get a 304 if the file has not changed.
 func (x *exchange) sendFile(f *web.File) error {
-	etag := `W/"` + f.Version + `"` // weak, for both encodings have it
+	etag := `W/"` + f.Version + `"` // weak, because both encodings have the same tag
 	h := x.Header()
 	h.Set("Etag", etag)
 	h.Set("Vary", "Accept-Encoding")
@@ -83,7 +83,7 @@ func (x *exchange) sendFile(f *web.File) error {
 	return x.send(f.Type, body)
 }
 
-// takesGzip reads an Accept-Encoding header (RFC 9110, section 12.5.3): what it says of gzip counts more than what it says of all.
+// takesGzip reports whether an Accept-Encoding header accepts gzip (RFC 9110, section 12.5.3). An entry for gzip has precedence over "*".
 func takesGzip(accept string) bool {
 	all := false
 	for part := range strings.SplitSeq(accept, ",") {

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// get asks as a browser does, or with another Accept-Encoding, and reads the body as it is on the wire.
+// get sends a request as a browser does, or with another Accept-Encoding, and returns the body as it is on the wire.
 func (b *bed) get(method, path string, header ...string) reply {
 	b.t.Helper()
 	req, err := http.NewRequest(method, b.url+path, nil)
@@ -35,14 +35,14 @@ func TestPagesAndWhatTheyLoad(t *testing.T) {
 		policy := r.header.Get("Content-Security-Policy")
 		for _, want := range []string{"default-src 'none'", "script-src 'self';", "frame-ancestors 'none'", "base-uri 'none'", "connect-src 'self';"} {
 			if !strings.Contains(policy, want) {
-				t.Errorf("%s: no %s in %q", page, want, policy)
+				t.Errorf("%s: want %s in the policy, got %q", page, want, policy)
 			}
 		}
 		if strings.Contains(policy, "unsafe-eval") || regexp.MustCompile(`script-src[^;]*unsafe`).MatchString(policy) {
 			t.Errorf("%s: %q", page, policy)
 		}
 		if regexp.MustCompile(`<script>|<script [^>]*>[^<]|\son[a-z]+=|style=|(src|href)="(https?:)?//`).MatchString(r.body) {
-			t.Errorf("%s has text of a script or asks another host: %s", page, r.body)
+			t.Errorf("%s has an inline script or loads from another host: %s", page, r.body)
 		}
 		for _, m := range loaded.FindAllStringSubmatch(r.body, -1) {
 			files["/"+m[1]] = true
@@ -81,13 +81,13 @@ func TestPagesAndWhatTheyLoad(t *testing.T) {
 			t.Errorf("%s again: %d", path, again.status)
 		}
 		if old := b.get("GET", strings.Replace(path, "?v=", "?v=0", 1), "Accept-Encoding", "gzip"); old.header.Get("Cache-Control") != "no-cache" {
-			t.Errorf("%s of another version: Cache-Control %q", path, old.header.Get("Cache-Control"))
+			t.Errorf("%s with another version: Cache-Control %q", path, old.header.Get("Cache-Control"))
 		}
 	}
 	if r := b.get("GET", "/docs/nothing.js"); r.status != 404 || !strings.Contains(r.body, `"error"`) {
-		t.Errorf("a file that is not there: %d %s", r.status, r.body)
+		t.Errorf("a missing file: got %d %s, want 404", r.status, r.body)
 	}
 	if r := b.get("GET", "/docs/..%2fopenapi.json"); r.status != 404 {
-		t.Errorf("a path as a file: %d", r.status)
+		t.Errorf("a path as a file name: got %d, want 404", r.status)
 	}
 }

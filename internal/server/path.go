@@ -10,9 +10,9 @@ import (
 	"ollama-api-service/internal/dialect"
 )
 
-// cleanPath takes the path as it was sent, and a key off its front. Doubled slashes and those at the end come from base addresses
-// that end in one; they are taken out, and what goes upstream is a constant of the table in any case. Everything else is matched
-// as it is: an encoded path may spell a parameter but never a route (docs/decisions.md).
+// cleanPath reads the path as it was sent and removes a key from its front. Clients whose base address ends in a slash send doubled or
+// trailing slashes; cleanPath removes them. The path that goes upstream is always a constant of the table. Everything else is matched as
+// it is: an encoded path may contain a parameter but never matches a route's constant part (docs/decisions.md).
 func (x *exchange) cleanPath() error {
 	u := x.r.URL
 	x.path = x.s.below(u.EscapedPath())
@@ -29,7 +29,7 @@ func (x *exchange) cleanPath() error {
 	x.family = familyOf(x.path, x.r.Header)
 	switch {
 	case x.r.Method == http.MethodConnect, x.r.Method == http.MethodTrace, x.r.RequestURI == "*":
-		// These are about the service, a connection or what stands between, not about a path of the table.
+		// These concern the service, a connection or a proxy, not a path of the table.
 		x.Header().Set("Allow", "GET, HEAD, POST, PATCH, DELETE")
 		return api.Errorf(api.CodeMethodNotAllowed, "CONNECT, TRACE and the path * are not served")
 	case u.Host != "" || u.Scheme != "" || !strings.HasPrefix(u.Path, "/"):
@@ -38,7 +38,8 @@ func (x *exchange) cleanPath() error {
 	return nil
 }
 
-// below takes BASE_PATH off a path. A path without it stays: a proxy may have taken it off, and probes of this machine do without.
+// below removes BASE_PATH from a path. A path without BASE_PATH is returned as it is: a proxy may have removed the prefix, and probes on
+// this machine do not send it.
 func (s *Server) below(path string) string {
 	if s.BasePath == "" {
 		return path
@@ -64,8 +65,8 @@ func singleSlashes(path string) string {
 	return cmp.Or(b.String(), "/")
 }
 
-// find sets the exchange's route and parameter. It returns CodeNotFound, CodeMethodNotAllowed with the methods there are, or
-// CodeNoWebSocket. HEAD is answered wherever GET is: net/http leaves the body out.
+// find sets the exchange's route and parameter. It returns CodeNotFound, CodeMethodNotAllowed with the allowed methods, or
+// CodeNoWebSocket. Each GET route also answers HEAD: net/http leaves the body out.
 func (t *table) find(x *exchange) error {
 	methods, param := t.at(x.path)
 	if methods == nil || x.encoded && param == "" {
@@ -95,13 +96,13 @@ func (t *table) find(x *exchange) error {
 	}
 	x.Header().Set("Allow", strings.Join(allowed, ", "))
 	if x.r.Method == http.MethodGet && strings.EqualFold(x.r.Header.Get("Upgrade"), "websocket") {
-		return api.Errorf(api.CodeNoWebSocket, "this service speaks no WebSocket: send the request with %s over HTTP",
+		return api.Errorf(api.CodeNoWebSocket, "this service does not support WebSocket: send the request with %s over HTTP",
 			strings.Join(allowed, " or "))
 	}
 	return api.Errorf(api.CodeMethodNotAllowed, "this path answers %s only", strings.Join(allowed, ", "))
 }
 
-// at is the routes of a path, and the parameter that it holds.
+// at returns the routes of a path, and the parameter in the path.
 func (t *table) at(path string) (methods []*route, param string) {
 	if methods := t.exact[path]; methods != nil {
 		return methods, ""
@@ -114,7 +115,7 @@ func (t *table) at(path string) (methods []*route, param string) {
 	return nil, ""
 }
 
-// match decodes the one segment between before and after, once.
+// match returns the segment between before and after, percent-decoded once.
 func (p paramRoutes) match(path string) (string, bool) {
 	if !strings.HasPrefix(path, p.before) || !strings.HasSuffix(path, p.after) || len(path) <= len(p.before)+len(p.after) {
 		return "", false
@@ -127,8 +128,8 @@ func (p paramRoutes) match(path string) (string, bool) {
 	return param, err == nil && param != ""
 }
 
-// unknown is the failure of a path that is not in the table. A client whose base address is wrong must show its user the path
-// that was meant, so the failure is in the dialect of that path.
+// unknown returns the failure of a path that is not in the table. If the base URL of a client is wrong, its user must see the path that
+// was probably meant. So the failure has the dialect of that path.
 func (t *table) unknown(x *exchange) error {
 	meant := ""
 	if !x.encoded {
@@ -144,20 +145,21 @@ func (t *table) unknown(x *exchange) error {
 	}
 	switch {
 	case meant == "":
-		return api.Errorf(api.CodeNotFound, "no such path: GET %s/ lists what there is", x.s.BasePath)
+		return api.Errorf(api.CodeNotFound, "no such path: GET %s/ lists all paths", x.s.BasePath)
 	case x.pathKey == "" && strings.Contains(x.path, "/k/"):
 		return api.Errorf(api.CodeNotFound, "no such path: a key comes first in the path, as in %s/k/KEY%s", x.s.BasePath, meant)
 	case strings.HasPrefix(meant, "/v1/") && !strings.Contains(strings.ToLower(x.path), "/v1"):
-		return api.Errorf(api.CodeNotFound, "no such path: %s is here. The base URL that the client is set to probably needs /v1 at its end",
+		return api.Errorf(api.CodeNotFound, "no such path; did you mean %s? The base URL that the client is set to probably needs /v1 at its end",
 			x.s.BasePath+meant)
 	}
-	return api.Errorf(api.CodeNotFound, "no such path: %s is here. Check the base URL that the client is set to: the client adds the rest of the path itself",
+	return api.Errorf(api.CodeNotFound, "no such path; did you mean %s? Check the base URL that the client is set to: the client adds the rest of the path itself",
 		x.s.BasePath+meant)
 }
 
-// meant is the template of the route that a wrong path ends like, with or without /v1 or /api before it; "" if there is none.
+// meant returns the template of the route that a wrong path ends with, or ends with once /v1 or /api is put before its end. It returns ""
+// if there is no such route.
 func (t *table) meant(path string) string {
-	const most = 4 // segments of the longest template; it bounds the work too
+	const most = 4 // segments of the longest template; this also bounds the work
 	segments := strings.Split(strings.ToLower(path), "/")[1:]
 	for segments = segments[max(0, len(segments)-most):]; len(segments) > 0; segments = segments[1:] {
 		end := "/" + strings.Join(segments, "/")

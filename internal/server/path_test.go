@@ -9,7 +9,7 @@ import (
 	"ollama-api-service/internal/ollamatest"
 )
 
-// Slashes too many come from base addresses that end in one. They change nothing of what Ollama gets.
+// Base URLs that end in a slash cause doubled slashes. They do not change the path that Ollama gets.
 func TestSlashesTooMany(t *testing.T) {
 	b := start(t, setup{})
 	key := b.user()
@@ -67,7 +67,7 @@ func TestSlashesTooMany(t *testing.T) {
 	}
 }
 
-// A base address that is nearly right leads to a sentence with the right path, in the form that this client shows.
+// If a base URL is nearly right, the error message names the right path, in the form that this client shows.
 func TestNearlyRightPaths(t *testing.T) {
 	b := start(t, setup{})
 	key := b.user()
@@ -76,33 +76,33 @@ func TestNearlyRightPaths(t *testing.T) {
 		path, begins, names string
 		anthropic           bool
 	}{
-		{"/chat/completions", openAI, "/v1/chat/completions is here. The base URL that the client is set to probably needs /v1", false},
-		{"/completions", openAI, "/v1/completions is here", false},
-		{"/embeddings", openAI, "/v1/embeddings is here", false},
-		{"/responses", openAI, "/v1/responses is here", false},
-		{"/models", openAI, "/v1/models is here", false},
-		{"/models", anthropic, "/v1/models is here", true},
-		{"/models/tiny", openAI, "/v1/models/{model} is here", false},
-		{"/messages", anthropic, "/v1/messages is here", false},
-		{"/messages/count_tokens", anthropic, "/v1/messages/count_tokens is here", true},
-		{"/v1/v1/messages", anthropic, "/v1/messages is here. Check the base URL", false},
-		{"/v1/v1/chat/completions", openAI, "/v1/chat/completions is here. Check the base URL", false},
-		{"/v1/chat/completions/chat/completions", openAI, "/v1/chat/completions is here", false},
-		{"/v1/api/tags", native, "/api/tags is here", false},
-		{"/v1/api/chat", native, "/api/chat is here", false},
-		{"/api/api/chat", native, "/api/chat is here", false},
-		{"/api/chat/api/chat", native, "/api/chat is here", false},
-		{"/chat", native, "/api/chat is here", false},
-		{"/tags", native, "/api/tags is here", false},
-		{"/ollama/api/tags", native, "/api/tags is here", false},
-		{"/api/v1/chat/completions", openAI, "/v1/chat/completions is here. Check the base URL", false},
-		{"/openai/v1/chat/completions", openAI, "/v1/chat/completions is here. Check the base URL", false},
-		{"/v1beta/models/tiny", openAI, "/v1/models/{model} is here. Check the base URL", false},
-		{"/api/v1/messages", anthropic, "/v1/messages is here", true},
-		{"/api/chat/completions", openAI, "/v1/chat/completions is here", false},
-		{"/openai/v1/responses", openAI, "/v1/responses is here", false},
-		{"/openai/deployments/tiny/chat/completions", openAI, "/v1/chat/completions is here", false},
-		{"/V1/Chat/Completions", openAI, "/v1/chat/completions is here. Check the base URL", false},
+		{"/chat/completions", openAI, "/v1/chat/completions? The base URL that the client is set to probably needs /v1", false},
+		{"/completions", openAI, "/v1/completions?", false},
+		{"/embeddings", openAI, "/v1/embeddings?", false},
+		{"/responses", openAI, "/v1/responses?", false},
+		{"/models", openAI, "/v1/models?", false},
+		{"/models", anthropic, "/v1/models?", true},
+		{"/models/tiny", openAI, "/v1/models/{model}?", false},
+		{"/messages", anthropic, "/v1/messages?", false},
+		{"/messages/count_tokens", anthropic, "/v1/messages/count_tokens?", true},
+		{"/v1/v1/messages", anthropic, "/v1/messages? Check the base URL", false},
+		{"/v1/v1/chat/completions", openAI, "/v1/chat/completions? Check the base URL", false},
+		{"/v1/chat/completions/chat/completions", openAI, "/v1/chat/completions?", false},
+		{"/v1/api/tags", native, "/api/tags?", false},
+		{"/v1/api/chat", native, "/api/chat?", false},
+		{"/api/api/chat", native, "/api/chat?", false},
+		{"/api/chat/api/chat", native, "/api/chat?", false},
+		{"/chat", native, "/api/chat?", false},
+		{"/tags", native, "/api/tags?", false},
+		{"/ollama/api/tags", native, "/api/tags?", false},
+		{"/api/v1/chat/completions", openAI, "/v1/chat/completions? Check the base URL", false},
+		{"/openai/v1/chat/completions", openAI, "/v1/chat/completions? Check the base URL", false},
+		{"/v1beta/models/tiny", openAI, "/v1/models/{model}? Check the base URL", false},
+		{"/api/v1/messages", anthropic, "/v1/messages?", true},
+		{"/api/chat/completions", openAI, "/v1/chat/completions?", false},
+		{"/openai/v1/responses", openAI, "/v1/responses?", false},
+		{"/openai/deployments/tiny/chat/completions", openAI, "/v1/chat/completions?", false},
+		{"/V1/Chat/Completions", openAI, "/v1/chat/completions? Check the base URL", false},
 		{"/v1/k/KEY/chat/completions", openAI, "a key comes first in the path, as in /k/KEY/v1/chat/completions", false},
 		{"/api/k/KEY/api/tags", native, "a key comes first in the path, as in /k/KEY/api/tags", false},
 		{"/v1/nothing", openAI, "no such path: GET / lists", false},
@@ -113,7 +113,7 @@ func TestNearlyRightPaths(t *testing.T) {
 		{"/nothing", native, "no such path: GET / lists", false},
 		{"/api/hello", native, "no such path: GET / lists", false},
 		{"/api/%63hat", native, "no such path: GET / lists", false},
-		{"/" + strings.Repeat("chat/", 1500) + "completions/chat", native, "/api/chat is here", false},
+		{"/" + strings.Repeat("chat/", 1500) + "completions/chat", native, "/api/chat?", false},
 	} {
 		req := b.request("POST", strings.ReplaceAll(c.path, "KEY", key), key, `{"model":"tiny"}`)
 		if c.anthropic {
@@ -124,7 +124,7 @@ func TestNearlyRightPaths(t *testing.T) {
 			t.Errorf("%.80s: %d %s, want 404 that begins with %s and says %q", c.path, r.status, r.body, c.begins, c.names)
 		}
 		if strings.Contains(r.body, key) {
-			t.Errorf("%s: the answer holds the key", c.path)
+			t.Errorf("%s: the answer contains the key", c.path)
 		}
 	}
 	if got := b.ollama.RequestsTo("POST", "/v1/chat/completions"); len(got) > 0 {
@@ -132,7 +132,7 @@ func TestNearlyRightPaths(t *testing.T) {
 	}
 }
 
-// HEAD is answered wherever GET is, with the same role.
+// Each route that answers GET also answers HEAD, for the same role.
 func TestHeadWhereGetIs(t *testing.T) {
 	b := start(t, setup{})
 	key, preview := b.key(`{"name":"user","role":"user"}`)
@@ -160,7 +160,7 @@ func TestHeadWhereGetIs(t *testing.T) {
 	}
 }
 
-// Codex tries a WebSocket first, and goes on over HTTP when it is refused by this status.
+// Codex tries a WebSocket first, and continues over HTTP when it is refused with this status.
 func TestNoWebSocket(t *testing.T) {
 	b := start(t, setup{})
 	for path, want := range map[string]int{"/v1/responses": 426, "/api/chat": 426, "/v1/responses/": 426, "/v1/models": 200, "/v1/realtime": 404} {
@@ -172,13 +172,13 @@ func TestNoWebSocket(t *testing.T) {
 		if r.status != want {
 			t.Errorf("%s: %d %s, want %d", path, r.status, r.body, want)
 		}
-		if want == 426 && (r.header.Get("Upgrade") != "HTTP/1.1" || r.header.Get("Allow") != "POST" || !strings.Contains(r.body, "no WebSocket")) {
-			t.Errorf("%s: %v %s, want Upgrade, Allow and the sentence", path, r.header, r.body)
+		if want == 426 && (r.header.Get("Upgrade") != "HTTP/1.1" || r.header.Get("Allow") != "POST" || !strings.Contains(r.body, "does not support WebSocket")) {
+			t.Errorf("%s: got %v %s, want Upgrade, Allow and the message", path, r.header, r.body)
 		}
 	}
 }
 
-// What clients ask to find out where they are is no event for an operator.
+// The requests with which clients probe a server do not write log lines for the operator.
 func TestProbesOfClients(t *testing.T) {
 	b := start(t, setup{})
 	for _, probe := range []string{
@@ -196,14 +196,14 @@ func TestProbesOfClients(t *testing.T) {
 	}
 }
 
-// The ollama command asks for the account before it pushes, signs in or signs out.
+// The ollama command requests the account before it pushes, signs in or signs out.
 func TestAccount(t *testing.T) {
 	b := start(t, setup{})
 	key := b.user()
 	const signIn = `{"error":"unauthorized","signin_url":"https://ollama.com/connect?name=gpu1&key=c3NoLWVk"}`
 	b.ollama.Script("POST", "/api/me", ollamatest.Answer{Status: 401, Body: signIn}, ollamatest.Answer{Body: `{"id":"1","name":"alice"}`}, ollamatest.Answer{Status: 503, Body: `{"error":"account unavailable"}`})
 	if r := b.do("POST", "/api/me", key, ""); r.status != 403 || !strings.Contains(r.body, "needs an admin key") {
-		t.Errorf("a user: %d %s, want 403 with the sentence for users", r.status, r.body)
+		t.Errorf("a user: %d %s, want 403 with the message for users", r.status, r.body)
 	}
 	if r := b.do("POST", "/api/me", "", ""); r.status != 401 {
 		t.Errorf("no key: %d, want 401", r.status)
@@ -221,6 +221,6 @@ func TestAccount(t *testing.T) {
 		t.Errorf("Ollama got %d requests, want 3 without a body", len(got))
 	}
 	if n := b.stats(adminSecret)["total_requests"]; n != 0.0 {
-		t.Errorf("%v requests are on the books, want none", n)
+		t.Errorf("got %v requests on the books, want none", n)
 	}
 }

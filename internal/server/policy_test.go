@@ -10,8 +10,8 @@ import (
 	"ollama-api-service/internal/server"
 )
 
-// What a user's request may not set is changed or refused before it goes upstream, and the answer says what was changed; a
-// key's own policy comes first, and an admin's request passes as it is.
+// The gateway changes or refuses what a user's request may not set before the request goes upstream. The answer names the changes. A key's
+// own policy has precedence, and an admin's request is not changed.
 func TestPolicyOnTheWay(t *testing.T) {
 	b := start(t, setup{change: func(o *server.Options) { o.Live.Standard = dialect.Standard(4096, time.Hour, 100) }})
 	user := b.user()
@@ -40,12 +40,12 @@ func TestPolicyOnTheWay(t *testing.T) {
 	if l := b.stats(user)["limits"].(map[string]any); l["remaining"] != 99.0 {
 		t.Errorf("refusals were charged: %v", l)
 	}
-	// The policy can be changed and taken away, and is refused where it makes no sense.
+	// The policy can be changed and removed. An invalid policy is refused.
 	if r := b.do("PATCH", "/api/keys/"+preview, adminSecret, `{"policy":null}`); r.status != 200 || r.json(t)["policy"] != nil {
-		t.Errorf("%d %s", r.status, r.body)
+		t.Errorf("got %d %s, want 200", r.status, r.body)
 	}
 	if r := b.do("POST", "/api/chat", free, body); r.header.Get("X-Policy") == "num_predict=7" {
-		t.Errorf("the old policy still rules: %s", r.header.Get("X-Policy"))
+		t.Errorf("the old policy still applies: X-Policy %s", r.header.Get("X-Policy"))
 	}
 	for _, policy := range []string{`{"num_ctx":"max:0"}`, `{"nothing":"drop"}`, `{"raw":"max:1"}`, `{"raw":7}`, `"drop"`} {
 		if r := b.do("PATCH", "/api/keys/"+preview, adminSecret, `{"policy":`+policy+`}`); r.status != 400 {
@@ -54,7 +54,7 @@ func TestPolicyOnTheWay(t *testing.T) {
 	}
 }
 
-// The model's own num_predict is what is reserved of a key's tokens, and where the server says nothing of it, the default holds.
+// The gateway reserves the model's own num_predict of a key's tokens. If the server does not report one, it reserves the default.
 func TestTheModelsOwnNumPredictIsReserved(t *testing.T) {
 	b := start(t, setup{change: func(o *server.Options) { o.Live.Standard = dialect.Standard(4096, time.Hour, 100) }})
 	for _, c := range []struct {
@@ -79,7 +79,7 @@ func TestTheModelsOwnNumPredictIsReserved(t *testing.T) {
 		}()
 		b.ollama.WaitRequestTo(1, "POST", "/api/generate")
 		if held := b.budgets(key)["tokens_per_hour"]["held"]; held != c.own+1 {
-			t.Errorf("%s: %v tokens are held, want one of the prompt and %v", c.name, held, c.own)
+			t.Errorf("%s: got %v tokens reserved, want one for the prompt and %v", c.name, held, c.own)
 		}
 		close(gate)
 		if r := <-answered; r.header.Get("X-Policy") != c.says {

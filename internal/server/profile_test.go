@@ -17,7 +17,7 @@ func TestProfiles(t *testing.T) {
 		{"heap", 200, ""},
 		{"trace?seconds=61", 400, "1 to 60"},
 		{"profile?seconds=-1", 400, "1 to 60"},
-		{"cmdline", 404, "no such profile"}, // flags may hold what is private
+		{"cmdline", 404, "no such profile"}, // flags may contain private text
 		{"symbol", 404, "no such profile"},
 	} {
 		r := b.do("GET", "/debug/pprof/"+c.path, adminSecret, "")

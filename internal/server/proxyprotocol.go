@@ -15,12 +15,12 @@ import (
 
 const (
 	proxyHeaderTime  = 5 * time.Second
-	mostProxyHeaders = 1024 // connections at one time whose header is being read
+	mostProxyHeaders = 1024 // connections whose header is being read at the same time
 )
 
-// proxyProtocol is a listener whose connections begin with a header of the PROXY protocol (version 1 or 2), which says where each
-// comes from. Only trusted proxies may say so. Programs on this machine may come too, with the header that names no client (LOCAL):
-// that is how health checks come.
+// proxyProtocol is a listener whose connections begin with a header of the PROXY protocol (version 1 or 2). The header contains the
+// client's address. Only trusted proxies may send such a header. Programs on this machine may connect with a header without an address
+// (LOCAL), as health checks do.
 type proxyProtocol struct {
 	net.Listener
 	trusted  func() []netip.Prefix
@@ -28,7 +28,7 @@ type proxyProtocol struct {
 
 	ready   chan net.Conn
 	failed  chan error
-	done    context.Context // ends when it is closed
+	done    context.Context // ends when the listener is closed
 	close   context.CancelFunc
 	reading chan struct{}
 	begin   sync.Once
@@ -62,7 +62,7 @@ func (p *proxyProtocol) Close() error {
 	return p.Listener.Close()
 }
 
-// accept reads several headers at the same time: a client that is slow with its own must not hold the others.
+// accept reads several headers at the same time, so that a slow client does not delay the others.
 func (p *proxyProtocol) accept() {
 	for {
 		select {
@@ -74,7 +74,7 @@ func (p *proxyProtocol) accept() {
 		if err != nil {
 			<-p.reading
 			select {
-			case p.failed <- err: // net/http decides whether it goes on
+			case p.failed <- err: // net/http decides whether to continue
 				continue
 			case <-p.done.Done():
 				return
@@ -87,7 +87,7 @@ func (p *proxyProtocol) accept() {
 	}
 }
 
-// greet reads the header of a connection and hands it on, or refuses it.
+// greet reads the header of a connection, and passes the connection to Accept or closes it.
 func (p *proxyProtocol) greet(c net.Conn) {
 	stop := context.AfterFunc(p.done, func() { c.Close() })
 	defer stop()
@@ -117,16 +117,16 @@ func (p *proxyProtocol) greet(c net.Conn) {
 	}
 }
 
-// ownAddress is the address of this end: programs on this machine that connect to it come from it too.
+// ownAddress returns the local address of c. A program on this machine that connects to this address also connects from it.
 func ownAddress(c net.Conn) netip.Addr {
 	a, _ := netip.ParseAddrPort(c.LocalAddr().String())
 	return a.Addr().Unmap().WithZone("")
 }
 
-// proxiedConn is a connection that a proxy has passed on.
+// proxiedConn is a connection that a proxy has forwarded.
 type proxiedConn struct{ *proxyproto.Conn }
 
-// CloseWrite is what net/http looks for to end a connection whose client still sends.
+// CloseWrite lets net/http end a connection whose client is still sending.
 func (c proxiedConn) CloseWrite() error {
 	if half, ok := c.Raw().(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()

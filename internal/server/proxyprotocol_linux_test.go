@@ -17,7 +17,7 @@ import (
 	"ollama-api-service/internal/server"
 )
 
-// v2 is a header of version 2 from an address.
+// v2 returns a header of version 2 with an address.
 func v2(t *testing.T, from string) string {
 	t.Helper()
 	var to net.Addr = &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 80}
@@ -43,7 +43,7 @@ func local(t *testing.T) string {
 	return string(text)
 }
 
-// askRaw sends a request behind a header, and returns the status, or 0 where the connection ended.
+// askRaw sends a header and a request, and returns the status, or 0 if the connection ended without one.
 func askRaw(t *testing.T, c net.Conn, header, path, key, forwarded string) int {
 	t.Helper()
 	defer c.Close()
@@ -98,7 +98,7 @@ func TestProxyProtocol(t *testing.T) {
 			t.Errorf("%s: %d, want %d", c.name, got, c.want)
 		}
 	}
-	// One that never sends its header does not hold the others up; connections are counted by the client's address.
+	// A connection that never sends its header does not delay the others. Connections are counted by the client's address.
 	b.dialRaw()
 	hold := func(from string) (taken bool) {
 		c := b.dialRaw()
@@ -108,11 +108,11 @@ func TestProxyProtocol(t *testing.T) {
 	}
 	for i := range 4 {
 		if taken := hold("203.0.113.99:1"); taken != (i < 3) {
-			t.Errorf("connection %d of one client is taken: %v", i+1, taken)
+			t.Errorf("connection %d of one client: got accepted %v", i+1, taken)
 		}
 	}
 	if !hold("203.0.113.100:1") {
-		t.Error("another client is refused")
+		t.Error("another client was refused, want it accepted")
 	}
 	if log := b.logs.String(); !strings.Contains(log, `"reason":"proxy_protocol"`) || !strings.Contains(log, `"network":"203.0.113.99/32"`) {
 		t.Error("the refusals are not logged")
@@ -129,14 +129,15 @@ func TestProxyProtocolBeforeTLS(t *testing.T) {
 	io.WriteString(c, v2(t, "203.0.113.7:51008"))
 	secure := tls.Client(c, trust)
 	if got := askRaw(t, secure, "", "/healthz", "", ""); got != 200 {
-		t.Errorf("behind TLS: %d", got)
+		t.Errorf("with TLS: got status %d", got)
 	}
 	if !strings.Contains(b.logs.String(), `"client":"203.0.113.7"`) {
 		t.Error("the log does not have the client's address")
 	}
 }
 
-// A peer that is no trusted proxy is refused whatever it says, and one on this machine may only come in its own name.
+// A peer that is not a trusted proxy is refused whatever its header says. A program on this machine may only use a header without an
+// address.
 func TestProxyProtocolOfAStranger(t *testing.T) {
 	if !netbed.Inside(t) {
 		return
@@ -169,9 +170,9 @@ func TestProxyProtocolOfAStranger(t *testing.T) {
 	from(stranger, "", 0)
 	b.url = "http://127.0.0.1:8000"
 	if got := askRaw(t, b.dialRaw(), local(t), "/healthz", "", ""); got != 200 {
-		t.Errorf("a health check of this machine: %d", got)
+		t.Errorf("a health check from this machine: got %d", got)
 	}
 	if got := askRaw(t, b.dialRaw(), v2(t, "203.0.113.7:1"), "/healthz", "", ""); got != 0 {
-		t.Errorf("a program of this machine in another's name: %d", got)
+		t.Errorf("a program on this machine with another address in its header: got %d", got)
 	}
 }

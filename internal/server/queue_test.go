@@ -14,7 +14,7 @@ import (
 	"ollama-api-service/internal/server"
 )
 
-// asked is what GET /api/queue says.
+// asked is the answer to GET /api/queue.
 type asked struct {
 	Waiting, Limit int
 	InFlight       int `json:"in_flight"`
@@ -44,12 +44,12 @@ func (b *bed) queue(key string) (q asked) {
 	b.t.Helper()
 	r := b.do("GET", "/api/queue", key, "")
 	if err := json.Unmarshal([]byte(r.body), &q); err != nil || r.status != http.StatusOK {
-		b.t.Fatalf("%d %s", r.status, r.body)
+		b.t.Fatalf("GET /api/queue: got %d %s, want 200", r.status, r.body)
 	}
 	return q
 }
 
-// why is what GET /api/admin/explain says.
+// why is the answer to GET /api/admin/explain.
 type why struct {
 	RequestID  string `json:"request_id"`
 	State, Key string
@@ -84,7 +84,7 @@ func (b *bed) explain(id string) (e why) {
 	return e
 }
 
-// begin sends a request and returns what waits for its answer.
+// begin sends a request and returns a function that waits for its answer.
 func (b *bed) begin(path, key, body string) (answer func() reply) {
 	b.t.Helper()
 	came := make(chan reply, 1)
@@ -111,8 +111,8 @@ func (b *bed) begin(path, key, body string) (answer func() reply) {
 
 const generateTiny = `{"model":"tiny","prompt":"x","stream":false}`
 
-// Whoever waits sees where it stands, and nothing of others but how many they are; admins see all. Each is explained, while it waits,
-// while it runs, and when it is over.
+// A key that waits sees its own position and only the number of other requests. Admins see all requests. Each request is explained while
+// it waits, while it runs, and after it has ended.
 func TestTheQueueIsSeen(t *testing.T) {
 	b := start(t, setup{slots: 1})
 	first, firstPreview := b.key(`{"name":"first","role":"user","weight":4}`)
@@ -127,7 +127,7 @@ func TestTheQueueIsSeen(t *testing.T) {
 
 	all := b.queue(adminSecret)
 	if all.Waiting != 3 || all.InFlight != 1 || all.Limit != 1024 || len(all.Requests) != 3 {
-		t.Fatalf("%+v", all)
+		t.Fatalf("got the queue %+v, want 3 waiting and 1 in flight", all)
 	}
 	for i, r := range all.Requests {
 		key, name, class := firstPreview, "first", "interactive"
@@ -140,14 +140,14 @@ func TestTheQueueIsSeen(t *testing.T) {
 	}
 	if len(all.Backends) != 1 || all.Backends[0].InFlight != 1 || !all.Backends[0].Healthy || len(all.Backends[0].Models) != 1 ||
 		all.Backends[0].Models[0].State != "loaded" || all.Backends[0].Models[0].InFlight != 1 || all.Backends[0].Models[0].Slots != 1 {
-		t.Errorf("%+v", all.Backends)
+		t.Errorf("got the backends %+v, want one with 1 request in flight on its loaded model", all.Backends)
 	}
 	own := b.queue(night)
 	if own.Waiting != 3 || len(own.Requests) != 1 || own.Requests[0].Position != 3 || own.Requests[0].Key != nightPreview || own.Backends != nil {
-		t.Errorf("%+v", own)
+		t.Errorf("a user's view: got %+v, want its own request at position 3 of 3", own)
 	}
 	if none := b.queue(b.user()); none.Waiting != 3 || none.Requests == nil || len(none.Requests) != 0 {
-		t.Errorf("%+v", none)
+		t.Errorf("the view of a key without requests: got %+v, want 3 waiting and no details", none)
 	}
 	m := b.metrics()
 	for series, want := range map[string]float64{
@@ -161,7 +161,7 @@ func TestTheQueueIsSeen(t *testing.T) {
 	e := b.explain(own.Requests[0].ID)
 	if e.State != "waiting" || e.Key != nightPreview || e.KeyName != "night" || e.Class != "batch" || e.Weight != 1 || *e.Position != 3 || *e.Ahead != 0 ||
 		*e.WaitedMS <= 0 || *e.ExpectedMS < 1000 || len(e.Tries) != 0 || e.SlotMS != nil || !strings.Contains(strings.Join(e.Explained, " "), "number 3 of those that wait for tiny:latest") {
-		t.Errorf("%+v", e)
+		t.Errorf("got %+v, want a waiting request at position 3", e)
 	}
 	close(gate)
 	for i, answer := range answers {
@@ -197,7 +197,8 @@ func TestTheQueueIsSeen(t *testing.T) {
 	}
 }
 
-// What runs is explained while it runs; what found the queue full, and what another server served in the end, afterwards.
+// A running request is explained while it runs. A request that found the queue full, and one that another server served, are explained
+// afterwards.
 func TestExplainOthers(t *testing.T) {
 	b := start(t, setup{slots: 1, servers: 2, maxQueue: 1})
 	key := b.user()
@@ -218,7 +219,7 @@ func TestExplainOthers(t *testing.T) {
 	close(gate)
 	for _, answer := range answers {
 		if r := answer(); r.status != 200 {
-			t.Errorf("%d %s", r.status, r.body)
+			t.Errorf("got %d %s, want 200", r.status, r.body)
 		}
 	}
 
@@ -229,14 +230,14 @@ func TestExplainOthers(t *testing.T) {
 	resp := b.open("/api/generate", key, `{"model":"tiny","prompt":"x"}`)
 	e = b.explain(resp.Header.Get("X-Request-Id"))
 	if e.State != "running" || e.Outcome != "" || *e.SlotMS <= 0 || e.GPUMS != nil {
-		t.Errorf("%+v", e)
+		t.Errorf("got %+v, want a running request with slot_ms", e)
 	}
 	close(streamed)
 	_, _ = io.Copy(io.Discard, resp.Body)
 	resp.Body.Close()
 }
 
-// A request that a server broke off before its first byte says where it went then.
+// If a server breaks a request before its first byte, the explanation shows where the request went then.
 func TestExplainFailover(t *testing.T) {
 	b := start(t, setup{servers: 2})
 	b.ollama.Script("POST", "/api/generate", ollamatest.Answer{Fault: ollamatest.Close})
@@ -248,7 +249,7 @@ func TestExplainFailover(t *testing.T) {
 	}
 }
 
-// Of what memory has no more, the books say something.
+// For requests that are no longer in memory, the explanation comes from the books.
 func TestExplainFromTheBooks(t *testing.T) {
 	b := start(t, setup{})
 	_, preview := b.key(`{"name":"old","role":"user","weight":2}`)
@@ -262,7 +263,7 @@ func TestExplainFromTheBooks(t *testing.T) {
 	}
 	e := b.explain("old-request")
 	if !e.Recorded || e.State != "ended" || e.KeyName != "old" || *e.WaitedMS != 4000 || *e.LoadMS != 2000 || e.Ahead != nil || e.Tries[0].Backend != "gpu7" || *e.SlotMS != 3000 || *e.ChargedMS != 1500 || *e.GPUMS != 1000 || e.Outcome != "timeout" {
-		t.Errorf("%+v", e)
+		t.Errorf("got %+v, want the recorded request on gpu7", e)
 	}
 	for _, id := range []string{"nosuch", "a%20b", strings.Repeat("x", 200), "%2e%2e"} {
 		if r := b.do("GET", "/api/admin/explain/"+id, adminSecret, ""); r.status != 404 || !strings.Contains(r.body, "no request of this id") {
@@ -271,8 +272,7 @@ func TestExplainFromTheBooks(t *testing.T) {
 	}
 }
 
-// holding makes a fake hold one model at a time in its memory, as a server does whose memory is full, and load it by a request
-// without a prompt.
+// holding makes a fake hold one model at a time, like a server whose memory is full. A request without a prompt loads a model.
 func holding(s *ollamatest.Server, gate <-chan struct{}) {
 	memory := make(chan string, 1)
 	memory <- "one:latest"
@@ -301,8 +301,8 @@ func holding(s *ollamatest.Server, gate <-chan struct{}) {
 	}
 }
 
-// A model is loaded by a request of the gateway's own, with the options of who waits for it: it goes on when that one leaves and
-// others wait, and each is told what it cost.
+// The gateway loads a model with its own request, which has the options of the request that waits for it. The load continues if that client
+// leaves while others wait. Each explanation has the time of the load.
 func TestPreload(t *testing.T) {
 	b := start(t, setup{})
 	gate := make(chan struct{})
@@ -314,7 +314,7 @@ func TestPreload(t *testing.T) {
 	leave := b.leave("/api/generate", user, two, false)
 	load := b.ollama.WaitRequestTo(1, "POST", "/api/generate")
 	if string(load.Body) != `{"model":"two:latest","options":{"num_ctx":4096,"num_gpu":3}}` {
-		t.Errorf("it was loaded with %s", load.Body)
+		t.Errorf("the model was loaded with %s", load.Body)
 	}
 	b.until("the model is being loaded", func() bool {
 		q := b.queue(adminSecret)
@@ -326,7 +326,7 @@ func TestPreload(t *testing.T) {
 	b.until("one waits", func() bool { return b.sched.Snapshot().Waiting == 1 })
 	select {
 	case <-load.Closed:
-		t.Fatal("the load was broken off, though another waits for it")
+		t.Fatal("the load was cancelled although another request waits for it")
 	default:
 	}
 	close(gate)
@@ -335,7 +335,7 @@ func TestPreload(t *testing.T) {
 		t.Errorf("%d %s after %d requests", r.status, r.body, len(b.ollama.RequestsTo("POST", "/api/generate")))
 	}
 
-	// Back to the first: who asks causes the change, and pays for it.
+	// Back to the first model: the key whose request causes the change pays for it.
 	r = b.do("POST", "/api/embed", user, `{"model":"one","input":"x"}`)
 	loads := b.ollama.RequestsTo("POST", "/api/embed")
 	if r.status != 200 || len(loads) != 2 || string(loads[0].Body) != `{"model":"one:latest","input":""}` {
@@ -344,7 +344,7 @@ func TestPreload(t *testing.T) {
 	e := b.explain(r.header.Get("X-Request-Id"))
 	if e.Tries[0].Why != "change" || e.Tries[0].LoadMS <= 0 || *e.LoadMS != e.Tries[0].LoadMS || *e.SlotMS < *e.LoadMS || e.Key != preview ||
 		!strings.Contains(strings.Join(e.Explained, " "), "it changed its model for this request, which took") {
-		t.Errorf("%+v", e)
+		t.Errorf("got %+v, want a change of the model", e)
 	}
 	m := b.metrics()
 	if n, s := m[`ollama_api_model_changes_total{backend="gpu1",result="done"}`], m[`ollama_api_model_change_seconds_total{backend="gpu1"}`]; n != 2 || s <= 0 {
@@ -355,7 +355,7 @@ func TestPreload(t *testing.T) {
 	}
 }
 
-// A load goes on when its client leaves, and the request counts: it would otherwise cost others two loads and its client nothing.
+// A load continues when its client leaves, and the request counts. Otherwise it would cost others two loads and its client nothing.
 func TestALoadIsCountedForTheClientThatLeaves(t *testing.T) {
 	b := start(t, setup{})
 	gate := make(chan struct{})
@@ -375,7 +375,7 @@ func TestALoadIsCountedForTheClientThatLeaves(t *testing.T) {
 	}
 	select {
 	case <-load.Closed:
-		t.Error("the load was broken off")
+		t.Error("the load was cancelled, want it to continue")
 	default:
 	}
 	close(gate)
@@ -393,14 +393,14 @@ func TestALoadThatFails(t *testing.T) {
 	b.fleet.ProbeAll(t.Context())
 	r := b.do("POST", "/api/generate", user, `{"model":"two","prompt":"x"}`)
 	if r.status != 500 || !strings.Contains(r.body, sentence) {
-		t.Errorf("%d %s", r.status, r.body)
+		t.Errorf("got %d %s, want 500", r.status, r.body)
 	}
 	if n := b.metrics()[`ollama_api_model_changes_total{backend="gpu1",result="failed"}`]; n < 1 {
 		t.Errorf("%v failed changes", n)
 	}
 }
 
-// The turns of a conversation go to one server, and conversations to all of them.
+// The turns of one conversation go to one server. Different conversations go to all servers.
 func TestConversationsStayWhereTheyBegan(t *testing.T) {
 	b := start(t, setup{servers: 2, change: func(o *server.Options) { o.Queue.Prefix = true }})
 	key := b.user()
@@ -420,7 +420,7 @@ func TestConversationsStayWhereTheyBegan(t *testing.T) {
 				home = at
 				used[at]++
 				if e := b.explain(r.header.Get("X-Request-Id")); e.Tries[0].Why != "warm_start" {
-					t.Errorf("%+v", e)
+					t.Errorf("got %+v, want warm_start", e)
 				}
 			}
 		}
@@ -430,7 +430,7 @@ func TestConversationsStayWhereTheyBegan(t *testing.T) {
 	}
 }
 
-// A key of four times the weight has four turns for one of another's; no key fills the queue alone.
+// A key with four times the weight gets four turns for each turn of another key. No single key can fill the queue.
 func TestWeightAndQueueOfAKey(t *testing.T) {
 	b := start(t, setup{slots: 1, change: func(o *server.Options) { o.Queue.PerKey = 4 }})
 	heavy, heavyPreview := b.key(`{"name":"heavy","role":"user","weight":4}`)
@@ -447,12 +447,12 @@ func TestWeightAndQueueOfAKey(t *testing.T) {
 		b.until("it runs or waits", func() bool { s := b.sched.Snapshot(); return s.InFlight+s.Waiting == i+1 })
 	}
 	if r := b.do("POST", "/api/generate", light, generateTiny); r.status != 503 || !strings.Contains(r.body, "this key has its share of the queue already") || r.header.Get("Retry-After") == "" {
-		t.Errorf("a fifth of the key: %d %s", r.status, r.body)
+		t.Errorf("a fifth request of the key: got %d %s", r.status, r.body)
 	}
 	list := b.queue(adminSecret).Requests
 	for i, r := range list {
 		if last := i >= 5; last == (r.Key == heavyPreview) && i != 0 && i != 1 {
-			t.Errorf("number %d of %d is of %s", i+1, len(list), r.KeyName)
+			t.Errorf("request %d of %d has the key %s", i+1, len(list), r.KeyName)
 		}
 	}
 	close(gate)

@@ -47,7 +47,7 @@ func newAuthority(t *testing.T) *authority {
 	return a
 }
 
-// sign signs a certificate; the first one is that of the CA itself.
+// sign signs a certificate. The first one is the CA's own.
 func (a *authority) sign(about *x509.Certificate) (cert, private string) {
 	a.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -82,8 +82,8 @@ func (a *authority) leaf(serial int64) (cert, private string) {
 	})
 }
 
-// guarded is an Ollama behind HTTPS with a certificate of ca, which asks for a client certificate of clients, if that is not nil, and
-// for the header X-Token: canary-token.
+// guarded starts an Ollama with HTTPS and a certificate of ca. It requires the header X-Token: canary-token and, if clients is not nil, a
+// client certificate of clients.
 func guarded(t *testing.T, ca, clients *authority) (srv *httptest.Server, served func() int) {
 	t.Helper()
 	inner := ollamatest.Start(t)
@@ -128,8 +128,8 @@ func forward(t *testing.T, w http.ResponseWriter, r *http.Request, to string) {
 	io.Copy(w, resp.Body)
 }
 
-// A server of a private CA that asks for a client certificate and a header: added with PEM texts, with the names of settings, and
-// changed while it serves. Nothing that is secret is in an answer, the audit table or the log.
+// A server with a certificate of a private CA requires a client certificate and a header. The test adds it with PEM texts and with names of
+// settings, and changes it while it serves. No secret may appear in an answer, the audit table or the log.
 func TestServersOfAPrivateCA(t *testing.T) {
 	ca := newAuthority(t)
 	dir := t.TempDir()
@@ -155,7 +155,7 @@ func TestServersOfAPrivateCA(t *testing.T) {
 		}
 		return string(text)
 	}
-	var seen strings.Builder // all that an admin reads
+	var seen strings.Builder // everything that an admin can read
 	do := func(want int, method, path string, fields map[string]any) map[string]any {
 		t.Helper()
 		r := b.do(method, path, adminSecret, body(fields))
@@ -175,15 +175,15 @@ func TestServersOfAPrivateCA(t *testing.T) {
 		t.Helper()
 		want := map[string]any{"ca": ca, "client_cert": cert, "client_key": key, "auth_header": header}
 		if got := fmt.Sprint(of["reach"]); got != fmt.Sprint(want) {
-			t.Errorf("it is reached with %v, want %v", got, want)
+			t.Errorf("got the access %v, want %v", got, want)
 		}
 	}
 
-	// What the settings say, by itself and by name.
+	// With the settings' own values, and with the names of settings.
 	v := do(200, "POST", list, map[string]any{"name": "two", "url": two.URL, "ca": "OLLAMA_CA", "client_cert": "OLLAMA_CLIENT_CERT", "client_key": "OLLAMA_CLIENT_KEY"})
 	reach(v, "OLLAMA_CA", "OLLAMA_CLIENT_CERT", "OLLAMA_CLIENT_KEY", "OLLAMA_AUTH_HEADER")
 	chat("two")
-	// Nothing of the settings: the reason names the setting, then what else is missing.
+	// Without any setting: the reason names the setting, then whatever else is missing.
 	v = do(200, "POST", list, map[string]any{"name": "one", "url": one.URL, "ca": "none", "client_cert": "none", "client_key": "none", "auth_header": "none"})
 	if reason := fmt.Sprint(v["reason"]); v["healthy"] != false || !strings.Contains(reason, "OLLAMA_CA") || !strings.Contains(reason, "unknown authority") {
 		t.Errorf("a server that is not trusted: %v", v)
@@ -198,11 +198,11 @@ func TestServersOfAPrivateCA(t *testing.T) {
 	}
 	v = do(200, "PATCH", list+"/one", map[string]any{"auth_header": "X-Token: canary-token"})
 	if reach(v, "set", "set", "set", "set"); v["healthy"] != true {
-		t.Errorf("with all that it asks for: %v", v)
+		t.Errorf("with everything that it requires: %v", v)
 	}
 	do(200, "PATCH", list+"/two", map[string]any{"drain": true})
 	chat("one")
-	// A change is obeyed by the next request, and not only by the next connection that is needed.
+	// A change applies to the next request, not only to the next new connection.
 	do(200, "PATCH", list+"/one", map[string]any{"auth_header": "X-Token: another-canary"})
 	if r := b.do("POST", "/api/chat", adminSecret, chatTiny); r.status == 200 {
 		t.Errorf("a request with the header before the change was served by %s", r.header.Get("X-Backend"))
@@ -211,10 +211,10 @@ func TestServersOfAPrivateCA(t *testing.T) {
 	reach(v, "OLLAMA_CA", "OLLAMA_CLIENT_CERT", "OLLAMA_CLIENT_KEY", "OLLAMA_AUTH_HEADER")
 	chat("one")
 	if servedOne() != 2 || servedTwo() != 1 {
-		t.Errorf("they served %d and %d requests", servedOne(), servedTwo())
+		t.Errorf("the two servers got %d and %d requests", servedOne(), servedTwo())
 	}
 
-	// What cannot be used is refused, and no path is read.
+	// Invalid values are refused, and no file path is read.
 	otherCert, otherKey := ca.leaf(4)
 	for _, c := range []struct {
 		fields map[string]any
@@ -245,7 +245,7 @@ func TestServersOfAPrivateCA(t *testing.T) {
 		t.Errorf("a change of a server of the settings: %d %s", r.status, r.body)
 	}
 
-	// It is kept.
+	// The values are stored.
 	do(200, "PATCH", list+"/one", map[string]any{"client_cert": otherCert, "client_key": otherKey, "auth_header": "X-Token: canary-token"})
 	kept, err := b.store.Backends(t.Context())
 	if err != nil {
@@ -253,7 +253,7 @@ func TestServersOfAPrivateCA(t *testing.T) {
 	}
 	for _, k := range kept {
 		if want := (api.Reach{ClientCert: otherCert, ClientKey: otherKey, AuthHeader: "X-Token: canary-token"}); k.Name == "one" && k.Reach != want {
-			t.Errorf("kept is %#v", k.Reach)
+			t.Errorf("got the stored access %#v", k.Reach)
 		}
 		fmt.Fprintf(&seen, "%v %+v %#v", k, k.Reach, k)
 	}
@@ -270,19 +270,19 @@ func TestServersOfAPrivateCA(t *testing.T) {
 	if !strings.Contains(audited, `"auth_header":{"from":"none","to":"set"}`) {
 		t.Errorf("the audit table does not have the change: %s", audited)
 	}
-	secret := func(text string) string { return strings.Split(text, "\n")[1] } // the first line of what is in a PEM block
+	secret := func(text string) string { return strings.Split(text, "\n")[1] } // the first line of the content of a PEM block
 	all, err := json.Marshal(seen.String() + audited + b.logs.String())
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, canary := range []string{"canary", secret(key), secret(otherKey)} {
 		if strings.Contains(string(all), canary) {
-			t.Errorf("%q was shown", canary)
+			t.Errorf("the secret %q was shown", canary)
 		}
 	}
 }
 
-// A renewed CA file is taken up without a restart, and one that cannot be used leaves what was there, with one line in the log.
+// A renewed CA file takes effect without a restart. If the new file is invalid, the previous one stays in use, with one line in the log.
 func TestARenewedCA(t *testing.T) {
 	before, after := newAuthority(t), newAuthority(t)
 	path := filepath.Join(t.TempDir(), "ca.pem")
@@ -300,12 +300,12 @@ func TestARenewedCA(t *testing.T) {
 	}})
 	for name, address := range map[string]string{"first": first.URL, "second": second.URL} {
 		if r := b.do("POST", "/api/admin/backends", adminSecret, fmt.Sprintf(`{"name":%q,"url":%q}`, name, address)); r.status != 200 {
-			t.Fatalf("%d %s", r.status, r.body)
+			t.Fatalf("got %d %s, want 200", r.status, r.body)
 		}
 	}
 	healthy := func(when string, one, two bool) {
 		t.Helper()
-		// A change of the file does not end the connections that are there.
+		// A change of the file does not end existing connections.
 		first.CloseClientConnections()
 		second.CloseClientConnections()
 		b.fleet.ProbeAll(t.Context())
@@ -321,6 +321,6 @@ func TestARenewedCA(t *testing.T) {
 	write(after.pem)
 	healthy("after", false, true)
 	if n := strings.Count(b.logs.String(), "cannot be used and the previous ones stay in use"); n == 0 || n > 2 { // each of two servers may say so
-		t.Errorf("%d lines about a file that cannot be used", n)
+		t.Errorf("got %d lines about the invalid file, want 1 or 2", n)
 	}
 }

@@ -13,7 +13,7 @@ import (
 	"ollama-api-service/internal/server"
 )
 
-// sendAll writes the whole request before it reads, as httpx, requests and many SDKs do, and returns what it then reads.
+// sendAll writes the whole request before it reads, as httpx, requests and many SDKs do. It returns the answer.
 func (b *bed) sendAll(head string, body io.Reader) (*http.Response, error) {
 	b.t.Helper()
 	c, err := net.Dial("tcp", strings.TrimPrefix(b.url, "http://"))
@@ -33,14 +33,14 @@ func (b *bed) sendAll(head string, body io.Reader) (*http.Response, error) {
 	return http.ReadResponse(bufio.NewReader(c), nil)
 }
 
-// A client that sends all of a large body before it reads must learn why it is refused, whatever the reason.
+// A client that sends a whole large body before it reads must get the error message, whatever the reason for the refusal is.
 func TestRefusedBodyIsReadOn(t *testing.T) {
 	const most = 16 << 20
 	b := start(t, setup{change: func(o *server.Options) { o.MaxBody = most }})
 	user := b.user()
 	empty, _ := b.key(`{"name":"used up","role":"user","rate_limit":1}`)
 	if r := b.do("POST", "/api/chat", empty, `{"model":"tiny","stream":false,"messages":[]}`); r.status != 200 {
-		t.Fatalf("%d %s", r.status, r.body)
+		t.Fatalf("got %d %s, want 200", r.status, r.body)
 	}
 	for _, c := range []struct {
 		name, path, key string
@@ -67,13 +67,13 @@ func TestRefusedBodyIsReadOn(t *testing.T) {
 				continue
 			}
 			if text, err := io.ReadAll(resp.Body); resp.StatusCode != c.want || err != nil || !strings.Contains(string(text), `"error"`) {
-				t.Errorf("%s, %s: %d %s %v, want %d with its sentence", c.name, form, resp.StatusCode, text, err, c.want)
+				t.Errorf("%s, %s: %d %s %v, want %d with its message", c.name, form, resp.StatusCode, text, err, c.want)
 			}
 		}
 	}
 }
 
-// What is longer than twice the bound is not read: the answer comes at once, and so it does for a client that asks first.
+// A body longer than twice the bound is not read: the answer comes at once. It also does for a client that sends Expect: 100-continue.
 func TestRefusedBodyIsNotReadForEver(t *testing.T) {
 	b := start(t, setup{})
 	key := b.user()
@@ -89,7 +89,7 @@ func TestRefusedBodyIsNotReadForEver(t *testing.T) {
 	}
 }
 
-// repeat is an endless body of one byte.
+// repeat is an endless body that repeats one byte.
 type repeat struct{ b byte }
 
 func (r repeat) Read(p []byte) (int, error) {

@@ -10,7 +10,7 @@ import (
 	"ollama-api-service/internal/ollamatest"
 )
 
-// recorded splits a recording into what a client reads.
+// recorded splits a recording into the records that a client reads.
 func recorded(t *testing.T, name string) (int, http.Header, string) {
 	t.Helper()
 	resp, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(ollamatest.Recording(name))), nil)

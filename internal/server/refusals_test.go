@@ -21,7 +21,7 @@ import (
 
 var refusedLine = regexp.MustCompile(`(?m)^ollama_api_refused_connections_total\{reason="(\w+)"\} ([1-9]\d*)$`)
 
-// refused is what the metrics say of connections that were refused, of those that are not 0.
+// refused returns the counters of refused connections that are not 0.
 func (b *bed) refused() string {
 	b.t.Helper()
 	var list []string
@@ -31,7 +31,7 @@ func (b *bed) refused() string {
 	return strings.Join(list, ", ")
 }
 
-// dialRaw connects to the bed.
+// dialRaw opens a connection to the bed.
 func (b *bed) dialRaw() net.Conn {
 	b.t.Helper()
 	c, err := net.Dial("tcp", strings.TrimPrefix(strings.TrimPrefix(b.url, "http://"), "https://"))
@@ -42,7 +42,7 @@ func (b *bed) dialRaw() net.Conn {
 	return c
 }
 
-// ended reads until the other end has closed.
+// ended reads until the other end closes.
 func ended(t *testing.T, c net.Conn) string {
 	t.Helper()
 	c.SetReadDeadline(time.Now().Add(20 * time.Second))
@@ -67,12 +67,12 @@ func (b *bed) wantRefused(want string) {
 			return
 		}
 		if time.Now().After(end) {
-			b.t.Fatalf("counted is %q, want %q", got, want)
+			b.t.Fatalf("got the counters %q, want %q", got, want)
 		}
 	}
 }
 
-// What net/http turns away by itself is counted and has a line in the log; what ends because its client leaves is not.
+// A connection that net/http itself refuses is counted and logged. A connection that ends because its client leaves is not.
 func TestRefusedBeforeARequestIsRead(t *testing.T) {
 	if testing.Short() {
 		t.Skip("slow: make test runs it")
@@ -95,15 +95,15 @@ func TestRefusedBeforeARequestIsRead(t *testing.T) {
 		c := b.dialRaw()
 		io.WriteString(c, "NONSENSE\r\n\r\n")
 		if text := ended(t, c); !strings.HasPrefix(text, "HTTP/1.1 400") {
-			t.Errorf("nonsense is answered %q", text)
+			t.Errorf("bytes that are not HTTP got %q", text)
 		}
 	}
 	c = b.dialRaw()
 	io.WriteString(c, huge())
 	if text := ended(t, c); !strings.HasPrefix(text, "HTTP/1.1 431") {
-		t.Errorf("a large header is answered %q", text)
+		t.Errorf("a large header got %q", text)
 	}
-	// On a connection that has served a request, too.
+	// Also on a connection that has served a request.
 	c = b.dialRaw()
 	io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 	in := bufio.NewReader(c)
@@ -120,12 +120,12 @@ func TestRefusedBeforeARequestIsRead(t *testing.T) {
 		"bad_header": `"count":1,"network":"127.0.0.1/32"`, "header_too_large": "more than 32 KiB", "header_timeout": "no whole request header",
 	} {
 		if n := strings.Count(b.logs.String(), `"reason":"`+reason+`"`); n != 1 || !strings.Contains(b.logs.String(), says) {
-			t.Errorf("%d lines of %s in the first minute, want 1 that says %q", n, reason, says)
+			t.Errorf("got %d lines for %s in the first minute, want 1 with %q", n, reason, says)
 		}
 	}
-	b.stop() // and what the minute has had since is told at the end
+	b.stop() // the refusals since then are logged at the end
 	if !strings.Contains(b.logs.String(), `"reason":"bad_header","count":3`) {
-		t.Errorf("the other three are told nowhere: %s", b.logs)
+		t.Errorf("the log does not report the other three: %s", b.logs)
 	}
 }
 
@@ -146,10 +146,10 @@ func TestRefusedWithTLS(t *testing.T) {
 		}
 		return c
 	}
-	b.do("GET", "/", "", "")                                           // HTTP/2 as it should be
+	b.do("GET", "/", "", "")                                           // valid HTTP/2
 	c := tls.Client(b.dialRaw(), &tls.Config{ServerName: "127.0.0.1"}) // a client that does not trust the certificate
 	if err := c.Handshake(); err == nil {
-		t.Fatal("the certificate is trusted")
+		t.Fatal("the client trusts the certificate, want an error")
 	}
 	plain := b.dialRaw()
 	io.WriteString(plain, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -179,13 +179,13 @@ func TestRefusedWithTLS(t *testing.T) {
 		}
 		return text.Bytes()
 	}
-	c, f := framed() // a stream that names a smaller number than the one before: broken
+	c, f := framed() // a stream with a smaller number than the one before, which is invalid
 	for _, id := range []uint32{3, 1} {
 		f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: head(), EndStream: true, EndHeaders: true})
 	}
 	ended(t, c)
 	b.wantRefused("header_too_large 1, http2 1, tls_handshake 2")
-	c, f = framed() // a flood of pings whose answers are never read
+	c, f = framed() // a flood of pings whose answers the client never reads
 	for i := range 1_000_000 {
 		if err := f.WritePing(false, [8]byte{byte(i)}); err != nil {
 			break
@@ -193,7 +193,7 @@ func TestRefusedWithTLS(t *testing.T) {
 	}
 	c.Close()
 	b.wantRefused("header_too_large 1, http2 2, tls_handshake 2")
-	c, f = framed() // a header that HTTP/2 answers without a handler
+	c, f = framed() // a header that net/http answers without calling the handler
 	part := hpack.HeaderField{Name: "cookie", Value: strings.Repeat("x", 10<<10)}
 	block := head(part, part, part, part)
 	f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block[:16<<10], EndStream: true})
@@ -202,11 +202,11 @@ func TestRefusedWithTLS(t *testing.T) {
 	b.wantRefused("header_too_large 2, http2 2, tls_handshake 2")
 	c.Close()
 	if log := b.logs.String(); !strings.Contains(log, `"reason":"tls_handshake","count":1`) || !strings.Contains(log, "remote error: tls: bad certificate") {
-		t.Errorf("the log says nothing of the handshakes: %s", log)
+		t.Errorf("the log does not report the handshakes: %s", log)
 	}
 }
 
-// A system that gives no more connections is told of: clients only see that they cannot connect.
+// If the system gives out no more connections, the log reports it, because clients only see that they cannot connect.
 func TestConnectionsThatTheSystemDoesNotGive(t *testing.T) {
 	b := start(t, setup{listen: func(l net.Listener) net.Listener { return &exhausted{Listener: l} }})
 	b.wantRefused("accept 1")
@@ -215,7 +215,7 @@ func TestConnectionsThatTheSystemDoesNotGive(t *testing.T) {
 	}
 }
 
-// exhausted fails once as a listener does in a process that has too many files.
+// exhausted fails once, as a listener does in a process with too many open files.
 type exhausted struct {
 	net.Listener
 	failed bool

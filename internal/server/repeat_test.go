@@ -12,15 +12,15 @@ import (
 	"ollama-api-service/internal/ollamatest"
 )
 
-// repeating is a route that streams, with the forms of its pieces: %s is the text as JSON.
+// repeating is a streaming route with the forms of its pieces. %s is the text as JSON.
 type repeating struct {
 	kind           dialect.Kind
 	path, ask      string
-	pieces         []string // text first, then thinking and what a tool gets
+	pieces         []string // text first, then thinking and tool arguments
 	begin          []string
 	sse            bool
 	length, counts string // of the end
-	lost           string // how an error that Ollama cannot tell looks
+	lost           string // the form of an error that Ollama cannot report
 }
 
 func repeatingRoutes() []repeating {
@@ -73,7 +73,7 @@ func repeatingRoutes() []repeating {
 	}
 }
 
-// stream is an answer of these texts, in the i-th form of a piece, without an end.
+// stream returns an answer with these texts in the i-th form of a piece, without an end.
 func (c *repeating) stream(i int, texts []string) []string {
 	list := slices.Clone(c.begin)
 	for _, text := range texts {
@@ -96,8 +96,8 @@ func times(n int, texts ...string) []string {
 	return slices.Concat(slices.Repeat([][]string{texts}, n)...)
 }
 
-// Ollama ends an answer in order and without its last record when the next token would be the 32nd in a row that is the same but for
-// the white space around it. The client gets the end of an answer that has reached its length, and the books have what has passed.
+// When 32 tokens in a row would be the same except for white space around them, Ollama ends the answer properly but without its last
+// record. The client gets the end of an answer that has reached its length, and the books have the tokens that were sent.
 func TestOllamasRepeatLimitIsAnEnd(t *testing.T) {
 	begun := []string{"they", " a", " fish"}
 	for _, texts := range []struct {
@@ -121,7 +121,7 @@ func TestOllamasRepeatLimitIsAnEnd(t *testing.T) {
 	} {
 		t.Run(texts.name, func(t *testing.T) {
 			with := withAliases(t, "claude-*=tiny")
-			with.servers = 2 // of two, one that fails three times in a row gets no more
+			with.servers = 2 // a server that fails three times in a row gets no more requests if there is another
 			b := start(t, with)
 			key, preview := b.key(`{"name":"repeat","role":"user","rate_limit":null}`)
 			for _, c := range repeatingRoutes() {
@@ -144,7 +144,7 @@ func TestOllamasRepeatLimitIsAnEnd(t *testing.T) {
 				}
 			}
 			if healthy := b.fleet.Healthy(); (healthy == 2) != texts.end {
-				t.Errorf("%d of 2 servers are well", healthy)
+				t.Errorf("got %d of 2 servers healthy, want 2", healthy)
 			}
 		})
 	}
@@ -161,7 +161,7 @@ func (c *repeating) checkEnd(t *testing.T, b *bed, preview string, i int, r repl
 	}
 	for _, model := range modelOf.FindAllString(end, -1) {
 		if model != `"model":"claude-x"` {
-			t.Errorf("%s: the end names %s", c.path, model)
+			t.Errorf("%s: the end has the model %s", c.path, model)
 		}
 	}
 	m := dialect.NewMeter(c.kind, c.sse, false, "")
@@ -177,11 +177,11 @@ func (c *repeating) checkEnd(t *testing.T, b *bed, preview string, i int, r repl
 		t.Errorf("%s, piece %d: %v", c.path, i, row)
 	}
 	if c.kind == dialect.OpenAIResponses && !strings.Contains(end, "event: response.completed\n") {
-		t.Errorf("Codex makes an error of this end: %s", end) // of response.incomplete
+		t.Errorf("Codex reports this end as an error: %s", end) // of response.incomplete
 	}
 }
 
-// Without a question for it no usage is told.
+// The stream contains usage only if the client asks for it.
 func TestRepeatLimitWithoutUsage(t *testing.T) {
 	b := start(t, setup{})
 	key := b.user()
@@ -197,7 +197,7 @@ func TestRepeatLimitWithoutUsage(t *testing.T) {
 	}
 }
 
-// Equal pieces are no excuse for a connection that breaks, nor for an end that may be one, nor for a failure that Ollama could not tell.
+// Equal pieces do not hide a broken connection, an end that may be a break, or a failure that Ollama could not report.
 func TestEqualPiecesAndAFailure(t *testing.T) {
 	b := start(t, setup{})
 	key := b.user()
@@ -228,8 +228,8 @@ func TestEqualPiecesAndAFailure(t *testing.T) {
 	}
 }
 
-// At its repeat limit Ollama answers in one piece without counts, or with zeros. The books estimate, and say so. An answer without text
-// has used nothing.
+// At its repeat limit, Ollama's answer in one piece has no counts, or zeros. The books estimate the tokens and mark the estimate. An answer
+// without text has used no tokens.
 func TestWholeAnswerWithoutCounts(t *testing.T) {
 	b := start(t, setup{})
 	key, preview := b.key(`{"name":"whole","role":"user","rate_limit":null}`)
@@ -277,7 +277,7 @@ func TestWholeAnswerWithoutCounts(t *testing.T) {
 	}
 }
 
-// A stream whose own end has zeros behind a text is estimated too.
+// If the end of a stream with text has zeros, the tokens are estimated too.
 func TestStreamWithZeroCounts(t *testing.T) {
 	b := start(t, setup{})
 	key, preview := b.key(`{"name":"zero","role":"user","rate_limit":null}`)

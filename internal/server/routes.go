@@ -7,50 +7,51 @@ import (
 	"ollama-api-service/internal/dialect"
 )
 
-// access is who may enter a route.
+// access says who may use a route.
 type access uint8
 
 const (
-	adminsOnly access = iota // the zero value denies most
+	adminsOnly access = iota // the zero value is the strictest
 	anyKey
 	anyone
-	adminsOrHere // admins, and with METRICS_OPEN programs on this machine
+	adminsOrHere // admins, and programs on this machine if METRICS_OPEN is set
 )
 
-// admin says whether a key must be an admin's.
+// admin reports whether the route needs an admin key.
 func (a access) admin() bool { return a == adminsOnly || a == adminsOrHere }
 
-// class is what a route does.
-type class uint8
+// purpose is what a route is for.
+type purpose uint8
 
 const (
-	own        class = iota // answered here
-	metadata                // reads from the backend, costs it nothing
-	inference               // holds a slot, is limited and booked
-	management              // changes the backend, is limited and booked
+	own        purpose = iota // answered by the gateway itself
+	metadata                  // reads from the backend, at no cost to it
+	inference                 // takes a slot, is limited and recorded
+	management                // changes the backend, is limited and recorded
 )
 
-var classNames = [...]string{own: "own", metadata: "metadata", inference: "inference", management: "management"}
+var purposeNames = [...]string{own: "own", metadata: "metadata", inference: "inference", management: "management"}
 
-// route is one line of the table. What is not in the table does not exist.
+// route is one row of the routing table. A path that is not in the table does not exist.
 type route struct {
 	method, template string
 	access           access
 	family           dialect.Family
-	class            class
-	counted          bool // limited, journalled and booked
+	purpose          purpose
+	counted          bool // limited, journalled and recorded in the books
 	kind             dialect.Kind
-	upstream         string // constant path at the backend; "" where the answer is ours
-	optional         bool   // with anyone: a key is read if it is there
+	upstream         string // constant path at the backend; "" if the gateway itself answers
+	optional         bool   // with anyone: the route reads a key if the request has one
 	serve            func(*exchange) error
 }
 
-// ollama says whether the route is one of Ollama's or of OpenAI's, which accept a key in the path.
+// ollama reports whether the route is part of Ollama's or OpenAI's API. These routes accept a key in the path.
 func (r *route) ollama() bool {
-	return r.class != own || r.template == "/" || r.template == "/api/version"
+	return r.purpose != own || r.template == "/" || r.template == "/api/version"
 }
 
-// routeList is the table: who may enter, what it is, what serves it. docs/decisions.md says why it is exact.
+// routeList returns the routing table: who may use a route, what it is for, and which function serves it. docs/decisions.md explains why
+// routes match exactly.
 func (s *Server) routeList() []route {
 	list := []route{
 		{"GET", "/", anyone, dialect.Native, own, false, 0, "", false, s.root},
@@ -121,7 +122,7 @@ func (s *Server) routeList() []route {
 	return list
 }
 
-// table finds routes: exact paths in a map, the few with a parameter by what stands before and behind it.
+// table finds routes. Exact paths are in a map. The few paths with a parameter are found by the text before and after the parameter.
 type table struct {
 	exact  map[string][]*route
 	params []paramRoutes

@@ -116,21 +116,21 @@ type Reports struct {
 // Server answers every request. New makes one.
 type Server struct {
 	Options
-	Sched      *sched.Scheduler
-	live       atomic.Pointer[snapshot]
-	routes     *table
-	metrics    *metrics
-	recent     explain.Recent
-	pools      pools
-	unlisted   unlisted
-	refusals   *refusals
-	badKeys    *badKeys
-	oddEntries oddEntries
-	admin      *admin.Service
-	site       func() (*web.Site, error) // made by whoever asks first: compressing it would double the time to start
-	openAPI    func() (*web.File, error) // likewise
-	started    time.Time
-	ready      atomic.Bool
+	Sched           *sched.Scheduler
+	live            atomic.Pointer[snapshot]
+	routes          *table
+	metrics         *metrics
+	recent          explain.Recent
+	pools           pools
+	unlisted        unlisted
+	refusals        *refusals
+	badKeys         *badKeys
+	badForwardedFor badForwardedFor
+	admin           *admin.Service
+	site            func() (*web.Site, error) // made by whoever asks first: compressing it would double the time to start
+	openAPI         func() (*web.File, error) // likewise
+	started         time.Time
+	ready           atomic.Bool
 	// writeProgress is how long a client may take nothing of its answer.
 	writeProgress time.Duration
 	requests      sync.WaitGroup
@@ -326,11 +326,11 @@ func (s *Server) identify(x *exchange) error {
 	switch {
 	case x.route.access == anyone:
 		return nil
-	case x.route.access.admin() && x.key.Role != api.RoleAdmin && x.route.class == management:
+	case x.route.access.admin() && x.key.Role != api.RoleAdmin && x.route.purpose == management:
 		// "ollama run" pulls a model that it is not shown: its user must learn here which models there are.
-		return api.Errorf(api.CodeForbidden, "this needs an admin key: ask who runs this service; the models that this key may use are in \"ollama list\" (GET /api/tags)")
+		return api.Errorf(api.CodeForbidden, "this needs an admin key: ask the operator of this service; the models that this key may use are in \"ollama list\" (GET /api/tags)")
 	case x.route.access.admin() && x.key.Role != api.RoleAdmin:
-		return api.Errorf(api.CodeForbidden, "this needs an admin key: ask who runs this service")
+		return api.Errorf(api.CodeForbidden, "this needs an admin key: ask the operator of this service")
 	}
 	if x.key.OldSecretUntil != nil {
 		x.Header().Set("Deprecation", "true")
@@ -382,7 +382,7 @@ func (s *Server) keyOf(x *exchange) (*api.Key, error) {
 // finish writes the log line and keeps a panic from taking the process along.
 func (s *Server) finish(x *exchange) {
 	p := recover()
-	x.letGo()
+	x.releaseBody()
 	s.recent.End(x.history)
 	defer x.lastWrite()
 	switch p {
@@ -406,7 +406,7 @@ func (s *Server) finish(x *exchange) {
 // logRequest writes the one line of a request. It carries the route template, never the path: a path may hold a key.
 func (s *Server) logRequest(x *exchange) {
 	s.metrics.answered(x)
-	x.journey.end(x)
+	x.trace.end(x)
 	level := slog.LevelInfo
 	if x.err != nil {
 		switch x.err.Code {
@@ -420,7 +420,7 @@ func (s *Server) logRequest(x *exchange) {
 		}
 	} else if x.route.watches() {
 		level = slog.LevelDebug
-	} else if x.key != nil && x.route != nil && x.route.class == metadata {
+	} else if x.key != nil && x.route != nil && x.route.purpose == metadata {
 		s.Books.Tally(x.key.Preview, "metadata")
 	}
 	if !s.Log.Enabled(x.r.Context(), level) {
@@ -446,7 +446,7 @@ func (s *Server) logRequest(x *exchange) {
 		attrs = append(attrs, slog.String("key", x.key.Preview))
 	}
 	attrs = append(attrs, x.attrs()...)
-	if id := x.journey.id(); id != "" {
+	if id := x.trace.id(); id != "" {
 		attrs = append(attrs, slog.String("trace_id", id))
 	}
 	if x.err != nil {

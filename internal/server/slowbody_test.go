@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// pipes is a listener whose connections are in memory, so that time in a bubble can pass over them.
+// pipes is a listener with connections in memory, so that tests in a synctest bubble can use them.
 type pipes struct {
 	conns chan net.Conn
 	done  chan struct{}
@@ -30,7 +30,7 @@ func (p *pipes) Accept() (net.Conn, error) {
 func (p *pipes) Close() error   { close(p.done); return nil }
 func (p *pipes) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)} }
 
-// overPipe serves one connection in memory with answer, and returns the client's side of it. end is to be called within the bubble.
+// overPipe serves one connection in memory with answer, and returns the client's side. Call end within the bubble.
 func overPipe(t *testing.T, s *Server, answer func(*exchange)) (client net.Conn, end func()) {
 	l := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
 	h := &http.Server{ReadHeaderTimeout: headerTimeout, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -49,13 +49,13 @@ func overPipe(t *testing.T, s *Server, answer func(*exchange)) (client net.Conn,
 	}
 }
 
-// A body that makes no progress is 408 after half a minute, one that only drips after that and what its bytes are worth, and a
-// header after ten seconds; each ends the connection. (B52)
+// A body without progress gets 408 after half a minute. A body that sends single bytes gets it later by the time that its bytes earn. A
+// header has ten seconds. Each case ends the connection. (B52)
 func TestABodyThatStops(t *testing.T) {
 	const head = "POST /v1/messages HTTP/1.1\r\nHost: x\r\n"
 	for _, c := range []struct {
 		name, send string
-		drip       time.Duration // between further bytes; 0 sends none
+		drip       time.Duration // between the next bytes; 0 means no more bytes
 		want       string
 		least      time.Duration
 		most       time.Duration
@@ -96,7 +96,7 @@ func TestABodyThatStops(t *testing.T) {
 					t.Errorf("after %v: %v, %s", took, err, answer)
 				}
 				if c.want != "" && (!strings.Contains(string(answer), "Connection: close") || !strings.Contains(string(answer), `"type":"error"`)) {
-					t.Errorf("not the end of the connection in the caller's dialect: %s", answer)
+					t.Errorf("want an answer in the client's dialect that closes the connection, got %s", answer)
 				}
 			})
 		})

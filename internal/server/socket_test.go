@@ -17,7 +17,7 @@ import (
 	"ollama-api-service/internal/server"
 )
 
-// overSocket is a bed that is reached over a Unix socket.
+// overSocket returns a bed that listens on a Unix socket.
 func overSocket(t *testing.T, change func(*server.Options)) *bed {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "s")
@@ -41,7 +41,7 @@ func overSocket(t *testing.T, change func(*server.Options)) *bed {
 	return b
 }
 
-// The peers of a Unix socket are no programs on this machine: a proxy is one, and stands for everybody.
+// The peers of a Unix socket do not count as programs on this machine, because a proxy may forward any client's request.
 func TestPeersOfASocketAreUnknown(t *testing.T) {
 	b := overSocket(t, func(o *server.Options) {
 		o.MetricsOpen = true
@@ -91,6 +91,6 @@ func TestATrustedSocket(t *testing.T) {
 		}
 	}
 	if log := b.logs.String(); strings.Count(log, `"entry":`) != 1 || !strings.Contains(log, `"entry":"unknown"`) {
-		t.Error("a request without the header is told of, or one without an address is not")
+		t.Error("want exactly one log line: for the request whose header has no address")
 	}
 }

@@ -15,7 +15,7 @@ func beating(slots int) setup {
 	return setup{slots: slots, change: func(o *server.Options) { o.Heartbeat = 5 * time.Millisecond }}
 }
 
-// open sends a request and returns its answer with the body still to be read.
+// open sends a request and returns its answer before the body is read.
 func (b *bed) open(path, key, body string) *http.Response {
 	b.t.Helper()
 	resp, err := b.client.Do(b.request("POST", path, key, body))
@@ -26,21 +26,21 @@ func (b *bed) open(path, key, body string) *http.Response {
 	return resp
 }
 
-// beats reports whether a line is of a heartbeat.
+// beats reports whether a line belongs to a heartbeat.
 func beats(line string) bool {
 	return line == ": waiting" || line == "event: ping" || line == `data: {"type":"ping"}` || strings.HasPrefix(line, `data: {"id":"",`)
 }
 
 const streamed = `{"model":"tiny","max_tokens":9,"messages":[],"prompt":"x","input":"x","stream":true}`
 
-// While the upstream loads, a stream of events beats; what comes afterwards is the stream, whole.
+// While the upstream loads a model, a stream of events has heartbeats. Afterwards the whole stream comes.
 func TestHeartbeatWhileOllamaIsSilent(t *testing.T) {
 	b := start(t, beating(4))
 	key := b.user()
 	for _, path := range []string{"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"} {
 		header, gate := make(chan struct{}), make(chan struct{}, 9)
 		b.ollama.Script("POST", path, ollamatest.Answer{Tokens: 3, HeaderGate: header, Gate: gate})
-		resp := b.open(path, key, streamed) // returns on the heartbeat alone
+		resp := b.open(path, key, streamed) // returns at the first heartbeat
 		if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "text/event-stream" || resp.Header.Get("X-Accel-Buffering") != "no" {
 			t.Errorf("%s: %d %v", path, resp.StatusCode, resp.Header)
 		}
@@ -55,7 +55,7 @@ func TestHeartbeatWhileOllamaIsSilent(t *testing.T) {
 		hear(2)
 		close(header)
 		gate <- struct{}{}
-		hear(2) // within the stream too
+		hear(2) // also within the stream
 		close(gate)
 		var rest []string
 		for lines.Scan() {
@@ -73,7 +73,7 @@ func TestHeartbeatWhileOllamaIsSilent(t *testing.T) {
 	}
 }
 
-// A failure behind a heartbeat is an event, and says what Ollama said.
+// A failure after a heartbeat is an event with Ollama's message.
 func TestFailureBehindAHeartbeat(t *testing.T) {
 	b := start(t, beating(4))
 	key := b.user()
@@ -102,7 +102,7 @@ func TestFailureBehindAHeartbeat(t *testing.T) {
 	}
 }
 
-// Who waits in the queue hears the heartbeat as well; native streams and whole answers never do, and keep their real status.
+// A client that waits in the queue gets the heartbeat as well. Native streams and whole answers never do, and keep their real status.
 func TestHeartbeatInTheQueue(t *testing.T) {
 	b := start(t, beating(1))
 	key := b.user()
@@ -119,7 +119,7 @@ func TestHeartbeatInTheQueue(t *testing.T) {
 	}
 	close(header)
 	if r := <-first; r.status != 200 || strings.Contains(r.body, "waiting") {
-		t.Errorf("%d %s", r.status, r.body)
+		t.Errorf("got %d %s, want 200", r.status, r.body)
 	}
 	for _, body := range []string{`{"model":"tiny"}`, `{"model":"tiny","stream":false}`} {
 		b.ollama.Script("POST", "/api/generate", ollamatest.Answer{Status: 503, Body: `{"error":"server busy"}`})
@@ -135,7 +135,7 @@ func readAll(resp *http.Response) (string, error) {
 	return b.String(), err
 }
 
-// A connection that was silent for longer than a write may take is as good as new: the bound is of the write, not of the time.
+// A connection that was silent for longer than a write may take still works: the bound is for a write, not for the silence.
 func TestSilenceIsNoSlowClient(t *testing.T) {
 	b := start(t, setup{})
 	key := b.user()
@@ -149,7 +149,7 @@ func TestSilenceIsNoSlowClient(t *testing.T) {
 	}
 	close(gate)
 	if text, err := readAll(resp); err != nil || !strings.Contains(text, `"done":true`) {
-		t.Errorf("%v %s", err, text)
+		t.Errorf("got %v %s, want a complete stream", err, text)
 	}
 	if r := b.do("HEAD", "/api/version", "", ""); r.status != 200 {
 		t.Errorf("a later request on the connection: %d", r.status)

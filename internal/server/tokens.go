@@ -43,7 +43,7 @@ func (b *booking) count(u dialect.Usage, records int64) {
 		return
 	}
 	status := b.record.Status
-	if b.x.route.class != inference || status >= 400 && status < 500 || status == http.StatusServiceUnavailable {
+	if b.x.route.purpose != inference || status >= 400 && status < 500 || status == http.StatusServiceUnavailable {
 		return // nothing was generated; who knows of what ended in a 500
 	}
 	r.PromptTokens, r.CompletionTokens, r.Estimated = b.req.PromptTokens, records, true

@@ -16,8 +16,8 @@ import (
 	"ollama-api-service/internal/proxy"
 )
 
-// The names of attributes: those of HTTP and of generative AI are OpenTelemetry's semantic conventions (the latter of version
-// 1.41, in development), the rest are ours. docs/tracing.md explains each. No value is a prompt, an answer, a key or a path.
+// The names of attributes. Those of HTTP and of generative AI come from OpenTelemetry's semantic conventions (the latter from version
+// 1.41, in development); the others are our own. docs/tracing.md explains each. No value is a prompt, an answer, a key or a path.
 const (
 	attrMethod       = attribute.Key("http.request.method")
 	attrRoute        = attribute.Key("http.route")
@@ -40,9 +40,9 @@ const (
 	attrEstimated    = attribute.Key("ollama_api.tokens_estimated")
 )
 
-// journey is the spans of one request: the request itself, its wait for a slot, and what the Ollama server did. It is nil where
-// the request is not traced, and every method of a nil one does nothing.
-type journey struct {
+// requestTrace holds the spans of one request: the request itself, its wait for a slot, and the work of the Ollama server. It is nil if
+// the request is not traced. Every method of a nil requestTrace does nothing.
+type requestTrace struct {
 	tracer  trace.Tracer
 	ctx     context.Context // of the request's span
 	request trace.Span
@@ -51,14 +51,14 @@ type journey struct {
 	reason  string    // why the model stopped
 }
 
-// traceRequest begins the span of a request whose key is known: who has no key must not fill the collector. Requests about the
-// service itself get none.
+// traceRequest begins the span of a request whose key is known: clients without a key must not fill the collector. Requests about the
+// service itself get no span.
 func (s *Server) traceRequest(x *exchange) {
-	if s.Tracer == nil || x.key == nil || x.route.class == own {
+	if s.Tracer == nil || x.key == nil || x.route.purpose == own {
 		return
 	}
 	ctx := x.r.Context()
-	// Of the headers that carry a context only this one is read: tracestate and baggage are free text.
+	// The gateway reads only this one of the headers that carry a context, because tracestate and baggage are free text.
 	if parent := x.r.Header["Traceparent"]; len(parent) == 1 {
 		ctx = propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{"traceparent": parent[0]})
 	}
@@ -67,39 +67,39 @@ func (s *Server) traceRequest(x *exchange) {
 		return
 	}
 	span.SetAttributes(attrMethod.String(x.route.method), attrRoute.String(x.route.template), attrRequestID.String(x.id))
-	x.journey = &journey{tracer: s.Tracer, ctx: ctx, request: span}
+	x.trace = &requestTrace{tracer: s.Tracer, ctx: ctx, request: span}
 }
 
 // end ends the request's span.
-func (j *journey) end(x *exchange) {
-	if j == nil {
+func (t *requestTrace) end(x *exchange) {
+	if t == nil {
 		return
 	}
 	status := x.loggedStatus()
-	j.request.SetAttributes(attrStatus.Int(status))
+	t.request.SetAttributes(attrStatus.Int(status))
 	if x.err != nil {
-		j.request.SetAttributes(attrErrorType.String(string(x.err.Code)))
+		t.request.SetAttributes(attrErrorType.String(string(x.err.Code)))
 	}
 	if r := x.record; r != nil {
-		j.request.SetAttributes(attrOutcome.String(string(r.Outcome)), attrBackend.String(r.Backend))
+		t.request.SetAttributes(attrOutcome.String(string(r.Outcome)), attrBackend.String(r.Backend))
 	}
-	// A refusal is no error of a server; a stream that broke after its 200 is one.
+	// A refusal is not a server error; a stream that broke after its 200 is.
 	if status >= 500 || x.record != nil && broke(x.record.Outcome) {
-		j.request.SetStatus(codes.Error, "")
+		t.request.SetStatus(codes.Error, "")
 	}
-	j.request.End()
+	t.request.End()
 }
 
 func broke(o api.Outcome) bool {
 	return o == api.OutcomeUpstream || o == api.OutcomeTimeout || o == api.OutcomeInterrupted
 }
 
-// waited writes down the wait for a slot, from start to now.
-func (j *journey) waited(start time.Time, err error) {
-	if j == nil {
+// waited records the wait for a slot, from start to now.
+func (t *requestTrace) waited(start time.Time, err error) {
+	if t == nil {
 		return
 	}
-	_, span := j.tracer.Start(j.ctx, "wait for a slot", trace.WithTimestamp(start))
+	_, span := t.tracer.Start(t.ctx, "wait for a slot", trace.WithTimestamp(start))
 	if err != nil {
 		span.SetAttributes(attrErrorType.String(string(api.AsError(err).Code)))
 		span.SetStatus(codes.Error, "")
@@ -107,13 +107,13 @@ func (j *journey) waited(start time.Time, err error) {
 	span.End()
 }
 
-// serve begins the span of what the Ollama server does, and tells it the span where it shall know.
-func (j *journey) serve(b *booking, up *proxy.Request) {
-	if j == nil {
+// serve begins the span of the Ollama server's work. With TraceUpstream it also sends the span's id to the server.
+func (t *requestTrace) serve(b *booking, up *proxy.Request) {
+	if t == nil {
 		return
 	}
 	x := b.x
-	j.served = time.Now()
+	t.served = time.Now()
 	name, attrs := x.route.method+" "+x.route.upstream, make([]attribute.KeyValue, 0, 16)
 	attrs = append(attrs, attrServer.String(b.lease.Backend.URL.Hostname()), attrBackend.String(b.lease.Backend.Name), attrMethod.String(x.route.method))
 	if port, err := strconv.Atoi(b.lease.Backend.URL.Port()); err == nil {
@@ -127,8 +127,8 @@ func (j *journey) serve(b *booking, up *proxy.Request) {
 		name = operation + " " + asked
 		attrs = append(attrs, attrOperation.String(operation), attrProvider.String("ollama"), attrAsked.String(asked), attrStream.Bool(b.req.Stream))
 	}
-	ctx, span := j.tracer.Start(j.ctx, name, trace.WithSpanKind(trace.SpanKindClient), trace.WithTimestamp(j.served), trace.WithAttributes(attrs...))
-	j.serving = span
+	ctx, span := t.tracer.Start(t.ctx, name, trace.WithSpanKind(trace.SpanKindClient), trace.WithTimestamp(t.served), trace.WithAttributes(attrs...))
+	t.serving = span
 	if x.s.TraceUpstream {
 		header := propagation.MapCarrier{}
 		propagation.TraceContext{}.Inject(ctx, header)
@@ -136,36 +136,36 @@ func (j *journey) serve(b *booking, up *proxy.Request) {
 	}
 }
 
-// moved ends the span of a server that did not serve the request, before that of the next.
-func (j *journey) moved(failed error) {
-	if j == nil || j.serving == nil {
+// moved ends the span of a server that did not serve the request. The span of the next server begins after it.
+func (t *requestTrace) moved(failed error) {
+	if t == nil || t.serving == nil {
 		return
 	}
 	if failed != nil {
-		j.serving.SetAttributes(attrErrorType.String(string(api.AsError(failed).Code)))
+		t.serving.SetAttributes(attrErrorType.String(string(api.AsError(failed).Code)))
 	}
-	j.serving.SetStatus(codes.Error, "")
-	j.serving.End()
-	j.serving = nil
+	t.serving.SetStatus(codes.Error, "")
+	t.serving.End()
+	t.serving = nil
 }
 
-// operations are what the conventions call what a route does.
+// operations maps routes to the operation names of the semantic conventions.
 var operations = map[dialect.Kind]string{
 	dialect.Chat: "chat", dialect.OpenAIChat: "chat", dialect.OpenAIResponses: "chat", dialect.AnthropicMessages: "chat",
 	dialect.Generate: "text_completion", dialect.OpenAICompletions: "text_completion",
 	dialect.Embed: "embeddings", dialect.Embeddings: "embeddings", dialect.OpenAIEmbeddings: "embeddings",
 }
 
-// finished notes why the model stopped, from the end of its answer.
-func (j *journey) finished(end []byte) {
-	if j != nil {
-		j.reason = dialect.FinishReason(end)
+// finished records why the model stopped, which is in the end of its answer.
+func (t *requestTrace) finished(end []byte) {
+	if t != nil {
+		t.reason = dialect.FinishReason(end)
 	}
 }
 
-// booked ends the span of what the Ollama server did, with what the books say of it.
-func (j *journey) booked(x *exchange, r *api.Record) {
-	if j == nil || j.serving == nil {
+// booked ends the span of the Ollama server's work, with the attributes that the books record.
+func (t *requestTrace) booked(x *exchange, r *api.Record) {
+	if t == nil || t.serving == nil {
 		return
 	}
 	attrs := append(make([]attribute.KeyValue, 0, 12), attrOutcome.String(string(r.Outcome)))
@@ -184,23 +184,23 @@ func (j *journey) booked(x *exchange, r *api.Record) {
 			attrs = append(attrs, attrAnswered.String(r.Model))
 		}
 		if r.Streamed && r.FirstByte > 0 {
-			attrs = append(attrs, attrFirstChunk.Float64(x.arrived.Add(r.FirstByte).Sub(j.served).Seconds()))
+			attrs = append(attrs, attrFirstChunk.Float64(x.arrived.Add(r.FirstByte).Sub(t.served).Seconds()))
 		}
-		if j.reason != "" {
-			attrs = append(attrs, attrFinish.StringSlice([]string{j.reason}))
+		if t.reason != "" {
+			attrs = append(attrs, attrFinish.StringSlice([]string{t.reason}))
 		}
 	}
-	j.serving.SetAttributes(attrs...)
+	t.serving.SetAttributes(attrs...)
 	if r.Outcome != api.OutcomeOK && r.Outcome != api.OutcomeClientGone && r.Outcome != api.OutcomeCut || r.Status >= http.StatusBadRequest {
-		j.serving.SetStatus(codes.Error, "")
+		t.serving.SetStatus(codes.Error, "")
 	}
-	j.serving.End()
+	t.serving.End()
 }
 
-// id is the trace's id for the log, "" where there is none.
-func (j *journey) id() string {
-	if j == nil {
+// id returns the trace's id for the log, or "" if the request is not traced.
+func (t *requestTrace) id() string {
+	if t == nil {
 		return ""
 	}
-	return j.request.SpanContext().TraceID().String()
+	return t.request.SpanContext().TraceID().String()
 }

@@ -17,13 +17,13 @@ import (
 	"ollama-api-service/internal/sched"
 )
 
-// steps are all that tracing does in one streamed chat.
+// steps runs everything that tracing does in one streamed chat.
 func steps(t trace.Tracer) func() {
 	be := backend.New("gpu1", &url.URL{Scheme: "http", Host: "127.0.0.1:11434"}, 4, "", "")
 	s := &Server{Options: Options{Reports: Reports{Tracer: t}}}
 	x := &exchange{
 		r: &http.Request{Method: "POST", Header: http.Header{}}, s: s, status: 200, arrived: time.Now(), key: &api.Key{}, id: "0193",
-		route: &route{method: "POST", template: "/api/chat", class: inference, kind: dialect.Chat},
+		route: &route{method: "POST", template: "/api/chat", purpose: inference, kind: dialect.Chat},
 	}
 	b := &booking{s: s, x: x, req: &dialect.Request{Stream: true}, lease: &sched.Lease{Backend: be}}
 	b.record = api.Record{Admission: api.Admission{Model: "llama3.2:latest", Backend: "gpu1", Streamed: true}, Outcome: api.OutcomeOK, Status: 200, FirstByte: 1}
@@ -31,24 +31,24 @@ func steps(t trace.Tracer) func() {
 	end := []byte(`{"model":"llama3.2","message":{"role":"assistant","content":""},"done":true,"done_reason":"stop","eval_count":120}` + "\n")
 	up := &proxy.Request{}
 	return func() {
-		x.journey = nil
+		x.trace = nil
 		s.traceRequest(x)
-		x.journey.waited(x.arrived, nil)
-		x.journey.serve(b, up)
-		x.journey.finished(end)
-		x.journey.booked(x, &b.record)
-		_ = x.journey.id()
-		x.journey.end(x)
+		x.trace.waited(x.arrived, nil)
+		x.trace.serve(b, up)
+		x.trace.finished(end)
+		x.trace.booked(x, &b.record)
+		_ = x.trace.id()
+		x.trace.end(x)
 	}
 }
 
 func TestTracingThatIsOffCostsNothing(t *testing.T) {
 	if n := testing.AllocsPerRun(100, steps(nil)); n != 0 {
-		t.Errorf("%v allocations", n)
+		t.Errorf("got %v allocations, want 0", n)
 	}
 }
 
-// What tracing costs a streamed chat: off, one that is not chosen, and one that is.
+// The cost of tracing for a streamed chat: with tracing off, with a chat that is not sampled, and with one that is.
 func BenchmarkTraceOfARequest(b *testing.B) {
 	unchosen := sdk.NewTracerProvider(sdk.WithSampler(sdk.NeverSample()))
 	chosen := sdk.NewTracerProvider(sdk.WithSampler(sdk.AlwaysSample()))

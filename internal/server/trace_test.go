@@ -16,7 +16,7 @@ import (
 	"ollama-api-service/internal/tracing"
 )
 
-// traced is a bed whose requests are all traced, and the spans by their kinds after flush.
+// traced is a bed that traces all its requests.
 type traced struct {
 	*bed
 	collector *otlptest.Collector
@@ -44,7 +44,7 @@ func startTraced(t *testing.T, with setup) *traced {
 	return tb
 }
 
-// end stops the server, so that every span has ended, and returns them.
+// end stops the server, which ends every span, and returns the spans.
 func (b *traced) end() []otlptest.Span {
 	b.t.Helper()
 	b.stop()
@@ -54,7 +54,7 @@ func (b *traced) end() []otlptest.Span {
 	return b.collector.Spans()
 }
 
-// of is the one span of the request with that name, and its children by name.
+// of returns the span of the request with this id, and its child spans by name.
 func spansOf(t *testing.T, all []otlptest.Span, requestID string) (request otlptest.Span, children map[string]otlptest.Span) {
 	t.Helper()
 	children = map[string]otlptest.Span{}
@@ -69,7 +69,7 @@ func spansOf(t *testing.T, all []otlptest.Span, requestID string) (request otlpt
 	for _, s := range all {
 		if s.Parent == request.ID {
 			if s.TraceID != request.TraceID || s.Start.Before(request.Start) || s.End.After(request.End) {
-				t.Errorf("%s does not lie in its request", s.Name)
+				t.Errorf("the span %s is not within its request's time", s.Name)
 			}
 			children[s.Name] = s
 		}
@@ -81,7 +81,7 @@ func sameAttributes(t *testing.T, s otlptest.Span, want map[string]any) {
 	t.Helper()
 	got := maps.Clone(s.Attributes)
 	for _, name := range []string{"ollama_api.request_id", "gen_ai.response.time_to_first_chunk", "server.port"} {
-		delete(got, name) // looked at on their own
+		delete(got, name) // the test checks them separately
 	}
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("%s has\n%v, want\n%v", s.Name, got, want)
@@ -131,7 +131,7 @@ func TestARequestIsThreeSpans(t *testing.T) {
 			sameAttributes(t, serving, c.want)
 			first, streamed := serving.Attributes["gen_ai.response.time_to_first_chunk"].(float64)
 			if streamed != c.want["gen_ai.request.stream"].(bool) || first < 0 || first > serving.End.Sub(serving.Start).Seconds() {
-				t.Errorf("the first piece after %v s", first)
+				t.Errorf("got the first piece after %v s", first)
 			}
 		})
 	}
@@ -189,7 +189,7 @@ func TestSpansOfWhatFails(t *testing.T) {
 		}
 	}
 	if requests != 7 {
-		t.Errorf("%d requests have spans: strangers and what is about the service have none", requests)
+		t.Errorf("got %d requests with spans; requests without a key and about the service must have none", requests)
 	}
 }
 
@@ -214,7 +214,7 @@ func TestWhatClientsWriteIsInNoSpan(t *testing.T) {
 	}
 }
 
-// The client's span is the parent of ours, and ours that of the upstream's where that is wanted.
+// The client's span is the parent of ours. If the setting asks for it, ours is the parent of the upstream's.
 func TestATraceGoesOn(t *testing.T) {
 	const theirs = "0af7651916cd43dd8448eb211c80319c"
 	for _, c := range []struct {
@@ -261,12 +261,12 @@ func TestATraceGoesOn(t *testing.T) {
 			t.Errorf("%v: the upstream got %q, want %q", c.parent, sent, want)
 		}
 		if want != "" && !strings.Contains(b.logs.String(), `"trace_id":"`+spans[i].TraceID+`"`) {
-			t.Error("the log has another trace")
+			t.Error("the log has a different trace id")
 		}
 	}
 }
 
-// Without the setting the header of a client changes nothing, and goes nowhere.
+// Without tracing, the client's header has no effect and is not forwarded.
 func TestNothingIsTracedWithoutACollector(t *testing.T) {
 	b := start(t, setup{change: func(o *server.Options) { o.TraceUpstream = true }})
 	req := b.request("POST", "/api/chat", b.user(), `{"model":"tiny","stream":false}`)

@@ -19,19 +19,19 @@ const (
 	endedEarly = "the answer of the Ollama server ended too early: try again"
 	noJSON     = "the Ollama server sent a record that is no JSON: try again"
 	noAnswer   = "the Ollama server did not answer in time: it may be loading a model; try again"
-	silence    = "the Ollama server fell silent in the middle of its answer: try again"
-	tooLong    = "the request took longer than it may (MAX_REQUEST_TIME): ask for a shorter answer"
+	silence    = "the Ollama server stopped sending in the middle of its answer: try again"
+	tooLong    = "the request took longer than MAX_REQUEST_TIME allows: ask for a shorter answer"
 )
 
-// chunked is a streamed answer of these records, whose body ends properly.
+// chunked returns a streamed answer with these records, whose body ends properly.
 func (f *flow) chunked(records ...string) ollamatest.Answer {
 	if records == nil {
-		records = []string{} // an answer all the same
+		records = []string{} // an answer without records
 	}
 	return ollamatest.Answer{Chunks: records, Header: http.Header{"Content-Type": {f.kind}}}
 }
 
-// record is a record of the dialect that says data.
+// record returns a record of the dialect with data.
 func (f *flow) record(data string) string {
 	if f.name == "native" {
 		return data + "\n"
@@ -47,11 +47,11 @@ func zipped(s string) string {
 	return b.String()
 }
 
-// badUpstream is one way in which an Ollama, or what stands before it, may answer a stream, and what its client must then see.
+// badUpstream is one wrong way in which Ollama, or a proxy before it, may answer a stream, and what its client must then get.
 type badUpstream struct {
 	name    string
 	answer  func(f *flow) ollamatest.Answer
-	status  int // of a failure before the first record; 200 is one behind the first three, 0 none at all
+	status  int // of a failure before the first record; 200 means a failure after the first three records, 0 no failure
 	says    string
 	outcome string
 }
@@ -109,14 +109,14 @@ func badUpstreams(elsewhere string) []badUpstream {
 		{"an object in gzip", func(*flow) ollamatest.Answer {
 			return ollamatest.Answer{Body: zipped(`{"done":true}`), Header: http.Header{"Content-Encoding": {"gzip"}, "Content-Type": {"application/json"}}}
 		}, 502, "the Ollama server compressed its answer", "upstream_error"},
-		{"a page of HTML", failing(200, "<html>Welcome to nginx!</html>"), 502, "the Ollama server answered 200 and no JSON", "upstream_error"},
-		{"a failure in HTML", failing(500, "<html>Internal Server Error</html>"), 502, "the Ollama server answered 500 and no JSON", "upstream_error"},
+		{"a page of HTML", failing(200, "<html>Welcome to nginx!</html>"), 502, "the Ollama server answered 200 without JSON", "upstream_error"},
+		{"a failure in HTML", failing(500, "<html>Internal Server Error</html>"), 502, "the Ollama server answered 500 without JSON", "upstream_error"},
 		{"its own account", failing(401, `{"error":"unauthorized"}`), 502, "the Ollama server is not signed in where this model needs it", "upstream_error"},
 		{"trailers", func(f *flow) ollamatest.Answer {
 			wire := strings.TrimSuffix(f.wire(), "\r\n") + "X-Trailer: x\r\nSet-Cookie: t=1\r\n\r\n"
 			return ollamatest.Answer{Raw: strings.Replace(wire, "Date:", "Trailer: X-Trailer\r\nDate:", 1)}
 		}, 0, "", "ok"},
-		{"headers that are nobody's business", func(f *flow) ollamatest.Answer {
+		{"headers that must not be forwarded", func(f *flow) ollamatest.Answer {
 			a := three(f, f.end...)
 			for _, name := range []string{"Set-Cookie", "Server", "Keep-Alive", "Proxy-Authenticate", "Upgrade", "Trailer", "X-Other", "X-Request-Id", "Access-Control-Allow-Origin"} {
 				a.Header[name] = []string{"theirs"}
@@ -139,8 +139,8 @@ func badUpstreams(elsewhere string) []badUpstream {
 	}
 }
 
-// What an Ollama does wrong is a failure that says so, in the dialect, with a status where nothing has passed yet; and nothing of
-// its header passes but the type of the answer.
+// A fault of Ollama becomes a failure in the client's dialect, with an error status if nothing was sent yet. Of Ollama's header, only the
+// type of the answer is forwarded.
 func TestBadUpstreams(t *testing.T) {
 	b := start(t, setup{})
 	elsewhere := ollamatest.Start(t)
@@ -183,7 +183,7 @@ func TestBadUpstreams(t *testing.T) {
 	}
 }
 
-// checkHeader looks for fields that are not ours.
+// checkHeader reports fields that the gateway does not set.
 func checkHeader(t *testing.T, r reply) {
 	t.Helper()
 	for name, values := range r.header {
@@ -201,7 +201,7 @@ func checkHeader(t *testing.T, r reply) {
 	}
 }
 
-// A server that is busy keeps its status, with a time after which a try makes sense.
+// The status of a busy server is forwarded, with a time after which to try again.
 func TestBusyUpstream(t *testing.T) {
 	b := start(t, setup{})
 	key := b.user()
@@ -213,7 +213,7 @@ func TestBusyUpstream(t *testing.T) {
 	}
 }
 
-// Lists and details are small objects: whatever else comes is a 502, never a page of another server's.
+// Lists and details are small objects. Any other answer becomes a 502; a page of another server is never forwarded.
 func TestBadMetadata(t *testing.T) {
 	b := start(t, setup{})
 	key := b.user()
@@ -244,7 +244,7 @@ func TestBadMetadata(t *testing.T) {
 	}
 }
 
-// Each bound of time ends in the dialect's failure: with 504 where nothing has passed, within the stream where something has.
+// Each time limit ends with a failure in the client's dialect: with 504 if nothing was sent yet, otherwise within the stream.
 func TestUpstreamThatStalls(t *testing.T) {
 	if testing.Short() {
 		t.Skip("slow: make test runs it")
@@ -298,7 +298,7 @@ func TestUpstreamThatStalls(t *testing.T) {
 	}
 }
 
-// deaf is a client that breaks off at the last record of its answer.
+// deaf is a client that disconnects at the last record of its answer.
 type deaf struct {
 	*httptest.ResponseRecorder
 	end string
@@ -313,7 +313,7 @@ func (d deaf) Write(p []byte) (int, error) {
 
 func (d deaf) WriteString(s string) (int, error) { return d.Write([]byte(s)) }
 
-// The row says what upstream delivered: that its last piece did not reach the client changes nothing.
+// The row has the outcome that upstream delivered, even if the last piece does not reach the client.
 func TestFailedLastWrite(t *testing.T) {
 	b := start(t, setup{})
 	key, _ := b.key(`{"name":"deaf","role":"user"}`)

@@ -20,12 +20,12 @@ func (b *bed) spend(key, model string, n int) {
 	b.ollama.Script("POST", "/api/chat", ollamatest.Answer{Tokens: 7, PromptTokens: 11})
 	for range n {
 		if r := b.do("POST", "/api/chat", key, `{"model":"`+model+`","messages":[{"role":"user","content":"a prompt"}]}`); r.status != 200 {
-			b.t.Fatalf("%d %s", r.status, r.body)
+			b.t.Fatalf("got %d %s, want 200", r.status, r.body)
 		}
 	}
 }
 
-// ask is the answer of an admin's GET.
+// ask sends a GET with the admin key and returns the answer.
 func ask[T any](b *bed, path string) T {
 	b.t.Helper()
 	r := b.do("GET", path, adminSecret, "")
@@ -98,7 +98,7 @@ func TestUsageByEverything(t *testing.T) {
 	if got := ask[usageAnswer](b, "/api/admin/usage?limit=1&group_by=model"); len(got.Usage) != 1 || !got.Truncated || got.Groups != 2 {
 		t.Errorf("one of two groups: %+v", got)
 	}
-	// Days begin where the one who asks is, and times are shown so.
+	// Days begin at midnight in the requested time zone, and times are shown in it.
 	east := ask[usageAnswer](b, "/api/admin/usage?group_by=day&tz=%2B05:45")
 	for _, at := range []time.Time{*east.Usage[0].Start, east.From} {
 		if _, offset := at.Zone(); offset != 20_700 || at.Format(time.TimeOnly) != "00:00:00" {
@@ -108,16 +108,16 @@ func TestUsageByEverything(t *testing.T) {
 	if table := b.do("GET", "/api/admin/usage?group_by=day&tz=%2B05:45&format=csv", adminSecret, ""); !strings.Contains(table.body, east.Usage[0].Start.Format(time.DateOnly)+"T00:00:00+05:45,") {
 		t.Errorf("as CSV: %s", table.body)
 	}
-	// Revoked keys keep their usage, and are marked.
+	// Revoked keys keep their usage and are marked.
 	b.do("DELETE", "/api/keys/"+annaPreview, adminSecret, "")
 	if got := ask[usageAnswer](b, "/api/admin/usage?group_by=key"); !got.Usage[0].Revoked || got.Usage[1].Revoked {
 		t.Errorf("revoked: %+v", got.Usage)
 	}
-	// As CSV, by either way of asking; a name is no formula.
+	// As CSV, requested in either way. A name is never a formula.
 	for _, ask := range []string{"?group_by=key&format=csv", "?group_by=key"} {
 		r := b.accept("/api/admin/usage"+ask, "text/csv;q=0.9, */*;q=0.1")
 		if r.header.Get("Content-Type") != "text/csv; charset=utf-8" || r.header.Get("Content-Disposition") != `attachment; filename="usage.csv"` {
-			t.Errorf("%s: %v", ask, r.header)
+			t.Errorf("%s: got the header %v, want CSV as usage.csv", ask, r.header)
 		}
 		table, err := csv.NewReader(strings.NewReader(r.body)).ReadAll()
 		if got, want := table[1][len(table[1])-1], "'=Anna"; got != want {
@@ -129,9 +129,9 @@ func TestUsageByEverything(t *testing.T) {
 		}
 	}
 	if r := b.accept("/api/admin/usage?format=json", "text/csv"); r.header.Get("Content-Type") != "application/json" {
-		t.Errorf("format wins: %s", r.header.Get("Content-Type"))
+		t.Errorf("format must have precedence over Accept: got %s", r.header.Get("Content-Type"))
 	}
-	// What is no table is JSON all the same.
+	// An answer that is not a table is always JSON.
 	if r := b.accept("/api/admin/stats", "text/csv"); r.status != 200 || r.header.Get("Content-Type") != "application/json" {
 		t.Errorf("statistics: %d %s", r.status, r.header.Get("Content-Type"))
 	}
@@ -159,7 +159,7 @@ func TestRequestsOneByOne(t *testing.T) {
 	}
 	all := b.do("GET", "/api/admin/requests", adminSecret, "")
 	if strings.Contains(all.body, "PROMPTCANARY") || strings.Contains(all.body, key) || all.header.Get("X-Next-Cursor") != "" {
-		t.Errorf("%v %s", all.header, all.body)
+		t.Errorf("got %v %s, want no prompt, no key and no next page", all.header, all.body)
 	}
 	got := ask[answer](b, "/api/admin/requests")
 	if len(got.Requests) != 4 || got.Next != nil {
@@ -191,7 +191,7 @@ func TestRequestsOneByOne(t *testing.T) {
 		t.Errorf("a row has %d fields: %v", len(newest), newest)
 	}
 
-	// Page by page it is the same list, in CSV too.
+	// The pages together are the same list, also as CSV.
 	var ids []any
 	query := ""
 	for page := 0; page == 0 || query != ""; page++ {
@@ -245,17 +245,18 @@ func TestAbsurdQuestionsAreRefused(t *testing.T) {
 	}
 }
 
-// Plain days are those of tz, and to is included; weeks and months are of the same zone.
+// Dates without a time are days in tz, and the day in to is included. Weeks and months use the same time zone.
 func TestPlainDaysAndLongerTimes(t *testing.T) {
 	b := start(t, setup{})
 	row := func(id string, at time.Time) api.Record {
 		return api.Record{Admission: api.Admission{ID: id, At: at, Key: "oas_8rT2kLmN0q", Model: "tiny:latest", Endpoint: "/api/chat", Class: "inference", Backend: "gpu1"}, Outcome: api.OutcomeOK, Total: time.Second}
 	}
-	// Sunday evening in Berlin, Monday after midnight there, which is Sunday in UTC, and the last minute of October and the first of November there.
+	// Sunday evening in Berlin; Monday after midnight there, which is Sunday in UTC; the last minute of October and the first of November
+	// there.
 	rows := []api.Record{
 		row("1", time.Date(2026, 11, 22, 21, 0, 0, 0, time.UTC)), row("2", time.Date(2026, 11, 22, 23, 30, 0, 0, time.UTC)),
 		row("3", time.Date(2026, 10, 31, 22, 59, 0, 0, time.UTC)), row("4", time.Date(2026, 10, 31, 23, 0, 0, 0, time.UTC)),
-		// On both sides of the midnight that clocks of the Azores skip.
+		// Before and after the midnight that clocks in the Azores skip.
 		row("5", time.Date(2026, 3, 29, 0, 30, 0, 0, time.UTC)), row("6", time.Date(2026, 3, 29, 1, 0, 0, 0, time.UTC)),
 	}
 	if _, err := b.store.AddRecords(t.Context(), rows); err != nil {

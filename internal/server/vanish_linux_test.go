@@ -18,22 +18,22 @@ import (
 
 const (
 	prompt = `{"model":"tiny","stream":%v,"messages":[{"role":"user","content":"x"}]}`
-	soon   = 25 * time.Second // a probe that fails, and what its finding is then good for
+	soon   = 25 * time.Second // the time of a probe that fails, and how long its result is used
 )
 
-// longTimes are the standard ones: none of them may be what ends a request here.
+// longTimes are the default timeouts. None of them may end a request in these tests.
 func longTimes(o *server.Options) {
 	o.FirstByte, o.Idle, o.MaxRequestTime = 15*time.Minute, 5*time.Minute, 30*time.Minute
 }
 
-// far is an Ollama on a machine of its own.
+// far is an Ollama on another machine.
 func far(t *testing.T) (*netbed.Machine, *ollamatest.Server) {
 	m := netbed.New(t)
 	srv := ollamatest.StartOn(t, m.Listen(11434))
 	return m, srv
 }
 
-// later sends a request from a goroutine of its own.
+// later sends a request from its own goroutine.
 func (b *bed) later(req *http.Request) <-chan reply {
 	answer := make(chan reply, 1)
 	go func() {
@@ -49,7 +49,7 @@ func (b *bed) later(req *http.Request) <-chan reply {
 	return answer
 }
 
-// await is the answer, which must come within the time.
+// await returns the answer, which must come within the given time.
 func await(t *testing.T, what string, answer <-chan reply, within time.Duration) reply {
 	t.Helper()
 	select {
@@ -61,8 +61,8 @@ func await(t *testing.T, what string, answer <-chan reply, within time.Duration)
 	}
 }
 
-// Of two servers one vanishes. What it had not begun to answer is answered by the other, what it had begun ends with an error, a pull on
-// all servers ends there, and no slot of it stays taken.
+// One of two servers vanishes. The other server answers the requests whose answers had not begun. Answers that had begun end with an error.
+// A pull on all servers ends for this server. None of its slots stays taken.
 func TestAServerThatVanishes(t *testing.T) {
 	if !netbed.Inside(t) {
 		return
@@ -105,11 +105,11 @@ func TestAServerThatVanishes(t *testing.T) {
 		t.Errorf("the pull: %d %s", r.status, r.body)
 	}
 	if n := b.sched.Snapshot().InFlight; n != 0 {
-		t.Errorf("%d slots are still taken", n)
+		t.Errorf("got %d slots still taken, want 0", n)
 	}
 }
 
-// A server whose probes take too long, but that works: nothing on it is moved or ended.
+// A server works, but its probes take too long. None of its requests is moved or ended.
 func TestAServerThatIsOnlySlow(t *testing.T) {
 	if !netbed.Inside(t) {
 		return
@@ -132,7 +132,7 @@ func TestAServerThatIsOnlySlow(t *testing.T) {
 	ended := make(chan struct{})
 	defer close(ended)
 	go func() {
-		tick := time.NewTicker(700 * time.Millisecond) // 42 s in all: longer than a hung server is waited for
+		tick := time.NewTicker(700 * time.Millisecond) // 42 s in all, longer than the gateway waits for a hung server
 		defer tick.Stop()
 		for range lines {
 			select {
@@ -157,7 +157,7 @@ func TestAServerThatIsOnlySlow(t *testing.T) {
 	}
 }
 
-// A server whose system answers but whose program does not: its requests move, and its streams end, after half a minute.
+// The system of a server acknowledges bytes, but its program does not answer. After half a minute, its requests move and its streams end.
 func TestAServerThatHangs(t *testing.T) {
 	if !netbed.Inside(t) {
 		return
@@ -183,7 +183,8 @@ func TestAServerThatHangs(t *testing.T) {
 	}
 }
 
-// The server's name moves to another machine, and the old one is silent: what is on connections to the old one is asked again on the new.
+// The server's name moves to another machine, and the old one is silent. Requests on connections to the old one are sent again to the new
+// one.
 func TestAServerThatMoves(t *testing.T) {
 	if !netbed.Inside(t) {
 		return
@@ -227,7 +228,7 @@ func TestAServerThatMoves(t *testing.T) {
 	}
 }
 
-// An upload may stand still for as long as the other end takes to write, and ends when that has vanished.
+// An upload may pause for as long as the server takes to write. It ends when the server has vanished.
 func TestAnUploadToASlowDisk(t *testing.T) {
 	if !netbed.Inside(t) {
 		return
@@ -265,8 +266,8 @@ func TestAnUploadToASlowDisk(t *testing.T) {
 	<-arrived
 	select {
 	case r := <-slow:
-		t.Fatalf("the upload ended while it stood still: %d %s", r.status, r.body)
-	case <-time.After(35 * time.Second): // longer than sent bytes may wait for an acknowledgement
+		t.Fatalf("the upload ended while it was paused: %d %s", r.status, r.body)
+	case <-time.After(35 * time.Second): // longer than sent bytes may stay unacknowledged
 	}
 	close(read)
 	if r := await(t, "the slow upload", slow, soon); r.status != 201 {

@@ -1,4 +1,4 @@
-// The Go clients: the argument names one, cases come on stdin and a line for each goes to stdout, as cases.mjs has them.
+// The Go clients. The argument names a client. The program reads cases from stdin and writes a line for each, in the format of cases.mjs.
 package main
 
 import (
@@ -27,7 +27,7 @@ type result struct {
 	Ms         int64  `json:"ms"`
 }
 
-// client is one Go package: it plays a case, and knows the status that its error carries.
+// client is one Go package. It runs a case, and finds the status in the package's error.
 type client struct {
 	run    func(order, *result) error
 	status func(error) int
@@ -48,7 +48,7 @@ func main() {
 	}
 }
 
-// play runs the cases in order. Patient ones, which the client repeats with pauses, go on while the others run.
+// play runs the cases in order. Patient cases, which the client repeats with pauses, continue while the others run.
 func play(name string) error {
 	c, known := clients[name]
 	if !known {

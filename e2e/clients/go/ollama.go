@@ -11,7 +11,7 @@ import (
 	"github.com/ollama/ollama/api"
 )
 
-// bearer is how a program sends a key with this package: it has no setting for one.
+// bearer sends the key, because this package has no setting for one.
 type bearer string
 
 func (key bearer) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -20,7 +20,7 @@ func (key bearer) RoundTrip(r *http.Request) (*http.Response, error) {
 	return http.DefaultTransport.RoundTrip(r)
 }
 
-// client has the key in the header, or in the address for calls named so.
+// client returns a client that sends the key in the header, or in the address if the call's name asks for that.
 func (o order) ollama() (*api.Client, string, error) {
 	call, inPath := strings.CutSuffix(o.Call, " through /k/KEY")
 	address, client := o.URL, &http.Client{Transport: bearer(o.Key)}
@@ -87,7 +87,7 @@ func runOllama(o order, got *result) error {
 	return fmt.Errorf("no such call: %s", o.Call)
 }
 
-// ollamaStatus is the status of a failure, where the package says it.
+// ollamaStatus returns the status of a failure, if the package reports it.
 func ollamaStatus(err error) int {
 	if e, ok := errors.AsType[api.StatusError](err); ok {
 		return e.StatusCode

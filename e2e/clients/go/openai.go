@@ -97,7 +97,7 @@ func openAIStatus(err error) int {
 	return 0
 }
 
-// openAISentence adds what Error() leaves out in recent versions: a program that shows its user the sentence reads Message.
+// openAISentence returns the message that recent versions leave out of Error(). A program that shows the message reads Message.
 func openAISentence(err error) error {
 	if e, ok := errors.AsType[*openai.Error](err); ok {
 		return fmt.Errorf("%w; Message: %s", err, e.Message)

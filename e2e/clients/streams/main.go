@@ -1,5 +1,5 @@
-// Go readers of event streams: cases on stdin and a line for each on stdout, as streams.mjs has them. It is built twice, with the last
-// OpenAI SDK that takes an empty event for a broken one (go.mod), and with a newest one (newest.mod).
+// Go readers of event streams. The program reads cases from stdin and writes a line for each, in the format of streams.mjs. It is built
+// twice: with the last OpenAI SDK that reads an empty event as a broken one (go.mod), and with a newer one (newest.mod).
 package main
 
 import (

@@ -1,5 +1,5 @@
 // Readers of event streams. Cases come on stdin as one JSON array of {call, url, key, model}, and one JSON line for each goes to
-// stdout: the text that arrived, and the sentence that the reader's user reads.
+// stdout: the text that arrived, and the error message that the reader's user sees.
 import { readFileSync } from 'node:fs'
 import { createAnthropic } from '@ai-sdk/anthropic'
 import { createOpenAI } from '@ai-sdk/openai'
@@ -49,7 +49,7 @@ const messageHelper = (SDK) => async (c, got) => {
   stream.on('text', (text) => { got.text += text })
   await stream.finalMessage()
 }
-// What a program of the AI SDK shows is the error part of the stream.
+// A program that uses the AI SDK shows the error part of the stream.
 const aiSDK = (stream, model) => async (c, got) => {
   let failure
   for await (const part of stream({ model: model(c), prompt: 'the sea', maxRetries: 0, onError() {} }).fullStream) {
@@ -79,7 +79,7 @@ const split = (end, start) => async (c, got) => {
     rest = blocks.pop()
     for (const block of blocks) {
       if (!block) continue
-      if (!block.startsWith(start)) got.beats = true // it passes over it
+      if (!block.startsWith(start)) got.beats = true // the reader skips it
       else if (take(block.slice(start.length).trim(), got)) return
     }
   }
@@ -113,7 +113,7 @@ const calls = {
   'lines that start with data:': split('\n', 'data:'),
   'eventsource-parser': eventSource,
 }
-console.error = console.warn = () => {} // the AI SDK repeats what it has told
+console.error = console.warn = () => {} // the AI SDK also logs the errors that it throws
 
 for (const c of JSON.parse(readFileSync(0, 'utf8'))) {
   const got = { ok: true, text: '' }
