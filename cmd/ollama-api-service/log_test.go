@@ -76,7 +76,7 @@ func TestALogOnANonBlockingStream(t *testing.T) {
 	<-d.tried
 	d.give(1 << 20)
 	w.close()
-	if got := d.text.String(); w.lost.Load() != 0 || strings.Count(got, "\n") != 1 || !strings.HasSuffix(got, "finds room\"\n") {
+	if got := d.text.String(); w.lost.Load() != 0 || strings.Count(got, "\n") != 1 || !strings.HasSuffix(got, "fits only in part\"\n") {
 		t.Errorf("%d lines are lost, and the log is %q", w.lost.Load(), got)
 	}
 }

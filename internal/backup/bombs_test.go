@@ -77,7 +77,7 @@ func TestBombsAreRefused(t *testing.T) {
 	claims := func(size int64) []byte { return begin(File{databaseName, size, ""}) }
 	database := func(kind byte, size int64) []byte { return header(t, kind, databaseName, size) }
 	const huge = 7 << 30 // about the largest that a plain header can say
-	const is, more, none, other = "not what its manifest says", "more in it", "no backup of this program", "other files"
+	const is, more, none, other = "does not match its manifest", "more than its manifest lists", "not a backup of this program", "unexpected files"
 	comment := extended(t, "comment", strings.Repeat("a", 900_000))
 	sparse := extended(t, "GNU.sparse.major", "1", "GNU.sparse.minor", "0", "GNU.sparse.name", databaseName, "GNU.sparse.realsize", fmt.Sprint(100<<20))
 	whole := begin(file(databaseName, "x"))
