@@ -8,7 +8,8 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// addKeyFlags adds a flag for each field of a key. All except the booleans are texts, because they also take a word: none, all, never or any.
+// addKeyFlags adds a flag for each field of a key. Flags that are not booleans are texts, because they also take a word: none, all,
+// never or any.
 func addKeyFlags(set *pflag.FlagSet) {
 	for _, f := range api.KeyFields {
 		if !f.Settable() {

@@ -76,8 +76,8 @@ func NewKey(name string, role Role, limit *int64) Key {
 	return Key{Name: name, Role: role, RateLimit: limit, Weight: 1, Class: ClassInteractive}
 }
 
-// KeyFields are the fields of a key, in the order in which `keys show` prints them. The type of a field, its JSON name and its texts for the
-// HTTP API are in Key; everything else that the HTTP API, the command line and the store know of it is in its line here.
+// KeyFields are the fields of a key, in the order in which `keys show` prints them. The type of a field, its JSON name and its texts
+// for the HTTP API are in Key; everything else that the HTTP API, the command line and the store know of it is in its line here.
 var KeyFields = indexed([]*KeyField{
 	{Name: "key_preview", Label: "key", Column: "KEY"},
 	{Name: "name", Label: "name", Column: "NAME", Required: true, Least: 1, Most: MaxNameLength, Help: "name or purpose of the key"},
@@ -138,7 +138,7 @@ var KeyFields = indexed([]*KeyField{
 // KeyFilter selects keys by the values of their fields. An empty value selects all.
 type KeyFilter struct {
 	Role  string `query:"role" enum:"admin,user" doc:"Keys of this role" help:"only keys of this role: user or admin"`
-	Owner string `query:"owner" maxLength:"100" doc:"Keys with exactly this owner" example:"Sales team" help:"only keys with exactly this owner"`
+	Owner string `query:"owner" maxLength:"100" doc:"Keys with exactly this owner" help:"only keys with exactly this owner"`
 }
 
 func (f *KeyFilter) has(k *Key) bool {

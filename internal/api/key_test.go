@@ -55,7 +55,9 @@ func TestKeyPatchHasThreeStates(t *testing.T) {
 }
 
 func TestKeyWeightIsANumber(t *testing.T) {
-	for weight, valid := range map[float64]bool{1: true, 1000: true, 0.001: true, 0: false, -1: false, 1000.5: false, math.NaN(): false, math.Inf(1): false} {
+	for weight, valid := range map[float64]bool{
+		1: true, 1000: true, 0.001: true, 0: false, -1: false, 1000.5: false, math.NaN(): false, math.Inf(1): false,
+	} {
 		k := NewKey("k", RoleUser, nil)
 		k.Weight = weight
 		if err := k.Validate(); (err == nil) != valid {

@@ -55,7 +55,8 @@ func (s *Store) CreateKey(ctx context.Context, k api.Key, mac []byte, by api.Cha
 		for _, f := range api.KeyFields {
 			values = append(values, b.param(stored(f.At(&k))))
 		}
-		done, err := tx.ExecContext(ctx, `INSERT INTO keys (`+keyColumns+`) VALUES (`+strings.Join(values, ", ")+`) ON CONFLICT (preview) DO NOTHING`, b.args...)
+		done, err := tx.ExecContext(ctx, `INSERT INTO keys (`+keyColumns+`) VALUES (`+strings.Join(values, ", ")+`)
+			ON CONFLICT (preview) DO NOTHING`, b.args...)
 		if err != nil {
 			return err
 		}
@@ -361,7 +362,8 @@ func stored(at any) any {
 	return at
 }
 
-// column is a time in milliseconds, or a list or policy as JSON. A nil list is NULL and an empty one is not, because they differ for models.
+// column is a time in milliseconds, or a list or policy as JSON. A nil list is NULL and an empty one is not, because they differ for
+// models.
 type column struct{ at any }
 
 func (c column) Value() (driver.Value, error) {
