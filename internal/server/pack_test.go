@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -110,11 +111,20 @@ type keysAnswer struct {
 
 func TestKeysPageByPage(t *testing.T) {
 	b := start(t, setup{})
+	// Keys are sorted by the millisecond in which they were created, and two of one millisecond by chance.
+	nextMillisecond := func() {
+		for now := time.Now().UnixMilli(); time.Now().UnixMilli() == now; {
+			runtime.Gosched()
+		}
+	}
 	soon := time.Now().Add(time.Hour).UTC().Format(time.RFC3339)
 	late := time.Now().AddDate(1, 0, 0).UTC().Format(time.RFC3339)
 	_, gone := b.key(`{"name":"Ärger gone","role":"user","note":"who: Zoë"}`)
+	nextMillisecond()
 	b.key(`{"name":"beta","role":"admin","expires_at":"` + late + `"}`)
+	nextMillisecond()
 	b.key(`{"name":"Alpha laptop","role":"user","expires_at":"` + soon + `"}`)
+	nextMillisecond()
 	_, gamma := b.key(`{"name":"gamma Laptop","role":"user"}`)
 	b.do("DELETE", "/api/keys/"+gone, adminSecret, "")
 	for query, want := range map[string]string{
