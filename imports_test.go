@@ -31,22 +31,20 @@ var mayImport = map[string][]string{
 	"backup":  {"disk", "store"},
 	"store":   {"api", "disk"},
 	"auth":    {"api", "store"},
-	"usage":   {"api", "disk", "store"},
+	"books":   {"api", "disk", "store"},
 	"limit":   {"api"},
 	"backend": {"api", "dial"},
 	"sched":   {"api", "backend"},
 	"tracing": {"dial"},
 	"recipe":  {"api"},
 
-	"netbed":   {},
-	"otlptest": {},
-	"dialect":  {"api"},
-	"proxy":    {"api", "dial", "dialect"},
-	"explain":  {"api", "sched"},
-	"admin":    {"api", "auth", "backend", "dial", "dialect", "explain", "limit", "sched", "store", "usage"},
-	"server":   {"api", "admin", "auth", "backend", "dial", "dialect", "disk", "explain", "limit", "proxy", "sched", "store", "usage"},
+	"dialect": {"api"},
+	"proxy":   {"api", "dial", "dialect"},
+	"explain": {"api", "sched"},
+	"admin":   {"api", "auth", "backend", "books", "dial", "dialect", "explain", "limit", "sched", "store"},
+	"server":  {"api", "admin", "auth", "backend", "books", "dial", "dialect", "disk", "explain", "limit", "proxy", "sched", "store"},
 
-	"ollamatest": {"api"},
+	"test": {"api", "limit"}, // support for tests, which no product file imports
 }
 
 // sqlRoom is the only room that may import database drivers and other packages for SQL.

@@ -11,7 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // asked is what Ollama reads of a request. encoding/json folds the case of names, as it does there.

@@ -21,7 +21,7 @@ import (
 	"testing"
 	"time"
 
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // acmeServer is Let's Encrypt's own test server, with a DNS in which every name leads to this machine.

@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // load keeps the service busy with the key until stop is called, which returns how many requests were answered.

@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // allowed is what requests that reached a fake Ollama may have used: their prompts as the gateway estimates them, and the longest

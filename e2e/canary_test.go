@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // Whatever happens to a request, no file or output of the service contains its text or a key afterwards.

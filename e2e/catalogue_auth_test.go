@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"ollama-api-service/internal/auth"
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // oneSentence is the error message for every bad key, whatever is wrong with it.

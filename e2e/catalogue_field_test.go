@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // fieldRows send valid JSON that asks for something that a user may not have.

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // headerRows send header fields that are ambiguous, too large or without meaning.

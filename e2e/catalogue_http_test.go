@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // pathRows send paths and methods that are not in the route table.

@@ -18,7 +18,7 @@ import (
 	"time"
 
 	"ollama-api-service/internal/backend"
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // row is one request of the catalogue of bad input, with the expected result. docs/proof.md has one line for each number.

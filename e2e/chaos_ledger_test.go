@@ -21,7 +21,7 @@ import (
 	"time"
 
 	_ "modernc.org/sqlite"
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // ledger has the facts that are known outside the service: the requests that Ollama got, the answers that clients have read, and the

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // order is one case that a client gets, and got is the result that its user sees. The JSON is the same for every client.

@@ -4,7 +4,7 @@ import (
 	"strings"
 	"testing"
 
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // If a stream ends because its key has no tokens left, every client gets an answer with counts, not a failure.

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // streamsOf are requests for a stream in each dialect, with the form of the error record when the service stops.

@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/net/http2"
 
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // frameFlood is what a client can send in HTTP/2 without end. i numbers the frames.

@@ -10,7 +10,7 @@ import (
 	"sync"
 	"testing"
 
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // Whatever one key sends, the program uses at most MAX_BODY_MEMORY plus 150 MB, and the requests of other keys are served.

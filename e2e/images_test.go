@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // With the default settings, each dialect accepts an image of 50 MB.

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // A request that runs when the process is killed gets its own row, because it used the backend.

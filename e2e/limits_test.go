@@ -7,7 +7,7 @@ import (
 	"sync"
 	"testing"
 
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 const oneToken = `{"model":"tiny","prompt":"x","stream":false,"options":{"num_predict":1}}`

@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"ollama-api-service/internal/backend"
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 var mutations = flag.Int("mutations", 10_000, "how many changed requests TestChangedRequests sends")

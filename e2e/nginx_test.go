@@ -13,7 +13,7 @@ import (
 	"strings"
 	"testing"
 
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // With the configuration in docs/deployment.md, nginx forwards each word before the next one comes, and sends the client's address.

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // webUICalls are the bodies that Open WebUI sends, by method and path. Open WebUI is a Python server with a browser interface. It is not

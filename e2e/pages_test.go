@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // npmProject returns a directory with a package.json, and installs the packages of its lock file if they are missing.

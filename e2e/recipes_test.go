@@ -13,8 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"ollama-api-service/internal/ollamatest"
 	"ollama-api-service/internal/recipe"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // turns are shell functions that replace the last commands of recipes if those would wait for a person. The functions for "ollama launch"

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // reader is a program that reads streams in several ways. Each way is a call.

@@ -21,7 +21,7 @@ import (
 	"testing"
 	"time"
 
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // authority signs certificates for the tests.

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"ollama-api-service/internal/otlptest"
+	"ollama-api-service/internal/test/otlptest"
 )
 
 // The service sends the spans of requests to a collector, at the latest when it stops. They have the real Ollama's token counts.

@@ -13,8 +13,8 @@ import (
 	"strings"
 	"testing"
 
+	"ollama-api-service/internal/books"
 	"ollama-api-service/internal/config"
-	"ollama-api-service/internal/usage"
 )
 
 // generated replaces the desk's secret by one that the service generated.
@@ -143,7 +143,7 @@ func TestRestoreRefuses(t *testing.T) {
 	if err := os.MkdirAll(to, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	journal, err := usage.Hold(to)
+	journal, err := books.Hold(to)
 	if err != nil {
 		t.Fatal(err)
 	}

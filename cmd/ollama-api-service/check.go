@@ -14,10 +14,10 @@ import (
 
 	"ollama-api-service/internal/auth"
 	"ollama-api-service/internal/backend"
+	"ollama-api-service/internal/books"
 	"ollama-api-service/internal/config"
 	"ollama-api-service/internal/disk"
 	"ollama-api-service/internal/store"
-	"ollama-api-service/internal/usage"
 )
 
 // The results of a check.
@@ -210,7 +210,7 @@ func (e *examination) secret(seen *store.Sight) {
 
 // running reports whether a service runs on DATA_DIR.
 func (e *examination) running() bool {
-	held, err := usage.Held(e.cfg.DataDir)
+	held, err := books.Held(e.cfg.DataDir)
 	switch {
 	case err != nil:
 		e.fail("running service", databasef("the lock of the journal in %s cannot be read: %w", e.cfg.DataDir, err))

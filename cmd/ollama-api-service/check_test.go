@@ -13,7 +13,7 @@ import (
 	"testing"
 
 	"ollama-api-service/internal/config"
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // checked is the output of serve --check --json: the exit code and, for each check, the worst result and all details.

@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // handOver passes sockets to the program as systemd does. The program also needs its own process ID for that.

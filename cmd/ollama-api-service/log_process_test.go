@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // stopBound is SHUTDOWN_GRACE of these tests plus the time for usage and log lines, with room for a slow machine.

@@ -12,7 +12,7 @@ import (
 	"syscall"
 	"testing"
 
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // readOnly mounts dir read-only at another path.

@@ -14,7 +14,7 @@ import (
 	"syscall"
 	"testing"
 
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // settingsOf makes the program also read its settings from a file, and returns a function that replaces the file's text.

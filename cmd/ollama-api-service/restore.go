@@ -14,8 +14,8 @@ import (
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/auth"
 	"ollama-api-service/internal/backup"
+	"ollama-api-service/internal/books"
 	"ollama-api-service/internal/config"
-	"ollama-api-service/internal/usage"
 )
 
 func (p *program) restoreCommand() *cobra.Command {
@@ -134,7 +134,7 @@ func (r *restoring) holdDataDir() (files []string, release func(used bool), err 
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, nil, usagef("DATA_DIR cannot be created: %w", err)
 	}
-	journal, err := usage.Hold(dir)
+	journal, err := books.Hold(dir)
 	if err != nil {
 		return nil, nil, usagef("%v", err) // without its cause: waiting does not stop a running service
 	}

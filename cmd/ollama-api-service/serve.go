@@ -19,13 +19,13 @@ import (
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/auth"
 	"ollama-api-service/internal/backend"
+	"ollama-api-service/internal/books"
 	"ollama-api-service/internal/clock"
 	"ollama-api-service/internal/config"
 	"ollama-api-service/internal/limit"
 	"ollama-api-service/internal/sched"
 	"ollama-api-service/internal/server"
 	"ollama-api-service/internal/store"
-	"ollama-api-service/internal/usage"
 )
 
 const (
@@ -62,7 +62,7 @@ func serve(ctx context.Context, cfg *config.Config, hangup <-chan os.Signal, std
 	if err != nil {
 		return err
 	}
-	held, err := await(ctx, wait, "DATA_DIR", func() (*usage.Journal, error) { return holdData(cfg.DataDir) })
+	held, err := await(ctx, wait, "DATA_DIR", func() (*books.Journal, error) { return holdData(cfg.DataDir) })
 	if err != nil {
 		return err
 	}
@@ -82,8 +82,8 @@ func serve(ctx context.Context, cfg *config.Config, hangup <-chan os.Signal, std
 	defer func() { err = errors.Join(err, st.Close()) }()
 
 	manager.starts("importing the journal of the last run")
-	books, err := await(ctx, wait, "the books", func() (*usage.Books, error) {
-		b, err := usage.Open(ctx, cfg.DataDir, st, log, usage.Options{MaxBytes: int64(cfg.JournalMaxBytes), Held: held})
+	books, err := await(ctx, wait, "the books", func() (*books.Books, error) {
+		b, err := books.Open(ctx, cfg.DataDir, st, log, books.Options{MaxBytes: int64(cfg.JournalMaxBytes), Held: held})
 		if err != nil {
 			return nil, databasef("%w", withHint(err))
 		}

@@ -12,10 +12,10 @@ import (
 	"syscall"
 	"time"
 
+	"ollama-api-service/internal/books"
 	"ollama-api-service/internal/config"
 	"ollama-api-service/internal/disk"
 	"ollama-api-service/internal/store"
-	"ollama-api-service/internal/usage"
 )
 
 const (
@@ -173,7 +173,7 @@ func checkModes(cfg *config.Config, log *slog.Logger) error {
 
 // holdData creates DATA_DIR if it does not exist and locks it for this process. It runs before the database is opened: while another
 // process serves, the schema must not change.
-func holdData(dir string) (*usage.Journal, error) {
+func holdData(dir string) (*books.Journal, error) {
 	if err := missingDisk(dir); err != nil {
 		return nil, err
 	}
@@ -184,7 +184,7 @@ func holdData(dir string) (*usage.Journal, error) {
 		}
 		return nil, databasef("%w", err)
 	}
-	held, err := usage.Hold(dir)
+	held, err := books.Hold(dir)
 	if err != nil {
 		return nil, databasef("%w", withHint(err))
 	}

@@ -20,13 +20,13 @@ import (
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/auth"
 	"ollama-api-service/internal/backend"
+	"ollama-api-service/internal/books"
 	"ollama-api-service/internal/dial"
 	"ollama-api-service/internal/dialect"
 	"ollama-api-service/internal/explain"
 	"ollama-api-service/internal/limit"
 	"ollama-api-service/internal/sched"
 	"ollama-api-service/internal/store"
-	"ollama-api-service/internal/usage"
 )
 
 // MaxBody bounds the body of an operation, in bytes.
@@ -41,7 +41,7 @@ type Options struct {
 	Secret  auth.Secret
 	Random  io.Reader // of new keys
 	Limits  *limit.Memory
-	Books   *usage.Books
+	Books   *books.Books
 	Fleet   *backend.Fleet
 	Sched   *sched.Scheduler
 	Recent  *explain.Recent

@@ -16,7 +16,7 @@ import (
 
 	"go.uber.org/goleak"
 
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

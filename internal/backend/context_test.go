@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"testing"
 
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // What a model has without a num_ctx is known where each server that may serve it has loaded it so: then the smallest counts. It is

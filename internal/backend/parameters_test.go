@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"ollama-api-service/internal/api"
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // Each digest is asked about once, whoever has it and whatever it is called.

@@ -5,7 +5,7 @@ import (
 	"testing"
 
 	"ollama-api-service/internal/backend"
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // Where all are taken to be down, one that is back is found before a request is told that there is none.

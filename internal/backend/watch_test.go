@@ -13,7 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // clocked is a server that is a function, on the clock of synctest.

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"ollama-api-service/internal/dial"
-	"ollama-api-service/internal/netbed"
+	"ollama-api-service/internal/test/netbed"
 )
 
 // connect opens a connection to a listener and returns both ends.

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 func recording(t testing.TB, name string) []byte {

@@ -6,7 +6,7 @@ import (
 
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/limit"
-	"ollama-api-service/internal/limit/limittest"
+	"ollama-api-service/internal/test/limittest"
 )
 
 func TestMemory(t *testing.T) {

@@ -13,7 +13,7 @@ import (
 
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/dialect"
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 const streamHead = "HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -16,7 +16,7 @@ import (
 
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/dial"
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -17,7 +17,7 @@ import (
 
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/dial"
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 func TestOneConnectionServesManyRequests(t *testing.T) {

@@ -13,7 +13,7 @@ import (
 
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/dialect"
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 func TestStreamsByContentType(t *testing.T) {

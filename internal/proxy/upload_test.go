@@ -12,7 +12,7 @@ import (
 	"testing/iotest"
 
 	"ollama-api-service/internal/api"
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 const blobPath = "/api/blobs/sha256:00"

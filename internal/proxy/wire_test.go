@@ -12,7 +12,7 @@ import (
 
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/dial"
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // Each byte of a request to Ollama is known. Of the client's header it contains only Accept and User-Agent.

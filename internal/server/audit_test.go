@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 type auditAnswer struct {

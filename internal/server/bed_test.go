@@ -25,12 +25,12 @@ import (
 	"ollama-api-service/internal/auth"
 	"ollama-api-service/internal/backend"
 	"ollama-api-service/internal/limit"
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 
+	"ollama-api-service/internal/books"
 	"ollama-api-service/internal/sched"
 	"ollama-api-service/internal/server"
 	"ollama-api-service/internal/store"
-	"ollama-api-service/internal/usage"
 )
 
 const adminSecret = "an-admin-key-for-these-tests-alone"
@@ -46,7 +46,7 @@ type bed struct {
 	fleet   *backend.Fleet
 	sched   *sched.Scheduler
 	store   *store.Store
-	books   *usage.Books
+	books   *books.Books
 	auth    *auth.Authenticator
 	secret  auth.Secret
 	logs    *syncBuffer
@@ -98,7 +98,7 @@ func start(t testing.TB, with setup) *bed {
 	b.store, err = store.Create(ctx, filepath.Join(dir, "test.db"))
 	must(err)
 	log := slog.New(slog.NewJSONHandler(b.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	b.books, err = usage.Open(ctx, dir, b.store, log, usage.Options{})
+	b.books, err = books.Open(ctx, dir, b.store, log, books.Options{})
 	must(err)
 	thousand := int64(1000)
 	b.auth = auth.New(b.store, b.secret, []auth.Static{

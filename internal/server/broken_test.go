@@ -5,8 +5,8 @@ import (
 	"testing"
 	"time"
 
-	"ollama-api-service/internal/ollamatest"
 	"ollama-api-service/internal/server"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // A simple reader skips the chunk of a chat that contains an error, and takes the end of the stream for a proper one. So the connection

@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"ollama-api-service/internal/limit"
-	"ollama-api-service/internal/ollamatest"
 	"ollama-api-service/internal/server"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // budgets is a key's limits of tokens and time as /api/stats shows them, by field.

@@ -8,8 +8,8 @@ import (
 	"testing"
 
 	"ollama-api-service/internal/dialect"
-	"ollama-api-service/internal/ollamatest"
 	"ollama-api-service/internal/server"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // reloading makes a fake load its model as Ollama does: again for each other num_ctx, counted, and without one as the context says that is

@@ -8,8 +8,8 @@ import (
 	"testing"
 
 	"ollama-api-service/internal/api"
-	"ollama-api-service/internal/ollamatest"
 	"ollama-api-service/internal/server"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 func withAliases(t *testing.T, texts ...string) setup {

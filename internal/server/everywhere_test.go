@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"ollama-api-service/internal/api"
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 func TestChangesNeedAServer(t *testing.T) {

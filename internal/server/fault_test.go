@@ -13,8 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"ollama-api-service/internal/ollamatest"
 	"ollama-api-service/internal/server"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // flow is a streamed answer of about 4 KiB in one dialect, as Ollama writes it.

@@ -11,9 +11,9 @@ import (
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/backend"
 	"ollama-api-service/internal/dial"
-	"ollama-api-service/internal/ollamatest"
 	"ollama-api-service/internal/server"
 	"ollama-api-service/internal/store"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 const chatTiny = `{"model":"tiny","messages":[{"role":"user","content":"x"}]}`

@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"ollama-api-service/internal/api"
-	"ollama-api-service/internal/ollamatest"
 	"ollama-api-service/internal/store"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // A model that Ollama has thrown out, though /api/ps said that it was loaded: the first request that was sent into the load has it on its row

@@ -20,8 +20,8 @@ import (
 
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/backend"
-	"ollama-api-service/internal/ollamatest"
 	"ollama-api-service/internal/server"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // fuzzed is a server with one key that may use one model.

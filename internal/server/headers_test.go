@@ -4,8 +4,8 @@ import (
 	"testing"
 	"time"
 
-	"ollama-api-service/internal/ollamatest"
 	"ollama-api-service/internal/server"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // Only the key of the request may read an answer. So no proxy may store it, and no browser may guess its type.

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 func TestNativeAnswersPassUnchanged(t *testing.T) {

@@ -11,9 +11,9 @@ import (
 	"ollama-api-service/internal/admin"
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/backend"
+	"ollama-api-service/internal/books"
 	"ollama-api-service/internal/sched"
 	"ollama-api-service/internal/store"
-	"ollama-api-service/internal/usage"
 )
 
 // ollamaRuns is Ollama's answer to GET /. Its clients look for these 17 bytes.
@@ -65,7 +65,7 @@ type healthReport struct {
 	UptimeSeconds int64                 `json:"uptime_seconds,omitempty"`
 	Backends      []admin.BackendReport `json:"backends,omitempty"`
 	Queue         *sched.Snapshot       `json:"queue,omitempty"`
-	Journal       *usage.Depth          `json:"journal,omitempty"`
+	Journal       *books.Depth          `json:"journal,omitempty"`
 	Retention     *store.TrimWait       `json:"retention_waits,omitempty"`
 	LogLinesLost  *int64                `json:"log_lines_lost,omitempty"`
 	Hint          string                `json:"hint,omitempty"`

@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"ollama-api-service/internal/auth"
-	"ollama-api-service/internal/ollamatest"
 	"ollama-api-service/internal/server"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // Each dialect has its own names for limits and its own form of times.

@@ -7,15 +7,15 @@ import (
 
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/backend"
+	"ollama-api-service/internal/books"
 	"ollama-api-service/internal/sched"
-	"ollama-api-service/internal/usage"
 )
 
 // The cost of metrics for a streamed chat: for its row and for its answer.
 func BenchmarkMetricsOfARequest(b *testing.B) {
 	be := backend.New("gpu1", nil, 4, "", "")
 	fleet := backend.NewFleet(be)
-	s := &Server{Options: Options{Fleet: fleet, Books: &usage.Books{}}, Sched: sched.New(fleet, sched.Options{MaxQueue: 1, MaxWait: time.Second})}
+	s := &Server{Options: Options{Fleet: fleet, Books: &books.Books{}}, Sched: sched.New(fleet, sched.Options{MaxQueue: 1, MaxWait: time.Second})}
 	m := newMetrics(s)
 	x := &exchange{r: &http.Request{Method: "POST"}, route: &route{method: "POST", template: "/api/chat", purpose: inference}, status: 200}
 	x.record = &api.Record{

@@ -11,9 +11,9 @@ import (
 	"time"
 
 	"ollama-api-service/internal/api"
-	"ollama-api-service/internal/ollamatest"
 	"ollama-api-service/internal/server"
 	"ollama-api-service/internal/store"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // invented are requests for models that do not exist, in every dialect, streamed and not.

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // Base URLs that end in a slash cause doubled slashes. They do not change the path that Ollama gets.

@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"ollama-api-service/internal/dialect"
-	"ollama-api-service/internal/ollamatest"
 	"ollama-api-service/internal/server"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // The gateway changes or refuses what a user's request may not set before the request goes upstream. The answer names the changes. A key's

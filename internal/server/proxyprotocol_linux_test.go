@@ -13,8 +13,8 @@ import (
 
 	"github.com/pires/go-proxyproto"
 
-	"ollama-api-service/internal/netbed"
 	"ollama-api-service/internal/server"
+	"ollama-api-service/internal/test/netbed"
 )
 
 // v2 returns a header of version 2 with an address.

@@ -10,8 +10,8 @@ import (
 	"time"
 
 	"ollama-api-service/internal/api"
-	"ollama-api-service/internal/ollamatest"
 	"ollama-api-service/internal/server"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // asked is the answer to GET /api/queue.

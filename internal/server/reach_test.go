@@ -24,9 +24,9 @@ import (
 
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/dial"
-	"ollama-api-service/internal/ollamatest"
 	"ollama-api-service/internal/server"
 	"ollama-api-service/internal/store"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // authority is a private CA.

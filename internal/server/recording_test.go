@@ -7,7 +7,7 @@ import (
 	"net/http"
 	"testing"
 
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // recorded splits a recording into the records that a client reads.

@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"ollama-api-service/internal/dialect"
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // repeating is a streaming route with the forms of its pieces. %s is the text as JSON.

@@ -26,13 +26,13 @@ import (
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/auth"
 	"ollama-api-service/internal/backend"
+	"ollama-api-service/internal/books"
 	"ollama-api-service/internal/dial"
 	"ollama-api-service/internal/dialect"
 	"ollama-api-service/internal/explain"
 	"ollama-api-service/internal/limit"
 	"ollama-api-service/internal/sched"
 	"ollama-api-service/internal/store"
-	"ollama-api-service/internal/usage"
 	"ollama-api-service/web"
 )
 
@@ -54,7 +54,7 @@ type Options struct {
 	Auth    *auth.Authenticator
 	Secret  auth.Secret
 	Limits  *limit.Memory
-	Books   *usage.Books
+	Books   *books.Books
 	Fleet   *backend.Fleet
 	Queue   sched.Options // its Load is the server's own
 	Live    Live          // at start; Change replaces it

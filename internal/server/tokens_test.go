@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // With a schema Ollama lets a model that thinks answer twice, and counts only the second run: the key pays for what has passed.

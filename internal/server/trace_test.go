@@ -10,9 +10,9 @@ import (
 	"testing"
 	"time"
 
-	"ollama-api-service/internal/ollamatest"
-	"ollama-api-service/internal/otlptest"
 	"ollama-api-service/internal/server"
+	"ollama-api-service/internal/test/ollamatest"
+	"ollama-api-service/internal/test/otlptest"
 	"ollama-api-service/internal/tracing"
 )
 

@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"ollama-api-service/internal/ollamatest"
 	"ollama-api-service/internal/server"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 const (

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"ollama-api-service/internal/api"
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // spend sends n chats of 11 and 7 tokens with a key.

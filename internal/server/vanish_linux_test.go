@@ -11,9 +11,9 @@ import (
 	"testing"
 	"time"
 
-	"ollama-api-service/internal/netbed"
-	"ollama-api-service/internal/ollamatest"
 	"ollama-api-service/internal/server"
+	"ollama-api-service/internal/test/netbed"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 const (

@@ -16,7 +16,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/goleak"
 
-	"ollama-api-service/internal/otlptest"
+	"ollama-api-service/internal/test/otlptest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

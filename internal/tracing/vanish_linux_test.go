@@ -7,8 +7,8 @@ import (
 	"testing"
 	"time"
 
-	"ollama-api-service/internal/netbed"
-	"ollama-api-service/internal/otlptest"
+	"ollama-api-service/internal/test/netbed"
+	"ollama-api-service/internal/test/otlptest"
 )
 
 // The collector's name moves to another machine, and the old one stops answering. With HTTP/2, one connection carries every batch.

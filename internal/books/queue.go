@@ -1,4 +1,4 @@
-package usage
+package books
 
 import (
 	"context"
@@ -158,11 +158,11 @@ func (b *Books) moveBatch(ctx context.Context, from *batch) error {
 	for rest := from.frames; len(rest) > 0; {
 		payload, next, err := nextFrame(rest)
 		if err != nil {
-			panic("usage: a queued frame is broken: " + err.Error()) // this process wrote it into its own memory
+			panic("books: a queued frame is broken: " + err.Error()) // this process wrote it into its own memory
 		}
 		_, r, err := decode(payload)
 		if err != nil {
-			panic("usage: a queued record cannot be read: " + err.Error())
+			panic("books: a queued record cannot be read: " + err.Error())
 		}
 		records, rest = append(records, r), next
 	}

@@ -1,4 +1,4 @@
-// Package usage records what every counted request used, from before it goes upstream until its row is in the store.
+// Package books records what every counted request used, from before it goes upstream until its row is in the store.
 //
 // The journal encloses a request. Admit is written before anything goes upstream, and End before the client sees the end of its answer;
 // each is one append. Rows then move to the store in batches, and the journal is truncated behind them. A killed process leaves its
@@ -8,7 +8,7 @@
 //
 // The journal is bounded. If it is full, or the disk cannot be written, requests of strict keys are refused. Other requests are served:
 // their rows stay in memory as long as there is room, and requests without a row are counted as lost.
-package usage
+package books
 
 import (
 	"cmp"
@@ -394,7 +394,7 @@ func (b *Books) Close(ctx context.Context) error {
 	for _, a := range b.open {
 		_, r, err := decode(a.frame[frameHead:])
 		if err != nil {
-			panic("usage: an open admission cannot be read: " + err.Error()) // this process wrote it into its own memory
+			panic("books: an open admission cannot be read: " + err.Error()) // this process wrote it into its own memory
 		}
 		r.CompletionTokens = a.passed
 		left = append(left, r)

@@ -17,7 +17,7 @@ import (
 	"syscall"
 	"testing"
 
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // exchange sends one request on a new connection and returns every byte of the answer until the server closes it.
