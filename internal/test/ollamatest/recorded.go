@@ -26,7 +26,7 @@ const recordedDate = "Mon, 23 Nov 2026 12:59:03 GMT"
 // Dir is the directory of the test data: testdata in the root of the repository.
 func Dir() string {
 	_, file, _, _ := runtime.Caller(0)
-	return filepath.Join(filepath.Dir(file), "..", "..", "testdata")
+	return filepath.Join(filepath.Dir(file), "..", "..", "..", "testdata")
 }
 
 // Recording returns a recorded answer as bytes: status line, header and body with its chunk framing. It panics if there is no such
