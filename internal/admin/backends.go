@@ -218,7 +218,7 @@ func (s *Service) named(name string) (*backend.Backend, error) {
 	if b := s.Fleet.Named(name); b != nil {
 		return b, nil
 	}
-	return nil, api.Errorf(api.CodeNotFound, "there is no backend of this name: GET /api/admin/backends lists them")
+	return nil, api.Errorf(api.CodeNotFound, "there is no backend with this name: GET /api/admin/backends lists them")
 }
 
 func (s *Service) changedBackend(what string, by api.Change, b *backend.Backend) {

@@ -160,7 +160,7 @@ func TestTheQueueIsSeen(t *testing.T) {
 
 	e := b.explain(own.Requests[0].ID)
 	if e.State != "waiting" || e.Key != nightPreview || e.KeyName != "night" || e.Class != "batch" || e.Weight != 1 || *e.Position != 3 || *e.Ahead != 0 ||
-		*e.WaitedMS <= 0 || *e.ExpectedMS < 1000 || len(e.Tries) != 0 || e.SlotMS != nil || !strings.Contains(strings.Join(e.Explained, " "), "number 3 of those that wait for tiny:latest") {
+		*e.WaitedMS <= 0 || *e.ExpectedMS < 1000 || len(e.Tries) != 0 || e.SlotMS != nil || !strings.Contains(strings.Join(e.Explained, " "), "number 3 in the queue for tiny:latest") {
 		t.Errorf("got %+v, want a waiting request at position 3", e)
 	}
 	close(gate)
@@ -266,7 +266,7 @@ func TestExplainFromTheBooks(t *testing.T) {
 		t.Errorf("got %+v, want the recorded request on gpu7", e)
 	}
 	for _, id := range []string{"nosuch", "a%20b", strings.Repeat("x", 200), "%2e%2e"} {
-		if r := b.do("GET", "/api/admin/explain/"+id, adminSecret, ""); r.status != 404 || !strings.Contains(r.body, "no request of this id") {
+		if r := b.do("GET", "/api/admin/explain/"+id, adminSecret, ""); r.status != 404 || !strings.Contains(r.body, "no request with this id") {
 			t.Errorf("%.20s: %d %s", id, r.status, r.body)
 		}
 	}
