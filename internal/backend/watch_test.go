@@ -112,8 +112,8 @@ func TestWatch(t *testing.T) {
 		}
 		a.set(true)
 		time.Sleep(2 * probeEvery)
-		if told := d.read(); told != "a false" || f.Healthy() != 1 {
-			t.Errorf("told %q, %d answer", told, f.Healthy())
+		if changes := d.read(); changes != "a false" || f.Healthy() != 1 {
+			t.Errorf("got %q with %d healthy servers", changes, f.Healthy())
 		}
 		a.probed()
 		time.Sleep(10 * time.Second)
@@ -122,8 +122,8 @@ func TestWatch(t *testing.T) {
 		}
 		a.set(false)
 		time.Sleep(2 * retryEvery)
-		if told := d.read(); told != "a true" || f.Healthy() != 2 {
-			t.Errorf("told %q, %d answer", told, f.Healthy())
+		if changes := d.read(); changes != "a true" || f.Healthy() != 2 {
+			t.Errorf("got %q with %d healthy servers", changes, f.Healthy())
 		}
 
 		// An added server is watched, a removed one is not.
@@ -169,8 +169,8 @@ func TestFailuresEject(t *testing.T) {
 		if s := a.State(); s.Healthy || s.Version != "0.6.5" || s.Reason == "" || f.Healthy() != 1 || changes == 0 {
 			t.Errorf("after three failures in a row: got %+v, want an unhealthy server", s)
 		}
-		if told := d.read(); told != "a false" {
-			t.Errorf("told %q", told)
+		if changes := d.read(); changes != "a false" {
+			t.Errorf("got %q", changes)
 		}
 		a.set(false)
 		began := time.Now()
@@ -182,8 +182,8 @@ func TestFailuresEject(t *testing.T) {
 		if took := time.Since(began); took > 2*retryEvery {
 			t.Errorf("the server was healthy again after %v", took)
 		}
-		if told := d.read(); told != "a true" {
-			t.Errorf("told %q", told)
+		if changes := d.read(); changes != "a true" {
+			t.Errorf("got %q", changes)
 		}
 		// Failing requests do not cause an unlimited number of probes.
 		a.probed()

@@ -152,7 +152,7 @@ func anthropicType(status int) string {
 	case http.StatusGatewayTimeout:
 		return "timeout_error"
 	}
-	return openAIType(status) // the rest they share
+	return openAIType(status) // they share the other types
 }
 
 // Quote returns s as a JSON string.
