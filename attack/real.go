@@ -23,8 +23,8 @@ import (
 	"time"
 )
 
-// genuine is a real Ollama with the tiny model of the tests under the names of the scripted one, and a tap in front of it that counts
-// what the attackers' requests made it evaluate.
+// genuine is a real Ollama with the tiny model of the tests under the names of the scripted one. A tap in front of it counts what
+// the attackers' requests made it evaluate.
 type genuine struct {
 	url  string // of the tap
 	own  string // of Ollama
@@ -34,11 +34,11 @@ type genuine struct {
 
 	mu    sync.Mutex
 	spent map[string]*work
-	asked map[string]int // how often a body of attackers reached Ollama, whose prompt is measured when the attack is over
+	asked map[string]int // how often each body of the attackers reached Ollama; the prompt is measured after the attack
 	paths map[string]string
 }
 
-// findOllama is the ollama command of PATH or of Go's bin directory, where "go test ./e2e" puts it.
+// findOllama returns the path of the ollama command in PATH or in Go's bin directory, where "go test ./e2e" installs it.
 func findOllama() (string, error) {
 	if path, err := exec.LookPath("ollama"); err == nil {
 		return path, nil
@@ -53,14 +53,14 @@ func findOllama() (string, error) {
 	}
 	tool := filepath.Join(bin, "ollama")
 	if _, err := os.Stat(tool); err != nil {
-		return "", errors.New("no ollama command: go install github.com/ollama/ollama@v0.6.5 (with CGO_ENABLED=1), or -ollama fake")
+		return "", errors.New("no ollama command: run go install github.com/ollama/ollama@v0.6.5 (with CGO_ENABLED=1), or use -ollama fake")
 	}
 	return tool, nil
 }
 
 var listening = regexp.MustCompile(`Listening on (127\.0\.0\.1:\d+)`)
 
-// startReal starts it with room for one model, and makes the models.
+// startReal starts a real Ollama with room for one model, and creates the models.
 func startReal(root, dir string) (*genuine, error) {
 	tool, err := findOllama()
 	if err != nil {
@@ -103,7 +103,7 @@ func startReal(root, dir string) (*genuine, error) {
 		o.own = "http://" + a
 	case <-time.After(time.Minute):
 		o.stop()
-		return nil, errors.New("the Ollama server does not listen")
+		return nil, errors.New("the Ollama server does not accept connections")
 	}
 	if err := o.create(tool, root, home); err != nil {
 		o.stop()
@@ -120,7 +120,7 @@ func (o *genuine) create(tool, root, home string) error {
 		return fmt.Errorf("ollama create: %w\n%s", err, out)
 	}
 	for i := range 3 {
-		// Another file, because Ollama takes two names of one file for one model.
+		// Another file, because Ollama treats two names of the same file as one model.
 		body := fmt.Sprintf(`{"model":%q,"from":%q,"parameters":{"num_predict":%d},"stream":false}`, cold(i), victimModel, 500+i)
 		res, err := http.Post(o.own+"/api/create", "application/json", strings.NewReader(body))
 		if err != nil {
@@ -163,14 +163,14 @@ func (o *genuine) listen() error {
 		began := time.Now()
 		c := &counter{ResponseWriter: w}
 		defer func() { o.count(r.URL.Path, body, c, time.Since(began)) }()
-		defer func() { _ = recover() }() // ReverseProxy panics where its client has left
+		defer func() { _ = recover() }() // ReverseProxy panics if its client has left
 		proxy.ServeHTTP(c, r)
 	})}
 	go o.tap.Serve(l)
 	return nil
 }
 
-// counter counts the records of an answer with text in them: the tokens that were generated.
+// counter counts the records of an answer that have text: these are the generated tokens.
 type counter struct {
 	http.ResponseWriter
 	status int
@@ -202,14 +202,14 @@ func (o *genuine) count(path string, body []byte, c *counter, took time.Duration
 	}
 	w.longest = max(w.longest, took)
 	w.requests++
-	if mark == attackerMark && c.status == http.StatusOK { // what has no header yet may not have been read
+	if mark == attackerMark && c.status == http.StatusOK { // an answer without a header may be of a prompt that was not read
 		w.tokens += c.pieces
 		o.asked[string(body)]++
 		o.paths[string(body)] = path
 	}
 }
 
-// books adds the prompts of what attackers asked: each is asked once more, and Ollama's own count is taken.
+// books adds the prompts of the attackers' requests: each is sent once more, for Ollama's own count.
 func (o *genuine) books(mark string) work {
 	o.mu.Lock()
 	w := o.spent[mark]
