@@ -115,7 +115,7 @@ func (f *Fleet) Failed(b *Backend, refused bool) {
 		return
 	}
 	before, now := b.change(func(s *State) {
-		s.Healthy, s.Reason, s.usual = false, "requests could not be brought to it, or were broken off", nil
+		s.Healthy, s.Reason, s.usual = false, "requests did not reach it, or it broke them off", nil
 	})
 	if !before.Healthy {
 		return
