@@ -29,7 +29,7 @@ func (f Failure) Body(family Family) []byte {
 		return f.openAI(openAIType(f.Status), "")
 	case Responses:
 		if f.NoRetry && usedUp[f.Code] {
-			// Codex shows a limit and its end only in this form. It repeats any other 429, or calls it a "retry limit".
+			// Codex shows a limit and its end only in this form. It retries any other 429, or reports a "retry limit".
 			return f.openAI("usage_limit_reached", `,"resets_at":`+strconv.FormatInt(f.Arrived.Add(f.RetryAfter).Unix(), 10))
 		}
 		return f.openAI(openAIType(f.Status), "")
