@@ -310,8 +310,7 @@ func (e *edit) sources(terms *Terms, req *Request) error {
 
 // errHiddenCloud refuses a name that hides where a model runs, because allow_cloud decides by the name.
 func errHiddenCloud() error {
-	return api.Errorf(api.CodeBadRequest, "the name of a model that runs off-site must show it: "+
-		"use a name that ends in -cloud, or the tag cloud")
+	return api.Errorf(api.CodeBadRequest, "the name of a model that runs off-site must show it: use a name that ends in -cloud, or the tag cloud")
 }
 
 // transfer reads a pull or a push. "insecure" lets the server speak plain HTTP to any host in the name. It is removed, except for
@@ -343,8 +342,7 @@ func (t *Terms) mayReach(req *Request) error {
 }
 
 func errRegistry() error {
-	return api.Errorf(api.CodeForbidden, "models may come from and go to Ollama's own registry only: "+
-		"an operator can allow other hosts in REGISTRY_HOSTS")
+	return api.Errorf(api.CodeForbidden, "models may come from and go to Ollama's own registry only: an operator can allow other hosts in REGISTRY_HOSTS")
 }
 
 // intoOptions moves a top-level temperature and max_tokens, which Ollama ignores on its native routes, into options. A value that is
