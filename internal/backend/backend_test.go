@@ -59,7 +59,7 @@ func TestProbe(t *testing.T) {
 	for i, path := range []string{"/api/version", "/api/tags", "/api/ps"} {
 		r := srv.WaitRequest(7 + i)
 		if r.Method != "GET" || r.RequestURI != path || r.Header.Get("X-Upstream") != "secret" || r.Header.Get("User-Agent") != Agent {
-			t.Errorf("asked %s %s with %v", r.Method, r.RequestURI, r.Header)
+			t.Errorf("got the request %s %s with %v", r.Method, r.RequestURI, r.Header)
 		}
 	}
 	if n := srv.Connections(); n != 1 {
@@ -82,10 +82,10 @@ func TestLists(t *testing.T) {
 	s := b.Probe(t.Context())
 	want := map[string]Installed{"tiny:latest": {"d1", false}, "embed:latest": {"d2", true}, "new:1b": {"d3", false}, "newembed:latest": {"d4", true}}
 	if !maps.Equal(s.Installed, want) {
-		t.Errorf("installed: %+v", s.Installed)
+		t.Errorf("got the installed models %+v, want %+v", s.Installed, want)
 	}
 	if m := s.Loaded["tiny:latest"]; m.VRAM != 123 || m.Expires.Unix() != time.Date(2026, 11, 24, 8, 34, 58, 0, time.UTC).Unix() || len(s.Loaded) != 1 {
-		t.Errorf("loaded: %+v", s.Loaded)
+		t.Errorf("got the loaded models %+v, want tiny:latest with 123 bytes and its expiry", s.Loaded)
 	}
 	for _, nonsense := range []ollamatest.Answer{{Status: 404, Body: "404 page not found"}, {Body: "<html>"}, {Body: `{"models":{}}`}} {
 		srv.Script("GET", "/api/tags", nonsense)

@@ -100,7 +100,7 @@ func TestWatch(t *testing.T) {
 		a, b, later := newClocked(t, "a"), newClocked(t, "b"), newClocked(t, "later")
 		f, d, stop := watched(t, a, b)
 		if f.Healthy() != 2 {
-			t.Fatalf("%d answer", f.Healthy())
+			t.Fatalf("got %d healthy servers, want 2", f.Healthy())
 		}
 		last := time.Now()
 		time.Sleep(time.Minute)
@@ -180,7 +180,7 @@ func TestFailuresEject(t *testing.T) {
 			synctest.Wait()
 		}
 		if took := time.Since(began); took > 2*retryEvery {
-			t.Errorf("the server was healthy again after %v", took)
+			t.Errorf("the server was healthy again after %v, want at most %v", took, 2*retryEvery)
 		}
 		if changes := d.read(); changes != "a true" {
 			t.Errorf("got %q", changes)
@@ -236,10 +236,10 @@ func TestFind(t *testing.T) {
 		f.Find(t.Context(), "unknown:latest")
 	}
 	if n := len(two.RequestsTo("GET", "/api/tags")) - asked; n != 1 {
-		t.Errorf("got %d reads of the lists", n)
+		t.Errorf("got %d reads of the lists, want 1", n)
 	}
 	if list := f.Serving("brought:latest"); len(list) != 1 || list[0].Name != "two" || len(f.Serving("tiny:latest")) != 2 || f.Has("unknown:latest") {
-		t.Errorf("served by %d, tiny by %d", len(list), len(f.Serving("tiny:latest")))
+		t.Errorf("got %d servers for the new model and %d for tiny, want 1 and 2", len(list), len(f.Serving("tiny:latest")))
 	}
 	f.Drain(f.Named("two"), true)
 	if len(f.Serving("brought:latest")) != 0 || !slices.Equal(f.Holding("brought:latest"), []*Backend{f.Named("two")}) {
@@ -258,6 +258,6 @@ func TestMajority(t *testing.T) {
 	}
 	f := NewFleet(list...)
 	if !slices.Equal(f.Serving("m:latest"), list[1:]) || !slices.Equal(f.Divergent("m:latest"), list[:1]) || !slices.Equal(f.DivergentNames(), []string{"m:latest"}) {
-		t.Errorf("served by %d, divergent are %v", len(f.Serving("m:latest")), f.DivergentNames())
+		t.Errorf("got %d servers for the model and the divergent names %v, want the majority of servers", len(f.Serving("m:latest")), f.DivergentNames())
 	}
 }

@@ -189,7 +189,7 @@ func TestTheModelsOwnParameters(t *testing.T) {
 		terms := standard()
 		terms.Own = func(m api.Model) api.Parameters {
 			if m.String() != "a:latest" {
-				t.Errorf("%s: asked for the parameters of %s", c.name, m)
+				t.Errorf("%s: got a question about %s, want only its own model", c.name, m)
 			}
 			return c.own
 		}
@@ -269,7 +269,7 @@ func TestPolicyTexts(t *testing.T) {
 	// Each field of the table has an action, and each action belongs to a field.
 	for field := range api.PolicyFields {
 		if _, ok := Standard(1, time.Second, 1)[field]; !ok {
-			t.Errorf("%s has no action", field)
+			t.Errorf("got no action for %s, want one", field)
 		}
 	}
 	if err := Standard(1, time.Second, 1).Validate(); err != nil {

@@ -72,7 +72,7 @@ func TestRefusedBodies(t *testing.T) {
 		`{"model":"a","stream":true,"stream_options":{"Include_usage":true}}`,
 	} {
 		if _, err := OpenAIChat.Read([]byte(body), &Terms{}); err == nil {
-			t.Errorf("accepted: %s", body)
+			t.Errorf("got no error for %s, want one", body)
 		}
 	}
 }
