@@ -23,9 +23,9 @@ import (
 	"time"
 )
 
-// genuine is a real Ollama with the tiny model of the tests under the names of the scripted one. A tap in front of it counts what
+// tappedOllama is a real Ollama with the tiny model of the tests under the names of the scripted one. A tap in front of it counts what
 // the attackers' requests made it evaluate.
-type genuine struct {
+type tappedOllama struct {
 	url  string // of the tap
 	own  string // of Ollama
 	cmd  *exec.Cmd
@@ -61,7 +61,7 @@ func findOllama() (string, error) {
 var listening = regexp.MustCompile(`Listening on (127\.0\.0\.1:\d+)`)
 
 // startReal starts a real Ollama with room for one model, and creates the models.
-func startReal(root, dir string) (*genuine, error) {
+func startReal(root, dir string) (*tappedOllama, error) {
 	tool, err := findOllama()
 	if err != nil {
 		return nil, err
@@ -70,7 +70,7 @@ func startReal(root, dir string) (*genuine, error) {
 	if err := os.MkdirAll(home, 0o700); err != nil {
 		return nil, err
 	}
-	o := &genuine{
+	o := &tappedOllama{
 		cmd: exec.Command(tool, "serve"), done: make(chan struct{}),
 		spent: map[string]*work{}, asked: map[string]int{}, paths: map[string]string{},
 	}
@@ -112,7 +112,7 @@ func startReal(root, dir string) (*genuine, error) {
 	return o, o.listen()
 }
 
-func (o *genuine) create(tool, root, home string) error {
+func (o *tappedOllama) create(tool, root, home string) error {
 	create := exec.Command(tool, "create", victimModel, "-f", "Modelfile")
 	create.Dir = filepath.Join(root, "testdata")
 	create.Env = []string{"HOME=" + home, "OLLAMA_HOST=" + o.own}
@@ -135,7 +135,7 @@ func (o *genuine) create(tool, root, home string) error {
 }
 
 // listen puts the tap in front of it.
-func (o *genuine) listen() error {
+func (o *tappedOllama) listen() error {
 	to, err := url.Parse(o.own)
 	if err != nil {
 		return err
@@ -191,7 +191,7 @@ func (c *counter) Write(p []byte) (int, error) {
 
 func (c *counter) Unwrap() http.ResponseWriter { return c.ResponseWriter }
 
-func (o *genuine) count(path string, body []byte, c *counter, took time.Duration) {
+func (o *tappedOllama) count(path string, body []byte, c *counter, took time.Duration) {
 	mark := markOf(body)
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -210,7 +210,7 @@ func (o *genuine) count(path string, body []byte, c *counter, took time.Duration
 }
 
 // books adds the prompts of the attackers' requests: each is sent once more, for Ollama's own count.
-func (o *genuine) books(mark string) work {
+func (o *tappedOllama) books(mark string) work {
 	o.mu.Lock()
 	w := o.spent[mark]
 	delete(o.spent, mark)
@@ -230,7 +230,7 @@ func (o *genuine) books(mark string) work {
 	return *w
 }
 
-func (o *genuine) promptTokens(path, body string) int {
+func (o *tappedOllama) promptTokens(path, body string) int {
 	var fields map[string]any
 	if json.Unmarshal([]byte(body), &fields) != nil {
 		return 0
@@ -254,11 +254,11 @@ func (o *genuine) promptTokens(path, body string) int {
 	return max(said.Prompt, said.Usage.Prompt)
 }
 
-func (o *genuine) address() string { return o.url }
+func (o *tappedOllama) address() string { return o.url }
 
-func (o *genuine) loadsEnded() (ended, aborted int) { return 0, 0 }
+func (o *tappedOllama) loadsEnded() (ended, aborted int) { return 0, 0 }
 
-func (o *genuine) stop() {
+func (o *tappedOllama) stop() {
 	if o.tap != nil {
 		o.tap.Close()
 	}

@@ -25,8 +25,8 @@ type Fleet struct {
 	watched  map[*Backend]context.CancelFunc
 	onHealth func(*Backend, State) // of a change of health
 
-	seeking sync.Mutex
-	sought  time.Time // when the lists were last read for a model that no server has
+	readingLists sync.Mutex
+	listsRead    time.Time // when the lists were last read for a model that no server has
 
 	shows shows
 }

@@ -185,9 +185,9 @@ func (f *Fleet) Find(ctx context.Context, model string) bool {
 	if f.Has(model) {
 		return true
 	}
-	f.seeking.Lock()
-	defer f.seeking.Unlock()
-	if time.Since(f.sought) >= retryEvery {
+	f.readingLists.Lock()
+	defer f.readingLists.Unlock()
+	if time.Since(f.listsRead) >= retryEvery {
 		var running sync.WaitGroup
 		for _, b := range f.All() {
 			if b.State().Healthy {
@@ -195,7 +195,7 @@ func (f *Fleet) Find(ctx context.Context, model string) bool {
 			}
 		}
 		running.Wait()
-		f.sought = time.Now()
+		f.listsRead = time.Now()
 	}
 	return f.Has(model)
 }

@@ -55,7 +55,7 @@ func (t *History) Explain(now time.Time) Explained {
 	}
 	waited := t.waited
 	switch {
-	case t.over:
+	case t.ended:
 		e.State = "ended"
 	case !t.waiting.IsZero():
 		e.State = "waiting"
@@ -73,7 +73,7 @@ func (t *History) Explain(now time.Time) Explained {
 	e.LoadMS = api.Measured(load)
 	slot := t.slot
 	if t.outcome == "" {
-		if !t.over && t.waiting.IsZero() {
+		if !t.ended && t.waiting.IsZero() {
 			slot = now.Sub(t.tries[len(t.tries)-1].since)
 		}
 	} else {

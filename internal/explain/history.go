@@ -30,7 +30,7 @@ type History struct {
 	ahead   int
 	tries   []attempt
 	first   [MaxTries]attempt // room for them
-	over    bool
+	ended   bool
 	outcome api.Outcome // "" where it was refused before it had a server
 	code    api.Code
 	status  int
@@ -52,7 +52,7 @@ type attempt struct {
 type Recent struct {
 	mu    sync.Mutex
 	known map[string]*History
-	over  []*History // a ring
+	ended []*History // a ring
 	next  int
 }
 
@@ -80,16 +80,16 @@ func (r *Recent) End(t *History) {
 	}
 	t.mu.Lock()
 	t.stop(time.Now())
-	t.over = true
+	t.ended = true
 	t.mu.Unlock()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.over) < kept {
-		r.over = append(r.over, t)
+	if len(r.ended) < kept {
+		r.ended = append(r.ended, t)
 		return
 	}
-	delete(r.known, r.over[r.next].id)
-	r.over[r.next] = t
+	delete(r.known, r.ended[r.next].id)
+	r.ended[r.next] = t
 	r.next = (r.next + 1) % kept
 }
 
