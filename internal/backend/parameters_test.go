@@ -31,7 +31,7 @@ func TestParameters(t *testing.T) {
 	want := func(model string, want api.Parameters, questions int) {
 		t.Helper()
 		if got := f.Parameters(t.Context(), model); got != want || asked() != questions {
-			t.Errorf("%s: %+v after %d questions, want %+v after %d", model, got, asked(), want, questions)
+			t.Errorf("%s: got %+v after %d questions, want %+v after %d", model, got, asked(), want, questions)
 		}
 	}
 	var all sync.WaitGroup
@@ -121,7 +121,7 @@ func TestParametersOfASlowServer(t *testing.T) {
 		}
 		time.Sleep(5 * time.Second)
 		if got := f.Parameters(t.Context(), "tiny:latest"); got.NumPredict != 64 || asked.Load() != 1 {
-			t.Errorf("%+v after %d questions", got, asked.Load())
+			t.Errorf("got %+v after %d questions, want num_predict 64 after 1", got, asked.Load())
 		}
 	})
 }
@@ -169,11 +169,11 @@ func TestParametersThatAreNotKept(t *testing.T) {
 					}
 				}
 				if asked.Load() != 1 {
-					t.Errorf("got %d questions", asked.Load())
+					t.Errorf("got %d questions, want 1", asked.Load())
 				}
 				time.Sleep(showAgain)
 				if f.Parameters(t.Context(), "tiny:latest"); asked.Load() != 2 {
-					t.Errorf("got %d questions after %v", asked.Load(), showAgain)
+					t.Errorf("got %d questions after %v, want 2", asked.Load(), showAgain)
 				}
 			})
 		})
