@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// Each attack runs for a moment against the program, so that none rots. Nothing is held to times: these are the figures of "make attack".
+// Each attack runs for a moment against the program, so that it keeps working. The test checks no times: "make attack" measures
+// them.
 func TestAttacksRun(t *testing.T) {
 	dir := t.TempDir()
 	program, err := buildService("..", dir)
@@ -19,17 +20,17 @@ func TestAttacksRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	var all sync.WaitGroup
-	for some := range slices.Chunk(attacks, (len(attacks)+3)/4) { // they wait for most of the time
+	for some := range slices.Chunk(attacks, (len(attacks)+3)/4) { // they wait most of the time
 		all.Go(func() {
 			r := &run{root: "..", dir: dir, program: program, scale: 0.05, answer: 2, counts: []int{2}, log: io.Discard}
 			results, err := r.all(fakeOllama, some)
 			if err != nil || len(results) != len(some) {
-				t.Errorf("%d results of %d attacks: %v", len(results), len(some), err)
+				t.Errorf("got %d results of %d attacks, error %v", len(results), len(some), err)
 				return
 			}
 			for i, x := range results {
 				if x.Attack != some[i].name || x.Sent == 0 {
-					t.Errorf("%s: %s has sent %d requests", some[i].name, x.Attack, x.Sent)
+					t.Errorf("%s: got %s with %d requests sent, want this attack with at least one", some[i].name, x.Attack, x.Sent)
 				}
 				if slices.Contains(x.Missed, ended) {
 					t.Errorf("%s: %s", x.Attack, ended)
@@ -40,7 +41,7 @@ func TestAttacksRun(t *testing.T) {
 	all.Wait()
 }
 
-// What the table is made of misses a figure where one is missed, and only there.
+// compare misses each figure that is beyond its bound, and no other.
 func TestFiguresThatAreMissed(t *testing.T) {
 	calm := served{Answers: 100, PerSecond: 30, P99: time.Second}
 	good := result{
@@ -65,13 +66,13 @@ func TestFiguresThatAreMissed(t *testing.T) {
 		x.compare(&attack{memory: 100}, calm, calm)
 		got := strings.Join(x.Missed, "; ")
 		if (c.want == "") != (got == "") || !strings.Contains(got, c.want) {
-			t.Errorf("%s: missed %q, want %q", name, got, c.want)
+			t.Errorf("%s: got the missed figures %q, want %q", name, got, c.want)
 		}
 	}
 	x := good
 	x.compare(&attack{}, served{Answers: 3, PerSecond: 1}, calm)
 	if len(x.Missed) == 0 {
-		t.Error("nothing missed where there is nothing to compare with")
+		t.Error("got no missed figure with too few answers to compare with, want one")
 	}
 }
 
@@ -88,31 +89,31 @@ func TestSectionOfTheProof(t *testing.T) {
 		}
 	}
 	if strings.Contains(got, "old") {
-		t.Errorf("the old table is still there:\n%s", got)
+		t.Errorf("got the old table, want it replaced:\n%s", got)
 	}
 	if _, err := withSection("nothing", nil, 0); err == nil {
-		t.Error("no error without a place for the table")
+		t.Error("got no error without a place for the table, want one")
 	}
 }
 
 func TestChoose(t *testing.T) {
 	some, err := choose("batch,heavy")
 	if err != nil || len(some) != 4 { // batch, batch-long, queue-batch, heavy
-		t.Errorf("%d attacks, %v; want 4", len(some), err)
+		t.Errorf("got %d attacks, error %v; want 4", len(some), err)
 	}
 	if _, err := choose("nothing-like-that"); err == nil {
-		t.Error("no error for a name that no attack has")
+		t.Error("got no error for an unknown attack, want one")
 	}
 	seen := map[string]bool{}
 	for _, a := range attacks {
 		if seen[a.name] || a.what == "" || a.lasts == 0 {
-			t.Errorf("%q is there twice, or says not what it does or for how long", a.name)
+			t.Errorf("%q is a duplicate, or has no description or duration", a.name)
 		}
 		seen[a.name] = true
 	}
 }
 
-// The scripted Ollama is a model of time: what it reports and what it is asked for agree with what it counts.
+// The scripted Ollama is a model of time: its reports and its answers agree with what it counts.
 func TestTheScriptedOllama(t *testing.T) {
 	o, err := startFake([]string{"work:latest"}, 4, 1, quick)
 	if err != nil {
@@ -128,17 +129,17 @@ func TestTheScriptedOllama(t *testing.T) {
 	third := `{"model":"work","stream":true,"max_tokens":7,"messages":[{"role":"user","content":"attacker"}]}`
 	c.ask(t.Context(), "/v1/chat/completions", third, time.Minute)
 	if c.answered.Load() != 3 {
-		t.Fatalf("%d answers, want 3", c.answered.Load())
+		t.Fatalf("got %d answers, want 3", c.answered.Load())
 	}
 	got := o.books(attackerMark)
 	first := asked{Prompt: "the attacker asks"}
 	if got.requests != 3 || got.tokens <= 5+6+7+first.tokens() || got.gpu == 0 {
-		t.Errorf("%d requests with %d tokens in %v of the GPU", got.requests, got.tokens, got.gpu)
+		t.Errorf("got %d requests with %d tokens in %v of the GPU", got.requests, got.tokens, got.gpu)
 	}
 	if ended, aborted := o.loadsEnded(); ended != 1 || aborted != 0 {
-		t.Errorf("%d loads, %d given up; want 1 and 0", ended, aborted)
+		t.Errorf("got %d loads, %d cancelled; want 1 and 0", ended, aborted)
 	}
 	if o.books(attackerMark).requests != 0 {
-		t.Error("the books are not empty after they were read")
+		t.Error("the books have entries after they were read, want none")
 	}
 }

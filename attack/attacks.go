@@ -15,27 +15,27 @@ import (
 	"time"
 )
 
-// attack is one way to hurt others, or to get more than one pays for.
+// attack is one way to harm other keys, or to get more than the key pays for.
 type attack struct {
 	name, what string
 	settings   []string      // of the gateway
-	tls        bool          // the gateway and all that use it speak HTTPS
-	found      bool          // the gateway finds the slots by itself
-	fresh      bool          // it has seen no model pushed out yet
-	key        string        // further members of the attackers' keys
-	weight     float64       // of each attacker; 0 is 1
-	lanes      int           // models, or load options, that are wanted
-	padding    int           // bytes more in a victim's body, of white space
-	memory     int64         // that the gateway may have at its peak; 0 does not matter
-	lasts      time.Duration // the window that is measured
-	heavy      bool          // on the processor: nothing else runs at the same time
-	real       bool          // also on a real Ollama
+	tls        bool          // the gateway and all its clients use HTTPS
+	found      bool          // the gateway finds the number of slots
+	fresh      bool          // the gateway has not seen a model being replaced yet
+	key        string        // more members of the attackers' keys
+	weight     float64       // of each attacker; 0 means 1
+	lanes      int           // the number of models, or of sets of load options, in use
+	padding    int           // bytes of white space added to a victim's body
+	memory     int64         // the gateway's peak memory may have this many bytes; 0: any
+	lasts      time.Duration // the duration of the measured window
+	heavy      bool          // it loads the processor: nothing else runs at the same time
+	real       bool          // also with a real Ollama
 	run        func(ctx context.Context, a *attacker)
 }
 
 var attacks = slices.Concat(swaps, queues, bodies, tokens, floods)
 
-// choose is the attacks whose name has one of the parts.
+// choose returns the attacks whose name contains one of the parts.
 func choose(only string) ([]attack, error) {
 	if only == "" {
 		return attacks, nil
@@ -49,13 +49,13 @@ func choose(only string) ([]attack, error) {
 			}
 		}
 		if len(chosen) == n {
-			return nil, fmt.Errorf("-only: no attack is called %q; -list prints them", part)
+			return nil, fmt.Errorf("-only: no attack has %q in its name; -list prints the names", part)
 		}
 	}
 	return chosen, nil
 }
 
-// attacker is one key of the red team. It has an address of its own, so that bounds by address do not protect the victims.
+// attacker is one key of the red team. It has its own address, so that bounds by address do not protect the victims.
 type attacker struct {
 	*bed
 	key            string
@@ -76,7 +76,7 @@ func newAttacker(b *bed, key string, number int) *attacker {
 
 func (a *attacker) close() { a.client.CloseIdleConnections() }
 
-// loops runs workers that each call f, with a number that grows, until ctx ends; between two calls of one worker there is a pause.
+// loops runs workers that each call f, with an increasing number, until ctx ends. Each worker pauses between two calls.
 func (a *attacker) loops(ctx context.Context, workers int, between time.Duration, f func(i int)) {
 	var all sync.WaitGroup
 	var next atomic.Int64
@@ -91,7 +91,7 @@ func (a *attacker) loops(ctx context.Context, workers int, between time.Duration
 	all.Wait()
 }
 
-// ask sends a body and gives up after patience.
+// ask sends a body and cancels the request after patience.
 func (a *attacker) ask(ctx context.Context, path, body string, patience time.Duration) {
 	ctx, leave := context.WithTimeout(ctx, patience)
 	defer leave()
@@ -102,7 +102,7 @@ func (a *attacker) ask(ctx context.Context, path, body string, patience time.Dur
 	}
 }
 
-// glance sends a body and leaves when the first bytes of the answer have come.
+// glance sends a body and leaves after the first bytes of the answer.
 func (a *attacker) glance(ctx context.Context, path, body string) {
 	ctx, leave := context.WithCancel(ctx)
 	defer leave()
@@ -122,8 +122,8 @@ func (a *attacker) glance(ctx context.Context, path, body string) {
 	}
 }
 
-// prompt is a body for /api/generate with a mark by which the scripted Ollama knows the party, as long as a victim's. options are further
-// ones, after a comma.
+// prompt returns a body for /api/generate that is as long as a victim's. It has a mark by which the scripted Ollama recognizes the
+// party. options are more options, after a comma.
 func prompt(mark, model string, tokens int, options string) string {
 	return fmt.Sprintf(`{"model":%q,"prompt":"the %s asks %s","options":{"num_predict":%d%s}}`,
 		model, mark, strings.Repeat("hello there ", 20), tokens, options)
@@ -131,5 +131,5 @@ func prompt(mark, model string, tokens int, options string) string {
 
 const generate = "/api/generate"
 
-// cold is a model that no victim uses.
+// cold returns the name of a model that no victim uses.
 func cold(i int) string { return fmt.Sprint("cold", 1+i%3) }

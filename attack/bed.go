@@ -20,7 +20,7 @@ import (
 // The parties of every run.
 const (
 	victimCount = 8
-	inFlight    = 2 // requests of each victim at one time: a closed loop, so that each has always one waiting
+	inFlight    = 2 // concurrent requests of each victim: a closed loop, so that each victim always has one waiting
 	victimModel = "work"
 )
 
@@ -38,7 +38,7 @@ type bed struct {
 	samples []sample
 }
 
-// upstream is the Ollama of a bed, scripted or real.
+// upstream is the Ollama of a bed: scripted or real.
 type upstream interface {
 	address() string
 	books(mark string) work
@@ -53,7 +53,7 @@ type sample struct {
 	failure      string
 }
 
-// newBed starts the gateway, makes the keys and has the victims' model loaded.
+// newBed starts the gateway, creates the keys and loads the victims' model.
 func newBed(r *run, a *attack, o upstream) (*bed, error) {
 	dir, err := os.MkdirTemp(r.dir, "bed-")
 	if err != nil {
@@ -76,7 +76,7 @@ func newBed(r *run, a *attack, o upstream) (*bed, error) {
 		}
 		b.victims = append(b.victims, key)
 	}
-	// The gateway learns from a load that pushes a model out how many fit, and how long loads take.
+	// When a load replaces a model, the gateway learns how many models fit, and how long loads take.
 	models := []string{victimModel, cold(0), victimModel}
 	if a.fresh {
 		models = models[:1]
@@ -85,7 +85,7 @@ func newBed(r *run, a *attack, o upstream) (*bed, error) {
 		body := strings.NewReader(prompt(victimMark, model, 1, ""))
 		if status, _, err := b.post(context.Background(), b.http, generate, b.victims[0], body, nil); status != http.StatusOK {
 			b.close()
-			return nil, fmt.Errorf("the first answer of %s: %d, %w", model, status, err)
+			return nil, fmt.Errorf("the first request for %s: status %d, %w", model, status, err)
 		}
 	}
 	return b, nil
@@ -97,7 +97,7 @@ func (b *bed) close() {
 	os.RemoveAll(b.dir)
 }
 
-// once is one request of a victim.
+// once sends one request of a victim.
 func (b *bed) once(ctx context.Context, key string) sample {
 	began := time.Now()
 	s := sample{}
@@ -137,7 +137,7 @@ func (g *gateway) post(
 	return resp.StatusCode, resp.Header, err
 }
 
-// busy has every victim send one request after the other until what it returns is called.
+// busy makes every victim send one request after the other, until the returned function is called.
 func (b *bed) busy() (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var all sync.WaitGroup
@@ -145,7 +145,7 @@ func (b *bed) busy() (stop func()) {
 		for range inFlight {
 			all.Go(func() {
 				for ctx.Err() == nil {
-					s := b.once(context.Background(), key) // the last one is answered too
+					s := b.once(context.Background(), key) // the last request is completed too
 					b.mu.Lock()
 					b.samples = append(b.samples, s)
 					b.mu.Unlock()
@@ -162,17 +162,17 @@ func (b *bed) busy() (stop func()) {
 	}
 }
 
-// served is what victims had in a window.
+// served is what the victims got in a window.
 type served struct {
 	Answers     int           `json:"answers"`
 	PerSecond   float64       `json:"per_second"`
 	P99         time.Duration `json:"p99_ns"`
 	LongestWait time.Duration `json:"longest_wait_ns"`
 	Failures    int           `json:"failures"`
-	Failure     string        `json:"failure,omitempty"` // one of them
+	Failure     string        `json:"failure,omitempty"` // the text of one of the failures
 }
 
-// window lets d pass and says what victims had in it. A wait counts if it ended in the window.
+// window waits for d and reports what the victims got in that time. A wait counts if it ended in the window.
 func (b *bed) window(d time.Duration) served {
 	b.mu.Lock()
 	b.samples = nil

@@ -55,7 +55,7 @@ var bodies = []attack{
 	},
 }
 
-// compressed sends bodies that are much larger than what is uploaded.
+// compressed sends bodies that are much larger than the bytes sent.
 func compressed(coding string) func(context.Context, *attacker) {
 	return func(ctx context.Context, a *attacker) {
 		packed := largeBody(coding)
@@ -71,8 +71,8 @@ func compressed(coding string) func(context.Context, *attacker) {
 	}
 }
 
-// largeBody is a chat of 24 MB, most of it in a field that no model reads: long prompts are another attack. It shrinks to somewhat more than
-// a hundredth, which is as much as the gateway takes.
+// largeBody returns a chat of 24 MB. Most of it is in a field that no model reads, because long prompts are another attack. It
+// compresses to slightly more than a hundredth, the most compression that the gateway accepts.
 var largeBody = func() func(coding string) []byte {
 	var mu sync.Mutex
 	made := map[string][]byte{}
@@ -105,7 +105,7 @@ var largeBody = func() func(coding string) []byte {
 	}
 }()
 
-// uploadForEver sends a part of a body and then a byte now and then, until the gateway has enough of it.
+// uploadForEver sends a part of a body and then a byte now and then, until the gateway closes the connection.
 func (a *attacker) uploadForEver(ctx context.Context) {
 	conn, err := a.dialer.DialContext(ctx, "tcp", a.addr)
 	if err != nil {

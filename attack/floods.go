@@ -20,11 +20,11 @@ import (
 
 var floods = []attack{
 	{
-		name: "bad-keys", what: "some thousand texts a second that are no keys", heavy: true, lasts: 5 * time.Second,
+		name: "bad-keys", what: "some thousand invalid keys a second", heavy: true, lasts: 5 * time.Second,
 		run: func(ctx context.Context, a *attacker) {
 			a.loops(ctx, 8, 4*time.Millisecond, func(i int) {
 				secret := fmt.Sprintf("oas_%010d_%038d", rand.IntN(1<<30), rand.Int64())
-				if i%2 == 0 { // its own, with another end
+				if i%2 == 0 { // its own key, with another ending
 					secret = a.key[:len(a.key)-8] + fmt.Sprintf("%08d", rand.IntN(1e8))
 				}
 				a.sent.Add(1)
@@ -83,7 +83,8 @@ var floods = []attack{
 	},
 }
 
-// frames floods HTTP/2 connections with what write writes, twenty thousand a second at most, and connects again where it is cut.
+// frames floods HTTP/2 connections with the frames that write writes, at most twenty thousand a second. It connects again if a
+// connection is closed.
 func frames(write func(f *http2.Framer, stream uint32, head []byte) error) func(context.Context, *attacker) {
 	return func(ctx context.Context, a *attacker) {
 		a.loops(ctx, 2, 100*time.Millisecond, func(int) { a.flood(ctx, write) })

@@ -36,7 +36,7 @@ type gateway struct {
 	addr  string
 	admin string
 	dir   string
-	http  *http.Client // of the harness itself, and of victims
+	http  *http.Client // of the harness itself, and of the victims
 	trust *tls.Config  // nil without TLS
 	cmd   *exec.Cmd
 	ended chan struct{}
@@ -44,7 +44,7 @@ type gateway struct {
 
 const adminKey = "attack-admin-key-1234567890"
 
-// buildService builds the program as it is shipped.
+// buildService builds the program in the same way as a release.
 func buildService(root, dir string) (string, error) {
 	program := filepath.Join(dir, "ollama-api-service")
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
@@ -53,12 +53,12 @@ func buildService(root, dir string) (string, error) {
 	cmd := exec.CommandContext(ctx, "go", shipped...)
 	cmd.Dir, cmd.Env = root, append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("the service does not build: %s", bytes.TrimSpace(out))
+		return "", fmt.Errorf("cannot build the service: %s", bytes.TrimSpace(out))
 	}
 	return program, nil
 }
 
-// startGateway starts the program on a new data directory in dir and waits until it answers. It ends with this process.
+// startGateway starts the program with a new data directory in dir and waits until it answers. The program ends with this process.
 func startGateway(program, dir, upstream string, settings []string, https bool) (*gateway, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -139,7 +139,7 @@ func (g *gateway) stop() {
 	g.http.CloseIdleConnections()
 }
 
-// ask sends a request of the harness's own and decodes the answer into v.
+// ask sends a request of the harness and decodes the answer into v.
 func (g *gateway) ask(method, path, key, body string, v any) error {
 	r, err := http.NewRequest(method, g.url+path, strings.NewReader(body))
 	if err != nil {
@@ -161,19 +161,19 @@ func (g *gateway) ask(method, path, key, body string, v any) error {
 	return json.Unmarshal(text, v)
 }
 
-// newKey makes a key; fields are further members of the JSON object.
+// newKey creates a key. fields are more members of the JSON object.
 func (g *gateway) newKey(name, fields string) (string, error) {
 	var made struct {
 		Key string `json:"api_key"`
 	}
 	err := g.ask("POST", "/api/keys", g.admin, fmt.Sprintf(`{"name":%q,"role":"user","rate_limit":null%s}`, name, fields), &made)
 	if err == nil && made.Key == "" {
-		err = errors.New("POST /api/keys: no key")
+		err = errors.New("POST /api/keys: the answer has no key")
 	}
 	return made.Key, err
 }
 
-// used is what the books say of a key.
+// used is a key's usage in the books.
 type used struct {
 	Requests   int64   `json:"total_requests"`
 	Prompt     int64   `json:"prompt_tokens"`
@@ -188,7 +188,7 @@ func (g *gateway) used(key string) (used, error) {
 	return u, err
 }
 
-// memory is a figure of the process's memory as the kernel names it, in bytes.
+// memory returns a figure of the process's memory in bytes, by its name in the kernel.
 func (g *gateway) memory(name string) int64 {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", g.cmd.Process.Pid))
 	if err != nil {
@@ -204,7 +204,7 @@ func (g *gateway) memory(name string) int64 {
 	return 0
 }
 
-// certificate makes one for 127.0.0.1 that nothing else trusts, and the settings that name its files.
+// certificate creates a certificate for 127.0.0.1 that only the harness trusts, and returns the settings that name its files.
 func certificate(dir string) (trust *tls.Config, settings []string, err error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -235,7 +235,7 @@ func certificate(dir string) (trust *tls.Config, settings []string, err error) {
 	return &tls.Config{RootCAs: roots}, []string{"TLS_CERT=" + filepath.Join(dir, "cert.pem"), "TLS_KEY=" + filepath.Join(dir, "key.pem")}, nil
 }
 
-// cpu is the processor time that the process has used.
+// cpu returns the processor time that the process has used.
 func (g *gateway) cpu() time.Duration {
 	var t unix.Timespec
 	// MAKE_PROCESS_CPUCLOCK(pid, CPUCLOCK_SCHED) of the kernel's posix-timers.h.

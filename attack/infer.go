@@ -14,7 +14,7 @@ import (
 	"ollama-api-service/internal/test/ollamatest"
 )
 
-// asked is what Ollama reads of a request. encoding/json folds the case of names, as it does there.
+// asked is what Ollama reads of a request. As in Ollama, encoding/json ignores the case of names.
 type asked struct {
 	Model    string
 	Prompt   string
@@ -46,15 +46,15 @@ type message struct {
 }
 
 const (
-	templateTokens = 11 // that the template of the scripted model adds
-	messageTokens  = 4  // and more for each message
+	templateTokens = 11 // tokens that the template of the scripted model adds
+	messageTokens  = 4  // additional tokens for each message
 	imageTokens    = 576
 )
 
-// contextTokens are what is left of a longer prompt: Ollama cuts it.
+// contextTokens is the most that remains of a longer prompt, because Ollama cuts it.
 const contextTokens = 4096
 
-// tokens is how long the prompt is: a token is four bytes.
+// tokens returns the length of the prompt: a token is four bytes.
 func (a *asked) tokens() int {
 	bytes := len(a.Prompt) + len(a.Suffix) + len(a.System) + len(a.Template)
 	n := templateTokens + len(a.Context) + imageTokens*len(a.Images)
@@ -68,7 +68,7 @@ func (a *asked) tokens() int {
 	return min(n+bytes/4, contextTokens)
 }
 
-// The marks by which the scripted Ollama knows the parties: the gateway passes on nothing that names a key.
+// The marks by which the scripted Ollama recognizes the parties: the gateway passes on nothing that names a key.
 const (
 	victimMark   = "victim"
 	attackerMark = "attacker"
@@ -148,10 +148,10 @@ func (o *ollama) has(model string) bool {
 	return false
 }
 
-// withheld is the seed by which a request asks for a tool call, which Ollama keeps back until all of it is generated.
+// withheld is the seed with which a request asks for a tool call. Ollama holds a tool call until all of it is generated.
 const withheld = 7
 
-// embed runs every input by itself, all of them at one time: each waits for a slot, as in Ollama 0.6.5.
+// embed runs every input as its own request, all at the same time. Each waits for a slot, as in Ollama 0.6.5.
 func (o *ollama) embed(w http.ResponseWriter, r *http.Request, a *asked, run *runner, mark string, began, loaded time.Time) {
 	var texts []string
 	if json.Unmarshal(a.Input, &texts) != nil {
@@ -183,7 +183,7 @@ func (o *ollama) embed(w http.ResponseWriter, r *http.Request, a *asked, run *ru
 	})
 }
 
-// generate has the runner read the prompt and generate, and writes what comes as it comes.
+// generate makes the runner read the prompt and generate, and writes each piece as it arrives.
 func (o *ollama) generate(w http.ResponseWriter, r *http.Request, a *asked, run *runner, mark string, began, loaded time.Time) {
 	want := max(a.Options.NumPredict, a.MaxTokens)
 	if want <= 0 {
@@ -216,7 +216,7 @@ func (o *ollama) generate(w http.ResponseWriter, r *http.Request, a *asked, run 
 		select {
 		case <-s.pieces:
 		case <-r.Context().Done():
-			<-s.ended // the slot is held until the batch is over
+			<-s.ended // the slot is held until the batch ends
 			return
 		}
 		if streams && !hidden {
@@ -259,7 +259,7 @@ func (o *ollama) generate(w http.ResponseWriter, r *http.Request, a *asked, run 
 	}
 }
 
-// toolCall is the one record of a tool call with that many tokens.
+// toolCall returns the one record of a tool call with that many tokens.
 func toolCall(model string, tokens int) []string {
 	text := strings.Repeat("word", tokens)
 	return []string{fmt.Sprintf(`{"model":%q,"created_at":"2026-11-23T12:59:03.5Z","message":{"role":"assistant","content":"",`+

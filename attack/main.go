@@ -1,7 +1,7 @@
 //go:build linux
 
-// Command attack is a standing red team: it has some keys do what hurts others, or what gets them more than they pay for, and measures
-// what eight other keys lose by it. Run it with "make attack" or "go run ./attack".
+// Command attack is a red team: some keys try to harm others, or to get more than they pay for. It measures what eight other keys
+// lose by it. Run it with "make attack" or "go run ./attack".
 package main
 
 import (
@@ -20,11 +20,11 @@ import (
 )
 
 func init() {
-	// Children end with the thread that started them (Pdeathsig): this keeps main on the first thread, which lives to the end.
+	// Children end with the thread that started them (Pdeathsig). This keeps main on the first thread, which ends last.
 	runtime.LockOSThread()
 }
 
-var errMissed = errors.New("a figure is missed")
+var errMissed = errors.New("a figure is beyond its bound")
 
 func main() {
 	err := attackMain(os.Args[1:], os.Stdout)
@@ -118,7 +118,7 @@ func attackMain(args []string, out io.Writer) error {
 	return err
 }
 
-// removeOnSignal leaves no files behind when the run is interrupted. The children end with this process.
+// removeOnSignal removes the files if the run is interrupted. The children end with this process.
 func removeOnSignal(dir string) {
 	c := make(chan os.Signal, 1)
 	signal.Notify(c, os.Interrupt, syscall.SIGTERM)
@@ -127,7 +127,7 @@ func removeOnSignal(dir string) {
 	os.Exit(130)
 }
 
-// moduleRoot is the directory with go.mod, from the working directory upwards.
+// moduleRoot returns the directory with go.mod: the working directory or one above it.
 func moduleRoot() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
@@ -139,7 +139,7 @@ func moduleRoot() (string, error) {
 		}
 		up := filepath.Dir(dir)
 		if up == dir {
-			return "", errors.New("run it inside the repository: no go.mod found from here upwards")
+			return "", errors.New("no go.mod here or in a directory above: run attack inside the repository")
 		}
 		dir = up
 	}

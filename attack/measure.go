@@ -23,24 +23,24 @@ const (
 // run is one execution of the command.
 type run struct {
 	root, dir, program string
-	logs               string  // directory for the gateway's logs; empty keeps none
-	scale              float64 // of all durations of load
+	logs               string  // directory for the gateway's logs; empty: no logs
+	scale              float64 // factor of all load durations
 	answer             int     // tokens of a victim's answer
-	counts             []int   // of attackers
+	counts             []int   // numbers of attackers
 	log                io.Writer
 	quiet              map[string]*bed // beds without attackers, by their settings
 }
 
-// result is what one attack did.
+// result has the figures of one attack.
 type result struct {
 	Attack    string  `json:"attack"`
 	Ollama    string  `json:"ollama"`
 	Attackers int     `json:"attackers"`
-	Alone     served  `json:"without"` // before and after, together
+	Without   served  `json:"without"` // before and after, in total
 	Under     served  `json:"with"`
-	Kept      float64 `json:"kept"`  // of the throughput without attackers
+	Kept      float64 `json:"kept"`  // fraction of the throughput without attackers
 	Need      float64 `json:"need"`  // 0.95 of the victims' fair share
-	Noise     float64 `json:"noise"` // by how much the two runs without attackers differ
+	Noise     float64 `json:"noise"` // difference between the two runs without attackers
 	P99       float64 `json:"p99_ratio"`
 
 	Bound     time.Duration `json:"bound_ns"` // of a victim's wait, by docs/fairness.md
@@ -58,7 +58,7 @@ type result struct {
 	Missed    []string      `json:"missed"`
 }
 
-// all runs the chosen attacks in front of one kind of Ollama.
+// all runs the chosen attacks against one kind of Ollama.
 func (r *run) all(kind string, chosen []attack) ([]result, error) {
 	r.quiet = map[string]*bed{}
 	defer func() {
@@ -80,7 +80,7 @@ func (r *run) all(kind string, chosen []attack) ([]result, error) {
 	return results, nil
 }
 
-// upstream is a new Ollama of a kind.
+// upstream returns a new Ollama of the given kind.
 func (r *run) upstream(kind string) (upstream, error) {
 	switch kind {
 	case fakeOllama:
@@ -92,7 +92,7 @@ func (r *run) upstream(kind string) (upstream, error) {
 		}
 		return startReal(r.root, dir)
 	default:
-		return nil, fmt.Errorf("-ollama: %q is neither fake nor real", kind)
+		return nil, fmt.Errorf("-ollama: got %q, want fake or real", kind)
 	}
 }
 
@@ -108,8 +108,9 @@ func (r *run) bed(kind string, a *attack) (*bed, error) {
 	return b, err
 }
 
-// attack measures with two attackers and with one, each held against the same run without. What needs hardly any of the processor runs
-// at the same time, so that a slow moment of this machine is in all figures; the rest one after the other, between two runs without.
+// attack measures with two attackers and with one. Each is compared with the same run without attackers. Attacks that need little of
+// the processor run at the same time, so that a slow moment of this machine is in all figures. The others run one after the other,
+// between two runs without attackers.
 func (r *run) attack(kind string, a attack) ([]result, error) {
 	calm := attack{settings: a.settings, tls: a.tls, found: a.found, padding: a.padding}
 	name := fmt.Sprint(calm.settings, calm.tls, calm.found, calm.padding)
@@ -156,7 +157,8 @@ func (r *run) attack(kind string, a attack) ([]result, error) {
 
 func (r *run) last(d time.Duration) time.Duration { return time.Duration(float64(d) * r.scale) }
 
-// under is a window with n attackers, on a gateway and an Ollama of its own: otherwise later figures would contain what they leave behind.
+// under measures a window with n attackers, with a gateway and an Ollama of its own. Otherwise, one attack would change the figures
+// of the next.
 func (r *run) under(kind string, a *attack, n int) (result, error) {
 	x := result{Attack: a.name, Ollama: kind, Attackers: n}
 	b, err := r.bed(kind, a)
@@ -182,7 +184,7 @@ func (r *run) under(kind string, a *attack, n int) (result, error) {
 		attackers = append(attackers, at)
 		all.Go(func() { a.run(ctx, at) })
 	}
-	time.Sleep(r.last(2 * time.Second)) // until then, the gateway has not seen how long the attackers' requests take
+	time.Sleep(r.last(2 * time.Second)) // before that, the gateway does not know how long the attackers' requests take
 	cpu := b.cpu()
 	x.Under = b.window(r.last(a.lasts))
 	x.CPU = (b.cpu() - cpu).Seconds() / r.last(a.lasts).Seconds()
@@ -213,7 +215,7 @@ func (r *run) under(kind string, a *attack, n int) (result, error) {
 	return x, nil
 }
 
-// keepLog copies what the gateway has logged.
+// keepLog copies the gateway's log.
 func (r *run) keepLog(b *bed, x *result) error {
 	if r.logs == "" {
 		return nil
@@ -227,7 +229,7 @@ func (r *run) keepLog(b *bed, x *result) error {
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// settle reads the books of the attackers when their last request is in them.
+// settle reads the books of the attackers after their last request has been booked.
 func (x *result) settle(b *bed, keys []string) error {
 	last := used{Requests: -1}
 	for end := time.Now().Add(5 * time.Second); ; time.Sleep(100 * time.Millisecond) {
@@ -250,7 +252,7 @@ func (x *result) settle(b *bed, keys []string) error {
 	}
 }
 
-// bound is W of docs/fairness.md for keys of equal weight, with the longest that a request was in Ollama in this run for T.
+// bound is W of docs/fairness.md for keys of equal weight. T is the longest time that a request was in Ollama in this run.
 func bound(hold time.Duration, keys, lanes int) time.Duration {
 	const s, p = 4, inFlight - 1
 	t := hold.Seconds()
@@ -265,12 +267,12 @@ func bound(hold time.Duration, keys, lanes int) time.Duration {
 
 const ended = "the service has ended"
 
-// fewest are the answers of a window without attackers by which anything can be said.
-const fewest = 15
+// minAnswers is the least number of answers in a window without attackers that is enough to compare with.
+const minAnswers = 15
 
-// compare puts the figures next to those of the two runs without attackers around them.
+// compare compares the figures with those of the two runs without attackers around them.
 func (x *result) compare(a *attack, before, after served) {
-	x.Alone = served{
+	x.Without = served{
 		PerSecond: (before.PerSecond + after.PerSecond) / 2, P99: (before.P99 + after.P99) / 2,
 		LongestWait: max(before.LongestWait, after.LongestWait), Failures: before.Failures + after.Failures,
 	}
@@ -279,13 +281,13 @@ func (x *result) compare(a *attack, before, after served) {
 		weight = 1
 	}
 	x.Need = 0.95 * victimCount / (victimCount + weight*float64(x.Attackers))
-	if before.Answers < fewest || after.Answers < fewest {
-		x.Missed = append(x.Missed, fmt.Sprintf("only %d and %d answers without attackers: too few to measure by", before.Answers, after.Answers))
+	if before.Answers < minAnswers || after.Answers < minAnswers {
+		x.Missed = append(x.Missed, fmt.Sprintf("only %d and %d answers without attackers: too few to compare with", before.Answers, after.Answers))
 		return
 	}
-	x.Noise = math.Abs(before.PerSecond-after.PerSecond) / x.Alone.PerSecond
-	x.Kept = x.Under.PerSecond / x.Alone.PerSecond
-	x.P99 = x.Under.P99.Seconds() / x.Alone.P99.Seconds()
+	x.Noise = math.Abs(before.PerSecond-after.PerSecond) / x.Without.PerSecond
+	x.Kept = x.Under.PerSecond / x.Without.PerSecond
+	x.P99 = x.Under.P99.Seconds() / x.Without.P99.Seconds()
 	miss := func(format string, args ...any) { x.Missed = append(x.Missed, fmt.Sprintf(format, args...)) }
 	if x.Kept < x.Need {
 		miss("victims keep %.2f, want %.2f", x.Kept, x.Need)

@@ -12,14 +12,14 @@ import (
 	"time"
 )
 
-// pace is how fast the scripted Ollama is. Its proportions are those of a model of 8 billion parameters on one GPU (the model of a
-// backend in docs/fairness.md), four times as fast, so that an attack needs seconds and not minutes.
+// pace is the speed of the scripted Ollama. Its proportions are those of a model of 8 billion parameters on one GPU (the model of a
+// backend in docs/fairness.md). It is four times as fast, so that an attack needs seconds and not minutes.
 type pace struct {
 	load    time.Duration // of a model
-	step    time.Duration // of one batch, whatever is in it
-	decode  time.Duration // more for each answer that a batch brings forward by a token
-	prefill time.Duration // more for each token of a prompt
-	grammar time.Duration // before a request with a schema begins, in no duration that Ollama reports
+	step    time.Duration // of one batch, with any content
+	decode  time.Duration // in addition, for each answer that gets a token from a batch
+	prefill time.Duration // in addition, for each token of a prompt
+	grammar time.Duration // before a request with a schema starts; Ollama reports this time in no duration
 }
 
 var quick = pace{
@@ -27,11 +27,11 @@ var quick = pace{
 	grammar: 120 * time.Millisecond,
 }
 
-// batchTokens are the most tokens of one prompt in one batch: Ollama's num_batch.
+// batchTokens is the most tokens of one prompt in one batch: Ollama's num_batch.
 const batchTokens = 512
 
-// ollama is a scripted Ollama with a model of time: a memory that holds some models, a queue of its own for slots and for loads, and
-// batches in which prompts and answers of all slots share the GPU, as in the runner of Ollama 0.6.5.
+// ollama is a scripted Ollama with a model of time: a memory for some models, its own queue for slots and loads, and batches in
+// which the prompts and answers of all slots share the GPU, as in the runner of Ollama 0.6.5.
 type ollama struct {
 	pace     pace
 	parallel int // OLLAMA_NUM_PARALLEL
@@ -40,21 +40,21 @@ type ollama struct {
 
 	server  *http.Server
 	url     string
-	loading chan struct{} // one load at a time, as Ollama's scheduler does it
+	loading chan struct{} // one load at a time, as in Ollama's scheduler
 
 	mu      sync.Mutex
 	loaded  map[string]*runner
-	loads   int // that ended
+	loads   int // completed
 	aborted int // loads whose client left
 	done    map[string]*work
 }
 
-// work is what the requests of one mark cost.
+// work is the cost of the requests with one mark.
 type work struct {
 	requests int
-	tokens   int // evaluated: prompts as far as they were read, and every token generated
+	tokens   int // evaluated: the prompts as far as they were read, and every generated token
 	gpu      time.Duration
-	longest  time.Duration // for which one request was in Ollama
+	longest  time.Duration // the longest time that one request was in Ollama
 }
 
 func startFake(models []string, parallel, memory int, p pace) (*ollama, error) {
@@ -80,7 +80,7 @@ func (o *ollama) stop() {
 	}
 }
 
-// books are what the requests of a mark have cost since the last call.
+// books returns the cost of the requests with a mark since the last call.
 func (o *ollama) books(mark string) work {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -92,7 +92,7 @@ func (o *ollama) books(mark string) work {
 	return *w
 }
 
-// loadsEnded is how many loads have ended, and how many were given up because their client left.
+// loadsEnded returns how many loads were completed, and how many were cancelled because their client left.
 func (o *ollama) loadsEnded() (ended, aborted int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -155,8 +155,9 @@ func (o *ollama) inMemory() []string {
 	return names
 }
 
-// runnerFor is the runner of a model with these load-time options, which the caller must leave; nil if the client has left meanwhile.
-// A load ends with the client that caused it, waits until what it replaces is idle, and is the only one: Ollama 0.6.5 does the same.
+// runnerFor returns the runner of a model with these load-time options, or nil if the client has left in the meantime. The caller
+// must leave the runner. A load ends with the client that caused it. It waits until the model that it replaces is idle, and it is
+// the only load at that time. Ollama 0.6.5 does the same.
 func (o *ollama) runnerFor(ctx context.Context, model, options string) *runner {
 	if r := o.enter(model, options); r != nil {
 		return r
@@ -185,7 +186,7 @@ func (o *ollama) runnerFor(ctx context.Context, model, options string) *runner {
 	return r
 }
 
-// enter is the runner of a model if it is loaded with these options.
+// enter returns the runner of a model if it is loaded with these options.
 func (o *ollama) enter(model, options string) *runner {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -197,7 +198,7 @@ func (o *ollama) enter(model, options string) *runner {
 	return r
 }
 
-// makeRoom unloads what stands in the way of model, when it is idle.
+// makeRoom unloads the models that model needs the memory of, when they are idle.
 func (o *ollama) makeRoom(ctx context.Context, model string) bool {
 	o.mu.Lock()
 	old := o.loaded[model]
@@ -229,7 +230,7 @@ func (o *ollama) makeRoom(ctx context.Context, model string) bool {
 	return true
 }
 
-// pause reports whether the client stayed for all of it.
+// pause reports whether the client stayed for the whole time.
 func pause(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()

@@ -53,7 +53,7 @@ var queues = []attack{
 		},
 	},
 	{
-		name: "glance", what: "leave when the first record has come", lasts: 6 * time.Second, real: true,
+		name: "glance", what: "leave after the first record", lasts: 6 * time.Second, real: true,
 		run: func(ctx context.Context, a *attacker) {
 			a.loops(ctx, 16, time.Millisecond, func(int) { a.glance(ctx, generate, prompt(attackerMark, victimModel, 60, "")) })
 		},
@@ -65,11 +65,11 @@ var queues = []attack{
 		},
 	},
 	{
-		name: "prefill", what: "long prompts that hold the batches of all", lasts: 6 * time.Second, real: true,
+		name: "prefill", what: "long prompts that slow down the batches of all requests", lasts: 6 * time.Second, real: true,
 		run: steady(8, func(int) string { return longPrompt(1) }),
 	},
 	{
-		name: "prefill-leave", what: "the same, leaving when the first record has come", lasts: 6 * time.Second,
+		name: "prefill-leave", what: "the same, leaving after the first record", lasts: 6 * time.Second,
 		run: func(ctx context.Context, a *attacker) {
 			a.loops(ctx, 8, time.Millisecond, func(int) { a.glance(ctx, generate, longPrompt(60)) })
 		},
@@ -96,7 +96,7 @@ var queues = []attack{
 	},
 }
 
-// crowd has a hundred requests waiting, or refused and tried again.
+// crowd keeps a hundred requests waiting. Refused requests are sent again.
 func crowd(ctx context.Context, a *attacker) {
 	a.loops(ctx, 100, 100*time.Millisecond, func(int) { a.ask(ctx, generate, prompt(attackerMark, victimModel, 12, ""), time.Minute) })
 }
@@ -108,13 +108,13 @@ func steady(workers int, body func(i int) string) func(context.Context, *attacke
 	}
 }
 
-// longPrompt has some 3,000 tokens, and differs each time, so that nothing of it is cached.
+// longPrompt returns about 3,000 tokens, different each time, so that nothing is cached.
 func longPrompt(tokens int) string {
 	text := strings.Repeat(fmt.Sprintf("word%04d ", rand.IntN(10000)), 1300)
 	return fmt.Sprintf(`{"model":%q,"prompt":"the %s asks %s","options":{"num_predict":%d}}`, victimModel, attackerMark, text, tokens)
 }
 
-// readSlowly holds a slot by an answer that it hardly reads.
+// readSlowly holds a slot with an answer that it reads very slowly.
 func (a *attacker) readSlowly(ctx context.Context) {
 	conn, err := a.dialer.DialContext(ctx, "tcp", a.addr)
 	if err != nil {

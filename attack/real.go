@@ -23,9 +23,9 @@ import (
 	"time"
 )
 
-// genuine is a real Ollama with the tiny model of the tests under the names of the scripted one, and a tap in front of it that counts
-// what the attackers' requests made it evaluate.
-type genuine struct {
+// tappedOllama is a real Ollama with the tiny model of the tests under the names of the scripted one. A tap in front of it counts what
+// the attackers' requests made it evaluate.
+type tappedOllama struct {
 	url  string // of the tap
 	own  string // of Ollama
 	cmd  *exec.Cmd
@@ -34,11 +34,11 @@ type genuine struct {
 
 	mu    sync.Mutex
 	spent map[string]*work
-	asked map[string]int // how often a body of attackers reached Ollama, whose prompt is measured when the attack is over
+	asked map[string]int // how often each body of the attackers reached Ollama; the prompt is measured after the attack
 	paths map[string]string
 }
 
-// findOllama is the ollama command of PATH or of Go's bin directory, where "go test ./e2e" puts it.
+// findOllama returns the path of the ollama command in PATH or in Go's bin directory, where "go test ./e2e" installs it.
 func findOllama() (string, error) {
 	if path, err := exec.LookPath("ollama"); err == nil {
 		return path, nil
@@ -53,15 +53,15 @@ func findOllama() (string, error) {
 	}
 	tool := filepath.Join(bin, "ollama")
 	if _, err := os.Stat(tool); err != nil {
-		return "", errors.New("no ollama command: go install github.com/ollama/ollama@v0.6.5 (with CGO_ENABLED=1), or -ollama fake")
+		return "", errors.New("no ollama command: run go install github.com/ollama/ollama@v0.6.5 (with CGO_ENABLED=1), or use -ollama fake")
 	}
 	return tool, nil
 }
 
 var listening = regexp.MustCompile(`Listening on (127\.0\.0\.1:\d+)`)
 
-// startReal starts it with room for one model, and makes the models.
-func startReal(root, dir string) (*genuine, error) {
+// startReal starts a real Ollama with room for one model, and creates the models.
+func startReal(root, dir string) (*tappedOllama, error) {
 	tool, err := findOllama()
 	if err != nil {
 		return nil, err
@@ -70,7 +70,7 @@ func startReal(root, dir string) (*genuine, error) {
 	if err := os.MkdirAll(home, 0o700); err != nil {
 		return nil, err
 	}
-	o := &genuine{
+	o := &tappedOllama{
 		cmd: exec.Command(tool, "serve"), done: make(chan struct{}),
 		spent: map[string]*work{}, asked: map[string]int{}, paths: map[string]string{},
 	}
@@ -103,7 +103,7 @@ func startReal(root, dir string) (*genuine, error) {
 		o.own = "http://" + a
 	case <-time.After(time.Minute):
 		o.stop()
-		return nil, errors.New("the Ollama server does not listen")
+		return nil, errors.New("the Ollama server does not accept connections")
 	}
 	if err := o.create(tool, root, home); err != nil {
 		o.stop()
@@ -112,7 +112,7 @@ func startReal(root, dir string) (*genuine, error) {
 	return o, o.listen()
 }
 
-func (o *genuine) create(tool, root, home string) error {
+func (o *tappedOllama) create(tool, root, home string) error {
 	create := exec.Command(tool, "create", victimModel, "-f", "Modelfile")
 	create.Dir = filepath.Join(root, "testdata")
 	create.Env = []string{"HOME=" + home, "OLLAMA_HOST=" + o.own}
@@ -120,7 +120,7 @@ func (o *genuine) create(tool, root, home string) error {
 		return fmt.Errorf("ollama create: %w\n%s", err, out)
 	}
 	for i := range 3 {
-		// Another file, because Ollama takes two names of one file for one model.
+		// Another file, because Ollama treats two names of the same file as one model.
 		body := fmt.Sprintf(`{"model":%q,"from":%q,"parameters":{"num_predict":%d},"stream":false}`, cold(i), victimModel, 500+i)
 		res, err := http.Post(o.own+"/api/create", "application/json", strings.NewReader(body))
 		if err != nil {
@@ -135,7 +135,7 @@ func (o *genuine) create(tool, root, home string) error {
 }
 
 // listen puts the tap in front of it.
-func (o *genuine) listen() error {
+func (o *tappedOllama) listen() error {
 	to, err := url.Parse(o.own)
 	if err != nil {
 		return err
@@ -163,14 +163,14 @@ func (o *genuine) listen() error {
 		began := time.Now()
 		c := &counter{ResponseWriter: w}
 		defer func() { o.count(r.URL.Path, body, c, time.Since(began)) }()
-		defer func() { _ = recover() }() // ReverseProxy panics where its client has left
+		defer func() { _ = recover() }() // ReverseProxy panics if its client has left
 		proxy.ServeHTTP(c, r)
 	})}
 	go o.tap.Serve(l)
 	return nil
 }
 
-// counter counts the records of an answer with text in them: the tokens that were generated.
+// counter counts the records of an answer that have text: these are the generated tokens.
 type counter struct {
 	http.ResponseWriter
 	status int
@@ -191,7 +191,7 @@ func (c *counter) Write(p []byte) (int, error) {
 
 func (c *counter) Unwrap() http.ResponseWriter { return c.ResponseWriter }
 
-func (o *genuine) count(path string, body []byte, c *counter, took time.Duration) {
+func (o *tappedOllama) count(path string, body []byte, c *counter, took time.Duration) {
 	mark := markOf(body)
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -202,15 +202,15 @@ func (o *genuine) count(path string, body []byte, c *counter, took time.Duration
 	}
 	w.longest = max(w.longest, took)
 	w.requests++
-	if mark == attackerMark && c.status == http.StatusOK { // what has no header yet may not have been read
+	if mark == attackerMark && c.status == http.StatusOK { // an answer without a header may be of a prompt that was not read
 		w.tokens += c.pieces
 		o.asked[string(body)]++
 		o.paths[string(body)] = path
 	}
 }
 
-// books adds the prompts of what attackers asked: each is asked once more, and Ollama's own count is taken.
-func (o *genuine) books(mark string) work {
+// books adds the prompts of the attackers' requests: each is sent once more, for Ollama's own count.
+func (o *tappedOllama) books(mark string) work {
 	o.mu.Lock()
 	w := o.spent[mark]
 	delete(o.spent, mark)
@@ -230,7 +230,7 @@ func (o *genuine) books(mark string) work {
 	return *w
 }
 
-func (o *genuine) promptTokens(path, body string) int {
+func (o *tappedOllama) promptTokens(path, body string) int {
 	var fields map[string]any
 	if json.Unmarshal([]byte(body), &fields) != nil {
 		return 0
@@ -254,11 +254,11 @@ func (o *genuine) promptTokens(path, body string) int {
 	return max(said.Prompt, said.Usage.Prompt)
 }
 
-func (o *genuine) address() string { return o.url }
+func (o *tappedOllama) address() string { return o.url }
 
-func (o *genuine) loadsEnded() (ended, aborted int) { return 0, 0 }
+func (o *tappedOllama) loadsEnded() (ended, aborted int) { return 0, 0 }
 
-func (o *genuine) stop() {
+func (o *tappedOllama) stop() {
 	if o.tap != nil {
 		o.tap.Close()
 	}

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// line is a result for the terminal.
+// line formats a result for the terminal.
 func line(x *result) string {
 	return fmt.Sprintf("%-4s %-13s %d | kept %.2f of %.2f | p99 x%.1f | wait %5.1f of %5.1f s | tokens %7d of %7d | "+
 		"gpu %6.0f of %6.0f ms | %s",
@@ -26,7 +26,7 @@ func verdict(x *result) string {
 	return "held"
 }
 
-// table is all results in Markdown.
+// table returns all results in Markdown.
 func table(results []result) string {
 	var b strings.Builder
 	b.WriteString("| attack | Ollama | attackers | victims keep | at least | noise | p99 | longest wait | bound | " +
@@ -45,7 +45,7 @@ func table(results []result) string {
 	return b.String()
 }
 
-// missed is the figures that were missed, one a line.
+// missed lists the missed figures, one per line.
 func missed(results []result) string {
 	var b strings.Builder
 	for _, x := range results {
@@ -56,7 +56,7 @@ func missed(results []result) string {
 	return b.String()
 }
 
-// Where the section is in docs/proof.md. The catalogue of bad input has marks of its own there.
+// The marks around the section in docs/proof.md. The catalogue of bad input has its own marks there.
 const (
 	proofBegins = "<!-- attacks -->\n"
 	proofEnds   = "<!-- end of attacks -->"

@@ -8,14 +8,14 @@ import (
 	"time"
 )
 
-// runner is one loaded model: its slots, and the batches that bring them all forward. Its fields are under the mutex of ollama.
+// runner is one loaded model: its slots, and the batches for all of them. The mutex of ollama guards its fields.
 type runner struct {
 	ollama         *ollama
 	model, options string
 	slots          chan struct{}
 	wake           chan struct{}
-	users          int  // requests that use it or wait for a slot of it
-	leaving        bool // is unloaded when it is idle
+	users          int  // requests that use it or wait for one of its slots
+	leaving        bool // it is unloaded when it is idle
 	closed         bool
 	used           time.Time
 	sequences      []*sequence
@@ -28,7 +28,7 @@ type sequence struct {
 	prompt int // tokens still to be read
 	want   int // tokens still to be generated
 	pieces chan struct{}
-	read   time.Time // when the prompt was read
+	read   time.Time // when the prompt had been read
 	ended  chan struct{}
 }
 
@@ -58,7 +58,7 @@ func (r *runner) nudge() {
 	}
 }
 
-// begin takes a slot that the caller holds into the next batch.
+// begin adds the slot that the caller holds to the next batch.
 func (r *runner) begin(s *sequence) {
 	r.ollama.mu.Lock()
 	r.sequences = append(r.sequences, s)
@@ -66,7 +66,7 @@ func (r *runner) begin(s *sequence) {
 	r.nudge()
 }
 
-// run makes one batch after the other while there is anything to do.
+// run makes one batch after the other while there is work.
 func (r *runner) run() {
 	next := time.Now()
 	for {
@@ -79,7 +79,8 @@ func (r *runner) run() {
 			next = time.Now()
 			continue
 		}
-		// By the clock and not by adding sleeps, which are always a little too long. A machine that cannot follow is no excuse to hurry.
+		// It waits by the clock and does not add up sleeps, which are always slightly too long. A slow machine must not hurry
+		// afterwards.
 		next = next.Add(took)
 		if late := time.Since(next); late > took {
 			next = next.Add(late - took)
@@ -89,7 +90,7 @@ func (r *runner) run() {
 	}
 }
 
-// plan is the next batch and how long it takes.
+// plan returns the next batch and its duration.
 func (r *runner) plan() (batch []*sequence, took time.Duration, closed bool) {
 	o := r.ollama
 	o.mu.Lock()
@@ -111,7 +112,7 @@ func (r *runner) plan() (batch []*sequence, took time.Duration, closed bool) {
 	return slices.Clone(r.sequences), took, false
 }
 
-// cost is what a sequence adds to a batch.
+// cost returns what a sequence adds to a batch.
 func (p *pace) cost(s *sequence) time.Duration {
 	if s.prompt > 0 {
 		return time.Duration(min(s.prompt, batchTokens)) * p.prefill
@@ -119,7 +120,7 @@ func (p *pace) cost(s *sequence) time.Duration {
 	return p.decode
 }
 
-// deliver gives each sequence of the batch what it has brought. Each has its own cost and an equal part of the rest.
+// deliver gives each sequence its result of the batch. Each has its own cost and an equal part of the fixed cost.
 func (r *runner) deliver(batch []*sequence) {
 	o := r.ollama
 	o.mu.Lock()
@@ -139,7 +140,7 @@ func (r *runner) deliver(batch []*sequence) {
 		if s.want > 0 {
 			s.want--
 			w.tokens++
-			s.pieces <- struct{}{} // has room for all
+			s.pieces <- struct{}{} // it has room for all
 		}
 	}
 }

@@ -29,13 +29,13 @@ var swaps = []attack{
 		run: swap(5*time.Second, cold),
 	},
 	{
-		name: "swap-glance", what: "leave when the first record of the cold model has come", lanes: 4, lasts: swapWindow,
+		name: "swap-glance", what: "leave after the first record of the cold model", lanes: 4, lasts: swapWindow,
 		run: func(ctx context.Context, a *attacker) {
 			a.loops(ctx, 1, 20*time.Millisecond, func(i int) { a.glance(ctx, generate, prompt(attackerMark, cold(i), 64, "")) })
 		},
 	},
 	{
-		name: "swap-watch", what: "leave when /api/ps says that the victims' model was pushed out", lanes: 2, lasts: swapWindow,
+		name: "swap-watch", what: "leave when /api/ps shows that the victims' model was unloaded", lanes: 2, lasts: swapWindow,
 		run: func(ctx context.Context, a *attacker) {
 			a.loops(ctx, 1, 20*time.Millisecond, func(int) { a.watchAndLeave(ctx) })
 		},
@@ -69,14 +69,14 @@ var swaps = []attack{
 	},
 }
 
-// swap asks for a model again and again, and leaves after patience.
+// swap asks for a model again and again, and leaves each time after patience.
 func swap(patience time.Duration, model func(i int) string) func(context.Context, *attacker) {
 	return func(ctx context.Context, a *attacker) {
 		a.loops(ctx, 1, 20*time.Millisecond, func(i int) { a.ask(ctx, generate, prompt(attackerMark, model(i), 16, ""), patience) })
 	}
 }
 
-// watchAndLeave asks for a cold model and leaves in the moment in which it costs the others most.
+// watchAndLeave asks for a cold model and leaves at the moment that costs the others most.
 func (a *attacker) watchAndLeave(ctx context.Context) {
 	ctx, leave := context.WithCancel(ctx)
 	defer leave()

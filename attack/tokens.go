@@ -11,7 +11,7 @@ import (
 
 var tokens = []attack{
 	{
-		name: "evasion", what: "prompts in places and spellings that an estimate may pass over, left at the first record", lasts: 6 * time.Second,
+		name: "evasion", what: "prompts in places and spellings that an estimate may miss; leave at the first record", lasts: 6 * time.Second,
 		real: true,
 		run: func(ctx context.Context, a *attacker) {
 			a.loops(ctx, 8, time.Millisecond, func(i int) {
@@ -21,7 +21,7 @@ var tokens = []attack{
 		},
 	},
 	{
-		name: "evasion-read", what: "the same, read to the end or left after a while", lasts: 6 * time.Second,
+		name: "evasion-read", what: "the same, reading to the end or leaving after a while", lasts: 6 * time.Second,
 		run: func(ctx context.Context, a *attacker) {
 			a.loops(ctx, 8, time.Millisecond, func(i int) {
 				path, body := evasion(i)
@@ -30,13 +30,13 @@ var tokens = []attack{
 		},
 	},
 	{
-		name: "tools", what: "tool calls, which Ollama keeps back until they are whole, left at the first record", lasts: 6 * time.Second,
+		name: "tools", what: "tool calls, which Ollama holds until they are complete; leave at the first record", lasts: 6 * time.Second,
 		run: func(ctx context.Context, a *attacker) {
 			a.loops(ctx, 8, time.Millisecond, func(int) { a.glance(ctx, "/api/chat", toolBody(60)) })
 		},
 	},
 	{
-		name: "tools-leave", what: "the same, left after 0.4 s, before anything was passed on", lasts: 6 * time.Second,
+		name: "tools-leave", what: "the same, leaving after 0.4 s, before anything has passed", lasts: 6 * time.Second,
 		run: func(ctx context.Context, a *attacker) {
 			a.loops(ctx, 8, time.Millisecond, func(int) { a.ask(ctx, "/api/chat", toolBody(120), 400*time.Millisecond) })
 		},
@@ -49,7 +49,7 @@ func toolBody(tokens int) string {
 		victimModel, attackerMark, tokens, withheld)
 }
 
-// evasion is a request whose prompt is somewhere else each time.
+// evasion returns a request whose prompt is in another place each time.
 func evasion(i int) (path, body string) {
 	text := attackerMark + " " + strings.Repeat("hello there ", 150)
 	chat := func(messages, more string) string {

@@ -268,8 +268,8 @@ func (e *examination) servers(ctx context.Context, seen *store.Sight) {
 		switch {
 		case !s.Healthy:
 			e.add(name, resultWarning, "%s does not answer: %s", b.URL, s.Reason)
-		case len(s.Holes()) > 0:
-			e.add(name, resultWarning, "%s has version %s with known vulnerabilities (%v): upgrade it", b.URL, s.Version, s.Holes())
+		case len(s.Vulnerabilities()) > 0:
+			e.add(name, resultWarning, "%s has version %s with known vulnerabilities (%v): upgrade it", b.URL, s.Version, s.Vulnerabilities())
 		default:
 			e.add(name, resultOK, "%s has version %s and %d models", b.URL, s.Version, len(s.Installed))
 		}

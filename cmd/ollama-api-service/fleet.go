@@ -76,21 +76,21 @@ func logFound(log *slog.Logger, b *backend.Backend) {
 	case s.Draining:
 		log.Warn("the Ollama server is drained: it gets no requests until an admin undrains it", "backend", b.Name)
 	}
-	logHoles(log, b.Name, s)
+	logVulnerabilities(log, b.Name, s)
 }
 
 func logBackend(log *slog.Logger, b *backend.Backend, s backend.State) {
 	if s.Healthy {
 		log.Info("the Ollama server answers", "backend", b.Name, "version", s.Version)
-		logHoles(log, b.Name, s)
+		logVulnerabilities(log, b.Name, s)
 		return
 	}
 	log.Error("the Ollama server does not answer", "backend", b.Name, "reason", s.Reason)
 }
 
-// logHoles warns of a version with known vulnerabilities.
-func logHoles(log *slog.Logger, name string, s backend.State) {
-	if holes := s.Holes(); len(holes) > 0 {
-		log.Warn("the Ollama server has known vulnerabilities: upgrade it, and let only this service reach it", "backend", name, "version", s.Version, "known", holes)
+// logVulnerabilities warns of a version with known vulnerabilities.
+func logVulnerabilities(log *slog.Logger, name string, s backend.State) {
+	if known := s.Vulnerabilities(); len(known) > 0 {
+		log.Warn("the Ollama server has known vulnerabilities: upgrade it, and let only this service reach it", "backend", name, "version", s.Version, "known", known)
 	}
 }

@@ -1,5 +1,5 @@
-// Package bodies holds what the gateway authorises against what Ollama's own decoder makes of the bytes that are forwarded. It
-// is a module of its own, so that nothing of Ollama comes into the program.
+// Package bodies compares what the gateway authorises with what Ollama's own decoder reads from the forwarded bytes. It is a module
+// of its own, so that the program contains nothing of Ollama.
 package bodies
 
 //lint:file-ignore SA1019 Ollama reads the deprecated names too, so they must be looked at
@@ -23,7 +23,7 @@ import (
 	"ollama-api-service/internal/dialect"
 )
 
-// bound is what Ollama has understood. What a route has no field for stays empty.
+// bound is what Ollama has read. Fields that a route does not have are empty.
 type bound struct {
 	models         []string
 	stream         *bool
@@ -39,8 +39,8 @@ type bound struct {
 	usageInStreams bool
 }
 
-// binders are Ollama's routes, each with the request struct of its handler (server/routes.go), and behind it the conversion
-// that its middleware makes for the other dialects (middleware/openai.go, middleware/anthropic.go).
+// binders are Ollama's routes: the request struct of each handler (server/routes.go), then the conversion that its middleware makes
+// for the other dialects (middleware/openai.go, middleware/anthropic.go).
 var binders = map[dialect.Kind]func([]byte) (bound, error){
 	dialect.Generate: func(body []byte) (bound, error) {
 		r, err := decode[ollama.GenerateRequest](body)
@@ -120,11 +120,11 @@ var binders = map[dialect.Kind]func([]byte) (bound, error){
 			return bound{}, err
 		}
 		b := chat(*to)
-		b.stream = r.Stream // its middleware looks there
+		b.stream = r.Stream // its middleware reads this field
 		for _, tool := range r.Tools {
 			b.searches = b.searches || strings.HasPrefix(tool.Type, "web_search")
 		}
-		// Later versions read lists of tools within tools, and may come to search for those too.
+		// Later versions read lists of tools within tools, and may search them for hosted tools too.
 		nested, err := decode[struct{ Tools []nestedTool }](body)
 		b.searches = b.searches || slices.ContainsFunc(nested.Tools, nestedTool.searches)
 		return b, err
@@ -135,7 +135,7 @@ var binders = map[dialect.Kind]func([]byte) (bound, error){
 		case err != nil:
 			return bound{}, err
 		case r.MaxTokens <= 0:
-			return bound{}, fmt.Errorf("max_tokens is required") // as its middleware says
+			return bound{}, fmt.Errorf("max_tokens is required") // as in its middleware
 		}
 		to, err := anthropic.FromMessagesRequest(r)
 		if err != nil {
@@ -149,7 +149,7 @@ var binders = map[dialect.Kind]func([]byte) (bound, error){
 	},
 }
 
-// nestedTool is a tool of /v1/responses as Ollama has it from the version on that knows namespaces.
+// nestedTool is a tool of /v1/responses in the Ollama versions that know namespaces.
 type nestedTool struct {
 	Type  string       `json:"type"`
 	Tools []nestedTool `json:"tools"`
@@ -159,7 +159,7 @@ func (t nestedTool) searches() bool {
 	return strings.HasPrefix(t.Type, "web_search") || slices.ContainsFunc(t.Tools, nestedTool.searches)
 }
 
-// decode reads a body as gin does: the first value of it, whatever stands behind.
+// decode reads a body as gin does: only its first value.
 func decode[T any](body []byte) (T, error) {
 	var v T
 	err := json.NewDecoder(bytes.NewReader(body)).Decode(&v)
@@ -190,7 +190,7 @@ func chat(r ollama.ChatRequest) bound {
 const (
 	mostContext = 4096
 	mostTokens  = 100
-	ownTokens   = 64 // of a model with a bound of its own
+	ownTokens   = 64 // of a model with its own bound
 	mostKept    = time.Hour
 )
 
@@ -217,8 +217,8 @@ var seeds = []string{
 	"{\"model\":\"ti\xffny\"}",
 }
 
-// FuzzWhatOllamaBinds: whatever body is accepted, Ollama reads from the forwarded bytes what was authorised: the models, the
-// stream setting, and of a user's body nothing that the policy rules out.
+// FuzzWhatOllamaBinds: for every accepted body, Ollama reads from the forwarded bytes what was authorised: the models, the stream
+// setting, and in a user's body nothing that the policy forbids.
 func FuzzWhatOllamaBinds(f *testing.F) {
 	slog.SetDefault(slog.New(slog.NewTextHandler(io.Discard, nil))) // Ollama logs each unknown option
 	for _, seed := range seeds {
@@ -268,8 +268,7 @@ var (
 	values = strings.Split(`"tiny"|"tiny"|"tiny"|"evil"|" Tiny:latest "|"library/tiny"|"registry.ollama.ai/library/tiny"|"10.0.0.1:8080/a/b"|"x:cloud"|"claude-x"|""|null|true|false|0|-1|1|0.5|7|4096|4097|99999|1e300|-1e300|1e-9|2147483648|"5m"|"-1s"|"9999h"|"999ms"|"x"|[]|{}|[{"role":"user","content":"x"}]|[{"type":"web_search"}]|[{"tools":[{"type":"web_search"},{"name":"f"}]},{"type":"mcp"}]|[{"type":"function","name":"f"},{"Type":"web_search"}]|[{"type":"function","function":{"name":"f"}}]|[{"type":"web_search_20250305","name":"s"}]|{"include_usage":false}`, "|")
 )
 
-// assemble makes an object of fields that mean something out of random bytes: two bytes a field, and every so often one goes a
-// level down, as options do.
+// assemble makes an object of known fields out of random bytes: two bytes per field. Some fields are one level deeper, like options.
 func assemble(data []byte) []byte {
 	b := []byte{'{'}
 	deep := false
@@ -293,14 +292,14 @@ func assemble(data []byte) []byte {
 	return append(b, '}')
 }
 
-// differs says what Ollama would do that was not authorised.
+// differs returns an error that says what Ollama would do without authorisation, or nil.
 func differs(k dialect.Kind, req *dialect.Request, b bound) error {
 	if len(b.models) != len(req.Models) {
-		return fmt.Errorf("authorised the models %v, bound %q", req.Models, b.models)
+		return fmt.Errorf("authorised the models %v, Ollama reads %q", req.Models, b.models)
 	}
 	for i, name := range b.models {
 		if m, _, err := api.ParseModel(name); err != nil || m != req.Models[i] {
-			return fmt.Errorf("authorised the model %v, bound %q", req.Models[i], name)
+			return fmt.Errorf("authorised the model %v, Ollama reads %q", req.Models[i], name)
 		}
 	}
 	stream := k.Streams()
@@ -308,38 +307,38 @@ func differs(k dialect.Kind, req *dialect.Request, b bound) error {
 		stream = *b.stream
 	}
 	if knows := b.generates || k == dialect.Transfer || k == dialect.Create; knows && stream != req.Stream {
-		return fmt.Errorf("authorised stream %v, bound %v", req.Stream, stream)
+		return fmt.Errorf("authorised stream %v, Ollama reads %v", req.Stream, stream)
 	}
 	if k.Family() == dialect.OpenAI && b.generates && req.Stream && !b.usageInStreams {
-		return fmt.Errorf("a stream without usage")
+		return fmt.Errorf("Ollama would stream without usage")
 	}
 	for _, m := range req.Models {
 		if hosted := k == dialect.Transfer || k == dialect.Create; hosted && m.Host != api.DefaultHost {
-			return fmt.Errorf("a model of the host %s", m.Host)
+			return fmt.Errorf("Ollama would use a model of the host %s", m.Host)
 		}
 	}
 	switch {
 	case b.insecure:
-		return fmt.Errorf("an insecure transfer")
+		return fmt.Errorf("Ollama would transfer without TLS")
 	case b.remote != "" && !req.Remote:
-		return fmt.Errorf("a model elsewhere, unseen")
+		return fmt.Errorf("Ollama would create a model that runs off-site under a local name")
 	case b.searches:
-		return fmt.Errorf("a web search")
+		return fmt.Errorf("Ollama would run a web search")
 	}
 	return nil
 }
 
-// exceeds says what of a user's body goes beyond the policy. Options are looked at as the runner gets them.
+// exceeds returns an error if a user's body goes beyond the policy, or nil. It reads the options as the runner gets them.
 func exceeds(k dialect.Kind, b bound, terms *dialect.Terms) error {
 	switch {
 	case k == dialect.Create || k == dialect.Transfer || k == dialect.Copy || k == dialect.Delete || k == dialect.Show:
-		return nil // what is made is the admin's, and a template or option shown moves nothing
+		return nil // an admin creates models, and showing a template or option has no effect
 	case b.debug || b.template != "" || b.shift != nil:
-		return fmt.Errorf("a field that users may not set")
+		return fmt.Errorf("Ollama would read a field that users may not set")
 	case b.keepAlive != nil && (b.keepAlive.Duration < time.Second || b.keepAlive.Duration > mostKept):
 		return fmt.Errorf("keep_alive %v", b.keepAlive.Duration)
 	}
-	// Ollama puts the model's own and the request's over these.
+	// Ollama applies the model's options, then the request's.
 	got := ollama.DefaultOptions()
 	if terms.Own != nil {
 		got.NumPredict = ownTokens
@@ -349,7 +348,7 @@ func exceeds(k dialect.Kind, b bound, terms *dialect.Terms) error {
 		return nil // it refuses them
 	}
 	standard.NumCtx = got.NumCtx
-	if got.NumCtx > mostContext { // a smaller one than four is four
+	if got.NumCtx > mostContext { // a value below four counts as four
 		return fmt.Errorf("num_ctx %d", got.NumCtx)
 	}
 	if got.Runner != standard {

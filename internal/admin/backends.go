@@ -218,7 +218,7 @@ func (s *Service) named(name string) (*backend.Backend, error) {
 	if b := s.Fleet.Named(name); b != nil {
 		return b, nil
 	}
-	return nil, api.Errorf(api.CodeNotFound, "there is no backend of this name: GET /api/admin/backends lists them")
+	return nil, api.Errorf(api.CodeNotFound, "there is no backend with this name: GET /api/admin/backends lists them")
 }
 
 func (s *Service) changedBackend(what string, by api.Change, b *backend.Backend) {
@@ -260,7 +260,7 @@ func (s *Service) report(b *backend.Backend) BackendReport {
 	state, bounds := b.State(), b.Bounds()
 	r := BackendReport{
 		Name: b.Name, URL: b.URL.String(), Static: s.Static[b.Name], Healthy: state.Healthy, Draining: state.Draining, Version: state.Version,
-		Slots: bounds.Slots, Total: bounds.Total, Weight: cmp.Or(bounds.Weight, 1), Loaded: []residentModel{}, Reason: state.Reason, Warnings: state.Holes(),
+		Slots: bounds.Slots, Total: bounds.Total, Weight: cmp.Or(bounds.Weight, 1), Loaded: []residentModel{}, Reason: state.Reason, Warnings: state.Vulnerabilities(),
 		Reach: s.reach(b),
 	}
 	if state.Installed != nil {
@@ -275,8 +275,8 @@ func (s *Service) report(b *backend.Backend) BackendReport {
 		at := state.Checked.UTC()
 		r.Checked = &at
 	}
-	for _, name := range s.Fleet.Minors() {
-		if slices.Contains(s.Fleet.Minor(name), b) {
+	for _, name := range s.Fleet.DivergentNames() {
+		if slices.Contains(s.Fleet.Divergent(name), b) {
 			r.Warnings = append(r.Warnings, "its "+name+" differs from that of most servers: it gets no requests for that model until they are the same; pull the model again")
 		}
 	}

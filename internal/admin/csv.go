@@ -17,10 +17,10 @@ import (
 
 const csvType = "text/csv; charset=utf-8"
 
-// ContentType is CSV where that was asked for.
+// ContentType is CSV if the caller asked for it.
 func (b usageBody) ContentType(ct string) string { return tableType(b.asCSV, ct) }
 
-// ContentType is CSV where that was asked for.
+// ContentType is CSV if the caller asked for it.
 func (b requestsBody) ContentType(ct string) string { return tableType(b.asCSV, ct) }
 
 func tableType(asCSV bool, ct string) string {
@@ -37,11 +37,11 @@ func disposition(asCSV bool, name string) string {
 	return `attachment; filename="` + name + `"`
 }
 
-// csvFormat writes the bodies that are tables.
+// csvFormat writes bodies that are tables.
 var csvFormat = huma.Format{Marshal: func(w io.Writer, v any) error {
 	table, ok := v.(interface{ table() [][]string })
 	if !ok {
-		return fmt.Errorf("%T is no table", v)
+		return fmt.Errorf("%T is not a table", v)
 	}
 	return csv.NewWriter(w).WriteAll(table.table())
 }}
@@ -108,7 +108,7 @@ func (b requestsBody) table() [][]string {
 	return rows
 }
 
-// cells are values as CSV; nil is an empty cell.
+// cells returns values as CSV cells; nil is an empty cell.
 func cells(values ...any) []string {
 	out := make([]string, len(values))
 	for i, v := range values {
@@ -142,7 +142,7 @@ func cells(values ...any) []string {
 	return out
 }
 
-// noFormula keeps a spreadsheet from running a text: names of keys and models are what people write (owasp.org, CSV injection).
+// noFormula keeps a spreadsheet from running a text: people choose the names of keys and models (owasp.org, CSV injection).
 func noFormula(s string) string {
 	if s != "" && strings.ContainsRune("=+-@\t\r", rune(s[0])) {
 		return "'" + s
@@ -158,7 +158,7 @@ func tableResponse(example any, asCSV string) map[string]*huma.Response {
 	}}}
 }
 
-// ExampleTime is the time of all examples.
+// ExampleTime is the time in all examples.
 var ExampleTime = time.Date(2026, 11, 25, 9, 30, 0, 0, time.UTC)
 
 var (

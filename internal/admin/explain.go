@@ -8,14 +8,14 @@ import (
 	"ollama-api-service/internal/explain"
 )
 
-// ExplainPath is exported because huma sees embedded parameters only so.
+// ExplainPath is exported because huma ignores embedded structs with unexported names.
 type ExplainPath struct {
 	ID string `path:"request_id" maxLength:"128" doc:"The X-Request-Id of the answer" example:"019ab7a2-6f3e-7c51-9d1b-2f0c7e4a8b90"`
 }
 
 type explainOut struct{ Body explain.Explained }
 
-var errUnknownRequest = api.Errorf(api.CodeNotFound, "no request of this id is known: give the X-Request-Id of an inference request that was let in")
+var errUnknownRequest = api.Errorf(api.CodeNotFound, "no request with this id is known: send the X-Request-Id of an inference request that was admitted")
 
 func (s *Service) explain(ctx context.Context, in *ExplainPath) (*explainOut, error) {
 	names, err := s.keyNames(ctx)

@@ -13,7 +13,7 @@ import (
 	"ollama-api-service/internal/auth"
 )
 
-// keyFields are all names that a body of the key operations may hold.
+// keyFields are the names that a body of the key operations may have.
 var keyFields = func() []string {
 	names := []string{"grace_seconds"}
 	for _, f := range api.KeyFields {
@@ -33,10 +33,10 @@ type (
 // Schema describes the fields of a new key.
 func (newKey) Schema(r huma.Registry) *huma.Schema { return keySchema(r, "NewKey", true) }
 
-// Schema describes the same fields, none of them required and without their texts.
+// Schema describes the same fields. None of them is required, and they have no texts.
 func (keyPatch) Schema(r huma.Registry) *huma.Schema { return keySchema(r, "KeyPatch", false) }
 
-// keySchema is what huma makes of a struct with the fields that can be set. Bodies are decoded by api.KeyPatch.
+// keySchema returns the schema that huma makes of a struct with the fields that can be set. Bodies are decoded by api.KeyPatch.
 func keySchema(r huma.Registry, name string, create bool) *huma.Schema {
 	var fields []reflect.StructField
 	for i, f := range api.KeyFields {
@@ -57,48 +57,48 @@ func keySchema(r huma.Registry, name string, create bool) *huma.Schema {
 	s := huma.SchemaFromType(r, reflect.StructOf(fields))
 	for _, field := range s.Properties {
 		if field.Nullable {
-			field.Enum = nil // null is no value of an enum
+			field.Enum = nil // null is not a value of an enum
 		}
 		if !create {
 			field.Description, field.Examples = "", nil
 		}
 	}
-	r.Map()[name] = s // under a name of its own, as huma does for a named struct
+	r.Map()[name] = s // under its own name, as huma does for a named struct
 	return &huma.Schema{Ref: "#/components/schemas/" + name}
 }
 
-// secretKey is a key with its secret: the one answer that ever shows it.
+// secretKey is a key with its secret. No other answer has the secret.
 type secretKey struct {
-	APIKey string `json:"api_key" doc:"The key itself: shown once, kept nowhere" example:"oas_8rT2kLmN0q_…"`
+	APIKey string `json:"api_key" doc:"The key itself: shown once, and not stored" example:"oas_8rT2kLmN0q_…"`
 	api.Key
 }
 
 type (
-	// KeyPath is exported because huma sees embedded parameters only so.
+	// KeyPath is exported because huma ignores embedded structs with unexported names.
 	KeyPath struct {
-		Preview string `path:"key_preview" maxLength:"64" doc:"The key's public name" example:"oas_8rT2kLmN0q"`
+		Preview string `path:"key_preview" maxLength:"64" doc:"Public name of the key: oas_ and ten characters" example:"oas_8rT2kLmN0q"`
 	}
 	createIn  struct{ Body newKey }
 	secretOut struct{ Body secretKey }
 	keyOut    struct{ Body api.Key }
 	keysIn    struct {
-		Text  string   `query:"q" maxLength:"100" doc:"Part of the name, the preview or the note, whatever the case" example:"laptop"`
-		State []string `query:"state" maxItems:"4" enum:"active,expiring,expired,revoked" doc:"Keys in any of these states, separated by commas: active works, expiring works and ends within 30 days" example:"[\"active\"]"`
+		Text  string   `query:"q" maxLength:"100" doc:"Part of the name, the preview or the note; upper and lower case are the same" example:"laptop"`
+		State []string `query:"state" maxItems:"4" enum:"active,expiring,expired,revoked" doc:"Keys in any of these states, separated by commas: active keys work, expiring keys work and expire within 30 days" example:"[\"active\"]"`
 		api.KeyFilter
-		Sort   string `query:"sort" enum:"created_at,-created_at,name,-name,role,-role,expires_at,-expires_at" default:"-created_at" doc:"The order; a hyphen in front turns it around. Keys without an expiry come behind all others by expires_at"`
-		Limit  int    `query:"limit" minimum:"1" maximum:"1000" doc:"The most keys to show; without it all"`
-		Cursor string `query:"cursor" maxLength:"2048" doc:"next_cursor of the page before, unchanged; the filters and the order must be the same again"`
+		Sort   string `query:"sort" enum:"created_at,-created_at,name,-name,role,-role,expires_at,-expires_at" default:"-created_at" doc:"The order; a hyphen in front reverses it. By expires_at, keys without an expiry come last"`
+		Limit  int    `query:"limit" minimum:"1" maximum:"1000" doc:"The most keys to return; without it, all"`
+		Cursor string `query:"cursor" maxLength:"2048" doc:"next_cursor of the previous page, unchanged; send the same filters and order again"`
 	}
 	keysOut struct {
 		Body struct {
 			APIKeys    []api.Key `json:"api_keys"`
-			Total      int       `json:"total" doc:"How many keys there are on all pages"`
-			NextCursor string    `json:"next_cursor,omitempty" doc:"cursor of the next page; absent on the last"`
+			Total      int       `json:"total" doc:"The number of keys on all pages"`
+			NextCursor string    `json:"next_cursor,omitempty" doc:"cursor of the next page; absent on the last page"`
 		}
 	}
 	// Forced is exported for the same reason.
 	Forced struct {
-		Force bool `query:"force" doc:"Make the change although it bars the key that makes it, or a rotation although the old secret of the one before still works"`
+		Force bool `query:"force" doc:"Make the change even if it locks out the key that makes it; rotate even if the old secret of the previous rotation still works"`
 	}
 	changeIn struct {
 		KeyPath
@@ -109,7 +109,7 @@ type (
 		KeyPath
 		Forced
 		Body struct {
-			GraceSeconds *int64 `json:"grace_seconds,omitempty" minimum:"0" maximum:"259200" doc:"For how long the old secret continues to work; without it 86400, a day. After a leak send 0"`
+			GraceSeconds *int64 `json:"grace_seconds,omitempty" minimum:"0" maximum:"259200" doc:"How many seconds the old secret continues to work; the default is 86400, a day. After a leak, send 0"`
 		}
 	}
 	revokeOut struct {
@@ -130,7 +130,7 @@ func (s *Service) keyOperations(a huma.API) {
 	operation(a, huma.Operation{OperationID: "rotate-key", Method: "POST", Path: "/api/keys/{key_preview}/rotate", Summary: "Give an API key a new secret", Tags: tags, Errors: []int{404, 409}}, s.rotateKey)
 }
 
-// change is the audit line of what the exchange's key is about to do.
+// change returns the audit entry of a change that the caller's key is about to make.
 func (s *Service) change(ctx context.Context) api.Change {
 	c := callerOf(ctx)
 	return api.Change{Actor: c.Key.Preview, From: c.Addr, At: time.Now(), KeepAdmin: !c.StaticAdmin}
@@ -231,7 +231,7 @@ func (s *Service) rotateKey(ctx context.Context, in *rotateIn) (*secretOut, erro
 	return &secretOut{secretKey{secret, k}}, nil
 }
 
-// changed lets a change take effect at once and leaves a line of it in the log.
+// changed makes a change take effect at once and logs it.
 func (s *Service) changed(what string, by api.Change, k *api.Key) {
 	s.Auth.Forget()
 	s.Log.Info(what, "actor", by.Actor, "from", s.From(by), "target", k.Preview, "role", string(k.Role))

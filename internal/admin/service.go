@@ -1,5 +1,5 @@
-// Package admin has the typed operations of the service's own API: keys, statistics, usage, backends, the queue, explanations and the audit
-// trail. The route table of package server decides who reaches them.
+// Package admin has the typed operations of the service's own API: keys, statistics, usage, backends, the queue, explanations and
+// the audit trail. The route table of package server decides which keys may call them.
 package admin
 
 import (
@@ -32,44 +32,45 @@ import (
 // MaxBody bounds the body of an operation, in bytes.
 const MaxBody = 64 << 10
 
-// Options are what the operations read and change. All but Refuses and Means must be set.
+// Options are what the operations read and change. All fields but Refuses and Means are required.
 type Options struct {
 	Version string
 	Log     *slog.Logger
 	Store   *store.Store
 	Auth    *auth.Authenticator
 	Secret  auth.Secret
-	Random  io.Reader // of new keys
+	Random  io.Reader // for new keys
 	Limits  *limit.Memory
 	Books   *books.Books
 	Fleet   *backend.Fleet
 	Sched   *sched.Scheduler
 	Recent  *explain.Recent
 
-	Means   dial.Means           // what a server is reached with unless an admin says otherwise
-	Static  map[string]bool      // names of the servers that the settings name
-	Refuses func(*url.URL) error // why an address cannot be a server's; nil refuses none
-	// Connect makes the service ready for requests to a server, Renew makes it use new connections, and Disconnect drops its connections.
+	Means   dial.Means           // how to reach a server, unless an admin says otherwise
+	Static  map[string]bool      // names of the servers in the settings
+	Refuses func(*url.URL) error // why an address cannot be a server's; nil accepts all
+	// Connect prepares the service for requests to a server, Renew makes it use new connections, and Disconnect closes its
+	// connections.
 	Connect, Renew, Disconnect func(*backend.Backend)
-	// From is the address of a change as the log may show it.
+	// From returns the address of a change in the form that the log may have.
 	From func(api.Change) string
 }
 
-// Service answers the operations. New makes one.
+// Service answers the operations. Call New to make one.
 type Service struct {
 	Options
 	handler http.Handler
 	api     *huma.OpenAPI
 }
 
-// Caller is the request that an operation answers: its key, and the settings that it sees.
+// Caller is the caller of an operation: its key, and the settings that the operation needs.
 type Caller struct {
 	Key           *api.Key
-	Addr          string // as the audit trail has it
-	CSV           bool   // accepts CSV before JSON
+	Addr          string // as in the audit trail
+	CSV           bool   // prefers CSV to JSON
 	DefaultLimits map[api.Role]int64
-	StaticAdmin   bool // an admin key outside the store exists
-	// Failed notes an error for the log and the header of the answer, and returns its status.
+	StaticAdmin   bool // an admin key exists outside the store
+	// Failed notes an error for the log and the header of the answer, and returns its HTTP status.
 	Failed func(*api.Error) int
 }
 
@@ -80,7 +81,7 @@ func callerOf(ctx context.Context) *Caller { return ctx.Value(callerKey{}).(*Cal
 // refuse notes the error and returns it in the form that huma writes.
 func (c *Caller) refuse(e *api.Error) refusal { return refusal{e, c.Failed(e)} }
 
-// New registers the operations.
+// New returns a service with all operations registered.
 func New(o Options) *Service {
 	s := &Service{Options: o}
 	// Both are package variables of huma; only this package uses it.
@@ -114,10 +115,10 @@ func New(o Options) *Service {
 	return s
 }
 
-// OpenAPI describes the operations.
+// OpenAPI returns the description of the operations.
 func (s *Service) OpenAPI() *huma.OpenAPI { return s.api }
 
-// Fields are all names that a body of an operation may hold, by its route template.
+// Fields returns the names that a body of an operation may have, by its route template.
 func Fields(template string) []string {
 	if strings.HasPrefix(template, "/api/admin/backends") {
 		return backendFields
@@ -125,13 +126,14 @@ func Fields(template string) []string {
 	return keyFields
 }
 
-// CheckParam refuses the parameter of a path that cannot name anything: param is that of the route template, "" if there is none.
+// CheckParam returns an error if the path parameter cannot name anything. param is the value for the route template, or "" if there
+// is none.
 func CheckParam(template, param string) error {
 	switch {
 	case param == "":
 	case strings.HasPrefix(template, "/api/admin/backends"):
 		if !api.ValidBackendName(param) {
-			return api.Errorf(api.CodeNotFound, "there is no backend of this name: GET /api/admin/backends lists them")
+			return api.Errorf(api.CodeNotFound, "there is no backend with this name: GET /api/admin/backends lists them")
 		}
 	case template == "/api/admin/explain/{request_id}":
 		if !auth.ValidRequestID(param) {
@@ -143,12 +145,12 @@ func CheckParam(template, param string) error {
 	return nil
 }
 
-// Answer answers r, whose path and body have been checked, for c.
+// Answer answers r for c. The path and the body of r have been checked.
 func (s *Service) Answer(w http.ResponseWriter, r *http.Request, c *Caller) {
 	s.handler.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, c)))
 }
 
-// refusal is an api.Error as huma writes one, with the status and the body that all other failures have.
+// refusal is an api.Error in the form that huma writes, with the status and the body of all other failures.
 type refusal struct {
 	e      *api.Error
 	status int
@@ -163,7 +165,7 @@ func (r refusal) Schema(huma.Registry) *huma.Schema {
 	return &huma.Schema{Type: huma.TypeObject, Required: []string{"error", "detail"}, Properties: map[string]*huma.Schema{"error": text, "detail": text}}
 }
 
-// refused is the error for what huma found. It names the place of a value, never the value.
+// refused returns the error for what huma found. It names the place of a value, never the value.
 func refused(status int, msg string, errs []error) *api.Error {
 	var own *api.Error
 	for _, err := range errs {
@@ -183,19 +185,19 @@ func refused(status int, msg string, errs []error) *api.Error {
 		}
 	}
 	if strings.Contains(msg, "json:") {
-		msg = "a field of the body has a value that it cannot hold" // Go's own sentence repeats the value
+		msg = "a field of the body has a value of the wrong type or size" // the message of encoding/json repeats the value
 	}
 	return api.Errorf(api.CodeBadRequest, "%s", msg)
 }
 
-// changeWait is how long a change waits for a database that another process holds.
+// changeWait is how long a change waits for a database that another process has locked.
 const changeWait = 5 * time.Second
 
-// operation registers one typed operation. Its errors are ours, and are noted for the log.
+// operation registers one typed operation. Its errors are this service's own, and are noted for the log.
 func operation[I, O any](a huma.API, op huma.Operation, handle func(context.Context, *I) (*O, error)) {
 	op.Errors = append(op.Errors, 400, 401, 403)
-	// The body is read already. huma's own bound of 5 s would stay with the connection, and when it passes, net/http takes every
-	// request on it, now and later, for one whose client has left.
+	// The body has been read already. huma's own deadline of 5 s would stay on the connection. After it, net/http treats every
+	// request on that connection, current or later, as if its client had left.
 	op.BodyReadTimeout = -1
 	huma.Register(a, op, func(ctx context.Context, in *I) (*O, error) {
 		if op.Method != http.MethodGet {

@@ -16,23 +16,23 @@ import (
 )
 
 const (
-	usageDays    = 30                  // what usage shows unless a span is given, today included
-	longestHours = 92 * 24 * time.Hour // the longest span that is shown by hour
+	usageDays    = 30                  // the number of days shown if no span is given, today included
+	longestHours = 92 * 24 * time.Hour // the longest span shown by hour
 )
 
-// Chosen are the filters that both answers know. A list is separated by commas and chooses any of its values. (huma looks into no
-// embedded struct whose name is not exported.)
+// Chosen has the filters that both operations share. A list is separated by commas and matches any of its values. (The name is
+// exported because huma ignores embedded structs whose name is not.)
 type Chosen struct {
 	Span
 	Key      []string `query:"key" maxItems:"100" doc:"Key previews, separated by commas" example:"[\"oas_8rT2kLmN0q\"]"`
-	Model    []string `query:"model" maxItems:"100" doc:"Models, separated by commas; llama3.2 is llama3.2:latest, and (unknown) are those that no server has" example:"[\"llama3.2:latest\"]"`
+	Model    []string `query:"model" maxItems:"100" doc:"Models, separated by commas; llama3.2 is llama3.2:latest, and (unknown) are the names that no server has" example:"[\"llama3.2:latest\"]"`
 	Endpoint []string `query:"endpoint" maxItems:"100" doc:"Route templates, separated by commas" example:"[\"/api/chat\"]"`
 	Backend  []string `query:"backend" maxItems:"100" doc:"Names of Ollama servers, separated by commas" example:"[\"ollama\"]"`
 	Outcome  []string `query:"outcome" maxItems:"100" enum:"ok,refused,upstream_error,timeout,client_gone,cut_by_limit,interrupted" doc:"How requests ended, separated by commas" example:"[\"ok\"]"`
 	Format   string   `query:"format" enum:"json,csv" doc:"csv is a table for spreadsheets, and so is Accept: text/csv"`
 }
 
-// filter is what was asked for in the words of the books.
+// filter returns the chosen filters as the store takes them.
 func (c *Chosen) filter() (f api.RequestFilter, zone *time.Location, err error) {
 	f = api.RequestFilter{Keys: c.Key, Endpoints: c.Endpoint, Backends: c.Backend, Outcomes: c.Outcome}
 	if f.From, f.To, zone, err = c.read(); err != nil {
@@ -60,18 +60,18 @@ func wantsCSV(ctx context.Context, format string) bool {
 
 type usageIn struct {
 	Chosen
-	GroupBy []api.Dimension `query:"group_by" enum:"key,model,endpoint,backend,outcome,hour,day,week,month" default:"day" minItems:"1" maxItems:"7" doc:"What to group by: one or several, separated by commas, of which at most one is hour (of UTC), day, week (from Monday on) or month (of tz). By hour, a span has at most 92 days" example:"[\"key\",\"day\"]"`
-	Limit   int             `query:"limit" minimum:"1" maximum:"10000" default:"1000" doc:"The most groups to show; the total counts all"`
+	GroupBy []api.Dimension `query:"group_by" enum:"key,model,endpoint,backend,outcome,hour,day,week,month" default:"day" minItems:"1" maxItems:"7" doc:"What to group by: one or more, separated by commas. At most one of them is hour (UTC), day, week (from Monday) or month (these three in tz). With hour, the span has at most 92 days" example:"[\"key\",\"day\"]"`
+	Limit   int             `query:"limit" minimum:"1" maximum:"10000" default:"1000" doc:"The most groups to return; total covers all of them"`
 }
 
 type usageBody struct {
-	From      time.Time        `json:"from" doc:"What was asked for. Where it cuts an hour or a day of which only the sum is kept, the begin of that"`
+	From      time.Time        `json:"from" doc:"The start of the span. If the requested start is within an hour or a day of which only the sum is kept: the start of that hour or day"`
 	To        time.Time        `json:"to"`
 	GroupBy   []api.Dimension  `json:"group_by"`
-	Usage     []api.UsageGroup `json:"usage" doc:"The earliest first, and of one time those with the most requests first; groups without a request are left out"`
-	Groups    int64            `json:"groups" doc:"How many groups there are"`
+	Usage     []api.UsageGroup `json:"usage" doc:"The earliest first; for the same time, the groups with the most requests first. Groups without requests are left out"`
+	Groups    int64            `json:"groups" doc:"The number of groups"`
 	Truncated bool             `json:"truncated" doc:"Whether limit left groups out"`
-	Total     api.Usage        `json:"total" doc:"Of all groups, also of those that limit left out"`
+	Total     api.Usage        `json:"total" doc:"The total of all groups, including those that limit left out"`
 	asCSV     bool
 }
 
@@ -82,49 +82,49 @@ type usageOut struct {
 
 type requestsIn struct {
 	Chosen
-	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"The most requests to show"`
-	Cursor string `query:"cursor" maxLength:"256" doc:"next_cursor of the page before, unchanged; the filters must be the same again"`
+	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"The most requests to return"`
+	Cursor string `query:"cursor" maxLength:"256" doc:"next_cursor of the previous page, unchanged; send the same filters again"`
 }
 
-// requestRow is one row of the books. It has no prompt and no answer: the books hold none.
+// requestRow is one row of the books. It has no prompt and no answer, because the books have none.
 type requestRow struct {
 	ID              string    `json:"id" doc:"The X-Request-Id of the answer" example:"019ab7a2-6f3e-7c51-9d1b-2f0c7e4a8b90"`
-	ClientRequestID string    `json:"client_request_id" doc:"The X-Request-Id that the client sent; empty if none"`
+	ClientRequestID string    `json:"client_request_id" doc:"The X-Request-Id that the client sent; empty without one"`
 	At              time.Time `json:"at" doc:"When the request was admitted"`
 	Key             string    `json:"key" doc:"Key preview" example:"oas_8rT2kLmN0q"`
 	api.KeyLabel
-	Model            string      `json:"model" doc:"The model that ran; empty where there is none, and (unknown) for a name that no server has" example:"llama3.2:latest"`
-	Alias            string      `json:"alias" doc:"The name the client used, where it is an alias or a model that no server has"`
+	Model            string      `json:"model" doc:"The model that ran; empty if there is none, (unknown) for a name that no server has" example:"llama3.2:latest"`
+	Alias            string      `json:"alias" doc:"The name that the client used, if it is an alias or a name that no server has"`
 	Endpoint         string      `json:"endpoint" doc:"Route template" example:"/api/chat"`
 	Class            string      `json:"class" enum:"inference,management"`
 	Backend          string      `json:"backend" example:"ollama"`
 	Outcome          api.Outcome `json:"outcome" enum:"ok,refused,upstream_error,timeout,client_gone,cut_by_limit,interrupted"`
-	Status           int         `json:"status" doc:"HTTP status the client was sent; 0 when nothing was" example:"200"`
+	Status           int         `json:"status" doc:"HTTP status sent to the client; 0 if none was sent" example:"200"`
 	ErrorCode        api.Code    `json:"error_code" doc:"Why it failed; empty if it did not"`
 	Streamed         bool        `json:"streamed"`
 	PromptTokens     int64       `json:"prompt_tokens"`
 	CompletionTokens int64       `json:"completion_tokens"`
-	Estimated        bool        `json:"estimated" doc:"The tokens were counted from what passed"`
+	Estimated        bool        `json:"estimated" doc:"Whether the tokens are an estimate from the bytes that passed"`
 	FirstByteMS      *float64    `json:"ttfb_ms" doc:"From arrival to the first byte of the answer; null if none came"`
-	TotalMS          *float64    `json:"total_ms" doc:"From arrival to the end; null where nobody knows, after a crash"`
-	SlotMS           float64     `json:"slot_ms" doc:"For how long it held a slot of the backend"`
-	GPUMS            *float64    `json:"gpu_ms" doc:"Its part of the backend's time, where each instant is divided among the requests that run, and loads that its key has caused; null where it was not measured"`
-	QueueMS          *float64    `json:"queue_ms" doc:"For how long it waited for its turn; null where nobody measured it"`
-	LoadingMS        *float64    `json:"loading_ms" doc:"For how long its model was loaded because of it, before it ran, also if Ollama did so unasked; null where it was not measured"`
-	LoadMS           *float64    `json:"load_ms" doc:"How long Ollama took to have the model ready: milliseconds for one that was loaded, seconds for a request that made it load; null where its answer does not say, as on all of /v1"`
-	OllamaTotal      *int64      `json:"ollama_total_ns" doc:"Ollama's own durations; null where its answer has none, as on all of /v1"`
+	TotalMS          *float64    `json:"total_ms" doc:"From arrival to the end; null if it is not known, after a crash"`
+	SlotMS           float64     `json:"slot_ms" doc:"How long it held a slot of the backend"`
+	GPUMS            *float64    `json:"gpu_ms" doc:"Its share of the backend's time: requests that run at the same time share that time. Includes loads that its key caused. Null if it was not measured"`
+	QueueMS          *float64    `json:"queue_ms" doc:"How long it waited for a slot; null if it was not measured"`
+	LoadingMS        *float64    `json:"loading_ms" doc:"How long its model was loaded because of it before it ran, also if Ollama loaded it on its own; null if it was not measured"`
+	LoadMS           *float64    `json:"load_ms" doc:"How long Ollama took to get the model ready: milliseconds if it was loaded, seconds if the request made Ollama load it; null if the answer does not report it, as on all of /v1"`
+	OllamaTotal      *int64      `json:"ollama_total_ns" doc:"Ollama's own durations; null if its answer has none, as on all of /v1"`
 	OllamaLoad       *int64      `json:"ollama_load_ns"`
 	OllamaPromptEval *int64      `json:"ollama_prompt_eval_ns"`
 	OllamaEval       *int64      `json:"ollama_eval_ns"`
 	BytesIn          int64       `json:"bytes_in"`
 	BytesOut         int64       `json:"bytes_out"`
 	ClientAddr       string      `json:"client_addr" example:"10.0.0.7"`
-	Reserved         int64       `json:"reserved_tokens" doc:"Tokens that were held for a request whose end nobody saw: they count against its key's limits; 0 for all others"`
+	Reserved         int64       `json:"reserved_tokens" doc:"Tokens that were reserved for a request whose end was not recorded: they count against its key's limits; 0 for all other requests"`
 }
 
 type requestsBody struct {
 	Requests   []requestRow `json:"requests" doc:"The newest first"`
-	NextCursor *string      `json:"next_cursor" doc:"cursor of the next page; null on the last"`
+	NextCursor *string      `json:"next_cursor" doc:"cursor of the next page; null on the last page"`
 	asCSV      bool
 }
 
@@ -135,23 +135,23 @@ type requestsOut struct {
 }
 
 func (s *Service) usageOperations(a huma.API) {
-	const spans = " The answer is exact to the millisecond where each request is still kept (RETENTION_ROWS): from belongs to the span, to does not. " +
-		"In CSV, a text that a spreadsheet would take for a formula has an apostrophe in front."
+	const spans = " As long as single requests are kept (RETENTION_ROWS), the answer is exact to the millisecond. from is in the span, to is not. " +
+		"In CSV, a text that a spreadsheet could run as a formula starts with an apostrophe."
 	operation(a, huma.Operation{
 		OperationID: "usage", Method: "GET", Path: "/api/admin/usage", Summary: "Usage by key, model, endpoint, backend, outcome, hour, day, week or month (admin)",
-		Description: "What booked requests used: all that chose a model, and changes of models. Without from it starts 30 days before to, on a whole day; without to it ends now." + spans +
-			" Before that there are only sums of hours and days, and those of RETENTION_ROLLUPS alone: ends of the span that cut one are moved to its ends, and from and to in the answer say so.",
+		Description: "What booked requests used: all requests that named a model, and changes of models. Without from, the span starts 30 days before to, at the start of a day. Without to, it ends now." + spans +
+			" For earlier times, only sums of hours and days are kept, for RETENTION_ROLLUPS. If the span cuts such an hour or day, it is extended to include all of it; from and to in the answer show the extended span.",
 		Tags: []string{"Statistics"}, Errors: []int{503}, Responses: tableResponse(usageExample, "day,requests,prompt_tokens,…\n2026-11-25T00:00:00Z,42,1234,…\n"),
 	}, s.usage)
 	operation(a, huma.Operation{
 		OperationID: "requests", Method: "GET", Path: "/api/admin/requests", Summary: "Booked requests one by one (admin)",
-		Description: "Each booked request with what it used and how it ended, the newest first; never what was asked or answered. Follow next_cursor for more: requests that come meanwhile move nothing. " +
+		Description: "Each booked request with its usage and its end, the newest first. Prompts and answers are never included. Follow next_cursor for more; requests that arrive in the meantime do not change the pages. " +
 			"A request is listed when it has ended, at the time it was admitted." + spans,
 		Tags: []string{"Statistics"}, Errors: []int{503}, Responses: tableResponse(requestsExample, "id,client_request_id,at,key,key_name,model,…\n019ab7a2-6f3e-7c51-9d1b-2f0c7e4a8b90,,2026-11-25T09:30:00Z,…\n"),
 	}, s.listRequests)
 }
 
-// usage answers from rollups.
+// usage answers from the rollups.
 func (s *Service) usage(ctx context.Context, in *usageIn) (*usageOut, error) {
 	filter, zone, err := in.filter()
 	if err != nil {
@@ -172,10 +172,10 @@ func (s *Service) usage(ctx context.Context, in *usageIn) (*usageOut, error) {
 		return nil, err
 	}
 	if filter.To = body.To; !body.To.Before(now) && !newest.After(now) {
-		filter.To = time.Time{} // nothing is booked for later, and whole days are quicker read
+		filter.To = time.Time{} // no request is booked for later, and whole days are faster to read
 	}
 	if !body.From.Before(body.To) {
-		return nil, api.Errorf(api.CodeBadRequest, "from lies in the future: leave to out for everything up to now")
+		return nil, api.Errorf(api.CodeBadRequest, "from is in the future: send an earlier one")
 	}
 	if err := checkGroups(in.GroupBy, body.To.Sub(body.From)); err != nil {
 		return nil, err
@@ -212,22 +212,22 @@ func checkGroups(by []api.Dimension, span time.Duration) error {
 	seen, times := map[api.Dimension]bool{}, 0
 	for _, d := range by {
 		if seen[d] {
-			return api.Errorf(api.CodeBadRequest, "group_by names %s twice", d)
+			return api.Errorf(api.CodeBadRequest, "group_by has %s twice: send each value once", d)
 		}
 		if seen[d] = true; d.IsTime() {
 			times++
 		}
 	}
 	if times > 1 {
-		return api.Errorf(api.CodeBadRequest, "group_by takes one of hour, day, week and month")
+		return api.Errorf(api.CodeBadRequest, "group_by can have only one of hour, day, week and month")
 	}
 	if seen[api.ByHour] && span > longestHours {
-		return api.Errorf(api.CodeBadRequest, "group_by=hour shows at most %d days: move from and to closer, or group by day", longestHours/(24*time.Hour))
+		return api.Errorf(api.CodeBadRequest, "group_by=hour covers at most %d days: choose a shorter span, or group by day", longestHours/(24*time.Hour))
 	}
 	return nil
 }
 
-// keyNames are the keys by preview.
+// keyNames returns the keys by preview.
 func (s *Service) keyNames(ctx context.Context) (map[string]api.Key, error) {
 	keys, err := s.Store.Keys(ctx)
 	if err != nil {
@@ -282,7 +282,7 @@ func rowOf(r *api.Record, label api.KeyLabel) requestRow {
 	}
 }
 
-// known is a duration in milliseconds; 0 is one that nobody knows.
+// known returns a duration in milliseconds, or nil for 0, which means unknown.
 func known(d time.Duration) *float64 {
 	if d == 0 {
 		return nil
@@ -306,14 +306,14 @@ func nanoseconds(d *time.Duration) *int64 {
 	return &n
 }
 
-// cursorMark begins every cursor, so that a later form of it can be told apart.
+// cursorMark begins every cursor, so that later forms can be told from this one.
 const cursorMark = "1."
 
 func cursor(p store.Place) string {
 	return base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, "%s%d.%s", cursorMark, p.At, p.ID))
 }
 
-// parseCursor is the inverse of cursor. An empty text is the beginning.
+// parseCursor is the inverse of cursor. An empty text means the first page.
 func parseCursor(text string) (store.Place, error) {
 	if text == "" {
 		return store.Place{}, nil
@@ -323,7 +323,7 @@ func parseCursor(text string) (store.Place, error) {
 	at, id, _ := strings.Cut(rest, ".")
 	ms, notNumber := strconv.ParseInt(at, 10, 64)
 	if err != nil || !ok || notNumber != nil || ms < 0 || id == "" || !auth.ValidRequestID(id) {
-		return store.Place{}, api.Errorf(api.CodeBadRequest, "cursor is not one: take next_cursor of the page before, or leave it out for the newest requests")
+		return store.Place{}, api.Errorf(api.CodeBadRequest, "cursor is not valid: send next_cursor of the previous page, or no cursor for the newest requests")
 	}
 	return store.Place{At: ms, ID: id}, nil
 }

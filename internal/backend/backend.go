@@ -1,5 +1,4 @@
-// Package backend knows which Ollama servers stand behind the gateway and how they are: what probes say of them, and what the
-// requests that they are given come to.
+// Package backend knows the Ollama servers behind the gateway and their state: what probes report, and how the requests to them end.
 package backend
 
 import (
@@ -27,12 +26,12 @@ import (
 
 const (
 	probeTimeout = 3 * time.Second
-	maxVersion   = 4 << 10  // bytes of an answer of /api/version that are read
-	maxList      = 16 << 20 // and of the lists: an entry has about 500 bytes
-	maxRest      = 64 << 10 // read behind an answer, so that its connection can be used again
+	maxVersion   = 4 << 10  // bytes read of an answer of /api/version
+	maxList      = 16 << 20 // bytes read of the lists: an entry has about 500
+	maxRest      = 64 << 10 // bytes read behind an answer, so that its connection can be used again
 )
 
-// Agent is the User-Agent of what the gateway asks for itself.
+// Agent is the User-Agent of the gateway's own requests.
 const Agent = "ollama-api-service"
 
 // Backend is one Ollama server. Its zero value is not usable: call New.
@@ -40,38 +39,38 @@ type Backend struct {
 	Name string
 	URL  *url.URL
 
-	Target *dial.Target // how it is reached
+	Target *dial.Target // how to reach the server
 
 	bounds   atomic.Pointer[Bounds]
 	reach    atomic.Pointer[api.Reach]
 	client   *http.Client
 	changing sync.Mutex // one change of state at a time
 	state    atomic.Pointer[State]
-	failures atomic.Int32  // of requests, in a row
-	wake     chan struct{} // asks for a probe before its time
+	failures atomic.Int32  // failed requests in a row
+	wake     chan struct{} // requests an early probe
 }
 
-// Bounds are what a server may be given. An admin may change them while it serves.
+// Bounds limit what a server gets. An admin may change them while it serves.
 type Bounds struct {
-	Slots  int     // requests at one time per model; 0: found by watching
-	Total  int     // requests at one time of all models; 0: no bound besides Slots
-	Weight float64 // how much faster it is than one of weight 1; 0 is 1
+	Slots  int     // requests at one time per model; 0: found by measuring
+	Total  int     // requests at one time for all models; 0: no bound besides Slots
+	Weight float64 // its speed compared with a server of weight 1; 0 means 1
 }
 
-// State is what the last probes and requests said. One is never changed: another takes its place.
+// State is what the last probes and requests reported. A State never changes: a new one replaces it.
 type State struct {
 	Healthy  bool
-	Draining bool   // it gets no request that is new
+	Draining bool   // it gets no new requests
 	Version  string // last one seen, numeric and dotted; "" before the first answer
 	Checked  time.Time
 	Reason   string // why it is not healthy, for admins
-	// Installed and Loaded are its models by canonical name; nil where it has not said.
+	// Installed and Loaded are its models by canonical name; nil if it has not reported them.
 	Installed map[string]Installed
 	Loaded    map[string]Loaded
-	usual     map[string]usualContext // by the name of a model
+	usual     map[string]usualContext // by the name of the model
 }
 
-// New is a backend that has not been probed yet. header and value are an upstream credential, or empty.
+// New returns a backend that has not been probed yet. header and value are an upstream credential, or empty.
 func New(name string, base *url.URL, slots int, header, value string) *Backend {
 	return at(name, dial.To(base, dial.Access{Header: header, Value: value}), slots)
 }
@@ -80,7 +79,7 @@ func at(name string, target *dial.Target, slots int) *Backend {
 	b := &Backend{Name: name, URL: target.URL, Target: target, wake: make(chan struct{}, 1)}
 	b.bounds.Store(&Bounds{Slots: slots})
 	b.client = &http.Client{
-		// No environment proxies and no redirects: a probe must not be sent elsewhere.
+		// No environment proxies and no redirects: a probe must not reach another server.
 		Transport: &http.Transport{
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return target.Socket(ctx) },
 			DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -96,7 +95,7 @@ func at(name string, target *dial.Target, slots int) *Backend {
 	return b
 }
 
-// Of is the backend that an admin or the settings describe. settings are what it is reached with where it says nothing else.
+// Of returns the backend that an admin or the settings describe. settings apply where a does not say how to reach it.
 func Of(a api.Backend, settings dial.Means) *Backend {
 	b := at(a.Name, dial.To(a.URL, dial.Access{}), a.Slots)
 	b.Use(a.Reach, settings)
@@ -105,14 +104,14 @@ func Of(a api.Backend, settings dial.Means) *Backend {
 	return b
 }
 
-// Use reaches the server with other means from now on.
+// Use changes how the gateway reaches the server.
 func (b *Backend) Use(r api.Reach, settings dial.Means) {
 	b.reach.Store(&r)
 	b.Target.Use(Means(r, settings).Access())
 	b.client.CloseIdleConnections()
 }
 
-// Reach is what the server itself is said to be reached with.
+// Reach returns what the server's own entry says about how to reach it.
 func (b *Backend) Reach() (r api.Reach) {
 	if p := b.reach.Load(); p != nil {
 		r = *p
@@ -120,13 +119,13 @@ func (b *Backend) Reach() (r api.Reach) {
 	return r
 }
 
-// Bounds are those of now.
+// Bounds returns the current bounds.
 func (b *Backend) Bounds() Bounds { return *b.bounds.Load() }
 
-// State is what is known now.
+// State returns the current state.
 func (b *Backend) State() State { return *b.state.Load() }
 
-// change replaces the state by what f makes of it.
+// change replaces the state with a copy that f has changed.
 func (b *Backend) change(f func(*State)) (before, after State) {
 	b.changing.Lock()
 	defer b.changing.Unlock()
@@ -139,8 +138,8 @@ func (b *Backend) change(f func(*State)) (before, after State) {
 
 var numericVersion = regexp.MustCompile(`^[0-9]+(\.[0-9]+)+(-[0-9A-Za-z.]+)?$`)
 
-// Probe asks the server for its version and its models and stores what it finds; what it knew stays when ctx ends first. The
-// answer about the version alone decides whether it is healthy.
+// Probe asks the server for its version and its models and stores what it finds. If ctx ends first, the state stays as it was. Only
+// the answer about the version decides whether the server is healthy.
 func (b *Backend) Probe(ctx context.Context) State {
 	version, err := b.version(ctx)
 	var found lists
@@ -148,7 +147,7 @@ func (b *Backend) Probe(ctx context.Context) State {
 		found = b.lists(ctx)
 	}
 	if ctx.Err() != nil {
-		return b.State() // broken off by us: it says nothing about the server
+		return b.State() // the gateway cancelled the probe, so it says nothing about the server
 	}
 	_, now := b.change(func(s *State) {
 		s.Checked, s.Healthy, s.Reason = time.Now(), err == nil, ""
@@ -172,22 +171,22 @@ func (b *Backend) version(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if !numericVersion.MatchString(body.Version) {
-		return "", errors.New("/api/version names no version")
+		return "", errors.New("the answer of /api/version has no valid version")
 	}
 	return body.Version, nil
 }
 
-// errSilent tells a server that did not answer from one that answered what makes no sense.
+// errSilent tells a server that did not answer from a server whose answer makes no sense.
 var errSilent = errors.New("no answer")
 
-// read gets a JSON answer of at most so many bytes.
+// read gets a JSON answer of at most `most` bytes.
 func (b *Backend) read(ctx context.Context, path string, most int64, into any) error {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	return b.ask(ctx, http.MethodGet, path, nil, most, into)
 }
 
-// ask sends a question and reads its JSON answer of at most so many bytes, until ctx ends.
+// ask sends a request and reads its JSON answer of at most `most` bytes, until ctx ends.
 func (b *Backend) ask(ctx context.Context, method, path string, body []byte, most int64, into any) error {
 	req, err := http.NewRequestWithContext(ctx, method, b.URL.JoinPath(path).String(), bytes.NewReader(body))
 	if err != nil {
@@ -199,7 +198,7 @@ func (b *Backend) ask(ctx context.Context, method, path string, body []byte, mos
 	}
 	resp, err := b.client.Do(req)
 	if err != nil {
-		b.client.CloseIdleConnections() // the others lead to where this one did
+		b.client.CloseIdleConnections() // the idle connections lead to the same place
 		return fmt.Errorf("%w: %w", errSilent, dial.Explain(err))
 	}
 	defer resp.Body.Close()
@@ -207,20 +206,21 @@ func (b *Backend) ask(ctx context.Context, method, path string, body []byte, mos
 		return fmt.Errorf("%s answers %d", path, resp.StatusCode)
 	}
 	if err := json.NewDecoder(io.LimitReader(resp.Body, most)).Decode(into); err != nil {
-		return fmt.Errorf("%s is not Ollama's: %w", path, err)
+		return fmt.Errorf("the answer of %s is not Ollama's: %w", path, err)
 	}
-	_, _ = io.CopyN(io.Discard, resp.Body, maxRest) // what fails here costs a connection and nothing else
+	_, _ = io.CopyN(io.Discard, resp.Body, maxRest) // a failure here only costs a connection
 	return nil
 }
 
-// Older says whether the server is of a version before the one named, like 0.14.0. One that is not known, or that names no
-// release (a build of one's own is 0.0.0), is not.
+// Older reports whether the server's version is before the given one, such as 0.14.0. It returns false for an unknown version, and
+// for one that is no release (a local build has 0.0.0).
 func (s State) Older(than string) bool {
 	have, want := release(s.Version), release(than)
 	return have != [3]int{} && slices.Compare(have[:], want[:]) < 0
 }
 
-// release is the three numbers of a version; what follows a hyphen is a candidate for it, and has what it will have.
+// release returns the three numbers of a version. It ignores what follows a hyphen: a release candidate has the features of its
+// release.
 func release(version string) (r [3]int) {
 	version, _, _ = strings.Cut(version, "-")
 	for i, part := range strings.SplitN(version, ".", len(r)) {

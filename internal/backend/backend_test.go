@@ -32,7 +32,7 @@ func backendAt(t *testing.T, base, header, value string) *Backend {
 	return b
 }
 
-// answering is a backend whose server answers with the handler.
+// answering returns a backend whose server answers with the handler.
 func answering(t *testing.T, h http.HandlerFunc) *Backend {
 	t.Helper()
 	srv := httptest.NewServer(h)
@@ -44,7 +44,7 @@ func TestProbe(t *testing.T) {
 	srv := ollamatest.Start(t)
 	b := backendAt(t, srv.URL, "X-Upstream", "secret")
 	if s := b.State(); s.Healthy || s.Version != "" || s.Reason == "" || !s.Checked.IsZero() {
-		t.Errorf("before the first probe: %+v", s)
+		t.Errorf("before the first probe: got %+v, want an unhealthy state with a reason", s)
 	}
 	before := time.Now()
 	for range 3 {
@@ -53,21 +53,21 @@ func TestProbe(t *testing.T) {
 			t.Errorf("got %+v", s)
 		}
 		if m := s.Installed["tiny:latest"]; m.Digest == "" || m.Embeds || len(s.Installed) != 1 || s.Loaded == nil {
-			t.Errorf("models are %+v and %+v", s.Installed, s.Loaded)
+			t.Errorf("got the models %+v and %+v, want tiny:latest with a digest, and a list of loaded models", s.Installed, s.Loaded)
 		}
 	}
 	for i, path := range []string{"/api/version", "/api/tags", "/api/ps"} {
 		r := srv.WaitRequest(7 + i)
 		if r.Method != "GET" || r.RequestURI != path || r.Header.Get("X-Upstream") != "secret" || r.Header.Get("User-Agent") != Agent {
-			t.Errorf("asked %s %s with %v", r.Method, r.RequestURI, r.Header)
+			t.Errorf("got the request %s %s with %v", r.Method, r.RequestURI, r.Header)
 		}
 	}
 	if n := srv.Connections(); n != 1 {
-		t.Errorf("%d connections for three probes", n)
+		t.Errorf("got %d connections for three probes, want 1", n)
 	}
 }
 
-// What a server says of its models, and what is made of one that says nothing or nonsense.
+// A server's lists of models, and lists that are missing or make no sense.
 func TestLists(t *testing.T) {
 	srv := ollamatest.Start(t)
 	b := backendAt(t, srv.URL, "", "")
@@ -82,25 +82,25 @@ func TestLists(t *testing.T) {
 	s := b.Probe(t.Context())
 	want := map[string]Installed{"tiny:latest": {"d1", false}, "embed:latest": {"d2", true}, "new:1b": {"d3", false}, "newembed:latest": {"d4", true}}
 	if !maps.Equal(s.Installed, want) {
-		t.Errorf("installed: %+v", s.Installed)
+		t.Errorf("got the installed models %+v, want %+v", s.Installed, want)
 	}
 	if m := s.Loaded["tiny:latest"]; m.VRAM != 123 || m.Expires.Unix() != time.Date(2026, 11, 24, 8, 34, 58, 0, time.UTC).Unix() || len(s.Loaded) != 1 {
-		t.Errorf("loaded: %+v", s.Loaded)
+		t.Errorf("got the loaded models %+v, want tiny:latest with 123 bytes and its expiry", s.Loaded)
 	}
 	for _, nonsense := range []ollamatest.Answer{{Status: 404, Body: "404 page not found"}, {Body: "<html>"}, {Body: `{"models":{}}`}} {
 		srv.Script("GET", "/api/tags", nonsense)
 		srv.Script("GET", "/api/ps", nonsense)
 		if s := b.Probe(t.Context()); !s.Healthy || s.Installed != nil || s.Loaded != nil {
-			t.Errorf("after %+v: %+v", nonsense, s)
+			t.Errorf("after %+v: got %+v, want a healthy server with unknown models", nonsense, s)
 		}
 	}
 	body("/api/tags", `{"models":null}`)
 	if s := b.Probe(t.Context()); s.Installed == nil || len(s.Installed) != 0 {
-		t.Errorf("a server without models has %+v", s.Installed)
+		t.Errorf("a server without models: got %+v, want an empty list", s.Installed)
 	}
 }
 
-// A server that is too busy to list its models still has them.
+// A server that is too busy to list its models keeps the lists that it gave before.
 func TestListsThatDoNotComeInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := backendAt(t, "http://ollama.test", "", "")
@@ -118,7 +118,7 @@ func TestListsThatDoNotComeInTime(t *testing.T) {
 			t.Errorf("got %+v", s)
 		}
 		if took := time.Since(start); took != probeTimeout {
-			t.Errorf("it took %v", took)
+			t.Errorf("the probe took %v, want %v", took, probeTimeout)
 		}
 	})
 }
@@ -134,9 +134,9 @@ func TestProbeFindsAnUnhealthyServer(t *testing.T) {
 			http.Redirect(w, r, elsewhere.URL+"/api/version", http.StatusFound)
 		}, "answers 302"},
 		"not JSON":         {text("Ollama is running"), "not Ollama's"},
-		"no version":       {text(`{"status":"ok"}`), "names no version"},
-		"odd version":      {text(`{"version":"<script>"}`), "names no version"},
-		"version of text":  {text(`{"version":"latest"}`), "names no version"},
+		"no version":       {text(`{"status":"ok"}`), "no valid version"},
+		"odd version":      {text(`{"version":"<script>"}`), "no valid version"},
+		"version of text":  {text(`{"version":"latest"}`), "no valid version"},
 		"version a number": {text(`{"version":1.2}`), "not Ollama's"},
 		"endless":          {text(`{"version":"` + strings.Repeat("1.", maxVersion) + `1"}`), "not Ollama's"},
 		"broken off": {func(w http.ResponseWriter, _ *http.Request) {
@@ -153,12 +153,12 @@ func TestProbeFindsAnUnhealthyServer(t *testing.T) {
 				t.Errorf("got %+v", s)
 			}
 			if s.Version != "0.6.5" {
-				t.Error("the version seen last was forgotten")
+				t.Errorf("got %q, want the version that was seen last, 0.6.5", s.Version)
 			}
 		})
 	}
 	if elsewhere.Connections() != 0 {
-		t.Error("a redirect was followed")
+		t.Error("the probe followed a redirect")
 	}
 }
 
@@ -171,7 +171,7 @@ func TestVersions(t *testing.T) {
 			json.NewEncoder(w).Encode(map[string]string{"version": version})
 		})
 		if s := b.Probe(t.Context()); s.Healthy != good {
-			t.Errorf("%q: %+v", version, s)
+			t.Errorf("%q: got %+v, want healthy %v", version, s, good)
 		}
 	}
 }
@@ -190,12 +190,12 @@ func TestProbeIsBounded(t *testing.T) {
 		start := time.Now()
 		s := b.Probe(t.Context())
 		if took := time.Since(start); s.Healthy || !strings.Contains(s.Reason, "no answer") || took != probeTimeout {
-			t.Errorf("after %v: %+v", took, s)
+			t.Errorf("after %v: got %+v, want no answer after %v", took, s, probeTimeout)
 		}
 	})
 }
 
-// A probe that the end of the service breaks off says nothing about the server.
+// A probe that the end of the service cancels says nothing about the server.
 func TestProbeBrokenOff(t *testing.T) {
 	asked, release := make(chan struct{}), make(chan struct{})
 	b := answering(t, func(http.ResponseWriter, *http.Request) { close(asked); <-release })
@@ -205,7 +205,7 @@ func TestProbeBrokenOff(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() { <-asked; cancel() }()
 	if s := b.Probe(ctx); !reflect.DeepEqual(s, known) || !reflect.DeepEqual(b.State(), known) {
-		t.Errorf("got %+v, want what was known", s)
+		t.Errorf("got %+v, want the state before", s)
 	}
 }
 
@@ -230,18 +230,18 @@ func TestOlder(t *testing.T) {
 		{"0.0.0", "0.14.0", false},
 	} {
 		if got := (State{Version: c.version}).Older(c.than); got != c.older {
-			t.Errorf("%q older than %s: %v", c.version, c.than, got)
+			t.Errorf("State{Version: %q}.Older(%q) = %v, want %v", c.version, c.than, got, c.older)
 		}
 	}
 }
 
-func TestHoles(t *testing.T) {
-	for version, n := range map[string]int{"": 0, "0.0.0": 0, "0.1.20": len(holes), "0.1.47": 2, "0.6.5": 2, "0.14.3": 1, "0.17.1": 0, "0.24.0": 0} {
-		if got := (State{Version: version}).Holes(); len(got) != n {
-			t.Errorf("%q: %q", version, got)
+func TestVulnerabilities(t *testing.T) {
+	for version, n := range map[string]int{"": 0, "0.0.0": 0, "0.1.20": len(vulnerabilities), "0.1.47": 2, "0.6.5": 2, "0.14.3": 1, "0.17.1": 0, "0.24.0": 0} {
+		if got := (State{Version: version}).Vulnerabilities(); len(got) != n {
+			t.Errorf("%q: got %q, want %d vulnerabilities", version, got, n)
 		}
 	}
-	if got := (State{Version: "0.17.0"}).Holes(); len(got) != 1 || got[0] != "CVE-2026-7482: a malformed model reads its memory (mended in 0.17.1)" {
+	if got := (State{Version: "0.17.0"}).Vulnerabilities(); len(got) != 1 || got[0] != "CVE-2026-7482: a malformed model reads its memory (fixed in 0.17.1)" {
 		t.Errorf("%q", got)
 	}
 }

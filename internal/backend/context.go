@@ -2,15 +2,15 @@ package backend
 
 import "maps"
 
-// usualContext is the context that a server gave a model without a num_ctx, and the digest that it had then.
+// usualContext is the context that a server gave a model without num_ctx, and the model's digest at that time.
 type usualContext struct {
 	digest string
 	tokens int64
 }
 
-// LoadedPlainly notes that the server has just loaded model without load-time options, and that its lists were read since: the context
-// that it names for the model is what a request without num_ctx has there. It is forgotten when the server fails, has another
-// version, or has nothing in its memory any more, because its settings may be others then.
+// LoadedPlainly notes that the server has just loaded model without load-time options, and that its lists were read afterwards. The
+// context that it lists for the model is then the one of a request without num_ctx. The gateway forgets it when the server fails,
+// has another version, or has no model in memory, because its settings may have changed.
 func (b *Backend) LoadedPlainly(model string) {
 	b.change(func(s *State) {
 		tokens := s.Loaded[model].Context
@@ -26,9 +26,9 @@ func (b *Backend) LoadedPlainly(model string) {
 	})
 }
 
-// Context is the smallest context that a request for model has without a num_ctx on the servers that may serve it, where its Modelfile
-// does not say it; 0 where that is not known of each of them. split reports that one of them has the model partly in the memory of its
-// graphics card and partly not.
+// Context returns the smallest context that a request for model has without num_ctx on the servers that may serve it, if its
+// Modelfile does not set one. It returns 0 if the context is unknown for one of them. split reports that on one of them, only a part
+// of the model is in the memory of the graphics card.
 func (f *Fleet) Context(model string) (least int64, split bool) {
 	known := true
 	for i, b := range f.Serving(model) {

@@ -7,8 +7,8 @@ import (
 	"ollama-api-service/internal/test/ollamatest"
 )
 
-// What a model has without a num_ctx is known where each server that may serve it has loaded it so: then the smallest counts. It is
-// forgotten with whatever may change it.
+// The gateway knows a model's context without num_ctx if every server that may serve it has loaded it so. The smallest counts. The
+// gateway forgets it after each event that may change it.
 func TestTheUsualContext(t *testing.T) {
 	one, two := ollamatest.Start(t), ollamatest.Start(t)
 	f := NewFleet(backendAt(t, one.URL, "", ""), backendAt(t, two.URL, "", ""))
@@ -70,7 +70,7 @@ func TestTheUsualContext(t *testing.T) {
 	known()
 	one.Script("GET", "/api/version", ollamatest.Answer{Status: 500})
 	f.ProbeAll(t.Context())
-	known() // the server is well again, and it was learned again
+	known() // the server is healthy again, and its context is known again
 	for range 3 {
 		f.Failed(f.All()[0], true)
 	}

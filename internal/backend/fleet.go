@@ -11,53 +11,54 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// Fleet is every Ollama server behind the gateway. All but its list of watchers may be used by any goroutine.
+// Fleet is the set of Ollama servers behind the gateway. Any goroutine may use all of its methods but OnChange.
 type Fleet struct {
-	mu      sync.Mutex // of changes
+	mu      sync.Mutex // guards changes
 	list    []*Backend
 	index   atomic.Pointer[index]
 	changed []func()
 
 	reviving sync.Mutex
-	revived  time.Time // when Revive last asked
+	revived  time.Time // when Revive last asked the servers
 
-	watch   func(*Backend) context.CancelFunc // begins to probe one; nil unless Watch runs
-	watched map[*Backend]context.CancelFunc
-	told    func(*Backend, State) // of a change of health
+	watch    func(*Backend) context.CancelFunc // starts to probe a server; nil unless Watch runs
+	watched  map[*Backend]context.CancelFunc
+	onHealth func(*Backend, State) // of a change of health
 
-	seeking sync.Mutex
-	sought  time.Time // when the lists were last read for a model that nobody has
+	readingLists sync.Mutex
+	listsRead    time.Time // when the lists were last read for a model that no server has
 
 	shows shows
 }
 
-// index answers what a request asks of the fleet without a look at each server's lists.
+// index answers the questions of a request without a look at each server's lists.
 type index struct {
-	all     []*Backend
-	models  map[string][]*Backend // those that may serve it, by canonical name
-	unsaid  []*Backend            // of those that may serve, the ones whose models are not known
-	minor   map[string][]*Backend // those with another digest under the name than most have
-	healthy int
-	known   map[string]bool // names that a server has listed since the start
+	all       []*Backend
+	models    map[string][]*Backend // the servers that may serve it, by canonical name
+	unlisted  []*Backend            // the servers that may serve, but whose models are unknown
+	divergent map[string][]*Backend // the servers whose digest under the name differs from the majority's
+	healthy   int
+	known     map[string]bool // names that a server has listed since the start
 }
 
-// mostKnown bounds the names that are remembered of servers that no longer list them.
+// mostKnown bounds the number of remembered names that no server lists any more.
 const mostKnown = 10_000
 
-// NewFleet is a fleet of the servers given, in their order.
+// NewFleet returns a fleet of the given servers, in their order.
 func NewFleet(list ...*Backend) *Fleet {
 	f := &Fleet{list: list, watched: make(map[*Backend]context.CancelFunc)}
 	f.Refresh()
 	return f
 }
 
-// OnChange has changed called after every change of the fleet or of a server's state. Call it before the fleet is used.
+// OnChange registers a function that is called after every change of the fleet or of a server's state. Call OnChange before the
+// fleet is used.
 func (f *Fleet) OnChange(changed func()) { f.changed = append(f.changed, changed) }
 
-// All are the servers, in the order they came. The slice is not to be changed.
+// All returns the servers, in the order in which they were added. Callers must not change the slice.
 func (f *Fleet) All() []*Backend { return f.index.Load().all }
 
-// Named is the server of that name, or nil.
+// Named returns the server with that name, or nil.
 func (f *Fleet) Named(name string) *Backend {
 	for _, b := range f.All() {
 		if b.Name == name {
@@ -67,10 +68,10 @@ func (f *Fleet) Named(name string) *Backend {
 	return nil
 }
 
-// Healthy is how many servers answer.
+// Healthy returns the number of healthy servers.
 func (f *Fleet) Healthy() int { return f.index.Load().healthy }
 
-// Add appends a server; false says that its name is taken.
+// Add appends a server. It returns false if the name is taken.
 func (f *Fleet) Add(b *Backend) bool {
 	f.mu.Lock()
 	taken := slices.ContainsFunc(f.list, func(o *Backend) bool { return o.Name == b.Name })
@@ -85,7 +86,7 @@ func (f *Fleet) Add(b *Backend) bool {
 	return !taken
 }
 
-// Remove takes a server out; what it serves goes on.
+// Remove takes a server out of the fleet. Requests that it serves continue.
 func (f *Fleet) Remove(b *Backend) {
 	f.mu.Lock()
 	f.list = slices.DeleteFunc(slices.Clone(f.list), func(o *Backend) bool { return o == b })
@@ -97,17 +98,18 @@ func (f *Fleet) Remove(b *Backend) {
 	f.Refresh()
 }
 
-// Serving are the servers that may be given a request for model: healthy, not draining, and having it, or not having said what they
-// have. One server alone is asked for any model: its own words for one that it lacks are better than ours.
+// Serving returns the servers that may get a request for model: healthy, not draining, and with the model or with an unknown list.
+// If the fleet has only one server, it gets requests for any model, because its own error for a missing model is better than ours.
 func (f *Fleet) Serving(model string) []*Backend {
 	x := f.index.Load()
 	if list, ok := x.models[model]; ok {
 		return list
 	}
-	return x.unsaid
+	return x.unlisted
 }
 
-// Holding are the servers that answer a question about model: those that may serve it, or, where all of them are drained, those.
+// Holding returns the servers that can answer a question about model: the servers that may serve it, or the draining ones if all are
+// drained.
 func (f *Fleet) Holding(model string) []*Backend {
 	if list := f.Serving(model); len(list) > 0 {
 		return list
@@ -117,14 +119,14 @@ func (f *Fleet) Holding(model string) []*Backend {
 	for _, b := range all {
 		s := b.state.Load()
 		_, has := s.Installed[model]
-		if s.Healthy && (has || s.Installed == nil || len(all) == 1) && !slices.Contains(f.Minor(model), b) {
+		if s.Healthy && (has || s.Installed == nil || len(all) == 1) && !slices.Contains(f.Divergent(model), b) {
 			list = append(list, b)
 		}
 	}
 	return list
 }
 
-// Unreachable is the failure of a request for which no server is there.
+// Unreachable returns the error for a request for which no server is available.
 func (f *Fleet) Unreachable() *api.Error {
 	which := "no Ollama server that has this model can be reached"
 	if len(f.All()) == 1 {
@@ -133,7 +135,7 @@ func (f *Fleet) Unreachable() *api.Error {
 	return &api.Error{Code: api.CodeNoBackend, RetryAfter: 5 * time.Second, Message: which + ": try again soon, or ask the operator"}
 }
 
-// Has says whether any server, healthy or not, may have model.
+// Has reports whether any server, healthy or not, may have model.
 func (f *Fleet) Has(model string) bool {
 	all := f.All()
 	if len(all) == 1 {
@@ -148,23 +150,23 @@ func (f *Fleet) Has(model string) bool {
 	return false
 }
 
-// Minor are the servers that have another model under the name than most: they are not asked for it.
-func (f *Fleet) Minor(model string) []*Backend { return f.index.Load().minor[model] }
+// Divergent returns the servers whose model under the name differs from the one that most servers have. They get no requests for it.
+func (f *Fleet) Divergent(model string) []*Backend { return f.index.Load().divergent[model] }
 
-// Minors are the names for which Minor is not empty, in order.
-func (f *Fleet) Minors() []string {
+// DivergentNames returns the sorted names for which Divergent is not empty.
+func (f *Fleet) DivergentNames() []string {
 	var names []string
-	for name := range f.index.Load().minor {
+	for name := range f.index.Load().divergent {
 		names = append(names, name)
 	}
 	slices.Sort(names)
 	return names
 }
 
-// Set replaces what is known of a server. Refresh lets the fleet know.
+// Set replaces the state of a server. Call Refresh afterwards, so that the fleet uses it.
 func (b *Backend) Set(s State) { b.state.Store(&s) }
 
-// Refresh reads every server's state again, and tells who watches. Whoever changes a state calls it.
+// Refresh reads every server's state again and calls the functions of OnChange. Call it after each change of a state.
 func (f *Fleet) Refresh() {
 	f.mu.Lock()
 	x := newIndex(f.list)
@@ -176,7 +178,7 @@ func (f *Fleet) Refresh() {
 	}
 }
 
-// knownNames are those that old knows and those that are listed now.
+// knownNames returns the names in old and the names that are listed now.
 func knownNames(list []*Backend, old *index) map[string]bool {
 	var known map[string]bool
 	if old != nil {
@@ -189,7 +191,7 @@ func knownNames(list []*Backend, old *index) map[string]bool {
 				if known[name] {
 					continue
 				}
-				if shared { // with old, which is being read
+				if shared { // old has it too, and may be read at the same time
 					known, shared = maps.Clone(known), false
 				}
 				if known == nil {
@@ -206,11 +208,11 @@ func knownNames(list []*Backend, old *index) map[string]bool {
 	return known
 }
 
-// Knows reports whether a server has listed the model since the start: clients can ask for any other name, and make names up.
+// Knows reports whether a server has listed the model since the start. Clients can ask for any other name, including invented ones.
 func (f *Fleet) Knows(model string) bool { return f.index.Load().known[model] }
 
 func newIndex(list []*Backend) *index {
-	x := &index{all: list, models: make(map[string][]*Backend), minor: make(map[string][]*Backend)}
+	x := &index{all: list, models: make(map[string][]*Backend), divergent: make(map[string][]*Backend)}
 	holders := make(map[string][]*Backend)
 	for _, b := range list {
 		s := b.state.Load()
@@ -219,7 +221,7 @@ func newIndex(list []*Backend) *index {
 		}
 		if s.Installed == nil || len(list) == 1 {
 			if s.Healthy && !s.Draining {
-				x.unsaid = append(x.unsaid, b)
+				x.unlisted = append(x.unlisted, b)
 			}
 			continue
 		}
@@ -229,12 +231,12 @@ func newIndex(list []*Backend) *index {
 	}
 	for name, has := range holders {
 		digest := majority(name, has)
-		serving := slices.Clone(x.unsaid)
+		serving := slices.Clone(x.unlisted)
 		for _, b := range has {
 			s := b.state.Load()
 			switch {
 			case s.Installed[name].Digest != digest:
-				x.minor[name] = append(x.minor[name], b)
+				x.divergent[name] = append(x.divergent[name], b)
 			case s.Healthy && !s.Draining:
 				serving = append(serving, b)
 			}
@@ -244,7 +246,7 @@ func newIndex(list []*Backend) *index {
 	return x
 }
 
-// majority is the digest that most have under name; of several, the one that came first.
+// majority returns the digest that most servers have under name. If several are equally common, the first one counts.
 func majority(name string, has []*Backend) string {
 	count := make(map[string]int)
 	best := ""

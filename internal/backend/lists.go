@@ -13,23 +13,23 @@ import (
 // Installed is a model of /api/tags.
 type Installed struct {
 	Digest string
-	Embeds bool // it makes embeddings alone
+	Embeds bool // it only makes embeddings
 }
 
 // Loaded is a model of /api/ps.
 type Loaded struct {
 	VRAM    int64 // bytes
-	Split   bool  // it is in the memory of the graphics card only partly
-	Context int64 // tokens; 0 before Ollama 0.10, which does not say it
+	Split   bool  // only a part of it is in the memory of the graphics card
+	Context int64 // tokens; 0 before Ollama 0.10, which does not report it
 	Expires time.Time
 }
 
-// lists are what a server said of its models.
+// lists are what a server reported about its models.
 type lists struct {
 	installed map[string]Installed
 	loaded    map[string]Loaded
-	// keep says that one of them did not come in time: what was said last is then better than nothing, for a server whose models
-	// are not known is asked for any.
+	// keepInstalled and keepLoaded report that the list did not arrive in time. The last known list is then kept, because a server
+	// whose models are unknown gets requests for any model.
 	keepInstalled, keepLoaded bool
 }
 
@@ -40,12 +40,12 @@ func (l lists) into(s *State) {
 	if !l.keepLoaded {
 		s.Loaded = l.loaded
 		if len(l.loaded) == 0 {
-			s.usual = nil // as after a restart, which may have another setting
+			s.usual = nil // as after a restart, which may bring other settings
 		}
 	}
 }
 
-// lists reads both. A server that hides them, or whose answers make no sense, has nil.
+// lists reads both lists. A list that the server hides, or that makes no sense, is nil.
 func (b *Backend) lists(ctx context.Context) (l lists) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
@@ -93,7 +93,7 @@ func (b *Backend) lists(ctx context.Context) (l lists) {
 	return l
 }
 
-// canonical is a listed name as requests are compared by it.
+// canonical returns a listed name in the form in which requests are compared with it.
 func canonical(model, name string) (string, bool) {
 	if model == "" {
 		model = name
@@ -102,7 +102,8 @@ func canonical(model, name string) (string, bool) {
 	return m.String(), err == nil
 }
 
-// embeds says whether a model makes embeddings alone. Capabilities are listed from 0.30 on; before, the families of BERT tell.
+// embeds reports whether a model only makes embeddings. Ollama lists capabilities from 0.30 on. Before that, the family tells:
+// models of the BERT families only make embeddings.
 func embeds(capabilities, families []string) bool {
 	if len(capabilities) > 0 {
 		return slices.Contains(capabilities, "embedding") && !slices.Contains(capabilities, "completion")

@@ -14,28 +14,29 @@ import (
 )
 
 const (
-	showWait    = time.Second      // the longest that requests wait for the answer about a model
-	showTimeout = 10 * time.Second // and the longest that it may take: it is kept for those that come later
+	showWait    = time.Second      // the longest time that requests wait for the answer about a model
+	showTimeout = 10 * time.Second // the longest time that the answer may take: later requests use it
 	showAgain   = 10 * time.Second // before a server that failed, or that lists no models, is asked again
-	mostShown   = 4096             // answers that are kept, of a few bytes each
+	mostShown   = 4096             // the number of answers kept, of a few bytes each
 )
 
-// shown is what one server says of one digest. A digest covers the parameters too, so its answer never changes.
+// shown is a server's answer about one digest. A digest covers the parameters too, so the answer never changes.
 type shown struct {
 	done       chan struct{}
-	parameters api.Parameters // of done; none where the server failed
-	until      time.Time      // of done; zero: for ever
-	late       bool           // a request has waited in vain: the others do not
+	parameters api.Parameters // valid when done is closed; empty if the server failed
+	until      time.Time      // valid when done is closed; zero: no expiry
+	late       bool           // a request has waited without an answer: the others do not wait
 }
 
-// shows are the answers by digest; for models that no server lists, by name.
+// shows has the answers by digest, or by name for models that no server lists.
 type shows struct {
 	mu sync.Mutex
 	by map[string]*shown
 }
 
-// Parameters are what the Modelfile of model sets. A server is asked once for each digest, and all requests wait for that one answer, a
-// second in all: without it, nothing is known. A model that is made again has another digest, which a probe finds within seconds.
+// Parameters returns what the Modelfile of model sets. A server is asked once for each digest. All requests wait for that one
+// answer, up to a second in total; without it, they get empty parameters. A model that is created again has another digest, which a
+// probe finds within seconds.
 func (f *Fleet) Parameters(ctx context.Context, model string) api.Parameters {
 	b, digest := f.holder(model)
 	if b == nil {
@@ -62,7 +63,8 @@ func (f *Fleet) Parameters(ctx context.Context, model string) api.Parameters {
 	}
 }
 
-// holder is a server that would be given requests for model, and the digest it has under the name: "" where it does not list it.
+// holder returns a server that would get requests for model, and the digest that it has under the name: "" if it does not list the
+// name.
 func (f *Fleet) holder(model string) (*Backend, string) {
 	serving := f.Serving(model)
 	for _, b := range serving {
@@ -76,7 +78,7 @@ func (f *Fleet) holder(model string) (*Backend, string) {
 	return serving[0], ""
 }
 
-// ask is the answer about a digest, which is asked for where there is none yet, and whether it is worth waiting for.
+// ask returns the answer about a digest, and whether to wait for it. If there is no answer yet, ask asks the server.
 func (s *shows) ask(b *Backend, model, digest string) (*shown, bool) {
 	key := digest
 	if key == "" {
@@ -95,7 +97,7 @@ func (s *shows) ask(b *Backend, model, digest string) (*shown, bool) {
 		}
 	}
 	if s.by == nil || len(s.by) >= mostShown {
-		s.by = make(map[string]*shown) // clients choose names: what is still wanted is asked for again
+		s.by = make(map[string]*shown) // clients choose names: what is still needed is asked again
 	}
 	asked := &shown{done: make(chan struct{})}
 	s.by[key] = asked
@@ -109,9 +111,9 @@ func (s *shows) ask(b *Backend, model, digest string) (*shown, bool) {
 	return asked, true
 }
 
-// parameters asks the server what it has in the Modelfile of model.
+// parameters asks the server for the parameters in the Modelfile of model.
 func (b *Backend) parameters(model string) (api.Parameters, error) {
-	// Not the context of the request that asks first: others may wait for the answer.
+	// This is not the context of the first request, because others may wait for the answer.
 	ctx, cancel := context.WithTimeout(context.Background(), showTimeout)
 	defer cancel()
 	question, err := json.Marshal(map[string]string{"model": model})
@@ -125,8 +127,8 @@ func (b *Backend) parameters(model string) (api.Parameters, error) {
 	return parseParameters(answer.Parameters), nil
 }
 
-// parseParameters reads the lines of a Modelfile's parameters as /api/show writes them: a name, spaces, and a value as Go writes it.
-// Of a name that comes twice the last counts, as it does in a Modelfile.
+// parseParameters reads the parameters of a Modelfile as /api/show writes them: a name, spaces, and a value as Go writes it. If a
+// name appears twice, the last value counts, as in a Modelfile.
 func parseParameters(text string) (p api.Parameters) {
 	for line := range strings.Lines(text) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
@@ -140,7 +142,7 @@ func parseParameters(text string) (p api.Parameters) {
 	return p
 }
 
-// amount is a number from 1 on; what is below stands for no bound, and is 0 here.
+// amount returns a number from 1 on. Lower numbers mean no bound, and are 0 here.
 func amount(value string) int64 {
 	value = strings.TrimSpace(value)
 	if unquoted, err := strconv.Unquote(value); err == nil {

@@ -15,7 +15,7 @@ import (
 	"ollama-api-service/internal/test/ollamatest"
 )
 
-// Each digest is asked about once, whoever has it and whatever it is called.
+// Each digest is asked about once, no matter which server has it and under which name.
 func TestParameters(t *testing.T) {
 	one, two := ollamatest.Start(t), ollamatest.Start(t)
 	tags := func(srv *ollamatest.Server, list string) {
@@ -31,7 +31,7 @@ func TestParameters(t *testing.T) {
 	want := func(model string, want api.Parameters, questions int) {
 		t.Helper()
 		if got := f.Parameters(t.Context(), model); got != want || asked() != questions {
-			t.Errorf("%s: %+v after %d questions, want %+v after %d", model, got, asked(), want, questions)
+			t.Errorf("%s: got %+v after %d questions, want %+v after %d", model, got, asked(), want, questions)
 		}
 	}
 	var all sync.WaitGroup
@@ -39,14 +39,14 @@ func TestParameters(t *testing.T) {
 		all.Go(func() { f.Parameters(t.Context(), "tiny:latest") })
 	}
 	all.Wait()
-	want("tiny:latest", api.Parameters{NumPredict: 64, NumCtx: 512}, 1) // of the recorded answer
+	want("tiny:latest", api.Parameters{NumPredict: 64, NumCtx: 512}, 1) // from the recorded answer
 	want("copy:latest", api.Parameters{NumPredict: 64, NumCtx: 512}, 1)
 	want("other:latest", api.Parameters{NumCtx: 2048}, 2)
 	if r := one.RequestsTo("POST", "/api/show")[0]; r.Header.Get("X-Upstream") != "secret" || r.Header.Get("User-Agent") != Agent || string(r.Body) != `{"model":"tiny:latest"}` {
-		t.Errorf("asked %s with %v", r.Body, r.Header)
+		t.Errorf("got the question %s with %v", r.Body, r.Header)
 	}
 
-	// It is made again: the next probe finds another digest.
+	// The model is created again: the next probe finds another digest.
 	one.Script("POST", "/api/show", ollamatest.Answer{Body: `{"parameters":"num_predict 7"}`})
 	tags(one, `{"model":"tiny:latest","digest":"d3"}`)
 	tags(two, ``)
@@ -54,7 +54,7 @@ func TestParameters(t *testing.T) {
 	want("tiny:latest", api.Parameters{NumPredict: 7}, 3)
 	want("tiny:latest", api.Parameters{NumPredict: 7}, 3)
 
-	// No server for it: nothing is asked.
+	// No server has it: no server is asked.
 	want("unknown:latest", api.Parameters{}, 3)
 }
 
@@ -79,7 +79,7 @@ func TestParseParameters(t *testing.T) {
 	}
 }
 
-// showing is a fleet of one server that lists tiny, or nothing, and answers about it as told.
+// showing returns a fleet of one server that lists tiny, or nothing, and answers /api/show with show.
 func showing(t *testing.T, digest string, show func(*http.Request) (string, error)) *Fleet {
 	b := backendAt(t, "http://ollama.test", "", "")
 	s := State{Healthy: true}
@@ -97,7 +97,7 @@ func showing(t *testing.T, digest string, show func(*http.Request) (string, erro
 	return NewFleet(b)
 }
 
-// A server that is slow delays the requests by a second once, and its answer counts when it is there.
+// A slow server delays the requests once, by a second. Later requests use its answer.
 func TestParametersOfASlowServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var asked atomic.Int32
@@ -117,16 +117,16 @@ func TestParametersOfASlowServer(t *testing.T) {
 		}
 		all.Wait()
 		if f.Parameters(t.Context(), "tiny:latest"); time.Since(start) != showWait {
-			t.Errorf("a later request waits again: %v", time.Since(start))
+			t.Errorf("a later request waited again: got %v, want no wait", time.Since(start))
 		}
 		time.Sleep(5 * time.Second)
 		if got := f.Parameters(t.Context(), "tiny:latest"); got.NumPredict != 64 || asked.Load() != 1 {
-			t.Errorf("%+v after %d questions", got, asked.Load())
+			t.Errorf("got %+v after %d questions, want num_predict 64 after 1", got, asked.Load())
 		}
 	})
 }
 
-// A client that leaves does not take the answer away from those that wait too.
+// A client that leaves does not cancel the question for the other waiting requests.
 func TestParametersWithoutTheFirstClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := showing(t, "d", func(r *http.Request) (string, error) {
@@ -147,7 +147,7 @@ func TestParametersWithoutTheFirstClient(t *testing.T) {
 	})
 }
 
-// What fails, and what no list names, is asked again after a while and not for each request.
+// Questions that fail, and questions about unlisted models, are asked again after a pause, and not for each request.
 func TestParametersThatAreNotKept(t *testing.T) {
 	for name, c := range map[string]struct {
 		digest, body string
@@ -169,18 +169,18 @@ func TestParametersThatAreNotKept(t *testing.T) {
 					}
 				}
 				if asked.Load() != 1 {
-					t.Errorf("asked %d times", asked.Load())
+					t.Errorf("got %d questions, want 1", asked.Load())
 				}
 				time.Sleep(showAgain)
 				if f.Parameters(t.Context(), "tiny:latest"); asked.Load() != 2 {
-					t.Errorf("asked %d times after %v", asked.Load(), showAgain)
+					t.Errorf("got %d questions after %v, want 2", asked.Load(), showAgain)
 				}
 			})
 		})
 	}
 }
 
-// A server that never answers holds nothing for longer than the question may take.
+// A server that never answers holds nothing for longer than showTimeout.
 func TestParametersOfASilentServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := showing(t, "d", func(r *http.Request) (string, error) { <-r.Context().Done(); return "", r.Context().Err() })
@@ -191,7 +191,7 @@ func TestParametersOfASilentServer(t *testing.T) {
 		s := f.shows.by["d"]
 		f.shows.mu.Unlock()
 		if <-s.done; time.Since(start) != showTimeout {
-			t.Errorf("the question took %v", time.Since(start))
+			t.Errorf("the question took %v, want showTimeout", time.Since(start))
 		}
 	})
 }

@@ -7,7 +7,7 @@ import (
 	"ollama-api-service/internal/dial"
 )
 
-// Means are what a server is reached with that says r of itself: its own texts, or those of the settings.
+// Means returns how to reach a server whose entry says r: with its own texts, or with those of the settings.
 func Means(r api.Reach, settings dial.Means) dial.Means {
 	m := settings
 	text := func(into *dial.Text, field, setting, name string) {
@@ -32,7 +32,7 @@ func Means(r api.Reach, settings dial.Means) dial.Means {
 	return m
 }
 
-// Missing is the failure of a Reach that names a setting which says nothing, or nil.
+// Missing returns an error if r names a setting that is not set.
 func Missing(r api.Reach, settings dial.Means) error {
 	for _, f := range []struct {
 		field, setting string
@@ -44,7 +44,7 @@ func Missing(r api.Reach, settings dial.Means) error {
 		{r.AuthHeader, api.SettingAuthHeader, settings.Header != ""},
 	} {
 		if f.field == f.setting && !f.set {
-			return fmt.Errorf("the setting %s is not set: set it and restart the service, or give the text itself", f.setting)
+			return fmt.Errorf("the setting %s is not set: set it and restart the service, or use the text itself", f.setting)
 		}
 	}
 	return nil

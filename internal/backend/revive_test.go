@@ -8,7 +8,7 @@ import (
 	"ollama-api-service/internal/test/ollamatest"
 )
 
-// Where all are taken to be down, one that is back is found before a request is told that there is none.
+// If all servers seem down, one that is up again is found before a request fails.
 func TestRevive(t *testing.T) {
 	alive := ollamatest.Start(t)
 	at, err := url.Parse(alive.URL)
@@ -19,15 +19,15 @@ func TestRevive(t *testing.T) {
 	one, two := backend.New("one", at, 4, "", ""), backend.New("two", gone, 4, "", "")
 	f := backend.NewFleet(one, two)
 	if f.Healthy() != 0 {
-		t.Fatal("nobody has been asked yet")
+		t.Fatal("want an unhealthy fleet before the first probe")
 	}
 	if !f.Revive(t.Context()) || !one.State().Healthy || two.State().Healthy {
-		t.Errorf("one %+v, two %+v", one.State(), two.State())
+		t.Errorf("got one %+v, two %+v; want only one to be healthy", one.State(), two.State())
 	}
 	asked := len(alive.RequestsTo("GET", "/api/version"))
 	one.Set(backend.State{Reason: "ejected"})
 	f.Refresh()
 	if f.Revive(t.Context()) || len(alive.RequestsTo("GET", "/api/version")) != asked {
-		t.Error("it was asked twice within a tenth of a second")
+		t.Error("the server was asked twice within a tenth of a second")
 	}
 }

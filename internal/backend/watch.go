@@ -11,12 +11,12 @@ import (
 const (
 	probeEvery   = 5 * time.Second
 	retryEvery   = time.Second // while a server is not healthy, or requests to it fail
-	mostFailures = 3           // of requests in a row, and a server gets no more
+	mostFailures = 3           // failed requests in a row before a server gets no more
 	reviveEvery  = 100 * time.Millisecond
-	reviveTime   = 40 * time.Millisecond // a request for which no server is left waits no longer to hear so
+	reviveTime   = 40 * time.Millisecond // how long a request without a server waits before it fails
 )
 
-// Probe asks a server how it is, and lets the fleet know.
+// Probe asks a server for its state and updates the fleet.
 func (f *Fleet) Probe(ctx context.Context, b *Backend) State {
 	before := b.State()
 	now := b.Probe(ctx)
@@ -24,7 +24,7 @@ func (f *Fleet) Probe(ctx context.Context, b *Backend) State {
 	return now
 }
 
-// ProbeAll asks every server at the same time.
+// ProbeAll probes all servers at the same time.
 func (f *Fleet) ProbeAll(ctx context.Context) {
 	var running sync.WaitGroup
 	for _, b := range f.All() {
@@ -33,7 +33,7 @@ func (f *Fleet) ProbeAll(ctx context.Context) {
 	running.Wait()
 }
 
-// compare refreshes the fleet where a request could fare otherwise than before.
+// compare refreshes the fleet if the change can affect a request.
 func (f *Fleet) compare(before, now State) {
 	same := before.Healthy == now.Healthy && before.Draining == now.Draining && before.Version == now.Version &&
 		(before.Installed == nil) == (now.Installed == nil) && maps.Equal(before.Installed, now.Installed) &&
@@ -43,15 +43,15 @@ func (f *Fleet) compare(before, now State) {
 	}
 }
 
-// Watch probes every server until ctx ends: those that are added too, and not those that were removed. told is called for each
-// change of a server's health, whoever found it. Watch returns when no probe runs any more.
-func (f *Fleet) Watch(ctx context.Context, told func(*Backend, State)) {
+// Watch probes every server until ctx ends, including servers that are added later, and excluding removed ones. It calls onHealth
+// for each change of a server's health, no matter what found it. Watch returns when the last probe has ended.
+func (f *Fleet) Watch(ctx context.Context, onHealth func(*Backend, State)) {
 	var running sync.WaitGroup
 	f.mu.Lock()
-	f.told = told
+	f.onHealth = onHealth
 	f.watch = func(b *Backend) (stop context.CancelFunc) {
 		own, stop := context.WithCancel(ctx)
-		running.Go(func() { f.watchOne(own, b, told) })
+		running.Go(func() { f.watchOne(own, b, onHealth) })
 		return stop
 	}
 	for _, b := range f.list {
@@ -60,7 +60,7 @@ func (f *Fleet) Watch(ctx context.Context, told func(*Backend, State)) {
 	f.mu.Unlock()
 	<-ctx.Done()
 	f.mu.Lock()
-	f.watch = nil // who is added from here on is watched by nobody
+	f.watch = nil // servers that are added from here on are not watched
 	for b, stop := range f.watched {
 		stop()
 		delete(f.watched, b)
@@ -69,7 +69,7 @@ func (f *Fleet) Watch(ctx context.Context, told func(*Backend, State)) {
 	running.Wait()
 }
 
-func (f *Fleet) watchOne(ctx context.Context, b *Backend, told func(*Backend, State)) {
+func (f *Fleet) watchOne(ctx context.Context, b *Backend, onHealth func(*Backend, State)) {
 	defer b.client.CloseIdleConnections()
 	for {
 		probed := time.Now()
@@ -77,7 +77,7 @@ func (f *Fleet) watchOne(ctx context.Context, b *Backend, told func(*Backend, St
 		if !b.State().Healthy {
 			every = retryEvery
 		}
-		// Jitter keeps many gateways from probing in step.
+		// Jitter keeps several gateways from probing at the same moment.
 		timer := time.NewTimer(every + time.Duration(rand.Int64N(int64(every/5)))) //nolint:gosec // jitter is no secret
 		select {
 		case <-ctx.Done():
@@ -95,43 +95,43 @@ func (f *Fleet) watchOne(ctx context.Context, b *Backend, told func(*Backend, St
 		}
 		before := b.State().Healthy
 		if s := f.Probe(ctx, b); ctx.Err() == nil && s.Healthy != before {
-			told(b, s)
+			onHealth(b, s)
 		}
 	}
 }
 
-// Failed notes that a request could not be brought to b, or was broken off by it. Three in a row, and it gets no more until a
-// probe finds it well, which is asked for at once. The last server that is well is another matter: what it breaks off does not take
-// it away, for there is no better one; but where it refuses a connection, everybody is told at once instead of trying for
-// themselves. A client that leaves is no failure.
+// Failed notes that a request could not reach b, or that b broke it off. After three failures in a row, b gets no more requests
+// until a probe finds it healthy; Failed asks for that probe at once. The last healthy server is an exception: it stays when it
+// breaks requests off, because there is no better one. If it refuses a connection, it is out at once, so that other requests fail
+// without an attempt of their own. A client that leaves is not a failure.
 func (f *Fleet) Failed(b *Backend, refused bool) {
 	failures := b.failures.Add(1)
 	select {
 	case b.wake <- struct{}{}:
-	default: // it is asked for already
+	default: // a probe has been requested already
 	}
 	last := f.Healthy() <= 1
 	if last && !refused || !last && failures < mostFailures {
 		return
 	}
 	before, now := b.change(func(s *State) {
-		s.Healthy, s.Reason, s.usual = false, "requests could not be brought to it, or were broken off", nil
+		s.Healthy, s.Reason, s.usual = false, "requests did not reach it, or it broke them off", nil
 	})
 	if !before.Healthy {
 		return
 	}
 	f.Refresh()
 	f.mu.Lock()
-	told := f.told
+	onHealth := f.onHealth
 	f.mu.Unlock()
-	if told != nil {
-		told(b, now)
+	if onHealth != nil {
+		onHealth(b, now)
 	}
 }
 
-// Revive asks those that are down once more, at most ten times in a second, and says whether any came back: for a request that no
-// other server is left for. One after the other may have failed and come back between two probes. One server alone is not asked: that
-// it refuses a connection is an answer.
+// Revive probes the unhealthy servers again, at most ten times a second, and reports whether any server is healthy then. It is for
+// requests that no other server can take: a server may fail and recover between two probes. A fleet of one server is not probed
+// again, because a refused connection is its answer.
 func (f *Fleet) Revive(ctx context.Context) bool {
 	if len(f.All()) == 1 {
 		return false
@@ -155,39 +155,39 @@ func (f *Fleet) Revive(ctx context.Context) bool {
 
 // Answered notes that a request was served.
 func (b *Backend) Answered() {
-	if b.failures.Load() != 0 { // on the way of every request: most have nothing to write
+	if b.failures.Load() != 0 { // this is on the path of every request, and most have nothing to write
 		b.failures.Store(0)
 	}
 }
 
-// Bound changes what b may be given.
+// Bound changes the bounds of b.
 func (f *Fleet) Bound(b *Backend, bounds Bounds) {
 	b.bounds.Store(&bounds)
-	f.Refresh() // there may be room for who waits
+	f.Refresh() // waiting requests may have room now
 }
 
-// Drain says whether b gets no new request from now on.
+// Drain sets whether b gets no new requests.
 func (f *Fleet) Drain(b *Backend, drain bool) {
 	before, now := b.change(func(s *State) { s.Draining = drain })
 	f.compare(before, now)
 }
 
-// Reread asks b for its models again: they were changed.
+// Reread asks b for its models again, after they were changed.
 func (f *Fleet) Reread(ctx context.Context, b *Backend) {
 	found := b.lists(ctx)
 	before, now := b.change(found.into)
 	f.compare(before, now)
 }
 
-// Find says whether a server may have the model. Before it says no, it asks each of them once more, at most once in a second: the
-// model may have come there by another way than ours.
+// Find reports whether a server may have the model. Before it returns false, it asks each server again, at most once a second,
+// because the model may have been added without the gateway.
 func (f *Fleet) Find(ctx context.Context, model string) bool {
 	if f.Has(model) {
 		return true
 	}
-	f.seeking.Lock()
-	defer f.seeking.Unlock()
-	if time.Since(f.sought) >= retryEvery {
+	f.readingLists.Lock()
+	defer f.readingLists.Unlock()
+	if time.Since(f.listsRead) >= retryEvery {
 		var running sync.WaitGroup
 		for _, b := range f.All() {
 			if b.State().Healthy {
@@ -195,7 +195,7 @@ func (f *Fleet) Find(ctx context.Context, model string) bool {
 			}
 		}
 		running.Wait()
-		f.sought = time.Now()
+		f.listsRead = time.Now()
 	}
 	return f.Has(model)
 }

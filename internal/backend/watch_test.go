@@ -48,7 +48,7 @@ func (c *clocked) set(down bool) {
 	c.down = down
 }
 
-// probed are the times of probes since the last call.
+// probed returns the times of the probes since the last call.
 func (c *clocked) probed() []time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -57,7 +57,7 @@ func (c *clocked) probed() []time.Time {
 	return list
 }
 
-// diary is what a watch told.
+// diary collects the health changes that a watch reports.
 type diary struct {
 	mu    sync.Mutex
 	lines []string
@@ -77,7 +77,7 @@ func (d *diary) read() string {
 	return all
 }
 
-// watched is a fleet that is watched until the function is called.
+// watched returns a fleet that is watched until the returned function is called.
 func watched(t *testing.T, list ...*clocked) (*Fleet, *diary, func()) {
 	f := NewFleet()
 	for _, c := range list {
@@ -100,51 +100,51 @@ func TestWatch(t *testing.T) {
 		a, b, later := newClocked(t, "a"), newClocked(t, "b"), newClocked(t, "later")
 		f, d, stop := watched(t, a, b)
 		if f.Healthy() != 2 {
-			t.Fatalf("%d answer", f.Healthy())
+			t.Fatalf("got %d healthy servers, want 2", f.Healthy())
 		}
 		last := time.Now()
 		time.Sleep(time.Minute)
 		for _, at := range a.probed() {
 			if gap := at.Sub(last); gap < probeEvery || gap >= probeEvery+probeEvery/5 {
-				t.Errorf("a probe %v after the one before", gap)
+				t.Errorf("got a probe %v after the previous one", gap)
 			}
 			last = at
 		}
 		a.set(true)
 		time.Sleep(2 * probeEvery)
-		if told := d.read(); told != "a false" || f.Healthy() != 1 {
-			t.Errorf("told %q, %d answer", told, f.Healthy())
+		if changes := d.read(); changes != "a false" || f.Healthy() != 1 {
+			t.Errorf("got %q with %d healthy servers", changes, f.Healthy())
 		}
 		a.probed()
 		time.Sleep(10 * time.Second)
 		if n := len(a.probed()); n < 8 || n > 10 {
-			t.Errorf("%d probes in 10 s of one that is down", n)
+			t.Errorf("got %d probes in 10 s of an unhealthy server", n)
 		}
 		a.set(false)
 		time.Sleep(2 * retryEvery)
-		if told := d.read(); told != "a true" || f.Healthy() != 2 {
-			t.Errorf("told %q, %d answer", told, f.Healthy())
+		if changes := d.read(); changes != "a true" || f.Healthy() != 2 {
+			t.Errorf("got %q with %d healthy servers", changes, f.Healthy())
 		}
 
-		// One that is added is watched, one that is removed is not.
+		// An added server is watched, a removed one is not.
 		f.Add(later.Backend)
 		f.Remove(b.Backend)
 		b.probed()
 		time.Sleep(2 * probeEvery)
 		if len(b.probed()) != 0 || len(later.probed()) == 0 || d.read() != "later true" {
-			t.Error("a server that was removed is probed, or one that was added is not")
+			t.Error("a removed server is probed, or an added one is not")
 		}
 		stop()
 		a.probed()
 		f.Add(b.Backend)
 		time.Sleep(time.Minute)
 		if len(a.probed()) != 0 || len(b.probed()) != 0 {
-			t.Error("it probes after its end")
+			t.Error("the watch probes after its end")
 		}
 	})
 }
 
-// Three failures in a row take a server out, and a probe that is asked for at once brings it back.
+// Three failures in a row take a server out, and a probe that is requested at once brings it back.
 func TestFailuresEject(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := newClocked(t, "a"), newClocked(t, "b")
@@ -152,7 +152,7 @@ func TestFailuresEject(t *testing.T) {
 		defer stop()
 		changes := 0
 		f.OnChange(func() { changes++ })
-		time.Sleep(2 * time.Second) // the last probe is longer ago than the pace of retries
+		time.Sleep(2 * time.Second) // the last probe is longer ago than the pause between retries
 		for range 5 {
 			f.Failed(a.Backend, false)
 			f.Failed(a.Backend, true)
@@ -160,17 +160,17 @@ func TestFailuresEject(t *testing.T) {
 		}
 		synctest.Wait()
 		if !a.State().Healthy || changes != 0 {
-			t.Fatalf("failures that were not in a row: %+v", a.State())
+			t.Fatalf("after failures that were not in a row: got %+v, want a healthy server", a.State())
 		}
 		a.set(true)
 		for range 3 {
 			f.Failed(a.Backend, false)
 		}
 		if s := a.State(); s.Healthy || s.Version != "0.6.5" || s.Reason == "" || f.Healthy() != 1 || changes == 0 {
-			t.Errorf("three failures in a row: %+v", s)
+			t.Errorf("after three failures in a row: got %+v, want an unhealthy server", s)
 		}
-		if told := d.read(); told != "a false" {
-			t.Errorf("told %q", told)
+		if changes := d.read(); changes != "a false" {
+			t.Errorf("got %q", changes)
 		}
 		a.set(false)
 		began := time.Now()
@@ -180,24 +180,24 @@ func TestFailuresEject(t *testing.T) {
 			synctest.Wait()
 		}
 		if took := time.Since(began); took > 2*retryEvery {
-			t.Errorf("it came back after %v", took)
+			t.Errorf("the server was healthy again after %v, want at most %v", took, 2*retryEvery)
 		}
-		if told := d.read(); told != "a true" {
-			t.Errorf("told %q", told)
+		if changes := d.read(); changes != "a true" {
+			t.Errorf("got %q", changes)
 		}
-		// Requests that fail do not make probes without end.
+		// Failing requests do not cause an unlimited number of probes.
 		a.probed()
 		for range 1000 {
 			f.Failed(a.Backend, false)
 			time.Sleep(10 * time.Millisecond)
 		}
 		if n := len(a.probed()); n > 11 {
-			t.Errorf("%d probes in 10 s of failures", n)
+			t.Errorf("got %d probes in 10 s of failures", n)
 		}
 	})
 }
 
-// The last server that is well: what it breaks off does not take it away, a refused connection does.
+// Broken answers do not take the last healthy server out. A refused connection does.
 func TestTheLastServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newClocked(t, "a")
@@ -207,15 +207,15 @@ func TestTheLastServer(t *testing.T) {
 			f.Failed(a.Backend, false)
 		}
 		if f.Healthy() != 1 {
-			t.Error("it is out because it broke off requests")
+			t.Error("broken answers took the last server out")
 		}
 		f.Failed(a.Backend, true)
 		if f.Healthy() != 0 {
-			t.Error("it is in though it refuses connections")
+			t.Error("the server is still in, though it refuses connections")
 		}
 		time.Sleep(2 * retryEvery)
 		if f.Healthy() != 1 {
-			t.Error("no probe brought it back")
+			t.Error("no probe made the server healthy again")
 		}
 	})
 }
@@ -230,24 +230,24 @@ func TestFind(t *testing.T) {
 	asked := len(two.RequestsTo("GET", "/api/tags"))
 	two.Models("tiny:latest", "brought:latest")
 	if f.Find(t.Context(), "unknown:latest") || !f.Find(t.Context(), "tiny:latest") || !f.Find(t.Context(), "brought:latest") {
-		t.Error("it finds what is not there, or not what is")
+		t.Error("Find reports a model that is missing, or misses one that is there")
 	}
 	for range 100 {
 		f.Find(t.Context(), "unknown:latest")
 	}
 	if n := len(two.RequestsTo("GET", "/api/tags")) - asked; n != 1 {
-		t.Errorf("the lists were read %d times", n)
+		t.Errorf("got %d reads of the lists, want 1", n)
 	}
 	if list := f.Serving("brought:latest"); len(list) != 1 || list[0].Name != "two" || len(f.Serving("tiny:latest")) != 2 || f.Has("unknown:latest") {
-		t.Errorf("served by %d, tiny by %d", len(list), len(f.Serving("tiny:latest")))
+		t.Errorf("got %d servers for the new model and %d for tiny, want 1 and 2", len(list), len(f.Serving("tiny:latest")))
 	}
 	f.Drain(f.Named("two"), true)
 	if len(f.Serving("brought:latest")) != 0 || !slices.Equal(f.Holding("brought:latest"), []*Backend{f.Named("two")}) {
-		t.Error("a drained server gets requests, or is not asked about its model")
+		t.Error("a drained server gets requests, or is not asked about its model (Holding)")
 	}
 }
 
-// One name with two contents: the one that most have is served.
+// One name with two digests: the gateway serves the one that most servers have.
 func TestMajority(t *testing.T) {
 	var list []*Backend
 	for i, digest := range []string{"old", "new", "new"} {
@@ -257,7 +257,7 @@ func TestMajority(t *testing.T) {
 		list = append(list, b)
 	}
 	f := NewFleet(list...)
-	if !slices.Equal(f.Serving("m:latest"), list[1:]) || !slices.Equal(f.Minor("m:latest"), list[:1]) || !slices.Equal(f.Minors(), []string{"m:latest"}) {
-		t.Errorf("served by %d, minor are %v", len(f.Serving("m:latest")), f.Minors())
+	if !slices.Equal(f.Serving("m:latest"), list[1:]) || !slices.Equal(f.Divergent("m:latest"), list[:1]) || !slices.Equal(f.DivergentNames(), []string{"m:latest"}) {
+		t.Errorf("got %d servers for the model and the divergent names %v, want the majority of servers", len(f.Serving("m:latest")), f.DivergentNames())
 	}
 }

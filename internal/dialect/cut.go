@@ -8,22 +8,23 @@ import (
 	"time"
 )
 
-// A stream that is cut because its key has nothing left ends as Ollama ends one that has reached its longest answer. What such an
-// end repeats of the answer (ids, the model, in Responses all of its text) is read as it passes.
+// The gateway cuts a stream when its key has no tokens left. A cut stream ends like a stream of Ollama that has reached its maximum
+// length. Parts of that end repeat the answer (ids, the model, in Responses all of its text), so the meter remembers them as they
+// pass.
 
-// closing is what the end of a cut stream needs to know of what came before it.
+// closing is what the end of a cut stream needs from the records before it.
 type closing struct {
-	rec      []byte // the piece that did not pass, or the last that did
-	passed   bool   // it did
-	response []byte // Responses: the answer as it was described at the beginning
+	rec      []byte // the piece that was not passed on, or the last one that was
+	passed   bool   // rec was passed on
+	response []byte // Responses: the description of the answer in its first event
 	items    [][]byte
-	text     []byte // of the part that is being written, as JSON without its quotes
+	text     []byte // the text of the current part, as JSON without its quotes
 }
 
 var cutFields = names("model", "created_at", "choices", "usage", "index", "response", "item", "delta", "item_id", "output_index", "content_index",
 	"sequence_number")
 
-// more asks whether a piece that has been read may pass, and keeps it as the place of the cut if not.
+// more reports whether a piece that has been read may pass. If not, it keeps the piece as the place of the cut.
 func (m *Meter) more(rec []byte) bool {
 	if m.More == nil || m.More(m.Tokens) {
 		m.passed(rec)
@@ -36,11 +37,11 @@ func (m *Meter) more(rec []byte) bool {
 }
 
 const (
-	longestEnvelope = 240 // bytes of a record around its piece: of Ollama's longest, on /v1/chat/completions
-	longPiece       = 24  // a record that is longer than the shortest by less has one token
+	longestEnvelope = 240 // bytes of a record besides its piece: the longest of Ollama, on /v1/chat/completions
+	longPiece       = 24  // a record longer than the shortest one by less than this has one token
 )
 
-// piece counts the tokens of a record that carries a piece of the answer.
+// piece counts the tokens of a record that has a piece of the answer.
 func (m *Meter) piece(rec []byte) {
 	if m.shortest == 0 || len(rec) < m.shortest {
 		m.shortest = len(rec)
@@ -58,10 +59,11 @@ func (m *Meter) piece(rec []byte) {
 	m.Thought = m.Thought || m.Schema && thought(rec)
 }
 
-// thinking is what an answer has where a model thinks. A quote within a text is escaped, so no text looks like it.
+// thinking are the fields in which an answer has the thinking of a model. A quote within a text is escaped, so no text looks like
+// them.
 var thinking = [...][]byte{[]byte(`"thinking":"`), []byte(`"reasoning":"`), []byte(`"response.reasoning`), []byte(`"type":"reasoning"`)}
 
-// thought reports whether an answer or a record of one has some thinking.
+// thought reports whether an answer or a record has thinking.
 func thought(answer []byte) bool {
 	for _, mark := range thinking {
 		if i := bytes.Index(answer, mark); i >= 0 && !bytes.HasPrefix(answer[i+len(mark):], []byte{'"'}) {
@@ -71,8 +73,8 @@ func thought(answer []byte) bool {
 	return false
 }
 
-// toolCalls is the length of a record's tool calls. Ollama adds other things to a record that no model wrote, such as log probabilities.
-// A quote within a text is escaped, so no text looks like the name.
+// toolCalls returns the length of a record's tool calls. Ollama adds things to a record that no model wrote, such as log
+// probabilities. A quote within a text is escaped, so no text looks like the name.
 func toolCalls(rec []byte) int {
 	name := []byte(`"tool_calls":`)
 	i := bytes.Index(rec, name)
@@ -107,7 +109,7 @@ func (m *Meter) remember(event string, rec []byte) {
 	}
 }
 
-// passed reads a piece that the client has got, and keeps its text where the end repeats it.
+// passed reads a piece that the client has received, and keeps its text if the end repeats it.
 func (m *Meter) passed(rec []byte) {
 	m.repeat(rec)
 	if m.kind != OpenAIResponses || m.event(rec) != "response.output_text.delta" {
@@ -121,7 +123,7 @@ func (m *Meter) passed(rec []byte) {
 	}
 }
 
-// parsed is a record with the fields that a cut needs.
+// parsed returns a record with the fields that a cut needs.
 func parsed(data []byte) (object, bool) {
 	r := read(data)
 	defer r.done()
@@ -129,7 +131,7 @@ func parsed(data []byte) (object, bool) {
 	return o, err == nil
 }
 
-// field is a member's value as it stands, or otherwise.
+// field returns the unchanged value of a member, or the argument otherwise if there is no such member.
 func (o *object) field(name, otherwise string) string {
 	if m := o.find(name); m != nil {
 		return string(o.value(m))
@@ -137,14 +139,14 @@ func (o *object) field(name, otherwise string) string {
 	return otherwise
 }
 
-// CutOff is the end of a stream that More has cut. The client is told of the prompt and of what has passed; took is how long the
-// answer was under way.
+// CutOff returns the end of a stream that More has cut. It reports the prompt and what has passed. took is the duration of the
+// answer so far.
 func (m *Meter) CutOff(prompt int64, took time.Duration) []byte {
 	data := m.closing.rec
 	if m.sse {
 		data, _ = eventData(data)
 	}
-	o, _ := parsed(data) // it was read before
+	o, _ := parsed(data) // it was parsed before without an error
 	var records []string
 	switch m.kind {
 	case Generate, Chat:
@@ -176,7 +178,7 @@ func (m *Meter) cutNative(o *object, prompt int64, took time.Duration) string {
 		o.field("model", `""`), o.field("created_at", `"0001-01-01T00:00:00Z"`), answer, took.Nanoseconds(), prompt, m.Tokens)
 }
 
-// cutChunks are a chunk that finishes, the usage, which rewrite takes out again for who did not ask for it, and the end.
+// cutChunks returns a chunk that finishes, the usage (rewrite removes it again if the client did not ask for it), and the end.
 func (m *Meter) cutChunks(o *object, prompt int64) []string {
 	chunk := func(choices, usage string) string {
 		e := edit{object: o}
@@ -204,12 +206,12 @@ func (m *Meter) cutMessage(o *object, prompt int64) []string {
 	}
 }
 
-// cutResponse closes the text that was being written, if it was text, and then the answer.
+// cutResponse ends the current text, if there is one, and then the answer.
 func (m *Meter) cutResponse(o *object, prompt int64) []string {
 	sequence, _ := strconv.Atoi(o.field("sequence_number", "0"))
 	end := "response.incomplete"
 	if m.closing.passed {
-		// As Ollama ends every answer that has reached its length: of response.incomplete Codex makes an error.
+		// Ollama ends each answer that has reached its maximum length in this way. Codex makes an error of response.incomplete.
 		sequence, end = sequence+1, "response.completed"
 	}
 	var events []string
@@ -255,8 +257,8 @@ func parsedResponse(src []byte) (object, bool) {
 	return o, err == nil
 }
 
-// failedResponse is the last event of a Responses stream that failed, behind an error event: the answer as it was described at the
-// beginning, or one with this id and time if it had not begun. The message is JSON.
+// failedResponse returns the last event of a Responses stream that failed, after an error event: the answer as its first event
+// described it, or one with this id and time if there was no such event. message is JSON.
 func (m *Meter) failedResponse(id string, at time.Time, code string, message []byte) []byte {
 	failure := slices.Concat([]byte(`{"code":"`+code+`","message":`), message, []byte{'}'})
 	begun := m.closing.response

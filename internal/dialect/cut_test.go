@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// cutStreams are the recorded streams in which a model wrote, by what each says of an answer that is as long as it may get.
+// cutStreams are the recorded streams in which a model wrote, with the end that each has for an answer of the maximum length.
 var cutStreams = []struct {
 	name   string
 	kind   Kind
@@ -27,8 +27,8 @@ var cutStreams = []struct {
 	{"v1-messages-stream", AnthropicMessages, true, false, `"stop_reason":"max_tokens"`},
 }
 
-// A stream may be cut before each of its pieces, in whatever parts it comes: what the client gets is a whole answer that says it
-// has reached its length, with the pieces up to there, under the name that the client used.
+// A stream may be cut before each of its pieces, in any chunks. The client gets a complete answer that says it has reached its
+// maximum length, with the pieces up to there, under the name that the client used.
 func TestACutStreamEndsAsOneThatReachedItsLength(t *testing.T) {
 	for _, c := range cutStreams {
 		body := recording(t, c.name)
@@ -42,35 +42,35 @@ func TestACutStreamEndsAsOneThatReachedItsLength(t *testing.T) {
 					n := min(size, len(rest))
 					pass, err := m.Feed(rest[:n])
 					if err != nil {
-						t.Fatalf("%s: %v", name, err)
+						t.Fatalf("%s: got error %v, want none", name, err)
 					}
 					got.Write(pass)
 					rest = rest[n:]
 				}
 				if !m.Cut || m.Tokens != most || m.Ended() {
-					t.Fatalf("%s: cut %v after %d pieces", name, m.Cut, m.Tokens)
+					t.Fatalf("%s: got cut %v after %d pieces, want a cut", name, m.Cut, m.Tokens)
 				}
 				got.Write(m.CutOff(17, time.Second))
 
 				again := NewMeter(c.kind, c.sse, false, "")
 				if _, err := again.Feed(got.Bytes()); err != nil || !again.Ended() {
-					t.Fatalf("%s: ended %v, %v\n%s", name, again.Ended(), err, got.Bytes())
+					t.Fatalf("%s: got ended %v, error %v, want a complete stream\n%s", name, again.Ended(), err, got.Bytes())
 				}
 				again.Finish()
 				u := again.Usage
 				if !again.Complete || again.Failed || again.Tokens != most || u.Counted == c.strip || !c.strip && (u.PromptTokens != 17 || u.CompletionTokens != most) {
-					t.Fatalf("%s: %+v\n%s", name, again, got.Bytes())
+					t.Fatalf("%s: got %+v, want a complete answer with its usage\n%s", name, again, got.Bytes())
 				}
 				if text := got.String(); strings.Count(text, c.length) != 1 || strings.Contains(text, `"model":"tiny"`) || !strings.Contains(text, `"model":"claude-x"`) ||
 					c.strip && strings.Contains(text, `"usage":{`) {
-					t.Fatalf("%s: %s", name, text)
+					t.Fatalf("%s: got %s, want the pieces before the cut", name, text)
 				}
 			}
 		}
 	}
 }
 
-// What the end of a Responses stream repeats is what the client has got, whatever is in the text.
+// The end of a Responses stream repeats the text that the client has received, with any characters.
 func TestACutResponseHoldsItsText(t *testing.T) {
 	body := recording(t, "v1-responses-stream")
 	body = bytes.ReplaceAll(body, []byte(`"delta":" fish"`), []byte(`"delta":" \"fish\\\n\u00e9\""`))
@@ -100,7 +100,7 @@ func TestACutResponseHoldsItsText(t *testing.T) {
 		names = append(names, strings.TrimPrefix(name, "event: response."))
 		last.Text = want
 		if err := json.Unmarshal([]byte(data), &last); err != nil || last.Sequence != i || last.Text != want {
-			t.Fatalf("event %d: %v, %+v\n%s", i, err, last, event)
+			t.Fatalf("event %d: got error %v, %+v, want numbered events that agree\n%s", i, err, last, event)
 		}
 	}
 	if got := strings.Join(names, " "); got != "created in_progress output_item.added content_part.added output_text.delta output_text.delta output_text.delta "+
@@ -109,11 +109,11 @@ func TestACutResponseHoldsItsText(t *testing.T) {
 	}
 	r := last.Response
 	if r.ID != "resp_312023" || r.Status != "incomplete" || len(r.Output) != 1 || r.Output[0].Status != "incomplete" || r.Output[0].Content[0].Text != want {
-		t.Errorf("the answer: %+v", r)
+		t.Errorf("got the answer %+v, want an incomplete one with the text so far", r)
 	}
 }
 
-// A stream that is not cut passes as it came, and its own end is counted.
+// A stream that is not cut passes unchanged, and its own end is counted.
 func TestAMeteredStreamThatIsNotCut(t *testing.T) {
 	for _, c := range cutStreams {
 		body := recording(t, c.name)
@@ -121,7 +121,7 @@ func TestAMeteredStreamThatIsNotCut(t *testing.T) {
 		m.More = func(n int64) bool { return n <= 8 }
 		pass, err := m.Feed(body)
 		if all := string(pass) + string(m.Finish()); err != nil || m.Cut || !m.Complete || all != string(body) || m.Usage.CompletionTokens != 8 {
-			t.Errorf("%s: %v, cut %v, %+v", c.name, err, m.Cut, m.Usage)
+			t.Errorf("%s: got error %v, cut %v, %+v, want the whole stream with its own usage", c.name, err, m.Cut, m.Usage)
 		}
 	}
 }

@@ -1,11 +1,11 @@
-// Package dialect knows the languages clients speak to Ollama: what a request of each route says, which of it the gateway
-// rules on, and where an answer carries its usage and its end. It works on bytes: what it does not rule on passes unread.
+// Package dialect knows the protocols in which clients talk to Ollama: what a request of each route says, which parts of it the
+// gateway decides about, and where an answer has its usage and its end. It works on bytes, and passes everything else on unread.
 package dialect
 
-// Family is a shape of errors and of streams.
+// Family is a form of errors and streams.
 type Family uint8
 
-// The families. The gateway's own API speaks Native's errors; Responses has OpenAI's, but streams of its own.
+// The families. The gateway's own API has the errors of Native. Responses has the errors of OpenAI, but streams of its own.
 const (
 	Native Family = iota
 	OpenAI
@@ -16,7 +16,7 @@ const (
 // Kind says what the body of a route means.
 type Kind uint8
 
-// The kinds: one for each body that the gateway reads. None has no body to rule on.
+// The kinds: one for each kind of body that the gateway reads. None has no body to check.
 const (
 	None Kind = iota
 	Generate
@@ -33,11 +33,12 @@ const (
 	OpenAIEmbeddings
 	OpenAIResponses
 	AnthropicMessages
-	AnthropicCount // tokens of a message that is not sent
+	AnthropicCount // counts the tokens of a message without sending it
 )
 
-// fields are the top-level names that Ollama knows in a body. Ollama folds case when it reads them (Unicode too, as
-// encoding/json does), so a spelling that only folds to one of these is refused: it could mean something else to us.
+// fields are the top-level names that Ollama knows in a body. Ollama ignores case when it reads them (also of Unicode letters, like
+// encoding/json). A spelling that matches one of these only without case is refused, because the gateway could read it in another
+// way.
 type fields map[string]string
 
 func names(list ...string) fields {
@@ -48,7 +49,8 @@ func names(list ...string) fields {
 	return f
 }
 
-// known lists, per kind, the fields of every Ollama version from 0.6 to 0.33 (docs/ollama-contract), and those that are taken out.
+// known lists, per kind, the fields of all Ollama versions from 0.6 to 0.33 (docs/ollama-contract), and the fields that the gateway
+// removes.
 var known = map[Kind]fields{
 	Generate: names("model", "name", "prompt", "suffix", "system", "template", "context", "stream", "raw", "format", "keep_alive", "images",
 		"options", "think", "truncate", "shift", "logprobs", "top_logprobs", "width", "height", "steps", "temperature", "max_tokens", "_debug_render_only"),
@@ -78,7 +80,7 @@ var known = map[Kind]fields{
 var messageFields = names("model", "max_tokens", "messages", "system", "stream", "temperature", "top_p", "top_k", "stop_sequences", "tools",
 	"tool_choice", "thinking", "metadata", "output_config", "service_tier", "mcp_servers")
 
-// Family is the family of the kind's errors and streams.
+// Family returns the family of the kind's errors and streams.
 func (k Kind) Family() Family {
 	switch {
 	case k >= AnthropicMessages:
@@ -91,7 +93,7 @@ func (k Kind) Family() Family {
 	return Native
 }
 
-// Streams says whether an answer streams where the request does not say.
+// Streams reports whether an answer is a stream if the request does not say.
 func (k Kind) Streams() bool {
 	switch k {
 	case Generate, Chat, Transfer, Create:
@@ -100,7 +102,7 @@ func (k Kind) Streams() bool {
 	return false
 }
 
-// mayStream says whether the route knows "stream" at all.
+// mayStream reports whether the route has a "stream" field.
 func (k Kind) mayStream() bool {
 	switch k {
 	case OpenAIChat, OpenAICompletions, OpenAIResponses, AnthropicMessages:
@@ -109,7 +111,7 @@ func (k Kind) mayStream() bool {
 	return k.Streams()
 }
 
-// named says whether Ollama reads "name" where "model" is empty.
+// named reports whether Ollama reads "name" if "model" is empty.
 func (k Kind) named() bool {
 	switch k {
 	case Show, Transfer, Create, Delete:
@@ -118,7 +120,7 @@ func (k Kind) named() bool {
 	return false
 }
 
-// aliased says whether a model may be asked for under an alias: where it runs or is shown, not where it is changed.
+// aliased reports whether a model may be requested under an alias: on routes that run or show it, not on those that change it.
 func (k Kind) aliased() bool {
 	switch k {
 	case Transfer, Create, Copy, Delete:
@@ -127,10 +129,10 @@ func (k Kind) aliased() bool {
 	return true
 }
 
-// Embeds says whether the kind asks for embeddings.
+// Embeds reports whether the kind asks for embeddings.
 func (k Kind) Embeds() bool { return k == Embed || k == Embeddings || k == OpenAIEmbeddings }
 
-// Since is the first version of Ollama that has the kind's route; "" for those that every version has.
+// Since returns the first version of Ollama that has the kind's route, or "" if every version has it.
 func (k Kind) Since() string {
 	switch k {
 	case OpenAIResponses:

@@ -11,7 +11,7 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// docs/policy.md says what the code does.
+// docs/policy.md agrees with the code.
 func TestThePageAboutPolicies(t *testing.T) {
 	text, err := os.ReadFile("../../docs/policy.md")
 	if err != nil {
@@ -36,34 +36,34 @@ func TestThePageAboutPolicies(t *testing.T) {
 	}
 	for field, a := range Standard(32768, time.Hour, 8192) {
 		if said[field] != a.String() {
-			t.Errorf("the page says of %s %q, it is %q", field, said[field], a)
+			t.Errorf("docs/policy.md: got %s = %q, want %q", field, said[field], a)
 		}
 	}
 	for field := range said {
 		if _, known := api.PolicyFields[field]; !known {
-			t.Errorf("the page has %q, which no policy rules on", field)
+			t.Errorf("docs/policy.md has %q, which is not a policed field", field)
 		}
 	}
 	for kind := range clientTools {
 		if kind != "" && !strings.Contains(page, "`"+kind+"`") {
-			t.Errorf("the page does not name the tool %s", kind)
+			t.Errorf("docs/policy.md does not name the tool %s", kind)
 		}
 	}
 	for _, prefix := range datedClientTools {
 		if !strings.Contains(page, "`"+prefix+"DATE`") {
-			t.Errorf("the page does not name the tools %s", prefix)
+			t.Errorf("docs/policy.md does not name the tools %s", prefix)
 		}
 	}
 	for _, field := range hostedFields {
 		if !strings.Contains(page, "`"+field+"`") {
-			t.Errorf("the page does not name %s", field)
+			t.Errorf("docs/policy.md does not name %s", field)
 		}
 	}
 	_, schemas, _ := strings.Cut(page, "\n## Schemas")
 	schemas = strings.ReplaceAll(schemas, ",", "")
 	for _, bound := range []int{maxSchemaLevels, maxSchemaFields, maxSchemaEntries, maxSchemaSize, maxSchemaCount, maxSchemaName, maxSchemaNames, maxSchemaRefs, maxPattern, maxQuantifiers, maxPatternCount} {
 		if !regexp.MustCompile(`\b` + strconv.Itoa(bound) + `\b`).MatchString(schemas) {
-			t.Errorf("the page does not name the bound of %d", bound)
+			t.Errorf("docs/policy.md does not name the bound of %d", bound)
 		}
 	}
 }

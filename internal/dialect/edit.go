@@ -15,14 +15,13 @@ type addition struct {
 	value []byte
 }
 
-// edit collects changes to an object and writes them by copying the untouched members as they are: a 20 MB image is moved,
-// never decoded.
+// edit collects changes to an object. It writes them by copying the unchanged members: a 20 MB image is copied, and never decoded.
 type edit struct {
 	object   *object
 	aliases  api.Aliases
 	replaced map[*member][]byte // nil value: removed
 	added    []addition
-	first    bool // what is added goes in front
+	first    bool // additions go to the front
 }
 
 func (e *edit) replace(m *member, value []byte) {
@@ -34,7 +33,7 @@ func (e *edit) replace(m *member, value []byte) {
 
 func (e *edit) remove(m *member) { e.replace(m, nil) }
 
-// put sets a member, whether it is there or not.
+// put sets a member. If there is none, put adds it.
 func (e *edit) put(name string, value []byte) {
 	if m := e.object.find(name); m != nil {
 		e.replace(m, value)
@@ -44,7 +43,7 @@ func (e *edit) put(name string, value []byte) {
 	e.add(name, value)
 }
 
-// drop takes a member out, the client's or an added one.
+// drop removes a member, whether the client sent it or put added it.
 func (e *edit) drop(name string) {
 	if m := e.object.find(name); m != nil {
 		e.remove(m)
@@ -52,7 +51,7 @@ func (e *edit) drop(name string) {
 	e.added = slices.DeleteFunc(e.added, func(a addition) bool { return a.name == name })
 }
 
-// value is a member as it will go upstream, or nil: with what has been changed so far.
+// value returns a member as it will go upstream, with all changes so far, or nil.
 func (e *edit) value(name string) jsontext.Value {
 	if m := e.object.find(name); m != nil {
 		if value, changed := e.replaced[m]; changed {
@@ -74,8 +73,8 @@ func (e *edit) add(name string, value []byte) {
 
 func (e *edit) changed() bool { return e.replaced != nil || len(e.added) > 0 }
 
-// bytes is the object with all changes. Without one it is the client's bytes, less what stands around the object: trailing
-// bytes would keep Ollama from noticing a client that leaves (docs/ollama-contract, section 3).
+// bytes returns the object with all changes. Without changes, it is the client's bytes without those before and after the object.
+// Trailing bytes would keep Ollama from noticing that a client has left (docs/ollama-contract, section 3).
 func (e *edit) bytes() []byte {
 	if !e.changed() {
 		return bytes.TrimLeft(e.object.src[:e.object.end], " \t\r\n")
@@ -127,7 +126,7 @@ func pair(name string, value []byte) []byte {
 	return append(append(quote(name), ':'), value...)
 }
 
-// quote writes a JSON string of a name that api.ParseModel or this package has passed: it cannot fail.
+// quote writes a name as a JSON string. api.ParseModel or this package has checked the name, so quote cannot fail.
 func quote(s string) []byte {
 	b, err := jsontext.AppendQuote(nil, s)
 	if err != nil {

@@ -6,12 +6,12 @@ import (
 	"strings"
 )
 
-// Responses and Messages stream events that carry their names: "event: NAME", then one line of data that repeats it. Ollama
-// writes both for each event (docs/ollama-contract.md, section 1.3).
+// Responses and Messages stream named events: "event: NAME", then one line of data that repeats the name. Ollama writes both lines
+// for each event (docs/ollama-contract.md, section 1.3).
 
 var eventPrefix = []byte("event:")
 
-// eventName is the name of an event, of its own line or else of its data.
+// eventName returns the name of an event, from its event line or otherwise from its data.
 func eventName(rec []byte) string {
 	if rest, ok := bytes.CutPrefix(rec, eventPrefix); ok {
 		name, _, _ := bytes.Cut(rest, []byte{'\n'})
@@ -36,7 +36,7 @@ func eventName(rec []byte) string {
 	return name
 }
 
-// event is the name of an event of this meter's dialect; another's mean nothing here.
+// event returns the name of an event of this meter's dialect, or the zero value for other events.
 func (m *Meter) event(rec []byte) string {
 	name := eventName(rec)
 	if name != "error" && strings.HasPrefix(name, "response.") != (m.kind == OpenAIResponses) {
@@ -45,7 +45,7 @@ func (m *Meter) event(rec []byte) string {
 	return name
 }
 
-// readNamed looks at an event and says whether the end of the stream begins with it.
+// readNamed reads an event and reports whether the end of the stream starts with it.
 func (m *Meter) readNamed(rec []byte) bool {
 	event := m.event(rec)
 	if m.kind == OpenAIResponses {
@@ -68,7 +68,7 @@ func (m *Meter) readNamed(rec []byte) bool {
 	return false
 }
 
-// finishNamed reads an event of the end. What stands in message_start is only Ollama's guess: the usage is in message_delta.
+// finishNamed reads an event of the end. The usage is in message_delta: the one in message_start is only Ollama's estimate.
 func (m *Meter) finishNamed(rec []byte) {
 	data, ok := eventData(rec)
 	if !ok || !bytes.HasSuffix(rec, []byte{'\n'}) {

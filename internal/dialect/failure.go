@@ -14,7 +14,7 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// Failure is an error of the service as the clients of each dialect read it.
+// Failure is an error of the service, in the form that the clients of each dialect read.
 type Failure struct {
 	*api.Error
 	Status    int // of HTTP
@@ -22,14 +22,14 @@ type Failure struct {
 	Arrived   time.Time // when the request arrived
 }
 
-// Body returns the failure as one JSON object. Anthropic's has the request's id, as their own service does.
+// Body returns the failure as one JSON object. Anthropic's form has the request's id, as in their own service.
 func (f Failure) Body(family Family) []byte {
 	switch family {
 	case OpenAI:
 		return f.openAI(openAIType(f.Status), "")
 	case Responses:
 		if f.NoRetry && usedUp[f.Code] {
-			// Codex shows a limit, and when it ends, in this form only; any other 429 it repeats, or calls a "retry limit".
+			// Codex shows a limit and its end only in this form. It retries any other 429, or reports a "retry limit".
 			return f.openAI("usage_limit_reached", `,"resets_at":`+strconv.FormatInt(f.Arrived.Add(f.RetryAfter).Unix(), 10))
 		}
 		return f.openAI(openAIType(f.Status), "")
@@ -37,15 +37,15 @@ func (f Failure) Body(family Family) []byte {
 		b := append([]byte(`{"type":"error","error":{"type":"`), anthropicType(f.Status)...)
 		b = append(append(b, `","message":`...), Quote(f.Message)...)
 		b = append(append(b, `},"request_id":`...), Quote(f.RequestID)...)
-		// Without a "message" at the top their SDKs show the whole object in place of a sentence.
+		// Without a "message" at the top level, their SDKs show the whole object instead of a sentence.
 		b = append(append(b, `,"message":`...), Quote(f.Message)...)
 		return append(b, '}')
 	}
 	return NativeError(f.Message)
 }
 
-// NativeError returns a failure in Ollama's dialect. It has its sentence twice: Ollama's clients read "error", this API's documents
-// promise "detail".
+// NativeError returns a failure in Ollama's dialect. It has its sentence twice: Ollama's clients read "error", and the documentation
+// of this API promises "detail".
 func NativeError(sentence string) []byte {
 	message := Quote(sentence)
 	b := append([]byte(`{"error":`), message...)
@@ -53,7 +53,7 @@ func NativeError(sentence string) []byte {
 	return append(b, '}')
 }
 
-// openAI returns the failure in OpenAI's dialect, with further fields behind the usual ones.
+// openAI returns the failure in OpenAI's dialect, with further fields after the usual ones.
 func (f Failure) openAI(kind, more string) []byte {
 	b := append([]byte(`{"error":{"message":`), Quote(f.Message)...)
 	b = append(append(b, `,"type":"`...), kind...)
@@ -62,11 +62,11 @@ func (f Failure) openAI(kind, more string) []byte {
 	return append(b, "}}"...)
 }
 
-// usedUp are the limits that are free again after an hour or a day.
+// usedUp has the limits that reset only after an hour or a day.
 var usedUp = map[api.Code]bool{api.CodeRateLimited: true, api.CodeTokenLimit: true, api.CodeGPULimit: true}
 
-// Record returns the failure in the middle of a stream: a line of NDJSON, or a server-sent event. m is the meter of the stream; nil if there is
-// none yet.
+// Record returns the failure in the middle of a stream: a line of NDJSON, or a server-sent event. m is the meter of the stream, or
+// nil before there is one.
 func (f Failure) Record(family Family, m *Meter) []byte {
 	body := f.Body(family)
 	switch family {
@@ -75,7 +75,8 @@ func (f Failure) Record(family Family, m *Meter) []byte {
 	case Anthropic:
 		return slices.Concat([]byte("event: error\ndata: "), body, []byte("\n\n"))
 	case Responses:
-		// In addition to the fields of its standard, the event needs an "error" at the top: of one without it OpenAI's SDK shows "terminated".
+		// The event needs an "error" at the top level in addition to the fields of its standard. Without it, OpenAI's SDK shows
+		// "terminated".
 		m = cmp.Or(m, &Meter{})
 		b := append([]byte("event: error\ndata: "+`{"type":"error","sequence_number":`), strconv.FormatInt(m.Events, 10)...)
 		b = append(append(b, `,"code":"`...), f.Code...)
@@ -87,17 +88,17 @@ func (f Failure) Record(family Family, m *Meter) []byte {
 	return append(body, '\n')
 }
 
-// Response ends a stream of the Responses API that failed: Codex reads only this event, and only after the body has ended.
+// Response ends a stream of the Responses API that failed. Codex reads only this event, and only after the body has ended.
 func (f Failure) Response(m *Meter) []byte {
 	m = cmp.Or(m, &Meter{})
 	return m.failedResponse(f.RequestID, f.Arrived, responseErrors[f.Status/100], Quote(f.Message))
 }
 
-// responseErrors are the names of failures in response.failed, by the hundreds of the status. Codex repeats a server_error.
+// responseErrors are the names of failures in response.failed, by the first digit of the status. Codex retries a server_error.
 var responseErrors = map[int]string{4: "invalid_prompt", 5: "server_error"}
 
-// AddSentence gives a failure of Ollama's own the field in which clients look for the sentence: "detail" in Ollama's dialect, and "message" at
-// the top in Anthropic's. It returns other bodies unchanged.
+// AddSentence adds to a failure of Ollama's own the field in which clients look for the sentence: "detail" in Ollama's dialect,
+// "message" at the top level in Anthropic's. It returns other bodies unchanged.
 func AddSentence(family Family, status int, body []byte) []byte {
 	if status < http.StatusBadRequest {
 		return body
@@ -152,7 +153,7 @@ func anthropicType(status int) string {
 	case http.StatusGatewayTimeout:
 		return "timeout_error"
 	}
-	return openAIType(status) // the rest they share
+	return openAIType(status) // they share the other types
 }
 
 // Quote returns s as a JSON string.

@@ -13,10 +13,9 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// FilterModels takes the models that may does not allow out of a list: "models" of /api/tags and /api/ps, "data" of
-// /v1/models. What stays, stays byte for byte (the ollama command panics on a digest that was cut). A list that is null
-// becomes an empty one, which is what OpenAI's clients can read. A model that goes by aliases without a star stands there
-// under each of them too.
+// FilterModels removes the models that may does not allow from a list: "models" of /api/tags and /api/ps, "data" of /v1/models. The
+// other entries stay the same byte by byte (the ollama command panics on a shortened digest). If the list is null, it becomes an
+// empty list, because OpenAI's clients cannot read null. A model with aliases (without a star) is listed under each alias too.
 func FilterModels(body []byte, may func(api.Model) bool, aliases api.Aliases) ([]byte, error) {
 	r := read(body)
 	defer r.done()
@@ -39,14 +38,14 @@ func FilterModels(body []byte, may func(api.Model) bool, aliases api.Aliases) ([
 	return e.bytes(), nil
 }
 
-// ModelList is a list of one of several servers.
+// ModelList is the list of one of several servers.
 type ModelList struct {
 	Body   []byte
-	Except func(api.Model) bool // models that stand in it and are not to be taken from it
+	Except func(api.Model) bool // models in the list that UnionModels leaves out
 }
 
-// UnionModels makes one list of several of the same route: each model once, from the first that has it. Lists that cannot be read
-// are left out; it returns an error where none can.
+// UnionModels merges several lists of the same route: each model once, from the first list that has it. It skips lists that cannot
+// be read, and returns an error if it can read none.
 func UnionModels(lists []ModelList) ([]byte, error) {
 	var (
 		first   *object
@@ -94,7 +93,7 @@ func UnionModels(lists []ModelList) ([]byte, error) {
 	return e.bytes(), nil
 }
 
-var errNoList = errors.New("it holds no list of models")
+var errNoList = errors.New("it has no list of models")
 
 var (
 	listFields  = names("models", "data")
@@ -135,7 +134,7 @@ func filterArray(src []byte, may func(api.Model) bool, aliases api.Aliases) ([]b
 	return append(out, ']'), nil
 }
 
-// renamed is an entry of a list under another name.
+// renamed returns an entry of a list under another name.
 func renamed(item jsontext.Value, name string) ([]byte, error) {
 	r := read(item)
 	defer r.done()
@@ -152,7 +151,7 @@ func renamed(item jsontext.Value, name string) ([]byte, error) {
 	return e.bytes(), nil
 }
 
-// listed is the model that an entry of a list names. An entry without a readable name is nothing a key was allowed.
+// listed returns the model that an entry of a list names. No key may see an entry without a readable name.
 func listed(item jsontext.Value) (api.Model, bool) {
 	r := read(item)
 	defer r.done()
@@ -173,11 +172,11 @@ func listed(item jsontext.Value) (api.Model, bool) {
 	return api.Model{}, false
 }
 
-// hiddenModelfile stands in place of a Modelfile. It is a Modelfile too, of one comment: "ollama show --modelfile" prints it.
+// hiddenModelfile replaces a Modelfile. It is a valid Modelfile of one comment: "ollama show --modelfile" prints it.
 const hiddenModelfile = "# The Modelfile names files of the server, so this gateway shows it to admin keys only.\n"
 
-// HideModelfile takes the text of "modelfile" out of an answer of /api/show, and the blob path out of its details: both name
-// files of the server.
+// HideModelfile removes the text of "modelfile" from an answer of /api/show, and the blob path from its details, because both name
+// files on the server.
 func HideModelfile(body []byte) ([]byte, error) {
 	r := read(body)
 	defer r.done()
@@ -212,8 +211,8 @@ var (
 	detailFields = names("parent_model")
 )
 
-// ListedModel is the entry of a /v1/models list that is the model, with the id as the client wrote it (Ollama echoes it so),
-// or nil where the list does not hold it.
+// ListedModel returns the model's entry in a /v1/models list, with the id as the client wrote it (as Ollama does), or nil if the
+// list does not have the model.
 func ListedModel(body []byte, model api.Model, id string) ([]byte, error) {
 	r := read(body)
 	defer r.done()
@@ -243,7 +242,7 @@ func ListedModel(body []byte, model api.Model, id string) ([]byte, error) {
 	return nil, nil
 }
 
-// AnthropicModels is a list of /v1/models in Anthropic's shape, all on one page.
+// AnthropicModels returns a list of /v1/models in Anthropic's format, on one page.
 func AnthropicModels(list []byte) ([]byte, error) {
 	var in struct{ Data []openAIModel }
 	if err := json.Unmarshal(list, &in); err != nil {
@@ -264,7 +263,7 @@ func AnthropicModels(list []byte) ([]byte, error) {
 	return json.Marshal(out)
 }
 
-// AnthropicModel is an entry of /v1/models in Anthropic's shape.
+// AnthropicModel returns an entry of /v1/models in Anthropic's format.
 func AnthropicModel(entry []byte) ([]byte, error) {
 	var m openAIModel
 	if err := json.Unmarshal(entry, &m); err != nil {

@@ -5,7 +5,7 @@ import (
 	"encoding/json"
 )
 
-// ending is where the dialects say why a model stopped.
+// ending has the fields in which the dialects say why a model stopped.
 type ending struct {
 	DoneReason string `json:"done_reason"`
 	Choices    []struct {
@@ -26,14 +26,14 @@ type ending struct {
 
 type details struct{ Reason string }
 
-// reasons are why models stop, in the words of the dialects. Whatever else stands there may be anything.
+// reasons are the known values of these fields in the dialects. Other values may have any content.
 var reasons = map[string]bool{
 	"stop": true, "length": true, "load": true, "unload": true, "tool_calls": true, "function_call": true, "content_filter": true,
 	"end_turn": true, "max_tokens": true, "stop_sequence": true, "tool_use": true, "refusal": true,
 	"completed": true, "incomplete": true, "failed": true, "max_output_tokens": true,
 }
 
-// FinishReason reads why the model stopped out of a whole answer, or of the last records of a stream; "" where they do not say.
+// FinishReason returns why the model stopped, from a whole answer or from the last records of a stream, or "" if they do not say.
 func FinishReason(end []byte) string {
 	if reason := finishReasonOf(end); reason != "" {
 		return reason
@@ -51,7 +51,7 @@ func finishReasonOf(record []byte) string {
 	if record = bytes.TrimSpace(record); len(record) == 0 || record[0] != '{' {
 		return ""
 	}
-	_ = json.Unmarshal(record, &e) // a field of another type says nothing, and the others are read all the same
+	_ = json.Unmarshal(record, &e) // a field of another type is ignored, and the other fields are read
 	candidates := []string{e.DoneReason, e.StopReason, e.Delta.StopReason, e.Response.Details.Reason, e.Response.Status}
 	if len(e.Choices) > 0 {
 		candidates = append(candidates, e.Choices[0].FinishReason)

@@ -15,13 +15,13 @@ func TestFinishReason(t *testing.T) {
 		{"Anthropic's answer", `{"type":"message","stop_reason":"max_tokens","content":[]}`, "max_tokens"},
 		{"a pull", `{"status":"success"}` + "\n", ""},
 		{"an embedding", `{"embeddings":[[1]],"prompt_eval_count":2}`, ""},
-		{"a reason that nobody knows", `{"done":true,"done_reason":"tell me a secret"}`, ""},
+		{"an unknown reason", `{"done":true,"done_reason":"tell me a secret"}`, ""},
 		{"one of another type", `{"done":true,"done_reason":{"stop":1},"stop_reason":"end_turn"}`, "end_turn"},
 		{"nothing", "", ""},
 		{"no JSON", "<html>done_reason: stop</html>", ""},
 	} {
 		if got := FinishReason([]byte(c.end)); got != c.want {
-			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+			t.Errorf("%s: got %q, want %q", c.name, got, c.want)
 		}
 	}
 }

@@ -12,42 +12,42 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// maxMembers bounds the top-level fields of a body: no client comes near, and a million of them cost seconds.
+// maxMembers bounds the top-level fields of a body. No client has that many, and a million fields take seconds.
 const maxMembers = 1000
 
-// maxNames bounds the fields at all depths, and maxNamesText the bytes of their names: to find duplicates every name is kept, and 60 MiB
-// of them would take 600 MB where they are short, and 170 MB where they are long.
+// maxNames bounds the number of fields at all depths, and maxNamesText the bytes of their names. The decoder keeps every name to
+// find duplicates: 60 MiB of short names would take 600 MB, and of long ones 170 MB.
 const (
 	maxNames     = 200_000
 	maxNamesText = 4 << 20
 )
 
-// perName and perNameByte are the memory that a decoder takes for a name of a large object, in bytes: a map, which is copied while it grows,
-// and the name in buffers that grow. Small objects have less.
+// perName and perNameByte are the bytes of memory that a decoder needs for a name of a large object: a map, which is copied while it
+// grows, and the name in buffers that grow. Small objects need less.
 const (
 	perName     = 128
 	perNameByte = 6
 )
 
-// ReadingMemory is how many bytes the names in a body take at most while Read reads it.
+// ReadingMemory returns the most bytes that the names in a body need while Read reads it.
 func ReadingMemory(body []byte) int {
 	count, size := measureNames(body)
 	return perName*min(count, maxNames) + perNameByte*min(size, maxNamesText)
 }
 
 const (
-	maxText   = 16 << 10 // bytes of a text that is read, such as a model's name, with its quotes and escapes
-	maxNumber = 1100     // digits of a number that is read; the longest exact one of a float64 has 1,077
+	maxText   = 16 << 10 // bytes of a text that is read, such as a model's name, including quotes and escapes
+	maxNumber = 1100     // digits of a number that is read; the longest exact float64 has 1,077
 )
 
-// member is one field of an object: its name where that is a known one, and where it stands in the source.
+// member is one field of an object: its name if it is a known one, and its place in the source.
 type member struct {
 	name       string // "" where the name is not a known one
 	start      int    // of the quoted name
 	valueStart int
 	end        int // of the value
 	kind       jsontext.Kind
-	lead       uint64 // of a conversation's beginning in it; 0: none
+	prefix     uint64 // the hash of the conversation's beginning in it; 0: none
 }
 
 // object is a JSON object split into members. Values stay undecoded.
@@ -75,13 +75,13 @@ type reader struct {
 	len int // of the source
 }
 
-// keptSource is the longest source whose decoder is used again: of large objects, one keeps the names.
+// keptSource is the longest source after which the decoder is used again, because a decoder keeps the names of large objects.
 const keptSource = 64 << 10
 
 var readers = sync.Pool{New: func() any { return new(reader) }}
 
-// read starts on src. Invalid UTF-8 passes here (JavaScript clients cut emoji in half) and is refused in what is ruled on;
-// duplicate names are refused at every depth.
+// read starts to read src. It accepts invalid UTF-8 (JavaScript clients cut emoji in half); fields that the gateway decides about
+// refuse it. Duplicate names are refused at every depth.
 func read(src []byte) *reader {
 	r := readers.Get().(*reader)
 	r.buf, r.len = bytes.NewBuffer(src), len(src)
@@ -97,13 +97,13 @@ func (r *reader) done() {
 	if r.buf = nil; r.len > keptSource {
 		return
 	}
-	// The decoder must not keep a pooled reference to a 60 MB body.
+	// The pool must not keep a reference to a 60 MB body.
 	r.dec.Reset(bytes.NewReader(nil))
 	readers.Put(r)
 }
 
-// guard splits a request body into members and refuses every body that Ollama could read in another way than we do:
-// duplicates, spellings that fold to a known field, bytes behind the value, names that are no text.
+// guard splits a request body into members. It refuses every body that Ollama could read in another way than the gateway:
+// duplicates, spellings that match a known field only without case, bytes after the value, names that are not valid text.
 func guard(src []byte, known fields) (object, error) {
 	if len(bytes.TrimSpace(src)) == 0 {
 		return object{}, api.Errorf(api.CodeBadRequest, "missing request body")
@@ -112,7 +112,8 @@ func guard(src []byte, known fields) (object, error) {
 	case count > maxNames:
 		return object{}, api.Errorf(api.CodeBadRequest, "the body has more than %d fields, at all depths: send fewer", maxNames)
 	case size > maxNamesText:
-		return object{}, api.Errorf(api.CodeBadRequest, "the names of the body's fields have more than %d bytes together: send shorter ones, or fewer", maxNamesText)
+		return object{}, api.Errorf(api.CodeBadRequest, "the names of the body's fields have more than %d bytes in total: send shorter or fewer names",
+			maxNamesText)
 	}
 	r := read(src)
 	defer r.done()
@@ -121,13 +122,13 @@ func guard(src []byte, known fields) (object, error) {
 		return object{}, err
 	}
 	if _, err := r.dec.ReadToken(); !errors.Is(err, io.EOF) {
-		return object{}, api.Errorf(api.CodeBadRequest, "the body goes on after its JSON object: send one object alone")
+		return object{}, api.Errorf(api.CodeBadRequest, "the body continues after its JSON object: send only one object")
 	}
 	return o, nil
 }
 
-// measureNames counts the names in a JSON text and their bytes: the strings with a colon behind them. Where the text is no JSON, it may be
-// wrong only behind the place at which a decoder stops.
+// measureNames counts the names in a JSON text and their bytes: the strings before a colon. If the text is not valid JSON, the
+// counts may be wrong only after the place at which a decoder stops.
 func measureNames(src []byte) (count, size int) {
 	for at := 0; ; {
 		quote := bytes.IndexByte(src[at:], '"')
@@ -159,13 +160,13 @@ func measureNames(src []byte) (count, size int) {
 	}
 }
 
-// Check is guard for bodies that another decoder reads afterwards (the management API): it refuses what is ambiguous.
+// Check is guard for bodies that another decoder reads later (the management API). It refuses ambiguous bodies.
 func Check(src []byte, known ...string) error {
 	_, err := guard(src, names(known...))
 	return err
 }
 
-// subobject splits the value of m, which guard has passed before.
+// subobject splits the value of m. guard has checked it before.
 func (o *object) subobject(m *member, known fields) (object, error) {
 	src := o.value(m)
 	r := read(src)
@@ -229,8 +230,8 @@ func (r *reader) member(src []byte, known fields, p *prompt) (member, error) {
 	return m, nil
 }
 
-// fieldName is the known field that a quoted name spells exactly, "" for another name, an error for a spelling that Ollama
-// would fold to a known one.
+// fieldName returns the known field that a quoted name spells exactly, or "" for another name. It returns an error for a spelling
+// that Ollama would read as a known field.
 func fieldName(raw []byte, known fields) (string, error) {
 	inner := raw[1 : len(raw)-1]
 	if name, ok := known[string(inner)]; ok {
@@ -253,17 +254,17 @@ func fieldName(raw []byte, known fields) (string, error) {
 	if name, ok := known[string(text)]; ok {
 		return name, nil
 	}
-	// NUL and what follows it is cut by some parsers. A letter folds to one of three bytes at most (K to the Kelvin sign).
+	// Some parsers cut a name at NUL. A letter has at most three bytes under case folding (K matches the Kelvin sign).
 	head, _, _ := bytes.Cut(text, []byte{0})
 	for name := range known {
 		if len(head) <= 3*len(name) && strings.EqualFold(string(head), name) {
-			return "", api.Errorf(api.CodeBadRequest, "the body spells the field %q in another way: write it exactly so", name)
+			return "", api.Errorf(api.CodeBadRequest, "the body has another spelling of the field %q: use exactly this one", name)
 		}
 	}
 	return "", nil
 }
 
-// skipSpace is the offset of the value that follows a name or another value: past the colon or comma and white space.
+// skipSpace returns the offset of the value after a name or another value: after the colon or comma and white space.
 func skipSpace(src []byte, at int) int {
 	for at < len(src) && (src[at] == ':' || src[at] == ',' || src[at] == ' ' || src[at] == '\t' || src[at] == '\n' || src[at] == '\r') {
 		at++
@@ -271,14 +272,14 @@ func skipSpace(src []byte, at int) int {
 	return at
 }
 
-// syntaxError says where a body stops being JSON, and never what stands there.
+// syntaxError says where a body stops being JSON, and never repeats what is there.
 func syntaxError(err error) error {
 	var known *api.Error
 	if errors.As(err, &known) {
 		return err
 	}
 	if errors.Is(err, jsontext.ErrDuplicateName) {
-		return api.Errorf(api.CodeBadRequest, "the body names a field twice: name each once")
+		return api.Errorf(api.CodeBadRequest, "the body has a field twice: send each field once")
 	}
 	var at *jsontext.SyntacticError
 	if errors.As(err, &at) {
@@ -287,7 +288,7 @@ func syntaxError(err error) error {
 	return api.Errorf(api.CodeBadRequest, "the body is not valid JSON: it ends too early")
 }
 
-// text decodes a string value that the gateway rules on: invalid UTF-8, lone surrogates and NUL are refused.
+// text decodes a string value that the gateway decides about. It refuses invalid UTF-8, lone surrogates and NUL.
 func (o *object) text(m *member) (string, error) {
 	if m.kind != '"' {
 		return "", api.Errorf(api.CodeBadRequest, "%s must be a string", m.name)
@@ -302,7 +303,7 @@ func (o *object) text(m *member) (string, error) {
 	return string(b), nil
 }
 
-// flag reads a boolean; null is absent.
+// flag reads a boolean. null means absent.
 func (o *object) flag(name string, absent bool) (bool, error) {
 	m := o.find(name)
 	if m == nil || m.kind == 'n' {

@@ -11,7 +11,7 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// bodyOfNames is a body with n fields in a message whose names have size bytes, and reading it.
+// bodyOfNames returns a body with n fields in a message, with names of size bytes, and a function that reads it.
 func bodyOfNames(n, size int) []byte {
 	var b bytes.Buffer
 	b.WriteString(`{"model":"a","messages":[{`)
@@ -22,8 +22,8 @@ func bodyOfNames(n, size int) []byte {
 	return b.Bytes()
 }
 
-// The gateway counts twice the body for what reading it takes. Names are kept to find duplicates, so a body of names must not take more
-// than some megabytes besides: neither many long ones nor many short ones.
+// The gateway reserves twice the size of the body for reading it. The decoder keeps names to find duplicates, so a body of names
+// must need only some megabytes more, with many long names and with many short ones.
 func TestReadingNamesTakesNoMoreThanIsCounted(t *testing.T) {
 	for _, c := range []struct {
 		n, size int
@@ -36,29 +36,29 @@ func TestReadingNamesTakesNoMoreThanIsCounted(t *testing.T) {
 		runtime.GC()
 		runtime.ReadMemStats(&before)
 		_, err := Chat.Read(body, &Terms{})
-		runtime.ReadMemStats(&after) // with what was thrown away
+		runtime.ReadMemStats(&after) // including freed memory
 		var known *api.Error
 		if c.refused != (errors.As(err, &known) && known.Code == api.CodeBadRequest && strings.Contains(err.Error(), "fields")) || !c.refused && err != nil {
-			t.Errorf("%d names of %d bytes: %v, want it to be refused: %v", c.n, c.size, err, c.refused)
+			t.Errorf("%d names of %d bytes: got error %v, want refused %v", c.n, c.size, err, c.refused)
 		}
 		if took := int64(after.TotalAlloc - before.TotalAlloc); took > int64(len(body))+64<<20 {
-			t.Errorf("reading %d names of %d bytes, a body of %d MB, takes %d MB", c.n, c.size, len(body)>>20, took>>20)
+			t.Errorf("reading %d names of %d bytes, a body of %d MB, took %d MB, want less", c.n, c.size, len(body)>>20, took>>20)
 		}
 	}
 }
 
-// Only names count: not texts, with colons or with quotes in them, wherever white space stands.
+// Only names count, and not texts with colons or quotes in them, with white space anywhere.
 func TestNamesAreMeasured(t *testing.T) {
 	for body, want := range map[string][2]int{
 		`{}`: {0, 0}, `{"a":1}`: {1, 1}, `{"a" : "b:c"}`: {1, 1}, "{\"a\"\r\n\t :{\"bc\":[\"d\",\"e\"]}}": {2, 3}, `{"a\"b":"\\","c":"\\\":"}`: {2, 5}, `{"a":"b\\":"c"}`: {2, 4},
 		`{"a":"` + strings.Repeat(`:\":`, 1000) + `"}`: {1, 1}, `{"a`: {0, 0}, `{"a\"`: {0, 0}, `"a"`: {0, 0}, ``: {0, 0}, `{"ä":1,"\u00e4":2}`: {2, 8},
 	} {
 		if n, size := measureNames([]byte(body)); n != want[0] || size != want[1] {
-			t.Errorf("%.80s: %d names of %d bytes, want %v", body, n, size, want)
+			t.Errorf("%.80s: got %d names of %d bytes, want %v", body, n, size, want)
 		}
 	}
 	text := []byte(`{"model":"a","messages":[{"role":"user","content":"` + strings.Repeat(": ", 300_000) + `"}]}`)
 	if _, err := Chat.Read(text, &Terms{}); err != nil {
-		t.Errorf("a text with many colons: %v", err)
+		t.Errorf("a text with many colons: got error %v, want none", err)
 	}
 }

@@ -9,21 +9,21 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// Agents declare tools that the provider would run: Codex puts {"type":"web_search"} into every request. Of these Ollama knows only
-// web search and runs it on ollama.com, under the server's own account; it makes a function without a name of each other one, which
-// no client can serve. So without permission for the cloud they are taken out, and the rest of the request is served.
+// Agents declare tools that the provider would run: Codex sends {"type":"web_search"} in every request. Ollama knows only web search
+// and runs it on ollama.com under the server's own account. It turns each other one into a function without a name, which no client
+// can run. So without permission for the cloud, the gateway removes them and serves the rest of the request.
 
-// clientTools are the types of tools that the client runs itself: the only ones that stay. A type that is not known is not among
-// them, because a later Ollama may run it elsewhere.
+// clientTools are the types of tools that the client runs itself. Only these stay. Unknown types are removed, because a later Ollama
+// may run them elsewhere.
 var clientTools = map[string]bool{
 	"": true, "function": true, "custom": true, "namespace": true, "local_shell": true, "shell": true, "apply_patch": true,
 	"computer": true, "computer_use_preview": true, "tool_search": true,
 }
 
-// datedClientTools are the client's tools whose type ends in a date: bash_20250124.
+// datedClientTools are the client's tools whose type ends with a date: bash_20250124.
 var datedClientTools = []string{"bash_", "computer_", "memory_", "text_editor_"}
 
-// hostedFields ask for the same at the top of a body.
+// hostedFields ask for hosted tools at the top level of a body.
 var hostedFields = []string{"web_search_options", "mcp_servers"}
 
 func clientTool(kind string) bool {
@@ -33,7 +33,7 @@ func clientTool(kind string) bool {
 	})
 }
 
-// dropHosted takes the tools that the provider would run out of a body, with the choice of a tool that is gone.
+// dropHosted removes the tools that the provider would run from a body, and the choice of a removed tool.
 func (e *edit) dropHosted(k Kind, req *Request) error {
 	var dropped []string
 	for _, name := range hostedFields {
@@ -60,7 +60,7 @@ func (e *edit) dropHosted(k Kind, req *Request) error {
 	}
 	if m := e.object.find("tool_choice"); m != nil && m.kind != 'n' {
 		choice := toolWalk{kind: k, choice: true, names: map[string]bool{}}
-		left := !emptied // a choice among no tools is refused by who reads it
+		left := !emptied // the caller refuses a choice among no tools
 		if left && m.kind == '{' {
 			var err error
 			if left, err = choice.walk(e.object.value(m), (*toolWalk).entry); err != nil {
@@ -83,7 +83,7 @@ func (e *edit) dropHosted(k Kind, req *Request) error {
 	return nil
 }
 
-// toolWalk goes once through a list of tools, or through the choice of one, and notes what has to be cut.
+// toolWalk goes once through a list of tools, or through the choice of one, and notes what to cut.
 type toolWalk struct {
 	kind   Kind
 	choice bool
@@ -91,7 +91,7 @@ type toolWalk struct {
 	src    []byte
 	cuts   []span
 	kinds  []string        // types of what is cut
-	names  map[string]bool // of the tools, and whether one of the name stays
+	names  map[string]bool // of the tools, and whether one of that name stays
 	named  string          // by the last entry
 }
 
@@ -108,7 +108,7 @@ func (w *toolWalk) walk(src []byte, whole func(*toolWalk) (bool, error)) (bool, 
 	return left, nil
 }
 
-// list reads the entries of a list, and reports whether any stays. Those that are none are left for Ollama to refuse.
+// list reads the entries of a list, and reports whether any of them stays. Entries that are not tools stay: Ollama refuses them.
 func (w *toolWalk) list() (bool, error) {
 	if _, err := w.r.dec.ReadToken(); err != nil {
 		return false, err
@@ -117,7 +117,7 @@ func (w *toolWalk) list() (bool, error) {
 	for w.r.dec.PeekKind() != ']' {
 		before, cuts := int(w.r.dec.InputOffset()), len(w.cuts)
 		if cut && !left {
-			w.cuts = append(w.cuts, span{before, skipSpace(w.src, before)}) // the comma behind the cut entries, if this one stays
+			w.cuts = append(w.cuts, span{before, skipSpace(w.src, before)}) // the comma after the cut entries, if this entry stays
 		}
 		stays, err := w.entry()
 		if err != nil {
@@ -180,7 +180,7 @@ func (w *toolWalk) entry() (bool, error) {
 	return stays, nil
 }
 
-// stays reports whether the client runs what is of this type. Where tools stand in an object "function", Ollama reads nothing else.
+// stays reports whether the client runs tools of this type. If a tool has an object "function", Ollama reads nothing else.
 func (w *toolWalk) stays(kind string, function bool) bool {
 	switch {
 	case w.choice && (kind == "auto" || kind == "any" || kind == "none" || kind == "tool" || kind == "allowed_tools"):
@@ -191,7 +191,7 @@ func (w *toolWalk) stays(kind string, function bool) bool {
 	return clientTool(kind)
 }
 
-// text decodes a string. What is not valid text is no type that stays, and no name that another tool has.
+// text decodes a string. Invalid text is not a type that stays, and not the name of another tool.
 func (w *toolWalk) text() (string, error) {
 	raw, err := w.r.dec.ReadValue()
 	if err != nil {
@@ -199,7 +199,7 @@ func (w *toolWalk) text() (string, error) {
 	}
 	text, err := jsontext.AppendUnquote(nil, raw)
 	if err != nil {
-		return string(raw), nil //nolint:nilerr // it is JSON, and no text
+		return string(raw), nil //nolint:nilerr // it is JSON, but not a string
 	}
 	return string(text), nil
 }
@@ -210,7 +210,7 @@ func (w *toolWalk) gone(name string) bool {
 	return name != "" && known && !stays
 }
 
-// without is src without the cuts, which are in the order of the text.
+// without returns src without the cuts, which are in the order of the text.
 func without(src []byte, cuts []span) []byte {
 	out, at := make([]byte, 0, len(src)), 0
 	for _, c := range cuts {
@@ -219,10 +219,10 @@ func without(src []byte, cuts []span) []byte {
 	return append(out, src[at:]...)
 }
 
-// mostNamed bounds the types that a header names: clients choose them.
-const mostNamed = 8
+// maxNamed bounds the types that a header names, because clients choose them.
+const maxNamed = 8
 
-// dropped says what was cut, each type once. A type that is no plain word is not repeated in a header.
+// dropped names what was cut, each type once. A header does not repeat a type that is not a plain word.
 func (w *toolWalk) dropped() []string {
 	var list []string
 	for _, kind := range w.kinds {
@@ -232,7 +232,7 @@ func (w *toolWalk) dropped() []string {
 		}) {
 			what = "a tool of an unknown type"
 		}
-		if len(list) == mostNamed {
+		if len(list) == maxNamed {
 			return append(list, "other tools")
 		}
 		if !slices.Contains(list, what) {

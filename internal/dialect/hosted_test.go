@@ -11,15 +11,15 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// TestHostedTools holds what goes upstream of a key without allow_cloud: the tools that its client runs, and nothing that only the
-// provider could.
+// TestHostedTools checks what goes upstream for a key without allow_cloud: the tools that its client runs, and none that only the
+// provider could run.
 func TestHostedTools(t *testing.T) {
 	const head = `{"model":"a","max_tokens":1,`
 	for _, c := range []struct {
 		name    string
 		kind    Kind
 		in, out string // fields of a body; out "" is in, "400" a refusal
-		says    string // X-Policy
+		changes string // X-Policy
 	}{
 		{"web search", OpenAIResponses, `"tools":[{"type":"function","name":"f"},{"type":"web_search","external_web_access":false}],"tool_choice":"auto"`, `"tools":[{"type":"function","name":"f"}],"tool_choice":"auto"`, "tool web_search dropped"},
 		{"first", OpenAIResponses, `"tools":[ {"type":"web_search"} , {"type":"function","name":"f"} , {"type":"mcp","server_url":"https://x"}]`, `"tools":[{"type":"function","name":"f"}]`, "tool web_search dropped, tool mcp dropped"},
@@ -62,12 +62,12 @@ func TestHostedTools(t *testing.T) {
 		if c.out == "400" {
 			var e *api.Error
 			if !errors.As(err, &e) || e.Code != api.CodeBadRequest {
-				t.Errorf("%s: %v, want a refusal", c.name, err)
+				t.Errorf("%s: got error %v, want a refusal", c.name, err)
 			}
 			continue
 		}
 		if err != nil {
-			t.Errorf("%s: %v", c.name, err)
+			t.Errorf("%s: got error %v, want none", c.name, err)
 			continue
 		}
 		want := c.out
@@ -78,24 +78,24 @@ func TestHostedTools(t *testing.T) {
 		if c.kind == Chat {
 			want = strings.Replace(`{"model":"a",`+strings.TrimPrefix(want, head), `}]}`, `}],"options":{"num_predict":1}}`, 1)
 		}
-		if got := strings.Join(req.Changes, ", "); string(req.Body) != want || got != c.says {
-			t.Errorf("%s\n sent %.300s\n goes %.300s\n want %.300s\n says %q, want %q", c.name, body, req.Body, want, got, c.says)
+		if got := strings.Join(req.Changes, ", "); string(req.Body) != want || got != c.changes {
+			t.Errorf("%s\n sent %.300s\n got %.300s\n want %.300s\n got changes %q, want %q", c.name, body, req.Body, want, got, c.changes)
 		}
 		if req, err := c.kind.Read([]byte(body), &Terms{}); err != nil || req.Changes != nil || c.kind != Chat && string(req.Body) != body {
-			t.Errorf("%s with allow_cloud: %v, goes %.300s", c.name, err, req.Body)
+			t.Errorf("%s with allow_cloud: got error %v, body %.300s, want the body unchanged", c.name, err, req.Body)
 		}
 	}
 }
 
-// nestedCuts is a list in which each level cuts its first entry and keeps its second, around many entries that are cut: wherever a
-// level would move the cuts of the levels within, the work grows with the product of both.
+// nestedCuts returns a list in which each level cuts its first entry and keeps its second, around many entries that are cut. If a
+// level moved the cuts of the levels within, the work would grow with the product of both.
 func nestedCuts(levels, inner int) (body, want string) {
 	const head = `{"model":"a","input":"x","tools":[`
 	open, end := strings.Repeat(`{"tools":[`, levels), `{"name":"f"}`+strings.Repeat(`]}`, levels)+`]}`
 	return head + strings.Repeat(`{"type":"m"},{"tools":[`, levels) + strings.Repeat(`{"type":"m"},`, inner) + end, head + open + end
 }
 
-// Cuts are noted in the order of the text. BenchmarkNestedCuts shows that none of them moves.
+// Cuts are noted in the order of the text. BenchmarkNestedCuts shows that none of them is moved.
 func TestNestedCutsAreInOrder(t *testing.T) {
 	body, _ := nestedCuts(3, 3)
 	w := toolWalk{kind: OpenAIResponses, names: map[string]bool{}}
@@ -103,7 +103,7 @@ func TestNestedCutsAreInOrder(t *testing.T) {
 		t.Fatal(err)
 	}
 	if ordered := slices.IsSortedFunc(w.cuts, func(a, b span) int { return a.start - b.end }); !ordered || len(w.cuts) != 3*2+3+1 {
-		t.Errorf("%d cuts, in order: %v; want %d in order", len(w.cuts), ordered, 3*2+3+1)
+		t.Errorf("got %d cuts, in order %v; want %d in order", len(w.cuts), ordered, 3*2+3+1)
 	}
 	for _, size := range []struct{ levels, inner int }{{0, 3}, {1, 0}, {1, 1}, {3, 2}, {4900, 150_000}} {
 		body, want := nestedCuts(size.levels, size.inner)
@@ -112,7 +112,7 @@ func TestNestedCutsAreInOrder(t *testing.T) {
 			t.Fatal(err)
 		}
 		if string(req.Body) != want {
-			t.Errorf("%+v: goes\n%.300s\nwant\n%.300s", size, req.Body, want)
+			t.Errorf("%+v: got\n%.300s\nwant\n%.300s", size, req.Body, want)
 		}
 	}
 }
@@ -132,7 +132,7 @@ func BenchmarkNestedCuts(b *testing.B) {
 	}
 }
 
-// A header names few of the types that a client makes up.
+// A header names only a few of the types that a client makes up.
 func TestHostedToolsInAHeader(t *testing.T) {
 	var tools []string
 	for i := range 1000 {
@@ -142,12 +142,12 @@ func TestHostedToolsInAHeader(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := len(strings.Join(req.Changes, ", ")); got > 250 || len(req.Changes) != mostNamed+1 {
-		t.Errorf("%d characters in %d changes: %q", got, len(req.Changes), req.Changes)
+	if got := len(strings.Join(req.Changes, ", ")); got > 250 || len(req.Changes) != maxNamed+1 {
+		t.Errorf("got %d characters in %d changes, want a bounded list: %q", got, len(req.Changes), req.Changes)
 	}
 }
 
-// What Codex sends goes to Ollama without the one tool that nothing here can run.
+// A request of Codex goes to Ollama without the one tool that nothing here can run.
 func TestCodexsRequest(t *testing.T) {
 	body, err := os.ReadFile("../../testdata/codex-0.171.0.request.json")
 	if err != nil {
@@ -159,11 +159,11 @@ func TestCodexsRequest(t *testing.T) {
 		t.Fatal(err)
 	}
 	if want := strings.TrimSpace(strings.Replace(string(body), search, "", 1)); string(req.Body) != canonicalMembers(t, want) || len(req.Changes) != 1 || req.Changes[0] != "tool web_search dropped" {
-		t.Errorf("says %q, goes\n%s\nwant\n%s", req.Changes, req.Body, canonicalMembers(t, want))
+		t.Errorf("got changes %q, body\n%s\nwant\n%s", req.Changes, req.Body, canonicalMembers(t, want))
 	}
 }
 
-// canonicalMembers is an object as an edit writes it: without the space between its members.
+// canonicalMembers returns an object as an edit writes it: without the space between its members.
 func canonicalMembers(t *testing.T, text string) string {
 	t.Helper()
 	o, err := guard([]byte(text), names())

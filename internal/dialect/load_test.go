@@ -6,7 +6,8 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// What a load is asked for is what the request itself will ask for: after the policy, and nothing of what belongs to the answer.
+// A load is requested with the options that the request itself will have: after the policy, and with nothing that belongs to the
+// answer.
 func TestLoadOptions(t *testing.T) {
 	own := func(context int64) *Terms {
 		return &Terms{Own: func(api.Model) api.Parameters { return api.Parameters{Context: context} }}
@@ -22,14 +23,14 @@ func TestLoadOptions(t *testing.T) {
 		{Chat, &Terms{}, `{"model":"m","messages":[]}`, ""},
 		{Chat, policed, `{"model":"m","messages":[],"options":{"num_ctx":8192,"num_gpu":3}}`, `{"num_ctx":4096}`},
 		{Embed, &Terms{}, `{"model":"m","input":"x","options":{"num_ctx":512}}`, `{"num_ctx":512}`},
-		{Embed, own(512), `{"model":"m","input":"x","options":{"num_ctx":512}}`, ""}, // it has that without it
+		{Embed, own(512), `{"model":"m","input":"x","options":{"num_ctx":512}}`, ""}, // the model has this by default
 		{Embed, own(512), `{"model":"m","input":"x","options":{"num_ctx":5.12e2,"num_gpu":3}}`, `{"num_gpu":3}`},
 		{Embed, own(1024), `{"model":"m","input":"x","options":{"num_ctx":512}}`, `{"num_ctx":512}`},
 		{OpenAIChat, &Terms{}, `{"model":"m","messages":[],"options":{"num_ctx":512}}`, ""},
 	} {
 		req, err := c.kind.Read([]byte(c.body), c.terms)
 		if err != nil || string(req.LoadOptions) != c.want {
-			t.Errorf("%s: %q, %v, want %q", c.body, req.LoadOptions, err, c.want)
+			t.Errorf("%s: got %q, error %v, want %q", c.body, req.LoadOptions, err, c.want)
 		}
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// What is allocated while a body is read is at most what ReadingMemory says, and besides that little, whatever the body is made of.
+// Reading a body allocates at most what ReadingMemory says plus a little, for every kind of body.
 func TestReadingMemory(t *testing.T) {
 	const besides = 256 << 10
 	list := func(n int, one func(i int) string) string {
@@ -44,15 +44,15 @@ func TestReadingMemory(t *testing.T) {
 			runtime.ReadMemStats(&before)
 			_, err := k.Read(body, &Terms{})
 			runtime.ReadMemStats(&after)
-			copied := int64(2 * len(body)) // it is counted with its copy
+			copied := int64(2 * len(body)) // the count includes its copy
 			if got, most := int64(after.TotalAlloc-before.TotalAlloc), int64(ReadingMemory(body))+besides+copied; got > most {
-				t.Errorf("%s, kind %d: reading %d bytes allocates %d, want at most %d (error %v)", what, k, len(body), got, most, err)
+				t.Errorf("%s, kind %d: reading %d bytes allocated %d, want at most %d (error %v)", what, k, len(body), got, most, err)
 			}
 		}
 	}
 }
 
-// Texts and numbers that mean something are short: they are copied several times.
+// Texts and numbers that are read are short, because they are copied several times.
 func TestLongTextsAndNumbers(t *testing.T) {
 	for _, field := range []string{`"model":"` + strings.Repeat("a", maxText) + `"`, `"model":"tiny","temperature":0.` + strings.Repeat("0", maxNumber)} {
 		if _, err := OpenAIChat.Read([]byte(`{"messages":[],`+field+`}`), &Terms{}); api.AsError(err).Code != api.CodeBadRequest {
@@ -61,6 +61,6 @@ func TestLongTextsAndNumbers(t *testing.T) {
 	}
 	long := `{"messages":[],"model":"tiny","temperature":0.` + strings.Repeat("0", maxNumber-3) + `1}`
 	if _, err := OpenAIChat.Read([]byte(long), &Terms{}); err != nil {
-		t.Errorf("a number of %d digits: %v", maxNumber, err)
+		t.Errorf("a number of %d digits: got error %v, want none", maxNumber, err)
 	}
 }

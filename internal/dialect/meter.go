@@ -10,68 +10,69 @@ import (
 // maxRecord bounds one record of a stream: Ollama's runner sends at most 8 MB, and its command line refuses longer lines.
 const maxRecord = 8 << 20
 
-// What Feed may find wrong with a stream, in the words for a client.
+// The errors that Feed may find in a stream, as sentences for a client.
 var (
-	// ErrRecordTooLong is a line that no client of Ollama could read.
+	// ErrRecordTooLong is for a line that no client of Ollama could read.
 	ErrRecordTooLong = errors.New("the Ollama server sent a record too long to pass on")
-	// ErrRecordBroken is a record that is no JSON object.
-	ErrRecordBroken = errors.New("the Ollama server sent a record that is no JSON: try again")
+	// ErrRecordBroken is for a record that is not a JSON object.
+	ErrRecordBroken = errors.New("the Ollama server sent a record that is not JSON: try again")
 )
 
-// Meter reads one streamed answer as it passes: where its records end, what it used, and whether it is whole. From the first
-// record of the end on, everything is held back until Finish, so that the books are written before the client can know.
-// A Meter belongs to one goroutine.
+// Meter reads one streamed answer as it passes: where its records end, what it used, and whether it is complete. It holds everything
+// from the first record of the end on until Finish, so that the books are written before the client can see the end. Only one
+// goroutine may use a Meter.
 type Meter struct {
 	kind  Kind
 	sse   bool
 	strip bool
 	echo  string // the alias that the client used; "" leaves the model's name as it comes
 
-	buf     []byte // bytes not handed out yet; buf[:sent] were handed out by the last Feed
+	buf     []byte // bytes not returned yet; the last Feed returned buf[:sent]
 	sent    int
-	scanned int // buf[:scanned] holds no end of a record
+	scanned int // buf[:scanned] has no end of a record
 	held    []byte
 	holding bool
 
-	// More is asked before each piece of the answer passes, with Tokens: on false the stream is cut there, Cut is set,
-	// and CutOff is its end. Where it is nil, all pass.
+	// More is called before each piece of the answer passes, with Tokens. If it returns false, the stream is cut there, Cut is set,
+	// and CutOff returns its end. If More is nil, all pieces pass.
 	More func(tokens int64) bool
 	Cut  bool
 
-	// Schema has the meter watch for thinking.
+	// Schema makes the meter look for thinking.
 	Schema bool
-	// Thought reports that the model has thought before an answer to a schema. Ollama makes that answer in a second run, and counts only it.
+	// Thought reports that the model has thought before an answer to a schema. Ollama makes that answer in a second run, and counts
+	// only that run.
 	Thought bool
 
 	Usage Usage
-	// Tokens estimates the tokens of the pieces that have passed: one for each, or a fourth of its bytes if that is more. A tool
-	// call comes in one piece, however long it is.
+	// Tokens estimates the tokens of the pieces that have passed: one for each piece, or a fourth of its bytes if that is more. A
+	// tool call is one piece, no matter how long it is.
 	Tokens   int64
-	last     int64 // of them, those of the last piece
-	shortest int   // record with a piece, in bytes
-	// Events counts all events that have passed: an error event of ours goes on where they end.
+	last     int64 // the last piece's part of Tokens
+	shortest int   // bytes of the shortest record with a piece
+	// Events counts all events that have passed. An error event of the gateway continues at this number.
 	Events int64
-	// Complete says that the stream's terminal record came: done:true, status success, [DONE] after a finish chunk,
+	// Complete reports that the stream's terminal record came: done:true, status success, [DONE] after a finish chunk,
 	// response.completed or message_stop.
 	Complete bool
-	// Failed says that upstream itself sent an error record.
+	// Failed reports that upstream sent an error record.
 	Failed bool
-	// Failure is the sentence of a Responses error event behind which no response.failed has come; otherwise it is empty.
+	// Failure is the sentence of a Responses error event without a response.failed after it. Otherwise it is empty.
 	Failure  string
 	finished bool // a finish chunk came
-	broken   bool // a record is no JSON
+	broken   bool // a record is not JSON
 	closing  closing
 	repeats  repeats
 }
 
-// NewMeter meters a stream of the kind. sse says how its records are framed; strip takes usage out again, and echo is the
-// alias under which the model is to be named, or empty.
+// NewMeter meters a stream of the kind. sse says how its records are framed. strip makes it remove usage again. echo is the alias
+// that the answer names as the model, or empty.
 func NewMeter(kind Kind, sse, strip bool, echo string) *Meter {
 	return &Meter{kind: kind, sse: sse, strip: strip && sse, echo: echo, repeats: repeats{last: emptyPiece}}
 }
 
-// Feed takes bytes as they come from upstream and returns what may go to the client now: whole records only, also those before
-// the one that an error is about. The slice is valid until the next call, and may be p itself.
+// Feed takes bytes as they come from upstream and returns what may go to the client now. These are only whole records. With an
+// error, they are the records before the faulty one. The slice is valid until the next call, and may be p itself.
 func (m *Meter) Feed(p []byte) ([]byte, error) {
 	if m.holding {
 		return nil, m.hold(p)
@@ -117,12 +118,12 @@ func (m *Meter) hold(p []byte) error {
 	return nil
 }
 
-// Ended says whether the stream's last record is here, though upstream has not closed the answer yet.
+// Ended reports whether the stream's last record has come, even if upstream has not closed the answer yet.
 func (m *Meter) Ended() bool {
 	if !m.holding || !m.sse || m.kind == OpenAIResponses {
 		return m.holding
 	}
-	// A line end cannot stand inside JSON: what a model wrote never looks like this.
+	// JSON cannot have a line end within it, so nothing that a model wrote looks like this.
 	if m.kind == AnthropicMessages {
 		_, stop, found := bytes.Cut(m.held, stopMarker)
 		return found && bytes.HasSuffix(stop, []byte("\n\n"))
@@ -135,7 +136,7 @@ var (
 	stopMarker = []byte("\nevent: message_stop\n")
 )
 
-// records reads the whole records at the head of src and says how far they reach, and what of them passes.
+// records reads the whole records at the start of src. It returns how far they reach, and which bytes may pass.
 func (m *Meter) records(src []byte) (done int, pass []byte) {
 	edited := false
 	var out []byte
@@ -186,7 +187,7 @@ func (m *Meter) records(src []byte) (done int, pass []byte) {
 	return at, src[:at]
 }
 
-// recordEnd is the offset behind the record that starts at at, or -1; src[at:from] is known to hold no end.
+// recordEnd returns the offset after the record that starts at at, or -1. src[at:from] is known to have no end.
 func (m *Meter) recordEnd(src []byte, at, from int) int {
 	if m.sse {
 		// A read may have split the blank line from the line end before it.
@@ -220,12 +221,13 @@ var (
 	success      = []byte(`{"status":"success"}`)
 )
 
-// Valid says whether an answer is one JSON value. Names that stand there twice and bytes that are no UTF-8 are not ours to judge.
+// Valid reports whether an answer is one JSON value. It ignores duplicate names and invalid UTF-8, which are for the client to
+// judge.
 func Valid(answer []byte) bool {
 	return jsontext.Value(answer).IsValid(jsontext.AllowInvalidUTF8(true), jsontext.AllowDuplicateNames(true))
 }
 
-// whole says whether a record is a JSON object, and notes if it is none.
+// whole reports whether a record is a JSON object, and notes it if not.
 func (m *Meter) whole(rec []byte) bool {
 	rec = bytes.TrimSpace(rec)
 	if len(rec) == 0 || rec[0] == '{' && Valid(rec) {
@@ -235,8 +237,8 @@ func (m *Meter) whole(rec []byte) bool {
 	return false
 }
 
-// read looks at one whole record and says whether the end of the stream begins with it. The common record is told by its last
-// bytes: they close the record itself, so nothing that a model or a tool wrote can look like them.
+// read reads one whole record and reports whether the end of the stream starts with it. It recognizes the common record by its last
+// bytes: they close the record, so nothing that a model or a tool wrote can look like them.
 func (m *Meter) read(rec []byte) bool {
 	if m.sse {
 		return m.readEvent(rec)
@@ -268,7 +270,7 @@ func (m *Meter) read(rec []byte) bool {
 	return false
 }
 
-// readProgress looks at a line of pull, push or create.
+// readProgress reads a line of pull, push or create.
 func (m *Meter) readProgress(rec []byte) bool {
 	if bytes.Equal(bytes.TrimSpace(rec), success) {
 		m.Complete = true
@@ -299,7 +301,7 @@ func (m *Meter) readEvent(rec []byte) bool {
 		return false
 	}
 	if done {
-		// The end without a finish chunk is the end all the same, but not a whole answer.
+		// An end without a finish chunk is still the end, but not a complete answer.
 		return true
 	}
 	o, ok := answer(data)
@@ -335,7 +337,7 @@ func (m *Meter) note(o *object) {
 	}
 }
 
-// eventData is the data of an SSE event of one data line, which is all that Ollama sends.
+// eventData returns the data of an SSE event with one data line. Ollama sends no others.
 func eventData(rec []byte) ([]byte, bool) {
 	i := 0
 	if !bytes.HasPrefix(rec, dataPrefix) {
@@ -350,8 +352,8 @@ func eventData(rec []byte) ([]byte, bool) {
 	return bytes.TrimSpace(line), true
 }
 
-// Finish reads the end of the stream and returns what was held back, to be sent once the books are written. Usage and
-// Complete are final after it. Call it once, when Ended or when upstream has closed the answer.
+// Finish reads the end of the stream and returns the held bytes, to be sent after the books are written. After it, Usage and
+// Complete are final. Call it once, when Ended reports true or upstream has closed the answer.
 func (m *Meter) Finish() []byte {
 	var out []byte
 	src := m.held
@@ -371,10 +373,10 @@ func (m *Meter) Finish() []byte {
 		out = append(out, rec...)
 	}
 	if m.repeats.written && m.Usage.PromptTokens == 0 && m.Usage.CompletionTokens == 0 {
-		m.Usage = Usage{} // there is text, so these are no counts
+		m.Usage = Usage{} // the answer has text, so these zeros are not counts
 	}
 	if m.sse && m.Complete && !bytes.HasSuffix(out, []byte("\n\n")) && !bytes.HasSuffix(out, []byte("\n\r\n")) {
-		// Upstream broke off within the blank line, which says nothing; but without it a client drops the event before it.
+		// Upstream ended within the blank line, which means nothing. But without it, a client drops the event before it.
 		out = append(bytes.TrimRight(out, "\r\n"), "\n\n"...)
 	}
 	return out

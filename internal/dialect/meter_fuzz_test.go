@@ -5,17 +5,17 @@ import (
 	"testing"
 )
 
-// metered is what a stream comes to.
+// metered is the result of metering a stream.
 type metered struct {
 	out              string
 	usage            Usage
 	records, events  int64
 	complete, failed bool
 	refused, ended   bool
-	repeated         string // the end of one at the repeat limit
+	repeated         string // the end of a stream at the repeat limit
 }
 
-// meter feeds the stream in pieces whose lengths the bytes of cuts say, over and over.
+// meter feeds the stream in pieces. The bytes of cuts are their lengths, repeated as often as needed.
 func meter(kind Kind, sse, strip bool, echo string, stream, cuts []byte) metered {
 	m := NewMeter(kind, sse, strip, echo)
 	var out bytes.Buffer
@@ -24,7 +24,7 @@ func meter(kind Kind, sse, strip bool, echo string, stream, cuts []byte) metered
 		if len(cuts) > 0 {
 			n = min(n, 1+int(cuts[i%len(cuts)]))
 		}
-		// A piece is the reader's buffer, which the next read writes over.
+		// A piece is the reader's buffer, which the next read overwrites.
 		piece := bytes.Clone(stream[:n])
 		pass, err := m.Feed(piece)
 		if err != nil {
@@ -44,8 +44,8 @@ func meter(kind Kind, sse, strip bool, echo string, stream, cuts []byte) metered
 	return metered{out.String(), u, m.Tokens, m.Events, m.Complete, m.Failed, false, ended, repeated}
 }
 
-// FuzzMeter: however a stream is cut into pieces or glued together, it comes to the same; what is not to be changed passes byte
-// for byte; and a stream without its terminal record is never taken for a whole one.
+// FuzzMeter: the result of a stream does not depend on how it is cut into pieces. Bytes that need no change pass unchanged. A stream
+// without its terminal record never counts as complete.
 func FuzzMeter(f *testing.F) {
 	streams := map[Kind]string{
 		Chat: "chat-stream", Generate: "generate-stream", OpenAIChat: "v1-chat-stream-usage", OpenAICompletions: "v1-completions-stream-usage",
@@ -59,7 +59,7 @@ func FuzzMeter(f *testing.F) {
 		}
 		if streams[kind] != "" {
 			if m := meter(kind, kind.Family() != Native, false, "", repeating(kind, stream), nil); m.repeated == "" {
-				f.Fatalf("kind %d: the repeating stream has not come to the limit", kind)
+				f.Fatalf("kind %d: the repeating stream has not reached the limit", kind)
 			}
 		}
 		for _, cuts := range [][]byte{{0}, {1, 7}, {40, 3, 255}} {
@@ -81,22 +81,22 @@ func FuzzMeter(f *testing.F) {
 		whole := meter(kind, sse, edits, echo, stream, nil)
 		cut := meter(kind, sse, edits, echo, stream, cuts)
 		if whole != cut {
-			t.Fatalf("kind %d, pieces of %v:\n%+v\nand whole:\n%+v", kind, cuts, cut, whole)
+			t.Fatalf("kind %d, pieces of %v: got\n%+v\nwant the same as whole:\n%+v", kind, cuts, cut, whole)
 		}
-		// A blank line that is missing at the end is mended.
+		// A missing blank line at the end is added.
 		if !edits && !bytes.HasPrefix(stream, bytes.TrimRight([]byte(whole.out), "\r\n")) {
-			t.Fatalf("kind %d: %q became %q", kind, stream, whole.out)
+			t.Fatalf("kind %d: %q became %q, want no change", kind, stream, whole.out)
 		}
 		if whole.complete && whole.repeated != "" {
-			t.Fatalf("kind %d: %q has two ends", kind, stream)
+			t.Fatalf("kind %d: %q has two ends, want one", kind, stream)
 		}
 		if whole.complete && !terminal(kind, stream) {
-			t.Fatalf("kind %d: %q was taken for whole", kind, stream)
+			t.Fatalf("kind %d: %q without its terminal record counts as complete", kind, stream)
 		}
 	})
 }
 
-// repeating is a stream whose first piece comes forty times, and has no end.
+// repeating returns a stream whose first piece comes forty times, without an end.
 func repeating(kind Kind, stream []byte) []byte {
 	sse := kind.Family() != Native
 	end := []byte("\n")
@@ -113,7 +113,7 @@ func repeating(kind Kind, stream []byte) []byte {
 	return stream
 }
 
-// terminal says whether the bytes that end a whole stream are there at all.
+// terminal reports whether the stream has the bytes that end a complete stream.
 func terminal(kind Kind, stream []byte) bool {
 	marks := map[Kind]string{
 		Chat: "true", Generate: "true", Transfer: "success", Create: "success", OpenAIChat: "[DONE]", OpenAICompletions: "[DONE]",

@@ -25,14 +25,14 @@ func recording(t testing.TB, name string) []byte {
 	return body
 }
 
-// TestMeterAtEverySplit feeds each recorded stream in pieces of every size: what passes and what is held must add up to the
-// stream, the end must be held, and the usage must be read.
+// TestMeterAtEverySplit feeds each recorded stream in pieces of every size. The passed and the held bytes must add up to the stream,
+// the end must be held, and the usage must be read.
 func TestMeterAtEverySplit(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		kind Kind
 		sse  bool
-		end  string // first bytes that must be held
+		end  string // the first bytes that must be held
 	}{
 		{"chat-stream", Chat, false, `{"model":"tiny","created_at":"2026-11-23T12:59:03.543512241Z"`},
 		{"generate-stream", Generate, false, `{"model":"tiny","created_at":"2026-11-23T12:59:03.466859843Z"`},
@@ -55,20 +55,20 @@ func TestMeterAtEverySplit(t *testing.T) {
 				rest = rest[n:]
 			}
 			if !m.Ended() {
-				t.Fatalf("%s in pieces of %d: the end was not seen", c.name, size)
+				t.Fatalf("%s in pieces of %d: Ended is false, want true", c.name, size)
 			}
 			held := m.Finish()
 			if !strings.HasPrefix(string(held), c.end) {
-				t.Fatalf("%s in pieces of %d: held %q", c.name, size, held)
+				t.Fatalf("%s in pieces of %d: held %q, want the whole end", c.name, size, held)
 			}
 			if got := passed.String() + string(held); got != string(body) {
-				t.Fatalf("%s in pieces of %d: %d bytes of %d, or others", c.name, size, len(got), len(body))
+				t.Fatalf("%s in pieces of %d: got %d bytes of %d, want the same bytes", c.name, size, len(got), len(body))
 			}
 			if !m.Complete || !m.Usage.Counted || m.Usage.PromptTokens != 17 || m.Usage.CompletionTokens != 8 || m.Tokens != 8 {
-				t.Fatalf("%s in pieces of %d: %+v, %d records, complete %v", c.name, size, m.Usage, m.Tokens, m.Complete)
+				t.Fatalf("%s in pieces of %d: got %+v, %d records, complete %v", c.name, size, m.Usage, m.Tokens, m.Complete)
 			}
 			if native := c.kind.Family() == Native; native != (m.Usage.Completion != nil) {
-				t.Fatalf("%s: durations %+v", c.name, m.Usage)
+				t.Fatalf("%s: got durations %+v", c.name, m.Usage)
 			}
 		}
 	}
@@ -92,13 +92,13 @@ func TestMeterStripsUsageAtEverySplit(t *testing.T) {
 			passed.Write(m.Finish())
 			got := passed.String()
 			if strings.Contains(got, "usage") || strings.Count(got, "\n\n") != strings.Count(string(without), "\n\n") || !m.Complete || m.Usage.CompletionTokens != 8 {
-				t.Fatalf("%s in pieces of %d: complete %v, usage %+v\n%s", name, size, m.Complete, m.Usage, got)
+				t.Fatalf("%s in pieces of %d: got complete %v, usage %+v\n%s", name, size, m.Complete, m.Usage, got)
 			}
 		}
 	}
 }
 
-// TestMeterCutAnywhere cuts each stream at every byte: it must never look complete before its last record is there.
+// TestMeterCutAnywhere cuts each stream at every byte. The stream must not count as complete before its last record.
 func TestMeterCutAnywhere(t *testing.T) {
 	for name, kind := range map[string]Kind{
 		"chat-stream": Chat, "v1-chat-stream": OpenAIChat, "v1-completions-stream": OpenAICompletions,
@@ -114,17 +114,17 @@ func TestMeterCutAnywhere(t *testing.T) {
 			}
 			m.Finish()
 			if m.Complete && (kind.Family() != OpenAI || !strings.Contains(string(body[:cut]), "[DONE]")) {
-				t.Fatalf("%s cut at %d of %d looks complete", name, cut, len(body))
+				t.Fatalf("%s cut at %d of %d: Complete is true, want false", name, cut, len(body))
 			}
 			if strings.Contains(string(pass), `"finish_reason":"length"`) || strings.Contains(string(pass), `"done":true`) ||
 				strings.Contains(string(pass), "response.completed") || strings.Contains(string(pass), "message_delta") {
-				t.Fatalf("%s cut at %d: the end has passed already", name, cut)
+				t.Fatalf("%s cut at %d: the end has passed, want it held", name, cut)
 			}
 		}
 	}
 }
 
-// TestMeterEchoesTheAliasAtEverySplit: each record names the model as the client did, and nothing else differs.
+// TestMeterEchoesTheAliasAtEverySplit: each record names the model as the client did. Nothing else differs.
 func TestMeterEchoesTheAliasAtEverySplit(t *testing.T) {
 	for name, kind := range map[string]Kind{
 		"chat-stream": Chat, "generate-stream": Generate, "v1-chat-stream-usage": OpenAIChat,
@@ -146,25 +146,25 @@ func TestMeterEchoesTheAliasAtEverySplit(t *testing.T) {
 			}
 			passed.Write(m.Finish())
 			if passed.String() != want || !m.Complete || m.Usage.CompletionTokens != 8 {
-				t.Fatalf("%s in pieces of %d: complete %v, %+v\n got %s\nwant %s", name, size, m.Complete, m.Usage, passed.String(), want)
+				t.Fatalf("%s in pieces of %d: got complete %v, %+v\n got %s\nwant %s", name, size, m.Complete, m.Usage, passed.String(), want)
 			}
 		}
 	}
 }
 
-// A tool's arguments may hold a field "model" of their own: it is the model's text and not its name.
+// A tool's arguments may have a field "model" of their own. It is text of the model, and not the model's name.
 func TestTheAliasReplacesTheNameAlone(t *testing.T) {
 	line := `{"model":"tiny","message":{"model":"tiny","tool_calls":[{"function":{"arguments":{"model":"tiny"}}}]},"done":false}` + "\n"
 	m := NewMeter(Chat, false, false, "other")
 	if pass, err := m.Feed([]byte(line)); err != nil || string(pass) != `{"model":"other"`+strings.TrimPrefix(line, `{"model":"tiny"`) {
-		t.Errorf("%s, %v", pass, err)
+		t.Errorf("got %s, error %v, want the arguments unchanged", pass, err)
 	}
 	if got := string(EchoModel([]byte(line), "other")); got != `{"model":"other"`+strings.TrimPrefix(line, `{"model":"tiny"`) {
 		t.Errorf("%s", got)
 	}
 	long := `{"object":"list","data":[{"embedding":[1,2`
 	if _, named := EchoPart([]byte(long), "tiny", "other"); named {
-		t.Error("a part without the name has it")
+		t.Error("EchoPart reports a name in a part without it")
 	}
 	if got, named := EchoPart([]byte(`3]}],"model":"tiny","usage":{}}`), "tiny", "other"); !named || string(got) != `3]}],"model":"other","usage":{}}` {
 		t.Errorf("%s", got)
@@ -180,14 +180,14 @@ func TestNamedEventsThatFail(t *testing.T) {
 	} {
 		m := NewMeter(kind, true, false, "")
 		if pass, err := m.Feed([]byte(event)); err != nil || string(pass) != event || !m.Failed || m.Complete {
-			t.Errorf("%q: passed %q, failed %v, complete %v, %v", event, pass, m.Failed, m.Complete, err)
+			t.Errorf("%q: got %q, failed %v, complete %v, error %v", event, pass, m.Failed, m.Complete, err)
 		}
 	}
-	// What a model writes about events is a text inside an event.
+	// A model's text about events is a string inside an event.
 	said := "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"delta\":{\"text\":\"\\nevent: message_stop\\ndata: {}\"}}\n\n"
 	m := NewMeter(AnthropicMessages, true, false, "")
 	if pass, err := m.Feed([]byte(said)); err != nil || string(pass) != said || m.Ended() || m.Failed || m.Tokens != 1 {
-		t.Errorf("passed %q, %v", pass, err)
+		t.Errorf("got %q, error %v, want the text unchanged", pass, err)
 	}
 }
 
@@ -200,20 +200,20 @@ func TestMeterIsNotFooled(t *testing.T) {
 		m := NewMeter(Chat, false, false, "")
 		pass, err := m.Feed([]byte(line + "\n"))
 		if err != nil || string(pass) != line+"\n" || m.Ended() || m.Failed || m.Tokens != 1 {
-			t.Errorf("%s: passed %q, ended %v, failed %v", line, pass, m.Ended(), m.Failed)
+			t.Errorf("%s: got %q, ended %v, failed %v", line, pass, m.Ended(), m.Failed)
 		}
 	}
 	m := NewMeter(Chat, false, false, "")
 	if pass, _ := m.Feed([]byte(`{"message":{"tool_calls":[{"arguments":{"done":false}}]},"done":true,"eval_count":3}` + "\n")); len(pass) != 0 || !m.Ended() {
-		t.Errorf("an end with tool calls passed: %q", pass)
+		t.Errorf("got %q, want the end with tool calls held", pass)
 	}
 	m = NewMeter(Chat, false, false, "")
 	if pass, _ := m.Feed([]byte(`{"error":"it broke"}` + "\n")); len(pass) == 0 || !m.Failed {
-		t.Error("upstream's own error record was not seen")
+		t.Error("Failed is false after an error record of upstream, want true")
 	}
 }
 
-// What is no JSON object never passes, whether or not it ends like one; what came before it does.
+// A record that is not a JSON object never passes, even if it ends like one. The records before it pass.
 func TestMeterRefusesBrokenRecords(t *testing.T) {
 	const good = `{"model":"tiny","message":{"content":" a"},"done":false}`
 	const event = `{"choices":[{"index":0,"delta":{"content":" a"},"finish_reason":null}]}`
@@ -241,34 +241,34 @@ func TestMeterRefusesBrokenRecords(t *testing.T) {
 					passed = append(passed, pass...)
 				}
 				if !errors.Is(err, ErrRecordBroken) || string(passed) != c.before {
-					t.Fatalf("%q in pieces of %d: %v, passed %q", c.record, size, err, passed)
+					t.Fatalf("%q in pieces of %d: got error %v, passed %q", c.record, size, err, passed)
 				}
 			}
 		}
 	}
-	// In what is held back it keeps the answer from being whole.
+	// In the held end, such a record keeps the answer from being complete.
 	m := NewMeter(OpenAIChat, true, false, "")
 	finish := "data: " + strings.Replace(event, "null", `"stop"`, 1) + "\n\n"
 	if _, err := m.Feed([]byte(finish + "data: {\"usage\":\n\ndata: {}\n\ndata: [DONE]\n\n")); err != nil {
 		t.Fatal(err)
 	}
 	if m.Finish(); m.Complete {
-		t.Error("an answer with a broken end is whole")
+		t.Error("an answer with a broken end is complete, want incomplete")
 	}
 }
 
-// The end is whole when its data is: the blank line that a client needs behind it is made up.
+// The end is complete when its data is. The meter adds the blank line that a client needs after it.
 func TestMeterMendsTheLastBlankLine(t *testing.T) {
 	for name, kind := range map[string]Kind{"v1-chat-stream": OpenAIChat, "v1-completions-stream": OpenAICompletions, "v1-messages-stream": AnthropicMessages} {
 		body := recording(t, name)
 		cut := bytes.TrimRight(body, "\n")
 		if kind == AnthropicMessages {
-			cut = append(cut, '\n') // the end of its data is told by the end of the line
+			cut = append(cut, '\n') // the line end marks the end of its data
 		}
 		m := NewMeter(kind, true, false, "")
 		pass, err := m.Feed(cut)
 		if got := string(pass) + string(m.Finish()); err != nil || !m.Complete || got != string(body) {
-			t.Errorf("%s: %v, complete %v, ends %q", name, err, m.Complete, got[len(got)-20:])
+			t.Errorf("%s: got error %v, complete %v, end %q", name, err, m.Complete, got[len(got)-20:])
 		}
 	}
 }
@@ -278,11 +278,11 @@ func TestMeterBoundsARecord(t *testing.T) {
 	piece := bytes.Repeat([]byte("x"), 1<<20)
 	for range 8 {
 		if _, err := m.Feed(piece); err != nil {
-			t.Fatalf("refused too early: %v", err)
+			t.Fatalf("got error %v before the limit, want none", err)
 		}
 	}
 	if _, err := m.Feed(piece); err == nil {
-		t.Error("nine MiB without an end were taken")
+		t.Error("nine MiB without a record's end were accepted, want an error")
 	}
 }
 
@@ -291,11 +291,11 @@ func TestProgressStreams(t *testing.T) {
 	m := NewMeter(Transfer, false, false, "")
 	pass, _ := m.Feed([]byte(body))
 	if string(pass)+string(m.Finish()) != body || !m.Complete {
-		t.Errorf("passed %q, complete %v", pass, m.Complete)
+		t.Errorf("got %q, complete %v", pass, m.Complete)
 	}
 	m = NewMeter(Transfer, false, false, "")
 	if _, _ = m.Feed([]byte("{\"status\":\"pulling manifest\"}\n{\"error\":\"no such host\"}\n")); m.Complete || !m.Failed {
-		t.Errorf("complete %v, failed %v", m.Complete, m.Failed)
+		t.Errorf("got complete %v, failed %v", m.Complete, m.Failed)
 	}
 }
 
@@ -304,7 +304,7 @@ func TestTailUsage(t *testing.T) {
 		body := recording(t, name)
 		whole, tail := kind.WholeUsage(body), kind.TailUsage(body[max(0, len(body)-400):])
 		if !tail.Counted || tail.PromptTokens != whole.PromptTokens || tail.PromptTokens == 0 {
-			t.Errorf("%s: tail %+v, whole %+v", name, tail, whole)
+			t.Errorf("%s: got %+v from the tail, want %+v as from the whole answer", name, tail, whole)
 		}
 	}
 }

@@ -6,13 +6,13 @@ import (
 	"testing"
 )
 
-// A piece of an answer counts as one token, or by its bytes where it is longer: a tool call comes whole.
+// A piece of an answer counts as one token, or by its bytes if it is longer, because a tool call comes in one piece.
 func TestPiecesAreCountedByTheirBytes(t *testing.T) {
 	long := strings.Repeat("word ", 1200) // 1,500 tokens
 	for name, c := range map[string]struct {
 		kind   Kind
 		sse    bool
-		record string // %s is the text
+		record string // %s stands for the text
 	}{
 		"native text":     {Chat, false, `{"model":"tiny","created_at":"2026-11-24T10:00:00.123456789Z","message":{"role":"assistant","content":"%s"},"done":false}` + "\n"},
 		"native thinking": {Chat, false, `{"model":"tiny","created_at":"2026-11-24T10:00:00.123456789Z","message":{"role":"assistant","content":"","thinking":"%s"},"done":false}` + "\n"},
@@ -38,16 +38,16 @@ func TestPiecesAreCountedByTheirBytes(t *testing.T) {
 				}
 			}
 			if _, err := m.Feed(fmt.Appendf(nil, c.record, long)); err != nil {
-				t.Fatalf("%s: %v", name, err)
+				t.Fatalf("%s: got error %v, want none", name, err)
 			}
 			if got, want := int(m.Tokens), words+1500; got < want*19/20 || got > want+60 && !strings.HasSuffix(name, "tool call") { // a call costs more than its arguments
-				t.Errorf("%s, first %v: %d tokens, want about %d", name, first, got, want)
+				t.Errorf("%s, first %v: got %d tokens, want about %d", name, first, got, want)
 			}
 		}
 	}
 }
 
-// Log probabilities are no tokens of an answer, also in a record with a tool call.
+// Log probabilities are not tokens of an answer, not even in a record with a tool call.
 func TestLogprobsAreNoTokens(t *testing.T) {
 	one := `{"token":" the","logprob":-1.2345678,"bytes":[32,116,104,101]`
 	logprobs := `[` + one + `,"top_logprobs":[` + strings.TrimSuffix(strings.Repeat(one+"},", 20), ",") + `]}]`
@@ -69,10 +69,10 @@ func TestLogprobsAreNoTokens(t *testing.T) {
 		m := NewMeter(c.kind, c.sse, false, "")
 		const pieces = 10
 		if _, err := m.Feed([]byte(strings.Repeat(c.record, pieces))); err != nil {
-			t.Fatalf("%s: %v", name, err)
+			t.Fatalf("%s: got error %v, want none", name, err)
 		}
 		if m.Tokens < pieces || m.Tokens > c.most*pieces {
-			t.Errorf("%s: %d pieces count as %d tokens, want %d for each at most", name, pieces, m.Tokens, c.most)
+			t.Errorf("%s: %d pieces count as %d tokens, want at most %d for each", name, pieces, m.Tokens, c.most)
 		}
 	}
 }

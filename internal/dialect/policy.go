@@ -11,31 +11,31 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// Terms are what a body is read under. The zero value polices nothing.
+// Terms are the rules under which a body is read. The zero value has none.
 type Terms struct {
 	Aliases api.Aliases
-	// Policed says that the body is a user's; an admin's passes as it is.
+	// Policed reports that the body is a user's. An admin's body passes unchanged.
 	Policed bool
-	// Key, Models and Standard are asked in this order for what happens to a field; of Models, the first that fits counts.
+	// Key, Models and Standard decide about a field, in this order. In Models, the first match counts.
 	Key      api.Policy
 	Models   []api.ModelPolicy
 	Standard api.Policy
-	// MaxOutput is the longest answer that may be asked for, in tokens, whoever asks; 0 is no bound. It comes after the policy.
+	// MaxOutput is the longest answer that any request may ask for, in tokens; 0 means no bound. It applies after the policy.
 	MaxOutput int64
-	// Own reads what a model's Modelfile sets; nil knows nothing of any. It is asked only where that decides.
+	// Own returns what a model's Modelfile sets, or nil if that is unknown. It is called only if the answer matters.
 	Own func(api.Model) api.Parameters
-	// DropHosted takes out tools that the provider would run: the key may not use the cloud.
+	// DropHosted removes tools that the provider would run, because the key may not use the cloud.
 	DropHosted bool
-	// Registries are the hosts that models may come from and go to, beside Ollama's own.
+	// Registries are the hosts that models may come from and go to, besides Ollama's own.
 	Registries []string
 }
 
-// Standard is the table of what a user's key may not set freely, where nothing else is said. Each of these decides over more
-// than the request that carries it (docs/policy.md; docs/ollama-contract.md, section 7).
+// Standard is the table of fields that a user's key may not set freely, unless a policy says otherwise. Each of them affects more
+// than the request that has it (docs/policy.md; docs/ollama-contract.md, section 7).
 func Standard(maxContext int64, maxKeepAlive time.Duration, defaultTokens int64) api.Policy {
 	drop, refuse := api.Action{Verb: api.VerbDrop}, api.Action{Verb: api.VerbRefuse}
 	p := api.Policy{
-		"unload":             refuse, // takes the model from everybody: an empty prompt with a keep_alive of zero
+		"unload":             refuse, // unloads the model for all clients: an empty prompt with a keep_alive of zero
 		"_debug_render_only": refuse, // shows the system prompt that a model hides
 		"template":           refuse, // a program in Go's template language, run by the server
 		"raw":                {Verb: api.VerbPass},
@@ -45,20 +45,20 @@ func Standard(maxContext int64, maxKeepAlive time.Duration, defaultTokens int64)
 		"num_batch": drop, "num_gpu": drop, "main_gpu": drop, "num_thread": drop, "use_mmap": drop, "use_mlock": drop, "numa": drop,
 		"low_vram": drop, "f16_kv": drop, "vocab_only": drop, "logits_all": drop, "draft_num_predict": drop, "shift": drop,
 
-		"keep_alive": atMost(int64(maxKeepAlive / time.Second)), // the last one sent holds for everybody
+		"keep_alive": atMost(int64(maxKeepAlive / time.Second)), // the last one sent applies to all clients
 		"max_tokens": {Verb: api.VerbPass},
 	}
 	if defaultTokens > 0 {
-		p["max_tokens"] = api.Action{Verb: api.VerbDefault, Amount: defaultTokens} // none at all is ten times the context
+		p["max_tokens"] = api.Action{Verb: api.VerbDefault, Amount: defaultTokens} // without one, Ollama's limit is ten times the context
 	}
 	return p
 }
 
-// leastStay is how long a model stays at the least, in seconds, where a user's keep_alive has a maximum: a second would unload it for
-// everybody as surely as zero.
-const leastStay = 60
+// minKeepAlive is the minimum time that a model stays, in seconds, if a user's keep_alive has a maximum. A second would unload it for
+// all clients as surely as zero.
+const minKeepAlive = 60
 
-// atMost bounds by n; 0 is no bound.
+// atMost returns a bound of n; 0 means no bound.
 func atMost(n int64) api.Action {
 	if n <= 0 {
 		return api.Action{Verb: api.VerbPass}
@@ -66,7 +66,7 @@ func atMost(n int64) api.Action {
 	return api.Action{Verb: api.VerbMost, Amount: n}
 }
 
-// topFlags and loadOptions are the policed fields without an amount, by the place where they stand.
+// topFlags and loadOptions are the policed fields without an amount, by their place in the body.
 var (
 	topFlags    = []string{"_debug_render_only", "template", "raw", "shift"}
 	loadOptions = []string{
@@ -77,7 +77,7 @@ var (
 	policedOptions  = names(append([]string{"temperature", "num_predict", "num_ctx"}, loadOptions...)...)
 )
 
-// action is what happens to a field of a request for m.
+// action returns what happens to a field of a request for m.
 func (t *Terms) action(field string, m api.Model) api.Action {
 	if a, chosen := t.chosen(field, m); chosen {
 		return a
@@ -85,7 +85,7 @@ func (t *Terms) action(field string, m api.Model) api.Action {
 	return t.Standard[field]
 }
 
-// chosen is what an admin has said about a field, for the key or for the model.
+// chosen returns what an admin has set for a field, for the key or for the model.
 func (t *Terms) chosen(field string, m api.Model) (api.Action, bool) {
 	if a, ok := t.Key[field]; ok {
 		return a, true
@@ -105,8 +105,7 @@ func (t *Terms) own(m api.Model) api.Parameters {
 	return t.Own(m)
 }
 
-// police holds a user's body against the table. It returns CodeForbidden for what is refused; what is changed stands in
-// req.Changes.
+// police applies the table to a user's body. It returns CodeForbidden for what is refused. req.Changes lists what it changed.
 func (e *edit) police(k Kind, t *Terms, req *Request, options *edit) error {
 	p := policing{terms: t, model: req.Model(), req: req}
 	if err := p.unload(k, e); err != nil {
@@ -133,7 +132,7 @@ func (e *edit) police(k Kind, t *Terms, req *Request, options *edit) error {
 	return nil
 }
 
-// outputName is what the kind calls the longest answer it asks for; "" where it generates none.
+// outputName is the kind's field for the longest answer, or "" if it generates none.
 func (k Kind) outputName() string {
 	switch k {
 	case Generate, Chat:
@@ -146,7 +145,7 @@ func (k Kind) outputName() string {
 	return ""
 }
 
-// outputHolder is the object in which it stands.
+// outputHolder is the object that has this field.
 func (e *edit) outputHolder(k Kind, options *edit) *edit {
 	if k.native() {
 		return options
@@ -154,7 +153,7 @@ func (e *edit) outputHolder(k Kind, options *edit) *edit {
 	return e
 }
 
-// boundOutput lowers the longest answer to most, and notes in the request how long it is then. A model's own bound counts where the
+// boundOutput lowers the longest answer to most, and notes the resulting length in the request. A model's own bound counts if the
 // request has none.
 func (e *edit) boundOutput(k Kind, t *Terms, req *Request, options *edit) {
 	name := k.outputName()
@@ -186,19 +185,19 @@ func (e *edit) boundOutput(k Kind, t *Terms, req *Request, options *edit) {
 	req.Changes = append(req.Changes, fmt.Sprintf("%s=%d", name, most))
 }
 
-// refusesOutput reports whether Ollama refuses such a longest answer: then no answer comes of it, and the client reads Ollama's words.
+// refusesOutput reports whether Ollama refuses such a value. Then there is no answer, and the client gets Ollama's own error.
 func (k Kind) refusesOutput(given number) bool {
 	return given.odd || k == AnthropicMessages && given.n < 1
 }
 
-// number is the value of a field that must hold one.
+// number is the value of a field that must be a number.
 type number struct {
 	n      float64
-	absent bool // or null
+	absent bool // absent or null
 	odd    bool // of another type or form, which Ollama refuses
 }
 
-// number reads a number as Ollama does: its native routes take each that a float64 holds, the others whole ones.
+// number reads a number as Ollama does: its native routes accept everything that fits a float64, the others only whole numbers.
 func (e *edit) number(name string, whole bool) number {
 	value := e.value(name)
 	switch {
@@ -214,7 +213,7 @@ func (e *edit) number(name string, whole bool) number {
 	return number{n: n, odd: err != nil}
 }
 
-// policing is one body before the table.
+// policing is one body under the table.
 type policing struct {
 	terms *Terms
 	model api.Model
@@ -229,17 +228,18 @@ func (p *policing) changed(format string, args ...any) {
 	p.req.Changes = append(p.req.Changes, fmt.Sprintf(format, args...))
 }
 
-// standsForNone are the fields that ask for nothing where they are false or empty. Others are on by themselves, and false is the change.
-var standsForNone = map[string]bool{"raw": true, "template": true, "_debug_render_only": true}
+// offByDefault are the fields that ask for nothing if they are false or empty. Other fields are on by default, and false is the
+// change.
+var offByDefault = map[string]bool{"raw": true, "template": true, "_debug_render_only": true}
 
-// flag rules on a field without an amount. One that is null asks for nothing.
+// flag decides about a field without an amount. A null asks for nothing.
 func (p *policing) flag(e *edit, field string) error {
 	value := string(e.value(field))
 	if value == "" || value == "null" {
 		return nil
 	}
 	switch verb := p.terms.action(field, p.model).Verb; {
-	case verb == api.VerbRefuse && !(standsForNone[field] && (value == "false" || value == `""`)):
+	case verb == api.VerbRefuse && !(offByDefault[field] && (value == "false" || value == `""`)):
 		return p.refused(field)
 	case verb == api.VerbDrop:
 		e.drop(field)
@@ -248,8 +248,8 @@ func (p *policing) flag(e *edit, field string) error {
 	return nil
 }
 
-// context rules on num_ctx. One that is too small for a prompt, or negative, is left to Ollama, which makes it 4 and refuses what does
-// not fit.
+// context decides about num_ctx. A value that is too small for the prompt, or negative, is left to Ollama, which raises it to 4 and
+// refuses what does not fit.
 func (p *policing) context(options *edit) error {
 	const name = "num_ctx"
 	a, given := p.terms.action(name, p.model), options.number(name, false)
@@ -262,7 +262,7 @@ func (p *policing) context(options *edit) error {
 		most = math.MaxInt32
 	case api.VerbMost:
 		if _, chosen := p.terms.chosen(name, p.model); !chosen && given.n > float64(most) {
-			// A request for as much as the model has by itself costs nothing that one without the field does not.
+			// A request for as much as the model has by default costs no more than a request without the field.
 			most = max(most, p.terms.own(p.model).NumCtx)
 		}
 		err := p.atMost(options, name, most, given)
@@ -276,10 +276,10 @@ func (p *policing) context(options *edit) error {
 	return p.atMost(options, name, most, given)
 }
 
-// cover drops a num_ctx that is no more than the model has without it, and no less than the prompt takes: nothing is cut either way, and
-// each other value is a load for everybody. A prompt that may not fit keeps it, because Ollama cuts that to it, and so does a model that is
-// only partly on the graphics card: it may be asked for with less context to be there as a whole. Where a policy says pass, set or
-// default, an admin has chosen the value.
+// cover drops a num_ctx that is at most what the model has without it, and at least what the prompt needs. Nothing is cut either
+// way, and every other value would make all clients wait for a load. cover keeps the field if the prompt may not fit, because Ollama
+// cuts the prompt to num_ctx. It also keeps it for a model that is only partly on the graphics card: with less context, the model
+// may fit as a whole. If a policy says pass, set or default, an admin has chosen the value.
 func (p *policing) cover(options *edit) {
 	const name = "num_ctx"
 	n := options.number(name, false)
@@ -294,7 +294,8 @@ func (p *policing) cover(options *edit) {
 	p.changed("%s dropped", name)
 }
 
-// output rules on the longest answer. One below 1 asks for as much as there is, but in messages, where Ollama refuses it.
+// output decides about the longest answer. A value below 1 asks for as much as possible, except in messages, where Ollama refuses
+// it.
 func (p *policing) output(k Kind, e *edit) error {
 	name := k.outputName()
 	a, given := p.terms.action("max_tokens", p.model), e.number(name, !k.native())
@@ -320,7 +321,7 @@ func (p *policing) output(k Kind, e *edit) error {
 	return p.atMost(e, name, most, given)
 }
 
-// explicit does what a policy says of a field whatever it holds.
+// explicit applies a policy to a field with any value.
 func (p *policing) explicit(e *edit, name string, a api.Action, given number) error {
 	switch {
 	case a.Verb == api.VerbRefuse && !given.absent:
@@ -334,8 +335,9 @@ func (p *policing) explicit(e *edit, name string, a api.Action, given number) er
 	return nil
 }
 
-// atMost lowers a number. Without another bound it is 2147483647: Ollama makes an int of what it reads, which 1e30 turns negative,
-// and that is without bound. What is no number is refused here: Ollama does so with a 500, which clients try again.
+// atMost lowers a number. Without another bound, the bound is 2147483647: Ollama converts the value to an int, and 1e30 becomes
+// negative, which means no bound. Other types are refused here, because Ollama answers them with a 500, and clients try again after
+// that.
 func (p *policing) atMost(e *edit, name string, most int64, given number) error {
 	switch {
 	case given.odd:
@@ -351,7 +353,7 @@ func (p *policing) put(e *edit, name string, amount int64) {
 	p.changed("%s=%d", name, amount)
 }
 
-// unload rules on keep_alive: how long the model stays, or that it goes at once.
+// unload decides about keep_alive: how long the model stays, or that it is unloaded at once.
 func (p *policing) unload(k Kind, e *edit) error {
 	m := e.object.find("keep_alive")
 	if m == nil || m.kind == 'n' {
@@ -365,7 +367,7 @@ func (p *policing) unload(k Kind, e *edit) error {
 	if err != nil {
 		return err
 	}
-	if seconds >= 0 && seconds < leastStay && k.empty(e.object) {
+	if seconds >= 0 && seconds < minKeepAlive && k.empty(e.object) {
 		switch p.terms.action("unload", p.model).Verb {
 		case api.VerbPass:
 			return nil
@@ -381,14 +383,14 @@ func (p *policing) unload(k Kind, e *edit) error {
 	case a.Verb == api.VerbSet && seconds != a.Amount, a.Verb == api.VerbMost && seconds > a.Amount, a.Verb == api.VerbDefault:
 		e.put("keep_alive", strconv.AppendInt(nil, a.Amount, 10))
 		p.changed("keep_alive=%ds", a.Amount)
-	case a.Verb == api.VerbDrop, a.Verb == api.VerbMost && seconds < leastStay:
+	case a.Verb == api.VerbDrop, a.Verb == api.VerbMost && seconds < minKeepAlive:
 		e.remove(m)
 		p.changed("keep_alive dropped")
 	}
 	return nil
 }
 
-// seconds reads a keep_alive as Ollama does: whole seconds of a number or of a duration; what is negative is for ever, here -1.
+// seconds reads a keep_alive as Ollama does: whole seconds from a number or a duration. Negative means for ever, here -1.
 func (o *object) seconds(m *member) (int64, error) {
 	var seconds float64
 	var err error
@@ -411,7 +413,7 @@ func (o *object) seconds(m *member) (int64, error) {
 	return int64(min(seconds, math.MaxInt32)), nil
 }
 
-// native says whether the kind knows keep_alive and options.
+// native reports whether the kind has keep_alive and options.
 func (k Kind) native() bool {
 	switch k {
 	case Generate, Chat, Embed, Embeddings:
@@ -420,7 +422,7 @@ func (k Kind) native() bool {
 	return false
 }
 
-// empty says whether a body asks the model nothing, so that Ollama only loads or unloads it.
+// empty reports whether a body asks the model nothing, so that Ollama only loads or unloads the model.
 func (k Kind) empty(o *object) bool {
 	name := map[Kind]string{Generate: "prompt", Chat: "messages", Embed: "input", Embeddings: "prompt"}[k]
 	m := o.find(name)

@@ -14,7 +14,7 @@ func standard() *Terms {
 	return &Terms{Policed: true, Standard: Standard(32768, time.Hour, 8192)}
 }
 
-// TestPolicyTable is the table of policed fields, by what is sent and what goes upstream.
+// TestPolicyTable is the table of policed fields: what is sent and what goes upstream.
 func TestPolicyTable(t *testing.T) {
 	pinned, err := api.ParseModelPolicy("tiny num_ctx=set:4096")
 	if err != nil {
@@ -25,7 +25,7 @@ func TestPolicyTable(t *testing.T) {
 		kind    Kind
 		change  func(*Terms)
 		in, out string // out "" is in itself; "403" and "400" are refusals
-		says    string // X-Policy
+		changes string // X-Policy
 	}{
 		{"a cap where none is given", Chat, nil, `{"model":"a","messages":[]}`, `{"model":"a","messages":[],"options":{"num_predict":8192}}`, "num_predict=8192"},
 		{"a cap for endless", Chat, nil, `{"model":"a","options":{"num_predict":-1}}`, `{"model":"a","options":{"num_predict":8192}}`, "num_predict=8192"},
@@ -107,20 +107,20 @@ func TestPolicyTable(t *testing.T) {
 		if code, refused := map[string]api.Code{"403": api.CodeForbidden, "400": api.CodeBadRequest}[c.out]; refused {
 			var e *api.Error
 			if !errors.As(err, &e) || e.Code != code {
-				t.Errorf("%s: %v, want %s", c.name, err, c.out)
+				t.Errorf("%s: got error %v, want %s", c.name, err, c.out)
 			}
 			continue
 		}
 		if err != nil {
-			t.Errorf("%s: %v", c.name, err)
+			t.Errorf("%s: got error %v, want none", c.name, err)
 			continue
 		}
 		want := c.out
 		if want == "" {
 			want = c.in
 		}
-		if got := strings.Join(req.Changes, ", "); string(req.Body) != want || got != c.says {
-			t.Errorf("%s\n sent %s\n goes %s\n want %s\n says %q, want %q", c.name, c.in, req.Body, want, got, c.says)
+		if got := strings.Join(req.Changes, ", "); string(req.Body) != want || got != c.changes {
+			t.Errorf("%s\n sent %s\n got %s\n want %s\n got changes %q, want %q", c.name, c.in, req.Body, want, got, c.changes)
 		}
 	}
 }
@@ -129,7 +129,7 @@ func key(field string, verb api.Verb, amount int64) func(*Terms) {
 	return func(t *Terms) { t.Key = api.Policy{field: {Verb: verb, Amount: amount}} }
 }
 
-// free takes the default number of tokens away, so that a row shows its own field alone.
+// free removes the default number of tokens, so that a row shows only its own field.
 func free(t *Terms) { t.Standard["max_tokens"] = api.Action{Verb: api.VerbPass} }
 
 func models(p api.ModelPolicy) func(*Terms) {
@@ -138,7 +138,7 @@ func models(p api.ModelPolicy) func(*Terms) {
 
 func both(a, b func(*Terms)) func(*Terms) { return func(t *Terms) { a(t); b(t) } }
 
-// A default never takes the place of what the model has of its own, unless that is more; what an admin pins does.
+// A default replaces a value in the Modelfile only if that value is higher. A value that an admin sets always replaces it.
 func TestTheModelsOwnParameters(t *testing.T) {
 	for _, c := range []struct {
 		name    string
@@ -146,7 +146,7 @@ func TestTheModelsOwnParameters(t *testing.T) {
 		kind    Kind
 		change  func(*Terms)
 		in, out string // fields of a body; out "" is in
-		says    string
+		changes string
 		most    int64 // MaxOutput of the request
 	}{
 		{"smaller", api.Parameters{NumPredict: 64}, Chat, nil, `"messages":[]`, "", "", 64},
@@ -189,7 +189,7 @@ func TestTheModelsOwnParameters(t *testing.T) {
 		terms := standard()
 		terms.Own = func(m api.Model) api.Parameters {
 			if m.String() != "a:latest" {
-				t.Errorf("%s: asked of %s", c.name, m)
+				t.Errorf("%s: got a question about %s, want only its own model", c.name, m)
 			}
 			return c.own
 		}
@@ -198,20 +198,20 @@ func TestTheModelsOwnParameters(t *testing.T) {
 		}
 		req, err := c.kind.Read([]byte(`{"model":"a",`+c.in+`}`), terms)
 		if err != nil {
-			t.Errorf("%s: %v", c.name, err)
+			t.Errorf("%s: got error %v, want none", c.name, err)
 			continue
 		}
 		want := c.out
 		if want == "" {
 			want = c.in
 		}
-		if got := strings.Join(req.Changes, ", "); string(req.Body) != `{"model":"a",`+want+`}` || got != c.says || req.MaxOutput != c.most {
-			t.Errorf("%s: goes %s, want %s; says %q, want %q; at most %d, want %d", c.name, req.Body, want, got, c.says, req.MaxOutput, c.most)
+		if got := strings.Join(req.Changes, ", "); string(req.Body) != `{"model":"a",`+want+`}` || got != c.changes || req.MaxOutput != c.most {
+			t.Errorf("%s: got %s, want %s; got changes %q, want %q; got MaxOutput %d, want %d", c.name, req.Body, want, got, c.changes, req.MaxOutput, c.most)
 		}
 	}
 }
 
-// Models come from Ollama's registry and go there, unless a setting names another host; nobody's key changes that.
+// Models come from Ollama's registry and go there, unless a setting names another host. No key's policy changes that.
 func TestRegistries(t *testing.T) {
 	for _, c := range []struct {
 		kind    Kind
@@ -233,9 +233,9 @@ func TestRegistries(t *testing.T) {
 		for _, terms := range []*Terms{{Registries: []string{"hf.co"}}, {Registries: []string{"hf.co"}, Policed: true, Standard: Standard(1, 1, 1)}} {
 			req, err := c.kind.Read([]byte(c.body), terms)
 			if (err == nil) != c.allowed {
-				t.Errorf("%s: %v", c.body, err)
+				t.Errorf("%s: got error %v", c.body, err)
 			} else if c.out != "" && string(req.Body) != c.out {
-				t.Errorf("%s goes as %s", c.body, req.Body)
+				t.Errorf("%s: got the body %s", c.body, req.Body)
 			}
 		}
 	}
@@ -244,32 +244,32 @@ func TestRegistries(t *testing.T) {
 func TestPolicyTexts(t *testing.T) {
 	var p api.Policy
 	if err := json.Unmarshal([]byte(`{"num_ctx":"max:8192","keep_alive":"set:1h","raw":"refuse","max_tokens":"default:100"}`), &p); err != nil || p.Validate() != nil {
-		t.Fatalf("%v, %v", err, p.Validate())
+		t.Fatalf("got error %v and %v, want none", err, p.Validate())
 	}
 	if out, err := json.Marshal(p); err != nil || string(out) != `{"keep_alive":"set:3600","max_tokens":"default:100","num_ctx":"max:8192","raw":"refuse"}` {
-		t.Errorf("%s, %v", out, err)
+		t.Errorf("got %s, error %v, want the same policy again", out, err)
 	}
 	for _, text := range []string{`{"num_ctx":"max"}`, `{"num_ctx":"max:x"}`, `{"raw":"pass:1"}`, `{"raw":""}`, `{"num_ctx":1}`} {
 		p = nil
 		if err := json.Unmarshal([]byte(text), &p); err == nil && p.Validate() == nil {
-			t.Errorf("%s was taken: %v", text, p)
+			t.Errorf("%s was accepted as %v, want an error", text, p)
 		}
 	}
 	for _, text := range []string{`{"raw":"max:1"}`, `{"nothing":"drop"}`, `{"num_ctx":"max:0"}`, `{"num_ctx":"burn"}`} {
 		p = nil
 		if err := json.Unmarshal([]byte(text), &p); err == nil && p.Validate() == nil {
-			t.Errorf("%s was taken: %v", text, p)
+			t.Errorf("%s was accepted as %v, want an error", text, p)
 		}
 	}
 	for _, text := range []string{"", "num_ctx", "num_ctx=", "a b c=drop", "../x num_ctx=drop"} {
 		if p, err := api.ParseModelPolicy(text); err == nil {
-			t.Errorf("%q was taken: %v", text, p)
+			t.Errorf("%q was accepted as %v, want an error", text, p)
 		}
 	}
-	// Each field of the table has an answer, and each answer belongs to a field.
+	// Each field of the table has an action, and each action belongs to a field.
 	for field := range api.PolicyFields {
 		if _, ok := Standard(1, time.Second, 1)[field]; !ok {
-			t.Errorf("%s has no answer", field)
+			t.Errorf("got no action for %s, want one", field)
 		}
 	}
 	if err := Standard(1, time.Second, 1).Validate(); err != nil {
@@ -277,7 +277,7 @@ func TestPolicyTexts(t *testing.T) {
 	}
 }
 
-// A model that runs elsewhere cannot be given a name that does not tell.
+// A model that runs off-site cannot get a name that hides it.
 func TestCloudModelsKeepTheirNames(t *testing.T) {
 	for body, kind := range map[string]Kind{
 		`{"source":"big:cloud","destination":"mine"}`:                                 Copy,
@@ -286,7 +286,7 @@ func TestCloudModelsKeepTheirNames(t *testing.T) {
 		`{"model":"mine","from":"a","remote_host":"ollama.com","parameters":{"a":1}}`: Create,
 	} {
 		if _, err := kind.Read([]byte(body), &Terms{}); api.AsError(err).Code != api.CodeBadRequest {
-			t.Errorf("%s: %v", body, err)
+			t.Errorf("%s: got error %v", body, err)
 		}
 	}
 	for body, kind := range map[string]Kind{
@@ -296,12 +296,12 @@ func TestCloudModelsKeepTheirNames(t *testing.T) {
 		`{"model":"mine","from":"tiny"}`:                    Create,
 	} {
 		if _, err := kind.Read([]byte(body), &Terms{}); err != nil {
-			t.Errorf("%s: %v", body, err)
+			t.Errorf("%s: got error %v", body, err)
 		}
 	}
 }
 
-// What the words of a policy mean where nothing, or nothing much, is asked for.
+// The meaning of a policy's verbs for fields that are absent, null or empty.
 func TestFinePointsOfPolicies(t *testing.T) {
 	standard := Standard(4096, time.Hour, 100)
 	policy := func(field, action string) api.Policy {
@@ -332,13 +332,13 @@ func TestFinePointsOfPolicies(t *testing.T) {
 		switch {
 		case c.changes == "403":
 			if api.AsError(err).Code != api.CodeForbidden {
-				t.Errorf("%v %s: %v", c.key, c.in, err)
+				t.Errorf("%v %s: got error %v", c.key, c.in, err)
 			}
 		case err != nil:
-			t.Errorf("%v %s: %v", c.key, c.in, err)
+			t.Errorf("%v %s: got error %v", c.key, c.in, err)
 		default:
 			if got := strings.Join(req.Changes, ", "); got != c.changes {
-				t.Errorf("%v %s: %q, want %q", c.key, c.in, got, c.changes)
+				t.Errorf("%v %s: got %q, want %q", c.key, c.in, got, c.changes)
 			}
 		}
 	}

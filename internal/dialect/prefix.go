@@ -6,18 +6,17 @@ import (
 )
 
 const (
-	wholeLead = 64 << 10 // of a longer text or image, both ends and the length are hashed
-	longData  = 64       // a string that is no text and has so many bytes is an image, or what else the model reads
+	wholeLead = 64 << 10 // of a longer text or image, only both ends and the length are hashed
+	longData  = 64       // a string of this many bytes that is not text is an image, or other data for the model
 )
 
-// beginsWith is how much of a prompt is its beginning: one string, which grows with each turn.
+// beginsWith is the part of a prompt that counts as its beginning: one string, which grows with each turn.
 var beginsWith = map[string]int{"prompt": 256}
 
-// prefixSeed makes hashes that nobody can choose texts for.
+// prefixSeed makes the hashes unpredictable: clients cannot choose texts with the same hash.
 var prefixSeed = maphash.MakeSeed()
 
-// beginning hashes a conversation from its start to the end of the first message of its user: what comes behind that is another
-// with each turn.
+// beginning hashes a conversation from its start to the end of the first user message. What follows changes with each turn.
 type beginning struct {
 	hash maphash.Hash
 	most int  // bytes that are hashed of each text; 0: all
@@ -27,7 +26,7 @@ type beginning struct {
 	done bool
 }
 
-// add takes the next string of the value, as it stands between its quotes.
+// add hashes the next string of the value, given as the bytes between its quotes.
 func (b *beginning) add(text []byte, read bool) {
 	switch {
 	case b.done:
@@ -52,12 +51,12 @@ func (b *beginning) add(text []byte, read bool) {
 		text = text[n-wholeLead/2:]
 	}
 	_, _ = b.hash.Write(text)
-	for ; n > 0; n >>= 8 { // where one text ends and the next begins
+	for ; n > 0; n >>= 8 { // separates one text from the next
 		_ = b.hash.WriteByte(byte(n))
 	}
 }
 
-// next says that a message, or the list of them, is over.
+// next notes the end of a message, or of the list of messages.
 func (b *beginning) next() { b.done = b.done || b.user }
 
 func (b *beginning) sum() uint64 {
@@ -67,14 +66,14 @@ func (b *beginning) sum() uint64 {
 	return b.hash.Sum64()
 }
 
-// prefix is the hash of how the conversation begins: what the model is told before it, and its first messages.
+// prefix returns the hash of the conversation's beginning: the instructions before it, and its first messages.
 func (o *object) prefix() uint64 {
 	var leads [5]uint64
 	any := uint64(0)
 	for i, name := range [len(leads)]string{"system", "instructions", "messages", "prompt", "input"} {
 		if m := o.find(name); m != nil {
-			leads[i] = m.lead
-			any |= m.lead
+			leads[i] = m.prefix
+			any |= m.prefix
 		}
 	}
 	if any == 0 {

@@ -14,7 +14,7 @@ func prefixOf(t *testing.T, k Kind, body string) uint64 {
 	return req.Prefix
 }
 
-// The turns of one conversation hash alike, however its client spells them; others do not.
+// The turns of one conversation have the same prefix, with any spelling of the JSON. Other conversations have another one.
 func TestPrefixTellsConversationsApart(t *testing.T) {
 	picture := strings.Repeat("iVBORw0KGgo", 20_000)
 	for name, c := range map[string]struct {
@@ -51,25 +51,25 @@ func TestPrefixTellsConversationsApart(t *testing.T) {
 	} {
 		first := prefixOf(t, c.kind, c.alike[0])
 		if first == 0 {
-			t.Errorf("%s: no prefix", name)
+			t.Errorf("%s: got no prefix, want one", name)
 		}
 		for _, body := range c.alike[1:] {
 			if prefixOf(t, c.kind, body) != first {
-				t.Errorf("%s: a later turn differs: %.200s", name, body)
+				t.Errorf("%s: a later turn has another prefix, want the same: %.200s", name, body)
 			}
 		}
 		seen := map[uint64]string{first: c.alike[0]}
 		for _, body := range c.other {
 			got := prefixOf(t, c.kind, body)
 			if twin, ok := seen[got]; ok {
-				t.Errorf("%s: the same for %.200s and %.200s", name, body, twin)
+				t.Errorf("%s: got the same prefix, want different ones, for %.200s and %.200s", name, body, twin)
 			}
 			seen[got] = body
 		}
 	}
 	for kind, body := range map[Kind]string{Embed: `{"model":"m","input":"hello"}`, Chat: `{"model":"m","messages":[]}`, Generate: `{"model":"m"}`} {
 		if got := prefixOf(t, kind, body); got != 0 {
-			t.Errorf("%s has a prefix", body)
+			t.Errorf("%s: got a prefix, want none", body)
 		}
 	}
 }

@@ -5,30 +5,30 @@ import "bytes"
 // prompt counts what the fields of a request that reach the model contain, for estimates.
 type prompt struct {
 	text   int // bytes of text
-	dense  int // bytes that the text would have besides, if each digit and each character beyond ASCII had the four bytes of a token
+	dense  int // extra bytes that the text would have if each digit and each non-ASCII character had the four bytes of a token
 	weight int // of the text, in sixteenths of a token
-	longer int // bytes that the client's own data gets besides where a template prints it
-	short  int // bytes of escapes beyond those of what they stand for
-	texts  int // texts that are read each for itself, of embeddings
-	marks  int // bytes of strings that the dialects have for themselves: roles, types, ids
+	longer int // extra bytes that the client's own data gets when a template prints it
+	short  int // bytes of escapes beyond those of the characters they stand for
+	texts  int // texts that are read separately, of embeddings
+	marks  int // bytes of the dialects' own strings: roles, types, ids
 	parts  int // messages, parts of messages and tool calls
 	images int
 }
 
 const (
-	tokenBytes  = 4    // of text for a token, as Ollama estimates them
-	imageTokens = 1024 // models turn an image into 256 to some 1,600 tokens
-	partTokens  = 4    // what a template prints around a message, its role among it
-	partMost    = 16   // and where each of its characters is a token
+	tokenBytes  = 4    // of text per token, as Ollama estimates them
+	imageTokens = 1024 // models turn an image into 256 to about 1,600 tokens
+	partTokens  = 4    // what a template prints around a message, including its role
+	partMost    = 16   // the same, if each of its characters is a token
 )
 
-// Extent is what a prompt may have, in tokens.
+// Extent is the possible size of a prompt, in tokens.
 type Extent struct {
-	Estimate int64 // by Ollama's own rule of four bytes; what is held for it
-	Likely   int64 // by how usual its text is
-	Text     int64 // where each byte of its text is a token
-	Most     int64 // and each of what a template prints around it
-	Texts    int64 // that Ollama cuts to its context each for itself
+	Estimate int64 // by Ollama's own rule of four bytes; this many tokens are held for it
+	Likely   int64 // by how common its characters and words are
+	Text     int64 // if each byte of its text is a token
+	Most     int64 // Text, plus everything that a template prints around it
+	Texts    int64 // the texts that Ollama cuts to its context separately
 }
 
 func (p *prompt) extent() Extent {
@@ -43,10 +43,11 @@ func (p *prompt) extent() Extent {
 	}
 }
 
-// counted is Ollama's own formula for an answer to count_tokens, which leaves images out.
+// counted returns Ollama's own estimate, which leaves images out. It is the answer to count_tokens.
 func (p *prompt) counted() int64 { return int64(p.text+tokenBytes-1) / tokenBytes }
 
-// tokens estimates what the model reads. The tokens around a message pay for its marks; longer ones count, because templates print some.
+// tokens estimates what the model reads. The tokens around a message include its marks; longer marks count, because templates print
+// some of them.
 func (p *prompt) tokens() int64 {
 	size := p.text + p.longer + p.dense + max(p.marks, p.parts*partTokens*tokenBytes)
 	return int64(size+tokenBytes-1)/tokenBytes + int64(p.images)*imageTokens
@@ -76,11 +77,11 @@ func (p *prompt) read(text []byte) {
 }
 
 const (
-	asciiToken     = 11 // the weight of a mark of ASCII
-	escapeWeight   = 26 // of a character that is written as \u and four digits, or of a half of one
-	longestEscaped = 3  // bytes of what is written as \u and four digits
-	htmlLonger     = 5  // bytes that Go's JSON, which templates print data with, makes of one of <, > and &
-	floatLonger    = 18 // and of a number like 1e20
+	asciiToken     = 11 // the weight of an ASCII symbol
+	escapeWeight   = 26 // of a character that is written as \u and four digits, or of half of one
+	longestEscaped = 3  // bytes of the longest character that is written as \u and four digits
+	htmlLonger     = 5  // extra bytes that Go's JSON, with which templates print data, writes for each of <, > and &
+	floatLonger    = 18 // extra bytes for a number like 1e20
 )
 
 // readData counts a client's own data, which a template prints as JSON.
@@ -93,8 +94,8 @@ func (p *prompt) readData(data []byte) {
 	}
 }
 
-// lacks has, for the first byte of each character that may be a token of its own, the bytes by which it is shorter than one.
-var lacks = func() (t [256]uint8) {
+// padding has, for the first byte of each character that may be a token, how many bytes the character is shorter than a token.
+var padding = func() (t [256]uint8) {
 	for c := range t {
 		switch {
 		case c >= '0' && c <= '9':
@@ -108,11 +109,11 @@ var lacks = func() (t [256]uint8) {
 	return t
 }()
 
-// shape is what the dialects have at a place of a prompt.
+// shape says what the dialects have at a place of a prompt.
 type shape uint8
 
 const (
-	raw   shape = iota // a client's own: a model may read every byte of it, whatever its names are
+	raw   shape = iota // the client's own data: a model may read every byte of it, with any names
 	words              // text
 	marks              // a role, a type, an id
 	image
@@ -126,7 +127,7 @@ const (
 	cache
 )
 
-// shapes are what a place may have besides a string. Objects and lists that are not here are the client's own data.
+// shapes lists what a place may have besides a string. Objects and lists that are not here are the client's own data.
 var shapes = [...]struct {
 	list   bool
 	fields map[string]shape
@@ -137,7 +138,7 @@ var shapes = [...]struct {
 	turns: {list: true, fields: map[string]shape{
 		"role": marks, "type": marks, "id": marks, "call_id": marks, "tool_call_id": marks, "status": marks,
 		"content": pieces, "output": pieces, "summary": pieces, "thinking": words, "reasoning": words, "reasoning_content": words, "refusal": words,
-		"encrypted_content": words, // Ollama keeps the thinking in it
+		"encrypted_content": words, // Ollama stores the thinking in it
 		"name":              words, "tool_name": words, "tool_calls": calls, "function_call": function, "arguments": raw, "images": image,
 	}},
 	pieces: {list: true, fields: map[string]shape{
@@ -159,38 +160,38 @@ var prompts = map[string]shape{
 	"context": words,
 }
 
-// maxShaped is how deep the dialects' own structure is followed: Anthropic's image in a tool's result is at 8.
+// maxShaped is the depth to which the dialects' own structure is followed: Anthropic's image in a tool's result is at 8.
 const maxShaped = 16
 
 // weigher follows a value through the dialects' structure and counts it.
 type weigher struct {
 	*prompt
-	src   []byte
-	at    [maxShaped]shape // of the values at each level
-	own   int              // the level of the value that is the client's own data; -1: none
-	since int              // where that begins
+	src      []byte
+	at       [maxShaped]shape // of the values at each level
+	rawLevel int              // the level of the value that is the client's own data; -1: none
+	rawStart int              // the offset at which that value starts
 }
 
-// name takes the name of a member at a level.
+// name handles the name of a member at a level.
 func (w *weigher) name(level int, name []byte) {
-	if w.own >= 0 {
+	if w.rawLevel >= 0 {
 		return
 	}
 	s, known := shapes[w.at[level-1]].fields[string(name)]
 	if w.at[level] = s; !known {
-		w.read(name) // Ollama folds names, so it may be one of its own
+		w.read(name) // Ollama ignores the case of names, so it may be one of its own
 	}
 }
 
-// begin takes the bracket that begins at start, of a value at a level.
+// begin handles the bracket at start that opens a value at a level.
 func (w *weigher) begin(level, start int, list bool) {
-	if w.own >= 0 {
+	if w.rawLevel >= 0 {
 		return
 	}
 	s := &shapes[w.at[level]]
 	switch {
 	case level+1 == maxShaped, list && !s.list, !list && s.fields == nil:
-		w.own, w.since = level, start
+		w.rawLevel, w.rawStart = level, start
 	case list:
 		w.at[level+1] = w.at[level]
 	case s.list:
@@ -198,18 +199,18 @@ func (w *weigher) begin(level, start int, list bool) {
 	}
 }
 
-// end takes the bracket that ends a value at a level.
+// end handles the bracket that closes a value at a level.
 func (w *weigher) end(level, end int) {
-	if w.own == level {
-		w.readData(w.src[w.since:end])
-		w.own = -1
+	if w.rawLevel == level {
+		w.readData(w.src[w.rawStart:end])
+		w.rawLevel = -1
 	}
 }
 
-// scalar takes a value at a level that is no list and no object; listed says that it is one of a list.
+// scalar handles a value at a level that is neither a list nor an object. listed reports that it is in a list.
 func (w *weigher) scalar(level, start, end int, listed bool) {
 	value := w.src[start:end]
-	if w.own >= 0 {
+	if w.rawLevel >= 0 {
 		if c := value[0]; (c == '-' || c >= '0' && c <= '9') && bytes.ContainsAny(value, "eE") {
 			w.longer += floatLonger
 		}
@@ -238,12 +239,13 @@ func (w *weigher) scalar(level, start, end int, listed bool) {
 	}
 }
 
-// walk walks the value of a member, counts what a model reads of it, and hashes how a conversation begins. Everything counts that is not
-// known to be no text: Ollama folds names, so a list of those that are text would have holes.
+// walk walks the value of a member, counts what a model reads of it, and hashes the beginning of a conversation. It counts
+// everything that is not known to be something other than text. A list of the fields with text would be incomplete, because Ollama
+// ignores the case of names.
 func (r *reader) walk(m *member, nameEnd int, src []byte, root shape, p *prompt) error {
 	depth := r.dec.StackDepth()
 	begin := beginning{most: beginsWith[m.name]}
-	w := weigher{prompt: p, src: src, own: -1}
+	w := weigher{prompt: p, src: src, rawLevel: -1}
 	w.at[0] = root
 	inText := true
 	m.valueStart = skipSpace(src, nameEnd)
@@ -275,7 +277,7 @@ func (r *reader) walk(m *member, nameEnd int, src []byte, root shape, p *prompt)
 		}
 		switch r.dec.StackDepth() {
 		case depth:
-			m.lead = begin.sum()
+			m.prefix = begin.sum()
 			return nil
 		case depth + 1:
 			begin.next()

@@ -10,16 +10,16 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// maxRepeats is how often Ollama lets one token follow itself. Before the next one it ends the answer, and writes no terminal record
-// (llm/server.go, the same in 0.6.5 and 0.24.0). It compares tokens without the white space around them, and begins with an empty
-// one: of nothing but white space it sends 30 pieces, of everything else 31.
+// maxRepeats is how often Ollama lets one token repeat. At the next repetition it ends the answer without a terminal record
+// (llm/server.go, the same in 0.6.5 and 0.24.0). It compares tokens without the white space around them, and starts with an empty
+// token: it sends 30 pieces of white space, or 31 of anything else.
 const maxRepeats = 30
 
-// repeats counts how often the last piece of an answer has followed itself.
+// repeats counts how often the last piece of an answer has repeated.
 type repeats struct {
 	last    uint64
 	count   int
-	broken  bool // the last record had no text: nothing follows it
+	broken  bool // the last record had no text: no repetition can follow
 	written bool // some piece had text
 	scratch []byte
 }
@@ -29,7 +29,8 @@ var (
 	emptyPiece = maphash.Bytes(repeatSeed, nil)
 )
 
-// textFields are where a piece of an answer has its text. A quote within a text is escaped: nothing that a model wrote looks like one.
+// textFields are the fields in which a piece of an answer has its text. A quote within a text is escaped, so nothing that a model
+// wrote looks like one.
 var textFields = map[Kind][][]byte{
 	Generate:          {[]byte(`"response":"`), []byte(`"thinking":"`)},
 	Chat:              {[]byte(`"content":"`), []byte(`"thinking":"`)},
@@ -49,7 +50,8 @@ func (m *Meter) repeat(rec []byte) {
 		}
 	}
 	if len(text) == 0 {
-		// Tool calls and images; and of an error that Ollama cannot tell in a stream of OpenAI's, a piece without text is all that comes.
+		// Tool calls and images have no text. Neither has a piece that stands for an error that Ollama cannot report in a stream of
+		// OpenAI's.
 		r.broken, r.count = true, 0
 		return
 	}
@@ -69,11 +71,11 @@ func (m *Meter) repeat(rec []byte) {
 	}
 	r.last, r.broken = hash, false
 	if r.count >= maxRepeats {
-		m.closing.rec = append(m.closing.rec[:0], rec...) // the end is made in its likeness
+		m.closing.rec = append(m.closing.rec[:0], rec...) // the end is built from a copy of this record
 	}
 }
 
-// jsonText is the text behind the first occurrence of field in a record, as JSON without its quotes.
+// jsonText returns the text after the first occurrence of field in a record, as JSON without its quotes.
 func jsonText(rec, field []byte) []byte {
 	i := bytes.Index(rec, field)
 	if i < 0 {
@@ -93,26 +95,27 @@ func jsonText(rec, field []byte) []byte {
 	}
 }
 
-// AtRepeatLimit reports whether a stream that upstream has ended in order, and without a terminal record, is one that Ollama has ended
-// because a token repeats: RepeatEnd is its end.
+// AtRepeatLimit reports whether Ollama has ended this stream because a token repeats: upstream closed it in order, but without a
+// terminal record. RepeatEnd returns the end of such a stream.
 func (m *Meter) AtRepeatLimit() bool {
 	partial := len(m.buf) > m.sent || m.holding
 	return m.repeats.count >= maxRepeats && !partial && !m.Failed && !m.Cut && !m.broken && len(m.closing.text) <= maxRecord
 }
 
-// RepeatEnd is the end of a stream at the repeat limit, as CutOff is that of one that was cut: of an answer that has reached its length.
+// RepeatEnd returns the end of a stream at the repeat limit. As with CutOff, the answer then says that it has reached its maximum
+// length.
 func (m *Meter) RepeatEnd(prompt int64, took time.Duration) []byte {
 	m.closing.passed = true
 	return m.CutOff(prompt, took)
 }
 
-// answerParts are where a whole answer has what the model wrote.
+// answerParts are the fields in which a whole answer has what the model wrote.
 var answerParts = map[Kind][]string{
 	Generate: {"response", "thinking"}, Chat: {"message"}, OpenAIChat: {"choices"}, OpenAICompletions: {"choices"},
 	OpenAIResponses: {"output"}, AnthropicMessages: {"content"},
 }
 
-// Estimate is about how many tokens the text of a whole answer has, for one without counts; 0 where it has no text.
+// Estimate estimates the tokens in the text of a whole answer without counts. It is 0 if the answer has no text.
 func (k Kind) Estimate(body []byte) int64 {
 	var answer map[string]any
 	if json.Unmarshal(body, &answer) != nil {
@@ -125,8 +128,8 @@ func (k Kind) Estimate(body []byte) int64 {
 	return int64(size+3) / 4
 }
 
-// Thought estimates the tokens of what passed of a whole answer to a schema, where the model has thought: Ollama counts only a part of them.
-// It is 0 where the model has not.
+// Thought estimates the tokens of a whole answer to a schema if the model has thought, because Ollama then counts only a part of
+// them. It is 0 if the model has not thought.
 func (k Kind) Thought(body []byte) int64 {
 	if !thought(body) {
 		return 0
@@ -134,7 +137,7 @@ func (k Kind) Thought(body []byte) int64 {
 	return k.Estimate(body)
 }
 
-// textSize counts the characters of what a model wrote in a part of an answer; written says that its strings are such.
+// textSize counts the characters of what a model wrote in a part of an answer. written reports that the strings in it are such text.
 func textSize(part any, written bool) int {
 	size := 0
 	switch v := part.(type) {
@@ -149,7 +152,7 @@ func textSize(part any, written bool) int {
 	case map[string]any:
 		for name, inner := range v {
 			switch name {
-			case "arguments", "input": // of a tool: an object, or the JSON of one
+			case "arguments", "input": // of a tool: an object, or its JSON text
 				size += textSize(inner, true)
 			case "content", "thinking", "reasoning", "text":
 				_, plain := inner.(string)

@@ -12,41 +12,43 @@ import (
 
 // Request is what a body says, and the bytes to send upstream for it.
 type Request struct {
-	// Models are all models the body names, canonical: one, or two for copy and create. The first is what is booked.
+	// Models are all models that the body names, in canonical form: one, or two for copy and create. The request is booked on the
+	// first.
 	Models []api.Model
-	// Alias is the name that the client used where it stands for another model; the answer goes out under it.
+	// Alias is the name that the client used, if it stands for another model. The answer names the model by it.
 	Alias string
-	// Sent is the first model's name as it goes upstream, and comes back in the answer.
+	// Sent is the first model's name as it goes upstream and is repeated in the answer.
 	Sent string
-	// Remote says that a model is to be made which Ollama would run on another host.
+	// Remote reports that the request creates a model that Ollama would run on another host.
 	Remote bool
-	// Stream says whether a streamed answer was asked for.
+	// Stream reports whether the client asked for a stream.
 	Stream bool
-	// StripUsage says that usage was asked for by the gateway alone and must be taken out of the stream again.
+	// StripUsage reports that only the gateway asked for usage, which must be removed from the stream again.
 	StripUsage bool
-	// Changes are what the policy has changed, for the client to read.
+	// Changes are the changes by the policy, for the client to read.
 	Changes []string
-	// PromptTokens is an estimate, for limits and for rows whose true count is lost; of AnthropicCount, what Ollama's own formula gives.
+	// PromptTokens is an estimate, for limits and for rows without a count. For AnthropicCount, it is the result of Ollama's own
+	// formula.
 	PromptTokens int64
-	// Prompt is what the prompt may have, for requests that end before Ollama has counted it.
+	// Prompt is the possible size of the prompt, for requests that end before Ollama has counted it.
 	Prompt Extent
-	// MaxOutput is the longest answer that goes out as asked for, in tokens: below 0 as long as it gets, 0 for a kind that generates
-	// none.
+	// MaxOutput is the longest answer that the request asks for after all changes, in tokens. Below 0 it is unlimited; 0 is for a
+	// kind that generates nothing.
 	MaxOutput int64
-	// LoadOptions are those of its options that Ollama obeys when it loads the model: another value loads it again. A JSON object, nil
-	// where there is none.
+	// LoadOptions are the options that Ollama applies when it loads the model: with another value, it loads the model again. They
+	// are a JSON object, or nil without any.
 	LoadOptions []byte
 	// Plain reports that Ollama has nothing to prepare before it generates: no schema to compile, no image, no tool, no long prompt.
 	Plain bool
-	// Schema reports that the answer has to follow a schema. Of a model that thinks, Ollama then makes two answers and counts one.
+	// Schema reports that the answer has to follow a schema. With a model that thinks, Ollama then makes two answers and counts one.
 	Schema bool
-	// Prefix tells conversations apart by their beginning: that of their later turns is the same. 0 where there is none.
+	// Prefix is a hash of the conversation's beginning: its later turns have the same one. 0 means none.
 	Prefix uint64
-	// Body goes upstream: the client's bytes but for the edits that docs/decisions.md names.
+	// Body goes upstream: the client's bytes, except for the edits that docs/decisions.md lists.
 	Body []byte
 }
 
-// Model is the model that the request is booked on.
+// Model returns the model that the request is booked on.
 func (r *Request) Model() api.Model {
 	if len(r.Models) == 0 {
 		return api.Model{}
@@ -54,8 +56,8 @@ func (r *Request) Model() api.Model {
 	return r.Models[0]
 }
 
-// Read reads a body of the kind under its terms. It returns a CodeBadRequest error for what is ambiguous, malformed, or names no
-// model, and CodeForbidden for what the policy refuses.
+// Read reads a body of the kind under its terms. It returns a CodeBadRequest error if the body is ambiguous or malformed, or names
+// no model, and CodeForbidden for what the policy refuses.
 func (k Kind) Read(body []byte, terms *Terms) (*Request, error) {
 	o, err := guard(body, known[k])
 	if err != nil {
@@ -101,16 +103,16 @@ func (k Kind) Read(body []byte, terms *Terms) (*Request, error) {
 	return req, nil
 }
 
-// maxPlain is the longest body of a plain request: Ollama splits longer ones into tokens for more than a few milliseconds.
+// maxPlain is the longest body of a plain request. Ollama needs more than a few milliseconds to split a longer one into tokens.
 const maxPlain = 16 << 10
 
-// plain reports whether a body names nothing that Ollama prepares. It errs on the side of no: also for a prompt that has such a word,
-// and for escapes, which may spell one.
+// plain reports whether a body has nothing that Ollama prepares. It may wrongly return false, for a prompt that has such a word, or
+// for escapes, which may spell one.
 func plain(body []byte) bool {
 	if len(body) > maxPlain || bytes.Contains(body, []byte(`\u`)) {
 		return false
 	}
-	var window [1 << 10]byte // of the body in lower case; each begins with the end of the one before
+	var window [1 << 10]byte // of the body in lower case; each window starts with the end of the previous one
 	for at := 0; at < len(body); at += len(window) - longestPrepared {
 		part := window[:copy(window[:], body[at:])]
 		for i, c := range part {
@@ -127,12 +129,13 @@ func plain(body []byte) bool {
 	return true
 }
 
-// prepared are what names of fields end in that give Ollama something to prepare, and longestPrepared the bytes of the longest.
+// prepared are the ends of field names that give Ollama something to prepare. longestPrepared is the length of the longest, in
+// bytes.
 var prepared = [...][]byte{[]byte(`format"`), []byte(`tools"`), []byte("image"), []byte(`functions"`)}
 
 const longestPrepared = len(`functions"`)
 
-// edits makes the changes that the kind and the policy ask for.
+// edits makes the changes of the kind and the policy.
 func (e *edit) edits(k Kind, terms *Terms, req *Request) (err error) {
 	var options *edit
 	switch k {
@@ -170,15 +173,15 @@ func (e *edit) edits(k Kind, terms *Terms, req *Request) (err error) {
 	return err
 }
 
-// loadTime is the load-time options as an object, or nil. A num_ctx that the model has without it is none: Ollama does not load it again
-// for that.
+// loadTime returns the load-time options as an object, or nil. It leaves out a num_ctx that the model has by default, because Ollama
+// does not load the model again for it.
 func (e *edit) loadTime(terms *Terms, m api.Model) []byte {
 	var b []byte
 	for _, name := range loadTimeOptions {
 		value := e.value(name)
 		number := strings.HasPrefix(name, "num_") || name == "main_gpu" || name == "draft_num_predict"
 		if value == nil || number && value.Kind() != '0' || !number && value.Kind() != 't' && value.Kind() != 'f' {
-			continue // Ollama refuses other types at once, and loads nothing for them
+			continue // Ollama refuses other types at once, without a load
 		}
 		if name == "num_ctx" && e.number(name, false).n == float64(terms.own(m).Context) {
 			continue
@@ -196,7 +199,8 @@ func (e *edit) loadTime(terms *Terms, m api.Model) []byte {
 	return append(b, '}')
 }
 
-// plainNumber is a whole number as it is usually written: 4096.0 and 4.096e3 load the same model as 4096. Other values stay.
+// plainNumber returns a whole number in its usual form: 4096.0 and 4.096e3 load the same model as 4096. Other values stay as they
+// are.
 func plainNumber(value []byte) []byte {
 	f, err := strconv.ParseFloat(string(value), 64)
 	if err != nil || f != math.Trunc(f) || math.Abs(f) > 1<<53 {
@@ -205,7 +209,7 @@ func plainNumber(value []byte) []byte {
 	return strconv.AppendInt(nil, int64(f), 10)
 }
 
-// modelNames reads the named fields, each of which must hold a model name.
+// modelNames reads the given fields, each of which must have a model name.
 func (e *edit) modelNames(req *Request, fields ...string) error {
 	for _, f := range fields {
 		m := e.object.find(f)
@@ -219,8 +223,8 @@ func (e *edit) modelNames(req *Request, fields ...string) error {
 	return nil
 }
 
-// modelOrName reads "model", and "name" where that is empty and Ollama would read it too (the ollama command still sends name
-// with an empty model). Both at once must mean one model, whoever reads it.
+// modelOrName reads "model", and "name" if "model" is empty and Ollama would read it too (the ollama command still sends name with
+// an empty model). If both are there, they must name the same model.
 func (e *edit) modelOrName(k Kind, req *Request) error {
 	found := 0
 	for _, f := range []string{"model", "name"} {
@@ -244,7 +248,7 @@ func (e *edit) modelOrName(k Kind, req *Request) error {
 	case found == 0:
 		return api.Errorf(api.CodeBadRequest, "model is required")
 	case found == 2 && req.Models[0] != req.Models[1]:
-		return api.Errorf(api.CodeBadRequest, "model and name differ: send one of them")
+		return api.Errorf(api.CodeBadRequest, "model and name differ: send only one of them")
 	}
 	req.Models = req.Models[:1]
 	return nil
@@ -273,7 +277,7 @@ func (e *edit) modelName(req *Request, m *member) error {
 	return nil
 }
 
-// sources reads what a model is made from: a key that may not use a model must not get it under another name.
+// sources reads the models that a model is made from: a key that may not use a model must not get it under another name.
 func (e *edit) sources(terms *Terms, req *Request) error {
 	for _, f := range []string{"from", "remote_host"} {
 		m := e.object.find(f)
@@ -304,13 +308,13 @@ func (e *edit) sources(terms *Terms, req *Request) error {
 	return terms.mayReach(req)
 }
 
-// errHiddenCloud keeps models that run elsewhere from names that do not tell: allow_cloud goes by the name.
+// errHiddenCloud refuses a name that hides where a model runs, because allow_cloud decides by the name.
 func errHiddenCloud() error {
-	return api.Errorf(api.CodeBadRequest, "a model that runs elsewhere must say so in its name: let it end in -cloud, or give it the tag cloud")
+	return api.Errorf(api.CodeBadRequest, "the name of a model that runs off-site must show it: use a name that ends in -cloud, or the tag cloud")
 }
 
-// transfer reads a pull or a push. "insecure" lets the server speak plain HTTP to whatever host the name gives: it is taken out
-// but for hosts that a setting names. (Open WebUI sends it with each pull.)
+// transfer reads a pull or a push. "insecure" lets the server speak plain HTTP to any host in the name. It is removed, except for
+// hosts in the setting. (Open WebUI sends it with each pull.)
 func (e *edit) transfer(terms *Terms, req *Request) error {
 	if err := terms.mayReach(req); err != nil {
 		return err
@@ -326,8 +330,8 @@ func (e *edit) transfer(terms *Terms, req *Request) error {
 	return nil
 }
 
-// mayReach refuses models of a host that no setting names: the server would speak to whatever is there, inside its own network
-// too, and tell what it answers.
+// mayReach refuses models of hosts that the setting does not name. The server would connect to such a host, also inside its own
+// network, and its error would show what answered.
 func (t *Terms) mayReach(req *Request) error {
 	for _, m := range req.Models {
 		if m.Host != api.DefaultHost && !slices.Contains(t.Registries, m.Host) {
@@ -338,11 +342,11 @@ func (t *Terms) mayReach(req *Request) error {
 }
 
 func errRegistry() error {
-	return api.Errorf(api.CodeForbidden, "models may come from and go to Ollama's own registry alone: name other hosts in REGISTRY_HOSTS")
+	return api.Errorf(api.CodeForbidden, "models may come from and go to Ollama's own registry only: an operator can allow other hosts in REGISTRY_HOSTS")
 }
 
-// intoOptions moves a top-level temperature and max_tokens, which Ollama ignores on its native routes, into options.
-// What stands in options already wins, and what is no number stays where Ollama ignores it.
+// intoOptions moves a top-level temperature and max_tokens, which Ollama ignores on its native routes, into options. A value that is
+// already in options wins, and a value that is not a number stays where Ollama ignores it.
 func (e *edit) intoOptions(options *edit) {
 	for _, move := range [...]struct{ from, to string }{{"temperature", "temperature"}, {"max_tokens", "num_predict"}} {
 		m := e.object.find(move.from)
@@ -356,8 +360,8 @@ func (e *edit) intoOptions(options *edit) {
 	}
 }
 
-// options is the object "options" of a native request, to be edited; an empty one where there is none. Ollama matches its keys
-// exactly: they are a map there.
+// options returns the object "options" of a native request for editing, or an empty one if there is none. Ollama compares its keys
+// exactly, because it reads them into a map.
 func (e *edit) options() (*edit, error) {
 	m := e.object.find("options")
 	if m == nil || m.kind == 'n' {
@@ -370,12 +374,12 @@ func (e *edit) options() (*edit, error) {
 	return &edit{object: &o, first: true}, err
 }
 
-// renameMaxTokens sends max_completion_tokens as max_tokens, the one that Ollama obeys: without it a client that uses the
-// new name gets unbounded output. Where both stand, max_tokens is what Ollama reads already.
+// renameMaxTokens sends max_completion_tokens as max_tokens, the name that Ollama knows. Without this, a client that uses the new
+// name gets unlimited output. If both are there, Ollama already reads max_tokens.
 func (e *edit) renameMaxTokens() {
 	m := e.object.find("max_completion_tokens")
 	if m == nil || m.kind != '0' {
-		return // without a number Ollama ignores it, as it does each
+		return // without a number, Ollama ignores both names
 	}
 	old := e.object.find("max_tokens")
 	switch {
@@ -389,7 +393,7 @@ func (e *edit) renameMaxTokens() {
 	e.remove(m)
 }
 
-// includeUsage asks Ollama for usage in a stream: without it a stream carries none (docs/ollama-contract, section 1.4).
+// includeUsage asks Ollama for usage in a stream, which has none otherwise (docs/ollama-contract, section 1.4).
 func (e *edit) includeUsage(req *Request) error {
 	m := e.object.find("stream_options")
 	if m != nil && m.kind != 'n' && m.kind != '{' {

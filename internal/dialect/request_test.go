@@ -56,14 +56,14 @@ func TestRefusedBodies(t *testing.T) {
 	} {
 		for _, kind := range []Kind{Chat, Generate, OpenAIChat} {
 			if kind == OpenAIChat && (name == "two models" || name == "options is a list" || name == "kelvin sign") {
-				continue // those fields mean nothing there
+				continue // the kind does not have those fields
 			}
 			_, err := kind.Read([]byte(body), &Terms{})
 			var e *api.Error
 			if !errors.As(err, &e) || e.Code != api.CodeBadRequest {
 				t.Errorf("%s: got %v, want a refusal", name, err)
 			} else if strings.Contains(e.Message, "evil") || strings.Contains(e.Message, "passwd") {
-				t.Errorf("%s: the refusal echoes the body: %s", name, e.Message)
+				t.Errorf("%s: the error repeats the body: %s", name, e.Message)
 			}
 		}
 	}
@@ -72,7 +72,7 @@ func TestRefusedBodies(t *testing.T) {
 		`{"model":"a","stream":true,"stream_options":{"Include_usage":true}}`,
 	} {
 		if _, err := OpenAIChat.Read([]byte(body), &Terms{}); err == nil {
-			t.Errorf("accepted: %s", body)
+			t.Errorf("got no error for %s, want one", body)
 		}
 	}
 }
@@ -121,7 +121,7 @@ func TestAcceptedBodiesAndTheirEdits(t *testing.T) {
 	} {
 		req, err := c.kind.Read([]byte(c.in), &Terms{})
 		if err != nil {
-			t.Errorf("%s: %v", c.in, err)
+			t.Errorf("%s: got error %v, want none", c.in, err)
 			continue
 		}
 		want := c.out
@@ -132,12 +132,12 @@ func TestAcceptedBodiesAndTheirEdits(t *testing.T) {
 			t.Errorf("%s\n got %s\nwant %s", c.in, req.Body, want)
 		}
 		if req.Model().String() != c.model || req.Stream != c.stream || req.StripUsage != c.stripping {
-			t.Errorf("%s: model %s, stream %v, strip %v", c.in, req.Model(), req.Stream, req.StripUsage)
+			t.Errorf("%s: got model %s, stream %v, strip %v", c.in, req.Model(), req.Stream, req.StripUsage)
 		}
 	}
 }
 
-// Everything that reaches the model has an estimate, however it is spelled: Ollama folds the names of its fields.
+// Everything that reaches the model is in the estimate, in any spelling, because Ollama ignores the case of its field names.
 func TestPromptEstimate(t *testing.T) {
 	words := strings.Repeat("word ", 400) // 500 tokens
 	picture := strings.Repeat("A", 100_000)
@@ -156,7 +156,7 @@ func TestPromptEstimate(t *testing.T) {
 		"thinking":            {Chat, chat(`{"role":"assistant","thinking":"` + words + `"}`), 505, 512},
 		"a role":              {Chat, chat(`{"role":"` + words + `","content":"x"}`), 500, 512},
 		"arguments as object": {Chat, chat(`{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":{"` + words + `":"` + words + `"}}}]}`), 1008, 1020},
-		"numbers":             {Chat, chat(`{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":{"x":[` + strings.Repeat("1,", 499) + `1]}}}]}`), 620, 645}, // the commas, too
+		"numbers":             {Chat, chat(`{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":{"x":[` + strings.Repeat("1,", 499) + `1]}}}]}`), 620, 645}, // with the commas
 		"a tool result":       {Chat, chat(`{"role":"tool","tool_name":"f","content":"` + words + `"}`), 505, 512},
 		"tools":               {Chat, `{"model":"tiny","messages":[],"tools":[{"type":"function","function":{"name":"f","description":"` + words + `"}}]}`, 500, 530},
 		"an image":            {Chat, chat(`{"role":"user","content":"x","images":["` + picture + `"]}`), 1030, 1036},
@@ -189,16 +189,16 @@ func TestPromptEstimate(t *testing.T) {
 	} {
 		req, err := c.kind.Read([]byte(c.body), &Terms{})
 		if err != nil {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: got error %v, want none", name, err)
 			continue
 		}
 		if req.PromptTokens < c.least || req.PromptTokens > c.most {
-			t.Errorf("%s: the estimate is %d tokens, want %d to %d", name, req.PromptTokens, c.least, c.most)
+			t.Errorf("%s: got an estimate of %d tokens, want %d to %d", name, req.PromptTokens, c.least, c.most)
 		}
 	}
 }
 
-// Names within a tool's arguments are data: what a string there costs does not depend on what it is called.
+// Names within a tool's arguments are data: the cost of a string there does not depend on its name.
 func TestArgumentsCostWhatTheySay(t *testing.T) {
 	long := strings.Repeat("all work and no play ", 5000) // 105,000 bytes
 	short := strings.TrimSuffix(strings.Repeat(`"sixty bytes of text that a model has to read, again and yet",`, 2000), ",")
@@ -230,13 +230,13 @@ func TestArgumentsCostWhatTheySay(t *testing.T) {
 		} {
 			got, least := estimated(t, c.kind, strings.Replace(c.body, "%s", arguments, 1)), int64(len(arguments))/5
 			if got < least || got > 2*least {
-				t.Errorf("%s in %s: %d bytes are estimated as %d tokens, want %d to %d", name, place, len(arguments), got, least, 2*least)
+				t.Errorf("%s in %s: %d bytes: got an estimate of %d tokens, want %d to %d", name, place, len(arguments), got, least, 2*least)
 			}
 		}
 	}
 }
 
-// An agent whose tool takes addresses is not charged for images that it does not send.
+// An agent whose tool takes addresses does not pay for images that it does not send.
 func TestAnAddressInArgumentsIsNoImage(t *testing.T) {
 	var turns []string
 	for i := range 50 {
@@ -245,16 +245,16 @@ func TestAnAddressInArgumentsIsNoImage(t *testing.T) {
 	}
 	body := `{"model":"a","max_tokens":9,"messages":[` + strings.Join(turns, ",") + `]}`
 	if got := estimated(t, AnthropicMessages, body); got > int64(len(body))/4 {
-		t.Errorf("%d bytes with 50 short addresses are estimated as %d tokens", len(body), got)
+		t.Errorf("%d bytes with 50 short addresses: got an estimate of %d tokens, want less", len(body), got)
 	}
 }
 
-// Each message costs what a template prints around it, some five tokens.
+// Each message costs what a template prints around it: about five tokens.
 func TestEmptyMessagesCostTheirTemplate(t *testing.T) {
 	const n = 2000
 	body := `{"model":"a","messages":[` + strings.TrimSuffix(strings.Repeat(`{"role":"user","content":"a"},`, n), ",") + `]}`
 	if got := estimated(t, Chat, body); got < 4*n || got > 6*n {
-		t.Errorf("%d messages are estimated as %d tokens, want %d to %d", n, got, 4*n, 6*n)
+		t.Errorf("%d messages: got an estimate of %d tokens, want %d to %d", n, got, 4*n, 6*n)
 	}
 }
 
@@ -262,7 +262,7 @@ func estimated(t *testing.T, k Kind, body string) int64 {
 	t.Helper()
 	req, err := k.Read([]byte(body), &Terms{})
 	if err != nil {
-		t.Fatalf("%v: %.200s", err, body)
+		t.Fatalf("got error %v for %.200s", err, body)
 	}
 	return req.PromptTokens
 }
@@ -307,12 +307,12 @@ func TestLoadOptionsOfAnotherType(t *testing.T) {
 	for _, option := range []string{`"num_ctx":"x"`, `"num_ctx":[]`, `"num_ctx":{}`, `"num_ctx":true`, `"use_mmap":1`, `"num_gpu":null`} {
 		req, err := Chat.Read([]byte(`{"model":"tiny","messages":[],"options":{`+option+`}}`), &Terms{})
 		if err == nil && req.LoadOptions != nil {
-			t.Errorf("%s passes as the load-time options %s, want none", option, req.LoadOptions)
+			t.Errorf("%s: got the load-time options %s, want none", option, req.LoadOptions)
 		}
 	}
 }
 
-// Load-time options that Ollama reads as the same are the same: requests with them need no change of model.
+// Different spellings of the same load-time options give the same bytes: requests with them need no change of model.
 func TestLoadOptionsHaveOneSpelling(t *testing.T) {
 	for _, spelling := range []string{"4096", "4096.0", "4.096e3", "40960e-1"} {
 		req, err := Chat.Read([]byte(`{"model":"tiny","messages":[],"options":{"num_ctx":`+spelling+`}}`), &Terms{})
@@ -320,7 +320,7 @@ func TestLoadOptionsHaveOneSpelling(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got, want := string(req.LoadOptions), `{"num_ctx":4096}`; got != want {
-			t.Errorf("num_ctx %s: the options are %s, want %s", spelling, got, want)
+			t.Errorf("num_ctx %s: got the options %s, want %s", spelling, got, want)
 		}
 	}
 }

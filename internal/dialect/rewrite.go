@@ -7,8 +7,8 @@ import (
 
 var rewriteFields = names("model", "message", "response", "choices", "usage")
 
-// rewrite is a record as its client should see it: without the usage that only the gateway asked for (nothing is left of the
-// chunk that carries it alone), and with the model under the name that the client used. It says whether anything differs.
+// rewrite returns a record for the client: without the usage that only the gateway asked for (a chunk with nothing else becomes
+// empty), and with the model under the name that the client used. It reports whether anything differs.
 func (m *Meter) rewrite(rec []byte) ([]byte, bool) {
 	if m.echo == "" && (!m.strip || !bytes.Contains(rec, usageMember)) {
 		return nil, false
@@ -43,7 +43,7 @@ func (m *Meter) rewrite(rec []byte) ([]byte, bool) {
 	return bytes.Join([][]byte{rec[:i], e.bytes(), rec[i+o.end:]}, nil), true
 }
 
-// renameModel puts a name in the place of the model's: at the top, or in the part of an event that describes the whole answer.
+// renameModel changes the model's name at the top level, or in the part of an event that describes the whole answer.
 func (k Kind) renameModel(e *edit, name string) {
 	if m := e.object.find("model"); m != nil && m.kind == '"' {
 		e.replace(m, quote(name))
@@ -64,7 +64,7 @@ func (k Kind) renameModel(e *edit, name string) {
 	}
 }
 
-// EchoModel is an answer that is one object, with the model under the name that the client used.
+// EchoModel returns an answer that is one object, with the model under the name that the client used.
 func EchoModel(body []byte, name string) []byte {
 	r := read(body)
 	defer r.done()
@@ -81,9 +81,9 @@ func EchoModel(body []byte, name string) []byte {
 	return append(e.bytes(), body[o.end:]...)
 }
 
-// EchoPart is EchoModel for the first or the last bytes of an answer too long to be read at once, and says whether the model
-// is named in them; sent is the name that went upstream. Quotes inside a text are escaped, so that nothing a model wrote can
-// look like the member.
+// EchoPart is EchoModel for the first or the last bytes of an answer that is too long to read at once. It reports whether they name
+// the model. sent is the name that went upstream. Quotes within a text are escaped, so nothing that a model wrote can look like the
+// member.
 func EchoPart(part []byte, sent, name string) ([]byte, bool) {
 	before, after, found := bytes.Cut(part, pair("model", quote(sent)))
 	if !found {

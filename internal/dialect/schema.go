@@ -10,26 +10,26 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// Ollama makes a grammar of the schema of an answer, in the process of the server and before anything else, and then each token of the
-// answer is held against it. What is bounded is what that costs, measured with 0.6.5: 88 KiB of descriptions take 0.5 s, 1,200 optional
-// fields of one object 7 s, 2,400 a minute, 3,000 levels gigabytes. The most expensive that passes takes 7 s on two busy cores. Some
-// schemas end the server with a few bytes: they are refused.
+// Ollama turns the schema of an answer into a grammar. It does so in the server's process before anything else, and then checks each
+// token of the answer against the grammar. The bounds limit the cost of that, measured with 0.6.5: 88 KiB of descriptions take 0.5
+// s, 1,200 optional fields of one object 7 s, 2,400 a minute, 3,000 levels gigabytes. The most expensive schema within the bounds
+// takes 7 s on two busy cores. Some schemas of a few bytes crash the server: these are refused.
 const (
 	maxSchemaBytes   = 1 << 20   // a constant of 1 MB takes 1.5 s
-	maxSchemaLevels  = 200       // of JSON; an object within an object is two
-	maxSchemaFields  = 300       // of one object: a rule for each pair of optional ones
+	maxSchemaLevels  = 200       // of JSON; an object within an object is two levels
+	maxSchemaFields  = 300       // of one object: each pair of optional fields gets a rule
 	maxSchemaEntries = 1000      // of one list: of enum, anyOf, required
-	maxSchemaSize    = 5000      // fields and entries together
-	maxSchemaCount   = 100_000   // minItems, maxItems, minLength, maxLength and repetitions of patterns together: each becomes as many rules
-	maxSchemaName    = 1000      // bytes of a name or a reference: it recurses for each
+	maxSchemaSize    = 5000      // fields and entries in total
+	maxSchemaCount   = 100_000   // minItems, maxItems, minLength, maxLength and repetitions of patterns in total: each becomes that many rules
+	maxSchemaName    = 1000      // bytes of a name or a reference: Ollama recurses for each
 	maxSchemaNames   = 100_000   // bytes of all names: 290 KB take 7 s
-	maxSchemaRefs    = 1_000_000 // bytes of the paths to all references: the gateway keeps them while it looks for circles
+	maxSchemaRefs    = 1_000_000 // bytes of the paths to all references: the gateway keeps them to find cycles
 	maxPattern       = 4096      // bytes
 	maxQuantifiers   = 200       // of one pattern
-	maxPatternCount  = 2000      // repetitions in one pattern, multiplied where they are nested
+	maxPatternCount  = 2000      // repetitions in one pattern, multiplied if they are nested
 )
 
-// schemaFields are the fields of a body that hold a schema, with the path to it, from which its references count.
+// schemaFields are the fields of a body that hold a schema, with the path to it. The schema's references start at that path.
 var schemaFields = [...]struct {
 	field string
 	path  []string
@@ -40,7 +40,7 @@ var schemaFields = [...]struct {
 	{"output_config", []string{"format", "schema"}},
 }
 
-// hasSchema reports whether the body asks for an answer of a form.
+// hasSchema reports whether the body asks for an answer of a given form.
 func (e *edit) hasSchema() bool {
 	for _, f := range schemaFields {
 		m := e.object.find(f.field)
@@ -55,8 +55,7 @@ func (e *edit) hasSchema() bool {
 	return false
 }
 
-// boundSchema refuses a schema that costs too much, in whatever dialect it comes, and takes out the patterns that Ollama cannot
-// read.
+// boundSchema refuses a schema that costs too much, in any dialect, and removes the patterns that Ollama cannot read.
 func (e *edit) boundSchema(req *Request) error {
 	cut := false
 	for _, f := range schemaFields {
@@ -79,7 +78,7 @@ func (e *edit) boundSchema(req *Request) error {
 	return nil
 }
 
-// schema is what has been seen of one.
+// schema is the part of a schema that has been read.
 type schema struct {
 	field  string
 	root   string
@@ -91,14 +90,14 @@ type schema struct {
 	names  int
 	counts float64
 	refs   map[string]string // of objects that refer to another one: their path and its path
-	paths  int               // bytes of the paths to them
+	paths  int               // bytes of these paths
 }
 
 func (s *schema) refused(format string, args ...any) error {
 	return api.Errorf(api.CodeBadRequest, s.field+": "+format+": send a smaller schema", args...)
 }
 
-// walk goes through the schema once, whatever its fields mean: what Ollama's version makes of each is not to be known.
+// walk reads the schema once, whatever its fields mean, because Ollama's versions differ in what they do with each field.
 func (s *schema) walk() error {
 	if len(s.src) > maxSchemaBytes {
 		return s.refused("the schema is larger than %d bytes", maxSchemaBytes)
@@ -134,7 +133,8 @@ func (s *schema) walk() error {
 		case isName:
 			name, s.before = token.String(), before
 			if s.names += len(name); len(name) > maxSchemaName || s.names > maxSchemaNames {
-				return s.refused("a name in the schema is longer than %d bytes, or all are together than %d", maxSchemaName, maxSchemaNames)
+				return s.refused("a name in the schema is longer than %d bytes, or all names are longer than %d in total",
+					maxSchemaName, maxSchemaNames)
 			}
 		case holder == '{' && n > 0:
 			if err := s.value(name, token, r.dec); err != nil {
@@ -144,7 +144,7 @@ func (s *schema) walk() error {
 	}
 }
 
-// sized counts a field or an entry. n is how many tokens its holder has so far.
+// sized counts a field or an entry. n is the number of tokens of its holder so far.
 func (s *schema) sized(holder jsontext.Kind, n int64, isName bool) error {
 	switch {
 	case isName && (n+1)/2 > maxSchemaFields:
@@ -160,12 +160,12 @@ func (s *schema) sized(holder jsontext.Kind, n int64, isName bool) error {
 	return nil
 }
 
-// value looks at those that cost by what they say.
+// value checks the fields whose value decides the cost.
 func (s *schema) value(name string, token jsontext.Token, dec *jsontext.Decoder) error {
 	switch kind := token.Kind(); name {
 	case "minItems", "maxItems", "minLength", "maxLength":
 		if kind == '0' {
-			n, _ := strconv.ParseFloat(token.String(), 64) // what is beyond all bounds is infinite
+			n, _ := strconv.ParseFloat(token.String(), 64) // a number out of range becomes infinite
 			return s.counted(n)
 		}
 	case "pattern":
@@ -182,7 +182,7 @@ func (s *schema) value(name string, token jsontext.Token, dec *jsontext.Decoder)
 		}
 		at := dec.StackPointer()
 		if s.paths += len(s.root) + len(at.Parent()); s.paths > maxSchemaRefs {
-			return s.refused("the paths to all references in the schema are longer than %d bytes together", maxSchemaRefs)
+			return s.refused("the paths to all references in the schema are longer than %d bytes in total", maxSchemaRefs)
 		}
 		s.refs[pathOf(parent(at))] = s.root + strings.TrimPrefix(to, "#")
 	}
@@ -191,13 +191,13 @@ func (s *schema) value(name string, token jsontext.Token, dec *jsontext.Decoder)
 
 func (s *schema) counted(n float64) error {
 	if s.counts += max(n, 0); s.counts > maxSchemaCount {
-		return s.refused("minItems, maxItems, minLength, maxLength and the repetitions in patterns of the schema are more than %d together",
+		return s.refused("minItems, maxItems, minLength, maxLength and the repetitions in patterns of the schema are more than %d in total",
 			maxSchemaCount)
 	}
 	return nil
 }
 
-// parent is where the object stands that has the member of the pointer.
+// parent is the path of the object that has the member of the pointer.
 func parent(p jsontext.Pointer) (names []string) {
 	for name := range p.Parent().Tokens() {
 		names = append(names, name)
@@ -205,7 +205,7 @@ func parent(p jsontext.Pointer) (names []string) {
 	return names
 }
 
-// pathOf is a path as references name it.
+// pathOf returns a path in the form of references.
 func pathOf(names []string) string {
 	var path strings.Builder
 	for _, name := range names {
@@ -214,13 +214,13 @@ func pathOf(names []string) string {
 	return path.String()
 }
 
-// loops refuses references that lead from one to the next and back: Ollama follows them in allOf until its stack is full.
+// loops refuses references that form a cycle: Ollama follows them in allOf until its stack is full.
 func (s *schema) loops() error {
 	for at := range s.refs {
 		seen := 0
 		for to, ok := s.refs[at]; ok; to, ok = s.refs[to] {
 			if seen++; seen > maxSchemaLevels {
-				return api.Errorf(api.CodeBadRequest, "%s: a $ref of the schema leads to no type: let it refer to one, and not back to itself", s.field)
+				return api.Errorf(api.CodeBadRequest, "%s: a $ref of the schema leads back to itself and never to a type: refer to a type", s.field)
 			}
 		}
 	}
@@ -236,7 +236,7 @@ const (
 	roleValue                // parts of a value
 )
 
-// member is the role of the object that an object of this role has under a name.
+// member returns the role of the object that an object of this role has under a name.
 func (r role) member(name string) role {
 	switch {
 	case r == roleSchemas:
@@ -253,10 +253,10 @@ func (r role) member(name string) role {
 	return roleKeywords
 }
 
-// pattern takes a regular expression out that Ollama refuses, that ends it, or that keeps it busy for as long as the request may take:
-// what repeats something that may be empty has more readings than anything can follow. Schema libraries add such patterns by themselves,
-// for a type like an e-mail address. Where the member is no keyword, it is part of a value that the client wants to get, but a reference
-// can make a schema of it all the same: there a pattern that Ollama would read, with both anchors, is refused.
+// pattern removes a regular expression that Ollama refuses, that crashes it, or that keeps it busy for the rest of the request: a
+// repetition of something that may be empty can be read in too many ways. Schema libraries add such patterns on their own, for types
+// such as an e-mail address. If the member is not a keyword, it is part of a value that the client wants to get. But a reference can
+// still make a schema of that value, so a pattern that Ollama would read, with both anchors, is refused there.
 func (s *schema) pattern(text string, dec *jsontext.Decoder) error {
 	count, ok := readable(text)
 	level := dec.StackDepth()
@@ -265,7 +265,7 @@ func (s *schema) pattern(text string, dec *jsontext.Decoder) error {
 		return s.counted(float64(count))
 	case s.roles[level] == roleKeywords:
 		end := int(dec.InputOffset())
-		if _, n := dec.StackIndex(level); n == 2 { // the first member has no comma before it: the one behind it goes
+		if _, n := dec.StackIndex(level); n == 2 { // the first member has no comma before it, so the comma after it is removed
 			end = skipSpace(s.src, end)
 		}
 		s.cuts = append(s.cuts, span{s.before, end})
@@ -276,7 +276,7 @@ func (s *schema) pattern(text string, dec *jsontext.Decoder) error {
 	return nil
 }
 
-// readable reports whether Ollama can work with a pattern, and how many repetitions it writes out for it.
+// readable reports whether Ollama can use a pattern, and how many repetitions it writes out for it.
 func readable(text string) (count int, ok bool) {
 	if len(text) > maxPattern || !anchored(text) {
 		return 0, false
@@ -296,11 +296,12 @@ type pattern struct {
 	text        string
 	at          int
 	quantifiers int
-	broken      bool // Ollama would end: it looks for what a quantifier repeats where nothing is
+	broken      bool // Ollama would crash: it looks for what a quantifier repeats, and there is nothing
 	endless     bool
 }
 
-// alternatives reads up to the end of a group, and reports whether it may be empty and how many repetitions are written out for it.
+// alternatives reads up to the end of a group. It reports whether the group may be empty, and how many repetitions are written out
+// for it.
 func (p *pattern) alternatives() (empty bool, count int) {
 	branch, first := true, true
 	for p.at < len(p.text) && !p.broken {
@@ -321,7 +322,7 @@ func (p *pattern) alternatives() (empty bool, count int) {
 	return empty || branch, count
 }
 
-// quantified reads an atom and the quantifiers behind it.
+// quantified reads an atom and the quantifiers after it.
 func (p *pattern) quantified() (empty bool, count int) {
 	empty, count = p.atom()
 	for p.at < len(p.text) && strings.IndexByte("*+?{", p.text[p.at]) >= 0 && !p.broken {
@@ -360,7 +361,7 @@ func (p *pattern) atom() (empty bool, count int) {
 	return empty, count
 }
 
-// quantifier reads one. most is 0 where there is no bound.
+// quantifier reads one quantifier. most is 0 without a bound.
 func (p *pattern) quantifier() (least, most int) {
 	c := p.text[p.at]
 	p.at++
@@ -381,12 +382,12 @@ func (p *pattern) quantifier() (least, most int) {
 	p.at = len(p.text) - len(rest)
 	p.broken = p.broken || !closed || inner == ""
 	if most == 0 && least > 1 {
-		return least, least // it is written out as often, and goes on
+		return least, least // it is written out this many times, and may continue
 	}
 	return least, most
 }
 
-// times is a number of repetitions; 0 where none is named.
+// times returns a number of repetitions, or 0 without one.
 func (p *pattern) times(text string) int {
 	if text == "" {
 		return 0

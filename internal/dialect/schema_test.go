@@ -11,7 +11,7 @@ import (
 	"ollama-api-service/internal/api"
 )
 
-// repeated is n times what text makes of a number, with commas between.
+// repeated returns n copies of text, each with its number in place of #, separated by commas.
 func repeated(n int, text string) string {
 	var parts []string
 	for i := range n {
@@ -24,7 +24,7 @@ func levels(n int, before, after string) string {
 	return strings.Repeat(before, n) + `{}` + strings.Repeat(after, n)
 }
 
-// farDown is a schema with n references whose paths have 96 KB each.
+// farDown returns a schema with n references whose paths have 96 KB each.
 func farDown(n int) string {
 	open := ""
 	for i := range 97 {
@@ -33,7 +33,7 @@ func farDown(n int) string {
 	return open + `[` + repeated(n, `{"$ref":"#/x#"}`) + `]` + strings.Repeat(`}`, 97)
 }
 
-// TestSchemasAreBounded holds each bound at its edge, and that what is large and cheap passes.
+// TestSchemasAreBounded checks each bound at its edge, and that large, cheap schemas pass.
 func TestSchemasAreBounded(t *testing.T) {
 	for _, c := range []struct {
 		name, schema string
@@ -53,53 +53,53 @@ func TestSchemasAreBounded(t *testing.T) {
 		{"too many levels", levels(maxSchemaLevels, `{"items":`, `}`), "more than 200 levels"},
 		{"too many levels of lists", levels(maxSchemaLevels/2, `{"anyOf":[`, `]}`), "more than 200 levels"},
 		{"counts", `{"properties":{` + repeated(10, `"p#":{"type":"array","maxItems":10000}`) + `}}`, ""},
-		{"counts together", `{"properties":{` + repeated(10, `"p#":{"type":"array","minItems":5000,"maxItems":5001}`) + `}}`, "more than 100000 together"},
-		{"patterns together", `{"properties":{` + repeated(51, `"p#":{"pattern":"^a{1961}$"}`) + `}}`, "more than 100000 together"},
-		{"a count beyond all bounds", `{"maxLength":1e999}`, "more than 100000 together"},
-		{"counts below zero make no room", `{"anyOf":[{"minLength":-1e9},{"minLength":100001}]}`, "more than 100000 together"},
+		{"counts together", `{"properties":{` + repeated(10, `"p#":{"type":"array","minItems":5000,"maxItems":5001}`) + `}}`, "more than 100000 in total"},
+		{"patterns together", `{"properties":{` + repeated(51, `"p#":{"pattern":"^a{1961}$"}`) + `}}`, "more than 100000 in total"},
+		{"a count beyond all bounds", `{"maxLength":1e999}`, "more than 100000 in total"},
+		{"counts below zero make no room", `{"anyOf":[{"minLength":-1e9},{"minLength":100001}]}`, "more than 100000 in total"},
 		{"a field called so", `{"properties":{"maxItems":{"type":"integer"},"pattern":{"type":"string"},"$ref":{"type":"string"}}}`, ""},
 		{"a long name", `{"properties":{"` + strings.Repeat("x", maxSchemaName) + `":{}}}`, ""},
 		{"too long a name", `{"properties":{"` + strings.Repeat("x", maxSchemaName+1) + `":{}}}`, "longer than 1000 bytes"},
 		{"names together", `{"properties":{` + repeated(110, `"#`+strings.Repeat("x", 900)+`":{}`) + `}}`, ""},
-		{"too long names together", `{"properties":{` + repeated(112, `"#`+strings.Repeat("x", 900)+`":{}`) + `}}`, "together than 100000"},
+		{"too long names together", `{"properties":{` + repeated(112, `"#`+strings.Repeat("x", 900)+`":{}`) + `}}`, "longer than 100000 in total"},
 		{"too long a reference", `{"$ref":"#/` + strings.Repeat("x", maxSchemaName) + `"}`, "longer than 1000 bytes"},
 
 		{"references", `{"allOf":[{"$ref":"#/$defs/a"}],"$defs":{"a":{"$ref":"#/$defs/b~c"},"b~c":{"type":"object"}}}`, ""},
 		{"a tree", `{"$ref":"#/$defs/a","$defs":{"a":{"properties":{"x":{"$ref":"#/$defs/a"},"y":{"items":{"$ref":"#/$defs/a"}}}}}}`, ""},
-		{"to itself", `{"allOf":[{"$ref":"#/$defs/a"}],"$defs":{"a":{"$ref":"#/$defs/a"}}}`, "leads to no type"},
-		{"to and fro", `{"$defs":{"a~/":{"$ref":"#/$defs/b"},"b":{"$ref":"#/$defs/a~/"}}}`, "leads to no type"},
-		{"escaped", `{"$defs":{"a":{"\u0024ref":"#\/$defs\/a"}}}`, "leads to no type"},
-		{"through a list", `{"allOf":[{"$ref":"#/allOf/0"}]}`, "leads to no type"},
+		{"to itself", `{"allOf":[{"$ref":"#/$defs/a"}],"$defs":{"a":{"$ref":"#/$defs/a"}}}`, "leads back to itself"},
+		{"to and fro", `{"$defs":{"a~/":{"$ref":"#/$defs/b"},"b":{"$ref":"#/$defs/a~/"}}}`, "leads back to itself"},
+		{"escaped", `{"$defs":{"a":{"\u0024ref":"#\/$defs\/a"}}}`, "leads back to itself"},
+		{"through a list", `{"allOf":[{"$ref":"#/allOf/0"}]}`, "leads back to itself"},
 		{"many to one", `{"$defs":{` + repeated(250, `"a#":{"$ref":"#/$defs/b"}`) + `}}`, ""},
 		{"references far down", farDown(10), ""},
-		{"too many references far down", farDown(11), "longer than 1000000 bytes together"},
+		{"too many references far down", farDown(11), "longer than 1000000 bytes in total"},
 		{"no text", `{"$ref":5,"pattern":5,"maxItems":"5"}`, ""},
 		{"no schema", `"json"`, ""},
 	} {
 		for kind, field := range schemaBodies {
 			if kind.Family() != Native && (strings.Contains(c.name, "1 MiB") || strings.Contains(c.name, "levels") || strings.Contains(c.name, " together")) {
-				continue // what is around it counts too
+				continue // the text around the schema counts too
 			}
 			body := `{"model":"tiny",` + fmt.Sprintf(field, c.schema) + `}`
 			name, _, _ := strings.Cut(field[1:], `"`)
 			req, err := kind.Read([]byte(body), &Terms{})
 			switch {
 			case c.says != "" && (err == nil || api.AsError(err).Code != api.CodeBadRequest || !strings.HasPrefix(api.AsError(err).Message, name+": ") || !strings.Contains(err.Error(), c.says)):
-				t.Errorf("%s in %s: %v, want %q", c.name, name, err, c.says)
+				t.Errorf("%s in %s: got error %v, want %q", c.name, name, err, c.says)
 			case c.says == "" && (err != nil || !bytes.Contains(req.Body, []byte(c.schema))):
-				t.Errorf("%s in %s: %v", c.name, name, err)
+				t.Errorf("%s in %s: got error %v, want the schema unchanged", c.name, name, err)
 			}
 		}
 	}
 }
 
-// schemaBodies are the dialects, each with where its schema is.
+// schemaBodies has the place of the schema in each dialect.
 var schemaBodies = map[Kind]string{
 	Chat: `"format":%s`, Generate: `"format":%s`, OpenAIChat: `"response_format":{"json_schema":{"schema":%s}}`,
 	OpenAIResponses: `"text":{"format":{"schema":%s}}`, AnthropicMessages: `"output_config":{"format":{"schema":%s}}`,
 }
 
-// Patterns that Ollama reads pass. Those that it refuses, that end it, or that it could not follow, are taken out.
+// Patterns that Ollama can read pass. Patterns that it refuses, that crash it, or that it could not follow, are removed.
 func TestPatternsAreBounded(t *testing.T) {
 	stays, dropped := []string{
 		"^[a-z]+$",
@@ -114,7 +114,7 @@ func TestPatternsAreBounded(t *testing.T) {
 		"^" + strings.Repeat("a?", 200) + "$",
 		"^" + strings.Repeat("x", 4000) + "$",
 	}, []string{
-		"", "^a", "a$", "^a.*", "abc", // Ollama answers 500 where an anchor is missing
+		"", "^a", "a$", "^a.*", "abc", // Ollama answers 500 if an anchor is missing
 		"^(?:a)$",
 		"^(?!b)a$",
 		"^(?=a|b)$",
@@ -149,25 +149,25 @@ func TestPatternsAreBounded(t *testing.T) {
 		"^" + strings.Repeat("(", maxPattern-2) + "$",
 		"^" + strings.Repeat(`a{500}`, 5) + "$",
 		"^" + strings.Repeat("x", maxPattern-1) + "$",
-		// What zod writes for z.email() and z.iso.date().
+		// As zod writes z.email() and z.iso.date().
 		`^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$`,
 		`^(?:(?:\d\d[2468][048]|\d\d[13579][26])-02-29|\d{4}-(?:0[13578]|1[02])-(?:0[1-9]|[12]\d|3[01]))$`,
 	}
 	for i, pattern := range append(stays, dropped...) {
 		req, err := Chat.Read([]byte(`{"model":"tiny","format":{"type":"string","pattern":`+string(quote(pattern))+`}}`), &Terms{})
 		if err != nil {
-			t.Errorf("%.60q: %v", pattern, err)
+			t.Errorf("%.60q: got error %v, want none", pattern, err)
 			continue
 		}
 		gone := strings.Contains(string(req.Body), `"format":{"type":"string"}`) && slices.Equal(req.Changes, []string{"pattern dropped"})
 		here := strings.Contains(string(req.Body), `"pattern":`+string(quote(pattern))+`}`) && req.Changes == nil
 		if want := i >= len(stays); gone != want || here == want {
-			t.Errorf("%.60q: dropped %v, want %v: %q, %.200s", pattern, gone, want, req.Changes, req.Body)
+			t.Errorf("%.60q: got dropped %v, want %v: changes %q, body %.200s", pattern, gone, want, req.Changes, req.Body)
 		}
 	}
 }
 
-// A pattern that Ollama cannot read is taken out of the bytes, wherever it is a keyword; where it is not, the schema is refused.
+// A pattern that Ollama cannot read is removed from the body if it is a keyword. Otherwise the schema is refused.
 func TestPatternsAreTakenOut(t *testing.T) {
 	const bad, more = `"pattern":"^(?:a)$"`, `"pattern" : "^(a*)*$"`
 	for _, c := range []struct{ in, out string }{
@@ -196,23 +196,23 @@ func TestPatternsAreTakenOut(t *testing.T) {
 			req, err := kind.Read([]byte(head+fmt.Sprintf(field, c.in)+`}`), &Terms{})
 			if c.out == "" {
 				if err == nil || api.AsError(err).Code != api.CodeBadRequest || !strings.Contains(err.Error(), "in a const") {
-					t.Errorf("%v, %s: %v, want a refusal", kind, c.in, err)
+					t.Errorf("%v, %s: got error %v, want a refusal", kind, c.in, err)
 				}
 				continue
 			}
 			if err != nil {
-				t.Errorf("%v, %s: %v", kind, c.in, err)
+				t.Errorf("%v, %s: got error %v, want none", kind, c.in, err)
 				continue
 			}
 			says := slices.Equal(req.Changes, []string{"pattern dropped"})
 			if !strings.Contains(string(req.Body), fmt.Sprintf(field, c.out)) || says != (c.in != c.out) {
-				t.Errorf("%v, %s: goes %s, want %s; says %q", kind, c.in, req.Body, c.out, req.Changes)
+				t.Errorf("%v, %s: got %s, want %s; changes %q", kind, c.in, req.Body, c.out, req.Changes)
 			}
 		}
 	}
 }
 
-// FuzzPattern: no text makes the reader go on for ever or look beyond its end.
+// FuzzPattern: no text makes the reader run for ever or read beyond its end.
 func FuzzPattern(f *testing.F) {
 	for _, seed := range []string{"^(a|b)*c{1,2}$", `[\]`, "(((", "{,}", `\`, "a{2}{3}?"} {
 		f.Add(seed)
@@ -220,12 +220,13 @@ func FuzzPattern(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		p := pattern{text: text}
 		if _, count := p.alternatives(); count > maxPatternCount+1 {
-			t.Errorf("%q: %d repetitions", text, count)
+			t.Errorf("%q: got %d repetitions", text, count)
 		}
 	})
 }
 
-// FuzzSchema: what goes upstream of a schema is the schema without some members called pattern, and has none left to take out.
+// FuzzSchema: the schema that goes upstream is the client's without some members called pattern, and reading it again removes
+// nothing.
 func FuzzSchema(f *testing.F) {
 	for _, seed := range []string{
 		`{"pattern":"^(?:a)$" , "type":["string"]}`, `{"a":{"pattern":"x"},"pattern":"x"}`, `[{"pattern":""},{"const":1,"pattern":"a"}]`,
@@ -236,9 +237,9 @@ func FuzzSchema(f *testing.F) {
 	without := func(t *testing.T, text string) string {
 		var v any
 		d := json.NewDecoder(strings.NewReader(text))
-		d.UseNumber() // it takes each that JSON has
+		d.UseNumber() // it accepts every JSON number
 		if err := d.Decode(&v); err != nil {
-			t.Fatalf("%q: %v", text, err)
+			t.Fatalf("%q: got error %v, want JSON", text, err)
 		}
 		var walk func(any)
 		walk = func(v any) {
@@ -274,10 +275,10 @@ func FuzzSchema(f *testing.F) {
 			return
 		}
 		if in, out := format(body), format(req.Body); without(t, in) != without(t, out) || in != out != (req.Changes != nil) {
-			t.Errorf("%q goes as %q, says %q", in, out, req.Changes)
+			t.Errorf("%q goes upstream as %q, with the changes %q", in, out, req.Changes)
 		}
 		if again, err := Chat.Read(req.Body, &Terms{}); err != nil || again.Changes != nil || !bytes.Equal(again.Body, req.Body) {
-			t.Errorf("%q goes as %q, and that as %q: %v", body, req.Body, again.Body, err)
+			t.Errorf("%q goes upstream as %q, and that as %q (error %v), want no further change", body, req.Body, again.Body, err)
 		}
 	})
 }

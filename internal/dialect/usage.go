@@ -9,13 +9,13 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// Usage is what Ollama says that an answer used. A field that Ollama leaves out means zero there; Counted says whether it
-// said anything at all.
+// Usage is what Ollama reports that an answer used. A field that Ollama leaves out means zero there. Counted reports whether it
+// reported any count.
 type Usage struct {
 	Counted                bool
 	PromptTokens           int64
 	CompletionTokens       int64
-	Total, Load            *time.Duration // native routes alone
+	Total, Load            *time.Duration // only native routes
 	PromptEval, Completion *time.Duration
 }
 
@@ -23,7 +23,7 @@ type Usage struct {
 var answerFields = names("done", "error", "status", "usage", "choices", "response", "type", "prompt_eval_count", "eval_count",
 	"total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
 
-// usageNames are what a family calls the tokens in and out in its usage object.
+// usageNames are a family's names for the input and output tokens in its usage object.
 var usageNames = map[Family][2]string{
 	OpenAI:    {"prompt_tokens", "completion_tokens"},
 	Responses: {"input_tokens", "output_tokens"},
@@ -34,8 +34,8 @@ var usageFields = names("prompt_tokens", "completion_tokens", "input_tokens", "o
 
 var choiceFields = names("finish_reason")
 
-// answer splits one record or body of an answer. Unlike requests, answers come from a server we chose: what is unclear there
-// is no attack to refuse but a record without usage.
+// answer splits one record or body of an answer. Unlike requests, answers come from a trusted server. An ambiguous one is not an
+// attack to refuse, but a record without usage.
 func answer(src []byte) (object, bool) {
 	r := read(src)
 	defer r.done()
@@ -62,7 +62,7 @@ func (k Kind) usage(o *object) Usage {
 	}
 	switch k {
 	case Generate, Chat, Embed:
-		// Zero-valued fields are left out; a load or unload call has none of them, and used no token.
+		// Zero-valued fields are left out. A load or unload call has none of them, and used no token.
 		u.Counted = true
 		u.PromptTokens = o.number("prompt_eval_count")
 		u.CompletionTokens = o.number("eval_count")
@@ -98,7 +98,7 @@ func (o *object) duration(name string) *time.Duration {
 // WholeUsage reads the usage of an answer that was not streamed.
 func (k Kind) WholeUsage(body []byte) Usage {
 	if k == Chat {
-		// Its counts come last on the line, behind all that a model wrote: reading them alone saves 2 us.
+		// The counts are the last on the line, after everything that a model wrote. Reading only them saves 2 us.
 		if i := bytes.LastIndex(body, []byte(`,"total_duration":`)); i >= 0 {
 			body = append([]byte{'{'}, body[i+1:]...)
 		}
@@ -110,7 +110,7 @@ func (k Kind) WholeUsage(body []byte) Usage {
 	return k.usage(&o)
 }
 
-// TailUsage reads the usage out of the last bytes of a long answer: it stands behind the embeddings, in the last member.
+// TailUsage reads the usage from the last bytes of a long answer: it is in the last member, after the embeddings.
 func (k Kind) TailUsage(tail []byte) Usage {
 	for _, first := range []string{`"total_duration":`, `"prompt_eval_count":`, `"usage":{`} {
 		if i := bytes.LastIndex(tail, []byte(first)); i >= 0 {
@@ -120,7 +120,7 @@ func (k Kind) TailUsage(tail []byte) Usage {
 	return Usage{}
 }
 
-// finishReason says whether the choices of an OpenAI chunk carry the end of the answer. Ollama sends one choice.
+// finishReason reports whether the choices of an OpenAI chunk have the end of the answer. Ollama sends one choice.
 func finishReason(choices []byte) bool {
 	r := read(choices)
 	defer r.done()
@@ -141,12 +141,12 @@ func finishReason(choices []byte) bool {
 	return m != nil && m.kind != 'n'
 }
 
-// emptyArray says whether a value is [].
+// emptyArray reports whether a value is [].
 func emptyArray(v []byte) bool {
 	return jsontext.Value(v).Kind() == '[' && len(bytes.TrimSpace(v[1:len(v)-1])) == 0
 }
 
-// Sentence is what a failure of Ollama's says, in any dialect; "" where it says nothing.
+// Sentence returns the message of Ollama's own failure, in any dialect, or "" if it has none.
 func Sentence(body []byte) string {
 	var failure struct{ Error json.RawMessage }
 	if json.Unmarshal(body, &failure) != nil {
@@ -157,6 +157,6 @@ func Sentence(body []byte) string {
 		return text
 	}
 	var inner struct{ Message string }
-	_ = json.Unmarshal(failure.Error, &inner) // what is neither says nothing
+	_ = json.Unmarshal(failure.Error, &inner) // anything else has no message
 	return inner.Message
 }

@@ -2,29 +2,32 @@ package dialect
 
 import "strings"
 
-// What a text costs depends on how usual it is. The estimate of a request takes every four bytes for a token, which holds for English; this
-// one is for what a client leaves unfinished, and no tokens of a text chosen to be expensive should be missing from it. It was measured on
-// the tokenizers of Llama 3.2 and Gemma 2, for English, code, several scripts, and random letters, digits, marks and symbols: it is between
-// 0.8 and 1.6 of the larger of both, but for what docs/limits.md names.
+// The number of tokens of a text depends on how common its words are. The estimate of a request counts four bytes as a token, which
+// is right for English. This second estimate is for requests that a client leaves unfinished: it must not be too low for texts that
+// were chosen to be expensive. It was measured with the tokenizers of Llama 3.2 and Gemma 2, for English, code, several scripts, and
+// random letters, digits, punctuation and symbols. It is between 0.8 and 1.6 of the larger count of both, except for the cases in
+// docs/limits.md.
 
 // sixteenth is the unit of weights: a sixteenth of a token.
 const sixteenth = 16
 
-// Kinds of a byte, for the one behind it. A small letter's own kind is its place in the alphabet behind smallLetter.
+// Kinds of a byte, for the byte after it. A small letter's kind is smallLetter plus its place in the alphabet.
 const (
 	otherByte = iota
 	spaceByte
 	capitalLetter
 	smallLetter
-	byteKinds = 32 // smallLetter + 26 at least; a power of two needs no check of bounds
+	byteKinds = 32 // at least smallLetter + 26; a power of two needs no bounds check
 )
 
-// usualNext are, for each letter, those that follow it in words: 98 % of the pairs of English and of code. Others split a word.
+// usualNext has, for each letter, the letters that follow it in words: 98 % of the pairs in English and code. Other letters split a
+// word.
 var usualNext = strings.Fields(`bcdfgiklmnprstuvwxy aeiloruy acehiklorstu adeilmorsuy abcdefghilmnopqrstuvwxy aefilortu aehilnorstu aeiortuy
 	abcdefgklmnoprstvz ou eins adefilostuy abeimopsuy acdefgiklnostuvy abcdefgiklmnoprstuvw aehiloprstu u acdefgiklmnorstuvy acehiklmopstuwy
 	acefhilmoprstuwxy abcdefgilmnprst aeio aehinors cpt aeiopst e`)
 
-// byteKind and weights are looked up for each byte of a prompt: 8 KB together, so that they stay in the processor's first cache.
+// byteKind and weights are read for each byte of a prompt. They have 8 KB in total, so they stay in the processor's first-level
+// cache.
 var (
 	byteKind = func() (t [256]uint8) {
 		for c := range t {
@@ -49,12 +52,12 @@ var (
 	}()
 )
 
-// weightOf is the weight of a byte behind one of a kind. A character has it in its first byte.
+// weightOf returns the weight of a byte after a byte of the given kind. A character has its weight in its first byte.
 func weightOf(before int, c byte) uint8 {
 	switch {
 	case c >= 'a' && c <= 'z':
 		switch {
-		case before < capitalLetter: // a word begins
+		case before < capitalLetter: // a word starts
 			return 11
 		case before == capitalLetter:
 			return 5
@@ -69,7 +72,7 @@ func weightOf(before int, c byte) uint8 {
 		case spaceByte:
 			return 1
 		}
-		return 0 // a word has it
+		return 0 // it belongs to the word
 	case c >= 'A' && c <= 'Z':
 		if before == capitalLetter {
 			return 9
@@ -93,7 +96,7 @@ func asciiWeight(c byte) uint8 {
 	return 11
 }
 
-// leadWeight is the weight of a character beyond ASCII, by the byte that begins it.
+// leadWeight returns the weight of a non-ASCII character, by its first byte.
 func leadWeight(c byte) uint8 {
 	switch {
 	case c < 0xC0: // within a character
@@ -118,11 +121,11 @@ func leadWeight(c byte) uint8 {
 	return 52 // emoji, rare scripts
 }
 
-// weigh counts a text that has no escapes.
+// weigh counts a text without escapes.
 func (p *prompt) weigh(text []byte) {
 	before, dense, weight := uint8(otherByte), 0, 0
 	for _, c := range text {
-		dense += int(lacks[c])
+		dense += int(padding[c])
 		weight += int(weights[before%byteKinds][c])
 		before = byteKind[c]
 	}

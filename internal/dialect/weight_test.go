@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// The weights against what two real tokenizers make of a text: Llama 3.2's and Gemma 2's, as Ollama 0.6.5 has both in its own tests.
+// The weights compared with two real tokenizers: those of Llama 3.2 and Gemma 2, which Ollama 0.6.5 has in its own tests.
 func TestWeightsFitRealTokenizers(t *testing.T) {
 	for _, c := range []struct {
 		text         string
@@ -43,14 +43,14 @@ func TestWeightsFitRealTokenizers(t *testing.T) {
 			t.Fatal(err)
 		}
 		real, got := max(c.llama, c.gemma), req.Prompt
-		// A bill for what was left adds an eighth.
+		// The charge for a request that was left adds an eighth.
 		if got.Likely*9/8 < real*95/100 || got.Likely > real*22/10+2 || got.Text < real || got.Most < got.Text || int(got.Text) > len(c.text) {
-			t.Errorf("%q: %d tokens, likely %d and at most %d; got a text of %d bytes, want %d", c.text, real, got.Likely, got.Most, got.Text, len(c.text))
+			t.Errorf("%q of %d tokens: got likely %d and at most %d; got a text of %d bytes, want %d", c.text, real, got.Likely, got.Most, got.Text, len(c.text))
 		}
 	}
 }
 
-// What a template prints of a client's own data is longer than what was sent, and what is written with escapes is shorter.
+// When a template prints a client's own data, the text is longer than what was sent. Text without its escapes is shorter.
 func TestDataIsWeighedAsItIsPrinted(t *testing.T) {
 	extent := func(format string, args ...any) Extent {
 		t.Helper()
@@ -71,14 +71,14 @@ func TestDataIsWeighedAsItIsPrinted(t *testing.T) {
 		"escapes": {`"` + strings.Repeat(`\u0001`, 100) + `"`, 600},
 	} {
 		if got := extent(call, c.arguments); got.Text < int64(c.bytes) || got.Text > int64(c.bytes)*13/10 || got.Likely <= plain.Likely {
-			t.Errorf("%s: a text of %d bytes, likely %d tokens; want %d bytes and more than %d tokens", name, got.Text, got.Likely, c.bytes, plain.Likely)
+			t.Errorf("%s: got a text of %d bytes, likely %d tokens; want %d bytes and more than %d tokens", name, got.Text, got.Likely, c.bytes, plain.Likely)
 		}
 	}
 	message := `{"role":"user","content":"%s"}`
 	if got, want := extent(message, strings.Repeat(`\u4e2d`, 100)).Text, int64(300); got != want {
-		t.Errorf("100 escaped characters of text: %d bytes, want %d", got, want)
+		t.Errorf("100 escaped characters of text: got %d bytes, want %d", got, want)
 	}
 	if got := extent(message, strings.Repeat(`\n`, 100)).Text; got != 100 {
-		t.Errorf("100 ends of lines: %d bytes, want 100", got)
+		t.Errorf("100 line ends: got %d bytes, want 100", got)
 	}
 }

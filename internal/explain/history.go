@@ -9,15 +9,15 @@ import (
 	"ollama-api-service/internal/sched"
 )
 
-// MaxTries is the number of servers to which one request can go. With more, a request that crashes the server it is sent to could crash all of
+// MaxTries is the number of servers that one request can be sent to. With more, a request that crashes its server could crash all of
 // them.
 const MaxTries = 2
 
-// kept is the number of ended requests that stay in memory to be explained: some 3 MB.
+// kept is the number of ended requests that stay in memory for explanations: about 3 MB.
 const kept = 10_000
 
-// History is how one request came to its server: what its row in the books does not have. It is nil for requests that ask for no slot, and its
-// methods accept that.
+// History records how one request got to its server: what its row in the books does not have. It is nil for requests that need no
+// slot, and its methods accept nil.
 type History struct {
 	id, key, model, endpoint string
 	weight                   float64
@@ -25,12 +25,12 @@ type History struct {
 	asked                    time.Time
 
 	mu      sync.Mutex
-	waiting time.Time // since when it waits; zero: it does not
+	waiting time.Time // since when it waits; zero if it does not wait
 	waited  time.Duration
 	ahead   int
 	tries   []attempt
 	first   [MaxTries]attempt // room for them
-	over    bool
+	ended   bool
 	outcome api.Outcome // "" where it was refused before it had a server
 	code    api.Code
 	status  int
@@ -38,21 +38,21 @@ type History struct {
 	gpu     time.Duration
 }
 
-// attempt is one server that a request was brought to.
+// attempt is one server that a request was sent to.
 type attempt struct {
 	backend string
 	why     sched.Reason
 	waited  time.Duration
 	loading time.Duration
-	since   time.Time // when it had the slot
-	failed  string    // why it went on to another
+	since   time.Time // when it got the slot
+	failed  string    // why it was sent to another server
 }
 
-// Recent has the histories of the requests that wait or run, and of the last ones that have ended. The zero value is empty.
+// Recent has the histories of the requests that wait or run, and of the latest ended ones. The zero value is empty.
 type Recent struct {
 	mu    sync.Mutex
 	known map[string]*History
-	over  []*History // a ring
+	ended []*History // a ring
 	next  int
 }
 
@@ -73,23 +73,23 @@ func (r *Recent) Begin(id string, key *api.Key, model, endpoint string) *History
 	return t
 }
 
-// End moves t to the histories of ended requests, in place of the oldest of them.
+// End moves t to the histories of ended requests, and drops the oldest of them.
 func (r *Recent) End(t *History) {
 	if t == nil {
 		return
 	}
 	t.mu.Lock()
 	t.stop(time.Now())
-	t.over = true
+	t.ended = true
 	t.mu.Unlock()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.over) < kept {
-		r.over = append(r.over, t)
+	if len(r.ended) < kept {
+		r.ended = append(r.ended, t)
 		return
 	}
-	delete(r.known, r.over[r.next].id)
-	r.over[r.next] = t
+	delete(r.known, r.ended[r.next].id)
+	r.ended[r.next] = t
 	r.next = (r.next + 1) % kept
 }
 
@@ -100,7 +100,7 @@ func (r *Recent) Find(id string) *History {
 	return r.known[id]
 }
 
-// stop ends the wait that goes on, if one does.
+// stop ends the current wait, if there is one.
 func (t *History) stop(now time.Time) {
 	if !t.waiting.IsZero() {
 		t.waited += now.Sub(t.waiting)
@@ -123,7 +123,8 @@ func (t *History) Granted(l *sched.Lease, err error) {
 	t.tries = append(t.tries, attempt{backend: l.Backend.Name, why: l.Why, waited: l.Waited, loading: l.Loading, since: time.Now().Add(-l.Loading)})
 }
 
-// Moved notes that the server failed, and why, and that the request waits for another one. failure is "" if the server answered.
+// Moved notes that the server failed, and that the request waits for another one. failure is the reason, or "" if the server
+// answered.
 func (t *History) Moved(failure string) {
 	if t == nil {
 		return
@@ -155,7 +156,7 @@ func (t *History) Booked(r *api.Record) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.stop(time.Now())
-	found := r.Loading // a load that no attempt has was found at its end
+	found := r.Loading // a load that no attempt has was found when the request ended
 	for _, one := range t.tries {
 		found -= one.loading
 	}

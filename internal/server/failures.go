@@ -133,7 +133,7 @@ var countedOnly = map[api.Code]bool{api.CodeRateLimited: true, api.CodeConcurren
 
 // typicalFailures has one example of each code that clients can get.
 var typicalFailures = []api.Error{
-	{Code: api.CodeBadRequest, Message: "the body names a field twice: name each once"},
+	{Code: api.CodeBadRequest, Message: "the body has a field twice: send each field once"},
 	{Code: api.CodeUnauthorized, Message: "this API key is not valid: unknown, revoked or expired; check that it is complete, or ask an administrator for a new one"},
 	{Code: api.CodeThrottled, Message: "too many requests with a bad API key came from your address: check the key, and try again in a minute"},
 	{Code: api.CodeForbidden, Message: "this needs an admin key: ask the operator of this service"},

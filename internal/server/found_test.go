@@ -81,7 +81,7 @@ func TestALoadThatIsFoundIsBooked(t *testing.T) {
 			causes.GPU, causes.Slot, waits.GPU, waits.Slot, runs.GPU, runs.Slot)
 	}
 	e := b.explain(causes.ID)
-	if *e.LoadMS <= 0 || !strings.Contains(strings.Join(e.Explained, " "), "Ollama had thrown the model out by then, and loaded it again in ") {
+	if *e.LoadMS <= 0 || !strings.Contains(strings.Join(e.Explained, " "), "Ollama had unloaded the model in the meantime, and loaded it again in ") {
 		t.Errorf("explained %+v", e)
 	}
 	if got := b.metrics()[`ollama_api_model_changes_total{backend="gpu1",result="found"}`]; got != 1 {

@@ -184,7 +184,7 @@ func (s *Server) union(x *exchange) (*proxy.Response, []byte, error) {
 		}
 		first = a
 		lists = append(lists, dialect.ModelList{Body: a.body, Except: func(m api.Model) bool {
-			return slices.Contains(s.Fleet.Minor(m.String()), a.at)
+			return slices.Contains(s.Fleet.Divergent(m.String()), a.at)
 		}})
 	}
 	if len(lists) == 0 {

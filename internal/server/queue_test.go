@@ -160,7 +160,7 @@ func TestTheQueueIsSeen(t *testing.T) {
 
 	e := b.explain(own.Requests[0].ID)
 	if e.State != "waiting" || e.Key != nightPreview || e.KeyName != "night" || e.Class != "batch" || e.Weight != 1 || *e.Position != 3 || *e.Ahead != 0 ||
-		*e.WaitedMS <= 0 || *e.ExpectedMS < 1000 || len(e.Tries) != 0 || e.SlotMS != nil || !strings.Contains(strings.Join(e.Explained, " "), "number 3 of those that wait for tiny:latest") {
+		*e.WaitedMS <= 0 || *e.ExpectedMS < 1000 || len(e.Tries) != 0 || e.SlotMS != nil || !strings.Contains(strings.Join(e.Explained, " "), "number 3 in the queue for tiny:latest") {
 		t.Errorf("got %+v, want a waiting request at position 3", e)
 	}
 	close(gate)
@@ -175,7 +175,7 @@ func TestTheQueueIsSeen(t *testing.T) {
 		if e.Weight != weight || *e.SlotMS <= 0 || *e.ChargedMS != *e.SlotMS/weight {
 			t.Errorf("number %d was charged %v of %v: %+v", i, *e.ChargedMS, *e.SlotMS, e)
 		}
-		if i == 3 && (*e.Ahead != 2 || *e.WaitedMS < 1 || !strings.Contains(strings.Join(e.Explained, " "), "2 other requests waited for the model when it came")) {
+		if i == 3 && (*e.Ahead != 2 || *e.WaitedMS < 1 || !strings.Contains(strings.Join(e.Explained, " "), "2 other requests waited for the model when it arrived")) {
 			t.Errorf("the last: %+v", e)
 		}
 		if i == 0 && !strings.Contains(e.Explained[0], "at once") {
@@ -244,7 +244,7 @@ func TestExplainFailover(t *testing.T) {
 	r := b.do("POST", "/api/generate", b.user(), generateTiny)
 	e := b.explain(r.header.Get("X-Request-Id"))
 	if r.status != 200 || e.Outcome != "ok" || len(e.Tries) != 2 || e.Tries[0].Backend != "gpu1" || e.Tries[0].Failed == "" || e.Tries[1].Backend != "gpu2" ||
-		!strings.Contains(strings.Join(e.Explained, " "), "It went to gpu1: it had the model in its memory, and was the least busy of those that had; that failed (upstream error), and it went on to another.") {
+		!strings.Contains(strings.Join(e.Explained, " "), "It was sent to gpu1: it was the least busy server with the model in memory; that failed (upstream error), and it was sent to another server.") {
 		t.Errorf("%d %+v", r.status, e)
 	}
 }
@@ -266,7 +266,7 @@ func TestExplainFromTheBooks(t *testing.T) {
 		t.Errorf("got %+v, want the recorded request on gpu7", e)
 	}
 	for _, id := range []string{"nosuch", "a%20b", strings.Repeat("x", 200), "%2e%2e"} {
-		if r := b.do("GET", "/api/admin/explain/"+id, adminSecret, ""); r.status != 404 || !strings.Contains(r.body, "no request of this id") {
+		if r := b.do("GET", "/api/admin/explain/"+id, adminSecret, ""); r.status != 404 || !strings.Contains(r.body, "no request with this id") {
 			t.Errorf("%.20s: %d %s", id, r.status, r.body)
 		}
 	}

@@ -17,7 +17,7 @@ import (
 
 const (
 	endedEarly = "the answer of the Ollama server ended too early: try again"
-	noJSON     = "the Ollama server sent a record that is no JSON: try again"
+	noJSON     = "the Ollama server sent a record that is not JSON: try again"
 	noAnswer   = "the Ollama server did not answer in time: it may be loading a model; try again"
 	silence    = "the Ollama server stopped sending in the middle of its answer: try again"
 	tooLong    = "the request took longer than MAX_REQUEST_TIME allows: ask for a shorter answer"
