@@ -30,8 +30,8 @@ const (
 	paddedData = 256 + smallData
 )
 
-// serveHTTP2 has h count frames of HTTP/2, which it speaks over TLS only. net/http's own HTTP/2 has no place to do that, so it is the one of
-// golang.org/x/net, from which net/http's is copied.
+// serveHTTP2 has h count frames of HTTP/2, which it speaks over TLS only. net/http's own HTTP/2 has no place to do that, so it is the one
+// of golang.org/x/net, from which net/http's is copied.
 func serveHTTP2(h *http.Server) error {
 	own := &http2.Server{}
 	if err := http2.ConfigureServer(h, own); err != nil {

@@ -178,7 +178,8 @@ func (r *refusals) unblame(address string) (was bool) {
 
 // left reports whether a connection ended because its client closed it: nothing was refused then.
 func left(cause string) bool {
-	return cause == "EOF" || strings.HasSuffix(cause, ": EOF") || strings.HasSuffix(cause, "connection reset by peer") || strings.HasSuffix(cause, "broken pipe")
+	return cause == "EOF" || strings.HasSuffix(cause, ": EOF") ||
+		strings.HasSuffix(cause, "connection reset by peer") || strings.HasSuffix(cause, "broken pipe")
 }
 
 // arrival is one connection, as net/http sees it come and go.
