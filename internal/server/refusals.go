@@ -59,6 +59,14 @@ type refusals struct {
 	stopping <-chan struct{}
 }
 
+// newRefusals needs the metrics of s.
+func newRefusals(s *Server) *refusals {
+	return &refusals{
+		log: s.Log, count: s.metrics.refuse, show: s.network, hide: s.withoutAnyClient, stopping: s.stopping.Done(),
+		by: make(map[refusalReason]*refusalSum), blamed: make(map[string]bool),
+	}
+}
+
 // refusalSum is what the log has not had yet.
 type refusalSum struct {
 	n       int

@@ -157,10 +157,7 @@ func New(o Options) *Server {
 	o.Queue.Load = s.preload
 	s.Sched = sched.New(o.Fleet, o.Queue)
 	s.metrics = newMetrics(s)
-	s.refusals = &refusals{
-		log: o.Log, count: s.metrics.refuse, show: s.network, hide: s.withoutAnyClient, stopping: s.stopping.Done(),
-		by: make(map[refusalReason]*refusalSum), blamed: make(map[string]bool),
-	}
+	s.refusals = newRefusals(s)
 	s.badKeys = &badKeys{tell: s.tellBadKeys, by: make(map[netip.Prefix]*badKeyLines)}
 	o.Auth.SpareStore(o.Throttle)
 	s.pools.fleet = o.Fleet
