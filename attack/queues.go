@@ -5,9 +5,11 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"os"
 	"strings"
 	"time"
 )
@@ -136,6 +138,5 @@ func (a *attacker) readSlowly(ctx context.Context) {
 }
 
 func isTimeout(err error) bool {
-	t, ok := err.(net.Error)
-	return ok && t.Timeout()
+	return errors.Is(err, os.ErrDeadlineExceeded)
 }

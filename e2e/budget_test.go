@@ -135,7 +135,7 @@ func TestARestartLoopGainsNoTokens(t *testing.T) {
 	}
 }
 
-// The same with the time of the GPU, which nobody can hold before it is used: a second or so is what a kill may hide.
+// The same with GPU time, which cannot be reserved in advance: a kill may hide about a second of it.
 func TestARestartLoopGainsNoTime(t *testing.T) {
 	fake := ollamatest.Start(t)
 	fake.Handle("POST", "/api/generate", oneOfFive)

@@ -18,7 +18,7 @@ import (
 
 var fleetRequests = flag.Int("fleet-requests", 1000, "how many requests TestFleetKills sends while backends die")
 
-// fakeOllama is a fake backend that can be killed and started again on its address. It writes down whom it has answered.
+// fakeOllama is a fake backend that can be killed and started again on its address. It records the requests that it has answered.
 type fakeOllama struct {
 	t       *testing.T
 	address string
@@ -195,7 +195,7 @@ func wait(ctx context.Context, d time.Duration) {
 	}
 }
 
-// generate asks for a stream and says whether an answer began.
+// generate asks for a stream and reports whether an answer began.
 func generate(ctx context.Context, url, key, prompt string) (body string, began bool, err error) {
 	req, err := http.NewRequestWithContext(ctx, "POST", url+"/api/generate", strings.NewReader(fmt.Sprintf(`{"model":"tiny","prompt":%q}`, prompt)))
 	if err != nil {

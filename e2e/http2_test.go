@@ -73,7 +73,7 @@ func newPeer(t *testing.T, s *service, roots *x509.CertPool) *peer {
 	return p
 }
 
-// send writes frames; that nobody takes them any more is one of the good ends.
+// send writes frames. It is a good end if the gateway no longer accepts them.
 func (p *peer) send(frames func() error) error {
 	p.writing.Lock()
 	defer p.writing.Unlock()
@@ -251,7 +251,7 @@ func TestHTTP2B104(t *testing.T) {
 		})
 	}
 	if got := len(fake.RequestsTo("POST", "/api/chat")); got != served+1 {
-		t.Errorf("Ollama saw %d requests, want the %d good ones and the one of a stream beside refused ones", got, served)
+		t.Errorf("Ollama saw %d requests, want the %d good ones and the one of a stream next to refused ones", got, served)
 	}
 	if grown := peakMemory(t, s) - before; grown > 128<<20 {
 		t.Errorf("the service's memory grew by %d MiB", grown>>20)

@@ -109,7 +109,7 @@ func start(t *testing.T, data, backend string, args []string, env ...string) *se
 	t.Helper()
 	s, address := startBare(t, data, backend, args, env...)
 	if overTLS(env) {
-		s.URL = "https://" + address // nobody can read along
+		s.URL = "https://" + address // no one can read it on the way
 	} else {
 		s.wire = tap(t, address)
 		s.URL = "http://" + s.wire.address
@@ -161,7 +161,7 @@ func startCommand(t *testing.T, data, backend string, command []string, env ...s
 	return s, address
 }
 
-// overTLS says whether the settings have the service speak HTTPS.
+// overTLS reports whether the settings make the service use HTTPS.
 func overTLS(env []string) bool {
 	return slices.ContainsFunc(env, func(v string) bool { return strings.HasPrefix(v, "TLS_CERT=") || strings.HasPrefix(v, "ACME_DOMAIN=") })
 }
@@ -206,7 +206,7 @@ func (s *service) signal(t *testing.T, sig os.Signal) {
 	}
 }
 
-// again starts the service anew on the same data.
+// again starts the service again on the same data.
 func (s *service) again(t *testing.T, backend string, env ...string) *service {
 	t.Helper()
 	n := start(t, s.Data, backend, nil, env...)

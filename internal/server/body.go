@@ -20,13 +20,13 @@ import (
 const (
 	bodyProgress  = 30 * time.Second // a body that makes no progress for so long is cut
 	leastRate     = 4 << 10          // bytes in a second that a body must come with on the whole, after that time
-	drainTime     = time.Second      // for the rest of a body that nobody wants
+	drainTime     = time.Second      // for the rest of a body that is not used
 	readOnTime    = 30 * time.Second // for a body that is refused, of a known key
 	readOnUnknown = 5 * time.Second  // and of an unknown one
 	mostDrained   = 256 << 10        // bytes that net/http reads by itself before it answers
 	firstBuffer   = 512
 	// mostUploads bounds the bodies that are on their way at one time. Small ones do not count as memory, and each holds 30 KB all the same:
-	// one address can have 51,200 in HTTP/2. One key has at most half of them, as many as may wait in the queue by default.
+	// one address can have 51,200 in HTTP/2. One key has at most half of them, the number of requests that can wait in the queue by default.
 	mostUploads = 2048
 )
 
@@ -90,7 +90,7 @@ func (x *exchange) readBody(limit int64) ([]byte, error) {
 			return nil, api.Wrap(api.CodeSlowBody, err, "the body did not arrive in time: send it without pauses")
 		case err != nil:
 			if x.r.ProtoMajor == 1 { // in HTTP/2 other streams would lose their connection
-				x.Header().Set("Connection", "close") // where this body ends, nobody knows
+				x.Header().Set("Connection", "close") // the end of this body is unknown
 			}
 			return nil, api.Wrap(api.CodeBadRequest, err, "the body could not be read")
 		case !uploading:

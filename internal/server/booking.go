@@ -95,7 +95,7 @@ var (
 	errEndedEarly = api.Errorf(api.CodeUpstreamError, "the answer of the Ollama server ended too early: try again")
 )
 
-// compressed says whether an answer comes in a coding: neither its usage nor its end could be read, and no client asked for it.
+// compressed reports whether an answer is compressed. Its usage and its end could not be read, and no client asked for it.
 func compressed(resp *proxy.Response) bool {
 	coding := resp.Header.Get("Content-Encoding")
 	return coding != "" && !strings.EqualFold(coding, "identity")

@@ -11,16 +11,16 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// What a connection may send in HTTP/2 beyond requests and their bodies, in frames: so many at once, so many in a second, and so many for
-// each piece of an answer that it is sent, because some clients (Dart's) acknowledge each by two frames. A reset counts more, because
-// the request before it has cost something. Measured on two cores, 2 connections with 300,000 such frames a second delayed the requests of
-// others from 0.2 ms to 20 to 40 ms; net/http bounds only frames that it answers and that are not read, and requests that have not begun.
+// The bounds of frames that an HTTP/2 connection may send in addition to requests and their bodies: at once, for each second, and for each
+// piece of an answer that it gets, because some clients (Dart's) acknowledge each piece with two frames. A reset counts more, because its
+// request has already cost something. Measured on two cores, two connections with 300,000 such frames a second delayed the requests of others
+// from 0.2 ms to between 20 and 40 ms. net/http only bounds its own unread answers to frames, and requests that have not begun.
 const (
 	freeFrames     = 5000
 	framesInSecond = 500
 	framesForData  = 2
 	framesForReset = 5
-	perFrameBytes  = 64 // a frame counts once more for so many bytes
+	perFrameBytes  = 64 // a frame counts once more for each 64 bytes
 )
 
 const (

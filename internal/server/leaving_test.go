@@ -237,7 +237,7 @@ func TestEveryFailureBehindAHeartbeat(t *testing.T) {
 					}
 					continue
 				}
-				resp := b.open(f.path, key, fmt.Sprintf(f.request, "x")) // on the heartbeat alone
+				resp := b.open(f.path, key, fmt.Sprintf(f.request, "x")) // only the heartbeat has arrived
 				close(gate)
 				text, err := readAll(resp)
 				events := slices.DeleteFunc(strings.SplitAfter(text, "\n\n"), func(event string) bool {

@@ -11,8 +11,8 @@ import (
 	"ollama-api-service/internal/auth"
 )
 
-// perAddress is a listener that takes at most so many connections of one address at one time, before anybody is asked for a
-// key: a client that opens thousands costs memory for each. A connection above that is closed at once.
+// perAddress is a listener that bounds the concurrent connections of one address, before any key is read: a client that opens thousands
+// costs memory for each. It closes further connections at once.
 type perAddress struct {
 	net.Listener
 	most     int

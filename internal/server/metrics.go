@@ -214,7 +214,7 @@ func (m *metrics) book(r *api.Record) {
 		return
 	}
 	u.response.Observe(r.Total.Seconds())
-	// One token has no time between tokens, and without Ollama's own count nobody knows how many there were.
+	// One token has no time between tokens, and without Ollama's own count their number is unknown.
 	if rest := r.CompletionTokens - 1; rest > 0 && r.Streamed && !r.Estimated && r.FirstByte > 0 {
 		u.each.Observe((r.Total - r.FirstByte).Seconds() / float64(rest))
 	}
@@ -262,7 +262,7 @@ func (m *metrics) series(r *api.Record) *usedSeries {
 	return u
 }
 
-// labels says whether a model's name is a label.
+// labels reports whether a model's name is used as a label.
 func (m *metrics) labels(model string) bool {
 	m.used.mu.Lock()
 	defer m.used.mu.Unlock()
@@ -337,7 +337,7 @@ func newStates(s *Server, m *metrics) *states {
 		journalBytes: desc("journal_bytes", "Size of the journal."),
 		journalRows:  desc("journal_waiting_rows", "Requests that have ended and are not in the database yet."),
 		journalOpen:  desc("journal_open_requests", "Requests that are admitted and have not ended."),
-		unwritten:    desc("journal_unwritten_records", "Records that are in memory alone, for the disk takes nothing."),
+		unwritten:    desc("journal_unwritten_records", "Records that are only in memory, because the disk accepts no writes."),
 		readOn:       desc("read_on_requests", "Answers that are read on for their count, for their clients have left (COUNT_GRACE). Each has a slot."),
 		batches:      desc("store_batches_total", "Batches of rows that the database took or failed to take.", "result"),
 		batchRows:    desc("store_rows_total", "Rows that the database took."),

@@ -257,7 +257,7 @@ func reached(next http.Handler) http.Handler {
 	})
 }
 
-// follow is told of each change of a connection: it was refused when bytes have come, or none in time, and no handler has seen them.
+// follow sees each change of a connection. The connection was refused if bytes arrived, or none in time, and no handler saw them.
 func (r *refusals) follow(c net.Conn, state http.ConnState) {
 	a := arrivalOf(c)
 	if a == nil || state != http.StateIdle && state != http.StateClosed {

@@ -13,7 +13,7 @@ import (
 	"ollama-api-service/internal/server"
 )
 
-// caller is somebody who asks, and what each kind of route must answer.
+// caller is a client, and what each kind of route must answer it.
 type caller struct {
 	name  string
 	key   string

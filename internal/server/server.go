@@ -129,7 +129,7 @@ type Server struct {
 	badForwardedFor badForwardedFor
 	admin           *admin.Service
 	site            func() (*web.Site, error) // made by whoever asks first: compressing it would double the time to start
-	openAPI         func() (*web.File, error) // likewise
+	openAPI         func() (*web.File, error) // built at its first use, too
 	started         time.Time
 	ready           atomic.Bool
 	// writeProgress is how long a client may take nothing of its answer.
@@ -270,7 +270,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.live.Load().handler.ServeHTTP(w, r)
 }
 
-// answer finds the route, who asks, and lets the route answer. Nothing unknown and nobody unknown gets further than here.
+// answer finds the route and the key, and lets the route answer. Requests of unknown routes or without a valid key end here.
 func (s *Server) answer(w http.ResponseWriter, r *http.Request, live *Live) {
 	s.requests.Add(1)
 	defer s.requests.Done()

@@ -55,6 +55,7 @@ func (s *Store) CreateKey(ctx context.Context, k api.Key, mac []byte, by api.Cha
 		for _, f := range api.KeyFields {
 			values = append(values, b.param(stored(f.At(&k))))
 		}
+		//nolint:gosec // values are placeholders, and columns are names of api.KeyFields
 		done, err := tx.ExecContext(ctx, `INSERT INTO keys (`+keyColumns+`) VALUES (`+strings.Join(values, ", ")+`)
 			ON CONFLICT (preview) DO NOTHING`, b.args...)
 		if err != nil {
@@ -151,6 +152,7 @@ func (s *Store) ChangeKey(ctx context.Context, preview string, p api.KeyPatch, b
 				set = append(set, columnOf(f)+" = "+b.param(stored(f.At(&k))))
 			}
 		}
+		//nolint:gosec // set has placeholders and names of api.KeyFields
 		_, err = tx.ExecContext(ctx, `UPDATE keys SET `+strings.Join(set, ", ")+` WHERE preview = `+b.param(preview), b.args...)
 		if err != nil {
 			return err
