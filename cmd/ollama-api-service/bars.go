@@ -204,7 +204,9 @@ func (s sheet) columns(d api.Dimension, groups []api.UsageGroup) []column {
 }
 
 func label(d api.Dimension, g *api.UsageGroup) string {
-	text := map[api.Dimension]*string{api.ByKey: g.Key, api.ByModel: g.Model, api.ByEndpoint: g.Endpoint, api.ByBackend: g.Backend, api.ByOutcome: g.Outcome}[d]
+	text := map[api.Dimension]*string{
+		api.ByKey: g.Key, api.ByModel: g.Model, api.ByEndpoint: g.Endpoint, api.ByBackend: g.Backend, api.ByOutcome: g.Outcome,
+	}[d]
 	switch {
 	case d == api.ByDay:
 		return g.Start.Format("2006-01-02 Mon")

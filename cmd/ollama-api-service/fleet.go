@@ -14,7 +14,9 @@ import (
 )
 
 // newFleet returns the servers of the settings, followed by those that admins added. Drained servers stay drained.
-func newFleet(ctx context.Context, cfg *config.Config, means dial.Means, st *store.Store, log *slog.Logger) (*backend.Fleet, map[string]bool, error) {
+func newFleet(
+	ctx context.Context, cfg *config.Config, means dial.Means, st *store.Store, log *slog.Logger,
+) (*backend.Fleet, map[string]bool, error) {
 	kept, err := st.Backends(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -51,7 +53,8 @@ func newMeans(cfg *config.Config, log *slog.Logger) (dial.Means, error) {
 		return dial.Text{File: path, Name: name}
 	}
 	m := dial.Means{
-		CA: file(cfg.OllamaCA, api.SettingCA), Cert: file(cfg.OllamaClientCert, api.SettingClientCert), Key: file(cfg.OllamaClientKey, api.SettingClientKey),
+		CA:   file(cfg.OllamaCA, api.SettingCA),
+		Cert: file(cfg.OllamaClientCert, api.SettingClientCert), Key: file(cfg.OllamaClientKey, api.SettingClientKey),
 		Header: cfg.OllamaAuthHeader.Name, Value: string(cfg.OllamaAuthHeader.Value), Log: log,
 	}
 	tls := m.Access().TLS

@@ -111,8 +111,8 @@ func (p *program) serveCommand() *cobra.Command {
 		Use:   "serve",
 		Short: "Run the service (the default)",
 		Long: `Run the service until SIGTERM or Ctrl-C. SIGHUP reads the settings file and the certificate again and applies the settings that can
-		change while the service runs (docs/settings.md marks them). The first start creates the database in DATA_DIR, a SECRET_KEY if none is set,
-		and an admin key, which it prints once.`,
+		change while the service runs (docs/settings.md marks them). The first start creates the database in DATA_DIR, a SECRET_KEY if none is
+		set, and an admin key, which it prints once.`,
 		Example: `  ollama-api-service serve
   ollama-api-service serve --demo
   ollama-api-service serve --check     check settings, files, database and servers without starting

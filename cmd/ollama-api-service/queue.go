@@ -278,7 +278,8 @@ func (f *queueFlags) text(body []byte, now time.Time) (string, error) {
 		err := json.Indent(&b, body, "", "  ")
 		return strings.TrimSpace(b.String()) + "\n", err
 	}
-	fmt.Fprintf(&b, "%s: %s running, %d waiting of at most %d\n", now.UTC().Format("15:04:05Z"), plural(int64(r.InFlight), "request"), r.Waiting, r.Limit)
+	fmt.Fprintf(&b, "%s: %s running, %d waiting of at most %d\n",
+		now.UTC().Format("15:04:05Z"), plural(int64(r.InFlight), "request"), r.Waiting, r.Limit)
 	if len(r.Backends) > 0 {
 		b.WriteString("\n")
 		if err := r.backends(&b); err != nil {
@@ -294,7 +295,9 @@ func (f *queueFlags) text(body []byte, now time.Time) (string, error) {
 		if i == f.top && f.top > 0 {
 			break
 		}
-		rows = append(rows, []string{q.Model, strconv.Itoa(q.Position), q.Key, shorten(q.KeyName, 24), q.Class, waitText(q.Waited), waitText(q.Expected), q.ID})
+		rows = append(rows, []string{
+			q.Model, strconv.Itoa(q.Position), q.Key, shorten(q.KeyName, 24), q.Class, waitText(q.Waited), waitText(q.Expected), q.ID,
+		})
 	}
 	if err := table(&b, map[int]bool{1: true, 5: true, 6: true}, rows); err != nil {
 		return "", err

@@ -57,7 +57,8 @@ func (p *program) versionCommand() *cobra.Command {
 				"version": buildVersion(), "go": runtime.Version(), "platform": platform, "sqlite_driver": sqliteDriver(),
 			})
 		}
-		_, err := fmt.Fprintf(p.stdout, "%s %s (%s, %s, SQLite driver %s)\n", programName, buildVersion(), runtime.Version(), platform, sqliteDriver())
+		_, err := fmt.Fprintf(p.stdout, "%s %s (%s, %s, SQLite driver %s)\n",
+			programName, buildVersion(), runtime.Version(), platform, sqliteDriver())
 		return err
 	}
 	return cmd

@@ -108,7 +108,8 @@ func (p *patience) until(ctx context.Context, what string, try func() error) err
 		}
 		waited = true
 		pause = min(pause, left)
-		p.log.Warn("the start waits", "for", what, "cause", sentence(err), "next_try_in", pause.Round(time.Millisecond).String(), "at_most", left.Round(time.Second).String())
+		p.log.Warn("the start waits", "for", what, "cause", sentence(err),
+			"next_try_in", pause.Round(time.Millisecond).String(), "at_most", left.Round(time.Second).String())
 		if p.progress != nil {
 			p.progress(what)
 		}

@@ -79,7 +79,9 @@ func write(binary, roots string, labels map[string]string, arch string, at time.
 }
 
 // fill adds the binary and the system files to an empty image.
-func fill(image v1.Image, layers types.MediaType, binary, roots string, labels map[string]string, arch string, at time.Time) (v1.Image, error) {
+func fill(
+	image v1.Image, layers types.MediaType, binary, roots string, labels map[string]string, arch string, at time.Time,
+) (v1.Image, error) {
 	base, err := layer(layers, at, func(w *files) error { return system(w, roots) })
 	if err != nil {
 		return nil, err
@@ -132,7 +134,15 @@ func system(w *files, roots string) error {
 		path  string
 		mode  int64
 		owner int
-	}{{"/etc", 0o755, 0}, {"/etc/ssl", 0o755, 0}, {"/etc/ssl/certs", 0o755, 0}, {"/usr", 0o755, 0}, {"/usr/bin", 0o755, 0}, {"/tmp", 0o1777, 0}, {dataDir, 0o700, user}} {
+	}{
+		{"/etc", 0o755, 0},
+		{"/etc/ssl", 0o755, 0},
+		{"/etc/ssl/certs", 0o755, 0},
+		{"/usr", 0o755, 0},
+		{"/usr/bin", 0o755, 0},
+		{"/tmp", 0o1777, 0},
+		{dataDir, 0o700, user},
+	} {
 		if err := w.dir(dir.path, dir.mode, dir.owner); err != nil {
 			return err
 		}
@@ -169,7 +179,9 @@ func layer(media types.MediaType, at time.Time, fill func(*files) error) (v1.Lay
 }
 
 func (w *files) dir(name string, mode int64, owner int) error {
-	return w.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: path.Clean(name)[1:] + "/", Mode: mode, Uid: owner, Gid: owner, ModTime: w.at})
+	return w.tar.WriteHeader(&tar.Header{
+		Typeflag: tar.TypeDir, Name: path.Clean(name)[1:] + "/", Mode: mode, Uid: owner, Gid: owner, ModTime: w.at,
+	})
 }
 
 func (w *files) text(name, content string) error { return w.file(name, []byte(content), 0o644) }
@@ -183,7 +195,9 @@ func (w *files) copy(name, from string, mode int64) error {
 }
 
 func (w *files) file(name string, content []byte, mode int64) error {
-	err := w.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: path.Clean(name)[1:], Size: int64(len(content)), Mode: mode, ModTime: w.at})
+	err := w.tar.WriteHeader(&tar.Header{
+		Typeflag: tar.TypeReg, Name: path.Clean(name)[1:], Size: int64(len(content)), Mode: mode, ModTime: w.at,
+	})
 	if err != nil {
 		return err
 	}

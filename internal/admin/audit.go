@@ -59,8 +59,9 @@ func (s *Service) auditOperations(a huma.API) {
 var auditExample = func() auditBody {
 	next := mark("audit", "12")
 	return auditBody{NextCursor: &next, Audit: []auditRow{{
-		ID: 12, At: ExampleTime, Actor: "env-admin", ActorName: "ADMIN_API_KEY", Action: store.ActionChange, Target: "oas_8rT2kLmN0q", TargetName: "Production API Key",
-		From: "10.0.0.7", Detail: map[string]any{"rate_limit": map[string]any{"from": 500, "to": 1000}},
+		ID: 12, At: ExampleTime, Actor: "env-admin", ActorName: "ADMIN_API_KEY", From: "10.0.0.7",
+		Action: store.ActionChange, Target: "oas_8rT2kLmN0q", TargetName: "Production API Key",
+		Detail: map[string]any{"rate_limit": map[string]any{"from": 500, "to": 1000}},
 	}}}
 }()
 

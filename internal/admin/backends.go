@@ -101,10 +101,22 @@ type (
 
 func (s *Service) backendOperations(a huma.API) {
 	tags := []string{"Backends (admin)"}
-	operation(a, huma.Operation{OperationID: "list-backends", Method: "GET", Path: "/api/admin/backends", Summary: "List the Ollama servers", Tags: tags}, s.listBackends)
-	operation(a, huma.Operation{OperationID: "add-backend", Method: "POST", Path: "/api/admin/backends", Summary: "Add an Ollama server", Tags: tags, Errors: []int{409}}, s.addBackend)
-	operation(a, huma.Operation{OperationID: "change-backend", Method: "PATCH", Path: "/api/admin/backends/{name}", Summary: "Drain or change an Ollama server", Tags: tags, Errors: []int{404, 409}}, s.changeBackend)
-	operation(a, huma.Operation{OperationID: "remove-backend", Method: "DELETE", Path: "/api/admin/backends/{name}", Summary: "Remove an Ollama server", Tags: tags, Errors: []int{404, 409}}, s.removeBackend)
+	operation(a, huma.Operation{
+		OperationID: "list-backends", Method: "GET", Path: "/api/admin/backends",
+		Summary: "List the Ollama servers", Tags: tags,
+	}, s.listBackends)
+	operation(a, huma.Operation{
+		OperationID: "add-backend", Method: "POST", Path: "/api/admin/backends",
+		Summary: "Add an Ollama server", Tags: tags, Errors: []int{409},
+	}, s.addBackend)
+	operation(a, huma.Operation{
+		OperationID: "change-backend", Method: "PATCH", Path: "/api/admin/backends/{name}",
+		Summary: "Drain or change an Ollama server", Tags: tags, Errors: []int{404, 409},
+	}, s.changeBackend)
+	operation(a, huma.Operation{
+		OperationID: "remove-backend", Method: "DELETE", Path: "/api/admin/backends/{name}",
+		Summary: "Remove an Ollama server", Tags: tags, Errors: []int{404, 409},
+	}, s.removeBackend)
 }
 
 func (s *Service) listBackends(context.Context, *struct{}) (*backendsOut, error) {
@@ -156,7 +168,10 @@ func (s *Service) addBackend(ctx context.Context, in *addBackendIn) (*backendOut
 
 func (s *Service) changeBackend(ctx context.Context, in *changeBackendIn) (*backendOut, error) {
 	by, n := s.change(ctx), in.Body
-	p := api.BackendPatch{Slots: n.Slots, Total: n.Total, Weight: n.Weight, Drain: n.Drain, CA: n.CA, ClientCert: n.ClientCert, ClientKey: n.ClientKey, AuthHeader: n.AuthHeader}
+	p := api.BackendPatch{
+		Slots: n.Slots, Total: n.Total, Weight: n.Weight, Drain: n.Drain,
+		CA: n.CA, ClientCert: n.ClientCert, ClientKey: n.ClientKey, AuthHeader: n.AuthHeader,
+	}
 	b, err := s.named(in.Name)
 	if err != nil {
 		return nil, err

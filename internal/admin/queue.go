@@ -47,8 +47,14 @@ type busyModel struct {
 type queueOut struct{ Body queueBody }
 
 func (s *Service) queueOperations(a huma.API) {
-	operation(a, huma.Operation{OperationID: "queue", Method: "GET", Path: "/api/queue", Summary: "Waiting requests", Tags: []string{"Statistics"}}, s.queue)
-	operation(a, huma.Operation{OperationID: "explain", Method: "GET", Path: "/api/admin/explain/{request_id}", Summary: "Why a request waited, which server it went to and what it cost (admin)", Tags: []string{"Statistics"}, Errors: []int{404}}, s.explain)
+	operation(a, huma.Operation{
+		OperationID: "queue", Method: "GET", Path: "/api/queue",
+		Summary: "Waiting requests", Tags: []string{"Statistics"},
+	}, s.queue)
+	operation(a, huma.Operation{
+		OperationID: "explain", Method: "GET", Path: "/api/admin/explain/{request_id}",
+		Summary: "Why a request waited, which server it went to and what it cost (admin)", Tags: []string{"Statistics"}, Errors: []int{404},
+	}, s.explain)
 }
 
 // queue shows a user's key only its own requests: those of other keys are private.
@@ -81,7 +87,9 @@ func (s *Service) busyBackends(inFlight map[string]int) []busyBackend {
 	place := map[string]int{}
 	for i, b := range s.Fleet.All() {
 		state := b.State()
-		list = append(list, busyBackend{Name: b.Name, Healthy: state.Healthy, Draining: state.Draining, InFlight: inFlight[b.Name], Models: []busyModel{}})
+		list = append(list, busyBackend{
+			Name: b.Name, Healthy: state.Healthy, Draining: state.Draining, InFlight: inFlight[b.Name], Models: []busyModel{},
+		})
 		place[b.Name] = i
 	}
 	for _, st := range s.Sched.Stations() {

@@ -58,8 +58,14 @@ type (
 )
 
 func (s *Service) statsOperations(a huma.API) {
-	operation(a, huma.Operation{OperationID: "own-statistics", Method: "GET", Path: "/api/stats", Summary: "Your usage statistics", Tags: []string{"Statistics"}}, s.ownStatistics)
-	operation(a, huma.Operation{OperationID: "all-statistics", Method: "GET", Path: "/api/admin/stats", Summary: "Usage statistics of all keys (admin)", Tags: []string{"Statistics"}}, s.allStatistics)
+	operation(a, huma.Operation{
+		OperationID: "own-statistics", Method: "GET", Path: "/api/stats",
+		Summary: "Your usage statistics", Tags: []string{"Statistics"},
+	}, s.ownStatistics)
+	operation(a, huma.Operation{
+		OperationID: "all-statistics", Method: "GET", Path: "/api/admin/stats",
+		Summary: "Usage statistics of all keys (admin)", Tags: []string{"Statistics"},
+	}, s.allStatistics)
 }
 
 // settle waits until the requests that have ended are in the store, so that a client that asks after its answer finds it counted. If the
@@ -74,7 +80,10 @@ func (s *Service) settle(ctx context.Context) {
 
 func (s *Service) limitsOf(k *api.Key) limitsLeft {
 	state := s.Limits.State(k)
-	l := limitsLeft{RateLimit: k.RateLimit, MaxConcurrent: k.MaxConcurrent, MaxOutput: k.MaxOutput, Budgets: []budget{}, ResetSeconds: int64((state.Reset + time.Second - 1) / time.Second)}
+	l := limitsLeft{
+		RateLimit: k.RateLimit, ResetSeconds: int64((state.Reset + time.Second - 1) / time.Second),
+		MaxConcurrent: k.MaxConcurrent, MaxOutput: k.MaxOutput, Budgets: []budget{},
+	}
 	if state.Limit >= 0 {
 		l.Remaining = &state.Remaining
 	}

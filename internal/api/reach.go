@@ -29,7 +29,9 @@ type Reach struct{ CA, ClientCert, ClientKey, AuthHeader string }
 
 // fields returns the fields by the name of their setting.
 func (r *Reach) fields() map[string]*string {
-	return map[string]*string{SettingCA: &r.CA, SettingClientCert: &r.ClientCert, SettingClientKey: &r.ClientKey, SettingAuthHeader: &r.AuthHeader}
+	return map[string]*string{
+		SettingCA: &r.CA, SettingClientCert: &r.ClientCert, SettingClientKey: &r.ClientKey, SettingAuthHeader: &r.AuthHeader,
+	}
 }
 
 // Shown returns r with "set" in place of each value.

@@ -185,7 +185,9 @@ func add(ctx context.Context, out *tar.Writer, path string, about File, at time.
 }
 
 func enter(out *tar.Writer, name string, size int64, at time.Time) error {
-	return out.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Size: size, Mode: 0o600, ModTime: at.Truncate(time.Second), Format: tar.FormatPAX})
+	return out.WriteHeader(&tar.Header{
+		Typeflag: tar.TypeReg, Name: name, Size: size, Mode: 0o600, ModTime: at.Truncate(time.Second), Format: tar.FormatPAX,
+	})
 }
 
 // reread reads the written archive from the disk and compares all checksums.

@@ -95,7 +95,8 @@ func (s *Schedule) once(ctx context.Context) bool {
 		return false
 	}
 	s.last.Store(begun.Unix())
-	s.Log.Info("wrote a scheduled backup", "file", path, "bytes", m.Bytes(), "keys", m.Contents.Keys, "requests", m.Contents.Requests, "seconds", time.Since(begun).Seconds())
+	s.Log.Info("wrote a scheduled backup", "file", path, "bytes", m.Bytes(),
+		"keys", m.Contents.Keys, "requests", m.Contents.Requests, "seconds", time.Since(begun).Seconds())
 	s.removeOld(begun)
 	return true
 }

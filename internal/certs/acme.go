@@ -66,9 +66,10 @@ func NewACME(o Options, log *slog.Logger) (*ACME, error) {
 		Storage:           &certmagic.FileStorage{Path: o.Dir},
 		DefaultServerName: o.Domains[0],
 		Logger:            lines,
-		OnEvent:           a.event,
-		OCSP:              certmagic.OCSPConfig{DisableStapling: true},                       // Let's Encrypt no longer offers OCSP, and requests would delay the start
-		ShouldEmitFunc:    func(event string) bool { return event != "tls_get_certificate" }, // emitted for each handshake
+		// Let's Encrypt no longer offers OCSP, and requests would delay the start.
+		OCSP:           certmagic.OCSPConfig{DisableStapling: true},
+		OnEvent:        a.event,
+		ShouldEmitFunc: func(event string) bool { return event != "tls_get_certificate" }, // emitted for each handshake
 	})
 	a.issuer = certmagic.NewACMEIssuer(a.magic, certmagic.ACMEIssuer{
 		CA: o.CA, Email: o.Email, TrustedRoots: o.Roots, Agreed: true, DisableHTTPChallenge: true, DisableDistributedSolvers: true, Logger: lines,

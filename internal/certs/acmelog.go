@@ -19,8 +19,9 @@ type acmeLog struct {
 
 // logged are the fields with names, places, times and reasons. Fields with tokens, accounts or keys are not among them.
 var logged = map[string]bool{
-	"attempt": true, "ca": true, "challenge_type": true, "elapsed": true, "error": true, "identifier": true, "identifiers": true, "issuer": true,
-	"max_duration": true, "problem": true, "remaining": true, "retrying_in": true, "storage": true, "subject": true, "subjects": true,
+	"ca": true, "challenge_type": true, "identifier": true, "identifiers": true, "issuer": true, "storage": true,
+	"subject": true, "subjects": true, "error": true, "problem": true,
+	"attempt": true, "elapsed": true, "max_duration": true, "remaining": true, "retrying_in": true,
 }
 
 func (acmeLog) Enabled(level zapcore.Level) bool { return level >= zapcore.InfoLevel }

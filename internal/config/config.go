@@ -158,7 +158,10 @@ func Load(dotenvPath string, environ []string) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.origin = &origin{file: dotenvPath, text: text, values: maps.Clone(values), environ: environ, environment: map[string]string{}, files: map[string]string{}}
+	c.origin = &origin{
+		file: dotenvPath, text: text, values: maps.Clone(values),
+		environ: environ, environment: map[string]string{}, files: map[string]string{},
+	}
 	known, environment, raw := knownNames(), env.ToMap(environ), map[string]bool{}
 	for name, value := range environment {
 		// Read only our own names: the environment contains many others, which must have no effect.

@@ -24,7 +24,8 @@ func (c Collector) String() string {
 // UnmarshalText reads an address like http://127.0.0.1:4318.
 func (c *Collector) UnmarshalText(text []byte) error {
 	u, err := url.Parse(string(text))
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Opaque != "" || u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "" {
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Opaque != "" ||
+		u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "" {
 		return invalid("must be the http or https address of a collector, like http://127.0.0.1:4318")
 	}
 	if u.User != nil {

@@ -378,7 +378,8 @@ var baseSegment = regexp.MustCompile(`^[A-Za-z0-9_~-][A-Za-z0-9._~-]*$`)
 
 // ownSegments are the first segments of the service's own paths. A base path that starts with one would be ambiguous.
 var ownSegments = map[string]bool{
-	"api": true, "v1": true, "k": true, "docs": true, "redoc": true, "openapi.json": true, "health": true, "healthz": true, "readyz": true, "metrics": true,
+	"api": true, "v1": true, "k": true, "docs": true, "redoc": true, "openapi.json": true,
+	"health": true, "healthz": true, "readyz": true, "metrics": true,
 }
 
 // UnmarshalText reads a path like /ollama.

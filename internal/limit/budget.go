@@ -68,7 +68,10 @@ func (e *entry) budgets(k *api.Key, now instant) (tokens, gpu []budget) {
 		tokens = append(tokens, budget{"tokens_per_day", "24 hours", "tokens", *k.TokensPerDay, e.heldTokens, 1, &s.dayTokens})
 	}
 	if k.GPUPerDay != nil {
-		gpu = append(gpu, budget{"gpu_seconds_per_day", "24 hours", "seconds of the GPU", *k.GPUPerDay * int64(time.Second), int64(e.heldGPU), int64(time.Second), &s.dayGPU})
+		allowed := *k.GPUPerDay * int64(time.Second)
+		gpu = append(gpu, budget{
+			"gpu_seconds_per_day", "24 hours", "seconds of the GPU", allowed, int64(e.heldGPU), int64(time.Second), &s.dayGPU,
+		})
 	}
 	return tokens, gpu
 }
@@ -88,7 +91,10 @@ func (m *Memory) Budgets(k *api.Key) []Budget {
 	var list []Budget
 	for _, b := range append(tokens, gpu...) {
 		units := func(n int64) float64 { return float64(n) / float64(b.scale) }
-		state := Budget{Limit: b.field, Allowed: units(b.allowed), Used: units(b.window.used), Held: units(b.held), Remaining: units(max(b.left(), 0))}
+		state := Budget{
+			Limit: b.field, Allowed: units(b.allowed),
+			Used: units(b.window.used), Held: units(b.held), Remaining: units(max(b.left(), 0)),
+		}
 		if state.Remaining == 0 && b.window.used >= b.allowed {
 			state.Reset = b.wait(1, now)
 		}

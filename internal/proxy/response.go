@@ -69,7 +69,8 @@ func (r *Response) Streams() (stream, sse bool) {
 // Read reads the body. Its errors are those of Do, and io.EOF at the proper end.
 func (r *Response) Read(p []byte) (int, error) {
 	if r.shut {
-		return 0, api.Wrap(api.CodeInternal, net.ErrClosed, "an answer was read after it was closed") // the connection may already carry another request
+		// The connection may already carry another request.
+		return 0, api.Wrap(api.CodeInternal, net.ErrClosed, "an answer was read after it was closed")
 	}
 	n, err := r.body.Read(p)
 	switch {

@@ -25,8 +25,8 @@ const (
 	readOnUnknown = 5 * time.Second  // and of an unknown one
 	mostDrained   = 256 << 10        // bytes that net/http reads by itself before it answers
 	firstBuffer   = 512
-	// mostUploads bounds the bodies that are on their way at one time. Small ones do not count as memory, and each holds 30 KB all the same: one
-	// address can have 51,200 in HTTP/2. One key has at most half of them, the number of requests that can wait in the queue by default.
+	// mostUploads bounds the bodies that are on their way at one time. Small ones do not count as memory, and each holds 30 KB all the same:
+	// one address can have 51,200 in HTTP/2. One key has at most half of them, the number of requests that can wait in the queue by default.
 	mostUploads = 2048
 )
 
@@ -184,8 +184,8 @@ const maxWindow = 8 << 20
 // smallBody counts.
 const besidesWindow = 1 << 20
 
-// A compressed body may be decoded to mostDecoded bytes, or to mostRatio times its own if that is more. Text in JSON has a ratio of 3 to 10,
-// an image of 1.3; only texts that repeat themselves have more.
+// A compressed body may be decoded to mostDecoded bytes, or to mostRatio times its own if that is more. Text in JSON has a ratio of 3 to
+// 10, an image of 1.3; only texts that repeat themselves have more.
 const (
 	mostDecoded = 1 << 20
 	mostRatio   = 100
@@ -262,7 +262,8 @@ func decoding(coding string, body []byte, window int, read func(io.Reader) error
 		}
 		return read(z)
 	}
-	z, err := zstd.NewReader(bytes.NewReader(body), zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(uint64(window)))
+	z, err := zstd.NewReader(bytes.NewReader(body),
+		zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(uint64(window)))
 	if err != nil {
 		return err
 	}
@@ -296,8 +297,8 @@ func (x *exchange) hold(n int) error {
 	return nil
 }
 
-// holdReading counts what reading a body takes in addition to it and its copy: the names of its fields, of which a few MB can take ten times as
-// much. No more counts than the bound has, so that a body of the largest size fits also with many names.
+// holdReading counts what reading a body takes in addition to it and its copy: the names of its fields, of which a few MB can take ten
+// times as much. No more counts than the bound has, so that a body of the largest size fits also with many names.
 func (x *exchange) holdReading(body []byte) error {
 	if len(body) <= smallBody {
 		return nil

@@ -243,7 +243,9 @@ func (x *exchange) attrs() []slog.Attr {
 	}
 	attrs = append(attrs, slog.String("model", r.Model), slog.String("outcome", string(r.Outcome)), slog.Bool("streamed", r.Streamed),
 		slog.Int64("prompt_tokens", r.PromptTokens), slog.Int64("completion_tokens", r.CompletionTokens),
-		slog.Float64("ttfb_ms", api.Milliseconds(r.FirstByte)), slog.Float64("slot_ms", api.Milliseconds(r.Slot)), slog.Float64("gpu_ms", api.Milliseconds(max(r.GPU, 0))), slog.Int64("bytes_in", r.BytesIn), slog.String("backend", r.Backend))
+		slog.Float64("ttfb_ms", api.Milliseconds(r.FirstByte)), slog.Float64("slot_ms", api.Milliseconds(r.Slot)),
+		slog.Float64("gpu_ms", api.Milliseconds(max(r.GPU, 0))),
+		slog.Int64("bytes_in", r.BytesIn), slog.String("backend", r.Backend))
 	attrs = append(attrs, x.history.Attrs()...)
 	if r.Alias != "" {
 		attrs = append(attrs, slog.String("asked_for", r.Alias))

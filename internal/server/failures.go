@@ -13,7 +13,9 @@ import (
 	"ollama-api-service/internal/dialect"
 )
 
-var shapeNames = map[dialect.Family]string{dialect.Native: "Ollama", dialect.OpenAI: "OpenAI", dialect.Responses: "OpenAI", dialect.Anthropic: "Anthropic"}
+var shapeNames = map[dialect.Family]string{
+	dialect.Native: "Ollama", dialect.OpenAI: "OpenAI", dialect.Responses: "OpenAI", dialect.Anthropic: "Anthropic",
+}
 
 // families returns the dialects in which a route may fail.
 func (r *route) families() []dialect.Family {
@@ -129,7 +131,9 @@ var explanations = map[int]string{
 }
 
 // countedOnly are the failures that only routes with a slot and a record can have.
-var countedOnly = map[api.Code]bool{api.CodeRateLimited: true, api.CodeConcurrency: true, api.CodeQueueFull: true, api.CodeQueueTimeout: true}
+var countedOnly = map[api.Code]bool{
+	api.CodeRateLimited: true, api.CodeConcurrency: true, api.CodeQueueFull: true, api.CodeQueueTimeout: true,
+}
 
 // typicalFailures has one example of each code that clients can get.
 var typicalFailures = []api.Error{

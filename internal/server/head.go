@@ -16,7 +16,8 @@ const (
 // ruled are the header fields that this service acts on. If such a field is spelled with an underscore, one proxy may drop it and the next
 // may act on it (CVE-2025-64484 of oauth2-proxy). Other fields with underscores, such as Codex's session_id, have no meaning here.
 var ruled = map[string]bool{
-	"Authorization": true, "X-Api-Key": true, "Api-Key": true, "Content-Length": true, "Transfer-Encoding": true, "Content-Encoding": true, "Content-Type": true,
+	"Authorization": true, "X-Api-Key": true, "Api-Key": true,
+	"Content-Length": true, "Transfer-Encoding": true, "Content-Encoding": true, "Content-Type": true,
 	"X-Forwarded-For": true, "X-Forwarded-Host": true, "X-Forwarded-Proto": true, "X-Real-Ip": true, "X-Request-Id": true,
 	"Anthropic-Version": true, "X-Backend": true, "User-Agent": true, "Sec-Fetch-Site": true,
 }

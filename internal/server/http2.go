@@ -13,8 +13,8 @@ import (
 
 // The bounds of frames that an HTTP/2 connection may send in addition to requests and their bodies: at once, for each second, and for each
 // piece of an answer that it gets, because some clients (Dart's) acknowledge each piece with two frames. A reset counts more, because its
-// request has already cost something. Measured on two cores, two connections with 300,000 such frames a second delayed the requests of others
-// from 0.2 ms to between 20 and 40 ms. net/http only bounds its own unread answers to frames, and requests that have not begun.
+// request has already cost something. Measured on two cores, two connections with 300,000 such frames a second delayed the requests of
+// others from 0.2 ms to between 20 and 40 ms. net/http only bounds its own unread answers to frames, and requests that have not begun.
 const (
 	freeFrames     = 5000
 	framesInSecond = 500
@@ -30,8 +30,8 @@ const (
 	paddedData = 256 + smallData
 )
 
-// serveHTTP2 has h count frames of HTTP/2, which it speaks over TLS only. net/http's own HTTP/2 has no place to do that, so it is the one of
-// golang.org/x/net, from which net/http's is copied.
+// serveHTTP2 has h count frames of HTTP/2, which it speaks over TLS only. net/http's own HTTP/2 has no place to do that, so it is the one
+// of golang.org/x/net, from which net/http's is copied.
 func serveHTTP2(h *http.Server) error {
 	own := &http2.Server{}
 	if err := http2.ConfigureServer(h, own); err != nil {

@@ -52,8 +52,12 @@ var (
 		"Anthropic-Ratelimit-Tokens-Limit", "Anthropic-Ratelimit-Tokens-Remaining", "Anthropic-Ratelimit-Tokens-Reset",
 	}
 
-	requestHeaders = [...]*limitHeaders{dialect.OpenAI: openAIRequests, dialect.Responses: openAIRequests, dialect.Anthropic: anthropicRequests}
-	tokenHeaders   = [...]*limitHeaders{dialect.OpenAI: openAITokens, dialect.Responses: openAITokens, dialect.Anthropic: anthropicTokens}
+	requestHeaders = [...]*limitHeaders{
+		dialect.OpenAI: openAIRequests, dialect.Responses: openAIRequests, dialect.Anthropic: anthropicRequests,
+	}
+	tokenHeaders = [...]*limitHeaders{
+		dialect.OpenAI: openAITokens, dialect.Responses: openAITokens, dialect.Anthropic: anthropicTokens,
+	}
 )
 
 var resetNow = []string{"0s"} // shared by most requests; nothing changes the values of a header

@@ -23,7 +23,8 @@ func (s *Server) preload(ctx context.Context, b *backend.Backend, a *sched.Ask) 
 	if err != nil {
 		s.note(b, err)
 		if ctx.Err() == nil {
-			s.Log.Warn("a model could not be loaded", "backend", b.Name, "model", a.Model, "request_id", a.ID, "ms", api.Milliseconds(took), "cause", err.Error())
+			s.Log.Warn("a model could not be loaded", "backend", b.Name, "model", a.Model, "request_id", a.ID,
+				"ms", api.Milliseconds(took), "cause", err.Error())
 		}
 		return err
 	}

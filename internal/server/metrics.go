@@ -96,7 +96,10 @@ func (c *cache[K, V]) addLocked(k K, v V) {
 }
 
 func newMetrics(s *Server) *metrics {
-	m := &metrics{registry: prometheus.NewRegistry(), refused: map[api.Code]prometheus.Counter{}, failed: map[api.Code]prometheus.Counter{}, models: map[string]bool{}}
+	m := &metrics{
+		registry: prometheus.NewRegistry(), models: map[string]bool{},
+		refused: map[api.Code]prometheus.Counter{}, failed: map[api.Code]prometheus.Counter{},
+	}
 	m.handler = promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{EnableOpenMetrics: true, ErrorHandling: promhttp.ContinueOnError})
 	counters := func(name, help string, labels ...string) *prometheus.CounterVec {
 		c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: metricPrefix + name, Help: help}, labels)
@@ -132,7 +135,8 @@ func newMetrics(s *Server) *metrics {
 		.1, .25, .5, 1, 2.5, 5, 10, 30, 60, 180, 600, 1800), []string{"model"})
 	m.each = prometheus.NewHistogramVec(histogram("time_per_output_token_seconds", "From the first byte of a streamed answer to its end, divided by the tokens after the first.",
 		.005, .01, .02, .03, .05, .075, .1, .2, .5, 1, 2), []string{"model"})
-	m.waited = prometheus.NewHistogram(histogram("queue_wait_seconds", "Wait of an inference request for a slot.", .01, .1, .5, 1, 5, 10, 30, 60, 300, 600))
+	m.waited = prometheus.NewHistogram(histogram("queue_wait_seconds", "Wait of an inference request for a slot.",
+		.01, .1, .5, 1, 5, 10, 30, 60, 300, 600))
 	m.open = prometheus.NewGauge(prometheus.GaugeOpts{Name: metricPrefix + "open_requests", Help: "HTTP requests being answered now, those that wait and those for metrics included."})
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: metricPrefix + "build_info", Help: "Version of the service; always 1.",
@@ -271,7 +275,8 @@ func (m *metrics) newSeries(key served) *usedSeries {
 		model = noName
 	}
 	u := &usedSeries{
-		outcomes: map[api.Outcome]prometheus.Counter{}, slot: m.slots.WithLabelValues(model, key.backend), gpu: m.gpu.WithLabelValues(model, key.backend),
+		outcomes: map[api.Outcome]prometheus.Counter{},
+		slot:     m.slots.WithLabelValues(model, key.backend), gpu: m.gpu.WithLabelValues(model, key.backend),
 		first: m.first.WithLabelValues(model), response: m.response.WithLabelValues(model), each: m.each.WithLabelValues(model),
 	}
 	for _, o := range api.Outcomes {
@@ -292,10 +297,23 @@ func (s *Server) scrape(x *exchange) error {
 
 // states reads how things are when a scrape asks.
 type states struct {
-	m                                                                                                                                                                              *metrics // s.metrics, before that is set
-	s                                                                                                                                                                              *Server
-	inFlight, slots, up, draining, loaded, vram, info, probed, waiting, class, modelSlots, limit, readOn, journalBytes, journalLimit, journalRows, journalOpen, unwritten, failing *prometheus.Desc
-	batches, batchRows, batchSeconds, lost, logLost, expires, backedUp, backupEvery                                                                                                *prometheus.Desc
+	m *metrics // s.metrics, before that is set
+	s *Server
+
+	// backends
+	up, draining, info, probed  *prometheus.Desc
+	inFlight, slots, modelSlots *prometheus.Desc
+	loaded, vram                *prometheus.Desc
+	// requests that wait, and those that are read on
+	waiting, class, limit, readOn *prometheus.Desc
+	// the journal
+	journalBytes, journalLimit, journalRows *prometheus.Desc
+	journalOpen, unwritten, failing         *prometheus.Desc
+	// the database
+	batches, batchRows, batchSeconds *prometheus.Desc
+	backedUp, backupEvery            *prometheus.Desc
+	// what is lost, and what ends
+	lost, logLost, expires *prometheus.Desc
 }
 
 func newStates(s *Server, m *metrics) *states {

@@ -59,6 +59,14 @@ type refusals struct {
 	stopping <-chan struct{}
 }
 
+// newRefusals needs the metrics of s.
+func newRefusals(s *Server) *refusals {
+	return &refusals{
+		log: s.Log, count: s.metrics.refuse, show: s.network, hide: s.withoutAnyClient, stopping: s.stopping.Done(),
+		by: make(map[refusalReason]*refusalSum), blamed: make(map[string]bool),
+	}
+}
+
 // refusalSum is what the log has not had yet.
 type refusalSum struct {
 	n       int
@@ -178,7 +186,8 @@ func (r *refusals) unblame(address string) (was bool) {
 
 // left reports whether a connection ended because its client closed it: nothing was refused then.
 func left(cause string) bool {
-	return cause == "EOF" || strings.HasSuffix(cause, ": EOF") || strings.HasSuffix(cause, "connection reset by peer") || strings.HasSuffix(cause, "broken pipe")
+	return cause == "EOF" || strings.HasSuffix(cause, ": EOF") ||
+		strings.HasSuffix(cause, "connection reset by peer") || strings.HasSuffix(cause, "broken pipe")
 }
 
 // arrival is one connection, as net/http sees it come and go.

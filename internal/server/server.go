@@ -67,7 +67,8 @@ type Options struct {
 
 // Upstream is how the server uses the Ollama servers.
 type Upstream struct {
-	// Means are what a server is reached with unless an admin says otherwise: OLLAMA_AUTH_HEADER, OLLAMA_CA and OLLAMA_CLIENT_CERT. May be empty.
+	// Means are what a server is reached with unless an admin says otherwise: OLLAMA_AUTH_HEADER, OLLAMA_CA and OLLAMA_CLIENT_CERT.
+	// May be empty.
 	Means dial.Means
 	// Static are the names of the servers that the settings name, and Refuses is why an address cannot be a server's. May be nil.
 	Static  map[string]bool
@@ -156,7 +157,7 @@ func New(o Options) *Server {
 	o.Queue.Load = s.preload
 	s.Sched = sched.New(o.Fleet, o.Queue)
 	s.metrics = newMetrics(s)
-	s.refusals = &refusals{log: o.Log, count: s.metrics.refuse, show: s.network, hide: s.withoutAnyClient, by: make(map[refusalReason]*refusalSum), blamed: make(map[string]bool), stopping: s.stopping.Done()}
+	s.refusals = newRefusals(s)
 	s.badKeys = &badKeys{tell: s.tellBadKeys, by: make(map[netip.Prefix]*badKeyLines)}
 	o.Auth.SpareStore(o.Throttle)
 	s.pools.fleet = o.Fleet
@@ -175,8 +176,8 @@ func New(o Options) *Server {
 	return s
 }
 
-// Serve answers on l until ctx ends and StopDelay has passed, then lets requests finish for grace and ends what is left with an error record. It
-// returns when no request runs any more.
+// Serve answers on l until ctx ends and StopDelay has passed, then lets requests finish for grace and ends what is left with an error
+// record. It returns when no request runs any more.
 func (s *Server) Serve(ctx context.Context, l net.Listener, grace time.Duration) error {
 	return s.ServeAll(ctx, []net.Listener{l}, grace)
 }
@@ -410,7 +411,8 @@ func (s *Server) logRequest(x *exchange) {
 	level := slog.LevelInfo
 	if x.err != nil {
 		switch x.err.Code {
-		case api.CodeUnauthorized, api.CodeThrottled, api.CodeForbidden, api.CodeRateLimited, api.CodeConcurrency, api.CodeQueueFull, api.CodeQueueTimeout:
+		case api.CodeUnauthorized, api.CodeThrottled, api.CodeForbidden,
+			api.CodeRateLimited, api.CodeConcurrency, api.CodeQueueFull, api.CodeQueueTimeout:
 			level = slog.LevelWarn
 			s.Books.Refuse(x.who(), x.err.Code)
 		case api.CodeInternal, api.CodeUnavailable, api.CodeNoBackend, api.CodeUpstreamError, api.CodeUpstreamTimeout:

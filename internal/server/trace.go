@@ -62,7 +62,8 @@ func (s *Server) traceRequest(x *exchange) {
 	if parent := x.r.Header["Traceparent"]; len(parent) == 1 {
 		ctx = propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{"traceparent": parent[0]})
 	}
-	ctx, span := s.Tracer.Start(ctx, x.route.method+" "+x.route.template, trace.WithSpanKind(trace.SpanKindServer), trace.WithTimestamp(x.arrived))
+	ctx, span := s.Tracer.Start(ctx, x.route.method+" "+x.route.template,
+		trace.WithSpanKind(trace.SpanKindServer), trace.WithTimestamp(x.arrived))
 	if !span.IsRecording() {
 		return
 	}
@@ -115,8 +116,9 @@ func (t *requestTrace) serve(b *booking, up *proxy.Request) {
 	x := b.x
 	t.served = time.Now()
 	name, attrs := x.route.method+" "+x.route.upstream, make([]attribute.KeyValue, 0, 16)
-	attrs = append(attrs, attrServer.String(b.lease.Backend.URL.Hostname()), attrBackend.String(b.lease.Backend.Name), attrMethod.String(x.route.method))
-	if port, err := strconv.Atoi(b.lease.Backend.URL.Port()); err == nil {
+	server := b.lease.Backend
+	attrs = append(attrs, attrServer.String(server.URL.Hostname()), attrBackend.String(server.Name), attrMethod.String(x.route.method))
+	if port, err := strconv.Atoi(server.URL.Port()); err == nil {
 		attrs = append(attrs, attrPort.Int(port))
 	}
 	if operation := operations[x.route.kind]; operation != "" {
@@ -125,9 +127,11 @@ func (t *requestTrace) serve(b *booking, up *proxy.Request) {
 			asked = b.record.Model
 		}
 		name = operation + " " + asked
-		attrs = append(attrs, attrOperation.String(operation), attrProvider.String("ollama"), attrAsked.String(asked), attrStream.Bool(b.req.Stream))
+		attrs = append(attrs, attrOperation.String(operation), attrProvider.String("ollama"),
+			attrAsked.String(asked), attrStream.Bool(b.req.Stream))
 	}
-	ctx, span := t.tracer.Start(t.ctx, name, trace.WithSpanKind(trace.SpanKindClient), trace.WithTimestamp(t.served), trace.WithAttributes(attrs...))
+	ctx, span := t.tracer.Start(t.ctx, name,
+		trace.WithSpanKind(trace.SpanKindClient), trace.WithTimestamp(t.served), trace.WithAttributes(attrs...))
 	t.serving = span
 	if x.s.TraceUpstream {
 		header := propagation.MapCarrier{}

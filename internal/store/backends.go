@@ -72,7 +72,12 @@ func (s *Store) ChangeBackend(ctx context.Context, name string, p api.BackendPat
 		for _, f := range []struct {
 			name     string
 			from, to any
-		}{{"slots", old.Slots, b.Slots}, {"total", old.Total, b.Total}, {"weight", old.Weight, b.Weight}, {"draining", old.Draining, b.Draining}} {
+		}{
+			{"slots", old.Slots, b.Slots},
+			{"total", old.Total, b.Total},
+			{"weight", old.Weight, b.Weight},
+			{"draining", old.Draining, b.Draining},
+		} {
 			if f.from != f.to {
 				changed[f.name] = moved{f.from, f.to}
 			}

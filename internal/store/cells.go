@@ -55,8 +55,10 @@ const foreverMS = 0
 // levels are all levels except the first ones, by minute and byAll by hour. Each comes after the one that it is computed from. Blocks of
 // byAll would be as many as days, so there are none. Queries by parts of hours read few cells, so those exist only for two kinds.
 var levels = func() (all []level) {
-	all = append(all, level{byKey, quarterMS, byKey, minuteMS}, level{byOthers, quarterMS, byOthers, minuteMS},
-		level{byAll, dayMS, byAll, hourMS}, level{byOthers, hourMS, byAll, hourMS}, level{byOthers, dayMS, byAll, dayMS}, level{byOthers, blockMS, byOthers, dayMS})
+	all = append(all,
+		level{byKey, quarterMS, byKey, minuteMS}, level{byOthers, quarterMS, byOthers, minuteMS},
+		level{byAll, dayMS, byAll, hourMS}, level{byOthers, hourMS, byAll, hourMS},
+		level{byOthers, dayMS, byAll, dayMS}, level{byOthers, blockMS, byOthers, dayMS})
 	for _, k := range singles {
 		from := byOthers
 		if k == byKey {
@@ -144,11 +146,17 @@ func (u *used) add(o *used) {
 
 // values returns the fields in the order of cellSums, and into returns pointers to them in the same order.
 func (u *used) values() []any {
-	return []any{u.count, u.timed, u.total, u.firstBytes, u.firstByte, u.prompt, u.completion, u.estimated, u.slot, u.in, u.out, u.last, u.gpu, u.queue}
+	return []any{
+		u.count, u.timed, u.total, u.firstBytes, u.firstByte,
+		u.prompt, u.completion, u.estimated, u.slot, u.in, u.out, u.last, u.gpu, u.queue,
+	}
 }
 
 func (u *used) into() []any {
-	return []any{&u.count, &u.timed, &u.total, &u.firstBytes, &u.firstByte, &u.prompt, &u.completion, &u.estimated, &u.slot, &u.in, &u.out, &u.last, &u.gpu, &u.queue}
+	return []any{
+		&u.count, &u.timed, &u.total, &u.firstBytes, &u.firstByte,
+		&u.prompt, &u.completion, &u.estimated, &u.slot, &u.in, &u.out, &u.last, &u.gpu, &u.queue,
+	}
 }
 
 // cells are the sums over the rows of one transaction.

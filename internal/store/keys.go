@@ -302,8 +302,9 @@ func keepAdmin(ctx context.Context, tx *sql.Tx, old, k api.Key, by api.Change) e
 	self := by.Actor == old.Preview
 	const another = "create another admin key without allowed_ips first"
 	open := func(k api.Key) bool { return isLive(k, by.At) && len(k.AllowedIPs) == 0 }
+	lasting := func(k api.Key) bool { return open(k) && k.ExpiresAt == nil }
 	switch {
-	case open(old) && old.ExpiresAt == nil && (!open(k) || k.ExpiresAt != nil) && others.lasting == 0 && !(self && k.RevokedAt != nil && others.open > 0):
+	case lasting(old) && !lasting(k) && others.lasting == 0 && !(self && k.RevokedAt != nil && others.open > 0):
 		return api.Errorf(api.CodeConflict, "%s is the last admin key without an expiry and without allowed_ips; %s", old.Preview, another)
 	case open(old) && !open(k) && others.open == 0:
 		return api.Errorf(api.CodeConflict, "%s is the last admin key without allowed_ips; %s", old.Preview, another)

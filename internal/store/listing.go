@@ -219,9 +219,10 @@ func scanRecord(r *sql.Rows) (api.Record, error) {
 	var firstByte, gpu, queued, loading sql.NullFloat64
 	var took, slot, reserved float64
 	var ollama [4]sql.NullInt64
-	err := r.Scan(&out.ID, &out.ClientRequestID, &at, &out.Key, &out.Model, &out.Alias, &out.Endpoint, &out.Class, &out.Backend, &out.Outcome, &out.Status,
-		&out.ErrorCode, &streamed, &out.PromptTokens, &out.CompletionTokens, &estimated, &firstByte, &took, &slot, &ollama[0], &ollama[1], &ollama[2],
-		&ollama[3], &out.BytesIn, &out.BytesOut, &out.ClientAddr, &gpu, &out.Reserved, &reserved, &queued, &loading)
+	err := r.Scan(&out.ID, &out.ClientRequestID, &at, &out.Key, &out.Model, &out.Alias, &out.Endpoint, &out.Class, &out.Backend,
+		&out.Outcome, &out.Status, &out.ErrorCode, &streamed, &out.PromptTokens, &out.CompletionTokens, &estimated, &firstByte, &took, &slot,
+		&ollama[0], &ollama[1], &ollama[2], &ollama[3], &out.BytesIn, &out.BytesOut, &out.ClientAddr,
+		&gpu, &out.Reserved, &reserved, &queued, &loading)
 	out.At, out.Streamed, out.Estimated = instant(at), streamed != 0, estimated != 0
 	out.FirstByte, out.Total, out.Slot = duration(firstByte.Float64), duration(took), duration(slot)
 	out.ReservedGPU = duration(reserved)

@@ -96,7 +96,9 @@ func (p *pages) known() []string {
 // paged reports whether pages can answer the query: it is about all keys and at most one other dimension.
 func (q *UsageQuery) paged(p *plan) bool {
 	needs := q.needs()
-	if others := needs &^ byKey; needs&byKey == 0 || others&(others-1) != 0 || len(q.Keys)+len(q.Models)+len(q.Endpoints)+len(q.Backends)+len(q.Outcomes) > 0 {
+	others := needs &^ byKey
+	filters := len(q.Keys) + len(q.Models) + len(q.Endpoints) + len(q.Backends) + len(q.Outcomes)
+	if needs&byKey == 0 || others&(others-1) != 0 || filters > 0 {
 		return false
 	}
 	n := int64(0)

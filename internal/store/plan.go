@@ -69,7 +69,8 @@ func (k kept) sources(needs kind, keysChosen bool) []source {
 		}
 		return append(from(needs, k.rollups, blockMS, dayMS, hourMS), source{fine, quarterMS, k.rows}, source{fine, minuteMS, k.minutes})
 	case needs&byKey == 0:
-		return append(from(byOthers, k.rollups, blockMS, dayMS, hourMS), source{byOthers, quarterMS, k.rows}, source{byOthers, minuteMS, k.minutes})
+		return append(from(byOthers, k.rollups, blockMS, dayMS, hourMS),
+			source{byOthers, quarterMS, k.rows}, source{byOthers, minuteMS, k.minutes})
 	}
 	hours := source{byAll, hourMS, k.rows}
 	others := needs &^ byKey

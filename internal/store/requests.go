@@ -10,8 +10,10 @@ import (
 
 const addRecord = `INSERT INTO requests (id, client_request_id, at, key, model, alias, endpoint, class, backend, outcome, status,
 	error_code, streamed, prompt_tokens, completion_tokens, estimated, ttfb_ms, total_ms, slot_ms, ollama_total_ns, ollama_load_ns,
-	ollama_prompt_eval_ns, ollama_eval_ns, bytes_in, bytes_out, client_addr, gpu_ms, reserved_tokens, reserved_gpu_ms, queue_ms, loading_ms, shape)
-	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32)
+	ollama_prompt_eval_ns, ollama_eval_ns, bytes_in, bytes_out, client_addr, gpu_ms, reserved_tokens, reserved_gpu_ms, queue_ms,
+	loading_ms, shape)
+	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
+	$17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32)
 	ON CONFLICT (id) DO NOTHING`
 
 // AddRecords adds requests in one transaction and returns how many were new. A record whose ID already exists changes nothing, so that a
@@ -163,7 +165,8 @@ func (s *Store) UsedSince(ctx context.Context, since, now time.Time, longest tim
 		// The reserved GPU time was measured with the wall clock across a kill: limit it to the longest time of a request.
 		return rows(ctx, tx, `SELECT key, (CAST(CASE WHEN ended > $3 THEN $3 ELSE ended END AS INTEGER) / 60000) * 60000 AS minute,
 			SUM(CASE WHEN reserved_tokens > tokens THEN reserved_tokens ELSE tokens END), SUM(COALESCE(gpu_ms, held, 0.0))
-			FROM (SELECT key, at + CASE WHEN total_ms > 0 THEN total_ms ELSE $2 END AS ended, reserved_tokens, prompt_tokens + completion_tokens AS tokens,
+			FROM (SELECT key, at + CASE WHEN total_ms > 0 THEN total_ms ELSE $2 END AS ended,
+				reserved_tokens, prompt_tokens + completion_tokens AS tokens,
 				gpu_ms, CASE WHEN reserved_gpu_ms > $2 THEN $2 ELSE reserved_gpu_ms END AS held
 				FROM requests WHERE at >= $1 - $2 AND at <= $3 AND error_code <> 'no_backend') AS used
 			GROUP BY key, minute HAVING minute >= $1 ORDER BY key, minute`,

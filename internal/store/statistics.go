@@ -349,7 +349,9 @@ func (s *summary) merge(o *summary) {
 }
 
 func (s *summary) statistics() api.Statistics {
-	s.TotalRequests, s.PromptTokens, s.CompletionTokens, s.EstimatedRows, s.SlotMS, s.GPUMS, s.QueueMS = s.count, s.prompt, s.completion, s.estimated, s.slot, s.gpu, s.queue
+	s.TotalRequests, s.EstimatedRows = s.count, s.estimated
+	s.PromptTokens, s.CompletionTokens = s.prompt, s.completion
+	s.SlotMS, s.GPUMS, s.QueueMS = s.slot, s.gpu, s.queue
 	var timed int64 // requests with a known duration; interrupted ones have none
 	for _, b := range s.latencies {
 		timed += b.Count

@@ -112,7 +112,8 @@ func place(g *api.UsageGroup, d api.Dimension, start *sql.NullInt64) any {
 
 func (u *used) usage() api.Usage {
 	out := api.Usage{
-		Requests: u.count, PromptTokens: u.prompt, CompletionTokens: u.completion, Estimated: u.estimated, SlotMS: u.slot, GPUMS: u.gpu, QueueMS: u.queue,
+		Requests: u.count, PromptTokens: u.prompt, CompletionTokens: u.completion, Estimated: u.estimated,
+		SlotMS: u.slot, GPUMS: u.gpu, QueueMS: u.queue,
 		AverageSeconds: average(u.total, u.timed), AverageFirstByte: average(u.firstByte, u.firstBytes), BytesIn: u.in, BytesOut: u.out,
 	}
 	if u.count > 0 {

@@ -69,7 +69,9 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (*Collector, error) 
 		otlptracehttp.WithCompression(otlptracehttp.GzipCompression),
 		otlptracehttp.WithTimeout(exportTime),
 		otlptracehttp.WithMaxResponseSize(mostAnswer),
-		otlptracehttp.WithRetry(otlptracehttp.RetryConfig{Enabled: true, InitialInterval: retryFirst, MaxInterval: retryLongest, MaxElapsedTime: exportTime}))
+		otlptracehttp.WithRetry(otlptracehttp.RetryConfig{
+			Enabled: true, InitialInterval: retryFirst, MaxInterval: retryLongest, MaxElapsedTime: exportTime,
+		}))
 	if err != nil {
 		return nil, fmt.Errorf("the exporter of traces cannot be created: %w", err)
 	}
@@ -77,7 +79,8 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (*Collector, error) 
 	limits.AttributeValueLengthLimit = mostText
 	c.provider = sdk.NewTracerProvider(
 		sdk.WithResource(about(o)), sdk.WithSampler(sampler(o.Ratio)), sdk.WithRawSpanLimits(limits),
-		sdk.WithBatcher(&exporter{Exporter: client, log: log, failed: c.transport.CloseIdleConnections}, sdk.WithMaxQueueSize(queueSpans), sdk.WithMaxExportBatchSize(batchSpans),
+		sdk.WithBatcher(&exporter{Exporter: client, log: log, failed: c.transport.CloseIdleConnections},
+			sdk.WithMaxQueueSize(queueSpans), sdk.WithMaxExportBatchSize(batchSpans),
 			sdk.WithBatchTimeout(batchEvery), sdk.WithExportTimeout(exportTime)))
 	return c, nil
 }
