@@ -30,6 +30,7 @@ type attack struct {
 	lasts      time.Duration // the duration of the measured window
 	heavy      bool          // it loads the processor: nothing else runs at the same time
 	real       bool          // also with a real Ollama
+	prepare    func()        // makes what the attack sends, which takes longer than a short window
 	run        func(ctx context.Context, a *attacker)
 }
 

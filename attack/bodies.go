@@ -27,11 +27,11 @@ var memorySettings = []string{"MAX_BODY_MEMORY=128MiB", "MAX_BODY_BYTES=64MiB"}
 var bodies = []attack{
 	{
 		name: "gzip", what: "compressed bodies of 24 MB that wait for a slot", heavy: true, lasts: 5 * time.Second, settings: memorySettings,
-		padding: 180 << 10, memory: bodyMemory + programMemory, run: compressed("gzip"),
+		padding: 180 << 10, memory: bodyMemory + programMemory, prepare: func() { largeBody("gzip") }, run: compressed("gzip"),
 	},
 	{
 		name: "zstd", what: "the same by zstd", heavy: true, lasts: 5 * time.Second, settings: memorySettings,
-		padding: 180 << 10, memory: bodyMemory + programMemory, run: compressed("zstd"),
+		padding: 180 << 10, memory: bodyMemory + programMemory, prepare: func() { largeBody("zstd") }, run: compressed("zstd"),
 	},
 	{
 		name: "uploads", what: "uploads of 12 MB that never end", heavy: true, lasts: 5 * time.Second, settings: memorySettings,
@@ -43,17 +43,23 @@ var bodies = []attack{
 	{
 		name: "names", what: "bodies with 190,000 short names", heavy: true, lasts: 5 * time.Second, settings: memorySettings,
 		padding: 180 << 10, memory: bodyMemory + programMemory,
+		prepare: func() { manyNames() },
 		run: func(ctx context.Context, a *attacker) {
-			var b strings.Builder
-			fmt.Fprintf(&b, `{"model":%q,"prompt":"the %s asks","options":{"num_predict":1},"x":{`, victimModel, attackerMark)
-			for i := range 190_000 {
-				fmt.Fprintf(&b, `"%x":0,`, i)
-			}
-			b.WriteString(`"z":0}}`)
-			a.loops(ctx, 4, 50*time.Millisecond, func(int) { a.ask(ctx, generate, b.String(), time.Minute) })
+			a.loops(ctx, 4, 50*time.Millisecond, func(int) { a.ask(ctx, generate, manyNames(), time.Minute) })
 		},
 	},
 }
+
+// manyNames returns a prompt with 190,000 short names of fields.
+var manyNames = sync.OnceValue(func() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, `{"model":%q,"prompt":"the %s asks","options":{"num_predict":1},"x":{`, victimModel, attackerMark)
+	for i := range 190_000 {
+		fmt.Fprintf(&b, `"%x":0,`, i)
+	}
+	b.WriteString(`"z":0}}`)
+	return b.String()
+})
 
 // compressed sends bodies that are much larger than the bytes sent.
 func compressed(coding string) func(context.Context, *attacker) {

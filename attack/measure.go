@@ -174,6 +174,9 @@ func (r *run) under(kind string, a *attack, n int) (result, error) {
 		}
 		keys = append(keys, key)
 	}
+	if a.prepare != nil {
+		a.prepare()
+	}
 	stop := b.busy()
 	time.Sleep(r.last(time.Second))
 	ctx, cancel := context.WithCancel(context.Background())
