@@ -275,8 +275,8 @@ func (s *Service) report(b *backend.Backend) BackendReport {
 	state, bounds := b.State(), b.Bounds()
 	r := BackendReport{
 		Name: b.Name, URL: b.URL.String(), Static: s.Static[b.Name], Healthy: state.Healthy, Draining: state.Draining, Version: state.Version,
-		Slots: bounds.Slots, Total: bounds.Total, Weight: cmp.Or(bounds.Weight, 1), Loaded: []residentModel{}, Reason: state.Reason, Warnings: state.Vulnerabilities(),
-		Reach: s.reach(b),
+		Slots: bounds.Slots, Total: bounds.Total, Weight: cmp.Or(bounds.Weight, 1), Loaded: []residentModel{},
+		Reason: state.Reason, Warnings: state.Vulnerabilities(), Reach: s.reach(b),
 	}
 	if state.Installed != nil {
 		n := len(state.Installed)

@@ -94,16 +94,23 @@ func dimensionCells(g *api.UsageGroup, d api.Dimension) []string {
 
 func (b requestsBody) table() [][]string {
 	rows := [][]string{{
-		"id", "client_request_id", "at", "key", "key_name", "model", "alias", "endpoint", "class", "backend", "outcome", "status", "error_code", "streamed",
-		"prompt_tokens", "completion_tokens", "estimated", "ttfb_ms", "total_ms", "slot_ms", "ollama_total_ns", "ollama_load_ns", "ollama_prompt_eval_ns",
-		"ollama_eval_ns", "bytes_in", "bytes_out", "client_addr", "gpu_ms", "load_ms", "reserved_tokens", "queue_ms", "loading_ms",
-		"key_owner",
+		"id", "client_request_id", "at", "key", "key_name", "model", "alias", "endpoint", "class", "backend",
+		"outcome", "status", "error_code", "streamed",
+		"prompt_tokens", "completion_tokens", "estimated", "ttfb_ms", "total_ms", "slot_ms",
+		"ollama_total_ns", "ollama_load_ns", "ollama_prompt_eval_ns", "ollama_eval_ns",
+		"bytes_in", "bytes_out", "client_addr", "gpu_ms", "load_ms",
+		"reserved_tokens", "queue_ms", "loading_ms", "key_owner",
 	}}
 	for i := range b.Requests {
 		r := &b.Requests[i]
-		rows = append(rows, cells(r.ID, r.ClientRequestID, &r.At, r.Key, r.KeyName, r.Model, r.Alias, r.Endpoint, r.Class, r.Backend, string(r.Outcome), int64(r.Status),
-			string(r.ErrorCode), r.Streamed, r.PromptTokens, r.CompletionTokens, r.Estimated, r.FirstByteMS, r.TotalMS, r.SlotMS, r.OllamaTotal, r.OllamaLoad,
-			r.OllamaPromptEval, r.OllamaEval, r.BytesIn, r.BytesOut, r.ClientAddr, r.GPUMS, r.LoadMS, r.Reserved, r.QueueMS, r.LoadingMS, r.KeyOwner))
+		rows = append(rows, cells(
+			r.ID, r.ClientRequestID, &r.At, r.Key, r.KeyName, r.Model, r.Alias, r.Endpoint, r.Class, r.Backend,
+			string(r.Outcome), int64(r.Status), string(r.ErrorCode), r.Streamed,
+			r.PromptTokens, r.CompletionTokens, r.Estimated, r.FirstByteMS, r.TotalMS, r.SlotMS,
+			r.OllamaTotal, r.OllamaLoad, r.OllamaPromptEval, r.OllamaEval,
+			r.BytesIn, r.BytesOut, r.ClientAddr, r.GPUMS, r.LoadMS,
+			r.Reserved, r.QueueMS, r.LoadingMS, r.KeyOwner,
+		))
 	}
 	return rows
 }
@@ -166,7 +173,8 @@ var (
 		seconds, first := 1.5, 0.25
 		day, key := ExampleTime.Truncate(24*time.Hour), "oas_8rT2kLmN0q"
 		used := api.Usage{
-			Requests: 42, PromptTokens: 1234, CompletionTokens: 5678, SlotMS: 63000, GPUMS: 41000, AverageSeconds: &seconds, AverageFirstByte: &first,
+			Requests: 42, PromptTokens: 1234, CompletionTokens: 5678, SlotMS: 63000, GPUMS: 41000,
+			AverageSeconds: &seconds, AverageFirstByte: &first,
 			BytesIn: 9876, BytesOut: 54321, LastRequest: &ExampleTime,
 		}
 		return usageBody{
@@ -176,11 +184,15 @@ var (
 	}()
 	requestsExample = func() requestsBody {
 		id := "019ab7a2-6f3e-7c51-9d1b-2f0c7e4a8b90"
-		first, total, gpu, loaded, eval, next := 250.5, 1500.25, 990.5, 12.75, int64(1200000000), cursor(store.Place{At: ExampleTime.UnixMilli(), ID: id})
+		next := cursor(store.Place{At: ExampleTime.UnixMilli(), ID: id})
+		first, total, gpu, loaded, eval := 250.5, 1500.25, 990.5, 12.75, int64(1200000000)
 		return requestsBody{NextCursor: &next, Requests: []requestRow{{
-			ID: id, At: ExampleTime, Key: "oas_8rT2kLmN0q", KeyLabel: api.KeyLabel{KeyName: "Production API Key"}, Model: "llama3.2:latest", Endpoint: "/api/chat", Class: "inference",
-			Backend: "ollama", Outcome: api.OutcomeOK, Status: 200, Streamed: true, PromptTokens: 26, CompletionTokens: 120, FirstByteMS: &first, TotalMS: &total,
-			SlotMS: 1490, GPUMS: &gpu, LoadMS: &loaded, OllamaTotal: &eval, OllamaLoad: new(int64), OllamaPromptEval: new(int64), OllamaEval: &eval, BytesIn: 180, BytesOut: 9100, ClientAddr: "10.0.0.7",
+			ID: id, At: ExampleTime, Key: "oas_8rT2kLmN0q", KeyLabel: api.KeyLabel{KeyName: "Production API Key"},
+			Model: "llama3.2:latest", Endpoint: "/api/chat", Class: "inference", Backend: "ollama",
+			Outcome: api.OutcomeOK, Status: 200, Streamed: true, PromptTokens: 26, CompletionTokens: 120,
+			FirstByteMS: &first, TotalMS: &total, SlotMS: 1490, GPUMS: &gpu, LoadMS: &loaded,
+			OllamaTotal: &eval, OllamaLoad: new(int64), OllamaPromptEval: new(int64), OllamaEval: &eval,
+			BytesIn: 180, BytesOut: 9100, ClientAddr: "10.0.0.7",
 		}}}
 	}()
 )

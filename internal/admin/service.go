@@ -162,7 +162,10 @@ func (r refusal) ContentType(string) string    { return "application/json" }
 func (r refusal) MarshalJSON() ([]byte, error) { return dialect.NativeError(r.e.Message), nil }
 func (r refusal) Schema(huma.Registry) *huma.Schema {
 	text := &huma.Schema{Type: huma.TypeString}
-	return &huma.Schema{Type: huma.TypeObject, Required: []string{"error", "detail"}, Properties: map[string]*huma.Schema{"error": text, "detail": text}}
+	return &huma.Schema{
+		Type: huma.TypeObject, Required: []string{"error", "detail"},
+		Properties: map[string]*huma.Schema{"error": text, "detail": text},
+	}
 }
 
 // refused returns the error for what huma found. It names the place of a value, never the value.

@@ -276,7 +276,8 @@ func rowOf(r *api.Record, label api.KeyLabel) requestRow {
 		ID: r.ID, ClientRequestID: r.ClientRequestID, At: r.At, Key: r.Key, KeyLabel: label, Model: r.Model, Alias: r.Alias, Endpoint: r.Endpoint,
 		Class: r.Class, Backend: r.Backend, Outcome: r.Outcome, Status: r.Status, ErrorCode: r.ErrorCode, Streamed: r.Streamed,
 		PromptTokens: r.PromptTokens, CompletionTokens: r.CompletionTokens, Estimated: r.Estimated,
-		FirstByteMS: known(r.FirstByte), TotalMS: known(r.Total), SlotMS: api.Milliseconds(r.Slot), GPUMS: api.Measured(r.GPU), QueueMS: api.Measured(r.Queued), LoadingMS: api.Measured(r.Loading), LoadMS: load(r.OllamaLoad),
+		FirstByteMS: known(r.FirstByte), TotalMS: known(r.Total), SlotMS: api.Milliseconds(r.Slot), GPUMS: api.Measured(r.GPU),
+		QueueMS: api.Measured(r.Queued), LoadingMS: api.Measured(r.Loading), LoadMS: load(r.OllamaLoad),
 		OllamaTotal: nanoseconds(r.OllamaTotal), OllamaLoad: nanoseconds(r.OllamaLoad), OllamaPromptEval: nanoseconds(r.OllamaPromptEval),
 		OllamaEval: nanoseconds(r.OllamaEval), BytesIn: r.BytesIn, BytesOut: r.BytesOut, ClientAddr: r.ClientAddr, Reserved: r.Reserved,
 	}

@@ -21,8 +21,8 @@ type closing struct {
 	text     []byte // the text of the current part, as JSON without its quotes
 }
 
-var cutFields = names("model", "created_at", "choices", "usage", "index", "response", "item", "delta", "item_id", "output_index", "content_index",
-	"sequence_number")
+var cutFields = names("model", "created_at", "choices", "usage", "index",
+	"response", "item", "delta", "item_id", "output_index", "content_index", "sequence_number")
 
 // more reports whether a piece that has been read may pass. If not, it keeps the piece as the place of the cut.
 func (m *Meter) more(rec []byte) bool {

@@ -53,7 +53,8 @@ func names(list ...string) fields {
 // removes.
 var known = map[Kind]fields{
 	Generate: names("model", "name", "prompt", "suffix", "system", "template", "context", "stream", "raw", "format", "keep_alive", "images",
-		"options", "think", "truncate", "shift", "logprobs", "top_logprobs", "width", "height", "steps", "temperature", "max_tokens", "_debug_render_only"),
+		"options", "think", "truncate", "shift", "logprobs", "top_logprobs", "width", "height", "steps", "temperature", "max_tokens",
+		"_debug_render_only"),
 	Chat: names("model", "name", "messages", "tools", "stream", "format", "keep_alive", "options", "think", "truncate", "shift", "logprobs",
 		"top_logprobs", "temperature", "max_tokens", "_debug_render_only"),
 	Embed:      names("model", "name", "input", "truncate", "dimensions", "keep_alive", "options", "stream"),
@@ -70,9 +71,9 @@ var known = map[Kind]fields{
 	OpenAICompletions: names("model", "prompt", "suffix", "stream", "stream_options", "max_tokens", "seed", "stop", "temperature", "top_p",
 		"frequency_penalty", "presence_penalty", "logprobs", "n", "user", "best_of", "echo", "logit_bias", "_debug_render_only"),
 	OpenAIEmbeddings: names("model", "input", "dimensions", "encoding_format", "user"),
-	OpenAIResponses: names("model", "input", "instructions", "stream", "stream_options", "max_output_tokens", "temperature", "top_p", "reasoning",
-		"text", "tools", "tool_choice", "parallel_tool_calls", "max_tool_calls", "background", "conversation", "include", "metadata",
-		"previous_response_id", "prompt", "store", "truncation", "user", "top_logprobs", "service_tier"),
+	OpenAIResponses: names("model", "input", "instructions", "stream", "stream_options", "max_output_tokens", "temperature", "top_p",
+		"reasoning", "text", "tools", "tool_choice", "parallel_tool_calls", "max_tool_calls", "background", "conversation", "include",
+		"metadata", "previous_response_id", "prompt", "store", "truncation", "user", "top_logprobs", "service_tier"),
 	AnthropicMessages: messageFields,
 	AnthropicCount:    messageFields,
 }

@@ -137,7 +137,8 @@ var shapes = [...]struct {
 	image: {list: true},
 	turns: {list: true, fields: map[string]shape{
 		"role": marks, "type": marks, "id": marks, "call_id": marks, "tool_call_id": marks, "status": marks,
-		"content": pieces, "output": pieces, "summary": pieces, "thinking": words, "reasoning": words, "reasoning_content": words, "refusal": words,
+		"content": pieces, "output": pieces, "summary": pieces, "refusal": words,
+		"thinking": words, "reasoning": words, "reasoning_content": words,
 		"encrypted_content": words, // Ollama stores the thinking in it
 		"name":              words, "tool_name": words, "tool_calls": calls, "function_call": function, "arguments": raw, "images": image,
 	}},
@@ -156,8 +157,8 @@ var shapes = [...]struct {
 
 // prompts are the fields of a request that are walked.
 var prompts = map[string]shape{
-	"messages": turns, "input": turns, "prompt": words, "system": pieces, "instructions": pieces, "suffix": words, "template": words, "images": image,
-	"context": words,
+	"messages": turns, "input": turns, "prompt": words, "system": pieces, "instructions": pieces,
+	"suffix": words, "template": words, "images": image, "context": words,
 }
 
 // maxShaped is the depth to which the dialects' own structure is followed: Anthropic's image in a tool's result is at 8.

@@ -96,7 +96,8 @@ func FromRow(r *api.Record, k api.Key) Explained {
 	}
 	e := Explained{
 		RequestID: r.ID, State: "ended", Key: r.Key, Weight: k.Weight, Class: k.Class, Model: r.Model, Endpoint: r.Endpoint, At: r.At.UTC(),
-		Tries: []Try{{Backend: r.Backend}}, GPUMS: api.Measured(r.GPU), WaitedMS: api.Measured(r.Queued), LoadMS: api.Measured(r.Loading), Outcome: r.Outcome, ErrorCode: r.ErrorCode, Recorded: true,
+		Tries: []Try{{Backend: r.Backend}}, GPUMS: api.Measured(r.GPU), WaitedMS: api.Measured(r.Queued), LoadMS: api.Measured(r.Loading),
+		Outcome: r.Outcome, ErrorCode: r.ErrorCode, Recorded: true,
 	}
 	e.charge(r.Slot)
 	return e

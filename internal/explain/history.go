@@ -120,7 +120,9 @@ func (t *History) Granted(l *sched.Lease, err error) {
 	if len(t.tries) == 0 {
 		t.ahead = l.Ahead
 	}
-	t.tries = append(t.tries, attempt{backend: l.Backend.Name, why: l.Why, waited: l.Waited, loading: l.Loading, since: time.Now().Add(-l.Loading)})
+	t.tries = append(t.tries, attempt{
+		backend: l.Backend.Name, why: l.Why, waited: l.Waited, loading: l.Loading, since: time.Now().Add(-l.Loading),
+	})
 }
 
 // Moved notes that the server failed, and that the request waits for another one. failure is the reason, or "" if the server
@@ -177,5 +179,7 @@ func (t *History) Attrs() []slog.Attr {
 	if n := len(t.tries); n > 0 {
 		why = t.tries[n-1].why
 	}
-	return []slog.Attr{slog.Float64("queue_wait_ms", api.Milliseconds(t.waited)), slog.String("why", string(why)), slog.Int("tries", len(t.tries))}
+	return []slog.Attr{
+		slog.Float64("queue_wait_ms", api.Milliseconds(t.waited)), slog.String("why", string(why)), slog.Int("tries", len(t.tries)),
+	}
 }
