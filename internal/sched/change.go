@@ -34,7 +34,8 @@ func (s *Scheduler) changeLocked(p *place, now time.Time) *turn {
 			continue
 		}
 		w, r := s.nextIn(l, p.b, now)
-		if w != nil && now.Before(w.client.barred) && !p.room(l.name.model) && (busy || now.Sub(p.use.besides(w.client)) < s.worth(p, l.name.model)) {
+		if w != nil && now.Before(w.client.barred) && !p.room(l.name.model) &&
+			(busy || now.Sub(p.use.besides(w.client)) < s.worth(p, l.name.model)) {
 			barred := w.client
 			if w, r = s.causeIn(l, p.b, now); w == nil {
 				s.wakeLocked(p, barred.barred.Sub(now))
@@ -231,7 +232,8 @@ func (s *Scheduler) loadedLocked(p *place, err error) {
 	took := now.Sub(change.began)
 	w := change.request
 	cause := w.client
-	restored := p.evicted[loadedAs{change.lane.model, change.lane.options}] && p.evictedBy != cause && now.Sub(p.loaded) < s.worth(p, change.lane.model)
+	restored := p.evicted[loadedAs{change.lane.model, change.lane.options}] && p.evictedBy != cause &&
+		now.Sub(p.loaded) < s.worth(p, change.lane.model)
 	if restored && p.took {
 		cause = p.evictedBy
 	}

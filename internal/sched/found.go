@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// A load that the gateway did not begin: a request was sent to a server that was said to have its model in its memory, and Ollama had thrown
-// it out (keep_alive, memory, another client), so Ollama loaded it again. It is found when the request ends. The first request that was sent
-// into the load has caused it. What the others had of the server while they waited for the load is not theirs: it is the first one's, and does not
-// count for their payers.
+// A load that the gateway did not begin: a request was sent to a server that was said to have its model in its memory, and Ollama had
+// thrown it out (keep_alive, memory, another client), so Ollama loaded it again. It is found when the request ends. The first request that
+// was sent into the load has caused it. What the others had of the server while they waited for the load is not theirs: it is the first
+// one's, and does not count for their payers.
 
 const (
 	// A shorter wait for a model is no load: half of what a load takes there, but never less than leastFound, and at most mostFound. One that
@@ -90,8 +90,8 @@ func (l *Lease) sent() time.Time { return l.taken.Add(l.Loading) }
 func (l *Lease) firstByte() time.Duration { return max(0, time.Duration(l.began.Load())-l.Loading) }
 
 // waitedForLoad is for how long the request waited in Ollama for a load. Ollama's own record says it. Where the dialect has none, a plain
-// request that was the only one for its model (so that it did not wait for a slot) tells by its first byte: it took most of what a load takes
-// here, and several times what it usually takes.
+// request that was the only one for its model (so that it did not wait for a slot) tells by its first byte: it took most of what a load
+// takes here, and several times what it usually takes.
 func (l *Lease) waitedForLoad() time.Duration {
 	load := l.station.loading.median
 	if l.said {

@@ -43,7 +43,8 @@ type place struct {
 	marks  marks
 	last   foundLoad
 	want   want
-	// evicted are the models that the last change has pushed out, and by whom. took reports that others used the place less than a stint before.
+	// evicted are the models that the last change has pushed out, and by whom. took reports that others used the place less than a stint
+	// before.
 	evicted   map[loadedAs]bool
 	evictedBy *client
 	took      bool
@@ -207,8 +208,8 @@ func (p *place) watch(st *station, l *Lease, now time.Time) {
 	}
 }
 
-// count brings share and work up to now, and then changes inFlight by more. Division rounds down, so that the parts stay below the whole. Of
-// two that took their time before the lock, the earlier may come later: time does not go back for it.
+// count brings share and work up to now, and then changes inFlight by more. Division rounds down, so that the parts stay below the whole.
+// Of two that took their time before the lock, the earlier may come later: time does not go back for it.
 func (p *place) count(now time.Time, more int) {
 	if passed := now.Sub(p.shared); passed > 0 {
 		if p.inFlight > 0 {
@@ -277,7 +278,10 @@ func (s *Scheduler) byRoomLocked(serving []*backend.Backend) []*place {
 		list = append(list, s.placeLocked(b))
 	}
 	slices.SortStableFunc(list, func(a, b *place) int {
-		return cmp.Or(cmp.Compare(a.inFlight, b.inFlight), cmp.Compare(len(a.b.State().Loaded), len(b.b.State().Loaded)), a.use.last.Compare(b.use.last))
+		return cmp.Or(
+			cmp.Compare(a.inFlight, b.inFlight),
+			cmp.Compare(len(a.b.State().Loaded), len(b.b.State().Loaded)),
+			a.use.last.Compare(b.use.last))
 	})
 	return list
 }

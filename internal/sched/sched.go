@@ -23,7 +23,8 @@ type Options struct {
 	// Prefix sends conversations with the same beginning to the same backend, where its slots allow it.
 	Prefix bool
 	// Load brings a request's model into a backend's memory, and returns when it is there and the backend's state says so. Its context
-	// is the scheduler's: it ends early only when its payer has left it and is the only one that waits, for another model. nil: requests load what they need themselves.
+	// is the scheduler's: it ends early only when its payer has left it and is the only one that waits, for another model. nil: requests load
+	// what they need themselves.
 	Load func(ctx context.Context, b *backend.Backend, a *Ask) error
 }
 
@@ -67,7 +68,10 @@ func New(fleet *backend.Fleet, o Options) *Scheduler {
 	if o.PerKey <= 0 {
 		o.PerKey = o.MaxQueue
 	}
-	s := &Scheduler{o: o, fleet: fleet, places: make(map[*backend.Backend]*place), lanes: make(map[laneName]*lane), clients: make(map[string]*client)}
+	s := &Scheduler{
+		o: o, fleet: fleet,
+		places: make(map[*backend.Backend]*place), lanes: make(map[laneName]*lane), clients: make(map[string]*client),
+	}
 	fleet.OnChange(s.changed)
 	return s
 }
@@ -246,8 +250,8 @@ func (s *Scheduler) wait(ctx context.Context, w *waiter) error {
 	return err
 }
 
-// loadingForLocked is a lease that holds nothing if a model is being loaded for w, and otherwise nil. The load continues without w: what it has
-// of the backend's time from now on is on the row of the next request of its payer.
+// loadingForLocked is a lease that holds nothing if a model is being loaded for w, and otherwise nil. The load continues without w: what it
+// has of the backend's time from now on is on the row of the next request of its payer.
 func (s *Scheduler) loadingForLocked(w *waiter, now time.Time) *Lease {
 	for _, p := range s.places {
 		if p.load != nil && p.load.request == w {

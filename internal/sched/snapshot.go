@@ -23,7 +23,10 @@ type Snapshot struct {
 func (s *Scheduler) Snapshot() Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := Snapshot{Waiting: s.waiting, Limit: s.o.MaxQueue, ByModel: make(map[string]int), ByBackend: make(map[string]int), ByClass: map[string]int{"interactive": 0, "batch": 0}}
+	out := Snapshot{
+		Waiting: s.waiting, Limit: s.o.MaxQueue,
+		ByModel: make(map[string]int), ByBackend: make(map[string]int), ByClass: map[string]int{"interactive": 0, "batch": 0},
+	}
 	for _, p := range s.places {
 		if p.inFlight > 0 {
 			out.ByBackend[p.b.Name] += p.inFlight

@@ -78,7 +78,8 @@ func (b *booking) begin(resp *proxy.Response) error {
 	case resp.Status == http.StatusUnauthorized:
 		// It is about the server's own account, and must not look like a bad key of ours.
 		return b.failed(errSignedOut)
-	case resp.Status == http.StatusNotFound && b.x.route.kind.Since() != "" && strings.HasPrefix(resp.Header.Get("Content-Type"), "text/plain"):
+	case resp.Status == http.StatusNotFound && b.x.route.kind.Since() != "" &&
+		strings.HasPrefix(resp.Header.Get("Content-Type"), "text/plain"):
 		// A route it does not know; an unknown model is answered with JSON.
 		return b.failed(tooOld(b.lease.Backend.State().Version, b.x.route.kind.Since()))
 	case b.x.started() && !(stream && sse && resp.Status == http.StatusOK):
@@ -242,7 +243,9 @@ func (b *booking) repeated(resp *proxy.Response, m *dialect.Meter, sent int64) e
 }
 
 // atLength books what has passed of a stream without an end, and then sends the end that is made for it.
-func (b *booking) atLength(status int, sent, records int64, end func(int64, time.Duration) []byte, outcome api.Outcome, code api.Code) error {
+func (b *booking) atLength(
+	status int, sent, records int64, end func(int64, time.Duration) []byte, outcome api.Outcome, code api.Code,
+) error {
 	b.count(dialect.Usage{}, records)
 	b.record.Status = cmp.Or(b.x.status, status)
 	b.bookPrompt(true)

@@ -61,8 +61,8 @@ func (b *booking) learn(u dialect.Usage) {
 	b.lease.Counted(b.prompt(true), u.PromptTokens, u.CompletionTokens, took)
 }
 
-// prompt is what the request's prompt may have. Of a client that has left and of which nothing is known, the most is expected: otherwise one
-// that always leaves would never pay for what is expensive.
+// prompt is what the request's prompt may have. Of a client that has left and of which nothing is known, the most is expected: otherwise
+// one that always leaves would never pay for what is expensive.
 func (b *booking) prompt(read bool) sched.Prompt {
 	p := b.req.Prompt
 	unknown := p.Most
