@@ -254,6 +254,7 @@ func (s *Scheduler) loadedLocked(p *place, err error) {
 	l := s.grantLocked(p, w.client, w.ask, w.arrived, change.began, ReasonChange)
 	l.share, l.Loading = p.share, took
 	l.since, l.before = now, took // the load is one, however many slots it is for
+	l.wide -= took
 	if cause != w.client {
 		l.spared = took
 		cause.charge(took)

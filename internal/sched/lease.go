@@ -33,6 +33,11 @@ type Lease struct {
 	plain    bool          // as of the Ask
 	inside   time.Duration // what it waited inside Ollama; negative: nobody said
 	counted  counted
+	prompt   Prompt        // of one that Ollama has not counted
+	read     time.Duration // in which Ollama evaluated the prompt, by its own record; 0: not known
+	wide     time.Duration // of the station's slots, when it was taken
+	delays   time.Duration // of other slots, by the evaluation of its prompt
+	slowed   time.Duration // by the prompts of others
 	said     bool          // Ollama's record says how long the model took to be ready, and that is loaded
 	loaded   time.Duration // likewise
 	began    atomic.Int64  // nanoseconds from taken to the first byte of a stream; 0: none yet
@@ -151,11 +156,15 @@ func (l *Lease) releaseLocked(now time.Time, served bool) {
 	l.held = now.Sub(l.taken)
 	p.count(now, 0)
 	l.used = l.part()
+	st.count(now, 0)
 	l.vacate(now)
 	p.use.note(c, now)
 	var others time.Duration // for which it waited for a load that another has caused
 	if served {
 		others = s.foundLocked(l, now)
+	}
+	if served {
+		l.delayLocked(now, others)
 	}
 	if served || l.Why == ReasonChange { // others are on no row
 		l.used += c.settle()
@@ -167,7 +176,9 @@ func (l *Lease) releaseLocked(now time.Time, served bool) {
 	if c.running == 0 {
 		c.held = 0 // of the rounding
 	}
-	c.charge(l.serve(min(p.contested(l, now), l.held-others-l.spared), now) - l.charged)
+	charge := l.serve(min(p.contested(l, now), l.held-others-l.spared), now)
+	c.charge(charge - l.charged)
+	st.note(l, charge, now)
 	last := s.running[len(s.running)-1]
 	s.running[l.index] = last
 	last.index = l.index

@@ -76,9 +76,11 @@ func (u *use) besides(c *client) time.Time {
 // station is one model on one backend.
 type station struct {
 	model    string
-	inFlight int                    // requests
-	slots    int                    // that these have
-	hungry   int                    // requests that take more slots as they become free
+	inFlight int           // requests
+	slots    int           // that these have
+	hungry   int           // requests that take more slots as they become free
+	work     time.Duration // the integral of slots, as of worked
+	worked   time.Time
 	found    int                    // slots, where none are set
 	clean    int                    // runs at the bound
 	cleanBy  string                 // the payer of the last
@@ -89,9 +91,12 @@ type station struct {
 	loading  samples[time.Duration] // what loading it took
 	first    samples[time.Duration] // how long plain requests wait for the first byte of a stream
 	perToken samples[time.Duration] // of an answer
-	template samples[int64]         // tokens that it adds to a short prompt
-	density  samples[int64]         // tokens of a long prompt for each thousand that were likely
-	own      map[string]prompts     // by payer
+	perRead  samples[time.Duration] // of a long prompt
+	ended    [mostEnded]ended       // the last requests
+	ends     int
+	template samples[int64]     // tokens that it adds to a short prompt
+	density  samples[int64]     // tokens of a long prompt for each thousand that were likely
+	own      map[string]prompts // by payer
 	// options are those it was loaded with, as far as is known.
 	options string
 	known   bool

@@ -14,7 +14,8 @@ func (l *Lease) occupy(texts int, now time.Time) {
 	l.slots = max(1, min(l.wants, p.limit(st)-st.slots))
 	l.since = now
 	p.count(now, l.slots)
-	st.slots += l.slots
+	st.count(now, l.slots)
+	l.wide = st.work
 	if l.slots < l.wants {
 		st.hungry++
 	}
@@ -23,7 +24,7 @@ func (l *Lease) occupy(texts int, now time.Time) {
 // vacate gives them back.
 func (l *Lease) vacate(now time.Time) {
 	l.place.count(now, -l.slots)
-	l.station.slots -= l.slots
+	l.station.count(now, -l.slots)
 	if l.slots < l.wants {
 		l.station.hungry--
 	}
@@ -55,7 +56,8 @@ func (l *Lease) grow(now time.Time) {
 	l.share = p.share
 	l.takeOver(had)
 	p.count(now, 1)
-	if l.station.slots++; l.slots == l.wants {
+	l.station.count(now, 1)
+	if l.slots == l.wants {
 		l.station.hungry--
 	}
 }
@@ -65,9 +67,18 @@ func (l *Lease) slotTime(now time.Time) time.Duration {
 	return l.before + time.Duration(l.slots)*max(0, now.Sub(l.since))
 }
 
+// count brings the time of the station's slots up to now, and then changes how many are in use by more.
+func (st *station) count(now time.Time, more int) {
+	if passed := now.Sub(st.worked); passed > 0 {
+		st.work += passed * time.Duration(st.slots)
+		st.worked = now
+	}
+	st.slots += more
+}
+
 // serve is the service in a part of the time for which a released lease was held.
 func (l *Lease) serve(part time.Duration, now time.Time) time.Duration {
-	all := l.slotTime(now)
+	all := max(0, l.slotTime(now)+l.delays-l.slowed)
 	if all == l.held || l.held <= 0 {
 		return part
 	}
