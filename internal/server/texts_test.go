@@ -17,7 +17,7 @@ func TestEmbeddingsHaveASlotForEachText(t *testing.T) {
 			gate := make(chan struct{})
 			b.ollama.Script("POST", path, ollamatest.Answer{HeaderGate: gate, Body: `{"embeddings":[[1],[1],[1]],"prompt_eval_count":3}`})
 			answer := b.begin(path, b.user(), body)
-			b.ollama.WaitRequest("POST", path)
+			b.ollama.WaitRequestTo(1, "POST", path)
 			const inUse = `ollama_api_in_flight_requests{backend="gpu1"}`
 			if got := b.metrics()[inUse]; got != 3 {
 				t.Errorf("got %v slots in use, want 3", got)
