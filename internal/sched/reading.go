@@ -79,8 +79,8 @@ func (l *Lease) delayLocked(now time.Time, waited time.Duration) {
 	if own <= 0 || !now.After(from) {
 		return
 	}
-	besides := float64(st.work-l.wide-l.slotTime(now)) / float64(now.Sub(from)) // slots of others, on average
-	l.delays = time.Duration(float64(own) * min(max(besides, 0), float64(max(0, p.limit(st)-l.slots))))
+	others := float64(st.work-l.wide-l.slotTime(now)) / float64(now.Sub(from)) // slots of others, on average
+	l.delays = time.Duration(float64(own) * min(max(others, 0), float64(max(0, p.limit(st)-l.slots))))
 	to, part := from.Add(took), float64(own)/float64(took)
 	for i := range st.ended {
 		o := &st.ended[i]

@@ -3,6 +3,7 @@ package sched
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -272,7 +273,7 @@ func TestStandingStillIsNotService(t *testing.T) {
 
 // A short prompt that is evaluated in the batches of a long one has little of that time, and a prompt from the cache stops no slot and
 // makes no other prompt cheaper.
-func TestAPromptPaysForItselfAlone(t *testing.T) {
+func TestAPromptPaysOnlyForItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, long, others := longPrompts(t, has(1, "a"))
 		st := long.station
@@ -289,7 +290,7 @@ func TestAPromptPaysForItselfAlone(t *testing.T) {
 			return l.delays
 		}
 		if got := ask(20, 2*time.Second); got > 3*20*time.Millisecond {
-			t.Errorf("a short prompt beside a long one: got %v for slots of others, want no more than 20 ms for each", got)
+			t.Errorf("a short prompt with a long one: got %v for slots of others, want no more than 20 ms for each", got)
 		}
 		for range 50 {
 			if got := ask(2000, 10*time.Millisecond); got != 0 {
@@ -304,4 +305,61 @@ func TestAPromptPaysForItselfAlone(t *testing.T) {
 		}
 		wantEmpty(t, s)
 	})
+}
+
+// Whatever records say of prompts and loads, all rows together never have more than the time that passed, and none has less than nothing.
+func TestPromptsNeverBookMoreThanPassed(t *testing.T) {
+	for seed := range uint64(20) {
+		synctest.Test(t, func(t *testing.T) {
+			gpu := server("gpu", 4)
+			gpu.Set(has(2, "a", "b"))
+			s := New(backend.NewFleet(gpu), Options{MaxQueue: 1000, MaxWait: 1000 * time.Hour})
+			began := time.Now()
+			var sum atomic.Int64
+			var all sync.WaitGroup
+			for i := range 20 {
+				dice := rand.New(rand.NewPCG(seed, uint64(i)))
+				part := func(d time.Duration) time.Duration { return time.Duration(dice.Int64N(int64(d))) }
+				all.Go(func() {
+					for range 50 {
+						a := embedding(fmt.Sprint(i%6), dice.IntN(6))
+						a.Model, a.Embeds = string("ab"[i%2]), dice.IntN(2) == 0
+						l := lease(t, s, a)
+						time.Sleep(part(5 * time.Second))
+						l.Began()
+						time.Sleep(part(5 * time.Second))
+						if dice.IntN(4) == 0 {
+							l.Loaded(part(3 * time.Second))
+						}
+						tokens := 1 + dice.Int64N(4000)
+						switch p := (Prompt{Estimate: tokens, Likely: tokens}); dice.IntN(3) {
+						case 0:
+							l.Counted(p, tokens, 20, part(3*time.Second))
+							l.Read(part(20 * time.Second))
+						case 1:
+							l.Counted(p, tokens, 20, part(3*time.Second))
+						default:
+							l.Expected(p, true)
+						}
+						l.Release()
+						if l.GPU() < 0 {
+							t.Errorf("seed %d: got %v of the server for one request", seed, l.GPU())
+						}
+						sum.Add(int64(l.GPU()))
+					}
+				})
+			}
+			all.Wait()
+			passed := time.Since(began)
+			if got := time.Duration(sum.Load()); got > passed || got < passed*9/10 {
+				t.Errorf("seed %d: got %v on all rows, want the %v that passed", seed, got, passed)
+			}
+			for name, c := range s.clients {
+				if c.counter < 0 {
+					t.Errorf("seed %d: the counter of %s is %v", seed, name, c.counter)
+				}
+			}
+			wantEmpty(t, s)
+		})
+	}
 }

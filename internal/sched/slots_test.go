@@ -1,7 +1,9 @@
 package sched
 
 import (
+	"context"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -150,4 +152,42 @@ func TestTextsNeverBlockEachOther(t *testing.T) {
 		}
 		wantEmpty(t, s)
 	})
+}
+
+// No request waits longer than the bound of docs/fairness.md for requests that may have all slots, and none is refused.
+func TestTheWaitIsBoundedWithManyTexts(t *testing.T) {
+	const longest = time.Minute
+	for seed := range uint64(30) {
+		synctest.Test(t, func(t *testing.T) {
+			random := rand.New(rand.NewPCG(9, seed))
+			slots, keys, own := 1+random.IntN(4), 2+random.IntN(6), random.IntN(4)
+			s := scheduler(slots, 1_000_000, 1000*time.Hour)
+			ctx, cancel := context.WithCancel(t.Context())
+			var all sync.WaitGroup
+			for k := range keys - 1 {
+				dice := rand.New(rand.NewPCG(seed, uint64(k)))
+				for range 1 + random.IntN(20) {
+					texts, hold := dice.IntN(6), time.Duration(1+dice.Int64N(int64(longest)))
+					all.Go(func() {
+						for ctx.Err() == nil {
+							a := embedding(fmt.Sprint("other", k), texts)
+							ask(t, s, a, hold)
+						}
+					})
+				}
+			}
+			time.Sleep(time.Duration(random.Int64N(int64(20 * longest))))
+			for range own {
+				all.Go(func() { ask(t, s, embedding("mine", 6), longest) })
+			}
+			synctest.Wait()
+			waited := ask(t, s, embedding("mine", 6), time.Second)
+			if w := time.Duration(2+(keys-1)*(own+2)+own) * longest; waited > w {
+				t.Errorf("seed %d: with %d keys on %d slots and %d of its own before it, it waited for %v, the bound is %v", seed, keys, slots, own, waited, w)
+			}
+			cancel()
+			all.Wait()
+			wantEmpty(t, s)
+		})
+	}
 }

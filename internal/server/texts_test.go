@@ -3,7 +3,7 @@ package server_test
 import (
 	"testing"
 
-	"ollama-api-service/internal/ollamatest"
+	"ollama-api-service/internal/test/ollamatest"
 )
 
 // A request for the embeddings of many texts has as many slots as it takes in Ollama, on both routes, and gives all of them back.
