@@ -72,3 +72,24 @@ func BenchmarkParallel(b *testing.B) {
 		}
 	})
 }
+
+// BenchmarkPrompts is BenchmarkUncontended with the counts of a prompt, while three other requests run.
+func BenchmarkPrompts(b *testing.B) {
+	s := scheduler(4, 100, time.Hour)
+	for range 3 {
+		l, err := s.Acquire(b.Context(), Ask{Key: "other", Model: "m"})
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer l.Release()
+	}
+	for b.Loop() {
+		l, err := s.Acquire(b.Context(), Ask{Key: "k", Model: "m"})
+		if err != nil {
+			b.Fatal(err)
+		}
+		l.Counted(Prompt{Estimate: 1000, Likely: 1000}, 1000, 10, time.Millisecond)
+		l.Read(time.Second)
+		l.Release()
+	}
+}

@@ -255,12 +255,14 @@ func (s *Scheduler) loadedLocked(p *place, err error) {
 	s.leaveLocked(w)
 	l := s.grantLocked(p, w.client, w.ask, w.arrived, change.began, ReasonChange)
 	l.share, l.Loading = p.share, took
+	l.since, l.before = now, took // the load is one, however many slots it is for
+	l.wide -= took
 	if cause != w.client {
 		l.spared = took
 		cause.charge(took)
 		cause.debt += had
 	} else {
-		l.share -= had
+		l.takeOver(had)
 	}
 	s.handLocked(w, l, now)
 	s.fillLocked(p, now)

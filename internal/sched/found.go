@@ -131,7 +131,7 @@ func (s *Scheduler) foundLocked(l *Lease, now time.Time) time.Duration {
 		return 0 // the model was there: this prompt took long
 	}
 	if lend, caused := s.causeOfLocked(l, from, to); caused {
-		part := min(max(p.shareAt(to, l.start())-p.shareAt(from, l.start()), 0), l.used)
+		part := min(time.Duration(l.slots)*max(p.shareAt(to, l.start())-p.shareAt(from, l.start()), 0), l.used)
 		l.used -= part
 		*lend += part
 		return wait
@@ -168,10 +168,10 @@ func (s *Scheduler) excuseLocked(l *Lease, from, to time.Time) (all time.Duratio
 		if sent := o.sent(); o == l || o.station != l.station || sent.Before(from) || !sent.Before(to) {
 			continue
 		}
-		part := l.place.shareAt(to, o.start()) - l.place.shareAt(o.sent(), o.start())
+		part := max(0, min(l.place.shareAt(to, o.start())-l.place.shareAt(o.sent(), o.start()), l.place.share-o.share))
 		o.share += part
 		o.excused = to.Sub(o.sent())
-		all += part
+		all += time.Duration(o.slots) * part
 	}
 	return all
 }

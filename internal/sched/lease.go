@@ -1,6 +1,7 @@
 package sched
 
 import (
+	"cmp"
 	"sync/atomic"
 	"time"
 
@@ -23,10 +24,20 @@ type Lease struct {
 	station  *station
 	client   *client
 	taken    time.Time
+	slots    int           // that it has
+	wants    int           // that it takes as they become free
+	since    time.Time     // for how long it has as many
+	before   time.Duration // of slots, until then
+	embeds   bool          // as of the Ask
 	atBound  bool          // it took the last slot
 	plain    bool          // as of the Ask
 	inside   time.Duration // what it waited inside Ollama; negative: nobody said
 	counted  counted
+	prompt   Prompt        // of one that Ollama has not counted
+	read     time.Duration // in which Ollama evaluated the prompt, by its own record; 0: not known
+	wide     time.Duration // of the station's slots, when it was taken
+	delays   time.Duration // of other slots, by the evaluation of its prompt
+	slowed   time.Duration // by the prompts of others
 	said     bool          // Ollama's record says how long the model took to be ready, and that is loaded
 	loaded   time.Duration // likewise
 	began    atomic.Int64  // nanoseconds from taken to the first byte of a stream; 0: none yet
@@ -74,8 +85,8 @@ func (l *Lease) Inside(d time.Duration) {
 	}
 }
 
-// GPU is the lease's part of the backend's time, so far or until Release: of each instant, one part of as many as there were
-// leases in flight on the backend. So the parts of all leases never add up to more than the time that passed.
+// GPU is the lease's part of the backend's time, so far or until Release: of each instant, a part for each slot that it had, of as many as
+// there were in use on the backend. So the parts of all leases never add up to more than the time that passed.
 func (l *Lease) GPU() time.Duration {
 	if l.released || l.sched == nil {
 		return l.used
@@ -83,8 +94,14 @@ func (l *Lease) GPU() time.Duration {
 	l.sched.mu.Lock()
 	defer l.sched.mu.Unlock()
 	l.place.count(time.Now(), 0)
-	return l.place.share - l.share
+	return l.part()
 }
+
+// part is what the lease has had of the backend, as of the last count.
+func (l *Lease) part() time.Duration { return time.Duration(l.slots) * (l.place.share - l.share) }
+
+// takeOver adds d to what the lease has had of the backend. Division rounds down: the parts stay below the whole.
+func (l *Lease) takeOver(d time.Duration) { l.share -= d / time.Duration(l.slots) }
 
 // grantLocked takes a slot at p that is free.
 func (s *Scheduler) grantLocked(p *place, c *client, a *Ask, arrived, now time.Time, why Reason) *Lease {
@@ -92,12 +109,13 @@ func (s *Scheduler) grantLocked(p *place, c *client, a *Ask, arrived, now time.T
 	if !st.known {
 		st.options, st.known = string(a.Options), true // this request loads it, or what is loaded is asked for like this
 	}
-	l := &Lease{Backend: p.b, Waited: now.Sub(arrived), Why: why, sched: s, place: p, station: st, client: c, taken: now, plain: a.Plain, inside: -1}
-	p.count(now, 1)
+	l := &Lease{Backend: p.b, Waited: now.Sub(arrived), Why: why, sched: s, place: p, station: st, client: c, taken: now, plain: a.Plain, embeds: a.Embeds, inside: -1}
+	p.count(now, 0)
 	l.share, l.wanted = p.share, p.wantedBesides(c, now)
 	l.queued = st.inFlight > 0
 	st.inFlight++
-	l.atBound = st.inFlight >= p.limit(st)
+	l.occupy(a.Texts, now)
+	l.atBound = st.slots >= p.limit(st)
 	s.startLocked(l)
 	return l
 }
@@ -105,7 +123,7 @@ func (s *Scheduler) grantLocked(p *place, c *client, a *Ask, arrived, now time.T
 // startLocked charges the lease's key by what it is expected to hold.
 func (s *Scheduler) startLocked(l *Lease) {
 	c := l.client
-	l.charged = s.estimateLocked(c, l.station)
+	l.charged = s.estimateLocked(l)
 	c.running++
 	c.pay(s.lowestLocked())
 	s.virtual = max(s.virtual, c.counter-c.held)
@@ -115,13 +133,11 @@ func (s *Scheduler) startLocked(l *Lease) {
 	s.running = append(s.running, l)
 }
 
-func (s *Scheduler) estimateLocked(c *client, st *station) time.Duration {
-	for _, mean := range []time.Duration{c.mean, st.holds.median, s.holds.median} {
-		if mean > 0 {
-			return mean
-		}
+func (s *Scheduler) estimateLocked(l *Lease) time.Duration {
+	if l.client.mean > 0 {
+		return l.client.mean
 	}
-	return time.Second
+	return time.Duration(l.slots) * cmp.Or(l.station.holds.median, s.holds.median, time.Second)
 }
 
 // average moves a mean towards d.
@@ -139,12 +155,16 @@ func (l *Lease) releaseLocked(now time.Time, served bool) {
 	l.released = true
 	l.held = now.Sub(l.taken)
 	p.count(now, 0)
-	l.used = p.share - l.share
-	p.count(now, -1)
+	l.used = l.part()
+	st.count(now, 0)
+	l.vacate(now)
 	p.use.note(c, now)
 	var others time.Duration // for which it waited for a load that another has caused
 	if served {
 		others = s.foundLocked(l, now)
+	}
+	if served {
+		l.delayLocked(now, others)
 	}
 	if served || l.Why == ReasonChange { // others are on no row
 		l.used += c.settle()
@@ -156,7 +176,9 @@ func (l *Lease) releaseLocked(now time.Time, served bool) {
 	if c.running == 0 {
 		c.held = 0 // of the rounding
 	}
-	c.charge(min(p.contested(l, now), l.held-others-l.spared) - l.charged)
+	charge := l.serve(min(p.contested(l, now), l.held-others-l.spared), now)
+	c.charge(charge - l.charged)
+	st.note(l, charge, now)
 	last := s.running[len(s.running)-1]
 	s.running[l.index] = last
 	last.index = l.index
@@ -167,12 +189,13 @@ func (l *Lease) releaseLocked(now time.Time, served bool) {
 			st.seen = now
 		}
 		work := l.held - l.Loading - others
-		average(&c.mean, work)
+		average(&c.mean, l.serve(work, now))
 		st.holds.mix(c.payer, work, now)
 		s.holds.mix(c.payer, work, now)
 		p.watch(st, l, now)
 		st.learn(c.payer, l.counted, now)
 	}
+	s.growLocked(p, st, now)
 	p.tidy(st)
 	s.fillLocked(p, now)
 }
@@ -185,7 +208,7 @@ func (s *Scheduler) advanceLocked(now time.Time) {
 	}
 	s.advanced = now
 	for _, l := range s.running {
-		if over := now.Sub(l.taken) - l.charged; over > 0 {
+		if over := l.slotTime(now) - l.charged; over > 0 {
 			l.charged += over
 			l.client.held += float64(over) / l.client.weight
 			l.client.charge(over)

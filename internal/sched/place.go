@@ -22,7 +22,7 @@ const (
 type place struct {
 	b        *backend.Backend
 	stations map[string]*station
-	inFlight int // of all models, loads too
+	inFlight int // slots in use of all models, and loads
 	use      use
 	// turning is the change of model that the place drains for: nothing else is begun until what runs is done. load is the change itself.
 	turning *turn
@@ -77,7 +77,11 @@ func (u *use) besides(c *client) time.Time {
 // station is one model on one backend.
 type station struct {
 	model    string
-	inFlight int
+	inFlight int           // requests
+	slots    int           // that these have
+	hungry   int           // requests that take more slots as they become free
+	work     time.Duration // the integral of slots, as of worked
+	worked   time.Time
 	found    int                    // slots, where none are set
 	clean    int                    // runs at the bound
 	cleanBy  string                 // the payer of the last
@@ -88,9 +92,12 @@ type station struct {
 	loading  samples[time.Duration] // what loading it took
 	first    samples[time.Duration] // how long plain requests wait for the first byte of a stream
 	perToken samples[time.Duration] // of an answer
-	template samples[int64]         // tokens that it adds to a short prompt
-	density  samples[int64]         // tokens of a long prompt for each thousand that were likely
-	own      map[string]prompts     // by payer
+	perRead  samples[time.Duration] // of a long prompt
+	ended    [mostEnded]ended       // the last requests
+	ends     int
+	template samples[int64]     // tokens that it adds to a short prompt
+	density  samples[int64]     // tokens of a long prompt for each thousand that were likely
+	own      map[string]prompts // by payer
 	// options are those it was loaded with, as far as is known.
 	options string
 	known   bool
@@ -150,7 +157,7 @@ func (p *place) free(model string) bool {
 		return false
 	}
 	st := p.stations[model]
-	return st == nil || st.inFlight < p.limit(st)
+	return st == nil || st.slots < p.limit(st)
 }
 
 // has reports whether the model is in the backend's memory, as far as is known: a backend that does not say is taken to have it.
@@ -187,7 +194,7 @@ func (p *place) holds(model string) bool {
 // show that a request waited inside. Only requests that took the last slot count, and only plain ones: a schema is compiled and an image
 // read in that time. Most payers must have seen it.
 func (p *place) watch(st *station, l *Lease, now time.Time) {
-	if l.inside < 0 || !l.atBound || !l.plain {
+	if l.inside < 0 || !l.atBound || !l.plain || l.embeds { // of embeddings Ollama reports no times but the whole
 		return
 	}
 	payer := l.client.payer

@@ -41,6 +41,7 @@ type Ask struct {
 	Options  []byte           // load-time options, a JSON object for Load; nil: none
 	Plain    bool             // Ollama has nothing to prepare for it: no schema, image, tool or long prompt
 	Embeds   bool             // it asks for embeddings
+	Texts    int              // of which it asks for, each of which Ollama runs in a slot of its own
 	Prefix   uint64           // of the conversation's beginning; 0: none
 	Deadline time.Time        // zero: MaxWait alone
 }

@@ -55,6 +55,11 @@ func wantEmpty(t *testing.T, s *Scheduler) {
 		}
 	}
 	for b, p := range s.places {
+		for _, st := range p.stations {
+			if st.inFlight != 0 || st.slots != 0 || st.hungry != 0 {
+				t.Errorf("the model %s is left with %+v", st.model, st)
+			}
+		}
 		if p.inFlight != 0 || p.load != nil || p.turning != nil || len(p.stations) > manyModels {
 			t.Errorf("the place %s is left with %d in flight and %d stations: %+v", b.Name, p.inFlight, len(p.stations), p)
 		}

@@ -57,7 +57,7 @@ func (w *waiter) class() string {
 // Station is a model on a backend: in its memory, or being loaded, or in use.
 type Station struct {
 	Backend, Model string
-	InFlight       int
+	InFlight       int // slots in use
 	Slots          int // that it is given: set, or as many as were found
 	Loaded         bool
 	Loading        bool
@@ -90,7 +90,7 @@ func (s *Scheduler) Stations() []Station {
 				st = &station{model: model, found: firstSlots}
 			}
 			_, loaded := b.State().Loaded[model]
-			all = append(all, Station{b.Name, model, st.inFlight, p.limit(st), loaded, model == loading})
+			all = append(all, Station{b.Name, model, st.slots, p.limit(st), loaded, model == loading})
 		}
 	}
 	slices.SortFunc(all, func(a, b Station) int {

@@ -120,6 +120,7 @@ func (l *Lease) Expected(p Prompt, silent bool) (prompt, answer int64) {
 	l.sched.mu.Lock()
 	defer l.sched.mu.Unlock()
 	st := l.station
+	l.prompt = p
 	held := l.held
 	if !l.released {
 		held = time.Since(l.taken)

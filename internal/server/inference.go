@@ -212,7 +212,7 @@ func (s *Server) acquire(x *exchange, req *dialect.Request, avoid *backend.Backe
 	s.Fleet.Find(x.r.Context(), model) // what it finds, the scheduler finds too
 	ask := sched.Ask{
 		ID: x.id, Key: x.key.Preview, Payer: x.key.Payer(), Weight: x.key.Weight, Batch: x.key.Class == api.ClassBatch,
-		Model: model, Since: x.route.kind.Since(), Avoid: avoid, Options: req.LoadOptions, Plain: req.Plain, Embeds: x.route.kind.Embeds(), Prefix: req.Prefix,
+		Model: model, Since: x.route.kind.Since(), Avoid: avoid, Options: req.LoadOptions, Plain: req.Plain, Embeds: x.route.kind.Embeds(), Texts: texts(x.route.kind, req), Prefix: req.Prefix,
 		Deadline: x.deadline(),
 	}
 	lease, err := s.Sched.Acquire(x.r.Context(), ask)
@@ -228,6 +228,14 @@ func (s *Server) acquire(x *exchange, req *dialect.Request, avoid *backend.Backe
 		err = notFound(req.Alias) // it was asked for under this name
 	}
 	return lease, err
+}
+
+// texts is how many texts a request for embeddings has.
+func texts(k dialect.Kind, req *dialect.Request) int {
+	if !k.Embeds() {
+		return 1
+	}
+	return int(req.Prompt.Texts)
 }
 
 func notFound(name string) error { return api.Errorf(api.CodeNotFound, "model '%s' not found", name) }

@@ -35,6 +35,9 @@ func (b *booking) count(u dialect.Usage, records int64) {
 			}
 			b.lease.Loaded(load)
 		}
+		if u.PromptEval != nil {
+			b.lease.Read(*u.PromptEval)
+		}
 		if b.twice {
 			r.CompletionTokens = max(r.CompletionTokens, records)
 			return // and nothing is learned from the counts of a part

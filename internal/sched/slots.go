@@ -1,0 +1,86 @@
+package sched
+
+import "time"
+
+// Ollama (0.6.5) runs each text of a request for embeddings by itself, in a slot of its own, and those for which none is free wait inside it, in
+// front of all requests that come later. So such a request has as many slots as it has texts. It is let in by its turn when one slot is
+// free, takes the others that are free, and then each that becomes free until it has as many as it wants: nothing else is begun until
+// then, no more slots are in use than there are, and no two requests wait for each other's. (A model that only makes embeddings has one slot in Ollama.)
+
+// occupy gives a new lease its slots.
+func (l *Lease) occupy(texts int, now time.Time) {
+	p, st := l.place, l.station
+	l.wants = max(1, min(texts, p.limit(st)))
+	l.slots = max(1, min(l.wants, p.limit(st)-st.slots))
+	l.since = now
+	p.count(now, l.slots)
+	st.count(now, l.slots)
+	l.wide = st.work
+	if l.slots < l.wants {
+		st.hungry++
+	}
+}
+
+// vacate gives them back.
+func (l *Lease) vacate(now time.Time) {
+	l.place.count(now, -l.slots)
+	l.station.count(now, -l.slots)
+	if l.slots < l.wants {
+		l.station.hungry--
+	}
+}
+
+// growLocked gives slots that are free to requests that have fewer than they take in Ollama, those that came first before others.
+func (s *Scheduler) growLocked(p *place, st *station, now time.Time) {
+	for st.hungry > 0 && st.slots < p.limit(st) {
+		var first *Lease
+		for _, l := range s.running {
+			if l.station == st && l.slots < l.wants && (first == nil || l.taken.Before(first.taken)) {
+				first = l
+			}
+		}
+		if first == nil {
+			return
+		}
+		first.grow(now)
+	}
+}
+
+// grow takes one more slot. What the lease has had stays what it is.
+func (l *Lease) grow(now time.Time) {
+	p := l.place
+	p.count(now, 0)
+	had := l.part()
+	l.before, l.since = l.slotTime(now), now
+	l.slots++
+	l.share = p.share
+	l.takeOver(had)
+	p.count(now, 1)
+	l.station.count(now, 1)
+	if l.slots == l.wants {
+		l.station.hungry--
+	}
+}
+
+// slotTime is the time of slots that the lease has had.
+func (l *Lease) slotTime(now time.Time) time.Duration {
+	return l.before + time.Duration(l.slots)*max(0, now.Sub(l.since))
+}
+
+// count brings the time of the station's slots up to now, and then changes how many are in use by more.
+func (st *station) count(now time.Time, more int) {
+	if passed := now.Sub(st.worked); passed > 0 {
+		st.work += passed * time.Duration(st.slots)
+		st.worked = now
+	}
+	st.slots += more
+}
+
+// serve is the service in a part of the time for which a released lease was held.
+func (l *Lease) serve(part time.Duration, now time.Time) time.Duration {
+	all := max(0, l.slotTime(now)+l.delays-l.slowed)
+	if all == l.held || l.held <= 0 {
+		return part
+	}
+	return time.Duration(float64(part) * (float64(all) / float64(l.held)))
+}
