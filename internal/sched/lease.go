@@ -109,7 +109,10 @@ func (s *Scheduler) grantLocked(p *place, c *client, a *Ask, arrived, now time.T
 	if !st.known {
 		st.options, st.known = string(a.Options), true // this request loads it, or what is loaded is asked for like this
 	}
-	l := &Lease{Backend: p.b, Waited: now.Sub(arrived), Why: why, sched: s, place: p, station: st, client: c, taken: now, plain: a.Plain, embeds: a.Embeds, inside: -1}
+	l := &Lease{
+		Backend: p.b, Waited: now.Sub(arrived), Why: why,
+		sched: s, place: p, station: st, client: c, taken: now, plain: a.Plain, embeds: a.Embeds, inside: -1,
+	}
 	p.count(now, 0)
 	l.share, l.wanted = p.share, p.wantedBesides(c, now)
 	l.queued = st.inFlight > 0

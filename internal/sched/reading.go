@@ -4,8 +4,8 @@ import "time"
 
 // Ollama puts up to 512 tokens of each prompt into the batches that bring the answers of the other slots of the model forward by a
 // token each (continuous batching). Such a batch takes many times as long as one without a prompt, so a long prompt stops the other slots
-// while it is evaluated. That time is not theirs: it is service to the request whose prompt it is, in each slot that it stops, and its part of the
-// backend's time. When the evaluation took place is known at the end of the request.
+// while it is evaluated. That time is not theirs: it is service to the request whose prompt it is, in each slot that it stops, and its part
+// of the backend's time. When the evaluation took place is known at the end of the request.
 
 const (
 	leastRead = 256 // tokens of a prompt from which the time of one is measured: in a shorter one the answers of others weigh too much
@@ -21,8 +21,8 @@ func (l *Lease) Read(d time.Duration) {
 	}
 }
 
-// readingLocked is how long the evaluation of the prompt took from from on, as far as is known, and how much of that was for this prompt: in
-// the same batches there may be others. Of a client that has left before the first byte, the time until then is taken.
+// readingLocked is how long the evaluation of the prompt took from from on, as far as is known, and how much of that was for this prompt:
+// in the same batches there may be others. Of a client that has left before the first byte, the time until then is taken.
 func (l *Lease) readingLocked(from, now time.Time) (took, own time.Duration) {
 	st, tokens := l.station, l.counted.prompt
 	if tokens <= 0 && l.prompt.Estimate > 0 {

@@ -2,10 +2,11 @@ package sched
 
 import "time"
 
-// Ollama (0.6.5) runs each text of a request for embeddings by itself, in a slot of its own, and those for which none is free wait inside it, in
-// front of all requests that come later. So such a request has as many slots as it has texts. It is let in by its turn when one slot is
-// free, takes the others that are free, and then each that becomes free until it has as many as it wants: nothing else is begun until
-// then, no more slots are in use than there are, and no two requests wait for each other's. (A model that only makes embeddings has one slot in Ollama.)
+// Ollama (0.6.5) runs each text of a request for embeddings by itself, in a slot of its own, and those for which none is free wait inside
+// it, in front of all requests that come later. So such a request has as many slots as it has texts. It is let in by its turn when one slot
+// is free, takes the others that are free, and then each that becomes free until it has as many as it wants: nothing else is begun until
+// then, no more slots are in use than there are, and no two requests wait for each other's. (A model that only makes embeddings has one
+// slot in Ollama.)
 
 // occupy gives a new lease its slots.
 func (l *Lease) occupy(texts int, now time.Time) {

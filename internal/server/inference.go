@@ -212,8 +212,8 @@ func (s *Server) acquire(x *exchange, req *dialect.Request, avoid *backend.Backe
 	s.Fleet.Find(x.r.Context(), model) // what it finds, the scheduler finds too
 	ask := sched.Ask{
 		ID: x.id, Key: x.key.Preview, Payer: x.key.Payer(), Weight: x.key.Weight, Batch: x.key.Class == api.ClassBatch,
-		Model: model, Since: x.route.kind.Since(), Avoid: avoid, Options: req.LoadOptions, Plain: req.Plain, Embeds: x.route.kind.Embeds(), Texts: texts(x.route.kind, req), Prefix: req.Prefix,
-		Deadline: x.deadline(),
+		Model: model, Since: x.route.kind.Since(), Avoid: avoid, Options: req.LoadOptions, Plain: req.Plain,
+		Embeds: x.route.kind.Embeds(), Texts: texts(x.route.kind, req), Prefix: req.Prefix, Deadline: x.deadline(),
 	}
 	lease, err := s.Sched.Acquire(x.r.Context(), ask)
 	if err != nil && api.AsError(err).Code == api.CodeNoBackend && s.Fleet.Revive(x.r.Context()) {
