@@ -181,7 +181,7 @@ func TestTLSCertificateIsFollowed(t *testing.T) {
 		t.Fatal(err)
 	}
 	files.put(t, good, strange)
-	s.logged(t, `("msg":"the certificate has changed but cannot be used.*private key does not match)`)
+	s.logged(t, `("msg":"the changed certificate cannot be used.*private key does not match)`)
 	get(t, a.client(t), s.URL+"/healthz", serial)
 
 	close(gate)
