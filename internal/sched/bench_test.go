@@ -20,7 +20,7 @@ func BenchmarkUncontended(b *testing.B) {
 	}
 }
 
-// BenchmarkDispatch is one release with so many waiting behind it, of 100 keys: the turn of the next and its own release.
+// BenchmarkDispatch is one release while b.N requests of 100 keys wait: the grant of the next one and its release.
 func BenchmarkDispatch(b *testing.B) {
 	for _, waiting := range []int{100, 1000, 10_000} {
 		b.Run(fmt.Sprint(waiting), func(b *testing.B) {

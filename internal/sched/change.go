@@ -6,23 +6,23 @@ import (
 )
 
 const (
-	guessedLoad = 10 * time.Second // what a change is taken to cost before one was seen
-	// stint is how many times the cost of a change a model is served for while it is wanted: then changes take at most a ninth of a
-	// backend's time, also where a client alternates on purpose. (A change and the one back, with 16 parts of service before them.)
+	guessedLoad = 10 * time.Second // the assumed time of a change before one was measured
+	// stint is for how many times the cost of a change a model is served while it is wanted. So changes take at most a ninth of a backend's
+	// time, even if a client alternates on purpose: one change and the one back for 16 parts of service.
 	stint    = 16
-	mostKept = 5 * time.Second // for a client that left a load and may return
-	// A client that has waited for less than this when it leaves does not try again soon: it was ended, or plays.
+	mostKept = 5 * time.Second // how long a model is kept, at most, for a client that left a load and may return
+	// A client that leaves after less than this is not expected to try again soon: it was ended, or it plays.
 	earnest = time.Second
 )
 
-// changeLocked is the change of model that p should drain for, or nil. A change costs everybody, so
-//   - an idle backend whose own models no request waits for changes for a lane that no other backend serves; it helps one out that
-//     another serves where its memory is empty or unused, or the wait there is longer than two changes take;
-//   - one whose memory has room loads besides what it has, at once;
-//   - a busy one without room changes when it has had its models for a stint, and a request that waits for another is further behind
-//     than all that wait for these, or has waited for that long;
-//   - a payer whose change has taken a backend from others, or was left behind, causes none for a stint where others would notice: a
-//     moment between two of their requests is no invitation.
+// changeLocked is the change of model that p should drain for, or nil. A change costs all payers time, so these rules hold:
+//   - An idle backend, for whose models no request waits, changes for a queue that no other backend serves. If another backend serves
+//     the queue, it changes only if its memory is empty or unused, or if the wait there is longer than two changes.
+//   - A backend whose memory has room loads one more model at once.
+//   - A busy backend without room changes after it has served its models for a stint, if a request that waits for another model has had
+//     less service than all that wait for these models, or has waited for a stint itself.
+//   - A payer whose change took a backend from others, or that left its change, causes no other change for a stint if others would
+//     notice. A short pause between two requests of others does not end this.
 func (s *Scheduler) changeLocked(p *place, now time.Time) *turn {
 	own, ownRank := s.ownLocked(p, now)
 	busy := own != nil || p.inFlight > 0
@@ -52,7 +52,7 @@ func (s *Scheduler) changeLocked(p *place, now time.Time) *turn {
 		worth := s.worth(p, cold.name.model)
 		switch waited := now.Sub(first.arrived); {
 		case now.Sub(p.loaded) < worth,
-			own == nil && waited < p.changing(cold.name.model), // it may run dry by itself
+			own == nil && waited < p.changing(cold.name.model), // it may soon be idle anyway
 			own != nil && !before(first, firstRank, own, ownRank) && waited < worth:
 			return nil
 		}
@@ -60,7 +60,7 @@ func (s *Scheduler) changeLocked(p *place, now time.Time) *turn {
 	return &turn{lane: cold.name, request: first, since: now, work: p.work, slots: p.capacity()}
 }
 
-// ownLocked is the request that goes next of those that p can serve as it is, or nil.
+// ownLocked is the next request that p can serve with the models that it has, or nil.
 func (s *Scheduler) ownLocked(p *place, now time.Time) (*waiter, rank) {
 	var own *waiter
 	var first rank
@@ -75,7 +75,7 @@ func (s *Scheduler) ownLocked(p *place, now time.Time) (*waiter, rank) {
 	return own, first
 }
 
-// wantsLocked reports whether l needs p although others may have its model already.
+// wantsLocked reports whether l needs p even if other backends have its model already.
 func (s *Scheduler) wantsLocked(p *place, l *lane, w *waiter, now time.Time) bool {
 	slots, mean := 0, s.holds.median
 	for _, b := range s.fleet.Serving(l.name.model) {
@@ -84,7 +84,7 @@ func (s *Scheduler) wantsLocked(p *place, l *lane, w *waiter, now time.Time) boo
 			continue
 		}
 		if o.turning != nil && o.turning.lane == l.name || o.load != nil && o.load.lane == l.name {
-			return false // it is being loaded elsewhere: one at a time
+			return false // another backend loads it: one load at a time
 		}
 		if o.warm(l.name) {
 			st := o.station(l.name.model)
@@ -92,7 +92,7 @@ func (s *Scheduler) wantsLocked(p *place, l *lane, w *waiter, now time.Time) boo
 			mean = st.usual(mean)
 		}
 	}
-	// An idle backend whose memory is empty, or whose models were not asked for in a while, loses nothing.
+	// An idle backend loses nothing if its memory is empty or its models were not used for a while.
 	if slots == 0 || p.inFlight == 0 && (len(p.b.State().Loaded) == 0 || now.Sub(p.use.last) > p.changing(l.name.model)) {
 		return true
 	}
@@ -110,8 +110,8 @@ func (p *place) changing(model string) time.Duration {
 	return guessedLoad
 }
 
-// worth is how long p has to serve its models before it is worth a change to model: a stint of loads, and of the time in which half of
-// the slots are idle because what runs has to end. It is never so long that a request which waits for it reaches MaxWait.
+// worth is how long p has to serve its models before a change to model pays: a stint, measured in the time for the load and for the drain,
+// in which on average half of the slots are idle. It is short enough that a request which waits for the change does not reach MaxWait.
 func (s *Scheduler) worth(p *place, model string) time.Duration {
 	var drain time.Duration
 	for _, st := range p.stations {
@@ -122,7 +122,7 @@ func (s *Scheduler) worth(p *place, model string) time.Duration {
 	return min(stint*(p.changing(model)+drain), s.o.MaxWait*3/4)
 }
 
-// capacity is how many requests p can serve at one time as it is.
+// capacity is the number of requests that p can serve at one time with the models that it has.
 func (p *place) capacity() int {
 	slots := 1
 	for _, st := range p.stations {
@@ -133,25 +133,25 @@ func (p *place) capacity() int {
 	return slots
 }
 
-// oweLocked charges the cause of a change that it did not wait for by the time in which the slots of p were idle, and more. Neither
-// leaving nor returning lowers its counter below that, and for a stint it causes no other change where that would disturb other payers.
+// oweLocked charges the payer of a change that it left: the time in which the slots of p were idle, and more. Neither leaving nor returning
+// lowers the payer's counter below that. For a stint the payer may not cause another change that would disturb others.
 func (s *Scheduler) oweLocked(p *place, t *turn, now time.Time, more time.Duration) {
 	p.count(now, 0)
 	c := t.request.client
 	if idle := time.Duration(t.slots)*now.Sub(t.since) - (p.work - t.work) + more; idle > 0 {
 		c.owed += float64(idle) / c.weight
-		c.charge(0) // its place among those that wait
+		c.charge(0) // updates its place in the heaps
 	}
 	c.barred = now.Add(s.worth(p, t.lane.model))
 }
 
-// loadLocked begins the change that p is turning to. It is the scheduler's own, so that a client that leaves does not abort it: Ollama
-// ends a load whose request has gone.
+// loadLocked begins the load that p has drained for. The scheduler itself sends it: Ollama aborts a load when the connection of its request
+// closes, and a client that leaves must not abort it.
 func (s *Scheduler) loadLocked(p *place, now time.Time) {
 	t := p.turning
 	p.turning = nil
 	if l := s.lanes[t.lane]; l != nil {
-		// Not the one that goes next, if it is barred: the other would not be barred by what it has caused.
+		// If the next request's payer is barred, another request counts as the cause. Otherwise its payer would not be barred for it.
 		w, _ := s.causeIn(l, p.b, now)
 		if w == nil {
 			w, _ = s.nextIn(l, p.b, now)
@@ -166,7 +166,7 @@ func (s *Scheduler) loadLocked(p *place, now time.Time) {
 		p.done(t.lane, w.client, now, 0)
 		return
 	}
-	p.count(now, 1) // the load has the backend
+	p.count(now, 1) // the load uses the backend
 	room := p.room(t.lane.model)
 	ctx, cancel := context.WithCancel(context.Background())
 	change := &load{turn: *t, began: now, cancel: cancel, share: p.share, beside: room, stops: !room, before: make(map[string]string)}
@@ -177,7 +177,7 @@ func (s *Scheduler) loadLocked(p *place, now time.Time) {
 		}
 	}
 	p.load = change
-	// One that takes so long waits for room after all: what it waits for must be let end.
+	// A load that takes this long waits for room after all. No new request may start, so that those that it waits for can end.
 	late := time.AfterFunc(2*p.changing(t.lane.model), func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -193,7 +193,7 @@ func (s *Scheduler) loadLocked(p *place, now time.Time) {
 	}()
 }
 
-// done notes that a lane's model is in the backend's memory, which may have pushed others out. took is 0 where that is not known.
+// done notes that the model of name is in the backend's memory, which may have pushed others out. took is 0 if it is not known.
 func (p *place) done(name laneName, cause *client, now time.Time, took time.Duration) {
 	for _, st := range p.stations {
 		st.seen = time.Time{}
@@ -208,7 +208,7 @@ func (p *place) done(name laneName, cause *client, now time.Time, took time.Dura
 	}
 }
 
-// learn takes from what a load has pushed out how many models fit. If a pushed-out model has requests in flight, Ollama loads it again for
+// learn finds from what a load has pushed out how many models fit. If a pushed-out model has requests in flight, Ollama loads it again for
 // them, and then the other one again, without end. So no request starts until the running ones have ended.
 func (p *place) learn(before map[string]string) {
 	after := p.b.State().Loaded
@@ -224,8 +224,8 @@ func (p *place) learn(before map[string]string) {
 	}
 }
 
-// loadedLocked ends a change. The request that caused it goes first, and pays for it; where it failed too: the request itself learns
-// why, in Ollama's own words.
+// loadedLocked ends a load. The request that caused it goes first, and pays for it. It is sent even if the load failed, so that the client
+// gets Ollama's own error.
 func (s *Scheduler) loadedLocked(p *place, err error) {
 	now := time.Now()
 	change := p.load
@@ -255,7 +255,7 @@ func (s *Scheduler) loadedLocked(p *place, err error) {
 	s.leaveLocked(w)
 	l := s.grantLocked(p, w.client, w.ask, w.arrived, change.began, ReasonChange)
 	l.share, l.Loading = p.share, took
-	l.since, l.before = now, took // the load is one, however many slots it is for
+	l.since, l.before = now, took // the load counts once, for any number of slots
 	l.wide -= took
 	if cause != w.client {
 		l.spared = took
@@ -268,9 +268,9 @@ func (s *Scheduler) loadedLocked(p *place, err error) {
 	s.fillLocked(p, now)
 }
 
-// disturbedLocked notes a change that has stopped p for everybody. Its payer causes no other for a stint where others would notice, if
-// others use p, or if it has failed; but not if it only brings back what another payer has pushed out. A load that has failed had its
-// time too: the models that p has now stay for a stint.
+// disturbedLocked notes a load that has stopped p for all requests. If others use p, or if the load failed, its payer may not cause another
+// change that others would notice for a stint. This does not hold if the load only restores what another payer pushed out. After a failed
+// load the models that p has stay for a stint too, because it took time as well.
 func (s *Scheduler) disturbedLocked(p *place, change *load, err error, restored bool, now time.Time) {
 	c, worth := change.request.client, s.worth(p, change.lane.model)
 	if err != nil && change.request.place != nil {
@@ -294,8 +294,8 @@ func (s *Scheduler) disturbedLocked(p *place, change *load, err error, restored 
 	}
 }
 
-// dropLocked ends a load that its client has left, and whose payer is the only one that waits for p, for another model: a person alone
-// who has chosen the wrong one.
+// dropLocked cancels a load that its client has left, if the client's payer is the only one that waits for p, and for another model: a
+// single user has chosen the wrong model.
 func (s *Scheduler) dropLocked(p *place) {
 	if l := p.load; l != nil && l.stops && l.request.place == nil && l.request.lease == nil && s.lanes[l.lane] == nil &&
 		p.want.payers[l.request.client] > 0 && p.want.only(l.request.client) {
@@ -303,11 +303,11 @@ func (s *Scheduler) dropLocked(p *place) {
 	}
 }
 
-// abandonedLocked ends a change whose request has left. The payer owes it, unless another request of its own or of others uses it. For
-// a moment the model is kept, because a client that has given up too early may try again: it would otherwise never have its model.
+// abandonedLocked ends a load whose request has left. The payer owes it, unless another request uses the model. The model is kept for a
+// moment, because a client that gave up too early may try again, and would otherwise never get its model.
 func (s *Scheduler) abandonedLocked(p *place, change *load, err error, now time.Time) {
 	took := now.Sub(change.began)
-	alone := p.want.payers[change.request.client] > 0 && p.want.only(change.request.client) // and wants another model now
+	alone := p.want.payers[change.request.client] > 0 && p.want.only(change.request.client) // and it wants another model now
 	if !change.stops || s.lanes[change.lane] != nil || change.request.err != nil || alone {
 		change.request.client.charge(took)
 		s.fillLocked(p, now)
@@ -321,7 +321,7 @@ func (s *Scheduler) abandonedLocked(p *place, change *load, err error, now time.
 	s.fillLocked(p, now)
 }
 
-// wakeLocked looks at p again after d: when a bar ends, nothing else may happen.
+// wakeLocked calls fillLocked after d, because no other event may happen when a bar ends.
 func (s *Scheduler) wakeLocked(p *place, d time.Duration) {
 	at := time.Now().Add(d)
 	if p.wake != nil && !at.Before(p.wakes) {
@@ -339,7 +339,7 @@ func (s *Scheduler) wakeLocked(p *place, d time.Duration) {
 	})
 }
 
-// keepLocked keeps what p has just loaded for a quarter of the time that it took, and returns that time.
+// keepLocked keeps the model that p has just loaded for a quarter of the time that the load took, and returns how long.
 func (s *Scheduler) keepLocked(p *place, took time.Duration, now time.Time) time.Duration {
 	keep := min(took/4, mostKept)
 	p.kept = now.Add(keep)

@@ -40,8 +40,8 @@ func wantGPU(t *testing.T, name string, l *Lease, want time.Duration) {
 	}
 }
 
-// A load that the gateway did not begin is the first request's that was sent into it: what others had of the server while they waited for it is its
-// own, their payers are not charged for that time, and requests for other models have what they would have had.
+// A load that the gateway did not begin is booked with the first request that waited for it. So is the server's time that others had meanwhile:
+// their payers are not charged for it, and requests for other models have what they would have had.
 func TestALoadThatIsFoundIsItsFirstRequests(t *testing.T) {
 	const s, load = time.Second, 10 * time.Second
 	for _, order := range []string{"the cause ends first", "the cause ends last"} {
@@ -158,7 +158,7 @@ func TestALoadIsFoundByTheFirstByte(t *testing.T) {
 	}
 }
 
-// What a lease had of a place at a time is exact between the changes that are kept, and between its beginning and them otherwise.
+// What a lease had of a server at a time is exact between the changes that are kept, and between its beginning and them otherwise.
 func TestShareAt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu := server("gpu", 0)

@@ -167,7 +167,7 @@ func TestReloadsAreNotInOthersTime(t *testing.T) {
 		with := each(2 * time.Hour)
 		caused := (c.loads.Load() - loads) / 2 // the crowd loads its model again after each
 		theirs := time.Duration(c.theirs.Load())
-		t.Logf("a request of others is booked %v, and %v alone; %d loads are booked %v", with, alone, caused, theirs)
+		t.Logf("a request of others is booked %v, and %v without it; %d loads are booked %v", with, alone, caused, theirs)
 		if most := alone * 102 / 100; with > most {
 			t.Errorf("a request of others is booked %v, want at most %v", with, most)
 		}
@@ -179,7 +179,7 @@ func TestReloadsAreNotInOthersTime(t *testing.T) {
 	})
 }
 
-// A client that gives up before its model is loaded and tries again gets it in the end.
+// A client that gives up before its model is loaded and tries again gets its answer in the end.
 func TestAnImpatientClientGetsItsModel(t *testing.T) {
 	for _, patience := range []time.Duration{time.Second, 1900 * time.Millisecond, 2 * time.Second, 3 * time.Second} {
 		for _, pause := range []time.Duration{0, 100 * time.Millisecond, 700 * time.Millisecond} {

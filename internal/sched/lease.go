@@ -8,14 +8,14 @@ import (
 	"ollama-api-service/internal/backend"
 )
 
-// Lease is a slot in use. Release it always. A Lease that no Scheduler made holds none, for requests that need none.
+// Lease is a slot in use. The caller must release it. The zero Lease has no slot, for requests that need none.
 type Lease struct {
 	Backend *backend.Backend
-	// Waited is how long the request stood in the queue, without the time in which its model was loaded for it.
+	// Waited is how long the request was in the queue, without the time of a load that it caused.
 	Waited time.Duration
-	// Loading is how long its model was loaded for it: it caused the change.
+	// Loading is how long the load took that the request caused.
 	Loading time.Duration
-	// Why says how the backend was chosen, and Ahead how many waited for the model when the request came.
+	// Why is the reason for the choice of the backend. Ahead is the number of requests that waited for the model when this one arrived.
 	Why   Reason
 	Ahead int
 
@@ -24,32 +24,32 @@ type Lease struct {
 	station  *station
 	client   *client
 	taken    time.Time
-	slots    int           // that it has
-	wants    int           // that it takes as they become free
-	since    time.Time     // for how long it has as many
-	before   time.Duration // of slots, until then
-	embeds   bool          // as of the Ask
+	slots    int           // the number of slots that it has
+	wants    int           // the number of slots that it takes as they become free
+	since    time.Time     // when slots last changed
+	before   time.Duration // slot time until since
+	embeds   bool          // Ask.Embeds
 	atBound  bool          // it took the last slot
-	plain    bool          // as of the Ask
-	inside   time.Duration // what it waited inside Ollama; negative: nobody said
+	plain    bool          // Ask.Plain
+	inside   time.Duration // how long it waited inside Ollama; negative: not known
 	counted  counted
-	prompt   Prompt        // of one that Ollama has not counted
-	read     time.Duration // in which Ollama evaluated the prompt, by its own record; 0: not known
-	wide     time.Duration // of the station's slots, when it was taken
-	delays   time.Duration // of other slots, by the evaluation of its prompt
-	slowed   time.Duration // by the prompts of others
-	said     bool          // Ollama's record says how long the model took to be ready, and that is loaded
-	loaded   time.Duration // likewise
+	prompt   Prompt        // an estimate, if Ollama has not counted the prompt
+	read     time.Duration // how long Ollama evaluated the prompt, by its own record; 0: not known
+	wide     time.Duration // the work of the model's slots when the lease was taken
+	delays   time.Duration // slot time of others that the evaluation of its prompt stopped
+	slowed   time.Duration // its own slot time that prompts of others stopped
+	said     bool          // Ollama's record has the time in which the model became ready: loaded
+	loaded   time.Duration // see said
 	began    atomic.Int64  // nanoseconds from taken to the first byte of a stream; 0: none yet
-	queued   bool          // others ran with the model when it was taken
-	lent     time.Duration // of the place, that others had while they waited for a load that this one has caused
-	excused  time.Duration // for which it has waited for a load that another has caused, as far as that is known before its release
-	spared   time.Duration // of Loading, that brought back what another payer has pushed out and pays for
+	queued   bool          // other requests ran with the model when it was taken
+	lent     time.Duration // the server's time that others had while they waited for a load that this request caused
+	excused  time.Duration // how long it waited for a load of another request, as far as that is known before its release
+	spared   time.Duration // the part of Loading that restored a model which another payer pushed out, and pays for
 	found    time.Duration // how long a load took that the gateway did not begin
-	index    int           // among those that run
+	index    int           // in Scheduler.running
 	charged  time.Duration
-	share    time.Duration // of the place, when it was taken
-	wanted   time.Duration // likewise: for how long others had waited for it
+	share    time.Duration // the server's share when the lease was taken
+	wanted   time.Duration // how long others had waited for the server when the lease was taken
 	released bool
 	held     time.Duration
 	used     time.Duration
@@ -60,13 +60,13 @@ type Reason string
 
 // The reasons.
 const (
-	ReasonLoaded Reason = "loaded"     // it has the model in its memory, and was the least busy of those
-	ReasonPrefix Reason = "warm_start" // and it has most likely seen the beginning of the conversation
-	ReasonChange Reason = "change"     // it changed its model for it
-	ReasonOnly   Reason = "only"       // no other has the model
+	ReasonLoaded Reason = "loaded"     // the least busy backend with the model in its memory
+	ReasonPrefix Reason = "warm_start" // a backend with the model that most likely has seen the beginning of the conversation
+	ReasonChange Reason = "change"     // the backend loaded the model for the request
+	ReasonOnly   Reason = "only"       // no other backend has the model
 )
 
-// Release gives the slot to whose turn it is, and returns how long it was held. A second call changes nothing.
+// Release gives the slot to the next request, and returns how long it was held. A second call changes nothing.
 func (l *Lease) Release() time.Duration {
 	if l.released || l.sched == nil {
 		return l.held
@@ -78,15 +78,16 @@ func (l *Lease) Release() time.Duration {
 	return l.held
 }
 
-// Inside notes how long the request waited inside Ollama, by its own record: a sign that it was given more than it has slots.
+// Inside notes how long the request waited inside Ollama, by Ollama's own record. A wait shows that Ollama got more requests than it has
+// slots.
 func (l *Lease) Inside(d time.Duration) {
 	if l.sched != nil {
 		l.inside = max(0, d)
 	}
 }
 
-// GPU is the lease's part of the backend's time, so far or until Release: of each instant, a part for each slot that it had, of as many as
-// there were in use on the backend. So the parts of all leases never add up to more than the time that passed.
+// GPU returns the lease's part of the backend's time, so far or until Release. At each instant all slots in use on the backend have equal
+// parts, and the lease has one for each of its slots. So the parts of all leases never add up to more than the time that passed.
 func (l *Lease) GPU() time.Duration {
 	if l.released || l.sched == nil {
 		return l.used
@@ -97,17 +98,17 @@ func (l *Lease) GPU() time.Duration {
 	return l.part()
 }
 
-// part is what the lease has had of the backend, as of the last count.
+// part is the lease's part of the backend's time, as of the last count.
 func (l *Lease) part() time.Duration { return time.Duration(l.slots) * (l.place.share - l.share) }
 
-// takeOver adds d to what the lease has had of the backend. Division rounds down: the parts stay below the whole.
+// takeOver adds d to the lease's part of the backend's time. Division rounds down: the parts stay below the whole.
 func (l *Lease) takeOver(d time.Duration) { l.share -= d / time.Duration(l.slots) }
 
-// grantLocked takes a slot at p that is free.
+// grantLocked takes a free slot of p.
 func (s *Scheduler) grantLocked(p *place, c *client, a *Ask, arrived, now time.Time, why Reason) *Lease {
 	st := p.station(a.Model)
 	if !st.known {
-		st.options, st.known = string(a.Options), true // this request loads it, or what is loaded is asked for like this
+		st.options, st.known = string(a.Options), true // this request loads the model with them, or the loaded model has them
 	}
 	l := &Lease{
 		Backend: p.b, Waited: now.Sub(arrived), Why: why,
@@ -123,7 +124,7 @@ func (s *Scheduler) grantLocked(p *place, c *client, a *Ask, arrived, now time.T
 	return l
 }
 
-// startLocked charges the lease's key by what it is expected to hold.
+// startLocked charges the lease's payer the time for which the lease is expected to be held.
 func (s *Scheduler) startLocked(l *Lease) {
 	c := l.client
 	l.charged = s.estimateLocked(l)
@@ -143,7 +144,7 @@ func (s *Scheduler) estimateLocked(l *Lease) time.Duration {
 	return time.Duration(l.slots) * cmp.Or(l.station.holds.median, s.holds.median, time.Second)
 }
 
-// average moves a mean towards d.
+// average moves mean towards d.
 func average[T ~int64](mean *T, d T) {
 	if *mean == 0 {
 		*mean = max(d, 1)
@@ -152,7 +153,8 @@ func average[T ~int64](mean *T, d T) {
 	*mean = max(*mean+(d-*mean)/16, 1)
 }
 
-// releaseLocked gives the slot back. One that was never used, because its request had left, says nothing of how long they take.
+// releaseLocked returns the slot. served is false if the slot was never used because the request had left: then the lease is no
+// measurement of how long requests take.
 func (l *Lease) releaseLocked(now time.Time, served bool) {
 	s, p, st, c := l.sched, l.place, l.station, l.client
 	l.released = true
@@ -162,14 +164,14 @@ func (l *Lease) releaseLocked(now time.Time, served bool) {
 	st.count(now, 0)
 	l.vacate(now)
 	p.use.note(c, now)
-	var others time.Duration // for which it waited for a load that another has caused
+	var others time.Duration // how long it waited for a load of another request
 	if served {
 		others = s.foundLocked(l, now)
 	}
 	if served {
 		l.delayLocked(now, others)
 	}
-	if served || l.Why == ReasonChange { // others are on no row
+	if served || l.Why == ReasonChange { // other leases have no row
 		l.used += c.settle()
 	}
 	st.inFlight--
@@ -177,7 +179,7 @@ func (l *Lease) releaseLocked(now time.Time, served bool) {
 	c.running--
 	c.held -= float64(l.charged) / c.weight
 	if c.running == 0 {
-		c.held = 0 // of the rounding
+		c.held = 0 // removes rounding errors
 	}
 	charge := l.serve(min(p.contested(l, now), l.held-others-l.spared), now)
 	c.charge(charge - l.charged)
@@ -203,8 +205,8 @@ func (l *Lease) releaseLocked(now time.Time, served bool) {
 	s.fillLocked(p, now)
 }
 
-// advanceLocked charges those that hold a slot for longer than they were charged for. It is done at most every few milliseconds:
-// it looks at all that run.
+// advanceLocked charges requests that hold a slot for longer than they were charged for. It runs at most every few milliseconds, because
+// it looks at all running requests.
 func (s *Scheduler) advanceLocked(now time.Time) {
 	if now.Sub(s.advanced) < 5*time.Millisecond {
 		return

@@ -12,8 +12,8 @@ import (
 	"ollama-api-service/internal/backend"
 )
 
-// What a key used of a server that nobody else wanted is not held against it elsewhere (docs/fairness.md: "The past is forgotten"),
-// also where a queue before another server has not been empty meanwhile.
+// What a key used of a server that no other key wanted does not count elsewhere (docs/fairness.md: "The past is forgotten"),
+// even if the queue of another server has not been empty meanwhile.
 func TestWorkElsewhereIsNotHeldAgainstAKey(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu, other := server("gpu", 2), server("other", 4)
@@ -34,7 +34,7 @@ func TestWorkElsewhereIsNotHeldAgainstAKey(t *testing.T) {
 		for i := range 6 {
 			go work(fmt.Sprint("chat", i), "chat", 5*time.Second)
 		}
-		// One key works for three hours alone on a server that is otherwise idle.
+		// One key works for three hours on a server that is otherwise idle.
 		for range 4 {
 			go func() {
 				for i := 0; i < 3*60 && ctx.Err() == nil; i++ {
@@ -54,7 +54,7 @@ func TestWorkElsewhereIsNotHeldAgainstAKey(t *testing.T) {
 			t.Errorf("it is refused after %v: %v", time.Since(began), err)
 		} else {
 			if waited := time.Since(began); waited > time.Minute {
-				t.Errorf("it waits for %v, and each other key for 10 s", waited)
+				t.Errorf("it waited for %v, want about the 10 s of each other key", waited)
 			}
 			l.Release()
 		}
@@ -63,7 +63,7 @@ func TestWorkElsewhereIsNotHeldAgainstAKey(t *testing.T) {
 	})
 }
 
-// A model that cannot be loaded makes its backend drain each time; who asks for it again and again must not stop the others.
+// A model that cannot be loaded makes its backend drain each time. A key that asks for it again and again must not stop the others.
 func TestLoadsThatFailCostOthersLittle(t *testing.T) {
 	for _, hold := range []time.Duration{500 * time.Millisecond, 10 * time.Second} {
 		synctest.Test(t, func(t *testing.T) {
@@ -203,7 +203,7 @@ func pausing(t *testing.T, victims int, hold, pause time.Duration) *crowd {
 	return c
 }
 
-// Four keys that pause between their requests, so that the backend has idle moments, keep 0.95 of their fair share beside one key that
+// Four keys that pause between their requests, so that the backend has idle moments, keep 0.95 of their fair share next to one key that
 // asks for another model again and again. (Issue 14 has the figure for eight that are always busy.)
 func TestIdleMomentsAreNoInvitation(t *testing.T) {
 	for _, victims := range []int{1, 2, 4} {
@@ -227,8 +227,8 @@ func TestIdleMomentsAreNoInvitation(t *testing.T) {
 	}
 }
 
-// A person alone who has picked a large model by mistake, cancels, and picks another waits for that one alone.
-func TestAPersonAloneMayCancelALoad(t *testing.T) {
+// A single user who picks a large model by mistake, cancels, and picks another one waits only for the second.
+func TestASingleUserMayCancelALoad(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu := server("gpu", 4)
 		gpu.Set(has(1, "small", "large"))
@@ -242,14 +242,14 @@ func TestAPersonAloneMayCancelALoad(t *testing.T) {
 		began := time.Now()
 		l := lease(t, s, Ask{Key: "anna", Model: "small"})
 		if waited := time.Since(began); waited > time.Minute {
-			t.Errorf("nobody else is there, and her own model, which was loaded before, comes after %v: %v", waited, *done)
+			t.Errorf("with no other user, the model that was loaded before came after %v, want at most a minute; loads: %v", waited, *done)
 		}
 		l.Release()
 		time.Sleep(time.Hour)
 	})
 }
 
-// What a key owes for a change that it left behind is not forgiven by returning in a moment in which nobody waits.
+// What a key owes for a change that it left behind is not forgiven if it returns while no request waits.
 func TestADebtOutlastsAMomentWithoutAQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu := server("gpu", 1)
@@ -268,7 +268,7 @@ func TestADebtOutlastsAMomentWithoutAQueue(t *testing.T) {
 		l := lease(t, s, Ask{Key: "other", Model: "a"}) // changes back
 		time.Sleep(time.Second)
 		l.Release()
-		l = lease(t, s, Ask{Key: "debtor", Model: "a"}) // nobody waits
+		l = lease(t, s, Ask{Key: "debtor", Model: "a"}) // no request waits
 		time.Sleep(time.Second)
 		l.Release()
 		l = lease(t, s, Ask{Key: "other", Model: "a"})
@@ -276,7 +276,7 @@ func TestADebtOutlastsAMomentWithoutAQueue(t *testing.T) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if d, o := s.clients["debtor"], s.clients["other"]; d.due()-o.due() < float64(time.Minute) {
-			t.Errorf("it owed more than a minute, and is %v behind", time.Duration(d.due()-o.due()))
+			t.Errorf("got the debtor %v behind, want more than a minute", time.Duration(d.due()-o.due()))
 		}
 	})
 }

@@ -11,49 +11,50 @@ import (
 )
 
 const (
-	firstSlots  = 4                     // of a model on a backend for which none are set
-	mostSlots   = 64                    // that are found by trying
-	insideBound = 50 * time.Millisecond // a longer wait inside Ollama is a sign that it had no slot
-	cleanRuns   = 50                    // at the bound without such a wait: one more is tried
-	manyModels  = 64                    // stations kept of models that nobody uses
+	firstSlots  = 4                     // the assumed slots of a model on a backend without a set number
+	mostSlots   = 64                    // the largest number of slots that measurements can lead to
+	insideBound = 50 * time.Millisecond // a longer wait inside Ollama shows that it had no free slot
+	cleanRuns   = 50                    // after this number of requests at the bound without such a wait, one more slot is tried
+	manyModels  = 64                    // the number of unused models whose state is kept
 )
 
-// place is a backend as the scheduler sees it.
+// place is the scheduler's state of a backend.
 type place struct {
 	b        *backend.Backend
 	stations map[string]*station
 	inFlight int // slots in use of all models, and loads
 	use      use
-	// turning is the change of model that the place drains for: nothing else is begun until what runs is done. load is the change itself.
+	// turning is the change of model that the backend drains for: no request starts until the running ones have ended. load is the change
+	// itself.
 	turning *turn
 	load    *load
-	loaded  time.Time // when the last change was done
+	loaded  time.Time // when the last change ended
 	wake    *time.Timer
-	wakes   time.Time              // when wake looks at the place again
-	kept    time.Time              // until when what was loaded for a client that has left is kept, because that client may return
-	loading samples[time.Duration] // what a change takes
-	// fits is how many models its memory holds, by what a load has pushed out; 0: no load has yet.
+	wakes   time.Time              // when wake fires
+	kept    time.Time              // until then a model is kept that was loaded for a client which left, because that client may return
+	loading samples[time.Duration] // how long a change takes
+	// fits is the number of models that the memory holds, learned from loads that pushed models out; 0: not known.
 	fits int
-	// unsettled: a load has pushed out a model that is in use. Nothing is begun until what runs has ended.
+	// unsettled: a load has pushed out a model that is in use. No request starts until the running ones have ended.
 	unsettled bool
-	// share is what a lease that was there from the start would have of the backend: the integral of one over inFlight, as of shared.
+	// share is the part of the backend's time that a lease of one slot since the start would have: the integral of 1/inFlight until shared.
 	share  time.Duration
 	shared time.Time
 	work   time.Duration // the integral of inFlight
 	marks  marks
 	last   foundLoad
 	want   want
-	// evicted are the models that the last change has pushed out, and by whom. took reports that others used the place less than a stint
-	// before.
+	// evicted are the models that the last change pushed out, and evictedBy is its payer. took reports whether others used the backend less
+	// than a stint before.
 	evicted   map[loadedAs]bool
 	evictedBy *client
 	took      bool
 }
 
-// loadedAs is a model with the load-time options that it is loaded with.
+// loadedAs is a loaded model and its load-time options.
 type loadedAs struct{ model, options string }
 
-// use is when a place was last used, and when by another payer than the last one.
+// use records when a backend was last used, and when by another payer than that one.
 type use struct {
 	last, others time.Time
 	by           *client
@@ -66,7 +67,7 @@ func (u *use) note(c *client, now time.Time) {
 	u.last = now
 }
 
-// besides is when the place was last used by another payer than c.
+// besides is when the backend was last used by another payer than c.
 func (u *use) besides(c *client) time.Time {
 	if u.by == c {
 		return u.others
@@ -74,31 +75,31 @@ func (u *use) besides(c *client) time.Time {
 	return u.last
 }
 
-// station is one model on one backend.
+// station is the state of one model on one backend.
 type station struct {
 	model    string
 	inFlight int           // requests
-	slots    int           // that these have
-	hungry   int           // requests that take more slots as they become free
-	work     time.Duration // the integral of slots, as of worked
+	slots    int           // slots in use
+	hungry   int           // the number of requests that take more slots as they become free
+	work     time.Duration // the integral of slots until worked
 	worked   time.Time
-	found    int                    // slots, where none are set
-	clean    int                    // runs at the bound
-	cleanBy  string                 // the payer of the last
-	lowered  time.Time              // when found last went down
-	seen     time.Time              // when it last worked
+	found    int                    // the measured number of slots, used if none is set
+	clean    int                    // requests at the bound that did not wait inside Ollama
+	cleanBy  string                 // the payer of the last of these
+	lowered  time.Time              // when found was last lowered
+	seen     time.Time              // when a request last showed that the model is in memory
 	holds    samples[time.Duration] // how long a slot is held
 	inside   samples[time.Duration] // how long requests at the bound waited inside Ollama
-	loading  samples[time.Duration] // what loading it took
+	loading  samples[time.Duration] // how long loading it took
 	first    samples[time.Duration] // how long plain requests wait for the first byte of a stream
-	perToken samples[time.Duration] // of an answer
-	perRead  samples[time.Duration] // of a long prompt
-	ended    [mostEnded]ended       // the last requests
+	perToken samples[time.Duration] // time for a token of an answer
+	perRead  samples[time.Duration] // time for a token of a long prompt
+	ended    [mostEnded]ended       // a ring of the last requests
 	ends     int
-	template samples[int64]     // tokens that it adds to a short prompt
-	density  samples[int64]     // tokens of a long prompt for each thousand that were likely
+	template samples[int64]     // tokens that the template adds to a short prompt
+	density  samples[int64]     // real tokens of a long prompt per thousand likely ones
 	own      map[string]prompts // by payer
-	// options are those it was loaded with, as far as is known.
+	// options are the load-time options of the loaded model, if known.
 	options string
 	known   bool
 }
@@ -121,7 +122,7 @@ func (p *place) station(model string) *station {
 	return st
 }
 
-// usual is how long a slot is held here; otherwise, where that is not known. A station that is not there knows nothing.
+// usual is how long a slot is usually held for the model, or otherwise if that is not known. st may be nil.
 func (st *station) usual(otherwise time.Duration) time.Duration {
 	if st != nil && st.holds.median > 0 {
 		return st.holds.median
@@ -129,14 +130,14 @@ func (st *station) usual(otherwise time.Duration) time.Duration {
 	return otherwise
 }
 
-// tidy drops a station that nobody uses when there are many: clients choose the names of models.
+// tidy drops the state of an unused model if there are many, because clients choose the names of models.
 func (p *place) tidy(st *station) {
 	if st.inFlight == 0 && len(p.stations) > manyModels {
 		delete(p.stations, st.model)
 	}
 }
 
-// limit is how many requests the model may have in flight here.
+// limit is the number of slots that the model has here.
 func (p *place) limit(st *station) int {
 	if p.b.State().Installed[st.model].Embeds {
 		return 1
@@ -147,12 +148,12 @@ func (p *place) limit(st *station) int {
 	return st.found
 }
 
-// free says whether one more request for the model may be given to the backend.
+// free reports whether one more request for the model may go to the backend.
 func (p *place) free(model string) bool {
 	if total := p.b.Bounds().Total; total > 0 && p.inFlight >= total || p.turning != nil || p.unsettled {
 		return false
 	}
-	// Who caused a load goes first when it is done, also where the backend says before that it has the model.
+	// The request that caused a load is the first after it, even if the backend lists the model before the load returns.
 	if p.load != nil && (!p.load.beside || p.load.lane.model == model) {
 		return false
 	}
@@ -160,7 +161,7 @@ func (p *place) free(model string) bool {
 	return st == nil || st.slots < p.limit(st)
 }
 
-// has reports whether the model is in the backend's memory, as far as is known: a backend that does not say is taken to have it.
+// has reports whether the model is in the backend's memory, as far as is known. If a backend does not list its models, the answer is true.
 func (p *place) has(model string) bool {
 	state := p.b.State()
 	if !loadable(state, model) || p.holds(model) {
@@ -170,43 +171,43 @@ func (p *place) has(model string) bool {
 	return st != nil && (st.inFlight > 0 || !st.seen.IsZero() && !st.seen.Before(state.Checked))
 }
 
-// loadable reports whether a load of the model can change anything: not where the backend does not say what it has in its memory, and
-// not where the model is not installed, because its own answer says so.
+// loadable reports whether a load of the model makes sense. It does not if the backend does not list the models in its memory, or if the
+// model is not installed: then the request gets Ollama's own error.
 func loadable(state backend.State, model string) bool {
 	_, installed := state.Installed[model]
 	return state.Loaded != nil && (installed || state.Installed == nil)
 }
 
-// warm reports whether the lane's model is in the backend's memory with the lane's options, as far as is known: Ollama loads a model again
-// for other options.
+// warm reports whether the model of name is in the backend's memory with the options of name, as far as is known. For other options Ollama
+// loads the model again.
 func (p *place) warm(name laneName) bool {
 	st := p.stations[name.model]
 	return p.has(name.model) && (st == nil || !st.known || st.options == name.options || !loadable(p.b.State(), name.model))
 }
 
-// holds reports whether the backend says that the model is in its memory.
+// holds reports whether the backend lists the model as loaded.
 func (p *place) holds(model string) bool {
 	_, loaded := p.b.State().Loaded[model]
 	return loaded
 }
 
-// watch finds how many slots a model has where none are set. Ollama never says that it is busy with a loaded model, but its records
-// show that a request waited inside. Only requests that took the last slot count, and only plain ones: a schema is compiled and an image
-// read in that time. Most payers must have seen it.
+// watch finds the number of slots of a model if none is set. Ollama never reports that it is busy with a loaded model, but its records show
+// that a request waited inside. Only requests that took the last slot count, and only plain ones, because Ollama also compiles schemas and
+// reads images in that time. The number falls only if most payers have seen such waits.
 func (p *place) watch(st *station, l *Lease, now time.Time) {
-	if l.inside < 0 || !l.atBound || !l.plain || l.embeds { // of embeddings Ollama reports no times but the whole
+	if l.inside < 0 || !l.atBound || !l.plain || l.embeds { // for embeddings Ollama reports only the total time
 		return
 	}
 	payer := l.client.payer
 	st.inside.put(payer, l.inside, now)
 	switch {
 	case st.inside.median > insideBound && l.inside > insideBound:
-		// One sign for all that were let in before it was seen.
+		// Requests that were admitted before the number was lowered do not lower it again.
 		if l.taken.After(st.lowered) {
 			st.found, st.clean, st.lowered = max(1, st.found-1), 0, now
 		}
 	case st.inside.median > insideBound || l.inside > insideBound:
-	case len(st.inside.list) > 1 && st.cleanBy == payer: // one payer of several does not raise them by itself
+	case len(st.inside.list) > 1 && st.cleanBy == payer: // if there are several payers, one of them cannot raise the number by itself
 	default:
 		st.cleanBy = payer
 		if st.clean++; st.clean >= cleanRuns {
@@ -215,8 +216,8 @@ func (p *place) watch(st *station, l *Lease, now time.Time) {
 	}
 }
 
-// count brings share and work up to now, and then changes inFlight by more. Division rounds down, so that the parts stay below the whole.
-// Of two that took their time before the lock, the earlier may come later: time does not go back for it.
+// count updates share and work to now, and then changes inFlight by more. Division rounds down, so the parts stay below the whole. Callers
+// read the clock before they take the lock, so now may be earlier than in the call before: then count adds no time.
 func (p *place) count(now time.Time, more int) {
 	if passed := now.Sub(p.shared); passed > 0 {
 		if p.inFlight > 0 {
@@ -231,14 +232,14 @@ func (p *place) count(now time.Time, more int) {
 	p.inFlight += more
 }
 
-// burden is how long one more request would have to share the backend, by what requests for the model have taken there.
+// burden estimates how long one more request would take on the backend, from how long requests for the model usually take there.
 func (p *place) burden(model string, usual time.Duration) float64 {
 	mean := max(p.stations[model].usual(usual), time.Millisecond)
 	return float64(p.inFlight+1) * float64(mean) / cmp.Or(p.b.Bounds().Weight, 1)
 }
 
-// chooseLocked is the place for a request that need not wait: one with the model in its memory and a slot; of those the one that
-// has seen the beginning of the conversation, or else the least busy. It is nil where there is none.
+// chooseLocked returns a server for a request that need not wait: one with the model in its memory and a free slot. Of these it prefers the
+// one that has seen the beginning of the conversation, otherwise the least busy. It returns nil if there is none.
 func (s *Scheduler) chooseLocked(serving []*backend.Backend, a *Ask) (*place, Reason) {
 	var best *place
 	var least float64
@@ -268,8 +269,8 @@ func (s *Scheduler) chooseLocked(serving []*backend.Backend, a *Ask) (*place, Re
 
 var seed = maphash.MakeSeed()
 
-// rendezvous is how well a backend suits a conversation, from 0 to 1: each conversation has its own order of the backends, which
-// changes for no other when one comes or goes (Thaler and Ravishankar, 1998).
+// rendezvous scores a backend for a conversation, from 0 to 1. Each conversation has its own order of the backends. If a backend is added
+// or removed, the order of the others stays (Thaler and Ravishankar, 1998).
 func rendezvous(name string, prefix uint64) float64 {
 	var h maphash.Hash
 	h.SetSeed(seed)
@@ -278,7 +279,7 @@ func rendezvous(name string, prefix uint64) float64 {
 	return float64(h.Sum64()>>11) / (1 << 53)
 }
 
-// byRoomLocked orders places for a request that may have to load its model: those that do the least and hold the least first.
+// byRoomLocked orders servers for a request that may have to load its model: the least busy first, then those with the fewest models.
 func (s *Scheduler) byRoomLocked(serving []*backend.Backend) []*place {
 	list := make([]*place, 0, len(serving))
 	for _, b := range serving {
@@ -293,7 +294,7 @@ func (s *Scheduler) byRoomLocked(serving []*backend.Backend) []*place {
 	return list
 }
 
-// fillLocked gives away what p has to give, in the order of turns.
+// fillLocked grants the free slots of p to waiting requests in their order, and begins changes of its model.
 func (s *Scheduler) fillLocked(p *place, now time.Time) {
 	if s.waiting == 0 {
 		return
@@ -319,7 +320,7 @@ func (s *Scheduler) fillLocked(p *place, now time.Time) {
 	}
 }
 
-// nextLocked is whose turn it is to have a slot of p, of all that want a model that it has in its memory.
+// nextLocked is the next request for p, of all that want a model in its memory.
 func (s *Scheduler) nextLocked(p *place, now time.Time) *waiter {
 	var best *waiter
 	var first rank
@@ -338,16 +339,16 @@ func (s *Scheduler) eligible(p *place, name laneName) bool {
 	return slices.Contains(s.fleet.Serving(name.model), p.b) && !tooOld(p.b, name.since)
 }
 
-// patience is how long a batch request is passed over.
+// patience is how long a batch request lets interactive ones pass.
 func (s *Scheduler) patience() time.Duration { return s.o.MaxWait / 4 }
 
-// turnLocked gives w a slot of p.
+// turnLocked grants w a slot of p.
 func (s *Scheduler) turnLocked(w *waiter, p *place, now time.Time) {
 	s.leaveLocked(w)
 	s.handLocked(w, s.grantLocked(p, w.client, w.ask, w.arrived, now, ReasonLoaded), now)
 }
 
-// handLocked gives w, which has left the queue, the lease that it waited for.
+// handLocked delivers the lease to w, which has left the queue.
 func (s *Scheduler) handLocked(w *waiter, l *Lease, now time.Time) {
 	l.Ahead = w.ahead
 	w.lease = l
@@ -355,31 +356,31 @@ func (s *Scheduler) handLocked(w *waiter, l *Lease, now time.Time) {
 	s.turnBackLocked(w.lane, now)
 }
 
-// room reports whether the backend's memory takes the model besides what it has, as far as is known: until a load has pushed another out
-// it is taken to. With other options a model takes its own place.
+// room reports whether the backend's memory has room for one more model, as far as is known. Until a load has pushed a model out, the
+// answer is true. A model that is already loaded with other options is replaced, so it needs no room but stops the backend.
 func (p *place) room(model string) bool {
 	loaded := p.b.State().Loaded
 	return loaded != nil && !p.holds(model) && (p.fits == 0 || len(loaded) < p.fits)
 }
 
-// turn is the time in which a place drains for a change of model.
+// turn is a change of model that a backend drains for.
 type turn struct {
 	lane    laneName
-	request *waiter // that causes it
+	request *waiter // the request that causes it
 	since   time.Time
-	work    time.Duration // of the place, when it began
-	slots   int           // of the models that it had until then
+	work    time.Duration // the backend's work when the drain began
+	slots   int           // the slots of the models that it had then
 }
 
-// load is a change of the model at a place.
+// load is a load of a model on a backend.
 type load struct {
 	turn
 	cancel context.CancelFunc
-	beside bool              // the backend serves what it has meanwhile
-	stops  bool              // there was no room besides what it has: the load stopped the backend for everybody
-	before map[string]string // what it had, with which load-time options as far as is known
+	beside bool              // the backend serves its other models during the load
+	stops  bool              // there was no room: the load stopped the backend for all requests
+	before map[string]string // the models that it had, and their load-time options if known
 	began  time.Time
-	share  time.Duration // of the place, when it began
-	lent   time.Duration // of the place, that requests had while they waited in Ollama for the load
-	booked time.Duration // of the place, on the row of its request, which has left
+	share  time.Duration // the backend's share when the load began
+	lent   time.Duration // the backend's time that requests had while they waited in Ollama for the load
+	booked time.Duration // the backend's time that was booked with its request, which has left
 }

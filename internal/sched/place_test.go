@@ -74,7 +74,7 @@ func TestAWarmBackendIsChosen(t *testing.T) {
 		s, done := loads(Options{}, one, two)
 		for range 2 {
 			if l := lease(t, s, Ask{Key: "k", Model: "b"}); l.Backend != two || l.Why != ReasonLoaded || l.Waited != 0 {
-				t.Errorf("to %s, because %s", l.Backend.Name, l.Why)
+				t.Errorf("got server %s by reason %s", l.Backend.Name, l.Why)
 			}
 			if l := lease(t, s, Ask{Key: "k", Model: "a"}); l.Backend != one {
 				t.Errorf("to %s", l.Backend.Name)
@@ -147,7 +147,7 @@ func TestConversationsStay(t *testing.T) {
 	})
 }
 
-// One load for a model at one time; those who come meanwhile wait for it, the one who caused it goes first and pays.
+// There is one load for a model at one time. Requests that arrive meanwhile wait for it. The request that caused it goes first and pays.
 func TestOneLoadForAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		one, two := server("one", 4), server("two", 4)
@@ -167,11 +167,11 @@ func TestOneLoadForAll(t *testing.T) {
 		}
 		cause := leases[0]
 		if cause.Why != ReasonChange || cause.Loading != time.Minute || cause.Waited != 0 || cause.GPU() != time.Minute {
-			t.Errorf("who caused it: %+v", cause)
+			t.Errorf("the request that caused the load: got %+v", cause)
 		}
 		for i, l := range leases[1:] {
 			if l.Loading != 0 || l.Waited != time.Minute-time.Duration(i+1)*time.Second || l.Backend != cause.Backend {
-				t.Errorf("who came later: loading %v, waited %v, on %s", l.Loading, l.Waited, l.Backend.Name)
+				t.Errorf("a later request: got loading %v, waited %v, on %s", l.Loading, l.Waited, l.Backend.Name)
 			}
 		}
 		for _, l := range leases {
@@ -230,7 +230,7 @@ func TestGivingUpALoad(t *testing.T) {
 	})
 }
 
-// Where a load fails the request goes all the same, and learns why in Ollama's words.
+// If a load fails, the request is sent all the same, and gets Ollama's own error.
 func TestALoadFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu := server("gpu", 4)
@@ -245,7 +245,7 @@ func TestALoadFails(t *testing.T) {
 	})
 }
 
-// A model that is wanted keeps its backend for as long as sixteen changes take, and no longer where others wait for another.
+// A model that is wanted keeps its backend for as long as sixteen changes take, and no longer if requests wait for another.
 func TestAChangeMustBeWorthIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu := server("gpu", 1)
@@ -275,7 +275,7 @@ func TestAChangeMustBeWorthIt(t *testing.T) {
 	})
 }
 
-// Ollama's records show that a request waited inside: fewer are given to it then, and more again after a while without.
+// If Ollama's records show that a request waited inside, the slots become fewer; after a while without such waits, more again.
 func TestSlotsAreFound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := scheduler(0, 1000, 24*time.Hour)
@@ -354,7 +354,7 @@ func TestTotal(t *testing.T) {
 	})
 }
 
-// Those for whom no backend is left are told at once; a backend that comes takes who waits.
+// If no backend is left for a request, it gets its error at once. A backend that is added serves waiting requests.
 func TestTheFleetChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		one, two := server("one", 1), server("two", 1)
@@ -408,14 +408,14 @@ func TestTheFleetChanges(t *testing.T) {
 		fleet.Remove(three)
 		s.mu.Lock()
 		if s.places[three] != nil {
-			t.Error("the place of a backend that is gone is kept")
+			t.Error("the state of a removed backend is kept, want it dropped")
 		}
 		s.mu.Unlock()
 		wantEmpty(t, s)
 	})
 }
 
-// A backend that drains for a model goes back to its own when those who wanted the other were served elsewhere.
+// A backend that drains for a model continues with its own if the requests for the other model were served elsewhere.
 func TestAChangeThatNobodyNeedsAnyMore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		one, two := server("one", 2), server("two", 1)
@@ -427,16 +427,16 @@ func TestAChangeThatNobodyNeedsAnyMore(t *testing.T) {
 		running := lease(t, s, Ask{Key: "k", Model: "a"})
 		var all sync.WaitGroup
 		all.Go(func() { lease(t, s, Ask{Key: "k", Model: "b"}).Release() })
-		time.Sleep(10 * time.Minute) // it has waited long enough for the backend to turn
+		time.Sleep(10 * time.Minute) // it has waited long enough for the backend to drain
 		all.Go(func() { ask(t, s, Ask{Key: "k", Model: "a"}, time.Second) })
 		synctest.Wait()
 		if n := s.Snapshot(); n.Waiting != 2 || n.InFlight != 1 {
-			t.Fatalf("it did not turn: %+v", n)
+			t.Fatalf("it does not drain: %+v", n)
 		}
 		fleet.Add(two)
 		synctest.Wait()
 		if n := s.Snapshot(); n.Waiting != 0 || n.ByModel["a"] != 2 {
-			t.Errorf("b was served elsewhere, and a still waits: %+v", n)
+			t.Errorf("b was served elsewhere: got a waiting, want none: %+v", n)
 		}
 		all.Wait()
 		running.Release()
@@ -476,7 +476,7 @@ func TestAModelIsLoadedBesideOthers(t *testing.T) {
 		})
 		synctest.Wait()
 		if waited := ask(t, s, Ask{Key: "k", Model: "a"}, time.Second); waited != 0 {
-			t.Errorf("while another model was loaded beside it, a request waited for %v", waited)
+			t.Errorf("while another model was loaded as well, a request waited for %v, want 0", waited)
 		}
 		all.Wait()
 		if waited := ask(t, s, Ask{Key: "k", Model: "b"}, time.Second); waited != 0 {

@@ -10,22 +10,22 @@ import (
 	"ollama-api-service/internal/backend"
 )
 
-// client is a payer as the queue sees it: how much it has been served.
+// client is a payer in the queue, with the service that it has had.
 type client struct {
 	payer   string
 	weight  float64
-	counter float64 // nanoseconds of slots, over the weight: the lowest goes next
-	held    float64 // the part of counter for what runs now, expected or had
+	counter float64 // slot time in nanoseconds, divided by the weight: the payer with the lowest is next
+	held    float64 // the part of counter for running requests, expected or already used
 	running int
 	waiting int
-	lines   []*line       // those in which it waits
+	lines   []*line       // the queues of its waiting requests
 	mean    time.Duration // moving average of how long it holds a slot
-	owed    float64       // on top of counter, for changes that it left behind
-	barred  time.Time     // until when it causes no change that others would notice
-	debt    time.Duration // of backends, for loads that it has caused and that are on no row yet: its next request is booked that
+	owed    float64       // in addition to counter, for changes that it caused and left
+	barred  time.Time     // until then it may not cause a change that affects others
+	debt    time.Duration // backends' time for loads that it caused and that have no row yet: it is booked with its next request
 }
 
-// lift brings the counter to that of the others when the payer returns with nothing waiting: service that it left unused is gone.
+// lift raises the counter to that of the others when the payer returns with no request waiting: unused service is not saved up.
 func (c *client) lift(lowest float64) {
 	if c.waiting == 0 {
 		c.pay(lowest)
@@ -33,24 +33,24 @@ func (c *client) lift(lowest float64) {
 	}
 }
 
-// pay turns what is owed into service had, as far as others have had more since.
+// pay moves debt from owed to counter, as far as other payers have had more service since.
 func (c *client) pay(lowest float64) {
 	paid := min(c.owed, max(0, lowest-c.counter))
 	c.owed -= paid
 	c.counter += paid
 }
 
-// due is where the payer is in the order of turns: the lowest goes next.
+// due is the payer's place in the order: the lowest is next.
 func (c *client) due() float64 { return c.counter + c.owed }
 
-// settle takes over what the payer has caused of backends' time and no row has.
+// settle returns the payer's debt and clears it.
 func (c *client) settle() time.Duration {
 	d := c.debt
 	c.debt = 0
 	return d
 }
 
-// changesForLocked reports whether a backend changes its model for the payer.
+// changesForLocked reports whether a backend drains or loads for the payer.
 func (s *Scheduler) changesForLocked(c *client) bool {
 	for _, p := range s.places {
 		if p.turning != nil && p.turning.request.client == c || p.load != nil && p.load.request.client == c {
@@ -60,7 +60,7 @@ func (s *Scheduler) changesForLocked(c *client) bool {
 	return false
 }
 
-// newestBatch is the batch request of the payer that came last, or nil.
+// newestBatch is the payer's batch request that arrived last, or nil.
 func (c *client) newestBatch() *waiter {
 	var newest *waiter
 	for _, l := range c.lines {
@@ -79,34 +79,35 @@ func (c *client) charge(d time.Duration) {
 	}
 }
 
-// laneName is a model, the load-time options that it is wanted with, and the version that its requests need. Requests that the same
-// backends may serve without a change wait together.
+// laneName identifies a queue: a model, its load-time options, and the version of Ollama that the requests need. Requests that the same
+// backends can serve without a change wait in one queue.
 type laneName struct{ model, options, since string }
 
 func (a *Ask) lane() laneName { return laneName{a.Model, string(a.Options), a.Since} }
 
-// Classes of turns, in their order. A line of batch requests is in the interactive class while its first request is aged.
+// Classes, in the order in which they are served. A queue of batch requests is in the interactive class while its first request is aged.
 const (
 	interactive = iota
 	batch
 	classes
 )
 
-// lane is the queue for one model.
+// lane holds the waiting requests for one model with one set of load-time options.
 type lane struct {
 	name  laneName
 	n     int
 	turns [classes]turns
-	// retries have had their turn and lost it to a failure. young are the batch requests that are not aged, in the order they came.
+	// retries are requests that were scheduled before and whose backend failed. young are the batch requests that are not aged, in the order
+	// of their arrival.
 	retries, young list.List
 }
 
-// line is the requests of one payer for one model, interactive or batch: first come, first served.
+// line holds the requests of one payer in a lane, either its interactive or its batch ones: first come, first served.
 type line struct {
 	lane    *lane
 	client  *client
 	batch   bool
-	class   int // the heap of the lane that it is in
+	class   int // which heap of the lane has it
 	waiters list.List
 	index   int // in the heap
 }
@@ -118,17 +119,17 @@ type waiter struct {
 	line    *line // nil for a retry
 	arrived time.Time
 	order   uint64
-	place   *list.Element // in its line, or among the retries; nil when it has left
-	young   *list.Element // among the lane's young; nil if it is aged or interactive
-	ahead   int           // how many waited for the model when it came
-	lease   *Lease        // when it was granted
-	left    *Lease        // what it has cost, if it left while its model was loaded for it
-	err     error         // when it will never be
-	ready   chan struct{} // closed at either
-	wants   []*place      // that may serve it
+	place   *list.Element // in its line, or in the lane's retries; nil when it has left
+	young   *list.Element // in the lane's young; nil if it is aged or interactive
+	ahead   int           // the number of requests that waited for the model when it arrived
+	lease   *Lease        // set when it is granted
+	left    *Lease        // its cost, if it left while its model was being loaded for it
+	err     error         // set when it is refused
+	ready   chan struct{} // closed when lease or err is set
+	wants   []*place      // the servers that may serve it
 }
 
-// turns are the lines of a class, the lowest counter first.
+// turns is a heap of the lines of a class, the lowest counter first.
 type turns []*line
 
 func (t turns) Len() int { return len(t) }
@@ -144,14 +145,14 @@ func (t turns) Swap(i, j int) {
 	t[i].index, t[j].index = i, j
 }
 
-// Push is heap's.
+// Push implements heap.Interface.
 func (t *turns) Push(x any) {
 	l := x.(*line)
 	l.index = len(*t)
 	*t = append(*t, l)
 }
 
-// Pop is heap's.
+// Pop implements heap.Interface.
 func (t *turns) Pop() any {
 	old := *t
 	l := old[len(old)-1]
@@ -183,7 +184,7 @@ func (s *Scheduler) clientLocked(a *Ask) *client {
 	return c
 }
 
-// sweepLocked drops payers that do nothing and owe nothing, each time there are twice as many as the last sweep left.
+// sweepLocked drops payers without requests and debts. It runs when there are twice as many payers as the last sweep left.
 func (s *Scheduler) sweepLocked() {
 	if len(s.clients) < 2*s.swept+64 {
 		return
@@ -198,9 +199,9 @@ func (s *Scheduler) sweepLocked() {
 	s.swept = len(s.clients)
 }
 
-// lowestLocked is the service of the payer that goes next, without the part that is only expected of its running requests: they may
-// take much less. If no request waits, it is that of the payer that went last. Batch requests count only where no interactive one
-// waits: their counters stand still while they are passed over, and would give each payer that comes a lead over those that wait.
+// lowestLocked is the counter of the payer that is next, without the part for its running requests: that part is partly expected, and they
+// may take much less. If no request waits, it is the counter of the payer that was scheduled last. Batch requests count only if no
+// interactive one waits: their counters do not change while they are passed over, and would give each new payer a lead over waiting ones.
 func (s *Scheduler) lowestLocked() float64 {
 	for class := range classes {
 		var next *client
@@ -265,8 +266,8 @@ func (l *line) move(class int) {
 	heap.Push(&l.lane.turns[class], l)
 }
 
-// ageLocked has batch requests that have waited for long compete with interactive ones, by the counter of their payer. It begins at that
-// of the payer that goes next: a payer that was passed over would otherwise have every slot until it has caught up.
+// ageLocked moves batch requests that have waited for long to the interactive class. Their payer's counter starts at that of the payer that
+// is next. Otherwise a payer that was passed over would get every slot until its counter reaches those of the others.
 func (s *Scheduler) ageLocked(l *lane, now time.Time) {
 	for e := l.young.Front(); e != nil; e = l.young.Front() {
 		w := e.Value.(*waiter)
@@ -288,7 +289,7 @@ func (l *line) ageLocked(lowest float64) {
 	l.move(interactive)
 }
 
-// leaveLocked takes w out of the queue.
+// leaveLocked removes w from the queue.
 func (s *Scheduler) leaveLocked(w *waiter) {
 	l, c := w.lane, w.client
 	for _, p := range w.wants {
@@ -326,7 +327,7 @@ func (s *Scheduler) leaveLocked(w *waiter) {
 	}
 }
 
-// all are those who wait in the lane; the caller may take out each that it is given.
+// all iterates over the waiting requests. The caller may remove the request that it has just got.
 func (l *lane) all() iter.Seq[*waiter] {
 	var list []*waiter
 	for e := l.retries.Front(); e != nil; e = e.Next() {
@@ -348,16 +349,16 @@ func (l *lane) all() iter.Seq[*waiter] {
 	}
 }
 
-// rank is the order of turns before the counters are asked.
+// rank is the order of requests before counters are compared.
 type rank int
 
 const (
-	afterFailure rank = iota // it had its turn
+	afterFailure rank = iota // it was scheduled before
 	inTurn
 	leftOver
 )
 
-// nextIn is the request that goes next in the lane on b, or nil if all that wait must not go there.
+// nextIn is the next request of l for b, or nil if no waiting request may run there.
 func (s *Scheduler) nextIn(l *lane, b *backend.Backend, now time.Time) (*waiter, rank) {
 	for e := l.retries.Front(); e != nil; e = e.Next() {
 		if w := e.Value.(*waiter); w.ask.Avoid != b {
@@ -374,7 +375,7 @@ func (s *Scheduler) nextIn(l *lane, b *backend.Backend, now time.Time) (*waiter,
 	return nil, leftOver
 }
 
-// causeIn is the request in the lane for which b may change its model: the one that goes next of those whose payers are not barred.
+// causeIn is the request of l for which b may change its model: the next one whose payer is not barred.
 func (s *Scheduler) causeIn(l *lane, b *backend.Backend, now time.Time) (*waiter, rank) {
 	first, r := s.nextIn(l, b, now)
 	if first == nil || !now.Before(first.client.barred) {
@@ -394,7 +395,7 @@ func (s *Scheduler) causeIn(l *lane, b *backend.Backend, now time.Time) (*waiter
 	return nil, leftOver
 }
 
-// before reports whether w goes before o.
+// before reports whether w is scheduled before o.
 func before(w *waiter, r rank, o *waiter, than rank) bool {
 	switch {
 	case o == nil:

@@ -74,7 +74,7 @@ func (r *runner) leave(s *sequence) {
 
 const (
 	readingTokens = 4000
-	readingTime   = 4 * time.Second // of so many
+	readingTime   = 4 * time.Second // of that number of tokens
 	writingTokens = 10
 	writingTime   = time.Second
 )

@@ -6,15 +6,15 @@ import (
 )
 
 const (
-	mostSamples = 15        // payers that have a say in a measurement: of more, those that came last
+	mostSamples = 15        // the number of payers that contribute to a measurement: the latest ones
 	sampleLife  = time.Hour // since a payer last contributed
 )
 
 // samples is a measurement to which each payer contributes one value. Its median moves only as far as most payers agree, so that no
 // payer can steer what the gateway expects for all.
 type samples[T ~int64] struct {
-	list   []sample[T] // the one that contributed last is at the end
-	median T           // the lower one of two; 0: nothing was measured
+	list   []sample[T] // the latest contribution is at the end
+	median T           // of an even number, the lower of the two in the middle; 0: nothing was measured
 }
 
 type sample[T ~int64] struct {

@@ -1,9 +1,9 @@
-// Package sched says who goes next and where: a slot on a backend and the turn to use it are taken in one step.
+// Package sched decides which request runs next and on which backend. It takes both decisions in one step, under one lock.
 //
-// Ollama queues requests for a loaded model without bound, without order among its users and without telling anyone
-// (docs/ollama-contract, section 3), so no more than its slots are ever in flight there, and the rest waits here. Whose turn it
-// is says the Virtual Token Counter of Sheng et al. (OSDI'24, arXiv 2401.00588) with the time for which slots are held as the
-// service; docs/fairness.md has the rules, their bounds and what they were measured to do.
+// Ollama queues requests for a loaded model without a bound, without an order among its users, and does not report it
+// (docs/ollama-contract, section 3). So the gateway never has more requests in flight there than Ollama has slots, and the other
+// requests wait here. The order is that of the Virtual Token Counter of Sheng et al. (OSDI'24, arXiv 2401.00588), with the time for
+// which slots are held as the service. docs/fairness.md has the rules, their bounds and the measurements.
 package sched
 
 import (
@@ -15,16 +15,16 @@ import (
 	"ollama-api-service/internal/backend"
 )
 
-// Options are the bounds of the queue and how a model is loaded.
+// Options are the bounds of the queue, and the function that loads a model.
 type Options struct {
 	MaxQueue int           // requests that may wait in all
 	PerKey   int           // of one payer; 0: only its share bounds it
 	MaxWait  time.Duration // of one request
 	// Prefix sends conversations with the same beginning to the same backend, where its slots allow it.
 	Prefix bool
-	// Load brings a request's model into a backend's memory, and returns when it is there and the backend's state says so. Its context
-	// is the scheduler's: it ends early only when its payer has left it and is the only one that waits, for another model. nil: requests load
-	// what they need themselves.
+	// Load brings a request's model into a backend's memory. It returns when the model is there and the backend's state shows it. Its
+	// context is the scheduler's: it ends early only if the payer has left the load and is the only one that waits, for another model.
+	// nil: requests load what they need themselves.
 	Load func(ctx context.Context, b *backend.Backend, a *Ask) error
 }
 
@@ -32,39 +32,39 @@ type Options struct {
 type Ask struct {
 	ID       string           // of the request
 	Key      string           // preview, for lists
-	Payer    string           // whose share of slots, loads and the queue it takes; "": Key
+	Payer    string           // the request uses this payer's share of slots, loads and the queue; "": Key
 	Weight   float64          // of the payer; 0 is 1
-	Batch    bool             // it takes what others leave
+	Batch    bool             // it runs when no interactive request waits
 	Model    string           // canonical name
 	Since    string           // the oldest version that can serve it; "" any
-	Avoid    *backend.Backend // one that has just failed with it: it has had its turn, and goes first
+	Avoid    *backend.Backend // a backend that has just failed with it: the request was already scheduled once, so it goes first
 	Options  []byte           // load-time options, a JSON object for Load; nil: none
 	Plain    bool             // Ollama has nothing to prepare for it: no schema, image, tool or long prompt
 	Embeds   bool             // it asks for embeddings
-	Texts    int              // of which it asks for, each of which Ollama runs in a slot of its own
+	Texts    int              // the number of texts to embed; Ollama runs each in a slot of its own
 	Prefix   uint64           // of the conversation's beginning; 0: none
-	Deadline time.Time        // zero: MaxWait alone
+	Deadline time.Time        // zero: only MaxWait bounds the wait
 }
 
-// Scheduler hands out the slots of a fleet, per model.
+// Scheduler grants the slots of a fleet, per model.
 type Scheduler struct {
 	o     Options
 	fleet *backend.Fleet
 
 	mu       sync.Mutex
 	places   map[*backend.Backend]*place
-	lanes    map[laneName]*lane // those in which somebody waits
+	lanes    map[laneName]*lane // the queues that are not empty
 	clients  map[string]*client
 	waiting  int
 	arrivals uint64
 	running  []*Lease
-	advanced time.Time              // when what runs was last charged
+	advanced time.Time              // when running requests were last charged
 	holds    samples[time.Duration] // how long a slot is held
-	virtual  float64                // what who went last had been served
-	swept    int                    // clients that were left by the last sweep
+	virtual  float64                // the counter of the payer that was scheduled last
+	swept    int                    // the number of clients that the last sweep left
 }
 
-// New schedules for fleet.
+// New returns a scheduler for fleet.
 func New(fleet *backend.Fleet, o Options) *Scheduler {
 	if o.PerKey <= 0 {
 		o.PerKey = o.MaxQueue
@@ -77,10 +77,10 @@ func New(fleet *backend.Fleet, o Options) *Scheduler {
 	return s
 }
 
-// Acquire waits for a slot for what is asked, at the longest until its deadline. It returns CodeQueueFull or CodeQueueTimeout with
-// the time after which a try makes sense, CodeNoBackend where no server that has the model answers, CodeNotFound where none has
-// it, CodeTooOld where all that have it are too old, or CodeClientGone where ctx ended first. Of the last two and CodeQueueTimeout, an
-// error comes with a lease that holds nothing if the model was being loaded for the request: then it has cost something.
+// Acquire waits for a slot for a, at most until its deadline. Its errors are CodeQueueFull and CodeQueueTimeout, with the time after which
+// a new try makes sense; CodeNoBackend if no server that has the model answers; CodeNotFound if no server has it; CodeTooOld if all
+// servers that have it are too old; and CodeClientGone if ctx ends first. With CodeClientGone and CodeQueueTimeout, Acquire also returns a
+// lease without a slot if the model was being loaded for the request, because that load has a cost.
 func (s *Scheduler) Acquire(ctx context.Context, a Ask) (*Lease, error) {
 	now := time.Now()
 	s.mu.Lock()
@@ -98,7 +98,7 @@ func (s *Scheduler) Acquire(ctx context.Context, a Ask) (*Lease, error) {
 	return w.lease, nil
 }
 
-// askLocked is a lease, or a place in the queue where none can be had at once.
+// askLocked returns a lease, or a waiter in the queue if no slot is free.
 func (s *Scheduler) askLocked(a *Ask, now time.Time) (*Lease, *waiter, *api.Error) {
 	serving, err := s.servingLocked(a)
 	if err != nil {
@@ -111,7 +111,7 @@ func (s *Scheduler) askLocked(a *Ask, now time.Time) (*Lease, *waiter, *api.Erro
 			return s.grantLocked(p, c, a, now, now, why), nil, nil
 		}
 	}
-	// One that failed elsewhere has been let in already: it is not refused for those that came since.
+	// A request that failed elsewhere was admitted before: requests that arrived later do not make it fail.
 	if a.Avoid == nil && (c.waiting >= s.o.PerKey || c.waiting >= s.o.MaxQueue-s.waiting) {
 		if p, why := s.chooseLocked(serving, a); p != nil { // a slot that no other request wants
 			c.lift(s.lowestLocked())
@@ -131,7 +131,7 @@ func (s *Scheduler) askLocked(a *Ask, now time.Time) (*Lease, *waiter, *api.Erro
 	return nil, w, nil
 }
 
-// servingLocked are the servers that may serve a: one that it is to avoid is never among them.
+// servingLocked returns the servers that may serve a, without a.Avoid.
 func (s *Scheduler) servingLocked(a *Ask) ([]*backend.Backend, *api.Error) {
 	all := s.fleet.Serving(a.Model)
 	list := all
@@ -149,7 +149,8 @@ func (s *Scheduler) servingLocked(a *Ask) ([]*backend.Backend, *api.Error) {
 	case a.Avoid != nil:
 		return nil, api.Errorf(api.CodeNoBackend, "the Ollama server failed and there is no other for this model: try again soon")
 	case len(all) > 0:
-		return nil, api.Errorf(api.CodeTooOld, "no Ollama server with this model is of version %s or newer, which this route needs: ask the operator for an upgrade", a.Since)
+		return nil, api.Errorf(api.CodeTooOld, "no Ollama server with this model is of version %s or newer, which this route needs: "+
+			"ask the operator for an upgrade", a.Since)
 	case s.fleet.Healthy() > 0 && !s.fleet.Has(a.Model):
 		return nil, api.Errorf(api.CodeNotFound, "model '%s' not found", a.Model)
 	}
@@ -166,15 +167,15 @@ func (s *Scheduler) fullLocked(a *Ask) *api.Error {
 	return s.comeBackLocked(api.Errorf(api.CodeQueueFull, "%s", message), a.Model)
 }
 
-// giveWayLocked makes room for a by ending the newest batch request of the payer that has the most requests waiting, and reports
-// whether there was one. A payer may have at most as many waiting as there are places free, so that there is room for others (the dynamic
-// threshold of Choudhury and Hahne, 1998, with alpha 1). This is for a payer that has less than an equal part of the queue where many
-// payers have taken the rest.
+// giveWayLocked makes room for a: it refuses the newest batch request of the payer that has the most requests waiting, and reports
+// whether there was one. A payer may have at most as many requests waiting as the queue has free places, so that there is room for others
+// (the dynamic threshold of Choudhury and Hahne, 1998, with alpha 1). giveWayLocked serves a payer that has less than an equal part of the
+// queue when many other payers have filled it.
 func (s *Scheduler) giveWayLocked(own *client, a *Ask) bool {
 	waiting := own.waiting + 1
 	least := waiting
 	if a.Batch {
-		least++ // it would only change places
+		least++ // otherwise it would only take the place of an equal one
 	}
 	var last *waiter
 	payers := 1
@@ -193,20 +194,22 @@ func (s *Scheduler) giveWayLocked(own *client, a *Ask) bool {
 		return false
 	}
 	s.leaveLocked(last)
-	last.err = s.comeBackLocked(api.Errorf(api.CodeQueueFull, "the queue is full and a key with fewer requests needs the place of this batch request: try again later"), last.ask.Model)
+	full := api.Errorf(api.CodeQueueFull,
+		"the queue is full and a key with fewer requests needs the place of this batch request: try again later")
+	last.err = s.comeBackLocked(full, last.ask.Model)
 	close(last.ready)
 	s.turnBackLocked(last.lane, time.Now())
 	return true
 }
 
-// comeBackLocked says in err when one more request for model may have a slot.
+// comeBackLocked sets in err when one more request for model may get a slot.
 func (s *Scheduler) comeBackLocked(err *api.Error, model string) *api.Error {
 	err.RetryAfter = s.expectedLocked(model, s.waitingForLocked(model)+1)
 	err.NoRetry = err.RetryAfter > 30*time.Second
 	return err
 }
 
-// wait returns when w has its lease, or takes it out of the queue.
+// wait returns when w has its lease. If the wait ends without one, it removes w from the queue and returns the reason.
 func (s *Scheduler) wait(ctx context.Context, w *waiter) error {
 	wait := s.o.MaxWait
 	if !w.ask.Deadline.IsZero() {
@@ -228,7 +231,7 @@ func (s *Scheduler) wait(ctx context.Context, w *waiter) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// A grant may have crossed with the end of the wait: then the slot is ours, and goes back.
+	// A grant may have crossed with the end of the wait. Then w has a slot, and returns it.
 	switch {
 	case w.lease != nil:
 		if p, now := w.lease.place, time.Now(); now.Equal(p.loaded) || now.Sub(p.loaded) < mostKept && w.lease.Why == ReasonChange {
@@ -251,8 +254,8 @@ func (s *Scheduler) wait(ctx context.Context, w *waiter) error {
 	return err
 }
 
-// loadingForLocked is a lease that holds nothing if a model is being loaded for w, and otherwise nil. The load continues without w: what it
-// has of the backend's time from now on is on the row of the next request of its payer.
+// loadingForLocked returns a lease without a slot if a model is being loaded for w, and otherwise nil. The load continues without w: the
+// backend's time that it takes from now on is booked with the next request of the payer.
 func (s *Scheduler) loadingForLocked(w *waiter, now time.Time) *Lease {
 	for _, p := range s.places {
 		if p.load != nil && p.load.request == w {
@@ -268,10 +271,10 @@ func (s *Scheduler) loadingForLocked(w *waiter, now time.Time) *Lease {
 	return nil
 }
 
-// turnBackLocked has backends that drain for a lane in which no request waits any more continue with what they have. The payer that
-// caused it owes the time that the slots were idle. A load that has begun is not ended, and neither is a drain whose client has waited
-// for a while: a client that asks and leaves before it is done would otherwise cost others two loads each time, and one that gives up
-// too early and tries again would never have its model.
+// turnBackLocked stops the drains for a queue that is now empty: these backends continue with the models that they have. The payer that
+// caused a drain owes the time for which slots were idle. A load that has begun continues. So does a drain whose client has waited for a
+// while. Otherwise a client that asks and leaves early would cost others two loads each time, and a client that gives up too early and
+// tries again would never get its model.
 func (s *Scheduler) turnBackLocked(l *lane, now time.Time) {
 	if l.n > 0 {
 		return
@@ -279,7 +282,7 @@ func (s *Scheduler) turnBackLocked(l *lane, now time.Time) {
 	for _, p := range s.places {
 		if t := p.turning; t != nil && t.lane == l.name {
 			p.turning = nil
-			if t.request.err == nil { // it left by itself
+			if t.request.err == nil { // the client left
 				s.oweLocked(p, t, now, 0)
 			}
 			s.fillLocked(p, now)
@@ -287,7 +290,7 @@ func (s *Scheduler) turnBackLocked(l *lane, now time.Time) {
 	}
 }
 
-// changed looks at the fleet again: those for whom no server is left are told at once, and new room is used.
+// changed reacts to a change of the fleet: requests that no server can serve any more get their error at once, and new slots are granted.
 func (s *Scheduler) changed() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

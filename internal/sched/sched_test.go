@@ -41,13 +41,13 @@ func acquire(t *testing.T, s *Scheduler, model string) *Lease {
 	return l
 }
 
-// wantEmpty holds that nothing is left behind: no slot, nobody waiting, no lane.
+// wantEmpty checks that nothing is left: no slot in use, no request waiting, no queue.
 func wantEmpty(t *testing.T, s *Scheduler) {
 	t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.lanes) != 0 || s.waiting != 0 || len(s.running) != 0 {
-		t.Errorf("%d lanes, %d waiting and %d running are left", len(s.lanes), s.waiting, len(s.running))
+		t.Errorf("%d queues, %d waiting and %d running are left, want none", len(s.lanes), s.waiting, len(s.running))
 	}
 	for name, c := range s.clients {
 		if c.running != 0 || c.waiting != 0 || len(c.lines) != 0 || c.held != 0 {
@@ -61,7 +61,7 @@ func wantEmpty(t *testing.T, s *Scheduler) {
 			}
 		}
 		if p.inFlight != 0 || p.load != nil || p.turning != nil || len(p.stations) > manyModels {
-			t.Errorf("the place %s is left with %d in flight and %d stations: %+v", b.Name, p.inFlight, len(p.stations), p)
+			t.Errorf("the server %s is left with %d in flight and %d models: %+v", b.Name, p.inFlight, len(p.stations), p)
 		}
 	}
 }
@@ -77,7 +77,7 @@ func wantError(t *testing.T, err error, code api.Code, retryAfter time.Duration)
 	}
 }
 
-// Whatever comes, goes or gives up: no more than the slots are in use, all of them are while somebody waits, none is lost.
+// Whatever requests arrive, end or give up: no more slots are in use than there are, all are in use while a request waits, none is lost.
 func TestSlotsUnderAHammer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const slots, clients = 3, 60
@@ -152,14 +152,14 @@ func TestFirstComeFirstServed(t *testing.T) {
 				time.Sleep(time.Second)
 				l.Release()
 			}()
-			synctest.Wait() // it stands in the queue
+			synctest.Wait() // it is in the queue
 		}
 		if n := s.Snapshot(); n.InFlight != 1 || n.Waiting != 20 || n.ByModel["m"] != 1 {
 			t.Errorf("snapshot %+v", n)
 		}
 		time.Sleep(time.Minute)
 		first.Release()
-		// One who comes while others wait does not pass them.
+		// A request that arrives while others wait does not pass them.
 		last := acquire(t, s, "m")
 		last.Release()
 		if !slices.IsSorted(order) || len(order) != 20 || last.Waited != 20*time.Second {
@@ -174,7 +174,7 @@ func TestFirstComeFirstServed(t *testing.T) {
 	})
 }
 
-// A slot given back goes to who waits: nobody else can take it in between.
+// A released slot goes to a waiting request: no other can take it in between.
 func TestHandOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := scheduler(2, 10, time.Hour)
@@ -184,11 +184,11 @@ func TestHandOff(t *testing.T) {
 		synctest.Wait()
 		a.Release()
 		if n := s.Snapshot(); n.InFlight != 2 || n.Waiting != 0 {
-			t.Errorf("the slot was not handed on: %+v", n)
+			t.Errorf("the slot did not go to the waiting request: %+v", n)
 		}
 		synctest.Wait()
 		if got == nil {
-			t.Fatal("who waited was not woken")
+			t.Fatal("the waiting request was not woken")
 		}
 		got.Release()
 		b.Release()
@@ -234,7 +234,7 @@ func TestLanesAreForgotten(t *testing.T) {
 func TestQueueFull(t *testing.T) {
 	for _, c := range []struct {
 		slots, queue int
-		held, want   time.Duration // how long a slot is held, and the time to come back after
+		held, want   time.Duration // how long a slot is held, and the expected Retry-After
 	}{
 		{1, 0, 200 * time.Millisecond, time.Second},
 		{1, 2, 5 * time.Second, 15 * time.Second}, // two before me, and the one that runs
@@ -263,7 +263,7 @@ func TestQueueFull(t *testing.T) {
 			_, err := s.Acquire(t.Context(), Ask{Key: "k", Model: "m"})
 			wantError(t, err, api.CodeQueueFull, c.want)
 			if time.Since(before) != 0 {
-				t.Error("a full queue let somebody wait")
+				t.Error("a full queue let one more request wait")
 			}
 			cancel()
 			synctest.Wait()
@@ -343,15 +343,15 @@ func TestCancelWhileQueued(t *testing.T) {
 		l.Release()
 		synctest.Wait()
 		if next == nil {
-			t.Fatal("the slot went to somebody who had left")
+			t.Fatal("the slot went to a request that had left")
 		}
 		next.Release()
 		wantEmpty(t, s)
 	})
 }
 
-// The grant comes at the very moment at which the wait ends, by the client or by the clock. Whoever wins, the slot is either
-// in a lease or free, and who waits behind gets it.
+// The grant comes at the very moment at which the wait ends, by the client or by the clock. In each order the slot is either
+// in a lease or free, and the next waiting request gets it.
 func TestGrantCrossesWithTheEndOfTheWait(t *testing.T) {
 	for _, name := range []string{"client", "clock"} {
 		t.Run(name, func(t *testing.T) {
@@ -409,7 +409,7 @@ func TestReleaseTwice(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		if held := a.Release(); held != 3*time.Second {
-			t.Errorf("a second call says %v", held)
+			t.Errorf("a second call returns %v", held)
 		}
 		if n := s.Snapshot(); n.InFlight != 1 {
 			t.Errorf("snapshot %+v", n)
@@ -429,7 +429,7 @@ func TestLeaseOfNoScheduler(t *testing.T) {
 	}
 }
 
-// The time a slot is held is a moving average: one odd request does not change what is told to everybody.
+// The time a slot is held is a moving average: one unusual request does not change the Retry-After of all others.
 func TestMeasuredService(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := scheduler(1, 0, time.Second)

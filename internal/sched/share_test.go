@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Whoever comes and goes when: the parts of all leases add up to the time in which at least one was in flight.
+// Whenever requests arrive and end, the parts of all leases add up to the time in which at least one was in flight.
 func TestThePartsOfTheGPUAddUpToItsTime(t *testing.T) {
 	for seed := range uint64(20) {
 		synctest.Test(t, func(t *testing.T) {
@@ -70,7 +70,7 @@ func TestTheGPUIsDividedAmongThoseInFlight(t *testing.T) {
 		b := acquire(t, s, "other") // another model shares the backend too
 		time.Sleep(2 * time.Second)
 		if a.GPU() != 5*time.Second || b.GPU() != time.Second {
-			t.Errorf("after 4 s alone and 2 s together: %v and %v", a.GPU(), b.GPU())
+			t.Errorf("after 4 s as the only one and 2 s together: got %v and %v", a.GPU(), b.GPU())
 		}
 		a.Release()
 		time.Sleep(10 * time.Second)
@@ -79,7 +79,7 @@ func TestTheGPUIsDividedAmongThoseInFlight(t *testing.T) {
 		if a.GPU() != 5*time.Second || b.GPU() != 11*time.Second {
 			t.Errorf("in the end %v and %v", a.GPU(), b.GPU())
 		}
-		// Nobody is charged for the time in which nobody was there, and who waits is not there yet.
+		// No lease has the time in which nothing ran, and a waiting request has no part yet.
 		time.Sleep(time.Hour)
 		full := []*Lease{acquire(t, s, "m"), acquire(t, s, "m")}
 		next := make(chan *Lease)

@@ -20,7 +20,7 @@ var (
 	faster   = flag.Float64("faster", 1, "by how much the requests of a replay come closer together")
 )
 
-// recordedJobs reads an export: what came when, of whom, for which model, and how long it held its slot.
+// recordedJobs reads an export: when each request arrived, its key, its model, and how long it held its slot.
 func recordedJobs(r io.Reader, faster float64) ([]job, error) {
 	rows, err := csv.NewReader(r).ReadAll()
 	if err != nil || len(rows) == 0 {
@@ -98,7 +98,7 @@ func TestReplay(t *testing.T) {
 			continue
 		}
 		if took := r.end; strings.HasPrefix(policy, "fair") && took < jobs[len(jobs)-1].at {
-			t.Errorf("the replay was over after %v", took)
+			t.Errorf("the replay took %v", took)
 		}
 	}
 }

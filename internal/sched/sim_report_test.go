@@ -64,7 +64,7 @@ func (r *result) fairness() (lowest, mean float64, apart time.Duration, windows 
 	return lowest, mean, apart, windows
 }
 
-// backlogged says whether at every instant from..to some request of the list waits.
+// backlogged reports whether at every instant from..to some request of the list waits.
 func backlogged(list []served, from, to time.Duration) bool {
 	type span struct{ from, to time.Duration }
 	var waits []span
@@ -156,7 +156,7 @@ func TestSimulation(t *testing.T) {
 	}
 }
 
-// Batch keys get no more than their weight gives them beside busy interactive keys, in time and not in requests.
+// Batch keys get no more than their weight gives them next to busy interactive keys, in time and not in requests.
 func TestBatchTakesWhatOthersLeave(t *testing.T) {
 	for _, tr := range batchTraces() {
 		r := simulate(t, tr, "fair")
@@ -248,7 +248,7 @@ func document(t *testing.T, table string, plot map[string]*result) {
 	before, rest, ok := strings.Cut(string(text), begin)
 	_, after, also := strings.Cut(rest, end)
 	if !ok || !also {
-		t.Fatalf("%s has no place for the table", page)
+		t.Fatalf("%s has no marks for the table", page)
 	}
 	if err := os.WriteFile(page, []byte(before+begin+table+end+after), 0o600); err != nil {
 		t.Fatal(err)

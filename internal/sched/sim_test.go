@@ -29,7 +29,7 @@ type pattern struct {
 	burst   int     // requests that come at one time; 0 is 1
 	prompt  float64 // median, tokens; 0: 400
 	output  float64 // median, tokens; 0: 150
-	closed  int     // > 0: it sends its next request when one is answered, with so many at one time; share is not looked at
+	closed  int     // > 0: it sends its next request when one is answered, up to this number at one time; share is not used
 	pausing time.Duration
 }
 
@@ -62,7 +62,7 @@ type job struct {
 }
 
 // The model of a backend: reading a prompt and writing an answer cost time by the token, and those that run at one time slow each other
-// down. docs/fairness.md says how well this fits a real one.
+// down. docs/fairness.md shows how well this fits a real one.
 const (
 	perPrompt = 0.4e-3 // seconds
 	perOutput = 25e-3
@@ -173,7 +173,7 @@ func (m *machine) change(ctx context.Context, model string) error {
 	return nil
 }
 
-// run serves a job; false says that the machine died.
+// run serves a job, and reports whether the machine was alive until the end.
 func (m *machine) run(j *job) bool {
 	m.mu.Lock()
 	m.inFlight++
@@ -196,7 +196,7 @@ func (m *machine) run(j *job) bool {
 	}
 }
 
-// policy says who goes next and where.
+// policy decides which job runs next and on which machine.
 type policy interface {
 	take(j *job, avoid *machine) (m *machine, release func(), err error)
 }
@@ -247,7 +247,7 @@ func (f *fair) take(j *job, avoid *machine) (*machine, func(), error) {
 	return f.machines[l.Backend], func() { l.Release() }, nil
 }
 
-// served is what came of one job.
+// served is the outcome of one job.
 type served struct {
 	job
 	wait, held time.Duration
@@ -255,7 +255,7 @@ type served struct {
 	failed     bool
 }
 
-// result is what came of a trace.
+// result is the outcome of a trace.
 type result struct {
 	trace   *trace
 	policy  string
@@ -297,7 +297,7 @@ func simulate(t *testing.T, tr *trace, name string) *result {
 			for range 3 {
 				m, release, err := p.take(&j, avoid)
 				if err != nil {
-					time.Sleep(5 * time.Second) // as its Retry-After says
+					time.Sleep(5 * time.Second) // as its Retry-After asks
 					continue
 				}
 				s.from = time.Since(start)
@@ -339,7 +339,7 @@ func simulate(t *testing.T, tr *trace, name string) *result {
 		all.Wait()
 		r.end = time.Since(start)
 		close(stop)
-		time.Sleep(changing) // a change that nobody waits for ends too
+		time.Sleep(changing) // a change that no job waits for ends too
 		for _, m := range machines {
 			r.changes += m.changes
 			r.wrong += m.wrong

@@ -52,7 +52,7 @@ func batchTraces() []*trace {
 	for _, weight := range []float64{0.1, 1} {
 		for _, output := range [][2]float64{{150, 150}, {150, 600}, {600, 150}} {
 			all = append(all, &trace{
-				name: fmt.Sprintf("batch of weight %.1f, answers of %.0f tokens beside %.0f", weight, output[1], output[0]), seed: 1,
+				name: fmt.Sprintf("batch of weight %.1f, answers of %.0f tokens next to %.0f", weight, output[1], output[0]), seed: 1,
 				machines: 1, slots: 4, length: 2 * time.Hour, maxWait: 4 * time.Minute,
 				patterns: []pattern{
 					{name: "person", keys: 10, closed: 4, output: output[0], models: []string{"a"}},

@@ -11,15 +11,15 @@ import (
 type Snapshot struct {
 	InFlight int            `json:"in_flight"`
 	Waiting  int            `json:"waiting"`
-	Limit    int            `json:"limit"` // of those that wait
+	Limit    int            `json:"limit"` // of Waiting
 	ByModel  map[string]int `json:"by_model"`
-	// ByBackend is what is in flight on each server, loads too.
+	// ByBackend is the number of requests and loads in flight on each server.
 	ByBackend map[string]int `json:"by_backend"`
-	// ByClass is what waits of each class.
+	// ByClass is the number of waiting requests of each class.
 	ByClass map[string]int `json:"by_class"`
 }
 
-// Snapshot counts what is in flight and what waits.
+// Snapshot counts the requests that are in flight and those that wait.
 func (s *Scheduler) Snapshot() Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -39,7 +39,7 @@ func (s *Scheduler) Snapshot() Snapshot {
 		}
 	}
 	for name, l := range s.lanes {
-		out.ByModel[name.model] += 0 // it is listed, also where none runs
+		out.ByModel[name.model] += 0 // adds the model if no request runs
 		for w := range l.all() {
 			out.ByClass[w.class()]++
 		}
@@ -54,16 +54,16 @@ func (w *waiter) class() string {
 	return "interactive"
 }
 
-// Station is a model on a backend: in its memory, or being loaded, or in use.
+// Station is a model on a backend that is in its memory, being loaded, or in use.
 type Station struct {
 	Backend, Model string
 	InFlight       int // slots in use
-	Slots          int // that it is given: set, or as many as were found
+	Slots          int // the set number of slots, or the measured one
 	Loaded         bool
 	Loading        bool
 }
 
-// Stations are those of all backends, by their names.
+// Stations returns the models of all backends, sorted by the names of backend and model.
 func (s *Scheduler) Stations() []Station {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -109,8 +109,8 @@ func (s *Scheduler) waitingForLocked(model string) int {
 	return n
 }
 
-// expectedLocked is when a slot may be free for one with so many turns to wait for, itself included, from the measured time that
-// slots are held: 1 s to an hour.
+// expectedLocked estimates how long a request waits for a slot, from the measured time for which slots are held: one second to an hour.
+// turns is the number of requests until then, itself included.
 func (s *Scheduler) expectedLocked(model string, turns int) time.Duration {
 	rate, cold := 0.0, guessedLoad // slots per second
 	for _, b := range s.fleet.Serving(model) {
@@ -136,12 +136,12 @@ type Place struct {
 	Model    string
 	Class    string
 	Waited   time.Duration
-	Position int // turns until its own, by what is known now; 1 is next
+	Position int // its place in the order as it is now; 1 is next
 	Expected time.Duration
 }
 
-// Queue lists who waits, in the order of their turns for each model as it looks now: of the same class, every key's first
-// request before anybody's second.
+// Queue lists the waiting requests of each model in their order as it is now: within a class, the first request of every key comes before
+// the second of any.
 func (s *Scheduler) Queue() []Place {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -167,12 +167,12 @@ func (s *Scheduler) Queue() []Place {
 	return all
 }
 
-// inTurn is the lane in the order of its turns, if nobody comes and all that run as long as their keys' requests usually do.
+// inTurn lists the waiting requests in their order, if no other request arrives and each runs as long as its key's requests usually do.
 func (l *lane) inTurn() []*waiter {
 	type turn struct {
 		w     *waiter
 		class int
-		due   float64 // the counter that its key will have when it is its turn
+		due   float64 // the counter that its key will have when it is next
 	}
 	var list []turn
 	for e := l.retries.Front(); e != nil; e = e.Next() {

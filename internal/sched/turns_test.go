@@ -15,7 +15,7 @@ import (
 	"ollama-api-service/internal/backend"
 )
 
-// ask takes a slot, holds it and gives it back.
+// ask takes a slot, holds it and releases it.
 func ask(t *testing.T, s *Scheduler, a Ask, hold time.Duration) (waited time.Duration) {
 	t.Helper()
 	l, err := s.Acquire(t.Context(), a)
@@ -28,7 +28,7 @@ func ask(t *testing.T, s *Scheduler, a Ask, hold time.Duration) (waited time.Dur
 	return l.Waited
 }
 
-// order notes whose turn it was, in the order in which slots were given.
+// order records the keys in the order in which they got slots.
 type order struct {
 	mu   sync.Mutex
 	keys []string
@@ -49,7 +49,7 @@ func (o *order) ask(t *testing.T, s *Scheduler, a Ask, hold time.Duration) (wait
 	return l.Waited
 }
 
-// A key with one request waits for one turn of each other key, whatever they have queued.
+// A key with one request waits for one request of each other key, whatever they have queued.
 func TestAHeavyKeyDoesNotHoldALightOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := scheduler(1, 10_000, 24*time.Hour)
@@ -68,7 +68,7 @@ func TestAHeavyKeyDoesNotHoldALightOne(t *testing.T) {
 	})
 }
 
-// Service, not requests, is what keys get the same of; and of unequal weights, in their proportion.
+// Keys get equal service, not equal numbers of requests; with unequal weights, in proportion to them.
 func TestServiceIsShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := scheduler(2, 10_000, 240*time.Hour)
@@ -103,7 +103,7 @@ func TestServiceIsShared(t *testing.T) {
 	})
 }
 
-// What a key has not used is not saved up for it, and what it used alone is not held against it.
+// What a key has not used is not saved up for it, and what it used while no other key waited does not count.
 func TestThePastIsForgotten(t *testing.T) {
 	for name, before := range map[string]string{"one was idle": "a", "the other was idle": "b"} {
 		t.Run(name, func(t *testing.T) {
@@ -129,7 +129,7 @@ func TestThePastIsForgotten(t *testing.T) {
 	}
 }
 
-// A long request is charged while it runs: its key does not get another turn because nobody knows yet what it costs.
+// A long request is charged while it runs: its key does not get another slot because its cost is not known yet.
 func TestWhatRunsIsCharged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := scheduler(2, 1000, 24*time.Hour)
@@ -155,13 +155,13 @@ func TestWhatRunsIsCharged(t *testing.T) {
 			count[key]++
 		}
 		if count["long"] > 20 || count["other"] < 1700 {
-			t.Errorf("beside its long request it had %d turns, the other %d", count["long"], count["other"])
+			t.Errorf("next to its long request it had %d turns, the other key %d", count["long"], count["other"])
 		}
 		time.Sleep(time.Hour)
 	})
 }
 
-// Batch requests take what is left. After a bounded time they compete.
+// Batch requests run when no interactive ones wait. After a bounded time they compete with them.
 func TestBatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := scheduler(1, 1000, 40*time.Minute)
@@ -204,7 +204,7 @@ func TestBatch(t *testing.T) {
 	})
 }
 
-// A payer that sends its next request when one is answered returns each time with nothing waiting. That is no reason to go first.
+// A payer that sends its next request when one is answered returns each time with nothing waiting. That does not put it first.
 func TestComingBackDoesNotStarve(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := scheduler(1, 1000, 100*time.Hour)
@@ -233,7 +233,7 @@ func TestComingBackDoesNotStarve(t *testing.T) {
 		all.Wait()
 		// Four payers and one slot: each has a request of a second in every four.
 		if longest, want := slices.Max(waits), bound(4, 1, 9, time.Second); longest > want {
-			t.Errorf("the last of ten requests waited for %v beside three payers that send one at a time, want at most %v", longest, want)
+			t.Errorf("the last of ten requests waited for %v next to three payers that send one at a time, want at most %v", longest, want)
 		}
 		wantEmpty(t, s)
 	})
@@ -256,7 +256,7 @@ func TestTheWaitIsBounded(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			var all sync.WaitGroup
 			for k := range keys - 1 {
-				// Each sends bursts, keeps many waiting, or comes back now and then.
+				// Each sends bursts, keeps many waiting, or returns now and then.
 				burst, pause := 1+random.IntN(40), time.Duration(random.Int64N(int64(2*longest)))
 				dice := rand.New(rand.NewPCG(seed, uint64(k)))
 				all.Go(func() {
@@ -294,7 +294,7 @@ func bound(keys, slots, own int, longest time.Duration) time.Duration {
 	return 2*longest + (others+time.Duration(own))*longest/time.Duration(slots)
 }
 
-// The same where the models of a crowd do not fit side by side.
+// The same if the models of a crowd do not fit into one memory.
 func TestTheWaitIsBoundedAcrossChanges(t *testing.T) {
 	const longest, change = 30 * time.Second, 10 * time.Second
 	for seed := range uint64(20) {
@@ -343,7 +343,7 @@ func TestTheWaitIsBoundedAcrossChanges(t *testing.T) {
 	}
 }
 
-// One that failed on a backend goes first, to another, and is not refused for those who came since.
+// A request that failed on a backend goes first, to another one, and is not refused because of requests that arrived since.
 func TestARetryGoesFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		one, two := server("one", 1), server("two", 1)
@@ -405,7 +405,7 @@ func TestAKeyHasItsPartOfTheQueue(t *testing.T) {
 	})
 }
 
-// A queue that some payers fill has room for others: a payer may have as many requests waiting as there are places free.
+// A queue that some payers fill has room for others: a payer may have as many requests waiting as the queue has free places.
 func TestAQueueHasRoomForOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := New(backend.NewFleet(server("gpu", 1)), Options{MaxQueue: 1024, PerKey: 128, MaxWait: time.Hour})
@@ -452,7 +452,7 @@ func TestAQueueHasRoomForOthers(t *testing.T) {
 	})
 }
 
-// Where every place is taken by as many payers, the newest batch request of the payer with the most gives way; an interactive one never does.
+// Where every place is taken by as many payers, the newest batch request of the payer with the most is refused for it; an interactive one never is.
 func TestBatchGivesWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := New(backend.NewFleet(server("gpu", 1)), Options{MaxQueue: 4, MaxWait: time.Hour})
@@ -489,7 +489,7 @@ func TestBatchGivesWay(t *testing.T) {
 			got = append(got, id)
 		}
 		if got[0] != "nightly 2" || got[len(got)-1] != "dora" || slices.Contains(got, "person") || slices.Contains(got, "anna") || len(got) != 5 {
-			t.Errorf("refused in this order: %v, want the second of nightly, the batch requests, and dora for whom no batch request is left", got)
+			t.Errorf("refused in this order: %v, want the second of nightly, the batch requests, and dora, as no batch request is left to give way", got)
 		}
 		cancel()
 		all.Wait()

@@ -2,16 +2,16 @@ package sched
 
 import "time"
 
-// want is which payers wait for requests that a place may serve, and for how long some did. Service that no other payer waited for is not
-// charged: what a payer has in an idle hour, or on a server that it has for itself, is not held against it later and elsewhere.
+// want records which payers have waiting requests that a server may serve, and for how long some had. Service that no other payer waited
+// for is not charged: what a payer uses in an idle hour, or on a server that no other payer wants, does not count later or elsewhere.
 type want struct {
-	payers map[*client]int // requests of each that wait
-	any    time.Duration   // in which at least one payer waited
-	alone  map[*client]time.Duration
-	since  time.Time // up to which any and alone count
+	payers map[*client]int           // the number of waiting requests of each payer
+	any    time.Duration             // how long at least one payer waited
+	alone  map[*client]time.Duration // how long only this payer waited
+	since  time.Time                 // any and alone count until this time
 }
 
-// pass brings the times up to now.
+// pass updates the times to now.
 func (w *want) pass(now time.Time) {
 	passed := now.Sub(w.since)
 	if passed <= 0 {
@@ -40,26 +40,26 @@ func (w *want) count(c *client, n int, now time.Time) {
 	}
 }
 
-// only reports whether no payer but c waits.
+// only reports whether no payer other than c waits.
 func (w *want) only(c *client) bool {
 	_, waits := w.payers[c]
 	return len(w.payers) == 0 || waits && len(w.payers) == 1
 }
 
-// forget drops what is kept of a payer that neither runs nor waits.
+// forget drops the entry of a payer that has neither running nor waiting requests.
 func (w *want) forget(c *client) {
 	if c.running == 0 && c.waiting == 0 {
 		delete(w.alone, c)
 	}
 }
 
-// wantedBesides is for how long, in all, other payers than c have waited for the place.
+// wantedBesides is how long, in total, payers other than c have waited for the server.
 func (p *place) wantedBesides(c *client, now time.Time) time.Duration {
 	p.want.pass(now)
 	return p.want.any - p.want.alone[c]
 }
 
-// contested is the part of a lease in which other payers waited for its place.
+// contested is the part of a lease's time in which other payers waited for its server.
 func (p *place) contested(l *Lease, now time.Time) time.Duration {
 	d := p.wantedBesides(l.client, now) - l.wanted
 	p.want.forget(l.client)
