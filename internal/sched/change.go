@@ -26,23 +26,23 @@ const (
 func (s *Scheduler) changeLocked(p *place, now time.Time) *turn {
 	own, ownRank := s.ownLocked(p, now)
 	busy := own != nil || p.inFlight > 0
-	var cold *lane
+	var cold *modelQueue
 	var first *waiter
 	var firstRank rank
-	for _, l := range s.lanes {
-		if p.warm(l.name) || !s.eligible(p, l.name) {
+	for _, q := range s.queues {
+		if p.warm(q.name) || !s.eligible(p, q.name) {
 			continue
 		}
-		w, r := s.nextIn(l, p.b, now)
-		if w != nil && now.Before(w.client.barred) && !p.room(l.name.model) &&
-			(busy || now.Sub(p.use.besides(w.client)) < s.worth(p, l.name.model)) {
+		w, r := s.nextIn(q, p.b, now)
+		if w != nil && now.Before(w.client.barred) && !p.room(q.name.model) &&
+			(busy || now.Sub(p.use.besides(w.client)) < s.worth(p, q.name.model)) {
 			barred := w.client
-			if w, r = s.causeIn(l, p.b, now); w == nil {
+			if w, r = s.causeIn(q, p.b, now); w == nil {
 				s.wakeLocked(p, barred.barred.Sub(now))
 			}
 		}
-		if w != nil && before(w, r, first, firstRank) && s.wantsLocked(p, l, w, now) {
-			cold, first, firstRank = l, w, r
+		if w != nil && before(w, r, first, firstRank) && s.wantsLocked(p, q, w, now) {
+			cold, first, firstRank = q, w, r
 		}
 	}
 	if cold == nil || now.Before(p.kept) && !p.room(cold.name.model) {
@@ -57,46 +57,46 @@ func (s *Scheduler) changeLocked(p *place, now time.Time) *turn {
 			return nil
 		}
 	}
-	return &turn{lane: cold.name, request: first, since: now, work: p.work, slots: p.capacity()}
+	return &turn{queue: cold.name, request: first, since: now, work: p.work, slots: p.capacity()}
 }
 
 // ownLocked is the next request that p can serve with the models that it has, or nil.
 func (s *Scheduler) ownLocked(p *place, now time.Time) (*waiter, rank) {
 	var own *waiter
 	var first rank
-	for _, l := range s.lanes {
-		if !p.warm(l.name) || !s.eligible(p, l.name) {
+	for _, q := range s.queues {
+		if !p.warm(q.name) || !s.eligible(p, q.name) {
 			continue
 		}
-		if w, r := s.nextIn(l, p.b, now); w != nil && before(w, r, own, first) {
+		if w, r := s.nextIn(q, p.b, now); w != nil && before(w, r, own, first) {
 			own, first = w, r
 		}
 	}
 	return own, first
 }
 
-// wantsLocked reports whether l needs p even if other backends have its model already.
-func (s *Scheduler) wantsLocked(p *place, l *lane, w *waiter, now time.Time) bool {
+// wantsLocked reports whether q needs p even if other backends have its model already.
+func (s *Scheduler) wantsLocked(p *place, q *modelQueue, w *waiter, now time.Time) bool {
 	slots, mean := 0, s.holds.median
-	for _, b := range s.fleet.Serving(l.name.model) {
+	for _, b := range s.fleet.Serving(q.name.model) {
 		o := s.placeLocked(b)
-		if o == p || b == w.ask.Avoid || tooOld(b, l.name.since) {
+		if o == p || b == w.ask.Avoid || tooOld(b, q.name.since) {
 			continue
 		}
-		if o.turning != nil && o.turning.lane == l.name || o.load != nil && o.load.lane == l.name {
+		if o.turning != nil && o.turning.queue == q.name || o.load != nil && o.load.queue == q.name {
 			return false // another backend loads it: one load at a time
 		}
-		if o.warm(l.name) {
-			st := o.station(l.name.model)
+		if o.warm(q.name) {
+			st := o.station(q.name.model)
 			slots += o.limit(st)
 			mean = st.usual(mean)
 		}
 	}
 	// An idle backend loses nothing if its memory is empty or its models were not used for a while.
-	if slots == 0 || p.inFlight == 0 && (len(p.b.State().Loaded) == 0 || now.Sub(p.use.last) > p.changing(l.name.model)) {
+	if slots == 0 || p.inFlight == 0 && (len(p.b.State().Loaded) == 0 || now.Sub(p.use.last) > p.changing(q.name.model)) {
 		return true
 	}
-	return time.Duration(l.n)*mean/time.Duration(slots) > 2*p.changing(l.name.model)
+	return time.Duration(q.n)*mean/time.Duration(slots) > 2*p.changing(q.name.model)
 }
 
 // changing is how long a load of model is expected to take.
@@ -142,7 +142,7 @@ func (s *Scheduler) oweLocked(p *place, t *turn, now time.Time, more time.Durati
 		c.owed += float64(idle) / c.weight
 		c.charge(0) // updates its place in the heaps
 	}
-	c.barred = now.Add(s.worth(p, t.lane.model))
+	c.barred = now.Add(s.worth(p, t.queue.model))
 }
 
 // loadLocked begins the load that p has drained for. The scheduler itself sends it: Ollama aborts a load when the connection of its request
@@ -150,11 +150,11 @@ func (s *Scheduler) oweLocked(p *place, t *turn, now time.Time, more time.Durati
 func (s *Scheduler) loadLocked(p *place, now time.Time) {
 	t := p.turning
 	p.turning = nil
-	if l := s.lanes[t.lane]; l != nil {
+	if q := s.queues[t.queue]; q != nil {
 		// If the next request's payer is barred, another request counts as the cause. Otherwise its payer would not be barred for it.
-		w, _ := s.causeIn(l, p.b, now)
+		w, _ := s.causeIn(q, p.b, now)
 		if w == nil {
-			w, _ = s.nextIn(l, p.b, now)
+			w, _ = s.nextIn(q, p.b, now)
 		}
 		if w == nil {
 			return
@@ -163,11 +163,11 @@ func (s *Scheduler) loadLocked(p *place, now time.Time) {
 	}
 	w := t.request
 	if s.o.Load == nil {
-		p.done(t.lane, w.client, now, 0)
+		p.done(t.queue, w.client, now, 0)
 		return
 	}
 	p.count(now, 1) // the load uses the backend
-	room := p.room(t.lane.model)
+	room := p.room(t.queue.model)
 	ctx, cancel := context.WithCancel(context.Background())
 	change := &load{turn: *t, began: now, cancel: cancel, share: p.share, beside: room, stops: !room, before: make(map[string]string)}
 	for model := range p.b.State().Loaded {
@@ -178,7 +178,7 @@ func (s *Scheduler) loadLocked(p *place, now time.Time) {
 	}
 	p.load = change
 	// A load that takes this long waits for room after all. No new request may start, so that those that it waits for can end.
-	late := time.AfterFunc(2*p.changing(t.lane.model), func() {
+	late := time.AfterFunc(2*p.changing(t.queue.model), func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		change.beside = false
@@ -194,7 +194,7 @@ func (s *Scheduler) loadLocked(p *place, now time.Time) {
 }
 
 // done notes that the model of name is in the backend's memory, which may have pushed others out. took is 0 if it is not known.
-func (p *place) done(name laneName, cause *client, now time.Time, took time.Duration) {
+func (p *place) done(name queueName, cause *client, now time.Time, took time.Duration) {
 	for _, st := range p.stations {
 		st.seen = time.Time{}
 		st.known = st.known && p.holds(st.model)
@@ -232,14 +232,14 @@ func (s *Scheduler) loadedLocked(p *place, err error) {
 	took := now.Sub(change.began)
 	w := change.request
 	cause := w.client
-	restored := p.evicted[loadedAs{change.lane.model, change.lane.options}] && p.evictedBy != cause &&
-		now.Sub(p.loaded) < s.worth(p, change.lane.model)
+	restored := p.evicted[loadedAs{change.queue.model, change.queue.options}] && p.evictedBy != cause &&
+		now.Sub(p.loaded) < s.worth(p, change.queue.model)
 	if restored && p.took {
 		cause = p.evictedBy
 	}
 	p.load, p.last = nil, foundLoad{change.began, now, cause}
 	if err == nil {
-		p.done(change.lane, w.client, now, took)
+		p.done(change.queue, w.client, now, took)
 		p.learn(change.before)
 	}
 	if change.stops {
@@ -272,7 +272,7 @@ func (s *Scheduler) loadedLocked(p *place, err error) {
 // change that others would notice for a stint. This does not hold if the load only restores what another payer pushed out. After a failed
 // load the models that p has stay for a stint too, because it took time as well.
 func (s *Scheduler) disturbedLocked(p *place, change *load, err error, restored bool, now time.Time) {
-	c, worth := change.request.client, s.worth(p, change.lane.model)
+	c, worth := change.request.client, s.worth(p, change.queue.model)
 	if err != nil && change.request.place != nil {
 		p.loaded = now
 		s.oweLocked(p, &change.turn, now, 0)
@@ -288,7 +288,7 @@ func (s *Scheduler) disturbedLocked(p *place, change *load, err error, restored 
 	}
 	p.evicted, p.evictedBy = make(map[loadedAs]bool), c
 	for model, options := range change.before {
-		if !p.holds(model) || model == change.lane.model {
+		if !p.holds(model) || model == change.queue.model {
 			p.evicted[loadedAs{model, options}] = true
 		}
 	}
@@ -297,7 +297,7 @@ func (s *Scheduler) disturbedLocked(p *place, change *load, err error, restored 
 // dropLocked cancels a load that its client has left, if the client's payer is the only one that waits for p, and for another model: a
 // single user has chosen the wrong model.
 func (s *Scheduler) dropLocked(p *place) {
-	if l := p.load; l != nil && l.stops && l.request.place == nil && l.request.lease == nil && s.lanes[l.lane] == nil &&
+	if l := p.load; l != nil && l.stops && l.request.place == nil && l.request.lease == nil && s.queues[l.queue] == nil &&
 		p.want.payers[l.request.client] > 0 && p.want.only(l.request.client) {
 		l.cancel()
 	}
@@ -308,7 +308,7 @@ func (s *Scheduler) dropLocked(p *place) {
 func (s *Scheduler) abandonedLocked(p *place, change *load, err error, now time.Time) {
 	took := now.Sub(change.began)
 	alone := p.want.payers[change.request.client] > 0 && p.want.only(change.request.client) // and it wants another model now
-	if !change.stops || s.lanes[change.lane] != nil || change.request.err != nil || alone {
+	if !change.stops || s.queues[change.queue] != nil || change.request.err != nil || alone {
 		change.request.client.charge(took)
 		s.fillLocked(p, now)
 		return

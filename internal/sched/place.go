@@ -154,7 +154,7 @@ func (p *place) free(model string) bool {
 		return false
 	}
 	// The request that caused a load is the first after it, even if the backend lists the model before the load returns.
-	if p.load != nil && (!p.load.beside || p.load.lane.model == model) {
+	if p.load != nil && (!p.load.beside || p.load.queue.model == model) {
 		return false
 	}
 	st := p.stations[model]
@@ -180,7 +180,7 @@ func loadable(state backend.State, model string) bool {
 
 // warm reports whether the model of name is in the backend's memory with the options of name, as far as is known. For other options Ollama
 // loads the model again.
-func (p *place) warm(name laneName) bool {
+func (p *place) warm(name queueName) bool {
 	st := p.stations[name.model]
 	return p.has(name.model) && (st == nil || !st.known || st.options == name.options || !loadable(p.b.State(), name.model))
 }
@@ -245,7 +245,7 @@ func (s *Scheduler) chooseLocked(serving []*backend.Backend, a *Ask) (*place, Re
 	var least float64
 	for _, b := range serving {
 		p := s.placeLocked(b)
-		if !p.warm(a.lane()) || !p.free(a.Model) {
+		if !p.warm(a.queueName()) || !p.free(a.Model) {
 			continue
 		}
 		score := 0.0
@@ -306,7 +306,7 @@ func (s *Scheduler) fillLocked(p *place, now time.Time) {
 			p.turning = s.changeLocked(p, now)
 		}
 		if p.turning != nil {
-			if p.inFlight > 0 && !p.room(p.turning.lane.model) {
+			if p.inFlight > 0 && !p.room(p.turning.queue.model) {
 				return
 			}
 			s.loadLocked(p, now)
@@ -324,18 +324,18 @@ func (s *Scheduler) fillLocked(p *place, now time.Time) {
 func (s *Scheduler) nextLocked(p *place, now time.Time) *waiter {
 	var best *waiter
 	var first rank
-	for _, l := range s.lanes {
-		if !p.free(l.name.model) || !p.warm(l.name) || !s.eligible(p, l.name) {
+	for _, q := range s.queues {
+		if !p.free(q.name.model) || !p.warm(q.name) || !s.eligible(p, q.name) {
 			continue
 		}
-		if w, r := s.nextIn(l, p.b, now); w != nil && before(w, r, best, first) {
+		if w, r := s.nextIn(q, p.b, now); w != nil && before(w, r, best, first) {
 			best, first = w, r
 		}
 	}
 	return best
 }
 
-func (s *Scheduler) eligible(p *place, name laneName) bool {
+func (s *Scheduler) eligible(p *place, name queueName) bool {
 	return slices.Contains(s.fleet.Serving(name.model), p.b) && !tooOld(p.b, name.since)
 }
 
@@ -353,7 +353,7 @@ func (s *Scheduler) handLocked(w *waiter, l *Lease, now time.Time) {
 	l.Ahead = w.ahead
 	w.lease = l
 	close(w.ready)
-	s.turnBackLocked(w.lane, now)
+	s.turnBackLocked(w.queue, now)
 }
 
 // room reports whether the backend's memory has room for one more model, as far as is known. Until a load has pushed a model out, the
@@ -365,7 +365,7 @@ func (p *place) room(model string) bool {
 
 // turn is a change of model that a backend drains for.
 type turn struct {
-	lane    laneName
+	queue   queueName
 	request *waiter // the request that causes it
 	since   time.Time
 	work    time.Duration // the backend's work when the drain began

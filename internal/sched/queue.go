@@ -18,7 +18,7 @@ type client struct {
 	held    float64 // the part of counter for running requests, expected or already used
 	running int
 	waiting int
-	lines   []*line       // the queues of its waiting requests
+	queues  []*keyQueue   // the queues of its waiting requests
 	mean    time.Duration // moving average of how long it holds a slot
 	owed    float64       // in addition to counter, for changes that it caused and left
 	barred  time.Time     // until then it may not cause a change that affects others
@@ -63,8 +63,8 @@ func (s *Scheduler) changesForLocked(c *client) bool {
 // newestBatch is the payer's batch request that arrived last, or nil.
 func (c *client) newestBatch() *waiter {
 	var newest *waiter
-	for _, l := range c.lines {
-		if w := l.waiters.Back().Value.(*waiter); l.batch && (newest == nil || w.order > newest.order) {
+	for _, k := range c.queues {
+		if w := k.waiters.Back().Value.(*waiter); k.batch && (newest == nil || w.order > newest.order) {
 			newest = w
 		}
 	}
@@ -74,16 +74,16 @@ func (c *client) newestBatch() *waiter {
 // charge adds d of service, which may be negative.
 func (c *client) charge(d time.Duration) {
 	c.counter += float64(d) / c.weight
-	for _, l := range c.lines {
-		heap.Fix(&l.lane.turns[l.class], l.index)
+	for _, k := range c.queues {
+		heap.Fix(&k.queue.byClass[k.class], k.index)
 	}
 }
 
-// laneName identifies a queue: a model, its load-time options, and the version of Ollama that the requests need. Requests that the same
+// queueName identifies a queue: a model, its load-time options, and the version of Ollama that the requests need. Requests that the same
 // backends can serve without a change wait in one queue.
-type laneName struct{ model, options, since string }
+type queueName struct{ model, options, since string }
 
-func (a *Ask) lane() laneName { return laneName{a.Model, string(a.Options), a.Since} }
+func (a *Ask) queueName() queueName { return queueName{a.Model, string(a.Options), a.Since} }
 
 // Classes, in the order in which they are served. A queue of batch requests is in the interactive class while its first request is aged.
 const (
@@ -92,76 +92,76 @@ const (
 	classes
 )
 
-// lane holds the waiting requests for one model with one set of load-time options.
-type lane struct {
-	name  laneName
-	n     int
-	turns [classes]turns
-	// retries are requests that were scheduled before and whose backend failed. young are the batch requests that are not aged, in the order
+// modelQueue holds the waiting requests for one model with one set of load-time options.
+type modelQueue struct {
+	name    queueName
+	n       int
+	byClass [classes]keyHeap
+	// retries are requests that were scheduled before and whose backend failed. unaged are the batch requests that are not aged, in the order
 	// of their arrival.
-	retries, young list.List
+	retries, unaged list.List
 }
 
-// line holds the requests of one payer in a lane, either its interactive or its batch ones: first come, first served.
-type line struct {
-	lane    *lane
+// keyQueue holds the requests of one payer in a modelQueue, either its interactive or its batch ones: first come, first served.
+type keyQueue struct {
+	queue   *modelQueue
 	client  *client
 	batch   bool
-	class   int // which heap of the lane has it
+	class   int // which heap of queue has it
 	waiters list.List
 	index   int // in the heap
 }
 
 type waiter struct {
-	ask     *Ask
-	client  *client
-	lane    *lane
-	line    *line // nil for a retry
-	arrived time.Time
-	order   uint64
-	place   *list.Element // in its line, or in the lane's retries; nil when it has left
-	young   *list.Element // in the lane's young; nil if it is aged or interactive
-	ahead   int           // the number of requests that waited for the model when it arrived
-	lease   *Lease        // set when it is granted
-	left    *Lease        // its cost, if it left while its model was being loaded for it
-	err     error         // set when it is refused
-	ready   chan struct{} // closed when lease or err is set
-	wants   []*place      // the servers that may serve it
+	ask      *Ask
+	client   *client
+	queue    *modelQueue
+	keyQueue *keyQueue // nil for a retry
+	arrived  time.Time
+	order    uint64
+	place    *list.Element // in its keyQueue, or in the retries of queue; nil when it has left
+	unaged   *list.Element // in unaged of queue; nil if it is aged or interactive
+	ahead    int           // the number of requests that waited for the model when it arrived
+	lease    *Lease        // set when it is granted
+	left     *Lease        // its cost, if it left while its model was being loaded for it
+	err      error         // set when it is refused
+	ready    chan struct{} // closed when lease or err is set
+	wants    []*place      // the servers that may serve it
 }
 
-// turns is a heap of the lines of a class, the lowest counter first.
-type turns []*line
+// keyHeap is a heap of the queues of a class, the lowest counter first.
+type keyHeap []*keyQueue
 
-func (t turns) Len() int { return len(t) }
-func (t turns) Less(i, j int) bool {
-	if a, b := t[i].client.due(), t[j].client.due(); a != b {
+func (h keyHeap) Len() int { return len(h) }
+func (h keyHeap) Less(i, j int) bool {
+	if a, b := h[i].client.due(), h[j].client.due(); a != b {
 		return a < b
 	}
-	return t[i].first().order < t[j].first().order
+	return h[i].first().order < h[j].first().order
 }
 
-func (t turns) Swap(i, j int) {
-	t[i], t[j] = t[j], t[i]
-	t[i].index, t[j].index = i, j
+func (h keyHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].index, h[j].index = i, j
 }
 
 // Push implements heap.Interface.
-func (t *turns) Push(x any) {
-	l := x.(*line)
-	l.index = len(*t)
-	*t = append(*t, l)
+func (h *keyHeap) Push(x any) {
+	k := x.(*keyQueue)
+	k.index = len(*h)
+	*h = append(*h, k)
 }
 
 // Pop implements heap.Interface.
-func (t *turns) Pop() any {
-	old := *t
-	l := old[len(old)-1]
+func (h *keyHeap) Pop() any {
+	old := *h
+	k := old[len(old)-1]
 	old[len(old)-1] = nil
-	*t = old[:len(old)-1]
-	return l
+	*h = old[:len(old)-1]
+	return k
 }
 
-func (l *line) first() *waiter { return l.waiters.Front().Value.(*waiter) }
+func (k *keyQueue) first() *waiter { return k.waiters.Front().Value.(*waiter) }
 
 func (s *Scheduler) clientLocked(a *Ask) *client {
 	payer := cmp.Or(a.Payer, a.Key)
@@ -205,9 +205,9 @@ func (s *Scheduler) sweepLocked() {
 func (s *Scheduler) lowestLocked() float64 {
 	for class := range classes {
 		var next *client
-		for _, l := range s.lanes {
-			if t := l.turns[class]; len(t) > 0 && (next == nil || t[0].client.due() < next.due()) {
-				next = t[0].client
+		for _, q := range s.queues {
+			if h := q.byClass[class]; len(h) > 0 && (next == nil || h[0].client.due() < next.due()) {
+				next = h[0].client
 			}
 		}
 		if next != nil {
@@ -218,15 +218,15 @@ func (s *Scheduler) lowestLocked() float64 {
 }
 
 func (s *Scheduler) enqueueLocked(c *client, a *Ask, now time.Time) *waiter {
-	name := a.lane()
-	l := s.lanes[name]
-	if l == nil {
-		l = &lane{name: name}
-		s.lanes[name] = l
+	name := a.queueName()
+	q := s.queues[name]
+	if q == nil {
+		q = &modelQueue{name: name}
+		s.queues[name] = q
 	}
 	c.lift(s.lowestLocked())
 	s.arrivals++
-	w := &waiter{ask: a, client: c, lane: l, arrived: now, order: s.arrivals, ahead: l.n, ready: make(chan struct{})}
+	w := &waiter{ask: a, client: c, queue: q, arrived: now, order: s.arrivals, ahead: q.n, ready: make(chan struct{})}
 	for _, b := range s.fleet.Serving(a.Model) {
 		p := s.placeLocked(b)
 		w.wants = append(w.wants, p)
@@ -234,108 +234,108 @@ func (s *Scheduler) enqueueLocked(c *client, a *Ask, now time.Time) *waiter {
 	}
 	s.waiting++
 	c.waiting++
-	l.n++
+	q.n++
 	if a.Avoid != nil {
-		w.place = l.retries.PushBack(w)
+		w.place = q.retries.PushBack(w)
 		return w
 	}
 	if a.Batch {
-		w.young = l.young.PushBack(w)
+		w.unaged = q.unaged.PushBack(w)
 	}
-	for _, own := range c.lines {
-		if own.lane == l && own.batch == a.Batch {
-			w.line = own
-			w.place = own.waiters.PushBack(w)
+	for _, k := range c.queues {
+		if k.queue == q && k.batch == a.Batch {
+			w.keyQueue = k
+			w.place = k.waiters.PushBack(w)
 			return w
 		}
 	}
-	w.line = &line{lane: l, client: c, batch: a.Batch, class: interactive}
+	w.keyQueue = &keyQueue{queue: q, client: c, batch: a.Batch, class: interactive}
 	if a.Batch {
-		w.line.class = batch
+		w.keyQueue.class = batch
 	}
-	w.place = w.line.waiters.PushBack(w)
-	c.lines = append(c.lines, w.line)
-	heap.Push(&l.turns[w.line.class], w.line)
+	w.place = w.keyQueue.waiters.PushBack(w)
+	c.queues = append(c.queues, w.keyQueue)
+	heap.Push(&q.byClass[w.keyQueue.class], w.keyQueue)
 	return w
 }
 
-// move puts a line into another class.
-func (l *line) move(class int) {
-	heap.Remove(&l.lane.turns[l.class], l.index)
-	l.class = class
-	heap.Push(&l.lane.turns[class], l)
+// move puts a queue into another class.
+func (k *keyQueue) move(class int) {
+	heap.Remove(&k.queue.byClass[k.class], k.index)
+	k.class = class
+	heap.Push(&k.queue.byClass[class], k)
 }
 
 // ageLocked moves batch requests that have waited for long to the interactive class. Their payer's counter starts at that of the payer that
 // is next. Otherwise a payer that was passed over would get every slot until its counter reaches those of the others.
-func (s *Scheduler) ageLocked(l *lane, now time.Time) {
-	for e := l.young.Front(); e != nil; e = l.young.Front() {
+func (s *Scheduler) ageLocked(q *modelQueue, now time.Time) {
+	for e := q.unaged.Front(); e != nil; e = q.unaged.Front() {
 		w := e.Value.(*waiter)
 		if now.Sub(w.arrived) < s.patience() {
 			return
 		}
-		l.young.Remove(e)
-		w.young = nil
-		if w.line.class == batch && w.line.first() == w {
-			w.line.ageLocked(s.lowestLocked())
+		q.unaged.Remove(e)
+		w.unaged = nil
+		if w.keyQueue.class == batch && w.keyQueue.first() == w {
+			w.keyQueue.ageLocked(s.lowestLocked())
 		}
 	}
 }
 
-func (l *line) ageLocked(lowest float64) {
-	if c := l.client; c.due() < lowest {
+func (k *keyQueue) ageLocked(lowest float64) {
+	if c := k.client; c.due() < lowest {
 		c.charge(time.Duration((lowest - c.due()) * c.weight))
 	}
-	l.move(interactive)
+	k.move(interactive)
 }
 
 // leaveLocked removes w from the queue.
 func (s *Scheduler) leaveLocked(w *waiter) {
-	l, c := w.lane, w.client
+	q, c := w.queue, w.client
 	for _, p := range w.wants {
 		p.want.count(c, -1, time.Now())
 	}
 	s.waiting--
 	c.waiting--
-	if l.n--; l.n == 0 {
-		delete(s.lanes, l.name) // clients choose the names of models
+	if q.n--; q.n == 0 {
+		delete(s.queues, q.name) // clients choose the names of models
 	}
 	place := w.place
 	w.place = nil
-	if w.line == nil {
-		l.retries.Remove(place)
+	if w.keyQueue == nil {
+		q.retries.Remove(place)
 		return
 	}
-	if w.young != nil {
-		l.young.Remove(w.young)
+	if w.unaged != nil {
+		q.unaged.Remove(w.unaged)
 	}
-	first := w.line.waiters.Front() == place
-	w.line.waiters.Remove(place)
+	first := w.keyQueue.waiters.Front() == place
+	w.keyQueue.waiters.Remove(place)
 	switch {
-	case w.line.waiters.Len() == 0:
-		heap.Remove(&l.turns[w.line.class], w.line.index)
-		for i, own := range c.lines {
-			if own == w.line {
-				c.lines = append(c.lines[:i], c.lines[i+1:]...)
+	case w.keyQueue.waiters.Len() == 0:
+		heap.Remove(&q.byClass[w.keyQueue.class], w.keyQueue.index)
+		for i, k := range c.queues {
+			if k == w.keyQueue {
+				c.queues = append(c.queues[:i], c.queues[i+1:]...)
 				break
 			}
 		}
-	case first && w.line.batch && w.line.class == interactive && w.line.first().young != nil:
-		w.line.move(batch)
+	case first && w.keyQueue.batch && w.keyQueue.class == interactive && w.keyQueue.first().unaged != nil:
+		w.keyQueue.move(batch)
 	case first:
-		heap.Fix(&l.turns[w.line.class], w.line.index)
+		heap.Fix(&q.byClass[w.keyQueue.class], w.keyQueue.index)
 	}
 }
 
 // all iterates over the waiting requests. The caller may remove the request that it has just got.
-func (l *lane) all() iter.Seq[*waiter] {
+func (q *modelQueue) all() iter.Seq[*waiter] {
 	var list []*waiter
-	for e := l.retries.Front(); e != nil; e = e.Next() {
+	for e := q.retries.Front(); e != nil; e = e.Next() {
 		list = append(list, e.Value.(*waiter))
 	}
-	for class := range l.turns {
-		for _, line := range l.turns[class] {
-			for e := line.waiters.Front(); e != nil; e = e.Next() {
+	for class := range q.byClass {
+		for _, k := range q.byClass[class] {
+			for e := k.waiters.Front(); e != nil; e = e.Next() {
 				list = append(list, e.Value.(*waiter))
 			}
 		}
@@ -358,33 +358,33 @@ const (
 	leftOver
 )
 
-// nextIn is the next request of l for b, or nil if no waiting request may run there.
-func (s *Scheduler) nextIn(l *lane, b *backend.Backend, now time.Time) (*waiter, rank) {
-	for e := l.retries.Front(); e != nil; e = e.Next() {
+// nextIn is the next request of q for b, or nil if no waiting request may run there.
+func (s *Scheduler) nextIn(q *modelQueue, b *backend.Backend, now time.Time) (*waiter, rank) {
+	for e := q.retries.Front(); e != nil; e = e.Next() {
 		if w := e.Value.(*waiter); w.ask.Avoid != b {
 			return w, afterFailure
 		}
 	}
-	s.ageLocked(l, now)
-	if first := l.turns[interactive]; len(first) > 0 {
+	s.ageLocked(q, now)
+	if first := q.byClass[interactive]; len(first) > 0 {
 		return first[0].first(), inTurn
 	}
-	if others := l.turns[batch]; len(others) > 0 {
+	if others := q.byClass[batch]; len(others) > 0 {
 		return others[0].first(), leftOver
 	}
 	return nil, leftOver
 }
 
-// causeIn is the request of l for which b may change its model: the next one whose payer is not barred.
-func (s *Scheduler) causeIn(l *lane, b *backend.Backend, now time.Time) (*waiter, rank) {
-	first, r := s.nextIn(l, b, now)
+// causeIn is the request of q for which b may change its model: the next one whose payer is not barred.
+func (s *Scheduler) causeIn(q *modelQueue, b *backend.Backend, now time.Time) (*waiter, rank) {
+	first, r := s.nextIn(q, b, now)
 	if first == nil || !now.Before(first.client.barred) {
 		return first, r
 	}
 	first = nil
-	for class := range l.turns {
-		for _, line := range l.turns[class] {
-			if w := line.first(); !now.Before(w.client.barred) && before(w, inTurn, first, inTurn) {
+	for class := range q.byClass {
+		for _, k := range q.byClass[class] {
+			if w := k.first(); !now.Before(w.client.barred) && before(w, inTurn, first, inTurn) {
 				first = w
 			}
 		}

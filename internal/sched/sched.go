@@ -53,7 +53,7 @@ type Scheduler struct {
 
 	mu       sync.Mutex
 	places   map[*backend.Backend]*place
-	lanes    map[laneName]*lane // the queues that are not empty
+	queues   map[queueName]*modelQueue // the queues that are not empty
 	clients  map[string]*client
 	waiting  int
 	arrivals uint64
@@ -71,7 +71,7 @@ func New(fleet *backend.Fleet, o Options) *Scheduler {
 	}
 	s := &Scheduler{
 		o: o, fleet: fleet,
-		places: make(map[*backend.Backend]*place), lanes: make(map[laneName]*lane), clients: make(map[string]*client),
+		places: make(map[*backend.Backend]*place), queues: make(map[queueName]*modelQueue), clients: make(map[string]*client),
 	}
 	fleet.OnChange(s.changed)
 	return s
@@ -198,7 +198,7 @@ func (s *Scheduler) giveWayLocked(own *client, a *Ask) bool {
 		"the queue is full and a key with fewer requests needs the place of this batch request: try again later")
 	last.err = s.comeBackLocked(full, last.ask.Model)
 	close(last.ready)
-	s.turnBackLocked(last.lane, time.Now())
+	s.turnBackLocked(last.queue, time.Now())
 	return true
 }
 
@@ -245,7 +245,7 @@ func (s *Scheduler) wait(ctx context.Context, w *waiter) error {
 		w.left = s.loadingForLocked(w, time.Now())
 		s.leaveLocked(w)
 		if now := time.Now(); now.Sub(w.arrived) < earnest {
-			s.turnBackLocked(w.lane, now)
+			s.turnBackLocked(w.queue, now)
 		}
 	}
 	if err.Code == api.CodeQueueTimeout {
@@ -275,12 +275,12 @@ func (s *Scheduler) loadingForLocked(w *waiter, now time.Time) *Lease {
 // caused a drain owes the time for which slots were idle. A load that has begun continues. So does a drain whose client has waited for a
 // while. Otherwise a client that asks and leaves early would cost others two loads each time, and a client that gives up too early and
 // tries again would never get its model.
-func (s *Scheduler) turnBackLocked(l *lane, now time.Time) {
-	if l.n > 0 {
+func (s *Scheduler) turnBackLocked(q *modelQueue, now time.Time) {
+	if q.n > 0 {
 		return
 	}
 	for _, p := range s.places {
-		if t := p.turning; t != nil && t.lane == l.name {
+		if t := p.turning; t != nil && t.queue == q.name {
 			p.turning = nil
 			if t.request.err == nil { // the client left
 				s.oweLocked(p, t, now, 0)
@@ -295,8 +295,8 @@ func (s *Scheduler) changed() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
-	for _, l := range s.lanes {
-		for w := range l.all() {
+	for _, q := range s.queues {
+		for w := range q.all() {
 			if _, err := s.servingLocked(w.ask); err != nil {
 				s.leaveLocked(w)
 				w.err = err

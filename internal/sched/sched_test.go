@@ -46,11 +46,11 @@ func wantEmpty(t *testing.T, s *Scheduler) {
 	t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.lanes) != 0 || s.waiting != 0 || len(s.running) != 0 {
-		t.Errorf("%d queues, %d waiting and %d running are left, want none", len(s.lanes), s.waiting, len(s.running))
+	if len(s.queues) != 0 || s.waiting != 0 || len(s.running) != 0 {
+		t.Errorf("%d queues, %d waiting and %d running are left, want none", len(s.queues), s.waiting, len(s.running))
 	}
 	for name, c := range s.clients {
-		if c.running != 0 || c.waiting != 0 || len(c.lines) != 0 || c.held != 0 {
+		if c.running != 0 || c.waiting != 0 || len(c.queues) != 0 || c.held != 0 {
 			t.Errorf("the key %q is left with %+v", name, c)
 		}
 	}
@@ -122,10 +122,10 @@ func TestSlotsUnderAHammer(t *testing.T) {
 			time.Sleep(time.Millisecond)
 			synctest.Wait()
 			s.mu.Lock()
-			for name, l := range s.lanes {
+			for name, q := range s.queues {
 				for _, p := range s.places {
-					if n := p.station(name.model).inFlight; l.n > 0 && n != slots {
-						t.Errorf("%d wait for %s while %d slots of %d are in use", l.n, name.model, n, slots)
+					if n := p.station(name.model).inFlight; q.n > 0 && n != slots {
+						t.Errorf("%d wait for %s while %d slots of %d are in use", q.n, name.model, n, slots)
 					}
 				}
 			}

@@ -38,9 +38,9 @@ func (s *Scheduler) Snapshot() Snapshot {
 			}
 		}
 	}
-	for name, l := range s.lanes {
+	for name, q := range s.queues {
 		out.ByModel[name.model] += 0 // adds the model if no request runs
-		for w := range l.all() {
+		for w := range q.all() {
 			out.ByClass[w.class()]++
 		}
 	}
@@ -81,7 +81,7 @@ func (s *Scheduler) Stations() []Station {
 		}
 		loading := ""
 		if p.load != nil {
-			loading = p.load.lane.model
+			loading = p.load.queue.model
 			models[loading] = true
 		}
 		for model := range models {
@@ -101,9 +101,9 @@ func (s *Scheduler) Stations() []Station {
 
 func (s *Scheduler) waitingForLocked(model string) int {
 	n := 0
-	for name, l := range s.lanes {
+	for name, q := range s.queues {
 		if name.model == model {
-			n += l.n
+			n += q.n
 		}
 	}
 	return n
@@ -147,8 +147,8 @@ func (s *Scheduler) Queue() []Place {
 	defer s.mu.Unlock()
 	now := time.Now()
 	var all []Place
-	for name, l := range s.lanes {
-		for i, w := range l.inTurn() {
+	for name, q := range s.queues {
+		for i, w := range q.inTurn() {
 			all = append(all, Place{
 				ID: w.ask.ID, Key: w.ask.Key, Model: name.model, Class: w.class(), Waited: now.Sub(w.arrived), Position: i + 1,
 				Expected: s.expectedLocked(name.model, i+1),
@@ -168,22 +168,22 @@ func (s *Scheduler) Queue() []Place {
 }
 
 // inTurn lists the waiting requests in their order, if no other request arrives and each runs as long as its key's requests usually do.
-func (l *lane) inTurn() []*waiter {
+func (q *modelQueue) inTurn() []*waiter {
 	type turn struct {
 		w     *waiter
 		class int
 		due   float64 // the counter that its key will have when it is next
 	}
 	var list []turn
-	for e := l.retries.Front(); e != nil; e = e.Next() {
+	for e := q.retries.Front(); e != nil; e = e.Next() {
 		list = append(list, turn{w: e.Value.(*waiter), class: -1})
 	}
-	for class := range l.turns {
-		for _, line := range l.turns[class] {
-			due := line.client.counter
-			for e := line.waiters.Front(); e != nil; e = e.Next() {
+	for class := range q.byClass {
+		for _, k := range q.byClass[class] {
+			due := k.client.counter
+			for e := k.waiters.Front(); e != nil; e = e.Next() {
 				list = append(list, turn{e.Value.(*waiter), class, due})
-				due += float64(max(line.client.mean, time.Second)) / line.client.weight
+				due += float64(max(k.client.mean, time.Second)) / k.client.weight
 			}
 		}
 	}
