@@ -15,7 +15,7 @@ const (
 	earnest = time.Second
 )
 
-// changeLocked is the change of model that p should drain for, or nil. A change costs all payers time, so these rules hold:
+// changeLocked is the change of model that srv should drain for, or nil. A change costs all payers time, so these rules hold:
 //   - An idle backend, for whose models no request waits, changes for a queue that no other backend serves. If another backend serves
 //     the queue, it changes only if its memory is empty or unused, or if the wait there is longer than two changes.
 //   - A backend whose memory has room loads one more model at once.
@@ -23,138 +23,138 @@ const (
 //     less service than all that wait for these models, or has waited for a stint itself.
 //   - A payer whose change took a backend from others, or that left its change, causes no other change for a stint if others would
 //     notice. A short pause between two requests of others does not end this.
-func (s *Scheduler) changeLocked(p *place, now time.Time) *turn {
-	own, ownRank := s.ownLocked(p, now)
-	busy := own != nil || p.inFlight > 0
+func (s *Scheduler) changeLocked(srv *serverState, now time.Time) *turn {
+	own, ownRank := s.ownLocked(srv, now)
+	busy := own != nil || srv.inFlight > 0
 	var cold *modelQueue
 	var first *waiter
 	var firstRank rank
 	for _, q := range s.queues {
-		if p.warm(q.name) || !s.eligible(p, q.name) {
+		if srv.warm(q.name) || !s.eligible(srv, q.name) {
 			continue
 		}
-		w, r := s.nextIn(q, p.b, now)
-		if w != nil && now.Before(w.client.barred) && !p.room(q.name.model) &&
-			(busy || now.Sub(p.use.besides(w.client)) < s.worth(p, q.name.model)) {
+		w, r := s.nextIn(q, srv.b, now)
+		if w != nil && now.Before(w.client.barred) && !srv.room(q.name.model) &&
+			(busy || now.Sub(srv.use.besides(w.client)) < s.worth(srv, q.name.model)) {
 			barred := w.client
-			if w, r = s.causeIn(q, p.b, now); w == nil {
-				s.wakeLocked(p, barred.barred.Sub(now))
+			if w, r = s.causeIn(q, srv.b, now); w == nil {
+				s.wakeLocked(srv, barred.barred.Sub(now))
 			}
 		}
-		if w != nil && before(w, r, first, firstRank) && s.wantsLocked(p, q, w, now) {
+		if w != nil && before(w, r, first, firstRank) && s.wantsLocked(srv, q, w, now) {
 			cold, first, firstRank = q, w, r
 		}
 	}
-	if cold == nil || now.Before(p.kept) && !p.room(cold.name.model) {
+	if cold == nil || now.Before(srv.kept) && !srv.room(cold.name.model) {
 		return nil
 	}
-	if busy && !p.room(cold.name.model) {
-		worth := s.worth(p, cold.name.model)
+	if busy && !srv.room(cold.name.model) {
+		worth := s.worth(srv, cold.name.model)
 		switch waited := now.Sub(first.arrived); {
-		case now.Sub(p.loaded) < worth,
-			own == nil && waited < p.changing(cold.name.model), // it may soon be idle anyway
+		case now.Sub(srv.loaded) < worth,
+			own == nil && waited < srv.changing(cold.name.model), // it may soon be idle anyway
 			own != nil && !before(first, firstRank, own, ownRank) && waited < worth:
 			return nil
 		}
 	}
-	return &turn{queue: cold.name, request: first, since: now, work: p.work, slots: p.capacity()}
+	return &turn{queue: cold.name, request: first, since: now, work: srv.work, slots: srv.capacity()}
 }
 
-// ownLocked is the next request that p can serve with the models that it has, or nil.
-func (s *Scheduler) ownLocked(p *place, now time.Time) (*waiter, rank) {
+// ownLocked is the next request that srv can serve with the models that it has, or nil.
+func (s *Scheduler) ownLocked(srv *serverState, now time.Time) (*waiter, rank) {
 	var own *waiter
 	var first rank
 	for _, q := range s.queues {
-		if !p.warm(q.name) || !s.eligible(p, q.name) {
+		if !srv.warm(q.name) || !s.eligible(srv, q.name) {
 			continue
 		}
-		if w, r := s.nextIn(q, p.b, now); w != nil && before(w, r, own, first) {
+		if w, r := s.nextIn(q, srv.b, now); w != nil && before(w, r, own, first) {
 			own, first = w, r
 		}
 	}
 	return own, first
 }
 
-// wantsLocked reports whether q needs p even if other backends have its model already.
-func (s *Scheduler) wantsLocked(p *place, q *modelQueue, w *waiter, now time.Time) bool {
+// wantsLocked reports whether q needs srv even if other backends have its model already.
+func (s *Scheduler) wantsLocked(srv *serverState, q *modelQueue, w *waiter, now time.Time) bool {
 	slots, mean := 0, s.holds.median
 	for _, b := range s.fleet.Serving(q.name.model) {
-		o := s.placeLocked(b)
-		if o == p || b == w.ask.Avoid || tooOld(b, q.name.since) {
+		o := s.serverLocked(b)
+		if o == srv || b == w.ask.Avoid || tooOld(b, q.name.since) {
 			continue
 		}
 		if o.turning != nil && o.turning.queue == q.name || o.load != nil && o.load.queue == q.name {
 			return false // another backend loads it: one load at a time
 		}
 		if o.warm(q.name) {
-			st := o.station(q.name.model)
+			st := o.model(q.name.model)
 			slots += o.limit(st)
 			mean = st.usual(mean)
 		}
 	}
 	// An idle backend loses nothing if its memory is empty or its models were not used for a while.
-	if slots == 0 || p.inFlight == 0 && (len(p.b.State().Loaded) == 0 || now.Sub(p.use.last) > p.changing(q.name.model)) {
+	if slots == 0 || srv.inFlight == 0 && (len(srv.b.State().Loaded) == 0 || now.Sub(srv.use.last) > srv.changing(q.name.model)) {
 		return true
 	}
-	return time.Duration(q.n)*mean/time.Duration(slots) > 2*p.changing(q.name.model)
+	return time.Duration(q.n)*mean/time.Duration(slots) > 2*srv.changing(q.name.model)
 }
 
 // changing is how long a load of model is expected to take.
-func (p *place) changing(model string) time.Duration {
-	if st := p.stations[model]; st != nil && st.loading.median > 0 {
+func (srv *serverState) changing(model string) time.Duration {
+	if st := srv.models[model]; st != nil && st.loading.median > 0 {
 		return st.loading.median
 	}
-	if p.loading.median > 0 {
-		return p.loading.median
+	if srv.loading.median > 0 {
+		return srv.loading.median
 	}
 	return guessedLoad
 }
 
-// worth is how long p has to serve its models before a change to model pays: a stint, measured in the time for the load and for the drain,
+// worth is how long srv has to serve its models before a change to model pays: a stint, measured in the time for the load and for the drain,
 // in which on average half of the slots are idle. It is short enough that a request which waits for the change does not reach MaxWait.
-func (s *Scheduler) worth(p *place, model string) time.Duration {
+func (s *Scheduler) worth(srv *serverState, model string) time.Duration {
 	var drain time.Duration
-	for _, st := range p.stations {
-		if p.holds(st.model) {
+	for _, st := range srv.models {
+		if srv.holds(st.model) {
 			drain = max(drain, st.holds.median/2)
 		}
 	}
-	return min(stint*(p.changing(model)+drain), s.o.MaxWait*3/4)
+	return min(stint*(srv.changing(model)+drain), s.o.MaxWait*3/4)
 }
 
-// capacity is the number of requests that p can serve at one time with the models that it has.
-func (p *place) capacity() int {
+// capacity is the number of requests that srv can serve at one time with the models that it has.
+func (srv *serverState) capacity() int {
 	slots := 1
-	for _, st := range p.stations {
-		if p.holds(st.model) || st.inFlight > 0 {
-			slots = max(slots, p.limit(st))
+	for _, st := range srv.models {
+		if srv.holds(st.model) || st.inFlight > 0 {
+			slots = max(slots, srv.limit(st))
 		}
 	}
 	return slots
 }
 
-// oweLocked charges the payer of a change that it left: the time in which the slots of p were idle, and more. Neither leaving nor returning
+// oweLocked charges the payer of a change that it left: the time in which the slots of srv were idle, and more. Neither leaving nor returning
 // lowers the payer's counter below that. For a stint the payer may not cause another change that would disturb others.
-func (s *Scheduler) oweLocked(p *place, t *turn, now time.Time, more time.Duration) {
-	p.count(now, 0)
+func (s *Scheduler) oweLocked(srv *serverState, t *turn, now time.Time, more time.Duration) {
+	srv.count(now, 0)
 	c := t.request.client
-	if idle := time.Duration(t.slots)*now.Sub(t.since) - (p.work - t.work) + more; idle > 0 {
+	if idle := time.Duration(t.slots)*now.Sub(t.since) - (srv.work - t.work) + more; idle > 0 {
 		c.owed += float64(idle) / c.weight
 		c.charge(0) // updates its place in the heaps
 	}
-	c.barred = now.Add(s.worth(p, t.queue.model))
+	c.barred = now.Add(s.worth(srv, t.queue.model))
 }
 
-// loadLocked begins the load that p has drained for. The scheduler itself sends it: Ollama aborts a load when the connection of its request
+// loadLocked begins the load that srv has drained for. The scheduler itself sends it: Ollama aborts a load when the connection of its request
 // closes, and a client that leaves must not abort it.
-func (s *Scheduler) loadLocked(p *place, now time.Time) {
-	t := p.turning
-	p.turning = nil
+func (s *Scheduler) loadLocked(srv *serverState, now time.Time) {
+	t := srv.turning
+	srv.turning = nil
 	if q := s.queues[t.queue]; q != nil {
 		// If the next request's payer is barred, another request counts as the cause. Otherwise its payer would not be barred for it.
-		w, _ := s.causeIn(q, p.b, now)
+		w, _ := s.causeIn(q, srv.b, now)
 		if w == nil {
-			w, _ = s.nextIn(q, p.b, now)
+			w, _ = s.nextIn(q, srv.b, now)
 		}
 		if w == nil {
 			return
@@ -163,98 +163,98 @@ func (s *Scheduler) loadLocked(p *place, now time.Time) {
 	}
 	w := t.request
 	if s.o.Load == nil {
-		p.done(t.queue, w.client, now, 0)
+		srv.done(t.queue, w.client, now, 0)
 		return
 	}
-	p.count(now, 1) // the load uses the backend
-	room := p.room(t.queue.model)
+	srv.count(now, 1) // the load uses the backend
+	room := srv.room(t.queue.model)
 	ctx, cancel := context.WithCancel(context.Background())
-	change := &load{turn: *t, began: now, cancel: cancel, share: p.share, beside: room, stops: !room, before: make(map[string]string)}
-	for model := range p.b.State().Loaded {
+	change := &load{turn: *t, began: now, cancel: cancel, share: srv.share, beside: room, stops: !room, before: make(map[string]string)}
+	for model := range srv.b.State().Loaded {
 		change.before[model] = ""
-		if st := p.stations[model]; st != nil {
+		if st := srv.models[model]; st != nil {
 			change.before[model] = st.options
 		}
 	}
-	p.load = change
+	srv.load = change
 	// A load that takes this long waits for room after all. No new request may start, so that those that it waits for can end.
-	late := time.AfterFunc(2*p.changing(t.queue.model), func() {
+	late := time.AfterFunc(2*srv.changing(t.queue.model), func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		change.beside = false
 	})
 	go func() {
-		err := s.o.Load(ctx, p.b, w.ask)
+		err := s.o.Load(ctx, srv.b, w.ask)
 		cancel()
 		late.Stop()
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.loadedLocked(p, err)
+		s.loadedLocked(srv, err)
 	}()
 }
 
 // done notes that the model of name is in the backend's memory, which may have pushed others out. took is 0 if it is not known.
-func (p *place) done(name queueName, cause *client, now time.Time, took time.Duration) {
-	for _, st := range p.stations {
+func (srv *serverState) done(name queueName, cause *client, now time.Time, took time.Duration) {
+	for _, st := range srv.models {
 		st.seen = time.Time{}
-		st.known = st.known && p.holds(st.model)
+		st.known = st.known && srv.holds(st.model)
 	}
-	st := p.station(name.model)
-	st.seen, p.loaded = now, now
+	st := srv.model(name.model)
+	st.seen, srv.loaded = now, now
 	st.options, st.known = name.options, true
 	if took > 0 {
 		st.loading.put(cause.payer, took, now)
-		p.loading.mix(cause.payer, took, now)
+		srv.loading.mix(cause.payer, took, now)
 	}
 }
 
 // learn finds from what a load has pushed out how many models fit. If a pushed-out model has requests in flight, Ollama loads it again for
 // them, and then the other one again, without end. So no request starts until the running ones have ended.
-func (p *place) learn(before map[string]string) {
-	after := p.b.State().Loaded
+func (srv *serverState) learn(before map[string]string) {
+	after := srv.b.State().Loaded
 	for model := range before {
 		if _, ok := after[model]; !ok {
-			p.fits = max(1, len(after))
-			p.unsettled = p.inFlight > 1 // the load itself is one
+			srv.fits = max(1, len(after))
+			srv.unsettled = srv.inFlight > 1 // the load itself is one
 			return
 		}
 	}
-	if p.fits > 0 {
-		p.fits = max(p.fits, len(after))
+	if srv.fits > 0 {
+		srv.fits = max(srv.fits, len(after))
 	}
 }
 
 // loadedLocked ends a load. The request that caused it goes first, and pays for it. It is sent even if the load failed, so that the client
 // gets Ollama's own error.
-func (s *Scheduler) loadedLocked(p *place, err error) {
+func (s *Scheduler) loadedLocked(srv *serverState, err error) {
 	now := time.Now()
-	change := p.load
+	change := srv.load
 	took := now.Sub(change.began)
 	w := change.request
 	cause := w.client
-	restored := p.evicted[loadedAs{change.queue.model, change.queue.options}] && p.evictedBy != cause &&
-		now.Sub(p.loaded) < s.worth(p, change.queue.model)
-	if restored && p.took {
-		cause = p.evictedBy
+	restored := srv.evicted[loadedAs{change.queue.model, change.queue.options}] && srv.evictedBy != cause &&
+		now.Sub(srv.loaded) < s.worth(srv, change.queue.model)
+	if restored && srv.took {
+		cause = srv.evictedBy
 	}
-	p.load, p.last = nil, foundLoad{change.began, now, cause}
+	srv.load, srv.last = nil, foundLoad{change.began, now, cause}
 	if err == nil {
-		p.done(change.queue, w.client, now, took)
-		p.learn(change.before)
+		srv.done(change.queue, w.client, now, took)
+		srv.learn(change.before)
 	}
 	if change.stops {
-		s.disturbedLocked(p, change, err, restored, now)
+		s.disturbedLocked(srv, change, err, restored, now)
 	}
-	p.count(now, -1)
-	had := p.share - change.share + change.lent - change.booked
-	if w.place == nil { // it has left
+	srv.count(now, -1)
+	had := srv.share - change.share + change.lent - change.booked
+	if w.element == nil { // it has left
 		cause.debt += had
-		s.abandonedLocked(p, change, err, now)
+		s.abandonedLocked(srv, change, err, now)
 		return
 	}
 	s.leaveLocked(w)
-	l := s.grantLocked(p, w.client, w.ask, w.arrived, change.began, ReasonChange)
-	l.share, l.Loading = p.share, took
+	l := s.grantLocked(srv, w.client, w.ask, w.arrived, change.began, ReasonChange)
+	l.share, l.Loading = srv.share, took
 	l.since, l.before = now, took // the load counts once, for any number of slots
 	l.wide -= took
 	if cause != w.client {
@@ -265,84 +265,84 @@ func (s *Scheduler) loadedLocked(p *place, err error) {
 		l.takeOver(had)
 	}
 	s.handLocked(w, l, now)
-	s.fillLocked(p, now)
+	s.fillLocked(srv, now)
 }
 
-// disturbedLocked notes a load that has stopped p for all requests. If others use p, or if the load failed, its payer may not cause another
+// disturbedLocked notes a load that has stopped srv for all requests. If others use srv, or if the load failed, its payer may not cause another
 // change that others would notice for a stint. This does not hold if the load only restores what another payer pushed out. After a failed
-// load the models that p has stay for a stint too, because it took time as well.
-func (s *Scheduler) disturbedLocked(p *place, change *load, err error, restored bool, now time.Time) {
-	c, worth := change.request.client, s.worth(p, change.queue.model)
-	if err != nil && change.request.place != nil {
-		p.loaded = now
-		s.oweLocked(p, &change.turn, now, 0)
+// load the models that srv has stay for a stint too, because it took time as well.
+func (s *Scheduler) disturbedLocked(srv *serverState, change *load, err error, restored bool, now time.Time) {
+	c, worth := change.request.client, s.worth(srv, change.queue.model)
+	if err != nil && change.request.element != nil {
+		srv.loaded = now
+		s.oweLocked(srv, &change.turn, now, 0)
 		return
 	}
 	if restored {
-		p.evicted, p.evictedBy = nil, nil
+		srv.evicted, srv.evictedBy = nil, nil
 		return
 	}
-	others := p.use.besides(c)
-	if p.took = !others.IsZero() && now.Sub(others) < worth; p.took {
+	others := srv.use.besides(c)
+	if srv.took = !others.IsZero() && now.Sub(others) < worth; srv.took {
 		c.barred = now.Add(worth)
 	}
-	p.evicted, p.evictedBy = make(map[loadedAs]bool), c
+	srv.evicted, srv.evictedBy = make(map[loadedAs]bool), c
 	for model, options := range change.before {
-		if !p.holds(model) || model == change.queue.model {
-			p.evicted[loadedAs{model, options}] = true
+		if !srv.holds(model) || model == change.queue.model {
+			srv.evicted[loadedAs{model, options}] = true
 		}
 	}
 }
 
-// dropLocked cancels a load that its client has left, if the client's payer is the only one that waits for p, and for another model: a
+// dropLocked cancels a load that its client has left, if the client's payer is the only one that waits for srv, and for another model: a
 // single user has chosen the wrong model.
-func (s *Scheduler) dropLocked(p *place) {
-	if l := p.load; l != nil && l.stops && l.request.place == nil && l.request.lease == nil && s.queues[l.queue] == nil &&
-		p.want.payers[l.request.client] > 0 && p.want.only(l.request.client) {
+func (s *Scheduler) dropLocked(srv *serverState) {
+	if l := srv.load; l != nil && l.stops && l.request.element == nil && l.request.lease == nil && s.queues[l.queue] == nil &&
+		srv.want.payers[l.request.client] > 0 && srv.want.only(l.request.client) {
 		l.cancel()
 	}
 }
 
 // abandonedLocked ends a load whose request has left. The payer owes it, unless another request uses the model. The model is kept for a
 // moment, because a client that gave up too early may try again, and would otherwise never get its model.
-func (s *Scheduler) abandonedLocked(p *place, change *load, err error, now time.Time) {
+func (s *Scheduler) abandonedLocked(srv *serverState, change *load, err error, now time.Time) {
 	took := now.Sub(change.began)
-	alone := p.want.payers[change.request.client] > 0 && p.want.only(change.request.client) // and it wants another model now
+	alone := srv.want.payers[change.request.client] > 0 && srv.want.only(change.request.client) // and it wants another model now
 	if !change.stops || s.queues[change.queue] != nil || change.request.err != nil || alone {
 		change.request.client.charge(took)
-		s.fillLocked(p, now)
+		s.fillLocked(srv, now)
 		return
 	}
 	var keep time.Duration
 	if err == nil {
-		keep = s.keepLocked(p, took, now)
+		keep = s.keepLocked(srv, took, now)
 	}
-	s.oweLocked(p, &change.turn, now, took+time.Duration(change.slots)*keep)
-	s.fillLocked(p, now)
+	s.oweLocked(srv, &change.turn, now, took+time.Duration(change.slots)*keep)
+	s.fillLocked(srv, now)
 }
 
 // wakeLocked calls fillLocked after d, because no other event may happen when a bar ends.
-func (s *Scheduler) wakeLocked(p *place, d time.Duration) {
+func (s *Scheduler) wakeLocked(srv *serverState, d time.Duration) {
 	at := time.Now().Add(d)
-	if p.wake != nil && !at.Before(p.wakes) {
+	if srv.wake != nil && !at.Before(srv.wakes) {
 		return
 	}
-	if p.wake != nil {
-		p.wake.Stop()
+	if srv.wake != nil {
+		srv.wake.Stop()
 	}
-	p.wakes = at
-	p.wake = time.AfterFunc(d, func() {
+	srv.wakes = at
+	srv.wake = time.AfterFunc(d, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		p.wake = nil
-		s.fillLocked(p, time.Now())
+		srv.wake = nil
+		s.fillLocked(srv, time.Now())
 	})
 }
 
-// keepLocked keeps the model that p has just loaded for a quarter of the time that the load took, and returns how long.
-func (s *Scheduler) keepLocked(p *place, took time.Duration, now time.Time) time.Duration {
+// keepLocked keeps the model that srv has just loaded for a quarter of the time that the load took, and returns how long.
+func (s *Scheduler) keepLocked(srv *serverState, took time.Duration, now time.Time) time.Duration {
 	keep := min(took/4, mostKept)
-	p.kept = now.Add(keep)
-	s.wakeLocked(p, keep)
+	srv.kept = now.Add(keep)
+	s.wakeLocked(srv, keep)
 	return keep
 }

@@ -60,10 +60,10 @@ func (m *marks) add(at time.Time, share time.Duration) {
 }
 
 // shareAt is the backend's share at a time until now. If t is before all marks that are kept, it interpolates between start and the oldest.
-func (p *place) shareAt(t time.Time, start mark) time.Duration {
-	after := mark{p.shared, p.share}
-	for i := p.marks.n - 1; i >= max(0, p.marks.n-mostMarks); i-- {
-		m := p.marks.ring[i%mostMarks]
+func (srv *serverState) shareAt(t time.Time, start mark) time.Duration {
+	after := mark{srv.shared, srv.share}
+	for i := srv.marks.n - 1; i >= max(0, srv.marks.n-mostMarks); i-- {
+		m := srv.marks.ring[i%mostMarks]
 		if m.at.Before(start.at) {
 			break
 		}
@@ -93,7 +93,7 @@ func (l *Lease) firstByte() time.Duration { return max(0, time.Duration(l.began.
 // byte of a plain request shows a load if no other request ran with the model, so that it did not wait for a slot: then the first byte took
 // most of the time of a load here, and several times as long as usual.
 func (l *Lease) waitedForLoad() time.Duration {
-	load := l.station.loading.median
+	load := l.model.loading.median
 	if l.said {
 		least := mostFound
 		if load > 0 {
@@ -104,7 +104,7 @@ func (l *Lease) waitedForLoad() time.Duration {
 		}
 		return 0
 	}
-	usual := l.station.first.median
+	usual := l.model.first.median
 	if d := l.firstByte(); l.plain && !l.queued && load > 0 && usual > 0 && d > load*3/4 && d > farBeyond*usual {
 		return d - usual
 	}
@@ -117,11 +117,11 @@ func (s *Scheduler) foundLocked(l *Lease, now time.Time) time.Duration {
 	if l.excused > 0 {
 		return l.excused
 	}
-	p := l.place
+	srv := l.server
 	wait := min(l.waitedForLoad(), now.Sub(l.sent()))
 	if wait <= 0 {
 		if d := l.firstByte(); d > 0 && l.plain {
-			l.station.first.mix(l.client.payer, d, now)
+			l.model.first.mix(l.client.payer, d, now)
 		}
 		return 0
 	}
@@ -131,23 +131,23 @@ func (s *Scheduler) foundLocked(l *Lease, now time.Time) time.Duration {
 		return 0 // the model was loaded, and this prompt took long
 	}
 	if lend, caused := s.causeOfLocked(l, from, to); caused {
-		part := min(time.Duration(l.slots)*max(p.shareAt(to, l.start())-p.shareAt(from, l.start()), 0), l.used)
+		part := min(time.Duration(l.slots)*max(srv.shareAt(to, l.start())-srv.shareAt(from, l.start()), 0), l.used)
 		l.used -= part
 		*lend += part
 		return wait
 	}
-	p.last = foundLoad{from, to, l.client}
+	srv.last = foundLoad{from, to, l.client}
 	l.used += l.lent + s.excuseLocked(l, from, to)
 	l.found = wait
 	l.Loading += wait
-	l.station.loading.put(l.client.payer, wait, now)
-	p.loading.mix(l.client.payer, wait, now)
-	for _, st := range p.stations { // it may have pushed others out
-		if st != l.station {
+	l.model.loading.put(l.client.payer, wait, now)
+	srv.loading.mix(l.client.payer, wait, now)
+	for _, st := range srv.models { // it may have pushed others out
+		if st != l.model {
 			st.seen = time.Time{}
 		}
 	}
-	l.station.known = false
+	l.model.known = false
 	return 0
 }
 
@@ -155,7 +155,7 @@ func (s *Scheduler) foundLocked(l *Lease, now time.Time) time.Duration {
 func (s *Scheduler) answeredLocked(l *Lease, from, to time.Time) bool {
 	return slices.ContainsFunc(s.running, func(o *Lease) bool {
 		at := o.sent().Add(o.firstByte())
-		return o != l && o.station == l.station && o.firstByte() > 0 && at.After(from) && at.Before(to)
+		return o != l && o.model == l.model && o.firstByte() > 0 && at.After(from) && at.Before(to)
 	})
 }
 
@@ -166,10 +166,10 @@ func (l *Lease) start() mark { return mark{l.taken, l.share} }
 // it.
 func (s *Scheduler) excuseLocked(l *Lease, from, to time.Time) (all time.Duration) {
 	for _, o := range s.running {
-		if sent := o.sent(); o == l || o.station != l.station || sent.Before(from) || !sent.Before(to) {
+		if sent := o.sent(); o == l || o.model != l.model || sent.Before(from) || !sent.Before(to) {
 			continue
 		}
-		part := max(0, min(l.place.shareAt(to, o.start())-l.place.shareAt(o.sent(), o.start()), l.place.share-o.share))
+		part := max(0, min(l.server.shareAt(to, o.start())-l.server.shareAt(o.sent(), o.start()), l.server.share-o.share))
 		o.share += part
 		o.excused = to.Sub(o.sent())
 		all += time.Duration(o.slots) * part
@@ -181,16 +181,16 @@ func (s *Scheduler) excuseLocked(l *Lease, from, to time.Time) (all time.Duratio
 // load that was found already, or the first running request for the model that had no answer when l was sent. It returns where to add
 // the backend's time that l had meanwhile.
 func (s *Scheduler) causeOfLocked(l *Lease, from, to time.Time) (lend *time.Duration, caused bool) {
-	p := l.place
-	if p.load != nil && p.load.began.Before(to) {
-		return &p.load.lent, true
+	srv := l.server
+	if srv.load != nil && srv.load.began.Before(to) {
+		return &srv.load.lent, true
 	}
-	if last := p.last; last.from.Before(to) && from.Before(last.to) && !from.Before(last.from) {
+	if last := srv.last; last.from.Before(to) && from.Before(last.to) && !from.Before(last.from) {
 		return &last.cause.debt, true // its row is already written
 	}
 	var first *Lease
 	for _, o := range s.running {
-		if o == l || o.station != l.station || !o.sent().Before(from) {
+		if o == l || o.model != l.model || !o.sent().Before(from) {
 			continue
 		}
 		if d := o.firstByte(); d > 0 && o.sent().Add(d).Before(from) {

@@ -71,7 +71,7 @@ func TestALoadThatIsFoundIsItsFirstRequests(t *testing.T) {
 				}
 				o.s.mu.Lock()
 				defer o.s.mu.Unlock()
-				st := o.causes.station
+				st := o.causes.model
 				if st.holds.median > 2*s {
 					t.Errorf("a slot is held for %v, want 2 s: the load is not among it", st.holds.median)
 				}
@@ -133,7 +133,7 @@ func TestALoadIsFoundByTheFirstByte(t *testing.T) {
 					time.Sleep(time.Second)
 					l.Release()
 				}
-				s.placeLocked(gpu).station("a").loading.put("usual0", 10*time.Second, time.Now())
+				s.serverLocked(gpu).model("a").loading.put("usual0", 10*time.Second, time.Now())
 				l := lease(t, s, Ask{Key: "k", Model: "a", Plain: c.plain})
 				var other *Lease
 				if c.answered {
@@ -164,7 +164,7 @@ func TestShareAt(t *testing.T) {
 		gpu := server("gpu", 0)
 		gpu.Set(has(1, "a"))
 		s := New(backend.NewFleet(gpu), Options{MaxQueue: 100, MaxWait: time.Hour})
-		p := s.placeLocked(gpu)
+		srv := s.serverLocked(gpu)
 		began := time.Now()
 		l := lease(t, s, Ask{Key: "k", Model: "a"})
 		time.Sleep(10 * time.Second)
@@ -175,7 +175,7 @@ func TestShareAt(t *testing.T) {
 		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		p.count(time.Now(), 0)
+		srv.count(time.Now(), 0)
 		now := time.Now()
 		for _, c := range []struct {
 			at   time.Time
@@ -185,11 +185,11 @@ func TestShareAt(t *testing.T) {
 			{now.Add(-3 * time.Second), 10*time.Second + (2*mostMarks-1)*time.Second - time.Second/2},
 			{began, 0},
 		} {
-			if got := p.shareAt(c.at, l.start()) - l.share; got != c.want {
+			if got := srv.shareAt(c.at, l.start()) - l.share; got != c.want {
 				t.Errorf("after %v it had %v, want %v", c.at.Sub(began), got, c.want)
 			}
 		}
-		if early := p.shareAt(began.Add(20*time.Second), l.start()) - l.share; early <= 0 || early > 20*time.Second {
+		if early := srv.shareAt(began.Add(20*time.Second), l.start()) - l.share; early <= 0 || early > 20*time.Second {
 			t.Errorf("before the marks it had %v of 20 s", early)
 		}
 	})

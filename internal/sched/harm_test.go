@@ -46,7 +46,7 @@ func newCrowd(t *testing.T, hold time.Duration) *crowd {
 		fleet.Refresh()
 		return ctx.Err()
 	}})
-	c.s.placeLocked(c.gpu).fits = 1
+	c.s.serverLocked(c.gpu).fits = 1
 	c.ctx, c.stop = context.WithCancel(t.Context())
 	for i := range 8 {
 		go func() {

@@ -20,8 +20,8 @@ type Lease struct {
 	Ahead int
 
 	sched    *Scheduler
-	place    *place
-	station  *station
+	server   *serverState
+	model    *modelState
 	client   *client
 	taken    time.Time
 	slots    int           // the number of slots that it has
@@ -94,32 +94,32 @@ func (l *Lease) GPU() time.Duration {
 	}
 	l.sched.mu.Lock()
 	defer l.sched.mu.Unlock()
-	l.place.count(time.Now(), 0)
+	l.server.count(time.Now(), 0)
 	return l.part()
 }
 
 // part is the lease's part of the backend's time, as of the last count.
-func (l *Lease) part() time.Duration { return time.Duration(l.slots) * (l.place.share - l.share) }
+func (l *Lease) part() time.Duration { return time.Duration(l.slots) * (l.server.share - l.share) }
 
 // takeOver adds d to the lease's part of the backend's time. Division rounds down: the parts stay below the whole.
 func (l *Lease) takeOver(d time.Duration) { l.share -= d / time.Duration(l.slots) }
 
-// grantLocked takes a free slot of p.
-func (s *Scheduler) grantLocked(p *place, c *client, a *Ask, arrived, now time.Time, why Reason) *Lease {
-	st := p.station(a.Model)
+// grantLocked takes a free slot of srv.
+func (s *Scheduler) grantLocked(srv *serverState, c *client, a *Ask, arrived, now time.Time, why Reason) *Lease {
+	st := srv.model(a.Model)
 	if !st.known {
 		st.options, st.known = string(a.Options), true // this request loads the model with them, or the loaded model has them
 	}
 	l := &Lease{
-		Backend: p.b, Waited: now.Sub(arrived), Why: why,
-		sched: s, place: p, station: st, client: c, taken: now, plain: a.Plain, embeds: a.Embeds, inside: -1,
+		Backend: srv.b, Waited: now.Sub(arrived), Why: why,
+		sched: s, server: srv, model: st, client: c, taken: now, plain: a.Plain, embeds: a.Embeds, inside: -1,
 	}
-	p.count(now, 0)
-	l.share, l.wanted = p.share, p.wantedBesides(c, now)
+	srv.count(now, 0)
+	l.share, l.wanted = srv.share, srv.wantedBesides(c, now)
 	l.queued = st.inFlight > 0
 	st.inFlight++
 	l.occupy(a.Texts, now)
-	l.atBound = st.slots >= p.limit(st)
+	l.atBound = st.slots >= srv.limit(st)
 	s.startLocked(l)
 	return l
 }
@@ -141,7 +141,7 @@ func (s *Scheduler) estimateLocked(l *Lease) time.Duration {
 	if l.client.mean > 0 {
 		return l.client.mean
 	}
-	return time.Duration(l.slots) * cmp.Or(l.station.holds.median, s.holds.median, time.Second)
+	return time.Duration(l.slots) * cmp.Or(l.model.holds.median, s.holds.median, time.Second)
 }
 
 // average moves mean towards d.
@@ -156,14 +156,14 @@ func average[T ~int64](mean *T, d T) {
 // releaseLocked returns the slot. served is false if the slot was never used because the request had left: then the lease is no
 // measurement of how long requests take.
 func (l *Lease) releaseLocked(now time.Time, served bool) {
-	s, p, st, c := l.sched, l.place, l.station, l.client
+	s, srv, st, c := l.sched, l.server, l.model, l.client
 	l.released = true
 	l.held = now.Sub(l.taken)
-	p.count(now, 0)
+	srv.count(now, 0)
 	l.used = l.part()
 	st.count(now, 0)
 	l.vacate(now)
-	p.use.note(c, now)
+	srv.use.note(c, now)
 	var others time.Duration // how long it waited for a load of another request
 	if served {
 		others = s.foundLocked(l, now)
@@ -175,13 +175,13 @@ func (l *Lease) releaseLocked(now time.Time, served bool) {
 		l.used += c.settle()
 	}
 	st.inFlight--
-	p.unsettled = p.unsettled && p.inFlight > 0
+	srv.unsettled = srv.unsettled && srv.inFlight > 0
 	c.running--
 	c.held -= float64(l.charged) / c.weight
 	if c.running == 0 {
 		c.held = 0 // removes rounding errors
 	}
-	charge := l.serve(min(p.contested(l, now), l.held-others-l.spared), now)
+	charge := l.serve(min(srv.contested(l, now), l.held-others-l.spared), now)
 	c.charge(charge - l.charged)
 	st.note(l, charge, now)
 	last := s.running[len(s.running)-1]
@@ -190,19 +190,19 @@ func (l *Lease) releaseLocked(now time.Time, served bool) {
 	s.running[len(s.running)-1] = nil
 	s.running = s.running[:len(s.running)-1]
 	if served {
-		if !l.taken.Before(p.loaded) { // a change since then may have pushed its model out
+		if !l.taken.Before(srv.loaded) { // a change since then may have pushed its model out
 			st.seen = now
 		}
 		work := l.held - l.Loading - others
 		average(&c.mean, l.serve(work, now))
 		st.holds.mix(c.payer, work, now)
 		s.holds.mix(c.payer, work, now)
-		p.watch(st, l, now)
+		srv.watch(st, l, now)
 		st.learn(c.payer, l.counted, now)
 	}
-	s.growLocked(p, st, now)
-	p.tidy(st)
-	s.fillLocked(p, now)
+	s.growLocked(srv, st, now)
+	srv.tidy(st)
+	s.fillLocked(srv, now)
 }
 
 // advanceLocked charges requests that hold a slot for longer than they were charged for. It runs at most every few milliseconds, because

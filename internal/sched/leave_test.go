@@ -16,7 +16,7 @@ func TestALoadThatIsLeftIsBookedToItsEnd(t *testing.T) {
 		gpu := server("gpu", 4)
 		gpu.Set(has(1, "a", "b"))
 		s, _ := loads(Options{}, gpu) // of a minute each
-		s.placeLocked(gpu).fits = 1
+		s.serverLocked(gpu).fits = 1
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		l, err := s.Acquire(ctx, Ask{Key: "leaves", Model: "b"})
 		cancel()
@@ -59,7 +59,7 @@ func TestALoadThatBringsBackIsTheEvictors(t *testing.T) {
 				gpu := server("gpu", 4)
 				gpu.Set(has(1, "a", "b"))
 				s, _ := loads(Options{}, gpu) // of a minute each
-				s.placeLocked(gpu).fits = 1
+				s.serverLocked(gpu).fits = 1
 				run := func(key, model string, want time.Duration) {
 					t.Helper()
 					l := lease(t, s, Ask{Key: key, Model: model})
@@ -133,7 +133,7 @@ func TestTwentyLeavesAreOneLoad(t *testing.T) {
 				all.Wait()
 				time.Sleep(5 * time.Second) // what has begun is done
 				c.s.mu.Lock()
-				stint := c.s.worth(c.s.placeLocked(c.gpu), "b")
+				stint := c.s.worth(c.s.serverLocked(c.gpu), "b")
 				c.s.mu.Unlock()
 				caused := c.loads.Load() // of these every second one brings the crowd's model back
 				most := 2 * (1 + int64(time.Since(began)/stint))

@@ -113,8 +113,8 @@ func TestVotesEnd(t *testing.T) {
 		s := New(backend.NewFleet(gpu), Options{MaxQueue: 1000, MaxWait: time.Hour})
 		run := func(key string, inside time.Duration) {
 			var all []*Lease
-			p := s.placeLocked(gpu)
-			for range p.limit(p.station("a")) {
+			srv := s.serverLocked(gpu)
+			for range srv.limit(srv.model("a")) {
 				all = append(all, lease(t, s, Ask{Key: key, Model: "a", Plain: true}))
 			}
 			time.Sleep(time.Second)
@@ -130,7 +130,7 @@ func TestVotesEnd(t *testing.T) {
 		for i := range 200 {
 			run(fmt.Sprint("today", i%3), 2*time.Second)
 		}
-		if got := s.placeLocked(gpu).station("a").found; got > 1 {
+		if got := s.serverLocked(gpu).model("a").found; got > 1 {
 			t.Errorf("after 200 rounds in which all three keys waited inside Ollama there are still %d slots", got)
 		}
 	})
@@ -142,10 +142,10 @@ func TestOneKeyDoesNotRaiseTheSlots(t *testing.T) {
 		gpu := server("gpu", 0)
 		gpu.Set(has(1, "a"))
 		s := New(backend.NewFleet(gpu), Options{MaxQueue: 1000, MaxWait: time.Hour})
-		p := s.placeLocked(gpu)
+		srv := s.serverLocked(gpu)
 		round := func(key string, hold, inside time.Duration) {
 			var all []*Lease
-			for range p.limit(p.station("a")) {
+			for range srv.limit(srv.model("a")) {
 				all = append(all, lease(t, s, Ask{Key: key, Model: "a", Plain: true}))
 			}
 			time.Sleep(hold)
@@ -157,11 +157,11 @@ func TestOneKeyDoesNotRaiseTheSlots(t *testing.T) {
 		for i := range 7 {
 			round(fmt.Sprint("other", i), 10*time.Second, 5*time.Second)
 		}
-		before := p.station("a").found
+		before := srv.model("a").found
 		for range 20 * cleanRuns {
 			round("attacker", 10*time.Millisecond, 40*time.Millisecond)
 		}
-		if got := p.station("a").found; got > before {
+		if got := srv.model("a").found; got > before {
 			t.Errorf("seven keys have seen that %d slots are too many, and one key has made them %d", before+1, got)
 		}
 	})
@@ -183,7 +183,7 @@ func pausing(t *testing.T, victims int, hold, pause time.Duration) *crowd {
 		fleet.Refresh()
 		return ctx.Err()
 	}})
-	c.s.placeLocked(c.gpu).fits = 1
+	c.s.serverLocked(c.gpu).fits = 1
 	c.ctx, c.stop = context.WithCancel(t.Context())
 	for i := range victims {
 		go func() {
@@ -233,7 +233,7 @@ func TestASingleUserMayCancelALoad(t *testing.T) {
 		gpu := server("gpu", 4)
 		gpu.Set(has(1, "small", "large"))
 		s, done := loads(Options{}, gpu)
-		s.placeLocked(gpu).fits = 1
+		s.serverLocked(gpu).fits = 1
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		if _, err := s.Acquire(ctx, Ask{Key: "anna", Model: "large"}); err == nil {
 			t.Fatal("the load of a minute took two seconds")
@@ -255,7 +255,7 @@ func TestADebtOutlastsAMomentWithoutAQueue(t *testing.T) {
 		gpu := server("gpu", 1)
 		gpu.Set(has(1, "a", "b"))
 		s, _ := loads(Options{}, gpu)
-		s.placeLocked(gpu).fits = 1
+		s.serverLocked(gpu).fits = 1
 		for _, key := range []string{"debtor", "other"} {
 			l := lease(t, s, Ask{Key: key, Model: "a"})
 			time.Sleep(time.Second)

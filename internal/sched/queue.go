@@ -52,8 +52,8 @@ func (c *client) settle() time.Duration {
 
 // changesForLocked reports whether a backend drains or loads for the payer.
 func (s *Scheduler) changesForLocked(c *client) bool {
-	for _, p := range s.places {
-		if p.turning != nil && p.turning.request.client == c || p.load != nil && p.load.request.client == c {
+	for _, srv := range s.servers {
+		if srv.turning != nil && srv.turning.request.client == c || srv.load != nil && srv.load.request.client == c {
 			return true
 		}
 	}
@@ -119,14 +119,14 @@ type waiter struct {
 	keyQueue *keyQueue // nil for a retry
 	arrived  time.Time
 	order    uint64
-	place    *list.Element // in its keyQueue, or in the retries of queue; nil when it has left
-	unaged   *list.Element // in unaged of queue; nil if it is aged or interactive
-	ahead    int           // the number of requests that waited for the model when it arrived
-	lease    *Lease        // set when it is granted
-	left     *Lease        // its cost, if it left while its model was being loaded for it
-	err      error         // set when it is refused
-	ready    chan struct{} // closed when lease or err is set
-	wants    []*place      // the servers that may serve it
+	element  *list.Element  // in its keyQueue, or in the retries of queue; nil when it has left
+	unaged   *list.Element  // in unaged of queue; nil if it is aged or interactive
+	ahead    int            // the number of requests that waited for the model when it arrived
+	lease    *Lease         // set when it is granted
+	left     *Lease         // its cost, if it left while its model was being loaded for it
+	err      error          // set when it is refused
+	ready    chan struct{}  // closed when lease or err is set
+	servers  []*serverState // the servers that may serve it
 }
 
 // keyHeap is a heap of the queues of a class, the lowest counter first.
@@ -228,15 +228,15 @@ func (s *Scheduler) enqueueLocked(c *client, a *Ask, now time.Time) *waiter {
 	s.arrivals++
 	w := &waiter{ask: a, client: c, queue: q, arrived: now, order: s.arrivals, ahead: q.n, ready: make(chan struct{})}
 	for _, b := range s.fleet.Serving(a.Model) {
-		p := s.placeLocked(b)
-		w.wants = append(w.wants, p)
-		p.want.count(c, 1, now)
+		srv := s.serverLocked(b)
+		w.servers = append(w.servers, srv)
+		srv.want.count(c, 1, now)
 	}
 	s.waiting++
 	c.waiting++
 	q.n++
 	if a.Avoid != nil {
-		w.place = q.retries.PushBack(w)
+		w.element = q.retries.PushBack(w)
 		return w
 	}
 	if a.Batch {
@@ -245,7 +245,7 @@ func (s *Scheduler) enqueueLocked(c *client, a *Ask, now time.Time) *waiter {
 	for _, k := range c.queues {
 		if k.queue == q && k.batch == a.Batch {
 			w.keyQueue = k
-			w.place = k.waiters.PushBack(w)
+			w.element = k.waiters.PushBack(w)
 			return w
 		}
 	}
@@ -253,7 +253,7 @@ func (s *Scheduler) enqueueLocked(c *client, a *Ask, now time.Time) *waiter {
 	if a.Batch {
 		w.keyQueue.class = batch
 	}
-	w.place = w.keyQueue.waiters.PushBack(w)
+	w.element = w.keyQueue.waiters.PushBack(w)
 	c.queues = append(c.queues, w.keyQueue)
 	heap.Push(&q.byClass[w.keyQueue.class], w.keyQueue)
 	return w
@@ -292,25 +292,25 @@ func (k *keyQueue) ageLocked(lowest float64) {
 // leaveLocked removes w from the queue.
 func (s *Scheduler) leaveLocked(w *waiter) {
 	q, c := w.queue, w.client
-	for _, p := range w.wants {
-		p.want.count(c, -1, time.Now())
+	for _, srv := range w.servers {
+		srv.want.count(c, -1, time.Now())
 	}
 	s.waiting--
 	c.waiting--
 	if q.n--; q.n == 0 {
 		delete(s.queues, q.name) // clients choose the names of models
 	}
-	place := w.place
-	w.place = nil
+	element := w.element
+	w.element = nil
 	if w.keyQueue == nil {
-		q.retries.Remove(place)
+		q.retries.Remove(element)
 		return
 	}
 	if w.unaged != nil {
 		q.unaged.Remove(w.unaged)
 	}
-	first := w.keyQueue.waiters.Front() == place
-	w.keyQueue.waiters.Remove(place)
+	first := w.keyQueue.waiters.Front() == element
+	w.keyQueue.waiters.Remove(element)
 	switch {
 	case w.keyQueue.waiters.Len() == 0:
 		heap.Remove(&q.byClass[w.keyQueue.class], w.keyQueue.index)

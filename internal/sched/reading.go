@@ -24,7 +24,7 @@ func (l *Lease) Read(d time.Duration) {
 // readingLocked estimates how long the evaluation of the prompt took, starting at from, and how much of that was for this prompt: the same
 // batches may have had other prompts. If the client left before the first byte, it took until then.
 func (l *Lease) readingLocked(from, now time.Time) (took, own time.Duration) {
-	st, tokens := l.station, l.counted.prompt
+	st, tokens := l.model, l.counted.prompt
 	if tokens <= 0 && l.prompt.Estimate > 0 {
 		tokens = st.expect(l.client.payer, l.prompt)
 	}
@@ -63,10 +63,10 @@ func (l *Lease) measureRead(tokens int64, own time.Duration, now time.Time) {
 		return
 	}
 	value := max(own/time.Duration(tokens), 1)
-	if value < l.station.perRead.median/cached {
+	if value < l.model.perRead.median/cached {
 		return
 	}
-	l.station.perRead.set(l.client.payer, now, func(old time.Duration) time.Duration {
+	l.model.perRead.set(l.client.payer, now, func(old time.Duration) time.Duration {
 		return time.Duration(lower(int64(old), int64(value)))
 	})
 }
@@ -74,14 +74,14 @@ func (l *Lease) measureRead(tokens int64, own time.Duration, now time.Time) {
 // delayLocked charges l, which is being released, for the slots that its prompt stopped, and credits the requests that had these slots.
 // waited is how long l waited for loads of others. The rows of requests that have ended already do not change.
 func (l *Lease) delayLocked(now time.Time, waited time.Duration) {
-	p, st := l.place, l.station
+	srv, st := l.server, l.model
 	from := l.sent().Add(waited)
 	took, own := l.readingLocked(from, now)
 	if own <= 0 || !now.After(from) {
 		return
 	}
 	others := float64(st.work-l.wide-l.slotTime(now)) / float64(now.Sub(from)) // slots of others, on average
-	l.delays = time.Duration(float64(own) * min(max(others, 0), float64(max(0, p.limit(st)-l.slots))))
+	l.delays = time.Duration(float64(own) * min(max(others, 0), float64(max(0, srv.limit(st)-l.slots))))
 	to, part := from.Add(took), float64(own)/float64(took)
 	for i := range st.ended {
 		o := &st.ended[i]
@@ -94,12 +94,12 @@ func (l *Lease) delayLocked(now time.Time, waited time.Duration) {
 	}
 	for _, o := range l.sched.running {
 		begin := later(o.sent(), from)
-		if o == l || o.station != st || !begin.Before(to) {
+		if o == l || o.model != st || !begin.Before(to) {
 			continue
 		}
 		o.slowed += time.Duration(part * float64(to.Sub(begin)) * float64(o.slots))
-		had := max(0, p.shareAt(to, o.start())-p.shareAt(begin, o.start()))
-		had = min(time.Duration(part*float64(had)), p.share-o.share)
+		had := max(0, srv.shareAt(to, o.start())-srv.shareAt(begin, o.start()))
+		had = min(time.Duration(part*float64(had)), srv.share-o.share)
 		o.share += had
 		l.used += time.Duration(o.slots) * had
 	}
@@ -114,7 +114,7 @@ type ended struct {
 }
 
 // note keeps l, which is being released, in the ring of the last requests.
-func (st *station) note(l *Lease, charged time.Duration, now time.Time) {
+func (st *modelState) note(l *Lease, charged time.Duration, now time.Time) {
 	st.ended[st.ends%len(st.ended)] = ended{l.client, l.sent(), now, l.slots, charged}
 	st.ends++
 }

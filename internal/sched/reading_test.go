@@ -210,7 +210,7 @@ func longPrompts(t *testing.T, state backend.State) (s *Scheduler, long *Lease, 
 	long.Counted(Prompt{Estimate: 2000, Likely: 2000}, 2000, 1, 0)
 	long.Read(2 * time.Second)
 	s.mu.Lock()
-	long.station.perToken.put("other", 10*time.Millisecond, time.Now())
+	long.model.perToken.put("other", 10*time.Millisecond, time.Now())
 	s.mu.Unlock()
 	return s, long, others
 }
@@ -276,7 +276,7 @@ func TestStandingStillIsNotService(t *testing.T) {
 func TestAPromptPaysOnlyForItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, long, others := longPrompts(t, has(1, "a"))
-		st := long.station
+		st := long.model
 		long.Release()
 		if got := st.perRead.median; got < 900*time.Microsecond || got > time.Millisecond {
 			t.Errorf("got %v for a token of a prompt, want somewhat less than 1 ms", got)

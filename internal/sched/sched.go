@@ -52,7 +52,7 @@ type Scheduler struct {
 	fleet *backend.Fleet
 
 	mu       sync.Mutex
-	places   map[*backend.Backend]*place
+	servers  map[*backend.Backend]*serverState
 	queues   map[queueName]*modelQueue // the queues that are not empty
 	clients  map[string]*client
 	waiting  int
@@ -71,7 +71,7 @@ func New(fleet *backend.Fleet, o Options) *Scheduler {
 	}
 	s := &Scheduler{
 		o: o, fleet: fleet,
-		places: make(map[*backend.Backend]*place), queues: make(map[queueName]*modelQueue), clients: make(map[string]*client),
+		servers: make(map[*backend.Backend]*serverState), queues: make(map[queueName]*modelQueue), clients: make(map[string]*client),
 	}
 	fleet.OnChange(s.changed)
 	return s
@@ -106,24 +106,24 @@ func (s *Scheduler) askLocked(a *Ask, now time.Time) (*Lease, *waiter, *api.Erro
 	}
 	c := s.clientLocked(a)
 	if s.waiting == 0 {
-		if p, why := s.chooseLocked(serving, a); p != nil {
+		if srv, why := s.chooseLocked(serving, a); srv != nil {
 			c.lift(s.virtual)
-			return s.grantLocked(p, c, a, now, now, why), nil, nil
+			return s.grantLocked(srv, c, a, now, now, why), nil, nil
 		}
 	}
 	// A request that failed elsewhere was admitted before: requests that arrived later do not make it fail.
 	if a.Avoid == nil && (c.waiting >= s.o.PerKey || c.waiting >= s.o.MaxQueue-s.waiting) {
-		if p, why := s.chooseLocked(serving, a); p != nil { // a slot that no other request wants
+		if srv, why := s.chooseLocked(serving, a); srv != nil { // a slot that no other request wants
 			c.lift(s.lowestLocked())
-			return s.grantLocked(p, c, a, now, now, why), nil, nil
+			return s.grantLocked(srv, c, a, now, now, why), nil, nil
 		}
 		if c.waiting >= s.o.PerKey || !s.giveWayLocked(c, a) {
 			return nil, nil, s.fullLocked(a)
 		}
 	}
 	w := s.enqueueLocked(c, a, now)
-	for _, p := range s.byRoomLocked(serving) {
-		s.fillLocked(p, now)
+	for _, srv := range s.byRoomLocked(serving) {
+		s.fillLocked(srv, now)
 		if w.lease != nil {
 			return w.lease, nil, nil
 		}
@@ -234,8 +234,8 @@ func (s *Scheduler) wait(ctx context.Context, w *waiter) error {
 	// A grant may have crossed with the end of the wait. Then w has a slot, and returns it.
 	switch {
 	case w.lease != nil:
-		if p, now := w.lease.place, time.Now(); now.Equal(p.loaded) || now.Sub(p.loaded) < mostKept && w.lease.Why == ReasonChange {
-			s.keepLocked(p, p.changing(w.ask.Model), now)
+		if srv, now := w.lease.server, time.Now(); now.Equal(srv.loaded) || now.Sub(srv.loaded) < mostKept && w.lease.Why == ReasonChange {
+			s.keepLocked(srv, srv.changing(w.ask.Model), now)
 		}
 		w.lease.releaseLocked(time.Now(), false)
 		if w.lease.Why == ReasonChange {
@@ -257,14 +257,14 @@ func (s *Scheduler) wait(ctx context.Context, w *waiter) error {
 // loadingForLocked returns a lease without a slot if a model is being loaded for w, and otherwise nil. The load continues without w: the
 // backend's time that it takes from now on is booked with the next request of the payer.
 func (s *Scheduler) loadingForLocked(w *waiter, now time.Time) *Lease {
-	for _, p := range s.places {
-		if p.load != nil && p.load.request == w {
-			p.count(now, 0)
-			took := now.Sub(p.load.began)
-			p.load.booked = p.share - p.load.share
+	for _, srv := range s.servers {
+		if srv.load != nil && srv.load.request == w {
+			srv.count(now, 0)
+			took := now.Sub(srv.load.began)
+			srv.load.booked = srv.share - srv.load.share
 			return &Lease{
-				Backend: p.b, Waited: p.load.began.Sub(w.arrived), Loading: took, Why: ReasonChange, Ahead: w.ahead,
-				released: true, held: took, used: p.load.booked + w.client.settle(),
+				Backend: srv.b, Waited: srv.load.began.Sub(w.arrived), Loading: took, Why: ReasonChange, Ahead: w.ahead,
+				released: true, held: took, used: srv.load.booked + w.client.settle(),
 			}
 		}
 	}
@@ -279,13 +279,13 @@ func (s *Scheduler) turnBackLocked(q *modelQueue, now time.Time) {
 	if q.n > 0 {
 		return
 	}
-	for _, p := range s.places {
-		if t := p.turning; t != nil && t.queue == q.name {
-			p.turning = nil
+	for _, srv := range s.servers {
+		if t := srv.turning; t != nil && t.queue == q.name {
+			srv.turning = nil
 			if t.request.err == nil { // the client left
-				s.oweLocked(p, t, now, 0)
+				s.oweLocked(srv, t, now, 0)
 			}
-			s.fillLocked(p, now)
+			s.fillLocked(srv, now)
 		}
 	}
 }
@@ -308,12 +308,12 @@ func (s *Scheduler) changed() {
 	for _, b := range s.fleet.All() {
 		there[b] = true
 		if s.waiting > 0 {
-			s.fillLocked(s.placeLocked(b), now)
+			s.fillLocked(s.serverLocked(b), now)
 		}
 	}
-	for b, p := range s.places {
-		if !there[b] && p.inFlight == 0 && p.load == nil {
-			delete(s.places, b)
+	for b, srv := range s.servers {
+		if !there[b] && srv.inFlight == 0 && srv.load == nil {
+			delete(s.servers, b)
 		}
 	}
 }

@@ -54,14 +54,14 @@ func wantEmpty(t *testing.T, s *Scheduler) {
 			t.Errorf("the key %q is left with %+v", name, c)
 		}
 	}
-	for b, p := range s.places {
-		for _, st := range p.stations {
+	for b, srv := range s.servers {
+		for _, st := range srv.models {
 			if st.inFlight != 0 || st.slots != 0 || st.hungry != 0 {
 				t.Errorf("the model %s is left with %+v", st.model, st)
 			}
 		}
-		if p.inFlight != 0 || p.load != nil || p.turning != nil || len(p.stations) > manyModels {
-			t.Errorf("the server %s is left with %d in flight and %d models: %+v", b.Name, p.inFlight, len(p.stations), p)
+		if srv.inFlight != 0 || srv.load != nil || srv.turning != nil || len(srv.models) > manyModels {
+			t.Errorf("the server %s is left with %d in flight and %d models: %+v", b.Name, srv.inFlight, len(srv.models), srv)
 		}
 	}
 }
@@ -123,8 +123,8 @@ func TestSlotsUnderAHammer(t *testing.T) {
 			synctest.Wait()
 			s.mu.Lock()
 			for name, q := range s.queues {
-				for _, p := range s.places {
-					if n := p.station(name.model).inFlight; q.n > 0 && n != slots {
+				for _, srv := range s.servers {
+					if n := srv.model(name.model).inFlight; q.n > 0 && n != slots {
 						t.Errorf("%d wait for %s while %d slots of %d are in use", q.n, name.model, n, slots)
 					}
 				}

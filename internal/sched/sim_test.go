@@ -230,7 +230,7 @@ func newFair(machines []*machine, o Options) *fair {
 	}
 	f.s = New(fleet, o)
 	for _, m := range machines {
-		f.s.placeLocked(m.b).fits = 1 // as each would have learned by its first change
+		f.s.serverLocked(m.b).fits = 1 // as each would have learned by its first change
 	}
 	return f
 }

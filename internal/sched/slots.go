@@ -10,11 +10,11 @@ import "time"
 
 // occupy takes the slots of a new lease.
 func (l *Lease) occupy(texts int, now time.Time) {
-	p, st := l.place, l.station
-	l.wants = max(1, min(texts, p.limit(st)))
-	l.slots = max(1, min(l.wants, p.limit(st)-st.slots))
+	srv, st := l.server, l.model
+	l.wants = max(1, min(texts, srv.limit(st)))
+	l.slots = max(1, min(l.wants, srv.limit(st)-st.slots))
 	l.since = now
-	p.count(now, l.slots)
+	srv.count(now, l.slots)
 	st.count(now, l.slots)
 	l.wide = st.work
 	if l.slots < l.wants {
@@ -24,19 +24,19 @@ func (l *Lease) occupy(texts int, now time.Time) {
 
 // vacate returns the slots of a lease.
 func (l *Lease) vacate(now time.Time) {
-	l.place.count(now, -l.slots)
-	l.station.count(now, -l.slots)
+	l.server.count(now, -l.slots)
+	l.model.count(now, -l.slots)
 	if l.slots < l.wants {
-		l.station.hungry--
+		l.model.hungry--
 	}
 }
 
 // growLocked gives free slots to requests that have fewer than they take in Ollama, the oldest lease first.
-func (s *Scheduler) growLocked(p *place, st *station, now time.Time) {
-	for st.hungry > 0 && st.slots < p.limit(st) {
+func (s *Scheduler) growLocked(srv *serverState, st *modelState, now time.Time) {
+	for st.hungry > 0 && st.slots < srv.limit(st) {
 		var first *Lease
 		for _, l := range s.running {
-			if l.station == st && l.slots < l.wants && (first == nil || l.taken.Before(first.taken)) {
+			if l.model == st && l.slots < l.wants && (first == nil || l.taken.Before(first.taken)) {
 				first = l
 			}
 		}
@@ -49,17 +49,17 @@ func (s *Scheduler) growLocked(p *place, st *station, now time.Time) {
 
 // grow takes one more slot. It does not change the lease's part so far.
 func (l *Lease) grow(now time.Time) {
-	p := l.place
-	p.count(now, 0)
+	srv := l.server
+	srv.count(now, 0)
 	had := l.part()
 	l.before, l.since = l.slotTime(now), now
 	l.slots++
-	l.share = p.share
+	l.share = srv.share
 	l.takeOver(had)
-	p.count(now, 1)
-	l.station.count(now, 1)
+	srv.count(now, 1)
+	l.model.count(now, 1)
 	if l.slots == l.wants {
-		l.station.hungry--
+		l.model.hungry--
 	}
 }
 
@@ -69,7 +69,7 @@ func (l *Lease) slotTime(now time.Time) time.Duration {
 }
 
 // count adds the time since the last call to work, and then changes the number of slots in use by more.
-func (st *station) count(now time.Time, more int) {
+func (st *modelState) count(now time.Time, more int) {
 	if passed := now.Sub(st.worked); passed > 0 {
 		st.work += passed * time.Duration(st.slots)
 		st.worked = now

@@ -33,7 +33,7 @@ func TestManyTextsTakeSlotsAsTheyBecomeFree(t *testing.T) {
 			time.Sleep(time.Second)
 			o.Release()
 			synctest.Wait()
-			if got := s.Stations()[0].InFlight; got != 4 {
+			if got := s.Models()[0].InFlight; got != 4 {
 				t.Errorf("after %d releases: got %d slots in use, want 4", i+1, got)
 			}
 			if after != nil {
@@ -133,7 +133,7 @@ func TestTextsNeverBlockEachOther(t *testing.T) {
 						t.Error(err)
 						return
 					}
-					for _, st := range s.Stations() {
+					for _, st := range s.Models() {
 						if st.InFlight > st.Slots {
 							t.Errorf("got %d slots of %s in use, want no more than %d", st.InFlight, st.Model, st.Slots)
 						}

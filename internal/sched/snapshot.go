@@ -27,11 +27,11 @@ func (s *Scheduler) Snapshot() Snapshot {
 		Waiting: s.waiting, Limit: s.o.MaxQueue,
 		ByModel: make(map[string]int), ByBackend: make(map[string]int), ByClass: map[string]int{"interactive": 0, "batch": 0},
 	}
-	for _, p := range s.places {
-		if p.inFlight > 0 {
-			out.ByBackend[p.b.Name] += p.inFlight
+	for _, srv := range s.servers {
+		if srv.inFlight > 0 {
+			out.ByBackend[srv.b.Name] += srv.inFlight
 		}
-		for model, st := range p.stations {
+		for model, st := range srv.models {
 			if st.inFlight > 0 {
 				out.InFlight += st.inFlight
 				out.ByModel[model] += st.inFlight
@@ -54,8 +54,8 @@ func (w *waiter) class() string {
 	return "interactive"
 }
 
-// Station is a model on a backend that is in its memory, being loaded, or in use.
-type Station struct {
+// ModelStatus is a model on a backend that is in its memory, being loaded, or in use.
+type ModelStatus struct {
 	Backend, Model string
 	InFlight       int // slots in use
 	Slots          int // the set number of slots, or the measured one
@@ -63,37 +63,37 @@ type Station struct {
 	Loading        bool
 }
 
-// Stations returns the models of all backends, sorted by the names of backend and model.
-func (s *Scheduler) Stations() []Station {
+// Models returns the models of all backends, sorted by the names of backend and model.
+func (s *Scheduler) Models() []ModelStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var all []Station
+	var all []ModelStatus
 	for _, b := range s.fleet.All() {
-		p := s.placeLocked(b)
+		srv := s.serverLocked(b)
 		models := make(map[string]bool)
 		for model := range b.State().Loaded {
 			models[model] = true
 		}
-		for model, st := range p.stations {
+		for model, st := range srv.models {
 			if st.inFlight > 0 {
 				models[model] = true
 			}
 		}
 		loading := ""
-		if p.load != nil {
-			loading = p.load.queue.model
+		if srv.load != nil {
+			loading = srv.load.queue.model
 			models[loading] = true
 		}
 		for model := range models {
-			st := p.stations[model]
+			st := srv.models[model]
 			if st == nil {
-				st = &station{model: model, found: firstSlots}
+				st = &modelState{model: model, found: firstSlots}
 			}
 			_, loaded := b.State().Loaded[model]
-			all = append(all, Station{b.Name, model, st.slots, p.limit(st), loaded, model == loading})
+			all = append(all, ModelStatus{b.Name, model, st.slots, srv.limit(st), loaded, model == loading})
 		}
 	}
-	slices.SortFunc(all, func(a, b Station) int {
+	slices.SortFunc(all, func(a, b ModelStatus) int {
 		return cmp.Or(cmp.Compare(a.Backend, b.Backend), cmp.Compare(a.Model, b.Model))
 	})
 	return all
@@ -114,13 +114,13 @@ func (s *Scheduler) waitingForLocked(model string) int {
 func (s *Scheduler) expectedLocked(model string, turns int) time.Duration {
 	rate, cold := 0.0, guessedLoad // slots per second
 	for _, b := range s.fleet.Serving(model) {
-		p := s.placeLocked(b)
-		st := p.stations[model]
-		if !p.has(model) || st == nil {
-			cold = min(cold, p.changing(model))
+		srv := s.serverLocked(b)
+		st := srv.models[model]
+		if !srv.has(model) || st == nil {
+			cold = min(cold, srv.changing(model))
 			continue
 		}
-		rate += float64(p.limit(st)) / max(st.usual(s.holds.median).Seconds(), 0.001)
+		rate += float64(srv.limit(st)) / max(st.usual(s.holds.median).Seconds(), 0.001)
 	}
 	wait := cold.Seconds()
 	if rate > 0 {
@@ -129,8 +129,8 @@ func (s *Scheduler) expectedLocked(model string, turns int) time.Duration {
 	return min(max(time.Duration(math.Ceil(wait))*time.Second, time.Second), time.Hour)
 }
 
-// Place is one request in the queue.
-type Place struct {
+// QueueEntry is one request in the queue.
+type QueueEntry struct {
 	ID       string
 	Key      string
 	Model    string
@@ -142,20 +142,20 @@ type Place struct {
 
 // Queue lists the waiting requests of each model in their order as it is now: within a class, the first request of every key comes before
 // the second of any.
-func (s *Scheduler) Queue() []Place {
+func (s *Scheduler) Queue() []QueueEntry {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
-	var all []Place
+	var all []QueueEntry
 	for name, q := range s.queues {
 		for i, w := range q.inTurn() {
-			all = append(all, Place{
+			all = append(all, QueueEntry{
 				ID: w.ask.ID, Key: w.ask.Key, Model: name.model, Class: w.class(), Waited: now.Sub(w.arrived), Position: i + 1,
 				Expected: s.expectedLocked(name.model, i+1),
 			})
 		}
 	}
-	slices.SortFunc(all, func(a, b Place) int {
+	slices.SortFunc(all, func(a, b QueueEntry) int {
 		if a.Model != b.Model {
 			if a.Model < b.Model {
 				return -1

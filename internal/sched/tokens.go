@@ -40,7 +40,7 @@ type prompts struct {
 	beyond  int64 // the most tokens that a prompt had above Prompt.Most
 }
 
-func (st *station) learn(payer string, c counted, now time.Time) {
+func (st *modelState) learn(payer string, c counted, now time.Time) {
 	if c.prompt > 0 && c.Likely > 0 {
 		st.learnPrompt(payer, c, now)
 	}
@@ -49,7 +49,7 @@ func (st *station) learn(payer string, c counted, now time.Time) {
 	}
 }
 
-func (st *station) learnPrompt(payer string, c counted, now time.Time) {
+func (st *modelState) learnPrompt(payer string, c counted, now time.Time) {
 	own, known := st.own[payer]
 	if !known {
 		if st.own == nil {
@@ -96,7 +96,7 @@ func mean(before, value int64) int64 {
 
 // expect returns the expected tokens of a payer's prompt. If nothing is known about the payer's prompts, they may be more expensive than
 // those of others.
-func (st *station) expect(payer string, p Prompt) int64 {
+func (st *modelState) expect(payer string, p Prompt) int64 {
 	own := st.own[payer]
 	density := own.density
 	if density == 0 && len(st.density.list) >= fewPayers {
@@ -115,12 +115,12 @@ func (st *station) expect(payer string, p Prompt) int64 {
 // the tokens of an answer that fit into the time for which the slot was held, by the median speed of the model. prompt is at least
 // p.Estimate. silent means that no piece of an answer has arrived; pieces would show how fast a model without measurements is.
 func (l *Lease) Expected(p Prompt, silent bool) (prompt, answer int64) {
-	if l.sched == nil || l.station == nil {
+	if l.sched == nil || l.model == nil {
 		return p.Estimate, 0
 	}
 	l.sched.mu.Lock()
 	defer l.sched.mu.Unlock()
-	st := l.station
+	st := l.model
 	l.prompt = p
 	held := l.held
 	if !l.released {

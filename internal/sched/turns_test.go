@@ -311,7 +311,7 @@ func TestTheWaitIsBoundedAcrossChanges(t *testing.T) {
 				fleet.Refresh()
 				return nil
 			}})
-			s.placeLocked(gpu).fits = 1
+			s.serverLocked(gpu).fits = 1
 			ctx, cancel := context.WithCancel(t.Context())
 			var all sync.WaitGroup
 			for k := range keys - 1 {

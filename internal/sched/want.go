@@ -54,14 +54,14 @@ func (w *want) forget(c *client) {
 }
 
 // wantedBesides is how long, in total, payers other than c have waited for the server.
-func (p *place) wantedBesides(c *client, now time.Time) time.Duration {
-	p.want.pass(now)
-	return p.want.any - p.want.alone[c]
+func (srv *serverState) wantedBesides(c *client, now time.Time) time.Duration {
+	srv.want.pass(now)
+	return srv.want.any - srv.want.alone[c]
 }
 
 // contested is the part of a lease's time in which other payers waited for its server.
-func (p *place) contested(l *Lease, now time.Time) time.Duration {
-	d := p.wantedBesides(l.client, now) - l.wanted
-	p.want.forget(l.client)
+func (srv *serverState) contested(l *Lease, now time.Time) time.Duration {
+	d := srv.wantedBesides(l.client, now) - l.wanted
+	srv.want.forget(l.client)
 	return min(max(d, 0), l.held)
 }

@@ -18,10 +18,10 @@ const (
 	manyModels  = 64                    // the number of unused models whose state is kept
 )
 
-// place is the scheduler's state of a backend.
-type place struct {
+// serverState is the scheduler's state of a backend.
+type serverState struct {
 	b        *backend.Backend
-	stations map[string]*station
+	models   map[string]*modelState
 	inFlight int // slots in use of all models, and loads
 	use      use
 	// turning is the change of model that the backend drains for: no request starts until the running ones have ended. load is the change
@@ -75,8 +75,8 @@ func (u *use) besides(c *client) time.Time {
 	return u.last
 }
 
-// station is the state of one model on one backend.
-type station struct {
+// modelState is the state of one model on one backend.
+type modelState struct {
 	model    string
 	inFlight int           // requests
 	slots    int           // slots in use
@@ -104,26 +104,26 @@ type station struct {
 	known   bool
 }
 
-func (s *Scheduler) placeLocked(b *backend.Backend) *place {
-	p := s.places[b]
-	if p == nil {
-		p = &place{b: b, stations: make(map[string]*station)}
-		s.places[b] = p
+func (s *Scheduler) serverLocked(b *backend.Backend) *serverState {
+	srv := s.servers[b]
+	if srv == nil {
+		srv = &serverState{b: b, models: make(map[string]*modelState)}
+		s.servers[b] = srv
 	}
-	return p
+	return srv
 }
 
-func (p *place) station(model string) *station {
-	st := p.stations[model]
+func (srv *serverState) model(model string) *modelState {
+	st := srv.models[model]
 	if st == nil {
-		st = &station{model: model, found: firstSlots}
-		p.stations[model] = st
+		st = &modelState{model: model, found: firstSlots}
+		srv.models[model] = st
 	}
 	return st
 }
 
 // usual is how long a slot is usually held for the model, or otherwise if that is not known. st may be nil.
-func (st *station) usual(otherwise time.Duration) time.Duration {
+func (st *modelState) usual(otherwise time.Duration) time.Duration {
 	if st != nil && st.holds.median > 0 {
 		return st.holds.median
 	}
@@ -131,43 +131,43 @@ func (st *station) usual(otherwise time.Duration) time.Duration {
 }
 
 // tidy drops the state of an unused model if there are many, because clients choose the names of models.
-func (p *place) tidy(st *station) {
-	if st.inFlight == 0 && len(p.stations) > manyModels {
-		delete(p.stations, st.model)
+func (srv *serverState) tidy(st *modelState) {
+	if st.inFlight == 0 && len(srv.models) > manyModels {
+		delete(srv.models, st.model)
 	}
 }
 
 // limit is the number of slots that the model has here.
-func (p *place) limit(st *station) int {
-	if p.b.State().Installed[st.model].Embeds {
+func (srv *serverState) limit(st *modelState) int {
+	if srv.b.State().Installed[st.model].Embeds {
 		return 1
 	}
-	if set := p.b.Bounds().Slots; set > 0 {
+	if set := srv.b.Bounds().Slots; set > 0 {
 		return set
 	}
 	return st.found
 }
 
 // free reports whether one more request for the model may go to the backend.
-func (p *place) free(model string) bool {
-	if total := p.b.Bounds().Total; total > 0 && p.inFlight >= total || p.turning != nil || p.unsettled {
+func (srv *serverState) free(model string) bool {
+	if total := srv.b.Bounds().Total; total > 0 && srv.inFlight >= total || srv.turning != nil || srv.unsettled {
 		return false
 	}
 	// The request that caused a load is the first after it, even if the backend lists the model before the load returns.
-	if p.load != nil && (!p.load.beside || p.load.queue.model == model) {
+	if srv.load != nil && (!srv.load.beside || srv.load.queue.model == model) {
 		return false
 	}
-	st := p.stations[model]
-	return st == nil || st.slots < p.limit(st)
+	st := srv.models[model]
+	return st == nil || st.slots < srv.limit(st)
 }
 
 // has reports whether the model is in the backend's memory, as far as is known. If a backend does not list its models, the answer is true.
-func (p *place) has(model string) bool {
-	state := p.b.State()
-	if !loadable(state, model) || p.holds(model) {
+func (srv *serverState) has(model string) bool {
+	state := srv.b.State()
+	if !loadable(state, model) || srv.holds(model) {
 		return true
 	}
-	st := p.stations[model]
+	st := srv.models[model]
 	return st != nil && (st.inFlight > 0 || !st.seen.IsZero() && !st.seen.Before(state.Checked))
 }
 
@@ -180,21 +180,21 @@ func loadable(state backend.State, model string) bool {
 
 // warm reports whether the model of name is in the backend's memory with the options of name, as far as is known. For other options Ollama
 // loads the model again.
-func (p *place) warm(name queueName) bool {
-	st := p.stations[name.model]
-	return p.has(name.model) && (st == nil || !st.known || st.options == name.options || !loadable(p.b.State(), name.model))
+func (srv *serverState) warm(name queueName) bool {
+	st := srv.models[name.model]
+	return srv.has(name.model) && (st == nil || !st.known || st.options == name.options || !loadable(srv.b.State(), name.model))
 }
 
 // holds reports whether the backend lists the model as loaded.
-func (p *place) holds(model string) bool {
-	_, loaded := p.b.State().Loaded[model]
+func (srv *serverState) holds(model string) bool {
+	_, loaded := srv.b.State().Loaded[model]
 	return loaded
 }
 
 // watch finds the number of slots of a model if none is set. Ollama never reports that it is busy with a loaded model, but its records show
 // that a request waited inside. Only requests that took the last slot count, and only plain ones, because Ollama also compiles schemas and
 // reads images in that time. The number falls only if most payers have seen such waits.
-func (p *place) watch(st *station, l *Lease, now time.Time) {
+func (srv *serverState) watch(st *modelState, l *Lease, now time.Time) {
 	if l.inside < 0 || !l.atBound || !l.plain || l.embeds { // for embeddings Ollama reports only the total time
 		return
 	}
@@ -218,47 +218,47 @@ func (p *place) watch(st *station, l *Lease, now time.Time) {
 
 // count updates share and work to now, and then changes inFlight by more. Division rounds down, so the parts stay below the whole. Callers
 // read the clock before they take the lock, so now may be earlier than in the call before: then count adds no time.
-func (p *place) count(now time.Time, more int) {
-	if passed := now.Sub(p.shared); passed > 0 {
-		if p.inFlight > 0 {
-			p.share += passed / time.Duration(p.inFlight)
-			p.work += passed * time.Duration(p.inFlight)
+func (srv *serverState) count(now time.Time, more int) {
+	if passed := now.Sub(srv.shared); passed > 0 {
+		if srv.inFlight > 0 {
+			srv.share += passed / time.Duration(srv.inFlight)
+			srv.work += passed * time.Duration(srv.inFlight)
 		}
-		p.shared = now
+		srv.shared = now
 	}
 	if more != 0 {
-		p.marks.add(p.shared, p.share)
+		srv.marks.add(srv.shared, srv.share)
 	}
-	p.inFlight += more
+	srv.inFlight += more
 }
 
 // burden estimates how long one more request would take on the backend, from how long requests for the model usually take there.
-func (p *place) burden(model string, usual time.Duration) float64 {
-	mean := max(p.stations[model].usual(usual), time.Millisecond)
-	return float64(p.inFlight+1) * float64(mean) / cmp.Or(p.b.Bounds().Weight, 1)
+func (srv *serverState) burden(model string, usual time.Duration) float64 {
+	mean := max(srv.models[model].usual(usual), time.Millisecond)
+	return float64(srv.inFlight+1) * float64(mean) / cmp.Or(srv.b.Bounds().Weight, 1)
 }
 
 // chooseLocked returns a server for a request that need not wait: one with the model in its memory and a free slot. Of these it prefers the
 // one that has seen the beginning of the conversation, otherwise the least busy. It returns nil if there is none.
-func (s *Scheduler) chooseLocked(serving []*backend.Backend, a *Ask) (*place, Reason) {
-	var best *place
+func (s *Scheduler) chooseLocked(serving []*backend.Backend, a *Ask) (*serverState, Reason) {
+	var best *serverState
 	var least float64
 	for _, b := range serving {
-		p := s.placeLocked(b)
-		if !p.warm(a.queueName()) || !p.free(a.Model) {
+		srv := s.serverLocked(b)
+		if !srv.warm(a.queueName()) || !srv.free(a.Model) {
 			continue
 		}
 		score := 0.0
 		switch {
 		case len(serving) == 1:
-			return p, ReasonOnly
+			return srv, ReasonOnly
 		case s.o.Prefix && a.Prefix != 0:
 			score = -rendezvous(b.Name, a.Prefix) * cmp.Or(b.Bounds().Weight, 1)
 		default:
-			score = p.burden(a.Model, s.holds.median)
+			score = srv.burden(a.Model, s.holds.median)
 		}
 		if best == nil || score < least {
-			best, least = p, score
+			best, least = srv, score
 		}
 	}
 	if s.o.Prefix && a.Prefix != 0 {
@@ -280,12 +280,12 @@ func rendezvous(name string, prefix uint64) float64 {
 }
 
 // byRoomLocked orders servers for a request that may have to load its model: the least busy first, then those with the fewest models.
-func (s *Scheduler) byRoomLocked(serving []*backend.Backend) []*place {
-	list := make([]*place, 0, len(serving))
+func (s *Scheduler) byRoomLocked(serving []*backend.Backend) []*serverState {
+	list := make([]*serverState, 0, len(serving))
 	for _, b := range serving {
-		list = append(list, s.placeLocked(b))
+		list = append(list, s.serverLocked(b))
 	}
-	slices.SortStableFunc(list, func(a, b *place) int {
+	slices.SortStableFunc(list, func(a, b *serverState) int {
 		return cmp.Or(
 			cmp.Compare(a.inFlight, b.inFlight),
 			cmp.Compare(len(a.b.State().Loaded), len(b.b.State().Loaded)),
@@ -294,58 +294,58 @@ func (s *Scheduler) byRoomLocked(serving []*backend.Backend) []*place {
 	return list
 }
 
-// fillLocked grants the free slots of p to waiting requests in their order, and begins changes of its model.
-func (s *Scheduler) fillLocked(p *place, now time.Time) {
+// fillLocked grants the free slots of srv to waiting requests in their order, and begins changes of its model.
+func (s *Scheduler) fillLocked(srv *serverState, now time.Time) {
 	if s.waiting == 0 {
 		return
 	}
 	s.advanceLocked(now)
-	s.dropLocked(p)
-	for s.waiting > 0 && (p.load == nil || p.load.beside) {
-		if p.turning == nil && p.load == nil {
-			p.turning = s.changeLocked(p, now)
+	s.dropLocked(srv)
+	for s.waiting > 0 && (srv.load == nil || srv.load.beside) {
+		if srv.turning == nil && srv.load == nil {
+			srv.turning = s.changeLocked(srv, now)
 		}
-		if p.turning != nil {
-			if p.inFlight > 0 && !p.room(p.turning.queue.model) {
+		if srv.turning != nil {
+			if srv.inFlight > 0 && !srv.room(srv.turning.queue.model) {
 				return
 			}
-			s.loadLocked(p, now)
+			s.loadLocked(srv, now)
 			continue
 		}
-		w := s.nextLocked(p, now)
+		w := s.nextLocked(srv, now)
 		if w == nil {
 			return
 		}
-		s.turnLocked(w, p, now)
+		s.turnLocked(w, srv, now)
 	}
 }
 
-// nextLocked is the next request for p, of all that want a model in its memory.
-func (s *Scheduler) nextLocked(p *place, now time.Time) *waiter {
+// nextLocked is the next request for srv, of all that want a model in its memory.
+func (s *Scheduler) nextLocked(srv *serverState, now time.Time) *waiter {
 	var best *waiter
 	var first rank
 	for _, q := range s.queues {
-		if !p.free(q.name.model) || !p.warm(q.name) || !s.eligible(p, q.name) {
+		if !srv.free(q.name.model) || !srv.warm(q.name) || !s.eligible(srv, q.name) {
 			continue
 		}
-		if w, r := s.nextIn(q, p.b, now); w != nil && before(w, r, best, first) {
+		if w, r := s.nextIn(q, srv.b, now); w != nil && before(w, r, best, first) {
 			best, first = w, r
 		}
 	}
 	return best
 }
 
-func (s *Scheduler) eligible(p *place, name queueName) bool {
-	return slices.Contains(s.fleet.Serving(name.model), p.b) && !tooOld(p.b, name.since)
+func (s *Scheduler) eligible(srv *serverState, name queueName) bool {
+	return slices.Contains(s.fleet.Serving(name.model), srv.b) && !tooOld(srv.b, name.since)
 }
 
 // patience is how long a batch request lets interactive ones pass.
 func (s *Scheduler) patience() time.Duration { return s.o.MaxWait / 4 }
 
-// turnLocked grants w a slot of p.
-func (s *Scheduler) turnLocked(w *waiter, p *place, now time.Time) {
+// turnLocked grants w a slot of srv.
+func (s *Scheduler) turnLocked(w *waiter, srv *serverState, now time.Time) {
 	s.leaveLocked(w)
-	s.handLocked(w, s.grantLocked(p, w.client, w.ask, w.arrived, now, ReasonLoaded), now)
+	s.handLocked(w, s.grantLocked(srv, w.client, w.ask, w.arrived, now, ReasonLoaded), now)
 }
 
 // handLocked delivers the lease to w, which has left the queue.
@@ -358,9 +358,9 @@ func (s *Scheduler) handLocked(w *waiter, l *Lease, now time.Time) {
 
 // room reports whether the backend's memory has room for one more model, as far as is known. Until a load has pushed a model out, the
 // answer is true. A model that is already loaded with other options is replaced, so it needs no room but stops the backend.
-func (p *place) room(model string) bool {
-	loaded := p.b.State().Loaded
-	return loaded != nil && !p.holds(model) && (p.fits == 0 || len(loaded) < p.fits)
+func (srv *serverState) room(model string) bool {
+	loaded := srv.b.State().Loaded
+	return loaded != nil && !srv.holds(model) && (srv.fits == 0 || len(loaded) < srv.fits)
 }
 
 // turn is a change of model that a backend drains for.

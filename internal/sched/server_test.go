@@ -223,7 +223,7 @@ func TestGivingUpALoad(t *testing.T) {
 		all.Wait()
 		synctest.Wait()
 		time.Sleep(2 * time.Minute)
-		if len(*done) != 1 || !s.placeLocked(gpu).holds("a") {
+		if len(*done) != 1 || !s.serverLocked(gpu).holds("a") {
 			t.Errorf("loads: got %v, want one that was not aborted", *done)
 		}
 		wantEmpty(t, s)
@@ -251,7 +251,7 @@ func TestAChangeMustBeWorthIt(t *testing.T) {
 		gpu := server("gpu", 1)
 		gpu.Set(has(0, "a", "b"))
 		s, done := loads(Options{}, gpu)
-		s.placeLocked(gpu).fits = 1
+		s.serverLocked(gpu).fits = 1
 		ctx, cancel := context.WithCancel(t.Context())
 		var all sync.WaitGroup
 		for _, model := range []string{"a", "b"} {
@@ -298,8 +298,8 @@ func TestSlotsAreFound(t *testing.T) {
 		for _, real = range []int{2, 1, 6} {
 			slots(400)
 			s.mu.Lock()
-			for _, p := range s.places {
-				if found := p.station("m").found; found < max(1, real-1) || found > real+1 {
+			for _, srv := range s.servers {
+				if found := srv.model("m").found; found < max(1, real-1) || found > real+1 {
 					t.Errorf("%d slots were found, there are %d", found, real)
 				}
 			}
@@ -407,7 +407,7 @@ func TestTheFleetChanges(t *testing.T) {
 		}
 		fleet.Remove(three)
 		s.mu.Lock()
-		if s.places[three] != nil {
+		if s.servers[three] != nil {
 			t.Error("the state of a removed backend is kept, want it dropped")
 		}
 		s.mu.Unlock()
@@ -423,7 +423,7 @@ func TestAChangeThatNobodyNeedsAnyMore(t *testing.T) {
 		two.Set(has(1, "b"))
 		fleet := backend.NewFleet(one)
 		s := New(fleet, Options{MaxQueue: 100, MaxWait: time.Hour})
-		s.placeLocked(one).fits = 1
+		s.serverLocked(one).fits = 1
 		running := lease(t, s, Ask{Key: "k", Model: "a"})
 		var all sync.WaitGroup
 		all.Go(func() { lease(t, s, Ask{Key: "k", Model: "b"}).Release() })
@@ -483,8 +483,8 @@ func TestAModelIsLoadedBesideOthers(t *testing.T) {
 			t.Errorf("what is loaded waits for %v", waited)
 		}
 		ask(t, s, Ask{Key: "k", Model: "c"}, time.Second) // pushes one out
-		if s.placeLocked(gpu).fits != 2 || s.placeLocked(gpu).room("d") {
-			t.Errorf("its memory is taken to hold %d", s.placeLocked(gpu).fits)
+		if s.serverLocked(gpu).fits != 2 || s.serverLocked(gpu).room("d") {
+			t.Errorf("its memory is taken to hold %d", s.serverLocked(gpu).fits)
 		}
 		long.Release()
 		wantEmpty(t, s)
