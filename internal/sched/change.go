@@ -6,13 +6,13 @@ import (
 )
 
 const (
-	guessedLoad = 10 * time.Second // the assumed time of a change before one was measured
+	defaultLoad = 10 * time.Second // the assumed time of a change before one was measured
 	// stint is for how many times the cost of a change a model is served while it is wanted. So changes take at most a ninth of a backend's
 	// time, even if a client alternates on purpose: one change and the one back for 16 parts of service.
-	stint    = 16
-	mostKept = 5 * time.Second // how long a model is kept, at most, for a client that left a load and may return
+	stint   = 16
+	maxKept = 5 * time.Second // how long a model is kept, at most, for a client that left a load and may return
 	// A client that leaves after less than this is not expected to try again soon: it was ended, or it plays.
-	earnest = time.Second
+	shortWait = time.Second
 )
 
 // changeLocked is the change of model that srv should drain for, or nil. A change costs all payers time, so these rules hold:
@@ -23,7 +23,7 @@ const (
 //     less service than all that wait for these models, or has waited for a stint itself.
 //   - A payer whose change took a backend from others, or that left its change, causes no other change for a stint if others would
 //     notice. A short pause between two requests of others does not end this.
-func (s *Scheduler) changeLocked(srv *serverState, now time.Time) *turn {
+func (s *Scheduler) changeLocked(srv *serverState, now time.Time) *drain {
 	own, ownRank := s.ownLocked(srv, now)
 	busy := own != nil || srv.inFlight > 0
 	var cold *modelQueue
@@ -34,18 +34,18 @@ func (s *Scheduler) changeLocked(srv *serverState, now time.Time) *turn {
 			continue
 		}
 		w, r := s.nextIn(q, srv.b, now)
-		if w != nil && now.Before(w.client.barred) && !srv.room(q.name.model) &&
-			(busy || now.Sub(srv.use.besides(w.client)) < s.worth(srv, q.name.model)) {
+		if w != nil && now.Before(w.client.barredUntil) && !srv.room(q.name.model) &&
+			(busy || now.Sub(srv.use.lastByOthers(w.client)) < s.worth(srv, q.name.model)) {
 			barred := w.client
 			if w, r = s.causeIn(q, srv.b, now); w == nil {
-				s.wakeLocked(srv, barred.barred.Sub(now))
+				s.wakeLocked(srv, barred.barredUntil.Sub(now))
 			}
 		}
 		if w != nil && before(w, r, first, firstRank) && s.wantsLocked(srv, q, w, now) {
 			cold, first, firstRank = q, w, r
 		}
 	}
-	if cold == nil || now.Before(srv.kept) && !srv.room(cold.name.model) {
+	if cold == nil || now.Before(srv.keptUntil) && !srv.room(cold.name.model) {
 		return nil
 	}
 	if busy && !srv.room(cold.name.model) {
@@ -57,7 +57,7 @@ func (s *Scheduler) changeLocked(srv *serverState, now time.Time) *turn {
 			return nil
 		}
 	}
-	return &turn{queue: cold.name, request: first, since: now, work: srv.work, slots: srv.capacity()}
+	return &drain{queue: cold.name, request: first, since: now, work: srv.work, slots: srv.capacity()}
 }
 
 // ownLocked is the next request that srv can serve with the models that it has, or nil.
@@ -83,7 +83,7 @@ func (s *Scheduler) wantsLocked(srv *serverState, q *modelQueue, w *waiter, now 
 		if o == srv || b == w.ask.Avoid || tooOld(b, q.name.since) {
 			continue
 		}
-		if o.turning != nil && o.turning.queue == q.name || o.load != nil && o.load.queue == q.name {
+		if o.draining != nil && o.draining.queue == q.name || o.load != nil && o.load.queue == q.name {
 			return false // another backend loads it: one load at a time
 		}
 		if o.warm(q.name) {
@@ -107,11 +107,12 @@ func (srv *serverState) changing(model string) time.Duration {
 	if srv.loading.median > 0 {
 		return srv.loading.median
 	}
-	return guessedLoad
+	return defaultLoad
 }
 
-// worth is how long srv has to serve its models before a change to model pays: a stint, measured in the time for the load and for the drain,
-// in which on average half of the slots are idle. It is short enough that a request which waits for the change does not reach MaxWait.
+// worth is how long srv has to serve its models before a change to model pays: a stint, measured in the time for the load and for the
+// drain, in which on average half of the slots are idle. It is short enough that a request which waits for the change does not reach
+// MaxWait.
 func (s *Scheduler) worth(srv *serverState, model string) time.Duration {
 	var drain time.Duration
 	for _, st := range srv.models {
@@ -133,23 +134,23 @@ func (srv *serverState) capacity() int {
 	return slots
 }
 
-// oweLocked charges the payer of a change that it left: the time in which the slots of srv were idle, and more. Neither leaving nor returning
-// lowers the payer's counter below that. For a stint the payer may not cause another change that would disturb others.
-func (s *Scheduler) oweLocked(srv *serverState, t *turn, now time.Time, more time.Duration) {
+// oweLocked charges the payer of a change that it left: the time in which the slots of srv were idle, and more. Neither leaving nor
+// returning lowers the payer's counter below that. For a stint the payer may not cause another change that would disturb others.
+func (s *Scheduler) oweLocked(srv *serverState, t *drain, now time.Time, more time.Duration) {
 	srv.count(now, 0)
 	c := t.request.client
 	if idle := time.Duration(t.slots)*now.Sub(t.since) - (srv.work - t.work) + more; idle > 0 {
 		c.owed += float64(idle) / c.weight
 		c.charge(0) // updates its place in the heaps
 	}
-	c.barred = now.Add(s.worth(srv, t.queue.model))
+	c.barredUntil = now.Add(s.worth(srv, t.queue.model))
 }
 
-// loadLocked begins the load that srv has drained for. The scheduler itself sends it: Ollama aborts a load when the connection of its request
-// closes, and a client that leaves must not abort it.
+// loadLocked begins the load that srv has drained for. The scheduler itself sends it: Ollama aborts a load when the connection of its
+// request closes, and a client that leaves must not abort it.
 func (s *Scheduler) loadLocked(srv *serverState, now time.Time) {
-	t := srv.turning
-	srv.turning = nil
+	t := srv.draining
+	srv.draining = nil
 	if q := s.queues[t.queue]; q != nil {
 		// If the next request's payer is barred, another request counts as the cause. Otherwise its payer would not be barred for it.
 		w, _ := s.causeIn(q, srv.b, now)
@@ -169,7 +170,7 @@ func (s *Scheduler) loadLocked(srv *serverState, now time.Time) {
 	srv.count(now, 1) // the load uses the backend
 	room := srv.room(t.queue.model)
 	ctx, cancel := context.WithCancel(context.Background())
-	change := &load{turn: *t, began: now, cancel: cancel, share: srv.share, beside: room, stops: !room, before: make(map[string]string)}
+	change := &load{drain: *t, began: now, cancel: cancel, share: srv.share, keepsServing: room, stops: !room, before: make(map[string]string)}
 	for model := range srv.b.State().Loaded {
 		change.before[model] = ""
 		if st := srv.models[model]; st != nil {
@@ -181,7 +182,7 @@ func (s *Scheduler) loadLocked(srv *serverState, now time.Time) {
 	late := time.AfterFunc(2*srv.changing(t.queue.model), func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		change.beside = false
+		change.keepsServing = false
 	})
 	go func() {
 		err := s.o.Load(ctx, srv.b, w.ask)
@@ -234,16 +235,16 @@ func (s *Scheduler) loadedLocked(srv *serverState, err error) {
 	cause := w.client
 	restored := srv.evicted[loadedAs{change.queue.model, change.queue.options}] && srv.evictedBy != cause &&
 		now.Sub(srv.loaded) < s.worth(srv, change.queue.model)
-	if restored && srv.took {
+	if restored && srv.tookOver {
 		cause = srv.evictedBy
 	}
-	srv.load, srv.last = nil, foundLoad{change.began, now, cause}
+	srv.load, srv.lastLoad = nil, pastLoad{change.began, now, cause}
 	if err == nil {
 		srv.done(change.queue, w.client, now, took)
 		srv.learn(change.before)
 	}
 	if change.stops {
-		s.disturbedLocked(srv, change, err, restored, now)
+		s.noteStopLocked(srv, change, err, restored, now)
 	}
 	srv.count(now, -1)
 	had := srv.share - change.share + change.lent - change.booked
@@ -256,7 +257,7 @@ func (s *Scheduler) loadedLocked(srv *serverState, err error) {
 	l := s.grantLocked(srv, w.client, w.ask, w.arrived, change.began, ReasonChange)
 	l.share, l.Loading = srv.share, took
 	l.since, l.before = now, took // the load counts once, for any number of slots
-	l.wide -= took
+	l.modelWork -= took
 	if cause != w.client {
 		l.spared = took
 		cause.charge(took)
@@ -264,27 +265,27 @@ func (s *Scheduler) loadedLocked(srv *serverState, err error) {
 	} else {
 		l.takeOver(had)
 	}
-	s.handLocked(w, l, now)
-	s.fillLocked(srv, now)
+	s.deliverLocked(w, l, now)
+	s.dispatchLocked(srv, now)
 }
 
-// disturbedLocked notes a load that has stopped srv for all requests. If others use srv, or if the load failed, its payer may not cause another
-// change that others would notice for a stint. This does not hold if the load only restores what another payer pushed out. After a failed
-// load the models that srv has stay for a stint too, because it took time as well.
-func (s *Scheduler) disturbedLocked(srv *serverState, change *load, err error, restored bool, now time.Time) {
+// noteStopLocked notes a load that has stopped srv for all requests. If others use srv, or if the load failed, its payer may not cause
+// another change that others would notice for a stint. This does not hold if the load only restores what another payer pushed out. After a
+// failed load the models that srv has stay for a stint too, because it took time as well.
+func (s *Scheduler) noteStopLocked(srv *serverState, change *load, err error, restored bool, now time.Time) {
 	c, worth := change.request.client, s.worth(srv, change.queue.model)
 	if err != nil && change.request.element != nil {
 		srv.loaded = now
-		s.oweLocked(srv, &change.turn, now, 0)
+		s.oweLocked(srv, &change.drain, now, 0)
 		return
 	}
 	if restored {
 		srv.evicted, srv.evictedBy = nil, nil
 		return
 	}
-	others := srv.use.besides(c)
-	if srv.took = !others.IsZero() && now.Sub(others) < worth; srv.took {
-		c.barred = now.Add(worth)
+	others := srv.use.lastByOthers(c)
+	if srv.tookOver = !others.IsZero() && now.Sub(others) < worth; srv.tookOver {
+		c.barredUntil = now.Add(worth)
 	}
 	srv.evicted, srv.evictedBy = make(map[loadedAs]bool), c
 	for model, options := range change.before {
@@ -294,11 +295,11 @@ func (s *Scheduler) disturbedLocked(srv *serverState, change *load, err error, r
 	}
 }
 
-// dropLocked cancels a load that its client has left, if the client's payer is the only one that waits for srv, and for another model: a
-// single user has chosen the wrong model.
-func (s *Scheduler) dropLocked(srv *serverState) {
+// cancelLoadLocked cancels a load that its client has left, if the client's payer is the only one that waits for srv, and for another
+// model: a single user has chosen the wrong model.
+func (s *Scheduler) cancelLoadLocked(srv *serverState) {
 	if l := srv.load; l != nil && l.stops && l.request.element == nil && l.request.lease == nil && s.queues[l.queue] == nil &&
-		srv.want.payers[l.request.client] > 0 && srv.want.only(l.request.client) {
+		srv.demand.payers[l.request.client] > 0 && srv.demand.only(l.request.client) {
 		l.cancel()
 	}
 }
@@ -307,42 +308,42 @@ func (s *Scheduler) dropLocked(srv *serverState) {
 // moment, because a client that gave up too early may try again, and would otherwise never get its model.
 func (s *Scheduler) abandonedLocked(srv *serverState, change *load, err error, now time.Time) {
 	took := now.Sub(change.began)
-	alone := srv.want.payers[change.request.client] > 0 && srv.want.only(change.request.client) // and it wants another model now
+	alone := srv.demand.payers[change.request.client] > 0 && srv.demand.only(change.request.client) // and it wants another model now
 	if !change.stops || s.queues[change.queue] != nil || change.request.err != nil || alone {
 		change.request.client.charge(took)
-		s.fillLocked(srv, now)
+		s.dispatchLocked(srv, now)
 		return
 	}
 	var keep time.Duration
 	if err == nil {
 		keep = s.keepLocked(srv, took, now)
 	}
-	s.oweLocked(srv, &change.turn, now, took+time.Duration(change.slots)*keep)
-	s.fillLocked(srv, now)
+	s.oweLocked(srv, &change.drain, now, took+time.Duration(change.slots)*keep)
+	s.dispatchLocked(srv, now)
 }
 
-// wakeLocked calls fillLocked after d, because no other event may happen when a bar ends.
+// wakeLocked calls dispatchLocked after d, because no other event may happen when a bar ends.
 func (s *Scheduler) wakeLocked(srv *serverState, d time.Duration) {
 	at := time.Now().Add(d)
-	if srv.wake != nil && !at.Before(srv.wakes) {
+	if srv.wake != nil && !at.Before(srv.wakeAt) {
 		return
 	}
 	if srv.wake != nil {
 		srv.wake.Stop()
 	}
-	srv.wakes = at
+	srv.wakeAt = at
 	srv.wake = time.AfterFunc(d, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		srv.wake = nil
-		s.fillLocked(srv, time.Now())
+		s.dispatchLocked(srv, time.Now())
 	})
 }
 
 // keepLocked keeps the model that srv has just loaded for a quarter of the time that the load took, and returns how long.
 func (s *Scheduler) keepLocked(srv *serverState, took time.Duration, now time.Time) time.Duration {
-	keep := min(took/4, mostKept)
-	srv.kept = now.Add(keep)
+	keep := min(took/4, maxKept)
+	srv.keptUntil = now.Add(keep)
 	s.wakeLocked(srv, keep)
 	return keep
 }

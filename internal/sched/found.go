@@ -11,18 +11,18 @@ import (
 // with the first one, and is not charged to their payers.
 
 const (
-	// A shorter wait for a model is no load. The bound is half of what a load takes there, but at least leastFound and at most mostFound. A
+	// A shorter wait for a model is no load. The bound is half of what a load takes there, but at least minLoadWait and at most maxLoadWait. A
 	// model that is in memory is ready within milliseconds, or tens of them on busy processors.
-	leastFound = 100 * time.Millisecond
-	mostFound  = 200 * time.Millisecond
-	mostMarks  = 256 // the number of changes of inFlight that are kept, to find what a lease had at a time
-	farBeyond  = 4   // a wait for a first byte that is longer than this times the usual one may be a load
+	minLoadWait = 100 * time.Millisecond
+	maxLoadWait = 200 * time.Millisecond
+	maxMarks    = 256 // the number of changes of inFlight that are kept, to find what a lease had at a time
+	slowFactor  = 4   // a wait for a first byte that is longer than this times the usual one may be a load
 )
 
 // Loaded notes, before Release, how long the model took to become ready, by Ollama's own record.
 func (l *Lease) Loaded(d time.Duration) {
 	if l.sched != nil {
-		l.loaded, l.said = d, true
+		l.loadTime, l.hasLoadTime = d, true
 	}
 }
 
@@ -36,8 +36,8 @@ func (l *Lease) Began() {
 // Found returns, after Release, how long the request waited for a load that it caused and that the gateway did not begin; for most 0.
 func (l *Lease) Found() time.Duration { return l.found }
 
-// foundLoad is the last load of a backend: one that was found, or the gateway's own.
-type foundLoad struct {
+// pastLoad is the last load of a backend: one that was found, or the gateway's own.
+type pastLoad struct {
 	from, to time.Time
 	cause    *client
 }
@@ -50,20 +50,20 @@ type mark struct {
 
 // marks are the latest marks of a backend. Between two of them its share grows evenly.
 type marks struct {
-	ring [mostMarks]mark
+	ring [maxMarks]mark
 	n    int // the number of marks that were added
 }
 
 func (m *marks) add(at time.Time, share time.Duration) {
-	m.ring[m.n%mostMarks] = mark{at, share}
+	m.ring[m.n%maxMarks] = mark{at, share}
 	m.n++
 }
 
 // shareAt is the backend's share at a time until now. If t is before all marks that are kept, it interpolates between start and the oldest.
 func (srv *serverState) shareAt(t time.Time, start mark) time.Duration {
 	after := mark{srv.shared, srv.share}
-	for i := srv.marks.n - 1; i >= max(0, srv.marks.n-mostMarks); i-- {
-		m := srv.marks.ring[i%mostMarks]
+	for i := srv.marks.n - 1; i >= max(0, srv.marks.n-maxMarks); i-- {
+		m := srv.marks.ring[i%maxMarks]
 		if m.at.Before(start.at) {
 			break
 		}
@@ -94,18 +94,18 @@ func (l *Lease) firstByte() time.Duration { return max(0, time.Duration(l.began.
 // most of the time of a load here, and several times as long as usual.
 func (l *Lease) waitedForLoad() time.Duration {
 	load := l.model.loading.median
-	if l.said {
-		least := mostFound
+	if l.hasLoadTime {
+		least := maxLoadWait
 		if load > 0 {
-			least = min(max(load/2, leastFound), mostFound)
+			least = min(max(load/2, minLoadWait), maxLoadWait)
 		}
-		if l.loaded >= least {
-			return l.loaded
+		if l.loadTime >= least {
+			return l.loadTime
 		}
 		return 0
 	}
 	usual := l.model.first.median
-	if d := l.firstByte(); l.plain && !l.queued && load > 0 && usual > 0 && d > load*3/4 && d > farBeyond*usual {
+	if d := l.firstByte(); l.plain && !l.queued && load > 0 && usual > 0 && d > load*3/4 && d > slowFactor*usual {
 		return d - usual
 	}
 	return 0
@@ -127,7 +127,7 @@ func (s *Scheduler) foundLocked(l *Lease, now time.Time) time.Duration {
 	}
 	from := l.sent()
 	to := from.Add(wait)
-	if !l.said && s.answeredLocked(l, from, to) {
+	if !l.hasLoadTime && s.answeredLocked(l, from, to) {
 		return 0 // the model was loaded, and this prompt took long
 	}
 	if lend, caused := s.causeOfLocked(l, from, to); caused {
@@ -136,7 +136,7 @@ func (s *Scheduler) foundLocked(l *Lease, now time.Time) time.Duration {
 		*lend += part
 		return wait
 	}
-	srv.last = foundLoad{from, to, l.client}
+	srv.lastLoad = pastLoad{from, to, l.client}
 	l.used += l.lent + s.excuseLocked(l, from, to)
 	l.found = wait
 	l.Loading += wait
@@ -185,7 +185,7 @@ func (s *Scheduler) causeOfLocked(l *Lease, from, to time.Time) (lend *time.Dura
 	if srv.load != nil && srv.load.began.Before(to) {
 		return &srv.load.lent, true
 	}
-	if last := srv.last; last.from.Before(to) && from.Before(last.to) && !from.Before(last.from) {
+	if last := srv.lastLoad; last.from.Before(to) && from.Before(last.to) && !from.Before(last.from) {
 		return &last.cause.debt, true // its row is already written
 	}
 	var first *Lease

@@ -9,8 +9,9 @@ import (
 	"ollama-api-service/internal/backend"
 )
 
-// thrownOut is a server that is said to have the models a and b, and four requests: one for b that runs, and three for a that find it thrown
-// out. The first of these was sent at once and waits for the load of ten seconds, the second is sent a second later, the third when it is loaded.
+// thrownOut is a server that lists the models a and b, and four requests: one for b that runs, and three for a, which Ollama has unloaded.
+// The first of these was sent at once and waits for the load of ten seconds, the second is sent a second later, the third when it is
+// loaded.
 type thrownOut struct {
 	s                          *Scheduler
 	runs, causes, waits, comes *Lease
@@ -40,8 +41,8 @@ func wantGPU(t *testing.T, name string, l *Lease, want time.Duration) {
 	}
 }
 
-// A load that the gateway did not begin is booked with the first request that waited for it. So is the server's time that others had meanwhile:
-// their payers are not charged for it, and requests for other models have what they would have had.
+// A load that the gateway did not begin is booked with the first request that waited for it. So is the server's time that others had
+// meanwhile: their payers are not charged for it, and requests for other models have what they would have had.
 func TestALoadThatIsFoundIsItsFirstRequests(t *testing.T) {
 	const s, load = time.Second, 10 * time.Second
 	for _, order := range []string{"the cause ends first", "the cause ends last"} {
@@ -168,7 +169,7 @@ func TestShareAt(t *testing.T) {
 		began := time.Now()
 		l := lease(t, s, Ask{Key: "k", Model: "a"})
 		time.Sleep(10 * time.Second)
-		for range 2 * mostMarks {
+		for range 2 * maxMarks {
 			o := lease(t, s, Ask{Key: "o", Model: "a"})
 			time.Sleep(2 * time.Second)
 			o.Release()
@@ -181,8 +182,8 @@ func TestShareAt(t *testing.T) {
 			at   time.Time
 			want time.Duration
 		}{
-			{now, 10*time.Second + 2*mostMarks*time.Second},
-			{now.Add(-3 * time.Second), 10*time.Second + (2*mostMarks-1)*time.Second - time.Second/2},
+			{now, 10*time.Second + 2*maxMarks*time.Second},
+			{now.Add(-3 * time.Second), 10*time.Second + (2*maxMarks-1)*time.Second - time.Second/2},
 			{began, 0},
 		} {
 			if got := srv.shareAt(c.at, l.start()) - l.share; got != c.want {

@@ -147,8 +147,8 @@ func TestChangesOnPurposeCostOthersLittle(t *testing.T) {
 	}
 }
 
-// The time of the backend that others are booked for a request is what it would be without a key that alternates its load-time options: each
-// load that this key causes is its own.
+// The time of the backend that others are booked for a request is what it would be without a key that alternates its load-time options:
+// each load that this key causes is its own.
 func TestReloadsAreNotInOthersTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCrowd(t, 500*time.Millisecond)
@@ -224,7 +224,7 @@ func TestABarredPayerIsNoCause(t *testing.T) {
 			t.Fatal("the second change: not served")
 		}
 		c.s.mu.Lock()
-		barred := time.Now().Before(c.s.clients["free"].barred)
+		barred := time.Now().Before(c.s.clients["free"].barredUntil)
 		c.s.mu.Unlock()
 		if !barred {
 			t.Error("the payer that caused the second change may cause the next, want it barred")

@@ -19,40 +19,40 @@ type Lease struct {
 	Why   Reason
 	Ahead int
 
-	sched    *Scheduler
-	server   *serverState
-	model    *modelState
-	client   *client
-	taken    time.Time
-	slots    int           // the number of slots that it has
-	wants    int           // the number of slots that it takes as they become free
-	since    time.Time     // when slots last changed
-	before   time.Duration // slot time until since
-	embeds   bool          // Ask.Embeds
-	atBound  bool          // it took the last slot
-	plain    bool          // Ask.Plain
-	inside   time.Duration // how long it waited inside Ollama; negative: not known
-	counted  counted
-	prompt   Prompt        // an estimate, if Ollama has not counted the prompt
-	read     time.Duration // how long Ollama evaluated the prompt, by its own record; 0: not known
-	wide     time.Duration // the work of the model's slots when the lease was taken
-	delays   time.Duration // slot time of others that the evaluation of its prompt stopped
-	slowed   time.Duration // its own slot time that prompts of others stopped
-	said     bool          // Ollama's record has the time in which the model became ready: loaded
-	loaded   time.Duration // see said
-	began    atomic.Int64  // nanoseconds from taken to the first byte of a stream; 0: none yet
-	queued   bool          // other requests ran with the model when it was taken
-	lent     time.Duration // the server's time that others had while they waited for a load that this request caused
-	excused  time.Duration // how long it waited for a load of another request, as far as that is known before its release
-	spared   time.Duration // the part of Loading that restored a model which another payer pushed out, and pays for
-	found    time.Duration // how long a load took that the gateway did not begin
-	index    int           // in Scheduler.running
-	charged  time.Duration
-	share    time.Duration // the server's share when the lease was taken
-	wanted   time.Duration // how long others had waited for the server when the lease was taken
-	released bool
-	held     time.Duration
-	used     time.Duration
+	sched       *Scheduler
+	server      *serverState
+	model       *modelState
+	client      *client
+	taken       time.Time
+	slots       int           // the number of slots that it has
+	maxSlots    int           // the number of slots that it takes as they become free
+	since       time.Time     // when slots last changed
+	before      time.Duration // slot time until since
+	embeds      bool          // Ask.Embeds
+	atBound     bool          // it took the last slot
+	plain       bool          // Ask.Plain
+	inside      time.Duration // how long it waited inside Ollama; negative: not known
+	counted     counted
+	prompt      Prompt        // an estimate, if Ollama has not counted the prompt
+	read        time.Duration // how long Ollama evaluated the prompt, by its own record; 0: not known
+	modelWork   time.Duration // the work of the model's slots when the lease was taken
+	delays      time.Duration // slot time of others that the evaluation of its prompt stopped
+	slowed      time.Duration // its own slot time that prompts of others stopped
+	hasLoadTime bool          // Ollama's record has the time in which the model became ready: loadTime
+	loadTime    time.Duration // see hasLoadTime
+	began       atomic.Int64  // nanoseconds from taken to the first byte of a stream; 0: none yet
+	queued      bool          // other requests ran with the model when it was taken
+	lent        time.Duration // the server's time that others had while they waited for a load that this request caused
+	excused     time.Duration // how long it waited for a load of another request, as far as that is known before its release
+	spared      time.Duration // the part of Loading that restored a model which another payer pushed out, and pays for
+	found       time.Duration // how long a load took that the gateway did not begin
+	index       int           // in Scheduler.running
+	charged     time.Duration
+	share       time.Duration // the server's share when the lease was taken
+	wanted      time.Duration // how long others had waited for the server when the lease was taken
+	released    bool
+	held        time.Duration
+	used        time.Duration
 }
 
 // Reason is why a request went to its backend.
@@ -115,7 +115,7 @@ func (s *Scheduler) grantLocked(srv *serverState, c *client, a *Ask, arrived, no
 		sched: s, server: srv, model: st, client: c, taken: now, plain: a.Plain, embeds: a.Embeds, inside: -1,
 	}
 	srv.count(now, 0)
-	l.share, l.wanted = srv.share, srv.wantedBesides(c, now)
+	l.share, l.wanted = srv.share, srv.wantedByOthers(c, now)
 	l.queued = st.inFlight > 0
 	st.inFlight++
 	l.occupy(a.Texts, now)
@@ -197,12 +197,12 @@ func (l *Lease) releaseLocked(now time.Time, served bool) {
 		average(&c.mean, l.serve(work, now))
 		st.holds.mix(c.payer, work, now)
 		s.holds.mix(c.payer, work, now)
-		srv.watch(st, l, now)
+		srv.adjustSlots(st, l, now)
 		st.learn(c.payer, l.counted, now)
 	}
 	s.growLocked(srv, st, now)
-	srv.tidy(st)
-	s.fillLocked(srv, now)
+	srv.dropUnused(st)
+	s.dispatchLocked(srv, now)
 }
 
 // advanceLocked charges requests that hold a slot for longer than they were charged for. It runs at most every few milliseconds, because

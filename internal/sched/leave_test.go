@@ -43,8 +43,8 @@ func TestALoadThatIsLeftIsBookedToItsEnd(t *testing.T) {
 	})
 }
 
-// A load that brings back what another payer has pushed out is that payer's, if the model was in use: if the server was idle for a stint, each
-// pays for its own load.
+// A load that brings back what another payer has pushed out is that payer's, if the model was in use: if the server was idle for a stint,
+// each pays for its own load.
 func TestALoadThatBringsBackIsTheEvictors(t *testing.T) {
 	const load = time.Minute
 	for name, c := range map[string]struct {

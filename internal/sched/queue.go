@@ -12,17 +12,17 @@ import (
 
 // client is a payer in the queue, with the service that it has had.
 type client struct {
-	payer   string
-	weight  float64
-	counter float64 // slot time in nanoseconds, divided by the weight: the payer with the lowest is next
-	held    float64 // the part of counter for running requests, expected or already used
-	running int
-	waiting int
-	queues  []*keyQueue   // the queues of its waiting requests
-	mean    time.Duration // moving average of how long it holds a slot
-	owed    float64       // in addition to counter, for changes that it caused and left
-	barred  time.Time     // until then it may not cause a change that affects others
-	debt    time.Duration // backends' time for loads that it caused and that have no row yet: it is booked with its next request
+	payer       string
+	weight      float64
+	counter     float64 // slot time in nanoseconds, divided by the weight: the payer with the lowest is next
+	held        float64 // the part of counter for running requests, expected or already used
+	running     int
+	waiting     int
+	queues      []*keyQueue   // the queues of its waiting requests
+	mean        time.Duration // moving average of how long it holds a slot
+	owed        float64       // in addition to counter, for changes that it caused and left
+	barredUntil time.Time     // until then it may not cause a change that affects others
+	debt        time.Duration // backends' time for loads that it caused and that have no row yet: it is booked with its next request
 }
 
 // lift raises the counter to that of the others when the payer returns with no request waiting: unused service is not saved up.
@@ -53,7 +53,7 @@ func (c *client) settle() time.Duration {
 // changesForLocked reports whether a backend drains or loads for the payer.
 func (s *Scheduler) changesForLocked(c *client) bool {
 	for _, srv := range s.servers {
-		if srv.turning != nil && srv.turning.request.client == c || srv.load != nil && srv.load.request.client == c {
+		if srv.draining != nil && srv.draining.request.client == c || srv.load != nil && srv.load.request.client == c {
 			return true
 		}
 	}
@@ -192,7 +192,7 @@ func (s *Scheduler) sweepLocked() {
 	now := time.Now()
 	for name, c := range s.clients {
 		c.pay(s.virtual)
-		if c.running == 0 && c.waiting == 0 && c.weight > 0 && c.owed == 0 && c.debt == 0 && now.After(c.barred) && !s.changesForLocked(c) {
+		if c.running == 0 && c.waiting == 0 && c.weight > 0 && c.owed == 0 && c.debt == 0 && now.After(c.barredUntil) && !s.changesForLocked(c) {
 			delete(s.clients, name)
 		}
 	}
@@ -230,7 +230,7 @@ func (s *Scheduler) enqueueLocked(c *client, a *Ask, now time.Time) *waiter {
 	for _, b := range s.fleet.Serving(a.Model) {
 		srv := s.serverLocked(b)
 		w.servers = append(w.servers, srv)
-		srv.want.count(c, 1, now)
+		srv.demand.count(c, 1, now)
 	}
 	s.waiting++
 	c.waiting++
@@ -293,7 +293,7 @@ func (k *keyQueue) ageLocked(lowest float64) {
 func (s *Scheduler) leaveLocked(w *waiter) {
 	q, c := w.queue, w.client
 	for _, srv := range w.servers {
-		srv.want.count(c, -1, time.Now())
+		srv.demand.count(c, -1, time.Now())
 	}
 	s.waiting--
 	c.waiting--
@@ -378,13 +378,13 @@ func (s *Scheduler) nextIn(q *modelQueue, b *backend.Backend, now time.Time) (*w
 // causeIn is the request of q for which b may change its model: the next one whose payer is not barred.
 func (s *Scheduler) causeIn(q *modelQueue, b *backend.Backend, now time.Time) (*waiter, rank) {
 	first, r := s.nextIn(q, b, now)
-	if first == nil || !now.Before(first.client.barred) {
+	if first == nil || !now.Before(first.client.barredUntil) {
 		return first, r
 	}
 	first = nil
 	for class := range q.byClass {
 		for _, k := range q.byClass[class] {
-			if w := k.first(); !now.Before(w.client.barred) && before(w, inTurn, first, inTurn) {
+			if w := k.first(); !now.Before(w.client.barredUntil) && before(w, inTurn, first, inTurn) {
 				first = w
 			}
 		}

@@ -8,10 +8,10 @@ import "time"
 // part of the backend's time. The gateway knows at the end of the request when the evaluation took place.
 
 const (
-	leastRead = 256 // shorter prompts, in tokens, do not measure the time for a token: answers of others weigh too much in them
-	quicker   = 4   // a model reads at least this many times faster than it writes on a processor; on a GPU, often 50 times
-	mostEnded = 32  // the number of requests that are kept after their end
-	cached    = 2   // a prompt that took this many times less than usual was most likely in Ollama's cache, and is no measurement
+	minReadPrompt = 256 // shorter prompts, in tokens, do not measure the time for a token: answers of others weigh too much in them
+	readFactor    = 4   // a model reads at least this many times faster than it writes on a processor; on a GPU, often 50 times
+	maxEnded      = 32  // the number of requests that are kept after their end
+	cachedFactor  = 2   // a prompt that took this many times less than usual was most likely in Ollama's cache, and is no measurement
 )
 
 // Read notes, before Release, how long Ollama evaluated the prompt, by its own record.
@@ -51,7 +51,7 @@ func (l *Lease) readingLocked(from, now time.Time) (took, own time.Duration) {
 	l.measureRead(tokens, own, now)
 	perToken := st.perRead.median
 	if perToken == 0 && tokens >= longPrompt {
-		perToken = st.perToken.median / quicker
+		perToken = st.perToken.median / readFactor
 	}
 	return took, min(own, time.Duration(tokens)*perToken)
 }
@@ -59,11 +59,11 @@ func (l *Lease) readingLocked(from, now time.Time) (took, own time.Duration) {
 // measureRead measures the time for a token of a prompt. Each payer contributes the slowest of its recent prompts, because a cached prompt
 // is no measurement, and a payer that repeats a prompt must not make its other prompts cheaper.
 func (l *Lease) measureRead(tokens int64, own time.Duration, now time.Time) {
-	if l.embeds || l.counted.prompt < leastRead || own <= 0 || l.read == 0 && l.began.Load() == 0 {
+	if l.embeds || l.counted.prompt < minReadPrompt || own <= 0 || l.read == 0 && l.began.Load() == 0 {
 		return
 	}
 	value := max(own/time.Duration(tokens), 1)
-	if value < l.model.perRead.median/cached {
+	if value < l.model.perRead.median/cachedFactor {
 		return
 	}
 	l.model.perRead.set(l.client.payer, now, func(old time.Duration) time.Duration {
@@ -80,7 +80,7 @@ func (l *Lease) delayLocked(now time.Time, waited time.Duration) {
 	if own <= 0 || !now.After(from) {
 		return
 	}
-	others := float64(st.work-l.wide-l.slotTime(now)) / float64(now.Sub(from)) // slots of others, on average
+	others := float64(st.work-l.modelWork-l.slotTime(now)) / float64(now.Sub(from)) // slots of others, on average
 	l.delays = time.Duration(float64(own) * min(max(others, 0), float64(max(0, srv.limit(st)-l.slots))))
 	to, part := from.Add(took), float64(own)/float64(took)
 	for i := range st.ended {

@@ -243,7 +243,8 @@ func wantGPUAbout(t *testing.T, name string, l *Lease, want time.Duration) {
 	}
 }
 
-// Payers are not charged for the time in which their requests stood still for the prompt of another, also those whose requests have ended by then.
+// Payers are not charged for the time in which their requests stood still for the prompt of another, also those whose requests have ended
+// by then.
 func TestStandingStillIsNotService(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, long, others := longPrompts(t, has(1, "a"))

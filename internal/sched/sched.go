@@ -117,13 +117,13 @@ func (s *Scheduler) askLocked(a *Ask, now time.Time) (*Lease, *waiter, *api.Erro
 			c.lift(s.lowestLocked())
 			return s.grantLocked(srv, c, a, now, now, why), nil, nil
 		}
-		if c.waiting >= s.o.PerKey || !s.giveWayLocked(c, a) {
+		if c.waiting >= s.o.PerKey || !s.evictBatchLocked(c, a) {
 			return nil, nil, s.fullLocked(a)
 		}
 	}
 	w := s.enqueueLocked(c, a, now)
 	for _, srv := range s.byRoomLocked(serving) {
-		s.fillLocked(srv, now)
+		s.dispatchLocked(srv, now)
 		if w.lease != nil {
 			return w.lease, nil, nil
 		}
@@ -164,14 +164,14 @@ func (s *Scheduler) fullLocked(a *Ask) *api.Error {
 	if s.waiting < s.o.MaxQueue {
 		message = "all slots are busy and this key has its share of the queue already: try again later"
 	}
-	return s.comeBackLocked(api.Errorf(api.CodeQueueFull, "%s", message), a.Model)
+	return s.withRetryAfterLocked(api.Errorf(api.CodeQueueFull, "%s", message), a.Model)
 }
 
-// giveWayLocked makes room for a: it refuses the newest batch request of the payer that has the most requests waiting, and reports
+// evictBatchLocked makes room for a: it refuses the newest batch request of the payer that has the most requests waiting, and reports
 // whether there was one. A payer may have at most as many requests waiting as the queue has free places, so that there is room for others
-// (the dynamic threshold of Choudhury and Hahne, 1998, with alpha 1). giveWayLocked serves a payer that has less than an equal part of the
-// queue when many other payers have filled it.
-func (s *Scheduler) giveWayLocked(own *client, a *Ask) bool {
+// (the dynamic threshold of Choudhury and Hahne, 1998, with alpha 1). evictBatchLocked serves a payer that has less than an equal part of
+// the queue when many other payers have filled it.
+func (s *Scheduler) evictBatchLocked(own *client, a *Ask) bool {
 	waiting := own.waiting + 1
 	least := waiting
 	if a.Batch {
@@ -196,14 +196,14 @@ func (s *Scheduler) giveWayLocked(own *client, a *Ask) bool {
 	s.leaveLocked(last)
 	full := api.Errorf(api.CodeQueueFull,
 		"the queue is full and a key with fewer requests needs the place of this batch request: try again later")
-	last.err = s.comeBackLocked(full, last.ask.Model)
+	last.err = s.withRetryAfterLocked(full, last.ask.Model)
 	close(last.ready)
-	s.turnBackLocked(last.queue, time.Now())
+	s.stopDrainsLocked(last.queue, time.Now())
 	return true
 }
 
-// comeBackLocked sets in err when one more request for model may get a slot.
-func (s *Scheduler) comeBackLocked(err *api.Error, model string) *api.Error {
+// withRetryAfterLocked sets in err when one more request for model may get a slot.
+func (s *Scheduler) withRetryAfterLocked(err *api.Error, model string) *api.Error {
 	err.RetryAfter = s.expectedLocked(model, s.waitingForLocked(model)+1)
 	err.NoRetry = err.RetryAfter > 30*time.Second
 	return err
@@ -234,7 +234,7 @@ func (s *Scheduler) wait(ctx context.Context, w *waiter) error {
 	// A grant may have crossed with the end of the wait. Then w has a slot, and returns it.
 	switch {
 	case w.lease != nil:
-		if srv, now := w.lease.server, time.Now(); now.Equal(srv.loaded) || now.Sub(srv.loaded) < mostKept && w.lease.Why == ReasonChange {
+		if srv, now := w.lease.server, time.Now(); now.Equal(srv.loaded) || now.Sub(srv.loaded) < maxKept && w.lease.Why == ReasonChange {
 			s.keepLocked(srv, srv.changing(w.ask.Model), now)
 		}
 		w.lease.releaseLocked(time.Now(), false)
@@ -244,12 +244,12 @@ func (s *Scheduler) wait(ctx context.Context, w *waiter) error {
 	case w.err == nil:
 		w.left = s.loadingForLocked(w, time.Now())
 		s.leaveLocked(w)
-		if now := time.Now(); now.Sub(w.arrived) < earnest {
-			s.turnBackLocked(w.queue, now)
+		if now := time.Now(); now.Sub(w.arrived) < shortWait {
+			s.stopDrainsLocked(w.queue, now)
 		}
 	}
 	if err.Code == api.CodeQueueTimeout {
-		return s.comeBackLocked(err, w.ask.Model)
+		return s.withRetryAfterLocked(err, w.ask.Model)
 	}
 	return err
 }
@@ -271,21 +271,21 @@ func (s *Scheduler) loadingForLocked(w *waiter, now time.Time) *Lease {
 	return nil
 }
 
-// turnBackLocked stops the drains for a queue that is now empty: these backends continue with the models that they have. The payer that
+// stopDrainsLocked stops the drains for a queue that is now empty: these backends continue with the models that they have. The payer that
 // caused a drain owes the time for which slots were idle. A load that has begun continues. So does a drain whose client has waited for a
 // while. Otherwise a client that asks and leaves early would cost others two loads each time, and a client that gives up too early and
 // tries again would never get its model.
-func (s *Scheduler) turnBackLocked(q *modelQueue, now time.Time) {
+func (s *Scheduler) stopDrainsLocked(q *modelQueue, now time.Time) {
 	if q.n > 0 {
 		return
 	}
 	for _, srv := range s.servers {
-		if t := srv.turning; t != nil && t.queue == q.name {
-			srv.turning = nil
+		if t := srv.draining; t != nil && t.queue == q.name {
+			srv.draining = nil
 			if t.request.err == nil { // the client left
 				s.oweLocked(srv, t, now, 0)
 			}
-			s.fillLocked(srv, now)
+			s.dispatchLocked(srv, now)
 		}
 	}
 }
@@ -308,7 +308,7 @@ func (s *Scheduler) changed() {
 	for _, b := range s.fleet.All() {
 		there[b] = true
 		if s.waiting > 0 {
-			s.fillLocked(s.serverLocked(b), now)
+			s.dispatchLocked(s.serverLocked(b), now)
 		}
 	}
 	for b, srv := range s.servers {

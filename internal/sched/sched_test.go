@@ -56,11 +56,11 @@ func wantEmpty(t *testing.T, s *Scheduler) {
 	}
 	for b, srv := range s.servers {
 		for _, st := range srv.models {
-			if st.inFlight != 0 || st.slots != 0 || st.hungry != 0 {
+			if st.inFlight != 0 || st.slots != 0 || st.growing != 0 {
 				t.Errorf("the model %s is left with %+v", st.model, st)
 			}
 		}
-		if srv.inFlight != 0 || srv.load != nil || srv.turning != nil || len(srv.models) > manyModels {
+		if srv.inFlight != 0 || srv.load != nil || srv.draining != nil || len(srv.models) > maxModels {
 			t.Errorf("the server %s is left with %d in flight and %d models: %+v", b.Name, srv.inFlight, len(srv.models), srv)
 		}
 	}

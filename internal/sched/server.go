@@ -11,11 +11,11 @@ import (
 )
 
 const (
-	firstSlots  = 4                     // the assumed slots of a model on a backend without a set number
-	mostSlots   = 64                    // the largest number of slots that measurements can lead to
-	insideBound = 50 * time.Millisecond // a longer wait inside Ollama shows that it had no free slot
-	cleanRuns   = 50                    // after this number of requests at the bound without such a wait, one more slot is tried
-	manyModels  = 64                    // the number of unused models whose state is kept
+	firstSlots    = 4                     // the assumed slots of a model on a backend without a set number
+	maxFoundSlots = 64                    // the largest number of slots that measurements can lead to
+	insideBound   = 50 * time.Millisecond // a longer wait inside Ollama shows that it had no free slot
+	cleanRuns     = 50                    // after this number of requests at the bound without such a wait, one more slot is tried
+	maxModels     = 64                    // the number of unused models whose state is kept
 )
 
 // serverState is the scheduler's state of a backend.
@@ -24,31 +24,31 @@ type serverState struct {
 	models   map[string]*modelState
 	inFlight int // slots in use of all models, and loads
 	use      use
-	// turning is the change of model that the backend drains for: no request starts until the running ones have ended. load is the change
+	// draining is the change of model that the backend drains for: no request starts until the running ones have ended. load is the change
 	// itself.
-	turning *turn
-	load    *load
-	loaded  time.Time // when the last change ended
-	wake    *time.Timer
-	wakes   time.Time              // when wake fires
-	kept    time.Time              // until then a model is kept that was loaded for a client which left, because that client may return
-	loading samples[time.Duration] // how long a change takes
+	draining  *drain
+	load      *load
+	loaded    time.Time // when the last change ended
+	wake      *time.Timer
+	wakeAt    time.Time              // when wake fires
+	keptUntil time.Time              // until then a model is kept that was loaded for a client which left, because that client may return
+	loading   samples[time.Duration] // how long a change takes
 	// fits is the number of models that the memory holds, learned from loads that pushed models out; 0: not known.
 	fits int
 	// unsettled: a load has pushed out a model that is in use. No request starts until the running ones have ended.
 	unsettled bool
 	// share is the part of the backend's time that a lease of one slot since the start would have: the integral of 1/inFlight until shared.
-	share  time.Duration
-	shared time.Time
-	work   time.Duration // the integral of inFlight
-	marks  marks
-	last   foundLoad
-	want   want
-	// evicted are the models that the last change pushed out, and evictedBy is its payer. took reports whether others used the backend less
-	// than a stint before.
+	share    time.Duration
+	shared   time.Time
+	work     time.Duration // the integral of inFlight
+	marks    marks
+	lastLoad pastLoad
+	demand   demand
+	// evicted are the models that the last change pushed out, and evictedBy is its payer. tookOver reports whether others used the backend
+	// less than a stint before.
 	evicted   map[loadedAs]bool
 	evictedBy *client
-	took      bool
+	tookOver  bool
 }
 
 // loadedAs is a loaded model and its load-time options.
@@ -67,8 +67,8 @@ func (u *use) note(c *client, now time.Time) {
 	u.last = now
 }
 
-// besides is when the backend was last used by another payer than c.
-func (u *use) besides(c *client) time.Time {
+// lastByOthers is when the backend was last used by another payer than c.
+func (u *use) lastByOthers(c *client) time.Time {
 	if u.by == c {
 		return u.others
 	}
@@ -80,7 +80,7 @@ type modelState struct {
 	model    string
 	inFlight int           // requests
 	slots    int           // slots in use
-	hungry   int           // the number of requests that take more slots as they become free
+	growing  int           // the number of requests that take more slots as they become free
 	work     time.Duration // the integral of slots until worked
 	worked   time.Time
 	found    int                    // the measured number of slots, used if none is set
@@ -94,7 +94,7 @@ type modelState struct {
 	first    samples[time.Duration] // how long plain requests wait for the first byte of a stream
 	perToken samples[time.Duration] // time for a token of an answer
 	perRead  samples[time.Duration] // time for a token of a long prompt
-	ended    [mostEnded]ended       // a ring of the last requests
+	ended    [maxEnded]ended        // a ring of the last requests
 	ends     int
 	template samples[int64]     // tokens that the template adds to a short prompt
 	density  samples[int64]     // real tokens of a long prompt per thousand likely ones
@@ -130,9 +130,9 @@ func (st *modelState) usual(otherwise time.Duration) time.Duration {
 	return otherwise
 }
 
-// tidy drops the state of an unused model if there are many, because clients choose the names of models.
-func (srv *serverState) tidy(st *modelState) {
-	if st.inFlight == 0 && len(srv.models) > manyModels {
+// dropUnused drops the state of an unused model if there are many, because clients choose the names of models.
+func (srv *serverState) dropUnused(st *modelState) {
+	if st.inFlight == 0 && len(srv.models) > maxModels {
 		delete(srv.models, st.model)
 	}
 }
@@ -150,11 +150,11 @@ func (srv *serverState) limit(st *modelState) int {
 
 // free reports whether one more request for the model may go to the backend.
 func (srv *serverState) free(model string) bool {
-	if total := srv.b.Bounds().Total; total > 0 && srv.inFlight >= total || srv.turning != nil || srv.unsettled {
+	if total := srv.b.Bounds().Total; total > 0 && srv.inFlight >= total || srv.draining != nil || srv.unsettled {
 		return false
 	}
 	// The request that caused a load is the first after it, even if the backend lists the model before the load returns.
-	if srv.load != nil && (!srv.load.beside || srv.load.queue.model == model) {
+	if srv.load != nil && (!srv.load.keepsServing || srv.load.queue.model == model) {
 		return false
 	}
 	st := srv.models[model]
@@ -191,10 +191,10 @@ func (srv *serverState) holds(model string) bool {
 	return loaded
 }
 
-// watch finds the number of slots of a model if none is set. Ollama never reports that it is busy with a loaded model, but its records show
-// that a request waited inside. Only requests that took the last slot count, and only plain ones, because Ollama also compiles schemas and
-// reads images in that time. The number falls only if most payers have seen such waits.
-func (srv *serverState) watch(st *modelState, l *Lease, now time.Time) {
+// adjustSlots finds the number of slots of a model if none is set. Ollama never reports that it is busy with a loaded model, but its
+// records show that a request waited inside. Only requests that took the last slot count, and only plain ones, because Ollama also compiles
+// schemas and reads images in that time. The number falls only if most payers have seen such waits.
+func (srv *serverState) adjustSlots(st *modelState, l *Lease, now time.Time) {
 	if l.inside < 0 || !l.atBound || !l.plain || l.embeds { // for embeddings Ollama reports only the total time
 		return
 	}
@@ -211,7 +211,7 @@ func (srv *serverState) watch(st *modelState, l *Lease, now time.Time) {
 	default:
 		st.cleanBy = payer
 		if st.clean++; st.clean >= cleanRuns {
-			st.found, st.clean = min(st.found+1, mostSlots), 0
+			st.found, st.clean = min(st.found+1, maxFoundSlots), 0
 		}
 	}
 }
@@ -294,19 +294,19 @@ func (s *Scheduler) byRoomLocked(serving []*backend.Backend) []*serverState {
 	return list
 }
 
-// fillLocked grants the free slots of srv to waiting requests in their order, and begins changes of its model.
-func (s *Scheduler) fillLocked(srv *serverState, now time.Time) {
+// dispatchLocked grants the free slots of srv to waiting requests in their order, and begins changes of its model.
+func (s *Scheduler) dispatchLocked(srv *serverState, now time.Time) {
 	if s.waiting == 0 {
 		return
 	}
 	s.advanceLocked(now)
-	s.dropLocked(srv)
-	for s.waiting > 0 && (srv.load == nil || srv.load.beside) {
-		if srv.turning == nil && srv.load == nil {
-			srv.turning = s.changeLocked(srv, now)
+	s.cancelLoadLocked(srv)
+	for s.waiting > 0 && (srv.load == nil || srv.load.keepsServing) {
+		if srv.draining == nil && srv.load == nil {
+			srv.draining = s.changeLocked(srv, now)
 		}
-		if srv.turning != nil {
-			if srv.inFlight > 0 && !srv.room(srv.turning.queue.model) {
+		if srv.draining != nil {
+			if srv.inFlight > 0 && !srv.room(srv.draining.queue.model) {
 				return
 			}
 			s.loadLocked(srv, now)
@@ -316,7 +316,7 @@ func (s *Scheduler) fillLocked(srv *serverState, now time.Time) {
 		if w == nil {
 			return
 		}
-		s.turnLocked(w, srv, now)
+		s.grantWaiterLocked(w, srv, now)
 	}
 }
 
@@ -342,18 +342,18 @@ func (s *Scheduler) eligible(srv *serverState, name queueName) bool {
 // patience is how long a batch request lets interactive ones pass.
 func (s *Scheduler) patience() time.Duration { return s.o.MaxWait / 4 }
 
-// turnLocked grants w a slot of srv.
-func (s *Scheduler) turnLocked(w *waiter, srv *serverState, now time.Time) {
+// grantWaiterLocked grants w a slot of srv.
+func (s *Scheduler) grantWaiterLocked(w *waiter, srv *serverState, now time.Time) {
 	s.leaveLocked(w)
-	s.handLocked(w, s.grantLocked(srv, w.client, w.ask, w.arrived, now, ReasonLoaded), now)
+	s.deliverLocked(w, s.grantLocked(srv, w.client, w.ask, w.arrived, now, ReasonLoaded), now)
 }
 
-// handLocked delivers the lease to w, which has left the queue.
-func (s *Scheduler) handLocked(w *waiter, l *Lease, now time.Time) {
+// deliverLocked delivers the lease to w, which has left the queue.
+func (s *Scheduler) deliverLocked(w *waiter, l *Lease, now time.Time) {
 	l.Ahead = w.ahead
 	w.lease = l
 	close(w.ready)
-	s.turnBackLocked(w.queue, now)
+	s.stopDrainsLocked(w.queue, now)
 }
 
 // room reports whether the backend's memory has room for one more model, as far as is known. Until a load has pushed a model out, the
@@ -363,8 +363,8 @@ func (srv *serverState) room(model string) bool {
 	return loaded != nil && !srv.holds(model) && (srv.fits == 0 || len(loaded) < srv.fits)
 }
 
-// turn is a change of model that a backend drains for.
-type turn struct {
+// drain is a change of model that a backend drains for.
+type drain struct {
 	queue   queueName
 	request *waiter // the request that causes it
 	since   time.Time
@@ -374,13 +374,13 @@ type turn struct {
 
 // load is a load of a model on a backend.
 type load struct {
-	turn
-	cancel context.CancelFunc
-	beside bool              // the backend serves its other models during the load
-	stops  bool              // there was no room: the load stopped the backend for all requests
-	before map[string]string // the models that it had, and their load-time options if known
-	began  time.Time
-	share  time.Duration // the backend's share when the load began
-	lent   time.Duration // the backend's time that requests had while they waited in Ollama for the load
-	booked time.Duration // the backend's time that was booked with its request, which has left
+	drain
+	cancel       context.CancelFunc
+	keepsServing bool              // the backend serves its other models during the load
+	stops        bool              // there was no room: the load stopped the backend for all requests
+	before       map[string]string // the models that it had, and their load-time options if known
+	began        time.Time
+	share        time.Duration // the backend's share when the load began
+	lent         time.Duration // the backend's time that requests had while they waited in Ollama for the load
+	booked       time.Duration // the backend's time that was booked with its request, which has left
 }

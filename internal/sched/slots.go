@@ -11,14 +11,14 @@ import "time"
 // occupy takes the slots of a new lease.
 func (l *Lease) occupy(texts int, now time.Time) {
 	srv, st := l.server, l.model
-	l.wants = max(1, min(texts, srv.limit(st)))
-	l.slots = max(1, min(l.wants, srv.limit(st)-st.slots))
+	l.maxSlots = max(1, min(texts, srv.limit(st)))
+	l.slots = max(1, min(l.maxSlots, srv.limit(st)-st.slots))
 	l.since = now
 	srv.count(now, l.slots)
 	st.count(now, l.slots)
-	l.wide = st.work
-	if l.slots < l.wants {
-		st.hungry++
+	l.modelWork = st.work
+	if l.slots < l.maxSlots {
+		st.growing++
 	}
 }
 
@@ -26,17 +26,17 @@ func (l *Lease) occupy(texts int, now time.Time) {
 func (l *Lease) vacate(now time.Time) {
 	l.server.count(now, -l.slots)
 	l.model.count(now, -l.slots)
-	if l.slots < l.wants {
-		l.model.hungry--
+	if l.slots < l.maxSlots {
+		l.model.growing--
 	}
 }
 
 // growLocked gives free slots to requests that have fewer than they take in Ollama, the oldest lease first.
 func (s *Scheduler) growLocked(srv *serverState, st *modelState, now time.Time) {
-	for st.hungry > 0 && st.slots < srv.limit(st) {
+	for st.growing > 0 && st.slots < srv.limit(st) {
 		var first *Lease
 		for _, l := range s.running {
-			if l.model == st && l.slots < l.wants && (first == nil || l.taken.Before(first.taken)) {
+			if l.model == st && l.slots < l.maxSlots && (first == nil || l.taken.Before(first.taken)) {
 				first = l
 			}
 		}
@@ -58,8 +58,8 @@ func (l *Lease) grow(now time.Time) {
 	l.takeOver(had)
 	srv.count(now, 1)
 	l.model.count(now, 1)
-	if l.slots == l.wants {
-		l.model.hungry--
+	if l.slots == l.maxSlots {
+		l.model.growing--
 	}
 }
 

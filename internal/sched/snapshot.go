@@ -112,7 +112,7 @@ func (s *Scheduler) waitingForLocked(model string) int {
 // expectedLocked estimates how long a request waits for a slot, from the measured time for which slots are held: one second to an hour.
 // turns is the number of requests until then, itself included.
 func (s *Scheduler) expectedLocked(model string, turns int) time.Duration {
-	rate, cold := 0.0, guessedLoad // slots per second
+	rate, cold := 0.0, defaultLoad // slots per second
 	for _, b := range s.fleet.Serving(model) {
 		srv := s.serverLocked(b)
 		st := srv.models[model]

@@ -3,12 +3,12 @@ package sched
 import "time"
 
 const (
-	leastMeasured = 8                // shorter answers, in tokens, do not measure the speed
-	longPrompt    = 64               // from this number of likely tokens on, the text has more tokens than the template
-	manyOwn       = 256              // the number of payers whose prompts are remembered for a model
-	fewPayers     = 3                // prompts of this many payers are enough to expect the same of others
-	contextStep   = 256              // contexts are multiples of it
-	fastestToken  = time.Millisecond // the assumed time for a token of a model that has not been measured
+	minAnswer    = 8                // shorter answers, in tokens, do not measure the speed
+	longPrompt   = 64               // from this number of likely tokens on, the text has more tokens than the template
+	maxOwn       = 256              // the number of payers whose prompts are remembered for a model
+	minPayers    = 3                // prompts of this many payers are enough to expect the same of others
+	contextStep  = 256              // contexts are multiples of it
+	fastestToken = time.Millisecond // the assumed time for a token of a model that has not been measured
 )
 
 // Prompt has estimates of a prompt's length, in tokens.
@@ -44,7 +44,7 @@ func (st *modelState) learn(payer string, c counted, now time.Time) {
 	if c.prompt > 0 && c.Likely > 0 {
 		st.learnPrompt(payer, c, now)
 	}
-	if c.answer >= leastMeasured && c.took > 0 {
+	if c.answer >= minAnswer && c.took > 0 {
 		st.perToken.mix(payer, c.took/time.Duration(c.answer), now)
 	}
 }
@@ -56,7 +56,7 @@ func (st *modelState) learnPrompt(payer string, c counted, now time.Time) {
 			st.own = make(map[string]prompts)
 		}
 		for other := range st.own {
-			if len(st.own) < manyOwn {
+			if len(st.own) < maxOwn {
 				break
 			}
 			delete(st.own, other)
@@ -99,7 +99,7 @@ func mean(before, value int64) int64 {
 func (st *modelState) expect(payer string, p Prompt) int64 {
 	own := st.own[payer]
 	density := own.density
-	if density == 0 && len(st.density.list) >= fewPayers {
+	if density == 0 && len(st.density.list) >= minPayers {
 		density = st.density.median
 	}
 	around := (p.Most - p.Text) / 4

@@ -39,11 +39,11 @@ func TestAPromptIsExpectedAsItsKeysPromptsWere(t *testing.T) {
 		}
 	}
 	crowded := &modelState{}
-	for i := range 10 * manyOwn {
+	for i := range 10 * maxOwn {
 		crowded.learn(string(rune(i+1)), counted{Prompt: long, prompt: 290}, time.Time{})
 	}
-	if len(crowded.own) > manyOwn {
-		t.Errorf("%d payers are remembered, want at most %d", len(crowded.own), manyOwn)
+	if len(crowded.own) > maxOwn {
+		t.Errorf("%d payers are remembered, want at most %d", len(crowded.own), maxOwn)
 	}
 }
 

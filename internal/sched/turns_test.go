@@ -452,7 +452,8 @@ func TestAQueueHasRoomForOthers(t *testing.T) {
 	})
 }
 
-// Where every place is taken by as many payers, the newest batch request of the payer with the most is refused for it; an interactive one never is.
+// Where every place is taken by as many payers, the newest batch request of the payer with the most is refused for it; an interactive one
+// never is.
 func TestBatchGivesWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := New(backend.NewFleet(server("gpu", 1)), Options{MaxQueue: 4, MaxWait: time.Hour})
