@@ -88,8 +88,8 @@ func BenchmarkPrompts(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		l.Counted(Prompt{Estimate: 1000, Likely: 1000}, 1000, 10, time.Millisecond)
-		l.Read(time.Second)
+		l.NoteTokens(Prompt{Estimate: 1000, Likely: 1000}, 1000, 10, time.Millisecond)
+		l.NotePrompt(time.Second)
 		l.Release()
 	}
 }

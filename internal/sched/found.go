@@ -19,22 +19,22 @@ const (
 	slowFactor  = 4   // a wait for a first byte that is longer than this times the usual one may be a load
 )
 
-// Loaded notes, before Release, how long the model took to become ready, by Ollama's own record.
-func (l *Lease) Loaded(d time.Duration) {
+// NoteLoad notes, before Release, how long the model took to become ready, by Ollama's own record.
+func (l *Lease) NoteLoad(d time.Duration) {
 	if l.sched != nil {
 		l.loadTime, l.hasLoadTime = d, true
 	}
 }
 
-// Began notes the time of the first byte of a streamed answer.
-func (l *Lease) Began() {
+// NoteFirstByte notes the time of the first byte of a streamed answer.
+func (l *Lease) NoteFirstByte() {
 	if l.sched != nil {
 		l.began.Store(int64(time.Since(l.taken)))
 	}
 }
 
-// Found returns, after Release, how long the request waited for a load that it caused and that the gateway did not begin; for most 0.
-func (l *Lease) Found() time.Duration { return l.found }
+// FoundLoad returns, after Release, how long the request waited for a load that it caused and that the gateway did not begin; for most 0.
+func (l *Lease) FoundLoad() time.Duration { return l.found }
 
 // pastLoad is the last load of a backend: one that was found, or the gateway's own.
 type pastLoad struct {

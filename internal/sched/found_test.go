@@ -49,9 +49,9 @@ func TestALoadThatIsFoundIsItsFirstRequests(t *testing.T) {
 		t.Run(order, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				o := throwOut(t)
-				o.causes.Loaded(load)
-				o.waits.Loaded(load - s)
-				o.comes.Loaded(20 * time.Millisecond)
+				o.causes.NoteLoad(load)
+				o.waits.NoteLoad(load - s)
+				o.comes.NoteLoad(20 * time.Millisecond)
 				list := []*Lease{o.causes, o.waits, o.comes, o.runs}
 				if order == "the cause ends last" {
 					list = []*Lease{o.runs, o.comes, o.waits, o.causes}
@@ -64,11 +64,11 @@ func TestALoadThatIsFoundIsItsFirstRequests(t *testing.T) {
 				wantGPU(t, "the cause", o.causes, s/2+2*9*s/3+2*s/4)
 				wantGPU(t, "the one that waited with it", o.waits, 2*s/4)
 				wantGPU(t, "the one that came later", o.comes, 2*s/4)
-				if got := o.causes.Found(); got != load || o.causes.Loading != load {
+				if got := o.causes.FoundLoad(); got != load || o.causes.Loading != load {
 					t.Errorf("the cause: found %v, loading %v, want %v", got, o.causes.Loading, load)
 				}
-				if o.waits.Found() != 0 || o.comes.Found() != 0 {
-					t.Errorf("found by others: %v, %v, want 0", o.waits.Found(), o.comes.Found())
+				if o.waits.FoundLoad() != 0 || o.comes.FoundLoad() != 0 {
+					t.Errorf("found by others: %v, %v, want 0", o.waits.FoundLoad(), o.comes.FoundLoad())
 				}
 				o.s.mu.Lock()
 				defer o.s.mu.Unlock()
@@ -95,7 +95,7 @@ func TestWaitingForALoadOfOthersIsNotService(t *testing.T) {
 		go func() { lease(t, s, Ask{Key: "other", Model: "a"}).Release() }() // so that service counts
 		time.Sleep(12 * time.Second)
 		for _, l := range []*Lease{causes, waits} {
-			l.Loaded(10 * time.Second)
+			l.NoteLoad(10 * time.Second)
 			l.Release()
 		}
 		synctest.Wait()
@@ -130,7 +130,7 @@ func TestALoadIsFoundByTheFirstByte(t *testing.T) {
 				for i := range 3 {
 					l := lease(t, s, Ask{Key: fmt.Sprint("usual", i), Model: "a", Plain: true})
 					time.Sleep(200 * time.Millisecond)
-					l.Began()
+					l.NoteFirstByte()
 					time.Sleep(time.Second)
 					l.Release()
 				}
@@ -140,15 +140,15 @@ func TestALoadIsFoundByTheFirstByte(t *testing.T) {
 				if c.answered {
 					other = lease(t, s, Ask{Key: "other", Model: "a", Plain: true})
 					time.Sleep(time.Second)
-					other.Began()
+					other.NoteFirstByte()
 					time.Sleep(c.late - time.Second)
 				} else {
 					time.Sleep(c.late)
 				}
-				l.Began()
+				l.NoteFirstByte()
 				time.Sleep(time.Second)
 				l.Release()
-				if got := l.Found(); got != c.want {
+				if got := l.FoundLoad(); got != c.want {
 					t.Errorf("found %v, want %v", got, c.want)
 				}
 				if other != nil {

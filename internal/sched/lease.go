@@ -78,9 +78,9 @@ func (l *Lease) Release() time.Duration {
 	return l.held
 }
 
-// Inside notes how long the request waited inside Ollama, by Ollama's own record. A wait shows that Ollama got more requests than it has
-// slots.
-func (l *Lease) Inside(d time.Duration) {
+// NoteWaitInside notes how long the request waited inside Ollama, by Ollama's own record. A wait shows that Ollama got more requests than
+// it has slots.
+func (l *Lease) NoteWaitInside(d time.Duration) {
 	if l.sched != nil {
 		l.inside = max(0, d)
 	}

@@ -119,7 +119,7 @@ func TestVotesEnd(t *testing.T) {
 			}
 			time.Sleep(time.Second)
 			for _, l := range all {
-				l.Inside(inside)
+				l.NoteWaitInside(inside)
 				l.Release()
 			}
 		}
@@ -150,7 +150,7 @@ func TestOneKeyDoesNotRaiseTheSlots(t *testing.T) {
 			}
 			time.Sleep(hold)
 			for _, l := range all {
-				l.Inside(inside)
+				l.NoteWaitInside(inside)
 				l.Release()
 			}
 		}

@@ -14,8 +14,8 @@ const (
 	cachedFactor  = 2   // a prompt that took this many times less than usual was most likely in Ollama's cache, and is no measurement
 )
 
-// Read notes, before Release, how long Ollama evaluated the prompt, by its own record.
-func (l *Lease) Read(d time.Duration) {
+// NotePrompt notes, before Release, how long Ollama evaluated the prompt, by its own record.
+func (l *Lease) NotePrompt(d time.Duration) {
 	if l.sched != nil {
 		l.read = max(0, d)
 	}

@@ -91,22 +91,22 @@ var readings = []reading{
 		s := r.begin(readingTime, batchTime)
 		<-s.read
 		took := time.Since(began)
-		l.Began()
+		l.NoteFirstByte()
 		<-s.done
-		l.Counted(Prompt{Estimate: readingTokens, Likely: readingTokens}, readingTokens, 1, 0)
-		l.Read(took)
+		l.NoteTokens(Prompt{Estimate: readingTokens, Likely: readingTokens}, readingTokens, 1, 0)
+		l.NotePrompt(took)
 	}},
 	{"without a record", func(r *runner, l *Lease) {
 		s := r.begin(readingTime, batchTime)
 		<-s.read
-		l.Began()
+		l.NoteFirstByte()
 		<-s.done
-		l.Counted(Prompt{Estimate: readingTokens, Likely: readingTokens}, readingTokens, 1, 0)
+		l.NoteTokens(Prompt{Estimate: readingTokens, Likely: readingTokens}, readingTokens, 1, 0)
 	}},
 	{"left at the first byte", func(r *runner, l *Lease) {
 		s := r.begin(readingTime, time.Minute)
 		<-s.read
-		l.Began()
+		l.NoteFirstByte()
 		r.leave(s)
 		l.Expected(Prompt{Estimate: readingTokens, Likely: readingTokens}, true)
 	}},
@@ -148,8 +148,8 @@ func TestLongPromptsPayForTheSlotsThatTheyStop(t *testing.T) {
 							loop(fmt.Sprint("victim", i), func(l *Lease) {
 								began := time.Now()
 								<-r.begin(batchTime, writingTime).done
-								l.Began()
-								l.Counted(Prompt{Estimate: 20, Likely: 20}, 20, writingTokens, time.Since(began))
+								l.NoteFirstByte()
+								l.NoteTokens(Prompt{Estimate: 20, Likely: 20}, 20, writingTokens, time.Since(began))
 								served.Add(1)
 								defer func() { used.Add(int64(l.GPU())) }()
 							})
@@ -207,8 +207,8 @@ func longPrompts(t *testing.T, state backend.State) (s *Scheduler, long *Lease, 
 	time.Sleep(time.Second)
 	long = lease(t, s, Ask{Key: "long", Model: "a"})
 	time.Sleep(2 * time.Second)
-	long.Counted(Prompt{Estimate: 2000, Likely: 2000}, 2000, 1, 0)
-	long.Read(2 * time.Second)
+	long.NoteTokens(Prompt{Estimate: 2000, Likely: 2000}, 2000, 1, 0)
+	long.NotePrompt(2 * time.Second)
 	s.mu.Lock()
 	long.model.perToken.put("other", 10*time.Millisecond, time.Now())
 	s.mu.Unlock()
@@ -285,8 +285,8 @@ func TestAPromptPaysOnlyForItself(t *testing.T) {
 		ask := func(tokens int64, took time.Duration) time.Duration {
 			l := lease(t, s, Ask{Key: "long", Model: "a"})
 			time.Sleep(2 * time.Second)
-			l.Counted(Prompt{Estimate: tokens, Likely: tokens}, tokens, 1, 0)
-			l.Read(took)
+			l.NoteTokens(Prompt{Estimate: tokens, Likely: tokens}, tokens, 1, 0)
+			l.NotePrompt(took)
 			l.Release()
 			return l.delays
 		}
@@ -327,18 +327,18 @@ func TestPromptsNeverBookMoreThanPassed(t *testing.T) {
 						a.Model, a.Embeds = string("ab"[i%2]), dice.IntN(2) == 0
 						l := lease(t, s, a)
 						time.Sleep(part(5 * time.Second))
-						l.Began()
+						l.NoteFirstByte()
 						time.Sleep(part(5 * time.Second))
 						if dice.IntN(4) == 0 {
-							l.Loaded(part(3 * time.Second))
+							l.NoteLoad(part(3 * time.Second))
 						}
 						tokens := 1 + dice.Int64N(4000)
 						switch p := (Prompt{Estimate: tokens, Likely: tokens}); dice.IntN(3) {
 						case 0:
-							l.Counted(p, tokens, 20, part(3*time.Second))
-							l.Read(part(20 * time.Second))
+							l.NoteTokens(p, tokens, 20, part(3*time.Second))
+							l.NotePrompt(part(20 * time.Second))
 						case 1:
-							l.Counted(p, tokens, 20, part(3*time.Second))
+							l.NoteTokens(p, tokens, 20, part(3*time.Second))
 						default:
 							l.Expected(p, true)
 						}

@@ -288,7 +288,7 @@ func TestSlotsAreFound(t *testing.T) {
 						l := lease(t, s, Ask{Key: "k", Model: "m", Plain: true})
 						busy := s.Snapshot().InFlight
 						time.Sleep(time.Second)
-						l.Inside(time.Duration(max(0, busy-real)) * time.Second)
+						l.NoteWaitInside(time.Duration(max(0, busy-real)) * time.Second)
 						l.Release()
 					}
 				})

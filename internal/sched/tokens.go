@@ -20,8 +20,8 @@ type Prompt struct {
 	Unknown  int64 // the expected number as long as nothing was measured
 }
 
-// Counted notes, before Release, what Ollama counted: the tokens of the prompt, and of the answer, which took d. 0 means not known.
-func (l *Lease) Counted(p Prompt, prompt, answer int64, d time.Duration) {
+// NoteTokens notes, before Release, what Ollama counted: the tokens of the prompt, and of the answer, which took d. 0 means not known.
+func (l *Lease) NoteTokens(p Prompt, prompt, answer int64, d time.Duration) {
 	l.counted = counted{p, prompt, answer, d}
 }
 
