@@ -41,7 +41,7 @@ func (s *Scheduler) changeLocked(srv *serverState, now time.Time) *drain {
 				s.wakeLocked(srv, barred.barredUntil.Sub(now))
 			}
 		}
-		if w != nil && before(w, r, first, firstRank) && s.wantsLocked(srv, q, w, now) {
+		if w != nil && precedes(w, r, first, firstRank) && s.wantsLocked(srv, q, w, now) {
 			cold, first, firstRank = q, w, r
 		}
 	}
@@ -53,7 +53,7 @@ func (s *Scheduler) changeLocked(srv *serverState, now time.Time) *drain {
 		switch waited := now.Sub(first.arrived); {
 		case now.Sub(srv.loaded) < worth,
 			own == nil && waited < srv.changing(cold.name.model), // it may soon be idle anyway
-			own != nil && !before(first, firstRank, own, ownRank) && waited < worth:
+			own != nil && !precedes(first, firstRank, own, ownRank) && waited < worth:
 			return nil
 		}
 	}
@@ -68,7 +68,7 @@ func (s *Scheduler) ownLocked(srv *serverState, now time.Time) (*waiter, rank) {
 		if !srv.warm(q.name) || !s.eligible(srv, q.name) {
 			continue
 		}
-		if w, r := s.nextIn(q, srv.b, now); w != nil && before(w, r, own, first) {
+		if w, r := s.nextIn(q, srv.b, now); w != nil && precedes(w, r, own, first) {
 			own, first = w, r
 		}
 	}
@@ -114,13 +114,13 @@ func (srv *serverState) changing(model string) time.Duration {
 // drain, in which on average half of the slots are idle. It is short enough that a request which waits for the change does not reach
 // MaxWait.
 func (s *Scheduler) worth(srv *serverState, model string) time.Duration {
-	var drain time.Duration
+	var drainTime time.Duration
 	for _, st := range srv.models {
 		if srv.holds(st.model) {
-			drain = max(drain, st.holds.median/2)
+			drainTime = max(drainTime, st.holds.median/2)
 		}
 	}
-	return min(stint*(srv.changing(model)+drain), s.o.MaxWait*3/4)
+	return min(stint*(srv.changing(model)+drainTime), s.o.MaxWait*3/4)
 }
 
 // capacity is the number of requests that srv can serve at one time with the models that it has.
@@ -170,7 +170,9 @@ func (s *Scheduler) loadLocked(srv *serverState, now time.Time) {
 	srv.count(now, 1) // the load uses the backend
 	room := srv.room(t.queue.model)
 	ctx, cancel := context.WithCancel(context.Background())
-	change := &load{drain: *t, began: now, cancel: cancel, share: srv.share, keepsServing: room, stops: !room, before: make(map[string]string)}
+	change := &modelLoad{
+		drain: *t, began: now, cancel: cancel, share: srv.share, keepsServing: room, stops: !room, before: make(map[string]string),
+	}
 	for model := range srv.b.State().Loaded {
 		change.before[model] = ""
 		if st := srv.models[model]; st != nil {
@@ -272,7 +274,7 @@ func (s *Scheduler) loadedLocked(srv *serverState, err error) {
 // noteStopLocked notes a load that has stopped srv for all requests. If others use srv, or if the load failed, its payer may not cause
 // another change that others would notice for a stint. This does not hold if the load only restores what another payer pushed out. After a
 // failed load the models that srv has stay for a stint too, because it took time as well.
-func (s *Scheduler) noteStopLocked(srv *serverState, change *load, err error, restored bool, now time.Time) {
+func (s *Scheduler) noteStopLocked(srv *serverState, change *modelLoad, err error, restored bool, now time.Time) {
 	c, worth := change.request.client, s.worth(srv, change.queue.model)
 	if err != nil && change.request.element != nil {
 		srv.loaded = now
@@ -306,7 +308,7 @@ func (s *Scheduler) cancelLoadLocked(srv *serverState) {
 
 // abandonedLocked ends a load whose request has left. The payer owes it, unless another request uses the model. The model is kept for a
 // moment, because a client that gave up too early may try again, and would otherwise never get its model.
-func (s *Scheduler) abandonedLocked(srv *serverState, change *load, err error, now time.Time) {
+func (s *Scheduler) abandonedLocked(srv *serverState, change *modelLoad, err error, now time.Time) {
 	took := now.Sub(change.began)
 	alone := srv.demand.payers[change.request.client] > 0 && srv.demand.only(change.request.client) // and it wants another model now
 	if !change.stops || s.queues[change.queue] != nil || change.request.err != nil || alone {

@@ -42,26 +42,26 @@ type pastLoad struct {
 	cause    *client
 }
 
-// mark is a backend's share at a time.
-type mark struct {
+// shareMark is a backend's share at a time.
+type shareMark struct {
 	at    time.Time
 	share time.Duration
 }
 
-// marks are the latest marks of a backend. Between two of them its share grows evenly.
-type marks struct {
-	ring [maxMarks]mark
+// shareMarks are the latest marks of a backend. Between two of them its share grows evenly.
+type shareMarks struct {
+	ring [maxMarks]shareMark
 	n    int // the number of marks that were added
 }
 
-func (m *marks) add(at time.Time, share time.Duration) {
-	m.ring[m.n%maxMarks] = mark{at, share}
+func (m *shareMarks) add(at time.Time, share time.Duration) {
+	m.ring[m.n%maxMarks] = shareMark{at, share}
 	m.n++
 }
 
 // shareAt is the backend's share at a time until now. If t is before all marks that are kept, it interpolates between start and the oldest.
-func (srv *serverState) shareAt(t time.Time, start mark) time.Duration {
-	after := mark{srv.shared, srv.share}
+func (srv *serverState) shareAt(t time.Time, start shareMark) time.Duration {
+	after := shareMark{srv.shared, srv.share}
 	for i := srv.marks.n - 1; i >= max(0, srv.marks.n-maxMarks); i-- {
 		m := srv.marks.ring[i%maxMarks]
 		if m.at.Before(start.at) {
@@ -75,7 +75,7 @@ func (srv *serverState) shareAt(t time.Time, start mark) time.Duration {
 	return between(start, after, t)
 }
 
-func between(a, b mark, t time.Time) time.Duration {
+func between(a, b shareMark, t time.Time) time.Duration {
 	whole, part := b.at.Sub(a.at), t.Sub(a.at)
 	if whole <= 0 || part >= whole {
 		return b.share
@@ -160,7 +160,7 @@ func (s *Scheduler) answeredLocked(l *Lease, from, to time.Time) bool {
 }
 
 // start is the backend's share when the lease was taken.
-func (l *Lease) start() mark { return mark{l.taken, l.share} }
+func (l *Lease) start() shareMark { return shareMark{l.taken, l.share} }
 
 // excuseLocked takes from other running requests the backend's time that they had while they waited for the load that l caused, and returns
 // it.

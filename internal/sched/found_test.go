@@ -19,7 +19,7 @@ type thrownOut struct {
 
 func throwOut(t *testing.T) *thrownOut {
 	gpu := server("gpu", 4)
-	state := has(1, "a", "b")
+	state := stateWith(1, "a", "b")
 	state.Loaded["b"] = backend.Loaded{}
 	gpu.Set(state)
 	o := &thrownOut{s: New(backend.NewFleet(gpu), Options{MaxQueue: 100, MaxWait: time.Hour})}
@@ -88,7 +88,7 @@ func TestALoadThatIsFoundIsItsFirstRequests(t *testing.T) {
 func TestWaitingForALoadOfOthersIsNotService(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu := server("gpu", 2)
-		gpu.Set(has(1, "a"))
+		gpu.Set(stateWith(1, "a"))
 		s := New(backend.NewFleet(gpu), Options{MaxQueue: 100, MaxWait: time.Hour})
 		causes := lease(t, s, Ask{Key: "causes", Model: "a"})
 		waits := lease(t, s, Ask{Key: "waits", Model: "a"})
@@ -125,7 +125,7 @@ func TestALoadIsFoundByTheFirstByte(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				gpu := server("gpu", 4)
-				gpu.Set(has(1, "a"))
+				gpu.Set(stateWith(1, "a"))
 				s := New(backend.NewFleet(gpu), Options{MaxQueue: 100, MaxWait: time.Hour})
 				for i := range 3 {
 					l := lease(t, s, Ask{Key: fmt.Sprint("usual", i), Model: "a", Plain: true})
@@ -163,7 +163,7 @@ func TestALoadIsFoundByTheFirstByte(t *testing.T) {
 func TestShareAt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu := server("gpu", 0)
-		gpu.Set(has(1, "a"))
+		gpu.Set(stateWith(1, "a"))
 		s := New(backend.NewFleet(gpu), Options{MaxQueue: 100, MaxWait: time.Hour})
 		srv := s.serverLocked(gpu)
 		began := time.Now()

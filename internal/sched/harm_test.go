@@ -30,16 +30,16 @@ const harmLoad = 3 * time.Second
 func newCrowd(t *testing.T, hold time.Duration) *crowd {
 	c := &crowd{gpu: server("gpu", 4)}
 	names := []string{"a", "b", "c", "d"}
-	c.gpu.Set(has(1, names...))
+	c.gpu.Set(stateWith(1, names...))
 	fleet := backend.NewFleet(c.gpu)
 	c.s = New(fleet, Options{MaxQueue: 1000, MaxWait: 24 * time.Hour, Load: func(ctx context.Context, b *backend.Backend, a *Ask) error {
 		c.loads.Add(1)
-		state := has(0, names...)
+		state := stateWith(0, names...)
 		b.Set(state) // Ollama drops what it has first, and ends the load with its request
 		select {
 		case <-ctx.Done():
 		case <-time.After(harmLoad):
-			state = has(0, names...)
+			state = stateWith(0, names...)
 			state.Loaded[a.Model] = backend.Loaded{}
 			b.Set(state)
 		}
@@ -239,11 +239,11 @@ func TestABarredPayerIsNoCause(t *testing.T) {
 func TestAModelInUseThatWasPushedOutSettles(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu := server("gpu", 4)
-		gpu.Set(has(1, "a", "b"))
+		gpu.Set(stateWith(1, "a", "b"))
 		fleet := backend.NewFleet(gpu)
 		s := New(fleet, Options{MaxQueue: 100, MaxWait: time.Hour, Load: func(_ context.Context, b *backend.Backend, a *Ask) error {
 			time.Sleep(15 * time.Second)
-			state := has(0, "a", "b")
+			state := stateWith(0, "a", "b")
 			state.Loaded[a.Model] = backend.Loaded{}
 			b.Set(state)
 			fleet.Refresh()
@@ -254,7 +254,7 @@ func TestAModelInUseThatWasPushedOutSettles(t *testing.T) {
 		var waited [2]time.Duration
 		var all sync.WaitGroup
 		for i, model := range []string{"a", "b"} {
-			all.Go(func() { waited[i] = ask(t, s, Ask{Key: model, Model: model}, time.Second) })
+			all.Go(func() { waited[i] = askFor(t, s, Ask{Key: model, Model: model}, time.Second) })
 		}
 		synctest.Wait()
 		if n := s.Snapshot(); n.InFlight != 2 || n.Waiting != 2 {

@@ -14,8 +14,8 @@ import (
 func TestALoadThatIsLeftIsBookedToItsEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu := server("gpu", 4)
-		gpu.Set(has(1, "a", "b"))
-		s, _ := loads(Options{}, gpu) // of a minute each
+		gpu.Set(stateWith(1, "a", "b"))
+		s, _ := schedulerWithLoads(Options{}, gpu) // of a minute each
 		s.serverLocked(gpu).fits = 1
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		l, err := s.Acquire(ctx, Ask{Key: "leaves", Model: "b"})
@@ -57,8 +57,8 @@ func TestALoadThatBringsBackIsTheEvictors(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				gpu := server("gpu", 4)
-				gpu.Set(has(1, "a", "b"))
-				s, _ := loads(Options{}, gpu) // of a minute each
+				gpu.Set(stateWith(1, "a", "b"))
+				s, _ := schedulerWithLoads(Options{}, gpu) // of a minute each
 				s.serverLocked(gpu).fits = 1
 				run := func(key, model string, want time.Duration) {
 					t.Helper()
@@ -133,12 +133,12 @@ func TestTwentyLeavesAreOneLoad(t *testing.T) {
 				all.Wait()
 				time.Sleep(5 * time.Second) // what has begun is done
 				c.s.mu.Lock()
-				stint := c.s.worth(c.s.serverLocked(c.gpu), "b")
+				stintTime := c.s.worth(c.s.serverLocked(c.gpu), "b")
 				c.s.mu.Unlock()
 				caused := c.loads.Load() // of these every second one brings the crowd's model back
-				most := 2 * (1 + int64(time.Since(began)/stint))
+				most := 2 * (1 + int64(time.Since(began)/stintTime))
 				if caused < 1 || caused > most {
-					t.Errorf("%d loads in %v, want 1 to %d: a stint is %v", caused, time.Since(began), most, stint)
+					t.Errorf("%d loads in %v, want 1 to %d: a stint is %v", caused, time.Since(began), most, stintTime)
 				}
 				if booked <= 0 {
 					t.Errorf("%d loads, and nothing is booked for them", caused)

@@ -17,8 +17,8 @@ import (
 func TestWorkElsewhereIsNotHeldAgainstAKey(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu, other := server("gpu", 2), server("other", 4)
-		gpu.Set(has(1, "chat"))
-		other.Set(has(1, "ingest"))
+		gpu.Set(stateWith(1, "chat"))
+		other.Set(stateWith(1, "ingest"))
 		s := New(backend.NewFleet(gpu, other), Options{MaxQueue: 1000, MaxWait: 10 * time.Minute})
 		ctx, stop := context.WithCancel(t.Context())
 		work := func(key, model string, hold time.Duration) {
@@ -109,7 +109,7 @@ func TestLoadsThatFailCostOthersLittle(t *testing.T) {
 func TestVotesEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu := server("gpu", 0)
-		gpu.Set(has(1, "a"))
+		gpu.Set(stateWith(1, "a"))
 		s := New(backend.NewFleet(gpu), Options{MaxQueue: 1000, MaxWait: time.Hour})
 		run := func(key string, inside time.Duration) {
 			var all []*Lease
@@ -140,7 +140,7 @@ func TestVotesEnd(t *testing.T) {
 func TestOneKeyDoesNotRaiseTheSlots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu := server("gpu", 0)
-		gpu.Set(has(1, "a"))
+		gpu.Set(stateWith(1, "a"))
 		s := New(backend.NewFleet(gpu), Options{MaxQueue: 1000, MaxWait: time.Hour})
 		srv := s.serverLocked(gpu)
 		round := func(key string, hold, inside time.Duration) {
@@ -171,13 +171,13 @@ func TestOneKeyDoesNotRaiseTheSlots(t *testing.T) {
 func pausing(t *testing.T, victims int, hold, pause time.Duration) *crowd {
 	c := &crowd{gpu: server("gpu", 4)}
 	names := []string{"a", "b", "c", "d"}
-	c.gpu.Set(has(1, names...))
+	c.gpu.Set(stateWith(1, names...))
 	fleet := backend.NewFleet(c.gpu)
 	c.s = New(fleet, Options{MaxQueue: 1000, MaxWait: 24 * time.Hour, Load: func(ctx context.Context, b *backend.Backend, a *Ask) error {
 		c.loads.Add(1)
-		b.Set(has(0, names...))
+		b.Set(stateWith(0, names...))
 		time.Sleep(harmLoad)
-		state := has(0, names...)
+		state := stateWith(0, names...)
 		state.Loaded[a.Model] = backend.Loaded{}
 		b.Set(state)
 		fleet.Refresh()
@@ -231,8 +231,8 @@ func TestIdleMomentsAreNoInvitation(t *testing.T) {
 func TestASingleUserMayCancelALoad(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu := server("gpu", 4)
-		gpu.Set(has(1, "small", "large"))
-		s, done := loads(Options{}, gpu)
+		gpu.Set(stateWith(1, "small", "large"))
+		s, done := schedulerWithLoads(Options{}, gpu)
 		s.serverLocked(gpu).fits = 1
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		if _, err := s.Acquire(ctx, Ask{Key: "anna", Model: "large"}); err == nil {
@@ -253,8 +253,8 @@ func TestASingleUserMayCancelALoad(t *testing.T) {
 func TestADebtOutlastsAMomentWithoutAQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu := server("gpu", 1)
-		gpu.Set(has(1, "a", "b"))
-		s, _ := loads(Options{}, gpu)
+		gpu.Set(stateWith(1, "a", "b"))
+		s, _ := schedulerWithLoads(Options{}, gpu)
 		s.serverLocked(gpu).fits = 1
 		for _, key := range []string{"debtor", "other"} {
 			l := lease(t, s, Ask{Key: key, Model: "a"})

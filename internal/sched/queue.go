@@ -384,7 +384,7 @@ func (s *Scheduler) causeIn(q *modelQueue, b *backend.Backend, now time.Time) (*
 	first = nil
 	for class := range q.byClass {
 		for _, k := range q.byClass[class] {
-			if w := k.first(); !now.Before(w.client.barredUntil) && before(w, inTurn, first, inTurn) {
+			if w := k.first(); !now.Before(w.client.barredUntil) && precedes(w, inTurn, first, inTurn) {
 				first = w
 			}
 		}
@@ -395,8 +395,8 @@ func (s *Scheduler) causeIn(q *modelQueue, b *backend.Backend, now time.Time) (*
 	return nil, leftOver
 }
 
-// before reports whether w is scheduled before o.
-func before(w *waiter, r rank, o *waiter, than rank) bool {
+// precedes reports whether w is scheduled before o.
+func precedes(w *waiter, r rank, o *waiter, than rank) bool {
 	switch {
 	case o == nil:
 		return true

@@ -105,8 +105,8 @@ func (l *Lease) delayLocked(now time.Time, waited time.Duration) {
 	}
 }
 
-// ended is a request that has ended. Its payer gets a credit if a prompt that stopped the request becomes known later.
-type ended struct {
+// endedRequest is a request that has ended. Its payer gets a credit if a prompt that stopped the request becomes known later.
+type endedRequest struct {
 	client   *client
 	sent, to time.Time
 	slots    int
@@ -115,7 +115,7 @@ type ended struct {
 
 // note keeps l, which is being released, in the ring of the last requests.
 func (st *modelState) note(l *Lease, charged time.Duration, now time.Time) {
-	st.ended[st.ends%len(st.ended)] = ended{l.client, l.sent(), now, l.slots, charged}
+	st.ended[st.ends%len(st.ended)] = endedRequest{l.client, l.sent(), now, l.slots, charged}
 	st.ends++
 }
 

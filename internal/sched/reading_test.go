@@ -79,13 +79,13 @@ const (
 	writingTime   = time.Second
 )
 
-// reading is how keys with long prompts behave.
-type reading struct {
+// readingKeys is how keys with long prompts behave.
+type readingKeys struct {
 	name string
 	ask  func(r *runner, l *Lease)
 }
 
-var readings = []reading{
+var readings = []readingKeys{
 	{"read to the end", func(r *runner, l *Lease) {
 		began := time.Now()
 		s := r.begin(readingTime, batchTime)
@@ -219,7 +219,7 @@ func longPrompts(t *testing.T, state backend.State) (s *Scheduler, long *Lease, 
 // the time that passed.
 func TestThePromptsTimeIsOnItsRow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, long, others := longPrompts(t, has(1, "a"))
+		s, long, others := longPrompts(t, stateWith(1, "a"))
 		long.Release()
 		time.Sleep(time.Second)
 		all := long.GPU()
@@ -247,7 +247,7 @@ func wantGPUAbout(t *testing.T, name string, l *Lease, want time.Duration) {
 // by then.
 func TestStandingStillIsNotService(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, long, others := longPrompts(t, has(1, "a"))
+		s, long, others := longPrompts(t, stateWith(1, "a"))
 		go func() { lease(t, s, Ask{Key: "waits", Model: "a"}).Release() }() // so that service counts
 		synctest.Wait()
 		s.mu.Lock()
@@ -276,7 +276,7 @@ func TestStandingStillIsNotService(t *testing.T) {
 // makes no other prompt cheaper.
 func TestAPromptPaysOnlyForItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, long, others := longPrompts(t, has(1, "a"))
+		s, long, others := longPrompts(t, stateWith(1, "a"))
 		st := long.model
 		long.Release()
 		if got := st.perRead.median; got < 900*time.Microsecond || got > time.Millisecond {
@@ -313,7 +313,7 @@ func TestPromptsNeverBookMoreThanPassed(t *testing.T) {
 	for seed := range uint64(20) {
 		synctest.Test(t, func(t *testing.T) {
 			gpu := server("gpu", 4)
-			gpu.Set(has(2, "a", "b"))
+			gpu.Set(stateWith(2, "a", "b"))
 			s := New(backend.NewFleet(gpu), Options{MaxQueue: 1000, MaxWait: 1000 * time.Hour})
 			began := time.Now()
 			var sum atomic.Int64

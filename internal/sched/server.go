@@ -27,7 +27,7 @@ type serverState struct {
 	// draining is the change of model that the backend drains for: no request starts until the running ones have ended. load is the change
 	// itself.
 	draining  *drain
-	load      *load
+	load      *modelLoad
 	loaded    time.Time // when the last change ended
 	wake      *time.Timer
 	wakeAt    time.Time              // when wake fires
@@ -41,7 +41,7 @@ type serverState struct {
 	share    time.Duration
 	shared   time.Time
 	work     time.Duration // the integral of inFlight
-	marks    marks
+	marks    shareMarks
 	lastLoad pastLoad
 	demand   demand
 	// evicted are the models that the last change pushed out, and evictedBy is its payer. tookOver reports whether others used the backend
@@ -94,7 +94,7 @@ type modelState struct {
 	first    samples[time.Duration] // how long plain requests wait for the first byte of a stream
 	perToken samples[time.Duration] // time for a token of an answer
 	perRead  samples[time.Duration] // time for a token of a long prompt
-	ended    [maxEnded]ended        // a ring of the last requests
+	ended    [maxEnded]endedRequest // a ring of the last requests
 	ends     int
 	template samples[int64]     // tokens that the template adds to a short prompt
 	density  samples[int64]     // real tokens of a long prompt per thousand likely ones
@@ -267,13 +267,13 @@ func (s *Scheduler) chooseLocked(serving []*backend.Backend, a *Ask) (*serverSta
 	return best, ReasonLoaded
 }
 
-var seed = maphash.MakeSeed()
+var hashSeed = maphash.MakeSeed()
 
 // rendezvous scores a backend for a conversation, from 0 to 1. Each conversation has its own order of the backends. If a backend is added
 // or removed, the order of the others stays (Thaler and Ravishankar, 1998).
 func rendezvous(name string, prefix uint64) float64 {
 	var h maphash.Hash
-	h.SetSeed(seed)
+	h.SetSeed(hashSeed)
 	_, _ = h.WriteString(name)
 	maphash.WriteComparable(&h, prefix)
 	return float64(h.Sum64()>>11) / (1 << 53)
@@ -328,7 +328,7 @@ func (s *Scheduler) nextLocked(srv *serverState, now time.Time) *waiter {
 		if !srv.free(q.name.model) || !srv.warm(q.name) || !s.eligible(srv, q.name) {
 			continue
 		}
-		if w, r := s.nextIn(q, srv.b, now); w != nil && before(w, r, best, first) {
+		if w, r := s.nextIn(q, srv.b, now); w != nil && precedes(w, r, best, first) {
 			best, first = w, r
 		}
 	}
@@ -372,8 +372,8 @@ type drain struct {
 	slots   int           // the slots of the models that it had then
 }
 
-// load is a load of a model on a backend.
-type load struct {
+// modelLoad is a load of a model on a backend.
+type modelLoad struct {
 	drain
 	cancel       context.CancelFunc
 	keepsServing bool              // the backend serves its other models during the load

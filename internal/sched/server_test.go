@@ -13,8 +13,8 @@ import (
 	"ollama-api-service/internal/backend"
 )
 
-// has is the state of a server with these models, of which the first are loaded.
-func has(loaded int, models ...string) backend.State {
+// stateWith is the state of a server with these models, of which the first are loaded.
+func stateWith(loaded int, models ...string) backend.State {
 	s := backend.State{Healthy: true, Version: "0.6.5", Checked: time.Now(), Installed: map[string]backend.Installed{}, Loaded: map[string]backend.Loaded{}}
 	for i, m := range models {
 		s.Installed[m] = backend.Installed{Digest: m, Embeds: m == "embed"}
@@ -25,8 +25,8 @@ func has(loaded int, models ...string) backend.State {
 	return s
 }
 
-// loads is a scheduler whose loads take a minute, and what they were.
-func loads(o Options, list ...*backend.Backend) (*Scheduler, *[]string) {
+// schedulerWithLoads is a scheduler whose loads take a minute, and what they were.
+func schedulerWithLoads(o Options, list ...*backend.Backend) (*Scheduler, *[]string) {
 	var mu sync.Mutex
 	var done []string
 	fleet := backend.NewFleet(list...)
@@ -69,9 +69,9 @@ func lease(t *testing.T, s *Scheduler, a Ask) *Lease {
 func TestAWarmBackendIsChosen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		one, two := server("one", 2), server("two", 2)
-		one.Set(has(1, "a", "b"))
-		two.Set(has(1, "b", "a"))
-		s, done := loads(Options{}, one, two)
+		one.Set(stateWith(1, "a", "b"))
+		two.Set(stateWith(1, "b", "a"))
+		s, done := schedulerWithLoads(Options{}, one, two)
 		for range 2 {
 			if l := lease(t, s, Ask{Key: "k", Model: "b"}); l.Backend != two || l.Why != ReasonLoaded || l.Waited != 0 {
 				t.Errorf("got server %s by reason %s", l.Backend.Name, l.Why)
@@ -151,9 +151,9 @@ func TestConversationsStay(t *testing.T) {
 func TestOneLoadForAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		one, two := server("one", 4), server("two", 4)
-		one.Set(has(0, "a"))
-		two.Set(has(0, "a"))
-		s, done := loads(Options{}, one, two)
+		one.Set(stateWith(0, "a"))
+		two.Set(stateWith(0, "a"))
+		s, done := schedulerWithLoads(Options{}, one, two)
 		var leases [4]*Lease
 		var all sync.WaitGroup
 		for i := range leases {
@@ -188,8 +188,8 @@ func TestOneLoadForAll(t *testing.T) {
 func TestGivingUpALoad(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu := server("gpu", 4)
-		gpu.Set(has(0, "a"))
-		s, done := loads(Options{}, gpu)
+		gpu.Set(stateWith(0, "a"))
+		s, done := schedulerWithLoads(Options{}, gpu)
 		ctx, leave := context.WithCancel(t.Context())
 		var all sync.WaitGroup
 		all.Go(func() {
@@ -214,8 +214,8 @@ func TestGivingUpALoad(t *testing.T) {
 		}
 		leaveToo()
 
-		gpu.Set(has(0, "a"))
-		s, done = loads(Options{}, gpu)
+		gpu.Set(stateWith(0, "a"))
+		s, done = schedulerWithLoads(Options{}, gpu)
 		ctx, leave = context.WithCancel(t.Context())
 		all.Go(func() { _, _ = s.Acquire(ctx, Ask{Key: "cause", Model: "a"}) })
 		synctest.Wait()
@@ -234,8 +234,8 @@ func TestGivingUpALoad(t *testing.T) {
 func TestALoadFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu := server("gpu", 4)
-		gpu.Set(has(1, "a", "broken"))
-		s, _ := loads(Options{}, gpu)
+		gpu.Set(stateWith(1, "a", "broken"))
+		s, _ := schedulerWithLoads(Options{}, gpu)
 		l := lease(t, s, Ask{Key: "k", Model: "broken"})
 		if l.Loading != time.Minute {
 			t.Errorf("loading %v", l.Loading)
@@ -249,8 +249,8 @@ func TestALoadFails(t *testing.T) {
 func TestAChangeMustBeWorthIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu := server("gpu", 1)
-		gpu.Set(has(0, "a", "b"))
-		s, done := loads(Options{}, gpu)
+		gpu.Set(stateWith(0, "a", "b"))
+		s, done := schedulerWithLoads(Options{}, gpu)
 		s.serverLocked(gpu).fits = 1
 		ctx, cancel := context.WithCancel(t.Context())
 		var all sync.WaitGroup
@@ -258,7 +258,7 @@ func TestAChangeMustBeWorthIt(t *testing.T) {
 			for i := range 3 {
 				all.Go(func() {
 					for ctx.Err() == nil {
-						ask(t, s, Ask{Key: fmt.Sprint(model, i), Model: model}, 10*time.Second)
+						askFor(t, s, Ask{Key: fmt.Sprint(model, i), Model: model}, 10*time.Second)
 					}
 				})
 			}
@@ -311,8 +311,8 @@ func TestSlotsAreFound(t *testing.T) {
 func TestEmbeddingModelsHaveOneSlot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu := server("gpu", 4)
-		gpu.Set(has(2, "a", "embed"))
-		s, _ := loads(Options{}, gpu)
+		gpu.Set(stateWith(2, "a", "embed"))
+		s, _ := schedulerWithLoads(Options{}, gpu)
 		l := lease(t, s, Ask{Key: "k", Model: "embed"})
 		_, err := s.Acquire(t.Context(), Ask{Key: "k", Model: "embed", Deadline: time.Now().Add(time.Second)})
 		if api.AsError(err).Code != api.CodeQueueTimeout {
@@ -358,8 +358,8 @@ func TestTotal(t *testing.T) {
 func TestTheFleetChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		one, two := server("one", 1), server("two", 1)
-		one.Set(has(1, "a"))
-		two.Set(has(1, "b"))
+		one.Set(stateWith(1, "a"))
+		two.Set(stateWith(1, "b"))
 		fleet := backend.NewFleet(one, two)
 		s := New(fleet, Options{MaxQueue: 100, MaxWait: time.Hour})
 		held := lease(t, s, Ask{Key: "k", Model: "a"})
@@ -370,9 +370,9 @@ func TestTheFleetChanges(t *testing.T) {
 		}()
 		synctest.Wait()
 		three := server("three", 1)
-		three.Set(has(1, "a"))
+		three.Set(stateWith(1, "a"))
 		taken := make(chan *Lease, 1)
-		down := has(1, "a")
+		down := stateWith(1, "a")
 		down.Healthy = false
 		one.Set(down)
 		fleet.Refresh()
@@ -385,7 +385,7 @@ func TestTheFleetChanges(t *testing.T) {
 		if _, err := s.Acquire(t.Context(), Ask{Key: "k", Model: "b", Since: "0.13.3"}); api.AsError(err).Code != api.CodeTooOld {
 			t.Error(err)
 		}
-		one.Set(has(1, "a"))
+		one.Set(stateWith(1, "a"))
 		fleet.Refresh()
 		go func() { taken <- lease(t, s, Ask{Key: "k", Model: "a"}) }()
 		synctest.Wait()
@@ -395,7 +395,7 @@ func TestTheFleetChanges(t *testing.T) {
 		} else {
 			l.Release()
 		}
-		draining := has(1, "a")
+		draining := stateWith(1, "a")
 		draining.Draining = true
 		one.Set(draining)
 		fleet.Refresh()
@@ -419,8 +419,8 @@ func TestTheFleetChanges(t *testing.T) {
 func TestAChangeThatNobodyNeedsAnyMore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		one, two := server("one", 2), server("two", 1)
-		one.Set(has(1, "a", "b"))
-		two.Set(has(1, "b"))
+		one.Set(stateWith(1, "a", "b"))
+		two.Set(stateWith(1, "b"))
 		fleet := backend.NewFleet(one)
 		s := New(fleet, Options{MaxQueue: 100, MaxWait: time.Hour})
 		s.serverLocked(one).fits = 1
@@ -428,7 +428,7 @@ func TestAChangeThatNobodyNeedsAnyMore(t *testing.T) {
 		var all sync.WaitGroup
 		all.Go(func() { lease(t, s, Ask{Key: "k", Model: "b"}).Release() })
 		time.Sleep(10 * time.Minute) // it has waited long enough for the backend to drain
-		all.Go(func() { ask(t, s, Ask{Key: "k", Model: "a"}, time.Second) })
+		all.Go(func() { askFor(t, s, Ask{Key: "k", Model: "a"}, time.Second) })
 		synctest.Wait()
 		if n := s.Snapshot(); n.Waiting != 2 || n.InFlight != 1 {
 			t.Fatalf("it does not drain: %+v", n)
@@ -448,7 +448,7 @@ func TestAChangeThatNobodyNeedsAnyMore(t *testing.T) {
 func TestAModelIsLoadedBesideOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu := server("gpu", 4)
-		gpu.Set(has(1, "a", "b", "c"))
+		gpu.Set(stateWith(1, "a", "b", "c"))
 		fleet := backend.NewFleet(gpu)
 		holds := 2
 		s := New(fleet, Options{MaxQueue: 100, MaxWait: time.Hour, Load: func(_ context.Context, b *backend.Backend, a *Ask) error {
@@ -475,14 +475,14 @@ func TestAModelIsLoadedBesideOthers(t *testing.T) {
 			}
 		})
 		synctest.Wait()
-		if waited := ask(t, s, Ask{Key: "k", Model: "a"}, time.Second); waited != 0 {
+		if waited := askFor(t, s, Ask{Key: "k", Model: "a"}, time.Second); waited != 0 {
 			t.Errorf("while another model was loaded as well, a request waited for %v, want 0", waited)
 		}
 		all.Wait()
-		if waited := ask(t, s, Ask{Key: "k", Model: "b"}, time.Second); waited != 0 {
+		if waited := askFor(t, s, Ask{Key: "k", Model: "b"}, time.Second); waited != 0 {
 			t.Errorf("what is loaded waits for %v", waited)
 		}
-		ask(t, s, Ask{Key: "k", Model: "c"}, time.Second) // pushes one out
+		askFor(t, s, Ask{Key: "k", Model: "c"}, time.Second) // pushes one out
 		if s.serverLocked(gpu).fits != 2 || s.serverLocked(gpu).room("d") {
 			t.Errorf("its memory is taken to hold %d", s.serverLocked(gpu).fits)
 		}

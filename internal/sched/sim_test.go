@@ -18,8 +18,8 @@ import (
 // A simulation runs a trace through a policy on modelled backends, on a clock of its own: the real scheduler, or one of the two that
 // it is compared with.
 
-// pattern is how one kind of key sends.
-type pattern struct {
+// keyPattern is how one kind of key sends.
+type keyPattern struct {
 	name    string
 	keys    int
 	share   float64 // of the load, of all its keys together
@@ -43,7 +43,7 @@ type trace struct {
 	length   time.Duration
 	window   time.Duration // for which fairness is looked at; 0: half an hour
 	maxWait  time.Duration // MAX_QUEUE_WAIT; 0: without bound
-	patterns []pattern
+	patterns []keyPattern
 	short    bool // it is run by every test
 	plotted  bool
 	recorded []job // instead of patterns
@@ -247,8 +247,8 @@ func (f *fair) take(j *job, avoid *machine) (*machine, func(), error) {
 	return f.machines[l.Backend], func() { l.Release() }, nil
 }
 
-// served is the outcome of one job.
-type served struct {
+// jobResult is the outcome of one job.
+type jobResult struct {
 	job
 	wait, held time.Duration
 	from, to   time.Duration // of its service
@@ -259,7 +259,7 @@ type served struct {
 type result struct {
 	trace   *trace
 	policy  string
-	all     []served
+	all     []jobResult
 	changes int
 	wrong   int
 	most    int
@@ -292,7 +292,7 @@ func simulate(t *testing.T, tr *trace, name string) *result {
 		var all sync.WaitGroup
 		one := func(j job) {
 			asked := time.Now()
-			s := served{job: j}
+			s := jobResult{job: j}
 			var avoid *machine
 			for range 3 {
 				m, release, err := p.take(&j, avoid)

@@ -64,7 +64,7 @@ func TestManyTextsTakeSlotsAsTheyBecomeFree(t *testing.T) {
 func TestTextsTakeNoMoreSlotsThanThereAre(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu := server("gpu", 4)
-		gpu.Set(has(2, "a", "embed"))
+		gpu.Set(stateWith(2, "a", "embed"))
 		s := New(backend.NewFleet(gpu), Options{MaxQueue: 100, MaxWait: time.Hour})
 		for _, c := range []struct {
 			ask  Ask
@@ -117,7 +117,7 @@ func TestManyTextsPayForTheirSlots(t *testing.T) {
 func TestTextsNeverBlockEachOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu := server("gpu", 0)
-		gpu.Set(has(2, "a", "b"))
+		gpu.Set(stateWith(2, "a", "b"))
 		s := New(backend.NewFleet(gpu), Options{MaxQueue: 1000, MaxWait: 10 * time.Hour})
 		began := time.Now()
 		var all sync.WaitGroup
@@ -171,17 +171,17 @@ func TestTheWaitIsBoundedWithManyTexts(t *testing.T) {
 					all.Go(func() {
 						for ctx.Err() == nil {
 							a := embedding(fmt.Sprint("other", k), texts)
-							ask(t, s, a, hold)
+							askFor(t, s, a, hold)
 						}
 					})
 				}
 			}
 			time.Sleep(time.Duration(random.Int64N(int64(20 * longest))))
 			for range own {
-				all.Go(func() { ask(t, s, embedding("mine", 6), longest) })
+				all.Go(func() { askFor(t, s, embedding("mine", 6), longest) })
 			}
 			synctest.Wait()
-			waited := ask(t, s, embedding("mine", 6), time.Second)
+			waited := askFor(t, s, embedding("mine", 6), time.Second)
 			if w := time.Duration(2+(keys-1)*(own+2)+own) * longest; waited > w {
 				t.Errorf("seed %d: with %d keys on %d slots and %d of its own before it, it waited for %v, the bound is %v", seed, keys, slots, own, waited, w)
 			}

@@ -72,7 +72,7 @@ func (st *modelState) learnPrompt(payer string, c counted, now time.Time) {
 		density := (c.prompt - own.around) * 1000 / c.Likely
 		own.density = lower(own.density, density)
 		if c.prompt%contextStep != 0 { // otherwise it was most likely cut to the context
-			own.bytes = mean(own.bytes, min(c.prompt*1000/max(c.Text, 1), 1000))
+			own.bytes = dampedMean(own.bytes, min(c.prompt*1000/max(c.Text, 1), 1000))
 		}
 		st.density.put(payer, density, now)
 	}
@@ -82,9 +82,9 @@ func (st *modelState) learnPrompt(payer string, c counted, now time.Time) {
 // lower is the larger of a value and the one before, which it lowers by an eighth of the difference.
 func lower(before, value int64) int64 { return max(value, before-(before-value)/8) }
 
-// mean moves a mean up by half of the difference, and down by an eighth: Ollama drops messages that do not fit into the context, so a
+// dampedMean moves a mean up by half of the difference, and down by an eighth: Ollama drops messages that do not fit into the context, so a
 // prompt may seem cheaper than it is.
-func mean(before, value int64) int64 {
+func dampedMean(before, value int64) int64 {
 	switch {
 	case before == 0:
 		return value

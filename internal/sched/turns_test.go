@@ -15,8 +15,8 @@ import (
 	"ollama-api-service/internal/backend"
 )
 
-// ask takes a slot, holds it and releases it.
-func ask(t *testing.T, s *Scheduler, a Ask, hold time.Duration) (waited time.Duration) {
+// askFor takes a slot, holds it and releases it.
+func askFor(t *testing.T, s *Scheduler, a Ask, hold time.Duration) (waited time.Duration) {
 	t.Helper()
 	l, err := s.Acquire(t.Context(), a)
 	if err != nil {
@@ -28,13 +28,13 @@ func ask(t *testing.T, s *Scheduler, a Ask, hold time.Duration) (waited time.Dur
 	return l.Waited
 }
 
-// order records the keys in the order in which they got slots.
-type order struct {
+// grantOrder records the keys in the order in which they got slots.
+type grantOrder struct {
 	mu   sync.Mutex
 	keys []string
 }
 
-func (o *order) ask(t *testing.T, s *Scheduler, a Ask, hold time.Duration) (waited time.Duration) {
+func (o *grantOrder) ask(t *testing.T, s *Scheduler, a Ask, hold time.Duration) (waited time.Duration) {
 	t.Helper()
 	l, err := s.Acquire(t.Context(), a)
 	if err != nil {
@@ -56,11 +56,11 @@ func TestAHeavyKeyDoesNotHoldALightOne(t *testing.T) {
 		var all sync.WaitGroup
 		for i := range 3 {
 			for range 1000 {
-				all.Go(func() { ask(t, s, Ask{Key: fmt.Sprint("heavy", i), Model: "m"}, time.Second) })
+				all.Go(func() { askFor(t, s, Ask{Key: fmt.Sprint("heavy", i), Model: "m"}, time.Second) })
 			}
 		}
 		time.Sleep(10*time.Second + time.Millisecond)
-		if waited := ask(t, s, Ask{Key: "light", Model: "m"}, time.Second); waited > 4*time.Second {
+		if waited := askFor(t, s, Ask{Key: "light", Model: "m"}, time.Second); waited > 4*time.Second {
 			t.Errorf("it waited for %v behind three others with requests of a second", waited)
 		}
 		all.Wait()
@@ -84,7 +84,7 @@ func TestServiceIsShared(t *testing.T) {
 			for range 8 {
 				all.Go(func() {
 					for time.Now().Before(end) {
-						ask(t, s, Ask{Key: k.name, Weight: k.weight, Model: "m"}, k.hold)
+						askFor(t, s, Ask{Key: k.name, Weight: k.weight, Model: "m"}, k.hold)
 						if time.Now().Before(end) {
 							got[i].Add(int64(k.hold))
 						}
@@ -110,9 +110,9 @@ func TestThePastIsForgotten(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := scheduler(1, 1000, 24*time.Hour)
 				for range 100 {
-					ask(t, s, Ask{Key: before, Model: "m"}, time.Minute)
+					askFor(t, s, Ask{Key: before, Model: "m"}, time.Minute)
 				}
-				var order order
+				var order grantOrder
 				var all sync.WaitGroup
 				for _, key := range []string{"a", "b"} {
 					for range 20 {
@@ -133,11 +133,11 @@ func TestThePastIsForgotten(t *testing.T) {
 func TestWhatRunsIsCharged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := scheduler(2, 1000, 24*time.Hour)
-		ask(t, s, Ask{Key: "other", Model: "m"}, time.Second)
-		ask(t, s, Ask{Key: "long", Model: "m"}, time.Second) // so that a second is expected of it
-		go ask(t, s, Ask{Key: "long", Model: "m"}, time.Hour)
+		askFor(t, s, Ask{Key: "other", Model: "m"}, time.Second)
+		askFor(t, s, Ask{Key: "long", Model: "m"}, time.Second) // so that a second is expected of it
+		go askFor(t, s, Ask{Key: "long", Model: "m"}, time.Hour)
 		synctest.Wait()
-		var turns order
+		var turns grantOrder
 		end := time.Now().Add(30 * time.Minute)
 		var all sync.WaitGroup
 		for _, key := range []string{"other", "long"} {
@@ -166,7 +166,7 @@ func TestBatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := scheduler(1, 1000, 40*time.Minute)
 		first := acquire(t, s, "m")
-		var turns order
+		var turns grantOrder
 		var all sync.WaitGroup
 		for _, key := range []string{"batch", "person"} {
 			for range 5 {
@@ -213,7 +213,7 @@ func TestComingBackDoesNotStarve(t *testing.T) {
 		for i := range 3 {
 			all.Go(func() {
 				for ctx.Err() == nil {
-					ask(t, s, Ask{Key: fmt.Sprint("loop", i), Model: "m"}, time.Second)
+					askFor(t, s, Ask{Key: fmt.Sprint("loop", i), Model: "m"}, time.Second)
 				}
 			})
 		}
@@ -222,7 +222,7 @@ func TestComingBackDoesNotStarve(t *testing.T) {
 		var waits []time.Duration
 		for range 10 {
 			all.Go(func() {
-				w := ask(t, s, Ask{Key: "backlog", Model: "m"}, time.Second)
+				w := askFor(t, s, Ask{Key: "backlog", Model: "m"}, time.Second)
 				mu.Lock()
 				waits = append(waits, w)
 				mu.Unlock()
@@ -232,7 +232,7 @@ func TestComingBackDoesNotStarve(t *testing.T) {
 		cancel()
 		all.Wait()
 		// Four payers and one slot: each has a request of a second in every four.
-		if longest, want := slices.Max(waits), bound(4, 1, 9, time.Second); longest > want {
+		if longest, want := slices.Max(waits), waitBound(4, 1, 9, time.Second); longest > want {
 			t.Errorf("the last of ten requests waited for %v next to three payers that send one at a time, want at most %v", longest, want)
 		}
 		wantEmpty(t, s)
@@ -264,7 +264,7 @@ func TestTheWaitIsBounded(t *testing.T) {
 						var some sync.WaitGroup
 						for range burst {
 							hold := length(dice)
-							some.Go(func() { ask(t, s, Ask{Key: fmt.Sprint("other", k), Model: "m"}, hold) })
+							some.Go(func() { askFor(t, s, Ask{Key: fmt.Sprint("other", k), Model: "m"}, hold) })
 						}
 						some.Wait()
 						time.Sleep(pause)
@@ -275,11 +275,11 @@ func TestTheWaitIsBounded(t *testing.T) {
 			own := random.IntN(4) // of its own requests before it
 			for range own {
 				hold := length(random)
-				all.Go(func() { ask(t, s, Ask{Key: "mine", Model: "m"}, hold) })
+				all.Go(func() { askFor(t, s, Ask{Key: "mine", Model: "m"}, hold) })
 			}
 			synctest.Wait()
-			waited := ask(t, s, Ask{Key: "mine", Model: "m"}, time.Second)
-			if w := bound(keys, slots, own, longest); waited > w {
+			waited := askFor(t, s, Ask{Key: "mine", Model: "m"}, time.Second)
+			if w := waitBound(keys, slots, own, longest); waited > w {
 				t.Errorf("seed %d: with %d keys on %d slots and %d of its own before it, it waited for %v, the bound is %v", seed, keys, slots, own, waited, w)
 			}
 			cancel()
@@ -288,8 +288,8 @@ func TestTheWaitIsBounded(t *testing.T) {
 	}
 }
 
-// bound is W of docs/fairness.md for keys of equal weight.
-func bound(keys, slots, own int, longest time.Duration) time.Duration {
+// waitBound is W of docs/fairness.md for keys of equal weight.
+func waitBound(keys, slots, own int, longest time.Duration) time.Duration {
 	others := time.Duration((keys - 1) * (slots + own + 1))
 	return 2*longest + (others+time.Duration(own))*longest/time.Duration(slots)
 }
@@ -303,11 +303,11 @@ func TestTheWaitIsBoundedAcrossChanges(t *testing.T) {
 			slots, keys, models := 1+random.IntN(3), 2+random.IntN(4), 2+random.IntN(2)
 			gpu := server("gpu", slots)
 			names := []string{"a", "b", "c"}[:models]
-			gpu.Set(has(1, names...))
+			gpu.Set(stateWith(1, names...))
 			fleet := backend.NewFleet(gpu)
 			s := New(fleet, Options{MaxQueue: 1_000_000, MaxWait: 1000 * time.Hour, Load: func(_ context.Context, b *backend.Backend, a *Ask) error {
 				time.Sleep(change)
-				b.Set(has(1, append([]string{a.Model}, names...)...))
+				b.Set(stateWith(1, append([]string{a.Model}, names...)...))
 				fleet.Refresh()
 				return nil
 			}})
@@ -321,7 +321,7 @@ func TestTheWaitIsBoundedAcrossChanges(t *testing.T) {
 						var some sync.WaitGroup
 						for range 1 + dice.IntN(20) {
 							hold, model := time.Duration(1+dice.Int64N(int64(longest))), names[dice.IntN(models)]
-							some.Go(func() { ask(t, s, Ask{Key: fmt.Sprint("other", k), Model: model}, hold) })
+							some.Go(func() { askFor(t, s, Ask{Key: fmt.Sprint("other", k), Model: model}, hold) })
 						}
 						some.Wait()
 					}
@@ -329,10 +329,10 @@ func TestTheWaitIsBoundedAcrossChanges(t *testing.T) {
 			}
 			time.Sleep(time.Duration(random.Int64N(int64(40 * longest))))
 			for _, model := range names {
-				waited := ask(t, s, Ask{Key: "mine", Model: model}, time.Second)
+				waited := askFor(t, s, Ask{Key: "mine", Model: model}, time.Second)
 				worth := stint * (change + longest/2)
 				turn := time.Duration(models) * (worth + change + longest)
-				w := turn * (1 + (bound(keys, slots, 0, longest)+worth-1)/worth)
+				w := turn * (1 + (waitBound(keys, slots, 0, longest)+worth-1)/worth)
 				if waited > w {
 					t.Errorf("seed %d: with %d keys, %d models and %d slots it waited for %v, the bound is %v", seed, keys, models, slots, waited, w)
 				}
@@ -353,7 +353,7 @@ func TestARetryGoesFirst(t *testing.T) {
 			t.Fatal("both went to one backend while the other was idle")
 		}
 		for i := range 2 {
-			go ask(t, s, Ask{Key: fmt.Sprint("k", i), Model: "m"}, time.Second)
+			go askFor(t, s, Ask{Key: fmt.Sprint("k", i), Model: "m"}, time.Second)
 			synctest.Wait()
 		}
 		got := make(chan *Lease, 1)
@@ -392,12 +392,12 @@ func TestAKeyHasItsPartOfTheQueue(t *testing.T) {
 		s := New(backend.NewFleet(server("gpu", 1)), Options{MaxQueue: 10, PerKey: 2, MaxWait: time.Hour})
 		first := acquire(t, s, "m")
 		for range 2 {
-			go ask(t, s, Ask{Key: "greedy", Model: "m"}, time.Second)
+			go askFor(t, s, Ask{Key: "greedy", Model: "m"}, time.Second)
 		}
 		synctest.Wait()
 		_, err := s.Acquire(t.Context(), Ask{Key: "greedy", Model: "m"})
 		wantError(t, err, api.CodeQueueFull, time.Second)
-		go ask(t, s, Ask{Key: "other", Model: "m"}, time.Second)
+		go askFor(t, s, Ask{Key: "other", Model: "m"}, time.Second)
 		synctest.Wait()
 		first.Release()
 		time.Sleep(time.Minute)
