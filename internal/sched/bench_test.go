@@ -33,7 +33,7 @@ func BenchmarkDispatch(b *testing.B) {
 			s.mu.Lock()
 			ask := func(i int) {
 				a := &Ask{Key: fmt.Sprint("key", i%100), Model: "m"}
-				s.enqueueLocked(s.clientLocked(a), a, time.Now())
+				s.enqueueLocked(s.payerLocked(a), a, time.Now())
 			}
 			for i := range waiting {
 				ask(i)

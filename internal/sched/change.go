@@ -34,9 +34,9 @@ func (s *Scheduler) changeLocked(srv *serverState, now time.Time) *drain {
 			continue
 		}
 		w, r := s.nextIn(q, srv.b, now)
-		if w != nil && now.Before(w.client.barredUntil) && !srv.room(q.name.model) &&
-			(busy || now.Sub(srv.use.lastByOthers(w.client)) < s.worth(srv, q.name.model)) {
-			barred := w.client
+		if w != nil && now.Before(w.payer.barredUntil) && !srv.room(q.name.model) &&
+			(busy || now.Sub(srv.use.lastByOthers(w.payer)) < s.worth(srv, q.name.model)) {
+			barred := w.payer
 			if w, r = s.causeIn(q, srv.b, now); w == nil {
 				s.wakeLocked(srv, barred.barredUntil.Sub(now))
 			}
@@ -138,7 +138,7 @@ func (srv *serverState) capacity() int {
 // returning lowers the payer's counter below that. For a stint the payer may not cause another change that would disturb others.
 func (s *Scheduler) oweLocked(srv *serverState, t *drain, now time.Time, more time.Duration) {
 	srv.count(now, 0)
-	c := t.request.client
+	c := t.request.payer
 	if idle := time.Duration(t.slots)*now.Sub(t.since) - (srv.work - t.work) + more; idle > 0 {
 		c.owed += float64(idle) / c.weight
 		c.charge(0) // updates its place in the heaps
@@ -164,7 +164,7 @@ func (s *Scheduler) loadLocked(srv *serverState, now time.Time) {
 	}
 	w := t.request
 	if s.o.Load == nil {
-		srv.done(t.queue, w.client, now, 0)
+		srv.done(t.queue, w.payer, now, 0)
 		return
 	}
 	srv.count(now, 1) // the load uses the backend
@@ -197,7 +197,7 @@ func (s *Scheduler) loadLocked(srv *serverState, now time.Time) {
 }
 
 // done notes that the model of name is in the backend's memory, which may have pushed others out. took is 0 if it is not known.
-func (srv *serverState) done(name queueName, cause *client, now time.Time, took time.Duration) {
+func (srv *serverState) done(name queueName, cause *payerState, now time.Time, took time.Duration) {
 	for _, st := range srv.models {
 		st.seen = time.Time{}
 		st.known = st.known && srv.holds(st.model)
@@ -206,8 +206,8 @@ func (srv *serverState) done(name queueName, cause *client, now time.Time, took 
 	st.seen, srv.loaded = now, now
 	st.options, st.known = name.options, true
 	if took > 0 {
-		st.loading.put(cause.payer, took, now)
-		srv.loading.mix(cause.payer, took, now)
+		st.loading.put(cause.name, took, now)
+		srv.loading.mix(cause.name, took, now)
 	}
 }
 
@@ -234,7 +234,7 @@ func (s *Scheduler) loadedLocked(srv *serverState, err error) {
 	change := srv.load
 	took := now.Sub(change.began)
 	w := change.request
-	cause := w.client
+	cause := w.payer
 	restored := srv.evicted[loadedAs{change.queue.model, change.queue.options}] && srv.evictedBy != cause &&
 		now.Sub(srv.loaded) < s.worth(srv, change.queue.model)
 	if restored && srv.tookOver {
@@ -242,7 +242,7 @@ func (s *Scheduler) loadedLocked(srv *serverState, err error) {
 	}
 	srv.load, srv.lastLoad = nil, pastLoad{change.began, now, cause}
 	if err == nil {
-		srv.done(change.queue, w.client, now, took)
+		srv.done(change.queue, w.payer, now, took)
 		srv.learn(change.before)
 	}
 	if change.stops {
@@ -256,11 +256,11 @@ func (s *Scheduler) loadedLocked(srv *serverState, err error) {
 		return
 	}
 	s.leaveLocked(w)
-	l := s.grantLocked(srv, w.client, w.ask, w.arrived, change.began, ReasonChange)
+	l := s.grantLocked(srv, w.payer, w.ask, w.arrived, change.began, ReasonChange)
 	l.share, l.Loading = srv.share, took
 	l.since, l.before = now, took // the load counts once, for any number of slots
 	l.modelWork -= took
-	if cause != w.client {
+	if cause != w.payer {
 		l.spared = took
 		cause.charge(took)
 		cause.debt += had
@@ -275,7 +275,7 @@ func (s *Scheduler) loadedLocked(srv *serverState, err error) {
 // another change that others would notice for a stint. This does not hold if the load only restores what another payer pushed out. After a
 // failed load the models that srv has stay for a stint too, because it took time as well.
 func (s *Scheduler) noteStopLocked(srv *serverState, change *modelLoad, err error, restored bool, now time.Time) {
-	c, worth := change.request.client, s.worth(srv, change.queue.model)
+	c, worth := change.request.payer, s.worth(srv, change.queue.model)
 	if err != nil && change.request.element != nil {
 		srv.loaded = now
 		s.oweLocked(srv, &change.drain, now, 0)
@@ -301,7 +301,7 @@ func (s *Scheduler) noteStopLocked(srv *serverState, change *modelLoad, err erro
 // model: a single user has chosen the wrong model.
 func (s *Scheduler) cancelLoadLocked(srv *serverState) {
 	if l := srv.load; l != nil && l.stops && l.request.element == nil && l.request.lease == nil && s.queues[l.queue] == nil &&
-		srv.demand.payers[l.request.client] > 0 && srv.demand.only(l.request.client) {
+		srv.demand.payers[l.request.payer] > 0 && srv.demand.only(l.request.payer) {
 		l.cancel()
 	}
 }
@@ -310,9 +310,9 @@ func (s *Scheduler) cancelLoadLocked(srv *serverState) {
 // moment, because a client that gave up too early may try again, and would otherwise never get its model.
 func (s *Scheduler) abandonedLocked(srv *serverState, change *modelLoad, err error, now time.Time) {
 	took := now.Sub(change.began)
-	alone := srv.demand.payers[change.request.client] > 0 && srv.demand.only(change.request.client) // and it wants another model now
+	alone := srv.demand.payers[change.request.payer] > 0 && srv.demand.only(change.request.payer) // and it wants another model now
 	if !change.stops || s.queues[change.queue] != nil || change.request.err != nil || alone {
-		change.request.client.charge(took)
+		change.request.payer.charge(took)
 		s.dispatchLocked(srv, now)
 		return
 	}

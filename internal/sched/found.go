@@ -39,7 +39,7 @@ func (l *Lease) FoundLoad() time.Duration { return l.found }
 // pastLoad is the last load of a backend: one that was found, or the gateway's own.
 type pastLoad struct {
 	from, to time.Time
-	cause    *client
+	cause    *payerState
 }
 
 // shareMark is a backend's share at a time.
@@ -121,7 +121,7 @@ func (s *Scheduler) foundLocked(l *Lease, now time.Time) time.Duration {
 	wait := min(l.waitedForLoad(), now.Sub(l.sent()))
 	if wait <= 0 {
 		if d := l.firstByte(); d > 0 && l.plain {
-			l.model.first.mix(l.client.payer, d, now)
+			l.model.first.mix(l.payer.name, d, now)
 		}
 		return 0
 	}
@@ -136,12 +136,12 @@ func (s *Scheduler) foundLocked(l *Lease, now time.Time) time.Duration {
 		*lend += part
 		return wait
 	}
-	srv.lastLoad = pastLoad{from, to, l.client}
+	srv.lastLoad = pastLoad{from, to, l.payer}
 	l.used += l.lent + s.excuseLocked(l, from, to)
 	l.found = wait
 	l.Loading += wait
-	l.model.loading.put(l.client.payer, wait, now)
-	srv.loading.mix(l.client.payer, wait, now)
+	l.model.loading.put(l.payer.name, wait, now)
+	srv.loading.mix(l.payer.name, wait, now)
 	for _, st := range srv.models { // it may have pushed others out
 		if st != l.model {
 			st.seen = time.Time{}

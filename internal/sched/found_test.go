@@ -102,7 +102,7 @@ func TestWaitingForALoadOfOthersIsNotService(t *testing.T) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		for key, want := range map[string]time.Duration{"causes": 12 * time.Second, "waits": 2 * time.Second} {
-			if got := time.Duration(s.clients[key].counter); got != want {
+			if got := time.Duration(s.payers[key].counter); got != want {
 				t.Errorf("%s is charged %v, want %v", key, got, want)
 			}
 		}

@@ -209,7 +209,7 @@ func TestABarredPayerIsNoCause(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		after := &crowd{s: c.s, ctx: t.Context()}
 		c.s.mu.Lock()
-		c.s.clientLocked(&Ask{Key: "free"}).counter = 1e15 // the other goes first
+		c.s.payerLocked(&Ask{Key: "free"}).counter = 1e15 // the other goes first
 		c.s.mu.Unlock()
 		if !after.try(Ask{Key: "barred", Model: "b"}, time.Minute, time.Second) {
 			t.Fatal("the first change: not served")
@@ -224,7 +224,7 @@ func TestABarredPayerIsNoCause(t *testing.T) {
 			t.Fatal("the second change: not served")
 		}
 		c.s.mu.Lock()
-		barred := time.Now().Before(c.s.clients["free"].barredUntil)
+		barred := time.Now().Before(c.s.payers["free"].barredUntil)
 		c.s.mu.Unlock()
 		if !barred {
 			t.Error("the payer that caused the second change may cause the next, want it barred")

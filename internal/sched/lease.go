@@ -22,7 +22,7 @@ type Lease struct {
 	sched       *Scheduler
 	server      *serverState
 	model       *modelState
-	client      *client
+	payer       *payerState
 	taken       time.Time
 	slots       int           // the number of slots that it has
 	maxSlots    int           // the number of slots that it takes as they become free
@@ -105,14 +105,14 @@ func (l *Lease) part() time.Duration { return time.Duration(l.slots) * (l.server
 func (l *Lease) takeOver(d time.Duration) { l.share -= d / time.Duration(l.slots) }
 
 // grantLocked takes a free slot of srv.
-func (s *Scheduler) grantLocked(srv *serverState, c *client, a *Ask, arrived, now time.Time, why Reason) *Lease {
+func (s *Scheduler) grantLocked(srv *serverState, c *payerState, a *Ask, arrived, now time.Time, why Reason) *Lease {
 	st := srv.model(a.Model)
 	if !st.known {
 		st.options, st.known = string(a.Options), true // this request loads the model with them, or the loaded model has them
 	}
 	l := &Lease{
 		Backend: srv.b, Waited: now.Sub(arrived), Why: why,
-		sched: s, server: srv, model: st, client: c, taken: now, plain: a.Plain, embeds: a.Embeds, inside: -1,
+		sched: s, server: srv, model: st, payer: c, taken: now, plain: a.Plain, embeds: a.Embeds, inside: -1,
 	}
 	srv.count(now, 0)
 	l.share, l.wanted = srv.share, srv.wantedByOthers(c, now)
@@ -126,7 +126,7 @@ func (s *Scheduler) grantLocked(srv *serverState, c *client, a *Ask, arrived, no
 
 // startLocked charges the lease's payer the time for which the lease is expected to be held.
 func (s *Scheduler) startLocked(l *Lease) {
-	c := l.client
+	c := l.payer
 	l.charged = s.estimateLocked(l)
 	c.running++
 	c.pay(s.lowestLocked())
@@ -138,8 +138,8 @@ func (s *Scheduler) startLocked(l *Lease) {
 }
 
 func (s *Scheduler) estimateLocked(l *Lease) time.Duration {
-	if l.client.mean > 0 {
-		return l.client.mean
+	if l.payer.mean > 0 {
+		return l.payer.mean
 	}
 	return time.Duration(l.slots) * cmp.Or(l.model.holds.median, s.holds.median, time.Second)
 }
@@ -156,7 +156,7 @@ func average[T ~int64](mean *T, d T) {
 // releaseLocked returns the slot. served is false if the slot was never used because the request had left: then the lease is no
 // measurement of how long requests take.
 func (l *Lease) releaseLocked(now time.Time, served bool) {
-	s, srv, st, c := l.sched, l.server, l.model, l.client
+	s, srv, st, c := l.sched, l.server, l.model, l.payer
 	l.released = true
 	l.held = now.Sub(l.taken)
 	srv.count(now, 0)
@@ -172,7 +172,7 @@ func (l *Lease) releaseLocked(now time.Time, served bool) {
 		l.delayLocked(now, others)
 	}
 	if served || l.Why == ReasonChange { // other leases have no row
-		l.used += c.settle()
+		l.used += c.takeDebt()
 	}
 	st.inFlight--
 	srv.unsettled = srv.unsettled && srv.inFlight > 0
@@ -195,10 +195,10 @@ func (l *Lease) releaseLocked(now time.Time, served bool) {
 		}
 		work := l.held - l.Loading - others
 		average(&c.mean, l.serve(work, now))
-		st.holds.mix(c.payer, work, now)
-		s.holds.mix(c.payer, work, now)
+		st.holds.mix(c.name, work, now)
+		s.holds.mix(c.name, work, now)
 		srv.adjustSlots(st, l, now)
-		st.learn(c.payer, l.counted, now)
+		st.learn(c.name, l.counted, now)
 	}
 	s.growLocked(srv, st, now)
 	srv.dropUnused(st)
@@ -215,8 +215,8 @@ func (s *Scheduler) advanceLocked(now time.Time) {
 	for _, l := range s.running {
 		if over := l.slotTime(now) - l.charged; over > 0 {
 			l.charged += over
-			l.client.held += float64(over) / l.client.weight
-			l.client.charge(over)
+			l.payer.held += float64(over) / l.payer.weight
+			l.payer.charge(over)
 		}
 	}
 }

@@ -28,7 +28,7 @@ func TestALoadThatIsLeftIsBookedToItsEnd(t *testing.T) {
 		}
 		time.Sleep(time.Hour)
 		s.mu.Lock()
-		if got, want := time.Duration(s.clients["leaves"].owed), time.Minute; got < want {
+		if got, want := time.Duration(s.payers["leaves"].owed), time.Minute; got < want {
 			t.Errorf("its payer owes %v, want at least %v", got, want)
 		}
 		s.mu.Unlock()
@@ -77,7 +77,7 @@ func TestALoadThatBringsBackIsTheEvictors(t *testing.T) {
 				run("evictor", "a", 0)
 				s.mu.Lock()
 				defer s.mu.Unlock()
-				behind := time.Duration(s.clients["evictor"].counter - s.clients["victim"].counter)
+				behind := time.Duration(s.payers["evictor"].counter - s.payers["victim"].counter)
 				if taken := c.next > 0; taken != (behind >= load) {
 					t.Errorf("the evictor is %v behind; want the load back: %v", behind, taken)
 				}
@@ -95,9 +95,9 @@ func TestWhatAPayerHasCausedWaitsForARow(t *testing.T) {
 	}{{false, time.Minute}, {true, 0}} {
 		l := acquire(t, s, "m")
 		s.mu.Lock()
-		s.clients["k"].debt = time.Minute
+		s.payers["k"].debt = time.Minute
 		l.releaseLocked(time.Now(), c.served)
-		if got := s.clients["k"].debt; got != c.want {
+		if got := s.payers["k"].debt; got != c.want {
 			t.Errorf("served %v: %v is left, want %v", c.served, got, c.want)
 		}
 		s.mu.Unlock()

@@ -275,7 +275,7 @@ func TestADebtOutlastsAMomentWithoutAQueue(t *testing.T) {
 		l.Release()
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if d, o := s.clients["debtor"], s.clients["other"]; d.due()-o.due() < float64(time.Minute) {
+		if d, o := s.payers["debtor"], s.payers["other"]; d.due()-o.due() < float64(time.Minute) {
 			t.Errorf("got the debtor %v behind, want more than a minute", time.Duration(d.due()-o.due()))
 		}
 	})

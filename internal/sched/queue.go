@@ -10,9 +10,9 @@ import (
 	"ollama-api-service/internal/backend"
 )
 
-// client is a payer in the queue, with the service that it has had.
-type client struct {
-	payer       string
+// payerState is a payer with the service that it has had.
+type payerState struct {
+	name        string
 	weight      float64
 	counter     float64 // slot time in nanoseconds, divided by the weight: the payer with the lowest is next
 	held        float64 // the part of counter for running requests, expected or already used
@@ -26,7 +26,7 @@ type client struct {
 }
 
 // lift raises the counter to that of the others when the payer returns with no request waiting: unused service is not saved up.
-func (c *client) lift(lowest float64) {
+func (c *payerState) lift(lowest float64) {
 	if c.waiting == 0 {
 		c.pay(lowest)
 		c.counter = max(c.counter, lowest)
@@ -34,26 +34,26 @@ func (c *client) lift(lowest float64) {
 }
 
 // pay moves debt from owed to counter, as far as other payers have had more service since.
-func (c *client) pay(lowest float64) {
+func (c *payerState) pay(lowest float64) {
 	paid := min(c.owed, max(0, lowest-c.counter))
 	c.owed -= paid
 	c.counter += paid
 }
 
 // due is the payer's place in the order: the lowest is next.
-func (c *client) due() float64 { return c.counter + c.owed }
+func (c *payerState) due() float64 { return c.counter + c.owed }
 
-// settle returns the payer's debt and clears it.
-func (c *client) settle() time.Duration {
+// takeDebt returns the payer's debt and clears it.
+func (c *payerState) takeDebt() time.Duration {
 	d := c.debt
 	c.debt = 0
 	return d
 }
 
 // changesForLocked reports whether a backend drains or loads for the payer.
-func (s *Scheduler) changesForLocked(c *client) bool {
+func (s *Scheduler) changesForLocked(c *payerState) bool {
 	for _, srv := range s.servers {
-		if srv.draining != nil && srv.draining.request.client == c || srv.load != nil && srv.load.request.client == c {
+		if srv.draining != nil && srv.draining.request.payer == c || srv.load != nil && srv.load.request.payer == c {
 			return true
 		}
 	}
@@ -61,7 +61,7 @@ func (s *Scheduler) changesForLocked(c *client) bool {
 }
 
 // newestBatch is the payer's batch request that arrived last, or nil.
-func (c *client) newestBatch() *waiter {
+func (c *payerState) newestBatch() *waiter {
 	var newest *waiter
 	for _, k := range c.queues {
 		if w := k.waiters.Back().Value.(*waiter); k.batch && (newest == nil || w.order > newest.order) {
@@ -72,7 +72,7 @@ func (c *client) newestBatch() *waiter {
 }
 
 // charge adds d of service, which may be negative.
-func (c *client) charge(d time.Duration) {
+func (c *payerState) charge(d time.Duration) {
 	c.counter += float64(d) / c.weight
 	for _, k := range c.queues {
 		heap.Fix(&k.queue.byClass[k.class], k.index)
@@ -105,7 +105,7 @@ type modelQueue struct {
 // keyQueue holds the requests of one payer in a modelQueue, either its interactive or its batch ones: first come, first served.
 type keyQueue struct {
 	queue   *modelQueue
-	client  *client
+	payer   *payerState
 	batch   bool
 	class   int // which heap of queue has it
 	waiters list.List
@@ -114,7 +114,7 @@ type keyQueue struct {
 
 type waiter struct {
 	ask      *Ask
-	client   *client
+	payer    *payerState
 	queue    *modelQueue
 	keyQueue *keyQueue // nil for a retry
 	arrived  time.Time
@@ -134,7 +134,7 @@ type keyHeap []*keyQueue
 
 func (h keyHeap) Len() int { return len(h) }
 func (h keyHeap) Less(i, j int) bool {
-	if a, b := h[i].client.due(), h[j].client.due(); a != b {
+	if a, b := h[i].payer.due(), h[j].payer.due(); a != b {
 		return a < b
 	}
 	return h[i].first().order < h[j].first().order
@@ -163,12 +163,12 @@ func (h *keyHeap) Pop() any {
 
 func (k *keyQueue) first() *waiter { return k.waiters.Front().Value.(*waiter) }
 
-func (s *Scheduler) clientLocked(a *Ask) *client {
+func (s *Scheduler) payerLocked(a *Ask) *payerState {
 	payer := cmp.Or(a.Payer, a.Key)
-	c := s.clients[payer]
+	c := s.payers[payer]
 	if c == nil {
-		c = &client{payer: payer}
-		s.clients[payer] = c
+		c = &payerState{name: payer}
+		s.payers[payer] = c
 		s.sweepLocked()
 	}
 	weight := a.Weight
@@ -186,17 +186,17 @@ func (s *Scheduler) clientLocked(a *Ask) *client {
 
 // sweepLocked drops payers without requests and debts. It runs when there are twice as many payers as the last sweep left.
 func (s *Scheduler) sweepLocked() {
-	if len(s.clients) < 2*s.swept+64 {
+	if len(s.payers) < 2*s.swept+64 {
 		return
 	}
 	now := time.Now()
-	for name, c := range s.clients {
+	for name, c := range s.payers {
 		c.pay(s.virtual)
 		if c.running == 0 && c.waiting == 0 && c.weight > 0 && c.owed == 0 && c.debt == 0 && now.After(c.barredUntil) && !s.changesForLocked(c) {
-			delete(s.clients, name)
+			delete(s.payers, name)
 		}
 	}
-	s.swept = len(s.clients)
+	s.swept = len(s.payers)
 }
 
 // lowestLocked is the counter of the payer that is next, without the part for its running requests: that part is partly expected, and they
@@ -204,10 +204,10 @@ func (s *Scheduler) sweepLocked() {
 // interactive one waits: their counters do not change while they are passed over, and would give each new payer a lead over waiting ones.
 func (s *Scheduler) lowestLocked() float64 {
 	for class := range classes {
-		var next *client
+		var next *payerState
 		for _, q := range s.queues {
-			if h := q.byClass[class]; len(h) > 0 && (next == nil || h[0].client.due() < next.due()) {
-				next = h[0].client
+			if h := q.byClass[class]; len(h) > 0 && (next == nil || h[0].payer.due() < next.due()) {
+				next = h[0].payer
 			}
 		}
 		if next != nil {
@@ -217,7 +217,7 @@ func (s *Scheduler) lowestLocked() float64 {
 	return s.virtual
 }
 
-func (s *Scheduler) enqueueLocked(c *client, a *Ask, now time.Time) *waiter {
+func (s *Scheduler) enqueueLocked(c *payerState, a *Ask, now time.Time) *waiter {
 	name := a.queueName()
 	q := s.queues[name]
 	if q == nil {
@@ -226,7 +226,7 @@ func (s *Scheduler) enqueueLocked(c *client, a *Ask, now time.Time) *waiter {
 	}
 	c.lift(s.lowestLocked())
 	s.arrivals++
-	w := &waiter{ask: a, client: c, queue: q, arrived: now, order: s.arrivals, ahead: q.n, ready: make(chan struct{})}
+	w := &waiter{ask: a, payer: c, queue: q, arrived: now, order: s.arrivals, ahead: q.n, ready: make(chan struct{})}
 	for _, b := range s.fleet.Serving(a.Model) {
 		srv := s.serverLocked(b)
 		w.servers = append(w.servers, srv)
@@ -249,7 +249,7 @@ func (s *Scheduler) enqueueLocked(c *client, a *Ask, now time.Time) *waiter {
 			return w
 		}
 	}
-	w.keyQueue = &keyQueue{queue: q, client: c, batch: a.Batch, class: interactive}
+	w.keyQueue = &keyQueue{queue: q, payer: c, batch: a.Batch, class: interactive}
 	if a.Batch {
 		w.keyQueue.class = batch
 	}
@@ -283,7 +283,7 @@ func (s *Scheduler) ageLocked(q *modelQueue, now time.Time) {
 }
 
 func (k *keyQueue) ageLocked(lowest float64) {
-	if c := k.client; c.due() < lowest {
+	if c := k.payer; c.due() < lowest {
 		c.charge(time.Duration((lowest - c.due()) * c.weight))
 	}
 	k.move(interactive)
@@ -291,7 +291,7 @@ func (k *keyQueue) ageLocked(lowest float64) {
 
 // leaveLocked removes w from the queue.
 func (s *Scheduler) leaveLocked(w *waiter) {
-	q, c := w.queue, w.client
+	q, c := w.queue, w.payer
 	for _, srv := range w.servers {
 		srv.demand.count(c, -1, time.Now())
 	}
@@ -378,13 +378,13 @@ func (s *Scheduler) nextIn(q *modelQueue, b *backend.Backend, now time.Time) (*w
 // causeIn is the request of q for which b may change its model: the next one whose payer is not barred.
 func (s *Scheduler) causeIn(q *modelQueue, b *backend.Backend, now time.Time) (*waiter, rank) {
 	first, r := s.nextIn(q, b, now)
-	if first == nil || !now.Before(first.client.barredUntil) {
+	if first == nil || !now.Before(first.payer.barredUntil) {
 		return first, r
 	}
 	first = nil
 	for class := range q.byClass {
 		for _, k := range q.byClass[class] {
-			if w := k.first(); !now.Before(w.client.barredUntil) && precedes(w, inTurn, first, inTurn) {
+			if w := k.first(); !now.Before(w.payer.barredUntil) && precedes(w, inTurn, first, inTurn) {
 				first = w
 			}
 		}
@@ -402,8 +402,8 @@ func precedes(w *waiter, r rank, o *waiter, than rank) bool {
 		return true
 	case r != than:
 		return r < than
-	case r != afterFailure && w.client.due() != o.client.due():
-		return w.client.due() < o.client.due()
+	case r != afterFailure && w.payer.due() != o.payer.due():
+		return w.payer.due() < o.payer.due()
 	}
 	return w.order < o.order
 }

@@ -26,7 +26,7 @@ func (l *Lease) NotePrompt(d time.Duration) {
 func (l *Lease) readingLocked(from, now time.Time) (took, own time.Duration) {
 	st, tokens := l.model, l.counted.prompt
 	if tokens <= 0 && l.prompt.Estimate > 0 {
-		tokens = st.expect(l.client.payer, l.prompt)
+		tokens = st.expect(l.payer.name, l.prompt)
 	}
 	if tokens <= 0 {
 		return 0, 0
@@ -66,7 +66,7 @@ func (l *Lease) measureRead(tokens int64, own time.Duration, now time.Time) {
 	if value < l.model.perRead.median/cachedFactor {
 		return
 	}
-	l.model.perRead.set(l.client.payer, now, func(old time.Duration) time.Duration {
+	l.model.perRead.set(l.payer.name, now, func(old time.Duration) time.Duration {
 		return time.Duration(lower(int64(old), int64(value)))
 	})
 }
@@ -85,11 +85,11 @@ func (l *Lease) delayLocked(now time.Time, waited time.Duration) {
 	to, part := from.Add(took), float64(own)/float64(took)
 	for i := range st.ended {
 		o := &st.ended[i]
-		if o.client != nil && o.to.After(from) && o.sent.Before(to) {
+		if o.payer != nil && o.to.After(from) && o.sent.Before(to) {
 			back := time.Duration(part * float64(earlier(o.to, to).Sub(later(o.sent, from))) * float64(o.slots))
 			back = max(0, min(back, o.charged))
 			o.charged -= back
-			o.client.charge(-back)
+			o.payer.charge(-back)
 		}
 	}
 	for _, o := range l.sched.running {
@@ -107,7 +107,7 @@ func (l *Lease) delayLocked(now time.Time, waited time.Duration) {
 
 // endedRequest is a request that has ended. Its payer gets a credit if a prompt that stopped the request becomes known later.
 type endedRequest struct {
-	client   *client
+	payer    *payerState
 	sent, to time.Time
 	slots    int
 	charged  time.Duration
@@ -115,7 +115,7 @@ type endedRequest struct {
 
 // note keeps l, which is being released, in the ring of the last requests.
 func (st *modelState) note(l *Lease, charged time.Duration, now time.Time) {
-	st.ended[st.ends%len(st.ended)] = endedRequest{l.client, l.sent(), now, l.slots, charged}
+	st.ended[st.ends%len(st.ended)] = endedRequest{l.payer, l.sent(), now, l.slots, charged}
 	st.ends++
 }
 

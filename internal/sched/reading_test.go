@@ -254,7 +254,7 @@ func TestStandingStillIsNotService(t *testing.T) {
 		for _, l := range append(others, long) { // what was not contested would not count
 			l.wanted -= l.slotTime(time.Now())
 		}
-		before := s.clients["other"].counter - s.clients["other"].held
+		before := s.payers["other"].counter - s.payers["other"].held
 		s.mu.Unlock()
 		others[0].Release()
 		long.Release()
@@ -262,7 +262,7 @@ func TestStandingStillIsNotService(t *testing.T) {
 		others[2].Release()
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		got := time.Duration(s.clients["other"].counter - before)
+		got := time.Duration(s.payers["other"].counter - before)
 		if want := 3 * time.Second; got < want*95/100 || got > want*110/100 {
 			t.Errorf("the others are charged %v, want about 1 s for each of three", got)
 		}
@@ -355,7 +355,7 @@ func TestPromptsNeverBookMoreThanPassed(t *testing.T) {
 			if got := time.Duration(sum.Load()); got > passed || got < passed*9/10 {
 				t.Errorf("seed %d: got %v on all rows, want the %v that passed", seed, got, passed)
 			}
-			for name, c := range s.clients {
+			for name, c := range s.payers {
 				if c.counter < 0 {
 					t.Errorf("seed %d: the counter of %s is %v", seed, name, c.counter)
 				}

@@ -54,14 +54,14 @@ type Scheduler struct {
 	mu       sync.Mutex
 	servers  map[*backend.Backend]*serverState
 	queues   map[queueName]*modelQueue // the queues that are not empty
-	clients  map[string]*client
+	payers   map[string]*payerState
 	waiting  int
 	arrivals uint64
 	running  []*Lease
 	advanced time.Time              // when running requests were last charged
 	holds    samples[time.Duration] // how long a slot is held
 	virtual  float64                // the counter of the payer that was scheduled last
-	swept    int                    // the number of clients that the last sweep left
+	swept    int                    // the number of payers that the last sweep left
 }
 
 // New returns a scheduler for fleet.
@@ -71,7 +71,7 @@ func New(fleet *backend.Fleet, o Options) *Scheduler {
 	}
 	s := &Scheduler{
 		o: o, fleet: fleet,
-		servers: make(map[*backend.Backend]*serverState), queues: make(map[queueName]*modelQueue), clients: make(map[string]*client),
+		servers: make(map[*backend.Backend]*serverState), queues: make(map[queueName]*modelQueue), payers: make(map[string]*payerState),
 	}
 	fleet.OnChange(s.changed)
 	return s
@@ -104,7 +104,7 @@ func (s *Scheduler) askLocked(a *Ask, now time.Time) (*Lease, *waiter, *api.Erro
 	if err != nil {
 		return nil, nil, err
 	}
-	c := s.clientLocked(a)
+	c := s.payerLocked(a)
 	if s.waiting == 0 {
 		if srv, why := s.chooseLocked(serving, a); srv != nil {
 			c.lift(s.virtual)
@@ -171,7 +171,7 @@ func (s *Scheduler) fullLocked(a *Ask) *api.Error {
 // whether there was one. A payer may have at most as many requests waiting as the queue has free places, so that there is room for others
 // (the dynamic threshold of Choudhury and Hahne, 1998, with alpha 1). evictBatchLocked serves a payer that has less than an equal part of
 // the queue when many other payers have filled it.
-func (s *Scheduler) evictBatchLocked(own *client, a *Ask) bool {
+func (s *Scheduler) evictBatchLocked(own *payerState, a *Ask) bool {
 	waiting := own.waiting + 1
 	least := waiting
 	if a.Batch {
@@ -179,11 +179,11 @@ func (s *Scheduler) evictBatchLocked(own *client, a *Ask) bool {
 	}
 	var last *waiter
 	payers := 1
-	for _, c := range s.clients {
+	for _, c := range s.payers {
 		if c.waiting > 0 {
 			payers++
 		}
-		if c == own || c.waiting < least || last != nil && c.waiting <= last.client.waiting {
+		if c == own || c.waiting < least || last != nil && c.waiting <= last.payer.waiting {
 			continue
 		}
 		if newest := c.newestBatch(); newest != nil {
@@ -264,7 +264,7 @@ func (s *Scheduler) loadingForLocked(w *waiter, now time.Time) *Lease {
 			srv.load.booked = srv.share - srv.load.share
 			return &Lease{
 				Backend: srv.b, Waited: srv.load.began.Sub(w.arrived), Loading: took, Why: ReasonChange, Ahead: w.ahead,
-				released: true, held: took, used: srv.load.booked + w.client.settle(),
+				released: true, held: took, used: srv.load.booked + w.payer.takeDebt(),
 			}
 		}
 	}

@@ -49,7 +49,7 @@ func wantEmpty(t *testing.T, s *Scheduler) {
 	if len(s.queues) != 0 || s.waiting != 0 || len(s.running) != 0 {
 		t.Errorf("%d queues, %d waiting and %d running are left, want none", len(s.queues), s.waiting, len(s.running))
 	}
-	for name, c := range s.clients {
+	for name, c := range s.payers {
 		if c.running != 0 || c.waiting != 0 || len(c.queues) != 0 || c.held != 0 {
 			t.Errorf("the key %q is left with %+v", name, c)
 		}

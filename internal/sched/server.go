@@ -47,7 +47,7 @@ type serverState struct {
 	// evicted are the models that the last change pushed out, and evictedBy is its payer. tookOver reports whether others used the backend
 	// less than a stint before.
 	evicted   map[loadedAs]bool
-	evictedBy *client
+	evictedBy *payerState
 	tookOver  bool
 }
 
@@ -57,10 +57,10 @@ type loadedAs struct{ model, options string }
 // use records when a backend was last used, and when by another payer than that one.
 type use struct {
 	last, others time.Time
-	by           *client
+	by           *payerState
 }
 
-func (u *use) note(c *client, now time.Time) {
+func (u *use) note(c *payerState, now time.Time) {
 	if u.by != c {
 		u.by, u.others = c, u.last
 	}
@@ -68,7 +68,7 @@ func (u *use) note(c *client, now time.Time) {
 }
 
 // lastByOthers is when the backend was last used by another payer than c.
-func (u *use) lastByOthers(c *client) time.Time {
+func (u *use) lastByOthers(c *payerState) time.Time {
 	if u.by == c {
 		return u.others
 	}
@@ -198,7 +198,7 @@ func (srv *serverState) adjustSlots(st *modelState, l *Lease, now time.Time) {
 	if l.inside < 0 || !l.atBound || !l.plain || l.embeds { // for embeddings Ollama reports only the total time
 		return
 	}
-	payer := l.client.payer
+	payer := l.payer.name
 	st.inside.put(payer, l.inside, now)
 	switch {
 	case st.inside.median > insideBound && l.inside > insideBound:
@@ -345,7 +345,7 @@ func (s *Scheduler) patience() time.Duration { return s.o.MaxWait / 4 }
 // grantWaiterLocked grants w a slot of srv.
 func (s *Scheduler) grantWaiterLocked(w *waiter, srv *serverState, now time.Time) {
 	s.leaveLocked(w)
-	s.deliverLocked(w, s.grantLocked(srv, w.client, w.ask, w.arrived, now, ReasonLoaded), now)
+	s.deliverLocked(w, s.grantLocked(srv, w.payer, w.ask, w.arrived, now, ReasonLoaded), now)
 }
 
 // deliverLocked delivers the lease to w, which has left the queue.

@@ -180,10 +180,10 @@ func (q *modelQueue) inTurn() []*waiter {
 	}
 	for class := range q.byClass {
 		for _, k := range q.byClass[class] {
-			due := k.client.counter
+			due := k.payer.counter
 			for e := k.waiters.Front(); e != nil; e = e.Next() {
 				list = append(list, turn{e.Value.(*waiter), class, due})
-				due += float64(max(k.client.mean, time.Second)) / k.client.weight
+				due += float64(max(k.payer.mean, time.Second)) / k.payer.weight
 			}
 		}
 	}

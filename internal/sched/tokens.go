@@ -132,5 +132,5 @@ func (l *Lease) Expected(p Prompt, silent bool) (prompt, answer int64) {
 	case silent:
 		answer = int64((held - l.Loading) / fastestToken)
 	}
-	return st.expect(l.client.payer, p), max(answer, 0)
+	return st.expect(l.payer.name, p), max(answer, 0)
 }

@@ -59,7 +59,7 @@ func make30(n int64) []int64 {
 func TestASilentAnswerOfAnUnknownModelCosts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &Scheduler{}
-		l := &Lease{sched: s, model: &modelState{}, client: &client{payer: "it"}, taken: time.Now()}
+		l := &Lease{sched: s, model: &modelState{}, payer: &payerState{name: "it"}, taken: time.Now()}
 		time.Sleep(50 * time.Millisecond)
 		if _, answer := l.Expected(Prompt{}, true); answer != 50 {
 			t.Errorf("50 ms of silence: got %d tokens, want 50", answer)
