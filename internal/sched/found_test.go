@@ -191,7 +191,7 @@ func TestShareAt(t *testing.T) {
 			}
 		}
 		if early := srv.shareAt(began.Add(20*time.Second), l.start()) - l.share; early <= 0 || early > 20*time.Second {
-			t.Errorf("before the marks it had %v of 20 s", early)
+			t.Errorf("before the marks: got %v, want more than 0 and at most 20 s", early)
 		}
 	})
 }

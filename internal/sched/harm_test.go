@@ -269,7 +269,7 @@ func TestAModelInUseThatWasPushedOutSettles(t *testing.T) {
 		}
 		all.Wait()
 		if waited[0] <= waited[1] {
-			t.Errorf("the model that was pushed out was served after %v, and the one that is loaded after %v", waited[0], waited[1])
+			t.Errorf("got the model that was pushed out served after %v, want later than the loaded one, %v", waited[0], waited[1])
 		}
 		wantEmpty(t, s)
 	})

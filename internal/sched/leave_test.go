@@ -141,7 +141,7 @@ func TestTwentyLeavesAreOneLoad(t *testing.T) {
 					t.Errorf("%d loads in %v, want 1 to %d: a stint is %v", caused, time.Since(began), most, stintTime)
 				}
 				if booked <= 0 {
-					t.Errorf("%d loads, and nothing is booked for them", caused)
+					t.Errorf("%d loads: got %v booked for them, want more than 0", caused, booked)
 				}
 				c.stop()
 				time.Sleep(time.Hour)

@@ -51,7 +51,7 @@ func TestWorkElsewhereIsNotHeldAgainstAKey(t *testing.T) {
 		began := time.Now()
 		l, err := s.Acquire(ctx, Ask{Key: "ingester", Model: "chat"})
 		if err != nil {
-			t.Errorf("it is refused after %v: %v", time.Since(began), err)
+			t.Errorf("got an error after %v, want a slot: %v", time.Since(began), err)
 		} else {
 			if waited := time.Since(began); waited > time.Minute {
 				t.Errorf("it waited for %v, want about the 10 s of each other key", waited)

@@ -51,17 +51,17 @@ func wantEmpty(t *testing.T, s *Scheduler) {
 	}
 	for name, c := range s.payers {
 		if c.running != 0 || c.waiting != 0 || len(c.queues) != 0 || c.held != 0 {
-			t.Errorf("the key %q is left with %+v", name, c)
+			t.Errorf("key %q: got %+v, want nothing running, waiting or held", name, c)
 		}
 	}
 	for b, srv := range s.servers {
 		for _, st := range srv.models {
 			if st.inFlight != 0 || st.slots != 0 || st.growing != 0 {
-				t.Errorf("the model %s is left with %+v", st.model, st)
+				t.Errorf("model %s: got %+v, want no slot in use", st.model, st)
 			}
 		}
 		if srv.inFlight != 0 || srv.load != nil || srv.draining != nil || len(srv.models) > maxModels {
-			t.Errorf("the server %s is left with %d in flight and %d models: %+v", b.Name, srv.inFlight, len(srv.models), srv)
+			t.Errorf("server %s: got %d in flight and %d models, want 0 and at most %d: %+v", b.Name, srv.inFlight, len(srv.models), maxModels, srv)
 		}
 	}
 }
@@ -99,7 +99,7 @@ func TestSlotsUnderAHammer(t *testing.T) {
 					switch {
 					case err == nil:
 						if n := inUse[model].Add(1); n > slots {
-							t.Errorf("%d slots of %d in use", n, slots)
+							t.Errorf("got %d slots in use, want at most %d", n, slots)
 						}
 						pause(8)
 						inUse[model].Add(-1)
@@ -125,7 +125,7 @@ func TestSlotsUnderAHammer(t *testing.T) {
 			for name, q := range s.queues {
 				for _, srv := range s.servers {
 					if n := srv.model(name.model).inFlight; q.n > 0 && n != slots {
-						t.Errorf("%d wait for %s while %d slots of %d are in use", q.n, name.model, n, slots)
+						t.Errorf("%d wait for %s: got %d slots in use, want %d", q.n, name.model, n, slots)
 					}
 				}
 			}
@@ -134,7 +134,7 @@ func TestSlotsUnderAHammer(t *testing.T) {
 		all.Wait()
 		wantEmpty(t, s)
 		if served.Load() == 0 || full.Load() == 0 || late.Load() == 0 || left.Load() == 0 {
-			t.Errorf("not all was tried: served %d, full %d, late %d, left %d", served.Load(), full.Load(), late.Load(), left.Load())
+			t.Errorf("got served %d, full %d, late %d, left %d, want some of each", served.Load(), full.Load(), late.Load(), left.Load())
 		}
 	})
 }
@@ -155,7 +155,7 @@ func TestFirstComeFirstServed(t *testing.T) {
 			synctest.Wait() // it is in the queue
 		}
 		if n := s.Snapshot(); n.InFlight != 1 || n.Waiting != 20 || n.ByModel["m"] != 1 {
-			t.Errorf("snapshot %+v", n)
+			t.Errorf("got %+v, want 1 in flight and 20 waiting for one model", n)
 		}
 		time.Sleep(time.Minute)
 		first.Release()
@@ -163,7 +163,7 @@ func TestFirstComeFirstServed(t *testing.T) {
 		last := acquire(t, s, "m")
 		last.Release()
 		if !slices.IsSorted(order) || len(order) != 20 || last.Waited != 20*time.Second {
-			t.Errorf("served in the order %v, the last one after %v", order, last.Waited)
+			t.Errorf("got order %v and the last one after %v, want 20 in order and 20 s", order, last.Waited)
 		}
 		for i, w := range waited {
 			if want := time.Minute + time.Duration(i)*time.Second; w != want {
@@ -184,7 +184,7 @@ func TestHandOff(t *testing.T) {
 		synctest.Wait()
 		a.Release()
 		if n := s.Snapshot(); n.InFlight != 2 || n.Waiting != 0 {
-			t.Errorf("the slot did not go to the waiting request: %+v", n)
+			t.Errorf("got %+v, want 2 in flight and none waiting", n)
 		}
 		synctest.Wait()
 		if got == nil {
@@ -204,7 +204,7 @@ func TestEachModelHasItsSlots(t *testing.T) {
 			held = append(held, acquire(t, s, model))
 		}
 		if n := s.Snapshot(); n.InFlight != 5 || n.ByModel["a"] != 2 || n.ByModel["b"] != 2 || n.ByModel["c"] != 1 {
-			t.Errorf("snapshot %+v", n)
+			t.Errorf("got %+v, want 5 in flight: 2 for a, 2 for b, 1 for c", n)
 		}
 		_, err := s.Acquire(t.Context(), Ask{Key: "k", Model: "a"})
 		wantError(t, err, api.CodeQueueTimeout, time.Second)
@@ -338,7 +338,7 @@ func TestCancelWhileQueued(t *testing.T) {
 		synctest.Wait()
 		wantError(t, gone, api.CodeClientGone, 0)
 		if n := s.Snapshot(); n.Waiting != 1 || n.InFlight != 1 {
-			t.Errorf("snapshot %+v", n)
+			t.Errorf("got %+v, want 1 waiting and 1 in flight", n)
 		}
 		l.Release()
 		synctest.Wait()
@@ -393,7 +393,7 @@ func TestGrantCrossesWithTheEndOfTheWait(t *testing.T) {
 				})
 			}
 			if name == "client" && (granted == 0 || granted == 200) {
-				t.Errorf("%d of 200 were granted: they did not cross", granted)
+				t.Errorf("got %d of 200 granted, want some and not all: grant and end did not cross", granted)
 			}
 		})
 	}
@@ -405,14 +405,14 @@ func TestReleaseTwice(t *testing.T) {
 		a, b := acquire(t, s, "m"), acquire(t, s, "m")
 		time.Sleep(3 * time.Second)
 		if held := a.Release(); held != 3*time.Second {
-			t.Errorf("held for %v", held)
+			t.Errorf("got held for %v, want 3 s", held)
 		}
 		time.Sleep(time.Second)
 		if held := a.Release(); held != 3*time.Second {
-			t.Errorf("a second call returns %v", held)
+			t.Errorf("second Release: got %v, want 3 s", held)
 		}
 		if n := s.Snapshot(); n.InFlight != 1 {
-			t.Errorf("snapshot %+v", n)
+			t.Errorf("got %+v, want 1 in flight", n)
 		}
 		b.Release()
 		wantEmpty(t, s)
@@ -424,7 +424,7 @@ func TestLeaseOfNoScheduler(t *testing.T) {
 	l := &Lease{Backend: b}
 	for range 2 {
 		if held := l.Release(); held != 0 || l.Backend != b {
-			t.Errorf("held %v: %+v", held, l)
+			t.Errorf("got held for %v on %+v, want 0 on the given server", held, l)
 		}
 	}
 }

@@ -77,11 +77,11 @@ func TestAWarmBackendIsChosen(t *testing.T) {
 				t.Errorf("got server %s by reason %s", l.Backend.Name, l.Why)
 			}
 			if l := lease(t, s, Ask{Key: "k", Model: "a"}); l.Backend != one {
-				t.Errorf("to %s", l.Backend.Name)
+				t.Errorf("got server %s, want %s", l.Backend.Name, one.Name)
 			}
 		}
 		if len(*done) != 0 {
-			t.Errorf("loaded %v", *done)
+			t.Errorf("got loads %v, want none", *done)
 		}
 	})
 }
@@ -108,7 +108,7 @@ func TestTheLeastBusyIsChosen(t *testing.T) {
 			count[lease(t, s, Ask{Key: "k", Model: "m"}).Backend.Name]++
 		}
 		if count["quick"] != 6 || count["slow"] != 2 {
-			t.Errorf("of eight requests at one time: %v", count)
+			t.Errorf("eight requests at one time: got %v, want 6 on quick and 2 on slow", count)
 		}
 	})
 }
@@ -124,7 +124,7 @@ func TestConversationsStay(t *testing.T) {
 			for range 3 {
 				l := lease(t, s, Ask{Key: "k", Model: "m", Prefix: prefix})
 				if was := home[prefix]; was != nil && was != l.Backend {
-					t.Fatalf("conversation %d went from %s to %s", prefix, was.Name, l.Backend.Name)
+					t.Fatalf("conversation %d: got server %s, want %s as before", prefix, l.Backend.Name, was.Name)
 				}
 				home[prefix] = l.Backend
 				l.Release()
@@ -133,14 +133,14 @@ func TestConversationsStay(t *testing.T) {
 		}
 		for name, n := range count {
 			if n < 60 || n > 140 {
-				t.Errorf("%s has %d of 300 conversations", name, n)
+				t.Errorf("%s: got %d of 300 conversations, want 60 to 140", name, n)
 			}
 		}
 		less := New(backend.NewFleet(list[:2]...), Options{MaxQueue: 10, MaxWait: time.Hour, Prefix: true})
 		for prefix, was := range home {
 			l := lease(t, less, Ask{Key: "k", Model: "m", Prefix: prefix})
 			if was != list[2] && l.Backend != was {
-				t.Errorf("conversation %d left %s, which is still there", prefix, was.Name)
+				t.Errorf("conversation %d left %s, want it to stay: the server is still there", prefix, was.Name)
 			}
 			l.Release()
 		}
@@ -163,7 +163,7 @@ func TestOneLoadForAll(t *testing.T) {
 		}
 		all.Wait()
 		if len(*done) != 1 {
-			t.Fatalf("loaded %v", *done)
+			t.Fatalf("got loads %v, want one", *done)
 		}
 		cause := leases[0]
 		if cause.Why != ReasonChange || cause.Loading != time.Minute || cause.Waited != 0 || cause.GPU() != time.Minute {
@@ -178,7 +178,7 @@ func TestOneLoadForAll(t *testing.T) {
 			l.Release()
 		}
 		if cause.held != time.Minute || leases[1].held != 0 {
-			t.Errorf("held %v and %v", cause.held, leases[1].held)
+			t.Errorf("got held for %v and %v, want 1 min and 0", cause.held, leases[1].held)
 		}
 		wantEmpty(t, s)
 	})
@@ -201,7 +201,7 @@ func TestGivingUpALoad(t *testing.T) {
 		other, leaveToo := context.WithCancel(t.Context())
 		all.Go(func() {
 			if l, err := s.Acquire(other, Ask{Key: "other", Model: "a"}); err != nil || l.Waited != time.Minute {
-				t.Error(l, err)
+				t.Errorf("got %+v and error %v, want a lease after 1 min", l, err)
 			} else {
 				l.Release()
 			}
@@ -210,7 +210,7 @@ func TestGivingUpALoad(t *testing.T) {
 		leave()
 		all.Wait()
 		if len(*done) != 1 {
-			t.Errorf("loads: %v", *done)
+			t.Errorf("got loads %v, want one", *done)
 		}
 		leaveToo()
 
@@ -238,7 +238,7 @@ func TestALoadFails(t *testing.T) {
 		s, _ := schedulerWithLoads(Options{}, gpu)
 		l := lease(t, s, Ask{Key: "k", Model: "broken"})
 		if l.Loading != time.Minute {
-			t.Errorf("loading %v", l.Loading)
+			t.Errorf("got loading %v, want 1 min", l.Loading)
 		}
 		l.Release()
 		wantEmpty(t, s)
@@ -269,7 +269,7 @@ func TestAChangeMustBeWorthIt(t *testing.T) {
 		all.Wait()
 		// One change takes a minute and is worth sixteen: 180 minutes have ten of them, and the end has two.
 		if n := len(*done); n < 9 || n > 13 {
-			t.Errorf("%d changes in three hours", n)
+			t.Errorf("got %d changes in three hours, want 9 to 13", n)
 		}
 		wantEmpty(t, s)
 	})
@@ -300,7 +300,7 @@ func TestSlotsAreFound(t *testing.T) {
 			s.mu.Lock()
 			for _, srv := range s.servers {
 				if found := srv.model("m").found; found < max(1, real-1) || found > real+1 {
-					t.Errorf("%d slots were found, there are %d", found, real)
+					t.Errorf("got %d slots, want about the real %d", found, real)
 				}
 			}
 			s.mu.Unlock()
@@ -337,7 +337,7 @@ func TestTotal(t *testing.T) {
 				all.Go(func() {
 					l := lease(t, s, Ask{Key: "k", Model: model})
 					if n := s.Snapshot(); n.InFlight > 3 || n.ByModel[model] > 2 {
-						t.Errorf("%+v", n)
+						t.Errorf("got %+v, want at most 3 in flight and 2 for %s", n, model)
 					}
 					time.Sleep(time.Second)
 					l.Release()
@@ -348,7 +348,7 @@ func TestTotal(t *testing.T) {
 		all.Wait()
 		// The last few are of one model, and have two slots of the three.
 		if took := time.Since(from); took < 10*time.Second || took > 12*time.Second {
-			t.Errorf("thirty requests of a second took %v", took)
+			t.Errorf("thirty requests of a second: got %v, want 10 s to 12 s", took)
 		}
 		wantEmpty(t, s)
 	})
@@ -391,7 +391,7 @@ func TestTheFleetChanges(t *testing.T) {
 		synctest.Wait()
 		fleet.Add(three)
 		if l := <-taken; l.Backend != three {
-			t.Errorf("to %s", l.Backend.Name)
+			t.Errorf("got server %s, want %s", l.Backend.Name, three.Name)
 		} else {
 			l.Release()
 		}
@@ -401,7 +401,7 @@ func TestTheFleetChanges(t *testing.T) {
 		fleet.Refresh()
 		held.Release()
 		if l := lease(t, s, Ask{Key: "k", Model: "a"}); l.Backend != three {
-			t.Errorf("to %s, which is draining", l.Backend.Name)
+			t.Errorf("got server %s, want %s: the other one is draining", l.Backend.Name, three.Name)
 		} else {
 			l.Release()
 		}
@@ -431,7 +431,7 @@ func TestAChangeThatNobodyNeedsAnyMore(t *testing.T) {
 		all.Go(func() { askFor(t, s, Ask{Key: "k", Model: "a"}, time.Second) })
 		synctest.Wait()
 		if n := s.Snapshot(); n.Waiting != 2 || n.InFlight != 1 {
-			t.Fatalf("it does not drain: %+v", n)
+			t.Fatalf("got %+v, want 2 waiting and 1 in flight: the server drains", n)
 		}
 		fleet.Add(two)
 		synctest.Wait()
@@ -469,7 +469,7 @@ func TestAModelIsLoadedBesideOthers(t *testing.T) {
 		var all sync.WaitGroup
 		all.Go(func() {
 			if l := lease(t, s, Ask{Key: "k", Model: "b"}); l.Loading != 15*time.Second {
-				t.Errorf("loading took %v", l.Loading)
+				t.Errorf("got loading %v, want 15 s", l.Loading)
 			} else {
 				l.Release()
 			}
@@ -480,11 +480,11 @@ func TestAModelIsLoadedBesideOthers(t *testing.T) {
 		}
 		all.Wait()
 		if waited := askFor(t, s, Ask{Key: "k", Model: "b"}, time.Second); waited != 0 {
-			t.Errorf("what is loaded waits for %v", waited)
+			t.Errorf("a request for a loaded model: got %v of waiting, want 0", waited)
 		}
 		askFor(t, s, Ask{Key: "k", Model: "c"}, time.Second) // pushes one out
 		if s.serverLocked(gpu).fits != 2 || s.serverLocked(gpu).room("d") {
-			t.Errorf("its memory is taken to hold %d", s.serverLocked(gpu).fits)
+			t.Errorf("got memory for %d models, want 2 and no room for another", s.serverLocked(gpu).fits)
 		}
 		long.Release()
 		wantEmpty(t, s)

@@ -37,14 +37,14 @@ func TestManyTextsTakeSlotsAsTheyBecomeFree(t *testing.T) {
 				t.Errorf("after %d releases: got %d slots in use, want 4", i+1, got)
 			}
 			if after != nil {
-				t.Fatalf("after %d releases: a later request is let in before the one with many texts has its slots", i+1)
+				t.Fatalf("after %d releases: a later request is admitted before the one with many texts has its slots", i+1)
 			}
 		}
 		time.Sleep(time.Second)
 		many.Release()
 		synctest.Wait()
 		if after == nil {
-			t.Fatal("the later request is not let in when the one with many texts is done")
+			t.Fatal("the later request is not admitted when the one with many texts is done")
 		}
 		time.Sleep(time.Second)
 		after.Release()

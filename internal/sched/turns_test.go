@@ -61,7 +61,7 @@ func TestAHeavyKeyDoesNotHoldALightOne(t *testing.T) {
 		}
 		time.Sleep(10*time.Second + time.Millisecond)
 		if waited := askFor(t, s, Ask{Key: "light", Model: "m"}, time.Second); waited > 4*time.Second {
-			t.Errorf("it waited for %v behind three others with requests of a second", waited)
+			t.Errorf("behind three keys with requests of a second: got a wait of %v, want at most 4 s", waited)
 		}
 		all.Wait()
 		wantEmpty(t, s)
@@ -122,7 +122,7 @@ func TestThePastIsForgotten(t *testing.T) {
 				all.Wait()
 				first := order.keys[:20]
 				if n := len(slices.DeleteFunc(slices.Clone(first), func(k string) bool { return k == "b" })); n < 8 || n > 12 {
-					t.Errorf("the first twenty turns went %v", first)
+					t.Errorf("the first twenty slots: got %v, want 8 to 12 for keys other than b", first)
 				}
 			})
 		})
@@ -155,7 +155,7 @@ func TestWhatRunsIsCharged(t *testing.T) {
 			count[key]++
 		}
 		if count["long"] > 20 || count["other"] < 1700 {
-			t.Errorf("next to its long request it had %d turns, the other key %d", count["long"], count["other"])
+			t.Errorf("got %d slots next to the long request and %d for the other key, want at most 20 and at least 1700", count["long"], count["other"])
 		}
 		time.Sleep(time.Hour)
 	})
@@ -177,7 +177,7 @@ func TestBatch(t *testing.T) {
 		first.Release()
 		all.Wait()
 		if want := []string{"person", "person", "person", "person", "person", "batch", "batch", "batch", "batch", "batch"}; !slices.Equal(turns.keys, want) {
-			t.Errorf("the turns went %v", turns.keys)
+			t.Errorf("got slots in the order %v, want %v", turns.keys, want)
 		}
 
 		// Three keys that never stop: a batch request that has waited for a quarter of the longest wait competes by its key's counter.
@@ -350,7 +350,7 @@ func TestARetryGoesFirst(t *testing.T) {
 		s := New(backend.NewFleet(one, two), Options{MaxQueue: 2, MaxWait: time.Hour})
 		a, b := acquire(t, s, "m"), acquire(t, s, "m")
 		if a.Backend == b.Backend {
-			t.Fatal("both went to one backend while the other was idle")
+			t.Fatal("got one backend for both requests, want the idle one for the second")
 		}
 		for i := range 2 {
 			go askFor(t, s, Ask{Key: fmt.Sprint("k", i), Model: "m"}, time.Second)
@@ -368,12 +368,12 @@ func TestARetryGoesFirst(t *testing.T) {
 		a.Release() // its own has failed there: this slot is for others
 		synctest.Wait()
 		if len(got) != 0 {
-			t.Fatal("it went where it had failed")
+			t.Fatal("got the backend where the request had failed, want it to wait for the other")
 		}
 		b.Release()
 		l := <-got
 		if l.Backend != b.Backend {
-			t.Errorf("it went to %s", l.Backend.Name)
+			t.Errorf("got server %s, want %s", l.Backend.Name, b.Backend.Name)
 		}
 		l.Release()
 		time.Sleep(time.Minute)
@@ -381,7 +381,7 @@ func TestARetryGoesFirst(t *testing.T) {
 
 		_, err := New(backend.NewFleet(one), Options{MaxQueue: 2, MaxWait: time.Hour}).Acquire(t.Context(), Ask{Key: "k", Model: "m", Avoid: one})
 		if api.AsError(err).Code != api.CodeNoBackend {
-			t.Errorf("with no other backend: %v", err)
+			t.Errorf("with no other backend: got %v, want %s", err, api.CodeNoBackend)
 		}
 	})
 }
