@@ -261,7 +261,7 @@ func (s *Scheduler) loadedLocked(srv *serverState, err error) {
 	l.since, l.before = now, took // the load counts once, for any number of slots
 	l.modelWork -= took
 	if cause != w.payer {
-		l.spared = took
+		l.restoring = took
 		cause.charge(took)
 		cause.debt += had
 	} else {

@@ -114,8 +114,8 @@ func (l *Lease) waitedForLoad() time.Duration {
 // foundLocked finds, at the release of l, a load that the request waited for. It returns how long the request waited if another request
 // caused the load, and otherwise 0.
 func (s *Scheduler) foundLocked(l *Lease, now time.Time) time.Duration {
-	if l.excused > 0 {
-		return l.excused
+	if l.othersLoad > 0 {
+		return l.othersLoad
 	}
 	srv := l.server
 	wait := min(l.waitedForLoad(), now.Sub(l.sent()))
@@ -137,7 +137,7 @@ func (s *Scheduler) foundLocked(l *Lease, now time.Time) time.Duration {
 		return wait
 	}
 	srv.lastLoad = pastLoad{from, to, l.payer}
-	l.used += l.lent + s.excuseLocked(l, from, to)
+	l.used += l.lent + s.creditWaitersLocked(l, from, to)
 	l.found = wait
 	l.Loading += wait
 	l.model.loading.put(l.payer.name, wait, now)
@@ -162,16 +162,16 @@ func (s *Scheduler) answeredLocked(l *Lease, from, to time.Time) bool {
 // start is the backend's share when the lease was taken.
 func (l *Lease) start() shareMark { return shareMark{l.taken, l.share} }
 
-// excuseLocked takes from other running requests the backend's time that they had while they waited for the load that l caused, and returns
-// it.
-func (s *Scheduler) excuseLocked(l *Lease, from, to time.Time) (all time.Duration) {
+// creditWaitersLocked takes from other running requests the backend's time that they had while they waited for the load that l caused, and
+// returns it.
+func (s *Scheduler) creditWaitersLocked(l *Lease, from, to time.Time) (all time.Duration) {
 	for _, o := range s.running {
 		if sent := o.sent(); o == l || o.model != l.model || sent.Before(from) || !sent.Before(to) {
 			continue
 		}
 		part := max(0, min(l.server.shareAt(to, o.start())-l.server.shareAt(o.sent(), o.start()), l.server.share-o.share))
 		o.share += part
-		o.excused = to.Sub(o.sent())
+		o.othersLoad = to.Sub(o.sent())
 		all += time.Duration(o.slots) * part
 	}
 	return all

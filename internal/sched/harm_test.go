@@ -35,7 +35,7 @@ func newCrowd(t *testing.T, hold time.Duration) *crowd {
 	c.s = New(fleet, Options{MaxQueue: 1000, MaxWait: 24 * time.Hour, Load: func(ctx context.Context, b *backend.Backend, a *Ask) error {
 		c.loads.Add(1)
 		state := stateWith(0, names...)
-		b.Set(state) // Ollama drops what it has first, and ends the load with its request
+		b.Set(state) // Ollama first unloads its models, and ends the load with its request
 		select {
 		case <-ctx.Done():
 		case <-time.After(harmLoad):
@@ -147,7 +147,7 @@ func TestChangesOnPurposeCostOthersLittle(t *testing.T) {
 	}
 }
 
-// The time of the backend that others are booked for a request is what it would be without a key that alternates its load-time options:
+// The time of the backend that others are booked for a request is the same as without a key that alternates its load-time options:
 // each load that this key causes is its own.
 func TestReloadsAreNotInOthersTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

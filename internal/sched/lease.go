@@ -43,8 +43,8 @@ type Lease struct {
 	began       atomic.Int64  // nanoseconds from taken to the first byte of a stream; 0: none yet
 	queued      bool          // other requests ran with the model when it was taken
 	lent        time.Duration // the server's time that others had while they waited for a load that this request caused
-	excused     time.Duration // how long it waited for a load of another request, as far as that is known before its release
-	spared      time.Duration // the part of Loading that restored a model which another payer pushed out, and pays for
+	othersLoad  time.Duration // how long it waited for a load of another request, as far as that is known before its release
+	restoring   time.Duration // the part of Loading that restored a model which another payer pushed out, and pays for
 	found       time.Duration // how long a load took that the gateway did not begin
 	index       int           // in Scheduler.running
 	charged     time.Duration
@@ -181,7 +181,7 @@ func (l *Lease) releaseLocked(now time.Time, served bool) {
 	if c.running == 0 {
 		c.held = 0 // removes rounding errors
 	}
-	charge := l.serve(min(srv.contested(l, now), l.held-others-l.spared), now)
+	charge := l.serve(min(srv.contested(l, now), l.held-others-l.restoring), now)
 	c.charge(charge - l.charged)
 	st.note(l, charge, now)
 	last := s.running[len(s.running)-1]

@@ -25,7 +25,7 @@ func scheduler(slots, maxQueue int, maxWait time.Duration) *Scheduler {
 	return New(backend.NewFleet(server("gpu", slots)), Options{MaxQueue: maxQueue, MaxWait: maxWait})
 }
 
-// server is one that answers and has not said which models it has.
+// server is a server that answers and does not list its models.
 func server(name string, slots int) *backend.Backend {
 	b := backend.New(name, &url.URL{Scheme: "http", Host: name}, slots, "", "")
 	b.Set(backend.State{Healthy: true})

@@ -113,7 +113,7 @@ func TestTheLeastBusyIsChosen(t *testing.T) {
 	})
 }
 
-// A conversation stays where it began while there is a slot, others are spread, and one backend less moves only those that were there.
+// A conversation stays where it began while there is a slot, others are spread, and if a backend is removed, only its conversations move.
 func TestConversationsStay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		list := []*backend.Backend{server("one", 100), server("two", 100), server("three", 100)}
@@ -444,7 +444,8 @@ func TestAChangeThatNobodyNeedsAnyMore(t *testing.T) {
 	})
 }
 
-// A memory with room takes another model while the backend serves what it has; one that has pushed a model out is known to have none.
+// A memory with room takes another model while the backend serves what it has; after it has pushed a model out, it is known to have no
+// room.
 func TestAModelIsLoadedBesideOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu := server("gpu", 4)

@@ -258,7 +258,7 @@ func document(t *testing.T, table string, plot map[string]*result) {
 	}
 }
 
-// draw is the waits of the light keys as they came, under each policy, on a logarithmic scale.
+// draw plots the waits of the light keys in the order of arrival, under each policy, on a logarithmic scale.
 func draw(plot map[string]*result) string {
 	const width, height, left, bottom = 860, 420, 60, 40
 	colours := map[string]string{"fair": "#0a7d33", "fifo": "#c0392b", "round-robin": "#2e6da4"}

@@ -61,8 +61,8 @@ type job struct {
 	fixed          time.Duration // of a recorded one: how long it takes; 0: by its lengths
 }
 
-// The model of a backend: reading a prompt and writing an answer cost time by the token, and those that run at one time slow each other
-// down. docs/fairness.md shows how well this fits a real one.
+// The model of a backend: reading a prompt and writing an answer take time for each token, and requests that run at one time slow each
+// other down. docs/fairness.md shows how well this fits a real one.
 const (
 	perPrompt = 0.4e-3 // seconds
 	perOutput = 25e-3
@@ -139,7 +139,7 @@ type machine struct {
 	inFlight int
 	most     int
 	changes  int
-	wrong    int // requests that came for a model which was not there
+	wrong    int // requests for a model that was not loaded
 	gone     chan struct{}
 }
 

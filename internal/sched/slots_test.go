@@ -17,8 +17,8 @@ func embedding(key string, texts int) Ask {
 	return Ask{Key: key, Model: "a", Embeds: true, Plain: true, Texts: texts}
 }
 
-// A request with many texts is let in when one slot is free, has each that becomes free, and nothing is begun before it has all. It has a
-// part of the server for each slot, and all parts together are the time that passed.
+// A request with many texts is admitted when one slot is free, takes each that becomes free, and no other starts before it has all. It has
+// a part of the server for each slot, and all parts together are the time that passed.
 func TestManyTextsTakeSlotsAsTheyBecomeFree(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := scheduler(4, 100, time.Hour)
@@ -112,7 +112,7 @@ func TestManyTextsPayForTheirSlots(t *testing.T) {
 	})
 }
 
-// Whatever the mix of texts, clients that leave and limits of a server: every request gets its turn, no more slots are in use than there
+// Whatever the mix of texts, clients that leave and limits of a server: every request is served, no more slots are in use than there
 // are, and the parts of all never exceed the time that passed.
 func TestTextsNeverBlockEachOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
