@@ -24,7 +24,7 @@ type attack struct {
 	fresh      bool          // the gateway has not seen a model being replaced yet
 	key        string        // more members of the attackers' keys
 	weight     float64       // of each attacker; 0 means 1
-	lanes      int           // the number of models, or of sets of load options, in use
+	queues     int           // the number of models, or of sets of load options, in use
 	padding    int           // bytes of white space added to a victim's body
 	memory     int64         // the gateway's peak memory may have this many bytes; 0: any
 	lasts      time.Duration // the duration of the measured window

@@ -214,7 +214,7 @@ func (r *run) under(kind string, a *attack, n int) (result, error) {
 		return x, err
 	}
 	x.Loads, x.Aborted = b.backend.loadsEnded()
-	x.Bound = bound(max(victims.longest, attacks.longest), victimCount+n, a.lanes)
+	x.Bound = bound(max(victims.longest, attacks.longest), victimCount+n, a.queues)
 	return x, nil
 }
 
@@ -256,14 +256,14 @@ func (x *result) settle(b *bed, keys []string) error {
 }
 
 // bound is W of docs/fairness.md for keys of equal weight. T is the longest time that a request was in Ollama in this run.
-func bound(hold time.Duration, keys, lanes int) time.Duration {
+func bound(hold time.Duration, keys, queues int) time.Duration {
 	const s, p = 4, inFlight - 1
 	t := hold.Seconds()
 	w := t + (float64(keys-1)*(s+p+1)*t+p*t)/s
-	if lanes > 1 {
+	if queues > 1 {
 		l := quick.load.Seconds()
 		stint := 16 * (l + t/2)
-		w = float64(lanes) * (stint + l + t) * math.Ceil(1+w/stint)
+		w = float64(queues) * (stint + l + t) * math.Ceil(1+w/stint)
 	}
 	return time.Duration(w * float64(time.Second))
 }

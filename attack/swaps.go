@@ -12,47 +12,47 @@ const swapWindow = 12 * time.Second // of several stints
 
 var swaps = []attack{
 	{
-		name: "swap-fresh", what: "ask for a cold model of a gateway that has just been started", lanes: 2, lasts: 8 * time.Second,
+		name: "swap-fresh", what: "ask for a cold model of a gateway that has just been started", queues: 2, lasts: 8 * time.Second,
 		fresh: true, real: true,
 		run: swap(time.Minute, func(int) string { return "cold1" }),
 	},
 	{
-		name: "swap-leave", what: "ask for a cold model, leave before it is loaded, and repeat", lanes: 2, lasts: swapWindow, real: true,
+		name: "swap-leave", what: "ask for a cold model, leave before it is loaded, and repeat", queues: 2, lasts: swapWindow, real: true,
 		run: swap(1200*time.Millisecond, func(int) string { return "cold1" }),
 	},
 	{
-		name: "swap-at-once", what: "the same, leaving after 50 ms", lanes: 2, lasts: swapWindow,
+		name: "swap-at-once", what: "the same, leaving after 50 ms", queues: 2, lasts: swapWindow,
 		run: swap(50*time.Millisecond, func(int) string { return "cold1" }),
 	},
 	{
-		name: "swap-models", what: "ask for another cold model each time, and leave after the wait of a change", lanes: 4, lasts: swapWindow,
+		name: "swap-models", what: "ask for another cold model each time, and leave after the wait of a change", queues: 4, lasts: swapWindow,
 		run: swap(5*time.Second, cold),
 	},
 	{
-		name: "swap-glance", what: "leave after the first record of the cold model", lanes: 4, lasts: swapWindow,
+		name: "swap-glance", what: "leave after the first record of the cold model", queues: 4, lasts: swapWindow,
 		run: func(ctx context.Context, a *attacker) {
 			a.loops(ctx, 1, 20*time.Millisecond, func(i int) { a.glance(ctx, generate, prompt(attackerMark, cold(i), 64, "")) })
 		},
 	},
 	{
-		name: "swap-watch", what: "leave when /api/ps shows that the victims' model was unloaded", lanes: 2, lasts: swapWindow,
+		name: "swap-watch", what: "leave when /api/ps shows that the victims' model was unloaded", queues: 2, lasts: swapWindow,
 		run: func(ctx context.Context, a *attacker) {
 			a.loops(ctx, 1, 20*time.Millisecond, func(int) { a.watchAndLeave(ctx) })
 		},
 	},
 	{
-		name: "swap-retry", what: "a client with a short timeout that tries again, which must get its model in the end", lanes: 2,
+		name: "swap-retry", what: "a client with a short timeout that tries again, which must get its model in the end", queues: 2,
 		lasts: swapWindow,
 		run:   swap(1500*time.Millisecond, func(int) string { return "cold2" }),
 	},
 	{
-		name: "swap-stay", what: "take one token of a cold model each time", lanes: 4, lasts: swapWindow,
+		name: "swap-stay", what: "take one token of a cold model each time", queues: 4, lasts: swapWindow,
 		run: func(ctx context.Context, a *attacker) {
 			a.loops(ctx, 2, 20*time.Millisecond, func(i int) { a.ask(ctx, generate, prompt(attackerMark, cold(i), 1, ""), time.Minute) })
 		},
 	},
 	{
-		name: "options", what: "alternate num_ctx, so that the model is loaded again", lanes: 3, lasts: swapWindow, real: true,
+		name: "options", what: "alternate num_ctx, so that the model is loaded again", queues: 3, lasts: swapWindow, real: true,
 		run: func(ctx context.Context, a *attacker) {
 			a.loops(ctx, 2, 20*time.Millisecond, func(i int) {
 				a.ask(ctx, generate, prompt(attackerMark, victimModel, 1, fmt.Sprintf(`,"num_ctx":%d`, 1024+512*(i%2))), time.Minute)
@@ -60,7 +60,7 @@ var swaps = []attack{
 		},
 	},
 	{
-		name: "options-leave", what: "the same, leaving before the load ends", lanes: 3, lasts: swapWindow,
+		name: "options-leave", what: "the same, leaving before the load ends", queues: 3, lasts: swapWindow,
 		run: func(ctx context.Context, a *attacker) {
 			a.loops(ctx, 1, 20*time.Millisecond, func(i int) {
 				a.ask(ctx, generate, prompt(attackerMark, victimModel, 1, fmt.Sprintf(`,"num_ctx":%d`, 8192+1024*(i%2))), 1200*time.Millisecond)

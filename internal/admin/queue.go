@@ -92,7 +92,7 @@ func (s *Service) busyBackends(inFlight map[string]int) []busyBackend {
 		})
 		place[b.Name] = i
 	}
-	for _, st := range s.Sched.Stations() {
+	for _, st := range s.Sched.Models() {
 		i, ok := place[st.Backend]
 		if !ok {
 			continue // it was added just now

@@ -20,7 +20,7 @@ func BenchmarkUncontended(b *testing.B) {
 	}
 }
 
-// BenchmarkDispatch is one release with so many waiting behind it, of 100 keys: the turn of the next and its own release.
+// BenchmarkDispatch is one release while b.N requests of 100 keys wait: the grant of the next one and its release.
 func BenchmarkDispatch(b *testing.B) {
 	for _, waiting := range []int{100, 1000, 10_000} {
 		b.Run(fmt.Sprint(waiting), func(b *testing.B) {
@@ -33,7 +33,7 @@ func BenchmarkDispatch(b *testing.B) {
 			s.mu.Lock()
 			ask := func(i int) {
 				a := &Ask{Key: fmt.Sprint("key", i%100), Model: "m"}
-				s.enqueueLocked(s.clientLocked(a), a, time.Now())
+				s.enqueueLocked(s.payerLocked(a), a, time.Now())
 			}
 			for i := range waiting {
 				ask(i)
@@ -88,8 +88,8 @@ func BenchmarkPrompts(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		l.Counted(Prompt{Estimate: 1000, Likely: 1000}, 1000, 10, time.Millisecond)
-		l.Read(time.Second)
+		l.NoteTokens(Prompt{Estimate: 1000, Likely: 1000}, 1000, 10, time.Millisecond)
+		l.NotePrompt(time.Second)
 		l.Release()
 	}
 }

@@ -30,23 +30,23 @@ const harmLoad = 3 * time.Second
 func newCrowd(t *testing.T, hold time.Duration) *crowd {
 	c := &crowd{gpu: server("gpu", 4)}
 	names := []string{"a", "b", "c", "d"}
-	c.gpu.Set(has(1, names...))
+	c.gpu.Set(stateWith(1, names...))
 	fleet := backend.NewFleet(c.gpu)
 	c.s = New(fleet, Options{MaxQueue: 1000, MaxWait: 24 * time.Hour, Load: func(ctx context.Context, b *backend.Backend, a *Ask) error {
 		c.loads.Add(1)
-		state := has(0, names...)
-		b.Set(state) // Ollama drops what it has first, and ends the load with its request
+		state := stateWith(0, names...)
+		b.Set(state) // Ollama first unloads its models, and ends the load with its request
 		select {
 		case <-ctx.Done():
 		case <-time.After(harmLoad):
-			state = has(0, names...)
+			state = stateWith(0, names...)
 			state.Loaded[a.Model] = backend.Loaded{}
 			b.Set(state)
 		}
 		fleet.Refresh()
 		return ctx.Err()
 	}})
-	c.s.placeLocked(c.gpu).fits = 1
+	c.s.serverLocked(c.gpu).fits = 1
 	c.ctx, c.stop = context.WithCancel(t.Context())
 	for i := range 8 {
 		go func() {
@@ -147,8 +147,8 @@ func TestChangesOnPurposeCostOthersLittle(t *testing.T) {
 	}
 }
 
-// The time of the backend that others are booked for a request is what it would be without a key that alternates its load-time options: each
-// load that this key causes is its own.
+// The time of the backend that others are booked for a request is the same as without a key that alternates its load-time options:
+// each load that this key causes is its own.
 func TestReloadsAreNotInOthersTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCrowd(t, 500*time.Millisecond)
@@ -167,7 +167,7 @@ func TestReloadsAreNotInOthersTime(t *testing.T) {
 		with := each(2 * time.Hour)
 		caused := (c.loads.Load() - loads) / 2 // the crowd loads its model again after each
 		theirs := time.Duration(c.theirs.Load())
-		t.Logf("a request of others is booked %v, and %v alone; %d loads are booked %v", with, alone, caused, theirs)
+		t.Logf("a request of others is booked %v, and %v without it; %d loads are booked %v", with, alone, caused, theirs)
 		if most := alone * 102 / 100; with > most {
 			t.Errorf("a request of others is booked %v, want at most %v", with, most)
 		}
@@ -179,7 +179,7 @@ func TestReloadsAreNotInOthersTime(t *testing.T) {
 	})
 }
 
-// A client that gives up before its model is loaded and tries again gets it in the end.
+// A client that gives up before its model is loaded and tries again gets its answer in the end.
 func TestAnImpatientClientGetsItsModel(t *testing.T) {
 	for _, patience := range []time.Duration{time.Second, 1900 * time.Millisecond, 2 * time.Second, 3 * time.Second} {
 		for _, pause := range []time.Duration{0, 100 * time.Millisecond, 700 * time.Millisecond} {
@@ -209,7 +209,7 @@ func TestABarredPayerIsNoCause(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		after := &crowd{s: c.s, ctx: t.Context()}
 		c.s.mu.Lock()
-		c.s.clientLocked(&Ask{Key: "free"}).counter = 1e15 // the other goes first
+		c.s.payerLocked(&Ask{Key: "free"}).counter = 1e15 // the other goes first
 		c.s.mu.Unlock()
 		if !after.try(Ask{Key: "barred", Model: "b"}, time.Minute, time.Second) {
 			t.Fatal("the first change: not served")
@@ -224,7 +224,7 @@ func TestABarredPayerIsNoCause(t *testing.T) {
 			t.Fatal("the second change: not served")
 		}
 		c.s.mu.Lock()
-		barred := time.Now().Before(c.s.clients["free"].barred)
+		barred := time.Now().Before(c.s.payers["free"].barredUntil)
 		c.s.mu.Unlock()
 		if !barred {
 			t.Error("the payer that caused the second change may cause the next, want it barred")
@@ -239,11 +239,11 @@ func TestABarredPayerIsNoCause(t *testing.T) {
 func TestAModelInUseThatWasPushedOutSettles(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu := server("gpu", 4)
-		gpu.Set(has(1, "a", "b"))
+		gpu.Set(stateWith(1, "a", "b"))
 		fleet := backend.NewFleet(gpu)
 		s := New(fleet, Options{MaxQueue: 100, MaxWait: time.Hour, Load: func(_ context.Context, b *backend.Backend, a *Ask) error {
 			time.Sleep(15 * time.Second)
-			state := has(0, "a", "b")
+			state := stateWith(0, "a", "b")
 			state.Loaded[a.Model] = backend.Loaded{}
 			b.Set(state)
 			fleet.Refresh()
@@ -254,7 +254,7 @@ func TestAModelInUseThatWasPushedOutSettles(t *testing.T) {
 		var waited [2]time.Duration
 		var all sync.WaitGroup
 		for i, model := range []string{"a", "b"} {
-			all.Go(func() { waited[i] = ask(t, s, Ask{Key: model, Model: model}, time.Second) })
+			all.Go(func() { waited[i] = askFor(t, s, Ask{Key: model, Model: model}, time.Second) })
 		}
 		synctest.Wait()
 		if n := s.Snapshot(); n.InFlight != 2 || n.Waiting != 2 {
@@ -269,7 +269,7 @@ func TestAModelInUseThatWasPushedOutSettles(t *testing.T) {
 		}
 		all.Wait()
 		if waited[0] <= waited[1] {
-			t.Errorf("the model that was pushed out was served after %v, and the one that is loaded after %v", waited[0], waited[1])
+			t.Errorf("got the model that was pushed out served after %v, want later than the loaded one, %v", waited[0], waited[1])
 		}
 		wantEmpty(t, s)
 	})

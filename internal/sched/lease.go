@@ -8,51 +8,51 @@ import (
 	"ollama-api-service/internal/backend"
 )
 
-// Lease is a slot in use. Release it always. A Lease that no Scheduler made holds none, for requests that need none.
+// Lease is a slot in use. The caller must release it. The zero Lease has no slot, for requests that need none.
 type Lease struct {
 	Backend *backend.Backend
-	// Waited is how long the request stood in the queue, without the time in which its model was loaded for it.
+	// Waited is how long the request was in the queue, without the time of a load that it caused.
 	Waited time.Duration
-	// Loading is how long its model was loaded for it: it caused the change.
+	// Loading is how long the load took that the request caused.
 	Loading time.Duration
-	// Why says how the backend was chosen, and Ahead how many waited for the model when the request came.
+	// Why is the reason for the choice of the backend. Ahead is the number of requests that waited for the model when this one arrived.
 	Why   Reason
 	Ahead int
 
-	sched    *Scheduler
-	place    *place
-	station  *station
-	client   *client
-	taken    time.Time
-	slots    int           // that it has
-	wants    int           // that it takes as they become free
-	since    time.Time     // for how long it has as many
-	before   time.Duration // of slots, until then
-	embeds   bool          // as of the Ask
-	atBound  bool          // it took the last slot
-	plain    bool          // as of the Ask
-	inside   time.Duration // what it waited inside Ollama; negative: nobody said
-	counted  counted
-	prompt   Prompt        // of one that Ollama has not counted
-	read     time.Duration // in which Ollama evaluated the prompt, by its own record; 0: not known
-	wide     time.Duration // of the station's slots, when it was taken
-	delays   time.Duration // of other slots, by the evaluation of its prompt
-	slowed   time.Duration // by the prompts of others
-	said     bool          // Ollama's record says how long the model took to be ready, and that is loaded
-	loaded   time.Duration // likewise
-	began    atomic.Int64  // nanoseconds from taken to the first byte of a stream; 0: none yet
-	queued   bool          // others ran with the model when it was taken
-	lent     time.Duration // of the place, that others had while they waited for a load that this one has caused
-	excused  time.Duration // for which it has waited for a load that another has caused, as far as that is known before its release
-	spared   time.Duration // of Loading, that brought back what another payer has pushed out and pays for
-	found    time.Duration // how long a load took that the gateway did not begin
-	index    int           // among those that run
-	charged  time.Duration
-	share    time.Duration // of the place, when it was taken
-	wanted   time.Duration // likewise: for how long others had waited for it
-	released bool
-	held     time.Duration
-	used     time.Duration
+	sched       *Scheduler
+	server      *serverState
+	model       *modelState
+	payer       *payerState
+	taken       time.Time
+	slots       int           // the number of slots that it has
+	maxSlots    int           // the number of slots that it takes as they become free
+	since       time.Time     // when slots last changed
+	before      time.Duration // slot time until since
+	embeds      bool          // Ask.Embeds
+	atBound     bool          // it took the last slot
+	plain       bool          // Ask.Plain
+	inside      time.Duration // how long it waited inside Ollama; negative: not known
+	counted     counted
+	prompt      Prompt        // an estimate, if Ollama has not counted the prompt
+	read        time.Duration // how long Ollama evaluated the prompt, by its own record; 0: not known
+	modelWork   time.Duration // the work of the model's slots when the lease was taken
+	delays      time.Duration // slot time of others that the evaluation of its prompt stopped
+	slowed      time.Duration // its own slot time that prompts of others stopped
+	hasLoadTime bool          // Ollama's record has the time in which the model became ready: loadTime
+	loadTime    time.Duration // see hasLoadTime
+	began       atomic.Int64  // nanoseconds from taken to the first byte of a stream; 0: none yet
+	queued      bool          // other requests ran with the model when it was taken
+	lent        time.Duration // the server's time that others had while they waited for a load that this request caused
+	othersLoad  time.Duration // how long it waited for a load of another request, as far as that is known before its release
+	restoring   time.Duration // the part of Loading that restored a model which another payer pushed out, and pays for
+	found       time.Duration // how long a load took that the gateway did not begin
+	index       int           // in Scheduler.running
+	charged     time.Duration
+	share       time.Duration // the server's share when the lease was taken
+	wanted      time.Duration // how long others had waited for the server when the lease was taken
+	released    bool
+	held        time.Duration
+	used        time.Duration
 }
 
 // Reason is why a request went to its backend.
@@ -60,13 +60,13 @@ type Reason string
 
 // The reasons.
 const (
-	ReasonLoaded Reason = "loaded"     // it has the model in its memory, and was the least busy of those
-	ReasonPrefix Reason = "warm_start" // and it has most likely seen the beginning of the conversation
-	ReasonChange Reason = "change"     // it changed its model for it
-	ReasonOnly   Reason = "only"       // no other has the model
+	ReasonLoaded Reason = "loaded"     // the least busy backend with the model in its memory
+	ReasonPrefix Reason = "warm_start" // a backend with the model that most likely has seen the beginning of the conversation
+	ReasonChange Reason = "change"     // the backend loaded the model for the request
+	ReasonOnly   Reason = "only"       // no other backend has the model
 )
 
-// Release gives the slot to whose turn it is, and returns how long it was held. A second call changes nothing.
+// Release gives the slot to the next request, and returns how long it was held. A second call changes nothing.
 func (l *Lease) Release() time.Duration {
 	if l.released || l.sched == nil {
 		return l.held
@@ -78,54 +78,55 @@ func (l *Lease) Release() time.Duration {
 	return l.held
 }
 
-// Inside notes how long the request waited inside Ollama, by its own record: a sign that it was given more than it has slots.
-func (l *Lease) Inside(d time.Duration) {
+// NoteWaitInside notes how long the request waited inside Ollama, by Ollama's own record. A wait shows that Ollama got more requests than
+// it has slots.
+func (l *Lease) NoteWaitInside(d time.Duration) {
 	if l.sched != nil {
 		l.inside = max(0, d)
 	}
 }
 
-// GPU is the lease's part of the backend's time, so far or until Release: of each instant, a part for each slot that it had, of as many as
-// there were in use on the backend. So the parts of all leases never add up to more than the time that passed.
+// GPU returns the lease's part of the backend's time, so far or until Release. At each instant all slots in use on the backend have equal
+// parts, and the lease has one for each of its slots. So the parts of all leases never add up to more than the time that passed.
 func (l *Lease) GPU() time.Duration {
 	if l.released || l.sched == nil {
 		return l.used
 	}
 	l.sched.mu.Lock()
 	defer l.sched.mu.Unlock()
-	l.place.count(time.Now(), 0)
+	l.server.count(time.Now(), 0)
 	return l.part()
 }
 
-// part is what the lease has had of the backend, as of the last count.
-func (l *Lease) part() time.Duration { return time.Duration(l.slots) * (l.place.share - l.share) }
+// part is the lease's part of the backend's time, as of the last count.
+func (l *Lease) part() time.Duration { return time.Duration(l.slots) * (l.server.share - l.share) }
 
-// takeOver adds d to what the lease has had of the backend. Division rounds down: the parts stay below the whole.
+// takeOver adds d to the lease's part of the backend's time. Division rounds down: the parts stay below the whole.
 func (l *Lease) takeOver(d time.Duration) { l.share -= d / time.Duration(l.slots) }
 
-// grantLocked takes a slot at p that is free.
-func (s *Scheduler) grantLocked(p *place, c *client, a *Ask, arrived, now time.Time, why Reason) *Lease {
-	st := p.station(a.Model)
+// grantLocked takes a free slot of srv.
+func (s *Scheduler) grantLocked(srv *serverState, c *payerState, a *Ask, arrived, now time.Time, why Reason) *Lease {
+	st := srv.model(a.Model)
 	if !st.known {
-		st.options, st.known = string(a.Options), true // this request loads it, or what is loaded is asked for like this
+		st.options, st.known = string(a.Options), true // this request loads the model with them, or the loaded model has them
 	}
 	l := &Lease{
-		Backend: p.b, Waited: now.Sub(arrived), Why: why,
-		sched: s, place: p, station: st, client: c, taken: now, plain: a.Plain, embeds: a.Embeds, inside: -1,
+		Backend: srv.b, Waited: now.Sub(arrived), Why: why,
+		sched: s, server: srv, model: st, payer: c, taken: now, plain: a.Plain, embeds: a.Embeds, inside: -1,
 	}
-	p.count(now, 0)
-	l.share, l.wanted = p.share, p.wantedBesides(c, now)
+	srv.count(now, 0)
+	l.share, l.wanted = srv.share, srv.wantedByOthers(c, now)
 	l.queued = st.inFlight > 0
 	st.inFlight++
 	l.occupy(a.Texts, now)
-	l.atBound = st.slots >= p.limit(st)
+	l.atBound = st.slots >= srv.limit(st)
 	s.startLocked(l)
 	return l
 }
 
-// startLocked charges the lease's key by what it is expected to hold.
+// startLocked charges the lease's payer the time for which the lease is expected to be held.
 func (s *Scheduler) startLocked(l *Lease) {
-	c := l.client
+	c := l.payer
 	l.charged = s.estimateLocked(l)
 	c.running++
 	c.pay(s.lowestLocked())
@@ -137,13 +138,13 @@ func (s *Scheduler) startLocked(l *Lease) {
 }
 
 func (s *Scheduler) estimateLocked(l *Lease) time.Duration {
-	if l.client.mean > 0 {
-		return l.client.mean
+	if l.payer.mean > 0 {
+		return l.payer.mean
 	}
-	return time.Duration(l.slots) * cmp.Or(l.station.holds.median, s.holds.median, time.Second)
+	return time.Duration(l.slots) * cmp.Or(l.model.holds.median, s.holds.median, time.Second)
 }
 
-// average moves a mean towards d.
+// average moves mean towards d.
 func average[T ~int64](mean *T, d T) {
 	if *mean == 0 {
 		*mean = max(d, 1)
@@ -152,34 +153,35 @@ func average[T ~int64](mean *T, d T) {
 	*mean = max(*mean+(d-*mean)/16, 1)
 }
 
-// releaseLocked gives the slot back. One that was never used, because its request had left, says nothing of how long they take.
+// releaseLocked returns the slot. served is false if the slot was never used because the request had left: then the lease is no
+// measurement of how long requests take.
 func (l *Lease) releaseLocked(now time.Time, served bool) {
-	s, p, st, c := l.sched, l.place, l.station, l.client
+	s, srv, st, c := l.sched, l.server, l.model, l.payer
 	l.released = true
 	l.held = now.Sub(l.taken)
-	p.count(now, 0)
+	srv.count(now, 0)
 	l.used = l.part()
 	st.count(now, 0)
 	l.vacate(now)
-	p.use.note(c, now)
-	var others time.Duration // for which it waited for a load that another has caused
+	srv.use.note(c, now)
+	var others time.Duration // how long it waited for a load of another request
 	if served {
 		others = s.foundLocked(l, now)
 	}
 	if served {
 		l.delayLocked(now, others)
 	}
-	if served || l.Why == ReasonChange { // others are on no row
-		l.used += c.settle()
+	if served || l.Why == ReasonChange { // other leases have no row
+		l.used += c.takeDebt()
 	}
 	st.inFlight--
-	p.unsettled = p.unsettled && p.inFlight > 0
+	srv.unsettled = srv.unsettled && srv.inFlight > 0
 	c.running--
 	c.held -= float64(l.charged) / c.weight
 	if c.running == 0 {
-		c.held = 0 // of the rounding
+		c.held = 0 // removes rounding errors
 	}
-	charge := l.serve(min(p.contested(l, now), l.held-others-l.spared), now)
+	charge := l.serve(min(srv.contested(l, now), l.held-others-l.restoring), now)
 	c.charge(charge - l.charged)
 	st.note(l, charge, now)
 	last := s.running[len(s.running)-1]
@@ -188,23 +190,23 @@ func (l *Lease) releaseLocked(now time.Time, served bool) {
 	s.running[len(s.running)-1] = nil
 	s.running = s.running[:len(s.running)-1]
 	if served {
-		if !l.taken.Before(p.loaded) { // a change since then may have pushed its model out
+		if !l.taken.Before(srv.loaded) { // a change since then may have pushed its model out
 			st.seen = now
 		}
 		work := l.held - l.Loading - others
 		average(&c.mean, l.serve(work, now))
-		st.holds.mix(c.payer, work, now)
-		s.holds.mix(c.payer, work, now)
-		p.watch(st, l, now)
-		st.learn(c.payer, l.counted, now)
+		st.holds.mix(c.name, work, now)
+		s.holds.mix(c.name, work, now)
+		srv.adjustSlots(st, l, now)
+		st.learn(c.name, l.counted, now)
 	}
-	s.growLocked(p, st, now)
-	p.tidy(st)
-	s.fillLocked(p, now)
+	s.growLocked(srv, st, now)
+	srv.dropUnused(st)
+	s.dispatchLocked(srv, now)
 }
 
-// advanceLocked charges those that hold a slot for longer than they were charged for. It is done at most every few milliseconds:
-// it looks at all that run.
+// advanceLocked charges requests that hold a slot for longer than they were charged for. It runs at most every few milliseconds, because
+// it looks at all running requests.
 func (s *Scheduler) advanceLocked(now time.Time) {
 	if now.Sub(s.advanced) < 5*time.Millisecond {
 		return
@@ -213,8 +215,8 @@ func (s *Scheduler) advanceLocked(now time.Time) {
 	for _, l := range s.running {
 		if over := l.slotTime(now) - l.charged; over > 0 {
 			l.charged += over
-			l.client.held += float64(over) / l.client.weight
-			l.client.charge(over)
+			l.payer.held += float64(over) / l.payer.weight
+			l.payer.charge(over)
 		}
 	}
 }

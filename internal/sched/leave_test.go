@@ -14,9 +14,9 @@ import (
 func TestALoadThatIsLeftIsBookedToItsEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu := server("gpu", 4)
-		gpu.Set(has(1, "a", "b"))
-		s, _ := loads(Options{}, gpu) // of a minute each
-		s.placeLocked(gpu).fits = 1
+		gpu.Set(stateWith(1, "a", "b"))
+		s, _ := schedulerWithLoads(Options{}, gpu) // of a minute each
+		s.serverLocked(gpu).fits = 1
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		l, err := s.Acquire(ctx, Ask{Key: "leaves", Model: "b"})
 		cancel()
@@ -28,7 +28,7 @@ func TestALoadThatIsLeftIsBookedToItsEnd(t *testing.T) {
 		}
 		time.Sleep(time.Hour)
 		s.mu.Lock()
-		if got, want := time.Duration(s.clients["leaves"].owed), time.Minute; got < want {
+		if got, want := time.Duration(s.payers["leaves"].owed), time.Minute; got < want {
 			t.Errorf("its payer owes %v, want at least %v", got, want)
 		}
 		s.mu.Unlock()
@@ -43,8 +43,8 @@ func TestALoadThatIsLeftIsBookedToItsEnd(t *testing.T) {
 	})
 }
 
-// A load that brings back what another payer has pushed out is that payer's, if the model was in use: if the server was idle for a stint, each
-// pays for its own load.
+// A load that brings back what another payer has pushed out is that payer's, if the model was in use: if the server was idle for a stint,
+// each pays for its own load.
 func TestALoadThatBringsBackIsTheEvictors(t *testing.T) {
 	const load = time.Minute
 	for name, c := range map[string]struct {
@@ -57,9 +57,9 @@ func TestALoadThatBringsBackIsTheEvictors(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				gpu := server("gpu", 4)
-				gpu.Set(has(1, "a", "b"))
-				s, _ := loads(Options{}, gpu) // of a minute each
-				s.placeLocked(gpu).fits = 1
+				gpu.Set(stateWith(1, "a", "b"))
+				s, _ := schedulerWithLoads(Options{}, gpu) // of a minute each
+				s.serverLocked(gpu).fits = 1
 				run := func(key, model string, want time.Duration) {
 					t.Helper()
 					l := lease(t, s, Ask{Key: key, Model: model})
@@ -77,7 +77,7 @@ func TestALoadThatBringsBackIsTheEvictors(t *testing.T) {
 				run("evictor", "a", 0)
 				s.mu.Lock()
 				defer s.mu.Unlock()
-				behind := time.Duration(s.clients["evictor"].counter - s.clients["victim"].counter)
+				behind := time.Duration(s.payers["evictor"].counter - s.payers["victim"].counter)
 				if taken := c.next > 0; taken != (behind >= load) {
 					t.Errorf("the evictor is %v behind; want the load back: %v", behind, taken)
 				}
@@ -95,9 +95,9 @@ func TestWhatAPayerHasCausedWaitsForARow(t *testing.T) {
 	}{{false, time.Minute}, {true, 0}} {
 		l := acquire(t, s, "m")
 		s.mu.Lock()
-		s.clients["k"].debt = time.Minute
+		s.payers["k"].debt = time.Minute
 		l.releaseLocked(time.Now(), c.served)
-		if got := s.clients["k"].debt; got != c.want {
+		if got := s.payers["k"].debt; got != c.want {
 			t.Errorf("served %v: %v is left, want %v", c.served, got, c.want)
 		}
 		s.mu.Unlock()
@@ -133,15 +133,15 @@ func TestTwentyLeavesAreOneLoad(t *testing.T) {
 				all.Wait()
 				time.Sleep(5 * time.Second) // what has begun is done
 				c.s.mu.Lock()
-				stint := c.s.worth(c.s.placeLocked(c.gpu), "b")
+				stintTime := c.s.worth(c.s.serverLocked(c.gpu), "b")
 				c.s.mu.Unlock()
 				caused := c.loads.Load() // of these every second one brings the crowd's model back
-				most := 2 * (1 + int64(time.Since(began)/stint))
+				most := 2 * (1 + int64(time.Since(began)/stintTime))
 				if caused < 1 || caused > most {
-					t.Errorf("%d loads in %v, want 1 to %d: a stint is %v", caused, time.Since(began), most, stint)
+					t.Errorf("%d loads in %v, want 1 to %d: a stint is %v", caused, time.Since(began), most, stintTime)
 				}
 				if booked <= 0 {
-					t.Errorf("%d loads, and nothing is booked for them", caused)
+					t.Errorf("%d loads: got %v booked for them, want more than 0", caused, booked)
 				}
 				c.stop()
 				time.Sleep(time.Hour)

@@ -12,13 +12,13 @@ import (
 	"ollama-api-service/internal/backend"
 )
 
-// What a key used of a server that nobody else wanted is not held against it elsewhere (docs/fairness.md: "The past is forgotten"),
-// also where a queue before another server has not been empty meanwhile.
+// What a key used of a server that no other key wanted does not count elsewhere (docs/fairness.md: "The past is forgotten"),
+// even if the queue of another server has not been empty meanwhile.
 func TestWorkElsewhereIsNotHeldAgainstAKey(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu, other := server("gpu", 2), server("other", 4)
-		gpu.Set(has(1, "chat"))
-		other.Set(has(1, "ingest"))
+		gpu.Set(stateWith(1, "chat"))
+		other.Set(stateWith(1, "ingest"))
 		s := New(backend.NewFleet(gpu, other), Options{MaxQueue: 1000, MaxWait: 10 * time.Minute})
 		ctx, stop := context.WithCancel(t.Context())
 		work := func(key, model string, hold time.Duration) {
@@ -34,7 +34,7 @@ func TestWorkElsewhereIsNotHeldAgainstAKey(t *testing.T) {
 		for i := range 6 {
 			go work(fmt.Sprint("chat", i), "chat", 5*time.Second)
 		}
-		// One key works for three hours alone on a server that is otherwise idle.
+		// One key works for three hours on a server that is otherwise idle.
 		for range 4 {
 			go func() {
 				for i := 0; i < 3*60 && ctx.Err() == nil; i++ {
@@ -51,10 +51,10 @@ func TestWorkElsewhereIsNotHeldAgainstAKey(t *testing.T) {
 		began := time.Now()
 		l, err := s.Acquire(ctx, Ask{Key: "ingester", Model: "chat"})
 		if err != nil {
-			t.Errorf("it is refused after %v: %v", time.Since(began), err)
+			t.Errorf("got an error after %v, want a slot: %v", time.Since(began), err)
 		} else {
 			if waited := time.Since(began); waited > time.Minute {
-				t.Errorf("it waits for %v, and each other key for 10 s", waited)
+				t.Errorf("it waited for %v, want about the 10 s of each other key", waited)
 			}
 			l.Release()
 		}
@@ -63,7 +63,7 @@ func TestWorkElsewhereIsNotHeldAgainstAKey(t *testing.T) {
 	})
 }
 
-// A model that cannot be loaded makes its backend drain each time; who asks for it again and again must not stop the others.
+// A model that cannot be loaded makes its backend drain each time. A key that asks for it again and again must not stop the others.
 func TestLoadsThatFailCostOthersLittle(t *testing.T) {
 	for _, hold := range []time.Duration{500 * time.Millisecond, 10 * time.Second} {
 		synctest.Test(t, func(t *testing.T) {
@@ -109,17 +109,17 @@ func TestLoadsThatFailCostOthersLittle(t *testing.T) {
 func TestVotesEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu := server("gpu", 0)
-		gpu.Set(has(1, "a"))
+		gpu.Set(stateWith(1, "a"))
 		s := New(backend.NewFleet(gpu), Options{MaxQueue: 1000, MaxWait: time.Hour})
 		run := func(key string, inside time.Duration) {
 			var all []*Lease
-			p := s.placeLocked(gpu)
-			for range p.limit(p.station("a")) {
+			srv := s.serverLocked(gpu)
+			for range srv.limit(srv.model("a")) {
 				all = append(all, lease(t, s, Ask{Key: key, Model: "a", Plain: true}))
 			}
 			time.Sleep(time.Second)
 			for _, l := range all {
-				l.Inside(inside)
+				l.NoteWaitInside(inside)
 				l.Release()
 			}
 		}
@@ -130,7 +130,7 @@ func TestVotesEnd(t *testing.T) {
 		for i := range 200 {
 			run(fmt.Sprint("today", i%3), 2*time.Second)
 		}
-		if got := s.placeLocked(gpu).station("a").found; got > 1 {
+		if got := s.serverLocked(gpu).model("a").found; got > 1 {
 			t.Errorf("after 200 rounds in which all three keys waited inside Ollama there are still %d slots", got)
 		}
 	})
@@ -140,28 +140,28 @@ func TestVotesEnd(t *testing.T) {
 func TestOneKeyDoesNotRaiseTheSlots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu := server("gpu", 0)
-		gpu.Set(has(1, "a"))
+		gpu.Set(stateWith(1, "a"))
 		s := New(backend.NewFleet(gpu), Options{MaxQueue: 1000, MaxWait: time.Hour})
-		p := s.placeLocked(gpu)
+		srv := s.serverLocked(gpu)
 		round := func(key string, hold, inside time.Duration) {
 			var all []*Lease
-			for range p.limit(p.station("a")) {
+			for range srv.limit(srv.model("a")) {
 				all = append(all, lease(t, s, Ask{Key: key, Model: "a", Plain: true}))
 			}
 			time.Sleep(hold)
 			for _, l := range all {
-				l.Inside(inside)
+				l.NoteWaitInside(inside)
 				l.Release()
 			}
 		}
 		for i := range 7 {
 			round(fmt.Sprint("other", i), 10*time.Second, 5*time.Second)
 		}
-		before := p.station("a").found
+		before := srv.model("a").found
 		for range 20 * cleanRuns {
 			round("attacker", 10*time.Millisecond, 40*time.Millisecond)
 		}
-		if got := p.station("a").found; got > before {
+		if got := srv.model("a").found; got > before {
 			t.Errorf("seven keys have seen that %d slots are too many, and one key has made them %d", before+1, got)
 		}
 	})
@@ -171,19 +171,19 @@ func TestOneKeyDoesNotRaiseTheSlots(t *testing.T) {
 func pausing(t *testing.T, victims int, hold, pause time.Duration) *crowd {
 	c := &crowd{gpu: server("gpu", 4)}
 	names := []string{"a", "b", "c", "d"}
-	c.gpu.Set(has(1, names...))
+	c.gpu.Set(stateWith(1, names...))
 	fleet := backend.NewFleet(c.gpu)
 	c.s = New(fleet, Options{MaxQueue: 1000, MaxWait: 24 * time.Hour, Load: func(ctx context.Context, b *backend.Backend, a *Ask) error {
 		c.loads.Add(1)
-		b.Set(has(0, names...))
+		b.Set(stateWith(0, names...))
 		time.Sleep(harmLoad)
-		state := has(0, names...)
+		state := stateWith(0, names...)
 		state.Loaded[a.Model] = backend.Loaded{}
 		b.Set(state)
 		fleet.Refresh()
 		return ctx.Err()
 	}})
-	c.s.placeLocked(c.gpu).fits = 1
+	c.s.serverLocked(c.gpu).fits = 1
 	c.ctx, c.stop = context.WithCancel(t.Context())
 	for i := range victims {
 		go func() {
@@ -203,7 +203,7 @@ func pausing(t *testing.T, victims int, hold, pause time.Duration) *crowd {
 	return c
 }
 
-// Four keys that pause between their requests, so that the backend has idle moments, keep 0.95 of their fair share beside one key that
+// Four keys that pause between their requests, so that the backend has idle moments, keep 0.95 of their fair share next to one key that
 // asks for another model again and again. (Issue 14 has the figure for eight that are always busy.)
 func TestIdleMomentsAreNoInvitation(t *testing.T) {
 	for _, victims := range []int{1, 2, 4} {
@@ -227,13 +227,13 @@ func TestIdleMomentsAreNoInvitation(t *testing.T) {
 	}
 }
 
-// A person alone who has picked a large model by mistake, cancels, and picks another waits for that one alone.
-func TestAPersonAloneMayCancelALoad(t *testing.T) {
+// A single user who picks a large model by mistake, cancels, and picks another one waits only for the second.
+func TestASingleUserMayCancelALoad(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu := server("gpu", 4)
-		gpu.Set(has(1, "small", "large"))
-		s, done := loads(Options{}, gpu)
-		s.placeLocked(gpu).fits = 1
+		gpu.Set(stateWith(1, "small", "large"))
+		s, done := schedulerWithLoads(Options{}, gpu)
+		s.serverLocked(gpu).fits = 1
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		if _, err := s.Acquire(ctx, Ask{Key: "anna", Model: "large"}); err == nil {
 			t.Fatal("the load of a minute took two seconds")
@@ -242,20 +242,20 @@ func TestAPersonAloneMayCancelALoad(t *testing.T) {
 		began := time.Now()
 		l := lease(t, s, Ask{Key: "anna", Model: "small"})
 		if waited := time.Since(began); waited > time.Minute {
-			t.Errorf("nobody else is there, and her own model, which was loaded before, comes after %v: %v", waited, *done)
+			t.Errorf("with no other user, the model that was loaded before came after %v, want at most a minute; loads: %v", waited, *done)
 		}
 		l.Release()
 		time.Sleep(time.Hour)
 	})
 }
 
-// What a key owes for a change that it left behind is not forgiven by returning in a moment in which nobody waits.
+// What a key owes for a change that it left behind is not forgiven if it returns while no request waits.
 func TestADebtOutlastsAMomentWithoutAQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu := server("gpu", 1)
-		gpu.Set(has(1, "a", "b"))
-		s, _ := loads(Options{}, gpu)
-		s.placeLocked(gpu).fits = 1
+		gpu.Set(stateWith(1, "a", "b"))
+		s, _ := schedulerWithLoads(Options{}, gpu)
+		s.serverLocked(gpu).fits = 1
 		for _, key := range []string{"debtor", "other"} {
 			l := lease(t, s, Ask{Key: key, Model: "a"})
 			time.Sleep(time.Second)
@@ -268,15 +268,15 @@ func TestADebtOutlastsAMomentWithoutAQueue(t *testing.T) {
 		l := lease(t, s, Ask{Key: "other", Model: "a"}) // changes back
 		time.Sleep(time.Second)
 		l.Release()
-		l = lease(t, s, Ask{Key: "debtor", Model: "a"}) // nobody waits
+		l = lease(t, s, Ask{Key: "debtor", Model: "a"}) // no request waits
 		time.Sleep(time.Second)
 		l.Release()
 		l = lease(t, s, Ask{Key: "other", Model: "a"})
 		l.Release()
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if d, o := s.clients["debtor"], s.clients["other"]; d.due()-o.due() < float64(time.Minute) {
-			t.Errorf("it owed more than a minute, and is %v behind", time.Duration(d.due()-o.due()))
+		if d, o := s.payers["debtor"], s.payers["other"]; d.due()-o.due() < float64(time.Minute) {
+			t.Errorf("got the debtor %v behind, want more than a minute", time.Duration(d.due()-o.due()))
 		}
 	})
 }

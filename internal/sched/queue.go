@@ -10,61 +10,61 @@ import (
 	"ollama-api-service/internal/backend"
 )
 
-// client is a payer as the queue sees it: how much it has been served.
-type client struct {
-	payer   string
-	weight  float64
-	counter float64 // nanoseconds of slots, over the weight: the lowest goes next
-	held    float64 // the part of counter for what runs now, expected or had
-	running int
-	waiting int
-	lines   []*line       // those in which it waits
-	mean    time.Duration // moving average of how long it holds a slot
-	owed    float64       // on top of counter, for changes that it left behind
-	barred  time.Time     // until when it causes no change that others would notice
-	debt    time.Duration // of backends, for loads that it has caused and that are on no row yet: its next request is booked that
+// payerState is a payer with the service that it has had.
+type payerState struct {
+	name        string
+	weight      float64
+	counter     float64 // slot time in nanoseconds, divided by the weight: the payer with the lowest is next
+	held        float64 // the part of counter for running requests, expected or already used
+	running     int
+	waiting     int
+	queues      []*keyQueue   // the queues of its waiting requests
+	mean        time.Duration // moving average of how long it holds a slot
+	owed        float64       // in addition to counter, for changes that it caused and left
+	barredUntil time.Time     // until then it may not cause a change that affects others
+	debt        time.Duration // backends' time for loads that it caused and that have no row yet: it is booked with its next request
 }
 
-// lift brings the counter to that of the others when the payer returns with nothing waiting: service that it left unused is gone.
-func (c *client) lift(lowest float64) {
+// lift raises the counter to that of the others when the payer returns with no request waiting: unused service is not saved up.
+func (c *payerState) lift(lowest float64) {
 	if c.waiting == 0 {
 		c.pay(lowest)
 		c.counter = max(c.counter, lowest)
 	}
 }
 
-// pay turns what is owed into service had, as far as others have had more since.
-func (c *client) pay(lowest float64) {
+// pay moves debt from owed to counter, as far as other payers have had more service since.
+func (c *payerState) pay(lowest float64) {
 	paid := min(c.owed, max(0, lowest-c.counter))
 	c.owed -= paid
 	c.counter += paid
 }
 
-// due is where the payer is in the order of turns: the lowest goes next.
-func (c *client) due() float64 { return c.counter + c.owed }
+// due is the payer's place in the order: the lowest is next.
+func (c *payerState) due() float64 { return c.counter + c.owed }
 
-// settle takes over what the payer has caused of backends' time and no row has.
-func (c *client) settle() time.Duration {
+// takeDebt returns the payer's debt and clears it.
+func (c *payerState) takeDebt() time.Duration {
 	d := c.debt
 	c.debt = 0
 	return d
 }
 
-// changesForLocked reports whether a backend changes its model for the payer.
-func (s *Scheduler) changesForLocked(c *client) bool {
-	for _, p := range s.places {
-		if p.turning != nil && p.turning.request.client == c || p.load != nil && p.load.request.client == c {
+// changesForLocked reports whether a backend drains or loads for the payer.
+func (s *Scheduler) changesForLocked(c *payerState) bool {
+	for _, srv := range s.servers {
+		if srv.draining != nil && srv.draining.request.payer == c || srv.load != nil && srv.load.request.payer == c {
 			return true
 		}
 	}
 	return false
 }
 
-// newestBatch is the batch request of the payer that came last, or nil.
-func (c *client) newestBatch() *waiter {
+// newestBatch is the payer's batch request that arrived last, or nil.
+func (c *payerState) newestBatch() *waiter {
 	var newest *waiter
-	for _, l := range c.lines {
-		if w := l.waiters.Back().Value.(*waiter); l.batch && (newest == nil || w.order > newest.order) {
+	for _, k := range c.queues {
+		if w := k.waiters.Back().Value.(*waiter); k.batch && (newest == nil || w.order > newest.order) {
 			newest = w
 		}
 	}
@@ -72,102 +72,103 @@ func (c *client) newestBatch() *waiter {
 }
 
 // charge adds d of service, which may be negative.
-func (c *client) charge(d time.Duration) {
+func (c *payerState) charge(d time.Duration) {
 	c.counter += float64(d) / c.weight
-	for _, l := range c.lines {
-		heap.Fix(&l.lane.turns[l.class], l.index)
+	for _, k := range c.queues {
+		heap.Fix(&k.queue.byClass[k.class], k.index)
 	}
 }
 
-// laneName is a model, the load-time options that it is wanted with, and the version that its requests need. Requests that the same
-// backends may serve without a change wait together.
-type laneName struct{ model, options, since string }
+// queueName identifies a queue: a model, its load-time options, and the version of Ollama that the requests need. Requests that the same
+// backends can serve without a change wait in one queue.
+type queueName struct{ model, options, since string }
 
-func (a *Ask) lane() laneName { return laneName{a.Model, string(a.Options), a.Since} }
+func (a *Ask) queueName() queueName { return queueName{a.Model, string(a.Options), a.Since} }
 
-// Classes of turns, in their order. A line of batch requests is in the interactive class while its first request is aged.
+// Classes, in the order in which they are served. A queue of batch requests is in the interactive class while its first request is aged.
 const (
 	interactive = iota
 	batch
 	classes
 )
 
-// lane is the queue for one model.
-type lane struct {
-	name  laneName
-	n     int
-	turns [classes]turns
-	// retries have had their turn and lost it to a failure. young are the batch requests that are not aged, in the order they came.
-	retries, young list.List
+// modelQueue holds the waiting requests for one model with one set of load-time options.
+type modelQueue struct {
+	name    queueName
+	n       int
+	byClass [classes]keyHeap
+	// retries are requests that were scheduled before and whose backend failed. unaged are the batch requests that are not aged, in the order
+	// of their arrival.
+	retries, unaged list.List
 }
 
-// line is the requests of one payer for one model, interactive or batch: first come, first served.
-type line struct {
-	lane    *lane
-	client  *client
+// keyQueue holds the requests of one payer in a modelQueue, either its interactive or its batch ones: first come, first served.
+type keyQueue struct {
+	queue   *modelQueue
+	payer   *payerState
 	batch   bool
-	class   int // the heap of the lane that it is in
+	class   int // which heap of queue has it
 	waiters list.List
 	index   int // in the heap
 }
 
 type waiter struct {
-	ask     *Ask
-	client  *client
-	lane    *lane
-	line    *line // nil for a retry
-	arrived time.Time
-	order   uint64
-	place   *list.Element // in its line, or among the retries; nil when it has left
-	young   *list.Element // among the lane's young; nil if it is aged or interactive
-	ahead   int           // how many waited for the model when it came
-	lease   *Lease        // when it was granted
-	left    *Lease        // what it has cost, if it left while its model was loaded for it
-	err     error         // when it will never be
-	ready   chan struct{} // closed at either
-	wants   []*place      // that may serve it
+	ask      *Ask
+	payer    *payerState
+	queue    *modelQueue
+	keyQueue *keyQueue // nil for a retry
+	arrived  time.Time
+	order    uint64
+	element  *list.Element  // in its keyQueue, or in the retries of queue; nil when it has left
+	unaged   *list.Element  // in unaged of queue; nil if it is aged or interactive
+	ahead    int            // the number of requests that waited for the model when it arrived
+	lease    *Lease         // set when it is granted
+	left     *Lease         // its cost, if it left while its model was being loaded for it
+	err      error          // set when it is refused
+	ready    chan struct{}  // closed when lease or err is set
+	servers  []*serverState // the servers that may serve it
 }
 
-// turns are the lines of a class, the lowest counter first.
-type turns []*line
+// keyHeap is a heap of the queues of a class, the lowest counter first.
+type keyHeap []*keyQueue
 
-func (t turns) Len() int { return len(t) }
-func (t turns) Less(i, j int) bool {
-	if a, b := t[i].client.due(), t[j].client.due(); a != b {
+func (h keyHeap) Len() int { return len(h) }
+func (h keyHeap) Less(i, j int) bool {
+	if a, b := h[i].payer.due(), h[j].payer.due(); a != b {
 		return a < b
 	}
-	return t[i].first().order < t[j].first().order
+	return h[i].first().order < h[j].first().order
 }
 
-func (t turns) Swap(i, j int) {
-	t[i], t[j] = t[j], t[i]
-	t[i].index, t[j].index = i, j
+func (h keyHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].index, h[j].index = i, j
 }
 
-// Push is heap's.
-func (t *turns) Push(x any) {
-	l := x.(*line)
-	l.index = len(*t)
-	*t = append(*t, l)
+// Push implements heap.Interface.
+func (h *keyHeap) Push(x any) {
+	k := x.(*keyQueue)
+	k.index = len(*h)
+	*h = append(*h, k)
 }
 
-// Pop is heap's.
-func (t *turns) Pop() any {
-	old := *t
-	l := old[len(old)-1]
+// Pop implements heap.Interface.
+func (h *keyHeap) Pop() any {
+	old := *h
+	k := old[len(old)-1]
 	old[len(old)-1] = nil
-	*t = old[:len(old)-1]
-	return l
+	*h = old[:len(old)-1]
+	return k
 }
 
-func (l *line) first() *waiter { return l.waiters.Front().Value.(*waiter) }
+func (k *keyQueue) first() *waiter { return k.waiters.Front().Value.(*waiter) }
 
-func (s *Scheduler) clientLocked(a *Ask) *client {
+func (s *Scheduler) payerLocked(a *Ask) *payerState {
 	payer := cmp.Or(a.Payer, a.Key)
-	c := s.clients[payer]
+	c := s.payers[payer]
 	if c == nil {
-		c = &client{payer: payer}
-		s.clients[payer] = c
+		c = &payerState{name: payer}
+		s.payers[payer] = c
 		s.sweepLocked()
 	}
 	weight := a.Weight
@@ -183,30 +184,30 @@ func (s *Scheduler) clientLocked(a *Ask) *client {
 	return c
 }
 
-// sweepLocked drops payers that do nothing and owe nothing, each time there are twice as many as the last sweep left.
+// sweepLocked drops payers without requests and debts. It runs when there are twice as many payers as the last sweep left.
 func (s *Scheduler) sweepLocked() {
-	if len(s.clients) < 2*s.swept+64 {
+	if len(s.payers) < 2*s.swept+64 {
 		return
 	}
 	now := time.Now()
-	for name, c := range s.clients {
+	for name, c := range s.payers {
 		c.pay(s.virtual)
-		if c.running == 0 && c.waiting == 0 && c.weight > 0 && c.owed == 0 && c.debt == 0 && now.After(c.barred) && !s.changesForLocked(c) {
-			delete(s.clients, name)
+		if c.running == 0 && c.waiting == 0 && c.weight > 0 && c.owed == 0 && c.debt == 0 && now.After(c.barredUntil) && !s.changesForLocked(c) {
+			delete(s.payers, name)
 		}
 	}
-	s.swept = len(s.clients)
+	s.swept = len(s.payers)
 }
 
-// lowestLocked is the service of the payer that goes next, without the part that is only expected of its running requests: they may
-// take much less. If no request waits, it is that of the payer that went last. Batch requests count only where no interactive one
-// waits: their counters stand still while they are passed over, and would give each payer that comes a lead over those that wait.
+// lowestLocked is the counter of the payer that is next, without the part for its running requests: that part is partly expected, and they
+// may take much less. If no request waits, it is the counter of the payer that was scheduled last. Batch requests count only if no
+// interactive one waits: their counters do not change while they are passed over, and would give each new payer a lead over waiting ones.
 func (s *Scheduler) lowestLocked() float64 {
 	for class := range classes {
-		var next *client
-		for _, l := range s.lanes {
-			if t := l.turns[class]; len(t) > 0 && (next == nil || t[0].client.due() < next.due()) {
-				next = t[0].client
+		var next *payerState
+		for _, q := range s.queues {
+			if h := q.byClass[class]; len(h) > 0 && (next == nil || h[0].payer.due() < next.due()) {
+				next = h[0].payer
 			}
 		}
 		if next != nil {
@@ -216,125 +217,125 @@ func (s *Scheduler) lowestLocked() float64 {
 	return s.virtual
 }
 
-func (s *Scheduler) enqueueLocked(c *client, a *Ask, now time.Time) *waiter {
-	name := a.lane()
-	l := s.lanes[name]
-	if l == nil {
-		l = &lane{name: name}
-		s.lanes[name] = l
+func (s *Scheduler) enqueueLocked(c *payerState, a *Ask, now time.Time) *waiter {
+	name := a.queueName()
+	q := s.queues[name]
+	if q == nil {
+		q = &modelQueue{name: name}
+		s.queues[name] = q
 	}
 	c.lift(s.lowestLocked())
 	s.arrivals++
-	w := &waiter{ask: a, client: c, lane: l, arrived: now, order: s.arrivals, ahead: l.n, ready: make(chan struct{})}
+	w := &waiter{ask: a, payer: c, queue: q, arrived: now, order: s.arrivals, ahead: q.n, ready: make(chan struct{})}
 	for _, b := range s.fleet.Serving(a.Model) {
-		p := s.placeLocked(b)
-		w.wants = append(w.wants, p)
-		p.want.count(c, 1, now)
+		srv := s.serverLocked(b)
+		w.servers = append(w.servers, srv)
+		srv.demand.count(c, 1, now)
 	}
 	s.waiting++
 	c.waiting++
-	l.n++
+	q.n++
 	if a.Avoid != nil {
-		w.place = l.retries.PushBack(w)
+		w.element = q.retries.PushBack(w)
 		return w
 	}
 	if a.Batch {
-		w.young = l.young.PushBack(w)
+		w.unaged = q.unaged.PushBack(w)
 	}
-	for _, own := range c.lines {
-		if own.lane == l && own.batch == a.Batch {
-			w.line = own
-			w.place = own.waiters.PushBack(w)
+	for _, k := range c.queues {
+		if k.queue == q && k.batch == a.Batch {
+			w.keyQueue = k
+			w.element = k.waiters.PushBack(w)
 			return w
 		}
 	}
-	w.line = &line{lane: l, client: c, batch: a.Batch, class: interactive}
+	w.keyQueue = &keyQueue{queue: q, payer: c, batch: a.Batch, class: interactive}
 	if a.Batch {
-		w.line.class = batch
+		w.keyQueue.class = batch
 	}
-	w.place = w.line.waiters.PushBack(w)
-	c.lines = append(c.lines, w.line)
-	heap.Push(&l.turns[w.line.class], w.line)
+	w.element = w.keyQueue.waiters.PushBack(w)
+	c.queues = append(c.queues, w.keyQueue)
+	heap.Push(&q.byClass[w.keyQueue.class], w.keyQueue)
 	return w
 }
 
-// move puts a line into another class.
-func (l *line) move(class int) {
-	heap.Remove(&l.lane.turns[l.class], l.index)
-	l.class = class
-	heap.Push(&l.lane.turns[class], l)
+// move puts a queue into another class.
+func (k *keyQueue) move(class int) {
+	heap.Remove(&k.queue.byClass[k.class], k.index)
+	k.class = class
+	heap.Push(&k.queue.byClass[class], k)
 }
 
-// ageLocked has batch requests that have waited for long compete with interactive ones, by the counter of their payer. It begins at that
-// of the payer that goes next: a payer that was passed over would otherwise have every slot until it has caught up.
-func (s *Scheduler) ageLocked(l *lane, now time.Time) {
-	for e := l.young.Front(); e != nil; e = l.young.Front() {
+// ageLocked moves batch requests that have waited for long to the interactive class. Their payer's counter starts at that of the payer that
+// is next. Otherwise a payer that was passed over would get every slot until its counter reaches those of the others.
+func (s *Scheduler) ageLocked(q *modelQueue, now time.Time) {
+	for e := q.unaged.Front(); e != nil; e = q.unaged.Front() {
 		w := e.Value.(*waiter)
 		if now.Sub(w.arrived) < s.patience() {
 			return
 		}
-		l.young.Remove(e)
-		w.young = nil
-		if w.line.class == batch && w.line.first() == w {
-			w.line.ageLocked(s.lowestLocked())
+		q.unaged.Remove(e)
+		w.unaged = nil
+		if w.keyQueue.class == batch && w.keyQueue.first() == w {
+			w.keyQueue.ageLocked(s.lowestLocked())
 		}
 	}
 }
 
-func (l *line) ageLocked(lowest float64) {
-	if c := l.client; c.due() < lowest {
+func (k *keyQueue) ageLocked(lowest float64) {
+	if c := k.payer; c.due() < lowest {
 		c.charge(time.Duration((lowest - c.due()) * c.weight))
 	}
-	l.move(interactive)
+	k.move(interactive)
 }
 
-// leaveLocked takes w out of the queue.
+// leaveLocked removes w from the queue.
 func (s *Scheduler) leaveLocked(w *waiter) {
-	l, c := w.lane, w.client
-	for _, p := range w.wants {
-		p.want.count(c, -1, time.Now())
+	q, c := w.queue, w.payer
+	for _, srv := range w.servers {
+		srv.demand.count(c, -1, time.Now())
 	}
 	s.waiting--
 	c.waiting--
-	if l.n--; l.n == 0 {
-		delete(s.lanes, l.name) // clients choose the names of models
+	if q.n--; q.n == 0 {
+		delete(s.queues, q.name) // clients choose the names of models
 	}
-	place := w.place
-	w.place = nil
-	if w.line == nil {
-		l.retries.Remove(place)
+	element := w.element
+	w.element = nil
+	if w.keyQueue == nil {
+		q.retries.Remove(element)
 		return
 	}
-	if w.young != nil {
-		l.young.Remove(w.young)
+	if w.unaged != nil {
+		q.unaged.Remove(w.unaged)
 	}
-	first := w.line.waiters.Front() == place
-	w.line.waiters.Remove(place)
+	first := w.keyQueue.waiters.Front() == element
+	w.keyQueue.waiters.Remove(element)
 	switch {
-	case w.line.waiters.Len() == 0:
-		heap.Remove(&l.turns[w.line.class], w.line.index)
-		for i, own := range c.lines {
-			if own == w.line {
-				c.lines = append(c.lines[:i], c.lines[i+1:]...)
+	case w.keyQueue.waiters.Len() == 0:
+		heap.Remove(&q.byClass[w.keyQueue.class], w.keyQueue.index)
+		for i, k := range c.queues {
+			if k == w.keyQueue {
+				c.queues = append(c.queues[:i], c.queues[i+1:]...)
 				break
 			}
 		}
-	case first && w.line.batch && w.line.class == interactive && w.line.first().young != nil:
-		w.line.move(batch)
+	case first && w.keyQueue.batch && w.keyQueue.class == interactive && w.keyQueue.first().unaged != nil:
+		w.keyQueue.move(batch)
 	case first:
-		heap.Fix(&l.turns[w.line.class], w.line.index)
+		heap.Fix(&q.byClass[w.keyQueue.class], w.keyQueue.index)
 	}
 }
 
-// all are those who wait in the lane; the caller may take out each that it is given.
-func (l *lane) all() iter.Seq[*waiter] {
+// all iterates over the waiting requests. The caller may remove the request that it has just got.
+func (q *modelQueue) all() iter.Seq[*waiter] {
 	var list []*waiter
-	for e := l.retries.Front(); e != nil; e = e.Next() {
+	for e := q.retries.Front(); e != nil; e = e.Next() {
 		list = append(list, e.Value.(*waiter))
 	}
-	for class := range l.turns {
-		for _, line := range l.turns[class] {
-			for e := line.waiters.Front(); e != nil; e = e.Next() {
+	for class := range q.byClass {
+		for _, k := range q.byClass[class] {
+			for e := k.waiters.Front(); e != nil; e = e.Next() {
 				list = append(list, e.Value.(*waiter))
 			}
 		}
@@ -348,42 +349,42 @@ func (l *lane) all() iter.Seq[*waiter] {
 	}
 }
 
-// rank is the order of turns before the counters are asked.
+// rank is the order of requests before counters are compared.
 type rank int
 
 const (
-	afterFailure rank = iota // it had its turn
+	afterFailure rank = iota // it was scheduled before
 	inTurn
 	leftOver
 )
 
-// nextIn is the request that goes next in the lane on b, or nil if all that wait must not go there.
-func (s *Scheduler) nextIn(l *lane, b *backend.Backend, now time.Time) (*waiter, rank) {
-	for e := l.retries.Front(); e != nil; e = e.Next() {
+// nextIn is the next request of q for b, or nil if no waiting request may run there.
+func (s *Scheduler) nextIn(q *modelQueue, b *backend.Backend, now time.Time) (*waiter, rank) {
+	for e := q.retries.Front(); e != nil; e = e.Next() {
 		if w := e.Value.(*waiter); w.ask.Avoid != b {
 			return w, afterFailure
 		}
 	}
-	s.ageLocked(l, now)
-	if first := l.turns[interactive]; len(first) > 0 {
+	s.ageLocked(q, now)
+	if first := q.byClass[interactive]; len(first) > 0 {
 		return first[0].first(), inTurn
 	}
-	if others := l.turns[batch]; len(others) > 0 {
+	if others := q.byClass[batch]; len(others) > 0 {
 		return others[0].first(), leftOver
 	}
 	return nil, leftOver
 }
 
-// causeIn is the request in the lane for which b may change its model: the one that goes next of those whose payers are not barred.
-func (s *Scheduler) causeIn(l *lane, b *backend.Backend, now time.Time) (*waiter, rank) {
-	first, r := s.nextIn(l, b, now)
-	if first == nil || !now.Before(first.client.barred) {
+// causeIn is the request of q for which b may change its model: the next one whose payer is not barred.
+func (s *Scheduler) causeIn(q *modelQueue, b *backend.Backend, now time.Time) (*waiter, rank) {
+	first, r := s.nextIn(q, b, now)
+	if first == nil || !now.Before(first.payer.barredUntil) {
 		return first, r
 	}
 	first = nil
-	for class := range l.turns {
-		for _, line := range l.turns[class] {
-			if w := line.first(); !now.Before(w.client.barred) && before(w, inTurn, first, inTurn) {
+	for class := range q.byClass {
+		for _, k := range q.byClass[class] {
+			if w := k.first(); !now.Before(w.payer.barredUntil) && precedes(w, inTurn, first, inTurn) {
 				first = w
 			}
 		}
@@ -394,15 +395,15 @@ func (s *Scheduler) causeIn(l *lane, b *backend.Backend, now time.Time) (*waiter
 	return nil, leftOver
 }
 
-// before reports whether w goes before o.
-func before(w *waiter, r rank, o *waiter, than rank) bool {
+// precedes reports whether w is scheduled before o.
+func precedes(w *waiter, r rank, o *waiter, than rank) bool {
 	switch {
 	case o == nil:
 		return true
 	case r != than:
 		return r < than
-	case r != afterFailure && w.client.due() != o.client.due():
-		return w.client.due() < o.client.due()
+	case r != afterFailure && w.payer.due() != o.payer.due():
+		return w.payer.due() < o.payer.due()
 	}
 	return w.order < o.order
 }

@@ -2,31 +2,31 @@ package sched
 
 import "time"
 
-// Ollama puts up to 512 tokens of each prompt into the batches that bring the answers of the other slots of the model forward by a
-// token each (continuous batching). Such a batch takes many times as long as one without a prompt, so a long prompt stops the other slots
-// while it is evaluated. That time is not theirs: it is service to the request whose prompt it is, in each slot that it stops, and its part
-// of the backend's time. When the evaluation took place is known at the end of the request.
+// Ollama computes answers in batches: each batch adds a token to the answer of every slot of the model, and has up to 512 tokens of each
+// prompt that is being evaluated (continuous batching). A batch with a prompt takes many times as long as one without, so a long prompt
+// stops the other slots while it is evaluated. That time is service to the request with the prompt, for each slot that it stops, and is its
+// part of the backend's time. The gateway knows at the end of the request when the evaluation took place.
 
 const (
-	leastRead = 256 // tokens of a prompt from which the time of one is measured: in a shorter one the answers of others weigh too much
-	quicker   = 4   // times that a model reads faster than it writes, at least: on a processor; on a GPU, often 50
-	mostEnded = 32  // requests that are kept after their end
-	cached    = 2   // a prompt that took so many times less than usual was most likely in Ollama's cache, and measures nothing
+	minReadPrompt = 256 // shorter prompts, in tokens, do not measure the time for a token: answers of others weigh too much in them
+	readFactor    = 4   // a model reads at least this many times faster than it writes on a processor; on a GPU, often 50 times
+	maxEnded      = 32  // the number of requests that are kept after their end
+	cachedFactor  = 2   // a prompt that took this many times less than usual was most likely in Ollama's cache, and is no measurement
 )
 
-// Read notes, before Release, how long Ollama says that it has evaluated the prompt.
-func (l *Lease) Read(d time.Duration) {
+// NotePrompt notes, before Release, how long Ollama evaluated the prompt, by its own record.
+func (l *Lease) NotePrompt(d time.Duration) {
 	if l.sched != nil {
 		l.read = max(0, d)
 	}
 }
 
-// readingLocked is how long the evaluation of the prompt took from from on, as far as is known, and how much of that was for this prompt:
-// in the same batches there may be others. Of a client that has left before the first byte, the time until then is taken.
+// readingLocked estimates how long the evaluation of the prompt took, starting at from, and how much of that was for this prompt: the same
+// batches may have had other prompts. If the client left before the first byte, it took until then.
 func (l *Lease) readingLocked(from, now time.Time) (took, own time.Duration) {
-	st, tokens := l.station, l.counted.prompt
+	st, tokens := l.model, l.counted.prompt
 	if tokens <= 0 && l.prompt.Estimate > 0 {
-		tokens = st.expect(l.client.payer, l.prompt)
+		tokens = st.expect(l.payer.name, l.prompt)
 	}
 	if tokens <= 0 {
 		return 0, 0
@@ -46,76 +46,76 @@ func (l *Lease) readingLocked(from, now time.Time) (took, own time.Duration) {
 		took = all
 	}
 	took = max(took, 0)
-	// The batch that runs when the request comes, and what a batch takes without a prompt, is not for the prompt.
+	// The batch that ran when the request arrived, and the time that a batch takes without a prompt, are not for the prompt.
 	own = max(0, took-st.perToken.median*3/2)
 	l.measureRead(tokens, own, now)
 	perToken := st.perRead.median
 	if perToken == 0 && tokens >= longPrompt {
-		perToken = st.perToken.median / quicker
+		perToken = st.perToken.median / readFactor
 	}
 	return took, min(own, time.Duration(tokens)*perToken)
 }
 
-// measureRead learns what a token of a prompt takes. Each payer has its slowest of late: a cached prompt says nothing, and a payer
-// that repeats one must not make its other prompts cheaper.
+// measureRead measures the time for a token of a prompt. Each payer contributes the slowest of its recent prompts, because a cached prompt
+// is no measurement, and a payer that repeats a prompt must not make its other prompts cheaper.
 func (l *Lease) measureRead(tokens int64, own time.Duration, now time.Time) {
-	if l.embeds || l.counted.prompt < leastRead || own <= 0 || l.read == 0 && l.began.Load() == 0 {
+	if l.embeds || l.counted.prompt < minReadPrompt || own <= 0 || l.read == 0 && l.began.Load() == 0 {
 		return
 	}
 	value := max(own/time.Duration(tokens), 1)
-	if value < l.station.perRead.median/cached {
+	if value < l.model.perRead.median/cachedFactor {
 		return
 	}
-	l.station.perRead.set(l.client.payer, now, func(old time.Duration) time.Duration {
+	l.model.perRead.set(l.payer.name, now, func(old time.Duration) time.Duration {
 		return time.Duration(lower(int64(old), int64(value)))
 	})
 }
 
-// delayLocked has l, which is being released and has waited for others' loads for a while, pay for the slots that its prompt has stopped.
-// Requests of that time have it back. On the rows of those that have ended meanwhile it stays: they are closed.
+// delayLocked charges l, which is being released, for the slots that its prompt stopped, and credits the requests that had these slots.
+// waited is how long l waited for loads of others. The rows of requests that have ended already do not change.
 func (l *Lease) delayLocked(now time.Time, waited time.Duration) {
-	p, st := l.place, l.station
+	srv, st := l.server, l.model
 	from := l.sent().Add(waited)
 	took, own := l.readingLocked(from, now)
 	if own <= 0 || !now.After(from) {
 		return
 	}
-	others := float64(st.work-l.wide-l.slotTime(now)) / float64(now.Sub(from)) // slots of others, on average
-	l.delays = time.Duration(float64(own) * min(max(others, 0), float64(max(0, p.limit(st)-l.slots))))
+	others := float64(st.work-l.modelWork-l.slotTime(now)) / float64(now.Sub(from)) // slots of others, on average
+	l.delays = time.Duration(float64(own) * min(max(others, 0), float64(max(0, srv.limit(st)-l.slots))))
 	to, part := from.Add(took), float64(own)/float64(took)
 	for i := range st.ended {
 		o := &st.ended[i]
-		if o.client != nil && o.to.After(from) && o.sent.Before(to) {
+		if o.payer != nil && o.to.After(from) && o.sent.Before(to) {
 			back := time.Duration(part * float64(earlier(o.to, to).Sub(later(o.sent, from))) * float64(o.slots))
 			back = max(0, min(back, o.charged))
 			o.charged -= back
-			o.client.charge(-back)
+			o.payer.charge(-back)
 		}
 	}
 	for _, o := range l.sched.running {
 		begin := later(o.sent(), from)
-		if o == l || o.station != st || !begin.Before(to) {
+		if o == l || o.model != st || !begin.Before(to) {
 			continue
 		}
 		o.slowed += time.Duration(part * float64(to.Sub(begin)) * float64(o.slots))
-		had := max(0, p.shareAt(to, o.start())-p.shareAt(begin, o.start()))
-		had = min(time.Duration(part*float64(had)), p.share-o.share)
+		had := max(0, srv.shareAt(to, o.start())-srv.shareAt(begin, o.start()))
+		had = min(time.Duration(part*float64(had)), srv.share-o.share)
 		o.share += had
 		l.used += time.Duration(o.slots) * had
 	}
 }
 
-// ended is a request that has ended: its payer may be charged less when the prompt is known that has stopped it.
-type ended struct {
-	client   *client
+// endedRequest is a request that has ended. Its payer gets a credit if a prompt that stopped the request becomes known later.
+type endedRequest struct {
+	payer    *payerState
 	sent, to time.Time
 	slots    int
 	charged  time.Duration
 }
 
-// note keeps l, which is being released and was charged that much, as one of those that ended last.
-func (st *station) note(l *Lease, charged time.Duration, now time.Time) {
-	st.ended[st.ends%len(st.ended)] = ended{l.client, l.sent(), now, l.slots, charged}
+// note keeps l, which is being released, in the ring of the last requests.
+func (st *modelState) note(l *Lease, charged time.Duration, now time.Time) {
+	st.ended[st.ends%len(st.ended)] = endedRequest{l.payer, l.sent(), now, l.slots, charged}
 	st.ends++
 }
 

@@ -74,39 +74,39 @@ func (r *runner) leave(s *sequence) {
 
 const (
 	readingTokens = 4000
-	readingTime   = 4 * time.Second // of so many
+	readingTime   = 4 * time.Second // of that number of tokens
 	writingTokens = 10
 	writingTime   = time.Second
 )
 
-// reading is how keys with long prompts behave.
-type reading struct {
+// readingKeys is how keys with long prompts behave.
+type readingKeys struct {
 	name string
 	ask  func(r *runner, l *Lease)
 }
 
-var readings = []reading{
+var readings = []readingKeys{
 	{"read to the end", func(r *runner, l *Lease) {
 		began := time.Now()
 		s := r.begin(readingTime, batchTime)
 		<-s.read
 		took := time.Since(began)
-		l.Began()
+		l.NoteFirstByte()
 		<-s.done
-		l.Counted(Prompt{Estimate: readingTokens, Likely: readingTokens}, readingTokens, 1, 0)
-		l.Read(took)
+		l.NoteTokens(Prompt{Estimate: readingTokens, Likely: readingTokens}, readingTokens, 1, 0)
+		l.NotePrompt(took)
 	}},
 	{"without a record", func(r *runner, l *Lease) {
 		s := r.begin(readingTime, batchTime)
 		<-s.read
-		l.Began()
+		l.NoteFirstByte()
 		<-s.done
-		l.Counted(Prompt{Estimate: readingTokens, Likely: readingTokens}, readingTokens, 1, 0)
+		l.NoteTokens(Prompt{Estimate: readingTokens, Likely: readingTokens}, readingTokens, 1, 0)
 	}},
 	{"left at the first byte", func(r *runner, l *Lease) {
 		s := r.begin(readingTime, time.Minute)
 		<-s.read
-		l.Began()
+		l.NoteFirstByte()
 		r.leave(s)
 		l.Expected(Prompt{Estimate: readingTokens, Likely: readingTokens}, true)
 	}},
@@ -148,8 +148,8 @@ func TestLongPromptsPayForTheSlotsThatTheyStop(t *testing.T) {
 							loop(fmt.Sprint("victim", i), func(l *Lease) {
 								began := time.Now()
 								<-r.begin(batchTime, writingTime).done
-								l.Began()
-								l.Counted(Prompt{Estimate: 20, Likely: 20}, 20, writingTokens, time.Since(began))
+								l.NoteFirstByte()
+								l.NoteTokens(Prompt{Estimate: 20, Likely: 20}, 20, writingTokens, time.Since(began))
 								served.Add(1)
 								defer func() { used.Add(int64(l.GPU())) }()
 							})
@@ -207,10 +207,10 @@ func longPrompts(t *testing.T, state backend.State) (s *Scheduler, long *Lease, 
 	time.Sleep(time.Second)
 	long = lease(t, s, Ask{Key: "long", Model: "a"})
 	time.Sleep(2 * time.Second)
-	long.Counted(Prompt{Estimate: 2000, Likely: 2000}, 2000, 1, 0)
-	long.Read(2 * time.Second)
+	long.NoteTokens(Prompt{Estimate: 2000, Likely: 2000}, 2000, 1, 0)
+	long.NotePrompt(2 * time.Second)
 	s.mu.Lock()
-	long.station.perToken.put("other", 10*time.Millisecond, time.Now())
+	long.model.perToken.put("other", 10*time.Millisecond, time.Now())
 	s.mu.Unlock()
 	return s, long, others
 }
@@ -219,7 +219,7 @@ func longPrompts(t *testing.T, state backend.State) (s *Scheduler, long *Lease, 
 // the time that passed.
 func TestThePromptsTimeIsOnItsRow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, long, others := longPrompts(t, has(1, "a"))
+		s, long, others := longPrompts(t, stateWith(1, "a"))
 		long.Release()
 		time.Sleep(time.Second)
 		all := long.GPU()
@@ -243,17 +243,18 @@ func wantGPUAbout(t *testing.T, name string, l *Lease, want time.Duration) {
 	}
 }
 
-// Payers are not charged for the time in which their requests stood still for the prompt of another, also those whose requests have ended by then.
+// Payers are not charged for the time in which their requests stood still for the prompt of another, also those whose requests have ended
+// by then.
 func TestStandingStillIsNotService(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, long, others := longPrompts(t, has(1, "a"))
+		s, long, others := longPrompts(t, stateWith(1, "a"))
 		go func() { lease(t, s, Ask{Key: "waits", Model: "a"}).Release() }() // so that service counts
 		synctest.Wait()
 		s.mu.Lock()
 		for _, l := range append(others, long) { // what was not contested would not count
 			l.wanted -= l.slotTime(time.Now())
 		}
-		before := s.clients["other"].counter - s.clients["other"].held
+		before := s.payers["other"].counter - s.payers["other"].held
 		s.mu.Unlock()
 		others[0].Release()
 		long.Release()
@@ -261,7 +262,7 @@ func TestStandingStillIsNotService(t *testing.T) {
 		others[2].Release()
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		got := time.Duration(s.clients["other"].counter - before)
+		got := time.Duration(s.payers["other"].counter - before)
 		if want := 3 * time.Second; got < want*95/100 || got > want*110/100 {
 			t.Errorf("the others are charged %v, want about 1 s for each of three", got)
 		}
@@ -275,8 +276,8 @@ func TestStandingStillIsNotService(t *testing.T) {
 // makes no other prompt cheaper.
 func TestAPromptPaysOnlyForItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, long, others := longPrompts(t, has(1, "a"))
-		st := long.station
+		s, long, others := longPrompts(t, stateWith(1, "a"))
+		st := long.model
 		long.Release()
 		if got := st.perRead.median; got < 900*time.Microsecond || got > time.Millisecond {
 			t.Errorf("got %v for a token of a prompt, want somewhat less than 1 ms", got)
@@ -284,8 +285,8 @@ func TestAPromptPaysOnlyForItself(t *testing.T) {
 		ask := func(tokens int64, took time.Duration) time.Duration {
 			l := lease(t, s, Ask{Key: "long", Model: "a"})
 			time.Sleep(2 * time.Second)
-			l.Counted(Prompt{Estimate: tokens, Likely: tokens}, tokens, 1, 0)
-			l.Read(took)
+			l.NoteTokens(Prompt{Estimate: tokens, Likely: tokens}, tokens, 1, 0)
+			l.NotePrompt(took)
 			l.Release()
 			return l.delays
 		}
@@ -312,7 +313,7 @@ func TestPromptsNeverBookMoreThanPassed(t *testing.T) {
 	for seed := range uint64(20) {
 		synctest.Test(t, func(t *testing.T) {
 			gpu := server("gpu", 4)
-			gpu.Set(has(2, "a", "b"))
+			gpu.Set(stateWith(2, "a", "b"))
 			s := New(backend.NewFleet(gpu), Options{MaxQueue: 1000, MaxWait: 1000 * time.Hour})
 			began := time.Now()
 			var sum atomic.Int64
@@ -326,18 +327,18 @@ func TestPromptsNeverBookMoreThanPassed(t *testing.T) {
 						a.Model, a.Embeds = string("ab"[i%2]), dice.IntN(2) == 0
 						l := lease(t, s, a)
 						time.Sleep(part(5 * time.Second))
-						l.Began()
+						l.NoteFirstByte()
 						time.Sleep(part(5 * time.Second))
 						if dice.IntN(4) == 0 {
-							l.Loaded(part(3 * time.Second))
+							l.NoteLoad(part(3 * time.Second))
 						}
 						tokens := 1 + dice.Int64N(4000)
 						switch p := (Prompt{Estimate: tokens, Likely: tokens}); dice.IntN(3) {
 						case 0:
-							l.Counted(p, tokens, 20, part(3*time.Second))
-							l.Read(part(20 * time.Second))
+							l.NoteTokens(p, tokens, 20, part(3*time.Second))
+							l.NotePrompt(part(20 * time.Second))
 						case 1:
-							l.Counted(p, tokens, 20, part(3*time.Second))
+							l.NoteTokens(p, tokens, 20, part(3*time.Second))
 						default:
 							l.Expected(p, true)
 						}
@@ -354,7 +355,7 @@ func TestPromptsNeverBookMoreThanPassed(t *testing.T) {
 			if got := time.Duration(sum.Load()); got > passed || got < passed*9/10 {
 				t.Errorf("seed %d: got %v on all rows, want the %v that passed", seed, got, passed)
 			}
-			for name, c := range s.clients {
+			for name, c := range s.payers {
 				if c.counter < 0 {
 					t.Errorf("seed %d: the counter of %s is %v", seed, name, c.counter)
 				}

@@ -6,15 +6,15 @@ import (
 )
 
 const (
-	mostSamples = 15        // payers that have a say in a measurement: of more, those that came last
-	sampleLife  = time.Hour // since a payer last contributed
+	maxSamples = 15        // the number of payers that contribute to a measurement: the latest ones
+	sampleLife = time.Hour // since a payer last contributed
 )
 
 // samples is a measurement to which each payer contributes one value. Its median moves only as far as most payers agree, so that no
 // payer can steer what the gateway expects for all.
 type samples[T ~int64] struct {
-	list   []sample[T] // the one that contributed last is at the end
-	median T           // the lower one of two; 0: nothing was measured
+	list   []sample[T] // the latest contribution is at the end
+	median T           // of an even number, the lower of the two in the middle; 0: nothing was measured
 }
 
 type sample[T ~int64] struct {
@@ -46,11 +46,11 @@ func (s *samples[T]) set(payer string, now time.Time, change func(old T) T) {
 		}
 	}
 	own.value, own.at = change(own.value), now
-	for len(s.list) > 0 && (len(s.list) == mostSamples || now.Sub(s.list[0].at) > sampleLife) {
+	for len(s.list) > 0 && (len(s.list) == maxSamples || now.Sub(s.list[0].at) > sampleLife) {
 		s.list = slices.Delete(s.list, 0, 1)
 	}
 	s.list = append(s.list, own)
-	var values [mostSamples]T
+	var values [maxSamples]T
 	n := 0
 	for _, o := range s.list {
 		values[n] = o.value

@@ -1,9 +1,9 @@
-// Package sched says who goes next and where: a slot on a backend and the turn to use it are taken in one step.
+// Package sched decides which request runs next and on which backend. It takes both decisions in one step, under one lock.
 //
-// Ollama queues requests for a loaded model without bound, without order among its users and without telling anyone
-// (docs/ollama-contract, section 3), so no more than its slots are ever in flight there, and the rest waits here. Whose turn it
-// is says the Virtual Token Counter of Sheng et al. (OSDI'24, arXiv 2401.00588) with the time for which slots are held as the
-// service; docs/fairness.md has the rules, their bounds and what they were measured to do.
+// Ollama queues requests for a loaded model without a bound, without an order among its users, and does not report it
+// (docs/ollama-contract, section 3). So the gateway never has more requests in flight there than Ollama has slots, and the other
+// requests wait here. The order is that of the Virtual Token Counter of Sheng et al. (OSDI'24, arXiv 2401.00588), with the time for
+// which slots are held as the service. docs/fairness.md has the rules, their bounds and the measurements.
 package sched
 
 import (
@@ -15,16 +15,16 @@ import (
 	"ollama-api-service/internal/backend"
 )
 
-// Options are the bounds of the queue and how a model is loaded.
+// Options are the bounds of the queue, and the function that loads a model.
 type Options struct {
 	MaxQueue int           // requests that may wait in all
 	PerKey   int           // of one payer; 0: only its share bounds it
 	MaxWait  time.Duration // of one request
 	// Prefix sends conversations with the same beginning to the same backend, where its slots allow it.
 	Prefix bool
-	// Load brings a request's model into a backend's memory, and returns when it is there and the backend's state says so. Its context
-	// is the scheduler's: it ends early only when its payer has left it and is the only one that waits, for another model. nil: requests load
-	// what they need themselves.
+	// Load brings a request's model into a backend's memory. It returns when the model is there and the backend's state shows it. Its
+	// context is the scheduler's: it ends early only if the payer has left the load and is the only one that waits, for another model.
+	// nil: requests load what they need themselves.
 	Load func(ctx context.Context, b *backend.Backend, a *Ask) error
 }
 
@@ -32,55 +32,55 @@ type Options struct {
 type Ask struct {
 	ID       string           // of the request
 	Key      string           // preview, for lists
-	Payer    string           // whose share of slots, loads and the queue it takes; "": Key
+	Payer    string           // the request uses this payer's share of slots, loads and the queue; "": Key
 	Weight   float64          // of the payer; 0 is 1
-	Batch    bool             // it takes what others leave
+	Batch    bool             // it runs when no interactive request waits
 	Model    string           // canonical name
 	Since    string           // the oldest version that can serve it; "" any
-	Avoid    *backend.Backend // one that has just failed with it: it has had its turn, and goes first
+	Avoid    *backend.Backend // a backend that has just failed with it: the request was already scheduled once, so it goes first
 	Options  []byte           // load-time options, a JSON object for Load; nil: none
 	Plain    bool             // Ollama has nothing to prepare for it: no schema, image, tool or long prompt
 	Embeds   bool             // it asks for embeddings
-	Texts    int              // of which it asks for, each of which Ollama runs in a slot of its own
+	Texts    int              // the number of texts to embed; Ollama runs each in a slot of its own
 	Prefix   uint64           // of the conversation's beginning; 0: none
-	Deadline time.Time        // zero: MaxWait alone
+	Deadline time.Time        // zero: only MaxWait bounds the wait
 }
 
-// Scheduler hands out the slots of a fleet, per model.
+// Scheduler grants the slots of a fleet, per model.
 type Scheduler struct {
 	o     Options
 	fleet *backend.Fleet
 
 	mu       sync.Mutex
-	places   map[*backend.Backend]*place
-	lanes    map[laneName]*lane // those in which somebody waits
-	clients  map[string]*client
+	servers  map[*backend.Backend]*serverState
+	queues   map[queueName]*modelQueue // the queues that are not empty
+	payers   map[string]*payerState
 	waiting  int
 	arrivals uint64
 	running  []*Lease
-	advanced time.Time              // when what runs was last charged
+	advanced time.Time              // when running requests were last charged
 	holds    samples[time.Duration] // how long a slot is held
-	virtual  float64                // what who went last had been served
-	swept    int                    // clients that were left by the last sweep
+	virtual  float64                // the counter of the payer that was scheduled last
+	swept    int                    // the number of payers that the last sweep left
 }
 
-// New schedules for fleet.
+// New returns a scheduler for fleet.
 func New(fleet *backend.Fleet, o Options) *Scheduler {
 	if o.PerKey <= 0 {
 		o.PerKey = o.MaxQueue
 	}
 	s := &Scheduler{
 		o: o, fleet: fleet,
-		places: make(map[*backend.Backend]*place), lanes: make(map[laneName]*lane), clients: make(map[string]*client),
+		servers: make(map[*backend.Backend]*serverState), queues: make(map[queueName]*modelQueue), payers: make(map[string]*payerState),
 	}
 	fleet.OnChange(s.changed)
 	return s
 }
 
-// Acquire waits for a slot for what is asked, at the longest until its deadline. It returns CodeQueueFull or CodeQueueTimeout with
-// the time after which a try makes sense, CodeNoBackend where no server that has the model answers, CodeNotFound where none has
-// it, CodeTooOld where all that have it are too old, or CodeClientGone where ctx ended first. Of the last two and CodeQueueTimeout, an
-// error comes with a lease that holds nothing if the model was being loaded for the request: then it has cost something.
+// Acquire waits for a slot for a, at most until its deadline. Its errors are CodeQueueFull and CodeQueueTimeout, with the time after which
+// a new try makes sense; CodeNoBackend if no server that has the model answers; CodeNotFound if no server has it; CodeTooOld if all
+// servers that have it are too old; and CodeClientGone if ctx ends first. With CodeClientGone and CodeQueueTimeout, Acquire also returns a
+// lease without a slot if the model was being loaded for the request, because that load has a cost.
 func (s *Scheduler) Acquire(ctx context.Context, a Ask) (*Lease, error) {
 	now := time.Now()
 	s.mu.Lock()
@@ -98,32 +98,32 @@ func (s *Scheduler) Acquire(ctx context.Context, a Ask) (*Lease, error) {
 	return w.lease, nil
 }
 
-// askLocked is a lease, or a place in the queue where none can be had at once.
+// askLocked returns a lease, or a waiter in the queue if no slot is free.
 func (s *Scheduler) askLocked(a *Ask, now time.Time) (*Lease, *waiter, *api.Error) {
 	serving, err := s.servingLocked(a)
 	if err != nil {
 		return nil, nil, err
 	}
-	c := s.clientLocked(a)
+	c := s.payerLocked(a)
 	if s.waiting == 0 {
-		if p, why := s.chooseLocked(serving, a); p != nil {
+		if srv, why := s.chooseLocked(serving, a); srv != nil {
 			c.lift(s.virtual)
-			return s.grantLocked(p, c, a, now, now, why), nil, nil
+			return s.grantLocked(srv, c, a, now, now, why), nil, nil
 		}
 	}
-	// One that failed elsewhere has been let in already: it is not refused for those that came since.
+	// A request that failed elsewhere was admitted before: requests that arrived later do not make it fail.
 	if a.Avoid == nil && (c.waiting >= s.o.PerKey || c.waiting >= s.o.MaxQueue-s.waiting) {
-		if p, why := s.chooseLocked(serving, a); p != nil { // a slot that no other request wants
+		if srv, why := s.chooseLocked(serving, a); srv != nil { // a slot that no other request wants
 			c.lift(s.lowestLocked())
-			return s.grantLocked(p, c, a, now, now, why), nil, nil
+			return s.grantLocked(srv, c, a, now, now, why), nil, nil
 		}
-		if c.waiting >= s.o.PerKey || !s.giveWayLocked(c, a) {
+		if c.waiting >= s.o.PerKey || !s.evictBatchLocked(c, a) {
 			return nil, nil, s.fullLocked(a)
 		}
 	}
 	w := s.enqueueLocked(c, a, now)
-	for _, p := range s.byRoomLocked(serving) {
-		s.fillLocked(p, now)
+	for _, srv := range s.byRoomLocked(serving) {
+		s.dispatchLocked(srv, now)
 		if w.lease != nil {
 			return w.lease, nil, nil
 		}
@@ -131,7 +131,7 @@ func (s *Scheduler) askLocked(a *Ask, now time.Time) (*Lease, *waiter, *api.Erro
 	return nil, w, nil
 }
 
-// servingLocked are the servers that may serve a: one that it is to avoid is never among them.
+// servingLocked returns the servers that may serve a, without a.Avoid.
 func (s *Scheduler) servingLocked(a *Ask) ([]*backend.Backend, *api.Error) {
 	all := s.fleet.Serving(a.Model)
 	list := all
@@ -149,7 +149,8 @@ func (s *Scheduler) servingLocked(a *Ask) ([]*backend.Backend, *api.Error) {
 	case a.Avoid != nil:
 		return nil, api.Errorf(api.CodeNoBackend, "the Ollama server failed and there is no other for this model: try again soon")
 	case len(all) > 0:
-		return nil, api.Errorf(api.CodeTooOld, "no Ollama server with this model is of version %s or newer, which this route needs: ask the operator for an upgrade", a.Since)
+		return nil, api.Errorf(api.CodeTooOld, "no Ollama server with this model is of version %s or newer, which this route needs: "+
+			"ask the operator for an upgrade", a.Since)
 	case s.fleet.Healthy() > 0 && !s.fleet.Has(a.Model):
 		return nil, api.Errorf(api.CodeNotFound, "model '%s' not found", a.Model)
 	}
@@ -163,26 +164,26 @@ func (s *Scheduler) fullLocked(a *Ask) *api.Error {
 	if s.waiting < s.o.MaxQueue {
 		message = "all slots are busy and this key has its share of the queue already: try again later"
 	}
-	return s.comeBackLocked(api.Errorf(api.CodeQueueFull, "%s", message), a.Model)
+	return s.withRetryAfterLocked(api.Errorf(api.CodeQueueFull, "%s", message), a.Model)
 }
 
-// giveWayLocked makes room for a by ending the newest batch request of the payer that has the most requests waiting, and reports
-// whether there was one. A payer may have at most as many waiting as there are places free, so that there is room for others (the dynamic
-// threshold of Choudhury and Hahne, 1998, with alpha 1). This is for a payer that has less than an equal part of the queue where many
-// payers have taken the rest.
-func (s *Scheduler) giveWayLocked(own *client, a *Ask) bool {
+// evictBatchLocked makes room for a: it refuses the newest batch request of the payer that has the most requests waiting, and reports
+// whether there was one. A payer may have at most as many requests waiting as the queue has free places, so that there is room for others
+// (the dynamic threshold of Choudhury and Hahne, 1998, with alpha 1). evictBatchLocked serves a payer that has less than an equal part of
+// the queue when many other payers have filled it.
+func (s *Scheduler) evictBatchLocked(own *payerState, a *Ask) bool {
 	waiting := own.waiting + 1
 	least := waiting
 	if a.Batch {
-		least++ // it would only change places
+		least++ // otherwise it would only take the place of an equal one
 	}
 	var last *waiter
 	payers := 1
-	for _, c := range s.clients {
+	for _, c := range s.payers {
 		if c.waiting > 0 {
 			payers++
 		}
-		if c == own || c.waiting < least || last != nil && c.waiting <= last.client.waiting {
+		if c == own || c.waiting < least || last != nil && c.waiting <= last.payer.waiting {
 			continue
 		}
 		if newest := c.newestBatch(); newest != nil {
@@ -193,20 +194,22 @@ func (s *Scheduler) giveWayLocked(own *client, a *Ask) bool {
 		return false
 	}
 	s.leaveLocked(last)
-	last.err = s.comeBackLocked(api.Errorf(api.CodeQueueFull, "the queue is full and a key with fewer requests needs the place of this batch request: try again later"), last.ask.Model)
+	full := api.Errorf(api.CodeQueueFull,
+		"the queue is full and a key with fewer requests needs the place of this batch request: try again later")
+	last.err = s.withRetryAfterLocked(full, last.ask.Model)
 	close(last.ready)
-	s.turnBackLocked(last.lane, time.Now())
+	s.stopDrainsLocked(last.queue, time.Now())
 	return true
 }
 
-// comeBackLocked says in err when one more request for model may have a slot.
-func (s *Scheduler) comeBackLocked(err *api.Error, model string) *api.Error {
+// withRetryAfterLocked sets in err when one more request for model may get a slot.
+func (s *Scheduler) withRetryAfterLocked(err *api.Error, model string) *api.Error {
 	err.RetryAfter = s.expectedLocked(model, s.waitingForLocked(model)+1)
 	err.NoRetry = err.RetryAfter > 30*time.Second
 	return err
 }
 
-// wait returns when w has its lease, or takes it out of the queue.
+// wait returns when w has its lease. If the wait ends without one, it removes w from the queue and returns the reason.
 func (s *Scheduler) wait(ctx context.Context, w *waiter) error {
 	wait := s.o.MaxWait
 	if !w.ask.Deadline.IsZero() {
@@ -228,11 +231,11 @@ func (s *Scheduler) wait(ctx context.Context, w *waiter) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// A grant may have crossed with the end of the wait: then the slot is ours, and goes back.
+	// A grant may have crossed with the end of the wait. Then w has a slot, and returns it.
 	switch {
 	case w.lease != nil:
-		if p, now := w.lease.place, time.Now(); now.Equal(p.loaded) || now.Sub(p.loaded) < mostKept && w.lease.Why == ReasonChange {
-			s.keepLocked(p, p.changing(w.ask.Model), now)
+		if srv, now := w.lease.server, time.Now(); now.Equal(srv.loaded) || now.Sub(srv.loaded) < maxKept && w.lease.Why == ReasonChange {
+			s.keepLocked(srv, srv.changing(w.ask.Model), now)
 		}
 		w.lease.releaseLocked(time.Now(), false)
 		if w.lease.Why == ReasonChange {
@@ -241,59 +244,59 @@ func (s *Scheduler) wait(ctx context.Context, w *waiter) error {
 	case w.err == nil:
 		w.left = s.loadingForLocked(w, time.Now())
 		s.leaveLocked(w)
-		if now := time.Now(); now.Sub(w.arrived) < earnest {
-			s.turnBackLocked(w.lane, now)
+		if now := time.Now(); now.Sub(w.arrived) < shortWait {
+			s.stopDrainsLocked(w.queue, now)
 		}
 	}
 	if err.Code == api.CodeQueueTimeout {
-		return s.comeBackLocked(err, w.ask.Model)
+		return s.withRetryAfterLocked(err, w.ask.Model)
 	}
 	return err
 }
 
-// loadingForLocked is a lease that holds nothing if a model is being loaded for w, and otherwise nil. The load continues without w: what it
-// has of the backend's time from now on is on the row of the next request of its payer.
+// loadingForLocked returns a lease without a slot if a model is being loaded for w, and otherwise nil. The load continues without w: the
+// backend's time that it takes from now on is booked with the next request of the payer.
 func (s *Scheduler) loadingForLocked(w *waiter, now time.Time) *Lease {
-	for _, p := range s.places {
-		if p.load != nil && p.load.request == w {
-			p.count(now, 0)
-			took := now.Sub(p.load.began)
-			p.load.booked = p.share - p.load.share
+	for _, srv := range s.servers {
+		if srv.load != nil && srv.load.request == w {
+			srv.count(now, 0)
+			took := now.Sub(srv.load.began)
+			srv.load.booked = srv.share - srv.load.share
 			return &Lease{
-				Backend: p.b, Waited: p.load.began.Sub(w.arrived), Loading: took, Why: ReasonChange, Ahead: w.ahead,
-				released: true, held: took, used: p.load.booked + w.client.settle(),
+				Backend: srv.b, Waited: srv.load.began.Sub(w.arrived), Loading: took, Why: ReasonChange, Ahead: w.ahead,
+				released: true, held: took, used: srv.load.booked + w.payer.takeDebt(),
 			}
 		}
 	}
 	return nil
 }
 
-// turnBackLocked has backends that drain for a lane in which no request waits any more continue with what they have. The payer that
-// caused it owes the time that the slots were idle. A load that has begun is not ended, and neither is a drain whose client has waited
-// for a while: a client that asks and leaves before it is done would otherwise cost others two loads each time, and one that gives up
-// too early and tries again would never have its model.
-func (s *Scheduler) turnBackLocked(l *lane, now time.Time) {
-	if l.n > 0 {
+// stopDrainsLocked stops the drains for a queue that is now empty: these backends continue with the models that they have. The payer that
+// caused a drain owes the time for which slots were idle. A load that has begun continues. So does a drain whose client has waited for a
+// while. Otherwise a client that asks and leaves early would cost others two loads each time, and a client that gives up too early and
+// tries again would never get its model.
+func (s *Scheduler) stopDrainsLocked(q *modelQueue, now time.Time) {
+	if q.n > 0 {
 		return
 	}
-	for _, p := range s.places {
-		if t := p.turning; t != nil && t.lane == l.name {
-			p.turning = nil
-			if t.request.err == nil { // it left by itself
-				s.oweLocked(p, t, now, 0)
+	for _, srv := range s.servers {
+		if t := srv.draining; t != nil && t.queue == q.name {
+			srv.draining = nil
+			if t.request.err == nil { // the client left
+				s.oweLocked(srv, t, now, 0)
 			}
-			s.fillLocked(p, now)
+			s.dispatchLocked(srv, now)
 		}
 	}
 }
 
-// changed looks at the fleet again: those for whom no server is left are told at once, and new room is used.
+// changed reacts to a change of the fleet: requests that no server can serve any more get their error at once, and new slots are granted.
 func (s *Scheduler) changed() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
-	for _, l := range s.lanes {
-		for w := range l.all() {
+	for _, q := range s.queues {
+		for w := range q.all() {
 			if _, err := s.servingLocked(w.ask); err != nil {
 				s.leaveLocked(w)
 				w.err = err
@@ -305,12 +308,12 @@ func (s *Scheduler) changed() {
 	for _, b := range s.fleet.All() {
 		there[b] = true
 		if s.waiting > 0 {
-			s.fillLocked(s.placeLocked(b), now)
+			s.dispatchLocked(s.serverLocked(b), now)
 		}
 	}
-	for b, p := range s.places {
-		if !there[b] && p.inFlight == 0 && p.load == nil {
-			delete(s.places, b)
+	for b, srv := range s.servers {
+		if !there[b] && srv.inFlight == 0 && srv.load == nil {
+			delete(s.servers, b)
 		}
 	}
 }

@@ -25,7 +25,7 @@ func scheduler(slots, maxQueue int, maxWait time.Duration) *Scheduler {
 	return New(backend.NewFleet(server("gpu", slots)), Options{MaxQueue: maxQueue, MaxWait: maxWait})
 }
 
-// server is one that answers and has not said which models it has.
+// server is a server that answers and does not list its models.
 func server(name string, slots int) *backend.Backend {
 	b := backend.New(name, &url.URL{Scheme: "http", Host: name}, slots, "", "")
 	b.Set(backend.State{Healthy: true})
@@ -41,27 +41,27 @@ func acquire(t *testing.T, s *Scheduler, model string) *Lease {
 	return l
 }
 
-// wantEmpty holds that nothing is left behind: no slot, nobody waiting, no lane.
+// wantEmpty checks that nothing is left: no slot in use, no request waiting, no queue.
 func wantEmpty(t *testing.T, s *Scheduler) {
 	t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.lanes) != 0 || s.waiting != 0 || len(s.running) != 0 {
-		t.Errorf("%d lanes, %d waiting and %d running are left", len(s.lanes), s.waiting, len(s.running))
+	if len(s.queues) != 0 || s.waiting != 0 || len(s.running) != 0 {
+		t.Errorf("%d queues, %d waiting and %d running are left, want none", len(s.queues), s.waiting, len(s.running))
 	}
-	for name, c := range s.clients {
-		if c.running != 0 || c.waiting != 0 || len(c.lines) != 0 || c.held != 0 {
-			t.Errorf("the key %q is left with %+v", name, c)
+	for name, c := range s.payers {
+		if c.running != 0 || c.waiting != 0 || len(c.queues) != 0 || c.held != 0 {
+			t.Errorf("key %q: got %+v, want nothing running, waiting or held", name, c)
 		}
 	}
-	for b, p := range s.places {
-		for _, st := range p.stations {
-			if st.inFlight != 0 || st.slots != 0 || st.hungry != 0 {
-				t.Errorf("the model %s is left with %+v", st.model, st)
+	for b, srv := range s.servers {
+		for _, st := range srv.models {
+			if st.inFlight != 0 || st.slots != 0 || st.growing != 0 {
+				t.Errorf("model %s: got %+v, want no slot in use", st.model, st)
 			}
 		}
-		if p.inFlight != 0 || p.load != nil || p.turning != nil || len(p.stations) > manyModels {
-			t.Errorf("the place %s is left with %d in flight and %d stations: %+v", b.Name, p.inFlight, len(p.stations), p)
+		if srv.inFlight != 0 || srv.load != nil || srv.draining != nil || len(srv.models) > maxModels {
+			t.Errorf("server %s: got %d in flight and %d models, want 0 and at most %d: %+v", b.Name, srv.inFlight, len(srv.models), maxModels, srv)
 		}
 	}
 }
@@ -77,7 +77,7 @@ func wantError(t *testing.T, err error, code api.Code, retryAfter time.Duration)
 	}
 }
 
-// Whatever comes, goes or gives up: no more than the slots are in use, all of them are while somebody waits, none is lost.
+// Whatever requests arrive, end or give up: no more slots are in use than there are, all are in use while a request waits, none is lost.
 func TestSlotsUnderAHammer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const slots, clients = 3, 60
@@ -99,7 +99,7 @@ func TestSlotsUnderAHammer(t *testing.T) {
 					switch {
 					case err == nil:
 						if n := inUse[model].Add(1); n > slots {
-							t.Errorf("%d slots of %d in use", n, slots)
+							t.Errorf("got %d slots in use, want at most %d", n, slots)
 						}
 						pause(8)
 						inUse[model].Add(-1)
@@ -122,10 +122,10 @@ func TestSlotsUnderAHammer(t *testing.T) {
 			time.Sleep(time.Millisecond)
 			synctest.Wait()
 			s.mu.Lock()
-			for name, l := range s.lanes {
-				for _, p := range s.places {
-					if n := p.station(name.model).inFlight; l.n > 0 && n != slots {
-						t.Errorf("%d wait for %s while %d slots of %d are in use", l.n, name.model, n, slots)
+			for name, q := range s.queues {
+				for _, srv := range s.servers {
+					if n := srv.model(name.model).inFlight; q.n > 0 && n != slots {
+						t.Errorf("%d wait for %s: got %d slots in use, want %d", q.n, name.model, n, slots)
 					}
 				}
 			}
@@ -134,7 +134,7 @@ func TestSlotsUnderAHammer(t *testing.T) {
 		all.Wait()
 		wantEmpty(t, s)
 		if served.Load() == 0 || full.Load() == 0 || late.Load() == 0 || left.Load() == 0 {
-			t.Errorf("not all was tried: served %d, full %d, late %d, left %d", served.Load(), full.Load(), late.Load(), left.Load())
+			t.Errorf("got served %d, full %d, late %d, left %d, want some of each", served.Load(), full.Load(), late.Load(), left.Load())
 		}
 	})
 }
@@ -152,18 +152,18 @@ func TestFirstComeFirstServed(t *testing.T) {
 				time.Sleep(time.Second)
 				l.Release()
 			}()
-			synctest.Wait() // it stands in the queue
+			synctest.Wait() // it is in the queue
 		}
 		if n := s.Snapshot(); n.InFlight != 1 || n.Waiting != 20 || n.ByModel["m"] != 1 {
-			t.Errorf("snapshot %+v", n)
+			t.Errorf("got %+v, want 1 in flight and 20 waiting for one model", n)
 		}
 		time.Sleep(time.Minute)
 		first.Release()
-		// One who comes while others wait does not pass them.
+		// A request that arrives while others wait does not pass them.
 		last := acquire(t, s, "m")
 		last.Release()
 		if !slices.IsSorted(order) || len(order) != 20 || last.Waited != 20*time.Second {
-			t.Errorf("served in the order %v, the last one after %v", order, last.Waited)
+			t.Errorf("got order %v and the last one after %v, want 20 in order and 20 s", order, last.Waited)
 		}
 		for i, w := range waited {
 			if want := time.Minute + time.Duration(i)*time.Second; w != want {
@@ -174,7 +174,7 @@ func TestFirstComeFirstServed(t *testing.T) {
 	})
 }
 
-// A slot given back goes to who waits: nobody else can take it in between.
+// A released slot goes to a waiting request: no other can take it in between.
 func TestHandOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := scheduler(2, 10, time.Hour)
@@ -184,11 +184,11 @@ func TestHandOff(t *testing.T) {
 		synctest.Wait()
 		a.Release()
 		if n := s.Snapshot(); n.InFlight != 2 || n.Waiting != 0 {
-			t.Errorf("the slot was not handed on: %+v", n)
+			t.Errorf("got %+v, want 2 in flight and none waiting", n)
 		}
 		synctest.Wait()
 		if got == nil {
-			t.Fatal("who waited was not woken")
+			t.Fatal("the waiting request was not woken")
 		}
 		got.Release()
 		b.Release()
@@ -204,7 +204,7 @@ func TestEachModelHasItsSlots(t *testing.T) {
 			held = append(held, acquire(t, s, model))
 		}
 		if n := s.Snapshot(); n.InFlight != 5 || n.ByModel["a"] != 2 || n.ByModel["b"] != 2 || n.ByModel["c"] != 1 {
-			t.Errorf("snapshot %+v", n)
+			t.Errorf("got %+v, want 5 in flight: 2 for a, 2 for b, 1 for c", n)
 		}
 		_, err := s.Acquire(t.Context(), Ask{Key: "k", Model: "a"})
 		wantError(t, err, api.CodeQueueTimeout, time.Second)
@@ -234,7 +234,7 @@ func TestLanesAreForgotten(t *testing.T) {
 func TestQueueFull(t *testing.T) {
 	for _, c := range []struct {
 		slots, queue int
-		held, want   time.Duration // how long a slot is held, and the time to come back after
+		held, want   time.Duration // how long a slot is held, and the expected Retry-After
 	}{
 		{1, 0, 200 * time.Millisecond, time.Second},
 		{1, 2, 5 * time.Second, 15 * time.Second}, // two before me, and the one that runs
@@ -263,7 +263,7 @@ func TestQueueFull(t *testing.T) {
 			_, err := s.Acquire(t.Context(), Ask{Key: "k", Model: "m"})
 			wantError(t, err, api.CodeQueueFull, c.want)
 			if time.Since(before) != 0 {
-				t.Error("a full queue let somebody wait")
+				t.Error("a full queue let one more request wait")
 			}
 			cancel()
 			synctest.Wait()
@@ -338,20 +338,20 @@ func TestCancelWhileQueued(t *testing.T) {
 		synctest.Wait()
 		wantError(t, gone, api.CodeClientGone, 0)
 		if n := s.Snapshot(); n.Waiting != 1 || n.InFlight != 1 {
-			t.Errorf("snapshot %+v", n)
+			t.Errorf("got %+v, want 1 waiting and 1 in flight", n)
 		}
 		l.Release()
 		synctest.Wait()
 		if next == nil {
-			t.Fatal("the slot went to somebody who had left")
+			t.Fatal("the slot went to a request that had left")
 		}
 		next.Release()
 		wantEmpty(t, s)
 	})
 }
 
-// The grant comes at the very moment at which the wait ends, by the client or by the clock. Whoever wins, the slot is either
-// in a lease or free, and who waits behind gets it.
+// The grant comes at the very moment at which the wait ends, by the client or by the clock. In each order the slot is either
+// in a lease or free, and the next waiting request gets it.
 func TestGrantCrossesWithTheEndOfTheWait(t *testing.T) {
 	for _, name := range []string{"client", "clock"} {
 		t.Run(name, func(t *testing.T) {
@@ -393,7 +393,7 @@ func TestGrantCrossesWithTheEndOfTheWait(t *testing.T) {
 				})
 			}
 			if name == "client" && (granted == 0 || granted == 200) {
-				t.Errorf("%d of 200 were granted: they did not cross", granted)
+				t.Errorf("got %d of 200 granted, want some and not all: grant and end did not cross", granted)
 			}
 		})
 	}
@@ -405,14 +405,14 @@ func TestReleaseTwice(t *testing.T) {
 		a, b := acquire(t, s, "m"), acquire(t, s, "m")
 		time.Sleep(3 * time.Second)
 		if held := a.Release(); held != 3*time.Second {
-			t.Errorf("held for %v", held)
+			t.Errorf("got held for %v, want 3 s", held)
 		}
 		time.Sleep(time.Second)
 		if held := a.Release(); held != 3*time.Second {
-			t.Errorf("a second call says %v", held)
+			t.Errorf("second Release: got %v, want 3 s", held)
 		}
 		if n := s.Snapshot(); n.InFlight != 1 {
-			t.Errorf("snapshot %+v", n)
+			t.Errorf("got %+v, want 1 in flight", n)
 		}
 		b.Release()
 		wantEmpty(t, s)
@@ -424,12 +424,12 @@ func TestLeaseOfNoScheduler(t *testing.T) {
 	l := &Lease{Backend: b}
 	for range 2 {
 		if held := l.Release(); held != 0 || l.Backend != b {
-			t.Errorf("held %v: %+v", held, l)
+			t.Errorf("got held for %v on %+v, want 0 on the given server", held, l)
 		}
 	}
 }
 
-// The time a slot is held is a moving average: one odd request does not change what is told to everybody.
+// The time a slot is held is a moving average: one unusual request does not change the Retry-After of all others.
 func TestMeasuredService(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := scheduler(1, 0, time.Second)

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Whoever comes and goes when: the parts of all leases add up to the time in which at least one was in flight.
+// Whenever requests arrive and end, the parts of all leases add up to the time in which at least one was in flight.
 func TestThePartsOfTheGPUAddUpToItsTime(t *testing.T) {
 	for seed := range uint64(20) {
 		synctest.Test(t, func(t *testing.T) {
@@ -40,7 +40,7 @@ func TestThePartsOfTheGPUAddUpToItsTime(t *testing.T) {
 						count(-1)
 						slot := l.Release()
 						if l.GPU() != running || running > slot {
-							t.Errorf("%v so far, %v in the end, of a slot held for %v", running, l.GPU(), slot)
+							t.Errorf("got %v so far and %v in the end, want the same and at most the %v for which the slot was held", running, l.GPU(), slot)
 						}
 						mu.Lock()
 						sum += l.GPU()
@@ -52,10 +52,10 @@ func TestThePartsOfTheGPUAddUpToItsTime(t *testing.T) {
 			all.Wait()
 			// Each change rounds down by less than one nanosecond for each lease in flight.
 			if lost := busy - sum; lost < 0 || lost > time.Duration(6*2*events) {
-				t.Errorf("the parts are %v of %v in which the backend was busy, %v in all", sum, busy, time.Since(from))
+				t.Errorf("got %v as the sum of the parts, want the %v in which the backend was busy, of %v in all", sum, busy, time.Since(from))
 			}
 			if held <= busy {
-				t.Errorf("slots were held for %v, the backend was busy for %v: nothing ran at one time", held, busy)
+				t.Errorf("got slots held for %v, want more than the %v in which the backend was busy: nothing ran at one time", held, busy)
 			}
 			wantEmpty(t, s)
 		})
@@ -70,16 +70,16 @@ func TestTheGPUIsDividedAmongThoseInFlight(t *testing.T) {
 		b := acquire(t, s, "other") // another model shares the backend too
 		time.Sleep(2 * time.Second)
 		if a.GPU() != 5*time.Second || b.GPU() != time.Second {
-			t.Errorf("after 4 s alone and 2 s together: %v and %v", a.GPU(), b.GPU())
+			t.Errorf("after 4 s as the only one and 2 s together: got %v and %v", a.GPU(), b.GPU())
 		}
 		a.Release()
 		time.Sleep(10 * time.Second)
 		a.Release() // once more, which changes nothing
 		b.Release()
 		if a.GPU() != 5*time.Second || b.GPU() != 11*time.Second {
-			t.Errorf("in the end %v and %v", a.GPU(), b.GPU())
+			t.Errorf("in the end: got %v and %v, want 5 s and 11 s", a.GPU(), b.GPU())
 		}
-		// Nobody is charged for the time in which nobody was there, and who waits is not there yet.
+		// No lease has the time in which nothing ran, and a waiting request has no part yet.
 		time.Sleep(time.Hour)
 		full := []*Lease{acquire(t, s, "m"), acquire(t, s, "m")}
 		next := make(chan *Lease)
@@ -91,10 +91,10 @@ func TestTheGPUIsDividedAmongThoseInFlight(t *testing.T) {
 		l.Release()
 		full[1].Release()
 		if full[0].GPU() != 3*time.Second || full[1].GPU() != 3500*time.Millisecond || l.GPU() != 500*time.Millisecond {
-			t.Errorf("%v, %v and %v", full[0].GPU(), full[1].GPU(), l.GPU())
+			t.Errorf("got %v, %v and %v, want 3 s, 3.5 s and 0.5 s", full[0].GPU(), full[1].GPU(), l.GPU())
 		}
 		if l := (&Lease{}); l.GPU() != 0 {
-			t.Errorf("a lease of no scheduler used %v", l.GPU())
+			t.Errorf("a lease of no scheduler: got %v, want 0", l.GPU())
 		}
 	})
 }

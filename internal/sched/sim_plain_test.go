@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// plain is what a gateway without a scheduler of its own does: first come, first served over all keys, or one request of each key
-// in turn. It prefers a machine that has the model in its memory; where none with a free slot has, the request whose turn it is
-// waits for an idle machine, and everybody behind it. A greedy one lets those pass whose model is there: nothing serves more, and
-// whoever wants another model waits until nobody wants this one.
+// plain schedules as a gateway without a scheduler of its own does: first come, first served over all keys, or one request of each key
+// in turn. It prefers a machine that has the model in its memory; if none of these has a free slot, the next request
+// waits for an idle machine, and so do all behind it. A greedy one lets requests pass whose model is loaded: nothing serves more, but a
+// request for another model waits until no request wants the loaded one.
 type plain struct {
 	machines []*machine
 	slots    int
@@ -18,9 +18,9 @@ type plain struct {
 	mu       sync.Mutex
 	inFlight map[*machine]int
 	changing map[*machine]string       // to which model
-	queues   map[string][]*plainWaiter // by key where they take turns, by model where not
+	queues   map[string][]*plainWaiter // by key if they take turns, otherwise by model
 	names    []string
-	last     int // in names, who had its turn
+	last     int // in names: the queue that was served last
 	waiting  int
 	arrivals int
 }
@@ -62,14 +62,14 @@ func (p *plain) take(j *job, _ *machine) (*machine, func(), error) {
 	}, nil
 }
 
-// next is the queue whose first has its turn: with passing, of those that can be served at once.
-func (p *plain) next(passing bool) int {
+// next is the queue that is served next: with onlyReady, of those whose first request can run at once.
+func (p *plain) next(onlyReady bool) int {
 	best := -1
 	for i := range p.names {
 		at := (p.last + 1 + i) % len(p.names)
 		q := p.queues[p.names[at]]
 		switch {
-		case len(q) == 0 || passing && p.warm(q[0]) == nil:
+		case len(q) == 0 || onlyReady && p.warm(q[0]) == nil:
 		case p.turns:
 			return at
 		case best < 0 || q[0].order < p.queues[p.names[best]][0].order:
@@ -84,7 +84,7 @@ func (p *plain) fill() {
 	defer p.mu.Unlock()
 	for p.waiting > 0 {
 		at := p.next(false)
-		m := p.place(p.queues[p.names[at]][0])
+		m := p.choose(p.queues[p.names[at]][0])
 		if m == nil && p.greedy {
 			if at = p.next(true); at >= 0 {
 				m = p.warm(p.queues[p.names[at]][0])
@@ -114,8 +114,8 @@ func (p *plain) warm(w *plainWaiter) (best *machine) {
 	return best
 }
 
-// place is a machine for w; where one has to change its model first, it begins to, and there is none yet.
-func (p *plain) place(w *plainWaiter) *machine {
+// choose is a machine for w. If one has to change its model first, choose begins the change and returns nil.
+func (p *plain) choose(w *plainWaiter) *machine {
 	if m := p.warm(w); m != nil {
 		return m
 	}

@@ -14,13 +14,13 @@ import (
 )
 
 var (
-	replayed = flag.String("replay", "", "a CSV export of /api/admin/requests whose requests are run through the scheduler again")
-	machines = flag.Int("machines", 1, "backends of a replay")
-	slots    = flag.Int("slots", 4, "slots of each model on each of them")
-	faster   = flag.Float64("faster", 1, "by how much the requests of a replay come closer together")
+	replayed       = flag.String("replay", "", "a CSV export of /api/admin/requests whose requests are run through the scheduler again")
+	replayMachines = flag.Int("machines", 1, "backends of a replay")
+	replaySlots    = flag.Int("slots", 4, "slots of each model on each of them")
+	replayFaster   = flag.Float64("faster", 1, "by how much the requests of a replay come closer together")
 )
 
-// recordedJobs reads an export: what came when, of whom, for which model, and how long it held its slot.
+// recordedJobs reads an export: when each request arrived, its key, its model, and how long it held its slot.
 func recordedJobs(r io.Reader, faster float64) ([]job, error) {
 	rows, err := csv.NewReader(r).ReadAll()
 	if err != nil || len(rows) == 0 {
@@ -83,22 +83,22 @@ func TestReplay(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	jobs, err := recordedJobs(f, *faster)
+	jobs, err := recordedJobs(f, *replayFaster)
 	if err != nil || len(jobs) == 0 {
 		t.Fatalf("%s: %d requests, %v", name, len(jobs), err)
 	}
-	tr := &trace{name: name, seed: 1, machines: *machines, slots: *slots, length: jobs[len(jobs)-1].at + time.Minute, recorded: jobs}
-	for _, policy := range policies {
-		r := simulate(t, tr, policy)
+	tr := &trace{name: name, seed: 1, machines: *replayMachines, slots: *replaySlots, length: jobs[len(jobs)-1].at + time.Minute, recorded: jobs}
+	for _, policyName := range policies {
+		r := simulate(t, tr, policyName)
 		if len(r.all) != len(jobs) || r.most > tr.slots {
-			t.Errorf("%s: %d of %d requests were served, %d at one time", policy, len(r.all), len(jobs), r.most)
+			t.Errorf("%s: %d of %d requests were served, %d at one time", policyName, len(r.all), len(jobs), r.most)
 		}
 		if *replayed != "" {
 			fmt.Print(r.row())
 			continue
 		}
-		if took := r.end; strings.HasPrefix(policy, "fair") && took < jobs[len(jobs)-1].at {
-			t.Errorf("the replay was over after %v", took)
+		if took := r.end; strings.HasPrefix(policyName, "fair") && took < jobs[len(jobs)-1].at {
+			t.Errorf("the replay took %v", took)
 		}
 	}
 }

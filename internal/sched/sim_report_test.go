@@ -27,7 +27,7 @@ func jain(shares []float64) float64 {
 // fairness is Jain's index of the service, over their weights, of the keys that wait throughout a window: the lowest and the mean of
 // all windows with two such keys or more. apart is the largest difference of service over weight between two of them.
 func (r *result) fairness() (lowest, mean float64, apart time.Duration, windows int) {
-	byKey := make(map[string][]served)
+	byKey := make(map[string][]jobResult)
 	for _, s := range r.all {
 		byKey[s.key] = append(byKey[s.key], s)
 	}
@@ -64,8 +64,8 @@ func (r *result) fairness() (lowest, mean float64, apart time.Duration, windows 
 	return lowest, mean, apart, windows
 }
 
-// backlogged says whether at every instant from..to some request of the list waits.
-func backlogged(list []served, from, to time.Duration) bool {
+// backlogged reports whether at every instant from..to some request of the list waits.
+func backlogged(list []jobResult, from, to time.Duration) bool {
 	type span struct{ from, to time.Duration }
 	var waits []span
 	for _, s := range list {
@@ -156,11 +156,11 @@ func TestSimulation(t *testing.T) {
 	}
 }
 
-// Batch keys get no more than their weight gives them beside busy interactive keys, in time and not in requests.
+// Batch keys get no more than their weight gives them next to busy interactive keys, in time and not in requests.
 func TestBatchTakesWhatOthersLeave(t *testing.T) {
 	for _, tr := range batchTraces() {
 		r := simulate(t, tr, "fair")
-		var batch, all, longest time.Duration
+		var ofBatch, all, longest time.Duration
 		for _, s := range r.all {
 			if s.to > tr.length {
 				continue
@@ -168,11 +168,11 @@ func TestBatchTakesWhatOthersLeave(t *testing.T) {
 			all += s.held
 			if s.batch {
 				longest = max(longest, s.held)
-				batch += s.held
+				ofBatch += s.held
 			}
 		}
 		weight := tr.patterns[1].weight
-		share, own := batch.Seconds()/all.Seconds(), weight/(10+weight)
+		share, own := ofBatch.Seconds()/all.Seconds(), weight/(10+weight)
 		// Two counters differ by at most two of the longest requests (theorem 4.4 of the paper on the Virtual Token Counter).
 		most := 1.05*own + 2*longest.Seconds()/all.Seconds()
 		t.Logf("%s: %.4f of the time, its weight gives it %.4f", tr.name, share, own)
@@ -183,26 +183,26 @@ func TestBatchTakesWhatOthersLeave(t *testing.T) {
 }
 
 // promised are the figures that hold on every trace.
-func promised(t *testing.T, fair, fifo *result) {
+func promised(t *testing.T, fairResult, fifo *result) {
 	t.Helper()
-	name := fair.trace.name
-	if lowest, _, apart, windows := fair.fairness(); windows > 0 && (lowest < 0.95 || apart > fair.apart()) {
-		t.Errorf("%s: Jain's index of the keys that wait is %.3f, and two are %v apart, where %v are allowed", name, lowest, apart, fair.apart())
+	name := fairResult.trace.name
+	if lowest, _, apart, windows := fairResult.fairness(); windows > 0 && (lowest < 0.95 || apart > fairResult.apart()) {
+		t.Errorf("%s: Jain's index of the keys that wait is %.3f, and two are %v apart, where %v are allowed", name, lowest, apart, fairResult.apart())
 	}
-	if fair.throughput() < 0.97*fifo.throughput() {
-		t.Errorf("%s: %.1f tokens per second, first come first served has %.1f", name, fair.throughput(), fifo.throughput())
+	if fairResult.throughput() < 0.97*fifo.throughput() {
+		t.Errorf("%s: %.1f tokens per second, first come first served has %.1f", name, fairResult.throughput(), fifo.throughput())
 	}
-	if strings.HasPrefix(name, "two models") && fair.changes*3 > fifo.changes {
-		t.Errorf("%s: %d changes of model, first come first served has %d", name, fair.changes, fifo.changes)
+	if strings.HasPrefix(name, "two models") && fairResult.changes*3 > fifo.changes {
+		t.Errorf("%s: %d changes of model, first come first served has %d", name, fairResult.changes, fifo.changes)
 	}
-	if light := fair.waits("light", 0.99); 10*light > fifo.waits("light", 0.99) {
+	if light := fairResult.waits("light", 0.99); 10*light > fifo.waits("light", 0.99) {
 		t.Errorf("%s: a light key's p99 is %v, first come first served it is %v", name, light, fifo.waits("light", 0.99))
 	}
-	if fair.most > fair.trace.slots {
-		t.Errorf("%s: %d requests at one time on %d slots", name, fair.most, fair.trace.slots)
+	if fairResult.most > fairResult.trace.slots {
+		t.Errorf("%s: %d requests at one time on %d slots", name, fairResult.most, fairResult.trace.slots)
 	}
-	if fair.wrong > 0 || fair.failures() > 0 {
-		t.Errorf("%s: %d requests went where their model was not, %d failed", name, fair.wrong, fair.failures())
+	if fairResult.wrong > 0 || fairResult.failures() > 0 {
+		t.Errorf("%s: %d requests went where their model was not, %d failed", name, fairResult.wrong, fairResult.failures())
 	}
 }
 
@@ -217,10 +217,10 @@ func (r *result) row() string {
 	}
 	light := ""
 	if w := r.waits("light", 0.99); w > 0 {
-		light = seconds(w)
+		light = inSeconds(w)
 	}
 	return fmt.Sprintf("| %s | %s | %s | %s | %s | %s | %s | %d | %.0f |\n", r.trace.name, r.policy, index, distance,
-		seconds(r.waits("", 0.5)), seconds(r.waits("", 0.99)), light, r.changes, r.throughput())
+		inSeconds(r.waits("", 0.5)), inSeconds(r.waits("", 0.99)), light, r.changes, r.throughput())
 }
 
 // apart is the bound of docs/fairness.md for how far the service of two keys that wait can be apart, over their weights.
@@ -236,7 +236,7 @@ func (r *result) apart() time.Duration {
 	return bound + time.Duration(len(models)-1)*slots*(stint*changing+changing+longest)
 }
 
-func seconds(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds()) }
+func inSeconds(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds()) }
 
 // document puts the table between its marks and draws the plot.
 func document(t *testing.T, table string, plot map[string]*result) {
@@ -248,7 +248,7 @@ func document(t *testing.T, table string, plot map[string]*result) {
 	before, rest, ok := strings.Cut(string(text), begin)
 	_, after, also := strings.Cut(rest, end)
 	if !ok || !also {
-		t.Fatalf("%s has no place for the table", page)
+		t.Fatalf("%s has no marks for the table", page)
 	}
 	if err := os.WriteFile(page, []byte(before+begin+table+end+after), 0o600); err != nil {
 		t.Fatal(err)
@@ -258,7 +258,7 @@ func document(t *testing.T, table string, plot map[string]*result) {
 	}
 }
 
-// draw is the waits of the light keys as they came, under each policy, on a logarithmic scale.
+// draw plots the waits of the light keys in the order of arrival, under each policy, on a logarithmic scale.
 func draw(plot map[string]*result) string {
 	const width, height, left, bottom = 860, 420, 60, 40
 	colours := map[string]string{"fair": "#0a7d33", "fifo": "#c0392b", "round-robin": "#2e6da4"}

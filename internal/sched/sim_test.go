@@ -18,8 +18,8 @@ import (
 // A simulation runs a trace through a policy on modelled backends, on a clock of its own: the real scheduler, or one of the two that
 // it is compared with.
 
-// pattern is how one kind of key sends.
-type pattern struct {
+// keyPattern is how one kind of key sends.
+type keyPattern struct {
 	name    string
 	keys    int
 	share   float64 // of the load, of all its keys together
@@ -29,7 +29,7 @@ type pattern struct {
 	burst   int     // requests that come at one time; 0 is 1
 	prompt  float64 // median, tokens; 0: 400
 	output  float64 // median, tokens; 0: 150
-	closed  int     // > 0: it sends its next request when one is answered, with so many at one time; share is not looked at
+	closed  int     // > 0: it sends its next request when one is answered, up to this number at one time; share is not used
 	pausing time.Duration
 }
 
@@ -43,7 +43,7 @@ type trace struct {
 	length   time.Duration
 	window   time.Duration // for which fairness is looked at; 0: half an hour
 	maxWait  time.Duration // MAX_QUEUE_WAIT; 0: without bound
-	patterns []pattern
+	patterns []keyPattern
 	short    bool // it is run by every test
 	plotted  bool
 	recorded []job // instead of patterns
@@ -61,8 +61,8 @@ type job struct {
 	fixed          time.Duration // of a recorded one: how long it takes; 0: by its lengths
 }
 
-// The model of a backend: reading a prompt and writing an answer cost time by the token, and those that run at one time slow each other
-// down. docs/fairness.md says how well this fits a real one.
+// The model of a backend: reading a prompt and writing an answer take time for each token, and requests that run at one time slow each
+// other down. docs/fairness.md shows how well this fits a real one.
 const (
 	perPrompt = 0.4e-3 // seconds
 	perOutput = 25e-3
@@ -139,7 +139,7 @@ type machine struct {
 	inFlight int
 	most     int
 	changes  int
-	wrong    int // requests that came for a model which was not there
+	wrong    int // requests for a model that was not loaded
 	gone     chan struct{}
 }
 
@@ -173,7 +173,7 @@ func (m *machine) change(ctx context.Context, model string) error {
 	return nil
 }
 
-// run serves a job; false says that the machine died.
+// run serves a job, and reports whether the machine was alive until the end.
 func (m *machine) run(j *job) bool {
 	m.mu.Lock()
 	m.inFlight++
@@ -196,7 +196,7 @@ func (m *machine) run(j *job) bool {
 	}
 }
 
-// policy says who goes next and where.
+// policy decides which job runs next and on which machine.
 type policy interface {
 	take(j *job, avoid *machine) (m *machine, release func(), err error)
 }
@@ -230,7 +230,7 @@ func newFair(machines []*machine, o Options) *fair {
 	}
 	f.s = New(fleet, o)
 	for _, m := range machines {
-		f.s.placeLocked(m.b).fits = 1 // as each would have learned by its first change
+		f.s.serverLocked(m.b).fits = 1 // as each would have learned by its first change
 	}
 	return f
 }
@@ -247,19 +247,19 @@ func (f *fair) take(j *job, avoid *machine) (*machine, func(), error) {
 	return f.machines[l.Backend], func() { l.Release() }, nil
 }
 
-// served is what came of one job.
-type served struct {
+// jobResult is the outcome of one job.
+type jobResult struct {
 	job
 	wait, held time.Duration
 	from, to   time.Duration // of its service
 	failed     bool
 }
 
-// result is what came of a trace.
+// result is the outcome of a trace.
 type result struct {
 	trace   *trace
 	policy  string
-	all     []served
+	all     []jobResult
 	changes int
 	wrong   int
 	most    int
@@ -292,12 +292,12 @@ func simulate(t *testing.T, tr *trace, name string) *result {
 		var all sync.WaitGroup
 		one := func(j job) {
 			asked := time.Now()
-			s := served{job: j}
+			s := jobResult{job: j}
 			var avoid *machine
 			for range 3 {
 				m, release, err := p.take(&j, avoid)
 				if err != nil {
-					time.Sleep(5 * time.Second) // as its Retry-After says
+					time.Sleep(5 * time.Second) // as its Retry-After asks
 					continue
 				}
 				s.from = time.Since(start)
@@ -339,7 +339,7 @@ func simulate(t *testing.T, tr *trace, name string) *result {
 		all.Wait()
 		r.end = time.Since(start)
 		close(stop)
-		time.Sleep(changing) // a change that nobody waits for ends too
+		time.Sleep(changing) // a change that no job waits for ends too
 		for _, m := range machines {
 			r.changes += m.changes
 			r.wrong += m.wrong

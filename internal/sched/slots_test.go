@@ -17,8 +17,8 @@ func embedding(key string, texts int) Ask {
 	return Ask{Key: key, Model: "a", Embeds: true, Plain: true, Texts: texts}
 }
 
-// A request with many texts is let in when one slot is free, has each that becomes free, and nothing is begun before it has all. It has a
-// part of the server for each slot, and all parts together are the time that passed.
+// A request with many texts is admitted when one slot is free, takes each that becomes free, and no other starts before it has all. It has
+// a part of the server for each slot, and all parts together are the time that passed.
 func TestManyTextsTakeSlotsAsTheyBecomeFree(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := scheduler(4, 100, time.Hour)
@@ -33,18 +33,18 @@ func TestManyTextsTakeSlotsAsTheyBecomeFree(t *testing.T) {
 			time.Sleep(time.Second)
 			o.Release()
 			synctest.Wait()
-			if got := s.Stations()[0].InFlight; got != 4 {
+			if got := s.Models()[0].InFlight; got != 4 {
 				t.Errorf("after %d releases: got %d slots in use, want 4", i+1, got)
 			}
 			if after != nil {
-				t.Fatalf("after %d releases: a later request is let in before the one with many texts has its slots", i+1)
+				t.Fatalf("after %d releases: a later request is admitted before the one with many texts has its slots", i+1)
 			}
 		}
 		time.Sleep(time.Second)
 		many.Release()
 		synctest.Wait()
 		if after == nil {
-			t.Fatal("the later request is not let in when the one with many texts is done")
+			t.Fatal("the later request is not admitted when the one with many texts is done")
 		}
 		time.Sleep(time.Second)
 		after.Release()
@@ -64,7 +64,7 @@ func TestManyTextsTakeSlotsAsTheyBecomeFree(t *testing.T) {
 func TestTextsTakeNoMoreSlotsThanThereAre(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu := server("gpu", 4)
-		gpu.Set(has(2, "a", "embed"))
+		gpu.Set(stateWith(2, "a", "embed"))
 		s := New(backend.NewFleet(gpu), Options{MaxQueue: 100, MaxWait: time.Hour})
 		for _, c := range []struct {
 			ask  Ask
@@ -112,12 +112,12 @@ func TestManyTextsPayForTheirSlots(t *testing.T) {
 	})
 }
 
-// Whatever the mix of texts, clients that leave and limits of a server: every request gets its turn, no more slots are in use than there
+// Whatever the mix of texts, clients that leave and limits of a server: every request is served, no more slots are in use than there
 // are, and the parts of all never exceed the time that passed.
 func TestTextsNeverBlockEachOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu := server("gpu", 0)
-		gpu.Set(has(2, "a", "b"))
+		gpu.Set(stateWith(2, "a", "b"))
 		s := New(backend.NewFleet(gpu), Options{MaxQueue: 1000, MaxWait: 10 * time.Hour})
 		began := time.Now()
 		var all sync.WaitGroup
@@ -133,7 +133,7 @@ func TestTextsNeverBlockEachOther(t *testing.T) {
 						t.Error(err)
 						return
 					}
-					for _, st := range s.Stations() {
+					for _, st := range s.Models() {
 						if st.InFlight > st.Slots {
 							t.Errorf("got %d slots of %s in use, want no more than %d", st.InFlight, st.Model, st.Slots)
 						}
@@ -171,17 +171,17 @@ func TestTheWaitIsBoundedWithManyTexts(t *testing.T) {
 					all.Go(func() {
 						for ctx.Err() == nil {
 							a := embedding(fmt.Sprint("other", k), texts)
-							ask(t, s, a, hold)
+							askFor(t, s, a, hold)
 						}
 					})
 				}
 			}
 			time.Sleep(time.Duration(random.Int64N(int64(20 * longest))))
 			for range own {
-				all.Go(func() { ask(t, s, embedding("mine", 6), longest) })
+				all.Go(func() { askFor(t, s, embedding("mine", 6), longest) })
 			}
 			synctest.Wait()
-			waited := ask(t, s, embedding("mine", 6), time.Second)
+			waited := askFor(t, s, embedding("mine", 6), time.Second)
 			if w := time.Duration(2+(keys-1)*(own+2)+own) * longest; waited > w {
 				t.Errorf("seed %d: with %d keys on %d slots and %d of its own before it, it waited for %v, the bound is %v", seed, keys, slots, own, waited, w)
 			}

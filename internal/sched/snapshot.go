@@ -11,15 +11,15 @@ import (
 type Snapshot struct {
 	InFlight int            `json:"in_flight"`
 	Waiting  int            `json:"waiting"`
-	Limit    int            `json:"limit"` // of those that wait
+	Limit    int            `json:"limit"` // of Waiting
 	ByModel  map[string]int `json:"by_model"`
-	// ByBackend is what is in flight on each server, loads too.
+	// ByBackend is the number of requests and loads in flight on each server.
 	ByBackend map[string]int `json:"by_backend"`
-	// ByClass is what waits of each class.
+	// ByClass is the number of waiting requests of each class.
 	ByClass map[string]int `json:"by_class"`
 }
 
-// Snapshot counts what is in flight and what waits.
+// Snapshot counts the requests that are in flight and those that wait.
 func (s *Scheduler) Snapshot() Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -27,20 +27,20 @@ func (s *Scheduler) Snapshot() Snapshot {
 		Waiting: s.waiting, Limit: s.o.MaxQueue,
 		ByModel: make(map[string]int), ByBackend: make(map[string]int), ByClass: map[string]int{"interactive": 0, "batch": 0},
 	}
-	for _, p := range s.places {
-		if p.inFlight > 0 {
-			out.ByBackend[p.b.Name] += p.inFlight
+	for _, srv := range s.servers {
+		if srv.inFlight > 0 {
+			out.ByBackend[srv.b.Name] += srv.inFlight
 		}
-		for model, st := range p.stations {
+		for model, st := range srv.models {
 			if st.inFlight > 0 {
 				out.InFlight += st.inFlight
 				out.ByModel[model] += st.inFlight
 			}
 		}
 	}
-	for name, l := range s.lanes {
-		out.ByModel[name.model] += 0 // it is listed, also where none runs
-		for w := range l.all() {
+	for name, q := range s.queues {
+		out.ByModel[name.model] += 0 // adds the model if no request runs
+		for w := range q.all() {
 			out.ByClass[w.class()]++
 		}
 	}
@@ -54,46 +54,46 @@ func (w *waiter) class() string {
 	return "interactive"
 }
 
-// Station is a model on a backend: in its memory, or being loaded, or in use.
-type Station struct {
+// ModelStatus is a model on a backend that is in its memory, being loaded, or in use.
+type ModelStatus struct {
 	Backend, Model string
 	InFlight       int // slots in use
-	Slots          int // that it is given: set, or as many as were found
+	Slots          int // the set number of slots, or the measured one
 	Loaded         bool
 	Loading        bool
 }
 
-// Stations are those of all backends, by their names.
-func (s *Scheduler) Stations() []Station {
+// Models returns the models of all backends, sorted by the names of backend and model.
+func (s *Scheduler) Models() []ModelStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var all []Station
+	var all []ModelStatus
 	for _, b := range s.fleet.All() {
-		p := s.placeLocked(b)
+		srv := s.serverLocked(b)
 		models := make(map[string]bool)
 		for model := range b.State().Loaded {
 			models[model] = true
 		}
-		for model, st := range p.stations {
+		for model, st := range srv.models {
 			if st.inFlight > 0 {
 				models[model] = true
 			}
 		}
 		loading := ""
-		if p.load != nil {
-			loading = p.load.lane.model
+		if srv.load != nil {
+			loading = srv.load.queue.model
 			models[loading] = true
 		}
 		for model := range models {
-			st := p.stations[model]
+			st := srv.models[model]
 			if st == nil {
-				st = &station{model: model, found: firstSlots}
+				st = &modelState{model: model, found: firstSlots}
 			}
 			_, loaded := b.State().Loaded[model]
-			all = append(all, Station{b.Name, model, st.slots, p.limit(st), loaded, model == loading})
+			all = append(all, ModelStatus{b.Name, model, st.slots, srv.limit(st), loaded, model == loading})
 		}
 	}
-	slices.SortFunc(all, func(a, b Station) int {
+	slices.SortFunc(all, func(a, b ModelStatus) int {
 		return cmp.Or(cmp.Compare(a.Backend, b.Backend), cmp.Compare(a.Model, b.Model))
 	})
 	return all
@@ -101,26 +101,26 @@ func (s *Scheduler) Stations() []Station {
 
 func (s *Scheduler) waitingForLocked(model string) int {
 	n := 0
-	for name, l := range s.lanes {
+	for name, q := range s.queues {
 		if name.model == model {
-			n += l.n
+			n += q.n
 		}
 	}
 	return n
 }
 
-// expectedLocked is when a slot may be free for one with so many turns to wait for, itself included, from the measured time that
-// slots are held: 1 s to an hour.
+// expectedLocked estimates how long a request waits for a slot, from the measured time for which slots are held: one second to an hour.
+// turns is the number of requests until then, itself included.
 func (s *Scheduler) expectedLocked(model string, turns int) time.Duration {
-	rate, cold := 0.0, guessedLoad // slots per second
+	rate, cold := 0.0, defaultLoad // slots per second
 	for _, b := range s.fleet.Serving(model) {
-		p := s.placeLocked(b)
-		st := p.stations[model]
-		if !p.has(model) || st == nil {
-			cold = min(cold, p.changing(model))
+		srv := s.serverLocked(b)
+		st := srv.models[model]
+		if !srv.has(model) || st == nil {
+			cold = min(cold, srv.changing(model))
 			continue
 		}
-		rate += float64(p.limit(st)) / max(st.usual(s.holds.median).Seconds(), 0.001)
+		rate += float64(srv.limit(st)) / max(st.usual(s.holds.median).Seconds(), 0.001)
 	}
 	wait := cold.Seconds()
 	if rate > 0 {
@@ -129,33 +129,33 @@ func (s *Scheduler) expectedLocked(model string, turns int) time.Duration {
 	return min(max(time.Duration(math.Ceil(wait))*time.Second, time.Second), time.Hour)
 }
 
-// Place is one request in the queue.
-type Place struct {
+// QueueEntry is one request in the queue.
+type QueueEntry struct {
 	ID       string
 	Key      string
 	Model    string
 	Class    string
 	Waited   time.Duration
-	Position int // turns until its own, by what is known now; 1 is next
+	Position int // its place in the order as it is now; 1 is next
 	Expected time.Duration
 }
 
-// Queue lists who waits, in the order of their turns for each model as it looks now: of the same class, every key's first
-// request before anybody's second.
-func (s *Scheduler) Queue() []Place {
+// Queue lists the waiting requests of each model in their order as it is now: within a class, the first request of every key comes before
+// the second of any.
+func (s *Scheduler) Queue() []QueueEntry {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
-	var all []Place
-	for name, l := range s.lanes {
-		for i, w := range l.inTurn() {
-			all = append(all, Place{
+	var all []QueueEntry
+	for name, q := range s.queues {
+		for i, w := range q.inTurn() {
+			all = append(all, QueueEntry{
 				ID: w.ask.ID, Key: w.ask.Key, Model: name.model, Class: w.class(), Waited: now.Sub(w.arrived), Position: i + 1,
 				Expected: s.expectedLocked(name.model, i+1),
 			})
 		}
 	}
-	slices.SortFunc(all, func(a, b Place) int {
+	slices.SortFunc(all, func(a, b QueueEntry) int {
 		if a.Model != b.Model {
 			if a.Model < b.Model {
 				return -1
@@ -167,23 +167,23 @@ func (s *Scheduler) Queue() []Place {
 	return all
 }
 
-// inTurn is the lane in the order of its turns, if nobody comes and all that run as long as their keys' requests usually do.
-func (l *lane) inTurn() []*waiter {
+// inTurn lists the waiting requests in their order, if no other request arrives and each runs as long as its key's requests usually do.
+func (q *modelQueue) inTurn() []*waiter {
 	type turn struct {
 		w     *waiter
 		class int
-		due   float64 // the counter that its key will have when it is its turn
+		due   float64 // the counter that its key will have when it is next
 	}
 	var list []turn
-	for e := l.retries.Front(); e != nil; e = e.Next() {
+	for e := q.retries.Front(); e != nil; e = e.Next() {
 		list = append(list, turn{w: e.Value.(*waiter), class: -1})
 	}
-	for class := range l.turns {
-		for _, line := range l.turns[class] {
-			due := line.client.counter
-			for e := line.waiters.Front(); e != nil; e = e.Next() {
+	for class := range q.byClass {
+		for _, k := range q.byClass[class] {
+			due := k.payer.counter
+			for e := k.waiters.Front(); e != nil; e = e.Next() {
 				list = append(list, turn{e.Value.(*waiter), class, due})
-				due += float64(max(line.client.mean, time.Second)) / line.client.weight
+				due += float64(max(k.payer.mean, time.Second)) / k.payer.weight
 			}
 		}
 	}

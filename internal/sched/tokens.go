@@ -3,60 +3,60 @@ package sched
 import "time"
 
 const (
-	leastMeasured = 8                // tokens of an answer from which its speed is measured
-	longPrompt    = 64               // tokens, as expected: from here on the text decides and not the template
-	manyOwn       = 256              // payers of whose prompts a model's station knows
-	fewPayers     = 3                // whose prompts are enough to expect the same of others
-	contextStep   = 256              // contexts are multiples of it
-	fastestToken  = time.Millisecond // of an answer whose model has not been measured
+	minAnswer    = 8                // shorter answers, in tokens, do not measure the speed
+	longPrompt   = 64               // from this number of likely tokens on, the text has more tokens than the template
+	maxOwn       = 256              // the number of payers whose prompts are remembered for a model
+	minPayers    = 3                // prompts of this many payers are enough to expect the same of others
+	contextStep  = 256              // contexts are multiples of it
+	fastestToken = time.Millisecond // the assumed time for a token of a model that has not been measured
 )
 
-// Prompt is what a prompt may have, in tokens.
+// Prompt has estimates of a prompt's length, in tokens.
 type Prompt struct {
-	Estimate int64 // what is held for it
-	Likely   int64 // by how usual its text is
-	Text     int64 // where each byte of its text is a token
-	Most     int64 // and each of what the template prints around it
-	Unknown  int64 // what is expected as long as nothing is known
+	Estimate int64 // the number that is held for it
+	Likely   int64 // the likely number, by the kind of its text
+	Text     int64 // if each byte of its text is a token
+	Most     int64 // Text, and a token for each byte that the template adds
+	Unknown  int64 // the expected number as long as nothing was measured
 }
 
-// Counted notes, before Release, what Ollama has counted: tokens of a prompt, and tokens of the answer, which took d; 0: not known.
-func (l *Lease) Counted(p Prompt, prompt, answer int64, d time.Duration) {
+// NoteTokens notes, before Release, what Ollama counted: the tokens of the prompt, and of the answer, which took d. 0 means not known.
+func (l *Lease) NoteTokens(p Prompt, prompt, answer int64, d time.Duration) {
 	l.counted = counted{p, prompt, answer, d}
 }
 
-// counted is what Ollama has counted of a request.
+// counted is what Ollama counted for a request, next to the gateway's estimates.
 type counted struct {
 	Prompt
 	prompt, answer int64
 	took           time.Duration
 }
 
-// prompts is what is known of a payer's own prompts, by those that Ollama has counted.
+// prompts is what is known about a payer's own prompts, from those that Ollama counted.
 type prompts struct {
-	density int64 // tokens for each thousand that were likely: the largest, which later ones lower by an eighth; 0: not known
-	bytes   int64 // tokens for each thousand bytes of text, the mean of lately: with some models each character is one
-	around  int64 // the fewest that were added to a prompt
-	beyond  int64 // the most that a prompt had beyond what it could have
+	density int64 // real tokens per thousand likely ones: the largest value, which later ones lower by an eighth; 0: not known
+	bytes   int64 // tokens per thousand bytes of text, a moving average: in some models each character is a token
+	around  int64 // the fewest tokens that the template added to a prompt
+	beyond  int64 // the most tokens that a prompt had above Prompt.Most
 }
 
-func (st *station) learn(payer string, c counted, now time.Time) {
+func (st *modelState) learn(payer string, c counted, now time.Time) {
 	if c.prompt > 0 && c.Likely > 0 {
 		st.learnPrompt(payer, c, now)
 	}
-	if c.answer >= leastMeasured && c.took > 0 {
+	if c.answer >= minAnswer && c.took > 0 {
 		st.perToken.mix(payer, c.took/time.Duration(c.answer), now)
 	}
 }
 
-func (st *station) learnPrompt(payer string, c counted, now time.Time) {
+func (st *modelState) learnPrompt(payer string, c counted, now time.Time) {
 	own, known := st.own[payer]
 	if !known {
 		if st.own == nil {
 			st.own = make(map[string]prompts)
 		}
 		for other := range st.own {
-			if len(st.own) < manyOwn {
+			if len(st.own) < maxOwn {
 				break
 			}
 			delete(st.own, other)
@@ -72,7 +72,7 @@ func (st *station) learnPrompt(payer string, c counted, now time.Time) {
 		density := (c.prompt - own.around) * 1000 / c.Likely
 		own.density = lower(own.density, density)
 		if c.prompt%contextStep != 0 { // otherwise it was most likely cut to the context
-			own.bytes = mean(own.bytes, min(c.prompt*1000/max(c.Text, 1), 1000))
+			own.bytes = dampedMean(own.bytes, min(c.prompt*1000/max(c.Text, 1), 1000))
 		}
 		st.density.put(payer, density, now)
 	}
@@ -82,9 +82,9 @@ func (st *station) learnPrompt(payer string, c counted, now time.Time) {
 // lower is the larger of a value and the one before, which it lowers by an eighth of the difference.
 func lower(before, value int64) int64 { return max(value, before-(before-value)/8) }
 
-// mean moves a mean, up by a half of the difference and down by an eighth: Ollama leaves messages out that do not fit, so a prompt may seem
-// cheaper than it is.
-func mean(before, value int64) int64 {
+// dampedMean moves a mean up by half of the difference, and down by an eighth: Ollama drops messages that do not fit into the context, so a
+// prompt may seem cheaper than it is.
+func dampedMean(before, value int64) int64 {
 	switch {
 	case before == 0:
 		return value
@@ -94,11 +94,12 @@ func mean(before, value int64) int64 {
 	return before + (value-before)/8
 }
 
-// expect is the prompt of a payer. A payer of whose prompts nothing is known may send what is more expensive than the text of others.
-func (st *station) expect(payer string, p Prompt) int64 {
+// expect returns the expected tokens of a payer's prompt. If nothing is known about the payer's prompts, they may be more expensive than
+// those of others.
+func (st *modelState) expect(payer string, p Prompt) int64 {
 	own := st.own[payer]
 	density := own.density
-	if density == 0 && len(st.density.list) >= fewPayers {
+	if density == 0 && len(st.density.list) >= minPayers {
 		density = st.density.median
 	}
 	around := (p.Most - p.Text) / 4
@@ -110,16 +111,16 @@ func (st *station) expect(payer string, p Prompt) int64 {
 	return max(p.Estimate, min(p.Most, tokens)+template)
 }
 
-// Expected is what a request has most likely used that ended before Ollama counted it: the whole prompt with what the template adds, and
-// as many tokens of an answer as fit into the time for which the slot was held, by the median of keys for its model. It is no less than
-// the estimate for the prompt. silent reports that no piece of an answer has passed; a piece would show how fast an unmeasured model is.
+// Expected returns what a request most likely used that ended before Ollama counted it: the whole prompt with what the template adds, and
+// the tokens of an answer that fit into the time for which the slot was held, by the median speed of the model. prompt is at least
+// p.Estimate. silent means that no piece of an answer has arrived; pieces would show how fast a model without measurements is.
 func (l *Lease) Expected(p Prompt, silent bool) (prompt, answer int64) {
-	if l.sched == nil || l.station == nil {
+	if l.sched == nil || l.model == nil {
 		return p.Estimate, 0
 	}
 	l.sched.mu.Lock()
 	defer l.sched.mu.Unlock()
-	st := l.station
+	st := l.model
 	l.prompt = p
 	held := l.held
 	if !l.released {
@@ -131,5 +132,5 @@ func (l *Lease) Expected(p Prompt, silent bool) (prompt, answer int64) {
 	case silent:
 		answer = int64((held - l.Loading) / fastestToken)
 	}
-	return st.expect(l.client.payer, p), max(answer, 0)
+	return st.expect(l.payer.name, p), max(answer, 0)
 }

@@ -15,8 +15,8 @@ import (
 	"ollama-api-service/internal/backend"
 )
 
-// ask takes a slot, holds it and gives it back.
-func ask(t *testing.T, s *Scheduler, a Ask, hold time.Duration) (waited time.Duration) {
+// askFor takes a slot, holds it and releases it.
+func askFor(t *testing.T, s *Scheduler, a Ask, hold time.Duration) (waited time.Duration) {
 	t.Helper()
 	l, err := s.Acquire(t.Context(), a)
 	if err != nil {
@@ -28,13 +28,13 @@ func ask(t *testing.T, s *Scheduler, a Ask, hold time.Duration) (waited time.Dur
 	return l.Waited
 }
 
-// order notes whose turn it was, in the order in which slots were given.
-type order struct {
+// grantOrder records the keys in the order in which they got slots.
+type grantOrder struct {
 	mu   sync.Mutex
 	keys []string
 }
 
-func (o *order) ask(t *testing.T, s *Scheduler, a Ask, hold time.Duration) (waited time.Duration) {
+func (o *grantOrder) ask(t *testing.T, s *Scheduler, a Ask, hold time.Duration) (waited time.Duration) {
 	t.Helper()
 	l, err := s.Acquire(t.Context(), a)
 	if err != nil {
@@ -49,26 +49,26 @@ func (o *order) ask(t *testing.T, s *Scheduler, a Ask, hold time.Duration) (wait
 	return l.Waited
 }
 
-// A key with one request waits for one turn of each other key, whatever they have queued.
+// A key with one request waits for one request of each other key, whatever they have queued.
 func TestAHeavyKeyDoesNotHoldALightOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := scheduler(1, 10_000, 24*time.Hour)
 		var all sync.WaitGroup
 		for i := range 3 {
 			for range 1000 {
-				all.Go(func() { ask(t, s, Ask{Key: fmt.Sprint("heavy", i), Model: "m"}, time.Second) })
+				all.Go(func() { askFor(t, s, Ask{Key: fmt.Sprint("heavy", i), Model: "m"}, time.Second) })
 			}
 		}
 		time.Sleep(10*time.Second + time.Millisecond)
-		if waited := ask(t, s, Ask{Key: "light", Model: "m"}, time.Second); waited > 4*time.Second {
-			t.Errorf("it waited for %v behind three others with requests of a second", waited)
+		if waited := askFor(t, s, Ask{Key: "light", Model: "m"}, time.Second); waited > 4*time.Second {
+			t.Errorf("behind three keys with requests of a second: got a wait of %v, want at most 4 s", waited)
 		}
 		all.Wait()
 		wantEmpty(t, s)
 	})
 }
 
-// Service, not requests, is what keys get the same of; and of unequal weights, in their proportion.
+// Keys get equal service, not equal numbers of requests; with unequal weights, in proportion to them.
 func TestServiceIsShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := scheduler(2, 10_000, 240*time.Hour)
@@ -84,7 +84,7 @@ func TestServiceIsShared(t *testing.T) {
 			for range 8 {
 				all.Go(func() {
 					for time.Now().Before(end) {
-						ask(t, s, Ask{Key: k.name, Weight: k.weight, Model: "m"}, k.hold)
+						askFor(t, s, Ask{Key: k.name, Weight: k.weight, Model: "m"}, k.hold)
 						if time.Now().Before(end) {
 							got[i].Add(int64(k.hold))
 						}
@@ -103,16 +103,16 @@ func TestServiceIsShared(t *testing.T) {
 	})
 }
 
-// What a key has not used is not saved up for it, and what it used alone is not held against it.
+// What a key has not used is not saved up for it, and what it used while no other key waited does not count.
 func TestThePastIsForgotten(t *testing.T) {
 	for name, before := range map[string]string{"one was idle": "a", "the other was idle": "b"} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := scheduler(1, 1000, 24*time.Hour)
 				for range 100 {
-					ask(t, s, Ask{Key: before, Model: "m"}, time.Minute)
+					askFor(t, s, Ask{Key: before, Model: "m"}, time.Minute)
 				}
-				var order order
+				var order grantOrder
 				var all sync.WaitGroup
 				for _, key := range []string{"a", "b"} {
 					for range 20 {
@@ -122,22 +122,22 @@ func TestThePastIsForgotten(t *testing.T) {
 				all.Wait()
 				first := order.keys[:20]
 				if n := len(slices.DeleteFunc(slices.Clone(first), func(k string) bool { return k == "b" })); n < 8 || n > 12 {
-					t.Errorf("the first twenty turns went %v", first)
+					t.Errorf("the first twenty slots: got %v, want 8 to 12 for keys other than b", first)
 				}
 			})
 		})
 	}
 }
 
-// A long request is charged while it runs: its key does not get another turn because nobody knows yet what it costs.
+// A long request is charged while it runs: its key does not get another slot because its cost is not known yet.
 func TestWhatRunsIsCharged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := scheduler(2, 1000, 24*time.Hour)
-		ask(t, s, Ask{Key: "other", Model: "m"}, time.Second)
-		ask(t, s, Ask{Key: "long", Model: "m"}, time.Second) // so that a second is expected of it
-		go ask(t, s, Ask{Key: "long", Model: "m"}, time.Hour)
+		askFor(t, s, Ask{Key: "other", Model: "m"}, time.Second)
+		askFor(t, s, Ask{Key: "long", Model: "m"}, time.Second) // so that a second is expected of it
+		go askFor(t, s, Ask{Key: "long", Model: "m"}, time.Hour)
 		synctest.Wait()
-		var turns order
+		var turns grantOrder
 		end := time.Now().Add(30 * time.Minute)
 		var all sync.WaitGroup
 		for _, key := range []string{"other", "long"} {
@@ -155,18 +155,18 @@ func TestWhatRunsIsCharged(t *testing.T) {
 			count[key]++
 		}
 		if count["long"] > 20 || count["other"] < 1700 {
-			t.Errorf("beside its long request it had %d turns, the other %d", count["long"], count["other"])
+			t.Errorf("got %d slots next to the long request and %d for the other key, want at most 20 and at least 1700", count["long"], count["other"])
 		}
 		time.Sleep(time.Hour)
 	})
 }
 
-// Batch requests take what is left. After a bounded time they compete.
+// Batch requests run when no interactive ones wait. After a bounded time they compete with them.
 func TestBatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := scheduler(1, 1000, 40*time.Minute)
 		first := acquire(t, s, "m")
-		var turns order
+		var turns grantOrder
 		var all sync.WaitGroup
 		for _, key := range []string{"batch", "person"} {
 			for range 5 {
@@ -177,7 +177,7 @@ func TestBatch(t *testing.T) {
 		first.Release()
 		all.Wait()
 		if want := []string{"person", "person", "person", "person", "person", "batch", "batch", "batch", "batch", "batch"}; !slices.Equal(turns.keys, want) {
-			t.Errorf("the turns went %v", turns.keys)
+			t.Errorf("got slots in the order %v, want %v", turns.keys, want)
 		}
 
 		// Three keys that never stop: a batch request that has waited for a quarter of the longest wait competes by its key's counter.
@@ -204,7 +204,7 @@ func TestBatch(t *testing.T) {
 	})
 }
 
-// A payer that sends its next request when one is answered returns each time with nothing waiting. That is no reason to go first.
+// A payer that sends its next request when one is answered returns each time with nothing waiting. That does not put it first.
 func TestComingBackDoesNotStarve(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := scheduler(1, 1000, 100*time.Hour)
@@ -213,7 +213,7 @@ func TestComingBackDoesNotStarve(t *testing.T) {
 		for i := range 3 {
 			all.Go(func() {
 				for ctx.Err() == nil {
-					ask(t, s, Ask{Key: fmt.Sprint("loop", i), Model: "m"}, time.Second)
+					askFor(t, s, Ask{Key: fmt.Sprint("loop", i), Model: "m"}, time.Second)
 				}
 			})
 		}
@@ -222,7 +222,7 @@ func TestComingBackDoesNotStarve(t *testing.T) {
 		var waits []time.Duration
 		for range 10 {
 			all.Go(func() {
-				w := ask(t, s, Ask{Key: "backlog", Model: "m"}, time.Second)
+				w := askFor(t, s, Ask{Key: "backlog", Model: "m"}, time.Second)
 				mu.Lock()
 				waits = append(waits, w)
 				mu.Unlock()
@@ -232,8 +232,8 @@ func TestComingBackDoesNotStarve(t *testing.T) {
 		cancel()
 		all.Wait()
 		// Four payers and one slot: each has a request of a second in every four.
-		if longest, want := slices.Max(waits), bound(4, 1, 9, time.Second); longest > want {
-			t.Errorf("the last of ten requests waited for %v beside three payers that send one at a time, want at most %v", longest, want)
+		if longest, want := slices.Max(waits), waitBound(4, 1, 9, time.Second); longest > want {
+			t.Errorf("the last of ten requests waited for %v next to three payers that send one at a time, want at most %v", longest, want)
 		}
 		wantEmpty(t, s)
 	})
@@ -256,7 +256,7 @@ func TestTheWaitIsBounded(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			var all sync.WaitGroup
 			for k := range keys - 1 {
-				// Each sends bursts, keeps many waiting, or comes back now and then.
+				// Each sends bursts, keeps many waiting, or returns now and then.
 				burst, pause := 1+random.IntN(40), time.Duration(random.Int64N(int64(2*longest)))
 				dice := rand.New(rand.NewPCG(seed, uint64(k)))
 				all.Go(func() {
@@ -264,7 +264,7 @@ func TestTheWaitIsBounded(t *testing.T) {
 						var some sync.WaitGroup
 						for range burst {
 							hold := length(dice)
-							some.Go(func() { ask(t, s, Ask{Key: fmt.Sprint("other", k), Model: "m"}, hold) })
+							some.Go(func() { askFor(t, s, Ask{Key: fmt.Sprint("other", k), Model: "m"}, hold) })
 						}
 						some.Wait()
 						time.Sleep(pause)
@@ -275,11 +275,11 @@ func TestTheWaitIsBounded(t *testing.T) {
 			own := random.IntN(4) // of its own requests before it
 			for range own {
 				hold := length(random)
-				all.Go(func() { ask(t, s, Ask{Key: "mine", Model: "m"}, hold) })
+				all.Go(func() { askFor(t, s, Ask{Key: "mine", Model: "m"}, hold) })
 			}
 			synctest.Wait()
-			waited := ask(t, s, Ask{Key: "mine", Model: "m"}, time.Second)
-			if w := bound(keys, slots, own, longest); waited > w {
+			waited := askFor(t, s, Ask{Key: "mine", Model: "m"}, time.Second)
+			if w := waitBound(keys, slots, own, longest); waited > w {
 				t.Errorf("seed %d: with %d keys on %d slots and %d of its own before it, it waited for %v, the bound is %v", seed, keys, slots, own, waited, w)
 			}
 			cancel()
@@ -288,13 +288,13 @@ func TestTheWaitIsBounded(t *testing.T) {
 	}
 }
 
-// bound is W of docs/fairness.md for keys of equal weight.
-func bound(keys, slots, own int, longest time.Duration) time.Duration {
+// waitBound is W of docs/fairness.md for keys of equal weight.
+func waitBound(keys, slots, own int, longest time.Duration) time.Duration {
 	others := time.Duration((keys - 1) * (slots + own + 1))
 	return 2*longest + (others+time.Duration(own))*longest/time.Duration(slots)
 }
 
-// The same where the models of a crowd do not fit side by side.
+// The same if the models of a crowd do not fit into one memory.
 func TestTheWaitIsBoundedAcrossChanges(t *testing.T) {
 	const longest, change = 30 * time.Second, 10 * time.Second
 	for seed := range uint64(20) {
@@ -303,15 +303,15 @@ func TestTheWaitIsBoundedAcrossChanges(t *testing.T) {
 			slots, keys, models := 1+random.IntN(3), 2+random.IntN(4), 2+random.IntN(2)
 			gpu := server("gpu", slots)
 			names := []string{"a", "b", "c"}[:models]
-			gpu.Set(has(1, names...))
+			gpu.Set(stateWith(1, names...))
 			fleet := backend.NewFleet(gpu)
 			s := New(fleet, Options{MaxQueue: 1_000_000, MaxWait: 1000 * time.Hour, Load: func(_ context.Context, b *backend.Backend, a *Ask) error {
 				time.Sleep(change)
-				b.Set(has(1, append([]string{a.Model}, names...)...))
+				b.Set(stateWith(1, append([]string{a.Model}, names...)...))
 				fleet.Refresh()
 				return nil
 			}})
-			s.placeLocked(gpu).fits = 1
+			s.serverLocked(gpu).fits = 1
 			ctx, cancel := context.WithCancel(t.Context())
 			var all sync.WaitGroup
 			for k := range keys - 1 {
@@ -321,7 +321,7 @@ func TestTheWaitIsBoundedAcrossChanges(t *testing.T) {
 						var some sync.WaitGroup
 						for range 1 + dice.IntN(20) {
 							hold, model := time.Duration(1+dice.Int64N(int64(longest))), names[dice.IntN(models)]
-							some.Go(func() { ask(t, s, Ask{Key: fmt.Sprint("other", k), Model: model}, hold) })
+							some.Go(func() { askFor(t, s, Ask{Key: fmt.Sprint("other", k), Model: model}, hold) })
 						}
 						some.Wait()
 					}
@@ -329,10 +329,10 @@ func TestTheWaitIsBoundedAcrossChanges(t *testing.T) {
 			}
 			time.Sleep(time.Duration(random.Int64N(int64(40 * longest))))
 			for _, model := range names {
-				waited := ask(t, s, Ask{Key: "mine", Model: model}, time.Second)
+				waited := askFor(t, s, Ask{Key: "mine", Model: model}, time.Second)
 				worth := stint * (change + longest/2)
 				turn := time.Duration(models) * (worth + change + longest)
-				w := turn * (1 + (bound(keys, slots, 0, longest)+worth-1)/worth)
+				w := turn * (1 + (waitBound(keys, slots, 0, longest)+worth-1)/worth)
 				if waited > w {
 					t.Errorf("seed %d: with %d keys, %d models and %d slots it waited for %v, the bound is %v", seed, keys, models, slots, waited, w)
 				}
@@ -343,17 +343,17 @@ func TestTheWaitIsBoundedAcrossChanges(t *testing.T) {
 	}
 }
 
-// One that failed on a backend goes first, to another, and is not refused for those who came since.
+// A request that failed on a backend goes first, to another one, and is not refused because of requests that arrived since.
 func TestARetryGoesFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		one, two := server("one", 1), server("two", 1)
 		s := New(backend.NewFleet(one, two), Options{MaxQueue: 2, MaxWait: time.Hour})
 		a, b := acquire(t, s, "m"), acquire(t, s, "m")
 		if a.Backend == b.Backend {
-			t.Fatal("both went to one backend while the other was idle")
+			t.Fatal("got one backend for both requests, want the idle one for the second")
 		}
 		for i := range 2 {
-			go ask(t, s, Ask{Key: fmt.Sprint("k", i), Model: "m"}, time.Second)
+			go askFor(t, s, Ask{Key: fmt.Sprint("k", i), Model: "m"}, time.Second)
 			synctest.Wait()
 		}
 		got := make(chan *Lease, 1)
@@ -368,12 +368,12 @@ func TestARetryGoesFirst(t *testing.T) {
 		a.Release() // its own has failed there: this slot is for others
 		synctest.Wait()
 		if len(got) != 0 {
-			t.Fatal("it went where it had failed")
+			t.Fatal("got the backend where the request had failed, want it to wait for the other")
 		}
 		b.Release()
 		l := <-got
 		if l.Backend != b.Backend {
-			t.Errorf("it went to %s", l.Backend.Name)
+			t.Errorf("got server %s, want %s", l.Backend.Name, b.Backend.Name)
 		}
 		l.Release()
 		time.Sleep(time.Minute)
@@ -381,7 +381,7 @@ func TestARetryGoesFirst(t *testing.T) {
 
 		_, err := New(backend.NewFleet(one), Options{MaxQueue: 2, MaxWait: time.Hour}).Acquire(t.Context(), Ask{Key: "k", Model: "m", Avoid: one})
 		if api.AsError(err).Code != api.CodeNoBackend {
-			t.Errorf("with no other backend: %v", err)
+			t.Errorf("with no other backend: got %v, want %s", err, api.CodeNoBackend)
 		}
 	})
 }
@@ -392,12 +392,12 @@ func TestAKeyHasItsPartOfTheQueue(t *testing.T) {
 		s := New(backend.NewFleet(server("gpu", 1)), Options{MaxQueue: 10, PerKey: 2, MaxWait: time.Hour})
 		first := acquire(t, s, "m")
 		for range 2 {
-			go ask(t, s, Ask{Key: "greedy", Model: "m"}, time.Second)
+			go askFor(t, s, Ask{Key: "greedy", Model: "m"}, time.Second)
 		}
 		synctest.Wait()
 		_, err := s.Acquire(t.Context(), Ask{Key: "greedy", Model: "m"})
 		wantError(t, err, api.CodeQueueFull, time.Second)
-		go ask(t, s, Ask{Key: "other", Model: "m"}, time.Second)
+		go askFor(t, s, Ask{Key: "other", Model: "m"}, time.Second)
 		synctest.Wait()
 		first.Release()
 		time.Sleep(time.Minute)
@@ -405,7 +405,7 @@ func TestAKeyHasItsPartOfTheQueue(t *testing.T) {
 	})
 }
 
-// A queue that some payers fill has room for others: a payer may have as many requests waiting as there are places free.
+// A queue that some payers fill has room for others: a payer may have as many requests waiting as the queue has free places.
 func TestAQueueHasRoomForOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := New(backend.NewFleet(server("gpu", 1)), Options{MaxQueue: 1024, PerKey: 128, MaxWait: time.Hour})
@@ -452,7 +452,8 @@ func TestAQueueHasRoomForOthers(t *testing.T) {
 	})
 }
 
-// Where every place is taken by as many payers, the newest batch request of the payer with the most gives way; an interactive one never does.
+// Where every place is taken by as many payers, the newest batch request of the payer with the most is refused for it; an interactive one
+// never is.
 func TestBatchGivesWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := New(backend.NewFleet(server("gpu", 1)), Options{MaxQueue: 4, MaxWait: time.Hour})
@@ -489,7 +490,7 @@ func TestBatchGivesWay(t *testing.T) {
 			got = append(got, id)
 		}
 		if got[0] != "nightly 2" || got[len(got)-1] != "dora" || slices.Contains(got, "person") || slices.Contains(got, "anna") || len(got) != 5 {
-			t.Errorf("refused in this order: %v, want the second of nightly, the batch requests, and dora for whom no batch request is left", got)
+			t.Errorf("refused in this order: %v, want the second of nightly, the batch requests, and dora, as no batch request is left to give way", got)
 		}
 		cancel()
 		all.Wait()

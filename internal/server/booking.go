@@ -68,7 +68,7 @@ func (b *booking) begin(resp *proxy.Response) error {
 	b.x.beat.pause()
 	stream, sse := resp.Streams()
 	if stream {
-		b.lease.Began()
+		b.lease.NoteFirstByte()
 	}
 	switch {
 	case compressed(resp):

@@ -38,7 +38,7 @@ func (s *Server) preload(ctx context.Context, b *backend.Backend, a *sched.Ask) 
 
 // found notes a load that was seen only by the request that waited for it: its server was said to have the model in its memory.
 func (s *Server) found(l *sched.Lease, r *api.Record) {
-	took := l.Found()
+	took := l.FoundLoad()
 	if took == 0 {
 		return
 	}

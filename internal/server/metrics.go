@@ -369,7 +369,7 @@ func (c *states) Collect(out chan<- prometheus.Metric) {
 	for class, n := range queue.ByClass {
 		gauge(c.class, float64(n), class)
 	}
-	for _, st := range c.s.Sched.Stations() {
+	for _, st := range c.s.Sched.Models() {
 		if c.m.labels(st.Model) {
 			gauge(c.modelSlots, float64(st.Slots), st.Model, st.Backend)
 		}

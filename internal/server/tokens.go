@@ -28,15 +28,15 @@ func (b *booking) count(u dialect.Usage, records int64) {
 					inside -= *part
 				}
 			}
-			b.lease.Inside(inside)
+			b.lease.NoteWaitInside(inside)
 			var load time.Duration
 			if u.Load != nil {
 				load = *u.Load
 			}
-			b.lease.Loaded(load)
+			b.lease.NoteLoad(load)
 		}
 		if u.PromptEval != nil {
-			b.lease.Read(*u.PromptEval)
+			b.lease.NotePrompt(*u.PromptEval)
 		}
 		if b.twice {
 			r.CompletionTokens = max(r.CompletionTokens, records)
@@ -61,7 +61,7 @@ func (b *booking) learn(u dialect.Usage) {
 	case b.record.Streamed && b.record.FirstByte > 0:
 		took = time.Since(b.x.arrived) - b.record.FirstByte
 	}
-	b.lease.Counted(b.prompt(true), u.PromptTokens, u.CompletionTokens, took)
+	b.lease.NoteTokens(b.prompt(true), u.PromptTokens, u.CompletionTokens, took)
 }
 
 // prompt is what the request's prompt may have. Of a client that has left and of which nothing is known, the most is expected: otherwise

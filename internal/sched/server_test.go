@@ -13,8 +13,8 @@ import (
 	"ollama-api-service/internal/backend"
 )
 
-// has is the state of a server with these models, of which the first are loaded.
-func has(loaded int, models ...string) backend.State {
+// stateWith is the state of a server with these models, of which the first are loaded.
+func stateWith(loaded int, models ...string) backend.State {
 	s := backend.State{Healthy: true, Version: "0.6.5", Checked: time.Now(), Installed: map[string]backend.Installed{}, Loaded: map[string]backend.Loaded{}}
 	for i, m := range models {
 		s.Installed[m] = backend.Installed{Digest: m, Embeds: m == "embed"}
@@ -25,8 +25,8 @@ func has(loaded int, models ...string) backend.State {
 	return s
 }
 
-// loads is a scheduler whose loads take a minute, and what they were.
-func loads(o Options, list ...*backend.Backend) (*Scheduler, *[]string) {
+// schedulerWithLoads is a scheduler whose loads take a minute, and what they were.
+func schedulerWithLoads(o Options, list ...*backend.Backend) (*Scheduler, *[]string) {
 	var mu sync.Mutex
 	var done []string
 	fleet := backend.NewFleet(list...)
@@ -69,19 +69,19 @@ func lease(t *testing.T, s *Scheduler, a Ask) *Lease {
 func TestAWarmBackendIsChosen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		one, two := server("one", 2), server("two", 2)
-		one.Set(has(1, "a", "b"))
-		two.Set(has(1, "b", "a"))
-		s, done := loads(Options{}, one, two)
+		one.Set(stateWith(1, "a", "b"))
+		two.Set(stateWith(1, "b", "a"))
+		s, done := schedulerWithLoads(Options{}, one, two)
 		for range 2 {
 			if l := lease(t, s, Ask{Key: "k", Model: "b"}); l.Backend != two || l.Why != ReasonLoaded || l.Waited != 0 {
-				t.Errorf("to %s, because %s", l.Backend.Name, l.Why)
+				t.Errorf("got server %s by reason %s", l.Backend.Name, l.Why)
 			}
 			if l := lease(t, s, Ask{Key: "k", Model: "a"}); l.Backend != one {
-				t.Errorf("to %s", l.Backend.Name)
+				t.Errorf("got server %s, want %s", l.Backend.Name, one.Name)
 			}
 		}
 		if len(*done) != 0 {
-			t.Errorf("loaded %v", *done)
+			t.Errorf("got loads %v, want none", *done)
 		}
 	})
 }
@@ -108,12 +108,12 @@ func TestTheLeastBusyIsChosen(t *testing.T) {
 			count[lease(t, s, Ask{Key: "k", Model: "m"}).Backend.Name]++
 		}
 		if count["quick"] != 6 || count["slow"] != 2 {
-			t.Errorf("of eight requests at one time: %v", count)
+			t.Errorf("eight requests at one time: got %v, want 6 on quick and 2 on slow", count)
 		}
 	})
 }
 
-// A conversation stays where it began while there is a slot, others are spread, and one backend less moves only those that were there.
+// A conversation stays where it began while there is a slot, others are spread, and if a backend is removed, only its conversations move.
 func TestConversationsStay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		list := []*backend.Backend{server("one", 100), server("two", 100), server("three", 100)}
@@ -124,7 +124,7 @@ func TestConversationsStay(t *testing.T) {
 			for range 3 {
 				l := lease(t, s, Ask{Key: "k", Model: "m", Prefix: prefix})
 				if was := home[prefix]; was != nil && was != l.Backend {
-					t.Fatalf("conversation %d went from %s to %s", prefix, was.Name, l.Backend.Name)
+					t.Fatalf("conversation %d: got server %s, want %s as before", prefix, l.Backend.Name, was.Name)
 				}
 				home[prefix] = l.Backend
 				l.Release()
@@ -133,27 +133,27 @@ func TestConversationsStay(t *testing.T) {
 		}
 		for name, n := range count {
 			if n < 60 || n > 140 {
-				t.Errorf("%s has %d of 300 conversations", name, n)
+				t.Errorf("%s: got %d of 300 conversations, want 60 to 140", name, n)
 			}
 		}
 		less := New(backend.NewFleet(list[:2]...), Options{MaxQueue: 10, MaxWait: time.Hour, Prefix: true})
 		for prefix, was := range home {
 			l := lease(t, less, Ask{Key: "k", Model: "m", Prefix: prefix})
 			if was != list[2] && l.Backend != was {
-				t.Errorf("conversation %d left %s, which is still there", prefix, was.Name)
+				t.Errorf("conversation %d left %s, want it to stay: the server is still there", prefix, was.Name)
 			}
 			l.Release()
 		}
 	})
 }
 
-// One load for a model at one time; those who come meanwhile wait for it, the one who caused it goes first and pays.
+// There is one load for a model at one time. Requests that arrive meanwhile wait for it. The request that caused it goes first and pays.
 func TestOneLoadForAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		one, two := server("one", 4), server("two", 4)
-		one.Set(has(0, "a"))
-		two.Set(has(0, "a"))
-		s, done := loads(Options{}, one, two)
+		one.Set(stateWith(0, "a"))
+		two.Set(stateWith(0, "a"))
+		s, done := schedulerWithLoads(Options{}, one, two)
 		var leases [4]*Lease
 		var all sync.WaitGroup
 		for i := range leases {
@@ -163,22 +163,22 @@ func TestOneLoadForAll(t *testing.T) {
 		}
 		all.Wait()
 		if len(*done) != 1 {
-			t.Fatalf("loaded %v", *done)
+			t.Fatalf("got loads %v, want one", *done)
 		}
 		cause := leases[0]
 		if cause.Why != ReasonChange || cause.Loading != time.Minute || cause.Waited != 0 || cause.GPU() != time.Minute {
-			t.Errorf("who caused it: %+v", cause)
+			t.Errorf("the request that caused the load: got %+v", cause)
 		}
 		for i, l := range leases[1:] {
 			if l.Loading != 0 || l.Waited != time.Minute-time.Duration(i+1)*time.Second || l.Backend != cause.Backend {
-				t.Errorf("who came later: loading %v, waited %v, on %s", l.Loading, l.Waited, l.Backend.Name)
+				t.Errorf("a later request: got loading %v, waited %v, on %s", l.Loading, l.Waited, l.Backend.Name)
 			}
 		}
 		for _, l := range leases {
 			l.Release()
 		}
 		if cause.held != time.Minute || leases[1].held != 0 {
-			t.Errorf("held %v and %v", cause.held, leases[1].held)
+			t.Errorf("got held for %v and %v, want 1 min and 0", cause.held, leases[1].held)
 		}
 		wantEmpty(t, s)
 	})
@@ -188,8 +188,8 @@ func TestOneLoadForAll(t *testing.T) {
 func TestGivingUpALoad(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu := server("gpu", 4)
-		gpu.Set(has(0, "a"))
-		s, done := loads(Options{}, gpu)
+		gpu.Set(stateWith(0, "a"))
+		s, done := schedulerWithLoads(Options{}, gpu)
 		ctx, leave := context.WithCancel(t.Context())
 		var all sync.WaitGroup
 		all.Go(func() {
@@ -201,7 +201,7 @@ func TestGivingUpALoad(t *testing.T) {
 		other, leaveToo := context.WithCancel(t.Context())
 		all.Go(func() {
 			if l, err := s.Acquire(other, Ask{Key: "other", Model: "a"}); err != nil || l.Waited != time.Minute {
-				t.Error(l, err)
+				t.Errorf("got %+v and error %v, want a lease after 1 min", l, err)
 			} else {
 				l.Release()
 			}
@@ -210,12 +210,12 @@ func TestGivingUpALoad(t *testing.T) {
 		leave()
 		all.Wait()
 		if len(*done) != 1 {
-			t.Errorf("loads: %v", *done)
+			t.Errorf("got loads %v, want one", *done)
 		}
 		leaveToo()
 
-		gpu.Set(has(0, "a"))
-		s, done = loads(Options{}, gpu)
+		gpu.Set(stateWith(0, "a"))
+		s, done = schedulerWithLoads(Options{}, gpu)
 		ctx, leave = context.WithCancel(t.Context())
 		all.Go(func() { _, _ = s.Acquire(ctx, Ask{Key: "cause", Model: "a"}) })
 		synctest.Wait()
@@ -223,42 +223,42 @@ func TestGivingUpALoad(t *testing.T) {
 		all.Wait()
 		synctest.Wait()
 		time.Sleep(2 * time.Minute)
-		if len(*done) != 1 || !s.placeLocked(gpu).holds("a") {
+		if len(*done) != 1 || !s.serverLocked(gpu).holds("a") {
 			t.Errorf("loads: got %v, want one that was not aborted", *done)
 		}
 		wantEmpty(t, s)
 	})
 }
 
-// Where a load fails the request goes all the same, and learns why in Ollama's words.
+// If a load fails, the request is sent all the same, and gets Ollama's own error.
 func TestALoadFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu := server("gpu", 4)
-		gpu.Set(has(1, "a", "broken"))
-		s, _ := loads(Options{}, gpu)
+		gpu.Set(stateWith(1, "a", "broken"))
+		s, _ := schedulerWithLoads(Options{}, gpu)
 		l := lease(t, s, Ask{Key: "k", Model: "broken"})
 		if l.Loading != time.Minute {
-			t.Errorf("loading %v", l.Loading)
+			t.Errorf("got loading %v, want 1 min", l.Loading)
 		}
 		l.Release()
 		wantEmpty(t, s)
 	})
 }
 
-// A model that is wanted keeps its backend for as long as sixteen changes take, and no longer where others wait for another.
+// A model that is wanted keeps its backend for as long as sixteen changes take, and no longer if requests wait for another.
 func TestAChangeMustBeWorthIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu := server("gpu", 1)
-		gpu.Set(has(0, "a", "b"))
-		s, done := loads(Options{}, gpu)
-		s.placeLocked(gpu).fits = 1
+		gpu.Set(stateWith(0, "a", "b"))
+		s, done := schedulerWithLoads(Options{}, gpu)
+		s.serverLocked(gpu).fits = 1
 		ctx, cancel := context.WithCancel(t.Context())
 		var all sync.WaitGroup
 		for _, model := range []string{"a", "b"} {
 			for i := range 3 {
 				all.Go(func() {
 					for ctx.Err() == nil {
-						ask(t, s, Ask{Key: fmt.Sprint(model, i), Model: model}, 10*time.Second)
+						askFor(t, s, Ask{Key: fmt.Sprint(model, i), Model: model}, 10*time.Second)
 					}
 				})
 			}
@@ -269,13 +269,13 @@ func TestAChangeMustBeWorthIt(t *testing.T) {
 		all.Wait()
 		// One change takes a minute and is worth sixteen: 180 minutes have ten of them, and the end has two.
 		if n := len(*done); n < 9 || n > 13 {
-			t.Errorf("%d changes in three hours", n)
+			t.Errorf("got %d changes in three hours, want 9 to 13", n)
 		}
 		wantEmpty(t, s)
 	})
 }
 
-// Ollama's records show that a request waited inside: fewer are given to it then, and more again after a while without.
+// If Ollama's records show that a request waited inside, the slots become fewer; after a while without such waits, more again.
 func TestSlotsAreFound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := scheduler(0, 1000, 24*time.Hour)
@@ -288,7 +288,7 @@ func TestSlotsAreFound(t *testing.T) {
 						l := lease(t, s, Ask{Key: "k", Model: "m", Plain: true})
 						busy := s.Snapshot().InFlight
 						time.Sleep(time.Second)
-						l.Inside(time.Duration(max(0, busy-real)) * time.Second)
+						l.NoteWaitInside(time.Duration(max(0, busy-real)) * time.Second)
 						l.Release()
 					}
 				})
@@ -298,9 +298,9 @@ func TestSlotsAreFound(t *testing.T) {
 		for _, real = range []int{2, 1, 6} {
 			slots(400)
 			s.mu.Lock()
-			for _, p := range s.places {
-				if found := p.station("m").found; found < max(1, real-1) || found > real+1 {
-					t.Errorf("%d slots were found, there are %d", found, real)
+			for _, srv := range s.servers {
+				if found := srv.model("m").found; found < max(1, real-1) || found > real+1 {
+					t.Errorf("got %d slots, want about the real %d", found, real)
 				}
 			}
 			s.mu.Unlock()
@@ -311,8 +311,8 @@ func TestSlotsAreFound(t *testing.T) {
 func TestEmbeddingModelsHaveOneSlot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu := server("gpu", 4)
-		gpu.Set(has(2, "a", "embed"))
-		s, _ := loads(Options{}, gpu)
+		gpu.Set(stateWith(2, "a", "embed"))
+		s, _ := schedulerWithLoads(Options{}, gpu)
 		l := lease(t, s, Ask{Key: "k", Model: "embed"})
 		_, err := s.Acquire(t.Context(), Ask{Key: "k", Model: "embed", Deadline: time.Now().Add(time.Second)})
 		if api.AsError(err).Code != api.CodeQueueTimeout {
@@ -337,7 +337,7 @@ func TestTotal(t *testing.T) {
 				all.Go(func() {
 					l := lease(t, s, Ask{Key: "k", Model: model})
 					if n := s.Snapshot(); n.InFlight > 3 || n.ByModel[model] > 2 {
-						t.Errorf("%+v", n)
+						t.Errorf("got %+v, want at most 3 in flight and 2 for %s", n, model)
 					}
 					time.Sleep(time.Second)
 					l.Release()
@@ -348,18 +348,18 @@ func TestTotal(t *testing.T) {
 		all.Wait()
 		// The last few are of one model, and have two slots of the three.
 		if took := time.Since(from); took < 10*time.Second || took > 12*time.Second {
-			t.Errorf("thirty requests of a second took %v", took)
+			t.Errorf("thirty requests of a second: got %v, want 10 s to 12 s", took)
 		}
 		wantEmpty(t, s)
 	})
 }
 
-// Those for whom no backend is left are told at once; a backend that comes takes who waits.
+// If no backend is left for a request, it gets its error at once. A backend that is added serves waiting requests.
 func TestTheFleetChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		one, two := server("one", 1), server("two", 1)
-		one.Set(has(1, "a"))
-		two.Set(has(1, "b"))
+		one.Set(stateWith(1, "a"))
+		two.Set(stateWith(1, "b"))
 		fleet := backend.NewFleet(one, two)
 		s := New(fleet, Options{MaxQueue: 100, MaxWait: time.Hour})
 		held := lease(t, s, Ask{Key: "k", Model: "a"})
@@ -370,9 +370,9 @@ func TestTheFleetChanges(t *testing.T) {
 		}()
 		synctest.Wait()
 		three := server("three", 1)
-		three.Set(has(1, "a"))
+		three.Set(stateWith(1, "a"))
 		taken := make(chan *Lease, 1)
-		down := has(1, "a")
+		down := stateWith(1, "a")
 		down.Healthy = false
 		one.Set(down)
 		fleet.Refresh()
@@ -385,58 +385,58 @@ func TestTheFleetChanges(t *testing.T) {
 		if _, err := s.Acquire(t.Context(), Ask{Key: "k", Model: "b", Since: "0.13.3"}); api.AsError(err).Code != api.CodeTooOld {
 			t.Error(err)
 		}
-		one.Set(has(1, "a"))
+		one.Set(stateWith(1, "a"))
 		fleet.Refresh()
 		go func() { taken <- lease(t, s, Ask{Key: "k", Model: "a"}) }()
 		synctest.Wait()
 		fleet.Add(three)
 		if l := <-taken; l.Backend != three {
-			t.Errorf("to %s", l.Backend.Name)
+			t.Errorf("got server %s, want %s", l.Backend.Name, three.Name)
 		} else {
 			l.Release()
 		}
-		draining := has(1, "a")
+		draining := stateWith(1, "a")
 		draining.Draining = true
 		one.Set(draining)
 		fleet.Refresh()
 		held.Release()
 		if l := lease(t, s, Ask{Key: "k", Model: "a"}); l.Backend != three {
-			t.Errorf("to %s, which is draining", l.Backend.Name)
+			t.Errorf("got server %s, want %s: the other one is draining", l.Backend.Name, three.Name)
 		} else {
 			l.Release()
 		}
 		fleet.Remove(three)
 		s.mu.Lock()
-		if s.places[three] != nil {
-			t.Error("the place of a backend that is gone is kept")
+		if s.servers[three] != nil {
+			t.Error("the state of a removed backend is kept, want it dropped")
 		}
 		s.mu.Unlock()
 		wantEmpty(t, s)
 	})
 }
 
-// A backend that drains for a model goes back to its own when those who wanted the other were served elsewhere.
+// A backend that drains for a model continues with its own if the requests for the other model were served elsewhere.
 func TestAChangeThatNobodyNeedsAnyMore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		one, two := server("one", 2), server("two", 1)
-		one.Set(has(1, "a", "b"))
-		two.Set(has(1, "b"))
+		one.Set(stateWith(1, "a", "b"))
+		two.Set(stateWith(1, "b"))
 		fleet := backend.NewFleet(one)
 		s := New(fleet, Options{MaxQueue: 100, MaxWait: time.Hour})
-		s.placeLocked(one).fits = 1
+		s.serverLocked(one).fits = 1
 		running := lease(t, s, Ask{Key: "k", Model: "a"})
 		var all sync.WaitGroup
 		all.Go(func() { lease(t, s, Ask{Key: "k", Model: "b"}).Release() })
-		time.Sleep(10 * time.Minute) // it has waited long enough for the backend to turn
-		all.Go(func() { ask(t, s, Ask{Key: "k", Model: "a"}, time.Second) })
+		time.Sleep(10 * time.Minute) // it has waited long enough for the backend to drain
+		all.Go(func() { askFor(t, s, Ask{Key: "k", Model: "a"}, time.Second) })
 		synctest.Wait()
 		if n := s.Snapshot(); n.Waiting != 2 || n.InFlight != 1 {
-			t.Fatalf("it did not turn: %+v", n)
+			t.Fatalf("got %+v, want 2 waiting and 1 in flight: the server drains", n)
 		}
 		fleet.Add(two)
 		synctest.Wait()
 		if n := s.Snapshot(); n.Waiting != 0 || n.ByModel["a"] != 2 {
-			t.Errorf("b was served elsewhere, and a still waits: %+v", n)
+			t.Errorf("b was served elsewhere: got a waiting, want none: %+v", n)
 		}
 		all.Wait()
 		running.Release()
@@ -444,11 +444,12 @@ func TestAChangeThatNobodyNeedsAnyMore(t *testing.T) {
 	})
 }
 
-// A memory with room takes another model while the backend serves what it has; one that has pushed a model out is known to have none.
+// A memory with room takes another model while the backend serves what it has; after it has pushed a model out, it is known to have no
+// room.
 func TestAModelIsLoadedBesideOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gpu := server("gpu", 4)
-		gpu.Set(has(1, "a", "b", "c"))
+		gpu.Set(stateWith(1, "a", "b", "c"))
 		fleet := backend.NewFleet(gpu)
 		holds := 2
 		s := New(fleet, Options{MaxQueue: 100, MaxWait: time.Hour, Load: func(_ context.Context, b *backend.Backend, a *Ask) error {
@@ -469,22 +470,22 @@ func TestAModelIsLoadedBesideOthers(t *testing.T) {
 		var all sync.WaitGroup
 		all.Go(func() {
 			if l := lease(t, s, Ask{Key: "k", Model: "b"}); l.Loading != 15*time.Second {
-				t.Errorf("loading took %v", l.Loading)
+				t.Errorf("got loading %v, want 15 s", l.Loading)
 			} else {
 				l.Release()
 			}
 		})
 		synctest.Wait()
-		if waited := ask(t, s, Ask{Key: "k", Model: "a"}, time.Second); waited != 0 {
-			t.Errorf("while another model was loaded beside it, a request waited for %v", waited)
+		if waited := askFor(t, s, Ask{Key: "k", Model: "a"}, time.Second); waited != 0 {
+			t.Errorf("while another model was loaded as well, a request waited for %v, want 0", waited)
 		}
 		all.Wait()
-		if waited := ask(t, s, Ask{Key: "k", Model: "b"}, time.Second); waited != 0 {
-			t.Errorf("what is loaded waits for %v", waited)
+		if waited := askFor(t, s, Ask{Key: "k", Model: "b"}, time.Second); waited != 0 {
+			t.Errorf("a request for a loaded model: got %v of waiting, want 0", waited)
 		}
-		ask(t, s, Ask{Key: "k", Model: "c"}, time.Second) // pushes one out
-		if s.placeLocked(gpu).fits != 2 || s.placeLocked(gpu).room("d") {
-			t.Errorf("its memory is taken to hold %d", s.placeLocked(gpu).fits)
+		askFor(t, s, Ask{Key: "k", Model: "c"}, time.Second) // pushes one out
+		if s.serverLocked(gpu).fits != 2 || s.serverLocked(gpu).room("d") {
+			t.Errorf("got memory for %d models, want 2 and no room for another", s.serverLocked(gpu).fits)
 		}
 		long.Release()
 		wantEmpty(t, s)
