@@ -55,13 +55,13 @@ type gate struct {
 	fake        *ollamatest.Server
 	address     string // of the service itself, without a tap
 	user, admin string
-	secrets     []string // must not be in any answer or log
-	ids         []string // of all answers that the gateway wrote
+	secrets     []string       // must not be in any answer or log
+	statuses    map[string]int // of all answers that the gateway wrote, by request id
 }
 
 func openGate(t *testing.T, env ...string) *gate {
 	fake := ollamatest.Start(t)
-	g := &gate{service: start(t, t.TempDir(), fake.URL, nil, append(env, "LOG_LEVEL=debug", "DEFAULT_MAX_TOKENS=8192")...), fake: fake}
+	g := &gate{statuses: map[string]int{}, service: start(t, t.TempDir(), fake.URL, nil, append(env, "LOG_LEVEL=debug", "DEFAULT_MAX_TOKENS=8192")...), fake: fake}
 	g.address = addressLine.FindStringSubmatch(g.stdout.String())[1]
 	g.admin = g.Admin
 	g.user = g.key(t, "").Secret
@@ -206,7 +206,7 @@ func (g *gate) check(t *testing.T, r row, a answer) {
 			t.Errorf("not net/http's: id %q, body %q", id, a.Body)
 		}
 	case ours:
-		g.ids = append(g.ids, id)
+		g.statuses[id] = a.Status
 		if !uuidText.MatchString(id) {
 			t.Errorf("X-Request-Id is %q", id)
 		}
@@ -306,15 +306,17 @@ func (g *gate) checkDocument(t *testing.T, r row, a answer) {
 	}
 }
 
-// close ends the service and checks its output: each answer has one line of JSON, and no line contains a key.
+// close ends the service and checks its output: each answer has one line of JSON, and no line contains a key. Bad keys of one address have at
+// most one line a second, and the lines have the number of the answers without one.
 func (g *gate) close(t *testing.T) {
 	t.Helper()
 	g.stop(t)
-	lines := map[string]int{}
+	lines, leftOut := map[string]int{}, 0
 	for line := range strings.Lines(g.stdout.String()) {
 		var entry struct {
 			ID      string `json:"request_id"`
 			Message string `json:"msg"`
+			LeftOut int    `json:"left_out"`
 		}
 		if err := json.Unmarshal([]byte(line), &entry); err != nil {
 			t.Errorf("a line of the log is not JSON: %v", err)
@@ -322,11 +324,19 @@ func (g *gate) close(t *testing.T) {
 		if !strings.Contains(entry.Message, "loaded") { // the load of a model has its own line
 			lines[entry.ID]++
 		}
+		leftOut += entry.LeftOut
 	}
-	for _, id := range g.ids {
-		if lines[id] != 1 {
-			t.Errorf("the request %s has %d lines in the log", id, lines[id])
+	missing, badKey := 0, []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests}
+	for id, status := range g.statuses {
+		switch n := lines[id]; {
+		case n == 0 && slices.Contains(badKey, status):
+			missing++
+		case n != 1:
+			t.Errorf("the request %s, answered %d, has %d lines in the log, want 1", id, status, n)
 		}
+	}
+	if missing != leftOut {
+		t.Errorf("%d refused requests have no line in the log, and its lines count %d", missing, leftOut)
 	}
 	stderr := strings.Replace(g.stderr.String(), g.admin, "", 1) // it is printed once, at the first start
 	for i, secret := range g.secrets {
