@@ -30,8 +30,10 @@ const (
 	paddedData = 256 + smallData
 )
 
-// serveHTTP2 has h count frames of HTTP/2, which it speaks over TLS only. net/http's own HTTP/2 has no place to do that, so it is the one
-// of golang.org/x/net, from which net/http's is copied.
+// serveHTTP2 makes h count the frames of HTTP/2, which it only speaks over TLS. It uses the HTTP/2 of golang.org/x/net, from which net/http's
+// is copied, because net/http has no hook for a connection's frames. Its server is deprecated in favor of net/http's, which cannot do this.
+//
+//nolint:staticcheck // see above
 func serveHTTP2(h *http.Server) error {
 	own := &http2.Server{}
 	if err := http2.ConfigureServer(h, own); err != nil {
