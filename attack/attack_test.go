@@ -14,6 +14,9 @@ import (
 // Each attack runs for a moment against the program, so that it keeps working. The test checks no times: "make attack" measures
 // them.
 func TestAttacksRun(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: make test runs it")
+	}
 	dir := t.TempDir()
 	program, err := buildService("..", dir)
 	if err != nil {

@@ -30,8 +30,9 @@ const (
 	paddedData = 256 + smallData
 )
 
-// serveHTTP2 makes h count the frames of HTTP/2, which it only speaks over TLS. It uses the HTTP/2 of golang.org/x/net, from which net/http's
-// is copied, because net/http has no hook for a connection's frames. Its server is deprecated in favor of net/http's, which cannot do this.
+// serveHTTP2 makes h count the frames of HTTP/2, which it only speaks over TLS. It uses the HTTP/2 of golang.org/x/net, from which that of
+// net/http is copied, because net/http has no hook for a connection's frames. x/net's server is deprecated in favor of net/http's, which
+// cannot do this.
 //
 //nolint:staticcheck // see above
 func serveHTTP2(h *http.Server) error {
