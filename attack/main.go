@@ -11,12 +11,12 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strings"
-	"syscall"
 	"time"
+
+	"ollama-api-service/internal/test/tool"
 )
 
 func init() {
@@ -72,7 +72,7 @@ func attackMain(args []string, out io.Writer) error {
 		}
 		return nil
 	}
-	root, err := moduleRoot()
+	root, err := tool.ModuleRoot()
 	if err != nil {
 		return err
 	}
@@ -81,7 +81,7 @@ func attackMain(args []string, out io.Writer) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	go removeOnSignal(dir)
+	go tool.RemoveOnSignal(dir)
 	r := &run{root: root, dir: dir, scale: o.seconds, answer: 12, counts: []int{2, 1}, logs: o.logs, log: os.Stderr}
 	if r.program = o.program; r.program == "" {
 		if r.program, err = buildService(root, dir); err != nil {
@@ -116,31 +116,4 @@ func attackMain(args []string, out io.Writer) error {
 		}
 	}
 	return err
-}
-
-// removeOnSignal removes the files if the run is interrupted. The children end with this process.
-func removeOnSignal(dir string) {
-	c := make(chan os.Signal, 1)
-	signal.Notify(c, os.Interrupt, syscall.SIGTERM)
-	<-c
-	os.RemoveAll(dir)
-	os.Exit(130)
-}
-
-// moduleRoot returns the directory with go.mod: the working directory or one above it.
-func moduleRoot() (string, error) {
-	dir, err := os.Getwd()
-	if err != nil {
-		return "", err
-	}
-	for {
-		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			return dir, nil
-		}
-		up := filepath.Dir(dir)
-		if up == dir {
-			return "", errors.New("no go.mod here or in a directory above: run attack inside the repository")
-		}
-		dir = up
-	}
 }

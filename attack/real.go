@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -21,6 +22,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"ollama-api-service/internal/test/tool"
 )
 
 // tappedOllama is a real Ollama with the tiny model of the tests under the names of the scripted one. A tap in front of it counts what
@@ -40,22 +43,11 @@ type tappedOllama struct {
 
 // findOllama returns the path of the ollama command in PATH or in Go's bin directory, where "go test ./e2e" installs it.
 func findOllama() (string, error) {
-	if path, err := exec.LookPath("ollama"); err == nil {
-		return path, nil
-	}
-	out, err := exec.Command("go", "env", "GOBIN", "GOPATH").Output()
-	if err != nil {
-		return "", err
-	}
-	bin, path, _ := strings.Cut(strings.TrimRight(string(out), "\n"), "\n")
-	if bin == "" {
-		bin = filepath.Join(path, "bin")
-	}
-	tool := filepath.Join(bin, "ollama")
-	if _, err := os.Stat(tool); err != nil {
+	path, err := tool.Ollama()
+	if errors.Is(err, fs.ErrNotExist) {
 		return "", errors.New("no ollama command: run go install github.com/ollama/ollama@v0.6.5 (with CGO_ENABLED=1), or use -ollama fake")
 	}
-	return tool, nil
+	return path, err
 }
 
 var listening = regexp.MustCompile(`Listening on (127\.0\.0\.1:\d+)`)

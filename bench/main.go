@@ -10,13 +10,13 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
+
+	"ollama-api-service/internal/test/tool"
 )
 
 // parts are the measurements that -only chooses from, in the order in which they run.
@@ -71,7 +71,7 @@ func run(args []string) error {
 			return fmt.Errorf("-only: %q is not one of %s", p, strings.Join(parts, ", "))
 		}
 	}
-	root, err := moduleRoot()
+	root, err := tool.ModuleRoot()
 	if err != nil {
 		return err
 	}
@@ -97,7 +97,7 @@ func measure(root, program, out string, chosen []string, rounds int, w work, row
 		return err
 	}
 	defer os.RemoveAll(dir)
-	go removeOnSignal(dir)
+	go tool.RemoveOnSignal(dir)
 	b, err := newBench(root, program, dir, w)
 	if err != nil {
 		return err
@@ -136,31 +136,4 @@ func measure(root, program, out string, chosen []string, rounds int, w work, row
 		return errors.New("some figures could not be measured; the notes above name them")
 	}
 	return nil
-}
-
-// removeOnSignal removes the files of the run when it is interrupted. The children end with this process.
-func removeOnSignal(dir string) {
-	c := make(chan os.Signal, 1)
-	signal.Notify(c, os.Interrupt, syscall.SIGTERM)
-	<-c
-	os.RemoveAll(dir)
-	os.Exit(130)
-}
-
-// moduleRoot returns the directory with go.mod: the working directory or one of its parents.
-func moduleRoot() (string, error) {
-	dir, err := os.Getwd()
-	if err != nil {
-		return "", err
-	}
-	for {
-		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			return dir, nil
-		}
-		up := filepath.Dir(dir)
-		if up == dir {
-			return "", errors.New("run it inside the repository: this directory and its parents have no go.mod")
-		}
-		dir = up
-	}
 }

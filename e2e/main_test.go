@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"os/exec"
@@ -18,6 +19,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"ollama-api-service/internal/test/tool"
 )
 
 // patience bounds every wait for a program.
@@ -79,27 +82,16 @@ func setUp() (end func(), err error) {
 // findOllama is the ollama command of PATH or of Go's bin directory; where there is none it is built from the Go module
 // proxy. 0.6.5 is the newest that can be built so.
 func findOllama() (string, error) {
-	if path, err := exec.LookPath("ollama"); err == nil {
-		return path, nil
-	}
-	out, err := exec.Command("go", "env", "GOBIN", "GOPATH").Output()
-	if err != nil {
-		return "", err
-	}
-	bin, path, _ := strings.Cut(strings.TrimRight(string(out), "\n"), "\n")
-	if bin == "" {
-		bin = filepath.Join(path, "bin")
-	}
-	tool := filepath.Join(bin, "ollama")
-	if _, err := os.Stat(tool); err == nil {
-		return tool, nil
+	path, err := tool.Ollama()
+	if !errors.Is(err, fs.ErrNotExist) {
+		return path, err
 	}
 	install := exec.Command("go", "install", "github.com/ollama/ollama@v0.6.5")
 	install.Env = append(os.Environ(), "CGO_ENABLED=1")
 	if out, err := install.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("installing Ollama (needs gcc and g++: apt-get install -y gcc g++): %w\n%s", err, out)
 	}
-	return tool, nil
+	return path, nil
 }
 
 var listening = regexp.MustCompile(`Listening on (127\.0\.0\.1:\d+)`)
