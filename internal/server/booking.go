@@ -186,7 +186,7 @@ func (b *booking) stream(resp *proxy.Response, m *dialect.Meter) error {
 		return b.repeated(resp, m, sent)
 	}
 	rest := m.Finish()
-	b.x.trace.finished(rest)
+	b.finished(rest)
 	b.record.BytesOut = sent + int64(len(rest))
 	b.twice = m.Thought
 	b.count(m.Usage, m.Tokens)
@@ -251,7 +251,7 @@ func (b *booking) atLength(
 	b.bookPrompt(true)
 	rest := end(b.record.PromptTokens, time.Since(b.record.At))
 	b.record.BytesOut = sent + int64(len(rest))
-	b.x.trace.finished(rest)
+	b.finished(rest)
 	b.end(outcome, code)
 	return b.last(rest)
 }
@@ -291,7 +291,7 @@ func (b *booking) whole(resp *proxy.Response) error {
 		if b.record.Estimated && resp.Status < 400 {
 			b.bookPrompt(true) // Ollama never says what it was
 		}
-		b.x.trace.finished(body)
+		b.finished(body)
 		if b.req.Alias != "" {
 			body = dialect.EchoModel(body, b.req.Alias)
 		}
@@ -422,15 +422,12 @@ func (b *booking) end(outcome api.Outcome, code api.Code) {
 	b.nameModel(outcome)
 	r.Slot = b.slot + b.lease.Release()
 	r.GPU = b.gpu + b.lease.GPU()
-	b.s.found(b.lease, r)
 	if code != api.CodeNoBackend { // that is given back
 		b.taken.Settle(limit.Used{Tokens: r.PromptTokens + r.CompletionTokens, GPU: r.GPU})
 	}
 	r.Total = time.Since(b.x.arrived)
 	r.Queued, r.Loading = b.waited+b.lease.Waited, b.loading+b.lease.Loading
-	b.s.metrics.book(r)
-	b.x.history.Booked(r)
-	b.x.trace.booked(b.x, r)
+	b.booked()
 	if err := b.s.Books.End(r); err != nil {
 		b.s.Log.Error("the end of a request could not be journalled", "request_id", r.ID, "cause", err.Error())
 	}

@@ -17,7 +17,7 @@ import (
 func (b *booking) send(up *proxy.Request) (*proxy.Response, error) {
 	for try := 1; ; try++ {
 		at := b.lease.Backend
-		b.x.trace.serve(b, up)
+		b.sends(up)
 		resp, err := b.s.pools.to(at).Do(b.upstream.ctx, up)
 		b.s.note(at, err)
 		if try == explain.MaxTries || b.x.route.purpose != inference || !unserved(resp, err) || !b.another(at) {
@@ -61,9 +61,7 @@ func (b *booking) move(resp *proxy.Response, failed error) error {
 	b.waited += b.lease.Waited
 	b.loading += b.lease.Loading
 	b.lease = &sched.Lease{Backend: from} // it holds no slot
-	b.x.trace.moved(failed)
-	b.x.history.Moved(whyMoved(resp, failed))
-	b.s.metrics.moved(from.Name)
+	b.moved(from.Name, resp, failed)
 	lease, err := b.s.acquire(b.x, b.req, from)
 	if err != nil {
 		if failed == nil || api.AsError(err).Code == api.CodeClientGone {

@@ -76,7 +76,7 @@ func (s *Server) infer(x *exchange) error {
 func (x *exchange) giveBack(taken *limit.Reservation, err error) error {
 	x.beat.pause()
 	taken.Cancel()
-	x.history.Refused(api.AsError(err).Code)
+	x.refused(err)
 	x.showLimits(x.s.Limits, nil)
 	return err
 }
@@ -201,14 +201,8 @@ func (s *Server) acquire(x *exchange, req *dialect.Request, avoid *backend.Backe
 	if x.route.purpose != inference {
 		return &sched.Lease{Backend: x.targets[0]}, nil
 	}
-	var start time.Time
-	if x.trace != nil {
-		start = time.Now()
-	}
 	model := req.Model().String()
-	if x.history == nil {
-		x.history = s.recent.Begin(x.id, x.key, model, x.route.template)
-	}
+	x.waits(model)
 	s.Fleet.Find(x.r.Context(), model) // what it finds, the scheduler finds too
 	ask := sched.Ask{
 		ID: x.id, Key: x.key.Preview, Payer: x.key.Payer(), Weight: x.key.Weight, Batch: x.key.Class == api.ClassBatch,
@@ -219,11 +213,7 @@ func (s *Server) acquire(x *exchange, req *dialect.Request, avoid *backend.Backe
 	if err != nil && api.AsError(err).Code == api.CodeNoBackend && s.Fleet.Revive(x.r.Context()) {
 		lease, err = s.Sched.Acquire(x.r.Context(), ask)
 	}
-	x.history.Granted(lease, err)
-	if err == nil {
-		s.metrics.placed.WithLabelValues(lease.Backend.Name, string(lease.Why)).Inc()
-	}
-	x.trace.waited(start, err)
+	x.waited(lease, err)
 	if err != nil && api.AsError(err).Code == api.CodeNotFound && req.Alias != "" {
 		err = notFound(req.Alias) // it was asked for under this name
 	}

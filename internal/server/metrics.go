@@ -15,6 +15,7 @@ import (
 
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/backend"
+	"ollama-api-service/internal/sched"
 )
 
 const (
@@ -156,8 +157,8 @@ func histogram(name, help string, buckets ...float64) prometheus.HistogramOpts {
 	}
 }
 
-// answered counts a request that is over.
-func (m *metrics) answered(x *exchange) {
+// ended counts a request that is over.
+func (m *metrics) ended(x *exchange) {
 	key := answer{route: x.route, status: x.loggedStatus()}
 	if x.route == nil {
 		key.method = logMethod(x.r.Method)
@@ -219,6 +220,9 @@ func (m *metrics) book(r *api.Record) {
 		u.each.Observe((r.Total - r.FirstByte).Seconds() / float64(rest))
 	}
 }
+
+// granted counts a slot.
+func (m *metrics) granted(l *sched.Lease) { m.placed.WithLabelValues(l.Backend.Name, string(l.Why)).Inc() }
 
 // moved counts a request that went from a server to another.
 func (m *metrics) moved(from string) { m.failover.WithLabelValues(from).Inc() }
