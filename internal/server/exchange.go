@@ -12,7 +12,6 @@ import (
 
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/auth"
-	"ollama-api-service/internal/backend"
 	"ollama-api-service/internal/dialect"
 )
 
@@ -50,7 +49,6 @@ type destination struct {
 	param   string // the route's parameter, decoded
 	family  dialect.Family
 	route   *route
-	targets []*backend.Backend // the servers whose models the request changes
 }
 
 // intake is what was read of a request's body.
@@ -238,4 +236,3 @@ func stopCause(ctx context.Context) *api.Error {
 	errors.As(context.Cause(ctx), &e)
 	return e
 }
-

@@ -222,7 +222,9 @@ func (m *metrics) book(r *api.Record) {
 }
 
 // granted counts a slot.
-func (m *metrics) granted(l *sched.Lease) { m.placed.WithLabelValues(l.Backend.Name, string(l.Why)).Inc() }
+func (m *metrics) granted(l *sched.Lease) {
+	m.placed.WithLabelValues(l.Backend.Name, string(l.Why)).Inc()
+}
 
 // moved counts a request that went from a server to another.
 func (m *metrics) moved(from string) { m.failover.WithLabelValues(from).Inc() }
