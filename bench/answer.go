@@ -17,7 +17,7 @@ const maxHead = 16 << 10
 type answer struct {
 	status  int
 	lines   int            // newlines of the body: one for each record of an NDJSON stream
-	size    int // bytes of the body
+	size    int            // bytes of the body
 	reads   int            // calls of feed with body bytes
 	body    func(p []byte) // if not nil, gets the body in the pieces in which it arrives
 	excerpt []byte         // beginning of the body of an answer that is not a 200, for the error message
