@@ -43,6 +43,7 @@ type upstream interface {
 	address() string
 	books(mark string) work
 	loadsEnded() (ended, aborted int)
+	lostSlots() int // that the victims' model has lost for good
 	stop()
 }
 

@@ -155,6 +155,28 @@ func (r *Response) Stream(w http.ResponseWriter, m *dialect.Meter) (sent int64, 
 	}
 }
 
+// LeaveGap is a silence in which Ollama most likely computes, and writes nothing.
+const LeaveGap = 5 * time.Millisecond
+
+// Leave reads on after the client has left, until upstream is silent for a moment or the answer ends, at most for limit, and then closes the
+// exchange. Ollama (0.6.5) can lose a slot of a model for good if its connection closes while it writes a record and has the next one already.
+func (r *Response) Leave(m *dialect.Meter, limit time.Duration) {
+	defer r.Close()
+	pooled := copyBuffers.Get().(*[]byte)
+	defer copyBuffers.Put(pooled)
+	r.conn.stopRolling()
+	for end := time.Now().Add(limit); !m.Ended() && !m.Cut; {
+		now := time.Now()
+		if !now.Before(end) || r.conn.SetReadDeadline(now.Add(LeaveGap)) != nil {
+			return
+		}
+		n, readErr := r.Read(*pooled)
+		if _, err := m.Feed((*pooled)[:n]); err != nil || readErr != nil {
+			return
+		}
+	}
+}
+
 const drainWait = 100 * time.Millisecond
 
 // drain reads the end of the framing after the last record, so that the connection can be used again. If upstream sends nothing, the

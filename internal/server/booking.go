@@ -31,7 +31,7 @@ type booking struct {
 	taken  *limit.Reservation
 	record api.Record
 	// What the servers had of it that did not serve it in the end, and how long it waited for a slot again.
-	slot, gpu, waited, loading time.Duration
+	slot, gpu, waited, loading, charged time.Duration
 
 	ahead    int64 // pieces of the answer of which the journal knows
 	upstream upstreamContext
@@ -176,8 +176,13 @@ func (b *booking) stream(resp *proxy.Response, m *dialect.Meter) error {
 	b.upstream.streamBegins()
 	sent, err := resp.Stream(&journalingWriter{b.x, b, m}, m)
 	b.x.beat.pause()
-	if err != nil && api.AsError(err).Code == api.CodeClientGone && b.upstream.keepReading() {
-		_, err = resp.Stream(discardingWriter{}, m)
+	if err != nil && api.AsError(err).Code == api.CodeClientGone {
+		if b.upstream.keepReading() {
+			_, err = resp.Stream(discardingWriter{}, m)
+		} else {
+			b.upstream.waitAtMost(b.s.leaveTime)
+			resp.Leave(m, b.s.leaveTime) // before the slot is free
+		}
 	}
 	if m.Cut && err == nil && !b.upstream.clientLeft() {
 		return b.cut(resp, m, sent)
@@ -429,7 +434,7 @@ func (b *booking) end(outcome api.Outcome, code api.Code) {
 	r.Total = time.Since(b.x.arrived)
 	r.Queued, r.Loading = b.waited+b.lease.Waited, b.loading+b.lease.Loading
 	b.s.metrics.book(r)
-	b.x.history.Booked(r)
+	b.x.history.Booked(r, b.charged+b.lease.Charged())
 	b.x.trace.booked(b.x, r)
 	if err := b.s.Books.End(r); err != nil {
 		b.s.Log.Error("the end of a request could not be journalled", "request_id", r.ID, "cause", err.Error())

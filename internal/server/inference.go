@@ -48,7 +48,7 @@ func (s *Server) infer(x *exchange) error {
 		return b.left(unserved)
 	}
 
-	b.upstream.open(x.r.Context(), s)
+	b.upstream.open(x.r.Context(), s, b.leaving())
 	defer b.upstream.end()
 	if len(x.targets) > 1 {
 		return b.everywhere()
@@ -99,23 +99,13 @@ func (s *Server) readRequest(x *exchange, taken *limit.Reservation) (*dialect.Re
 	if err != nil {
 		return nil, err
 	}
-	terms := s.terms(x)
-	req, err := x.route.kind.Read(body, terms)
+	var req *dialect.Request
+	err = x.inTurn(len(body) > largeBody, func() (err error) {
+		req, err = s.parse(x, body, taken)
+		return err
+	})
 	if err != nil {
 		return nil, err
-	}
-	if x.route.purpose == inference {
-		// How much is asked for is known now; until here, other requests of the key may have taken what was left.
-		most, err := taken.Hold(req.PromptTokens, req.MaxOutput)
-		if err != nil {
-			return nil, err
-		}
-		if most != req.MaxOutput {
-			terms.MaxOutput = most
-			if req, err = x.route.kind.Read(body, terms); err != nil {
-				return nil, err
-			}
-		}
 	}
 	if err := x.hold(cap(req.Body)); err != nil {
 		return nil, err
@@ -127,6 +117,22 @@ func (s *Server) readRequest(x *exchange, taken *limit.Reservation) (*dialect.Re
 		return nil, api.Errorf(api.CodeForbidden, "this key may not make models that run elsewhere (remote_host): an admin can set allow_cloud")
 	}
 	return req, mayUse(x.key, req.Alias, req.Models...)
+}
+
+// parse reads what a body says, and takes the tokens that its request may use.
+func (s *Server) parse(x *exchange, body []byte, taken *limit.Reservation) (*dialect.Request, error) {
+	terms := s.terms(x)
+	req, err := x.route.kind.Read(body, terms)
+	if err != nil || x.route.purpose != inference {
+		return req, err
+	}
+	// How much is asked for is known now; until here, other requests of the key may have taken what was left.
+	most, err := taken.Hold(req.PromptTokens, req.MaxOutput)
+	if err != nil || most == req.MaxOutput {
+		return req, err
+	}
+	terms.MaxOutput = most
+	return x.route.kind.Read(body, terms)
 }
 
 // terms are what the bodies of a request's key are read under.
