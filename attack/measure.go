@@ -52,7 +52,7 @@ type result struct {
 	Loads     int           `json:"loads"`
 	Aborted   int           `json:"loads_aborted"`
 	Lost      int           `json:"lost_slots"` // that Ollama has lost for good
-	CPU       float64       `json:"cpu"` // processors that the gateway used
+	CPU       float64       `json:"cpu"`        // processors that the gateway used
 	Peak      int64         `json:"peak_bytes"`
 	Sent      int64         `json:"sent"`
 	Answered  int64         `json:"answered"`

@@ -75,11 +75,8 @@ func (b *booking) prompt(read bool) sched.Prompt {
 	return sched.Prompt{Estimate: p.Estimate, Likely: p.Likely, Text: p.Text, Most: p.Most, Unknown: unknown}
 }
 
-// leaving returns how long the exchange with Ollama may go on after the client has left, or nil if it ends with the client.
+// leaving returns how long the exchange with Ollama may go on after the client of an inference has left.
 func (b *booking) leaving() func() time.Duration {
-	if b.x.route.purpose != inference {
-		return nil
-	}
 	lease, prompt, stream, most := b.lease, b.prompt(false), b.req.Stream, b.s.leaveTime // it runs while b changes
 	return func() time.Duration {
 		if stream {
