@@ -18,7 +18,7 @@ func TestLeavingCostsNoSlot(t *testing.T) {
 	if testing.Short() {
 		t.Skip("slow: make test runs it")
 	}
-	const slots, workers, leaves = 4, 6, 300
+	const slots, workers, leaves = 4, 6, 120
 	url, stop, err := startOllama(t.TempDir(), nil)
 	t.Cleanup(stop)
 	if err != nil {

@@ -10,15 +10,17 @@ import (
 	"ollama-api-service/internal/proxy"
 )
 
-// leaveTime bounds how long the gateway reads on after the client of an inference has left, before it closes the connection to Ollama. It does
-// not close it at once. Ollama (0.6.5) evaluates a prompt to its end in any case, and its slot is in use until then, so the gateway waits for
-// the first record; if the answer does not stream, it waits for as long as the prompt is expected to take. And a connection that closes while Ollama writes can cost it a slot for good (docs/ollama-contract.md, section 3), so the
-// gateway waits for a moment of silence between two records.
+// leaveTime bounds how long the gateway reads on after the client of an inference has left, before it closes the connection to Ollama.
+// It does not close it at once. Ollama (0.6.5) evaluates a prompt to its end in any case, and its slot is in use until then, so the
+// gateway waits for the first record; if the answer does not stream, it waits for as long as the prompt is expected to take. And a
+// connection that closes while Ollama writes can cost it a slot for good (docs/ollama-contract.md, section 3), so the gateway waits
+// for a moment of silence between two records.
 const leaveTime = time.Second
 
-// upstreamContext is the context of a request to Ollama. For changes of models, it is the context of the client. For inference it ends after
-// the client's: in the next silence of the stream, or leaveTime later. If COUNT_GRACE is set and the answer has begun, it ends COUNT_GRACE
-// later, because the rest of the stream reports how many tokens were used. A gateway that is stopping does not wait for it.
+// upstreamContext is the context of a request to Ollama. For changes of models, it is the context of the client. For inference it ends
+// after the client's: in the next silence of the stream, or leaveTime later. If COUNT_GRACE is set and the answer has begun, it ends
+// COUNT_GRACE later, because the rest of the stream reports how many tokens were used. A gateway that is stopping does not wait for
+// it.
 type upstreamContext struct {
 	ctx    context.Context
 	cancel context.CancelFunc // nil if ctx is the client's
@@ -150,8 +152,8 @@ func (discardingWriter) Write(p []byte) (int, error) { return len(p), nil }
 
 func (discardingWriter) FlushError() error { return nil }
 
-// journalingWriter writes the number of pieces to the journal before they reach the client. It fails as soon as the client has left: a write
-// to a connection that has just closed succeeds.
+// journalingWriter writes the number of pieces to the journal before they reach the client. It fails as soon as the client has left: a
+// write to a connection that has just closed succeeds.
 type journalingWriter struct {
 	*exchange
 	b *booking
