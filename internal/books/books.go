@@ -372,7 +372,7 @@ func (b *Books) saveLeft(err error) error {
 			return fmt.Errorf("of %d rows that are not in the database, up to %d are lost, because the journal cannot be written either: %w", b.queue.rows, b.journal.missing, errors.Join(err, diskErr))
 		}
 	}
-	if b.moving.err == nil && b.reading.err == nil && errors.Is(err, context.DeadlineExceeded) {
+	if b.moving.err == nil && b.reading.err == nil {
 		b.log.Info("rows stay in the journal for the next start, because the database takes longer for them than a stop may", "rows", b.queue.rows)
 		return nil
 	}

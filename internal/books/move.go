@@ -116,9 +116,6 @@ func (b *Books) moveRows(ctx context.Context, counts <-chan time.Time) error {
 
 		start := b.o.Now()
 		records, err := b.read(chunks, rows)
-		b.mu.Lock()
-		b.reading.set(b, err)
-		b.mu.Unlock()
 		if err == nil {
 			err = b.moveBatch(ctx, chunks, records, start)
 		}
@@ -134,39 +131,53 @@ func (b *Books) moveRows(ctx context.Context, counts <-chan time.Time) error {
 }
 
 func (b *Books) moveBatch(ctx context.Context, chunks []*chunk, records []api.Record, start time.Time) error {
-	ctx, stop := context.WithTimeout(ctx, storePatience)
+	limited, stop := context.WithTimeout(ctx, storePatience)
 	defer stop()
-	_, err := b.addRecords(ctx, records)
+	_, err := b.addRecords(limited, records)
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.queue.done(chunks, err == nil)
+	if err != nil && ctx.Err() != nil {
+		return err // the books stop, which is no fault of the store
+	}
 	took := b.o.Now().Sub(start)
 	b.batches.add(len(records), took, err)
 	b.pace.note(len(records), took, err)
-	b.queue.done(chunks, err == nil)
 	b.moving.set(b, err)
 	return err
 }
 
 // read returns the records of chunks, from memory or from their files.
-func (b *Books) read(chunks []*chunk, rows int) ([]api.Record, error) {
-	records := make([]api.Record, 0, rows)
+func (b *Books) read(chunks []*chunk, rows int) (records []api.Record, err error) {
+	records = make([]api.Record, 0, rows)
 	for _, c := range chunks {
-		if !c.kept {
-			var err error
-			if records, err = b.readBack(records, c); err != nil {
-				return nil, fmt.Errorf("the journal cannot be read: %w", err)
-			}
-			continue
-		}
-		for rest := c.frames; len(rest) > 0; {
-			_, r, next, err := readFrame(rest)
-			if err != nil {
-				panic("books: a queued record cannot be read: " + err.Error()) // this process wrote it into its own memory
-			}
-			records, rest = append(records, r), next
+		if c.kept {
+			records = appendEnds(records, c.frames)
+		} else if records, err = b.readBack(records, c); err != nil {
+			break
 		}
 	}
-	return records, nil
+	if err != nil {
+		err = fmt.Errorf("the journal cannot be read: %w", err)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.reading.set(b, err); err != nil {
+		b.queue.done(chunks, false)
+	}
+	return records, err
+}
+
+// appendEnds appends the records of frames that this process has written into its memory.
+func appendEnds(records []api.Record, frames []byte) []api.Record {
+	for len(frames) > 0 {
+		_, r, rest, err := readFrame(frames)
+		if err != nil {
+			panic("books: a queued record cannot be read: " + err.Error())
+		}
+		records, frames = append(records, r), rest
+	}
+	return records
 }
 
 // readBack appends the records of a chunk that is only in its file. Rows in unreadable places are lost.

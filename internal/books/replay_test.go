@@ -255,6 +255,24 @@ func TestALongJournalMovesWhileTheServiceRuns(t *testing.T) {
 	wantRows(t, &l, all...)
 }
 
+// A journal of version 0.1.0 is read: one request without an end and 31 with one, in several files.
+func TestJournalOfAnOlderVersion(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.CopyFS(journalDir(dir), os.DirFS("testdata/0.1.0")); err != nil {
+		t.Fatal(err)
+	}
+	var l ledger
+	b := openLedger(t, dir, &l, &logBuffer{}, still)
+	if got, want := b.Depth().Found, (Found{Rows: 31, Interrupted: 1}); got != want {
+		t.Errorf("found %+v, want %+v", got, want)
+	}
+	if r := l.rows["lost"]; r.Outcome != api.OutcomeInterrupted || r.CompletionTokens != 45 || r.ReservedGPU != 3*time.Second {
+		t.Errorf("interrupted row %+v", r)
+	}
+	delete(l.rows, "lost")
+	wantRows(t, &l, append(append(append(ids("0-", 10), ids("1-", 10)...), ids("2-", 10)...), "long")...)
+}
+
 // A record after damage that is longer than the reader's buffer is found, at any distance.
 func TestDamageLongerThanTheBuffer(t *testing.T) {
 	for _, gap := range []int{readAhead - maxFrame, readAhead - 1, readAhead, readAhead + 1, 2*readAhead + 12345} {
