@@ -65,7 +65,7 @@ func slowly(r *ollamatest.Request) ollamatest.Answer {
 	var body struct{ Model string }
 	_ = json.Unmarshal(r.Body, &body) // Ollama also answers a body that it cannot parse
 	loaded, gate := make(chan struct{}), make(chan struct{}, 64)
-	const pause = 150 * time.Millisecond // ten heartbeats
+	const pause = 50 * time.Millisecond // ten heartbeats
 	time.AfterFunc(pause, func() { close(loaded) })
 	for range 6 {
 		gate <- struct{}{}
@@ -81,12 +81,13 @@ func slowly(r *ollamatest.Request) ollamatest.Answer {
 // Every reader gets the whole answer despite heartbeats before it and within it. If an answer breaks, the user sees the gateway's message,
 // and no reader takes the answer for a complete one.
 func TestReadersOfStreams(t *testing.T) {
+	t.Parallel()
 	fake := ollamatest.Start(t)
 	fake.Models("tiny:latest", "dies:latest")
 	for _, path := range []string{"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"} {
 		fake.Handle("POST", path, slowly)
 	}
-	s := start(t, t.TempDir(), fake.URL+"?slots=99", nil, "SSE_HEARTBEAT=15ms")
+	s := start(t, t.TempDir(), fake.URL+"?slots=99", nil, "SSE_HEARTBEAT=5ms")
 	key := s.makeKey(t, `,"rate_limit":null`).Secret
 	raw := call(t, "POST", s.URL+"/v1/chat/completions", key, `{"model":"tiny","stream":true,"messages":[{"role":"user","content":"x"}]}`).want(t, 200).Body
 	before, within, _ := strings.Cut(raw, `"id":"chatcmpl`)
@@ -95,6 +96,7 @@ func TestReadersOfStreams(t *testing.T) {
 	}
 	for _, r := range streamReaders(t) {
 		t.Run(r.name, func(t *testing.T) {
+			t.Parallel()
 			var orders []order
 			for _, model := range []string{"tiny", "dies"} {
 				for _, call := range r.calls {
