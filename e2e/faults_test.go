@@ -174,7 +174,6 @@ const stuck = 200
 
 // A client that reads nothing holds only little memory of the service until it is disconnected.
 func TestStuckClientsHoldLittle(t *testing.T) {
-	t.Parallel()
 	fake := ollamatest.Start(t)
 	piece := strings.Join(ollamatest.ChatLines("tiny", 17, 30)[:30], "")
 	chunks := make([]string, 4000)

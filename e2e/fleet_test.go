@@ -116,7 +116,6 @@ func (m *fakeOllama) note(what map[string]int, prompt string) {
 // TestFleetKills has three backends die and come back at random under load. A request whose answer had not begun is served by
 // another one, and no answer that began is begun again.
 func TestFleetKills(t *testing.T) {
-	t.Parallel()
 	random := chaosRandom(t)
 	fakes := []*fakeOllama{startFakeOllama(t), startFakeOllama(t), startFakeOllama(t)}
 	var urls []string

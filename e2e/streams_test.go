@@ -81,7 +81,6 @@ func slowly(r *ollamatest.Request) ollamatest.Answer {
 // Every reader gets the whole answer despite heartbeats before it and within it. If an answer breaks, the user sees the gateway's message,
 // and no reader takes the answer for a complete one.
 func TestReadersOfStreams(t *testing.T) {
-	t.Parallel()
 	fake := ollamatest.Start(t)
 	fake.Models("tiny:latest", "dies:latest")
 	for _, path := range []string{"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"} {

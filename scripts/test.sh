@@ -223,7 +223,7 @@ begin_e2e() {
     echo "   NOT RUN, because this machine has no memory cgroup of version 1 or 2: TestMemoryCgroup"
     all=(-skip '^TestMemoryCgroup$')
   fi
-  begin_tests . -parallel 8 "${all[@]}" ./e2e
+  begin_tests . -parallel 3 "${all[@]}" ./e2e # more would fill the machine, and time limits would end what waits
   e2e_tests=$tests e2e_pid=$tests_pid
 }
 
@@ -240,10 +240,10 @@ deploy_tests() {
 }
 
 # Tests whose size is a parameter: -everything runs all traces of the simulator, -rounds is the number of kills, -fleet-requests the
-# number of requests of the fleet, -hoarding how long a key floods the memory.
+# number of requests of the fleet, -hoarding how long a key floods the memory, -fits how often a model is fitted.
 long_tests() {
   go test -count=1 -timeout 30m ./internal/sched -run '^TestSimulation$' -everything &&
-    go test -count=1 -timeout 2h -v -run '^Test(Chaos|Fleet|MemoryCgroup)' ./e2e -rounds "${ROUNDS:-200}" -fleet-requests 10000 -hoarding 5s &&
+    go test -count=1 -timeout 2h -v -run '^Test(Chaos|Fleet|MemoryCgroup|TheModelOfABackend)' ./e2e -rounds "${ROUNDS:-200}" -fleet-requests 10000 -hoarding 5s -fits 2 &&
     bash scripts/fuzz.sh "${INPUTS:-100000}"
 }
 
