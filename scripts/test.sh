@@ -202,13 +202,13 @@ race_tests() {
   end_tests "$tests" $tests_pid
 }
 
-# Simulations of many requests, and readers of long texts. -race would make them ten times as slow, and the other tests of their packages
-# run the same code with it.
+# Simulations of many requests, readers of long texts, and sums of many rows. -race would make them ten times as slow, and the other tests of
+# their packages run the same code with it.
 computing='TestChangesOnPurposeCostOthersLittle|TestSimulation|TestLongPromptsPayForTheSlotsThatTheyStop|TestReloadsAreNotInOthersTime'
-computing+='|TestReadingMemory|TestReadingNamesTakesNoMoreThanIsCounted|TestMeter(|StripsUsage|EchoesTheAlias)AtEverySplit'
+computing+='|TestReadingMemory|TestReadingNamesTakesNoMoreThanIsCounted|TestMeter(|StripsUsage|EchoesTheAlias)AtEverySplit|TestSumsAreInStepWithTheRows|TestMigrationFillsSums'
 
 computing_tests() {
-  begin_tests . -run "^($computing|TestAnswerThatBreaksAtEveryByte)\$" ./internal/sched ./internal/dialect ./internal/server
+  begin_tests . -run "^($computing|TestAnswerThatBreaksAtEveryByte)\$" ./internal/sched ./internal/dialect ./internal/store ./internal/server
   end_tests "$tests" $tests_pid
 }
 
