@@ -18,6 +18,9 @@ func (s *Server) infer(x *exchange) error {
 	if err := s.newEnough(x.route.kind); err != nil {
 		return err
 	}
+	if err := s.Books.Room(); err != nil { // before the wait for a slot, which may load a model
+		return err
+	}
 	taken, err := s.Limits.Reserve(x.key) // before the body: a key at its limit must not fill the memory
 	x.showLimits(s.Limits, taken)
 	if err != nil {
