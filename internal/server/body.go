@@ -85,7 +85,11 @@ func (x *exchange) readBody(limit int64) ([]byte, error) {
 				return nil, tooLarge(limit)
 			}
 			x.received, x.consumed = int64(len(body)), true
-			return x.decode(coding, body, limit)
+			err = x.inTurn(coding != "" || len(body) > largeBody, func() (err error) {
+				body, err = x.decode(coding, body, limit)
+				return err
+			})
+			return body, err
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return nil, api.Wrap(api.CodeSlowBody, err, "the body did not arrive in time: send it without pauses")
 		case err != nil:
