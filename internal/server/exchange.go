@@ -3,9 +3,11 @@ package server
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"time"
 
 	"github.com/google/uuid"
@@ -33,7 +35,7 @@ type exchange struct {
 	reply
 }
 
-// sender is whom a request is from.
+// sender is the origin of a request.
 type sender struct {
 	addr      netip.Addr
 	forwarded bool // the request came through a proxy, or claims so
@@ -235,4 +237,37 @@ func stopCause(ctx context.Context) *api.Error {
 	var e *api.Error
 	errors.As(context.Cause(ctx), &e)
 	return e
+}
+
+// sendJSON, send and answer send a complete answer that the gateway itself has written.
+func (x *exchange) sendJSON(v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return x.send("application/json", b)
+}
+
+func (x *exchange) send(contentType string, body []byte) error {
+	return x.answer(http.StatusOK, contentType, body)
+}
+
+func (x *exchange) answer(status int, contentType string, body []byte) error {
+	body, err := x.pack(body)
+	if err != nil {
+		return err
+	}
+	h := x.Header()
+	if contentType != "" {
+		h.Set("Content-Type", contentType)
+	}
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	x.WriteHeader(status)
+	if x.r.Method == http.MethodHead {
+		return nil
+	}
+	if _, err := x.Write(body); err != nil {
+		return api.Wrap(api.CodeClientGone, err, "the client went away")
+	}
+	return nil
 }

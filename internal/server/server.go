@@ -1,5 +1,5 @@
 // Package server is the HTTP surface: the route table, what stands before each route, and the answers. inference.go reads
-// as the story of one request.
+// as the story of one request, and modelchanges.go as that of a change of models.
 package server
 
 import (
@@ -74,8 +74,7 @@ func New(o Options) *Server {
 		s.join(b)
 	}
 	s.admin = admin.New(admin.Options{
-		Version: o.Version, Log: o.Log, Store: o.Store, Auth: o.Auth, Secret: o.Secret, Random: o.Random, Limits: o.Limits, Books: o.Books,
-		Fleet: o.Fleet, Sched: s.Sched, Recent: &s.recent, Means: o.Means, Static: o.Static, Refuses: o.Refuses,
+		Parts: o.Parts, Sched: s.Sched, Recent: &s.recent,
 		Connect: s.join, Renew: s.pools.renew, Disconnect: s.pools.close, From: s.from,
 	})
 	s.site = sync.OnceValues(web.Open)
