@@ -51,9 +51,10 @@ type exchange struct {
 	sent    int64
 	meter   *dialect.Meter // of the answer's stream; nil before it begins
 
-	received int64 // bytes of the body
-	held     int64 // bytes of the body that Server.bodies counts
-	consumed bool  // the body was read to its end
+	received int64         // bytes of the body
+	body     *dialect.Body // nil when it is not needed any more
+	held     int64         // bytes of the body that Server.bodies counts
+	consumed bool          // the body was read to its end
 	err      *api.Error
 }
 

@@ -117,7 +117,8 @@ func (s *Server) readRequest(x *exchange, taken *limit.Reservation) (*dialect.Re
 			}
 		}
 	}
-	if err := x.hold(cap(req.Body)); err != nil {
+	pieces, outline := body.Held()
+	if err := x.holdUpTo(pieces+req.Added, outline); err != nil {
 		return nil, err
 	}
 	if req.Changes != nil {
