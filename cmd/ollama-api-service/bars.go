@@ -204,9 +204,10 @@ func (s sheet) columns(d api.Dimension, groups []api.UsageGroup) []column {
 }
 
 func label(d api.Dimension, g *api.UsageGroup) string {
-	text := map[api.Dimension]*string{
-		api.ByKey: g.Key, api.ByModel: g.Model, api.ByEndpoint: g.Endpoint, api.ByBackend: g.Backend, api.ByOutcome: g.Outcome,
-	}[d]
+	text := ""
+	if name := g.Name(d); name != nil {
+		text = **name
+	}
 	switch {
 	case d == api.ByDay:
 		return g.Start.Format("2006-01-02 Mon")
@@ -217,12 +218,12 @@ func label(d api.Dimension, g *api.UsageGroup) string {
 		return fmt.Sprintf("%d-W%02d %s", year, week, g.Start.Format(time.DateOnly))
 	case d == api.ByMonth:
 		return g.Start.Format("2006-01")
-	case *text == "":
+	case text == "":
 		return "(none)"
 	case g.Revoked:
-		return *text + revokedMark
+		return text + revokedMark
 	}
-	return *text
+	return text
 }
 
 // eighths are the block characters that end a bar, in steps of an eighth.

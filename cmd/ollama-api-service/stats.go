@@ -57,7 +57,7 @@ func (p *program) statsCommand() *cobra.Command {
 		Args: cobra.NoArgs,
 	}
 	flags := cmd.Flags()
-	flags.StringSliceVar(&f.by, "by", []string{"key", "model", "day"}, "one table for each of: key, model, endpoint, backend, outcome, month, week, day, hour")
+	flags.StringSliceVar(&f.by, "by", []string{"key", "model", "day"}, "one table for each of: "+dimensionList())
 	flags.IntVar(&f.days, "days", 30, "the number of days to show, including today")
 	flags.StringVar(&f.from, "from", "", "start at this day or time, like 2026-11-01 or 2026-11-01T12:00:00Z")
 	flags.StringVar(&f.to, "to", "", "end at this time, or with this day (inclusive)")
@@ -85,6 +85,14 @@ func (p *program) statsCommand() *cobra.Command {
 	return cmd
 }
 
+func dimensionList() string {
+	var names []string
+	for _, d := range api.Dimensions() {
+		names = append(names, string(d))
+	}
+	return strings.Join(names, ", ")
+}
+
 // zoneFlag parses --tz.
 func zoneFlag(text string) (*time.Location, error) {
 	zone, err := api.ParseZone(text)
@@ -101,11 +109,10 @@ func (f *statsFlags) report(now time.Time, daysGiven bool) (*statsReport, error)
 		return nil, err
 	}
 	r := &statsReport{By: map[api.Dimension][]api.UsageGroup{}, To: now.In(zone), zone: zone}
-	known := append([]api.Dimension{api.ByKey, api.ByModel, api.ByEndpoint, api.ByBackend, api.ByOutcome}, api.Times...)
 	for _, name := range f.by {
 		d := api.Dimension(strings.TrimSpace(name))
-		if !slices.Contains(known, d) {
-			return nil, usagef("--by takes a comma-separated list of key, model, endpoint, backend, outcome, month, week, day, hour")
+		if !slices.Contains(api.Dimensions(), d) {
+			return nil, usagef("--by takes a comma-separated list of %s", dimensionList())
 		}
 		if !slices.Contains(r.order, d) {
 			r.order = append(r.order, d)

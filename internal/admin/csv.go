@@ -77,40 +77,27 @@ func (b usageBody) table() [][]string {
 }
 
 func dimensionCells(g *api.UsageGroup, d api.Dimension) []string {
-	switch d {
-	case api.ByKey:
-		return cells(g.Key, g.KeyName, g.Revoked)
-	case api.ByModel:
-		return cells(g.Model)
-	case api.ByEndpoint:
-		return cells(g.Endpoint)
-	case api.ByBackend:
-		return cells(g.Backend)
-	case api.ByOutcome:
-		return cells(g.Outcome)
+	switch name := g.Name(d); {
+	case name == nil:
+		return cells(g.Start)
+	case d == api.ByKey:
+		return cells(*name, g.KeyName, g.Revoked)
+	default:
+		return cells(*name)
 	}
-	return cells(g.Start)
 }
 
 func (b requestsBody) table() [][]string {
-	rows := [][]string{{
-		"id", "client_request_id", "at", "key", "key_name", "model", "alias", "endpoint", "class", "backend",
-		"outcome", "status", "error_code", "streamed",
-		"prompt_tokens", "completion_tokens", "estimated", "ttfb_ms", "total_ms", "slot_ms",
-		"ollama_total_ns", "ollama_load_ns", "ollama_prompt_eval_ns", "ollama_eval_ns",
-		"bytes_in", "bytes_out", "client_addr", "gpu_ms", "load_ms",
-		"reserved_tokens", "queue_ms", "loading_ms", "key_owner",
-	}}
-	for i := range b.Requests {
-		r := &b.Requests[i]
-		rows = append(rows, cells(
-			r.ID, r.ClientRequestID, &r.At, r.Key, r.KeyName, r.Model, r.Alias, r.Endpoint, r.Class, r.Backend,
-			string(r.Outcome), int64(r.Status), string(r.ErrorCode), r.Streamed,
-			r.PromptTokens, r.CompletionTokens, r.Estimated, r.FirstByteMS, r.TotalMS, r.SlotMS,
-			r.OllamaTotal, r.OllamaLoad, r.OllamaPromptEval, r.OllamaEval,
-			r.BytesIn, r.BytesOut, r.ClientAddr, r.GPUMS, r.LoadMS,
-			r.Reserved, r.QueueMS, r.LoadingMS, r.KeyOwner,
-		))
+	rows := make([][]string, 1, len(b.Requests)+1)
+	for _, c := range shownColumns {
+		rows[0] = append(rows[0], c.Name)
+	}
+	for _, r := range b.Requests {
+		values := make([]any, len(shownColumns))
+		for i, c := range shownColumns {
+			values[i] = c.Shown((*api.Record)(r))
+		}
+		rows = append(rows, cells(values...))
 	}
 	return rows
 }
@@ -140,6 +127,8 @@ func cells(values ...any) []string {
 			}
 		case bool:
 			out[i] = strconv.FormatBool(v)
+		case time.Time:
+			out[i] = v.Format(time.RFC3339Nano)
 		case *time.Time:
 			if v != nil {
 				out[i] = v.Format(time.RFC3339Nano)
@@ -185,14 +174,17 @@ var (
 	requestsExample = func() requestsBody {
 		id := "019ab7a2-6f3e-7c51-9d1b-2f0c7e4a8b90"
 		next := cursor(store.Place{At: ExampleTime.UnixMilli(), ID: id})
-		first, total, gpu, loaded, eval := 250.5, 1500.25, 990.5, 12.75, int64(1200000000)
-		return requestsBody{NextCursor: &next, Requests: []requestRow{{
-			ID: id, At: ExampleTime, Key: "oas_8rT2kLmN0q", KeyLabel: api.KeyLabel{KeyName: "Production API Key"},
-			Model: "llama3.2:latest", Endpoint: "/api/chat", Class: "inference", Backend: "ollama",
-			Outcome: api.OutcomeOK, Status: 200, Streamed: true, PromptTokens: 26, CompletionTokens: 120,
-			FirstByteMS: &first, TotalMS: &total, SlotMS: 1490, GPUMS: &gpu, LoadMS: &loaded,
-			OllamaTotal: &eval, OllamaLoad: new(int64), OllamaPromptEval: new(int64), OllamaEval: &eval,
-			BytesIn: 180, BytesOut: 9100, ClientAddr: "10.0.0.7",
+		const us = time.Microsecond
+		loaded, prompt, eval := 12750*us, 9*time.Millisecond, 1200*time.Millisecond
+		return requestsBody{NextCursor: &next, Requests: []*requestRow{{
+			Admission: api.Admission{
+				ID: id, At: ExampleTime, Key: "oas_8rT2kLmN0q", Model: "llama3.2:latest", Endpoint: "/api/chat", Class: "inference",
+				Backend: "ollama", Streamed: true, ClientAddr: "10.0.0.7",
+			},
+			KeyLabel: api.KeyLabel{KeyName: "Production API Key"},
+			Outcome:  api.OutcomeOK, Status: 200, PromptTokens: 26, CompletionTokens: 120,
+			FirstByte: 250500 * us, Total: 1500250 * us, Slot: 1490 * time.Millisecond, GPU: 990500 * us, Queued: -1, Loading: -1,
+			OllamaTotal: &eval, OllamaLoad: &loaded, OllamaPromptEval: &prompt, OllamaEval: &eval, BytesIn: 180, BytesOut: 9100,
 		}}}
 	}()
 )

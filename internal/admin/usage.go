@@ -3,7 +3,9 @@ package admin
 import (
 	"context"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -86,45 +88,75 @@ type requestsIn struct {
 	Cursor string `query:"cursor" maxLength:"256" doc:"next_cursor of the previous page, unchanged; send the same filters again"`
 }
 
-// requestRow is one row of the books. It has no prompt and no answer, because the books have none.
-type requestRow struct {
-	ID              string    `json:"id" doc:"The X-Request-Id of the answer" example:"019ab7a2-6f3e-7c51-9d1b-2f0c7e4a8b90"`
-	ClientRequestID string    `json:"client_request_id" doc:"The X-Request-Id that the client sent; empty without one"`
-	At              time.Time `json:"at" doc:"When the request was admitted"`
-	Key             string    `json:"key" doc:"Key preview" example:"oas_8rT2kLmN0q"`
-	api.KeyLabel
-	Model            string      `json:"model" doc:"The model that ran; empty if there is none, (unknown) for a name that no server has" example:"llama3.2:latest"`
-	Alias            string      `json:"alias" doc:"The name that the client used, if it is an alias or a name that no server has"`
-	Endpoint         string      `json:"endpoint" doc:"Route template" example:"/api/chat"`
-	Class            string      `json:"class" enum:"inference,management"`
-	Backend          string      `json:"backend" example:"ollama"`
-	Outcome          api.Outcome `json:"outcome" enum:"ok,refused,upstream_error,timeout,client_gone,cut_by_limit,interrupted"`
-	Status           int         `json:"status" doc:"HTTP status sent to the client; 0 if none was sent" example:"200"`
-	ErrorCode        api.Code    `json:"error_code" doc:"Why it failed; empty if it did not"`
-	Streamed         bool        `json:"streamed"`
-	PromptTokens     int64       `json:"prompt_tokens"`
-	CompletionTokens int64       `json:"completion_tokens"`
-	Estimated        bool        `json:"estimated" doc:"Whether the tokens are an estimate from the bytes that passed"`
-	FirstByteMS      *float64    `json:"ttfb_ms" doc:"From arrival to the first byte of the answer; null if none came"`
-	TotalMS          *float64    `json:"total_ms" doc:"From arrival to the end; null if it is not known, after a crash"`
-	SlotMS           float64     `json:"slot_ms" doc:"How long it held a slot of the backend"`
-	GPUMS            *float64    `json:"gpu_ms" doc:"Its share of the backend's time: requests that run at the same time share that time. Includes loads that its key caused. Null if it was not measured"`
-	QueueMS          *float64    `json:"queue_ms" doc:"How long it waited for a slot; null if it was not measured"`
-	LoadingMS        *float64    `json:"loading_ms" doc:"How long its model was loaded because of it before it ran, also if Ollama loaded it on its own; null if it was not measured"`
-	LoadMS           *float64    `json:"load_ms" doc:"How long Ollama took to get the model ready: milliseconds if it was loaded, seconds if the request made Ollama load it; null if the answer does not report it, as on all of /v1"`
-	OllamaTotal      *int64      `json:"ollama_total_ns" doc:"Ollama's own durations; null if its answer has none, as on all of /v1"`
-	OllamaLoad       *int64      `json:"ollama_load_ns"`
-	OllamaPromptEval *int64      `json:"ollama_prompt_eval_ns"`
-	OllamaEval       *int64      `json:"ollama_eval_ns"`
-	BytesIn          int64       `json:"bytes_in"`
-	BytesOut         int64       `json:"bytes_out"`
-	ClientAddr       string      `json:"client_addr" example:"10.0.0.7"`
-	Reserved         int64       `json:"reserved_tokens" doc:"Tokens that were reserved for a request whose end was not recorded: they count against its key's limits; 0 for all other requests"`
+// requestRow is one row of the books, in the form of api.Columns. It has no prompt and no answer, because the books have none.
+type requestRow api.Record
+
+// MarshalJSON writes the columns in their order. A key without a name or an owner has none of them.
+func (r *requestRow) MarshalJSON() ([]byte, error) {
+	b := []byte{'{'}
+	for _, c := range shownColumns {
+		value := c.Shown((*api.Record)(r))
+		if omitted(c) && value == "" {
+			continue
+		}
+		text, err := json.Marshal(value)
+		if err != nil {
+			return nil, err
+		}
+		b = append(append(append(append(b, '"'), c.Name...), `":`...), text...)
+		b = append(b, ',')
+	}
+	b[len(b)-1] = '}'
+	return b, nil
 }
 
+// Schema describes the columns.
+func (requestRow) Schema(huma.Registry) *huma.Schema {
+	s := &huma.Schema{Type: huma.TypeObject, AdditionalProperties: false, Properties: map[string]*huma.Schema{}}
+	for _, c := range shownColumns {
+		p := &huma.Schema{Description: c.Doc, Nullable: c.Nullable()}
+		switch c.At(new(api.Record)).(type) {
+		case *string:
+			p.Type = huma.TypeString
+		case *bool:
+			p.Type = huma.TypeBoolean
+		case *time.Time:
+			p.Type, p.Format = huma.TypeString, "date-time"
+		case *time.Duration:
+			p.Type, p.Format = huma.TypeNumber, "double"
+		case **time.Duration:
+			if p.Type, p.Format = huma.TypeInteger, "int64"; c.Derived {
+				p.Type, p.Format = huma.TypeNumber, "double"
+			}
+		default:
+			p.Type, p.Format = huma.TypeInteger, "int64"
+		}
+		for _, one := range c.Enum {
+			p.Enum = append(p.Enum, one)
+		}
+		if c.Example != "" {
+			p.Examples = []any{c.Example}
+			if n, err := strconv.ParseInt(c.Example, 10, 64); err == nil {
+				p.Examples = []any{n}
+			}
+		}
+		s.Properties[c.Name] = p
+		if !omitted(c) {
+			s.Required = append(s.Required, c.Name)
+		}
+	}
+	s.PrecomputeMessages()
+	return s
+}
+
+// omitted reports whether an empty value of the column is left out.
+func omitted(c *api.Column) bool { return c.Derived && !c.Nullable() }
+
+var shownColumns = slices.DeleteFunc(slices.Clone(api.Columns), func(c *api.Column) bool { return c.Hidden })
+
 type requestsBody struct {
-	Requests   []requestRow `json:"requests" doc:"The newest first"`
-	NextCursor *string      `json:"next_cursor" doc:"cursor of the next page; null on the last page"`
+	Requests   []*requestRow `json:"requests" doc:"The newest first"`
+	NextCursor *string       `json:"next_cursor" doc:"cursor of the next page; null on the last page"`
 	asCSV      bool
 }
 
@@ -258,10 +290,10 @@ func (s *Service) listRequests(ctx context.Context, in *requestsIn) (*requestsOu
 	if err != nil {
 		return nil, err
 	}
-	out := &requestsOut{Body: requestsBody{Requests: make([]requestRow, 0, len(list)), asCSV: in.csv(ctx)}}
+	out := &requestsOut{Body: requestsBody{Requests: make([]*requestRow, 0, len(list)), asCSV: in.csv(ctx)}}
 	for i := range list {
-		list[i].At = list[i].At.In(zone)
-		out.Body.Requests = append(out.Body.Requests, rowOf(&list[i], names[list[i].Key].Label()))
+		list[i].At, list[i].KeyLabel = list[i].At.In(zone), names[list[i].Key].Label()
+		out.Body.Requests = append(out.Body.Requests, (*requestRow)(&list[i]))
 	}
 	if next != nil {
 		out.NextCursor = cursor(*next)
@@ -269,42 +301,6 @@ func (s *Service) listRequests(ctx context.Context, in *requestsIn) (*requestsOu
 	}
 	out.Disposition = disposition(out.Body.asCSV, "requests.csv")
 	return out, nil
-}
-
-func rowOf(r *api.Record, label api.KeyLabel) requestRow {
-	return requestRow{
-		ID: r.ID, ClientRequestID: r.ClientRequestID, At: r.At, Key: r.Key, KeyLabel: label, Model: r.Model, Alias: r.Alias, Endpoint: r.Endpoint,
-		Class: r.Class, Backend: r.Backend, Outcome: r.Outcome, Status: r.Status, ErrorCode: r.ErrorCode, Streamed: r.Streamed,
-		PromptTokens: r.PromptTokens, CompletionTokens: r.CompletionTokens, Estimated: r.Estimated,
-		FirstByteMS: known(r.FirstByte), TotalMS: known(r.Total), SlotMS: api.Milliseconds(r.Slot), GPUMS: api.Measured(r.GPU),
-		QueueMS: api.Measured(r.Queued), LoadingMS: api.Measured(r.Loading), LoadMS: load(r.OllamaLoad),
-		OllamaTotal: nanoseconds(r.OllamaTotal), OllamaLoad: nanoseconds(r.OllamaLoad), OllamaPromptEval: nanoseconds(r.OllamaPromptEval),
-		OllamaEval: nanoseconds(r.OllamaEval), BytesIn: r.BytesIn, BytesOut: r.BytesOut, ClientAddr: r.ClientAddr, Reserved: r.Reserved,
-	}
-}
-
-// known returns a duration in milliseconds, or nil for 0, which means unknown.
-func known(d time.Duration) *float64 {
-	if d == 0 {
-		return nil
-	}
-	ms := api.Milliseconds(d)
-	return &ms
-}
-
-func load(d *time.Duration) *float64 {
-	if d == nil {
-		return nil
-	}
-	return api.Measured(*d)
-}
-
-func nanoseconds(d *time.Duration) *int64 {
-	if d == nil {
-		return nil
-	}
-	n := d.Nanoseconds()
-	return &n
 }
 
 // cursorMark begins every cursor, so that later forms can be told from this one.

@@ -49,6 +49,7 @@ var Outcomes = []Outcome{OutcomeOK, OutcomeRefused, OutcomeUpstream, OutcomeTime
 // Record is one usage row: what one counted request used and how it ended.
 type Record struct {
 	Admission
+	KeyLabel         // set where rows are shown
 	Outcome          Outcome
 	Status           int // HTTP status sent to the client; 0 if none
 	ErrorCode        Code
@@ -77,6 +78,100 @@ type Record struct {
 	OllamaEval       *time.Duration
 	BytesIn          int64
 	BytesOut         int64
+}
+
+// Columns are the columns of a usage row, in the order of CSV tables: new ones come last, so that the others keep their positions. How a
+// value is stored, journalled and shown follows from the type of its field and from its line here.
+var Columns = []*Column{
+	{
+		Name: "id", At: func(r *Record) any { return &r.ID }, Doc: "The X-Request-Id of the answer",
+		Example: "019ab7a2-6f3e-7c51-9d1b-2f0c7e4a8b90",
+	},
+	{
+		Name: "client_request_id", At: func(r *Record) any { return &r.ClientRequestID },
+		Doc: "The X-Request-Id that the client sent; empty without one",
+	},
+	{Name: "at", At: func(r *Record) any { return &r.At }, Doc: "When the request was admitted"},
+	{
+		Name: "key", At: func(r *Record) any { return &r.Key }, Doc: "Key preview", Example: "oas_8rT2kLmN0q",
+		Group: func(g *UsageGroup) **string { return &g.Key }, Filter: func(f *RequestFilter) *[]string { return &f.Keys },
+	},
+	{Name: "key_name", At: func(r *Record) any { return &r.KeyName }, Derived: true, Example: "Production API Key"},
+	{
+		Name: "model", At: func(r *Record) any { return &r.Model }, Example: "llama3.2:latest",
+		Doc:   "The model that ran; empty if there is none, (unknown) for a name that no server has",
+		Group: func(g *UsageGroup) **string { return &g.Model }, Filter: func(f *RequestFilter) *[]string { return &f.Models },
+	},
+	{
+		Name: "alias", At: func(r *Record) any { return &r.Alias },
+		Doc: "The name that the client used, if it is an alias or a name that no server has",
+	},
+	{
+		Name: "endpoint", At: func(r *Record) any { return &r.Endpoint }, Doc: "Route template", Example: "/api/chat",
+		Group: func(g *UsageGroup) **string { return &g.Endpoint }, Filter: func(f *RequestFilter) *[]string { return &f.Endpoints },
+	},
+	{Name: "class", At: func(r *Record) any { return &r.Class }, Enum: []string{"inference", "management"}},
+	{
+		Name: "backend", At: func(r *Record) any { return &r.Backend }, Example: "ollama",
+		Group: func(g *UsageGroup) **string { return &g.Backend }, Filter: func(f *RequestFilter) *[]string { return &f.Backends },
+	},
+	{
+		Name: "outcome", At: func(r *Record) any { return (*string)(&r.Outcome) },
+		Enum:  []string{"ok", "refused", "upstream_error", "timeout", "client_gone", "cut_by_limit", "interrupted"},
+		Group: func(g *UsageGroup) **string { return &g.Outcome }, Filter: func(f *RequestFilter) *[]string { return &f.Outcomes },
+	},
+	{Name: "status", At: func(r *Record) any { return &r.Status }, Doc: "HTTP status sent to the client; 0 if none was sent", Example: "200"},
+	{Name: "error_code", At: func(r *Record) any { return (*string)(&r.ErrorCode) }, Doc: "Why it failed; empty if it did not"},
+	{Name: "streamed", At: func(r *Record) any { return &r.Streamed }},
+	{Name: "prompt_tokens", At: func(r *Record) any { return &r.PromptTokens }, Sum: true},
+	{Name: "completion_tokens", At: func(r *Record) any { return &r.CompletionTokens }, Sum: true},
+	{
+		Name: "estimated", At: func(r *Record) any { return &r.Estimated }, Sum: true,
+		Doc: "Whether the tokens are an estimate from the bytes that passed",
+	},
+	{
+		Name: "ttfb_ms", At: func(r *Record) any { return &r.FirstByte }, None: NoneZero, Sum: true,
+		Doc: "From arrival to the first byte of the answer; null if none came",
+	},
+	{
+		Name: "total_ms", At: func(r *Record) any { return &r.Total }, None: NoneZero, StoreNone: true, Sum: true,
+		Doc: "From arrival to the end; null if it is not known, after a crash",
+	},
+	{Name: "slot_ms", At: func(r *Record) any { return &r.Slot }, Sum: true, Doc: "How long it held a slot of the backend"},
+	{
+		Name: "ollama_total_ns", At: func(r *Record) any { return &r.OllamaTotal },
+		Doc: "Ollama's own durations; null if its answer has none, as on all of /v1",
+	},
+	{Name: "ollama_load_ns", At: func(r *Record) any { return &r.OllamaLoad }},
+	{Name: "ollama_prompt_eval_ns", At: func(r *Record) any { return &r.OllamaPromptEval }},
+	{Name: "ollama_eval_ns", At: func(r *Record) any { return &r.OllamaEval }},
+	{Name: "bytes_in", At: func(r *Record) any { return &r.BytesIn }, Sum: true},
+	{Name: "bytes_out", At: func(r *Record) any { return &r.BytesOut }, Sum: true},
+	{Name: "client_addr", At: func(r *Record) any { return &r.ClientAddr }, Example: "10.0.0.7"},
+	{
+		Name: "gpu_ms", At: func(r *Record) any { return &r.GPU }, None: NoneNegative, Sum: true,
+		Doc: "Its share of the backend's time: requests that run at the same time share that time. Includes loads that its key caused. " +
+			"Null if it was not measured",
+	},
+	{
+		Name: "load_ms", At: func(r *Record) any { return &r.OllamaLoad }, Derived: true,
+		Doc: "How long Ollama took to get the model ready: milliseconds if it was loaded, seconds if the request made Ollama load it; " +
+			"null if the answer does not report it, as on all of /v1",
+	},
+	{
+		Name: "reserved_tokens", At: func(r *Record) any { return &r.Reserved }, None: NoneZero,
+		Doc: "Tokens that were reserved for a request whose end was not recorded: they count against its key's limits; 0 for all other requests",
+	},
+	{Name: "reserved_gpu_ms", At: func(r *Record) any { return &r.ReservedGPU }, None: NoneZero, Hidden: true},
+	{
+		Name: "queue_ms", At: func(r *Record) any { return &r.Queued }, None: NoneNegative, Sum: true,
+		Doc: "How long it waited for a slot; null if it was not measured",
+	},
+	{
+		Name: "loading_ms", At: func(r *Record) any { return &r.Loading }, None: NoneNegative,
+		Doc: "How long its model was loaded because of it before it ran, also if Ollama loaded it on its own; null if it was not measured",
+	},
+	{Name: "key_owner", At: func(r *Record) any { return &r.KeyOwner }, Derived: true, Example: "Sales team"},
 }
 
 // Tally counts, by the minute, requests that get no row: refusals and metadata requests. A flood of them must not fill the disk.

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -34,72 +36,106 @@ var (
 	errDamaged = errors.New("a record is damaged")
 )
 
-// Flags of a payload. An absent duration is NULL in the store and never 0.
-const (
-	flagStreamed = 1 << iota
-	flagEstimated
-	flagOllamaTotal
-	flagOllamaLoad
-	flagOllamaPromptEval
-	flagOllamaEval
+// The order of the fields in a payload after its flags, by the names of their columns. It is that of the first version: no journal has
+// another one. Columns that are not named here are encoded at the end, in the order of api.Columns, so that new ones are ignored by older
+// programs, and absent in their journals.
+var (
+	admitFields = columns("at", promptEstimate, "id", "client_request_id", "key", "model", "alias", "endpoint", "backend", "class", "client_addr")
+	endFields   = columns("outcome", "error_code", "status", "prompt_tokens", "completion_tokens", "ttfb_ms", "total_ms", "slot_ms",
+		"bytes_in", "bytes_out", "ollama_total_ns", "ollama_load_ns", "ollama_prompt_eval_ns", "ollama_eval_ns")
+	// Fields of which the payload's flags say whether they are true or present.
+	flagFields  = columns("streamed", "estimated", "ollama_total_ns", "ollama_load_ns", "ollama_prompt_eval_ns", "ollama_eval_ns")
+	laterFields = func() []*api.Column {
+		known := slices.Concat(admitFields, endFields, flagFields)
+		list := columns("gpu_ms", "reserved_tokens", "reserved_gpu_ms", "queue_ms", "loading_ms")
+		known = append(known, list...)
+		for _, c := range api.StoredColumns() {
+			if !slices.ContainsFunc(known, func(k *api.Column) bool { return k.Name == c.Name }) {
+				list = append(list, c)
+			}
+		}
+		return list
+	}()
+	laterAdmitFields = slices.Concat(columns(outputEstimate), slices.DeleteFunc(slices.Clone(laterFields), func(c *api.Column) bool { return !c.Admitted() }))
 )
 
-func appendAdmit(b []byte, a *api.Admission) []byte {
-	at := len(b)
-	b = append(b, make([]byte, frameHead)...)
-	b = append(b, version, kindAdmit)
-	flags := uint64(0)
-	if a.Streamed {
-		flags |= flagStreamed
+// Fields of an admission that are not columns.
+const promptEstimate, outputEstimate = "prompt_estimate", "output_estimate"
+
+func columns(names ...string) (list []*api.Column) {
+	for _, name := range names {
+		switch name {
+		case promptEstimate:
+			list = append(list, &api.Column{Name: name, At: func(r *api.Record) any { return &r.PromptEstimate }})
+		case outputEstimate:
+			list = append(list, &api.Column{Name: name, At: func(r *api.Record) any { return &r.OutputEstimate }})
+		default:
+			list = append(list, api.ColumnOf(name))
+		}
 	}
-	b = binary.AppendUvarint(b, flags)
-	b = appendAdmission(b, a)
-	b = binary.AppendVarint(b, a.OutputEstimate)
-	return seal(b, at)
+	return list
 }
+
+func appendAdmit(b []byte, a *api.Admission) []byte {
+	r := scratch.Get().(*api.Record)
+	defer scratch.Put(r)
+	r.Admission = *a
+	at := len(b)
+	b = appendFields(appendHead(b, kindAdmit, r), r, admitFields)
+	return seal(appendFields(b, r, laterAdmitFields), at)
+}
+
+// scratch has records of which only the Admission is used, because columns are fields of records.
+var scratch = sync.Pool{New: func() any { return new(api.Record) }}
 
 func appendEnd(b []byte, r *api.Record) []byte {
 	at := len(b)
+	b = appendFields(appendHead(b, kindEnd, r), r, admitFields)
+	return seal(appendFields(appendFields(b, r, endFields), r, laterFields), at)
+}
+
+// appendHead encodes what comes before the fields.
+func appendHead(b []byte, kind byte, r *api.Record) []byte {
 	b = append(b, make([]byte, frameHead)...)
-	b = append(b, version, kindEnd)
-	flags := uint64(0)
-	for _, f := range [...]struct {
-		set  bool
-		flag uint64
-	}{
-		{r.Streamed, flagStreamed},
-		{r.Estimated, flagEstimated},
-		{r.OllamaTotal != nil, flagOllamaTotal},
-		{r.OllamaLoad != nil, flagOllamaLoad},
-		{r.OllamaPromptEval != nil, flagOllamaPromptEval},
-		{r.OllamaEval != nil, flagOllamaEval},
-	} {
-		if f.set {
-			flags |= f.flag
+	b = append(b, version, kind)
+	set := uint64(0)
+	for i, c := range flagFields {
+		switch at := c.At(r).(type) {
+		case *bool:
+			if *at {
+				set |= 1 << i
+			}
+		case **time.Duration:
+			if *at != nil {
+				set |= 1 << i
+			}
 		}
 	}
-	b = binary.AppendUvarint(b, flags)
-	b = appendAdmission(b, &r.Admission)
-	b = appendText(b, string(r.Outcome))
-	b = appendText(b, string(r.ErrorCode))
-	for _, n := range [...]int64{
-		int64(r.Status), r.PromptTokens, r.CompletionTokens,
-		int64(r.FirstByte), int64(r.Total), int64(r.Slot), r.BytesIn, r.BytesOut,
-	} {
-		b = binary.AppendVarint(b, n)
-	}
-	for _, d := range [...]*time.Duration{r.OllamaTotal, r.OllamaLoad, r.OllamaPromptEval, r.OllamaEval} {
-		if d != nil {
-			b = binary.AppendVarint(b, int64(*d))
+	return binary.AppendUvarint(b, set)
+}
+
+func appendFields(b []byte, r *api.Record, list []*api.Column) []byte {
+	for _, c := range list {
+		switch at := c.At(r).(type) {
+		case *string:
+			b = appendText(b, *at)
+		case *int64:
+			b = binary.AppendVarint(b, *at)
+		case *int:
+			b = binary.AppendVarint(b, int64(*at))
+		case *time.Duration:
+			b = binary.AppendVarint(b, int64(*at))
+		case *time.Time:
+			b = binary.AppendVarint(b, at.UnixMilli())
+		case **time.Duration:
+			if *at != nil {
+				b = binary.AppendVarint(b, int64(**at))
+			}
+		default:
+			panic("books: no encoding for the column " + c.Name)
 		}
 	}
-	// Journals of older versions do not have the following fields. New fields are added at the end, in order.
-	b = binary.AppendVarint(b, int64(r.GPU))
-	b = binary.AppendVarint(b, r.Reserved)
-	b = binary.AppendVarint(b, int64(r.ReservedGPU))
-	b = binary.AppendVarint(b, int64(r.Queued))
-	b = binary.AppendVarint(b, int64(r.Loading))
-	return seal(b, at)
+	return b
 }
 
 // appendPassed encodes that the client may have received n pieces of the answer to id.
@@ -110,20 +146,6 @@ func appendPassed(b []byte, id string, n int64) []byte {
 	b = binary.AppendVarint(b, n)
 	b = appendText(b, id)
 	return seal(b, at)
-}
-
-func appendAdmission(b []byte, a *api.Admission) []byte {
-	b = binary.AppendVarint(b, a.At.UnixMilli())
-	b = binary.AppendVarint(b, a.PromptEstimate)
-	b = appendText(b, a.ID)
-	b = appendText(b, a.ClientRequestID)
-	b = appendText(b, a.Key)
-	b = appendText(b, a.Model)
-	b = appendText(b, a.Alias)
-	b = appendText(b, a.Endpoint)
-	b = appendText(b, a.Backend)
-	b = appendText(b, a.Class)
-	return appendText(b, a.ClientAddr)
 }
 
 func appendText(b []byte, s string) []byte {
@@ -204,53 +226,51 @@ type decoder struct {
 }
 
 func (d *decoder) record(r *api.Record, kind byte) {
-	flags := d.unsigned()
-	r.Streamed = flags&flagStreamed != 0
-	r.At = time.UnixMilli(d.number()).UTC()
-	r.PromptEstimate = d.number()
-	for _, s := range [...]*string{&r.ID, &r.ClientRequestID, &r.Key, &r.Model, &r.Alias, &r.Endpoint, &r.Backend, &r.Class, &r.ClientAddr} {
-		*s = d.text()
+	set := d.unsigned()
+	has := func(c *api.Column) bool {
+		i := slices.IndexFunc(flagFields, func(f *api.Column) bool { return f.Name == c.Name })
+		return i >= 0 && set>>i&1 != 0
 	}
-	if kind == kindEnd {
-		d.end(r, flags)
-	} else {
-		r.OutputEstimate = d.later(0)
-	}
-}
-
-func (d *decoder) end(r *api.Record, flags uint64) {
-	r.Estimated = flags&flagEstimated != 0
-	r.Outcome = api.Outcome(d.text())
-	r.ErrorCode = api.Code(d.text())
-	r.Status = int(d.number())
-	r.PromptTokens, r.CompletionTokens = d.number(), d.number()
-	r.FirstByte, r.Total, r.Slot = time.Duration(d.number()), time.Duration(d.number()), time.Duration(d.number())
-	r.BytesIn, r.BytesOut = d.number(), d.number()
-	for _, f := range [...]struct {
-		flag uint64
-		d    **time.Duration
-	}{
-		{flagOllamaTotal, &r.OllamaTotal},
-		{flagOllamaLoad, &r.OllamaLoad},
-		{flagOllamaPromptEval, &r.OllamaPromptEval},
-		{flagOllamaEval, &r.OllamaEval},
-	} {
-		if flags&f.flag != 0 {
-			v := time.Duration(d.number())
-			*f.d = &v
+	for _, c := range flagFields {
+		if at, ok := c.At(r).(*bool); ok {
+			*at = has(c)
 		}
 	}
-	r.GPU = time.Duration(d.later(-1))
-	r.Reserved, r.ReservedGPU = d.later(0), time.Duration(d.later(0))
-	r.Queued, r.Loading = time.Duration(d.later(-1)), time.Duration(d.later(-1))
+	d.fields(r, admitFields, has)
+	rest := laterAdmitFields
+	if kind == kindEnd {
+		d.fields(r, endFields, has)
+		rest = laterFields
+	}
+	for _, c := range rest {
+		if len(d.b) > 0 {
+			d.fields(r, []*api.Column{c}, has)
+		} else {
+			c.Set(r, nil) // an earlier version did not write it
+		}
+	}
 }
 
-// later reads a field that earlier versions did not write, and returns otherwise without it.
-func (d *decoder) later(otherwise int64) int64 {
-	if len(d.b) == 0 {
-		return otherwise
+func (d *decoder) fields(r *api.Record, list []*api.Column, has func(*api.Column) bool) {
+	for _, c := range list {
+		switch at := c.At(r).(type) {
+		case *string:
+			*at = d.text()
+		case *int64:
+			*at = d.number()
+		case *int:
+			*at = int(d.number())
+		case *time.Duration:
+			*at = time.Duration(d.number())
+		case *time.Time:
+			*at = time.UnixMilli(d.number()).UTC()
+		case **time.Duration:
+			if has(c) {
+				v := time.Duration(d.number())
+				*at = &v
+			}
+		}
 	}
-	return d.number()
 }
 
 func (d *decoder) unsigned() uint64 {

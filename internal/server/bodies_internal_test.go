@@ -59,7 +59,7 @@ func TestDecodersAreCounted(t *testing.T) {
 	var decoded atomic.Int64
 	for range 100 { // the rate limit of a new key
 		all.Go(func() {
-			x := &exchange{s: s, r: httptest.NewRequest("POST", "/v1/chat/completions", nil), key: &api.Key{Preview: "oas_8rT2kLmN0q"}}
+			x := &exchange{s: s, r: httptest.NewRequest("POST", "/v1/chat/completions", nil), sender: sender{key: &api.Key{Preview: "oas_8rT2kLmN0q"}}}
 			defer x.releaseBody()
 			if x.hold(len(body)) != nil {
 				return
@@ -112,7 +112,7 @@ func TestADecoderCountsByItsWindow(t *testing.T) {
 		"no zstd":                    {[]byte("{}"), maxWindow, "not what its Content-Encoding says"},
 		"the beginning of one":       {small[:5], maxWindow, "not what its Content-Encoding says"},
 	} {
-		x := &exchange{s: &Server{}, r: httptest.NewRequest("POST", "/v1/chat/completions", nil), key: &api.Key{Preview: "oas_8rT2kLmN0q"}}
+		x := &exchange{s: &Server{}, r: httptest.NewRequest("POST", "/v1/chat/completions", nil), sender: sender{key: &api.Key{Preview: "oas_8rT2kLmN0q"}}}
 		x.s.bodies.most = 64 << 20
 		if got := windowOf("zstd", c.body); got != c.window {
 			t.Errorf("%s: a window of %d bytes, want %d", name, got, c.window)

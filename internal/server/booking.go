@@ -2,13 +2,13 @@ package server
 
 import (
 	"cmp"
-	"context"
 	"net/http"
 	"strconv"
 	"strings"
 	"time"
 
 	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/backend"
 	"ollama-api-service/internal/dialect"
 	"ollama-api-service/internal/limit"
 	"ollama-api-service/internal/proxy"
@@ -30,6 +30,8 @@ type booking struct {
 	lease  *sched.Lease
 	taken  *limit.Reservation
 	record api.Record
+	// The servers whose models the request changes; nil for inference.
+	targets []*backend.Backend
 	// What the servers had of it that did not serve it in the end, and how long it waited for a slot again.
 	slot, gpu, waited, loading time.Duration
 
@@ -50,9 +52,6 @@ func (s *Server) open(x *exchange, req *dialect.Request, lease *sched.Lease, tak
 	if x.key.Metered() {
 		b.record.OutputEstimate = max(req.MaxOutput, 0)
 	}
-	if len(x.targets) > 1 {
-		b.record.Backend = allServers
-	}
 	if len(req.Models) > 0 {
 		b.record.Model, b.record.Alias = req.Model().String(), req.Alias
 		if !s.Fleet.Knows(b.record.Model) {
@@ -60,6 +59,29 @@ func (s *Server) open(x *exchange, req *dialect.Request, lease *sched.Lease, tak
 		}
 	}
 	return b
+}
+
+// admit writes the request to the journal. From here on it has a row.
+func (b *booking) admit() error {
+	if err := b.s.Books.Admit(&b.record.Admission, b.x.key.Strict); err != nil {
+		return err
+	}
+	b.x.record = &b.record
+	return nil
+}
+
+// forward passes an answer on to the client.
+func (b *booking) forward(resp *proxy.Response) error {
+	defer resp.Close()
+	b.req.Body = nil // it is sent: a client that is slow to take its answer must not hold it
+	b.x.releaseBody()
+	if err := b.begin(resp); err != nil {
+		return err
+	}
+	if stream, sse := resp.Streams(); stream {
+		return b.stream(resp, b.meter(sse))
+	}
+	return b.whole(resp)
 }
 
 // begin notes the first byte of an answer, and refuses answers that no client of ours should see.
@@ -86,37 +108,6 @@ func (b *booking) begin(resp *proxy.Response) error {
 		return b.tooLate(resp)
 	}
 	return nil
-}
-
-// What only the operator can change is not worth a second try.
-var (
-	errCompressed = &api.Error{Code: api.CodeUpstreamError, NoRetry: true, Message: "the Ollama server compressed its answer, although the gateway did not ask for it: ask the operator"}
-	errRedirects  = &api.Error{Code: api.CodeUpstreamError, NoRetry: true, Message: "the Ollama server redirects: OLLAMA_BASE_URL must name it directly"}
-	errSignedOut  = &api.Error{Code: api.CodeUpstreamError, NoRetry: true, Message: "the Ollama server is not signed in where this model needs it: ask the operator"}
-	errEndedEarly = api.Errorf(api.CodeUpstreamError, "the answer of the Ollama server ended too early: try again")
-)
-
-// compressed reports whether an answer is compressed. Its usage and its end could not be read, and no client asked for it.
-func compressed(resp *proxy.Response) bool {
-	coding := resp.Header.Get("Content-Encoding")
-	return coding != "" && !strings.EqualFold(coding, "identity")
-}
-
-// unreadable is the failure for an answer that is no JSON: a proxy in front of Ollama writes such, and Ollama itself where it
-// lacks a route, panics (500 and nothing), or does not know the Host that it is called by (403 and nothing). It is nil for every
-// other answer.
-func unreadable(status int, body []byte) error {
-	switch {
-	case len(body) == 0 && status < http.StatusBadRequest || len(body) > 0 && dialect.Valid(body):
-		return nil
-	case status == http.StatusForbidden && len(body) == 0:
-		return api.Errorf(api.CodeUpstreamError, "the Ollama server refuses the name that it is called by: set OLLAMA_BASE_URL to its address, or OLLAMA_HOST there")
-	case status == http.StatusNotFound:
-		return api.Errorf(api.CodeNotFound, "the Ollama server does not know this route: it may be too old")
-	case status == http.StatusRequestEntityTooLarge:
-		return api.Errorf(api.CodeTooLarge, "the body is larger than what stands before the Ollama server takes")
-	}
-	return api.Errorf(api.CodeUpstreamError, "the Ollama server answered %d without JSON: ask the operator whether OLLAMA_BASE_URL names an Ollama", status)
 }
 
 // tooLate tells what Ollama answered where a heartbeat has promised a stream: its own sentence, as an event.
@@ -186,7 +177,7 @@ func (b *booking) stream(resp *proxy.Response, m *dialect.Meter) error {
 		return b.repeated(resp, m, sent)
 	}
 	rest := m.Finish()
-	b.x.trace.finished(rest)
+	b.finished(rest)
 	b.record.BytesOut = sent + int64(len(rest))
 	b.twice = m.Thought
 	b.count(m.Usage, m.Tokens)
@@ -251,7 +242,7 @@ func (b *booking) atLength(
 	b.bookPrompt(true)
 	rest := end(b.record.PromptTokens, time.Since(b.record.At))
 	b.record.BytesOut = sent + int64(len(rest))
-	b.x.trace.finished(rest)
+	b.finished(rest)
 	b.end(outcome, code)
 	return b.last(rest)
 }
@@ -291,7 +282,7 @@ func (b *booking) whole(resp *proxy.Response) error {
 		if b.record.Estimated && resp.Status < 400 {
 			b.bookPrompt(true) // Ollama never says what it was
 		}
-		b.x.trace.finished(body)
+		b.finished(body)
 		if b.req.Alias != "" {
 			body = dialect.EchoModel(body, b.req.Alias)
 		}
@@ -355,6 +346,15 @@ func (b *booking) last(p []byte) error {
 		panic(http.ErrAbortHandler)
 	}
 	return nil
+}
+
+// unanswered books a request that no server answered. If none could be reached, the key gets back what the request had taken.
+func (b *booking) unanswered(err error) error {
+	failed := b.failed(err)
+	if api.AsError(err).Code == api.CodeNoBackend {
+		return b.x.giveBack(b.taken, failed)
+	}
+	return failed
 }
 
 // failed books a failure and returns it.
@@ -422,28 +422,14 @@ func (b *booking) end(outcome api.Outcome, code api.Code) {
 	b.nameModel(outcome)
 	r.Slot = b.slot + b.lease.Release()
 	r.GPU = b.gpu + b.lease.GPU()
-	b.s.found(b.lease, r)
 	if code != api.CodeNoBackend { // that is given back
 		b.taken.Settle(limit.Used{Tokens: r.PromptTokens + r.CompletionTokens, GPU: r.GPU})
 	}
 	r.Total = time.Since(b.x.arrived)
 	r.Queued, r.Loading = b.waited+b.lease.Waited, b.loading+b.lease.Loading
-	b.s.metrics.book(r)
-	b.x.history.Booked(r)
-	b.x.trace.booked(b.x, r)
+	b.booked()
 	if err := b.s.Books.End(r); err != nil {
 		b.s.Log.Error("the end of a request could not be journalled", "request_id", r.ID, "cause", err.Error())
-	}
-}
-
-// reread has the lists of a server whose models were changed read again, before its client learns that they are: the next request
-// may be for the new one.
-func (b *booking) reread(outcome api.Outcome) {
-	if b.x.route.purpose != management || b.x.route.kind == dialect.None || outcome != api.OutcomeOK {
-		return
-	}
-	for _, at := range b.x.targets {
-		b.s.Fleet.Reread(context.WithoutCancel(b.x.r.Context()), at)
 	}
 }
 

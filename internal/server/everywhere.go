@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"net/http"
 	"slices"
-	"strings"
 
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/backend"
@@ -21,29 +20,6 @@ const allServers = "*"
 // times, and the files for create are uploaded to only one server.
 var onAll = map[string]bool{"/api/pull": true, "/api/copy": true, "/api/delete": true}
 
-// target finds the servers whose models the request changes: the only server, the one that X-Backend names, or all.
-func (s *Server) target(x *exchange) error {
-	all, name := s.Fleet.All(), strings.Join(x.r.Header["X-Backend"], ",")
-	if b := s.Fleet.Named(name); b != nil {
-		x.targets = []*backend.Backend{b}
-		return nil
-	}
-	several := name == allServers && onAll[x.route.template]
-	if several || name == "" && len(all) == 1 {
-		x.targets = all
-		return nil
-	}
-	var names []string
-	for _, b := range all {
-		names = append(names, b.Name)
-	}
-	hint := ""
-	if onAll[x.route.template] {
-		hint = ", or * for all of them"
-	}
-	return api.Errorf(api.CodeBadRequest, "name the Ollama server in the header X-Backend: %s%s", strings.Join(names, ", "), hint)
-}
-
 // changeResult is the result of a change on one server.
 type changeResult struct {
 	Status int    `json:"status"`
@@ -55,7 +31,7 @@ type changeResult struct {
 func (b *booking) everywhere() error {
 	results := make(map[string]changeResult)
 	var failed []string
-	for _, at := range b.x.targets {
+	for _, at := range b.targets {
 		r, err := b.changeOne(at)
 		if err != nil {
 			return b.failed(err)
@@ -105,8 +81,7 @@ func (b *booking) answered(answer map[string]any, status int, outcome api.Outcom
 // changeOne changes the models of one server. It returns an error only if the client has left or the gateway stops. All other failures are
 // in the result.
 func (b *booking) changeOne(at *backend.Backend) (changeResult, error) {
-	resp, err := b.s.pools.to(at).Do(b.upstream.ctx, b.s.upstreamRequest(b.x, b.req))
-	b.s.note(at, err)
+	resp, err := b.sendTo(at, b.x.changeRequest(b.req))
 	if err == nil {
 		defer resp.Close()
 		if stream, _ := resp.Streams(); stream && good(resp.Status) {

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"log/slog"
 	"net/http"
 	"net/netip"
 	"time"
@@ -13,15 +12,12 @@ import (
 
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/auth"
-	"ollama-api-service/internal/backend"
 	"ollama-api-service/internal/dialect"
-	"ollama-api-service/internal/explain"
 )
 
 // exchange is one request and everything the gateway knows about it. It is also the ResponseWriter of the answer, so that it knows what
 // was sent.
 type exchange struct {
-	repeats bool // its bad key is one of too many, or was sent before: its line may be left out
 	http.ResponseWriter
 	r       *http.Request
 	s       *Server
@@ -30,32 +26,48 @@ type exchange struct {
 	theirID string // the client's own id for the request, if it is valid
 	arrived time.Time
 
-	path      string // as sent, without a leading key
-	encoded   bool   // the path had encoded characters
-	pathKey   string
-	param     string // the route's parameter, decoded
-	family    dialect.Family
-	route     *route
+	sender
+	destination
+	intake
+	observers
+	reply
+}
+
+// sender is whom a request is from.
+type sender struct {
 	addr      netip.Addr
 	forwarded bool // the request came through a proxy, or claims so
+	key       *api.Key
+	repeats   bool // its bad key is one of too many, or was sent before: its line may be left out of the log
+}
 
-	key     *api.Key
-	targets []*backend.Backend // the servers whose models the request changes
-	record  *api.Record        // nil before the admission
-	history *explain.History   // nil if the request asked for no slot
-	trace   *requestTrace      // nil if the request is not traced
-	status  int                // as sent; 0 before the header
-	planned int                // the status to send with the first bytes; 0 means 200
-	bounded time.Time          // when the write deadline was last set
-	beat    *heartbeat
-	sent    int64
-	meter   *dialect.Meter // of the answer's stream; nil before it begins
+// destination is what a request's path names.
+type destination struct {
+	path    string // as sent, without a leading key
+	encoded bool   // the path had encoded characters
+	pathKey string
+	param   string // the route's parameter, decoded
+	family  dialect.Family
+	route   *route
+}
 
-	received int64         // bytes of the body
+// intake is what was read of a request's body.
+type intake struct {
+	received int64         // bytes
 	body     *dialect.Body // nil when it is not needed any more
-	held     int64         // bytes of the body that Server.bodies counts
+	held     int64         // bytes that Server.bodies counts
 	consumed bool          // the body was read to its end
-	err      *api.Error
+}
+
+// reply is what was sent of the answer.
+type reply struct {
+	status  int       // as sent; 0 before the header
+	planned int       // the status to send with the first bytes; 0 means 200
+	bounded time.Time // when the write deadline was last set
+	beat    *heartbeat
+	sent    int64          // bytes
+	meter   *dialect.Meter // of the answer's stream; nil before it begins
+	err     *api.Error     // why the request failed
 }
 
 // All answers share these slices. Replace them in a header; never change their elements.
@@ -206,14 +218,6 @@ func (x *exchange) who() string {
 	return addressText(x.addr)
 }
 
-// loggedStatus returns the status that was sent, or 499 if the client left before that.
-func (x *exchange) loggedStatus() int {
-	if x.status == 0 && x.err != nil && x.err.Code == api.CodeClientGone {
-		return statusClientGone
-	}
-	return x.status
-}
-
 // asError converts err to an *api.Error. Both a client that leaves and a gateway that stops end the request's context; asError tells them
 // apart.
 func (x *exchange) asError(err error) *api.Error {
@@ -232,27 +236,4 @@ func stopCause(ctx context.Context) *api.Error {
 	var e *api.Error
 	errors.As(context.Cause(ctx), &e)
 	return e
-}
-
-// attrs returns the log fields of the request.
-func (x *exchange) attrs() []slog.Attr {
-	total := time.Since(x.arrived)
-	attrs := []slog.Attr{slog.Float64("ms", api.Milliseconds(total)), slog.Int64("bytes", x.sent)}
-	r := x.record
-	if r == nil {
-		return attrs
-	}
-	attrs = append(attrs, slog.String("model", r.Model), slog.String("outcome", string(r.Outcome)), slog.Bool("streamed", r.Streamed),
-		slog.Int64("prompt_tokens", r.PromptTokens), slog.Int64("completion_tokens", r.CompletionTokens),
-		slog.Float64("ttfb_ms", api.Milliseconds(r.FirstByte)), slog.Float64("slot_ms", api.Milliseconds(r.Slot)),
-		slog.Float64("gpu_ms", api.Milliseconds(max(r.GPU, 0))),
-		slog.Int64("bytes_in", r.BytesIn), slog.String("backend", r.Backend))
-	attrs = append(attrs, x.history.Attrs()...)
-	if r.Alias != "" {
-		attrs = append(attrs, slog.String("asked_for", r.Alias))
-	}
-	if r.Estimated {
-		attrs = append(attrs, slog.Bool("estimated", true))
-	}
-	return attrs
 }

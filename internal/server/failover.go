@@ -13,14 +13,13 @@ import (
 )
 
 // send sends the request to the server of its lease. If no byte of an answer comes, or Ollama answers that it is busy, send releases the
-// slot at once, and the request waits for a slot on another server until its deadline. Requests that change a server are sent once.
+// slot at once, and the request waits for a slot on another server until its deadline.
 func (b *booking) send(up *proxy.Request) (*proxy.Response, error) {
 	for try := 1; ; try++ {
 		at := b.lease.Backend
-		b.x.trace.serve(b, up)
-		resp, err := b.s.pools.to(at).Do(b.upstream.ctx, up)
-		b.s.note(at, err)
-		if try == explain.MaxTries || b.x.route.purpose != inference || !unserved(resp, err) || !b.another(at) {
+		b.sends(up)
+		resp, err := b.sendTo(at, up)
+		if try == explain.MaxTries || !unserved(resp, err) || !b.another(at) {
 			return resp, err
 		}
 		if lost := b.move(resp, err); lost != nil {
@@ -61,9 +60,7 @@ func (b *booking) move(resp *proxy.Response, failed error) error {
 	b.waited += b.lease.Waited
 	b.loading += b.lease.Loading
 	b.lease = &sched.Lease{Backend: from} // it holds no slot
-	b.x.trace.moved(failed)
-	b.x.history.Moved(whyMoved(resp, failed))
-	b.s.metrics.moved(from.Name)
+	b.moved(from.Name, resp, failed)
 	lease, err := b.s.acquire(b.x, b.req, from)
 	if err != nil {
 		if failed == nil || api.AsError(err).Code == api.CodeClientGone {
@@ -73,19 +70,6 @@ func (b *booking) move(resp *proxy.Response, failed error) error {
 	}
 	b.lease, b.record.Backend = lease, lease.Backend.Name
 	return nil
-}
-
-// note reports a failed request to the fleet. A client that left, or an answer that took too long, is not a failure of b.
-func (s *Server) note(b *backend.Backend, err error) {
-	if err == nil {
-		return
-	}
-	switch api.AsError(err).Code {
-	case api.CodeNoBackend:
-		s.Fleet.Failed(b, true)
-	case api.CodeUpstreamError:
-		s.Fleet.Failed(b, false)
-	}
 }
 
 // whyMoved names the failure because of which a request moves to another server. It returns "" if the server answered with another status.

@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"ollama-api-service/internal/api"
-	"ollama-api-service/internal/auth"
 )
 
 const (
@@ -52,14 +51,4 @@ func (x *exchange) boundConnection() {
 	if x.r.ProtoMajor == 1 && (len(x.r.TransferEncoding) > 0 || x.r.ProtoMinor == 0) {
 		x.Header().Set("Connection", "close")
 	}
-}
-
-// forwardedHeader returns the value of a client's header field that the gateway forwards to Ollama. It returns "" if the value may contain
-// a key by mistake.
-func (x *exchange) forwardedHeader(name string) string {
-	value := x.r.Header.Get(name)
-	if auth.MayHoldKey(value) {
-		return ""
-	}
-	return value
 }

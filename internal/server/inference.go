@@ -9,14 +9,13 @@ import (
 	"ollama-api-service/internal/backend"
 	"ollama-api-service/internal/dialect"
 	"ollama-api-service/internal/limit"
-	"ollama-api-service/internal/proxy"
 	"ollama-api-service/internal/sched"
 )
 
 // infer serves one counted request: read it, ask whether it may, wait for a slot, book it, carry it to Ollama, and let the
 // client have the end of the answer when that is on the books.
 func (s *Server) infer(x *exchange) error {
-	if err := s.eligible(x); err != nil {
+	if err := s.newEnough(x.route.kind); err != nil {
 		return err
 	}
 	taken, err := s.Limits.Reserve(x.key) // before the body: a key at its limit must not fill the memory
@@ -39,10 +38,9 @@ func (s *Server) infer(x *exchange) error {
 	defer lease.Release()
 
 	b := s.open(x, req, lease, taken)
-	if err := s.Books.Admit(&b.record.Admission, x.key.Strict); err != nil {
+	if err := b.admit(); err != nil {
 		return x.giveBack(taken, err)
 	}
-	x.record = &b.record
 	defer b.close() // whatever happens, one end is booked
 	if unserved != nil {
 		return b.left(unserved)
@@ -50,50 +48,28 @@ func (s *Server) infer(x *exchange) error {
 
 	b.upstream.open(x.r.Context(), s)
 	defer b.upstream.end()
-	if len(x.targets) > 1 {
-		return b.everywhere()
-	}
-	resp, err := b.send(s.upstreamRequest(x, req))
+	up := x.upstreamRequest(x.route.method, x.route.upstream, req.Body)
+	up.FirstByte, up.Idle, up.Deadline = s.FirstByte, s.Idle, x.deadline()
+	resp, err := b.send(up)
 	if err != nil {
-		if api.AsError(err).Code == api.CodeNoBackend {
-			return x.giveBack(taken, b.failed(err))
-		}
-		return b.failed(err)
+		return b.unanswered(err)
 	}
-	defer resp.Close()
-	req.Body = nil // it is sent: a client that is slow to take its answer must not hold it
-	x.releaseBody()
-	if err := b.begin(resp); err != nil {
-		return err
-	}
-	if stream, sse := resp.Streams(); stream {
-		return b.stream(resp, b.meter(sse))
-	}
-	return b.whole(resp)
+	return b.forward(resp)
 }
 
 // giveBack returns what a request has taken that never went upstream.
 func (x *exchange) giveBack(taken *limit.Reservation, err error) error {
 	x.beat.pause()
 	taken.Cancel()
-	x.history.Refused(api.AsError(err).Code)
+	x.refused(err)
 	x.showLimits(x.s.Limits, nil)
 	return err
 }
 
-// readRequest reads the body, what it says, and whether the key may have that, and takes the tokens it may use. Blobs have none
-// that is read: they pass as they come.
+// readRequest reads the body, what it says, and whether the key may have that, and takes the tokens it may use.
 func (s *Server) readRequest(x *exchange, taken *limit.Reservation) (*dialect.Request, error) {
-	if x.route.kind == dialect.None {
-		if !validDigest(x.param) {
-			return nil, api.Errorf(api.CodeBadRequest, "the digest must be sha256: and 64 hexadecimal digits")
-		}
-		return &dialect.Request{}, nil
-	}
-	if x.route.purpose == inference {
-		if _, err := taken.Hold(0, 0); err != nil { // a key with nothing left must not fill the memory either
-			return nil, err
-		}
+	if _, err := taken.Hold(0, 0); err != nil { // a key with nothing left must not fill the memory either
+		return nil, err
 	}
 	body, err := x.readBody(s.MaxBody)
 	if err != nil {
@@ -104,30 +80,33 @@ func (s *Server) readRequest(x *exchange, taken *limit.Reservation) (*dialect.Re
 	if err != nil {
 		return nil, err
 	}
-	if x.route.purpose == inference {
-		// How much is asked for is known now; until here, other requests of the key may have taken what was left.
-		most, err := taken.Hold(req.PromptTokens, req.MaxOutput)
-		if err != nil {
+	// How much is asked for is known now; until here, other requests of the key may have taken what was left.
+	most, err := taken.Hold(req.PromptTokens, req.MaxOutput)
+	if err != nil {
+		return nil, err
+	}
+	if most != req.MaxOutput {
+		terms.MaxOutput = most
+		if req, err = x.route.kind.Read(body, terms); err != nil {
 			return nil, err
 		}
-		if most != req.MaxOutput {
-			terms.MaxOutput = most
-			if req, err = x.route.kind.Read(body, terms); err != nil {
-				return nil, err
-			}
-		}
 	}
-	pieces, outline := body.Held()
+	return req, x.accept(req)
+}
+
+// accept checks whether the key may have what a body asks for. From here on only what goes upstream of the body is in memory.
+func (x *exchange) accept(req *dialect.Request) error {
+	pieces, outline := x.body.Held()
 	if err := x.holdUpTo(pieces+req.Added, outline); err != nil {
-		return nil, err
+		return err
 	}
 	if req.Changes != nil {
 		x.Header()["X-Policy"] = []string{strings.Join(req.Changes, ", ")}
 	}
 	if req.Remote && !x.key.AllowCloud {
-		return nil, api.Errorf(api.CodeForbidden, "this key may not make models that run elsewhere (remote_host): an admin can set allow_cloud")
+		return api.Errorf(api.CodeForbidden, "this key may not make models that run elsewhere (remote_host): an admin can set allow_cloud")
 	}
-	return req, mayUse(x.key, req.Alias, req.Models...)
+	return mayUse(x.key, req.Alias, req.Models...)
 }
 
 // terms are what the bodies of a request's key are read under.
@@ -153,12 +132,9 @@ func (s *Server) terms(x *exchange) *dialect.Terms {
 	return t
 }
 
-// eligible refuses what no server can do: a change of models for one that is not named, and a route that none is new enough for.
-func (s *Server) eligible(x *exchange) error {
-	if x.route.purpose == management {
-		return s.target(x)
-	}
-	since := x.route.kind.Since()
+// newEnough refuses a kind of request that no server is new enough for.
+func (s *Server) newEnough(kind dialect.Kind) error {
+	since := kind.Since()
 	if since == "" {
 		return nil
 	}
@@ -196,20 +172,11 @@ func mayUse(k *api.Key, alias string, models ...api.Model) error {
 	return nil
 }
 
-// acquire waits for a slot where the route needs one: changing the models of a server takes none of its compute. avoid is the server
-// that has just failed, or nil. An error comes with a lease if the request ended while its model was loaded for it.
+// acquire waits for a slot. avoid is the server that has just failed, or nil. An error comes with a lease if the request ended while its
+// model was loaded for it.
 func (s *Server) acquire(x *exchange, req *dialect.Request, avoid *backend.Backend) (*sched.Lease, error) {
-	if x.route.purpose != inference {
-		return &sched.Lease{Backend: x.targets[0]}, nil
-	}
-	var start time.Time
-	if x.trace != nil {
-		start = time.Now()
-	}
 	model := req.Model().String()
-	if x.history == nil {
-		x.history = s.recent.Begin(x.id, x.key, model, x.route.template)
-	}
+	x.waits(model)
 	s.Fleet.Find(x.r.Context(), model) // what it finds, the scheduler finds too
 	ask := sched.Ask{
 		ID: x.id, Key: x.key.Preview, Payer: x.key.Payer(), Weight: x.key.Weight, Batch: x.key.Class == api.ClassBatch,
@@ -220,11 +187,7 @@ func (s *Server) acquire(x *exchange, req *dialect.Request, avoid *backend.Backe
 	if err != nil && api.AsError(err).Code == api.CodeNoBackend && s.Fleet.Revive(x.r.Context()) {
 		lease, err = s.Sched.Acquire(x.r.Context(), ask)
 	}
-	x.history.Granted(lease, err)
-	if err == nil {
-		s.metrics.placed.WithLabelValues(lease.Backend.Name, string(lease.Why)).Inc()
-	}
-	x.trace.waited(start, err)
+	x.waited(lease, err)
 	if err != nil && api.AsError(err).Code == api.CodeNotFound && req.Alias != "" {
 		err = notFound(req.Alias) // it was asked for under this name
 	}
@@ -241,53 +204,5 @@ func texts(k dialect.Kind, req *dialect.Request) int {
 
 func notFound(name string) error { return api.Errorf(api.CodeNotFound, "model '%s' not found", name) }
 
-// deadline is when the request must be over. Transfers of models have none: they take as long as the network does.
-func (x *exchange) deadline() time.Time {
-	if x.route.purpose == management {
-		return time.Time{}
-	}
-	return x.arrived.Add(x.s.MaxRequestTime)
-}
-
-// upstreamRequest is what Ollama gets: a constant path, no query, and of the client's header the two values that change its
-// answers.
-func (s *Server) upstreamRequest(x *exchange, req *dialect.Request) *proxy.Request {
-	r := &proxy.Request{
-		Method: x.route.method, Path: x.route.upstream, Body: req.Body,
-		Accept: x.forwardedHeader("Accept"), UserAgent: x.forwardedHeader("User-Agent"),
-		FirstByte: s.FirstByte, Idle: s.Idle, Deadline: x.deadline(),
-	}
-	if x.route.purpose == management {
-		// Hashing and downloading are silent for as long as they take.
-		r.FirstByte, r.Idle = 0, 0
-		// A pull or a delete that arrived just as its connection ended may be under way.
-		r.Once = true
-	}
-	if x.route.kind == dialect.None {
-		r.Path += x.param // of its grammar: it needs no encoding
-		r.Upload, r.UploadLength = &receiver{x}, x.r.ContentLength
-	}
-	return r
-}
-
-// receiver counts the bytes of a body that passes unread.
-type receiver struct{ x *exchange }
-
-func (r *receiver) Read(p []byte) (int, error) {
-	n, err := r.x.r.Body.Read(p)
-	r.x.received += int64(n)
-	return n, err
-}
-
-func validDigest(s string) bool {
-	const prefix = "sha256:"
-	if len(s) != len(prefix)+64 || s[:len(prefix)] != prefix {
-		return false
-	}
-	for _, c := range []byte(s[len(prefix):]) {
-		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
-			return false
-		}
-	}
-	return true
-}
+// deadline is when the request must be over.
+func (x *exchange) deadline() time.Time { return x.arrived.Add(x.s.MaxRequestTime) }

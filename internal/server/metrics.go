@@ -15,6 +15,7 @@ import (
 
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/backend"
+	"ollama-api-service/internal/sched"
 )
 
 const (
@@ -156,8 +157,8 @@ func histogram(name, help string, buckets ...float64) prometheus.HistogramOpts {
 	}
 }
 
-// answered counts a request that is over.
-func (m *metrics) answered(x *exchange) {
+// ended counts a request that is over.
+func (m *metrics) ended(x *exchange) {
 	key := answer{route: x.route, status: x.loggedStatus()}
 	if x.route == nil {
 		key.method = logMethod(x.r.Method)
@@ -218,6 +219,11 @@ func (m *metrics) book(r *api.Record) {
 	if rest := r.CompletionTokens - 1; rest > 0 && r.Streamed && !r.Estimated && r.FirstByte > 0 {
 		u.each.Observe((r.Total - r.FirstByte).Seconds() / float64(rest))
 	}
+}
+
+// granted counts a slot.
+func (m *metrics) granted(l *sched.Lease) {
+	m.placed.WithLabelValues(l.Backend.Name, string(l.Why)).Inc()
 }
 
 // moved counts a request that went from a server to another.

@@ -17,7 +17,8 @@ func BenchmarkMetricsOfARequest(b *testing.B) {
 	fleet := backend.NewFleet(be)
 	s := &Server{Options: Options{Fleet: fleet, Books: &books.Books{}}, Sched: sched.New(fleet, sched.Options{MaxQueue: 1, MaxWait: time.Second})}
 	m := newMetrics(s)
-	x := &exchange{r: &http.Request{Method: "POST"}, route: &route{method: "POST", template: "/api/chat", purpose: inference}, status: 200}
+	x := &exchange{r: &http.Request{Method: "POST"}, reply: reply{status: 200}}
+	x.route = &route{method: "POST", template: "/api/chat", purpose: inference}
 	x.record = &api.Record{
 		Admission: api.Admission{Model: "llama3.2:latest", Backend: "gpu1", Class: "inference", Streamed: true}, Outcome: api.OutcomeOK, Status: 200,
 		PromptTokens: 26, CompletionTokens: 120, FirstByte: 250 * time.Millisecond, Total: 1500 * time.Millisecond, Slot: 1490 * time.Millisecond,
@@ -29,7 +30,7 @@ func BenchmarkMetricsOfARequest(b *testing.B) {
 		x.record.Total = time.Duration(random)
 		m.open.Inc()
 		m.book(x.record)
-		m.answered(x)
+		m.ended(x)
 		m.open.Dec()
 	}
 }

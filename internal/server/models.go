@@ -128,33 +128,18 @@ const (
 // account answers POST /api/me with the account of the Ollama server at ollama.com. The ollama command sends this request before it pushes,
 // signs in or signs out. It shows its user the sign-in address that a 401 contains.
 func (s *Server) account(x *exchange) error {
-	if err := s.target(x); err != nil {
+	targets, err := s.targets(x)
+	if err != nil {
 		return err
 	}
-	if state := x.targets[0].State(); state.Older(accountSince) {
+	if state := targets[0].State(); state.Older(accountSince) {
 		return tooOld(state.Version, accountSince)
 	}
-	resp, body, err := s.ask(x, x.targets[0], "POST", accountPath, nil)
+	resp, body, err := s.ask(x, targets[0], "POST", accountPath, nil)
 	if err != nil {
 		return err
 	}
 	return x.pass(resp, body)
-}
-
-// hasBlob answers HEAD /api/blobs/{digest}.
-func (s *Server) hasBlob(x *exchange) error {
-	if !validDigest(x.param) {
-		return api.Errorf(api.CodeBadRequest, "the digest must be sha256: and 64 hexadecimal digits")
-	}
-	if err := s.target(x); err != nil {
-		return err
-	}
-	resp, _, err := s.ask(x, x.targets[0], "HEAD", x.route.upstream+x.param, nil)
-	if err != nil {
-		return err
-	}
-	x.WriteHeader(resp.Status)
-	return nil
 }
 
 // union merges the lists of all servers. Servers that do not answer in time are left out, because half a list is better than none.
@@ -229,10 +214,9 @@ func (s *Server) ask(x *exchange, b *backend.Backend, method, path string, body 
 	if len(s.Fleet.All()) > 1 && x.route.kind == dialect.None {
 		wait = unionTime
 	}
-	resp, err := s.pools.to(b).Do(x.r.Context(), &proxy.Request{
-		Method: method, Path: path, Body: body,
-		Accept: x.forwardedHeader("Accept"), UserAgent: x.forwardedHeader("User-Agent"), FirstByte: wait, Idle: wait,
-	})
+	up := x.upstreamRequest(method, path, body)
+	up.FirstByte, up.Idle = wait, wait
+	resp, err := s.pools.to(b).Do(x.r.Context(), up)
 	if err != nil {
 		s.note(b, err)
 		return nil, nil, err

@@ -171,3 +171,18 @@ func (t *table) meant(path string) string {
 	}
 	return ""
 }
+
+// familyOf is the dialect of a request's errors, also where no route is found for it. Where Anthropic's clients share a path
+// with OpenAI's, their header tells them apart.
+func familyOf(path string, h http.Header) dialect.Family {
+	first, _, _ := strings.Cut(strings.TrimPrefix(path, "/v1/"), "/")
+	switch {
+	case !strings.HasPrefix(path, "/v1/"):
+		return dialect.Native
+	case first == "messages", first == "models" && h["Anthropic-Version"] != nil:
+		return dialect.Anthropic
+	case first == "responses":
+		return dialect.Responses
+	}
+	return dialect.OpenAI
+}

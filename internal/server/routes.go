@@ -110,14 +110,14 @@ func (s *Server) routeList() []route {
 		{"POST", "/v1/messages", anyKey, dialect.Anthropic, inference, true, dialect.AnthropicMessages, "/v1/messages", false, s.infer},
 		{"POST", "/v1/messages/count_tokens", anyKey, dialect.Anthropic, metadata, false, dialect.AnthropicCount, "", false, s.countTokens},
 
-		{"POST", "/api/pull", adminsOnly, dialect.Native, management, true, dialect.Transfer, "/api/pull", false, s.infer},
-		{"POST", "/api/push", adminsOnly, dialect.Native, management, true, dialect.Transfer, "/api/push", false, s.infer},
-		{"POST", "/api/create", adminsOnly, dialect.Native, management, true, dialect.Create, "/api/create", false, s.infer},
-		{"POST", "/api/copy", adminsOnly, dialect.Native, management, true, dialect.Copy, "/api/copy", false, s.infer},
-		{"DELETE", "/api/delete", adminsOnly, dialect.Native, management, true, dialect.Delete, "/api/delete", false, s.infer},
+		{"POST", "/api/pull", adminsOnly, dialect.Native, management, true, dialect.Transfer, "/api/pull", false, s.changeModels},
+		{"POST", "/api/push", adminsOnly, dialect.Native, management, true, dialect.Transfer, "/api/push", false, s.changeModels},
+		{"POST", "/api/create", adminsOnly, dialect.Native, management, true, dialect.Create, "/api/create", false, s.changeModels},
+		{"POST", "/api/copy", adminsOnly, dialect.Native, management, true, dialect.Copy, "/api/copy", false, s.changeModels},
+		{"DELETE", "/api/delete", adminsOnly, dialect.Native, management, true, dialect.Delete, "/api/delete", false, s.changeModels},
 		{"POST", "/api/me", adminsOnly, dialect.Native, management, false, 0, accountPath, false, s.account},
 		{"HEAD", "/api/blobs/{digest}", adminsOnly, dialect.Native, management, false, 0, "/api/blobs/", false, s.hasBlob},
-		{"POST", "/api/blobs/{digest}", adminsOnly, dialect.Native, management, true, 0, "/api/blobs/", false, s.infer},
+		{"POST", "/api/blobs/{digest}", adminsOnly, dialect.Native, management, true, 0, "/api/blobs/", false, s.changeModels},
 	}
 	return list
 }

@@ -47,6 +47,7 @@ type requestTrace struct {
 	ctx     context.Context // of the request's span
 	request trace.Span
 	serving trace.Span
+	waiting time.Time // when the wait for a slot began
 	served  time.Time // when serving began
 	reason  string    // why the model stopped
 }
@@ -71,8 +72,8 @@ func (s *Server) traceRequest(x *exchange) {
 	x.trace = &requestTrace{tracer: s.Tracer, ctx: ctx, request: span}
 }
 
-// end ends the request's span.
-func (t *requestTrace) end(x *exchange) {
+// ended ends the request's span.
+func (t *requestTrace) ended(x *exchange) {
 	if t == nil {
 		return
 	}
@@ -95,12 +96,19 @@ func broke(o api.Outcome) bool {
 	return o == api.OutcomeUpstream || o == api.OutcomeTimeout || o == api.OutcomeInterrupted
 }
 
-// waited records the wait for a slot, from start to now.
-func (t *requestTrace) waited(start time.Time, err error) {
+// waits notes that a wait for a slot begins.
+func (t *requestTrace) waits() {
+	if t != nil {
+		t.waiting = time.Now()
+	}
+}
+
+// waited records the span of the wait for a slot.
+func (t *requestTrace) waited(err error) {
 	if t == nil {
 		return
 	}
-	_, span := t.tracer.Start(t.ctx, "wait for a slot", trace.WithTimestamp(start))
+	_, span := t.tracer.Start(t.ctx, "wait for a slot", trace.WithTimestamp(t.waiting))
 	if err != nil {
 		span.SetAttributes(attrErrorType.String(string(api.AsError(err).Code)))
 		span.SetStatus(codes.Error, "")
@@ -108,8 +116,8 @@ func (t *requestTrace) waited(start time.Time, err error) {
 	span.End()
 }
 
-// serve begins the span of the Ollama server's work. With TraceUpstream it also sends the span's id to the server.
-func (t *requestTrace) serve(b *booking, up *proxy.Request) {
+// sends begins the span of the Ollama server's work. With TraceUpstream it also sends the span's id to the server.
+func (t *requestTrace) sends(b *booking, up *proxy.Request) {
 	if t == nil {
 		return
 	}

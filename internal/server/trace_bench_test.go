@@ -22,8 +22,10 @@ func steps(t trace.Tracer) func() {
 	be := backend.New("gpu1", &url.URL{Scheme: "http", Host: "127.0.0.1:11434"}, 4, "", "")
 	s := &Server{Options: Options{Reports: Reports{Tracer: t}}}
 	x := &exchange{
-		r: &http.Request{Method: "POST", Header: http.Header{}}, s: s, status: 200, arrived: time.Now(), key: &api.Key{}, id: "0193",
-		route: &route{method: "POST", template: "/api/chat", purpose: inference, kind: dialect.Chat},
+		r: &http.Request{Method: "POST", Header: http.Header{}}, s: s, arrived: time.Now(), id: "0193",
+		sender:      sender{key: &api.Key{}},
+		destination: destination{route: &route{method: "POST", template: "/api/chat", purpose: inference, kind: dialect.Chat}},
+		reply:       reply{status: 200},
 	}
 	b := &booking{s: s, x: x, req: &dialect.Request{Stream: true}, lease: &sched.Lease{Backend: be}}
 	b.record = api.Record{Admission: api.Admission{Model: "llama3.2:latest", Backend: "gpu1", Streamed: true}, Outcome: api.OutcomeOK, Status: 200, FirstByte: 1}
@@ -33,12 +35,13 @@ func steps(t trace.Tracer) func() {
 	return func() {
 		x.trace = nil
 		s.traceRequest(x)
-		x.trace.waited(x.arrived, nil)
-		x.trace.serve(b, up)
+		x.trace.waits()
+		x.trace.waited(nil)
+		x.trace.sends(b, up)
 		x.trace.finished(end)
 		x.trace.booked(x, &b.record)
 		_ = x.trace.id()
-		x.trace.end(x)
+		x.trace.ended(x)
 	}
 }
 

@@ -59,7 +59,7 @@ func (s *Store) Requests(ctx context.Context, q RequestQuery) (list []api.Record
 }
 
 func records(ctx context.Context, tx *sql.Tx, where string, args ...any) (list []api.Record, err error) {
-	err = rows(ctx, tx, `SELECT `+recordColumns+` FROM requests WHERE `+where, func(r *sql.Rows) error {
+	err = rows(ctx, tx, `SELECT `+rowNames+` FROM requests WHERE `+where, func(r *sql.Rows) error {
 		record, err := scanRecord(r)
 		list = append(list, record)
 		return err
@@ -200,40 +200,19 @@ func (q *RequestQuery) narrow(ctx context.Context, tx *sql.Tx, k kept, from, to 
 	return max(from, oldest), to, newest > 0, err
 }
 
-const recordColumns = `id, client_request_id, at, key, model, alias, endpoint, class, backend, outcome, status, error_code, streamed, prompt_tokens,
-	completion_tokens, estimated, ttfb_ms, total_ms, slot_ms, ollama_total_ns, ollama_load_ns, ollama_prompt_eval_ns, ollama_eval_ns, bytes_in,
-	bytes_out, client_addr, gpu_ms, COALESCE(reserved_tokens, 0), COALESCE(reserved_gpu_ms, 0.0), queue_ms, loading_ms`
-
-// ifMeasured returns a negative duration for NULL, which means not measured.
-func ifMeasured(ms sql.NullFloat64) time.Duration {
-	if !ms.Valid {
-		return -1
+// scanRecord reads the columns of rowNames.
+func scanRecord(r *sql.Rows) (out api.Record, err error) {
+	values, into := make([]any, len(rowColumns)), make([]any, len(rowColumns))
+	for i := range values {
+		into[i] = &values[i]
 	}
-	return duration(ms.Float64)
-}
-
-// scanRecord reads recordColumns.
-func scanRecord(r *sql.Rows) (api.Record, error) {
-	var out api.Record
-	var at, streamed, estimated int64
-	var firstByte, gpu, queued, loading sql.NullFloat64
-	var took, slot, reserved float64
-	var ollama [4]sql.NullInt64
-	err := r.Scan(&out.ID, &out.ClientRequestID, &at, &out.Key, &out.Model, &out.Alias, &out.Endpoint, &out.Class, &out.Backend,
-		&out.Outcome, &out.Status, &out.ErrorCode, &streamed, &out.PromptTokens, &out.CompletionTokens, &estimated, &firstByte, &took, &slot,
-		&ollama[0], &ollama[1], &ollama[2], &ollama[3], &out.BytesIn, &out.BytesOut, &out.ClientAddr,
-		&gpu, &out.Reserved, &reserved, &queued, &loading)
-	out.At, out.Streamed, out.Estimated = instant(at), streamed != 0, estimated != 0
-	out.FirstByte, out.Total, out.Slot = duration(firstByte.Float64), duration(took), duration(slot)
-	out.ReservedGPU = duration(reserved)
-	out.GPU, out.Queued, out.Loading = ifMeasured(gpu), ifMeasured(queued), ifMeasured(loading)
-	for i, field := range []**time.Duration{&out.OllamaTotal, &out.OllamaLoad, &out.OllamaPromptEval, &out.OllamaEval} {
-		if ollama[i].Valid {
-			d := time.Duration(ollama[i].Int64)
-			*field = &d
-		}
+	if err := r.Scan(into...); err != nil {
+		return out, err
 	}
-	return out, err
+	for i, c := range rowColumns {
+		c.Set(&out, values[i])
+	}
+	return out, nil
 }
 
 // duration is the inverse of milliseconds.

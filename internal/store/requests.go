@@ -3,18 +3,30 @@ package store
 import (
 	"context"
 	"database/sql"
+	"strings"
 	"time"
 
 	"ollama-api-service/internal/api"
 )
 
-const addRecord = `INSERT INTO requests (id, client_request_id, at, key, model, alias, endpoint, class, backend, outcome, status,
-	error_code, streamed, prompt_tokens, completion_tokens, estimated, ttfb_ms, total_ms, slot_ms, ollama_total_ns, ollama_load_ns,
-	ollama_prompt_eval_ns, ollama_eval_ns, bytes_in, bytes_out, client_addr, gpu_ms, reserved_tokens, reserved_gpu_ms, queue_ms,
-	loading_ms, shape)
-	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
-	$17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32)
-	ON CONFLICT (id) DO NOTHING`
+// rowColumns are the columns of a row in the database, without its shape.
+var rowColumns = api.StoredColumns()
+
+var rowNames = func() string {
+	var names []string
+	for _, c := range rowColumns {
+		names = append(names, c.Name)
+	}
+	return strings.Join(names, ", ")
+}()
+
+var addRecord = func() string {
+	var b builder
+	for range len(rowColumns) + 1 {
+		b.param(nil)
+	}
+	return `INSERT INTO requests (` + rowNames + `, shape) VALUES (` + b.list() + `) ON CONFLICT (id) DO NOTHING`
+}()
 
 // AddRecords adds requests in one transaction and returns how many were new. A record whose ID already exists changes nothing, so that a
 // batch can be repeated if its outcome is unknown.
@@ -81,44 +93,17 @@ func (known shapes) of(ctx context.Context, tx *sql.Tx, r *api.Record) (id int64
 	return id, err
 }
 
-// recordRow returns a record in the order of addRecord's columns, without its shape.
+// recordRow returns a record's stored columns.
 func recordRow(r *api.Record) []any {
-	var firstByte, reserved, reservedGPU any
-	if r.FirstByte > 0 {
-		firstByte = milliseconds(r.FirstByte)
+	row := make([]any, len(rowColumns), len(rowColumns)+1)
+	for i, c := range rowColumns {
+		row[i] = c.Stored(r)
 	}
-	if r.Reserved > 0 {
-		reserved = r.Reserved
-	}
-	if r.ReservedGPU > 0 {
-		reservedGPU = milliseconds(r.ReservedGPU)
-	}
-	return []any{
-		r.ID, r.ClientRequestID, millis(r.At), r.Key, r.Model, r.Alias, r.Endpoint, r.Class, r.Backend, string(r.Outcome), r.Status,
-		string(r.ErrorCode), flag(r.Streamed), r.PromptTokens, r.CompletionTokens, flag(r.Estimated), firstByte, milliseconds(r.Total),
-		milliseconds(r.Slot), nanoseconds(r.OllamaTotal), nanoseconds(r.OllamaLoad), nanoseconds(r.OllamaPromptEval),
-		nanoseconds(r.OllamaEval), r.BytesIn, r.BytesOut, r.ClientAddr, measured(r.GPU), reserved, reservedGPU,
-		measured(r.Queued), measured(r.Loading),
-	}
-}
-
-// measured is in milliseconds, or NULL for a negative duration, which means not measured.
-func measured(d time.Duration) any {
-	if d < 0 {
-		return nil
-	}
-	return milliseconds(d)
+	return row
 }
 
 // milliseconds keeps fractions.
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
-
-func nanoseconds(d *time.Duration) any {
-	if d == nil {
-		return nil
-	}
-	return d.Nanoseconds()
-}
 
 // AddTallies adds counts to the per-minute counters. It is not idempotent.
 func (s *Store) AddTallies(ctx context.Context, t []api.Tally) error {

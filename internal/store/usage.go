@@ -140,6 +140,15 @@ func (b *builder) param(v any) string {
 	return placeholder(len(b.args))
 }
 
+// list returns the placeholders of all parameters, separated by commas.
+func (b *builder) list() string {
+	all := make([]string, len(b.args))
+	for i := range all {
+		all[i] = placeholder(i + 1)
+	}
+	return strings.Join(all, ", ")
+}
+
 // params adds several parameters, separated by commas.
 func (b *builder) params(values ...int64) string {
 	var list []string
