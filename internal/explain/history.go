@@ -168,10 +168,10 @@ func (t *History) Booked(r *api.Record) {
 	t.outcome, t.code, t.status, t.slot, t.gpu = r.Outcome, r.ErrorCode, r.Status, r.Slot, max(r.GPU, 0)
 }
 
-// Attrs returns the fields for the request's log line.
-func (t *History) Attrs() []slog.Attr {
+// AppendAttrs appends the fields for the request's log line.
+func (t *History) AppendAttrs(attrs []slog.Attr) []slog.Attr {
 	if t == nil {
-		return nil
+		return attrs
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -179,7 +179,6 @@ func (t *History) Attrs() []slog.Attr {
 	if n := len(t.tries); n > 0 {
 		why = t.tries[n-1].why
 	}
-	return []slog.Attr{
-		slog.Float64("queue_wait_ms", api.Milliseconds(t.waited)), slog.String("why", string(why)), slog.Int("tries", len(t.tries)),
-	}
+	return append(attrs,
+		slog.Float64("queue_wait_ms", api.Milliseconds(t.waited)), slog.String("why", string(why)), slog.Int("tries", len(t.tries)))
 }
