@@ -32,7 +32,12 @@ func TestLinesAreThoseOfTheJSONHandler(t *testing.T) {
 		time.Second, at, errors.New("a cause"), []int{1}, slog.GroupValue(slog.Int("a", 1)), slog.GroupValue(),
 	} {
 		r := slog.NewRecord(at, slog.LevelError, "m", 0)
-		r.AddAttrs(slog.String("before", "x"), slog.Any("value", value), slog.Attr{}, slog.Any("a \"key\"", value))
+		r.AddAttrs(slog.String("before", "x"), slog.Any("value", value), slog.Int("after", 1))
+		records = append(records, r)
+	}
+	for _, a := range []slog.Attr{{}, slog.Int("a \"key\"", 1), slog.Int("", 1)} {
+		r := slog.NewRecord(at, slog.LevelDebug, "m", 0)
+		r.AddAttrs(slog.Int("before", 1), a)
 		records = append(records, r)
 	}
 	for _, r := range records {
