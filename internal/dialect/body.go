@@ -177,6 +177,7 @@ func (b *Body) finish() {
 		b.outline, b.joined = b.Bytes(), true
 	default:
 		b.outlineNext()
+		b.endOutline()
 	}
 	b.finished = true
 }
@@ -194,10 +195,10 @@ func (b *Body) gapAfter(at int) int {
 	return sort.Search(len(b.gaps), func(i int) bool { return b.gaps[i].at > at })
 }
 
-// content returns a part of the outline with what is missing in it. It is valid until the next call.
+// content returns a part of the outline with what is missing in it, also at its end. It is valid until the next call.
 func (b *Body) content(start, end int) Pieces {
 	b.parts = b.parts[:0]
-	if i := b.gapAfter(start); i == len(b.gaps) || b.gaps[i].at >= end {
+	if i := b.gapAfter(start); i == len(b.gaps) || b.gaps[i].at > end {
 		b.parts = append(b.parts, b.outline[start:end])
 		return b.parts
 	}

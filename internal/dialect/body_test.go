@@ -67,10 +67,10 @@ func FuzzBody(f *testing.F) {
 		want, sent, refused := everything(k, whole, terms)
 		got, sentAsPieces, refusedAsPieces := everything(k, pieces, terms)
 		if refused != refusedAsPieces || sent != sentAsPieces || !reflect.DeepEqual(got, want) {
-			t.Errorf("kind %d, %q in pieces of %d:\ngot  %+v %q %s\nwant %+v %q %s", k, data, 1+size%1000, got, sentAsPieces, refusedAsPieces, want, sent, refused)
+			t.Errorf("kind %d, %.1000q in pieces of %d:\ngot  %+v %.1000q %s\nwant %+v %.1000q %s", k, data, 1+size%1000, got, sentAsPieces, refusedAsPieces, want, sent, refused)
 		}
 		if again, sent, _ := everything(k, pieces, terms); refused == "" && (sent != sentAsPieces || !reflect.DeepEqual(got, again)) {
-			t.Errorf("%q, read again: got %+v, want %+v", data, again, got)
+			t.Errorf("%.1000q, read again: got %+v, want %+v", data, again, got)
 		}
 	})
 }
@@ -116,7 +116,7 @@ func TestFaultsOfLongStrings(t *testing.T) {
 			if api.AsError(err).Code != api.CodeBadRequest {
 				t.Fatalf("%q: got %v, want %s", fault, err, api.CodeBadRequest)
 			}
-			if n, _ := fmt.Sscanf(err.Error(), "the body is not valid JSON at byte %d", &at); n != 1 || at < len(head) || at > len(head)+len(fault) {
+			if n, _ := fmt.Sscanf(err.Error(), "bad_request: the body is not valid JSON at byte %d", &at); n != 1 || at < len(head) || at > len(head)+len(fault) {
 				t.Errorf("%q: got %v, want a fault at byte %d", fault, err, len(head))
 			}
 		}

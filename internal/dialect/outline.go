@@ -35,7 +35,7 @@ type outliner struct {
 	skipping bool // the rest of the string
 	escape   escape
 	start    int  // of the string, in the body, after its quote
-	kept     int  // bytes of it in the outline
+	kept     int  // bytes of it in the outline, at least; at most keptText
 	closed   bool // a string has just ended
 	gapped   bool // that string has a gap
 	length   int  // of that string
@@ -155,10 +155,10 @@ func (b *Body) outlineString(p []byte) int {
 	}
 	n := plainRun(p)
 	if b.shorten && !b.skipping {
-		some := min(n, max(keptText-b.kept, 0))
+		some := min(n, keptText-b.kept)
 		b.keep(p[:some])
-		b.kept += n + 1 // and the next byte
-		b.skipping = b.kept > keptText
+		b.kept += some
+		b.skipping = b.kept == keptText
 		b.keep(p[some:n])
 	} else {
 		b.keep(p[:n])
@@ -171,14 +171,14 @@ func (b *Body) outlineString(p []byte) int {
 		b.inside, b.closed, b.length = false, true, b.at-b.start
 		b.closeGap()
 	case '\\':
-		b.escape = afterSlash
+		b.escape, b.kept = afterSlash, min(b.kept+1, keptText)
 		if n+1 < len(p) && simpleEscape[p[n+1]] {
 			b.escape = noEscape
 			b.keep(p[n : n+2])
 			return n + 2
 		}
 	default:
-		b.fault(0)
+		b.fault()
 	}
 	b.keep(p[n : n+1])
 	return n + 1
@@ -192,9 +192,16 @@ func (b *Body) closeGap() {
 	}
 }
 
-// fault ends all gaps because the next byte is wrong, and adds the last n bytes before it, the beginning of its escape, to the outline.
-func (b *Body) fault(n int) {
+// fault ends all gaps because the next byte is wrong, and adds the beginning of its escape to the outline, if it is in one.
+func (b *Body) fault() {
 	if b.skipping {
+		n := 0
+		switch {
+		case b.escape == afterSlash:
+			n = 1
+		case b.escape != noEscape:
+			n = len(`\uxxxx`) - int(b.escape)
+		}
 		b.skipped -= n
 		b.closeGap()
 		for _, p := range b.between(nil, b.at-n, b.at) {
@@ -204,6 +211,15 @@ func (b *Body) fault(n int) {
 	b.shorten, b.broken, b.escape = false, true, noEscape
 }
 
+// endOutline handles a string or an escape without an end.
+func (b *Body) endOutline() {
+	if b.escape == noEscape {
+		b.closeGap()
+	} else {
+		b.fault()
+	}
+}
+
 // outlineEscape reads the next byte of an escape.
 func (b *Body) outlineEscape(c byte) {
 	switch {
@@ -211,12 +227,10 @@ func (b *Body) outlineEscape(c byte) {
 		b.escape = 4
 	case b.escape == afterSlash && simpleEscape[c]:
 		b.escape = noEscape
-	case b.escape == afterSlash:
-		b.fault(1)
-	case c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F':
+	case b.escape < afterSlash && (c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'):
 		b.escape--
 	default:
-		b.fault(len(`\uxxxx`) - int(b.escape))
+		b.fault()
 	}
 }
 
