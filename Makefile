@@ -10,7 +10,7 @@ export CGO_ENABLED = 0
 LDFLAGS := -s -w -X main.version=$(VERSION)
 GOFLAGS_BUILD = -trimpath -tags grpcnotrace -ldflags "$(LDFLAGS)"
 
-.PHONY: help build run demo check test test-long lint race e2e deploy fmt chaos fuzz assets clients bench attack packages packaged image release clean
+.PHONY: help build run demo check test test-long lint race e2e deploy fmt chaos fuzz assets clients bench bench-peers attack packages packaged image release clean
 
 help: ## Show this list
 	@echo "Ollama API Service: make TARGET"
@@ -65,8 +65,11 @@ clients: ## Run the real clients, and write docs/clients.md and web/clients.json
 	go test -count=1 -run 'Fresh$$' ./internal/recipe -update
 	go test -count=1 -run '^TestClients$$' ./e2e -update
 
-bench: ## Compare with nginx and a plain ReverseProxy; writes bench/RESULTS.md
-	go run ./bench
+bench: ## Compare with the commit before and other proxies, in 20 minutes; writes bench/RESULTS.md; BENCH='-only chats' for a part
+	go run ./bench $(BENCH)
+
+bench-peers: ## Compare with other gateways for models; builds them, and writes bench/PEERS.md
+	go run ./bench -peers $(BENCH)
 
 attack: ## Two keys attack eight others, with a scripted and a real Ollama: 12 minutes; ATTACK='-only swap' for one
 	go run ./attack $(ATTACK)

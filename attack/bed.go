@@ -43,6 +43,7 @@ type upstream interface {
 	address() string
 	books(mark string) work
 	loadsEnded() (ended, aborted int)
+	lostSlots() int // that the victims' model has lost for good
 	stop()
 }
 
@@ -101,8 +102,9 @@ func (b *bed) close() {
 func (b *bed) once(ctx context.Context, key string) sample {
 	began := time.Now()
 	s := sample{}
-	body := fmt.Sprintf(`{"model":%q,"prompt":%q,%s"options":{"num_predict":%d},"stream":%t}`,
-		victimModel, b.prompt, b.padding, b.answer, rand.IntN(2) == 0)
+	// Each prompt begins differently. Otherwise all victims would have one prompt in the cache of a real Ollama, which others' prompts push out.
+	body := fmt.Sprintf(`{"model":%q,"prompt":"%08x %s",%s"options":{"num_predict":%d},"stream":%t}`,
+		victimModel, rand.Uint32(), b.prompt, b.padding, b.answer, rand.IntN(2) == 0)
 	status, head, err := b.post(ctx, b.http, generate, key, strings.NewReader(body), nil)
 	switch {
 	case err != nil:

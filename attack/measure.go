@@ -51,7 +51,8 @@ type result struct {
 	BookedGPU float64       `json:"booked_gpu_ms"`
 	Loads     int           `json:"loads"`
 	Aborted   int           `json:"loads_aborted"`
-	CPU       float64       `json:"cpu"` // processors that the gateway used
+	Lost      int           `json:"lost_slots"` // that Ollama has lost for good
+	CPU       float64       `json:"cpu"`        // processors that the gateway used
 	Peak      int64         `json:"peak_bytes"`
 	Sent      int64         `json:"sent"`
 	Answered  int64         `json:"answered"`
@@ -61,6 +62,11 @@ type result struct {
 // all runs the chosen attacks against one kind of Ollama.
 func (r *run) all(kind string, chosen []attack) ([]result, error) {
 	r.quiet = map[string]*bed{}
+	if kind == realOllama {
+		if err := shareProcessors(); err != nil {
+			return nil, err
+		}
+	}
 	defer func() {
 		for _, b := range r.quiet {
 			b.close()
@@ -214,6 +220,7 @@ func (r *run) under(kind string, a *attack, n int) (result, error) {
 		return x, err
 	}
 	x.Loads, x.Aborted = b.backend.loadsEnded()
+	x.Lost = b.backend.lostSlots()
 	x.Bound = bound(max(victims.longest, attacks.longest), victimCount+n, a.queues)
 	return x, nil
 }
@@ -306,6 +313,9 @@ func (x *result) compare(a *attack, before, after served) {
 	}
 	if float64(x.Booked) < 0.95*float64(x.Evaluated) {
 		miss("%d tokens booked of %d evaluated", x.Booked, x.Evaluated)
+	}
+	if x.Lost > 0 {
+		miss("%d of %d slots of the model were lost", x.Lost, realSlots)
 	}
 	if a.memory > 0 && x.Peak > a.memory {
 		miss("a peak of %d MB, want at most %d MB", x.Peak/1_000_000, a.memory/1_000_000)

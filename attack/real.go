@@ -75,7 +75,7 @@ func startReal(root, dir string) (*tappedOllama, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := o.cmd.Start(); err != nil {
+	if err := onOwnProcessor(o.cmd.Start); err != nil {
 		return nil, err
 	}
 	address := make(chan string, 1)
@@ -111,17 +111,28 @@ func (o *tappedOllama) create(tool, root, home string) error {
 	if out, err := create.CombinedOutput(); err != nil {
 		return fmt.Errorf("ollama create: %w\n%s", err, out)
 	}
+	if err := o.derive(victimModel, ""); err != nil {
+		return err
+	}
 	for i := range 3 {
 		// Another file, because Ollama treats two names of the same file as one model.
-		body := fmt.Sprintf(`{"model":%q,"from":%q,"parameters":{"num_predict":%d},"stream":false}`, cold(i), victimModel, 500+i)
-		res, err := http.Post(o.own+"/api/create", "application/json", strings.NewReader(body))
-		if err != nil {
+		if err := o.derive(cold(i), fmt.Sprintf(`"num_predict":%d,`, 500+i)); err != nil {
 			return err
 		}
-		res.Body.Close()
-		if res.StatusCode != http.StatusOK {
-			return fmt.Errorf("creating %s: %s", cold(i), res.Status)
-		}
+	}
+	return nil
+}
+
+// derive creates a model from the victims' one. It computes with one thread, because Ollama has one processor of its own.
+func (o *tappedOllama) derive(model, parameters string) error {
+	body := fmt.Sprintf(`{"model":%q,"from":%q,"parameters":{%s"num_thread":1},"stream":false}`, model, victimModel, parameters)
+	res, err := http.Post(o.own+"/api/create", "application/json", strings.NewReader(body))
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return fmt.Errorf("creating %s: %s", model, res.Status)
 	}
 	return nil
 }

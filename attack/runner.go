@@ -96,7 +96,7 @@ func (r *runner) plan() (batch []*sequence, took time.Duration, closed bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	r.sequences = slices.DeleteFunc(r.sequences, func(s *sequence) bool {
-		over := s.ctx.Err() != nil || s.prompt == 0 && s.want == 0
+		over := s.prompt == 0 && (s.want == 0 || s.ctx.Err() != nil) // a prompt is read to its end, also of a client that has left
 		if over {
 			close(s.ended)
 		}

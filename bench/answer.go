@@ -16,9 +16,11 @@ const maxHead = 16 << 10
 // or chunked, no trailers that matter) and no more, so that reading costs the load generator next to nothing.
 type answer struct {
 	status  int
-	lines   int    // newlines of the body: one for each record of an NDJSON stream
-	reads   int    // calls of feed with body bytes
-	excerpt []byte // beginning of the body of an answer that is not a 200, for the error message
+	lines   int            // newlines of the body: one for each record of an NDJSON stream
+	size    int            // bytes of the body
+	reads   int            // calls of feed with body bytes
+	body    func(p []byte) // if not nil, gets the body in the pieces in which it arrives
+	excerpt []byte         // beginning of the body of an answer that is not a 200, for the error message
 
 	part    answerPart
 	head    []byte // the part of the header, or of the line with a chunk's size, that has arrived
@@ -39,7 +41,7 @@ const (
 
 // reset prepares a for the next answer on the same connection and keeps its memory.
 func (a *answer) reset() {
-	*a = answer{head: a.head[:0], excerpt: a.excerpt[:0]}
+	*a = answer{head: a.head[:0], excerpt: a.excerpt[:0], body: a.body}
 }
 
 // feed takes the next bytes of the connection and reports whether the answer is complete. Bytes after a complete answer are an
@@ -78,7 +80,11 @@ func (a *answer) feed(p []byte) (done bool, err error) {
 }
 
 func (a *answer) take(body []byte) {
+	a.size += len(body)
 	a.lines += bytes.Count(body, []byte{'\n'})
+	if a.body != nil {
+		a.body(body)
+	}
 	if a.status != 200 && len(a.excerpt) < 300 {
 		a.excerpt = append(a.excerpt, body[:min(len(body), 300)]...)
 	}

@@ -138,11 +138,16 @@ func TestLoadAgainstMock(t *testing.T) {
 	if s.took < 75*time.Millisecond {
 		t.Errorf("streams of 7 records ended after %v: they are not paced", s.took)
 	}
+	// Each event has two line ends; the last piece has the last event and [DONE].
+	s, err = l.stream(post(openaiPath, "", fmt.Sprintf(openaiStream, 7)), 10*time.Second)
+	if err != nil || s.records != 4*(2*7+2) {
+		t.Errorf("streams of OpenAI: %d line ends of 64, error %v", s.records, err)
+	}
 	if _, _, err := l.closed(func() []byte { return post("/nothing", "", "{}") }, 1, 0, 10*time.Second); err == nil || !strings.Contains(err.Error(), "404") {
 		t.Errorf("error %v for an unknown path, want the 404", err)
 	}
 	held := dialTest(t, addr, 3)
-	if err := held.hold(post("/api/chat", "", fmt.Sprintf(streamChat, 0)), 10*time.Second); err != nil {
+	if err := held.hold(post("/api/chat", "", fmt.Sprintf(streamChat, 0)), 2, 10*time.Second); err != nil {
 		t.Errorf("idle streams: %v", err)
 	}
 }
@@ -216,25 +221,57 @@ func TestStatistics(t *testing.T) {
 
 func TestReport(t *testing.T) {
 	f := figures{}
+	one, many := variant{keys: 1}.row(), variant{keys: manyInTurn}.row()
 	for _, v := range []float64{50, 40, 60} {
-		f.add(chatCPU, service, v)
-		f.add(chatCPU, reverse, 2*v)
+		f.add(one, service, v)
+		f.add(one, before, v)
+		f.add(one, reverse, 2*v)
+		f.add(many, service, 1.5*v)
+		f.add(many, before, 1.2*v)
 	}
-	f.add(chunkCPU, service, 11)
-	f.add(chunkCPU, reverse, 10)
+	f.add(chunkCPU, service, 13)
+	f.add(chunkCPU, before, 10)
+	f.add(chunkCPU, nginx, 10)
+	f.add(throughput, service, 90)
+	f.add(throughput, before, 100)
 	f.add(cachedFew, service, 10)
 	f.add(cachedMany, service, 11)
-	text := report(f, []string{"nginx: not there"}, "a machine", 3, fullWork)
+	b := &bench{figures: f, notes: []string{"nginx: not there"}, commit: "1234567 (Subject)", work: fullWork}
+	text := report(b, "a machine", 3, map[string]string{chunkCPU: "it checks more"})
 	for _, want := range []string{
-		"| 50.0 (40.0 … 60.0) | 100 (80.0 … 120) | n/a | 0.50 | n/a |",
-		"at most 0.6 of the ReverseProxy's: **reached** with 0.50",
-		"at most 1 of the ReverseProxy's: **missed** with 1.10",
-		"at most 40 KiB: not measured",
+		"| " + one + " | 50.0 | 50.0 | 100 |  | 0.50 |  | 1.00 |",
+		"| " + one + " | 40.0 … 60.0 | 40.0 … 60.0 | 80.0 … 120 |  |",
+		"| " + one + " | at most 0.65 of ReverseProxy | 0.50 | reached |",
+		"| " + many + " | at most 1.2 of “" + one + "” | 1.50 | **missed** |",
+		"| " + chunkCPU + " | at most 1.2 of nginx | 1.30 | **missed** |",
+		"| " + idleStream + " | at most 40.0 |  | not measured |",
+		"- " + many + ": 25 % worse: **no reason is given** (the rounds of both overlap)\n",
+		"- " + chunkCPU + ": 30 % worse: it checks more\n",
+		"- " + throughput + ": 11 % worse: **no reason is given**\n",
 		"| 10.0 | 11.0 | 1.10 |",
 		"- nginx: not there",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the report lacks %q:\n%s", want, text)
+		}
+	}
+	if strings.Contains(text, "- "+one) {
+		t.Errorf("a figure that is the same is named as worse:\n%s", text)
+	}
+}
+
+func TestReasons(t *testing.T) {
+	if _, err := readReasons("reasons.txt"); err != nil {
+		t.Error(err)
+	}
+	file := filepath.Join(t.TempDir(), "reasons.txt")
+	for text, want := range map[string]string{"# x\n" + chunkCPU + " = y = z\n": "y = z", "no figure = y\n": "", chunkCPU + "\n": ""} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, err := readReasons(file)
+		if (err == nil) != (want != "") || got[chunkCPU] != want {
+			t.Errorf("%q: reasons %v, error %v", text, got, err)
 		}
 	}
 }

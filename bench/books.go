@@ -48,6 +48,14 @@ type booked struct {
 	slowestQuestion     map[string]string
 }
 
+// statistics is the part that measures the books.
+func (b *bench) statistics(int) (err error) {
+	if b.program != "" {
+		b.booked, err = b.books(b.rows, b.kept)
+	}
+	return err
+}
+
 // books fills a database in the same way as the service, and queries each kind of statistics from the service. If dir already has
 // such a database, it only queries.
 func (b *bench) books(rows int, dir string) (*booked, error) {
@@ -87,7 +95,7 @@ func (g *gateway) bookKeys() ([]string, error) {
 		g.secret, g.admin = lines[0], lines[1]
 		return lines[2:], nil
 	}
-	keys, err := g.newKeys(bookKeys)
+	keys, err := g.keysOf(bookKeys)
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -28,6 +29,9 @@ type filled struct {
 // manyKeys measures whether authentication costs more when there are more keys: with one key, which the service then remembers,
 // and with keys each used for the first time, which it must look up in the database.
 func (b *bench) manyKeys(round int) error {
+	if b.program == "" {
+		return nil
+	}
 	if b.filled == nil {
 		fmt.Printf("  making databases with %d, %d and %d keys\n", smallCount, b.work.uses, b.work.keys)
 		f, err := b.fill()
@@ -111,11 +115,11 @@ func (b *bench) fill() (*filled, error) {
 		some: newGateway(b.program, filepath.Join(b.dir, "keys-some"), b.mock.addr),
 	}
 	// The first admin key is a key too.
-	few, err := f.few.newKeys(smallCount - 1)
+	few, err := f.few.keysOf(smallCount - 1)
 	if err != nil {
 		return nil, err
 	}
-	some, err := f.some.newKeys(b.work.uses + 1)
+	some, err := f.some.keysOf(b.work.uses + 1)
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +127,7 @@ func (b *bench) fill() (*filled, error) {
 	many := *f.some
 	many.dir = filepath.Join(b.dir, "keys-many")
 	f.many = &many
-	if err := os.CopyFS(f.many.data(), os.DirFS(f.some.data())); err != nil {
+	if err := f.some.copyTo(f.many); err != nil {
 		return nil, err
 	}
 	file, err := database(f.many.data())
@@ -133,20 +137,27 @@ func (b *bench) fill() (*filled, error) {
 	return f, addRows(file, f.spare[:len("oas_0123456789")], b.work.keys-len(some)-1)
 }
 
-// newKeys starts the service on an empty directory, creates n keys and stops it.
-func (g *gateway) newKeys(n int) ([]string, error) {
+// keysOf starts the service on an empty directory, creates n keys and stops it.
+func (g *gateway) keysOf(n int) ([]string, error) {
 	p, err := g.start("fill")
 	if err != nil {
 		return nil, err
 	}
 	defer p.stop()
-	keys := make([]string, n)
-	for i := range keys {
-		if keys[i], err = g.newKey(p.addr, fmt.Sprintf("bench %d", i)); err != nil {
-			return nil, err
-		}
+	return g.newKeys(p.addr, n)
+}
+
+// copyTo copies the data, which only its owner may read.
+func (g *gateway) copyTo(other *gateway) error {
+	if err := os.CopyFS(other.data(), os.DirFS(g.data())); err != nil {
+		return err
 	}
-	return keys, nil
+	return filepath.WalkDir(other.data(), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		return os.Chmod(path, 0o600)
+	})
 }
 
 // database finds the SQLite file in a data directory.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
@@ -21,12 +22,17 @@ type load struct {
 	order  []*wire
 	events []unix.EpollEvent
 	buf    []byte
+	// refused, if not nil, is called for each answer that is not a 200. Otherwise such an answer is an error.
+	refused func()
+	fail    func(err error) // if not nil, a connection that fails is dropped and reported here, and the others continue
 }
 
 type wire struct {
 	fd     int
 	answer answer
 	busy   bool
+	err    error     // why it was dropped
+	begun  bool      // the answer's first bytes have arrived
 	due    time.Time // when the request should have been sent
 }
 
@@ -68,8 +74,16 @@ func dial(addr string, n int) (*load, error) {
 	return l, nil
 }
 
+// give drops a connection that failed.
+func (l *load) give(w *wire, err error) {
+	w.err = err
+	delete(l.wires, w.fd)
+	unix.Close(w.fd)
+	l.fail(err)
+}
+
 func (l *load) close() {
-	for _, w := range l.order {
+	for _, w := range l.wires {
 		unix.Close(w.fd)
 	}
 	unix.Close(l.epoll)
@@ -78,7 +92,7 @@ func (l *load) close() {
 // send begins a request on an idle connection. Requests are small against the socket's buffer.
 func (w *wire) send(request []byte, due time.Time) error {
 	w.answer.reset()
-	w.busy, w.due = true, due
+	w.busy, w.begun, w.due = true, false, due
 	if n, err := unix.Write(w.fd, request); err != nil || n < len(request) {
 		return fmt.Errorf("send a request: wrote %d of %d bytes: %w", n, len(request), err)
 	}
@@ -103,8 +117,12 @@ func (l *load) receive(w *wire) (done bool, err error) {
 	}
 	if done {
 		w.busy = false
-		if w.answer.status != 200 {
+		if w.answer.status != 200 && l.refused != nil {
+			l.refused()
+		} else if w.answer.status != 200 {
 			return true, fmt.Errorf("status %d: %s", w.answer.status, w.answer.excerpt)
+		} else if w.answer.size == 0 {
+			return true, errors.New("status 200 without a body")
 		}
 	}
 	return done, nil
@@ -127,7 +145,11 @@ func (l *load) run(deadline time.Time, timer int, finished func() bool, each fun
 				err = tick(expirations(timer))
 			} else if w := l.wires[int(e.Fd)]; w != nil {
 				var done bool
-				if done, err = l.receive(w); err == nil {
+				if done, err = l.receive(w); err != nil && l.fail != nil {
+					l.give(w, err)
+					done, err = true, nil
+				}
+				if err == nil {
 					err = each(w, done)
 				}
 			}
@@ -169,7 +191,7 @@ func (l *load) closed(request func() []byte, total int, stop, limit time.Duratio
 }
 
 // paced sends at a fixed rate whether or not the answers keep up (open loop), and measures from the moment at which the request
-// was due, so that a stalled server cannot hide its stall. The histogram is in nanoseconds.
+// was due to the first byte of its answer, so that a stalled server cannot hide its stall. The histogram is in nanoseconds.
 func (l *load) paced(request []byte, rate int, span time.Duration) (*hdrhistogram.Histogram, error) {
 	hist := hdrhistogram.New(1_000, int64(time.Minute), 3)
 	timer, err := newTimer()
@@ -187,13 +209,16 @@ func (l *load) paced(request []byte, rate int, span time.Duration) (*hdrhistogra
 	idle, waiting := append([]*wire(nil), l.order...), []time.Time(nil)
 	err = l.run(begin.Add(span+30*time.Second), timer, func() bool { return answered == total },
 		func(w *wire, done bool) error {
+			if !w.begun {
+				w.begun = true
+				if err := hist.RecordValue(int64(time.Since(w.due))); err != nil {
+					return err
+				}
+			}
 			if !done {
 				return nil
 			}
 			answered++
-			if err := hist.RecordValue(int64(time.Since(w.due))); err != nil {
-				return err
-			}
 			if len(waiting) > 0 {
 				at := waiting[0]
 				waiting = waiting[1:]
@@ -247,21 +272,39 @@ func (l *load) stream(request []byte, limit time.Duration) (s streamed, err erro
 	return s, err
 }
 
-// hold sends request on each connection and returns when each stream has had its first record. The streams stay open.
-func (l *load) hold(request []byte, limit time.Duration) error {
-	if err := l.sendAll(request); err != nil {
-		return err
+// hold sends request on each connection, on atOnce of them at the same time, and returns when each stream has had its first record. The
+// streams stay open. If all came at once, a proxy would need its cores for longer than the mock thinks, and net/http would drop streams
+// (see think).
+func (l *load) hold(request []byte, atOnce int, limit time.Duration) error {
+	waiting, left := map[*wire]bool{}, l.order
+	more := func() error {
+		for len(left) > 0 {
+			w := left[0]
+			left = left[1:]
+			err := w.send(request, time.Time{})
+			if err == nil {
+				waiting[w] = true
+				return nil
+			}
+			if l.fail == nil {
+				return err
+			}
+			l.give(w, err)
+		}
+		return nil
 	}
-	waiting := map[*wire]bool{}
-	for _, w := range l.order {
-		waiting[w] = true
+	for range atOnce {
+		if err := more(); err != nil {
+			return err
+		}
 	}
 	return l.run(time.Now().Add(limit), -1, func() bool { return len(waiting) == 0 }, func(w *wire, done bool) error {
-		if done {
+		if done && w.err == nil {
 			return errors.New("a stream that should stay open ended")
 		}
-		if w.answer.lines > 0 {
+		if waiting[w] && (w.answer.lines > 0 || w.err != nil) {
 			delete(waiting, w)
+			return more()
 		}
 		return nil
 	}, nil)
@@ -277,11 +320,11 @@ func (l *load) sendAll(request []byte) error {
 	return nil
 }
 
-// post returns the bytes of a POST with a JSON body, and with a key if there is one.
-func post(path, key, body string) []byte {
-	auth := ""
+// post returns the bytes of a POST with a JSON body, with a key if there is one, and with further lines of the header.
+func post(path, key, body string, headers ...string) []byte {
+	auth := strings.Join(headers, "")
 	if key != "" {
-		auth = "Authorization: Bearer " + key + "\r\n"
+		auth += "Authorization: Bearer " + key + "\r\n"
 	}
 	return fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: bench\r\n%sContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", path, auth, len(body), body)
 }

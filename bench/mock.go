@@ -11,21 +11,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
-)
-
-// The wheel that paces the streams: wheelSlots ticks of wheelTick are the 5 ms between two chunks of one stream. Streams are
-// spread evenly over the slots, as with independent models, so that no proxy profits from chunks that arrive at the same time.
-const (
-	wheelSlots = 20
-	wheelTick  = 250 * time.Microsecond
-	// think is the number of turns before the first record, 50 ms. An immediate answer triggers a race in net/http: a server that
-	// begins its answer closes the body of its request, and if Transport has not read that body to EOF by then, it drops the
-	// connection in mid-stream. No model is that fast, and ReverseProxy lost one stream in some thousands because of it.
-	think = 10
 )
 
 // mock is an Ollama that costs almost nothing: one thread, epoll, prepared answers. So the measured CPU is the
@@ -33,22 +25,29 @@ const (
 type mock struct {
 	epoll, listener, timer int
 	conns                  map[int]*mockConn
-	wheel                  [wheelSlots]map[*mockConn]struct{}
-	slot, next             int
+	wheels                 map[time.Duration]*wheel
+	streaming              int
 	fixed                  map[string][]byte // recorded answers by "METHOD path"
-	first, chunk, last     []byte            // header with first record, a record, the terminal record of a stream
+	streams                map[string]*recorded
+}
+
+// recorded are the pieces of streams.
+type recorded struct {
+	first, chunk, last []byte // header with first record, a record, the terminal record
+	stamped            []byte // a record that says when it was sent; stamp is where
+	stamp              int
 }
 
 type mockConn struct {
-	fd   int
-	in   []byte
-	slot int // position in the wheel
-	sent int // records of the stream
-	all  int // records after which the stream ends; 0 is an idle stream, which has one record and no end
+	fd      int
+	in      []byte
+	as      *recorded
+	wheel   *wheel // nil unless it streams
+	slot    int    // position in the wheel
+	sent    int    // records of the stream
+	all     int    // records after which the stream ends; 0 is an idle stream, which has one record and no end
+	stamped bool   // records say when they were sent
 }
-
-// streamHead begins each streamed answer.
-const streamHead = "HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nDate: Mon, 23 Nov 2026 12:59:03 GMT\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 // serveMock answers like Ollama, with the recorded answers in dir, until the process is ended. It prints its address first.
 func serveMock(dir string) error {
@@ -65,18 +64,14 @@ func serveMock(dir string) error {
 }
 
 func newMock() *mock {
-	m := &mock{conns: map[int]*mockConn{}, fixed: map[string][]byte{}}
-	for i := range m.wheel {
-		m.wheel[i] = map[*mockConn]struct{}{}
-	}
-	return m
+	return &mock{conns: map[int]*mockConn{}, fixed: map[string][]byte{}, wheels: map[time.Duration]*wheel{}, streams: map[string]*recorded{}}
 }
 
 // load reads the recorded answers.
 func (m *mock) load(dir string) error {
 	for route, file := range map[string]string{
 		"GET /": "root", "GET /api/tags": "tags", "GET /api/ps": "ps", "GET /api/version": "version",
-		"POST /api/show": "show", "POST /api/chat": "chat",
+		"POST /api/show": "show", "POST /api/chat": "chat", "POST /v1/chat/completions": "v1-chat",
 	} {
 		text, err := os.ReadFile(filepath.Join(dir, file+".http"))
 		if err != nil {
@@ -89,23 +84,50 @@ func (m *mock) load(dir string) error {
 		}
 		m.fixed[route] = text
 	}
-	text, err := os.ReadFile(filepath.Join(dir, "chat-stream.http"))
+	for path, file := range map[string]string{nativePath: "chat-stream.http", openaiPath: "v1-chat-stream.http"} {
+		s, err := readStream(filepath.Join(dir, file))
+		if err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+		m.streams[path] = s
+	}
+	return nil
+}
+
+// readStream reads the pieces of a recorded stream: of NDJSON or of events.
+func readStream(file string) (*recorded, error) {
+	text, err := os.ReadFile(file)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	i := bytes.Index(text, []byte("\r\n\r\n"))
+	if i < 0 {
+		return nil, errors.New("no header")
 	}
 	var records [][]byte
-	for line := range bytes.Lines(text) {
-		if line[0] == '{' {
-			records = append(records, line)
+	for rest := text[i+4:]; ; {
+		size, after, ok := bytes.Cut(rest, []byte("\r\n"))
+		n, err := strconv.ParseUint(string(size), 16, 31)
+		if !ok || err != nil || int(n)+2 > len(after) {
+			return nil, errors.New("not a chunked answer")
 		}
+		if n == 0 {
+			break
+		}
+		records = append(records, after[:n])
+		rest = after[n+2:]
 	}
 	if len(records) < 2 {
-		return errors.New("chat-stream.http has no records")
+		return nil, errors.New("no records")
 	}
-	m.chunk = framed(records[0])
-	m.first = append([]byte(streamHead), m.chunk...)
-	m.last = append(framed(records[len(records)-1]), "0\r\n\r\n"...)
-	return nil
+	s := &recorded{chunk: framed(records[0]), last: append(framed(records[len(records)-1]), "0\r\n\r\n"...)}
+	s.first = append(slices.Clone(text[:i+4]), s.chunk...)
+	content := regexp.MustCompile(`"content":"[^"]*"`)
+	s.stamped = framed(content.ReplaceAll(records[0], []byte(stampMark+strings.Repeat("0", stampSize)+`"`)))
+	if s.stamp = bytes.Index(s.stamped, []byte(stampMark)) + len(stampMark); s.stamp < len(stampMark) {
+		return nil, errors.New("the records have no content")
+	}
+	return s, nil
 }
 
 func framed(record []byte) []byte {
@@ -175,7 +197,7 @@ func (m *mock) accept() {
 			unix.Close(fd)
 			continue
 		}
-		m.conns[fd] = &mockConn{fd: fd, slot: -1}
+		m.conns[fd] = &mockConn{fd: fd}
 	}
 }
 
@@ -196,24 +218,33 @@ func (m *mock) read(c *mockConn, buf []byte) {
 			return
 		}
 		if head == nil {
+			// A large body is not moved each time that the slice grows.
+			c.in = slices.Grow(c.in, min(missing(c.in), maxBody))
 			return
 		}
 		m.answer(c, head, body)
 		if m.conns[c.fd] != c {
 			return // closed while it was answered
 		}
-		c.in = append(c.in[:0], rest...)
+		if c.in = append(c.in[:0], rest...); cap(c.in) > 1<<20 {
+			c.in = nil
+		}
 	}
 }
 
 // answer serves one request. A chat whose body says "chunks=N" streams N records 5 ms apart; N = 0 sends one and then stays
-// idle until the client leaves.
+// idle until the client leaves. With "chunks=N every=M" they are M ms apart and say when they were sent.
 func (m *mock) answer(c *mockConn, head, body []byte) {
 	method, path, _ := bytes.Cut(head[:bytes.IndexByte(head, '\r')], []byte{' '})
 	path, _, _ = bytes.Cut(path, []byte{' '})
-	if string(path) == "/api/chat" {
-		if n, ok := askedChunks(body); ok {
-			m.begin(c, n)
+	if as := m.streams[string(path)]; as != nil {
+		if n, ok := asked(body, "chunks="); ok {
+			every, stamped := asked(body, "every=")
+			gap := chunkGap
+			if stamped {
+				gap = time.Duration(every) * time.Millisecond
+			}
+			m.begin(c, as, n, gap, stamped)
 			return
 		}
 	}
@@ -244,55 +275,57 @@ func (m *mock) drop(c *mockConn) {
 	unix.Close(c.fd)
 }
 
-// begin puts a stream into the wheel; its header and first record go out after think turns.
-func (m *mock) begin(c *mockConn, n int) {
-	if m.streams() == 0 {
+// begin puts a stream into the wheel of its gap; its header and first record go out after it has thought.
+func (m *mock) begin(c *mockConn, as *recorded, n int, gap time.Duration, stamped bool) {
+	if m.streaming == 0 {
 		startTimer(m.timer, wheelTick, wheelTick)
 	}
-	c.sent, c.all, c.slot = -think, n, m.next%wheelSlots
-	m.next++
-	m.wheel[c.slot][c] = struct{}{}
+	if m.wheels[gap] == nil {
+		m.wheels[gap] = newWheel(gap)
+	}
+	c.as, c.all, c.stamped = as, n, stamped
+	m.wheels[gap].add(c)
+	m.streaming++
 }
 
 func (m *mock) end(c *mockConn) {
-	if c.slot < 0 {
+	if c.wheel == nil {
 		return
 	}
-	delete(m.wheel[c.slot], c)
-	c.slot = -1
-	if m.streams() == 0 {
+	c.wheel.remove(c)
+	m.streaming--
+	if m.streaming == 0 {
 		startTimer(m.timer, 0, 0)
 	}
 }
 
-func (m *mock) streams() int {
-	n := 0
-	for _, s := range m.wheel {
-		n += len(s)
+// turn moves the wheels.
+func (m *mock) turn(ticks int) {
+	for _, w := range m.wheels {
+		if w.streaming > 0 {
+			w.turn(ticks, m.record)
+		}
 	}
-	return n
 }
 
-// turn moves the wheel. It skips records that are late by more than a whole turn, because a model does not send a burst to catch up.
-func (m *mock) turn(ticks int) {
-	for range min(ticks, wheelSlots) {
-		m.slot = (m.slot + 1) % wheelSlots
-		for c := range m.wheel[m.slot] {
-			c.sent++
-			switch {
-			case c.sent < 1:
-			case c.sent == 1:
-				if c.all == 0 {
-					m.end(c)
-				}
-				m.write(c, m.first)
-			case c.sent < c.all:
-				m.write(c, m.chunk)
-			default:
-				m.end(c)
-				m.write(c, m.last)
-			}
+// record sends the next record of a stream.
+func (m *mock) record(c *mockConn) {
+	c.sent++
+	switch {
+	case c.sent < 1:
+	case c.sent == 1:
+		if c.all == 0 {
+			m.end(c)
 		}
+		m.write(c, c.as.first)
+	case c.sent >= c.all:
+		m.end(c)
+		m.write(c, c.as.last)
+	case c.stamped:
+		putStamp(c.as.stamped[c.as.stamp:])
+		m.write(c, c.as.stamped)
+	default:
+		m.write(c, c.as.chunk)
 	}
 }
 
@@ -319,9 +352,26 @@ func request(p []byte) (head, body, rest []byte, err error) {
 	return head, p[i+4 : i+4+n], p[i+4+n:], nil
 }
 
-// askedChunks returns N of "chunks=N" in a chat's prompt.
-func askedChunks(body []byte) (n int, ok bool) {
-	_, after, ok := bytes.Cut(body, []byte("chunks="))
+// maxBody is the most memory that the mock reserves ahead for a request.
+const maxBody = 64 << 20
+
+// missing returns the bytes that an incomplete request still lacks; 0 if that is not known.
+func missing(p []byte) int {
+	i := bytes.Index(p, []byte("\r\n\r\n"))
+	if i < 0 {
+		return 0
+	}
+	v, _ := field(p[:i+4], "content-length")
+	n, err := strconv.Atoi(string(v))
+	if err != nil {
+		return 0
+	}
+	return max(0, i+4+n-len(p))
+}
+
+// asked returns N of "NAME=N" in the beginning of a chat, as in its prompt "chunks=N".
+func asked(body []byte, name string) (n int, ok bool) {
+	_, after, ok := bytes.Cut(body[:min(len(body), 1024)], []byte(name))
 	if !ok {
 		return 0, false
 	}

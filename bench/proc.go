@@ -181,14 +181,24 @@ func parents(stat []byte) (pid, parent int, err error) {
 
 // resident reads the bytes of resident memory from smaps_rollup ("Rss:") or status ("VmRSS:").
 func resident(text []byte) (int64, error) {
-	for line := range bytes.Lines(text) {
-		f := strings.Fields(string(line))
-		if len(f) == 3 && (f[0] == "Rss:" || f[0] == "VmRSS:") && f[2] == "kB" {
-			n, err := strconv.ParseInt(f[1], 10, 64)
-			return n << 10, err
+	for _, name := range []string{"Rss:", "VmRSS:"} {
+		if n, ok := kilobytes(text, name); ok {
+			return n, nil
 		}
 	}
 	return 0, errors.New("no line with the resident memory")
+}
+
+// kilobytes reads the line "NAME N kB" and returns it in bytes.
+func kilobytes(text []byte, name string) (int64, bool) {
+	for line := range bytes.Lines(text) {
+		f := strings.Fields(string(line))
+		if len(f) == 3 && f[0] == name && f[2] == "kB" {
+			n, err := strconv.ParseInt(f[1], 10, 64)
+			return n << 10, err == nil
+		}
+	}
+	return 0, false
 }
 
 func lastLine(text []byte) string {

@@ -9,6 +9,7 @@ import (
 
 // If a stream ends because its key has no tokens left, every client gets an answer with counts, not a failure.
 func TestClientsTakeACutStreamForAnAnswer(t *testing.T) {
+	t.Parallel()
 	fake := ollamatest.Start(t)
 	for _, path := range []string{"/api/chat", "/api/generate", "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"} {
 		fake.Handle("POST", path, func(r *ollamatest.Request) ollamatest.Answer {

@@ -218,6 +218,7 @@ func (o *aftermath) check(t *testing.T, row bookedRow) {
 
 // Whatever an adversary sends and whenever it leaves, it is booked at least 0.95 of what Ollama has evaluated for it.
 func TestBookedAgainstEvaluated(t *testing.T) {
+	t.Parallel()
 	w := watchOllama(t)
 	s, address := startBare(t, t.TempDir(), w.url+"?slots=1", nil)
 	s.URL = "http://" + address

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"flag"
 	"fmt"
 	"math"
 	"net/http"
@@ -10,6 +11,8 @@ import (
 	"testing"
 	"time"
 )
+
+var fits = flag.Int("fits", 1, "how often TestTheModelOfABackend repeats its runs")
 
 // TestTheModelOfABackend fits the simulator's model of a backend (internal/sched) to a real one, and prints the error. In the model, a
 // request takes a time for each token of its prompt and its answer, and a fraction longer for each other running request.
@@ -37,7 +40,7 @@ func TestTheModelOfABackend(t *testing.T) {
 	one(4, 4, 0, 0)
 	runs = nil
 	salt := 1
-	for range 2 {
+	for range *fits {
 		for _, words := range []int{4, 100, 400} {
 			for _, tokens := range []int{4, 20, 60} {
 				one(words, tokens, 0, salt)
@@ -46,7 +49,7 @@ func TestTheModelOfABackend(t *testing.T) {
 		}
 	}
 	alone := len(runs)
-	for range 2 {
+	for range *fits {
 		for _, words := range []int{4, 100, 400} {
 			var all sync.WaitGroup
 			for range 4 {
@@ -76,7 +79,7 @@ func TestTheModelOfABackend(t *testing.T) {
 	slices.Sort(off)
 	t.Logf("%d runs: %.3f ms per token of the prompt, %.3f ms per token of the answer, %.2f longer for each other that runs; off by %.0f %% in the median, %.0f %% at the 90th percentile",
 		len(runs), perPrompt*1000, perOutput*1000, slowing, 100*off[len(off)/2], 100*off[len(off)*9/10])
-	if !(perOutput > 0) || math.IsNaN(perPrompt) || len(runs) != 18+24 {
+	if !(perOutput > 0) || math.IsNaN(perPrompt) || len(runs) != *fits*(9+12) {
 		t.Error("nothing was fitted")
 	}
 }

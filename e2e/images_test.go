@@ -16,7 +16,8 @@ func TestLargeImagesPass(t *testing.T) {
 	const size = 50_000_000
 	image := base64.StdEncoding.EncodeToString(bytes.Repeat([]byte("\x89PNG"), size/4))
 	fake := ollamatest.Start(t)
-	s := start(t, t.TempDir(), fake.URL, nil)
+	s, address := startBare(t, t.TempDir(), fake.URL, nil) // a tap would parse each image
+	s.URL = "http://" + address
 	key := s.makeKey(t, "").Secret
 	for path, content := range map[string]string{
 		"/api/generate":             `"prompt":"x","images":["%"]`,

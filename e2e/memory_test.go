@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -16,6 +17,8 @@ import (
 
 	"ollama-api-service/internal/test/ollamatest"
 )
+
+var hoarding = flag.Duration("hoarding", time.Second, "how long each hoarder of TestMemoryCgroup sends")
 
 // hoarder is what one key sends to fill the memory.
 type hoarder struct {
@@ -117,7 +120,7 @@ func TestMemoryCgroup(t *testing.T) {
 				})
 			}
 			served, refused := 0, map[int]int{}
-			for end := time.Now().Add(2 * time.Second); served < 10 || time.Now().Before(end); served++ {
+			for end := time.Now().Add(*hoarding); served < 10 || time.Now().Before(end); served++ {
 				a := call(t, "POST", s.URL+"/v1/messages/count_tokens", other.Secret, `{"model":"tiny","messages":[{"role":"user","content":"`+strings.Repeat("lorem ipsum ", 25_000)+`"}]}`)
 				if a.Status != http.StatusOK {
 					t.Errorf("a body of 300 KB of another key: got %d %s, want 200", a.Status, a.Body)

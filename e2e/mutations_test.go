@@ -43,6 +43,7 @@ type tally struct {
 // The test sends randomly changed rows of the catalogue. Nothing panics, the service itself never fails, Ollama gets no request that a
 // user's key may not make, and memory does not grow. The seed is printed. For a long run, use "-args -mutations 1000000".
 func TestChangedRequests(t *testing.T) {
+	t.Parallel()
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	g := openGate(t, "LOG_LEVEL=error", "MAX_BODY_BYTES=1MiB")

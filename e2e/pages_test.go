@@ -58,6 +58,7 @@ func node(t *testing.T, dir string, env []string, args ...string) (string, error
 
 // The service contains exactly the libraries of the lock file.
 func TestTheEmbeddedLibrariesAreThoseOfTheirPackages(t *testing.T) {
+	t.Parallel()
 	if out, err := node(t, npmProject(t, "pages"), nil, "vendor.mjs", "--check"); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
@@ -65,6 +66,7 @@ func TestTheEmbeddedLibrariesAreThoseOfTheirPackages(t *testing.T) {
 
 // An OpenAPI linter finds no fault in the document of the running service.
 func TestTheLinterFindsNothing(t *testing.T) {
+	t.Parallel()
 	dir := npmProject(t, "pages")
 	s := serve(t)
 	file := filepath.Join(t.TempDir(), "openapi.json")
@@ -80,6 +82,7 @@ func TestTheLinterFindsNothing(t *testing.T) {
 
 // A person opens the pages in a browser, enters a key and tries calls. A stream is shown while it arrives.
 func TestTheDocumentationPages(t *testing.T) {
+	t.Parallel()
 	dir := npmProject(t, "pages")
 	chromium, err := exec.LookPath("chromium")
 	if err != nil {

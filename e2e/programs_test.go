@@ -6,12 +6,14 @@ import (
 	"context"
 	"debug/buildinfo"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -144,18 +146,26 @@ func lockedVersions(t *testing.T, project string) map[string]string {
 	return versions
 }
 
-// buildGoClient builds the program in clients/go, which is its own module, and returns its path.
+// buildGoClient builds the program in clients/go, which is its own module, once, next to the service, and returns its path.
 func buildGoClient(t *testing.T) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "client")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", path, ".")
-	build.Dir = filepath.Join("clients", "go")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("building clients/go: %v\n%s", err, out)
+	path, err := goClient()
+	if err != nil {
+		t.Fatal(err)
 	}
 	return path
 }
+
+var goClient = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(filepath.Dir(binary), "go-client")
+	build := exec.Command("go", "build", "-o", path, ".")
+	build.Dir = filepath.Join("clients", "go")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building clients/go: %w\n%s", err, out)
+	}
+	return path, nil
+})
 
 // buildVersion returns the version of the program's main module.
 func buildVersion(t *testing.T, path, module string) string {

@@ -16,6 +16,7 @@ var readmeBlock = regexp.MustCompile("(?s)(?:<!-- ([^\n]*?) -->\n)?```(bash|pyth
 // TestTheReadme runs every block of commands that the README shows, in their order and in a copy of the repository, against
 // the service that one of them starts. Only the address differs.
 func TestTheReadme(t *testing.T) {
+	t.Parallel()
 	text, err := os.ReadFile("../README.md")
 	if err != nil {
 		t.Fatal(err)

@@ -39,6 +39,7 @@ var ranAmongClients = map[string]agent{"claude-code": claudeCode, "codex": codex
 
 // The test tries every recipe: with the client itself, or with the requests that the client's source sends.
 func TestRecipes(t *testing.T) {
+	t.Parallel()
 	fake := ollamatest.Start(t)
 	for _, path := range []string{"/api/chat", "/api/generate", "/v1/chat/completions", "/v1/responses", "/v1/messages"} {
 		fake.Handle("POST", path, mortal)

@@ -65,7 +65,7 @@ func slowly(r *ollamatest.Request) ollamatest.Answer {
 	var body struct{ Model string }
 	_ = json.Unmarshal(r.Body, &body) // Ollama also answers a body that it cannot parse
 	loaded, gate := make(chan struct{}), make(chan struct{}, 64)
-	const pause = 150 * time.Millisecond // ten heartbeats
+	const pause = 50 * time.Millisecond // ten heartbeats
 	time.AfterFunc(pause, func() { close(loaded) })
 	for range 6 {
 		gate <- struct{}{}
@@ -86,7 +86,7 @@ func TestReadersOfStreams(t *testing.T) {
 	for _, path := range []string{"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"} {
 		fake.Handle("POST", path, slowly)
 	}
-	s := start(t, t.TempDir(), fake.URL+"?slots=99", nil, "SSE_HEARTBEAT=15ms")
+	s := start(t, t.TempDir(), fake.URL+"?slots=99", nil, "SSE_HEARTBEAT=5ms")
 	key := s.makeKey(t, `,"rate_limit":null`).Secret
 	raw := call(t, "POST", s.URL+"/v1/chat/completions", key, `{"model":"tiny","stream":true,"messages":[{"role":"user","content":"x"}]}`).want(t, 200).Body
 	before, within, _ := strings.Cut(raw, `"id":"chatcmpl`)
@@ -95,6 +95,7 @@ func TestReadersOfStreams(t *testing.T) {
 	}
 	for _, r := range streamReaders(t) {
 		t.Run(r.name, func(t *testing.T) {
+			t.Parallel()
 			var orders []order
 			for _, model := range []string{"tiny", "dies"} {
 				for _, call := range r.calls {

@@ -10,10 +10,11 @@ inputs=${1:-1000000}
 case $inputs in '' | *[!0-9]*) echo "fuzz.sh takes a number of inputs, not \"$inputs\"." >&2; exit 2 ;; esac
 
 failed=()
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+work=$(mktemp -d)
+log=$work/log
+trap 'rm -rf "$work"' EXIT
 
-# try NAME FIGURES COMMAND...: runs the command, and prints the last match of the pattern FIGURES in its output.
+# try NAME FIGURES COMMAND...: runs the command, prints the last match of the pattern FIGURES in its output, and fails if it fails.
 try() {
   local name=$1 figures=$2 start=$SECONDS
   shift 2
@@ -24,15 +25,25 @@ try() {
     echo "FAILED"
     sed 's/^/    /' "$log"
     failed+=("$name")
+    return 1
   fi
 }
 
-# Minimising an input that is new but does not fail may take a minute, and nothing else runs meanwhile. So limit it.
-target() { cd "$1" && go test -run '^$' -fuzz "^$2\$" -fuzztime "${inputs}x" -fuzzminimizetime 5x .; }
+# instrumented DIRECTORY: builds the tests there once for all of their targets, as the program $work/tests.
+instrumented() { (cd "$1" && go test -c -vet=off -fuzz . -o "$work/tests" .); }
 
-while IFS=: read -r file name; do
-  try "$name" 'execs: [0-9]*' bash -c "$(declare -f target); inputs=$inputs; target '$(dirname "$file")' $name"
-done < <(git ls-files '*_test.go' | xargs grep -o '^func Fuzz[A-Za-z]*' | sed 's/func //')
+# target DIRECTORY NAME: Minimising an input that is new but does not fail may take a minute, and nothing else runs meanwhile. So limit it.
+target() {
+  (cd "$1" && "$work/tests" -test.run '^$' -test.fuzz "^$2\$" -test.fuzztime "${inputs}x" -test.fuzzminimizetime 5x \
+    -test.fuzzcachedir "$(go env GOCACHE)/fuzz/$(go list)")
+}
+
+for directory in $(git ls-files '*_test.go' | xargs grep -l '^func Fuzz' | xargs -n 1 dirname | sort -u); do
+  try "$directory" 'x^' instrumented "$directory" || continue
+  for name in $(grep -ho '^func Fuzz[A-Za-z]*' "$directory"/*_test.go | sed 's/func //'); do
+    try "$name" 'execs: [0-9]*' target "$directory" "$name"
+  done
+done
 
 if [ "$inputs" -ge 100000 ]; then
   FAULTS=all try TestAnswerThatBreaksAtEveryByte '[0-9]* faults.*' \

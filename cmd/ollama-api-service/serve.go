@@ -82,8 +82,15 @@ func serve(ctx context.Context, cfg *config.Config, hangup <-chan os.Signal, std
 	defer func() { err = errors.Join(err, st.Close()) }()
 
 	manager.starts("importing the journal of the last run")
+	running := clock.Start()
+	var limits *limit.Memory
 	books, err := await(ctx, wait, "the books", func() (*books.Books, error) {
-		b, err := books.Open(ctx, cfg.DataDir, st, log, books.Options{MaxBytes: int64(cfg.JournalMaxBytes), Held: held})
+		limits = limit.NewMemory(running)
+		b, err := books.Open(ctx, cfg.DataDir, st, log, books.Options{
+			MaxBytes: int64(cfg.JournalMaxBytes), Held: held,
+			Later: func(r *api.Record) { restoreLater(limits, r, time.Now(), cfg.MaxRequestTime) },
+			Begin: func() error { return restoreLimits(ctx, st, limits, cfg.MaxRequestTime) },
+		})
 		if err != nil {
 			return nil, databasef("%w", withHint(err))
 		}
@@ -97,11 +104,6 @@ func serve(ctx context.Context, cfg *config.Config, hangup <-chan os.Signal, std
 		defer cancel()
 		err = errors.Join(err, books.Close(last))
 	}()
-	running := clock.Start()
-	limits := limit.NewMemory(running)
-	if err := restoreLimits(ctx, st, limits, cfg.MaxRequestTime); err != nil {
-		return err
-	}
 
 	keys := auth.New(st, secret, staticKeys(cfg), time.Now)
 	defer keys.Close()
@@ -256,6 +258,27 @@ func restoreLimits(ctx context.Context, st *store.Store, limits *limit.Memory, l
 		limits.RestoreUsed(u.Key, u.Minute, limit.Used{Tokens: u.Tokens, GPU: u.GPU})
 	}
 	return nil
+}
+
+// restoreLater counts a row of the last run that is not in the database yet as restoreLimits counts those in the database.
+func restoreLater(limits *limit.Memory, r *api.Record, now time.Time, longest time.Duration) {
+	if r.ErrorCode == api.CodeNoBackend || r.At.After(now) {
+		return
+	}
+	limits.Restore(r.Key, r.At, 1)
+	took := r.Total
+	if took <= 0 {
+		took = longest
+	}
+	ended := r.At.Add(took)
+	if ended.After(now) {
+		ended = now
+	}
+	gpu := r.GPU
+	if gpu < 0 {
+		gpu = min(r.ReservedGPU, longest)
+	}
+	limits.RestoreUsed(r.Key, ended, limit.Used{Tokens: max(r.Reserved, r.PromptTokens+r.CompletionTokens), GPU: gpu})
 }
 
 // staticKeys returns the keys of the settings.

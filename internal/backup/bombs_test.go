@@ -131,7 +131,7 @@ func TestBombsAreRefused(t *testing.T) {
 func TestCompressedBombsAreRefused(t *testing.T) {
 	_, src := service(t)
 	_, m := write(t, src)
-	const size = 300 << 20
+	const size = 30 << 20
 	text := made(t, Manifest{Format: format, FormatVersion: formatVersion, Contents: m.Contents, Files: []File{{databaseName, size, ""}}})
 	var zipped, zstded bytes.Buffer
 	zs, err := zstd.NewWriter(&zstded)

@@ -1,13 +1,14 @@
 // Package books records what every counted request used, from before it goes upstream until its row is in the store.
 //
 // The journal encloses a request. Admit is written before anything goes upstream, and End before the client sees the end of its answer;
-// each is one append. Rows then move to the store in batches, and the journal is truncated behind them. A killed process leaves its
-// journal, and the next Open writes it to the store: requests that had ended exactly, others as interrupted, with the number of pieces
-// that the client may have received. So a kill loses nothing and saves no usage, and during an outage of the store only the journal
-// grows.
+// each is one append. Rows then move to the store in batches, and the journal is truncated behind them. Memory has only the last of them:
+// rows that wait longer are read back from the journal. A killed process leaves its journal, and the next Open writes it to the store:
+// requests that had ended exactly, others as interrupted, with the number of pieces that the client may have received. So a kill loses
+// nothing and saves no usage, and while the store is slow or fails, only the journal grows.
 //
-// The journal is bounded. If it is full, or the disk cannot be written, requests of strict keys are refused. Other requests are served:
-// their rows stay in memory as long as there is room, and requests without a row are counted as lost.
+// The journal is bounded. If it is full, all requests are refused until the store has taken rows, so nothing is served without a row. Only
+// if the disk fails, requests of keys that are not strict are served: their rows stay in memory as long as there is room, and requests
+// without a row are counted as lost.
 package books
 
 import (
@@ -19,6 +20,7 @@ import (
 	"math"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"ollama-api-service/internal/api"
@@ -32,11 +34,16 @@ type Options struct {
 	SyncEvery    time.Duration    // [100 ms] between fsyncs: the time that a power failure, but not a kill, may lose
 	SyncAlways   bool             // fsync before Admit and End return
 	MoveEvery    time.Duration    // [200 ms] between batches to the store
-	MaxPending   int              // [200,000] requests that are open or not yet in the store, about 300 bytes of memory each
-	MaxBytes     int64            // [128 MiB] of journal, which is then full
+	KeepRows     int              // [20,000] waiting rows that stay in memory, about 250 bytes each; others are read back from the journal
+	MaxPending   int              // [200,000] requests that are open or whose rows are only in memory because the disk fails
+	MaxBytes     int64            // [1 GiB] of journal, which is then full
 	SegmentBytes int64            // [4 MiB] the size at which the next journal file starts
 	RotateEvery  time.Duration    // [5 s] between checks for journal files that are no longer needed
 	Held         *Journal         // [none] the journal of the same directory, if it is already locked; Close releases it
+	// Later gets each row that Open leaves in the journal, and Begin is called before they begin to move: the store and Later have each row
+	// once then. [none]
+	Later func(*api.Record)
+	Begin func() error
 }
 
 func (o Options) withDefaults() Options {
@@ -45,8 +52,9 @@ func (o Options) withDefaults() Options {
 	}
 	o.SyncEvery = orDefault(o.SyncEvery, 100*time.Millisecond)
 	o.MoveEvery = orDefault(o.MoveEvery, 200*time.Millisecond)
+	o.KeepRows = orDefault(o.KeepRows, 20_000)
 	o.MaxPending = orDefault(o.MaxPending, 200_000)
-	o.MaxBytes = orDefault(o.MaxBytes, 128<<20)
+	o.MaxBytes = orDefault(o.MaxBytes, 1<<30)
 	o.SegmentBytes = min(orDefault(o.SegmentBytes, 4<<20), o.MaxBytes/4)
 	o.RotateEvery = orDefault(o.RotateEvery, 5*time.Second)
 	return o
@@ -58,9 +66,6 @@ func orDefault[T int | int64 | time.Duration](v, otherwise T) T {
 	}
 	return v
 }
-
-// retryAfter is the Retry-After for a request that cannot be recorded.
-const retryAfter = 5 * time.Second
 
 // Books are the journal and the rows that are not in the store yet. Admit and End may be called from any goroutine.
 type Books struct {
@@ -80,12 +85,15 @@ type Books struct {
 	spare   [][]byte            // frames of ended requests, for reuse
 	queue   queue               // ended but not yet in the store
 	batches Batches
+	pace    pace
 	frame   []byte // encoding space
 	closed  bool
 	lost    int64 // requests that were served without a row
 	found   Found
 	// The current faults.
-	writing, turning, syncing, moving, counting, room, ground fault
+	writing, turning, syncing, reading, moving, counting, room, memory, ground fault
+
+	crowded atomic.Bool // room or memory is a fault
 
 	tallies tallies
 
@@ -102,25 +110,9 @@ type admitted struct {
 	passed int64  // pieces of its answer that the client may have received
 }
 
-// Depth is how far the store lags behind, for /health.
-type Depth struct {
-	JournalBytes    int64      `json:"journal_bytes"`
-	JournalMaxBytes int64      `json:"journal_max_bytes"`
-	Waiting         int        `json:"rows_waiting"`      // ended but not yet in the store
-	Open            int        `json:"requests_open"`     // admitted but not ended
-	Unwritten       int        `json:"records_unwritten"` // only in memory: a kill would lose them
-	Lost            int64      `json:"rows_lost"`         // since this start
-	FullSince       *time.Time `json:"full_since,omitempty"`
-	StoreError      string     `json:"store_error,omitempty"`
-	StoreErrorSince *time.Time `json:"store_error_since,omitempty"`
-	JournalError    string     `json:"journal_error,omitempty"`
-	Hint            string     `json:"hint,omitempty"` // what the operator can do about the cause of an error
-	Found           Found      `json:"found_at_start"`
-}
-
-// Open locks dataDir/journal for this process and moves what an earlier process left there into the store before it returns. It returns
-// an error if another process holds the journal, if its directory cannot be written, or if the store fails; the journal then stays as it
-// was.
+// Open locks dataDir/journal for this process and moves what an earlier process left there into the store: all of it, or, if that is very
+// much, a part before it returns and the rest while the service runs. It returns an error if another process holds the journal, if its
+// directory cannot be written, or if the store fails; no row is lost then.
 func Open(ctx context.Context, dataDir string, st *store.Store, log *slog.Logger, o Options) (*Books, error) {
 	return open(ctx, dataDir, st.AddRecords, st.AddTallies, log, o)
 }
@@ -142,17 +134,15 @@ func open(ctx context.Context, dataDir string, addRecords func(context.Context, 
 		writing:  fault{begun: "the journal cannot be written: strict keys are refused, and the rows of other keys are only in memory; free space on the disk or repair it", over: "the journal can be written again"},
 		turning:  fault{begun: "no new journal file can be created, so the current one grows: free space on the disk or repair it", over: "journal files can be created again"},
 		syncing:  fault{begun: "the journal cannot be synced: a power failure may lose requests until the disk is repaired", over: "the journal can be synced again"},
+		reading:  fault{begun: "the journal cannot be read: rows wait in it; repair the disk", over: "the journal can be read again"},
 		moving:   fault{begun: "the database accepts no rows: they wait in the journal", over: "the database accepts rows again"},
 		counting: fault{begun: "the database accepts no counters of refusals: they wait in memory", over: "the database accepts counters again"},
 		ground:   fault{begun: "DATA_DIR cannot be written", over: "DATA_DIR can be written again"},
-		room:     fault{begun: "the journal is full: strict keys are refused, and other requests are not recorded until the database accepts rows again", over: "the journal has space again"},
+		room:     fault{begun: "the journal is full: requests are refused until the database has taken rows; if the database works and this happens again, it is too slow for the load", over: "the journal has space again"},
+		memory:   fault{begun: "no more rows fit into memory while the disk fails: strict keys are refused, and requests of other keys are not recorded", over: "rows are recorded again"},
 	}
-	last, err := b.replay(ctx, dir)
-	if err == nil {
-		b.journal = journal{dir: dir, last: last}
-		err = b.journal.rotate(nil, 0, 0, b.o.Now())
-	}
-	if err != nil {
+	b.pace.size = batchRows
+	if err := b.start(ctx, dir); err != nil {
 		if o.Held == nil {
 			lock.Release()
 		}
@@ -165,9 +155,22 @@ func open(ctx context.Context, dataDir string, addRecords func(context.Context, 
 	return b, nil
 }
 
-// Admit journals that a request is about to go upstream. On an error the request must not go: CodeUnavailable for a strict key if the
-// journal is full or the disk cannot be written, CodeStopping after Close. A request of another key continues; its row is only in memory,
-// or lost.
+// start reads the journal of the last run and begins a new file.
+func (b *Books) start(ctx context.Context, dir string) error {
+	if err := b.replay(ctx, dir); err != nil {
+		return err
+	}
+	if b.o.Begin != nil {
+		if err := b.o.Begin(); err != nil {
+			return err
+		}
+	}
+	return b.journal.rotate(nil, b.o.Now())
+}
+
+// Admit journals that a request is about to go upstream. On an error the request must not go: CodeUnavailable if the journal is full or,
+// for a strict key, if the disk fails; CodeStopping after Close. While the disk fails, a request of another key continues; its row is only
+// in memory, or lost.
 func (b *Books) Admit(a *api.Admission, strict bool) error {
 	b.mu.Lock()
 	seq, err := b.admitLocked(a, strict)
@@ -189,14 +192,12 @@ func (b *Books) admitLocked(a *api.Admission, strict bool) (seq int64, err error
 	if b.closed {
 		return 0, errStopping()
 	}
-	if b.fullLocked() {
-		if !strict {
-			return 0, nil // its end may find space again, or is lost
-		}
-		full := api.Errorf(api.CodeUnavailable,
-			"the journal is full, and requests of this key must be recorded (strict): try again when the gateway's database accepts rows again")
-		full.Err, full.RetryAfter = b.moving.err, retryAfter
-		return 0, full
+	switch err, fits := b.roomLocked(); {
+	case fits:
+	case err != nil || strict:
+		return 0, cmp.Or(err, unwritten(b.diskErrLocked()))
+	default:
+		return 0, nil // its end may find space again, or is lost
 	}
 	b.frame = appendAdmit(b.frame[:0], a)
 	if err = b.appendLocked(b.frame); err != nil && strict {
@@ -246,45 +247,40 @@ func (b *Books) endLocked(r *api.Record) (seq int64, err error) {
 	if b.closed {
 		return 0, errStopping()
 	}
-	if _, known := b.open[r.ID]; !known && b.fullLocked() {
-		b.lost++
-		b.tallies.add(minuteOf(b.o.Now()), r.Key, lostTally, 1)
-		return 0, nil
+	if _, known := b.open[r.ID]; !known {
+		if err, fits := b.roomLocked(); !fits && err == nil {
+			b.lost++
+			b.tallies.add(minuteOf(b.o.Now()), r.Key, lostTally, 1)
+			return 0, nil
+		}
 	}
-	b.frame = appendEnd(b.frame[:0], r)
-	if b.appendLocked(b.frame) == nil {
+	if b.enqueueLocked(r) {
 		seq = b.journal.seq
 	}
 	b.forgetLocked(r.ID)
-	if b.queue.add(b.frame) {
+	return seq, nil
+}
+
+// enqueueLocked queues a row, and reports whether it is in the journal.
+func (b *Books) enqueueLocked(r *api.Record) (written bool) {
+	b.frame = appendEnd(b.frame[:0], r)
+	var at *segment
+	var to int64
+	if b.appendLocked(b.frame) == nil {
+		at = b.journal.current()
+		to = at.size
+	}
+	if b.queue.add(b.frame, at, to, b.journal.seq) {
 		select {
 		case b.full <- struct{}{}:
 		default:
 		}
 	}
-	return seq, nil
+	return at != nil
 }
 
 // lostTally is the name under which requests without a row are counted, by key and minute.
 const lostTally = "unbooked"
-
-// fullLocked reports whether a limit is reached. Once it is, it stays so until an eighth is free again, to avoid flapping.
-func (b *Books) fullLocked() bool {
-	rows, bytes := b.queue.rows+len(b.open), b.journal.bytes()
-	if b.room.err != nil {
-		rows, bytes = rows+b.o.MaxPending/8, bytes+b.o.MaxBytes/8
-	}
-	full := rows >= b.o.MaxPending || bytes >= b.o.MaxBytes
-	switch {
-	case full && b.room.err == nil:
-		b.room.set(b, cmp.Or(b.moving.err, errFull))
-	case !full && b.room.err != nil:
-		b.room.set(b, nil, "lost since the start", b.lost)
-	}
-	return full
-}
-
-var errFull = errors.New("rows arrive faster than the database accepts them")
 
 // forgetLocked removes a request from the open ones and keeps its frame for reuse.
 func (b *Books) forgetLocked(id string) {
@@ -294,12 +290,6 @@ func (b *Books) forgetLocked(id string) {
 			b.spare = append(b.spare, a.frame)
 		}
 	}
-}
-
-func unwritten(err error) error {
-	e := api.Wrap(api.CodeUnavailable, err, "the gateway cannot record this request on its disk; try again later")
-	e.RetryAfter = retryAfter
-	return e
 }
 
 func errStopping() error {
@@ -312,54 +302,6 @@ func (b *Books) Refuse(who string, code api.Code) { b.Tally(who, string(code)) }
 // Tally counts a request without a row, by the minute. Counts stay in memory for up to ten seconds, so a kill loses them, unlike rows.
 func (b *Books) Tally(who, what string) {
 	b.tallies.add(minuteOf(b.o.Now()), who, what, 1)
-}
-
-// Depth returns how much is waiting.
-func (b *Books) Depth() Depth {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	d := Depth{
-		JournalBytes: b.journal.bytes(), JournalMaxBytes: b.o.MaxBytes, Waiting: b.queue.rows, Open: len(b.open),
-		Unwritten: b.journal.missing, Lost: b.lost, Found: b.found,
-	}
-	if b.room.err != nil {
-		since := b.room.since
-		d.FullSince = &since
-	}
-	if b.moving.err != nil {
-		since := b.moving.since
-		d.StoreError, d.StoreErrorSince = b.moving.err.Error(), &since
-	}
-	journalErr := cmp.Or(b.writing.err, b.syncing.err, b.turning.err, b.ground.err)
-	if journalErr != nil {
-		d.JournalError = journalErr.Error()
-	}
-	if cause, ok := disk.Cause(cmp.Or(journalErr, b.moving.err)); ok {
-		d.Hint = cause.Hint
-	}
-	return d
-}
-
-// fault is one kind of failure. It is logged once when it begins and once when it ends. Books.mu guards it.
-type fault struct {
-	begun, over string
-	err         error
-	since       time.Time
-}
-
-func (f *fault) set(b *Books, err error, also ...any) {
-	switch {
-	case err != nil && f.err == nil:
-		f.since = b.o.Now()
-		attrs := []any{"cause", err}
-		if cause, ok := disk.Cause(err); ok {
-			attrs = append(attrs, "hint", cause.Hint)
-		}
-		b.log.Error(f.begun, attrs...)
-	case err == nil && f.err != nil:
-		b.log.Info(f.over, append(also, "after", b.o.Now().Sub(f.since).Round(time.Second).String())...)
-	}
-	f.err = err
 }
 
 // Flush returns when everything that ended before the call is in the store, including tallies. It tries at once and returns the store's
@@ -382,7 +324,7 @@ func (b *Books) Flush(ctx context.Context) error {
 }
 
 // Close records open requests as interrupted, moves everything into the store, retrying until ctx is done, and leaves the journal empty.
-// On an error, the journal keeps the rows for the next Open. Closing again does nothing.
+// The journal keeps rows that have not moved for the next Open. That is an error only if the store fails. Closing again does nothing.
 func (b *Books) Close(ctx context.Context) error {
 	b.mu.Lock()
 	if b.closed {
@@ -400,8 +342,7 @@ func (b *Books) Close(ctx context.Context) error {
 		left = append(left, r)
 	}
 	for _, row := range interruptedRecords(left, b.o.Now()) {
-		b.frame = appendEnd(b.frame[:0], &row)
-		b.queue.add(b.frame)
+		b.enqueueLocked(&row)
 	}
 	b.mu.Unlock()
 
@@ -430,6 +371,10 @@ func (b *Books) saveLeft(err error) error {
 		if diskErr := b.rewriteLocked(); diskErr != nil {
 			return fmt.Errorf("of %d rows that are not in the database, up to %d are lost, because the journal cannot be written either: %w", b.queue.rows, b.journal.missing, errors.Join(err, diskErr))
 		}
+	}
+	if b.moving.err == nil && b.reading.err == nil {
+		b.log.Info("rows stay in the journal for the next start, because the database takes longer for them than a stop may", "rows", b.queue.rows)
+		return nil
 	}
 	return fmt.Errorf("%d rows stay in the journal for the next start: %w", b.queue.rows, err)
 }

@@ -174,69 +174,6 @@ func TestCommitWhoseAnswerIsLost(t *testing.T) {
 	wantTotal(t, st, 20)
 }
 
-// The limits of rows and bytes work alike: strict keys are refused, other requests are served and counted as lost.
-func TestBooksAreBounded(t *testing.T) {
-	one := int64(len(appendAdmit(nil, admission("a0000"))) + len(appendEnd(nil, record("a0000"))))
-	for name, bound := range map[string]func(*Options){
-		"rows":  func(o *Options) { o.MaxPending = 24 },
-		"bytes": func(o *Options) { o.MaxBytes = 24 * one },
-	} {
-		t.Run(name, func(t *testing.T) {
-			l := ledger{fail: errDown}
-			var log logBuffer
-			o := still
-			bound(&o)
-			b := openLedger(t, t.TempDir(), &l, &log, o)
-			all := ids("a", 24)
-			mustAdmit(t, b, all[:23]...)
-			mustEnd(t, b, all[:23]...)
-			mustAdmit(t, b, all[23])
-			if name == "bytes" {
-				mustEnd(t, b, all[23])
-			}
-			e := wantCode(t, b.Admit(admission("d"), true), api.CodeUnavailable)
-			if !strings.HasPrefix(e.Message, "the journal is full") || e.RetryAfter == 0 {
-				t.Errorf("%q, RetryAfter %v", e.Message, e.RetryAfter)
-			}
-			for _, id := range ids("lost", 100) {
-				if err := b.Admit(admission(id), false); err != nil {
-					t.Fatal(err)
-				}
-				mustEnd(t, b, id)
-			}
-			if name == "rows" {
-				mustEnd(t, b, all[23]) // an admitted request can always end
-			}
-			if err := b.Flush(t.Context()); !errors.Is(err, errDown) {
-				t.Fatalf("Flush: %v", err)
-			}
-			if d := b.Depth(); d.Lost != 100 || d.FullSince == nil || d.Waiting != 24 || d.JournalBytes > o.withDefaults().MaxBytes+one {
-				t.Errorf("depth %+v", d)
-			}
-			if n := log.count("the journal is full"); n != 1 {
-				t.Errorf("logged %d times: %s", n, log.buf.String())
-			}
-			l.setFail(nil)
-			mustFlush(t, b)
-			b.tidyJournal() // removes segments, which frees bytes
-			mustAdmit(t, b, "d")
-			wantOutcomes(t, &l, 24, 0)
-			if d := b.Depth(); d.Lost != 100 || d.FullSince != nil || log.count("the journal has space again\" \"lost since the start\"=100") != 1 {
-				t.Errorf("depth %+v, log %s", d, log.buf.String())
-			}
-			counted := int64(0)
-			for tally, n := range l.tallies {
-				if tally.What == lostTally {
-					counted += n
-				}
-			}
-			if counted != 100 {
-				t.Errorf("the store counts %d lost requests", counted)
-			}
-		})
-	}
-}
-
 // A batch that is retried counts as failed each time; its rows count once.
 func TestBatchesAreCounted(t *testing.T) {
 	l := ledger{fail: errDown}
@@ -608,7 +545,7 @@ func TestHammer(t *testing.T) {
 func BenchmarkAdmitEnd(b *testing.B) {
 	var l ledger
 	discard := func(context.Context, []api.Record) (int, error) { return 0, nil }
-	books, err := open(b.Context(), b.TempDir(), discard, l.count, (&logBuffer{}).logger(), Options{MaxPending: 1 << 30})
+	books, err := open(b.Context(), b.TempDir(), discard, l.count, (&logBuffer{}).logger(), Options{MaxBytes: 1 << 40})
 	if err != nil {
 		b.Fatal(err)
 	}

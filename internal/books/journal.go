@@ -20,6 +20,7 @@ import (
 type journal struct {
 	dir      string
 	segments []*segment // oldest first; the last one is written
+	size     int64      // of all segments, in bytes
 	last     int64      // number of the last segment
 	seq      int64      // frames written
 	synced   int64      // frames known to be on the disk
@@ -32,22 +33,23 @@ type journal struct {
 }
 
 type segment struct {
-	file   *os.File // nil once it is synced and closed
-	path   string
-	size   int64
-	head   int64 // bytes of open admissions at its start
-	since  time.Time
-	before int64 // rows that had ended when it was started
-	ended  int64 // rows that had ended when the next one was started
+	file    *os.File // nil once it is synced and closed
+	path    string
+	number  int64
+	size    int64
+	head    int64 // bytes of open admissions at its start
+	since   time.Time
+	chunks  int  // waiting chunks that are in it
+	booked  bool // rows of it are in the store
+	damaged bool // a part of it could not be read, so it is kept when nothing else needs it
 }
 
 const segmentSuffix = ".journal"
 
 func journalDir(dataDir string) string { return filepath.Join(dataDir, "journal") }
 
-// rotate starts the next segment with head. ended is the number of rows that have ended so far, and before is how many of them are
-// certainly not in head.
-func (j *journal) rotate(head []byte, before, ended int64, now time.Time) error {
+// rotate starts the next segment with head.
+func (j *journal) rotate(head []byte, now time.Time) error {
 	path := filepath.Join(j.dir, fmt.Sprintf("%016d%s", j.last+1, segmentSuffix))
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o600)
 	if err != nil {
@@ -56,41 +58,43 @@ func (j *journal) rotate(head []byte, before, ended int64, now time.Time) error 
 	if _, err := f.Write(head); err != nil {
 		return errors.Join(err, f.Close(), os.Remove(path))
 	}
-	if n := len(j.segments); n > 0 {
-		j.segments[n-1].ended = ended
-	}
 	size := int64(len(head))
-	j.segments = append(j.segments, &segment{file: f, path: path, size: size, head: size, since: now, before: before})
+	j.keep([]*segment{{file: f, path: path, number: j.last + 1, size: size, head: size, since: now}})
 	j.last++
 	j.seq++
 	j.broken = false
 	return nil
 }
 
+// keep adds segments at the end.
+func (j *journal) keep(more []*segment) {
+	j.segments = append(j.segments, more...)
+	for _, s := range more {
+		j.size += s.size
+	}
+}
+
+// current returns the segment that is written.
+func (j *journal) current() *segment { return j.segments[len(j.segments)-1] }
+
 // append writes one frame with one write. If a full disk accepts only a part of it, that part is truncated again.
 func (j *journal) append(frame []byte) error {
-	s := j.segments[len(j.segments)-1]
+	s := j.current()
 	n, err := s.file.Write(frame)
 	if err != nil {
 		j.broken = n > 0 && s.file.Truncate(s.size) != nil
 		return err
 	}
 	s.size += int64(n)
+	j.size += int64(n)
 	j.seq++
 	return nil
 }
 
-func (j *journal) bytes() (n int64) {
-	for _, s := range j.segments {
-		n += s.size
-	}
-	return n
-}
-
-// due reports whether the segment is long, or a new one would allow older ones to be removed.
-func (j *journal) due(o *Options, committed int64, now time.Time) bool {
-	s := j.segments[len(j.segments)-1]
-	return s.size-s.head > o.SegmentBytes || committed > s.before && (now.Sub(s.since) >= o.RotateEvery || j.bytes() > o.MaxBytes/2)
+// due reports whether the segment is long, or a new one would allow it to be removed.
+func (j *journal) due(o *Options, now time.Time) bool {
+	s := j.current()
+	return s.size-s.head > o.SegmentBytes || s.booked && (now.Sub(s.since) >= o.RotateEvery || j.size > o.MaxBytes/2)
 }
 
 // close closes all files and, when all their rows are in the store, removes them.
@@ -101,7 +105,7 @@ func (j *journal) close(empty bool) error {
 			errs = append(errs, s.file.Close())
 		}
 		if empty {
-			errs = append(errs, os.Remove(s.path))
+			errs = append(errs, s.discard())
 		}
 	}
 	j.segments = nil
@@ -146,6 +150,11 @@ func (b *Books) tidyJournal() {
 	if b.sync(seq) == nil {
 		b.removeBooked()
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.journal.doubted {
+		b.queue.shrink(b.o.KeepRows, b.journal.synced)
+	}
 }
 
 // turnJournal starts a new segment if that is due or overdue. It returns the frame to sync.
@@ -161,7 +170,7 @@ func (b *Books) turnJournal() (seq int64) {
 	switch {
 	case b.journal.missing > 0:
 		b.writing.set(b, b.rewriteLocked())
-	case b.journal.due(&b.o, b.queue.committed, now):
+	case b.journal.due(&b.o, now):
 		b.turning.set(b, b.rotateLocked())
 	}
 	if b.writing.err != nil || b.turning.err != nil {
@@ -192,26 +201,33 @@ func (b *Books) appendLocked(frame []byte) error {
 
 // rotateLocked starts the next segment with the open admissions, so that older ones are needed only for rows that ended in them.
 func (b *Books) rotateLocked() error {
-	return b.journal.rotate(b.openLocked(), b.queue.ended, b.queue.ended, b.o.Now())
+	return b.journal.rotate(b.openLocked(), b.o.Now())
 }
 
-// rewriteLocked starts the next segment with everything that is open or waits for the store, so that older ones are not needed at all.
-// The caller also holds syncMu, because this closes them.
+// rewriteLocked starts the next segment with everything that is open or that waits for the store in memory, so that older ones are needed
+// only for rows that are certainly on the disk. The caller also holds syncMu, because this closes them.
 func (b *Books) rewriteLocked() error {
 	head := b.openLocked()
-	for _, queued := range b.queue.batches {
-		head = append(head, queued.frames...)
+	first := int64(len(head))
+	for _, c := range b.queue.chunks {
+		head = append(head, c.frames...)
 	}
 	older := b.journal.segments
-	if err := b.journal.rotate(head, b.queue.committed, b.queue.ended, b.o.Now()); err != nil {
+	if err := b.journal.rotate(head, b.o.Now()); err != nil {
 		return err
+	}
+	for _, c := range b.queue.chunks {
+		if c.kept {
+			c.place(b.journal.current(), first)
+			first += int64(len(c.frames))
+			c.to, c.seq = first, b.journal.seq
+		}
 	}
 	for _, s := range older {
 		if s.file != nil {
 			s.file.Close()
 			s.file = nil
 		}
-		s.ended = 0
 	}
 	b.journal.missing, b.journal.doubted = 0, false
 	return nil
@@ -297,29 +313,47 @@ func (b *Books) removeBooked() {
 	b.mu.Lock()
 	n := 0
 	for n < len(b.journal.segments)-1 {
-		if s := b.journal.segments[n]; s.file != nil || s.ended > b.queue.committed {
+		s := b.journal.segments[n]
+		if s.file != nil || s.chunks > 0 {
 			break
 		}
+		b.journal.size -= s.size
 		n++
 	}
 	booked := slices.Clone(b.journal.segments[:n])
 	b.journal.segments = slices.Delete(b.journal.segments, 0, n)
 	b.mu.Unlock()
 	for _, s := range booked {
-		if err := os.Remove(s.path); err != nil {
+		if err := s.discard(); err != nil {
 			b.log.Warn("a journal file that is no longer needed cannot be removed; the next start removes it", "file", s.path, "cause", err)
 		}
 	}
 }
 
-// segmentFile is a journal file found on the disk.
-type segmentFile struct {
-	number int64
-	path   string
+// discard removes the file of a segment that is no longer needed. It keeps a damaged one for investigation, under another name.
+func (s *segment) discard() error {
+	if s.damaged {
+		return os.Rename(s.path, strings.TrimSuffix(s.path, segmentSuffix)+damagedSuffix)
+	}
+	return os.Remove(s.path)
+}
+
+// syncPaths syncs files that an earlier process has written.
+func syncPaths(segments []*segment) error {
+	for _, s := range segments {
+		f, err := os.OpenFile(s.path, os.O_RDWR, 0) // Windows syncs only files that may be written
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // findSegments lists the segments in order. last is the highest number in use, including damaged files.
-func findSegments(dir string) (found []segmentFile, last int64, err error) {
+func findSegments(dir string) (found []*segment, last int64, err error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, 0, err
@@ -332,9 +366,9 @@ func findSegments(dir string) (found []segmentFile, last int64, err error) {
 		}
 		last = max(last, number)
 		if "."+suffix == segmentSuffix {
-			found = append(found, segmentFile{number, filepath.Join(dir, e.Name())})
+			found = append(found, &segment{path: filepath.Join(dir, e.Name()), number: number})
 		}
 	}
-	slices.SortFunc(found, func(a, b segmentFile) int { return cmp.Compare(a.number, b.number) })
+	slices.SortFunc(found, func(a, b *segment) int { return cmp.Compare(a.number, b.number) })
 	return found, last, nil
 }

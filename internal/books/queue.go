@@ -1,195 +1,155 @@
 package books
 
-import (
-	"context"
-	"time"
+// chunkRows is the number of rows in a chunk. The journal of a chunk is read as a whole, and a batch for the store has whole chunks.
+const chunkRows = 500
 
-	"ollama-api-service/internal/api"
-)
-
-const (
-	batchRows  = 2000
-	tallyRows  = 1000
-	tallyEvery = 10 * time.Second
-	// A failing store is retried after firstRetry, then after twice as long each time, up to mostRetry.
-	firstRetry = time.Second
-	mostRetry  = 30 * time.Second
-	// storePatience is when a batch without a result from the store counts as failed. IDs make repeating it safe.
-	storePatience = 30 * time.Second
-)
-
-// queue holds ended rows as the frames that they have in the journal: a third of a Record's memory, and they keep no text of a request's
-// body alive. Books.mu guards it. A batch that is being moved is no longer modified.
+// queue holds the ended rows that are not in the store, oldest first. Each row is in the journal; the frames of some are also in memory,
+// so that they need not be read back: a third of a Record's memory, and they keep no text of a request's body alive. Books.mu guards it.
 type queue struct {
-	batches   []*batch // oldest first
-	spare     *batch
-	rows      int
-	ended     int64 // rows added since the start
-	committed int64 // rows among them that are in the store
+	chunks []*chunk
+	spare  [][]byte
+	rows   int   // in all chunks
+	kept   int   // rows among them whose frames are in memory
+	fresh  int   // rows that no batch had yet
+	ended  int64 // rows added since the start
+	stored int64 // rows among them that are in the store
 }
 
-type batch struct {
-	frames []byte
-	rows   int
-	moving bool
+// chunk is a sequence of rows that ended one after the other. It has a part of one file, in which its frames are the only ends.
+type chunk struct {
+	rows     int
+	frames   []byte   // if kept
+	kept     bool     // its frames are in memory
+	closed   bool     // it gets no more rows
+	moving   bool     // it is on its way to the store, so its frames do not change
+	at       *segment // nil if its frames are only in memory
+	from, to int64    // where in the file
+	seq      int64    // the journal's last frame of it, which is on the disk when that is synced
+	damaged  bool     // some of it could not be read back
 }
 
-// add queues one frame and reports whether it completed a batch.
-func (q *queue) add(frame []byte) (full bool) {
-	n := len(q.batches)
-	if n == 0 || q.batches[n-1].moving || q.batches[n-1].rows == batchRows {
-		next := q.spare
-		q.spare = nil
-		if next == nil {
-			next = &batch{}
-		}
-		q.batches = append(q.batches, next)
-		n++
+// add queues the frame that ends at byte to of a journal file, or is only in memory if at is nil. It reports whether the frame completed
+// a batch.
+func (q *queue) add(frame []byte, at *segment, to, seq int64) (full bool) {
+	c := q.open(at)
+	if c == nil || !c.kept {
+		c = &chunk{kept: true, frames: q.buffer()}
+		q.push(c, at, to-int64(len(frame)))
 	}
-	last := q.batches[n-1]
-	last.frames = append(last.frames, frame...)
-	last.rows++
+	c.frames = append(c.frames, frame...)
+	q.kept++
+	q.count(c, to, seq)
+	return q.fresh == batchRows
+}
+
+// found queues a row of an earlier run, which has bytes from to to of a journal file.
+func (q *queue) found(at *segment, from, to int64) {
+	c := q.open(at)
+	if c == nil || c.kept {
+		c = &chunk{}
+		q.push(c, at, from)
+	}
+	q.count(c, to, 0)
+}
+
+// open returns the last chunk if it can have another row of this file.
+func (q *queue) open(at *segment) *chunk {
+	if n := len(q.chunks); n > 0 && !q.chunks[n-1].closed && q.chunks[n-1].at == at {
+		return q.chunks[n-1]
+	}
+	return nil
+}
+
+func (q *queue) push(c *chunk, at *segment, from int64) {
+	if n := len(q.chunks); n > 0 {
+		q.chunks[n-1].closed = true
+	}
+	c.place(at, from)
+	q.chunks = append(q.chunks, c)
+}
+
+func (q *queue) count(c *chunk, to, seq int64) {
+	c.to, c.seq = to, seq
+	c.rows++
+	c.closed = c.rows == chunkRows
 	q.rows++
+	q.fresh++
 	q.ended++
-	return last.rows == batchRows
 }
 
-// first returns the oldest batch and closes it to more rows. It returns nil if the queue is empty.
-func (q *queue) first() *batch {
-	if len(q.batches) == 0 {
-		return nil
+// place notes the file that has the chunk's frames from a byte on. A file stays while a chunk is in it.
+func (c *chunk) place(at *segment, from int64) {
+	if c.at != nil {
+		c.at.chunks--
 	}
-	q.batches[0].moving = true
-	return q.batches[0]
-}
-
-// drop removes the first batch, which is in the store.
-func (q *queue) drop() {
-	b := q.batches[0]
-	q.batches[0] = nil
-	q.batches = q.batches[1:]
-	q.rows -= b.rows
-	q.committed += int64(b.rows)
-	*b = batch{frames: b.frames[:0]}
-	q.spare = b
-}
-
-// keepStore moves rows and tallies to the store until ctx is done.
-func (b *Books) keepStore(ctx context.Context) {
-	rows, counts := time.NewTicker(b.o.MoveEvery), time.NewTicker(tallyEvery)
-	defer rows.Stop()
-	defer counts.Stop()
-	var retry pause
-	move := func(what func(context.Context) error) {
-		if now := b.o.Now(); retry.over(now) {
-			retry.after(what(ctx), now)
-		}
+	if at != nil {
+		at.chunks++
 	}
-	for {
-		select {
-		case <-rows.C:
-			move(b.moveRows)
-		case <-b.full:
-			move(b.moveRows)
-		case <-counts.C:
-			move(b.moveTallies)
-		case reply := <-b.flushes:
-			err := b.moveRows(ctx)
-			if err == nil {
-				err = b.moveTallies(ctx)
-			}
-			retry.after(err, b.o.Now())
-			reply <- err
-		case <-ctx.Done():
-			return
-		}
+	c.at, c.from = at, from
+}
+
+func (q *queue) buffer() []byte {
+	if n := len(q.spare); n > 0 {
+		b := q.spare[n-1]
+		q.spare = q.spare[:n-1]
+		return b
 	}
+	return make([]byte, 0, 128<<10)
 }
 
-// pause is how long a failing store is not called.
-type pause struct {
-	length time.Duration
-	until  time.Time
-}
-
-func (p *pause) over(now time.Time) bool { return !now.Before(p.until) }
-
-func (p *pause) after(err error, now time.Time) {
-	if err == nil {
-		*p = pause{}
+// forget removes a chunk's frames from memory.
+func (q *queue) forget(c *chunk) {
+	if !c.kept {
 		return
 	}
-	p.length = min(max(2*p.length, firstRetry), mostRetry)
-	p.until = now.Add(p.length)
+	if len(q.spare) < 8 {
+		q.spare = append(q.spare, c.frames[:0])
+	}
+	c.frames, c.kept = nil, false
+	q.kept -= c.rows
 }
 
-// moveRows moves the rows that had ended when it was called, with one transaction for each batch.
-func (b *Books) moveRows(ctx context.Context) error {
-	b.mu.Lock()
-	goal := b.queue.ended
-	b.mu.Unlock()
-	for {
-		b.mu.Lock()
-		if b.queue.committed >= goal {
-			b.mu.Unlock()
-			return nil
-		}
-		first := b.queue.first()
-		b.mu.Unlock()
-
-		start := b.o.Now()
-		err := b.moveBatch(ctx, first)
-
-		b.mu.Lock()
-		b.batches.add(first.rows, b.o.Now().Sub(start), err)
-		if err == nil {
-			b.queue.drop()
-		}
-		b.moving.set(b, err)
-		b.mu.Unlock()
-		if err != nil {
-			return err
+// shrink removes frames from memory until those of `most` rows are left. It begins with the newest, because the oldest move next, and
+// leaves frames that may not be on the disk yet: those after number synced.
+func (q *queue) shrink(most int, synced int64) {
+	for i := len(q.chunks) - 1; i >= 0 && q.kept > most; i-- {
+		if c := q.chunks[i]; c.closed && !c.moving && c.at != nil && c.seq <= synced {
+			q.forget(c)
 		}
 	}
 }
 
-func (b *Books) moveBatch(ctx context.Context, from *batch) error {
-	records := make([]api.Record, 0, from.rows)
-	for rest := from.frames; len(rest) > 0; {
-		payload, next, err := nextFrame(rest)
-		if err != nil {
-			panic("books: a queued frame is broken: " + err.Error()) // this process wrote it into its own memory
+// take returns the oldest chunks, with up to `most` rows or one chunk. They stay in the queue until done.
+func (q *queue) take(most int) (chunks []*chunk, rows int) {
+	for _, c := range q.chunks {
+		if len(chunks) > 0 && rows+c.rows > most {
+			break
 		}
-		_, r, err := decode(payload)
-		if err != nil {
-			panic("books: a queued record cannot be read: " + err.Error())
-		}
-		records, rest = append(records, r), next
+		c.closed, c.moving = true, true
+		chunks = append(chunks, c)
+		rows += c.rows
 	}
-	ctx, stop := context.WithTimeout(ctx, storePatience)
-	defer stop()
-	_, err := b.addRecords(ctx, records)
-	return err
+	q.fresh = q.rows - rows
+	return chunks, rows
 }
 
-// moveTallies moves the counters. Counters that the store refuses are kept; if only its answer was lost, they count twice.
-func (b *Books) moveTallies(ctx context.Context) error {
-	counts := b.tallies.take()
-	var err error
-	for len(counts) > 0 && err == nil {
-		n := min(len(counts), tallyRows)
-		limited, stop := context.WithTimeout(ctx, storePatience)
-		err = b.addTallies(limited, counts[:n])
-		stop()
-		if err == nil {
-			counts = counts[n:]
+// done removes the oldest chunks, which are in the store, or leaves them for another attempt.
+func (q *queue) done(chunks []*chunk, stored bool) {
+	for _, c := range chunks {
+		c.moving = false
+		if !stored {
+			continue
 		}
-		b.mu.Lock()
-		b.counting.set(b, err)
-		b.mu.Unlock()
+		q.forget(c)
+		if c.at != nil {
+			c.at.booked = true
+		}
+		c.place(nil, 0)
+		q.rows -= c.rows
+		q.stored += int64(c.rows)
 	}
-	for _, t := range counts {
-		b.tallies.add(minuteOf(t.Minute), t.Who, t.What, t.Count)
+	if stored {
+		clear(q.chunks[:len(chunks)])
+		q.chunks = q.chunks[len(chunks):]
 	}
-	return err
 }

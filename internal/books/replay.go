@@ -2,10 +2,8 @@ package books
 
 import (
 	"context"
-	"errors"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"ollama-api-service/internal/api"
@@ -23,24 +21,26 @@ type Found struct {
 	DamagedBytes int64 `json:"damaged_bytes"` // bytes in those places
 }
 
-// replay moves the rows in the journal into the store and removes the journal. It returns the highest segment number in use. Rows that
-// are already in the store, even from an earlier attempt, have the same IDs and are not counted twice.
-func (b *Books) replay(ctx context.Context, dir string) (last int64, err error) {
+// startRows is the number of rows that a start moves into the store before it returns. If the journal has more, they move while the
+// service runs.
+const startRows = 20_000
+
+// replay moves the rows in the journal into the store and removes their files. Rows beyond startRows are queued, and their files stay.
+// Rows that are already in the store, even from an earlier attempt, have the same IDs and are not counted twice.
+func (b *Books) replay(ctx context.Context, dir string) error {
 	segments, last, err := findSegments(dir)
+	b.journal = journal{dir: dir, last: last}
 	if err != nil || len(segments) == 0 {
-		return last, err
+		return err
 	}
 	r := replayer{books: b, ctx: ctx, open: make(map[string]api.Record), found: &b.found, alive: lastBeat(dir)}
-	damaged := make(map[string]bool)
 	for _, s := range segments {
-		before := b.found.Damaged
-		if err := r.segment(s.path); err != nil {
-			return last, err
+		if err := r.segment(s); err != nil {
+			return err
 		}
-		damaged[s.path] = b.found.Damaged > before
 	}
 	if err := r.finish(); err != nil {
-		return last, err
+		return err
 	}
 	if n := b.found; n.Rows+n.Interrupted > 0 {
 		b.log.Info("imported the journal of the last run", "rows", n.Rows, "interrupted", n.Interrupted)
@@ -50,17 +50,17 @@ func (b *Books) replay(ctx context.Context, dir string) (last int64, err error) 
 		b.log.Error("parts of the journal are damaged, and requests that are only in those parts are lost; the files are kept next to the journal as *"+damagedSuffix+": check the disk, then delete them",
 			"places", n.Damaged, "bytes", n.DamagedBytes)
 	}
-	for _, s := range segments {
-		if damaged[s.path] {
-			err = os.Rename(s.path, strings.TrimSuffix(s.path, segmentSuffix)+damagedSuffix)
-		} else {
-			err = os.Remove(s.path)
-		}
-		if err != nil {
-			return last, err
-		}
+	if b.queue.rows > 0 {
+		b.log.Info("more rows of the last run move to the database while the service runs; until then, statistics do not have them", "rows", b.queue.rows)
 	}
-	return last, nil
+	for len(segments) > 0 && segments[0].chunks == 0 {
+		if err := segments[0].discard(); err != nil {
+			return err
+		}
+		segments = segments[1:]
+	}
+	b.journal.keep(segments)
+	return syncPaths(segments)
 }
 
 // replayer reads segments in order and writes the rows that have ended to the store.
@@ -70,66 +70,28 @@ type replayer struct {
 	open   map[string]api.Record // admissions whose end was not read
 	alive  time.Time             // the last time when the process was known to be alive
 	rows   []api.Record
-	booked int
+	moved  int  // rows that the store has taken, also if it had them
+	booked int  // rows among them that it did not have
+	later  bool // the other rows move later
 	found  *Found
 }
 
-// segment reads one file. After unreadable bytes it searches for the next record.
-func (r *replayer) segment(path string) error {
-	data, err := os.ReadFile(path)
+func (r *replayer) segment(s *segment) error {
+	f, err := os.Open(s.path)
 	if err != nil {
 		return err
 	}
-	for rest := data; len(rest) > 0; {
-		kind, record, next, err := readFrame(rest)
-		if err != nil {
-			gap := nextReadable(rest)
-			r.unreadable(path, len(data)-len(rest), gap, len(rest), err)
-			rest = rest[gap:]
-			continue
-		}
-		rest = next
-		if err := r.take(kind, record); err != nil {
-			return err
-		}
-	}
-	return nil
+	defer f.Close()
+	before := r.found.Damaged
+	err = r.books.readFrames(s.path, f, 0, r.found, func(kind byte, record api.Record, from, to int64) error {
+		s.size = to
+		return r.take(kind, record, s, from, to)
+	})
+	s.damaged = r.found.Damaged > before
+	return err
 }
 
-func readFrame(b []byte) (kind byte, record api.Record, rest []byte, err error) {
-	payload, rest, err := nextFrame(b)
-	if err == nil {
-		kind, record, err = decode(payload)
-	}
-	return kind, record, rest, err
-}
-
-// nextReadable returns the number of bytes before the next readable record, or the length of b.
-func nextReadable(b []byte) int {
-	for at := 1; at+frameHead+1 < len(b); at++ {
-		if b[at+frameHead] != version { // a cheap check that excludes most places
-			continue
-		}
-		if _, _, _, err := readFrame(b[at:]); err == nil {
-			return at
-		}
-	}
-	return len(b)
-}
-
-// unreadable reports gap unreadable bytes at a position in a file, which has left bytes from there on.
-func (r *replayer) unreadable(path string, at, gap, left int, err error) {
-	if gap == left && errors.Is(err, errTorn) {
-		r.found.TornBytes += int64(gap)
-		r.books.log.Warn("the end of a journal file cannot be read, as after a kill or a power failure", "file", path, "at", at, "bytes dropped", gap, "cause", err)
-		return
-	}
-	r.found.Damaged++
-	r.found.DamagedBytes += int64(gap)
-	r.books.log.Error("a part of a journal file cannot be read", "file", path, "at", at, "bytes dropped", gap, "cause", err)
-}
-
-func (r *replayer) take(kind byte, record api.Record) error {
+func (r *replayer) take(kind byte, record api.Record, in *segment, from, to int64) error {
 	switch kind {
 	case kindAdmit:
 		r.open[record.ID] = record
@@ -141,7 +103,13 @@ func (r *replayer) take(kind byte, record api.Record) error {
 		}
 	case kindEnd:
 		delete(r.open, record.ID)
-		return r.book(record)
+		if !r.later {
+			return r.book(record)
+		}
+		r.books.queue.found(in, from, to)
+		if r.books.o.Later != nil {
+			r.books.o.Later(&record)
+		}
 	}
 	return nil
 }
@@ -154,12 +122,15 @@ func (r *replayer) book(record api.Record) error {
 	return r.commit()
 }
 
+// commit moves a batch. Rows reach the store in the order of the journal, so once it had no row of a batch, it has none after it.
 func (r *replayer) commit() error {
 	if len(r.rows) == 0 {
 		return nil
 	}
 	n, err := r.books.addRecords(r.ctx, r.rows)
 	r.booked += n
+	r.moved += len(r.rows)
+	r.later = r.moved >= startRows && n == len(r.rows)
 	r.rows = r.rows[:0]
 	return err
 }
@@ -169,7 +140,7 @@ func (r *replayer) finish() error {
 	if err := r.commit(); err != nil {
 		return err
 	}
-	r.found.Rows = r.booked
+	r.found.Rows = r.booked + r.books.queue.rows
 	left := make([]api.Record, 0, len(r.open))
 	for _, record := range r.open {
 		left = append(left, record)
@@ -180,7 +151,7 @@ func (r *replayer) finish() error {
 		}
 	}
 	err := r.commit()
-	r.found.Interrupted = r.booked - r.found.Rows
+	r.found.Interrupted = r.booked + r.books.queue.rows - r.found.Rows
 	return err
 }
 

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/store"
 )
 
@@ -189,6 +190,109 @@ func TestReplayTwiceGivesNoDoubles(t *testing.T) {
 		}
 		abandon(b)
 		copyJournal(t, saved, dir) // as if the files still existed
+	}
+}
+
+// A long journal does not delay a start: a part moves before Open returns, the rest afterwards. Each row is reported once to the limits,
+// from the store or from the journal, also after kills in between.
+func TestALongJournalMovesWhileTheServiceRuns(t *testing.T) {
+	dir := t.TempDir()
+	l := ledger{fail: errDown}
+	o := still
+	o.SegmentBytes = 500_000
+	b := openLedger(t, dir, &l, &logBuffer{}, o)
+	all := ids("a", startRows+5*chunkRows)
+	mustAdmit(t, b, "open1")
+	booked(t, b, all...)
+	mustAdmit(t, b, "open2")
+	abandon(b)
+	l.setFail(nil)
+	l.rows = map[string]api.Record{}
+	for _, id := range all[:1234] {
+		l.rows[id] = *record(id) // moved before the kill
+	}
+
+	crashed := dir
+	for round, first := range []int{startRows, startRows + batchRows, len(all)} {
+		later := map[string]bool{}
+		o.Later = func(r *api.Record) { later[r.ID] = true }
+		o.Begin = func() error {
+			if len(later)+len(l.rows) != len(all)+2 {
+				t.Errorf("round %d: %d rows in the store and %d in the journal, want %d", round, len(l.rows), len(later), len(all)+2)
+			}
+			return nil
+		}
+		dir = t.TempDir()
+		copyJournal(t, crashed, dir) // with all files, as if the kill came before the start had removed any
+		b = openLedger(t, dir, &l, &logBuffer{}, o)
+		if n := len(l.rows) - 2; n != first || len(later) != len(all)-first || b.Depth().Waiting != len(later) {
+			t.Errorf("round %d: %d rows in the store, %d reported as later and %d waiting, want %d and the others", round, n, len(later), b.Depth().Waiting, first)
+		}
+		for id := range later {
+			if _, stored := l.rows[id]; stored {
+				t.Fatalf("round %d: row %s is in the store and counted as later", round, id)
+			}
+		}
+		b.tidyJournal()
+		if b.queue.kept > 0 {
+			t.Errorf("round %d: %d rows are in memory", round, b.queue.kept)
+		}
+		if round < 2 {
+			abandon(b)
+			continue
+		}
+		mustFlush(t, b)
+		b.tidyJournal()
+		if left := segments(t, dir); len(left) != 1 {
+			t.Errorf("files %v stay", left)
+		}
+	}
+	if l.rows["open1"].Outcome != api.OutcomeInterrupted || l.rows["open2"].Outcome != api.OutcomeInterrupted {
+		t.Errorf("interrupted: %+v, %+v", l.rows["open1"], l.rows["open2"])
+	}
+	delete(l.rows, "open1")
+	delete(l.rows, "open2")
+	wantRows(t, &l, all...)
+}
+
+// A journal of version 0.1.0 is read: one request without an end and 31 with one, in several files.
+func TestJournalOfAnOlderVersion(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.CopyFS(journalDir(dir), os.DirFS("testdata/0.1.0")); err != nil {
+		t.Fatal(err)
+	}
+	var l ledger
+	b := openLedger(t, dir, &l, &logBuffer{}, still)
+	if got, want := b.Depth().Found, (Found{Rows: 31, Interrupted: 1}); got != want {
+		t.Errorf("found %+v, want %+v", got, want)
+	}
+	if r := l.rows["lost"]; r.Outcome != api.OutcomeInterrupted || r.CompletionTokens != 45 || r.ReservedGPU != 3*time.Second {
+		t.Errorf("interrupted row %+v", r)
+	}
+	delete(l.rows, "lost")
+	wantRows(t, &l, append(append(append(ids("0-", 10), ids("1-", 10)...), ids("2-", 10)...), "long")...)
+}
+
+// A record after damage that is longer than the reader's buffer is found, at any distance.
+func TestDamageLongerThanTheBuffer(t *testing.T) {
+	for _, gap := range []int{readAhead - maxFrame, readAhead - 1, readAhead, readAhead + 1, 2*readAhead + 12345} {
+		dir := t.TempDir()
+		path, data := writeJournal(t, dir)
+		noise := make([]byte, gap)
+		for i := range noise {
+			noise[i] = byte(i * 7 / 3)
+		}
+		cut := len(appendAdmit(nil, admission("a")))
+		data = append(append(append([]byte(nil), data[:cut]...), noise...), data[cut:]...)
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var l ledger
+		b := openLedger(t, dir, &l, &logBuffer{}, still)
+		wantOutcomes(t, &l, 2, 1)
+		if got, want := b.Depth().Found, (Found{Rows: 2, Interrupted: 1, Damaged: 1, DamagedBytes: int64(gap)}); got != want {
+			t.Errorf("%d bytes of damage: found %+v, want %+v", gap, got, want)
+		}
 	}
 }
 

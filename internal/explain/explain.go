@@ -27,7 +27,7 @@ type Explained struct {
 	ExpectedMS *float64    `json:"expected_wait_ms" doc:"How long it will probably still wait; null unless it waits"`
 	Tries      []Try       `json:"tries" nullable:"false" doc:"The servers that it was sent to, in order"`
 	SlotMS     *float64    `json:"slot_ms" doc:"How long it has held slots; null before it gets one"`
-	ChargedMS  *float64    `json:"charged_ms" doc:"What its key was charged for it in the queue order: slot_ms divided by the weight"`
+	ChargedMS  *float64    `json:"charged_ms" doc:"What its key was charged for it in the queue order, divided by the weight: its time in slots while other keys waited, with loads, and with the time in which its prompt stopped other requests. While it runs, its time in slots so far; null if only the row is known"`
 	GPUMS      *float64    `json:"gpu_ms" doc:"Its share of the servers' time: requests that run at the same time share that time. Null until it ends"`
 	LoadMS     *float64    `json:"loading_ms" doc:"How long servers loaded the model because of it; its key is charged for this time"`
 	Outcome    api.Outcome `json:"outcome" doc:"How it ended; empty before the end, and if it was refused before it got a server"`
@@ -71,22 +71,17 @@ func (t *History) Explain(now time.Time) Explained {
 		e.Tries = append(e.Tries, Try{one.backend, string(one.why), api.Milliseconds(one.waited), api.Milliseconds(one.loading), one.failed})
 	}
 	e.LoadMS = api.Measured(load)
-	slot := t.slot
+	slot, charged := t.slot, t.charged
 	if t.outcome == "" {
 		if !t.ended && t.waiting.IsZero() {
 			slot = now.Sub(t.tries[len(t.tries)-1].since)
+			charged = slot
 		}
 	} else {
 		e.GPUMS = api.Measured(t.gpu)
 	}
-	e.charge(slot)
+	e.SlotMS, e.ChargedMS = api.Measured(slot), api.Measured(time.Duration(float64(charged)/e.Weight))
 	return e
-}
-
-func (e *Explained) charge(slot time.Duration) {
-	e.SlotMS = api.Measured(slot)
-	charged := api.Milliseconds(slot) / e.Weight
-	e.ChargedMS = &charged
 }
 
 // FromRow explains an earlier request by its row in the books. k is its key.
@@ -97,9 +92,8 @@ func FromRow(r *api.Record, k api.Key) Explained {
 	e := Explained{
 		RequestID: r.ID, State: "ended", Key: r.Key, Weight: k.Weight, Class: k.Class, Model: r.Model, Endpoint: r.Endpoint, At: r.At.UTC(),
 		Tries: []Try{{Backend: r.Backend}}, GPUMS: api.Measured(r.GPU), WaitedMS: api.Measured(r.Queued), LoadMS: api.Measured(r.Loading),
-		Outcome: r.Outcome, ErrorCode: r.ErrorCode, Recorded: true,
+		Outcome: r.Outcome, ErrorCode: r.ErrorCode, Recorded: true, SlotMS: api.Measured(r.Slot),
 	}
-	e.charge(r.Slot)
 	return e
 }
 
@@ -142,7 +136,11 @@ func (e *Explained) Sentences() []string {
 		list = append(list, t.sentence())
 	}
 	if e.SlotMS != nil && len(e.Tries) > 0 {
-		cost := fmt.Sprintf("It held a slot for %s, which counts as up to %s for its key in the queue order (the time while other keys waited, divided by the weight)", seconds(e.SlotMS), seconds(e.ChargedMS))
+		cost := fmt.Sprintf("It held a slot for %s", seconds(e.SlotMS))
+		if e.ChargedMS != nil {
+			cost += fmt.Sprintf(", and counts as %s for its key in the queue order (the time while other keys waited, divided by the weight)",
+				seconds(e.ChargedMS))
+		}
 		if e.GPUMS != nil {
 			cost += fmt.Sprintf("; its share of the server's time was %s", seconds(e.GPUMS))
 		}

@@ -36,6 +36,7 @@ type History struct {
 	status  int
 	slot    time.Duration
 	gpu     time.Duration
+	charged time.Duration // before the division by the weight
 }
 
 // attempt is one server that a request was sent to.
@@ -150,8 +151,8 @@ func (t *History) Refused(code api.Code) {
 	}
 }
 
-// Booked notes how the request ended and what it used.
-func (t *History) Booked(r *api.Record) {
+// Booked notes how the request ended, what it used, and what its payer was charged for it in the order of payers.
+func (t *History) Booked(r *api.Record, charged time.Duration) {
 	if t == nil {
 		return
 	}
@@ -165,7 +166,8 @@ func (t *History) Booked(r *api.Record) {
 	if len(t.tries) > 0 && found > 0 {
 		t.tries[len(t.tries)-1].loading += found
 	}
-	t.outcome, t.code, t.status, t.slot, t.gpu = r.Outcome, r.ErrorCode, r.Status, r.Slot, max(r.GPU, 0)
+	t.outcome, t.code, t.status = r.Outcome, r.ErrorCode, r.Status
+	t.slot, t.gpu, t.charged = r.Slot, max(r.GPU, 0), charged
 }
 
 // AppendAttrs appends the fields for the request's log line.

@@ -89,7 +89,8 @@ func (r *Response) Read(p []byte) (int, error) {
 // EndedInOrder reports whether the body was read to an end that upstream has marked.
 func (r *Response) EndedInOrder() bool { return r.ended && r.framed }
 
-// Head reads up to limit bytes of the body and reports whether that is the whole body. If it is not, Head returns one byte more than limit.
+// Head reads up to limit bytes of the body and reports whether that is the whole body. If it is not, Head returns one byte more than
+// limit.
 func (r *Response) Head(limit int) (body []byte, whole bool, err error) {
 	size := int64(512)
 	if r.Length >= 0 {
@@ -155,6 +156,29 @@ func (r *Response) Stream(w http.ResponseWriter, m *dialect.Meter) (sent int64, 
 	}
 }
 
+// LeaveGap is a silence in which Ollama most likely computes, and writes nothing.
+const LeaveGap = 5 * time.Millisecond
+
+// Leave reads on after the client has left, until upstream is silent for a moment or the answer ends, at most for limit, and then
+// closes the exchange. Ollama (0.6.5) can lose a slot of a model for good if its connection closes while it writes a record and has
+// the next one already.
+func (r *Response) Leave(m *dialect.Meter, limit time.Duration) {
+	defer r.Close()
+	pooled := copyBuffers.Get().(*[]byte)
+	defer copyBuffers.Put(pooled)
+	r.conn.stopRolling()
+	for end := time.Now().Add(limit); !m.Ended() && !m.Cut; {
+		now := time.Now()
+		if !now.Before(end) || r.conn.SetReadDeadline(now.Add(LeaveGap)) != nil {
+			return
+		}
+		n, readErr := r.Read(*pooled)
+		if _, err := m.Feed((*pooled)[:n]); err != nil || readErr != nil {
+			return
+		}
+	}
+}
+
 const drainWait = 100 * time.Millisecond
 
 // drain reads the end of the framing after the last record, so that the connection can be used again. If upstream sends nothing, the
@@ -176,9 +200,9 @@ func (r *Response) drain(m *dialect.Meter, buf []byte) error {
 	return nil
 }
 
-// Pass copies the rest of a long body except for its last keep bytes. It returns those, because the caller sends them after it has written
-// the record. head is the part that Head has read. If a write to the client fails, Pass still reads the body to its end, because the usage
-// is there, and returns CodeClientGone.
+// Pass copies the rest of a long body except for its last keep bytes. It returns those, because the caller sends them after it has
+// written the record. head is the part that Head has read. If a write to the client fails, Pass still reads the body to its end,
+// because the usage is there, and returns CodeClientGone.
 func (r *Response) Pass(w http.ResponseWriter, head []byte, keep int) (sent int64, tail []byte, err error) {
 	tail = head
 	buf := make([]byte, 32<<10)

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/dialect"
@@ -288,4 +289,20 @@ func TestStreamReadsItsEnd(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Ollama can lose a slot if its connection closes while it writes. So what it has written is read, and then the connection is closed in a
+// silence.
+func TestLeaveReadsWhatHasCome(t *testing.T) {
+	lines := ollamatest.ChatLines("tiny", 17, 20)
+	const sent = 8
+	raw := "HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n\r\n" + strings.Join(lines, "")
+	at := strings.Index(raw, "\r\n\r\n") + 4 + len(strings.Join(lines[:sent], ""))
+	req, r := answered(t, ollamatest.Answer{Raw: raw, Fault: ollamatest.Hang, FaultAt: at})
+	m := dialect.NewMeter(dialect.Chat, false, false, "")
+	r.Leave(m, time.Minute)
+	if m.Tokens != sent {
+		t.Errorf("got %d pieces read, want the %d that were sent", m.Tokens, sent)
+	}
+	req.WaitClosed()
 }

@@ -29,6 +29,7 @@ type Lease struct {
 	since       time.Time     // when slots last changed
 	before      time.Duration // slot time until since
 	embeds      bool          // Ask.Embeds
+	texts       int           // Ask.Texts
 	atBound     bool          // it took the last slot
 	plain       bool          // Ask.Plain
 	inside      time.Duration // how long it waited inside Ollama; negative: not known
@@ -78,6 +79,10 @@ func (l *Lease) Release() time.Duration {
 	return l.held
 }
 
+// Charged returns, after Release, what the payer was charged in the order of payers: its service while other payers waited, in nanoseconds of
+// one slot, not yet divided by the weight.
+func (l *Lease) Charged() time.Duration { return l.charged }
+
 // NoteWaitInside notes how long the request waited inside Ollama, by Ollama's own record. A wait shows that Ollama got more requests than
 // it has slots.
 func (l *Lease) NoteWaitInside(d time.Duration) {
@@ -112,7 +117,7 @@ func (s *Scheduler) grantLocked(srv *serverState, c *payerState, a *Ask, arrived
 	}
 	l := &Lease{
 		Backend: srv.b, Waited: now.Sub(arrived), Why: why,
-		sched: s, server: srv, model: st, payer: c, taken: now, plain: a.Plain, embeds: a.Embeds, inside: -1,
+		sched: s, server: srv, model: st, payer: c, taken: now, plain: a.Plain, embeds: a.Embeds, texts: a.Texts, inside: -1,
 	}
 	srv.count(now, 0)
 	l.share, l.wanted = srv.share, srv.wantedByOthers(c, now)
@@ -183,6 +188,7 @@ func (l *Lease) releaseLocked(now time.Time, served bool) {
 	}
 	charge := l.serve(min(srv.contested(l, now), l.held-others-l.restoring), now)
 	c.charge(charge - l.charged)
+	l.charged = charge
 	st.note(l, charge, now)
 	last := s.running[len(s.running)-1]
 	s.running[l.index] = last

@@ -21,6 +21,26 @@ func (l *Lease) NotePrompt(d time.Duration) {
 	}
 }
 
+// ReadingLeft estimates for how much longer Ollama (0.6.5) evaluates the prompt p if its client leaves now: it only stops when the prompt is
+// evaluated, and its slot is in use until then. Of embeddings, the texts that have a slot are evaluated. 0 means not known, or evaluated.
+func (l *Lease) ReadingLeft(p Prompt) time.Duration {
+	if l.sched == nil || l.model == nil {
+		return 0
+	}
+	l.sched.mu.Lock()
+	defer l.sched.mu.Unlock()
+	st := l.model
+	perToken := st.perRead.median
+	if perToken == 0 {
+		perToken = st.perToken.median / readFactor
+	}
+	all := time.Duration(st.expect(l.payer.name, p)) * perToken
+	if l.embeds {
+		all = all * time.Duration(l.slots) / time.Duration(max(l.texts, l.slots))
+	}
+	return max(0, all-time.Since(l.sent()))
+}
+
 // readingLocked estimates how long the evaluation of the prompt took, starting at from, and how much of that was for this prompt: the same
 // batches may have had other prompts. If the client left before the first byte, it took until then.
 func (l *Lease) readingLocked(from, now time.Time) (took, own time.Duration) {

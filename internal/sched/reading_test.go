@@ -364,3 +364,33 @@ func TestPromptsNeverBookMoreThanPassed(t *testing.T) {
 		})
 	}
 }
+
+// A prompt whose client leaves is still evaluated for the rest of the expected time. Of embeddings, only the texts with a slot are.
+func TestTheRestOfAPromptIsExpected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := scheduler(4, 100, time.Hour)
+		p := Prompt{Estimate: 100, Likely: 100, Text: 100, Most: 100, Unknown: 100}
+		chat := lease(t, s, Ask{Key: "chat", Model: "a"})
+		if got := chat.ReadingLeft(p); got != 0 {
+			t.Errorf("got %v before any prompt was measured, want 0: not known", got)
+		}
+		s.mu.Lock()
+		chat.model.perRead.put("chat", 10*time.Millisecond, time.Now())
+		s.mu.Unlock()
+		for _, c := range []struct{ after, want time.Duration }{{0, time.Second}, {400 * time.Millisecond, 600 * time.Millisecond}, {time.Second, 0}} {
+			time.Sleep(c.after)
+			if got := chat.ReadingLeft(p); got != c.want {
+				t.Errorf("%v later: got %v, want %v", c.after, got, c.want)
+			}
+		}
+		chat.Release()
+		embeds := lease(t, s, embedding("embeds", 16))
+		if got, want := embeds.ReadingLeft(p), 250*time.Millisecond; got != want {
+			t.Errorf("embeddings of 16 texts in 4 slots: got %v, want %v", got, want)
+		}
+		embeds.Release()
+		if got := (&Lease{}).ReadingLeft(p); got != 0 {
+			t.Errorf("a lease without a slot: got %v, want 0", got)
+		}
+	})
+}

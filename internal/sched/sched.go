@@ -264,7 +264,7 @@ func (s *Scheduler) loadingForLocked(w *waiter, now time.Time) *Lease {
 			srv.load.booked = srv.share - srv.load.share
 			return &Lease{
 				Backend: srv.b, Waited: srv.load.began.Sub(w.arrived), Loading: took, Why: ReasonChange, Ahead: w.ahead,
-				released: true, held: took, used: srv.load.booked + w.payer.takeDebt(),
+				released: true, held: took, charged: took, used: srv.load.booked + w.payer.takeDebt(),
 			}
 		}
 	}

@@ -49,6 +49,9 @@ func TestManyTextsTakeSlotsAsTheyBecomeFree(t *testing.T) {
 		time.Sleep(time.Second)
 		after.Release()
 		wantGPU(t, "many", many, (1+2+3+4)*time.Second/4)
+		if got, want := many.Charged(), (1+2+3+4)*time.Second; got != want {
+			t.Errorf("got %v charged, want %v: the time of each slot, while another request waited", got, want)
+		}
 		all := many.GPU() + after.GPU()
 		for _, o := range others {
 			all += o.GPU()

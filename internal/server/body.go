@@ -83,7 +83,7 @@ func (x *exchange) readBody(limit int64) (*dialect.Body, error) {
 	_ = control.SetReadDeadline(time.Time{})
 	x.received, x.consumed = int64(x.body.Size()), true
 	if coding != "" {
-		if err := x.decode(coding, limit); err != nil {
+		if err := x.inTurn(true, func() error { return x.decode(coding, limit) }); err != nil {
 			return nil, err
 		}
 	}

@@ -33,7 +33,7 @@ type booking struct {
 	// The servers whose models the request changes; nil for inference.
 	targets []*backend.Backend
 	// What the servers had of it that did not serve it in the end, and how long it waited for a slot again.
-	slot, gpu, waited, loading time.Duration
+	slot, gpu, waited, loading, charged time.Duration
 
 	ahead    int64 // pieces of the answer of which the journal knows
 	upstream upstreamContext
@@ -167,8 +167,13 @@ func (b *booking) stream(resp *proxy.Response, m *dialect.Meter) error {
 	b.upstream.streamBegins()
 	sent, err := resp.Stream(&journalingWriter{b.x, b, m}, m)
 	b.x.beat.pause()
-	if err != nil && api.AsError(err).Code == api.CodeClientGone && b.upstream.keepReading() {
-		_, err = resp.Stream(discardingWriter{}, m)
+	if err != nil && api.AsError(err).Code == api.CodeClientGone {
+		if b.upstream.keepReading() {
+			_, err = resp.Stream(discardingWriter{}, m)
+		} else {
+			b.upstream.waitAtMost(b.s.leaveTime)
+			resp.Leave(m, b.s.leaveTime) // before the slot is free
+		}
 	}
 	if m.Cut && err == nil && !b.upstream.clientLeft() {
 		return b.cut(resp, m, sent)

@@ -21,6 +21,9 @@ func Refusals(count func(string)) *refusals {
 // CutAfter sets how long a client may accept no byte of its answer.
 func (s *Server) CutAfter(d time.Duration) { s.writeProgress = d }
 
+// LeaveWithin sets the largest time between the leaving of a client and the end of its exchange with Ollama.
+func (s *Server) LeaveWithin(d time.Duration) { s.leaveTime = d }
+
 // ReadOn returns the number of answers that are read on after their clients have left.
 func (s *Server) ReadOn() int64 { return s.readOn.Load() }
 

@@ -57,6 +57,7 @@ func (b *booking) move(resp *proxy.Response, failed error) error {
 	from := b.lease.Backend
 	b.slot += b.lease.Release()
 	b.gpu += b.lease.GPU()
+	b.charged += b.lease.Charged()
 	b.waited += b.lease.Waited
 	b.loading += b.lease.Loading
 	b.lease = &sched.Lease{Backend: from} // it holds no slot

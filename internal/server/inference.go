@@ -18,6 +18,9 @@ func (s *Server) infer(x *exchange) error {
 	if err := s.newEnough(x.route.kind); err != nil {
 		return err
 	}
+	if err := s.Books.Room(); err != nil { // before the wait for a slot, which may load a model
+		return err
+	}
 	taken, err := s.Limits.Reserve(x.key) // before the body: a key at its limit must not fill the memory
 	x.showLimits(s.Limits, taken)
 	if err != nil {
@@ -46,7 +49,7 @@ func (s *Server) infer(x *exchange) error {
 		return b.left(unserved)
 	}
 
-	b.upstream.open(x.r.Context(), s)
+	b.upstream.open(x.r.Context(), s, b.leaving())
 	defer b.upstream.end()
 	up := x.upstreamRequest(x.route.method, x.route.upstream, req.Body)
 	up.FirstByte, up.Idle, up.Deadline = s.FirstByte, s.Idle, x.deadline()
@@ -75,21 +78,13 @@ func (s *Server) readRequest(x *exchange, taken *limit.Reservation) (*dialect.Re
 	if err != nil {
 		return nil, err
 	}
-	terms := s.terms(x)
-	req, err := x.route.kind.Read(body, terms)
+	var req *dialect.Request
+	err = x.inTurn(body.Size() > largeBody, func() (err error) {
+		req, err = s.parse(x, body, taken)
+		return err
+	})
 	if err != nil {
 		return nil, err
-	}
-	// How much is asked for is known now; until here, other requests of the key may have taken what was left.
-	most, err := taken.Hold(req.PromptTokens, req.MaxOutput)
-	if err != nil {
-		return nil, err
-	}
-	if most != req.MaxOutput {
-		terms.MaxOutput = most
-		if req, err = x.route.kind.Read(body, terms); err != nil {
-			return nil, err
-		}
 	}
 	return req, x.accept(req)
 }
@@ -107,6 +102,22 @@ func (x *exchange) accept(req *dialect.Request) error {
 		return api.Errorf(api.CodeForbidden, "this key may not make models that run elsewhere (remote_host): an admin can set allow_cloud")
 	}
 	return mayUse(x.key, req.Alias, req.Models...)
+}
+
+// parse reads what a body says, and takes the tokens that its request may use.
+func (s *Server) parse(x *exchange, body *dialect.Body, taken *limit.Reservation) (*dialect.Request, error) {
+	terms := s.terms(x)
+	req, err := x.route.kind.Read(body, terms)
+	if err != nil {
+		return nil, err
+	}
+	// How much is asked for is known now; until here, other requests of the key may have taken what was left.
+	most, err := taken.Hold(req.PromptTokens, req.MaxOutput)
+	if err != nil || most == req.MaxOutput {
+		return req, err
+	}
+	terms.MaxOutput = most
+	return x.route.kind.Read(body, terms)
 }
 
 // terms are what the bodies of a request's key are read under.

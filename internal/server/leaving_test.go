@@ -66,6 +66,7 @@ func (b *bed) leave(path, key, body string, firstBytes bool) (leave func()) {
 func TestClientThatLeaves(t *testing.T) {
 	versions(t, func(t *testing.T, http2 bool) {
 		b := start(t, setup{slots: 1, http2: http2})
+		b.server.LeaveWithin(50 * time.Millisecond)
 		key, _ := b.key(`{"name":"leaver","role":"user","rate_limit":null}`)
 		stats := 0.0
 		for _, f := range flows() {
@@ -330,4 +331,29 @@ func TestALongWholeAnswerThatIsLeftIsCharged(t *testing.T) {
 		}
 		b.stop()
 	}
+}
+
+// Ollama evaluates a prompt to its end also if the client leaves, so the request keeps its slot until the first record: the next request
+// would wait inside Ollama, and its key would pay for that.
+func TestALeftPromptKeepsItsSlot(t *testing.T) {
+	versions(t, func(t *testing.T, http2 bool) {
+		b := start(t, setup{slots: 1, http2: http2})
+		b.server.LeaveWithin(time.Hour)
+		leaver, _ := b.key(`{"name":"leaver","role":"user"}`)
+		other, _ := b.key(`{"name":"other","role":"user"}`)
+		evaluated := make(chan struct{})
+		b.ollama.Script("POST", "/api/generate", ollamatest.Answer{Tokens: 3, HeaderGate: evaluated})
+		leave := b.leave("/api/generate", leaver, `{"model":"tiny","prompt":"x"}`, false)
+		b.ollama.WaitRequestTo(1, "POST", "/api/generate")
+		leave()
+		next := b.begin("/api/generate", other, generateTiny)
+		b.until("the next request waits", func() bool { return b.sched.Snapshot().Waiting == 1 })
+		if n := len(b.ollama.RequestsTo("POST", "/api/generate")); n != 1 {
+			t.Errorf("got %d requests at Ollama while the prompt is evaluated, want 1", n)
+		}
+		close(evaluated)
+		if a := next(); a.status != 200 {
+			t.Errorf("the next request: got %d %s, want 200", a.status, a.body)
+		}
+	})
 }

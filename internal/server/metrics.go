@@ -348,7 +348,7 @@ func newStates(s *Server, m *metrics) *states {
 		batches:      desc("store_batches_total", "Batches of rows that the database took or failed to take.", "result"),
 		batchRows:    desc("store_rows_total", "Rows that the database took."),
 		batchSeconds: desc("store_batch_seconds_total", "Time that the database needed for batches."),
-		journalLimit: desc("journal_bytes_limit", "How large the journal may become (JOURNAL_MAX_BYTES)."),
+		journalLimit: desc("journal_bytes_limit", "How large the journal may become (JOURNAL_MAX_BYTES). Then requests are refused."),
 		lost:         desc("lost_rows_total", "Requests that were served and have no row."),
 		logLost:      desc("log_lines_lost_total", "Lines of the log that were lost, because what reads it did not take them."),
 		expires:      desc("tls_certificate_expiry_timestamp_seconds", "When the certificate of a name ends.", "name"),

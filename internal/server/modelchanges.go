@@ -38,7 +38,7 @@ func (s *Server) changeModels(x *exchange) error {
 	}
 	defer b.close()
 
-	b.upstream.open(x.r.Context(), s)
+	b.upstream.open(x.r.Context(), s, nil)
 	defer b.upstream.end()
 	if len(targets) > 1 {
 		return b.everywhere()

@@ -53,7 +53,7 @@ func (b *booking) finished(end []byte) { b.x.trace.finished(end) }
 // booked is told when the record of the request is complete.
 func (b *booking) booked() {
 	b.s.found(b.lease, &b.record)
-	b.x.history.Booked(&b.record)
+	b.x.history.Booked(&b.record, b.charged+b.lease.Charged())
 	b.x.trace.booked(b.x, &b.record)
 	b.s.metrics.book(&b.record)
 }

@@ -172,8 +172,8 @@ func TestTheQueueIsSeen(t *testing.T) {
 			t.Fatalf("number %d: %d %s: %+v", i, r.status, r.body, e)
 		}
 		weight := map[string]float64{firstPreview: 4, nightPreview: 1}[e.Key]
-		if e.Weight != weight || *e.SlotMS <= 0 || *e.ChargedMS != *e.SlotMS/weight {
-			t.Errorf("number %d was charged %v of %v: %+v", i, *e.ChargedMS, *e.SlotMS, e)
+		if e.Weight != weight || *e.SlotMS <= 0 || *e.ChargedMS > *e.SlotMS/weight+0.001 || (*e.ChargedMS > 0) != (i != 1) { // no other key waits for the batch request
+			t.Errorf("number %d was charged %v of %v, want the time while others waited: %+v", i, *e.ChargedMS, *e.SlotMS, e)
 		}
 		if i == 3 && (*e.Ahead != 2 || *e.WaitedMS < 1 || !strings.Contains(strings.Join(e.Explained, " "), "2 other requests waited for the model when it arrived")) {
 			t.Errorf("the last: %+v", e)
@@ -262,7 +262,7 @@ func TestExplainFromTheBooks(t *testing.T) {
 		t.Fatal(err)
 	}
 	e := b.explain("old-request")
-	if !e.Recorded || e.State != "ended" || e.KeyName != "old" || *e.WaitedMS != 4000 || *e.LoadMS != 2000 || e.Ahead != nil || e.Tries[0].Backend != "gpu7" || *e.SlotMS != 3000 || *e.ChargedMS != 1500 || *e.GPUMS != 1000 || e.Outcome != "timeout" {
+	if !e.Recorded || e.State != "ended" || e.KeyName != "old" || *e.WaitedMS != 4000 || *e.LoadMS != 2000 || e.Ahead != nil || e.Tries[0].Backend != "gpu7" || *e.SlotMS != 3000 || e.ChargedMS != nil || *e.GPUMS != 1000 || e.Outcome != "timeout" {
 		t.Errorf("got %+v, want the recorded request on gpu7", e)
 	}
 	for _, id := range []string{"nosuch", "a%20b", strings.Repeat("x", 200), "%2e%2e"} {

@@ -39,23 +39,26 @@ type Server struct {
 	ready           atomic.Bool
 	// writeProgress is how long a client may take nothing of its answer.
 	writeProgress time.Duration
-	requests      sync.WaitGroup
-	bodies        bodies
-	uploads       bodies          // counted, not measured
-	hsts          []string        // the header, or nil
-	stopping      context.Context // ends when Serve is told to stop
-	stop          context.CancelFunc
-	readOn        atomic.Int64 // answers whose clients have left
+	// leaveTime is the largest time between the leaving of a client and the end of its exchange with Ollama.
+	leaveTime time.Duration
+	requests  sync.WaitGroup
+	bodies    bodies
+	uploads   bodies          // counted, not measured
+	parsing   turns           // of large bodies
+	hsts      []string        // the header, or nil
+	stopping  context.Context // ends when Serve is told to stop
+	stop      context.CancelFunc
+	readOn    atomic.Int64 // answers whose clients have left
 }
 
 // New builds the route table and the management API on it.
 func New(o Options) *Server {
-	s := &Server{Options: o, started: time.Now(), writeProgress: writeProgress}
+	s := &Server{Options: o, started: time.Now(), writeProgress: writeProgress, leaveTime: leaveTime}
 	s.Change(o.Live)
 	s.Options.Live = Live{} // what it is now is in s.live only
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.routes = newTable(s.routeList())
-	s.bodies.most, s.uploads.most = o.BodyMemory, mostUploads
+	s.bodies.most, s.uploads.most, s.parsing.places = o.BodyMemory, mostUploads, places()
 	if o.HSTS > 0 && o.TLS != nil {
 		s.hsts = []string{"max-age=" + strconv.FormatInt(int64(o.HSTS.Seconds()), 10)}
 	}

@@ -75,6 +75,17 @@ func (b *booking) prompt(read bool) sched.Prompt {
 	return sched.Prompt{Estimate: p.Estimate, Likely: p.Likely, Text: p.Text, Most: p.Most, Unknown: unknown}
 }
 
+// leaving returns how long the exchange with Ollama may go on after the client of an inference has left.
+func (b *booking) leaving() func() time.Duration {
+	lease, prompt, stream, most := b.lease, b.prompt(false), b.req.Stream, b.s.leaveTime // it runs while b changes
+	return func() time.Duration {
+		if stream {
+			return most
+		}
+		return min(most, lease.ReadingLeft(prompt))
+	}
+}
+
 // bookUpwards raises the estimate for a client that has left to what Ollama has most likely done by then. What has passed is less: Ollama
 // keeps a tool call back until it is whole, and a client that leaves each time before the end would never pay for its prompt's template.
 func (b *booking) bookUpwards() {

@@ -12,22 +12,27 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 
 	"ollama-api-service/internal/api"
+	"ollama-api-service/internal/test/tool"
 )
 
 // recordedDate is the day of the recordings. Generated answers contain it too, so that every answer is the same each time.
 const recordedDate = "Mon, 23 Nov 2026 12:59:03 GMT"
 
-// Dir is the directory of the test data: testdata in the root of the repository.
+// Dir is the directory of the test data: testdata in the root of the repository. It panics outside of the repository.
 func Dir() string {
-	_, file, _, _ := runtime.Caller(0)
-	return filepath.Join(filepath.Dir(file), "..", "..", "..", "testdata")
+	if noRoot != nil {
+		panic("ollamatest: " + noRoot.Error())
+	}
+	return filepath.Join(root, "testdata")
 }
+
+// The root is found at the start, because a test may change the working directory.
+var root, noRoot = tool.ModuleRoot()
 
 // Recording returns a recorded answer as bytes: status line, header and body with its chunk framing. It panics if there is no such
 // recording, which is a mistake in the test.

@@ -4,6 +4,7 @@ package main
 
 import (
 	"runtime"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,4 +27,28 @@ func keepAwake() error {
 		}()
 	}
 	return <-failed
+}
+
+// busySize is the memory that each thread of keepBusy walks through, so that caches are those of a machine with other work.
+const busySize = 4 << 20
+
+// keepBusy is the defined load: n threads of normal priority that never sleep, until the process is ended. The kernel divides the cores
+// evenly between them and the threads of a contestant.
+func keepBusy(n string) error {
+	threads, err := strconv.Atoi(n)
+	if err != nil {
+		return err
+	}
+	for range threads {
+		go func() {
+			runtime.LockOSThread()
+			memory := make([]uint64, busySize/8)
+			for {
+				for i := range memory {
+					memory[i] += uint64(i)
+				}
+			}
+		}()
+	}
+	select {}
 }
