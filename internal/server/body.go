@@ -128,7 +128,7 @@ func step(size int, expected, limit int64) int {
 		return int(min(expected+1, smallBody))
 	}
 	switch left := int(expected) + 1 - size; {
-	case left > dialect.PieceSize/2 && size >= dialect.PieceSize/2:
+	case left >= dialect.PieceSize && size >= dialect.PieceSize/2:
 		return dialect.PieceSize
 	default:
 		return max(min(max(size, firstBuffer), left), 1)
