@@ -80,6 +80,7 @@ type setup struct {
 	at       []string                        // addresses of servers to use in place of those that start makes
 	listen   func(net.Listener) net.Listener // nil leaves it as it is
 	watched  bool                            // probed as in service
+	books    books.Options
 	change   func(*server.Options)
 }
 
@@ -98,7 +99,7 @@ func start(t testing.TB, with setup) *bed {
 	b.store, err = store.Create(ctx, filepath.Join(dir, "test.db"))
 	must(err)
 	log := slog.New(slog.NewJSONHandler(b.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	b.books, err = books.Open(ctx, dir, b.store, log, books.Options{})
+	b.books, err = books.Open(ctx, dir, b.store, log, with.books)
 	must(err)
 	thousand := int64(1000)
 	b.auth = auth.New(b.store, b.secret, []auth.Static{
