@@ -55,9 +55,10 @@ type destination struct {
 
 // intake is what was read of a request's body.
 type intake struct {
-	received int64 // bytes
-	held     int64 // bytes that Server.bodies counts
-	consumed bool  // the body was read to its end
+	received int64         // bytes
+	body     *dialect.Body // nil when it is not needed any more
+	held     int64         // bytes that Server.bodies counts
+	consumed bool          // the body was read to its end
 }
 
 // reply is what was sent of the answer.

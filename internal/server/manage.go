@@ -46,13 +46,13 @@ func (s *Server) manage(x *exchange) error {
 		if err != nil {
 			return err
 		}
-		if len(bytes.TrimSpace(body)) == 0 && x.param != "" {
-			body = []byte("{}") // rotate needs no field
+		if len(bytes.TrimSpace(body.Bytes())) == 0 && x.param != "" {
+			body = dialect.BodyOf([]byte("{}")) // rotate needs no field
 		}
-		if err := dialect.Check(body, admin.Fields(x.route.template)...); err != nil {
+		if err := body.Check(admin.Fields(x.route.template)...); err != nil {
 			return err
 		}
-		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body.Bytes())), int64(body.Size())
 		// Ollama's examples, and ours, use curl -d without a content type.
 		r.Header = r.Header.Clone()
 		r.Header.Set("Content-Type", "application/json")

@@ -208,7 +208,7 @@ func (s *Server) askHolder(x *exchange, req *dialect.Request) (resp *proxy.Respo
 }
 
 // ask sends a metadata request to b and reads its whole answer.
-func (s *Server) ask(x *exchange, b *backend.Backend, method, path string, body []byte) (*proxy.Response, []byte, error) {
+func (s *Server) ask(x *exchange, b *backend.Backend, method, path string, body dialect.Pieces) (*proxy.Response, []byte, error) {
 	wait := metadataTime
 	if len(s.Fleet.All()) > 1 && x.route.kind == dialect.None {
 		wait = unionTime
