@@ -184,6 +184,7 @@ func serve(ctx context.Context, cfg *config.Config, hangup <-chan os.Signal, std
 		return errors.Join(err, listeners[0].Close())
 	}
 	boundMemory(cfg, log)
+	go returnUnused(background)
 	defer runtime.KeepAlive(make([]byte, ballast))
 
 	log.Info("listening", "addr", addr.String(), "url", listenURL(cfg, listeners[0]), "version", buildVersion(), "backends", len(fleet.All()))
