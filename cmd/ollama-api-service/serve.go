@@ -222,6 +222,7 @@ func (s *service) run(ctx context.Context, hangup <-chan os.Signal) error {
 		return errors.Join(err, first.Close())
 	}
 	boundMemory(s.cfg, s.log)
+	go returnUnused(background)
 	defer runtime.KeepAlive(make([]byte, ballast))
 
 	s.log.Info("listening", "addr", first.Addr().String(), "url", listenURL(s.cfg, first), "version", buildVersion(),

@@ -33,6 +33,7 @@ type exchange struct {
 	intake
 	observers
 	reply
+	wire
 }
 
 // sender is the origin of a request.
@@ -140,7 +141,14 @@ func (x *exchange) Write(p []byte) (int, error) {
 }
 
 func (x *exchange) put(p []byte) (int, error) {
+	if x.taken {
+		if len(p) > 0 {
+			x.appendChunk(p)
+		}
+		return len(p), nil
+	}
 	x.boundWrites()
+	x.flushed = false
 	n, err := x.ResponseWriter.Write(p) //nolint:gosec // answers are JSON, events or text with nosniff; pages are our own files
 	x.sent += int64(n)
 	x.unboundWrites()
@@ -155,8 +163,12 @@ func (x *exchange) FlushError() error {
 }
 
 func (x *exchange) flush() error {
+	if x.taken {
+		return x.sendChunks()
+	}
 	x.boundWrites()
 	err := http.NewResponseController(x.ResponseWriter).Flush()
+	x.flushed = err == nil
 	x.unboundWrites()
 	return err
 }

@@ -49,11 +49,12 @@ type Server struct {
 	stopping  context.Context // ends when Serve is told to stop
 	stop      context.CancelFunc
 	readOn    atomic.Int64 // answers whose clients have left
+	taken     *takenOver
 }
 
 // New builds the route table and the management API on it.
 func New(o Options) *Server {
-	s := &Server{Options: o, started: time.Now(), writeProgress: writeProgress, leaveTime: leaveTime}
+	s := &Server{Options: o, started: time.Now(), writeProgress: writeProgress, leaveTime: leaveTime, taken: newTakenOver()}
 	s.Change(o.Live)
 	s.Options.Live = Live{} // what it is now is in s.live only
 	s.stopping, s.stop = context.WithCancel(context.Background())
@@ -130,6 +131,7 @@ func (s *Server) finish(x *exchange) {
 	p := recover()
 	x.releaseBody()
 	defer x.lastWrite()
+	defer func() { x.returnConnection(p == nil) }()
 	if p != nil && p != http.ErrAbortHandler {
 		s.Log.Error("panic", "request_id", x.id, "route", x.template(), "panic", p, "stack", string(debug.Stack()))
 		p = http.ErrAbortHandler
