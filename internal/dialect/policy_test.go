@@ -233,7 +233,7 @@ func TestRegistries(t *testing.T) {
 		for _, terms := range []*Terms{{Registries: []string{"hf.co"}}, {Registries: []string{"hf.co"}, Policed: true, Standard: Standard(1, 1, 1)}} {
 			req, err := c.kind.Read(BodyOf([]byte(c.body)), terms)
 			if (err == nil) != c.allowed {
-				t.Errorf("%s: got error %v", c.body, err)
+				t.Errorf("%s: got error %v, want allowed %v", c.body, err, c.allowed)
 			} else if c.out != "" && req.Body.String() != c.out {
 				t.Errorf("%s: got the body %s", c.body, req.Body)
 			}
@@ -286,7 +286,7 @@ func TestCloudModelsKeepTheirNames(t *testing.T) {
 		`{"model":"mine","from":"a","remote_host":"ollama.com","parameters":{"a":1}}`: Create,
 	} {
 		if _, err := kind.Read(BodyOf([]byte(body)), &Terms{}); api.AsError(err).Code != api.CodeBadRequest {
-			t.Errorf("%s: got error %v", body, err)
+			t.Errorf("%s: got error %v, want %s", body, err, api.CodeBadRequest)
 		}
 	}
 	for body, kind := range map[string]Kind{
@@ -332,7 +332,7 @@ func TestFinePointsOfPolicies(t *testing.T) {
 		switch {
 		case c.changes == "403":
 			if api.AsError(err).Code != api.CodeForbidden {
-				t.Errorf("%v %s: got error %v", c.key, c.in, err)
+				t.Errorf("%v %s: got error %v, want %s", c.key, c.in, err, api.CodeForbidden)
 			}
 		case err != nil:
 			t.Errorf("%v %s: got error %v", c.key, c.in, err)

@@ -63,7 +63,7 @@ func TestRefusedBodies(t *testing.T) {
 			if !errors.As(err, &e) || e.Code != api.CodeBadRequest {
 				t.Errorf("%s: got %v, want a refusal", name, err)
 			} else if strings.Contains(e.Message, "evil") || strings.Contains(e.Message, "passwd") {
-				t.Errorf("%s: the error repeats the body: %s", name, e.Message)
+				t.Errorf("%s: the error repeats the body: %s, want no %q, no %q", name, e.Message, "evil", "passwd")
 			}
 		}
 	}
@@ -132,7 +132,7 @@ func TestAcceptedBodiesAndTheirEdits(t *testing.T) {
 			t.Errorf("%s\n got %s\nwant %s", c.in, req.Body, want)
 		}
 		if req.Model().String() != c.model || req.Stream != c.stream || req.StripUsage != c.stripping {
-			t.Errorf("%s: got model %s, stream %v, strip %v", c.in, req.Model(), req.Stream, req.StripUsage)
+			t.Errorf("%s: got model %s, stream %v, strip %v, want %v, %v, %v", c.in, req.Model(), req.Stream, req.StripUsage, c.model, c.stream, c.stripping)
 		}
 	}
 }

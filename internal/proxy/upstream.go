@@ -157,9 +157,8 @@ func (u *Upstream) roundTrip(ctx context.Context, c *conn, r *Request) (*Respons
 	}
 	c.roll(r.Idle, r.Deadline)
 	return &Response{
-		Status: header.StatusCode, Header: header.Header, Length: header.ContentLength, body: header.Body,
-		framed: header.ContentLength >= 0 || len(header.TransferEncoding) > 0,
-		up:     u, conn: c, ctx: ctx, stop: stop, reusable: !header.Close && unsent == nil && r.Upload == nil,
+		Status: header.StatusCode, Header: header.Header, Length: header.ContentLength, framing: framingOf(header),
+		up: u, conn: c, ctx: ctx, stop: stop, reusable: !header.Close && unsent == nil && r.Upload == nil,
 	}, nil
 }
 

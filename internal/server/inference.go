@@ -2,6 +2,7 @@ package server
 
 import (
 	"cmp"
+	"context"
 	"strings"
 	"time"
 
@@ -31,6 +32,11 @@ func (s *Server) infer(x *exchange) error {
 	req, err := s.readRequest(x, taken)
 	if err != nil {
 		return x.giveBack(taken, err)
+	}
+	if req.Stream {
+		ctx, leave := context.WithCancel(x.r.Context())
+		defer leave()
+		x.r, x.leave = x.r.WithContext(ctx), leave
 	}
 	s.startHeartbeat(x, req)
 	defer x.beat.pause()

@@ -34,8 +34,7 @@ func (s *Server) manage(x *exchange) error {
 	if err := admin.CheckParam(x.route.template, x.param); err != nil {
 		return err
 	}
-	c := x.caller()
-	r := x.r.WithContext(x.r.Context())
+	r := x.caller().Request(x.r)
 	u, err := url.ParseRequestURI(x.path) // as the table has read it
 	if err != nil {
 		return api.Wrap(api.CodeBadRequest, err, "the path cannot be read")
@@ -60,10 +59,10 @@ func (s *Server) manage(x *exchange) error {
 	}
 	r.Header.Del("Accept")
 	if !x.route.packs() {
-		s.admin.Answer(x, r, c)
+		s.admin.Answer(x, r)
 		return nil
 	}
 	answer := &whole{ResponseWriter: x, status: http.StatusOK}
-	s.admin.Answer(answer, r, c)
+	s.admin.Answer(answer, r)
 	return x.answer(answer.status, x.Header().Get("Content-Type"), answer.body.Bytes())
 }
