@@ -42,7 +42,7 @@ var mayImport = map[string][]string{
 	"proxy":   {"api", "dial", "dialect"},
 	"explain": {"api", "sched"},
 	"admin":   {"api", "auth", "backend", "books", "dial", "dialect", "explain", "limit", "sched", "store"},
-	"server":  {"api", "admin", "auth", "backend", "books", "dial", "dialect", "disk", "explain", "limit", "proxy", "sched", "store"},
+	"server":  {"api", "admin", "auth", "backend", "books", "dialect", "explain", "limit", "proxy", "sched", "store"},
 
 	"test": {"api", "limit"}, // support for tests, which no product file imports
 }

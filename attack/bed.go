@@ -43,7 +43,8 @@ type upstream interface {
 	address() string
 	books(mark string) work
 	loadsEnded() (ended, aborted int)
-	lostSlots() int // that the victims' model has lost for good
+	lostSlots() int     // that the victims' model has lost for good
+	cpu() time.Duration // processor time so far; 0: it needs none
 	stop()
 }
 
@@ -170,6 +171,7 @@ type served struct {
 	PerSecond   float64       `json:"per_second"`
 	P99         time.Duration `json:"p99_ns"`
 	LongestWait time.Duration `json:"longest_wait_ns"`
+	CPU         time.Duration `json:"ollama_cpu_ns"` // processor time of Ollama
 	Failures    int           `json:"failures"`
 	Failure     string        `json:"failure,omitempty"` // the text of one of the failures
 }
@@ -179,13 +181,13 @@ func (b *bed) window(d time.Duration) served {
 	b.mu.Lock()
 	b.samples = nil
 	b.mu.Unlock()
-	began := time.Now()
+	began, cpu := time.Now(), b.backend.cpu()
 	time.Sleep(d)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	d = time.Since(began)
 	var took []time.Duration
-	var s served
+	s := served{CPU: b.backend.cpu() - cpu}
 	for _, x := range b.samples {
 		s.LongestWait = max(s.LongestWait, x.waited)
 		if x.failure != "" {

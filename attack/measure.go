@@ -38,9 +38,10 @@ type result struct {
 	Attackers int     `json:"attackers"`
 	Without   served  `json:"without"` // before and after, in total
 	Under     served  `json:"with"`
-	Kept      float64 `json:"kept"`  // fraction of the throughput without attackers
-	Need      float64 `json:"need"`  // 0.95 of the victims' fair share
-	Noise     float64 `json:"noise"` // difference between the two runs without attackers
+	Kept      float64 `json:"kept"`     // fraction of the throughput without attackers
+	Need      float64 `json:"need"`     // 0.95 of the victims' fair share
+	KeptCPU   float64 `json:"kept_cpu"` // the same of the answers for a second of Ollama's processor time; 0: it needs none
+	Noise     float64 `json:"noise"`    // difference between the two runs without attackers
 	P99       float64 `json:"p99_ratio"`
 
 	Bound     time.Duration `json:"bound_ns"` // of a victim's wait, by docs/fairness.md
@@ -285,6 +286,7 @@ func (x *result) compare(a *attack, before, after served) {
 	x.Without = served{
 		PerSecond: (before.PerSecond + after.PerSecond) / 2, P99: (before.P99 + after.P99) / 2,
 		LongestWait: max(before.LongestWait, after.LongestWait), Failures: before.Failures + after.Failures,
+		Answers: before.Answers + after.Answers, CPU: before.CPU + after.CPU,
 	}
 	weight := a.weight
 	if weight == 0 {
@@ -297,6 +299,9 @@ func (x *result) compare(a *attack, before, after served) {
 	}
 	x.Noise = math.Abs(before.PerSecond-after.PerSecond) / x.Without.PerSecond
 	x.Kept = x.Under.PerSecond / x.Without.PerSecond
+	if x.Under.CPU > 0 && x.Without.CPU > 0 {
+		x.KeptCPU = float64(x.Under.Answers) / x.Under.CPU.Seconds() / (float64(x.Without.Answers) / x.Without.CPU.Seconds())
+	}
 	x.P99 = x.Under.P99.Seconds() / x.Without.P99.Seconds()
 	miss := func(format string, args ...any) { x.Missed = append(x.Missed, fmt.Sprintf(format, args...)) }
 	if x.Kept < x.Need {

@@ -94,6 +94,8 @@ func (o *ollama) books(mark string) work {
 
 func (o *ollama) lostSlots() int { return 0 }
 
+func (o *ollama) cpu() time.Duration { return 0 }
+
 // loadsEnded returns how many loads were completed, and how many were cancelled because their client left.
 func (o *ollama) loadsEnded() (ended, aborted int) {
 	o.mu.Lock()

@@ -3,9 +3,13 @@
 package main
 
 import (
+	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -53,6 +57,39 @@ func onOwnProcessor(start func() error) error {
 	}
 	defer func() { _ = unix.SchedSetaffinity(0, &before) }()
 	return start()
+}
+
+// cpu returns the processor time of Ollama and of its runners.
+func (o *tappedOllama) cpu() time.Duration {
+	const parent, user, ended, end = 3, 13, 15, 17 // fields of /proc/PID/stat, from 0: user and system time, and those of children that have ended
+	own := o.cmd.Process.Pid
+	all := ticks(stat(own), user, end)
+	processes, _ := filepath.Glob("/proc/[0-9]*")
+	for _, dir := range processes {
+		pid, _ := strconv.Atoi(filepath.Base(dir))
+		if fields := stat(pid); ticks(fields, parent, parent+1) == time.Duration(own) {
+			all += ticks(fields, user, ended)
+		}
+	}
+	return all * time.Second / 100 // USER_HZ
+}
+
+// stat returns the fields of a process from the third on: its name, which may have spaces, is the second.
+func stat(pid int) []string {
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, after, _ := strings.Cut(string(text), ") ")
+	return strings.Fields(after)
+}
+
+// ticks adds fields, of which the first has the number 2.
+func ticks(fields []string, from, to int) (sum time.Duration) {
+	for i, field := range fields {
+		if i+2 >= from && i+2 < to {
+			n, _ := strconv.ParseInt(field, 10, 64)
+			sum += time.Duration(n)
+		}
+	}
+	return sum
 }
 
 // allowed are the processors that this process had when it started.

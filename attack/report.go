@@ -13,9 +13,9 @@ import (
 
 // line formats a result for the terminal.
 func line(x *result) string {
-	return fmt.Sprintf("%-4s %-13s %d | kept %.2f of %.2f | p99 x%.1f | wait %5.1f of %5.1f s | tokens %7d of %7d | "+
+	return fmt.Sprintf("%-4s %-13s %d | kept %.2f (CPU %.2f) of %.2f | p99 x%.1f | wait %5.1f of %5.1f s | tokens %7d of %7d | "+
 		"gpu %6.0f of %6.0f ms | %s",
-		x.Ollama, x.Attack, x.Attackers, x.Kept, x.Need, x.P99, x.Under.LongestWait.Seconds(), x.Bound.Seconds(), x.Booked, x.Evaluated,
+		x.Ollama, x.Attack, x.Attackers, x.Kept, x.KeptCPU, x.Need, x.P99, x.Under.LongestWait.Seconds(), x.Bound.Seconds(), x.Booked, x.Evaluated,
 		x.BookedGPU, x.GPU, verdict(x))
 }
 
@@ -29,17 +29,20 @@ func verdict(x *result) string {
 // table returns all results in Markdown.
 func table(results []result) string {
 	var b strings.Builder
-	b.WriteString("| attack | Ollama | attackers | victims keep | at least | noise | p99 | longest wait | bound | " +
+	b.WriteString("| attack | Ollama | attackers | victims keep | of Ollama's CPU | at least | noise | p99 | longest wait | bound | " +
 		"tokens booked / evaluated | gpu_ms booked / evaluated | CPU | peak | |\n" +
-		"|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n")
+		"|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n")
 	for i := range results {
 		x := &results[i]
-		mark := ""
+		mark, ofCPU := "", ""
+		if x.KeptCPU > 0 {
+			ofCPU = fmt.Sprintf("%.2f", x.KeptCPU)
+		}
 		if len(x.Missed) > 0 {
 			mark = "missed"
 		}
-		fmt.Fprintf(&b, "| `%s` | %s | %d | %.2f | %.2f | %.2f | x%.1f | %.1f s | %.1f s | %d / %d | %.0f / %.0f | %.2f | %d MB | %s |\n",
-			x.Attack, x.Ollama, x.Attackers, x.Kept, x.Need, x.Noise, x.P99, x.Under.LongestWait.Seconds(), x.Bound.Seconds(), x.Booked, x.Evaluated,
+		fmt.Fprintf(&b, "| `%s` | %s | %d | %.2f | %s | %.2f | %.2f | x%.1f | %.1f s | %.1f s | %d / %d | %.0f / %.0f | %.2f | %d MB | %s |\n",
+			x.Attack, x.Ollama, x.Attackers, x.Kept, ofCPU, x.Need, x.Noise, x.P99, x.Under.LongestWait.Seconds(), x.Bound.Seconds(), x.Booked, x.Evaluated,
 			x.BookedGPU, x.GPU, x.CPU, x.Peak/1_000_000, mark)
 	}
 	return b.String()

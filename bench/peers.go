@@ -42,7 +42,7 @@ var peers = []peer{
 	},
 	{
 		portkey, "1.15.2",
-		"the gateway of the npm package as it starts (without its console): provider “ollama” with the mock as its custom host, in headers " +
+		"the gateway of the npm package as it starts (without its console): provider “openai” with the mock as its custom host, in headers " +
 			"of each request. It has no keys, limits, queue or books; those are in the hosted product.",
 		installNPM("@portkey-ai/gateway", "build/start-server.js"), startPortkey,
 	},
@@ -56,17 +56,25 @@ var absentPeers = []string{
 	"LiteLLM is a Python program; only Go modules and npm packages were tried.",
 }
 
-// installGo builds a program of a Go module in a directory of its own.
+// installGo builds a program of a Go module. "go install" would also ask for the newest version.
 func installGo(module string) func(dir, version string) (string, error) {
 	return func(dir, version string) (string, error) {
-		cmd, cancel := limited("go", "install", module+"@"+version)
+		cmd, cancel := limited("go", "mod", "download", "-json", module+"@"+version)
 		defer cancel()
-		cmd.Dir, cmd.Env = dir, append(os.Environ(), "GOBIN="+dir, "CGO_ENABLED=1", "GOFLAGS=")
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			return "", fmt.Errorf("go install: %s", lastLine(out))
+		cmd.Dir = dir
+		out, err := cmd.Output()
+		var got struct{ Dir, Error string }
+		if json.Unmarshal(out, &got) != nil || err != nil || got.Dir == "" {
+			return "", fmt.Errorf("go mod download: %w %s", err, got.Error)
 		}
-		return filepath.Join(dir, filepath.Base(module)), nil
+		program := filepath.Join(dir, filepath.Base(module))
+		cmd, cancel = limited("go", "build", "-o", program, ".")
+		defer cancel()
+		cmd.Dir, cmd.Env = got.Dir, append(os.Environ(), "CGO_ENABLED=1", "GOFLAGS=-mod=readonly")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("go build: %s", lastLine(out))
+		}
+		return program, nil
 	}
 }
 
@@ -138,7 +146,7 @@ func startPortkey(b *bench, program, own, addr string) (*running, error) {
 		return nil, err
 	}
 	r := &running{proc: p, keys: otherKeys(1), openai: openaiPath}
-	r.headers = "x-portkey-provider: ollama\r\nx-portkey-custom-host: http://" + b.mock.addr + "\r\n"
+	r.headers = "x-portkey-provider: openai\r\nx-portkey-custom-host: http://" + b.mock.addr + "/v1\r\n"
 	return r, nil
 }
 

@@ -92,16 +92,16 @@ func TestComposeShowsTheGatewayAlone(t *testing.T) {
 	}
 	gateway, ollama := p.Services["gateway"], p.Services["ollama"]
 	if len(gateway.Ports) != 1 || gateway.Ports[0].HostIP != "127.0.0.1" || gateway.Ports[0].Published != "8000" || gateway.Ports[0].Target != 8000 {
-		t.Errorf("the gateway's ports: %+v", gateway.Ports)
+		t.Errorf("the gateway's ports: %+v, want 1 of them, %q, %q, 8000", gateway.Ports, "127.0.0.1", "8000")
 	}
 	if !gateway.ReadOnly || !slices.Equal(gateway.CapDrop, []string{"ALL"}) {
 		t.Error("the gateway's container can be written to, or has capabilities")
 	}
 	if len(gateway.Volumes) != 1 || gateway.Volumes[0].Target != "/data" || gateway.Volumes[0].Type != types.VolumeTypeVolume {
-		t.Errorf("the gateway's volumes: %+v", gateway.Volumes)
+		t.Errorf("the gateway's volumes: %+v, want 1 of them, %q, %v", gateway.Volumes, "/data", types.VolumeTypeVolume)
 	}
 	if got := strings.Join(gateway.HealthCheck.Test, " "); got != "CMD /usr/bin/ollama-api-service healthcheck" {
-		t.Errorf("the gateway's health check: %s", got)
+		t.Errorf("the gateway's health check: %s, want %q", got, "CMD /usr/bin/ollama-api-service healthcheck")
 	}
 	if got := int64(gateway.MemLimit); got < 1<<30+150_000_000 {
 		t.Errorf("the gateway's memory limit is %d, want MAX_BODY_MEMORY (1 GiB) and 150 MB at least", got)
@@ -122,7 +122,7 @@ func TestComposeShowsTheGatewayAlone(t *testing.T) {
 	}
 	build, err := filepath.Abs("..")
 	if err != nil || gateway.Build.Context != build || gateway.Build.Dockerfile != "deploy/Dockerfile" {
-		t.Errorf("built from %s, %s", gateway.Build.Context, gateway.Build.Dockerfile)
+		t.Errorf("built from %s, %s, want %v, %q", gateway.Build.Context, gateway.Build.Dockerfile, build, "deploy/Dockerfile")
 	}
 }
 

@@ -55,7 +55,7 @@ func TestAlertRules(t *testing.T) {
 				t.Errorf("%s has the severity %q", r.Alert, s)
 			}
 			if a := r.Annotations; a["summary"] == "" || len(a["description"]) < 80 || !strings.HasSuffix(a["description"], ".") {
-				t.Errorf("%s has no summary, or no description of what to do", r.Alert)
+				t.Errorf("%s has no summary, or no description of what to do, want a text, at least 80, %q at its end", r.Alert, ".")
 			}
 			for _, want := range []string{"alertname: " + r.Alert + ", eval_time: 100m, exp_alerts: [] }", `alertname="` + r.Alert + `"`} {
 				if !strings.Contains(string(tried), want) {
@@ -65,7 +65,7 @@ func TestAlertRules(t *testing.T) {
 		}
 	}
 	if count < 10 {
-		t.Errorf("%d rules", count)
+		t.Errorf("%d rules, want at least 10", count)
 	}
 }
 
@@ -105,14 +105,14 @@ func TestDashboard(t *testing.T) {
 		t.Fatal(err)
 	}
 	if d.ID != nil || d.UID != "ollama-api-service" || d.Title == "" || d.SchemaVersion < 39 {
-		t.Errorf("id %v, uid %q, title %q, schema %d: an import would not work", d.ID, d.UID, d.Title, d.SchemaVersion)
+		t.Errorf("id %v, uid %q, title %q, schema %d: an import would not work, want nil, %q, a text, at least 39", d.ID, d.UID, d.Title, d.SchemaVersion, "ollama-api-service")
 	}
 	variables := map[string]string{}
 	for _, v := range d.Templating.List {
 		variables[v.Name] = v.Type
 	}
 	if variables["datasource"] != "datasource" || variables["job"] != "query" {
-		t.Errorf("variables %v", variables)
+		t.Errorf("variables %v, want %q, %q", variables, "datasource", "query")
 	}
 	ids, taken, rows := map[int]bool{}, map[[2]int]string{}, []string{}
 	for _, p := range d.Panels {
@@ -122,12 +122,12 @@ func TestDashboard(t *testing.T) {
 		ids[p.ID] = true
 		g := p.GridPos
 		if g.X < 0 || g.X+g.W > 24 || g.W <= 0 || g.H <= 0 {
-			t.Errorf("%q is at %+v", p.Title, g)
+			t.Errorf("%q is at %+v, want at least 0, at most 24, more than 0, more than 0", p.Title, g)
 		}
 		for x := g.X; x < g.X+g.W; x++ {
 			for y := g.Y; y < g.Y+g.H; y++ {
 				if other := taken[[2]int{x, y}]; other != "" {
-					t.Fatalf("%q overlaps %q", p.Title, other)
+					t.Fatalf("%q overlaps %q, want none", p.Title, other)
 				}
 				taken[[2]int{x, y}] = p.Title
 			}
@@ -161,7 +161,7 @@ func checkPanel(t *testing.T, p panel) {
 		}
 		// A query that does not select by job would mix two installations.
 		if n, m := strings.Count(q.Expr, `{job=~"$job"`), len(regexp.MustCompile(`\b(ollama_api|process|go)_\w+`).FindAllString(q.Expr, -1)); n != m || n == 0 {
-			t.Errorf("query %s of %q selects %d of %d series by job", q.RefID, p.Title, n, m)
+			t.Errorf("query %s of %q selects %d of %d series by job, want %v, not 0", q.RefID, p.Title, n, m, m)
 		}
 	}
 }

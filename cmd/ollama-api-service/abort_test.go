@@ -26,6 +26,6 @@ func TestACrashIsNoMistakeInTheSettings(t *testing.T) {
 		t.Errorf("ended with %v, want SIGABRT without a core dump", p.err)
 	}
 	if files, err := filepath.Glob(filepath.Join(p.Dir, "core*")); err != nil || len(files) > 0 {
-		t.Errorf("%q: %v", files, err)
+		t.Errorf("%q: %v, want none", files, err)
 	}
 }

@@ -35,7 +35,7 @@ func TestBackupAndRestore(t *testing.T) {
 		t.Errorf("said %q", out)
 	}
 	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
-		t.Fatalf("%v, %v", info, err)
+		t.Fatalf("%v, %v, want mode %#o", info, err, 0o600)
 	}
 	before, _ := os.ReadFile(file)
 	d.fails(exitUsage, []string{file, "--force"}, "backup", file)
@@ -47,7 +47,7 @@ func TestBackupAndRestore(t *testing.T) {
 		Contents struct{ Keys int64 }
 	}
 	if err := json.Unmarshal([]byte(d.run("backup", "--force", "--json", file)), &made); err != nil || made.File != file || made.Contents.Keys != 1 {
-		t.Errorf("%+v, %v", made, err)
+		t.Errorf("%+v, %v, want %v, 1", made, err, file)
 	}
 
 	to := filepath.Join(t.TempDir(), "new", "place")
@@ -82,17 +82,17 @@ func TestBackupWithASecretOfTheSettings(t *testing.T) {
 	d := newDesk(t)
 	file := filepath.Join(t.TempDir(), "b.tar")
 	if out := d.run("backup", file); !strings.Contains(out, "SECRET_KEY is a setting and is not in the backup") {
-		t.Errorf("said %q", out)
+		t.Errorf("said %q, want %q in it", out, "SECRET_KEY is a setting and is not in the backup")
 	}
 	to := t.TempDir()
 	there := &desk{T: t, dir: to, environ: []string{"DATA_DIR=" + to, "SECRET_KEY=another secret, which is as long as that"}}
 	there.fails(exitDatabase, []string{"SECRET_KEY", "nothing was changed"}, "restore", file)
 	if left, _ := os.ReadDir(to); len(left) != 1 || left[0].Name() != "journal" {
-		t.Errorf("left: %v", left)
+		t.Errorf("left: %v, want 1 of them, %q", left, "journal")
 	}
 	there.environ = []string{"DATA_DIR=" + to}
 	if out := there.run("restore", file); !strings.Contains(out, "SECRET_KEY was a setting") {
-		t.Errorf("said %q", out)
+		t.Errorf("said %q, want %q in it", out, "SECRET_KEY was a setting")
 	}
 	there.environ = d.environ
 	there.run("keys", "list")
@@ -109,7 +109,7 @@ func TestBackupRefuses(t *testing.T) {
 	d.environ = []string{"DATA_DIR=" + d.dir, "SECRET_KEY=another secret, which is as long as that"}
 	d.fails(exitDatabase, []string{"SECRET_KEY"}, "backup", filepath.Join(dir, "b.tar"))
 	if left, _ := os.ReadDir(dir); len(left) > 0 {
-		t.Errorf("left: %v", left)
+		t.Errorf("left: %v, want none", left)
 	}
 }
 
@@ -137,7 +137,7 @@ func TestRestoreRefuses(t *testing.T) {
 		fails(t, environ, exitDatabase, []string{path, "nothing was changed"}, "restore", path)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "a")); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("a refused restore created directories: %v", err)
+		t.Errorf("a refused restore created directories: %v, want %v", err, fs.ErrNotExist)
 	}
 	// A service is running there.
 	if err := os.MkdirAll(to, 0o700); err != nil {
@@ -155,7 +155,7 @@ func TestRestoreRefuses(t *testing.T) {
 func TestManual(t *testing.T) {
 	out, errs, exit := call(t, nil, "man")
 	if exit != exitOK || errs != "" {
-		t.Fatalf("exit %d: %s", exit, errs)
+		t.Fatalf("exit %d: %s, want %v, none", exit, errs, exitOK)
 	}
 	path := filepath.Join(t.TempDir(), "ollama-api-service.1")
 	if err := os.WriteFile(path, []byte(out), 0o600); err != nil {
@@ -174,7 +174,7 @@ func TestManual(t *testing.T) {
 		}
 		for _, words := range []string{"API keys, limits and statistics in front of Ollama", "keys create --name NAME", "backup FILE", "--max-concurrent", "#MAX_QUEUE=1024", "#   openssl rand -hex 32", "secret.key"} {
 			if !strings.Contains(text.String(), words) {
-				t.Errorf("the manual does not contain %q", words)
+				t.Errorf("the manual does not contain %q, want %v in it", words, words)
 			}
 		}
 	}
@@ -227,7 +227,7 @@ printf '%s\n' "${COMPREPLY[@]}"`
 		out, errs, exit := call(t, nil, "completion", shell)
 		path := filepath.Join(dir, shell)
 		if err := os.WriteFile(path, []byte(out), 0o600); err != nil || exit != exitOK || out == "" {
-			t.Fatalf("%s: %v, exit %d: %s", shell, err, exit, errs)
+			t.Fatalf("%s: %v, exit %d: %s, want %v, a text", shell, err, exit, errs, exitOK)
 		}
 		if out, err := exec.Command(check[0], append(check[1:], path)...).CombinedOutput(); err != nil {
 			t.Errorf("%s: %v\n%s", shell, err, out)

@@ -32,7 +32,7 @@ func check(t *testing.T, environ []string, args ...string) checked {
 		Findings []finding `json:"findings"`
 	}
 	if err := json.Unmarshal([]byte(out), &said); err != nil || said.Exit != exit || len(said.Findings) == 0 {
-		t.Fatalf("exit %d, %v: %s", exit, err, out)
+		t.Fatalf("exit %d, %v: %s, want %v, not 0", exit, err, out, exit)
 	}
 	c := checked{t, exit, map[string]string{}, out}
 	for _, f := range said.Findings {
@@ -114,7 +114,7 @@ func TestCheckFindsWhatAStartWouldMeet(t *testing.T) {
 		got := check(t, append(environ, c.environ...))
 		got.want(c.exit, c.check, c.result, c.words...)
 		if strings.Contains(got.text, testSecret) || strings.Contains(got.text, testAdmin) {
-			t.Errorf("%q: the output contains a secret", c.environ)
+			t.Errorf("%q: the output contains a secret, want no testSecret, no %v", c.environ, testAdmin)
 		}
 	}
 }
@@ -129,7 +129,7 @@ func TestCheckBesideARunningService(t *testing.T) {
 		t.Error("the check disturbed the running service")
 	}
 	if code := p.stop(t, stopBound); code != 0 {
-		t.Errorf("exit %d", code)
+		t.Errorf("exit %d, want 0", code)
 	}
 	check(t, p.Env).want(0, "running service", resultOK)
 }
@@ -143,7 +143,7 @@ func TestSettings(t *testing.T) {
 	environ := []string{"MAX_QUEUE=7", "HOST=0.0.0.0"}
 	out, errs, exit := call(t, environ, "settings", "--env-file", file)
 	if exit != 0 || !strings.HasPrefix(errs, "warning: HOST is reachable") {
-		t.Errorf("exit %d: %s", exit, errs)
+		t.Errorf("exit %d: %s, want 0, %q at its start", exit, errs, "warning: HOST is reachable")
 	}
 	for _, want := range [][]string{
 		{"SETTING", "VALUE", "FROM"},
@@ -165,10 +165,10 @@ func TestSettings(t *testing.T) {
 		Warnings []string
 	}
 	if err := json.Unmarshal([]byte(out), &said); err != nil || exit != 0 || len(said.Warnings) != 1 || said.Settings[0].Value != "set" {
-		t.Errorf("exit %d, %v: %s", exit, err, out)
+		t.Errorf("exit %d, %v: %s, want 0, 1 of them, %q", exit, err, out, "set")
 	}
 	if out, errs, exit := call(t, environ, "settings", "--quiet", "--env-file", file); exit != 0 || out != "" || errs != "" {
-		t.Errorf("exit %d: %s%s", exit, out, errs)
+		t.Errorf("exit %d: %s%s, want 0, none, none", exit, out, errs)
 	}
 	fails(t, []string{"MAX_QUEUE=many"}, exitUsage, []string{"MAX_QUEUE"}, "settings", "--quiet")
 	fails(t, nil, exitUsage, []string{"--check"}, "serve", "--json")

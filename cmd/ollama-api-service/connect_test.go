@@ -96,7 +96,7 @@ func TestConnectFillsARecipe(t *testing.T) {
 	} {
 		out, errs, exit := call(t, c.environ, append([]string{"connect", "claude-code", "--url", url + "/"}, c.args...)...)
 		if exit != exitOK || errs != "" {
-			t.Errorf("%s: exit %d, %s", name, exit, errs)
+			t.Errorf("%s: exit %d, %s, want %v, none", name, exit, errs, exitOK)
 		}
 		for _, line := range []string{
 			"export ANTHROPIC_BASE_URL=" + url + "\n", "export ANTHROPIC_AUTH_TOKEN=" + connectSecret + "\n",
@@ -110,10 +110,10 @@ func TestConnectFillsARecipe(t *testing.T) {
 	out, errs, exit := call(t, nil, "connect", "codex", "--url", "https://gateway.example.net/ai", "--key", connectSecret, "--model", "m", "--json")
 	var r recipe.Recipe
 	if err := json.Unmarshal([]byte(out), &r); err != nil || exit != exitOK || errs != "" {
-		t.Fatalf("--json: exit %d, %v, %s%s", exit, err, out, errs)
+		t.Fatalf("--json: exit %d, %v, %s%s, want %v, none", exit, err, out, errs, exitOK)
 	}
 	if r.ID != "codex" || r.Address != "https://gateway.example.net/ai/v1" || !strings.Contains(r.Parts[0].Text, `base_url = "https://gateway.example.net/ai/v1"`) {
-		t.Errorf("--json: %+v", r)
+		t.Errorf("--json: %+v, want %q, %q, %s in it", r, "codex", "https://gateway.example.net/ai/v1", `base_url = "https://gateway.example.net/ai/v1"`)
 	}
 }
 
@@ -121,10 +121,10 @@ func TestConnectFillsARecipe(t *testing.T) {
 func TestConnectWithLessThanAll(t *testing.T) {
 	out, errs, exit := call(t, []string{"PORT=1"}, "connect", "openai-js", "--key", connectSecret)
 	if exit != exitOK || !strings.Contains(out, `baseURL: "http://127.0.0.1:1/v1"`) || !strings.Contains(out, `model: "MODEL"`) {
-		t.Errorf("exit %d, %s", exit, out)
+		t.Errorf("exit %d, %s, want %v, %s in it, %s in it", exit, out, exitOK, `baseURL: "http://127.0.0.1:1/v1"`, `model: "MODEL"`)
 	}
 	if !strings.Contains(errs, "or set --model") || strings.Contains(errs, connectSecret) {
-		t.Errorf("stderr: %s", errs)
+		t.Errorf("stderr: %s, want %q in it, no connectSecret", errs, "or set --model")
 	}
 	out, errs, exit = call(t, nil, "connect", "ollama", "--url", "http://localhost:8000")
 	if exit != exitOK || !strings.Contains(out, "export OLLAMA_HOST=http://localhost:8000/k/KEY\n") || !strings.Contains(errs, "keys create") {
@@ -132,7 +132,7 @@ func TestConnectWithLessThanAll(t *testing.T) {
 	}
 	url := modelServer(t, `<html>`, nil)
 	if _, errs, _ := call(t, nil, "connect", "ollama", "--url", url, "--key", connectSecret); !strings.Contains(errs, "correct --url") {
-		t.Errorf("another server: %s", errs)
+		t.Errorf("another server: %s, want %q in it", errs, "correct --url")
 	}
 }
 
@@ -146,7 +146,7 @@ func TestConnectListsTheClients(t *testing.T) {
 	out, _, _ = call(t, nil, "connect", "--json")
 	var rows []struct{ ID, Name, Group string }
 	if err := json.Unmarshal([]byte(out), &rows); err != nil || len(rows) != len(recipe.All()) || rows[0].Group == "" {
-		t.Errorf("--json: %v, %s", err, out)
+		t.Errorf("--json: %v, %s, want %v of them, a text", err, out, len(recipe.All()))
 	}
 }
 

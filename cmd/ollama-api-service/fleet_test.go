@@ -50,6 +50,6 @@ func TestTheFleetOfAStart(t *testing.T) {
 		t.Errorf("the fleet is\n%s", strings.Join(got, "\n"))
 	}
 	if !strings.Contains(logged.String(), "backend=gpu1") {
-		t.Errorf("the log does not mention the unused server: %s", logged.String())
+		t.Errorf("the log does not mention the unused server: %s, want %q in it", logged.String(), "backend=gpu1")
 	}
 }

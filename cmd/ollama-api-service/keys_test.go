@@ -38,7 +38,7 @@ func TestCreateKey(t *testing.T) {
 	}
 	log, _, err := d.store.Audit(t.Context(), store.AuditQuery{Limit: 1})
 	if err != nil || len(log) != 1 || log[0].Actor != "command-line" || log[0].From != "local" {
-		t.Errorf("audit %+v, %v", log, err)
+		t.Errorf("audit %+v, %v, want 1 of them, %q, %q", log, err, "command-line", "local")
 	}
 }
 
@@ -52,7 +52,7 @@ func TestCreateKeyWithEverything(t *testing.T) {
 		t.Errorf("key is %swant %s", got, want)
 	}
 	if left := time.Until(*k.ExpiresAt); left < 30*24*time.Hour-time.Minute || left > 30*24*time.Hour {
-		t.Errorf("expires in %v", left)
+		t.Errorf("expires in %v, want at least %v, at most %v", left, 30*24*time.Hour-time.Minute, 30*24*time.Hour)
 	}
 	_, preview = d.make("--name", "x", "--role", "admin", "--rate-limit", "none", "--models", "none", "--expires", "never")
 	if k := d.key(preview); k.RateLimit != nil || k.Models == nil || len(k.Models) != 0 || k.ExpiresAt != nil {
@@ -75,7 +75,7 @@ func TestCreateKeyAsJSON(t *testing.T) {
 		RateLimit *int64 `json:"rate_limit"`
 	}
 	if err := json.Unmarshal([]byte(out), &k); err != nil || exit != exitOK || errs != "" {
-		t.Fatalf("%v, exit %d: %s%s", err, exit, out, errs)
+		t.Fatalf("%v, exit %d: %s%s, want %v, none", err, exit, out, errs, exitOK)
 	}
 	if preview, ok := auth.Parse(k.APIKey); !ok || preview != k.Preview || *k.RateLimit != 100 {
 		t.Errorf("%s", out)
@@ -113,17 +113,17 @@ func TestBadKeyFlags(t *testing.T) {
 		d.fails(exitUsage, []string{c.word}, append([]string{"keys", "create"}, c.args...)...)
 	}
 	if keys, err := d.store.Keys(t.Context()); err != nil || len(keys) != 0 {
-		t.Errorf("%d keys were created, %v", len(keys), err)
+		t.Errorf("%d keys were created, %v, want 0 of them", len(keys), err)
 	}
 }
 
 func TestListAndShow(t *testing.T) {
 	d := newDesk(t)
 	if out := d.run("keys", "list"); !strings.Contains(out, "keys create") {
-		t.Errorf("without keys: %s", out)
+		t.Errorf("without keys: %s, want %q in it", out, "keys create")
 	}
 	if out := d.run("keys", "list", "--json"); strings.Join(strings.Fields(out), "") != `{"api_keys":[],"total":0}` {
-		t.Errorf("without keys: %s", out)
+		t.Errorf("without keys: %s, want %s", out, `{"api_keys":[],"total":0}`)
 	}
 	text, preview := d.make("--name", "Ünï", "--models", "tiny", "--owner", "Sales team")
 	_, gone := d.make("--name", "Gone", "--rate-limit", "none")
@@ -145,7 +145,7 @@ func TestListAndShow(t *testing.T) {
 		Total int       `json:"total"`
 	}
 	if err := json.Unmarshal([]byte(d.run("keys", "list", "--json")), &list); err != nil || list.Total != 2 || len(list.Keys) != 2 {
-		t.Errorf("%v: %+v", err, list)
+		t.Errorf("%v: %+v, want 2, 2 of them", err, list)
 	}
 	if out := d.run("keys", "list", "--owner", "Sales team"); !strings.Contains(out, "Sales team") || !strings.Contains(out, preview) || strings.Contains(out, gone) {
 		t.Errorf("the keys of the sales team are\n%swant only %s, with its owner", out, preview)
@@ -162,7 +162,7 @@ func TestListAndShow(t *testing.T) {
 	}
 	var k api.Key
 	if err := json.Unmarshal([]byte(d.run("keys", "show", text, "--json")), &k); err != nil || k.Preview != preview {
-		t.Errorf("by its whole text: %v, %+v", err, k)
+		t.Errorf("by its whole text: %v, %+v, want %v", err, k, preview)
 	}
 	for _, out := range []string{out, shown} {
 		if strings.Contains(out, text) {
@@ -202,7 +202,7 @@ func TestRotateKey(t *testing.T) {
 		t.Fatalf("the key has MAC %x and before it %x, want those of the new and the old text", k.MAC, k.PreviousMAC)
 	}
 	if left := time.Until(k.PreviousUntil); left < 24*time.Hour-time.Minute || left > 24*time.Hour {
-		t.Errorf("grace is %v", left)
+		t.Errorf("grace is %v, want at least %v, at most %v", left, 24*time.Hour-time.Minute, 24*time.Hour)
 	}
 	d.fails(exitFailure, []string{"--force"}, "keys", "rotate", preview, "--grace", "0s")
 	d.run("keys", "rotate", preview, "--grace", "0s", "--force")
@@ -250,7 +250,7 @@ func TestTheLastAdminStays(t *testing.T) {
 	forced, _, exit := call(t, d.environ, "keys", "change", admin, "--allowed-ips", "10.0.0.0/8", "--force")
 	_, said, again := call(t, d.environ, "keys", "change", admin, "--role", "user", "--force")
 	if exit != exitOK || again != exitOK || !strings.Contains(forced, "10.0.0.0/8") || !strings.Contains(said, "keys create --role admin") {
-		t.Errorf("with --force: exit %d and %d, output %q, then %q", exit, again, forced, said)
+		t.Errorf("with --force: exit %d and %d, output %q, then %q, want %v, %v, %q in it, %q in it", exit, again, forced, said, exitOK, exitOK, "10.0.0.0/8", "keys create --role admin")
 	}
 	d.run("keys", "change", admin, "--role", "admin", "--allowed-ips", "any")
 	d.environ = append(d.environ, "ADMIN_API_KEY=an-admin-key-from-the-settings")
@@ -270,7 +270,7 @@ func TestAKeyThatCannotBePrintedIsAnError(t *testing.T) {
 	t.Chdir(t.TempDir())
 	var errs bytes.Buffer
 	if exit := run(t.Context(), []string{"keys", "create", "--name", "x"}, d.environ, brokenPipe{}, &errs); exit != exitFailure || !strings.Contains(errs.String(), "revoke oas_") {
-		t.Errorf("exit %d: %s", exit, errs.String())
+		t.Errorf("exit %d: %s, want %v, %q in it", exit, errs.String(), exitFailure, "revoke oas_")
 	}
 }
 
@@ -299,7 +299,7 @@ func TestListChosenKeys(t *testing.T) {
 		}
 	}
 	if out := d.run("keys", "list", "--state", "expired"); !strings.Contains(out, "No matching keys") {
-		t.Errorf("without keys: %s", out)
+		t.Errorf("without keys: %s, want %q in it", out, "No matching keys")
 	}
 	for _, args := range []string{"--state gone", "--sort mac", "--role root"} {
 		d.fails(exitUsage, []string{args[:5]}, append([]string{"keys", "list"}, strings.Fields(args)...)...)

@@ -79,7 +79,7 @@ func TestARestartRefusesNoConnection(t *testing.T) {
 				io.Copy(io.Discard, resp.Body)
 				resp.Body.Close()
 				if resp.StatusCode != http.StatusOK {
-					t.Errorf("%s", resp.Status)
+					t.Errorf("%s, want %d", resp.Status, http.StatusOK)
 				}
 			}
 		})
@@ -93,7 +93,7 @@ func TestARestartRefusesNoConnection(t *testing.T) {
 	for range 3 {
 		more()
 		if code := p.stop(t, stopBound); code != 0 {
-			t.Errorf("exit %d", code)
+			t.Errorf("exit %d, want 0", code)
 		}
 		p = begin()
 	}
@@ -132,7 +132,7 @@ func TestAStopGivesTimeToNotice(t *testing.T) {
 	}
 	defer resp.Body.Close()
 	if body, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(body), `"done":true`) {
-		t.Errorf("a new connection after /readyz failed: %s, %v, %s", resp.Status, err, body)
+		t.Errorf("a new connection after /readyz failed: %s, %v, %s, want %d, %s in it", resp.Status, err, body, http.StatusOK, `"done":true`)
 	}
 	if code := p.exit(t, stopBound); code != 0 || time.Since(began) < 2*time.Second {
 		t.Errorf("exit %d after %s, want 0 after 2s", code, time.Since(began))

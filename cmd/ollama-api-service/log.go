@@ -32,7 +32,10 @@ func newLogger(cfg *config.Config, out io.Writer) (*slog.Logger, *lineWriter) {
 	}
 	w := newLineWriter(out, handler(out, nil))
 	w.level.Set(cfg.LogLevel)
-	return slog.New(handler(w, &w.level)), w
+	if cfg.LogFormat == config.LogText {
+		return slog.New(handler(w, &w.level)), w
+	}
+	return slog.New(plainLines{handler(w, &w.level), w}), w
 }
 
 // lineWriter accepts lines without blocking: a goroutine of its own writes them to out. If out blocks, because its reader does not read

@@ -54,7 +54,7 @@ func TestALogThatNothingReadsHoldsNoRequest(t *testing.T) {
 						body, err := io.ReadAll(resp.Body)
 						resp.Body.Close()
 						if err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(body), `"done":true`) {
-							t.Errorf("%s, %v: %.200s", resp.Status, err, body)
+							t.Errorf("%s, %v: %.200s, want %d, %s in it", resp.Status, err, body, http.StatusOK, `"done":true`)
 							return
 						}
 						good.Add(1)
@@ -63,7 +63,7 @@ func TestALogThatNothingReadsHoldsNoRequest(t *testing.T) {
 			}
 			clients.Wait()
 			if good.Load() != chats {
-				t.Fatalf("%d of %d chats were answered", good.Load(), chats)
+				t.Fatalf("%d of %d chats were answered, want %v", good.Load(), chats, chats)
 			}
 			lost := p.json(t, "/health")["log_lines_lost"].(float64)
 			if lost == 0 {
@@ -122,7 +122,7 @@ func TestALogThatIsReadAgainSaysWhatItLost(t *testing.T) {
 		select {
 		case line := <-lines:
 			if !strings.HasPrefix(line, "{") || !strings.HasSuffix(line, "}") {
-				t.Errorf("a line is not whole: %s", line)
+				t.Errorf("a line is not whole: %s, want %q at its start, %q at its end", line, "{", "}")
 			}
 			reported = strings.Contains(line, "were lost") && strings.Contains(line, `"lines":`) && strings.Contains(line, `"level":"WARN"`)
 		case <-last:
@@ -171,7 +171,7 @@ func TestAFirstAdminKeyThatCannotBeShownIsKept(t *testing.T) {
 	line := p.wait(t, "first admin key", "first-admin.key")
 	key, err := os.ReadFile(p.Dir + "/data/first-admin.key")
 	if err != nil || strings.Contains(line, strings.TrimSpace(string(key))) {
-		t.Fatalf("%v; the log: %s", err, line)
+		t.Fatalf("%v; the log: %s, want no %v", err, line, strings.TrimSpace(string(key)))
 	}
 	resp, err := p.ask("GET", "/api/keys", "", "Authorization", "Bearer "+strings.TrimSpace(string(key)))
 	if err != nil {

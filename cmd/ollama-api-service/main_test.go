@@ -55,7 +55,7 @@ func (d *desk) run(args ...string) string {
 	d.Helper()
 	out, errs, exit := call(d.T, d.environ, args...)
 	if exit != exitOK {
-		d.Fatalf("%q: exit %d: %s", args, exit, errs)
+		d.Fatalf("%q: exit %d: %s, want %v", args, exit, errs, exitOK)
 	}
 	return out
 }
@@ -73,11 +73,11 @@ func fails(t *testing.T, environ []string, exit int, words []string, args ...str
 		t.Errorf("%q: exit %d with %q, want %d with nothing: %s", args, got, out, exit, errs)
 	}
 	if strings.Count(errs, "\n") != 1 || !strings.HasPrefix(errs, "ollama-api-service: ") {
-		t.Errorf("%q: not one line: %q", args, errs)
+		t.Errorf("%q: not one line: %q, want 1, %q at its start", args, errs, "ollama-api-service: ")
 	}
 	for _, w := range words {
 		if !strings.Contains(errs, w) {
-			t.Errorf("%q: the line does not contain %q: %q", args, w, errs)
+			t.Errorf("%q: the line does not contain %q: %q, want %v in it", args, w, errs, w)
 		}
 	}
 }
@@ -160,7 +160,7 @@ func TestOnlyServeMakesADatabase(t *testing.T) {
 		fails(t, []string{"DATA_DIR=" + dir}, exitUsage, []string{"DATA_DIR", filepath.Join(dir, "ollama-api-service.db")}, args...)
 	}
 	if _, err := os.Stat(filepath.Dir(dir)); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("files were created: %v", err)
+		t.Errorf("files were created: %v, want %v", err, os.ErrNotExist)
 	}
 	// A relative directory is printed as an absolute path.
 	_, errs, _ := call(t, []string{"DATA_DIR=here"}, "stats")
@@ -214,7 +214,7 @@ func TestHealthcheck(t *testing.T) {
 	status := http.StatusOK
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/healthz" {
-			t.Errorf("the request is for %s", r.URL.Path)
+			t.Errorf("the request is for %s, want %q", r.URL.Path, "/healthz")
 		}
 		w.WriteHeader(status)
 	}))
@@ -223,7 +223,7 @@ func TestHealthcheck(t *testing.T) {
 	for _, host := range []string{"127.0.0.1", "0.0.0.0"} {
 		out, errs, exit := call(t, []string{"HOST=" + host, "PORT=" + port}, "healthcheck")
 		if exit != exitOK || !strings.HasPrefix(out, "ok: ") || strings.Count(out, "\n") != 1 {
-			t.Errorf("%s: exit %d: %q %q", host, exit, out, errs)
+			t.Errorf("%s: exit %d: %q %q, want %v, %q at its start, 1", host, exit, out, errs, exitOK, "ok: ")
 		}
 	}
 	status = http.StatusServiceUnavailable
@@ -244,7 +244,7 @@ func TestVersion(t *testing.T) {
 	out, _, _ = call(t, nil, "version", "--json")
 	var v map[string]string
 	if err := json.Unmarshal([]byte(out), &v); err != nil || v["version"] != "1.2.3" || v["go"] == "" || v["sqlite_driver"] == "" {
-		t.Errorf("%v: %s", err, out)
+		t.Errorf("%v: %s, want %q, a text, a text", err, out, "1.2.3")
 	}
 	if version = ""; buildVersion() == "" {
 		t.Error("no version without one from the linker")

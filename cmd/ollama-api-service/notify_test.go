@@ -59,7 +59,7 @@ func TestSystemdIsTold(t *testing.T) {
 	p.waitFor(t, sent("RELOADING=1\nMONOTONIC_USEC=", 1), "no message about the reload")
 	p.waitFor(t, sent("READY=1", 2), "no message about the end of the reload")
 	if code := p.stop(t, stopBound); code != 0 {
-		t.Errorf("exit %d", code)
+		t.Errorf("exit %d, want 0", code)
 	}
 	if !sent("STOPPING=1\nEXTEND_TIMEOUT_USEC=37000000", 1)() {
 		t.Errorf("no message announces the stop: %q", states)

@@ -1,29 +1,21 @@
 package main
 
 import (
-	"bufio"
-	"io"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 )
 
-// launched is the program in a separate process.
+// launched is the program with the test that started it. It has no settings but those of the test, and prints errors apart from its log.
 type launched struct {
 	*testing.T
-	cmd   *exec.Cmd
-	ended chan struct{}
-	errs  strings.Builder // complete once ended is closed
-
-	mu    sync.Mutex
-	lines []string
-	more  chan struct{}
+	*process
 }
 
 // launch starts the program with the arguments. The command in before comes first, such as ip netns exec NAME.
@@ -32,66 +24,29 @@ func launch(t *testing.T, environ, before []string, args ...string) *launched {
 	if testing.Short() {
 		t.Skip("starts the program: make test runs it")
 	}
-	line := append(append(before, os.Args[0]), args...)
-	p := &launched{T: t, cmd: exec.Command(line[0], line[1:]...), ended: make(chan struct{}), more: make(chan struct{})}
-	p.cmd.Env = append([]string{asProgram + "=1", "PATH=" + os.Getenv("PATH"), "OLLAMA_BASE_URL=http://127.0.0.1:1", "PORT=0"}, environ...)
-	p.cmd.Dir = t.TempDir()
-	p.cmd.Stderr = &p.errs
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	out, err := p.cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
+	p := &launched{t, programOf(t, nil, args...)}
+	if len(before) > 0 {
+		dir := p.Dir
+		p.Cmd = exec.Command(before[0], append(before[1:], p.Args...)...)
+		p.Dir = dir
 	}
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		p.read(out)
-		_ = p.cmd.Wait()
-		close(p.ended)
-	}()
-	t.Cleanup(func() {
-		_ = p.cmd.Process.Kill()
-		<-p.ended
-	})
+	p.Env = append([]string{asProgram + "=1", "PATH=" + os.Getenv("PATH"), "OLLAMA_BASE_URL=http://127.0.0.1:1", "PORT=0"}, environ...)
+	p.errs = &logLines{}
+	p.Stderr = p.errs
+	p.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	p.begin(t)
 	return p
 }
 
-func (p *launched) read(out io.Reader) {
-	for in := bufio.NewScanner(out); in.Scan(); {
-		p.mu.Lock()
-		p.lines = append(p.lines, in.Text())
-		close(p.more)
-		p.more = make(chan struct{})
-		p.mu.Unlock()
-	}
-}
-
 // line waits for a log line that matches.
-func (p *launched) line(pattern string) string {
+func (p *launched) line(pattern string) (line string) {
 	p.Helper()
 	want := regexp.MustCompile(pattern)
-	deadline := time.After(testPatience)
-	for ended := p.ended; ; {
-		p.mu.Lock()
-		lines, more := p.lines, p.more
-		p.mu.Unlock()
-		for _, l := range lines {
-			if want.MatchString(l) {
-				return l
-			}
-		}
-		if ended == nil {
-			p.Fatalf("the program ended without a line %q:\n%s\n%s", pattern, strings.Join(lines, "\n"), p.errs.String())
-		}
-		select {
-		case <-more:
-		case <-ended:
-			ended = nil
-		case <-deadline:
-			p.Fatalf("no line %q within %s:\n%s", pattern, testPatience, strings.Join(lines, "\n"))
-		}
-	}
+	p.waitFor(p.T, func() bool {
+		line = p.lines.first(want.MatchString)
+		return line != ""
+	}, fmt.Sprintf("no log line matches %q", pattern))
+	return line
 }
 
 // exit waits for the end of the program and checks the exit code and the words on standard error.
@@ -102,7 +57,7 @@ func (p *launched) exit(code int, words ...string) {
 	case <-time.After(testPatience):
 		p.Fatalf("the program did not end within %s", testPatience)
 	}
-	if got := p.cmd.ProcessState.ExitCode(); got != code {
+	if got := p.ProcessState.ExitCode(); got != code {
 		p.Errorf("exit %d, want %d: %s", got, code, p.errs.String())
 	}
 	for _, w := range words {
@@ -115,7 +70,7 @@ func (p *launched) exit(code int, words ...string) {
 // stop sends SIGTERM and checks that the program exits cleanly.
 func (p *launched) stop() {
 	p.Helper()
-	_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	_ = p.Process.Signal(syscall.SIGTERM)
 	p.exit(exitOK)
 }
 

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -17,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -37,6 +37,7 @@ type process struct {
 	*exec.Cmd
 	url   string
 	lines *logLines // of standard output, unless the test has set Stdout
+	errs  *logLines // of standard error, if they are apart
 	ended chan struct{}
 	err   error // of Wait, after ended
 }
@@ -78,7 +79,7 @@ func (p *process) start(t *testing.T) *process {
 func (p *process) begin(t *testing.T) *process {
 	t.Helper()
 	if p.Stdout == nil {
-		p.lines = newLogLines()
+		p.lines = &logLines{}
 		p.Stdout = p.lines
 	}
 	if p.Stderr == nil {
@@ -108,9 +109,12 @@ func (p *process) waitFor(t *testing.T, ok func() bool, why string) {
 	for !ok() {
 		select {
 		case <-p.ended:
-			t.Fatalf("%s: the program has ended: %v\n%s", why, p.err, p.lines)
+			if ok() { // with its last lines
+				return
+			}
+			t.Fatalf("%s: the program has ended: %v\n%s%s", why, p.err, p.lines, p.errs)
 		case <-deadline:
-			t.Fatalf("%s\n%s", why, p.lines)
+			t.Fatalf("%s\n%s%s", why, p.lines, p.errs)
 		case <-tick.C:
 		}
 	}
@@ -178,7 +182,7 @@ func (p *process) json(t *testing.T, path string) map[string]any {
 	defer resp.Body.Close()
 	var v map[string]any
 	if err := json.NewDecoder(resp.Body).Decode(&v); err != nil || resp.StatusCode != http.StatusOK {
-		t.Fatalf("GET %s: %s, %v", path, resp.Status, err)
+		t.Fatalf("GET %s: %s, %v, want %d", path, resp.Status, err, http.StatusOK)
 	}
 	return v
 }
@@ -188,8 +192,6 @@ type logLines struct {
 	mu   sync.Mutex
 	text strings.Builder
 }
-
-func newLogLines() *logLines { return &logLines{} }
 
 func (l *logLines) Write(p []byte) (int, error) {
 	l.mu.Lock()
@@ -206,18 +208,21 @@ func (l *logLines) String() string {
 	return l.text.String()
 }
 
-// with returns the first line that contains all words, or "".
-func (l *logLines) with(words ...string) string {
-	for in := bufio.NewScanner(strings.NewReader(l.String())); in.Scan(); {
-		found := true
-		for _, w := range words {
-			found = found && strings.Contains(in.Text(), w)
-		}
-		if found {
-			return in.Text()
+// first returns the first line that is wanted, or "".
+func (l *logLines) first(wanted func(line string) bool) string {
+	for line := range strings.Lines(l.String()) {
+		if line = strings.TrimSuffix(line, "\n"); wanted(line) {
+			return line
 		}
 	}
 	return ""
+}
+
+// with returns the first line that contains all words, or "".
+func (l *logLines) with(words ...string) string {
+	return l.first(func(line string) bool {
+		return !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(line, w) })
+	})
 }
 
 // wait waits for a line that contains all words.

@@ -46,7 +46,7 @@ func TestQueue(t *testing.T) {
 	with := append(environ, queueKey+"="+queueSecret)
 	out, errs, exit := call(t, with, "queue")
 	if exit != exitOK || errs != "" {
-		t.Fatalf("exit %d: %s", exit, errs)
+		t.Fatalf("exit %d: %s, want %v, none", exit, errs, exitOK)
 	}
 	for _, line := range []string{
 		"5 requests running, 2 waiting of at most 1024",
@@ -65,7 +65,7 @@ func TestQueue(t *testing.T) {
 		t.Errorf("the output contains control characters: %q", out)
 	}
 	if out, _, _ := call(t, with, "queue", "--top", "1"); strings.Contains(out, "019a-2") || !strings.Contains(out, "1 more; --top 0") {
-		t.Errorf("--top: %s", out)
+		t.Errorf("--top: %s, want no %q, %q in it", out, "019a-2", "1 more; --top 0")
 	}
 	if out, _, exit := call(t, with, "queue", "--json"); exit != exitOK || !strings.Contains(out, "\n  \"waiting\": 2,") || strings.HasSuffix(out, "\n\n") {
 		t.Errorf("--json: %s", out)
@@ -81,7 +81,7 @@ func TestQueue(t *testing.T) {
 		"--url":         {[]string{queueKey + "=" + queueSecret}, []string{"--url", url + "/"}},
 	} {
 		if out, errs, exit := call(t, c.environ, append([]string{"queue", "--once"}, c.args...)...); exit != exitOK || !strings.Contains(out, "019a-1") {
-			t.Errorf("%s: exit %d: %s%s", name, exit, out, errs)
+			t.Errorf("%s: exit %d: %s%s, want %v, %q in it", name, exit, out, errs, exitOK, "019a-1")
 		}
 	}
 }
@@ -93,7 +93,7 @@ func TestQueueFails(t *testing.T) {
 		fails(t, environ, exit, words, append([]string{"queue"}, args...)...)
 		_, errs, _ := call(t, environ, append([]string{"queue"}, args...)...)
 		if strings.Contains(errs, queueSecret) {
-			t.Errorf("%q: the output contains the key: %q", args, errs)
+			t.Errorf("%q: the output contains the key: %q, want no queueSecret", args, errs)
 		}
 	}
 	keyed := append(environ, queueKey+"="+queueSecret)
@@ -133,11 +133,11 @@ func TestQueueIsWatched(t *testing.T) {
 	tick <- time.Time{}
 	var f queueFlags
 	if err := f.watch(ctx, p, ask, tick); err != nil || asked != 4 {
-		t.Errorf("%v after %d questions", err, asked)
+		t.Errorf("%v after %d questions, want 4", err, asked)
 	}
 	screens := strings.Split(screen.String(), clearScreen)
 	if len(screens) != 4 || !strings.Contains(screens[1], "019a-1") || !strings.Contains(screens[2], "no answer from there") || !strings.Contains(screens[3], "019a-1") {
-		t.Errorf("%q", screens)
+		t.Errorf("%q, want 4 of them, %q in it, %q in it, %q in it", screens, "019a-1", "no answer from there", "019a-1")
 	}
 	never := func() ([]byte, error) { return nil, errors.New("no answer from there") }
 	if err := f.watch(t.Context(), p, never, tick); err == nil {

@@ -53,7 +53,7 @@ func TestReadOnlyDataDirectory(t *testing.T) {
 	create("before the stop")
 	p.stop()
 	if _, err := os.Stat(filepath.Join(dir, databaseName+"-wal")); !errors.Is(err, fs.ErrNotExist) {
-		t.Fatalf("a stopped service leaves a log: %v", err)
+		t.Fatalf("a stopped service leaves a log: %v, want %v", err, fs.ErrNotExist)
 	}
 	at := readOnly(t, dir)
 	check := func(state string, keys ...string) {
@@ -62,7 +62,7 @@ func TestReadOnlyDataDirectory(t *testing.T) {
 		for _, args := range [][]string{{"stats"}, {"keys", "list"}, {"backup", filepath.Join(t.TempDir(), "b.tar")}, {"backup", "-"}} {
 			out, errs, exit := call(t, environ, args...)
 			if exit != exitOK {
-				t.Errorf("%s: %q: exit %d: %s", state, args, exit, errs)
+				t.Errorf("%s: %q: exit %d: %s, want %v", state, args, exit, errs, exitOK)
 			}
 			for _, name := range keys {
 				if args[0] == "keys" && !strings.Contains(out, name) {
@@ -85,10 +85,10 @@ func TestReadOnlyDataDirectory(t *testing.T) {
 	p = serving()
 	create("while it serves")
 	check("serving", "before the stop", "while it serves")
-	_ = p.cmd.Process.Kill()
+	_ = p.Process.Kill()
 	<-p.ended
 	if info, err := os.Stat(filepath.Join(dir, databaseName+"-wal")); err != nil || info.Size() == 0 {
-		t.Fatalf("a killed service leaves no log: %v", err)
+		t.Fatalf("a killed service leaves no log: %v, want not 0", err)
 	}
 	check("killed", "before the stop", "while it serves")
 }

@@ -62,7 +62,7 @@ func TestAHangUpEndsNothing(t *testing.T) {
 	close(gate)
 	body, err := io.ReadAll(resp.Body)
 	if err != nil || !strings.Contains(string(body), `"done":true`) {
-		t.Errorf("the stream broke: %v, %s", err, body)
+		t.Errorf("the stream broke: %v, %s, want %s in it", err, body, `"done":true`)
 	}
 	if code := p.stop(t, stopBound); code != 0 {
 		t.Errorf("exit %d, want 0", code)
@@ -122,7 +122,7 @@ func TestAHangUpTakesSettingsOver(t *testing.T) {
 	}
 	resp, text := answer(next, "POST", "/api/chat", strings.ReplaceAll(hello, "tiny", "other")+`,"stream":false}`)
 	if resp.StatusCode != http.StatusOK || resp.Header.Get("X-RateLimit-Limit") != "77" {
-		t.Errorf("an alias, and the limit of the admin key: %s with a limit of %s; %s", resp.Status, resp.Header.Get("X-RateLimit-Limit"), text)
+		t.Errorf("an alias, and the limit of the admin key: %s with a limit of %s; %s, want %d, %q", resp.Status, resp.Header.Get("X-RateLimit-Limit"), text, http.StatusOK, "77")
 	}
 	resp, text = answer(next, "POST", "/api/keys", `{"name":"a user","role":"user"}`)
 	var made struct {
@@ -133,7 +133,7 @@ func TestAHangUpTakesSettingsOver(t *testing.T) {
 		t.Errorf("a new key: %s, %s: want a rate_limit of 7", resp.Status, text)
 	}
 	if resp, text := answer(made.Key, "POST", "/api/generate", `{"model":"tiny","prompt":"hi","raw":true,"stream":false}`); resp.StatusCode != http.StatusForbidden {
-		t.Errorf("a request that POLICY refuses: %s, %s", resp.Status, text)
+		t.Errorf("a request that POLICY refuses: %s, %s, want %d", resp.Status, text, http.StatusForbidden)
 	}
 	resp, _ = answer(next, "OPTIONS", "/api/chat", "", "Origin", "https://chat.example.net", "Access-Control-Request-Method", "POST")
 	if resp.StatusCode != http.StatusNoContent {
@@ -157,7 +157,7 @@ func TestAHangUpTakesSettingsOver(t *testing.T) {
 	p.hangUp(t)
 	p.wait(t, `"level":"ERROR"`, "not reloaded", "SHUTDOWN_GRACE")
 	if resp, text := answer(next, "POST", "/api/chat", strings.ReplaceAll(hello, "tiny", "other")+`,"stream":false}`); resp.StatusCode != http.StatusOK {
-		t.Errorf("after a wrong setting: %s, %s", resp.Status, text)
+		t.Errorf("after a wrong setting: %s, %s, want %d", resp.Status, text, http.StatusOK)
 	}
 	if log := p.lines.String(); strings.Contains(log, testAdmin) || strings.Contains(log, next) {
 		t.Error("the log contains an admin key")
@@ -180,7 +180,7 @@ func TestAHangUpReadsTheCertificate(t *testing.T) {
 		return c.ConnectionState().PeerCertificates[0].DNSNames[0]
 	}
 	if got := served(); got != "first.example" {
-		t.Fatalf("%s is served", got)
+		t.Fatalf("%s is served, want %q", got, "first.example")
 	}
 	replace(names(second))
 	p.hangUp(t)

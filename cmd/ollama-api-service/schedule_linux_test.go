@@ -39,7 +39,7 @@ func TestBackupsOfAService(t *testing.T) {
 	p.stop()
 	restored := t.TempDir()
 	if _, errs, exit := call(t, []string{"DATA_DIR=" + restored}, "restore", made.File); exit != exitOK {
-		t.Errorf("restore: exit %d: %s", exit, errs)
+		t.Errorf("restore: exit %d: %s, want %v", exit, errs, exitOK)
 	}
 	// The backup of the previous run counts: the next one is due tomorrow.
 	p = launch(t, environ, nil, "serve")

@@ -11,14 +11,17 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
+	"ollama-api-service/internal/admin"
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/auth"
 	"ollama-api-service/internal/backend"
+	"ollama-api-service/internal/backup"
 	"ollama-api-service/internal/books"
 	"ollama-api-service/internal/clock"
 	"ollama-api-service/internal/config"
@@ -33,63 +36,108 @@ const (
 	drainTimeout = 15 * time.Second       // how long the last rows may take to reach the database
 )
 
-// serve runs the gateway until ctx ends. It creates and connects all parts, top down.
+// service is the running gateway: its parts, in the order in which they are opened.
+type service struct {
+	cfg       *config.Config
+	log       *slog.Logger
+	lines     *lineWriter
+	systemd   *supervisor
+	wait      *patience
+	listeners []net.Listener
+	secure    encryption
+	store     *store.Store
+	secret    auth.Secret
+	books     *books.Books
+	running   func() time.Time
+	limits    *limit.Memory
+	keys      *auth.Authenticator
+	traces    traceSink
+	copies    *backup.Schedule
+	gateway   *server.Server
+
+	started bool
+	closers []func() error // run in reverse order
+}
+
+// serve runs the gateway until ctx ends.
 func serve(ctx context.Context, cfg *config.Config, hangup <-chan os.Signal, stdout, stderr io.Writer) (err error) {
-	manager := supervise(systemd)
-	defer manager.close()
-	log, lines := newLogger(cfg, stdout)
-	defer lines.close()
-	slog.SetDefault(log) // libraries log through it too; their default logger could block on standard error
-	started := false
+	s := &service{cfg: cfg, systemd: supervise(systemd)}
+	defer s.systemd.close()
+	s.log, s.lines = newLogger(cfg, stdout)
+	defer s.lines.close()
+	slog.SetDefault(s.log) // libraries log through it too; their default logger could block on standard error
 	defer func() {
-		if ctx.Err() != nil && !started && err != nil {
-			log.Info("stopped during the start", "cause", sentence(err))
+		if ctx.Err() != nil && !s.started && err != nil {
+			s.log.Info("stopped during the start", "cause", sentence(err))
 			err = nil
 		}
 		if err != nil {
-			log.Error("not serving", "cause", sentence(err))
+			s.log.Error("not serving", "cause", sentence(err))
 		}
 	}()
-	listeners, err := givenListeners(cfg)
-	if err != nil {
+	if s.listeners, err = givenListeners(cfg); err != nil {
 		return err
 	}
 	for _, w := range cfg.Warnings {
-		log.Warn(w)
+		s.log.Warn(w)
 	}
-	wait := &patience{left: cfg.StartWait, log: log, progress: func(what string) { manager.starts("waiting for " + what) }}
-	secure, err := await(ctx, wait, "the certificate", func() (encryption, error) { return newEncryption(cfg, log) })
+	s.wait = &patience{left: cfg.StartWait, log: s.log, progress: func(what string) { s.systemd.starts("waiting for " + what) }}
+	s.secure, err = await(ctx, s.wait, "the certificate", func() (encryption, error) { return newEncryption(cfg, s.log) })
 	if err != nil {
 		return err
 	}
-	held, err := await(ctx, wait, "DATA_DIR", func() (*books.Journal, error) { return holdData(cfg.DataDir) })
+	defer func() { err = errors.Join(err, s.close()) }()
+	if err := s.openData(ctx); err != nil {
+		return err
+	}
+	if err := s.openKeys(ctx, stderr); err != nil {
+		return err
+	}
+	if err := s.connect(ctx); err != nil {
+		return err
+	}
+	return s.run(ctx, hangup)
+}
+
+// closeAtEnd calls end when the service stops, before what was opened earlier is closed.
+func (s *service) closeAtEnd(end func() error) { s.closers = append(s.closers, end) }
+
+func (s *service) close() (err error) {
+	for _, end := range slices.Backward(s.closers) {
+		err = errors.Join(err, end())
+	}
+	return err
+}
+
+// openData opens what is in DATA_DIR: the lock, the database with its secret, and the books. What keys have used of their limits is read
+// with them.
+func (s *service) openData(ctx context.Context) error {
+	held, err := await(ctx, s.wait, "DATA_DIR", func() (*books.Journal, error) { return holdData(s.cfg.DataDir) })
 	if err != nil {
 		return err
 	}
-	defer held.Release()
-	if err := checkModes(cfg, log); err != nil {
+	s.closeAtEnd(func() error { held.Release(); return nil })
+	if err := checkModes(s.cfg, s.log); err != nil {
 		return err
 	}
-	manager.starts("opening the database")
-	var secret auth.Secret
-	st, err := await(ctx, wait, "the database", func() (st *store.Store, err error) {
-		st, secret, err = makeDatabase(ctx, cfg, log)
+	s.systemd.starts("opening the database")
+	s.store, err = await(ctx, s.wait, "the database", func() (st *store.Store, err error) {
+		st, s.secret, err = makeDatabase(ctx, s.cfg, s.log)
 		return st, err
 	})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, st.Close()) }()
+	s.closeAtEnd(s.store.Close)
 
-	manager.starts("importing the journal of the last run")
-	running := clock.Start()
-	var limits *limit.Memory
-	books, err := await(ctx, wait, "the books", func() (*books.Books, error) {
-		limits = limit.NewMemory(running)
-		b, err := books.Open(ctx, cfg.DataDir, st, log, books.Options{
-			MaxBytes: int64(cfg.JournalMaxBytes), Held: held,
-			Later: func(r *api.Record) { restoreLater(limits, r, time.Now(), cfg.MaxRequestTime) },
-			Begin: func() error { return restoreLimits(ctx, st, limits, cfg.MaxRequestTime) },
+	s.systemd.starts("importing the journal of the last run")
+	s.running = clock.Start()
+	s.books, err = await(ctx, s.wait, "the books", func() (*books.Books, error) {
+		s.limits = limit.NewMemory(s.running)
+		b, err := books.Open(ctx, s.cfg.DataDir, s.store, s.log, books.Options{
+			MaxBytes: int64(s.cfg.JournalMaxBytes), Held: held,
+			Later: func(r *api.Record) { restoreLater(s.limits, r, time.Now(), s.cfg.MaxRequestTime) },
+			Begin: func() error { return restoreLimits(ctx, s.store, s.limits, s.cfg.MaxRequestTime) },
 		})
 		if err != nil {
 			return nil, databasef("%w", withHint(err))
@@ -99,40 +147,45 @@ func serve(ctx context.Context, cfg *config.Config, hangup <-chan os.Signal, std
 	if err != nil {
 		return err
 	}
-	defer func() {
+	s.closeAtEnd(func() error {
 		last, cancel := context.WithTimeout(context.Background(), drainTimeout)
 		defer cancel()
-		err = errors.Join(err, books.Close(last))
-	}()
+		return s.books.Close(last)
+	})
+	return nil
+}
 
-	keys := auth.New(st, secret, staticKeys(cfg), time.Now)
-	defer keys.Close()
-	if err := wait.until(ctx, "the first key", func() error { return firstAdmin(ctx, cfg, st, secret, stderr, log) }); err != nil {
+// openKeys prepares the check of keys, and creates the first key if there is none.
+func (s *service) openKeys(ctx context.Context, stderr io.Writer) error {
+	s.keys = auth.New(s.store, s.secret, staticKeys(s.cfg), time.Now)
+	s.closeAtEnd(func() error { s.keys.Close(); return nil })
+	return s.wait.until(ctx, "the first key", func() error { return firstAdmin(ctx, s.cfg, s.store, s.secret, stderr, s.log) })
+}
+
+// connect makes the gateway, with its Ollama servers and the collector of its traces.
+func (s *service) connect(ctx context.Context) (err error) {
+	cfg := s.cfg
+	if s.traces, err = newTraces(ctx, cfg, s.log); err != nil {
 		return err
 	}
-
-	traces, err := newTraces(ctx, cfg, log)
+	s.closeAtEnd(func() error { s.traces.close(s.log); return nil })
+	means, err := newMeans(cfg, s.log)
 	if err != nil {
 		return err
 	}
-	defer traces.close(log)
-
-	means, err := newMeans(cfg, log)
+	fleet, static, err := newFleet(ctx, cfg, means, s.store, s.log)
 	if err != nil {
 		return err
 	}
-	fleet, static, err := newFleet(ctx, cfg, means, st, log)
-	if err != nil {
-		return err
-	}
-
-	copies := backups(cfg, st, log)
-	gateway := server.New(server.Options{
-		Version: buildVersion(), Log: log, Random: rand.Reader, Store: st, Auth: keys, Secret: secret, Limits: limits, Books: books, Fleet: fleet,
+	s.copies = backups(cfg, s.store, s.log)
+	s.gateway = server.New(server.Options{
+		Parts: admin.Parts{
+			Version: buildVersion(), Log: s.log, Random: rand.Reader, Store: s.store, Auth: s.keys, Secret: s.secret, Limits: s.limits,
+			Books: s.books, Fleet: fleet, Means: means, Static: static, Refuses: cfg.RefuseBackend,
+		},
 		Queue: sched.Options{MaxQueue: cfg.MaxQueue, PerKey: cfg.MaxQueuePerKey, MaxWait: cfg.MaxQueueWait, Prefix: cfg.PrefixAffinity},
 		Live:  live(cfg),
 		Upstream: server.Upstream{
-			Means: means, Static: static, Refuses: cfg.RefuseBackend,
 			FirstByte: cfg.UpstreamFirstByteTimeout, Idle: cfg.UpstreamIdleTimeout, CountGrace: cfg.CountGrace, TraceUpstream: cfg.TraceUpstream,
 		},
 		Bounds: server.Bounds{
@@ -141,69 +194,82 @@ func serve(ctx context.Context, cfg *config.Config, hangup <-chan os.Signal, std
 		},
 		Access: server.Access{
 			BasePath: string(cfg.BasePath), ProxyProtocol: bool(cfg.ProxyProtocol), Throttle: auth.NewThrottle(cfg.AuthFailuresPerMinute, time.Now),
-			MetricsOpen: cfg.MetricsOpen, TLS: secure.config, HSTS: cfg.HSTS, Expiry: secure.expiry,
+			MetricsOpen: cfg.MetricsOpen, TLS: s.secure.config, HSTS: cfg.HSTS, Expiry: s.secure.expiry,
 		},
 		Reports: server.Reports{
-			Tracer: traces.tracer, LogAddress: api.AddressDetail(cfg.LogClientAddress), LogLinesLost: lines.lost.Load,
-			BackupEvery: cfg.BackupEvery, LastBackup: copies.Last,
+			Tracer: s.traces.tracer, LogAddress: api.AddressDetail(cfg.LogClientAddress), LogLinesLost: s.lines.lost.Load,
+			BackupEvery: cfg.BackupEvery, LastBackup: s.copies.Last,
 		},
 	})
+	return nil
+}
 
-	// Watch the servers and the changes of keys until the last request has ended.
+// run answers requests until ctx ends. Meanwhile it watches the servers, the changes of keys and the settings.
+func (s *service) run(ctx context.Context, hangup <-chan os.Signal) error {
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	manager.starts("asking the Ollama servers")
-	fleet.ProbeAll(ctx)
-	for _, b := range fleet.All() {
-		logFound(log, b)
-	}
-	var tending sync.WaitGroup
-	tending.Go(func() {
-		fleet.Watch(background, func(b *backend.Backend, s backend.State) { logBackend(log, b, s) })
-	})
-	tending.Go(func() {
-		st.Trim(background, store.Retention{
-			Rows: time.Duration(cfg.RetentionRows) * 24 * time.Hour, Rollups: time.Duration(cfg.RetentionRollups) * 24 * time.Hour, Running: running,
-		}, time.Now, log)
-	})
-	if copies != nil {
-		go copies.Run(background) // shutdown does not wait for it: its directory may be on a disk that hangs
-	}
-	defer func() { stop(); tending.Wait() }()
-	go watchChanges(background, st, keys, log)
-
-	if len(listeners) == 0 {
-		l, err := await(ctx, wait, "the address "+cfg.Address(), func() (net.Listener, error) { return listen(cfg) })
+	wait := s.tend(ctx, background)
+	defer func() { stop(); wait() }() // after the last request
+	if len(s.listeners) == 0 {
+		l, err := await(ctx, s.wait, "the address "+s.cfg.Address(), func() (net.Listener, error) { return listen(s.cfg) })
 		if err != nil {
 			return err
 		}
-		listeners = append(listeners, l)
+		s.listeners = append(s.listeners, l)
 	}
-	addr := listeners[0].Addr()
-	if err := secure.follow(background, addr); err != nil {
-		return errors.Join(err, listeners[0].Close())
+	first := s.listeners[0]
+	if err := s.secure.follow(background, first.Addr()); err != nil {
+		return errors.Join(err, first.Close())
 	}
-	boundMemory(cfg, log)
+	boundMemory(s.cfg, s.log)
+	go returnUnused(background)
 	defer runtime.KeepAlive(make([]byte, ballast))
 
-	log.Info("listening", "addr", addr.String(), "url", listenURL(cfg, listeners[0]), "version", buildVersion(), "backends", len(fleet.All()))
-	for _, l := range listeners[1:] {
-		log.Info("listening", "addr", l.Addr().String())
+	s.log.Info("listening", "addr", first.Addr().String(), "url", listenURL(s.cfg, first), "version", buildVersion(),
+		"backends", len(s.gateway.Fleet.All()))
+	for _, l := range s.listeners[1:] {
+		s.log.Info("listening", "addr", l.Addr().String())
 	}
-	lines.flush()
-	started = true
+	s.lines.flush()
+	s.started = true
 	interval, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
-		log.Warn("the watchdog of systemd is not used, because its interval cannot be read", "cause", err.Error())
+		s.log.Warn("the watchdog of systemd is not used, because its interval cannot be read", "cause", err.Error())
 	}
-	manager.ready("serving at " + addr.String())
-	manager.watch(interval, func() { gateway.Sched.Snapshot(); books.Depth() })
-	reload := reloader{cfg: cfg, log: log, lines: lines, keys: keys, gateway: gateway, secure: secure, systemd: manager}
+	s.systemd.ready("serving at " + first.Addr().String())
+	s.systemd.watch(interval, func() { s.gateway.Sched.Snapshot(); s.books.Depth() })
+	reload := reloader{cfg: s.cfg, log: s.log, lines: s.lines, keys: s.keys, gateway: s.gateway, secure: s.secure, systemd: s.systemd}
 	go reload.follow(background, hangup) // shutdown does not wait for it: its files may be on a disk that hangs
-	defer context.AfterFunc(ctx, func() { manager.stops(cfg.ShutdownDelay + cfg.ShutdownGrace + stopExtra) })()
-	err = gateway.ServeAll(ctx, listeners, cfg.ShutdownGrace)
-	log.Info("stopped")
+	defer context.AfterFunc(ctx, func() { s.systemd.stops(s.cfg.ShutdownDelay + s.cfg.ShutdownGrace + stopExtra) })()
+	err = s.gateway.ServeAll(ctx, s.listeners, s.cfg.ShutdownGrace)
+	s.log.Info("stopped")
 	return err
+}
+
+// tend asks the Ollama servers for the first time, and starts the work in the background, until background ends. The function that it returns
+// waits for the end of that work.
+func (s *service) tend(ctx, background context.Context) (wait func()) {
+	fleet := s.gateway.Fleet
+	s.systemd.starts("asking the Ollama servers")
+	fleet.ProbeAll(ctx)
+	for _, b := range fleet.All() {
+		logFound(s.log, b)
+	}
+	var tending sync.WaitGroup
+	tending.Go(func() {
+		fleet.Watch(background, func(b *backend.Backend, state backend.State) { logBackend(s.log, b, state) })
+	})
+	tending.Go(func() {
+		s.store.Trim(background, store.Retention{
+			Rows: time.Duration(s.cfg.RetentionRows) * 24 * time.Hour, Rollups: time.Duration(s.cfg.RetentionRollups) * 24 * time.Hour,
+			Running: s.running,
+		}, time.Now, s.log)
+	})
+	if s.copies != nil {
+		go s.copies.Run(background) // shutdown does not wait for it: its directory may be on a disk that hangs
+	}
+	go watchChanges(background, s.store, s.keys, s.log)
+	return tending.Wait
 }
 
 // makeDatabase opens the database and its secret, and creates them if they do not exist. It creates a secret only for a new database: it

@@ -150,7 +150,7 @@ func TestStartWaitsForTheDisk(t *testing.T) {
 	if _, err := os.Stat(data); !os.IsNotExist(err) {
 		t.Errorf("DATA_DIR was created where no disk is mounted: %v", err)
 	}
-	must(t, "nsenter", "--mount", "--target", fmt.Sprint(p.cmd.Process.Pid), "mount", filepath.Dir(data))
+	must(t, "nsenter", "--mount", "--target", fmt.Sprint(p.Process.Pid), "mount", filepath.Dir(data))
 	p.line(`"msg":"listening"`)
 	p.stop()
 	if _, err := os.Stat(data); !os.IsNotExist(err) {
@@ -253,7 +253,7 @@ func TestStartWaitsForTheSocket(t *testing.T) {
 
 	q := launch(t, []string{"HOST=" + path, "DATA_DIR=" + filepath.Join(dir, "other"), "START_WAIT=30s"}, nil, "serve")
 	q.line(`another process is listening on it`)
-	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	q.line(`"msg":"listening"`)

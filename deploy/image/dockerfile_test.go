@@ -46,14 +46,14 @@ func TestDockerfileDescribesTheSameImage(t *testing.T) {
 	is := config.Config
 	last := stages[len(stages)-1]
 	if !strings.HasSuffix(last.BaseName, ":nonroot") || !strings.Contains(last.BaseName, "distroless/static") {
-		t.Errorf("it is based on %s", last.BaseName)
+		t.Errorf("it is based on %s, want %q at its end, %q in it", last.BaseName, ":nonroot", "distroless/static")
 	}
 	seen := map[string]bool{}
 	same := func(name string, got, want any) {
 		t.Helper()
 		seen[name] = true
 		if g, w := strings.TrimSpace(sprint(got)), strings.TrimSpace(sprint(want)); g != w {
-			t.Errorf("%s is %s, that of the image %s", name, g, w)
+			t.Errorf("%s is %s, that of the image %s, want %v", name, g, w, w)
 		}
 	}
 	for _, c := range last.Commands {
@@ -163,7 +163,7 @@ func TestDockerfileBuilds(t *testing.T) {
 	}
 	out, err := exec.Command(filepath.Join(src, "out", "ollama-api-service"), "version").Output()
 	if err != nil || !strings.Contains(string(out), " v9.9.9 ") || ran != 2 {
-		t.Errorf("%d commands made %q, %v", ran, out, err)
+		t.Errorf("%d commands made %q, %v, want %q in it, 2", ran, out, err, " v9.9.9 ")
 	}
 	if info, err := os.Stat(filepath.Join(src, "out", "data")); err != nil || !info.IsDir() {
 		t.Errorf("the directory of the volume: %v", err)
@@ -184,7 +184,7 @@ func allowed(t *testing.T) (names []string) {
 	t.Helper()
 	lines := ignored(t)
 	if lines[0] != "*" {
-		t.Fatalf(".dockerignore begins with %q and not with everything", lines[0])
+		t.Fatalf(".dockerignore begins with %q and not with everything, want %q", lines[0], "*")
 	}
 	for _, line := range lines {
 		if name, ok := strings.CutPrefix(line, "!"); ok {

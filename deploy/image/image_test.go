@@ -75,10 +75,10 @@ func TestImageIsReproducible(t *testing.T) {
 func TestImageSettings(t *testing.T) {
 	_, c := image(t)
 	if c.Architecture != runtime.GOARCH || c.OS != "linux" || c.Created.Unix() != 1795600000 {
-		t.Errorf("%s/%s of %v", c.OS, c.Architecture, c.Created)
+		t.Errorf("%s/%s of %v, want %v, %q, 1795600000", c.OS, c.Architecture, c.Created, runtime.GOARCH, "linux")
 	}
 	if user, _, _ := strings.Cut(c.Config.User, ":"); user == "" || user == "0" || user == "root" {
-		t.Errorf("it runs as %q", c.Config.User)
+		t.Errorf("it runs as %q, want a text, not %q, not %q", c.Config.User, "0", "root")
 	}
 	if _, ok := c.Config.ExposedPorts["8000/tcp"]; !ok || len(c.Config.ExposedPorts) != 1 {
 		t.Errorf("ports %v", c.Config.ExposedPorts)
@@ -88,11 +88,11 @@ func TestImageSettings(t *testing.T) {
 	}
 	for _, label := range []string{"title", "description", "licenses", "version", "created"} {
 		if c.Config.Labels["org.opencontainers.image."+label] == "" {
-			t.Errorf("no label %s", label)
+			t.Errorf("no label %s, want a text", label)
 		}
 	}
 	if got := c.Config.Labels["org.opencontainers.image.version"]; got != "v1.0.0" {
-		t.Errorf("version %q", got)
+		t.Errorf("version %q, want %q", got, "v1.0.0")
 	}
 }
 
@@ -189,7 +189,7 @@ func TestInASystemTheImageRuns(t *testing.T) {
 	}
 	res, err := http.Get("http://127.0.0.1:" + port + "/readyz")
 	if err != nil || res.StatusCode != http.StatusOK {
-		t.Errorf("readyz: %v, %v", res, err)
+		t.Errorf("readyz: %v, %v, want %d", res, err, http.StatusOK)
 	}
 	serve.Process.Signal(syscall.SIGTERM)
 	if err := <-ended; err != nil {
@@ -202,7 +202,7 @@ func TestInASystemTheImageRuns(t *testing.T) {
 		t.Error("the first start printed no admin key")
 	}
 	if info, err := os.Stat(filepath.Join(dir, "data", "ollama-api-service.db")); err != nil || info.Sys().(*syscall.Stat_t).Uid != user {
-		t.Errorf("the database in the volume: %v, %v", info, err)
+		t.Errorf("the database in the volume: %v, %v, want %v", info, err, user)
 	}
 	// The keys command of the image works on the same volume.
 	if out, err := container(t, dir, config.Config, env, config.Config.Entrypoint[0], "keys", "list").CombinedOutput(); err != nil || !bytes.Contains(out, []byte("First admin")) {

@@ -141,7 +141,7 @@ func TestDebContents(t *testing.T) {
 	}
 	holds(t, listing.String(), "-rw-r--r-- root root /usr/share/zsh/vendor-completions/_ollama-api-service", "-rw-r--r-- root root /usr/share/doc/ollama-api-service/copyright")
 	if got := output(t, "dpkg-deb", "--info", deb, "conffiles"); strings.TrimSpace(got) != "/etc/ollama-api-service/ollama-api-service.env" {
-		t.Errorf("conffiles %q", got)
+		t.Errorf("conffiles %q, want %q", got, "/etc/ollama-api-service/ollama-api-service.env")
 	}
 	for field, want := range map[string]string{"Package": "ollama-api-service", "Version": "1.0.0", "Architecture": runtime.GOARCH, "Depends": "passwd"} {
 		if got := strings.TrimSpace(output(t, "dpkg-deb", "--field", deb, field)); got != want {
@@ -155,7 +155,7 @@ func TestRPMContents(t *testing.T) {
 	holds(t, output(t, "rpm", "--query", "--package", "--queryformat", "[%{FILEMODES:perms} %{FILEUSERNAME} %{FILEGROUPNAME} %{FILENAMES}\n]", rpm),
 		"-rw-r--r-- root root /usr/share/zsh/site-functions/_ollama-api-service", "-rw-r--r-- root root /usr/share/licenses/ollama-api-service/LICENSE")
 	if got := output(t, "rpm", "-qp", "--configfiles", rpm); strings.TrimSpace(got) != "/etc/ollama-api-service/ollama-api-service.env" {
-		t.Errorf("configuration files %q", got)
+		t.Errorf("configuration files %q, want %q", got, "/etc/ollama-api-service/ollama-api-service.env")
 	}
 	scripts := output(t, "rpm", "-qp", "--scripts", rpm)
 	for _, kind := range []string{"preinstall", "postinstall", "preuninstall", "postuninstall"} {

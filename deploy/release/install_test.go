@@ -178,7 +178,7 @@ func TestInstallFollowsOnlyHTTPS(t *testing.T) {
 		}
 		m.trust = nil
 		if out, err := m.install(t, text, url+"/r"); err == nil || !strings.Contains(out, "SHA256SUMS cannot be downloaded") {
-			t.Errorf("%s, a certificate that is not trusted: %v, %s", tool, err, out)
+			t.Errorf("%s, a certificate that is not trusted: %v, %s, want an error, %q in it", tool, err, out, "SHA256SUMS cannot be downloaded")
 		}
 	}
 }
@@ -297,7 +297,7 @@ func TestInstallRefuses(t *testing.T) {
 				t.Errorf("the target holds %q, want only the program", names)
 			}
 			if old, err := os.ReadFile(filepath.Join(m.target, program)); err != nil || string(old) != "the old one" {
-				t.Errorf("the old program is %q, %v", old, err)
+				t.Errorf("the old program is %q, %v, want %q", old, err, "the old one")
 			}
 		})
 	}
@@ -314,7 +314,7 @@ func TestInstallCutOff(t *testing.T) {
 			continue
 		}
 		if out, _ := m.install(t, whole[:cut], url); strings.Contains(out, "Downloading") || len(m.installed(t)) > 0 {
-			t.Fatalf("cut at byte %d of %d, it does something: %s", cut, len(whole), out)
+			t.Fatalf("cut at byte %d of %d, it does something: %s, want no %q, at most 0", cut, len(whole), out, "Downloading")
 		}
 	}
 	if out, err := m.install(t, whole, url); err != nil {

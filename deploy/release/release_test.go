@@ -115,7 +115,7 @@ func TestChecksums(t *testing.T) {
 	check.Dir = releases(t)[0]
 	out, err := check.CombinedOutput()
 	if lines := strings.Count(string(out), ": OK\n"); err != nil || lines != 2*len(platforms)+2 {
-		t.Errorf("%d lines are right, %v: %s", lines, err, out)
+		t.Errorf("%d lines are right, %v: %s, want %v", lines, err, out, 2*len(platforms)+2)
 	}
 }
 
@@ -168,7 +168,7 @@ func unpacked(t *testing.T, platform string) map[string]file {
 			t.Fatal(err)
 		}
 		if h.Uid != 0 || h.Gid != 0 || h.Uname != "" {
-			t.Errorf("%s belongs to %d:%d %s", h.Name, h.Uid, h.Gid, h.Uname)
+			t.Errorf("%s belongs to %d:%d %s, want 0, 0, none", h.Name, h.Uid, h.Gid, h.Uname)
 		}
 		add(h.Name, h.FileInfo().Mode(), h.ModTime, r)
 	}
@@ -208,7 +208,7 @@ func TestArchives(t *testing.T) {
 				settings[s.Key] = s.Value
 			}
 			if settings["GOOS"] != system || settings["GOARCH"] != arch || settings["CGO_ENABLED"] != "0" {
-				t.Errorf("the program was built for %v", settings)
+				t.Errorf("the program was built for %v, want %v, %v, %q", settings, system, arch, "0")
 			}
 		})
 	}
@@ -246,7 +246,7 @@ func TestBillsOfMaterials(t *testing.T) {
 				t.Fatal(err)
 			}
 			if bom.BOMFormat != "CycloneDX" || bom.SpecVersion < cdx.SpecVersion1_5 || bom.SerialNumber != "" || bom.Metadata.Component.Version != "v1.0.0" {
-				t.Errorf("%s %v of %s, number %q", bom.BOMFormat, bom.SpecVersion, bom.Metadata.Component.Version, bom.SerialNumber)
+				t.Errorf("%s %v of %s, number %q, want %q, at least %v, none, %q", bom.BOMFormat, bom.SpecVersion, bom.Metadata.Component.Version, bom.SerialNumber, "CycloneDX", cdx.SpecVersion1_5, "v1.0.0")
 			}
 			there := map[string]bool{}
 			for _, c := range *bom.Components {
@@ -302,7 +302,7 @@ func TestImageIndex(t *testing.T) {
 		}
 		c, err := image.ConfigFile()
 		if err != nil || c.Architecture != d.Platform.Architecture || c.Config.User == "" || c.Config.Labels["org.opencontainers.image.revision"] != "abc" {
-			t.Errorf("%v: %+v, %v", d.Platform, c, err)
+			t.Errorf("%v: %+v, %v, want %v, a text, %q", d.Platform, c, err, d.Platform.Architecture, "abc")
 		}
 	}
 	if want := []string{"linux/amd64", "linux/arm64"}; !slices.Equal(found, want) {
@@ -389,6 +389,6 @@ func TestSignThatSignsNothing(t *testing.T) {
 		}
 	}
 	if err := write(options{version: "v1.0.0-2-gabc-dirty", sign: "true"}); err == nil || !strings.Contains(err.Error(), "commit first") {
-		t.Errorf("a dirty version: %v", err)
+		t.Errorf("a dirty version: %v, want an error, %q in it", err, "commit first")
 	}
 }

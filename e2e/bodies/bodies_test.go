@@ -242,11 +242,11 @@ func FuzzWhatOllamaBinds(f *testing.F) {
 		}
 		for _, body := range [][]byte{data, assemble(data)} {
 			for _, terms := range []*dialect.Terms{user, &small, admin} {
-				req, err := k.Read(bytes.Clone(body), terms)
+				req, err := k.Read(dialect.BodyOf(bytes.Clone(body)), terms)
 				if err != nil {
 					continue
 				}
-				b, err := bind(req.Body)
+				b, err := bind(req.Body.Bytes())
 				if err != nil {
 					continue // Ollama refuses it
 				}

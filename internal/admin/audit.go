@@ -6,8 +6,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/danielgtaylor/huma/v2"
-
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/store"
 )
@@ -38,22 +36,13 @@ type auditRow struct {
 type auditBody struct {
 	Audit      []auditRow `json:"audit" doc:"Newest first"`
 	NextCursor *string    `json:"next_cursor" doc:"cursor of the next page; null on the last"`
-	asCSV      bool
+	tabular
 }
 
 type auditOut struct {
 	Disposition string `header:"Content-Disposition" doc:"A file name, for CSV"`
 	NextCursor  string `header:"X-Next-Cursor" doc:"next_cursor, also for CSV; absent on the last page"`
 	Body        auditBody
-}
-
-func (s *Service) auditOperations(a huma.API) {
-	operation(a, huma.Operation{
-		OperationID: "audit", Method: "GET", Path: "/api/admin/audit", Summary: "Changes of keys and backends (admin)",
-		Description: "Each change of a key or of an Ollama server: who made it, when and from where, newest first. Entries are kept forever and hold no secrets. " +
-			"In CSV, an apostrophe precedes text that a spreadsheet could read as a formula, and detail is JSON.",
-		Tags: []string{"API keys (admin)"}, Errors: []int{503}, Responses: tableResponse(auditExample, "id,at,actor,actor_name,action,…\n12,2026-11-25T09:30:00Z,env-admin,,key.change,…\n"),
-	}, s.audit)
 }
 
 var auditExample = func() auditBody {
@@ -89,7 +78,7 @@ func (s *Service) audit(ctx context.Context, in *auditIn) (*auditOut, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &auditOut{Body: auditBody{Audit: make([]auditRow, 0, len(list)), asCSV: wantsCSV(ctx, in.Format)}}
+	out := &auditOut{Body: auditBody{Audit: make([]auditRow, 0, len(list)), tabular: wantsCSV(ctx, in.Format)}}
 	for _, e := range list {
 		row := auditRow{
 			ID: e.ID, At: e.At.In(zone), Actor: e.Actor, ActorName: names[e.Actor].Name, Action: e.Action,
@@ -104,12 +93,9 @@ func (s *Service) audit(ctx context.Context, in *auditIn) (*auditOut, error) {
 		out.NextCursor = mark("audit", strconv.FormatInt(next, 10))
 		out.Body.NextCursor = &out.NextCursor
 	}
-	out.Disposition = disposition(out.Body.asCSV, "audit.csv")
+	out.Disposition = out.Body.disposition("audit.csv")
 	return out, nil
 }
-
-// ContentType returns CSV if the caller asked for it.
-func (b auditBody) ContentType(ct string) string { return tableType(b.asCSV, ct) }
 
 func (b auditBody) table() [][]string {
 	rows := [][]string{{"id", "at", "actor", "actor_name", "action", "target", "target_name", "from", "detail"}}

@@ -8,8 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/danielgtaylor/huma/v2"
-
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/backend"
 	"ollama-api-service/internal/dial"
@@ -98,26 +96,6 @@ type (
 		}
 	}
 )
-
-func (s *Service) backendOperations(a huma.API) {
-	tags := []string{"Backends (admin)"}
-	operation(a, huma.Operation{
-		OperationID: "list-backends", Method: "GET", Path: "/api/admin/backends",
-		Summary: "List the Ollama servers", Tags: tags,
-	}, s.listBackends)
-	operation(a, huma.Operation{
-		OperationID: "add-backend", Method: "POST", Path: "/api/admin/backends",
-		Summary: "Add an Ollama server", Tags: tags, Errors: []int{409},
-	}, s.addBackend)
-	operation(a, huma.Operation{
-		OperationID: "change-backend", Method: "PATCH", Path: "/api/admin/backends/{name}",
-		Summary: "Drain or change an Ollama server", Tags: tags, Errors: []int{404, 409},
-	}, s.changeBackend)
-	operation(a, huma.Operation{
-		OperationID: "remove-backend", Method: "DELETE", Path: "/api/admin/backends/{name}",
-		Summary: "Remove an Ollama server", Tags: tags, Errors: []int{404, 409},
-	}, s.removeBackend)
-}
 
 func (s *Service) listBackends(context.Context, *struct{}) (*backendsOut, error) {
 	out := &backendsOut{}

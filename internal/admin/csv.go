@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"context"
 	"encoding/csv"
 	"fmt"
 	"io"
@@ -17,24 +18,28 @@ import (
 
 const csvType = "text/csv; charset=utf-8"
 
-// ContentType is CSV if the caller asked for it.
-func (b usageBody) ContentType(ct string) string { return tableType(b.asCSV, ct) }
+// tabular is a part of bodies that are tables: JSON, or CSV if the caller asked for it.
+type tabular struct{ asCSV bool }
 
-// ContentType is CSV if the caller asked for it.
-func (b requestsBody) ContentType(ct string) string { return tableType(b.asCSV, ct) }
-
-func tableType(asCSV bool, ct string) string {
-	if asCSV {
+// ContentType is what huma asks the body for.
+func (b tabular) ContentType(ct string) string {
+	if b.asCSV {
 		return csvType
 	}
 	return ct
 }
 
-func disposition(asCSV bool, name string) string {
-	if !asCSV {
+// disposition names the file as which a browser saves the table.
+func (b tabular) disposition(name string) string {
+	if !b.asCSV {
 		return ""
 	}
 	return `attachment; filename="` + name + `"`
+}
+
+// wantsCSV is the answer in the form that format, or else the caller's header, asks for.
+func wantsCSV(ctx context.Context, format string) tabular {
+	return tabular{asCSV: format == "csv" || format == "" && callerOf(ctx).CSV}
 }
 
 // csvFormat writes bodies that are tables.

@@ -120,34 +120,6 @@ type (
 	}
 )
 
-func (s *Service) keyOperations(a huma.API) {
-	tags := []string{"API keys (admin)"}
-	operation(a, huma.Operation{
-		OperationID: "create-key", Method: "POST", Path: "/api/keys",
-		Summary: "Create an API key", Tags: tags,
-	}, s.createKey)
-	operation(a, huma.Operation{
-		OperationID: "list-keys", Method: "GET", Path: "/api/keys",
-		Summary: "List all API keys", Tags: tags,
-	}, s.listKeys)
-	operation(a, huma.Operation{
-		OperationID: "get-key", Method: "GET", Path: "/api/keys/{key_preview}",
-		Summary: "Show one API key", Tags: tags, Errors: []int{404},
-	}, s.showKey)
-	operation(a, huma.Operation{
-		OperationID: "change-key", Method: "PATCH", Path: "/api/keys/{key_preview}",
-		Summary: "Change an API key", Tags: tags, Errors: []int{404, 409},
-	}, s.changeKey)
-	operation(a, huma.Operation{
-		OperationID: "revoke-key", Method: "DELETE", Path: "/api/keys/{key_preview}",
-		Summary: "Revoke an API key", Tags: tags, Errors: []int{404, 409},
-	}, s.revokeKey)
-	operation(a, huma.Operation{
-		OperationID: "rotate-key", Method: "POST", Path: "/api/keys/{key_preview}/rotate",
-		Summary: "Give an API key a new secret", Tags: tags, Errors: []int{404, 409},
-	}, s.rotateKey)
-}
-
 // change returns the audit entry of a change that the caller's key is about to make.
 func (s *Service) change(ctx context.Context) api.Change {
 	c := callerOf(ctx)

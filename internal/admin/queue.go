@@ -4,8 +4,6 @@ import (
 	"context"
 	"time"
 
-	"github.com/danielgtaylor/huma/v2"
-
 	"ollama-api-service/internal/api"
 )
 
@@ -45,17 +43,6 @@ type busyModel struct {
 }
 
 type queueOut struct{ Body queueBody }
-
-func (s *Service) queueOperations(a huma.API) {
-	operation(a, huma.Operation{
-		OperationID: "queue", Method: "GET", Path: "/api/queue",
-		Summary: "Waiting requests", Tags: []string{"Statistics"},
-	}, s.queue)
-	operation(a, huma.Operation{
-		OperationID: "explain", Method: "GET", Path: "/api/admin/explain/{request_id}",
-		Summary: "Why a request waited, which server it went to and what it cost (admin)", Tags: []string{"Statistics"}, Errors: []int{404},
-	}, s.explain)
-}
 
 // queue shows a user's key only its own requests: those of other keys are private.
 func (s *Service) queue(ctx context.Context, _ *struct{}) (*queueOut, error) {

@@ -32,23 +32,31 @@ import (
 // MaxBody bounds the body of an operation, in bytes.
 const MaxBody = 64 << 10
 
-// Options are what the operations read and change. All fields but Refuses and Means are required.
-type Options struct {
+// Parts are what the operations and the server have in common. All fields but Means and Refuses must be set.
+type Parts struct {
 	Version string
 	Log     *slog.Logger
+	Random  io.Reader // of new keys
 	Store   *store.Store
 	Auth    *auth.Authenticator
 	Secret  auth.Secret
-	Random  io.Reader // for new keys
 	Limits  *limit.Memory
 	Books   *books.Books
 	Fleet   *backend.Fleet
-	Sched   *sched.Scheduler
-	Recent  *explain.Recent
 
-	Means   dial.Means           // how to reach a server, unless an admin says otherwise
-	Static  map[string]bool      // names of the servers in the settings
-	Refuses func(*url.URL) error // why an address cannot be a server's; nil accepts all
+	// Means are what a server is reached with unless an admin says otherwise: OLLAMA_AUTH_HEADER, OLLAMA_CA and OLLAMA_CLIENT_CERT.
+	Means dial.Means
+	// Static are the names of the servers in the settings.
+	Static map[string]bool
+	// Refuses returns why an address cannot be a server's; nil accepts all.
+	Refuses func(*url.URL) error
+}
+
+// Options are what the operations read and change. All fields must be set.
+type Options struct {
+	Parts
+	Sched  *sched.Scheduler
+	Recent *explain.Recent
 	// Connect prepares the service for requests to a server, Renew makes it use new connections, and Disconnect closes its
 	// connections.
 	Connect, Renew, Disconnect func(*backend.Backend)
@@ -75,6 +83,11 @@ type Caller struct {
 }
 
 type callerKey struct{}
+
+// Request returns a copy of r that Answer answers for c.
+func (c *Caller) Request(r *http.Request) *http.Request {
+	return r.WithContext(context.WithValue(r.Context(), callerKey{}, c))
+}
 
 func callerOf(ctx context.Context) *Caller { return ctx.Value(callerKey{}).(*Caller) }
 
@@ -105,14 +118,53 @@ func New(o Options) *Service {
 	config.Security = []map[string][]string{{"bearer": {}}, {"x-api-key": {}}}
 	mux := http.NewServeMux()
 	a := humago.New(mux, config)
-	s.keyOperations(a)
-	s.statsOperations(a)
-	s.usageOperations(a)
-	s.auditOperations(a)
-	s.backendOperations(a)
-	s.queueOperations(a)
+	s.operations(a)
 	s.handler, s.api = mux, a.OpenAPI()
 	return s
+}
+
+// operations registers all operations. keys, statistics and backends are the groups in which the documentation shows them.
+func (s *Service) operations(a huma.API) {
+	const keys, statistics, backends = "API keys (admin)", "Statistics", "Backends (admin)"
+	operation(a, "create-key", "POST /api/keys", keys, "Create an API key", s.createKey)
+	operation(a, "list-keys", "GET /api/keys", keys, "List all API keys", s.listKeys)
+	operation(a, "get-key", "GET /api/keys/{key_preview}", keys, "Show one API key", s.showKey)
+	operation(a, "change-key", "PATCH /api/keys/{key_preview}", keys, "Change an API key", s.changeKey)
+	operation(a, "revoke-key", "DELETE /api/keys/{key_preview}", keys, "Revoke an API key", s.revokeKey)
+	operation(a, "rotate-key", "POST /api/keys/{key_preview}/rotate", keys, "Give an API key a new secret", s.rotateKey)
+
+	operation(a, "own-statistics", "GET /api/stats", statistics, "Your usage statistics", s.ownStatistics)
+	operation(a, "all-statistics", "GET /api/admin/stats", statistics, "Usage statistics of all keys (admin)", s.allStatistics)
+
+	const spans = " As long as single requests are kept (RETENTION_ROWS), the answer is exact to the millisecond. from is in the span, to is not. " +
+		"In CSV, a text that a spreadsheet could run as a formula starts with an apostrophe."
+	register(a, huma.Operation{
+		OperationID: "usage", Method: "GET", Path: "/api/admin/usage", Summary: "Usage by key, model, endpoint, backend, outcome, hour, day, week or month (admin)",
+		Description: "What booked requests used: all requests that named a model, and changes of models. Without from, the span starts 30 days before to, at the start of a day. Without to, it ends now." + spans +
+			" For earlier times, only sums of hours and days are kept, for RETENTION_ROLLUPS. If the span cuts such an hour or day, it is extended to include all of it; from and to in the answer show the extended span.",
+		Tags: []string{statistics}, Responses: tableResponse(usageExample, "day,requests,prompt_tokens,…\n2026-11-25T00:00:00Z,42,1234,…\n"),
+	}, s.usage)
+	register(a, huma.Operation{
+		OperationID: "requests", Method: "GET", Path: "/api/admin/requests", Summary: "Booked requests one by one (admin)",
+		Description: "Each booked request with its usage and its end, the newest first. Prompts and answers are never included. Follow next_cursor for more; requests that arrive in the meantime do not change the pages. " +
+			"A request is listed when it has ended, at the time it was admitted." + spans,
+		Tags: []string{statistics}, Responses: tableResponse(requestsExample, "id,client_request_id,at,key,key_name,model,…\n019ab7a2-6f3e-7c51-9d1b-2f0c7e4a8b90,,2026-11-25T09:30:00Z,…\n"),
+	}, s.listRequests)
+
+	register(a, huma.Operation{
+		OperationID: "audit", Method: "GET", Path: "/api/admin/audit", Summary: "Changes of keys and backends (admin)",
+		Description: "Each change of a key or of an Ollama server: who made it, when and from where, newest first. Entries are kept forever and hold no secrets. " +
+			"In CSV, an apostrophe precedes text that a spreadsheet could read as a formula, and detail is JSON.",
+		Tags: []string{keys}, Responses: tableResponse(auditExample, "id,at,actor,actor_name,action,…\n12,2026-11-25T09:30:00Z,env-admin,,key.change,…\n"),
+	}, s.audit)
+
+	operation(a, "list-backends", "GET /api/admin/backends", backends, "List the Ollama servers", s.listBackends)
+	operation(a, "add-backend", "POST /api/admin/backends", backends, "Add an Ollama server", s.addBackend)
+	operation(a, "change-backend", "PATCH /api/admin/backends/{name}", backends, "Drain or change an Ollama server", s.changeBackend)
+	operation(a, "remove-backend", "DELETE /api/admin/backends/{name}", backends, "Remove an Ollama server", s.removeBackend)
+
+	operation(a, "queue", "GET /api/queue", statistics, "Waiting requests", s.queue)
+	operation(a, "explain", "GET /api/admin/explain/{request_id}", statistics, "Why a request waited, which server it went to and what it cost (admin)", s.explain)
 }
 
 // OpenAPI returns the description of the operations.
@@ -145,10 +197,8 @@ func CheckParam(template, param string) error {
 	return nil
 }
 
-// Answer answers r for c. The path and the body of r have been checked.
-func (s *Service) Answer(w http.ResponseWriter, r *http.Request, c *Caller) {
-	s.handler.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, c)))
-}
+// Answer answers a request of Caller.Request. Its path and its body have been checked.
+func (s *Service) Answer(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
 
 // refusal is an api.Error in the form that huma writes, with the status and the body of all other failures.
 type refusal struct {
@@ -196,9 +246,14 @@ func refused(status int, msg string, errs []error) *api.Error {
 // changeWait is how long a change waits for a database that another process has locked.
 const changeWait = 5 * time.Second
 
-// operation registers one typed operation. Its errors are this service's own, and are noted for the log.
-func operation[I, O any](a huma.API, op huma.Operation, handle func(context.Context, *I) (*O, error)) {
-	op.Errors = append(op.Errors, 400, 401, 403)
+// operation registers one typed operation: its id, its method and path, the group that it is shown in, and what it does.
+func operation[I, O any](a huma.API, id, route, group, summary string, handle func(context.Context, *I) (*O, error)) {
+	method, path, _ := strings.Cut(route, " ")
+	register(a, huma.Operation{OperationID: id, Method: method, Path: path, Summary: summary, Tags: []string{group}}, handle)
+}
+
+// register registers an operation with huma. Its errors are this service's own, and are noted for the log.
+func register[I, O any](a huma.API, op huma.Operation, handle func(context.Context, *I) (*O, error)) {
 	// The body has been read already. huma's own deadline of 5 s would stay on the connection. After it, net/http treats every
 	// request on that connection, current or later, as if its client had left.
 	op.BodyReadTimeout = -1

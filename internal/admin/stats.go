@@ -4,8 +4,6 @@ import (
 	"context"
 	"time"
 
-	"github.com/danielgtaylor/huma/v2"
-
 	"ollama-api-service/internal/api"
 )
 
@@ -56,17 +54,6 @@ type (
 	ownStatsOut struct{ Body ownStats }
 	allStatsOut struct{ Body allStats }
 )
-
-func (s *Service) statsOperations(a huma.API) {
-	operation(a, huma.Operation{
-		OperationID: "own-statistics", Method: "GET", Path: "/api/stats",
-		Summary: "Your usage statistics", Tags: []string{"Statistics"},
-	}, s.ownStatistics)
-	operation(a, huma.Operation{
-		OperationID: "all-statistics", Method: "GET", Path: "/api/admin/stats",
-		Summary: "Usage statistics of all keys (admin)", Tags: []string{"Statistics"},
-	}, s.allStatistics)
-}
 
 // settle waits until the requests that have ended are in the store, so that a client that asks after its answer finds it counted. If the
 // store is busy or unavailable, settle gives up after flushWait, and the figures are slightly out of date.

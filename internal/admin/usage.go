@@ -54,12 +54,6 @@ func (c *Chosen) filter() (f api.RequestFilter, zone *time.Location, err error) 
 	return f, zone, nil
 }
 
-func (c *Chosen) csv(ctx context.Context) bool { return wantsCSV(ctx, c.Format) }
-
-func wantsCSV(ctx context.Context, format string) bool {
-	return format == "csv" || format == "" && callerOf(ctx).CSV
-}
-
 type usageIn struct {
 	Chosen
 	GroupBy []api.Dimension `query:"group_by" enum:"key,model,endpoint,backend,outcome,hour,day,week,month" default:"day" minItems:"1" maxItems:"7" doc:"What to group by: one or more, separated by commas. At most one of them is hour (UTC), day, week (from Monday) or month (these three in tz). With hour, the span has at most 92 days" example:"[\"key\",\"day\"]"`
@@ -74,7 +68,7 @@ type usageBody struct {
 	Groups    int64            `json:"groups" doc:"The number of groups"`
 	Truncated bool             `json:"truncated" doc:"Whether limit left groups out"`
 	Total     api.Usage        `json:"total" doc:"The total of all groups, including those that limit left out"`
-	asCSV     bool
+	tabular
 }
 
 type usageOut struct {
@@ -157,30 +151,13 @@ var shownColumns = slices.DeleteFunc(slices.Clone(api.Columns), func(c *api.Colu
 type requestsBody struct {
 	Requests   []*requestRow `json:"requests" doc:"The newest first"`
 	NextCursor *string       `json:"next_cursor" doc:"cursor of the next page; null on the last page"`
-	asCSV      bool
+	tabular
 }
 
 type requestsOut struct {
 	Disposition string `header:"Content-Disposition" doc:"A file name, for CSV"`
 	NextCursor  string `header:"X-Next-Cursor" doc:"next_cursor, also for CSV; absent on the last page"`
 	Body        requestsBody
-}
-
-func (s *Service) usageOperations(a huma.API) {
-	const spans = " As long as single requests are kept (RETENTION_ROWS), the answer is exact to the millisecond. from is in the span, to is not. " +
-		"In CSV, a text that a spreadsheet could run as a formula starts with an apostrophe."
-	operation(a, huma.Operation{
-		OperationID: "usage", Method: "GET", Path: "/api/admin/usage", Summary: "Usage by key, model, endpoint, backend, outcome, hour, day, week or month (admin)",
-		Description: "What booked requests used: all requests that named a model, and changes of models. Without from, the span starts 30 days before to, at the start of a day. Without to, it ends now." + spans +
-			" For earlier times, only sums of hours and days are kept, for RETENTION_ROLLUPS. If the span cuts such an hour or day, it is extended to include all of it; from and to in the answer show the extended span.",
-		Tags: []string{"Statistics"}, Errors: []int{503}, Responses: tableResponse(usageExample, "day,requests,prompt_tokens,…\n2026-11-25T00:00:00Z,42,1234,…\n"),
-	}, s.usage)
-	operation(a, huma.Operation{
-		OperationID: "requests", Method: "GET", Path: "/api/admin/requests", Summary: "Booked requests one by one (admin)",
-		Description: "Each booked request with its usage and its end, the newest first. Prompts and answers are never included. Follow next_cursor for more; requests that arrive in the meantime do not change the pages. " +
-			"A request is listed when it has ended, at the time it was admitted." + spans,
-		Tags: []string{"Statistics"}, Errors: []int{503}, Responses: tableResponse(requestsExample, "id,client_request_id,at,key,key_name,model,…\n019ab7a2-6f3e-7c51-9d1b-2f0c7e4a8b90,,2026-11-25T09:30:00Z,…\n"),
-	}, s.listRequests)
 }
 
 // usage answers from the rollups.
@@ -190,7 +167,7 @@ func (s *Service) usage(ctx context.Context, in *usageIn) (*usageOut, error) {
 		return nil, err
 	}
 	now := time.Now().In(zone)
-	body := usageBody{From: filter.From.In(zone), To: filter.To.In(zone), GroupBy: in.GroupBy, asCSV: in.csv(ctx)}
+	body := usageBody{From: filter.From.In(zone), To: filter.To.In(zone), GroupBy: in.GroupBy, tabular: wantsCSV(ctx, in.Format)}
 	if filter.To.IsZero() {
 		body.To = now
 	}
@@ -237,7 +214,7 @@ func (s *Service) usage(ctx context.Context, in *usageIn) (*usageOut, error) {
 	}
 	body.Usage, body.Groups, body.Total = append([]api.UsageGroup{}, used.Rows...), used.Groups, used.Total
 	body.Truncated = int64(len(body.Usage)) < body.Groups
-	return &usageOut{disposition(body.asCSV, "usage.csv"), body}, nil
+	return &usageOut{body.disposition("usage.csv"), body}, nil
 }
 
 func checkGroups(by []api.Dimension, span time.Duration) error {
@@ -290,7 +267,7 @@ func (s *Service) listRequests(ctx context.Context, in *requestsIn) (*requestsOu
 	if err != nil {
 		return nil, err
 	}
-	out := &requestsOut{Body: requestsBody{Requests: make([]*requestRow, 0, len(list)), asCSV: in.csv(ctx)}}
+	out := &requestsOut{Body: requestsBody{Requests: make([]*requestRow, 0, len(list)), tabular: wantsCSV(ctx, in.Format)}}
 	for i := range list {
 		list[i].At, list[i].KeyLabel = list[i].At.In(zone), names[list[i].Key].Label()
 		out.Body.Requests = append(out.Body.Requests, (*requestRow)(&list[i]))
@@ -299,7 +276,7 @@ func (s *Service) listRequests(ctx context.Context, in *requestsIn) (*requestsOu
 		out.NextCursor = cursor(*next)
 		out.Body.NextCursor = &out.NextCursor
 	}
-	out.Disposition = disposition(out.Body.asCSV, "requests.csv")
+	out.Disposition = out.Body.disposition("requests.csv")
 	return out, nil
 }
 

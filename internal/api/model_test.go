@@ -24,14 +24,14 @@ func TestAliases(t *testing.T) {
 		}
 	}
 	if m := list[1].Model; m.String() != "llama3.2:3b" || len(list.Named(m)) != 1 || list.Named(m)[0] != "gpt-4o" {
-		t.Errorf("the names of %s are %q", m, list.Named(m))
+		t.Errorf("the names of %s are %q, want %q, 1 of them, %q", m, list.Named(m), "llama3.2:3b", "gpt-4o")
 	}
 	if got := list.Named(list[0].Model); got != nil {
 		t.Errorf("the list contains an alias with a star: %q", got)
 	}
 	for _, text := range []string{"", "a", "=b", "a=", "*=b", "a=b*", "a=b=c", "../x=b", "a=b c"} {
 		if a, err := ParseAlias(text); err == nil {
-			t.Errorf("%q became %s", text, a)
+			t.Errorf("%q became %s, want an error", text, a)
 		}
 	}
 }

@@ -25,7 +25,7 @@ func TestDaysWithoutAMidnight(t *testing.T) {
 					t.Fatalf("%s: the %s after %v begins at %v, so a loop over Next never ends", name, by, at, next)
 				}
 				if by.Begin(at) != at || by.Begin(next.Add(-1)) != at {
-					t.Errorf("%s: the %s from %v to %v begins at %v, and its last instant is in the one from %v", name, by, at, next, by.Begin(at), by.Begin(next.Add(-1)))
+					t.Errorf("%s: the %s from %v to %v begins at %v, and its last instant is in the one from %v, want %v, %v", name, by, at, next, by.Begin(at), by.Begin(next.Add(-1)), at, at)
 				}
 				y, m, d := at.Date()
 				if by == ByDay && date(next) != time.Date(y, m, d+1, 0, 0, 0, 0, time.UTC) && !(name == "Pacific/Apia" && d == 29) {

@@ -118,7 +118,7 @@ func TestCredential(t *testing.T) {
 				t.Fatalf("error is %v, want %s with %q", err, c.code, c.says)
 			}
 			if strings.Contains(e.Message, key) || strings.Contains(e.Message, other) {
-				t.Errorf("the message repeats the credential: %s", e.Message)
+				t.Errorf("the message repeats the credential: %s, want no key, no %v", e.Message, other)
 			}
 			if errors.Is(err, ErrNoCredential) != c.nothing {
 				t.Errorf("ErrNoCredential is %v, want %v", !c.nothing, c.nothing)
@@ -145,7 +145,7 @@ func TestNoCredentialNamesEveryCarrier(t *testing.T) {
 	_, _, err := newBed(t).Credential(http.Header{}, "")
 	for _, way := range []string{"Authorization: Bearer KEY", "x-api-key: KEY", "Basic", "/k/KEY/"} {
 		if !strings.Contains(api.AsError(err).Message, way) {
-			t.Errorf("the message does not mention %s", way)
+			t.Errorf("the message does not mention %s, want %v in it", way, way)
 		}
 	}
 }

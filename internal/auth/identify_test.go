@@ -170,7 +170,7 @@ func TestKeysThatShareAllButTheLastCharacter(t *testing.T) {
 	other += checksumText(crc32.ChecksumIEEE([]byte(other)))
 	b.accepts(other, b.save(other, api.Key{Role: api.RoleAdmin}))
 	if k := b.accepts(pair[0], preview); k.Role != api.RoleUser {
-		t.Errorf("role is %s", k.Role)
+		t.Errorf("role is %s, want %v", k.Role, api.RoleUser)
 	}
 }
 
@@ -284,7 +284,7 @@ func TestStaticKeys(t *testing.T) {
 	}
 	b.accepts("demo-user-key-67890", "demo-user")
 	if _, err := b.Identify(t.Context(), "demo-user-key-67890", home, true); err == nil || api.AsError(err).Code != api.CodeUnauthorized {
-		t.Errorf("demo key behind a proxy: %v", err)
+		t.Errorf("demo key behind a proxy: %v, want an error, %s", err, api.CodeUnauthorized)
 	}
 	b.refuses("an-admin-key-from-the-setting")
 	b.refuses("env-admin")
@@ -328,7 +328,7 @@ func TestCancelledRequestDoesNotReadAsBadKey(t *testing.T) {
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := b.Identify(gone, text, home, false); err == nil || api.AsError(err).Code == api.CodeUnauthorized {
-		t.Errorf("error is %v", err)
+		t.Errorf("error is %v, want an error, not %s", err, api.CodeUnauthorized)
 	}
 	b.accepts(text, preview)
 }

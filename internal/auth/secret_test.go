@@ -45,13 +45,13 @@ func TestFormatStays(t *testing.T) {
 	}
 	const want = "oas_0123456789_ABCDEFGHIJKLMNOPQRSTUVWXYZabcdef04CyNz"
 	if body+sum != want {
-		t.Errorf("key text is %s", body+sum)
+		t.Errorf("key text is %s, want %s", body+sum, want)
 	}
 	if preview, ok := Parse(want); !ok || preview != "oas_0123456789" {
 		t.Errorf("Parse = %q, %v", preview, ok)
 	}
 	if got := fmt.Sprintf("%x", NewSecret("key", "").MAC("The quick brown fox jumps over the lazy dog")); got != "f7bc83f430538424b13298e6aa6fb143ef4d59a14946175997479dbc2d1a3cd8" {
-		t.Errorf("MAC = %s", got)
+		t.Errorf("MAC = %s, want %q", got, "f7bc83f430538424b13298e6aa6fb143ef4d59a14946175997479dbc2d1a3cd8")
 	}
 }
 
@@ -77,7 +77,7 @@ func TestParseRefusesEveryChange(t *testing.T) {
 func TestParseAllocatesNothing(t *testing.T) {
 	text, _, _ := Mint(rand.Reader)
 	if n := testing.AllocsPerRun(100, func() { Parse(text) }); n != 0 {
-		t.Errorf("%v allocations", n)
+		t.Errorf("%v allocations, want 0", n)
 	}
 }
 
@@ -100,7 +100,7 @@ func TestRandomTextHasNoBias(t *testing.T) {
 
 func TestMintReportsDryRandomness(t *testing.T) {
 	if _, _, err := Mint(bytes.NewReader(make([]byte, 60))); !errors.Is(err, io.ErrUnexpectedEOF) {
-		t.Errorf("error is %v", err)
+		t.Errorf("error is %v, want %v", err, io.ErrUnexpectedEOF)
 	}
 	if _, err := Reissue(rand.Reader, "env-admin"); err == nil {
 		t.Error("a static preview was reissued")
@@ -119,7 +119,7 @@ func TestSecretCheck(t *testing.T) {
 		{"one", "two", true, false},
 	} {
 		if ok, outdated := NewSecret(c.current, c.previous).Check(stored); ok != c.ok || outdated != c.outdated {
-			t.Errorf("Check under %s, %s = %v, %v", c.current, c.previous, ok, outdated)
+			t.Errorf("Check under %s, %s = %v, %v, want %v, %v", c.current, c.previous, ok, outdated, c.ok, c.outdated)
 		}
 	}
 	if ok, _ := NewSecret("one", "").Check(nil); ok {
@@ -131,7 +131,7 @@ func TestSecretDoesNotPrint(t *testing.T) {
 	s := NewSecret("canary-secret", "canary-previous")
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s"} {
 		if out := fmt.Sprintf(verb, s); strings.Contains(out, "canary") {
-			t.Errorf("%s prints %s", verb, out)
+			t.Errorf("%s prints %s, want no %q", verb, out, "canary")
 		}
 	}
 }

@@ -59,7 +59,7 @@ func TestProbe(t *testing.T) {
 	for i, path := range []string{"/api/version", "/api/tags", "/api/ps"} {
 		r := srv.WaitRequest(7 + i)
 		if r.Method != "GET" || r.RequestURI != path || r.Header.Get("X-Upstream") != "secret" || r.Header.Get("User-Agent") != Agent {
-			t.Errorf("got the request %s %s with %v", r.Method, r.RequestURI, r.Header)
+			t.Errorf("got the request %s %s with %v, want %q, %v, %q, %v", r.Method, r.RequestURI, r.Header, "GET", path, "secret", Agent)
 		}
 	}
 	if n := srv.Connections(); n != 1 {
@@ -242,6 +242,6 @@ func TestVulnerabilities(t *testing.T) {
 		}
 	}
 	if got := (State{Version: "0.17.0"}).Vulnerabilities(); len(got) != 1 || got[0] != "CVE-2026-7482: a malformed model reads its memory (fixed in 0.17.1)" {
-		t.Errorf("%q", got)
+		t.Errorf("%q, want 1 of them, %q", got, "CVE-2026-7482: a malformed model reads its memory (fixed in 0.17.1)")
 	}
 }

@@ -43,7 +43,7 @@ func TestParameters(t *testing.T) {
 	want("copy:latest", api.Parameters{NumPredict: 64, NumCtx: 512}, 1)
 	want("other:latest", api.Parameters{NumCtx: 2048}, 2)
 	if r := one.RequestsTo("POST", "/api/show")[0]; r.Header.Get("X-Upstream") != "secret" || r.Header.Get("User-Agent") != Agent || string(r.Body) != `{"model":"tiny:latest"}` {
-		t.Errorf("got the question %s with %v", r.Body, r.Header)
+		t.Errorf("got the question %s with %v, want %q, %v, %s", r.Body, r.Header, "secret", Agent, `{"model":"tiny:latest"}`)
 	}
 
 	// The model is created again: the next probe finds another digest.
@@ -142,7 +142,7 @@ func TestParametersWithoutTheFirstClient(t *testing.T) {
 		synctest.Wait()
 		leave()
 		if got := f.Parameters(t.Context(), "tiny:latest"); got.NumPredict != 64 {
-			t.Errorf("got %+v", got)
+			t.Errorf("got %+v, want 64", got)
 		}
 	})
 }

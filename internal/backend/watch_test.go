@@ -106,24 +106,24 @@ func TestWatch(t *testing.T) {
 		time.Sleep(time.Minute)
 		for _, at := range a.probed() {
 			if gap := at.Sub(last); gap < probeEvery || gap >= probeEvery+probeEvery/5 {
-				t.Errorf("got a probe %v after the previous one", gap)
+				t.Errorf("got a probe %v after the previous one, want at least %v, less than %v", gap, probeEvery, probeEvery+probeEvery/5)
 			}
 			last = at
 		}
 		a.set(true)
 		time.Sleep(2 * probeEvery)
 		if changes := d.read(); changes != "a false" || f.Healthy() != 1 {
-			t.Errorf("got %q with %d healthy servers", changes, f.Healthy())
+			t.Errorf("got %q with %d healthy servers, want %q, 1", changes, f.Healthy(), "a false")
 		}
 		a.probed()
 		time.Sleep(10 * time.Second)
 		if n := len(a.probed()); n < 8 || n > 10 {
-			t.Errorf("got %d probes in 10 s of an unhealthy server", n)
+			t.Errorf("got %d probes in 10 s of an unhealthy server, want at least 8, at most 10", n)
 		}
 		a.set(false)
 		time.Sleep(2 * retryEvery)
 		if changes := d.read(); changes != "a true" || f.Healthy() != 2 {
-			t.Errorf("got %q with %d healthy servers", changes, f.Healthy())
+			t.Errorf("got %q with %d healthy servers, want %q, 2", changes, f.Healthy(), "a true")
 		}
 
 		// An added server is watched, a removed one is not.
@@ -170,7 +170,7 @@ func TestFailuresEject(t *testing.T) {
 			t.Errorf("after three failures in a row: got %+v, want an unhealthy server", s)
 		}
 		if changes := d.read(); changes != "a false" {
-			t.Errorf("got %q", changes)
+			t.Errorf("got %q, want %q", changes, "a false")
 		}
 		a.set(false)
 		began := time.Now()
@@ -183,7 +183,7 @@ func TestFailuresEject(t *testing.T) {
 			t.Errorf("the server was healthy again after %v, want at most %v", took, 2*retryEvery)
 		}
 		if changes := d.read(); changes != "a true" {
-			t.Errorf("got %q", changes)
+			t.Errorf("got %q, want %q", changes, "a true")
 		}
 		// Failing requests do not cause an unlimited number of probes.
 		a.probed()
@@ -192,7 +192,7 @@ func TestFailuresEject(t *testing.T) {
 			time.Sleep(10 * time.Millisecond)
 		}
 		if n := len(a.probed()); n > 11 {
-			t.Errorf("got %d probes in 10 s of failures", n)
+			t.Errorf("got %d probes in 10 s of failures, want at most 11", n)
 		}
 	})
 }

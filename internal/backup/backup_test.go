@@ -90,7 +90,7 @@ func restore(t *testing.T, path, dir string) {
 		t.Fatal(err)
 	}
 	if aside, err := u.Place(t.Context(), nil, noon); err != nil || aside != "" {
-		t.Fatalf("%q, %v", aside, err)
+		t.Fatalf("%q, %v, want none", aside, err)
 	}
 }
 
@@ -183,7 +183,7 @@ func TestWhatIsRestoredIsWhatWasThere(t *testing.T) {
 	to = t.TempDir()
 	restore(t, path, to)
 	if _, err := os.Stat(filepath.Join(to, secretName)); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("a secret was restored: %v", err)
+		t.Errorf("a secret was restored: %v, want %v", err, fs.ErrNotExist)
 	}
 }
 
@@ -202,7 +202,7 @@ func TestStreamIsTheSame(t *testing.T) {
 		t.Fatal(err)
 	}
 	if secret, err := u.Secret(); err != nil || secret != "the secret of this test, long enough" || string(u.SecretCheck) != "check" {
-		t.Errorf("%v", err)
+		t.Errorf("%v, want %q, %q", err, "the secret of this test, long enough", "check")
 	}
 	u.Discard()
 }
@@ -214,10 +214,10 @@ func TestAnEndedWriteLeavesNothing(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := Write(ctx, src, path); !errors.Is(err, context.Canceled) {
-		t.Errorf("error %v", err)
+		t.Errorf("error %v, want %v", err, context.Canceled)
 	}
 	if left := names(t, filepath.Dir(path)); len(left) > 0 {
-		t.Errorf("left: %q", left)
+		t.Errorf("left: %q, want none", left)
 	}
 	// The next backup removes what a killed one left, but does not touch one that is running.
 	work, err := takeWorkDir(path + ".partial")
@@ -230,14 +230,14 @@ func TestAnEndedWriteLeavesNothing(t *testing.T) {
 		}
 	}
 	if _, err := Write(t.Context(), src, path); err == nil || !strings.Contains(err.Error(), "another backup") {
-		t.Errorf("while another one runs: %v", err)
+		t.Errorf("while another one runs: %v, want an error, %q in it", err, "another backup")
 	}
 	work.lock.Release()
 	if _, err := Write(t.Context(), src, path); err != nil {
 		t.Error(err)
 	}
 	if left := names(t, filepath.Dir(path)); len(left) != 1 {
-		t.Errorf("left: %q", left)
+		t.Errorf("left: %q, want 1 of them", left)
 	}
 }
 
@@ -257,7 +257,7 @@ func TestDamageIsNoticed(t *testing.T) {
 			u.Discard()
 		}
 		if left := names(t, dir); len(left) > 0 {
-			t.Fatalf("left: %q", left)
+			t.Fatalf("left: %q, want none", left)
 		}
 		return err
 	}
@@ -272,17 +272,17 @@ func TestDamageIsNoticed(t *testing.T) {
 		if try(broken) != nil {
 			noticed++
 		} else if whole[at] != 0 {
-			t.Errorf("the change of byte %d of %d was not detected", at, len(whole))
+			t.Errorf("the change of byte %d of %d was not detected, want 0", at, len(whole))
 		}
 		if err := try(whole[:at]); err == nil {
-			t.Errorf("the end at %d of %d was not detected", at, len(whole))
+			t.Errorf("the end at %d of %d was not detected, want an error", at, len(whole))
 		}
 	}
 	if noticed < tried*9/10 {
-		t.Errorf("%d of %d changes detected", noticed, tried)
+		t.Errorf("%d of %d changes detected, want at least %v", noticed, tried, tried*9/10)
 	}
 	if m.Bytes() < 80_000 {
-		t.Errorf("a database of %d bytes tests little", m.Bytes())
+		t.Errorf("a database of %d bytes tests little, want at least 80_000", m.Bytes())
 	}
 }
 
@@ -367,7 +367,7 @@ func TestForeignArchives(t *testing.T) {
 				t.Errorf("error %v, want one with %q", err, c.says)
 			}
 			if left := names(t, dir); len(left) > 0 {
-				t.Errorf("left: %q", left)
+				t.Errorf("left: %q, want none", left)
 			}
 		})
 	}
@@ -427,7 +427,7 @@ func TestWhatWasThereIsSetAside(t *testing.T) {
 	}
 	for at, n := range map[string]int64{dir: 25, aside: 3} {
 		if c, _, err := store.Examine(t.Context(), filepath.Join(at, databaseName)); err != nil || c.Requests != n {
-			t.Errorf("%s: %+v, %v", at, c, err)
+			t.Errorf("%s: %+v, %v, want %v", at, c, err, n)
 		}
 	}
 }

@@ -121,7 +121,7 @@ func TestBombsAreRefused(t *testing.T) {
 				t.Errorf("%d bytes were read of what does not belong to it, want at most 4 MiB", rest.read)
 			}
 			if left := names(t, dir); len(left) > 0 {
-				t.Errorf("left: %q", left)
+				t.Errorf("left: %q, want none", left)
 			}
 		})
 	}
@@ -158,7 +158,7 @@ func TestCompressedBombsAreRefused(t *testing.T) {
 			t.Errorf("%s of %d bytes: error %v, want one of no space", name, len(content), err)
 		}
 		if left := names(t, dir); len(left) > 0 {
-			t.Errorf("%s: left: %q", name, left)
+			t.Errorf("%s: left: %q, want none", name, left)
 		}
 	}
 }
@@ -198,7 +198,7 @@ func TestADiskThatFillsMeanwhile(t *testing.T) {
 			t.Errorf("%d bytes free at the second look of %d: error %v, want one with %q", free, looks, err, says)
 		}
 		if left := names(t, dir); len(left) > 0 {
-			t.Errorf("left: %q", left)
+			t.Errorf("left: %q, want none", left)
 		}
 	}
 }

@@ -65,7 +65,7 @@ func TestScheduledBackups(t *testing.T) {
 		t.Errorf("restored %+v, %v, want 10 requests", c, err)
 	}
 	if log.Len() > 0 {
-		t.Errorf("log: %s", log)
+		t.Errorf("log: %s, want none", log)
 	}
 	// A backup dated in the future neither delays the next one nor counts, and a clock that is behind removes none. Other files are not
 	// touched.
@@ -187,7 +187,7 @@ func TestRestoreReadsCompressedBackups(t *testing.T) {
 		u.Discard()
 		for _, at := range []int{3, len(text) / 2, len(text) - len(text)/4} {
 			if _, err := unpack(t, bytes.NewReader(text[:at]), t.TempDir()); err == nil {
-				t.Errorf("%s with only %d of %d bytes was restored", name, at, len(text))
+				t.Errorf("%s with only %d of %d bytes was restored, want an error", name, at, len(text))
 			}
 		}
 	}

@@ -16,12 +16,12 @@ func TestTheClockCountsSleep(t *testing.T) {
 	slept = 2 * time.Hour
 	awake = awake.Add(checkEvery)
 	if got := now().Sub(before); got != 2*time.Hour+checkEvery {
-		t.Errorf("%v passed during 2h of suspension and %v", got, checkEvery)
+		t.Errorf("%v passed during 2h of suspension and %v, want %v", got, checkEvery, 2*time.Hour+checkEvery)
 	}
 	slept -= time.Minute // two clocks are never read at exactly the same time
 	awake = awake.Add(checkEvery)
 	if got := now().Sub(before); got != 2*time.Hour+2*checkEvery {
-		t.Errorf("after that, %v passed", got)
+		t.Errorf("after that, %v passed, want %v", got, 2*time.Hour+2*checkEvery)
 	}
 }
 
@@ -37,7 +37,7 @@ func TestStart(t *testing.T) {
 	now := Start()
 	first := now()
 	if off := time.Since(first).Abs(); off > time.Minute {
-		t.Errorf("a new clock is off by %v", off)
+		t.Errorf("a new clock is off by %v, want at most %v", off, time.Minute)
 	}
 	if now().Before(first) {
 		t.Error("the clock went backwards")

@@ -57,7 +57,7 @@ func refused(t *testing.T, err error, name, value string) string {
 func TestDefaults(t *testing.T) {
 	c := load(t)
 	if c.Address() != "127.0.0.1:8000" || c.Ollama.String() != "http://127.0.0.1:11434?name=ollama" {
-		t.Errorf("addresses are %s and %s", c.Address(), c.Ollama)
+		t.Errorf("addresses are %s and %s, want %q, %q", c.Address(), c.Ollama, "127.0.0.1:8000", "http://127.0.0.1:11434?name=ollama")
 	}
 	got := fmt.Sprintln(c.SecretKey, c.AdminAPIKey, c.DemoKeys, c.OllamaAuthHeader.Name, c.TrustedProxies)
 	if want := fmt.Sprintln("", "", false, "", Networks(nil)); got != want {
@@ -74,7 +74,7 @@ func TestDefaults(t *testing.T) {
 		t.Errorf("logs or directory: %s", c)
 	}
 	if len(c.Warnings) != 0 {
-		t.Errorf("warnings: %q", c.Warnings)
+		t.Errorf("warnings: %q, want 0 of them", c.Warnings)
 	}
 }
 
@@ -101,7 +101,7 @@ func TestGoodValues(t *testing.T) {
 		"TRUSTED_PROXIES=10.0.0.7, 172.16.0.0/12,fd00::/8,::ffff:192.168.0.0/112", "LOG_LEVEL=warn", "LOG_FORMAT=text", "SHUTDOWN_GRACE=500ms",
 		"MODEL_ALIASES=claude-*=qwen3-coder, gpt-4o=llama3.2:3b,", "RATE_LIMT=5", "OLLAMA_HOST=http://elsewhere:1")
 	if c.Ollama.String() != "https://gpu.example.net:443?slots=16&name=gpu-1" {
-		t.Errorf("Ollama is %s", c.Ollama)
+		t.Errorf("Ollama is %s, want %q", c.Ollama, "https://gpu.example.net:443?slots=16&name=gpu-1")
 	}
 	if c.OllamaAuthHeader != (AuthHeader{"Authorization", "Bearer abc:def"}) || c.Address() != "[::1]:0" || c.DataDir != "/var/lib/x" {
 		t.Errorf("%+v", c)
@@ -111,10 +111,10 @@ func TestGoodValues(t *testing.T) {
 		t.Errorf("got %swant %s", got, want)
 	}
 	if got := fmt.Sprint(c.ModelAliases); got != "[claude-*=qwen3-coder gpt-4o=llama3.2:3b]" {
-		t.Errorf("aliases are %s", got)
+		t.Errorf("aliases are %s, want %q", got, "[claude-*=qwen3-coder gpt-4o=llama3.2:3b]")
 	}
 	if got := fmt.Sprint(c.TrustedProxies); got != "10.0.0.7/32,172.16.0.0/12,fd00::/8,192.168.0.0/16" {
-		t.Errorf("proxies are %s", got)
+		t.Errorf("proxies are %s, want %q", got, "10.0.0.7/32,172.16.0.0/12,fd00::/8,192.168.0.0/16")
 	}
 }
 
@@ -130,10 +130,10 @@ func TestTraceSettings(t *testing.T) {
 		t.Errorf("got %swant %s", got, want)
 	}
 	if off := load(t); off.OTLPEndpoint.URL != nil || off.OTLPEndpoint.String() != "" || off.TraceRatio != 1 || off.ServiceName != "ollama-api-service" {
-		t.Errorf("the defaults are %+v", off)
+		t.Errorf("the defaults are %+v, want nil, none, 1, %q", off, "ollama-api-service")
 	}
 	if w := load(t, "OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4317").Warnings; len(w) != 1 || !strings.Contains(w[0], "4318") {
-		t.Errorf("warnings for the port of gRPC: %q", w)
+		t.Errorf("warnings for the port of gRPC: %q, want 1 of them, %q in it", w, "4318")
 	}
 	_, err := Load(absent(t), []string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318", "OTEL_SERVICE_NAME=a\tb"})
 	refused(t, err, "OTEL_SERVICE_NAME", "a\tb")
@@ -324,7 +324,7 @@ func TestSettingsThatDoNotGoTogether(t *testing.T) {
 		{"OLLAMA_BASE_URL=http://0.0.0.0:8000"},
 	} {
 		if _, err := Load(absent(t), environ); err == nil {
-			t.Errorf("%q accepted its own address as an Ollama server", environ)
+			t.Errorf("%q accepted its own address as an Ollama server, want an error", environ)
 		}
 	}
 	for _, environ := range [][]string{
@@ -371,7 +371,7 @@ func TestNothingSecretIsPrinted(t *testing.T) {
 	var log strings.Builder
 	slog.New(slog.NewJSONHandler(&log, nil)).Info("settings", "config", c, "key", c.AdminAPIKey, "header", c.OllamaAuthHeader)
 	if !strings.Contains(log.String(), `"PORT":"8000"`) || !strings.Contains(log.String(), `"SECRET_KEY":"(set)"`) {
-		t.Errorf("log line is %s", log.String())
+		t.Errorf("log line is %s, want %s in it, %s in it", log.String(), `"PORT":"8000"`, `"SECRET_KEY":"(set)"`)
 	}
 	text, err := json.Marshal(c)
 	if err != nil {
@@ -379,7 +379,7 @@ func TestNothingSecretIsPrinted(t *testing.T) {
 	}
 	for _, out := range []string{log.String(), string(text), fmt.Sprint(c), fmt.Sprintf("%+v", *c), fmt.Sprintf("%#v", *c), fmt.Sprintf("%s %q", c.SecretKey, c.AdminAPIKey)} {
 		if strings.Contains(out, "canary") {
-			t.Errorf("printed: %s", out)
+			t.Errorf("printed: %s, want no %q", out, "canary")
 		}
 	}
 }
@@ -441,7 +441,7 @@ func TestASocketAsHost(t *testing.T) {
 		"PROXY_PROTOCOL":  {"PROXY_PROTOCOL=required"},
 	} {
 		if _, err := Load("", environ); err == nil || !strings.Contains(err.Error(), what) {
-			t.Errorf("%v: %v", environ, err)
+			t.Errorf("%v: %v, want an error, %v in it", environ, err, what)
 		}
 	}
 }

@@ -55,7 +55,7 @@ func TestEnvironmentWins(t *testing.T) {
 		t.Fatal(err)
 	}
 	if c.Port != 4321 || c.Host != "127.0.0.2" || c.LogFormat != LogText {
-		t.Errorf("settings are %s", c)
+		t.Errorf("settings are %s, want 4321, %q, %v", c, "127.0.0.2", LogText)
 	}
 }
 
@@ -82,7 +82,7 @@ func TestBadDotenv(t *testing.T) {
 			_, err := Load(write(t, c.text), nil)
 			text := refused(t, err, c.says, "canary")
 			if strings.Contains(text, "canarysecret") {
-				t.Errorf("the message contains a possible secret: %s", text)
+				t.Errorf("the message contains a possible secret: %s, want no %q", text, "canarysecret")
 			}
 		})
 	}
@@ -105,7 +105,7 @@ func TestWorldReadableDotenv(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(c.Warnings) != 1 || !strings.Contains(c.Warnings[0], "chmod 600") {
-		t.Errorf("warnings are %q", c.Warnings)
+		t.Errorf("warnings are %q, want 1 of them, %q in it", c.Warnings, "chmod 600")
 	}
 }
 

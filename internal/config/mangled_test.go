@@ -31,7 +31,7 @@ func TestDotenvValuesThatWouldChange(t *testing.T) {
 			_, err := Load(write(t, c.text), nil)
 			text := refused(t, err, c.says, "canary")
 			if strings.Contains(text, "X7QK0123") {
-				t.Errorf("the message contains a part of the secret: %s", text)
+				t.Errorf("the message contains a part of the secret: %s, want no %q", text, "X7QK0123")
 			}
 		})
 	}
@@ -68,7 +68,7 @@ func TestQuotesThatTheEnvironmentKeeps(t *testing.T) {
 
 func TestSpaceAroundValues(t *testing.T) {
 	if c := load(t, "PORT= 1234 ", "LOG_FORMAT=text\r", "DATA_DIR=\t/x "); c.Port != 1234 || c.LogFormat != LogText || c.DataDir != "/x" {
-		t.Errorf("spaces around values are not trimmed: %s", c)
+		t.Errorf("spaces around values are not trimmed: %s, want 1234, %v, %q", c, LogText, "/x")
 	}
 	for _, value := range []string{goodSecret + " ", goodSecret + "\r", "\t" + goodSecret, goodSecret + "\u00a0", goodSecret + "\nx"} {
 		_, err := Load(absent(t), []string{"SECRET_KEY=" + value})

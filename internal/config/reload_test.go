@@ -55,7 +55,7 @@ func TestReread(t *testing.T) {
 		t.Errorf("in force: %swant %s", got, want)
 	}
 	if c.LogLevel.String() != "INFO" || len(c.TrustedProxies) != 0 {
-		t.Errorf("the previous settings have changed: %s", c)
+		t.Errorf("the previous settings have changed: %s, want %q, 0 of them", c, "INFO")
 	}
 	// A setting that needs a restart is named at each reload, one that was applied only once.
 	again, err := n.Reread()
@@ -141,7 +141,7 @@ func TestInForce(t *testing.T) {
 	for _, s := range c.InForce() {
 		got[s.Name] = s
 		if strings.Contains(s.Value, "secret") || strings.Contains(s.Value, "abc") || strings.Contains(s.Value, "hidden") {
-			t.Errorf("%s contains its secret", s.Name)
+			t.Errorf("%s contains its secret, want no %q, no %q, no %q", s.Name, "secret", "abc", "hidden")
 		}
 	}
 	if len(got) != len(settingList()) {
@@ -170,19 +170,19 @@ func TestListenAt(t *testing.T) {
 	c := loadFile(t, path)
 	at := func(addr string) net.Addr { return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(addr)) }
 	if err := c.ListenAt(at("127.0.0.1:9000")); err == nil || !strings.Contains(err.Error(), "own address") {
-		t.Errorf("the service as its own server: %v", err)
+		t.Errorf("the service as its own server: %v, want an error, %q in it", err, "own address")
 	}
 	if err := c.ListenAt(at("[::]:8000")); err == nil || !strings.Contains(err.Error(), "DEMO_KEYS") {
-		t.Errorf("demo keys for everyone: %v", err)
+		t.Errorf("demo keys for everyone: %v, want an error, %q in it", err, "DEMO_KEYS")
 	}
 	replace("HOST=0.0.0.0\n")
 	c = loadFile(t, path)
 	if err := c.ListenAt(at("192.0.2.1:8080")); err != nil || c.Address() != "192.0.2.1:8080" || len(c.Warnings) != 1 {
-		t.Errorf("%v, %s, %q", err, c.Address(), c.Warnings)
+		t.Errorf("%v, %s, %q, want %q, 1 of them", err, c.Address(), c.Warnings, "192.0.2.1:8080")
 	}
 	// HOST and PORT have no effect, so a change of them needs no restart.
 	replace("HOST=127.0.0.1\nPORT=9999\n")
 	if change, err := c.Reread(); err != nil || len(change.Restart) != 0 || change.Config.Address() != "192.0.2.1:8080" {
-		t.Errorf("%v, %+v", err, change)
+		t.Errorf("%v, %+v, want 0 of them, %q", err, change, "192.0.2.1:8080")
 	}
 }

@@ -29,7 +29,7 @@ func TestSecretIsMadeOnce(t *testing.T) {
 	wg.Wait()
 	kept, err := Secret(dir, "", false)
 	if err != nil || len(kept) != 64 {
-		t.Fatalf("a secret of %d characters, %v", len(kept), err)
+		t.Fatalf("a secret of %d characters, %v, want 64 of them", len(kept), err)
 	}
 	for _, s := range secrets {
 		if s != "" && s != kept {
@@ -38,16 +38,16 @@ func TestSecretIsMadeOnce(t *testing.T) {
 	}
 	info, err := os.Stat(SecretPath(dir))
 	if err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("mode %v, %v", info.Mode(), err)
+		t.Errorf("mode %v, %v, want %#o", info.Mode(), err, 0o600)
 	}
 	if again, err := Secret(dir, "", true); err != nil || again != kept {
-		t.Errorf("a different secret the second time: %v", err)
+		t.Errorf("a different secret the second time: %v, want %v", err, kept)
 	}
 	if set, err := Secret(dir, "the configured one", true); err != nil || set != "the configured one" {
-		t.Errorf("SECRET_KEY does not override the file: %v", err)
+		t.Errorf("SECRET_KEY does not override the file: %v, want %q", err, "the configured one")
 	}
 	if other, err := Secret(t.TempDir(), "", true); err != nil || other == kept {
-		t.Errorf("two directories, one secret: %v", err)
+		t.Errorf("two directories, one secret: %v, want not %v", err, kept)
 	}
 }
 
@@ -85,6 +85,6 @@ func TestSecretWhereNothingCanBeWritten(t *testing.T) {
 	}
 	_, err := Secret(filepath.Join(file, "data"), "", true)
 	if text := refused(t, err, "SECRET_KEY", ""); !strings.Contains(text, file) {
-		t.Errorf("the message does not contain the path: %s", text)
+		t.Errorf("the message does not contain the path: %s, want %v in it", text, file)
 	}
 }

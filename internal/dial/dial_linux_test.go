@@ -66,7 +66,7 @@ func TestVanished(t *testing.T) {
 		}
 	}
 	if took := time.Since(began); took < 15*time.Second {
-		t.Errorf("closed after %v: unplugging a cable for a moment would break every stream", took)
+		t.Errorf("closed after %v: unplugging a cable for a moment would break every stream, want at least %v", took, 15*time.Second)
 	}
 	if _, err := far.Write([]byte("x")); err != nil {
 		t.Fatal(err)

@@ -15,7 +15,7 @@ type addition struct {
 	value []byte
 }
 
-// edit collects changes to an object. It writes them by copying the unchanged members: a 20 MB image is copied, and never decoded.
+// edit collects changes to an object. The unchanged members of a large body are not copied.
 type edit struct {
 	object   *object
 	aliases  api.Aliases
@@ -86,9 +86,66 @@ func (e *edit) bytes() []byte {
 	for _, a := range e.added {
 		size += len(a.name) + len(a.value) + len(`"":,`)
 	}
-	out := append(make([]byte, 0, size), '{')
+	return e.write(output{added: make([]byte, 0, size)}).added
+}
+
+// pieces is bytes for an object that is the whole body. Of a large body the unchanged members are the body's own bytes. The second result
+// is the number of the other bytes.
+func (e *edit) pieces(b *Body) (Pieces, int) {
+	if b.size <= WholeBody {
+		return Pieces{e.bytes()}, 0
+	}
+	if !e.changed() {
+		start := len(e.object.src) - len(bytes.TrimLeft(e.object.src, " \t\r\n"))
+		return b.between(nil, b.origin(start), b.origin(e.object.end)), 0
+	}
+	out := e.write(output{body: b})
+	out.cut()
+	return out.pieces, cap(out.added)
+}
+
+// output is an object while it is written.
+type output struct {
+	body   *Body  // whose bytes are not copied, or nil
+	pieces Pieces // with a body
+	from   int    // of the bytes in added that are not in pieces
+	added  []byte
+}
+
+func (o *output) cut() {
+	if o.from < len(o.added) {
+		o.pieces = append(o.pieces, o.added[o.from:])
+	}
+	o.from = len(o.added)
+}
+
+// keep adds a part of the source.
+func (o *output) keep(src []byte, start, end int) {
+	if o.body == nil || end-start < keptText {
+		o.added = append(o.added, src[start:end]...)
+		return
+	}
+	o.cut()
+	o.pieces = o.body.between(o.pieces, o.body.origin(start), o.body.origin(end))
+}
+
+func (e *edit) write(out output) output {
+	out.added = append(out.added, '{')
+	empty := true
+	next := func() {
+		if !empty {
+			out.added = append(out.added, ',')
+		}
+		empty = false
+	}
+	add := func() {
+		for _, a := range e.added {
+			next()
+			out.added = append(out.added, pair(a.name, a.value)...)
+		}
+	}
 	if e.first {
-		out = e.appendAdded(out)
+		add()
 	}
 	for i := range e.object.members {
 		m := &e.object.members[i]
@@ -96,29 +153,18 @@ func (e *edit) bytes() []byte {
 		if changed && value == nil {
 			continue
 		}
-		if len(out) > 1 {
-			out = append(out, ',')
-		}
+		next()
 		if changed {
-			out = append(out, e.object.src[m.start:m.valueStart]...)
-			out = append(out, value...)
+			out.added = append(out.added, e.object.src[m.start:m.valueStart]...)
+			out.added = append(out.added, value...)
 		} else {
-			out = append(out, e.object.src[m.start:m.end]...)
+			out.keep(e.object.src, m.start, m.end)
 		}
 	}
 	if !e.first {
-		out = e.appendAdded(out)
+		add()
 	}
-	return append(out, '}')
-}
-
-func (e *edit) appendAdded(out []byte) []byte {
-	for _, a := range e.added {
-		if len(out) > 1 {
-			out = append(out, ',')
-		}
-		out = append(out, pair(a.name, a.value)...)
-	}
+	out.added = append(out.added, '}')
 	return out
 }
 

@@ -29,12 +29,6 @@ const (
 	perNameByte = 6
 )
 
-// ReadingMemory returns the most bytes that the names in a body need while Read reads it.
-func ReadingMemory(body []byte) int {
-	count, size := measureNames(body)
-	return perName*min(count, maxNames) + perNameByte*min(size, maxNamesText)
-}
-
 const (
 	maxText   = 16 << 10 // bytes of a text that is read, such as a model's name, including quotes and escapes
 	maxNumber = 1100     // digits of a number that is read; the longest exact float64 has 1,077
@@ -52,7 +46,7 @@ type member struct {
 
 // object is a JSON object split into members. Values stay undecoded.
 type object struct {
-	src     []byte
+	src     []byte // of a request body, its outline
 	members []member
 	end     int // just after the closing brace
 	prompt  prompt
@@ -70,9 +64,10 @@ func (o *object) find(name string) *member {
 func (o *object) value(m *member) []byte { return o.src[m.valueStart:m.end] }
 
 type reader struct {
-	dec *jsontext.Decoder
-	buf *bytes.Buffer
-	len int // of the source
+	dec  *jsontext.Decoder
+	buf  *bytes.Buffer
+	len  int   // of the source
+	body *Body // whose outline the source is, or nil
 }
 
 // keptSource is the longest source after which the decoder is used again, because a decoder keeps the names of large objects.
@@ -94,7 +89,7 @@ func read(src []byte) *reader {
 }
 
 func (r *reader) done() {
-	if r.buf = nil; r.len > keptSource {
+	if r.buf, r.body = nil, nil; r.len > keptSource {
 		return
 	}
 	// The pool must not keep a reference to a 60 MB body.
@@ -104,65 +99,36 @@ func (r *reader) done() {
 
 // guard splits a request body into members. It refuses every body that Ollama could read in another way than the gateway:
 // duplicates, spellings that match a known field only without case, bytes after the value, names that are not valid text.
-func guard(src []byte, known fields) (object, error) {
-	if len(bytes.TrimSpace(src)) == 0 {
-		return object{}, api.Errorf(api.CodeBadRequest, "missing request body")
-	}
-	switch count, size := measureNames(src); {
-	case count > maxNames:
-		return object{}, api.Errorf(api.CodeBadRequest, "the body has more than %d fields, at all depths: send fewer", maxNames)
-	case size > maxNamesText:
-		return object{}, api.Errorf(api.CodeBadRequest, "the names of the body's fields have more than %d bytes in total: send shorter or fewer names",
+func (b *Body) guard(known fields) (*object, error) {
+	b.finish()
+	switch {
+	case b.names > maxNames:
+		return nil, api.Errorf(api.CodeBadRequest, "the body has more than %d fields, at all depths: send fewer", maxNames)
+	case b.nameBytes > maxNamesText:
+		return nil, api.Errorf(api.CodeBadRequest, "the names of the body's fields have more than %d bytes in total: send shorter or fewer names",
 			maxNamesText)
+	case b.flat && !b.joined:
+		b.join()
 	}
-	r := read(src)
+	if len(bytes.TrimLeft(b.outline, " \t\r\n")) == 0 {
+		return nil, api.Errorf(api.CodeBadRequest, "missing request body")
+	}
+	r := read(b.outline)
 	defer r.done()
-	o, err := r.object(src, known)
+	r.body = b
+	o, err := r.object(b.outline, known)
 	if err != nil {
-		return object{}, err
+		return nil, err
 	}
 	if _, err := r.dec.ReadToken(); !errors.Is(err, io.EOF) {
-		return object{}, api.Errorf(api.CodeBadRequest, "the body continues after its JSON object: send only one object")
+		return nil, api.Errorf(api.CodeBadRequest, "the body continues after its JSON object: send only one object")
 	}
-	return o, nil
-}
-
-// measureNames counts the names in a JSON text and their bytes: the strings before a colon. If the text is not valid JSON, the
-// counts may be wrong only after the place at which a decoder stops.
-func measureNames(src []byte) (count, size int) {
-	for at := 0; ; {
-		quote := bytes.IndexByte(src[at:], '"')
-		if quote < 0 {
-			return count, size
-		}
-		start := at + quote + 1
-		end := start
-		for {
-			quote = bytes.IndexByte(src[end:], '"')
-			if quote < 0 {
-				return count, size
-			}
-			end += quote
-			escapes := 0
-			for end-escapes > start && src[end-escapes-1] == '\\' {
-				escapes++
-			}
-			if escapes%2 == 0 {
-				break
-			}
-			end++
-		}
-		for at = end + 1; at < len(src) && (src[at] == ' ' || src[at] == '\t' || src[at] == '\n' || src[at] == '\r'); at++ {
-		}
-		if at < len(src) && src[at] == ':' {
-			count, size = count+1, size+end-start
-		}
-	}
+	return &o, nil
 }
 
 // Check is guard for bodies that another decoder reads later (the management API). It refuses ambiguous bodies.
-func Check(src []byte, known ...string) error {
-	_, err := guard(src, names(known...))
+func (b *Body) Check(known ...string) error {
+	_, err := b.guard(names(known...))
 	return err
 }
 
@@ -178,7 +144,7 @@ func (r *reader) object(src []byte, known fields) (object, error) {
 	o := object{src: src, members: make([]member, 0, 8)}
 	tok, err := r.dec.ReadToken()
 	if err != nil {
-		return o, syntaxError(err)
+		return o, r.syntaxError(err)
 	}
 	if tok.Kind() != '{' {
 		return o, api.Errorf(api.CodeBadRequest, "the body must be a JSON object")
@@ -194,7 +160,7 @@ func (r *reader) object(src []byte, known fields) (object, error) {
 		o.members = append(o.members, m)
 	}
 	if _, err := r.dec.ReadToken(); err != nil {
-		return o, syntaxError(err)
+		return o, r.syntaxError(err)
 	}
 	o.end = int(r.dec.InputOffset())
 	return o, nil
@@ -203,7 +169,7 @@ func (r *reader) object(src []byte, known fields) (object, error) {
 func (r *reader) member(src []byte, known fields, p *prompt) (member, error) {
 	raw, err := r.dec.ReadValue()
 	if err != nil {
-		return member{}, syntaxError(err)
+		return member{}, r.syntaxError(err)
 	}
 	end := int(r.dec.InputOffset())
 	m := member{start: end - len(raw)}
@@ -222,7 +188,7 @@ func (r *reader) member(src []byte, known fields, p *prompt) (member, error) {
 		}
 	}
 	if err != nil {
-		return m, syntaxError(err)
+		return m, r.syntaxError(err)
 	}
 	if m.end = int(r.dec.InputOffset()); m.kind == '0' && m.name != "" && m.end-m.valueStart > maxNumber {
 		return m, api.Errorf(api.CodeBadRequest, "%s has more than %d digits: send a number", m.name, maxNumber)
@@ -272,6 +238,17 @@ func skipSpace(src []byte, at int) int {
 	return at
 }
 
+func (r *reader) syntaxError(err error) error {
+	if at := new(jsontext.SyntacticError); r.body != nil && errors.As(err, &at) && !errors.Is(err, jsontext.ErrDuplicateName) {
+		return notJSON(int64(r.body.origin(int(at.ByteOffset))))
+	}
+	return syntaxError(err)
+}
+
+func notJSON(at int64) error {
+	return api.Errorf(api.CodeBadRequest, "the body is not valid JSON at byte %d", at)
+}
+
 // syntaxError says where a body stops being JSON, and never repeats what is there.
 func syntaxError(err error) error {
 	var known *api.Error
@@ -283,7 +260,7 @@ func syntaxError(err error) error {
 	}
 	var at *jsontext.SyntacticError
 	if errors.As(err, &at) {
-		return api.Errorf(api.CodeBadRequest, "the body is not valid JSON at byte %d", at.ByteOffset)
+		return notJSON(at.ByteOffset)
 	}
 	return api.Errorf(api.CodeBadRequest, "the body is not valid JSON: it ends too early")
 }

@@ -35,7 +35,7 @@ func TestReadingNamesTakesNoMoreThanIsCounted(t *testing.T) {
 		var before, after runtime.MemStats
 		runtime.GC()
 		runtime.ReadMemStats(&before)
-		_, err := Chat.Read(body, &Terms{})
+		_, err := Chat.Read(BodyOf(body), &Terms{})
 		runtime.ReadMemStats(&after) // including freed memory
 		var known *api.Error
 		if c.refused != (errors.As(err, &known) && known.Code == api.CodeBadRequest && strings.Contains(err.Error(), "fields")) || !c.refused && err != nil {
@@ -53,12 +53,14 @@ func TestNamesAreMeasured(t *testing.T) {
 		`{}`: {0, 0}, `{"a":1}`: {1, 1}, `{"a" : "b:c"}`: {1, 1}, "{\"a\"\r\n\t :{\"bc\":[\"d\",\"e\"]}}": {2, 3}, `{"a\"b":"\\","c":"\\\":"}`: {2, 5}, `{"a":"b\\":"c"}`: {2, 4},
 		`{"a":"` + strings.Repeat(`:\":`, 1000) + `"}`: {1, 1}, `{"a`: {0, 0}, `{"a\"`: {0, 0}, `"a"`: {0, 0}, ``: {0, 0}, `{"ä":1,"\u00e4":2}`: {2, 8},
 	} {
-		if n, size := measureNames([]byte(body)); n != want[0] || size != want[1] {
+		b := BodyOf([]byte(body))
+		b.outlineNext()
+		if n, size := b.names, b.nameBytes; n != want[0] || size != want[1] {
 			t.Errorf("%.80s: got %d names of %d bytes, want %v", body, n, size, want)
 		}
 	}
 	text := []byte(`{"model":"a","messages":[{"role":"user","content":"` + strings.Repeat(": ", 300_000) + `"}]}`)
-	if _, err := Chat.Read(text, &Terms{}); err != nil {
+	if _, err := Chat.Read(BodyOf(text), &Terms{}); err != nil {
 		t.Errorf("a text with many colons: got error %v, want none", err)
 	}
 }

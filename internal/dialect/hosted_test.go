@@ -58,7 +58,7 @@ func TestHostedTools(t *testing.T) {
 		{"twice", OpenAIResponses, `"tools":[{"type":"function","type":"web_search"}]`, "400", ""},
 	} {
 		body := head + c.in + "}"
-		req, err := c.kind.Read([]byte(body), &Terms{DropHosted: true})
+		req, err := c.kind.Read(BodyOf([]byte(body)), &Terms{DropHosted: true})
 		if c.out == "400" {
 			var e *api.Error
 			if !errors.As(err, &e) || e.Code != api.CodeBadRequest {
@@ -78,10 +78,10 @@ func TestHostedTools(t *testing.T) {
 		if c.kind == Chat {
 			want = strings.Replace(`{"model":"a",`+strings.TrimPrefix(want, head), `}]}`, `}],"options":{"num_predict":1}}`, 1)
 		}
-		if got := strings.Join(req.Changes, ", "); string(req.Body) != want || got != c.changes {
+		if got := strings.Join(req.Changes, ", "); req.Body.String() != want || got != c.changes {
 			t.Errorf("%s\n sent %.300s\n got %.300s\n want %.300s\n got changes %q, want %q", c.name, body, req.Body, want, got, c.changes)
 		}
-		if req, err := c.kind.Read([]byte(body), &Terms{}); err != nil || req.Changes != nil || c.kind != Chat && string(req.Body) != body {
+		if req, err := c.kind.Read(BodyOf([]byte(body)), &Terms{}); err != nil || req.Changes != nil || c.kind != Chat && req.Body.String() != body {
 			t.Errorf("%s with allow_cloud: got error %v, body %.300s, want the body unchanged", c.name, err, req.Body)
 		}
 	}
@@ -107,11 +107,11 @@ func TestNestedCutsAreInOrder(t *testing.T) {
 	}
 	for _, size := range []struct{ levels, inner int }{{0, 3}, {1, 0}, {1, 1}, {3, 2}, {4900, 150_000}} {
 		body, want := nestedCuts(size.levels, size.inner)
-		req, err := OpenAIResponses.Read([]byte(body), &Terms{DropHosted: true})
+		req, err := OpenAIResponses.Read(BodyOf([]byte(body)), &Terms{DropHosted: true})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if string(req.Body) != want {
+		if req.Body.String() != want {
 			t.Errorf("%+v: got\n%.300s\nwant\n%.300s", size, req.Body, want)
 		}
 	}
@@ -124,7 +124,7 @@ func BenchmarkNestedCuts(b *testing.B) {
 		b.Run(fmt.Sprintf("%dKB", len(body)>>10), func(b *testing.B) {
 			b.SetBytes(int64(len(body)))
 			for b.Loop() {
-				if _, err := OpenAIResponses.Read([]byte(body), &Terms{DropHosted: true}); err != nil {
+				if _, err := OpenAIResponses.Read(BodyOf([]byte(body)), &Terms{DropHosted: true}); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -138,7 +138,7 @@ func TestHostedToolsInAHeader(t *testing.T) {
 	for i := range 1000 {
 		tools = append(tools, `{"type":"t`+strings.Repeat("x", i)+`"}`)
 	}
-	req, err := OpenAIResponses.Read([]byte(`{"model":"a","input":"x","tools":[`+strings.Join(tools, ",")+`]}`), &Terms{DropHosted: true})
+	req, err := OpenAIResponses.Read(BodyOf([]byte(`{"model":"a","input":"x","tools":[`+strings.Join(tools, ",")+`]}`)), &Terms{DropHosted: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,11 +154,11 @@ func TestCodexsRequest(t *testing.T) {
 		t.Fatal(err)
 	}
 	const search = `, {"type": "web_search", "external_web_access": false}`
-	req, err := OpenAIResponses.Read(body, &Terms{DropHosted: true})
+	req, err := OpenAIResponses.Read(BodyOf(body), &Terms{DropHosted: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := strings.TrimSpace(strings.Replace(string(body), search, "", 1)); string(req.Body) != canonicalMembers(t, want) || len(req.Changes) != 1 || req.Changes[0] != "tool web_search dropped" {
+	if want := strings.TrimSpace(strings.Replace(string(body), search, "", 1)); req.Body.String() != canonicalMembers(t, want) || len(req.Changes) != 1 || req.Changes[0] != "tool web_search dropped" {
 		t.Errorf("got changes %q, body\n%s\nwant\n%s", req.Changes, req.Body, canonicalMembers(t, want))
 	}
 }
@@ -166,10 +166,10 @@ func TestCodexsRequest(t *testing.T) {
 // canonicalMembers returns an object as an edit writes it: without the space between its members.
 func canonicalMembers(t *testing.T, text string) string {
 	t.Helper()
-	o, err := guard([]byte(text), names())
+	o, err := BodyOf([]byte(text)).guard(names())
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := edit{object: &o, replaced: map[*member][]byte{}}
+	e := edit{object: o, replaced: map[*member][]byte{}}
 	return string(e.bytes())
 }

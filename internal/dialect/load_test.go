@@ -28,7 +28,7 @@ func TestLoadOptions(t *testing.T) {
 		{Embed, own(1024), `{"model":"m","input":"x","options":{"num_ctx":512}}`, `{"num_ctx":512}`},
 		{OpenAIChat, &Terms{}, `{"model":"m","messages":[],"options":{"num_ctx":512}}`, ""},
 	} {
-		req, err := c.kind.Read([]byte(c.body), c.terms)
+		req, err := c.kind.Read(BodyOf([]byte(c.body)), c.terms)
 		if err != nil || string(req.LoadOptions) != c.want {
 			t.Errorf("%s: got %q, error %v, want %q", c.body, req.LoadOptions, err, c.want)
 		}

@@ -42,10 +42,10 @@ func TestReadingMemory(t *testing.T) {
 			var before, after runtime.MemStats
 			runtime.GC()
 			runtime.ReadMemStats(&before)
-			_, err := k.Read(body, &Terms{})
+			_, err := k.Read(BodyOf(body), &Terms{})
 			runtime.ReadMemStats(&after)
 			copied := int64(2 * len(body)) // the count includes its copy
-			if got, most := int64(after.TotalAlloc-before.TotalAlloc), int64(ReadingMemory(body))+besides+copied; got > most {
+			if got, most := int64(after.TotalAlloc-before.TotalAlloc), int64(BodyOf(body).ReadingMemory())+besides+copied; got > most {
 				t.Errorf("%s, kind %d: reading %d bytes allocated %d, want at most %d (error %v)", what, k, len(body), got, most, err)
 			}
 		}
@@ -55,12 +55,12 @@ func TestReadingMemory(t *testing.T) {
 // Texts and numbers that are read are short, because they are copied several times.
 func TestLongTextsAndNumbers(t *testing.T) {
 	for _, field := range []string{`"model":"` + strings.Repeat("a", maxText) + `"`, `"model":"tiny","temperature":0.` + strings.Repeat("0", maxNumber)} {
-		if _, err := OpenAIChat.Read([]byte(`{"messages":[],`+field+`}`), &Terms{}); api.AsError(err).Code != api.CodeBadRequest {
+		if _, err := OpenAIChat.Read(BodyOf([]byte(`{"messages":[],`+field+`}`)), &Terms{}); api.AsError(err).Code != api.CodeBadRequest {
 			t.Errorf("%s…: got %v, want %s", field[:30], err, api.CodeBadRequest)
 		}
 	}
 	long := `{"messages":[],"model":"tiny","temperature":0.` + strings.Repeat("0", maxNumber-3) + `1}`
-	if _, err := OpenAIChat.Read([]byte(long), &Terms{}); err != nil {
+	if _, err := OpenAIChat.Read(BodyOf([]byte(long)), &Terms{}); err != nil {
 		t.Errorf("a number of %d digits: got error %v, want none", maxNumber, err)
 	}
 }

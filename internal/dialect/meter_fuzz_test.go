@@ -59,7 +59,7 @@ func FuzzMeter(f *testing.F) {
 		}
 		if streams[kind] != "" {
 			if m := meter(kind, kind.Family() != Native, false, "", repeating(kind, stream), nil); m.repeated == "" {
-				f.Fatalf("kind %d: the repeating stream has not reached the limit", kind)
+				f.Fatalf("kind %d: the repeating stream has not reached the limit, want a text", kind)
 			}
 		}
 		for _, cuts := range [][]byte{{0}, {1, 7}, {40, 3, 255}} {

@@ -241,7 +241,7 @@ func TestMeterRefusesBrokenRecords(t *testing.T) {
 					passed = append(passed, pass...)
 				}
 				if !errors.Is(err, ErrRecordBroken) || string(passed) != c.before {
-					t.Fatalf("%q in pieces of %d: got error %v, passed %q", c.record, size, err, passed)
+					t.Fatalf("%q in pieces of %d: got error %v, passed %q, want %v, %v", c.record, size, err, passed, ErrRecordBroken, c.before)
 				}
 			}
 		}

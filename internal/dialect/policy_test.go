@@ -103,7 +103,7 @@ func TestPolicyTable(t *testing.T) {
 		if c.change != nil {
 			c.change(terms)
 		}
-		req, err := c.kind.Read([]byte(c.in), terms)
+		req, err := c.kind.Read(BodyOf([]byte(c.in)), terms)
 		if code, refused := map[string]api.Code{"403": api.CodeForbidden, "400": api.CodeBadRequest}[c.out]; refused {
 			var e *api.Error
 			if !errors.As(err, &e) || e.Code != code {
@@ -119,7 +119,7 @@ func TestPolicyTable(t *testing.T) {
 		if want == "" {
 			want = c.in
 		}
-		if got := strings.Join(req.Changes, ", "); string(req.Body) != want || got != c.changes {
+		if got := strings.Join(req.Changes, ", "); req.Body.String() != want || got != c.changes {
 			t.Errorf("%s\n sent %s\n got %s\n want %s\n got changes %q, want %q", c.name, c.in, req.Body, want, got, c.changes)
 		}
 	}
@@ -196,7 +196,7 @@ func TestTheModelsOwnParameters(t *testing.T) {
 		if c.change != nil {
 			c.change(terms)
 		}
-		req, err := c.kind.Read([]byte(`{"model":"a",`+c.in+`}`), terms)
+		req, err := c.kind.Read(BodyOf([]byte(`{"model":"a",`+c.in+`}`)), terms)
 		if err != nil {
 			t.Errorf("%s: got error %v, want none", c.name, err)
 			continue
@@ -205,7 +205,7 @@ func TestTheModelsOwnParameters(t *testing.T) {
 		if want == "" {
 			want = c.in
 		}
-		if got := strings.Join(req.Changes, ", "); string(req.Body) != `{"model":"a",`+want+`}` || got != c.changes || req.MaxOutput != c.most {
+		if got := strings.Join(req.Changes, ", "); req.Body.String() != `{"model":"a",`+want+`}` || got != c.changes || req.MaxOutput != c.most {
 			t.Errorf("%s: got %s, want %s; got changes %q, want %q; got MaxOutput %d, want %d", c.name, req.Body, want, got, c.changes, req.MaxOutput, c.most)
 		}
 	}
@@ -231,10 +231,10 @@ func TestRegistries(t *testing.T) {
 		{Create, `{"model":"x:cloud","from":"a","remote_host":"https://ollama.com"}`, true, ""},
 	} {
 		for _, terms := range []*Terms{{Registries: []string{"hf.co"}}, {Registries: []string{"hf.co"}, Policed: true, Standard: Standard(1, 1, 1)}} {
-			req, err := c.kind.Read([]byte(c.body), terms)
+			req, err := c.kind.Read(BodyOf([]byte(c.body)), terms)
 			if (err == nil) != c.allowed {
-				t.Errorf("%s: got error %v", c.body, err)
-			} else if c.out != "" && string(req.Body) != c.out {
+				t.Errorf("%s: got error %v, want allowed %v", c.body, err, c.allowed)
+			} else if c.out != "" && req.Body.String() != c.out {
 				t.Errorf("%s: got the body %s", c.body, req.Body)
 			}
 		}
@@ -285,8 +285,8 @@ func TestCloudModelsKeepTheirNames(t *testing.T) {
 		`{"model":"mine","from":"a","remote_host":"https://ollama.com"}`:              Create,
 		`{"model":"mine","from":"a","remote_host":"ollama.com","parameters":{"a":1}}`: Create,
 	} {
-		if _, err := kind.Read([]byte(body), &Terms{}); api.AsError(err).Code != api.CodeBadRequest {
-			t.Errorf("%s: got error %v", body, err)
+		if _, err := kind.Read(BodyOf([]byte(body)), &Terms{}); api.AsError(err).Code != api.CodeBadRequest {
+			t.Errorf("%s: got error %v, want %s", body, err, api.CodeBadRequest)
 		}
 	}
 	for body, kind := range map[string]Kind{
@@ -295,7 +295,7 @@ func TestCloudModelsKeepTheirNames(t *testing.T) {
 		`{"model":"mine:8b-cloud","from":"big:120b-cloud"}`: Create,
 		`{"model":"mine","from":"tiny"}`:                    Create,
 	} {
-		if _, err := kind.Read([]byte(body), &Terms{}); err != nil {
+		if _, err := kind.Read(BodyOf([]byte(body)), &Terms{}); err != nil {
 			t.Errorf("%s: got error %v", body, err)
 		}
 	}
@@ -328,11 +328,11 @@ func TestFinePointsOfPolicies(t *testing.T) {
 		{nil, `"keep_alive":"5m"`, "num_predict=100"},
 		{nil, `"keep_alive":-1`, "keep_alive dropped, num_predict=100"},
 	} {
-		req, err := Generate.Read([]byte(`{"model":"tiny",`+c.in+`}`), &Terms{Policed: true, Key: c.key, Standard: standard})
+		req, err := Generate.Read(BodyOf([]byte(`{"model":"tiny",`+c.in+`}`)), &Terms{Policed: true, Key: c.key, Standard: standard})
 		switch {
 		case c.changes == "403":
 			if api.AsError(err).Code != api.CodeForbidden {
-				t.Errorf("%v %s: got error %v", c.key, c.in, err)
+				t.Errorf("%v %s: got error %v, want %s", c.key, c.in, err, api.CodeForbidden)
 			}
 		case err != nil:
 			t.Errorf("%v %s: got error %v", c.key, c.in, err)

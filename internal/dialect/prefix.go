@@ -1,9 +1,6 @@
 package dialect
 
-import (
-	"bytes"
-	"hash/maphash"
-)
+import "hash/maphash"
 
 const (
 	wholeLead = 64 << 10 // of a longer text or image, only both ends and the length are hashed
@@ -26,31 +23,36 @@ type beginning struct {
 	done bool
 }
 
-// add hashes the next string of the value, given as the bytes between its quotes.
-func (b *beginning) add(text []byte, read bool) {
+// add hashes the next string of the value, given by the place of the bytes between its quotes.
+func (b *beginning) add(w *weigher, start, end int, read bool) {
 	switch {
 	case b.done:
 		return
 	case b.role:
-		b.user, b.role = bytes.Equal(text, []byte("user")), false
+		b.user, b.role = string(w.src[start:end]) == "user", false
 		return
-	case !read && len(text) < longData:
+	}
+	text := w.content(start, end)
+	n := text.Len()
+	if !read && n < longData {
 		return // the client's own marks, which change: Anthropic's clients move their cache_control along
 	}
 	if !b.any {
 		b.hash.SetSeed(prefixSeed)
 		b.any = true
 	}
-	n := len(text)
 	if b.most > 0 {
 		n = min(n, b.most)
-		text = text[:n]
 	}
-	if n > wholeLead {
-		_, _ = b.hash.Write(text[:wholeLead/2])
-		text = text[n-wholeLead/2:]
+	at := 0
+	for _, t := range text {
+		for _, part := range [2]span{{0, min(n, wholeLead/2)}, {max(n-wholeLead/2, wholeLead/2), n}} {
+			if from, to := max(part.start-at, 0), min(part.end-at, len(t)); from < to {
+				_, _ = b.hash.Write(t[from:to])
+			}
+		}
+		at += len(t)
 	}
-	_, _ = b.hash.Write(text)
 	for ; n > 0; n >>= 8 { // separates one text from the next
 		_ = b.hash.WriteByte(byte(n))
 	}

@@ -7,7 +7,7 @@ import (
 
 func prefixOf(t *testing.T, k Kind, body string) uint64 {
 	t.Helper()
-	req, err := k.Read([]byte(body), &Terms{})
+	req, err := k.Read(BodyOf([]byte(body)), &Terms{})
 	if err != nil {
 		t.Fatal(err)
 	}

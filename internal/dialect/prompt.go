@@ -53,26 +53,37 @@ func (p *prompt) tokens() int64 {
 	return int64(size+tokenBytes-1)/tokenBytes + int64(p.images)*imageTokens
 }
 
-// read counts a text that the model reads.
-func (p *prompt) read(text []byte) {
-	p.text += len(text)
-	for {
-		end := bytes.IndexByte(text, '\\')
-		if end < 0 {
-			p.weigh(text)
-			return
+// read counts a text that the model reads. It may come in pieces.
+func (p *prompt) read(text ...[]byte) {
+	before, escaped, rest := uint8(otherByte), false, 0 // rest: of an escape
+	for _, t := range text {
+		p.text += len(t)
+		for len(t) > 0 {
+			switch {
+			case rest > 0:
+				n := min(rest, len(t))
+				rest, t = rest-n, t[n:]
+				continue
+			case escaped && t[0] == 'u':
+				escaped, rest = false, 5
+				p.dense -= 6 - tokenBytes // one character
+				p.weight += escapeWeight
+				p.short += 6 - longestEscaped
+				continue
+			case escaped:
+				escaped, rest = false, 1
+				p.weight += asciiToken
+				p.short++
+				continue
+			}
+			end := bytes.IndexByte(t, '\\')
+			if end < 0 {
+				before = p.weigh(t, before)
+				break
+			}
+			p.weigh(t[:end], before)
+			before, escaped, t = otherByte, true, t[end+1:]
 		}
-		p.weigh(text[:end])
-		if end+6 <= len(text) && text[end+1] == 'u' {
-			p.dense -= 6 - tokenBytes // one character
-			p.weight += escapeWeight
-			p.short += 6 - longestEscaped
-			text = text[end+6:]
-			continue
-		}
-		p.weight += asciiToken
-		p.short++
-		text = text[min(end+2, len(text)):]
 	}
 }
 
@@ -85,29 +96,29 @@ const (
 )
 
 // readData counts a client's own data, which a template prints as JSON.
-func (p *prompt) readData(data []byte) {
+func (p *prompt) readData(data ...[]byte) {
 	short := p.short
-	p.read(data)
+	p.read(data...)
 	p.short = short // it is printed with its escapes
-	for _, c := range []byte("<>&") {
-		p.longer += htmlLonger * bytes.Count(data, []byte{c})
+	for _, d := range data {
+		for _, c := range []byte("<>&") {
+			p.longer += htmlLonger * bytes.Count(d, []byte{c})
+		}
 	}
 }
 
-// padding has, for the first byte of each character that may be a token, how many bytes the character is shorter than a token.
-var padding = func() (t [256]uint8) {
-	for c := range t {
-		switch {
-		case c >= '0' && c <= '9':
-			t[c] = tokenBytes - 1
-		case c >= 0xC0 && c < 0xE0:
-			t[c] = tokenBytes - 2
-		case c >= 0xE0 && c < 0xF0:
-			t[c] = tokenBytes - 3
-		}
+// padding returns, for the first byte of a character that may be a token, how many bytes the character is shorter than a token.
+func padding(c byte) uint8 {
+	switch {
+	case c >= '0' && c <= '9':
+		return tokenBytes - 1
+	case c >= 0xC0 && c < 0xE0:
+		return tokenBytes - 2
+	case c >= 0xE0 && c < 0xF0:
+		return tokenBytes - 3
 	}
-	return t
-}()
+	return 0
+}
 
 // shape says what the dialects have at a place of a prompt.
 type shape uint8
@@ -168,9 +179,20 @@ const maxShaped = 16
 type weigher struct {
 	*prompt
 	src      []byte
+	body     *Body            // whose outline src is, or nil
+	one      [1][]byte        // the last content
 	at       [maxShaped]shape // of the values at each level
 	rawLevel int              // the level of the value that is the client's own data; -1: none
 	rawStart int              // the offset at which that value starts
+}
+
+// content returns a part of the source, with what an outline leaves out.
+func (w *weigher) content(start, end int) Pieces {
+	if w.body == nil || len(w.body.gaps) == 0 {
+		w.one[0] = w.src[start:end]
+		return w.one[:]
+	}
+	return w.body.content(start, end)
 }
 
 // name handles the name of a member at a level.
@@ -203,7 +225,7 @@ func (w *weigher) begin(level, start int, list bool) {
 // end handles the bracket that closes a value at a level.
 func (w *weigher) end(level, end int) {
 	if w.rawLevel == level {
-		w.readData(w.src[w.rawStart:end])
+		w.readData(w.content(w.rawStart, end)...)
 		w.rawLevel = -1
 	}
 }
@@ -220,14 +242,14 @@ func (w *weigher) scalar(level, start, end int, listed bool) {
 	s := w.at[level]
 	switch {
 	case s == raw:
-		w.readData(value)
+		w.readData(w.content(start, end)...)
 	case value[0] != '"':
 		if listed || value[0] == '-' || value[0] >= '0' && value[0] <= '9' {
 			w.text += tokenBytes // a context has numbers for tokens
 			w.weight += sixteenth
 		}
 	case s == marks:
-		w.marks += len(value) - len(`""`)
+		w.marks += w.content(start, end).Len() - len(`""`)
 	case s == image || s == imageURL:
 		if len(value) > len(`""`) {
 			w.images++
@@ -236,7 +258,7 @@ func (w *weigher) scalar(level, start, end int, listed bool) {
 		if level <= 1 {
 			w.texts++
 		}
-		w.read(value[1 : len(value)-1])
+		w.read(w.content(start+1, end-1)...)
 	}
 }
 
@@ -246,7 +268,7 @@ func (w *weigher) scalar(level, start, end int, listed bool) {
 func (r *reader) walk(m *member, nameEnd int, src []byte, root shape, p *prompt) error {
 	depth := r.dec.StackDepth()
 	begin := beginning{most: beginsWith[m.name]}
-	w := weigher{prompt: p, src: src, rawLevel: -1}
+	w := weigher{prompt: p, src: src, body: r.body, rawLevel: -1}
 	w.at[0] = root
 	inText := true
 	m.valueStart = skipSpace(src, nameEnd)
@@ -273,7 +295,7 @@ func (r *reader) walk(m *member, nameEnd int, src []byte, root shape, p *prompt)
 		default:
 			w.scalar(level, start, end, kind == '[')
 			if k == '"' {
-				begin.add(src[start+1:end-1], inText)
+				begin.add(&w, start+1, end-1, inText)
 			}
 		}
 		switch r.dec.StackDepth() {

@@ -44,8 +44,10 @@ type Request struct {
 	Schema bool
 	// Prefix is a hash of the conversation's beginning: its later turns have the same one. 0 means none.
 	Prefix uint64
-	// Body goes upstream: the client's bytes, except for the edits that docs/decisions.md lists.
-	Body []byte
+	// Body goes upstream: the client's bytes, except for the edits that docs/decisions.md lists. Its pieces are those of the body that was
+	// read, and Added is what they have in addition to them, in bytes.
+	Body  Pieces
+	Added int
 }
 
 // Model returns the model that the request is booked on.
@@ -56,19 +58,24 @@ func (r *Request) Model() api.Model {
 	return r.Models[0]
 }
 
-// Read reads a body of the kind under its terms. It returns a CodeBadRequest error if the body is ambiguous or malformed, or names
+// Read reads a whole body of the kind under its terms. Reading it again, under other terms, is cheap. It returns a CodeBadRequest error if the body is ambiguous or malformed, or names
 // no model, and CodeForbidden for what the policy refuses.
-func (k Kind) Read(body []byte, terms *Terms) (*Request, error) {
-	o, err := guard(body, known[k])
-	if err != nil {
-		return nil, err
+func (k Kind) Read(body *Body, terms *Terms) (*Request, error) {
+	if body.object == nil || body.kind != k {
+		o, err := body.guard(known[k])
+		if err != nil {
+			return nil, err
+		}
+		body.object, body.kind = o, k
 	}
-	e := edit{object: &o}
+	o := body.object
+	e := edit{object: o}
 	if k.aliased() {
 		e.aliases = terms.Aliases
 	}
 	req := &Request{}
-	if err := e.boundSchema(req); err != nil {
+	err := e.boundSchema(req)
+	if err != nil {
 		return nil, err
 	}
 	if k == Copy {
@@ -98,8 +105,8 @@ func (k Kind) Read(body []byte, terms *Terms) (*Request, error) {
 	if err = e.edits(k, terms, req); err != nil {
 		return nil, err
 	}
-	req.Body = e.bytes()
-	req.Plain = plain(req.Body)
+	req.Body, req.Added = e.pieces(body)
+	req.Plain = len(req.Body) == 1 && plain(req.Body[0])
 	return req, nil
 }
 

@@ -58,12 +58,12 @@ func TestRefusedBodies(t *testing.T) {
 			if kind == OpenAIChat && (name == "two models" || name == "options is a list" || name == "kelvin sign") {
 				continue // the kind does not have those fields
 			}
-			_, err := kind.Read([]byte(body), &Terms{})
+			_, err := kind.Read(BodyOf([]byte(body)), &Terms{})
 			var e *api.Error
 			if !errors.As(err, &e) || e.Code != api.CodeBadRequest {
 				t.Errorf("%s: got %v, want a refusal", name, err)
 			} else if strings.Contains(e.Message, "evil") || strings.Contains(e.Message, "passwd") {
-				t.Errorf("%s: the error repeats the body: %s", name, e.Message)
+				t.Errorf("%s: the error repeats the body: %s, want no %q, no %q", name, e.Message, "evil", "passwd")
 			}
 		}
 	}
@@ -71,7 +71,7 @@ func TestRefusedBodies(t *testing.T) {
 		`{"model":"a","stream":true,"stream_options":1}`, `{"model":"a","stream":true,"stream_options":{"include_usage":"yes"}}`,
 		`{"model":"a","stream":true,"stream_options":{"Include_usage":true}}`,
 	} {
-		if _, err := OpenAIChat.Read([]byte(body), &Terms{}); err == nil {
+		if _, err := OpenAIChat.Read(BodyOf([]byte(body)), &Terms{}); err == nil {
 			t.Errorf("got no error for %s, want one", body)
 		}
 	}
@@ -119,7 +119,7 @@ func TestAcceptedBodiesAndTheirEdits(t *testing.T) {
 		{kind: Copy, in: `{"source":"tiny","destination":"b:c"}`, model: "tiny:latest"},
 		{kind: Transfer, in: `{"model":"","name":"x:y"}`, model: "x:y", stream: true},
 	} {
-		req, err := c.kind.Read([]byte(c.in), &Terms{})
+		req, err := c.kind.Read(BodyOf([]byte(c.in)), &Terms{})
 		if err != nil {
 			t.Errorf("%s: got error %v, want none", c.in, err)
 			continue
@@ -128,11 +128,11 @@ func TestAcceptedBodiesAndTheirEdits(t *testing.T) {
 		if want == "" {
 			want = c.in
 		}
-		if string(req.Body) != want {
+		if req.Body.String() != want {
 			t.Errorf("%s\n got %s\nwant %s", c.in, req.Body, want)
 		}
 		if req.Model().String() != c.model || req.Stream != c.stream || req.StripUsage != c.stripping {
-			t.Errorf("%s: got model %s, stream %v, strip %v", c.in, req.Model(), req.Stream, req.StripUsage)
+			t.Errorf("%s: got model %s, stream %v, strip %v, want %v, %v, %v", c.in, req.Model(), req.Stream, req.StripUsage, c.model, c.stream, c.stripping)
 		}
 	}
 }
@@ -187,7 +187,7 @@ func TestPromptEstimate(t *testing.T) {
 		"Anthropic's count": {AnthropicCount, chat(`{"role":"user","content":[{"type":"text","text":"` + words + `"},{"type":"tool_use","id":"` + words + `","name":"f","input":{"x":1}},` +
 			`{"type":"image","source":{"type":"base64","data":"` + picture + `"}}]}`), 500, 505},
 	} {
-		req, err := c.kind.Read([]byte(c.body), &Terms{})
+		req, err := c.kind.Read(BodyOf([]byte(c.body)), &Terms{})
 		if err != nil {
 			t.Errorf("%s: got error %v, want none", name, err)
 			continue
@@ -260,7 +260,7 @@ func TestEmptyMessagesCostTheirTemplate(t *testing.T) {
 
 func estimated(t *testing.T, k Kind, body string) int64 {
 	t.Helper()
-	req, err := k.Read([]byte(body), &Terms{})
+	req, err := k.Read(BodyOf([]byte(body)), &Terms{})
 	if err != nil {
 		t.Fatalf("got error %v for %.200s", err, body)
 	}
@@ -275,7 +275,7 @@ func BenchmarkRead(b *testing.B) {
 			b.SetBytes(int64(len(body)))
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := Chat.Read(body, &Terms{}); err != nil {
+				if _, err := Chat.Read(BodyOf(body), &Terms{}); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -305,7 +305,7 @@ func TestPlain(t *testing.T) {
 // Ollama refuses load-time options of another type without a load.
 func TestLoadOptionsOfAnotherType(t *testing.T) {
 	for _, option := range []string{`"num_ctx":"x"`, `"num_ctx":[]`, `"num_ctx":{}`, `"num_ctx":true`, `"use_mmap":1`, `"num_gpu":null`} {
-		req, err := Chat.Read([]byte(`{"model":"tiny","messages":[],"options":{`+option+`}}`), &Terms{})
+		req, err := Chat.Read(BodyOf([]byte(`{"model":"tiny","messages":[],"options":{`+option+`}}`)), &Terms{})
 		if err == nil && req.LoadOptions != nil {
 			t.Errorf("%s: got the load-time options %s, want none", option, req.LoadOptions)
 		}
@@ -315,7 +315,7 @@ func TestLoadOptionsOfAnotherType(t *testing.T) {
 // Different spellings of the same load-time options give the same bytes: requests with them need no change of model.
 func TestLoadOptionsHaveOneSpelling(t *testing.T) {
 	for _, spelling := range []string{"4096", "4096.0", "4.096e3", "40960e-1"} {
-		req, err := Chat.Read([]byte(`{"model":"tiny","messages":[],"options":{"num_ctx":`+spelling+`}}`), &Terms{})
+		req, err := Chat.Read(BodyOf([]byte(`{"model":"tiny","messages":[],"options":{"num_ctx":`+spelling+`}}`)), &Terms{})
 		if err != nil {
 			t.Fatal(err)
 		}

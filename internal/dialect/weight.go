@@ -26,8 +26,8 @@ var usualNext = strings.Fields(`bcdfgiklmnprstuvwxy aeiloruy acehiklorstu adeilm
 	abcdefgklmnoprstvz ou eins adefilostuy abeimopsuy acdefgiklnostuvy abcdefgiklmnoprstuvw aehiloprstu u acdefgiklmnorstuvy acehiklmopstuwy
 	acefhilmoprstuwxy abcdefgilmnprst aeio aehinors cpt aeiopst e`)
 
-// byteKind and weights are read for each byte of a prompt. They have 8 KB in total, so they stay in the processor's first-level
-// cache.
+// byteKind and weights are read for each byte of a prompt. They have 16 KB in total, so they stay in the processor's first-level
+// cache. The high byte of a weight is the padding.
 var (
 	byteKind = func() (t [256]uint8) {
 		for c := range t {
@@ -42,10 +42,10 @@ var (
 		}
 		return t
 	}()
-	weights = func() (t [byteKinds][256]uint8) {
+	weights = func() (t [byteKinds][256]uint16) {
 		for before := range smallLetter + 26 {
 			for c := range t[before] {
-				t[before][c] = weightOf(before, byte(c))
+				t[before][c] = uint16(weightOf(before, byte(c))) | uint16(padding(byte(c)))<<8
 			}
 		}
 		return t
@@ -121,14 +121,16 @@ func leadWeight(c byte) uint8 {
 	return 52 // emoji, rare scripts
 }
 
-// weigh counts a text without escapes.
-func (p *prompt) weigh(text []byte) {
-	before, dense, weight := uint8(otherByte), 0, 0
+// weigh counts a text without escapes after a byte of the given kind, and returns the kind of its last byte.
+func (p *prompt) weigh(text []byte, before uint8) uint8 {
+	dense, weight := 0, 0
 	for _, c := range text {
-		dense += int(padding[c])
-		weight += int(weights[before%byteKinds][c])
+		w := weights[before%byteKinds][c]
+		dense += int(w >> 8)
+		weight += int(w & 0xff)
 		before = byteKind[c]
 	}
 	p.dense += dense
 	p.weight += weight
+	return before
 }

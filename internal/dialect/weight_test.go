@@ -38,7 +38,7 @@ func TestWeightsFitRealTokenizers(t *testing.T) {
 		if err := to.Encode(map[string]string{"model": "tiny", "prompt": c.text}); err != nil {
 			t.Fatal(err)
 		}
-		req, err := Generate.Read(body.Bytes(), &Terms{})
+		req, err := Generate.Read(BodyOf(body.Bytes()), &Terms{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -54,7 +54,7 @@ func TestWeightsFitRealTokenizers(t *testing.T) {
 func TestDataIsWeighedAsItIsPrinted(t *testing.T) {
 	extent := func(format string, args ...any) Extent {
 		t.Helper()
-		req, err := Chat.Read(fmt.Appendf(nil, `{"model":"tiny","messages":[`+format+`]}`, args...), &Terms{})
+		req, err := Chat.Read(BodyOf(fmt.Appendf(nil, `{"model":"tiny","messages":[`+format+`]}`, args...)), &Terms{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -36,10 +36,10 @@ func TestListenSocket(t *testing.T) {
 		t.Errorf("the mode is %v (%v), want 0660", info.Mode(), err)
 	}
 	if got := first.Addr().String(); got != path {
-		t.Errorf("the address is %s", got)
+		t.Errorf("the address is %s, want %v", got, path)
 	}
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
-		t.Errorf("the directory contains %v (%v)", entries, err)
+		t.Errorf("the directory contains %v (%v), want 1 of them", entries, err)
 	}
 	c, err := net.Dial("unix", path)
 	if err != nil {
@@ -47,7 +47,7 @@ func TestListenSocket(t *testing.T) {
 	}
 	c.Close()
 	if _, err := ListenSocket(path); !errors.Is(err, ErrSocketInUse) {
-		t.Errorf("a second listener: %v", err)
+		t.Errorf("a second listener: %v, want %v", err, ErrSocketInUse)
 	}
 	there(true)
 	first.Close()
@@ -78,6 +78,6 @@ func TestListenSocket(t *testing.T) {
 	}
 	there(true)
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
-		t.Errorf("the directory contains %v (%v)", entries, err)
+		t.Errorf("the directory contains %v (%v), want 1 of them", entries, err)
 	}
 }

@@ -170,10 +170,10 @@ func (t *History) Booked(r *api.Record, charged time.Duration) {
 	t.slot, t.gpu, t.charged = r.Slot, max(r.GPU, 0), charged
 }
 
-// Attrs returns the fields for the request's log line.
-func (t *History) Attrs() []slog.Attr {
+// AppendAttrs appends the fields for the request's log line.
+func (t *History) AppendAttrs(attrs []slog.Attr) []slog.Attr {
 	if t == nil {
-		return nil
+		return attrs
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -181,7 +181,6 @@ func (t *History) Attrs() []slog.Attr {
 	if n := len(t.tries); n > 0 {
 		why = t.tries[n-1].why
 	}
-	return []slog.Attr{
-		slog.Float64("queue_wait_ms", api.Milliseconds(t.waited)), slog.String("why", string(why)), slog.Int("tries", len(t.tries)),
-	}
+	return append(attrs,
+		slog.Float64("queue_wait_ms", api.Milliseconds(t.waited)), slog.String("why", string(why)), slog.Int("tries", len(t.tries)))
 }

@@ -104,7 +104,7 @@ func TestBlockedKey(t *testing.T) {
 	m := NewMemory(newClock(noon).now)
 	e := mustRefuse(t, m, key(0), api.CodeForbidden)
 	if e.Message != "this key is blocked: its rate_limit is 0" {
-		t.Errorf("message %q", e.Message)
+		t.Errorf("message %q, want %q", e.Message, "this key is blocked: its rate_limit is 0")
 	}
 	if s := m.State(key(0)); s != (State{Limit: 0, Remaining: 0, Reset: MaxReset}) {
 		t.Errorf("state %+v", s)
@@ -245,7 +245,7 @@ func TestClockThatGoesBackFreesNothing(t *testing.T) {
 	mustReserve(t, m, k)
 	c.advance(-5 * time.Hour)
 	if e := mustRefuse(t, m, k, api.CodeRateLimited); e.RetryAfter > MaxReset {
-		t.Errorf("RetryAfter %v", e.RetryAfter)
+		t.Errorf("RetryAfter %v, want at most %v", e.RetryAfter, MaxReset)
 	}
 }
 
@@ -340,15 +340,15 @@ func TestNeverOverInAnyHour(t *testing.T) {
 					}
 				}
 				if recent < limit {
-					t.Fatalf("refused with %d of %d in the last 61 minutes", recent, limit)
+					t.Fatalf("refused with %d of %d in the last 61 minutes, want at least %v", recent, limit, limit)
 				}
 				wait := api.AsError(err).RetryAfter
 				if wait <= 0 || wait > MaxReset || wait%time.Second != 0 {
-					t.Fatalf("RetryAfter %v", wait)
+					t.Fatalf("RetryAfter %v, want more than 0, at most %v, 0", wait, MaxReset)
 				}
 				c.advance(wait - time.Second)
 				if _, err := m.Reserve(k); err == nil {
-					t.Fatalf("admitted one second before the end of Retry-After")
+					t.Fatalf("admitted one second before the end of Retry-After, want an error")
 				}
 				c.advance(time.Second)
 				r, err = m.Reserve(k)

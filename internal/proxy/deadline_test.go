@@ -175,7 +175,7 @@ func TestDrainIsBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 		m := dialect.NewMeter(dialect.Chat, false, false, "")
-		if _, err := resp.Stream(httptest.NewRecorder(), m); err != nil {
+		if _, err := resp.Stream(sender(httptest.NewRecorder()), m); err != nil {
 			t.Fatal(err)
 		}
 		if took := time.Since(start); took != 20*time.Second+drainWait {

@@ -16,6 +16,7 @@ import (
 
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/dial"
+	"ollama-api-service/internal/dialect"
 	"ollama-api-service/internal/test/ollamatest"
 )
 
@@ -89,7 +90,7 @@ func readRequest(t testing.TB, in *bufio.Reader) *http.Request {
 
 // chatRequest returns a request that the fake answers with a stream.
 func chatRequest() *Request {
-	return &Request{Method: "POST", Path: "/api/chat", Body: []byte(`{"model":"tiny","messages":[{"role":"user","content":"x"}]}`)}
+	return &Request{Method: "POST", Path: "/api/chat", Body: dialect.Pieces{[]byte(`{"model":"tiny","messages":[{"role":"user","content":"x"}]}`)}}
 }
 
 // fetch sends a request and returns its status and whole body.

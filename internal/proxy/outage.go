@@ -97,7 +97,7 @@ func (u *Upstream) Renew() { u.moved(func(netip.Addr) bool { return false }) }
 
 // addBusy notes that a request is on c.
 func (u *Upstream) addBusy(c *conn, r *Request) {
-	large := r.Upload != nil || len(r.Body) > largeBody
+	large := r.Upload != nil || r.Body.Len() > largeBody
 	if large && c.raw != nil {
 		dial.Bound(c.raw, false)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -16,7 +17,7 @@ import (
 const (
 	maxIdle       = 512              // connections kept per server
 	maxIdleTime   = 90 * time.Second // how long a connection is kept: routers silently forget an idle connection
-	readBuffer    = 2 << 10          // small, because each idle stream holds one; larger reads bypass it
+	readBuffer    = 2 << 10          // records have a few hundred bytes; larger reads bypass it
 	deadlineGrain = time.Second      // how often a rolling deadline is moved at most: each move takes a lock in the poller
 )
 
@@ -24,12 +25,12 @@ const (
 // call only shut.
 type conn struct {
 	net.Conn
-	br     *bufio.Reader
-	used   bool         // it carried a request before this one
-	since  time.Time    // when it was returned to the pool
-	got    atomic.Int64 // bytes read since the request began
-	err    error        // of the last read
-	budget int64        // bytes that may still be read of a header; negative: unbounded
+	br     *bufio.Reader // from begin until the connection is in the pool, or until a stream has read what it holds; otherwise nil
+	used   bool          // it carried a request before this one
+	since  time.Time     // when it was returned to the pool
+	got    atomic.Int64  // bytes read since the request began
+	err    error         // of the last read
+	budget int64         // bytes that may still be read of a header; negative: unbounded
 	closed atomic.Bool
 
 	rolling bool // reads set their own deadline, from idle and end
@@ -41,6 +42,10 @@ type conn struct {
 	look  func(fd uintptr)
 	quiet bool // the result of look: the socket is open and has nothing to read
 
+	fill   func(fd uintptr) bool // reads into piece what has come; nil if that is not possible on this connection
+	piece  *[]byte               // from pieces, while it is in use
+	filled int                   // the result of fill, with err
+
 	in    *Upstream   // the pool it belongs to; nil before its first request
 	to    netip.Addr  // the address of the other end
 	lost  atomic.Bool // it was closed because its server is gone
@@ -51,10 +56,12 @@ var errHeaderTooLong = errors.New("the header of the answer is longer than 64 Ki
 
 func newConn(c net.Conn, socket any) *conn {
 	n := &conn{Conn: c, budget: -1}
-	n.br = bufio.NewReaderSize(n, readBuffer)
 	if s, ok := socket.(syscall.Conn); ok {
 		if raw, err := s.SyscallConn(); err == nil {
 			n.raw, n.look = raw, func(fd uintptr) { n.quiet = quietSocket(fd) }
+			if socketsRead && socket == any(c) {
+				n.fill = n.fillPiece
+			}
 		}
 	}
 	return n
@@ -62,8 +69,81 @@ func newConn(c net.Conn, socket any) *conn {
 
 // begin makes the connection ready for a request.
 func (c *conn) begin() {
+	c.br = readers.Get().(*bufio.Reader)
+	c.br.Reset(c)
 	c.got.Store(0)
 	c.rolling = false
+}
+
+// readers and pieces are buffers that connections have only while they use them: thousands of streams wait for their next record, and as
+// many connections for their next request.
+var (
+	readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, readBuffer) }}
+	pieces  = sync.Pool{New: func() any { b := make([]byte, readBuffer); return &b }}
+)
+
+// dropReader gives back the buffer of c.br, which must be empty.
+func (c *conn) dropReader() {
+	if c.br != nil {
+		c.br.Reset(nil)
+		readers.Put(c.br)
+		c.br = nil
+	}
+}
+
+func (c *conn) takePiece() []byte {
+	if c.piece == nil {
+		c.piece = pieces.Get().(*[]byte)
+	}
+	return *c.piece
+}
+
+// dropPiece gives back the buffer that readPiece has returned.
+func (c *conn) dropPiece() {
+	if c.piece != nil {
+		pieces.Put(c.piece)
+		c.piece = nil
+	}
+}
+
+// readPiece returns the next bytes of a stream, in a buffer that the caller has until its next call or dropPiece. If possible, it waits
+// without a buffer.
+func (c *conn) readPiece() ([]byte, error) {
+	if c.br != nil && c.br.Buffered() == 0 {
+		c.dropReader()
+	}
+	switch {
+	case c.br != nil:
+		p := c.takePiece()
+		n, err := c.br.Read(p)
+		return p[:n], err
+	case c.fill == nil:
+		p := c.takePiece()
+		n, err := c.Read(p)
+		return p[:n], err
+	}
+	if c.rolling {
+		if err := c.push(); err != nil {
+			return nil, err
+		}
+	}
+	c.filled, c.err = 0, nil
+	if err := c.raw.Read(c.fill); err != nil {
+		c.err = err
+	}
+	c.got.Add(int64(c.filled))
+	return c.takePiece()[:c.filled], c.err
+}
+
+// fillPiece reports whether something has come.
+func (c *conn) fillPiece(fd uintptr) bool {
+	n, wait, err := readSocket(fd, c.takePiece())
+	if wait {
+		c.dropPiece()
+		return false
+	}
+	c.filled, c.err = n, err
+	return true
 }
 
 // roll bounds each later read by idle (0: no bound) and all later reads together by end (zero: no bound).
@@ -156,6 +236,7 @@ func (u *Upstream) pop() *conn {
 // afterwards.
 func (u *Upstream) give(c *conn) {
 	c.used, c.since = true, time.Now()
+	c.dropReader()
 	c.restoreBound()
 	var drop *conn
 	u.mu.Lock()

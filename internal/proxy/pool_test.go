@@ -17,6 +17,7 @@ import (
 
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/dial"
+	"ollama-api-service/internal/dialect"
 	"ollama-api-service/internal/test/ollamatest"
 )
 
@@ -44,7 +45,7 @@ func TestConcurrentRequestsShareNoConnection(t *testing.T) {
 		all.Go(func() {
 			for j := range each {
 				body := strings.Repeat(string(rune('a'+i)), 1+j*400)
-				resp, err := u.Do(t.Context(), &Request{Method: "POST", Path: "/api/chat", Body: []byte(body)})
+				resp, err := u.Do(t.Context(), &Request{Method: "POST", Path: "/api/chat", Body: dialect.Pieces{[]byte(body)}})
 				if err != nil {
 					t.Error(err)
 					return
@@ -137,7 +138,7 @@ func TestOnceIsOnce(t *testing.T) {
 	srv, u := fake(t)
 	for n := range 3 {
 		fetch(t, u, chatRequest()) // leaves a connection in the pool
-		r := &Request{Method: "POST", Path: "/api/copy", Body: []byte("{}"), Once: true}
+		r := &Request{Method: "POST", Path: "/api/copy", Body: dialect.Pieces{[]byte("{}")}, Once: true}
 		srv.Script("POST", "/api/copy", ollamatest.Answer{Fault: ollamatest.Close})
 		if n == 2 {
 			srv.Script("POST", "/api/copy", ollamatest.Answer{Body: "{}"})
@@ -424,7 +425,7 @@ func TestTLS(t *testing.T) {
 	roots := x509.NewCertPool()
 	roots.AddCert(srv.Certificate)
 	u.target.Use(dial.Access{TLS: func() (*tls.Config, error) { return &tls.Config{RootCAs: roots}, nil }})
-	big := &Request{Method: "POST", Path: "/api/chat", Body: []byte(`{"model":"tiny","messages":[{"content":"` + strings.Repeat("x", 100<<10) + `"}]}`)}
+	big := &Request{Method: "POST", Path: "/api/chat", Body: dialect.Pieces{[]byte(`{"model":"tiny","messages":[{"content":"`), []byte(strings.Repeat("x", 100<<10)), []byte(`"}]}`)}}
 	before := srv.Connections()
 	for range 3 {
 		if got := fetch(t, u, chatRequest()); !strings.Contains(got, `"done":true`) {
@@ -435,7 +436,7 @@ func TestTLS(t *testing.T) {
 	if n := srv.Connections() - before; n != 1 {
 		t.Errorf("got %d connections for six requests, want 1", n)
 	}
-	if r := srv.WaitRequest(2); !bytes.Equal(r.Body, big.Body) {
+	if r := srv.WaitRequest(2); !bytes.Equal(r.Body, big.Body.Bytes()) {
 		t.Error("the large body arrived changed")
 	}
 	srv.WaitRequest(6).WaitAnswered()

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 
 	"ollama-api-service/internal/api"
@@ -21,14 +20,12 @@ type Response struct {
 	Header http.Header
 	Length int64 // -1 unknown
 
-	body     io.Reader
 	up       *Upstream
 	conn     *conn
 	ctx      context.Context
 	stop     func() bool
 	reusable bool
-	framed   bool // the body has a length or chunks, so its end is not just the end of the connection
-	ended    bool // the body was read to its end
+	framing  framing
 	shut     bool
 }
 
@@ -39,7 +36,7 @@ func (r *Response) Close() {
 		return
 	}
 	r.shut = true
-	if r.stop() && r.ended && r.reusable && r.conn.br.Buffered() == 0 {
+	if r.stop() && r.reusable && r.EndedInOrder() && !r.framing.surplus && (r.conn.br == nil || r.conn.br.Buffered() == 0) {
 		r.up.give(r.conn)
 		return
 	}
@@ -72,13 +69,34 @@ func (r *Response) Read(p []byte) (int, error) {
 		// The connection may already carry another request.
 		return 0, api.Wrap(api.CodeInternal, net.ErrClosed, "an answer was read after it was closed")
 	}
-	n, err := r.body.Read(p)
+	for n := 0; ; {
+		if r.framing.done {
+			return 0, io.EOF
+		}
+		var err error
+		if r.conn.br != nil {
+			n, err = r.conn.br.Read(p)
+		} else {
+			n, err = r.conn.Read(p)
+		}
+		if n, err = r.unframed(p[:n], err); n > 0 || err != nil {
+			return n, err
+		}
+	}
+}
+
+// unframed removes the framing from bytes that were read, in place, and returns the length of what remains, with the error of Read.
+func (r *Response) unframed(p []byte, err error) (int, error) {
+	n, broken := r.framing.strip(p)
 	switch {
+	case broken != nil:
+		err = broken
 	case err == nil:
 		return n, nil
 	case errors.Is(err, io.EOF):
-		r.ended = true
-		return n, io.EOF
+		if err = r.framing.ended(); errors.Is(err, io.EOF) {
+			return n, io.EOF
+		}
 	}
 	if r.conn.lost.Load() {
 		err = errors.Join(errLost, err)
@@ -87,7 +105,7 @@ func (r *Response) Read(p []byte) (int, error) {
 }
 
 // EndedInOrder reports whether the body was read to an end that upstream has marked.
-func (r *Response) EndedInOrder() bool { return r.ended && r.framed }
+func (r *Response) EndedInOrder() bool { return r.framing.done && !r.framing.endless }
 
 // Head reads up to limit bytes of the body and reports whether that is the whole body. If it is not, Head returns one byte more than
 // limit.
@@ -114,26 +132,18 @@ func (r *Response) Head(limit int) (body []byte, whole bool, err error) {
 	return body, false, nil
 }
 
-// copyBuffers have the size of a connection's read buffer: records have a few hundred bytes, and each waiting stream holds a buffer.
-var copyBuffers = sync.Pool{New: func() any { b := make([]byte, readBuffer); return &b }}
-
-// Stream copies a stream to the client and flushes each piece as it comes. It returns when the meter holds the end back or cuts the
-// stream, or when upstream ends. It returns the number of bytes sent. Its errors are those of Do, and CodeClientGone if a write to the
-// client fails.
-func (r *Response) Stream(w http.ResponseWriter, m *dialect.Meter) (sent int64, err error) {
-	pooled := copyBuffers.Get().(*[]byte)
-	defer copyBuffers.Put(pooled)
-	flusher := http.NewResponseController(w)
+// Stream passes a stream to send, piece by piece as it comes. send must let the client have a piece at once. Stream returns when the meter
+// holds the end back or cuts the stream, or when upstream ends. It returns the number of bytes sent. Its errors are those of Do, and
+// CodeClientGone if send fails.
+func (r *Response) Stream(send func(p []byte) (int, error), m *dialect.Meter) (sent int64, err error) {
+	defer r.conn.dropPiece()
 	for {
-		n, readErr := r.Read(*pooled)
-		if n > 0 {
-			pass, unreadable := m.Feed((*pooled)[:n])
+		p, readErr := r.piece()
+		if len(p) > 0 {
+			pass, unreadable := m.Feed(p)
 			if len(pass) > 0 {
-				wrote, err := w.Write(pass)
+				wrote, err := send(pass)
 				sent += int64(wrote)
-				if err == nil {
-					err = flusher.Flush()
-				}
 				if err != nil {
 					return sent, api.Wrap(api.CodeClientGone, err, "the client went away")
 				}
@@ -151,9 +161,20 @@ func (r *Response) Stream(w http.ResponseWriter, m *dialect.Meter) (sent int64, 
 		case readErr != nil:
 			return sent, readErr
 		case m.Ended():
-			return sent, r.drain(m, *pooled)
+			return sent, r.drain(m, r.conn.takePiece())
 		}
 	}
+}
+
+// piece returns the next bytes of the body, which are valid until the next call, with the error of Read.
+func (r *Response) piece() ([]byte, error) {
+	if r.shut || r.framing.done {
+		_, err := r.Read(nil)
+		return nil, err
+	}
+	p, err := r.conn.readPiece()
+	n, err := r.unframed(p, err)
+	return p[:n], err
 }
 
 // LeaveGap is a silence in which Ollama most likely computes, and writes nothing.
@@ -164,16 +185,16 @@ const LeaveGap = 5 * time.Millisecond
 // the next one already.
 func (r *Response) Leave(m *dialect.Meter, limit time.Duration) {
 	defer r.Close()
-	pooled := copyBuffers.Get().(*[]byte)
-	defer copyBuffers.Put(pooled)
+	buf := r.conn.takePiece()
+	defer r.conn.dropPiece()
 	r.conn.stopRolling()
 	for end := time.Now().Add(limit); !m.Ended() && !m.Cut; {
 		now := time.Now()
 		if !now.Before(end) || r.conn.SetReadDeadline(now.Add(LeaveGap)) != nil {
 			return
 		}
-		n, readErr := r.Read(*pooled)
-		if _, err := m.Feed((*pooled)[:n]); err != nil || readErr != nil {
+		n, readErr := r.Read(buf)
+		if _, err := m.Feed(buf[:n]); err != nil || readErr != nil {
 			return
 		}
 	}

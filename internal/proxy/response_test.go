@@ -107,6 +107,17 @@ func TestHeadAndPassOfABrokenBody(t *testing.T) {
 	wantCode(t, err, api.CodeUpstreamError)
 }
 
+// sender writes and flushes each piece of a stream to w.
+func sender(w http.ResponseWriter) func([]byte) (int, error) {
+	return func(p []byte) (int, error) {
+		n, err := w.Write(p)
+		if err != nil {
+			return n, err
+		}
+		return n, http.NewResponseController(w).Flush()
+	}
+}
+
 // gone is a client that accepts some writes and then disconnects.
 type gone struct {
 	http.ResponseWriter
@@ -131,7 +142,7 @@ func TestClientGone(t *testing.T) {
 		var sent int64
 		go func() {
 			var err error
-			sent, err = r.Stream(w, dialect.NewMeter(dialect.Chat, false, false, ""))
+			sent, err = r.Stream(sender(w), dialect.NewMeter(dialect.Chat, false, false, ""))
 			r.Close()
 			failed <- err
 		}()
@@ -195,7 +206,7 @@ func TestStreamFlushesEachRecord(t *testing.T) {
 	m := dialect.NewMeter(dialect.Chat, false, false, "")
 	w := &watcher{httptest.NewRecorder(), make(chan string), strings.Builder{}}
 	failed := make(chan error, 1)
-	go func() { _, err := r.Stream(w, m); failed <- err }()
+	go func() { _, err := r.Stream(sender(w), m); failed <- err }()
 	lines := ollamatest.ChatLines("tiny", 17, 3)
 	for _, line := range lines[:3] {
 		gate <- struct{}{}
@@ -219,11 +230,11 @@ func TestStreamFlushesEachRecord(t *testing.T) {
 func TestStreamThatEndsTooEarly(t *testing.T) {
 	_, r := answered(t, ollamatest.Answer{Tokens: 3, NoTerminal: true})
 	m := dialect.NewMeter(dialect.Chat, false, false, "")
-	if _, err := r.Stream(httptest.NewRecorder(), m); err != nil || m.Complete {
+	if _, err := r.Stream(sender(httptest.NewRecorder()), m); err != nil || m.Complete {
 		t.Errorf("a clean end without the last record: got %v, complete %v; want no error, false", err, m.Complete)
 	}
 	_, r = answered(t, ollamatest.Answer{Tokens: 30, Fault: ollamatest.Reset, FaultAt: 1000})
-	_, err := r.Stream(httptest.NewRecorder(), m)
+	_, err := r.Stream(sender(httptest.NewRecorder()), m)
 	wantCode(t, err, api.CodeUpstreamError)
 }
 
@@ -272,7 +283,7 @@ func TestStreamReadsItsEnd(t *testing.T) {
 			_, sse := resp.Streams()
 			m := dialect.NewMeter(c.kind, sse, false, "")
 			w := httptest.NewRecorder()
-			if _, err := resp.Stream(w, m); err != nil {
+			if _, err := resp.Stream(sender(w), m); err != nil {
 				t.Fatal(err)
 			}
 			got := w.Body.String() + string(m.Finish())

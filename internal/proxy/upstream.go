@@ -16,6 +16,7 @@ import (
 
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/dial"
+	"ollama-api-service/internal/dialect"
 )
 
 const (
@@ -50,9 +51,9 @@ func NewUpstream(target *dial.Target) *Upstream {
 // Request is one request to an upstream. The gateway writes all of it: only two values of the client's header are forwarded.
 type Request struct {
 	Method, Path      string
-	Accept, UserAgent string // the client's: User-Agent changes what Ollama's /api/show answers
-	TraceParent       string // of our span, if the upstream should get it
-	Body              []byte
+	Accept, UserAgent string         // the client's: User-Agent changes what Ollama's /api/show answers
+	TraceParent       string         // of our span, if the upstream should get it
+	Body              dialect.Pieces // nil sends none
 	// Upload is a body that is not buffered (blobs). UploadLength is its length or -1. A request with Upload has no Body and no retry.
 	Upload       io.Reader
 	UploadLength int64
@@ -156,9 +157,8 @@ func (u *Upstream) roundTrip(ctx context.Context, c *conn, r *Request) (*Respons
 	}
 	c.roll(r.Idle, r.Deadline)
 	return &Response{
-		Status: header.StatusCode, Header: header.Header, Length: header.ContentLength, body: header.Body,
-		framed: header.ContentLength >= 0 || len(header.TransferEncoding) > 0,
-		up:     u, conn: c, ctx: ctx, stop: stop, reusable: !header.Close && unsent == nil && r.Upload == nil,
+		Status: header.StatusCode, Header: header.Header, Length: header.ContentLength, framing: framingOf(header),
+		up: u, conn: c, ctx: ctx, stop: stop, reusable: !header.Close && unsent == nil && r.Upload == nil,
 	}, nil
 }
 
@@ -218,16 +218,18 @@ func (u *Upstream) send(c *conn, r *Request) error {
 	}
 	if r.Body != nil {
 		b = append(b, "Content-Type: application/json\r\nContent-Length: "...)
-		b = strconv.AppendInt(b, int64(len(r.Body)), 10)
+		b = strconv.AppendInt(b, int64(r.Body.Len()), 10)
 		b = append(b, "\r\n"...)
 	}
 	b = append(b, "\r\n"...)
-	if len(r.Body) <= cap(b)-len(b) {
-		b = append(b, r.Body...)
+	if r.Body.Len() <= cap(b)-len(b) {
+		for _, p := range r.Body {
+			b = append(b, p...)
+		}
 		_, err := c.Conn.Write(b)
 		return err
 	}
-	parts := net.Buffers{b, r.Body}
+	parts := append(net.Buffers{b}, r.Body...)
 	_, err := parts.WriteTo(c.Conn)
 	return err
 }

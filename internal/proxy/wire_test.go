@@ -12,6 +12,7 @@ import (
 
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/dial"
+	"ollama-api-service/internal/dialect"
 	"ollama-api-service/internal/test/ollamatest"
 )
 
@@ -31,13 +32,13 @@ func TestBytesOnTheWire(t *testing.T) {
 		},
 		{
 			"body", "http://ollama.test:11434", "", "",
-			Request{Method: "POST", Path: "/api/chat", Accept: "*/*", UserAgent: "curl/8", Body: []byte("{\"a\":\"ä\"}\n")},
+			Request{Method: "POST", Path: "/api/chat", Accept: "*/*", UserAgent: "curl/8", Body: dialect.Pieces{[]byte("{\"a\":\"ä\"}\n")}},
 			"POST /api/chat HTTP/1.1\r\nHost: ollama.test:11434\r\nAccept: */*\r\nUser-Agent: curl/8\r\n" +
 				"Content-Type: application/json\r\nContent-Length: 11\r\n\r\n{\"a\":\"ä\"}\n",
 		},
 		{
 			"empty body", "http://ollama.test", "", "",
-			Request{Method: "DELETE", Path: "/api/delete", Body: []byte{}},
+			Request{Method: "DELETE", Path: "/api/delete", Body: dialect.Pieces{}},
 			"DELETE /api/delete HTTP/1.1\r\nHost: ollama.test\r\nContent-Type: application/json\r\nContent-Length: 0\r\n\r\n",
 		},
 		{
@@ -94,7 +95,7 @@ func TestBodiesOfAllSizes(t *testing.T) {
 	for _, size := range []int{0, 1, 3 << 10, 4 << 10, 5 << 10, 1 << 20} {
 		for _, agent := range []string{"", strings.Repeat("a", 5<<10)} {
 			body := bytes.Repeat([]byte("x"), size)
-			if got := fetch(t, u, &Request{Method: "POST", Path: "/api/chat", UserAgent: agent, Body: body}); got != "200 {}" {
+			if got := fetch(t, u, &Request{Method: "POST", Path: "/api/chat", UserAgent: agent, Body: dialect.Pieces{body[:size/3], body[size/3:]}}); got != "200 {}" {
 				t.Fatalf("size %d: got %q, want \"200 {}\"", size, got)
 			}
 			n++
@@ -231,7 +232,7 @@ func TestRefusalBeforeTheBodyIsRead(t *testing.T) {
 		// A close with unread bytes resets the connection while the gateway writes.
 	})
 	u := upstreamAt(t, base)
-	r := &Request{Method: "POST", Path: "/api/chat", Body: make([]byte, 32<<20)}
+	r := &Request{Method: "POST", Path: "/api/chat", Body: dialect.Pieces{make([]byte, 32<<20)}}
 	if got := fetch(t, u, r); got != "413 big" {
 		t.Errorf("got %q, want \"413 big\"", got)
 	}

@@ -98,7 +98,7 @@ func TestNoValueBreaksOut(t *testing.T) {
 			}
 			for _, value := range places {
 				if got, err := p.Language.read(t, p.Language.quote(value)); err != nil || got != value {
-					t.Errorf("%s: %q reads %q in %s (%v)", r.ID, value, got, p.Language, err)
+					t.Errorf("%s: %q reads %q in %s (%v), want %v", r.ID, value, got, p.Language, err, value)
 				}
 			}
 			p.parse(t, r.ID)
@@ -153,7 +153,7 @@ func TestFillRefusesWhatCannotBeTyped(t *testing.T) {
 	for _, bad := range []string{"a\nb", "a\x00b", "a\x1b[2J", "a\u202eb", "a\u2028b", "a\xffb", "-option"} {
 		for _, v := range []Values{{bad, good.Key, good.Model}, {good.URL, bad, good.Model}, {good.URL, good.Key, bad}} {
 			if _, err := r.Fill(v); err == nil {
-				t.Errorf("%+q is accepted", v)
+				t.Errorf("%+q is accepted, want an error", v)
 			}
 		}
 	}
@@ -173,7 +173,7 @@ func TestTheKeyInAnAddressIsEscaped(t *testing.T) {
 
 func TestFindKnowsNearNames(t *testing.T) {
 	if r, err := Find("Codex"); err != nil || r.ID != "codex" {
-		t.Errorf("Codex: %v, %v", r.ID, err)
+		t.Errorf("Codex: %v, %v, want %q", r.ID, err, "codex")
 	}
 	for id, want := range map[string]string{"vscode": "copilot-vscode", "openai": "openai-python, openai-js", "lynx": "lists all"} {
 		if _, err := Find(id); err == nil || !strings.Contains(err.Error(), want) {

@@ -71,7 +71,7 @@ func TestAuditIsReadable(t *testing.T) {
 		"from=" + today + "&to=" + today + "&tz=Pacific/Kiritimati&target=" + preview: time.Now().UTC().Hour() >= 10,
 	} {
 		if page := ask[auditAnswer](b, "/api/admin/audit?"+query); (len(page.Audit) == 0) != none {
-			t.Errorf("%s: %d lines", query, len(page.Audit))
+			t.Errorf("%s: %d lines, want %v", query, len(page.Audit), none)
 		}
 	}
 	r := b.do("GET", "/api/admin/audit?format=csv&limit=3&target="+preview, adminSecret, "")
@@ -81,7 +81,7 @@ func TestAuditIsReadable(t *testing.T) {
 	}
 	for _, query := range []string{"action=key.read", "limit=0", "limit=1001", "from=yesterday", "tz=Mars/Base", "cursor=x", "cursor=WyJrZXlzIiwiMSJd", "cursor=WyJhdWRpdCIsIi0xIl0", "from=2026-11-02&to=2026-11-01", "q=x"} {
 		if r := b.do("GET", "/api/admin/audit?"+query, adminSecret, ""); r.status != http.StatusBadRequest {
-			t.Errorf("%s: %d %s", query, r.status, r.body)
+			t.Errorf("%s: %d %s, want %d", query, r.status, r.body, http.StatusBadRequest)
 		}
 	}
 	if r := b.do("GET", "/api/admin/audit", b.user(), ""); r.status != http.StatusForbidden {

@@ -51,7 +51,7 @@ func TestABadKeyNeverReachesTheDatabase(t *testing.T) {
 		}
 		for carrier, r := range requests {
 			if got := b.send(r); got.status != http.StatusUnauthorized {
-				t.Errorf("%s in %s: %d %s", name, carrier, got.status, got.body)
+				t.Errorf("%s in %s: %d %s, want %d", name, carrier, got.status, got.body, http.StatusUnauthorized)
 			}
 		}
 	}
@@ -98,7 +98,7 @@ func (b *bed) raw(t *testing.T, text string) (status int, all string) {
 	}
 	got, err := io.ReadAll(c)
 	if err != nil || len(got) < 12 {
-		t.Fatalf("%q: %v", got, err)
+		t.Fatalf("%q: %v, want at least 12", got, err)
 	}
 	for _, d := range got[9:12] {
 		status = status*10 + int(d-'0')
@@ -130,10 +130,10 @@ func TestNothingBehindAnAmbiguousEnd(t *testing.T) {
 		"HTTP/1.0, which may hide the chunks": "GET /healthz HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
 	} {
 		if _, all := b.raw(t, text+next); strings.Count(all, "HTTP/1.") != 1 {
-			t.Errorf("%s: %s", name, all)
+			t.Errorf("%s: %s, want 1", name, all)
 		}
 	}
 	if _, all := b.raw(t, plain+"\r\n"+next); strings.Count(all, "HTTP/1.1 200") != 2 {
-		t.Errorf("two plain requests: %s", all)
+		t.Errorf("two plain requests: %s, want 2", all)
 	}
 }

@@ -49,7 +49,7 @@ func TestBadKeysFillNoLog(t *testing.T) {
 		lines++
 		counted += l.LeftOut
 		if l.Client != "127.0.0.1" {
-			t.Errorf("a line without its client: %s", line)
+			t.Errorf("a line without its client: %s, want %q", line, "127.0.0.1")
 		}
 		if l.LeftOut == 0 || strings.Contains(line, `"request_id"`) {
 			counted++ // the line itself is of a request

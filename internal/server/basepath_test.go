@@ -28,10 +28,10 @@ func TestBelowAPath(t *testing.T) {
 			}
 		}
 		if r := b.do("POST", base+"/api/chat", key, chat); r.status != 200 {
-			t.Errorf("chat below %q: %d %s", base, r.status, r.body)
+			t.Errorf("chat below %q: %d %s, want 200", base, r.status, r.body)
 		}
 		if r := b.do("GET", base+"/api/keys", adminSecret, ""); r.status != 200 {
-			t.Errorf("keys below %q: %d %s", base, r.status, r.body)
+			t.Errorf("keys below %q: %d %s, want 200", base, r.status, r.body)
 		}
 	}
 	for _, path := range []string{"/team", "/team/ollama2/api/tags", "/Team/ollama/docs", "/team%2Follama/docs", "/team/ollama/../ollama/docs"} {
@@ -42,7 +42,7 @@ func TestBelowAPath(t *testing.T) {
 	says := func(path, what string) {
 		t.Helper()
 		if r := b.do("GET", path, key, ""); !strings.Contains(r.body, what) {
-			t.Errorf("GET %s does not say %s: %.300s", path, what, r.body)
+			t.Errorf("GET %s does not say %s: %.300s, want %v in it", path, what, r.body, what)
 		}
 	}
 	says("/team/ollama", `"documentation":"/team/ollama/docs"`)
@@ -59,21 +59,21 @@ func TestBelowAPath(t *testing.T) {
 	r := b.send(req)
 	to, err := req.URL.Parse(r.header.Get("Location"))
 	if err != nil || r.status != 308 || to.Path != "/team/ollama/docs" {
-		t.Fatalf("%d to %v (%v)", r.status, to, err)
+		t.Fatalf("%d to %v (%v), want 308, %q", r.status, to, err, "/team/ollama/docs")
 	}
 	page := b.do("GET", to.Path, "", "")
 	links := regexp.MustCompile(`(?:href|src)="([^"]+)"`).FindAllStringSubmatch(page.body, -1)
 	if len(links) < 5 {
-		t.Fatalf("got %d links on the page", len(links))
+		t.Fatalf("got %d links on the page, want at least 5", len(links))
 	}
 	for _, link := range links {
 		at, err := to.Parse(link[1])
 		if err != nil || !strings.HasPrefix(at.Path, "/team/ollama/") {
-			t.Errorf("the page names %s", link[1])
+			t.Errorf("the page names %s, want %q at its start", link[1], "/team/ollama/")
 			continue
 		}
 		if r := b.do("GET", at.RequestURI(), "", ""); r.status != 200 {
-			t.Errorf("%s: %d", at, r.status)
+			t.Errorf("%s: %d, want 200", at, r.status)
 		}
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"ollama-api-service/internal/admin"
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/auth"
 	"ollama-api-service/internal/backend"
@@ -130,8 +131,11 @@ func start(t testing.TB, with setup) *bed {
 	}
 	b.fleet.ProbeAll(ctx)
 	o := server.Options{
-		Store: b.store, Auth: b.auth, Secret: b.secret, Random: rand.Reader, Limits: limit.NewMemory(time.Now),
-		Fleet: b.fleet, Queue: sched.Options{MaxQueue: queue, MaxWait: wait}, Books: b.books, Log: log, Version: "test",
+		Parts: admin.Parts{
+			Store: b.store, Auth: b.auth, Secret: b.secret, Random: rand.Reader, Limits: limit.NewMemory(time.Now),
+			Fleet: b.fleet, Books: b.books, Log: log, Version: "test",
+		},
+		Queue:    sched.Options{MaxQueue: queue, MaxWait: wait},
 		Live:     server.Live{DefaultLimits: map[api.Role]int64{api.RoleAdmin: 1000, api.RoleUser: 100}, StaticAdmin: true},
 		Upstream: server.Upstream{FirstByte: 30 * time.Second, Idle: 30 * time.Second},
 		Bounds:   server.Bounds{MaxBody: 1 << 20, BodyMemory: 64 << 20, MaxRequestTime: time.Minute},
@@ -196,6 +200,22 @@ func testTLS() (serve, trust *tls.Config) {
 	roots := x509.NewCertPool()
 	roots.AddCert(donor.Certificate())
 	return &tls.Config{Certificates: donor.TLS.Certificates, MinVersion: tls.VersionTLS12}, &tls.Config{RootCAs: roots}
+}
+
+// fact is one of several that a test wants of a thing.
+type fact struct {
+	name      string
+	got, want any
+}
+
+// compare fails the test for each fact that is not as wanted. Facts are compared as they print, so that 1 equals 1.0.
+func compare(t testing.TB, about string, facts ...fact) {
+	t.Helper()
+	for _, f := range facts {
+		if got, want := fmt.Sprint(f.got), fmt.Sprint(f.want); got != want {
+			t.Errorf("%s is %s, want %s; %s", f.name, got, want, about)
+		}
+	}
 }
 
 // reply is an answer, read whole.

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"bytes"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -30,9 +29,9 @@ const (
 	mostUploads = 2048
 )
 
-// readBody reads the whole body, at most limit bytes. net/http notices a client that leaves only after that. It holds twice the body,
-// because what the gateway changes in one goes into a copy.
-func (x *exchange) readBody(limit int64) ([]byte, error) {
+// readBody reads the whole body, at most limit bytes. net/http notices a client that leaves only after that. The body is freed at the end of
+// the request, or by releaseBody.
+func (x *exchange) readBody(limit int64) (*dialect.Body, error) {
 	coding, err := x.coding()
 	if err != nil {
 		return nil, err
@@ -40,17 +39,7 @@ func (x *exchange) readBody(limit int64) ([]byte, error) {
 	if x.r.ContentLength > limit {
 		return nil, tooLarge(limit)
 	}
-	size, expected := int64(firstBuffer), limit
-	if x.r.ContentLength >= 0 {
-		// What a client claims is not what it gets before it sends it.
-		expected = x.r.ContentLength
-		size = min(expected, smallBody-1) + 1
-	}
 	control := http.NewResponseController(x.ResponseWriter)
-	body := make([]byte, 0, size)
-	if err := x.hold(cap(body)); err != nil {
-		return nil, err
-	}
 	pushed := time.Time{}
 	uploading := false // beyond what came with the head
 	defer func() {
@@ -58,63 +47,92 @@ func (x *exchange) readBody(limit int64) ([]byte, error) {
 			x.s.uploads.give(x.payer(), 1)
 		}
 	}()
-	for {
-		if int64(len(body)) > limit {
-			return nil, tooLarge(limit)
-		}
-		if len(body) == cap(body) {
-			if body, err = x.grow(body, expected); err != nil {
-				return nil, err
-			}
-		}
+	x.body = new(dialect.Body)
+	err = x.fill(x.body, 0, 0, x.r.ContentLength, limit, func(p []byte) (int, error) {
 		if now := time.Now(); now.Sub(pushed) > time.Second {
 			// A byte now and then is progress, but it must not hold the connection and what was read for ever.
-			if took := now.Sub(x.arrived); took > x.s.MaxRequestTime || took > bodyProgress+time.Duration(len(body))*time.Second/leastRate {
-				return nil, api.Errorf(api.CodeSlowBody, "the body came too slowly: send it without pauses")
+			took := now.Sub(x.arrived)
+			if took > x.s.MaxRequestTime || took > bodyProgress+time.Duration(x.body.Size())*time.Second/leastRate {
+				return 0, api.Errorf(api.CodeSlowBody, "the body came too slowly: send it without pauses")
 			}
 			pushed = now
 			// Writers that know no deadlines are those of tests.
 			_ = control.SetReadDeadline(now.Add(bodyProgress))
 		}
-		n, err := x.r.Body.Read(body[len(body):cap(body)])
-		body = body[:len(body)+n]
+		n, err := x.r.Body.Read(p)
 		switch {
 		case errors.Is(err, io.EOF):
-			_ = control.SetReadDeadline(time.Time{})
-			if int64(len(body)) > limit {
-				return nil, tooLarge(limit)
-			}
-			x.received, x.consumed = int64(len(body)), true
-			err = x.inTurn(coding != "" || len(body) > largeBody, func() (err error) {
-				body, err = x.decode(coding, body, limit)
-				return err
-			})
-			return body, err
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			return nil, api.Wrap(api.CodeSlowBody, err, "the body did not arrive in time: send it without pauses")
+			err = api.Wrap(api.CodeSlowBody, err, "the body did not arrive in time: send it without pauses")
 		case err != nil:
 			if x.r.ProtoMajor == 1 { // in HTTP/2 other streams would lose their connection
 				x.Header().Set("Connection", "close") // the end of this body is unknown
 			}
-			return nil, api.Wrap(api.CodeBadRequest, err, "the body could not be read")
+			err = api.Wrap(api.CodeBadRequest, err, "the body could not be read")
 		case !uploading:
-			if err := x.s.uploads.take(x.payer(), 0, 1); err != nil {
-				return nil, &api.Error{Code: api.CodeUnavailable, RetryAfter: 5 * time.Second, Err: err, Message: "as many bodies are on their way to the gateway as it may have at one time, or as this key may: send fewer at once"}
+			if err = x.s.uploads.take(x.payer(), 0, 1); err != nil {
+				return n, &api.Error{Code: api.CodeUnavailable, RetryAfter: 5 * time.Second, Err: err, Message: "as many bodies are on their way to the gateway as it may have at one time, or as this key may: send fewer at once"}
 			}
 			uploading = true
+		}
+		return n, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	_ = control.SetReadDeadline(time.Time{})
+	x.received, x.consumed = int64(x.body.Size()), true
+	if coding != "" {
+		if err := x.inTurn(true, func() error { return x.decode(coding, limit) }); err != nil {
+			return nil, err
+		}
+	}
+	pieces, outline := x.body.Held()
+	return x.body, x.holdUpTo(pieces, outline+x.body.ReadingMemory())
+}
+
+// fill reads into b up to the end, at most limit bytes. expected is the length if it is known, and otherwise -1. besides and window are what
+// the request holds in addition to b, as in holdUpTo.
+func (x *exchange) fill(b *dialect.Body, besides, window int, expected, limit int64, read func([]byte) (int, error)) error {
+	for {
+		if len(b.Room()) == 0 {
+			if int64(b.Size()) > limit {
+				return tooLarge(limit)
+			}
+			n := step(b.Size(), expected, limit)
+			pieces, outline := b.Held()
+			if err := x.holdUpTo(besides+pieces+n, window+outline); err != nil {
+				return err
+			}
+			b.Grow(n)
+		}
+		n, err := read(b.Room())
+		b.Took(n)
+		switch {
+		case int64(b.Size()) > limit:
+			return tooLarge(limit)
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
 		}
 	}
 }
 
-// grow is b with room for more, but never for more than one byte beyond the limit: that byte tells that there is more. While it is
-// copied, both count.
-func (x *exchange) grow(b []byte, limit int64) ([]byte, error) {
-	size := int(max(min(int64(cap(b))*2, limit+1), int64(len(b))+1))
-	if err := x.hold(cap(b) + size); err != nil {
-		return nil, err
+// step is how many bytes of memory a body of this size gets next: no more than it has, so that a body that does not arrive takes none, and
+// one byte more than it may have, which tells that there is more.
+func step(size int, expected, limit int64) int {
+	if expected < 0 {
+		expected = limit
+	} else if size == 0 {
+		return int(min(expected+1, smallBody))
 	}
-	b = append(make([]byte, 0, size), b...)
-	return b, x.hold(size)
+	switch left := int(expected) + 1 - size; {
+	case left >= dialect.PieceSize && size >= dialect.PieceSize/2:
+		return dialect.PieceSize
+	default:
+		return max(min(max(size, firstBuffer), left), 1)
+	}
 }
 
 // readOn takes in the rest of a body that is refused, up to twice what a body may have. Clients that send everything before they read
@@ -195,41 +213,33 @@ const (
 	mostRatio   = 100
 )
 
-// decode undoes a coding. What comes out is bounded like a plain body, because a few KiB can say terabytes: so it is measured before
-// there is room for it.
-func (x *exchange) decode(coding string, body []byte, limit int64) ([]byte, error) {
-	if coding == "" {
-		return body, x.holdReading(body)
+// decode undoes a coding. What comes out is bounded like a plain body, because a few KiB can say terabytes.
+func (x *exchange) decode(coding string, limit int64) error {
+	coded := x.body
+	defer coded.Free()
+	most := max(mostDecoded, mostRatio*int64(coded.Size()))
+	limit = min(limit, most)
+	window := windowOf(coding, coded.Head())
+	besides, _ := coded.Held()
+	x.body = new(dialect.Body)
+	extra := 0
+	if window > 0 {
+		extra = window + besidesWindow
 	}
-	most := max(mostDecoded, mostRatio*int64(len(body)))
-	if most < limit {
-		limit = most
-	}
-	window := windowOf(coding, body)
-	if err := x.holdDecoder(cap(body), window); err != nil {
-		return nil, err
-	}
-	var size int64
-	err := decoding(coding, body, window, func(r io.Reader) (err error) {
-		size, err = io.Copy(io.Discard, io.LimitReader(r, limit+1))
+	if err := x.holdUpTo(besides, extra); err != nil {
 		return err
-	})
+	}
+	err := decoding(coding, coded.Reader(), window, func(r io.Reader) error { return x.fill(x.body, besides, extra, -1, limit, r.Read) })
+	var known *api.Error
 	switch {
+	case int64(x.body.Size()) > limit && limit == most:
+		return api.Errorf(api.CodeTooLarge, "the body is more than %d times as large as it was sent: send it without Content-Encoding", mostRatio)
+	case errors.As(err, &known):
+		return err
 	case err != nil:
-		return nil, notCoded(coding, err)
-	case size > limit && limit == most:
-		return nil, api.Errorf(api.CodeTooLarge, "the body is more than %d times as large as it was sent: send it without Content-Encoding", mostRatio)
-	case size > limit:
-		return nil, tooLarge(limit)
+		return notCoded(coding, err)
 	}
-	if err := x.holdDecoder(cap(body)+int(size), window); err != nil {
-		return nil, err
-	}
-	plain := make([]byte, size)
-	if err := decoding(coding, body, window, func(r io.Reader) error { _, err := io.ReadFull(r, plain); return err }); err != nil {
-		return nil, notCoded(coding, err)
-	}
-	return plain, x.holdReading(plain)
+	return nil
 }
 
 // windowOf is how much of what it has said a body makes its reader remember: what its first frame asks for, 0 for gzip.
@@ -248,25 +258,16 @@ func windowOf(coding string, body []byte) int {
 	return int(min(max(window, zstd.MinWindowSize), maxWindow))
 }
 
-// holdDecoder is hold for n bytes and a decoder with a window. Of the decoder no more counts than the bound has, so that a body of the
-// largest size fits also where it is compressed.
-func (x *exchange) holdDecoder(n, window int) error {
-	if window == 0 {
-		return x.hold(n)
-	}
-	return x.hold(max(n, min(n+window+besidesWindow, int(x.s.bodies.most))))
-}
-
 // decoding lets read have what the coding says, with at most window remembered.
-func decoding(coding string, body []byte, window int, read func(io.Reader) error) error {
+func decoding(coding string, body io.Reader, window int, read func(io.Reader) error) error {
 	if coding == "gzip" {
-		z, err := gzip.NewReader(bytes.NewReader(body))
+		z, err := gzip.NewReader(body)
 		if err != nil {
 			return err
 		}
 		return read(z)
 	}
-	z, err := zstd.NewReader(bytes.NewReader(body),
+	z, err := zstd.NewReader(body,
 		zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(uint64(window)))
 	if err != nil {
 		return err
@@ -279,7 +280,7 @@ func decoding(coding string, body []byte, window int, read func(io.Reader) error
 const beyond = 2
 
 // smallBody is what a body may have without being counted: 1,024 that wait have 16 MiB.
-const smallBody = 16 << 10
+const smallBody = dialect.WholeBody
 
 // hold counts n bytes as what the request holds of bodies, all copies included, until its end: a key without a bound of requests at one
 // time could fill the memory otherwise, and a few KiB that say 128 MiB when they are decoded make that cheap. It returns
@@ -301,18 +302,19 @@ func (x *exchange) hold(n int) error {
 	return nil
 }
 
-// holdReading counts what reading a body takes in addition to it and its copy: the names of its fields, of which a few MB can take ten
-// times as much. No more counts than the bound has, so that a body of the largest size fits also with many names.
-func (x *exchange) holdReading(body []byte) error {
-	if len(body) <= smallBody {
-		return nil
-	}
-	n := 2 * cap(body)
-	return x.hold(max(n, min(n+dialect.ReadingMemory(body), int(x.s.bodies.most))))
+// holdUpTo is hold for n bytes, and for extra bytes that reading a body takes: its outline, the names of its fields, of which a few MB can
+// take ten times as much, and the window of a decoder. With these no more counts than the bound has, so that a body of the largest size
+// always fits.
+func (x *exchange) holdUpTo(n, extra int) error {
+	return x.hold(max(n, min(n+extra, int(x.s.bodies.most))))
 }
 
-// releaseBody undoes hold: the body is not needed any more.
+// releaseBody undoes hold: the body is not needed any more. Nothing may refer to it.
 func (x *exchange) releaseBody() {
+	if x.body != nil {
+		x.body.Free()
+		x.body = nil
+	}
 	if x.held > 0 {
 		x.s.bodies.give(x.payer(), x.held)
 		x.held = 0

@@ -163,13 +163,14 @@ func (b *booking) stream(resp *proxy.Response, m *dialect.Meter) error {
 	b.record.Streamed = true
 	b.x.meter = m
 	b.header(resp, -1)
+	resp.Header = nil // the stream may last, and nothing needs it any more
 	b.x.beat.resume()
 	b.upstream.streamBegins()
-	sent, err := resp.Stream(&journalingWriter{b.x, b, m}, m)
+	sent, err := resp.Stream(b.pass, m)
 	b.x.beat.pause()
 	if err != nil && api.AsError(err).Code == api.CodeClientGone {
 		if b.upstream.keepReading() {
-			_, err = resp.Stream(discardingWriter{}, m)
+			_, err = resp.Stream(discard, m)
 		} else {
 			b.upstream.waitAtMost(b.s.leaveTime)
 			resp.Leave(m, b.s.leaveTime) // before the slot is free

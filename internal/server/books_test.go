@@ -91,9 +91,13 @@ func TestAStreamBrokenOffAtEachPiece(t *testing.T) {
 		if asked[id] == 0 {
 			most = r.Total.Milliseconds() // no piece has shown how fast the model is
 		}
-		if r.Outcome != api.OutcomeClientGone || !r.Estimated || r.PromptTokens == 0 || r.CompletionTokens < asked[id] || r.CompletionTokens > most {
-			t.Errorf("%s: the client got %d pieces; the row has %s, estimated %v, %d and %d tokens", id, asked[id], r.Outcome, r.Estimated, r.PromptTokens, r.CompletionTokens)
-		}
+		compare(t, fmt.Sprintf("%s: the client got %d pieces; the row has %s, estimated %v, %d and %d tokens", id, asked[id], r.Outcome, r.Estimated, r.PromptTokens, r.CompletionTokens),
+			fact{"r.Outcome", r.Outcome, api.OutcomeClientGone},
+			fact{"r.Estimated", r.Estimated, true},
+			fact{"r.PromptTokens == 0", r.PromptTokens == 0, false},
+			fact{"r.CompletionTokens < asked[id]", r.CompletionTokens < asked[id], false},
+			fact{"r.CompletionTokens > most", r.CompletionTokens > most, false},
+		)
 	}
 }
 

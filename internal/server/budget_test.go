@@ -67,9 +67,15 @@ func TestTokensAreClampedAndThenRefused(t *testing.T) {
 		}
 		// 24 and 26 tokens were counted: nothing is left.
 		hour, day := b.budgets(key)["tokens_per_hour"], b.budgets(key)["tokens_per_day"]
-		if hour["used"] != 50.0 || hour["remaining"] != 0.0 || hour["held"] != 0.0 || hour["reset_seconds"].(float64) < 3540 || day["used"] != 50.0 || day["remaining"] != 950.0 || day["reset_seconds"] != 0.0 {
-			t.Errorf("%s: %v", c.path, b.budgets(key))
-		}
+		compare(t, fmt.Sprintf("%s: %v", c.path, b.budgets(key)),
+			fact{`hour["used"]`, hour["used"], 50.0},
+			fact{`hour["remaining"]`, hour["remaining"], 0.0},
+			fact{`hour["held"]`, hour["held"], 0.0},
+			fact{`hour["reset_seconds"].(float64) < 3540`, hour["reset_seconds"].(float64) < 3540, false},
+			fact{`day["used"]`, day["used"], 50.0},
+			fact{`day["remaining"]`, day["remaining"], 950.0},
+			fact{`day["reset_seconds"]`, day["reset_seconds"], 0.0},
+		)
 		seen := len(b.ollama.Requests())
 		r := b.do("POST", c.path, key, c.body)
 		if r.status != 429 || !strings.Contains(r.body, "50 of the 50 tokens that its tokens_per_hour allows in any 60 minutes") || r.header.Get("X-Should-Retry") != "false" ||
@@ -78,13 +84,13 @@ func TestTokensAreClampedAndThenRefused(t *testing.T) {
 		}
 		// Embeddings and lists: the first needs tokens too, the second does not.
 		if r := b.do("POST", "/api/embed", key, `{"model":"tiny","input":"x"}`); r.status != 429 {
-			t.Errorf("an embedding: %d", r.status)
+			t.Errorf("an embedding: %d, want 429", r.status)
 		}
 		if r := b.do("GET", "/api/tags", key, ""); r.status != 200 {
-			t.Errorf("a list: %d", r.status)
+			t.Errorf("a list: %d, want 200", r.status)
 		}
 		if row := b.row(preview); row["outcome"] != "ok" || row["completion_tokens"] != 20.0 {
-			t.Errorf("%s: %v", c.path, row)
+			t.Errorf("%s: %v, want %q, %v", c.path, row, "ok", 20.0)
 		}
 		b.stop()
 	}
@@ -110,10 +116,10 @@ func TestAStreamEndsWhereItsKeyHasNothingLeft(t *testing.T) {
 				t.Errorf("%s: %v\n%s", c.path, row, r.body)
 			}
 			if got := b.budgets(key)[field]; got["used"] != 12.0 || got["held"] != 0.0 {
-				t.Errorf("%s: %v", c.path, got)
+				t.Errorf("%s: %v, want %v, %v", c.path, got, 12.0, 0.0)
 			}
 			if usage := b.do("GET", "/api/stats", key, ""); !strings.Contains(usage.body, `"cut_by_limit":1`) {
-				t.Errorf("statistics: %s", usage.body)
+				t.Errorf("statistics: %s, want %s in it", usage.body, `"cut_by_limit":1`)
 			}
 			b.stop()
 		}
@@ -133,10 +139,10 @@ func TestAStreamEndsWhereTheGPUTimeDoes(t *testing.T) {
 			t.Fatalf("%s: %d %v\n%s", c.path, r.status, r.err, r.body)
 		}
 		if row := b.row(preview); row["outcome"] != "cut_by_limit" || row["error_code"] != "gpu_limit" || row["completion_tokens"] != 0.0 || row["gpu_ms"].(float64) <= 0 {
-			t.Errorf("%s: %v", c.path, row)
+			t.Errorf("%s: %v, want %q, %q, %v, more than 0", c.path, row, "cut_by_limit", "gpu_limit", 0.0)
 		}
 		if r := b.do("POST", c.path, key, c.body); r.status != 429 || !strings.Contains(r.body, "60 of the 60 seconds of the GPU that its gpu_seconds_per_day allows") {
-			t.Errorf("%s: %d %s", c.path, r.status, r.body)
+			t.Errorf("%s: %d %s, want 429, %q in it", c.path, r.status, r.body, "60 of the 60 seconds of the GPU that its gpu_seconds_per_day allows")
 		}
 		b.stop()
 	}
@@ -156,19 +162,19 @@ func TestStreamsOfOneKeyShareItsTokens(t *testing.T) {
 	gone := <-leave
 	held := b.budgets(key)["tokens_per_day"]["held"].(float64)
 	if held < 91 || held > 95 {
-		t.Fatalf("%v tokens are held for 90 and the prompt", held)
+		t.Fatalf("%v tokens are held for 90 and the prompt, want at least 91, at most 95", held)
 	}
 	if r := b.do("POST", "/api/chat", key, `{"model":"tiny","messages":[{"role":"user","content":"`+strings.Repeat("long ", 20)+`"}]}`); r.status != 429 || r.header.Get("Retry-After") != "1" ||
 		!strings.Contains(r.body, "running requests hold the rest") || r.header.Get("X-Should-Retry") != "" {
 		t.Errorf("more than what is not held: %d %v %s", r.status, r.header, r.body)
 	}
 	if r := b.do("POST", "/api/chat", key, `{"model":"tiny","messages":[]}`); r.status != 200 || !strings.HasPrefix(r.header.Get("X-Policy"), "num_predict=") {
-		t.Errorf("what is not held: %d %v %s", r.status, r.header, r.body)
+		t.Errorf("what is not held: %d %v %s, want 200, %q at its start", r.status, r.header, r.body, "num_predict=")
 	}
 	gone()
 	b.until("what was held is free", func() bool { return b.budgets(key)["tokens_per_day"]["held"] == 0.0 })
 	if used := b.budgets(key)["tokens_per_day"]["used"].(float64); used < 6 || used > 32 {
-		t.Errorf("%v used by two short answers", used)
+		t.Errorf("%v used by two short answers, want at least 6, at most 32", used)
 	}
 	if row := b.row(preview); row["outcome"] != "client_gone" && row["outcome"] != "ok" {
 		t.Errorf("%v", row)
@@ -198,9 +204,9 @@ func TestLongestAnswerAndBlockedKeys(t *testing.T) {
 	key, _ := b.key(`{"name":"small","role":"user","tokens_per_hour":10}`)
 	r := b.do("POST", "/api/chat", key, `{"model":"tiny","messages":[{"role":"user","content":"`+strings.Repeat("long ", 200)+`"}]}`)
 	if r.status != 429 || !strings.Contains(r.body, "shorten the prompt") || r.header.Get("X-Should-Retry") != "false" {
-		t.Errorf("a prompt above the limit: %d %s", r.status, r.body)
+		t.Errorf("a prompt above the limit: %d %s, want 429, %q in it, %q", r.status, r.body, "shorten the prompt", "false")
 	}
 	if got := b.do("GET", "/api/stats", key, "").json(t)["limits"].(map[string]any); got["remaining"] != got["rate_limit"] {
-		t.Errorf("a refusal cost a request: %v", got)
+		t.Errorf("a refusal cost a request: %v, want %v", got, got["rate_limit"])
 	}
 }

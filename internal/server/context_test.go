@@ -103,7 +103,7 @@ func TestANumCtxThatTheModelHasLoadsNothing(t *testing.T) {
 			}
 			send(victim, plain, "")
 			if r := b.do("POST", "/v1/chat/completions", victim, chatTiny); r.status != 200 {
-				t.Errorf("%d %s", r.status, r.body)
+				t.Errorf("%d %s, want 200", r.status, r.body)
 			}
 			first := m.count()
 			for i := range 20 {

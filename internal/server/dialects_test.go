@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"fmt"
 	"net/http"
 	"os"
 	"slices"
@@ -39,32 +40,32 @@ func TestAliases(t *testing.T) {
 				t.Errorf("%s stream %s: %d %v\n%s", path, stream, r.status, r.err, r.body)
 			}
 			if seen := b.ollama.RequestsTo("POST", path); !strings.Contains(string(seen[len(seen)-1].Body), `"model":"tiny"`) {
-				t.Errorf("%s: upstream got %s", path, seen[len(seen)-1].Body)
+				t.Errorf("%s: upstream got %s, want %s in it", path, seen[len(seen)-1].Body, `"model":"tiny"`)
 			}
 		}
 	}
 	if m := b.stats(key)["requests_by_model"].(map[string]any); len(m) != 1 || m["tiny:latest"] != float64(2*len(paths)) {
-		t.Errorf("books by model: %v", m)
+		t.Errorf("books by model: %v, want 1 of them, %v", m, float64(2*len(paths)))
 	}
 	// A model that the key may not use is reported as unknown, with the name that the client sent.
 	if r := b.do("POST", "/api/chat", key, `{"model":"hidden","messages":[]}`); r.status != 404 || !strings.Contains(r.body, "'hidden'") || strings.Contains(r.body, "secret") {
-		t.Errorf("hidden: %d %s", r.status, r.body)
+		t.Errorf("hidden: %d %s, want 404, %q in it, no %q", r.status, r.body, "'hidden'", "secret")
 	}
 	if r := b.do("POST", "/api/show", key, `{"model":"gpt-4o"}`); r.status != 200 {
-		t.Errorf("show: %d %s", r.status, r.body)
+		t.Errorf("show: %d %s, want 200", r.status, r.body)
 	}
 	for path, want := range map[string]string{"/api/tags": `"name":"gpt-4o"`, "/v1/models": `"id":"gpt-4o"`, "/v1/models/gpt-4o": `"id":"gpt-4o"`, "/v1/models/claude-x": `"id":"claude-x"`} {
 		if r := b.do("GET", path, key, ""); r.status != 200 || !strings.Contains(r.body, want) || strings.Contains(r.body, "hidden") {
-			t.Errorf("%s: %d %s", path, r.status, r.body)
+			t.Errorf("%s: %d %s, want 200, %v in it, no %q", path, r.status, r.body, want, "hidden")
 		}
 	}
 	if r := b.do("GET", "/api/ps", key, ""); strings.Contains(r.body, "gpt-4o") {
-		t.Errorf("ps: %s", r.body)
+		t.Errorf("ps: %s, want no %q", r.body, "gpt-4o")
 	}
 	// Changes of models use their real names, not aliases.
 	b.do("DELETE", "/api/delete", adminSecret, `{"model":"gpt-4o"}`)
 	if seen := b.ollama.WaitRequestTo(1, "DELETE", "/api/delete"); !strings.Contains(string(seen.Body), "gpt-4o") {
-		t.Errorf("delete reached upstream as %s", seen.Body)
+		t.Errorf("delete reached upstream as %s, want %q in it", seen.Body, "gpt-4o")
 	}
 }
 
@@ -84,7 +85,7 @@ func TestAliasOfALongAnswer(t *testing.T) {
 		}
 	}
 	if st := b.stats(key); st["prompt_tokens"] != 14.0 || st["estimated_requests"] != 0.0 {
-		t.Errorf("books: %v", st)
+		t.Errorf("books: %v, want %v, %v", st, 14.0, 0.0)
 	}
 }
 
@@ -99,10 +100,10 @@ func TestCountTokensIsAnsweredHere(t *testing.T) {
 	}
 	with := b.do("POST", "/v1/messages/count_tokens", key, strings.Replace(text, `"system"`, `"tools":[{"name":"look","input_schema":{"type":"object"}}],"system"`, 1))
 	if n := with.json(t)["input_tokens"].(float64); n < 16 || n > 18 {
-		t.Errorf("with a tool: %v", n)
+		t.Errorf("with a tool: %v, want at least 16, at most 18", n)
 	}
 	if r := b.do("POST", "/v1/messages/count_tokens", key, `{"model":"other","messages":[]}`); r.status != 404 || r.json(t)["type"] != "error" {
-		t.Errorf("a model that the key may not use: got %d %s", r.status, r.body)
+		t.Errorf("a model that the key may not use: got %d %s, want 404, %q", r.status, r.body, "error")
 	}
 	if seen := b.ollama.RequestsTo("POST", "/v1/messages/count_tokens"); len(seen) != 0 {
 		t.Error("the request went upstream, want it refused")
@@ -131,13 +132,17 @@ func TestModelsInAnthropicsShape(t *testing.T) {
 		// The message is also at the top level, and the id in a header of its own, because their SDKs read them there.
 		v := r.json(t)
 		inner, _ := v["error"].(map[string]any)
-		if v["type"] != "error" || v["request_id"] != r.header.Get("X-Request-Id") || r.header.Get("Request-Id") != v["request_id"] || v["message"] == nil || v["message"] != inner["message"] {
-			t.Errorf("got %d %s, want an error with the message twice and the request's id", r.status, r.body)
-		}
+		compare(t, fmt.Sprintf("got %d %s", r.status, r.body),
+			fact{`v["type"]`, v["type"], "error"},
+			fact{`v["request_id"]`, v["request_id"], r.header.Get("X-Request-Id")},
+			fact{`r.header.Get("Request-Id")`, r.header.Get("Request-Id"), v["request_id"]},
+			fact{`v["message"] == nil`, v["message"] == nil, false},
+			fact{`v["message"]`, v["message"], inner["message"]},
+		)
 	}
 	b.ollama.Script("GET", "/v1/models", ollamatest.Answer{Body: `{"object":"list","data":null}`})
 	if r := ask("/v1/models", key); r.body != `{"data":[],"has_more":false,"first_id":null,"last_id":null}` {
-		t.Errorf("empty: %s", r.body)
+		t.Errorf("empty: %s, want %s", r.body, `{"data":[],"has_more":false,"first_id":null,"last_id":null}`)
 	}
 }
 
@@ -149,18 +154,22 @@ func TestBackendTooOld(t *testing.T) {
 	key := b.user()
 	for path, needs := range map[string]string{"/v1/responses": "0.13.3", "/v1/messages": "0.14.0"} {
 		r := b.do("POST", path, key, `{"model":"tiny","max_tokens":1,"messages":[],"input":"x"}`)
-		if r.status != 501 || !strings.Contains(r.body, "0.6.5") || !strings.Contains(r.body, needs) || r.header.Get("X-Should-Retry") != "false" || r.header.Get("Retry-After") != "" {
-			t.Errorf("%s: %d %v %s", path, r.status, r.header, r.body)
-		}
+		compare(t, fmt.Sprintf("%s: %d %v %s", path, r.status, r.header, r.body),
+			fact{"r.status", r.status, 501},
+			fact{`strings.Contains(r.body, "0.6.5")`, strings.Contains(r.body, "0.6.5"), true},
+			fact{"strings.Contains(r.body, needs)", strings.Contains(r.body, needs), true},
+			fact{`r.header.Get("X-Should-Retry")`, r.header.Get("X-Should-Retry"), "false"},
+			fact{`r.header.Get("Retry-After")`, r.header.Get("Retry-After"), ""},
+		)
 		if got := r.json(t)["type"] == "error"; got != (path == "/v1/messages") {
 			t.Errorf("%s answered in the wrong dialect: %s", path, r.body)
 		}
 		if len(b.ollama.RequestsTo("POST", path)) != 0 {
-			t.Errorf("%s went upstream", path)
+			t.Errorf("%s went upstream, want 0 of them", path)
 		}
 	}
 	if l := b.stats(key)["limits"].(map[string]any); l["remaining"] != 100.0 {
-		t.Errorf("charged: %v", l)
+		t.Errorf("charged: %v, want %v", l, 100.0)
 	}
 	// If the version is unknown, the request goes to the backend, which answers itself.
 	b.ollama.Script("GET", "/api/version", ollamatest.Answer{Body: `{"version":"0.0.0"}`})
@@ -190,17 +199,17 @@ func TestHostedToolsNeedAllowCloud(t *testing.T) {
 		for name, key := range map[string]string{"user": b.user(), "admin": adminSecret} {
 			r := b.do("POST", path, key, body)
 			if policy := r.header.Get("X-Policy"); r.status != 200 || !strings.HasPrefix(policy, "tool web_search") || strings.Contains(last(), `"type":"web_search`) {
-				t.Errorf("%s, %s: %d %q, Ollama got %s", path, name, r.status, policy, last())
+				t.Errorf("%s, %s: %d %q, Ollama got %s, want 200, %q at its start, no %s", path, name, r.status, policy, last(), "tool web_search", `"type":"web_search`)
 			}
 		}
 		if r := b.do("POST", path, cloud, body); r.status != 200 || r.header.Get("X-Policy") != "" || !strings.Contains(last(), tools) {
-			t.Errorf("%s with allow_cloud: %d %q, Ollama got %s", path, r.status, r.header.Get("X-Policy"), last())
+			t.Errorf("%s with allow_cloud: %d %q, Ollama got %s, want 200, none, %v in it", path, r.status, r.header.Get("X-Policy"), last(), tools)
 		}
 		if r := b.do("POST", path, cloud, strings.Replace(body, `"tools"`, `"Tools"`, 1)); r.status != 400 {
-			t.Errorf("%s with another spelling: %d %s", path, r.status, r.body)
+			t.Errorf("%s with another spelling: %d %s, want 400", path, r.status, r.body)
 		}
 		if r := b.do("POST", path, b.user(), strings.Replace(body, `{"type":"web_search`, `{"Type":"web_search`, 1)); r.status != 400 {
-			t.Errorf("%s with another spelling of an inner field: %d %s", path, r.status, r.body)
+			t.Errorf("%s with another spelling of an inner field: %d %s, want 400", path, r.status, r.body)
 		}
 	}
 	// Codex adds web_search to each request.
@@ -209,7 +218,7 @@ func TestHostedToolsNeedAllowCloud(t *testing.T) {
 		t.Fatal(err)
 	}
 	if r := b.do("POST", "/v1/responses", b.user(), string(codex)); r.status != 200 || r.header.Get("X-Policy") != "tool web_search dropped" {
-		t.Errorf("Codex: %d %q %s", r.status, r.header.Get("X-Policy"), r.body)
+		t.Errorf("Codex: %d %q %s, want 200, %q", r.status, r.header.Get("X-Policy"), r.body, "tool web_search dropped")
 	}
 }
 

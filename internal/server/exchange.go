@@ -3,9 +3,11 @@ package server
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"time"
 
 	"github.com/google/uuid"
@@ -31,9 +33,10 @@ type exchange struct {
 	intake
 	observers
 	reply
+	wire
 }
 
-// sender is whom a request is from.
+// sender is the origin of a request.
 type sender struct {
 	addr      netip.Addr
 	forwarded bool // the request came through a proxy, or claims so
@@ -53,9 +56,10 @@ type destination struct {
 
 // intake is what was read of a request's body.
 type intake struct {
-	received int64 // bytes
-	held     int64 // bytes that Server.bodies counts
-	consumed bool  // the body was read to its end
+	received int64         // bytes
+	body     *dialect.Body // nil when it is not needed any more
+	held     int64         // bytes that Server.bodies counts
+	consumed bool          // the body was read to its end
 }
 
 // reply is what was sent of the answer.
@@ -137,7 +141,14 @@ func (x *exchange) Write(p []byte) (int, error) {
 }
 
 func (x *exchange) put(p []byte) (int, error) {
+	if x.taken {
+		if len(p) > 0 {
+			x.appendChunk(p)
+		}
+		return len(p), nil
+	}
 	x.boundWrites()
+	x.flushed = false
 	n, err := x.ResponseWriter.Write(p) //nolint:gosec // answers are JSON, events or text with nosniff; pages are our own files
 	x.sent += int64(n)
 	x.unboundWrites()
@@ -152,8 +163,12 @@ func (x *exchange) FlushError() error {
 }
 
 func (x *exchange) flush() error {
+	if x.taken {
+		return x.sendChunks()
+	}
 	x.boundWrites()
 	err := http.NewResponseController(x.ResponseWriter).Flush()
+	x.flushed = err == nil
 	x.unboundWrites()
 	return err
 }
@@ -235,4 +250,37 @@ func stopCause(ctx context.Context) *api.Error {
 	var e *api.Error
 	errors.As(context.Cause(ctx), &e)
 	return e
+}
+
+// sendJSON, send and answer send a complete answer that the gateway itself has written.
+func (x *exchange) sendJSON(v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return x.send("application/json", b)
+}
+
+func (x *exchange) send(contentType string, body []byte) error {
+	return x.answer(http.StatusOK, contentType, body)
+}
+
+func (x *exchange) answer(status int, contentType string, body []byte) error {
+	body, err := x.pack(body)
+	if err != nil {
+		return err
+	}
+	h := x.Header()
+	if contentType != "" {
+		h.Set("Content-Type", contentType)
+	}
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	x.WriteHeader(status)
+	if x.r.Method == http.MethodHead {
+		return nil
+	}
+	if _, err := x.Write(body); err != nil {
+		return api.Wrap(api.CodeClientGone, err, "the client went away")
+	}
+	return nil
 }

@@ -290,7 +290,7 @@ func (b *bed) suffer(all []fault) (unreached int) {
 	close(next)
 	clients.Wait()
 	if n := wrong.Load(); n > 0 {
-		b.t.Errorf("%d of %d answers were wrong", n, len(all))
+		b.t.Errorf("%d of %d answers were wrong, want none", n, len(all))
 	}
 	return int(missed.Load())
 }

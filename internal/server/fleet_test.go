@@ -73,19 +73,19 @@ func TestListsOfAFleet(t *testing.T) {
 	check(adminSecret, "tiny:latest", "/api/ps")
 	for _, path := range []string{"/v1/models/three", "/v1/models/one"} {
 		if r := b.do("GET", path, adminSecret, ""); r.status != 200 {
-			t.Errorf("%s: %d %s", path, r.status, r.body)
+			t.Errorf("%s: %d %s, want 200", path, r.status, r.body)
 		}
 	}
 	if r := b.do("GET", "/v1/models/four", adminSecret, ""); r.status != 404 {
-		t.Errorf("a model that no server has: got %d %s", r.status, r.body)
+		t.Errorf("a model that no server has: got %d %s, want 404", r.status, r.body)
 	}
 	// A question about a model goes to a server that has the model.
 	before := len(b.others[1].RequestsTo("POST", "/api/show"))
 	if r := b.do("POST", "/api/show", adminSecret, `{"model":"three"}`); r.status != 200 || len(b.others[1].RequestsTo("POST", "/api/show")) != before+1 {
-		t.Errorf("show: %d %s", r.status, r.body)
+		t.Errorf("show: %d %s, want 200, %v of them", r.status, r.body, before+1)
 	}
 	if r := b.do("POST", "/api/show", key, `{"model":"missing"}`); r.status != 404 || !strings.Contains(r.body, "model 'missing:latest' not found") {
-		t.Errorf("show: %d %s", r.status, r.body)
+		t.Errorf("show: %d %s, want 404, %q in it", r.status, r.body, "model 'missing:latest' not found")
 	}
 	// A server that fails, and one that is down, are left out.
 	b.others[0].Script("GET", "/api/tags", ollamatest.Answer{Status: 500, Body: `{"error":"x"}`})
@@ -105,12 +105,12 @@ func TestWhereARequestWent(t *testing.T) {
 		} {
 			r := b.do("POST", path, key, fmt.Sprintf(body, model))
 			if r.status != 200 || r.header.Get("X-Backend") != want || r.header.Get("X-Queue-Wait-Ms") != "0" {
-				t.Errorf("%s %s: %d %v", model, path, r.status, r.header)
+				t.Errorf("%s %s: %d %v, want 200, %v, %q", model, path, r.status, r.header, want, "0")
 			}
 		}
 	}
 	if r := b.do("POST", "/api/chat", key, strings.ReplaceAll(chatTiny, "tiny", "missing")); r.status != 404 || !strings.Contains(r.body, `"model 'missing:latest' not found"`) {
-		t.Errorf("a model that no server has: got %d %s", r.status, r.body)
+		t.Errorf("a model that no server has: got %d %s, want 404, %s in it", r.status, r.body, `"model 'missing:latest' not found"`)
 	}
 	// A model that was not pulled through the gateway is found at once.
 	b.others[0].Models("tiny:latest", "two:latest", "brought:latest")
@@ -128,7 +128,7 @@ func TestTheDigestOfMost(t *testing.T) {
 	key := b.user()
 	for range 20 {
 		if r := b.do("POST", "/api/chat", key, chatTiny); r.status != 200 || r.header.Get("X-Backend") == "gpu1" {
-			t.Fatalf("%d from %s", r.status, r.header.Get("X-Backend"))
+			t.Fatalf("%d from %s, want 200, not %q", r.status, r.header.Get("X-Backend"), "gpu1")
 		}
 	}
 	v := b.do("GET", "/health", adminSecret, "").body
@@ -146,17 +146,17 @@ func TestAServerThatIsTooOld(t *testing.T) {
 	for range 10 {
 		r := b.do("POST", "/v1/responses", key, `{"model":"tiny","input":"x"}`)
 		if r.status != 200 || r.header.Get("X-Backend") != "gpu2" {
-			t.Fatalf("%d from %s: %s", r.status, r.header.Get("X-Backend"), r.body)
+			t.Fatalf("%d from %s: %s, want 200, %q", r.status, r.header.Get("X-Backend"), r.body, "gpu2")
 		}
 	}
 	if n := len(b.ollama.RequestsTo("POST", "/v1/responses")); n != 0 {
 		t.Errorf("the old server got %d requests, want none", n)
 	}
 	if v := b.do("GET", "/api/version", "", "").json(t)["version"]; v != "0.6.5" {
-		t.Errorf("the version of all is %v", v)
+		t.Errorf("the version of all is %v, want %q", v, "0.6.5")
 	}
 	if v := b.do("GET", "/health", adminSecret, "").body; !strings.Contains(v, "CVE-2026-7482") {
-		t.Errorf("no warning of an old version: %s", v)
+		t.Errorf("no warning of an old version: %s, want %q in it", v, "CVE-2026-7482")
 	}
 	b.others[0].Script("GET", "/api/version", ollamatest.Answer{Body: `{"version":"0.12.0"}`})
 	b.fleet.ProbeAll(t.Context())
@@ -187,18 +187,22 @@ func TestFailover(t *testing.T) {
 				moved += len(b.ollama.RequestsTo("POST", "/api/chat")) - before
 			}
 			if n := len(b.others[0].RequestsTo("POST", "/api/chat")); n != 8 || moved == 0 {
-				t.Errorf("got %d answers for 8 requests, %d of them moved", n, moved)
+				t.Errorf("got %d answers for 8 requests, %d of them moved, want 8, not 0", n, moved)
 			}
 			if m := b.metrics()[`ollama_api_failovers_total{backend="gpu1"}`]; m != float64(moved) {
 				t.Errorf("got %v failovers, want %d", m, moved)
 			}
 			for id, r := range b.rows(8) {
-				if r.Backend != "gpu2" || r.Outcome != api.OutcomeOK || r.Key != preview || r.Slot <= 0 || r.CompletionTokens == 0 {
-					t.Errorf("%s: %+v", id, r)
-				}
+				compare(t, fmt.Sprintf("%s: %+v", id, r),
+					fact{"r.Backend", r.Backend, "gpu2"},
+					fact{"r.Outcome", r.Outcome, api.OutcomeOK},
+					fact{"r.Key", r.Key, preview},
+					fact{"r.Slot <= 0", r.Slot <= 0, false},
+					fact{"r.CompletionTokens == 0", r.CompletionTokens == 0, false},
+				)
 			}
 			if s := b.sched.Snapshot(); s.InFlight != 0 || s.Waiting != 0 {
-				t.Errorf("slots are still taken: %+v", s)
+				t.Errorf("slots are still taken: %+v, want 0, 0", s)
 			}
 		})
 	}
@@ -221,7 +225,7 @@ func TestNoFailover(t *testing.T) {
 		s.Script("POST", "/api/copy", ollamatest.Answer{Body: "{}", Fault: ollamatest.Reset})
 	}
 	if r := b.do("POST", "/api/chat", key, chatTiny); r.status != 502 || count("/api/chat") != 2 {
-		t.Errorf("chat: %d after %d tries: %s", r.status, count("/api/chat"), r.body)
+		t.Errorf("chat: %d after %d tries: %s, want 502, 2", r.status, count("/api/chat"), r.body)
 	}
 	b.fleet.ProbeAll(t.Context())
 	if r := b.do("POST", "/api/generate", key, `{"model":"tiny","prompt":"x"}`); r.status != 502 && r.err == nil || count("/api/generate") != 1 {
@@ -229,10 +233,10 @@ func TestNoFailover(t *testing.T) {
 	}
 	b.fleet.ProbeAll(t.Context())
 	if r := b.do("POST", "/api/embed", key, `{"model":"tiny","input":"x"}`); r.status != 502 || count("/api/embed") != 1 {
-		t.Errorf("embed: %d after %d tries: %s", r.status, count("/api/embed"), r.body)
+		t.Errorf("embed: %d after %d tries: %s, want 502, 1", r.status, count("/api/embed"), r.body)
 	}
 	if r := b.at("gpu2", "POST", "/api/copy", `{"source":"tiny","destination":"other"}`); r.status != 502 || count("/api/copy") != 1 {
-		t.Errorf("copy: %d after %d tries: %s", r.status, count("/api/copy"), r.body)
+		t.Errorf("copy: %d after %d tries: %s, want 502, 1", r.status, count("/api/copy"), r.body)
 	}
 }
 
@@ -284,7 +288,7 @@ func TestFailoverUnderLoad(t *testing.T) {
 		at[r.Backend]++
 	}
 	if len(rows) != requests || at["gpu2"] == 0 || at["gpu3"] == 0 {
-		t.Errorf("%d rows, at %v", len(rows), at)
+		t.Errorf("%d rows, at %v, want %v of them, not 0, not 0", len(rows), at, requests)
 	}
 }
 
@@ -297,12 +301,12 @@ func TestAllServersDown(t *testing.T) {
 	b.fleet.ProbeAll(t.Context())
 	for _, path := range []string{"/api/chat", "/v1/chat/completions"} {
 		if r := b.do("POST", path, key, chatTiny); r.status != 503 || r.header.Get("Retry-After") == "" {
-			t.Errorf("%s: %d %v", path, r.status, r.header)
+			t.Errorf("%s: %d %v, want 503, a text", path, r.status, r.header)
 		}
 	}
 	for path, want := range map[string]int{"/readyz": 503, "/healthz": 200, "/health": 200, "/api/tags": 503, "/api/version": 200} {
 		if r := b.do("GET", path, key, ""); r.status != want {
-			t.Errorf("%s: %d", path, r.status)
+			t.Errorf("%s: %d, want %v", path, r.status, want)
 		}
 	}
 	if v := b.do("GET", "/health", "", "").json(t); v["ollama_backend"] != "unreachable" || v["status"] != "degraded" {
@@ -355,11 +359,11 @@ func TestBackendsAtRunTime(t *testing.T) {
 	}
 	for range 5 {
 		if r := b.do("POST", "/api/chat", key, chatTiny); r.status != 200 || r.header.Get("X-Backend") != "gpu2" {
-			t.Fatalf("%d from %s: %s", r.status, r.header.Get("X-Backend"), r.body)
+			t.Fatalf("%d from %s: %s, want 200, %q", r.status, r.header.Get("X-Backend"), r.body, "gpu2")
 		}
 	}
 	if sent := extra.RequestsTo("POST", "/api/chat"); len(sent) != 5 || sent[0].Header.Get("X-Upstream") != "secret" {
-		t.Errorf("%d requests", len(sent))
+		t.Errorf("%d requests, want 5 of them, %q", len(sent), "secret")
 	}
 	if r := b.do("PATCH", list+"/gpu2", adminSecret, `{"slots":0,"total":7}`); r.status != 200 || r.json(t)["total"] != 7.0 || r.json(t)["slots"] != 0.0 || b.fleet.Named("gpu2").Bounds() != (backend.Bounds{Total: 7, Weight: 2}) {
 		t.Errorf("got %d %s, want 200", r.status, r.body)
@@ -373,7 +377,7 @@ func TestBackendsAtRunTime(t *testing.T) {
 		t.Errorf("got %d %s, want 200", r.status, r.body)
 	}
 	if r := b.do("POST", "/api/chat", key, chatTiny); r.status != 200 || r.header.Get("X-Backend") != "gpu1" {
-		t.Errorf("%d from %s", r.status, r.header.Get("X-Backend"))
+		t.Errorf("%d from %s, want 200, %q", r.status, r.header.Get("X-Backend"), "gpu1")
 	}
 	log, _, err := b.store.Audit(t.Context(), store.AuditQuery{Limit: 10})
 	var actions []string
@@ -383,7 +387,7 @@ func TestBackendsAtRunTime(t *testing.T) {
 		}
 	}
 	if got := strings.Join(actions, ", "); err != nil || got != "backend.remove gpu2 by env-admin, backend.change gpu1 by env-admin, backend.change gpu2 by env-admin, backend.change gpu1 by env-admin, backend.add gpu2 by env-admin" {
-		t.Errorf("%v: %s", err, got)
+		t.Errorf("%v: %s, want %q", err, got, "backend.remove gpu2 by env-admin, backend.change gpu1 by env-admin, backend.change gpu2 by env-admin, backend.change gpu1 by env-admin, backend.add gpu2 by env-admin")
 	}
 }
 
@@ -401,11 +405,11 @@ func TestAModelIsLoadedBeforeItIsUsed(t *testing.T) {
 	r := b.do("POST", "/api/chat", b.user(), `{"model":"tiny","messages":[{"role":"user","content":"x"}],"options":{"num_ctx":1024,"seed":1}}`)
 	sent := b.ollama.RequestsTo("POST", "/api/generate")
 	if r.status != 200 || len(sent) != 1 || string(sent[0].Body) != `{"model":"tiny:latest","options":{"num_ctx":1024}}` {
-		t.Fatalf("%d after %d loads", r.status, len(sent))
+		t.Fatalf("%d after %d loads, want 200, 1 of them, %s", r.status, len(sent), `{"model":"tiny:latest","options":{"num_ctx":1024}}`)
 	}
 	const again = `{"model":"tiny","messages":[{"role":"user","content":"y"}],"options":{"num_ctx":1024}}`
 	if r := b.do("POST", "/api/chat", adminSecret, again); r.status != 200 || len(b.ollama.RequestsTo("POST", "/api/generate")) != 1 {
-		t.Errorf("%d: a loaded model was loaded again", r.status)
+		t.Errorf("%d: a loaded model was loaded again, want 200, 1 of them", r.status)
 	}
 	// Ollama loads the model again for other options. This counts as a change like any other.
 	r = b.do("POST", "/api/chat", adminSecret, chatTiny)

@@ -37,7 +37,7 @@ func TestALoadThatIsFoundIsBooked(t *testing.T) {
 	})
 	b.models([]string{"tiny:latest", "other:latest"})
 	if r := b.do("POST", "/api/generate", b.user(), `{"model":"tiny","prompt":"first","stream":false}`); r.status != 200 {
-		t.Fatalf("%d %s", r.status, r.body)
+		t.Fatalf("%d %s, want 200", r.status, r.body)
 	}
 	names := []string{"causes", "waits", "runs"}
 	previews := map[string]string{}
@@ -58,7 +58,7 @@ func TestALoadThatIsFoundIsBooked(t *testing.T) {
 	close(gate)
 	for _, answer := range answers {
 		if r := answer(); r.status != 200 {
-			t.Fatalf("%d %s", r.status, r.body)
+			t.Fatalf("%d %s, want 200", r.status, r.body)
 		}
 	}
 	rows := map[string]api.Record{}
@@ -82,7 +82,7 @@ func TestALoadThatIsFoundIsBooked(t *testing.T) {
 	}
 	e := b.explain(causes.ID)
 	if *e.LoadMS <= 0 || !strings.Contains(strings.Join(e.Explained, " "), "Ollama had unloaded the model in the meantime, and loaded it again in ") {
-		t.Errorf("explained %+v", e)
+		t.Errorf("explained %+v, want more than 0, %q in it", e, "Ollama had unloaded the model in the meantime, and loaded it again in ")
 	}
 	if got := b.metrics()[`ollama_api_model_changes_total{backend="gpu1",result="found"}`]; got != 1 {
 		t.Errorf("%v loads were found, want 1", got)

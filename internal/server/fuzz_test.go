@@ -137,7 +137,7 @@ func FuzzPaths(f *testing.F) {
 				want = cmp.Or(want, upstream["GET "+path])
 			}
 			if want == "" || want != seen.Path {
-				t.Fatalf("%s %q reached Ollama as %s", method, target, seen.Path)
+				t.Fatalf("%s %q reached Ollama as %s, want a text, %v", method, target, seen.Path, seen.Path)
 			}
 		}
 	})
@@ -193,11 +193,11 @@ func FuzzFraming(f *testing.F) {
 			}
 		}
 		if strings.Contains(said, z.key) {
-			t.Fatalf("the key was echoed to %q: %q", raw, said)
+			t.Fatalf("the key was echoed to %q: %q, want no key", raw, said)
 		}
 		seen := z.sent()
 		if shown := bytes.Count(raw, []byte(keyMark)); len(seen) > shown {
-			t.Fatalf("%q contains %d keys, but %d requests went upstream", raw, shown, len(seen))
+			t.Fatalf("%q contains %d keys, but %d requests went upstream, want at most %v", raw, shown, len(seen), shown)
 		}
 		for _, r := range seen {
 			if err := z.wrong(r); err != nil {

@@ -2,6 +2,7 @@ package server
 
 import (
 	"cmp"
+	"context"
 	"strings"
 	"time"
 
@@ -31,6 +32,11 @@ func (s *Server) infer(x *exchange) error {
 	req, err := s.readRequest(x, taken)
 	if err != nil {
 		return x.giveBack(taken, err)
+	}
+	if req.Stream {
+		ctx, leave := context.WithCancel(x.r.Context())
+		defer leave()
+		x.r, x.leave = x.r.WithContext(ctx), leave
 	}
 	s.startHeartbeat(x, req)
 	defer x.beat.pause()
@@ -79,7 +85,7 @@ func (s *Server) readRequest(x *exchange, taken *limit.Reservation) (*dialect.Re
 		return nil, err
 	}
 	var req *dialect.Request
-	err = x.inTurn(len(body) > largeBody, func() (err error) {
+	err = x.inTurn(body.Size() > largeBody, func() (err error) {
 		req, err = s.parse(x, body, taken)
 		return err
 	})
@@ -91,7 +97,8 @@ func (s *Server) readRequest(x *exchange, taken *limit.Reservation) (*dialect.Re
 
 // accept checks whether the key may have what a body asks for. From here on only what goes upstream of the body is in memory.
 func (x *exchange) accept(req *dialect.Request) error {
-	if err := x.hold(cap(req.Body)); err != nil {
+	pieces, outline := x.body.Held()
+	if err := x.holdUpTo(pieces+req.Added, outline); err != nil {
 		return err
 	}
 	if req.Changes != nil {
@@ -104,7 +111,7 @@ func (x *exchange) accept(req *dialect.Request) error {
 }
 
 // parse reads what a body says, and takes the tokens that its request may use.
-func (s *Server) parse(x *exchange, body []byte, taken *limit.Reservation) (*dialect.Request, error) {
+func (s *Server) parse(x *exchange, body *dialect.Body, taken *limit.Reservation) (*dialect.Request, error) {
 	terms := s.terms(x)
 	req, err := x.route.kind.Read(body, terms)
 	if err != nil {

@@ -54,7 +54,7 @@ func TestNativeAnswersPassUnchanged(t *testing.T) {
 				t.Errorf("content type %q, want %q", g, w)
 			}
 			if got.header.Get("X-Request-Id") == "" || got.header.Get("X-Ratelimit-Limit") != "100" {
-				t.Errorf("headers missing: %v", got.header)
+				t.Errorf("headers missing: %v, want a text, %q", got.header, "100")
 			}
 		})
 	}
@@ -66,12 +66,12 @@ func TestOptionOfTheWrongType(t *testing.T) {
 	b := start(t, setup{})
 	body := string(ollamatest.RecordedRequest("error-option-type"))
 	if r := b.do("POST", "/api/chat", b.user(), body); r.status != 400 || len(b.ollama.RequestsTo("POST", "/api/chat")) != 0 {
-		t.Errorf("a user's: %d %s", r.status, r.body)
+		t.Errorf("a user's: %d %s, want 400, 0 of them", r.status, r.body)
 	}
 	b.ollama.Script("POST", "/api/chat", ollamatest.Answer{Recording: "error-option-type"})
 	const want = `{"error":"option \"num_predict\" must be of type integer","detail":"option \"num_predict\" must be of type integer"}`
 	if r := b.do("POST", "/api/chat", adminSecret, body); r.status != 500 || r.body != want {
-		t.Errorf("an admin's: %d %s", r.status, r.body)
+		t.Errorf("an admin's: %d %s, want 500, %v", r.status, r.body, want)
 	}
 }
 
@@ -98,12 +98,12 @@ func TestInjectedUsageIsTakenOutAgain(t *testing.T) {
 		}
 		seen := b.ollama.RequestsTo("POST", path)
 		if body := string(seen[len(seen)-1].Body); !strings.Contains(body, `"stream_options":{"include_usage":true}`) {
-			t.Errorf("%s: the gateway did not ask Ollama for usage: %s", path, body)
+			t.Errorf("%s: the gateway did not ask Ollama for usage: %s, want %s in it", path, body, `"stream_options":{"include_usage":true}`)
 		}
 	}
 	stats := b.stats(key)
 	if stats["prompt_tokens"] != 34.0 || stats["completion_tokens"] != 16.0 || stats["estimated_requests"] != 0.0 {
-		t.Errorf("books: %v", stats)
+		t.Errorf("books: %v, want %v, %v, %v", stats, 34.0, 16.0, 0.0)
 	}
 }
 
@@ -120,7 +120,7 @@ func TestBooksHoldWhatOllamaCounted(t *testing.T) {
 	} {
 		b.ollama.Script("POST", path, ollamatest.Answer{Tokens: 7, PromptTokens: 11})
 		if got := b.do("POST", path, key, body); got.status != 200 {
-			t.Fatalf("%s: %d %s", path, got.status, got.body)
+			t.Fatalf("%s: %d %s, want 200", path, got.status, got.body)
 		}
 	}
 	stats := b.stats(key)
@@ -128,11 +128,11 @@ func TestBooksHoldWhatOllamaCounted(t *testing.T) {
 		t.Errorf("got the statistics %v, want 6 requests with 66 and 42 tokens", stats)
 	}
 	if m := stats["requests_by_model"].(map[string]any); m["tiny:latest"] != 6.0 {
-		t.Errorf("by model: %v", m)
+		t.Errorf("by model: %v, want %v", m, 6.0)
 	}
 	limits := stats["limits"].(map[string]any)
 	if limits["remaining"] != 94.0 {
-		t.Errorf("limits: %v", limits)
+		t.Errorf("limits: %v, want %v", limits, 94.0)
 	}
 }
 
@@ -157,13 +157,13 @@ func TestRateLimitAdmitsExactlyTheLimit(t *testing.T) {
 	}
 	wg.Wait()
 	if statuses[200] != 100 || statuses[429] != 400 {
-		t.Fatalf("statuses: %v", statuses)
+		t.Fatalf("statuses: %v, want 100, 400", statuses)
 	}
 	if n := len(b.ollama.RequestsTo("POST", "/api/chat")); n != 100 {
-		t.Errorf("Ollama got %d requests", n)
+		t.Errorf("Ollama got %d requests, want 100", n)
 	}
 	if v := refused.json(t); v["detail"] != "Rate limit exceeded" || v["error"] != "Rate limit exceeded" {
-		t.Errorf("body: %s", refused.body)
+		t.Errorf("body: %s, want %q, %q", refused.body, "Rate limit exceeded", "Rate limit exceeded")
 	}
 	for name, want := range map[string]string{"X-Should-Retry": "false", "X-Ratelimit-Remaining": "0", "X-Ratelimit-Limit": "100"} {
 		if got := refused.header.Get(name); got != want {
@@ -171,7 +171,7 @@ func TestRateLimitAdmitsExactlyTheLimit(t *testing.T) {
 		}
 	}
 	if a, r := refused.header.Get("Retry-After"), refused.header.Get("X-Ratelimit-Reset"); a == "" || a != r {
-		t.Errorf("Retry-After %q, Reset %q", a, r)
+		t.Errorf("Retry-After %q, Reset %q, want a text, %v", a, r, r)
 	}
 }
 
@@ -189,7 +189,7 @@ func TestMaxConcurrent(t *testing.T) {
 	b.ollama.WaitRequestTo(2, "POST", "/api/chat")
 	r := b.do("POST", "/api/chat", key, `{"model":"tiny"}`)
 	if r.status != 429 || r.header.Get("Retry-After") != "1" || r.header.Get("X-Should-Retry") != "" {
-		t.Errorf("third: %d %v %s", r.status, r.header, r.body)
+		t.Errorf("third: %d %v %s, want 429, %q, none", r.status, r.header, r.body, "1")
 	}
 	close(gate)
 	for range 2 {
@@ -198,7 +198,7 @@ func TestMaxConcurrent(t *testing.T) {
 		}
 	}
 	if r := b.do("POST", "/api/chat", key, `{"model":"tiny"}`); r.status != 200 {
-		t.Errorf("after: %d %s", r.status, r.body)
+		t.Errorf("after: %d %s, want 200", r.status, r.body)
 	}
 }
 
@@ -252,7 +252,7 @@ func TestClientThatLeavesClosesTheUpstream(t *testing.T) {
 	b.ollama.WaitRequestTo(1, "POST", "/api/chat").WaitClosed()
 	// The only slot is free again, so the next request is served.
 	if r := b.do("POST", "/api/chat", key, `{"model":"tiny","stream":false}`); r.status != 200 {
-		t.Errorf("next: %d %s", r.status, r.body)
+		t.Errorf("next: %d %s, want 200", r.status, r.body)
 	}
 	// The slot is released before the row is written.
 	b.until("both are booked", func() bool {
@@ -290,17 +290,17 @@ func TestUpstreamThatDiesIsNeverAWholeAnswer(t *testing.T) {
 		for _, fault := range []ollamatest.Answer{{Fault: ollamatest.Close}, {Tokens: 3, Fault: ollamatest.Close, FaultAt: 40}} {
 			b.ollama.Script("POST", c.path, fault, fault)
 			if r := b.do("POST", c.path, key, c.body); r.status != 502 || !strings.Contains(r.body, `"error"`) {
-				t.Errorf("%s before the first byte: %d %s", c.name, r.status, r.body)
+				t.Errorf("%s before the first byte: %d %s, want 502, %s in it", c.name, r.status, r.body, `"error"`)
 			}
 		}
 	}
 	b.ollama.Script("POST", "/api/chat", ollamatest.Answer{Recording: "chat", Fault: ollamatest.Close, FaultAt: 300})
 	if r := b.do("POST", "/api/chat", key, `{"model":"tiny","stream":false}`); r.status != 502 {
-		t.Errorf("half an object: %d %s", r.status, r.body)
+		t.Errorf("half an object: %d %s, want 502", r.status, r.body)
 	}
 	stats := b.stats(key)
 	if got := stats["requests_by_outcome"].(map[string]any)["upstream_error"]; got != 26.0 || stats["total_requests"] != 26.0 {
-		t.Errorf("booked: %v", stats)
+		t.Errorf("booked: %v, want %v, %v", stats, 26.0, 26.0)
 	}
 }
 
@@ -326,7 +326,7 @@ func TestQueueIsBoundedAndGivesBack(t *testing.T) {
 		}
 	}
 	if l := b.stats(key)["limits"].(map[string]any); l["remaining"] != 8.0 {
-		t.Errorf("a refused request was charged: %v", l)
+		t.Errorf("a refused request was charged: %v, want %v", l, 8.0)
 	}
 }
 
@@ -337,20 +337,20 @@ func TestBackendAway(t *testing.T) {
 	for path, body := range map[string]string{"/api/chat": `{"model":"tiny"}`, "/v1/chat/completions": `{"model":"tiny"}`} {
 		r := b.do("POST", path, key, body)
 		if r.status != 503 || r.header.Get("Retry-After") == "" {
-			t.Errorf("%s: %d %s", path, r.status, r.body)
+			t.Errorf("%s: %d %s, want 503, a text", path, r.status, r.body)
 		}
 	}
 	if r := b.do("GET", "/readyz", "", ""); r.status != 503 {
-		t.Errorf("readyz %d", r.status)
+		t.Errorf("readyz %d, want 503", r.status)
 	}
 	if r := b.do("GET", "/healthz", "", ""); r.status != 200 {
-		t.Errorf("healthz %d", r.status)
+		t.Errorf("healthz %d, want 200", r.status)
 	}
 	if r := b.do("GET", "/health", "", ""); r.status != 200 || r.json(t)["ollama_backend"] != "unreachable" {
-		t.Errorf("health %d %s", r.status, r.body)
+		t.Errorf("health %d %s, want 200, %q", r.status, r.body, "unreachable")
 	}
 	if l := b.stats(key)["limits"].(map[string]any); l["remaining"] != 100.0 {
-		t.Errorf("the request was charged although no backend served it: %v", l)
+		t.Errorf("the request was charged although no backend served it: %v, want %v", l, 100.0)
 	}
 }
 
@@ -361,7 +361,7 @@ func TestModelsThatAKeyMayUse(t *testing.T) {
 	for _, path := range []string{"/api/tags", "/api/models", "/v1/models"} {
 		r := b.do("GET", path, key, "")
 		if !strings.Contains(r.body, "tiny:latest") || strings.Contains(r.body, "secret") || strings.Contains(r.body, "cloud") {
-			t.Errorf("%s: %s", path, r.body)
+			t.Errorf("%s: %s, want %q in it, no %q, no %q", path, r.body, "tiny:latest", "secret", "cloud")
 		}
 	}
 	before := len(b.ollama.Requests())
@@ -371,27 +371,27 @@ func TestModelsThatAKeyMayUse(t *testing.T) {
 	} {
 		for _, path := range []string{"/api/chat", "/v1/chat/completions", "/api/show"} {
 			if r := b.do("POST", path, key, fmt.Sprintf(`{"model":%q}`, spelling)); r.status != 404 {
-				t.Errorf("%s %q: %d %s", path, spelling, r.status, r.body)
+				t.Errorf("%s %q: %d %s, want 404", path, spelling, r.status, r.body)
 			}
 		}
 	}
 	if r := b.do("GET", "/v1/models/secret", key, ""); r.status != 404 {
-		t.Errorf("one model: %d", r.status)
+		t.Errorf("one model: %d, want 404", r.status)
 	}
 	if r := b.do("POST", "/api/chat", key, `{"model":"big:cloud"}`); r.status != 403 {
-		t.Errorf("cloud: %d %s", r.status, r.body)
+		t.Errorf("cloud: %d %s, want 403", r.status, r.body)
 	}
 	if n := len(b.ollama.Requests()); n != before {
-		t.Errorf("%d refused requests reached Ollama", n-before)
+		t.Errorf("%d refused requests reached Ollama, want %v", n-before, before)
 	}
 	if r := b.do("GET", "/v1/models/tiny", key, ""); r.status != 200 || r.json(t)["id"] != "tiny" {
-		t.Errorf("own model: %d %s", r.status, r.body)
+		t.Errorf("own model: %d %s, want 200, %q", r.status, r.body, "tiny")
 	}
 	if r := b.do("POST", "/api/show", key, `{"model":"tiny"}`); r.status != 200 || r.json(t)["modelfile"] != "# The Modelfile names files of the server, so this gateway shows it to admin keys only.\n" || strings.Contains(r.body, "blobs") {
 		t.Errorf("show: %d %s, want the reason in place of the Modelfile", r.status, r.body)
 	}
 	if r := b.do("POST", "/api/show", adminSecret, `{"model":"tiny"}`); !strings.Contains(r.body, "FROM ") {
-		t.Errorf("show to an admin: %d %s", r.status, r.body)
+		t.Errorf("show to an admin: %d %s, want %q in it", r.status, r.body, "FROM ")
 	}
 }
 
@@ -416,11 +416,11 @@ func TestStopEndsStreamsWithTheirErrorRecord(t *testing.T) {
 	}
 	w := httptest.NewRecorder()
 	if b.server.ServeHTTP(w, httptest.NewRequest("GET", "/readyz", nil)); w.Code != 503 {
-		t.Errorf("readiness of a stopped server: %d %s", w.Code, w.Body)
+		t.Errorf("readiness of a stopped server: %d %s, want 503", w.Code, w.Body)
 	}
 	stats, err := b.store.AllStatistics(t.Context(), time.Now())
 	if err != nil || stats.Total.ByOutcome["interrupted"] != 1 || stats.Total.EstimatedRows != 1 {
-		t.Errorf("booked: %v %v", stats.Total.ByOutcome, err)
+		t.Errorf("booked: %v %v, want 1, 1", stats.Total.ByOutcome, err)
 	}
 }
 
@@ -430,12 +430,12 @@ func TestRefusalsOfOllamaAreBookedAsSuch(t *testing.T) {
 	for path, recording := range map[string]string{"/api/chat": "error-unknown-model-chat", "/v1/chat/completions": "error-unknown-model-v1-chat"} {
 		b.ollama.Script("POST", path, ollamatest.Answer{Recording: recording})
 		if r := b.do("POST", path, key, `{"model":"tiny","messages":[{"role":"user","content":"a few words"}]}`); r.status != 404 {
-			t.Errorf("%s: %d", path, r.status)
+			t.Errorf("%s: %d, want 404", path, r.status)
 		}
 	}
 	stats := b.stats(key)
 	if o := stats["requests_by_outcome"].(map[string]any); o["refused"] != 2.0 || stats["estimated_requests"] != 0.0 || stats["prompt_tokens"] != 0.0 {
-		t.Errorf("booked: %v", stats)
+		t.Errorf("booked: %v, want %v, %v, %v", stats, 2.0, 0.0, 0.0)
 	}
 }
 
@@ -452,7 +452,7 @@ func TestUpstreamSeesWhatItMay(t *testing.T) {
 	b.ollama.Script("POST", "/api/chat", ollamatest.Answer{Recording: "chat", Header: http.Header{"Set-Cookie": {"s=1"}, "Server": {"x"}, "X-Other": {"y"}}})
 	r := b.send(req)
 	if r.status != 200 || r.header.Get("Set-Cookie") != "" || r.header.Get("Server") != "" || r.header.Get("X-Other") != "" {
-		t.Errorf("answer: %d %v", r.status, r.header)
+		t.Errorf("answer: %d %v, want 200, none, none, none", r.status, r.header)
 	}
 	seen := b.ollama.RequestsTo("POST", "/api/chat")[0]
 	if seen.Query != "" || seen.Host != strings.TrimPrefix(b.ollama.URL, "http://") {
@@ -473,10 +473,10 @@ func TestRefusedBodyCostsNothing(t *testing.T) {
 	for body, want := range map[string]int{`{"model":`: 400, `{"model":"tiny","model":"tiny"}`: 400, `{}`: 400} {
 		r := b.do("POST", "/api/chat", key, body)
 		if r.status != want || r.header.Get("X-Ratelimit-Remaining") != "10" {
-			t.Errorf("%s: %d, remaining %s", body, r.status, r.header.Get("X-Ratelimit-Remaining"))
+			t.Errorf("%s: %d, remaining %s, want %v, %q", body, r.status, r.header.Get("X-Ratelimit-Remaining"), want, "10")
 		}
 	}
 	if n := b.stats(key)["total_requests"]; n != 0.0 {
-		t.Errorf("%v rows", n)
+		t.Errorf("%v rows, want %v", n, 0.0)
 	}
 }

@@ -22,44 +22,44 @@ func TestLifeOfAKey(t *testing.T) {
 		t.Fatalf("created: %d %s", r.status, r.body)
 	}
 	if r := b.do("GET", "/api/keys", adminSecret, ""); r.json(t)["total"] != 1.0 || strings.Contains(r.body, secret) {
-		t.Errorf("listed: %s", r.body)
+		t.Errorf("listed: %s, want %v, no secret", r.body, 1.0)
 	}
 	if r := b.do("GET", "/api/keys/"+preview, adminSecret, ""); r.json(t)["name"] != "Production API Key" {
-		t.Errorf("one: %d %s", r.status, r.body)
+		t.Errorf("one: %d %s, want %q", r.status, r.body, "Production API Key")
 	}
 	if r := b.do("PATCH", "/api/keys/"+preview, adminSecret, `{"rate_limit":null,"models":["tiny"],"note":"for the sales team"}`); r.json(t)["rate_limit"] != nil || r.json(t)["name"] != "Production API Key" {
-		t.Errorf("changed: %d %s", r.status, r.body)
+		t.Errorf("changed: %d %s, want nil, %q", r.status, r.body, "Production API Key")
 	}
 	if r := b.do("PATCH", "/api/keys/"+preview, adminSecret, `{"models":null,"rate_limit":7}`); r.json(t)["rate_limit"] != 7.0 || r.json(t)["models"] != nil || r.json(t)["note"] != "for the sales team" {
-		t.Errorf("changed back: %d %s", r.status, r.body)
+		t.Errorf("changed back: %d %s, want %v, nil, %q", r.status, r.body, 7.0, "for the sales team")
 	}
 	rotated := b.do("POST", "/api/keys/"+preview+"/rotate", adminSecret, "").json(t)["api_key"].(string)
 	if rotated == secret || !strings.HasPrefix(rotated, preview+"_") {
 		t.Errorf("rotated to %d characters", len(rotated))
 	}
 	if r := b.do("GET", "/api/tags", secret, ""); r.status != 200 || r.header.Get("Deprecation") == "" {
-		t.Errorf("old secret within grace: %d %v", r.status, r.header)
+		t.Errorf("old secret within grace: %d %v, want 200, a text", r.status, r.header)
 	}
 	if r := b.do("GET", "/api/tags", rotated, ""); r.status != 200 || r.header.Get("Deprecation") != "" {
-		t.Errorf("new secret: %d", r.status)
+		t.Errorf("new secret: %d, want 200, none", r.status)
 	}
 	if k, err := b.store.Key(t.Context(), preview); err != nil || time.Until(k.PreviousUntil).Round(time.Hour) != 24*time.Hour {
 		t.Errorf("without grace_seconds the old secret works until %v, want a day (%v)", k.PreviousUntil, err)
 	}
 	for _, body := range []string{"", `{"grace_seconds":0}`} {
 		if r := b.do("POST", "/api/keys/"+preview+"/rotate", adminSecret, body); r.status != 409 || !strings.Contains(r.body, "force=true") {
-			t.Errorf("another rotation within the grace: %d %s", r.status, r.body)
+			t.Errorf("another rotation within the grace: %d %s, want 409, %q in it", r.status, r.body, "force=true")
 		}
 	}
 	again := b.do("POST", "/api/keys/"+preview+"/rotate?force=true", adminSecret, `{"grace_seconds":0}`).json(t)["api_key"].(string)
 	if r := b.do("GET", "/api/tags", rotated, ""); r.status != 401 {
-		t.Errorf("old secret without grace: %d", r.status)
+		t.Errorf("old secret without grace: %d, want 401", r.status)
 	}
 	if r := b.do("DELETE", "/api/keys/"+preview, adminSecret, ""); r.status != 200 || !strings.Contains(r.body, "revoked_at") {
-		t.Errorf("revoked: %d %s", r.status, r.body)
+		t.Errorf("revoked: %d %s, want 200, %q in it", r.status, r.body, "revoked_at")
 	}
 	if r := b.do("GET", "/api/tags", again, ""); r.status != 401 {
-		t.Errorf("after revoking: %d", r.status)
+		t.Errorf("after revoking: %d, want 401", r.status)
 	}
 	if r := b.do("GET", "/api/keys/"+preview, adminSecret, ""); r.status != 200 || r.json(t)["revoked_at"] == nil {
 		t.Errorf("the record of the revoked key: got %d %s, want 200", r.status, r.body)
@@ -132,19 +132,19 @@ func TestRefusedKeys(t *testing.T) {
 	}
 	for _, body := range []string{`{"grace_seconds":-1}`, `{"grace_seconds":315360000}`, `{"grace":1}`} {
 		if r := b.do("POST", "/api/keys/"+preview+"/rotate", adminSecret, body); r.status != 400 {
-			t.Errorf("rotate %s: %d %s", body, r.status, r.body)
+			t.Errorf("rotate %s: %d %s, want 400", body, r.status, r.body)
 		}
 	}
 	for _, path := range []string{"/api/keys/oas_0123456789", "/api/keys/..%2f", "/api/keys/" + preview[:8], "/api/keys/" + strings.ToUpper(preview)} {
 		if r := b.do("DELETE", path, adminSecret, ""); r.status != 404 {
-			t.Errorf("DELETE %s: %d %s", path, r.status, r.body)
+			t.Errorf("DELETE %s: %d %s, want 404", path, r.status, r.body)
 		}
 	}
 	if r := b.do("GET", "/api/keys?x=1", adminSecret, ""); r.status != 400 {
-		t.Errorf("an unknown query was taken: %d", r.status)
+		t.Errorf("an unknown query was taken: %d, want 400", r.status)
 	}
 	if r := b.do("GET", "/api/keys", adminSecret, ""); r.json(t)["total"] != 1.0 {
-		t.Errorf("a refused request created a key: %s", r.body)
+		t.Errorf("a refused request created a key: %s, want %v", r.body, 1.0)
 	}
 }
 
@@ -153,12 +153,12 @@ func TestLastAdminStays(t *testing.T) {
 	admin, preview := b.key(`{"name":"only","role":"admin"}`)
 	for _, c := range []struct{ method, body string }{{"DELETE", ""}, {"PATCH", `{"role":"user"}`}, {"PATCH", `{"expires_at":"2030-01-01T00:00:00Z"}`}} {
 		if r := b.do(c.method, "/api/keys/"+preview, admin, c.body); r.status != http.StatusConflict {
-			t.Errorf("%s %s: %d %s", c.method, c.body, r.status, r.body)
+			t.Errorf("%s %s: %d %s, want %d", c.method, c.body, r.status, r.body, http.StatusConflict)
 		}
 	}
 	b.key(`{"name":"second","role":"admin"}`)
 	if r := b.do("DELETE", "/api/keys/"+preview, admin, ""); r.status != 200 {
-		t.Errorf("with a second admin: %d %s", r.status, r.body)
+		t.Errorf("with a second admin: %d %s, want 200", r.status, r.body)
 	}
 }
 
@@ -166,18 +166,18 @@ func TestKeysThatAreBlockedOrBoundElsewhere(t *testing.T) {
 	b := start(t, setup{})
 	blocked, _ := b.key(`{"name":"blocked","role":"user","rate_limit":0}`)
 	if r := b.do("POST", "/api/chat", blocked, `{"model":"tiny"}`); r.status != 403 {
-		t.Errorf("rate_limit 0: %d %s", r.status, r.body)
+		t.Errorf("rate_limit 0: %d %s, want 403", r.status, r.body)
 	}
 	none, _ := b.key(`{"name":"none","role":"user","models":[]}`)
 	if r := b.do("POST", "/api/chat", none, `{"model":"tiny"}`); r.status != 404 {
-		t.Errorf("no models: %d %s", r.status, r.body)
+		t.Errorf("no models: %d %s, want 404", r.status, r.body)
 	}
 	if r := b.do("GET", "/v1/models", none, ""); !strings.Contains(r.body, `"data":[]`) {
-		t.Errorf("no models listed: %s", r.body)
+		t.Errorf("no models listed: %s, want %s in it", r.body, `"data":[]`)
 	}
 	here, _ := b.key(`{"name":"here","role":"user","allowed_ips":["127.0.0.1","::1"]}`)
 	if r := b.do("GET", "/api/tags", here, ""); r.status != 200 {
-		t.Errorf("from this address: got %d %s", r.status, r.body)
+		t.Errorf("from this address: got %d %s, want 200", r.status, r.body)
 	}
 }
 
@@ -200,7 +200,7 @@ func TestStatisticsForAdmins(t *testing.T) {
 	}
 	own := b.stats(key)
 	if e := own["requests_by_endpoint"].(map[string]any); e["/api/chat"] != 4.0 || own["average_response_time"].(float64) <= 0 {
-		t.Errorf("own: %v", own)
+		t.Errorf("own: %v, want %v, more than 0", own, 4.0)
 	}
 }
 
@@ -210,18 +210,18 @@ func TestServicePages(t *testing.T) {
 	req.Header.Set("User-Agent", "ollama/0.6.5 (amd64 linux) Go/go1.24")
 	req.Header.Set("Accept", "application/json")
 	if r := b.send(req); r.body != "Ollama is running" {
-		t.Errorf("root for ollama: %q", r.body)
+		t.Errorf("root for ollama: %q, want %q", r.body, "Ollama is running")
 	}
 	req.Header.Set("User-Agent", "curl/8")
 	if r := b.send(req); r.json(t)["service"] != "ollama-api-service" {
-		t.Errorf("root: %q", r.body)
+		t.Errorf("root: %q, want %q", r.body, "ollama-api-service")
 	}
 	if r := b.do("GET", "/api/version", "", ""); r.json(t)["version"] != "0.0.0" {
-		t.Errorf("version: %s", r.body)
+		t.Errorf("version: %s, want %q", r.body, "0.0.0")
 	}
 	plain := b.do("GET", "/health", "", "").json(t)
 	if len(plain) != 3 || plain["ollama_backend"] != "healthy" {
-		t.Errorf("health without a key: %v", plain)
+		t.Errorf("health without a key: %v, want 3 of them, %q", plain, "healthy")
 	}
 	if v := b.do("GET", "/health", adminSecret, "").json(t); v["backends"] == nil || v["journal"] == nil {
 		t.Errorf("health for an admin: %v", v)
@@ -277,13 +277,13 @@ func TestAdminsDoNotBarThemselves(t *testing.T) {
 			own, preview := b.key(`{"name":"own","role":"admin"}`)
 			r := b.do("PATCH", "/api/keys/"+preview, own, body)
 			if r.status != 409 || !strings.Contains(r.body, "force=true") {
-				t.Errorf("%s: %d %s", body, r.status, r.body)
+				t.Errorf("%s: %d %s, want 409, %q in it", body, r.status, r.body, "force=true")
 			}
 			if r := b.do("GET", "/api/keys", own, ""); r.status != 200 {
-				t.Fatalf("%s: the refused change locked out its caller: got %d", body, r.status)
+				t.Fatalf("%s: the refused change locked out its caller: got %d, want 200", body, r.status)
 			}
 			if r := b.do("PATCH", "/api/keys/"+preview+"?force=true", own, body); r.status != 200 {
-				t.Errorf("%s, forced: %d %s", body, r.status, r.body)
+				t.Errorf("%s, forced: %d %s, want 200", body, r.status, r.body)
 			}
 			if r := b.do("GET", "/api/keys", own, ""); r.status != after {
 				t.Errorf("%s, forced: afterwards %d, want %d", body, r.status, after)
@@ -300,10 +300,10 @@ func TestAdminsDoNotBarThemselves(t *testing.T) {
 		}
 		_, other := b.key(`{"name":"other","role":"admin"}`)
 		if r := b.do("PATCH", "/api/keys/"+other, own, `{"role":"user","allowed_ips":["10.0.0.0/8"]}`); r.status != 200 {
-			t.Errorf("another's key: %d %s", r.status, r.body)
+			t.Errorf("another's key: %d %s, want 200", r.status, r.body)
 		}
 		if r := b.do("PATCH", "/api/keys/"+other, own, `{"expires_at":"`+past+`"}`); r.status != 400 {
-			t.Errorf("another's key, expired already: %d %s", r.status, r.body)
+			t.Errorf("another's key, expired already: %d %s, want 400", r.status, r.body)
 		}
 	}
 }
@@ -317,11 +317,11 @@ func TestTheLastAdminWorksFromEverywhere(t *testing.T) {
 	b.do("DELETE", "/api/keys/"+revoked, own, "")
 	for _, c := range []struct{ method, query, body string }{{"DELETE", "", ""}, {"PATCH", "?force=true", `{"role":"user"}`}, {"PATCH", "?force=true", `{"allowed_ips":["127.0.0.1"]}`}} {
 		if r := b.do(c.method, "/api/keys/"+preview+c.query, own, c.body); r.status != http.StatusConflict || !strings.Contains(r.body, "allowed_ips") {
-			t.Errorf("%s %s: %d %s", c.method, c.body, r.status, r.body)
+			t.Errorf("%s %s: %d %s, want %d, %q in it", c.method, c.body, r.status, r.body, http.StatusConflict, "allowed_ips")
 		}
 	}
 	b.key(`{"name":"open","role":"admin"}`)
 	if r := b.do("DELETE", "/api/keys/"+preview, own, ""); r.status != 200 {
-		t.Errorf("with another admin key without allowed_ips: got %d %s", r.status, r.body)
+		t.Errorf("with another admin key without allowed_ips: got %d %s, want 200", r.status, r.body)
 	}
 }

@@ -27,7 +27,7 @@ func (b *bed) until(what string, yes func() bool) time.Duration {
 	from := time.Now()
 	for !yes() {
 		if time.Since(from) > 15*time.Second {
-			b.t.Fatalf("%s: not within 15 s", what)
+			b.t.Fatalf("%s: not within 15 s, want at most %v", what, 15*time.Second)
 		}
 		<-time.After(time.Millisecond)
 	}
@@ -90,7 +90,7 @@ func TestClientThatLeaves(t *testing.T) {
 				took := time.Since(from)
 				free := b.until("the slot is free", func() bool { return b.sched.Snapshot().InFlight == 0 })
 				if took > c.bound || free > c.bound {
-					t.Errorf("%s, %s: upstream was closed after %v, and the slot free %v later", f.name, c.name, took, free)
+					t.Errorf("%s, %s: upstream was closed after %v, and the slot free %v later, want at most %v, at most %v", f.name, c.name, took, free, c.bound, c.bound)
 				}
 				t.Logf("%s, %s: upstream closed after %v", f.name, c.name, took.Round(10*time.Microsecond))
 				stats++
@@ -119,18 +119,18 @@ func TestClientThatLeavesTheQueue(t *testing.T) {
 				leave()
 				b.until("its place is free", func() bool { return b.sched.Snapshot().Waiting == 0 })
 				if took := time.Since(from); took > 2*time.Second {
-					t.Errorf("%s, %s: its place was free after %v", name, f.name, took)
+					t.Errorf("%s, %s: its place was free after %v, want at most %v", name, f.name, took, 2*time.Second)
 				} else {
 					t.Logf("%s, %s: its place was free after %v", name, f.name, took.Round(10*time.Microsecond))
 				}
 				if n := len(b.ollama.RequestsTo("POST", f.path)); n != 0 {
-					t.Errorf("%s: Ollama was asked %d times", f.name, n)
+					t.Errorf("%s: Ollama was asked %d times, want 0", f.name, n)
 				}
 			}
 			end()
 			b.until("the slot is free", func() bool { return b.sched.Snapshot().InFlight == 0 })
 			if l := b.stats(key)["limits"].(map[string]any); l["remaining"] != 9.0 {
-				t.Errorf("who left the queue was charged: %v", l)
+				t.Errorf("who left the queue was charged: %v, want %v", l, 9.0)
 			}
 		}
 	})
@@ -234,7 +234,7 @@ func TestEveryFailureBehindAHeartbeat(t *testing.T) {
 				if f.name == "native" {
 					close(gate)
 					if r := b.do("POST", f.path, key, fmt.Sprintf(f.request, "x")); r.status != c.status || r.err != nil || strings.Contains(r.body, "waiting") {
-						t.Errorf("%s: %d, %v %s", f.name, r.status, r.err, r.body)
+						t.Errorf("%s: %d, %v %s, want %v, nil, no %q", f.name, r.status, r.err, r.body, c.status, "waiting")
 					}
 					continue
 				}
@@ -256,7 +256,7 @@ func TestEveryFailureBehindAHeartbeat(t *testing.T) {
 					continue
 				}
 				if complaint := f.endsLoudly(r, "", c.code, c.says); complaint != "" {
-					t.Errorf("%s: %s", f.name, complaint)
+					t.Errorf("%s: %s, want none", f.name, complaint)
 				}
 			}
 		})
@@ -272,7 +272,7 @@ func TestAClientThatLeavesPaysForTheTime(t *testing.T) {
 	b.ollama.Script("POST", "/api/chat", ollamatest.Answer{Body: `{"model":"tiny:latest","message":{"role":"assistant","content":"x"},"done":true,` +
 		`"done_reason":"stop","total_duration":2000000,"load_duration":1,"prompt_eval_count":41,"prompt_eval_duration":1000,"eval_count":100,"eval_duration":100}`})
 	if r := b.do("POST", "/api/chat", teacher, `{"model":"tiny","stream":false,"messages":[{"role":"user","content":"hi"}]}`); r.status != 200 {
-		t.Fatalf("%d %s", r.status, r.body)
+		t.Fatalf("%d %s, want 200", r.status, r.body)
 	}
 	for _, stream := range []bool{true, false} {
 		key, preview := b.key(fmt.Sprintf(`{"name":"leaves %v","role":"user","tokens_per_day":10000}`, stream))

@@ -63,7 +63,7 @@ func (s *Server) load(ctx context.Context, b *backend.Backend, a *sched.Ask) err
 		return err
 	}
 	resp, err := s.pools.to(b).Do(ctx, &proxy.Request{
-		Method: http.MethodPost, Path: path, Body: body, UserAgent: backend.Agent, FirstByte: s.FirstByte, Idle: s.Idle,
+		Method: http.MethodPost, Path: path, Body: dialect.Pieces{body}, UserAgent: backend.Agent, FirstByte: s.FirstByte, Idle: s.Idle,
 	})
 	if err != nil {
 		return err

@@ -34,8 +34,7 @@ func (s *Server) manage(x *exchange) error {
 	if err := admin.CheckParam(x.route.template, x.param); err != nil {
 		return err
 	}
-	c := x.caller()
-	r := x.r.WithContext(x.r.Context())
+	r := x.caller().Request(x.r)
 	u, err := url.ParseRequestURI(x.path) // as the table has read it
 	if err != nil {
 		return api.Wrap(api.CodeBadRequest, err, "the path cannot be read")
@@ -47,23 +46,23 @@ func (s *Server) manage(x *exchange) error {
 		if err != nil {
 			return err
 		}
-		if len(bytes.TrimSpace(body)) == 0 && x.param != "" {
-			body = []byte("{}") // rotate needs no field
+		if len(bytes.TrimSpace(body.Bytes())) == 0 && x.param != "" {
+			body = dialect.BodyOf([]byte("{}")) // rotate needs no field
 		}
-		if err := dialect.Check(body, admin.Fields(x.route.template)...); err != nil {
+		if err := body.Check(admin.Fields(x.route.template)...); err != nil {
 			return err
 		}
-		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body.Bytes())), int64(body.Size())
 		// Ollama's examples, and ours, use curl -d without a content type.
 		r.Header = r.Header.Clone()
 		r.Header.Set("Content-Type", "application/json")
 	}
 	r.Header.Del("Accept")
 	if !x.route.packs() {
-		s.admin.Answer(x, r, c)
+		s.admin.Answer(x, r)
 		return nil
 	}
 	answer := &whole{ResponseWriter: x, status: http.StatusOK}
-	s.admin.Answer(answer, r, c)
+	s.admin.Answer(answer, r)
 	return x.answer(answer.status, x.Header().Get("Content-Type"), answer.body.Bytes())
 }

@@ -57,12 +57,12 @@ func TestBodiesInMemoryAreBounded(t *testing.T) {
 		t.Error("no large body was accepted, want at least one")
 	}
 	if r := b.do("POST", "/v1/messages/count_tokens", key, body(10)); r.status != 200 {
-		t.Errorf("a small body: %d %s", r.status, r.body)
+		t.Errorf("a small body: %d %s, want 200", r.status, r.body)
 	}
 	close(gate)
 	all.Wait()
 	if r := b.do("POST", "/v1/messages/count_tokens", key, body(large)); r.status != 200 {
-		t.Errorf("after all bodies were freed: got %d %s", r.status, r.body)
+		t.Errorf("after all bodies were freed: got %d %s, want 200", r.status, r.body)
 	}
 
 	// The decoded size of a few compressed KiB counts too.
@@ -74,7 +74,7 @@ func TestBodiesInMemoryAreBounded(t *testing.T) {
 	req := small.request("POST", "/v1/messages/count_tokens", small.user(), coded.String())
 	req.Header.Set("Content-Encoding", "gzip")
 	if r := small.send(req); r.status != http.StatusServiceUnavailable {
-		t.Errorf("%d bytes that decode to %d: got %d %s", coded.Len(), large, r.status, r.body)
+		t.Errorf("%d bytes that decode to %d: got %d %s, want %d", coded.Len(), large, r.status, r.body, http.StatusServiceUnavailable)
 	}
 }
 
@@ -106,7 +106,7 @@ func TestOneBodyAlwaysFits(t *testing.T) {
 				req.ContentLength = -1
 			}
 			if r := b.send(req); r.status != http.StatusOK {
-				t.Errorf("%s of %d bytes, chunked %v: %d %s", name, len(c.body), chunked, r.status, r.body)
+				t.Errorf("%s of %d bytes, chunked %v: %d %s, want %d", name, len(c.body), chunked, r.status, r.body, http.StatusOK)
 			}
 		}
 	}
@@ -115,7 +115,7 @@ func TestOneBodyAlwaysFits(t *testing.T) {
 	req := less.request("POST", "/v1/messages/count_tokens", less.user(), stored.String())
 	req.Header.Set("Content-Encoding", "gzip")
 	if r := less.send(req); r.status != http.StatusServiceUnavailable {
-		t.Errorf("a body above the bound: got %d %s", r.status, r.body)
+		t.Errorf("a body above the bound: got %d %s, want %d", r.status, r.body, http.StatusServiceUnavailable)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"net/http"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -144,7 +145,7 @@ func newMetrics(s *Server) *metrics {
 		ConstLabels: prometheus.Labels{"version": s.Version, "go_version": runtime.Version()},
 	})
 	build.Set(1)
-	m.registry.MustRegister(m.first, m.response, m.each, m.waited, m.open, build, newStates(s, m),
+	m.registry.MustRegister(m.first, m.response, m.each, m.waited, m.open, build, &states{m: m, s: s},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -305,138 +306,98 @@ func (s *Server) scrape(x *exchange) error {
 type states struct {
 	m *metrics // s.metrics, before that is set
 	s *Server
-
-	// backends
-	up, draining, info, probed  *prometheus.Desc
-	inFlight, slots, modelSlots *prometheus.Desc
-	loaded, vram                *prometheus.Desc
-	// requests that wait, and those that are read on
-	waiting, class, limit, readOn *prometheus.Desc
-	// the journal
-	journalBytes, journalLimit, journalRows *prometheus.Desc
-	journalOpen, unwritten, failing         *prometheus.Desc
-	// the database
-	batches, batchRows, batchSeconds *prometheus.Desc
-	backedUp, backupEvery            *prometheus.Desc
-	// what is lost, and what ends
-	lost, logLost, expires *prometheus.Desc
 }
 
-func newStates(s *Server, m *metrics) *states {
-	desc := func(name, help string, labels ...string) *prometheus.Desc {
-		return prometheus.NewDesc(metricPrefix+name, help, labels, nil)
-	}
-	return &states{
-		m: m, s: s,
-		inFlight:     desc("in_flight_requests", "Slots of the backend in use.", "backend"),
-		slots:        desc("slots_per_model", "Requests that the backend is given at one time, for each model, where that is set.", "backend"),
-		up:           desc("backend_up", "Whether the backend answered when it was last heard of.", "backend"),
-		draining:     desc("backend_draining", "Whether the backend gets no new requests.", "backend"),
-		loaded:       desc("backend_loaded_models", "Models in the memory of the backend.", "backend"),
-		vram:         desc("backend_loaded_vram_bytes", "What they take of the memory of its GPUs.", "backend"),
-		info:         desc("backend_info", "Version of the backend; always 1.", "backend", "version"),
-		probed:       desc("backend_last_probe_timestamp_seconds", "When the backend was last probed.", "backend"),
-		waiting:      desc("waiting_requests", "Requests that wait for a slot."),
-		class:        desc("waiting_requests_by_class", "Requests that wait for a slot, by the class of their keys.", "class"),
-		modelSlots:   desc("model_slots", "Requests that the backend is given at one time for a model in its memory: set, or found by watching.", "model", "backend"),
-		limit:        desc("waiting_requests_limit", "How many requests may wait (MAX_QUEUE)."),
-		journalBytes: desc("journal_bytes", "Size of the journal."),
-		journalRows:  desc("journal_waiting_rows", "Requests that have ended and are not in the database yet."),
-		journalOpen:  desc("journal_open_requests", "Requests that are admitted and have not ended."),
-		unwritten:    desc("journal_unwritten_records", "Records that are only in memory, because the disk accepts no writes."),
-		readOn:       desc("read_on_requests", "Answers that are read on for their count, for their clients have left (COUNT_GRACE). Each has a slot."),
-		batches:      desc("store_batches_total", "Batches of rows that the database took or failed to take.", "result"),
-		batchRows:    desc("store_rows_total", "Rows that the database took."),
-		batchSeconds: desc("store_batch_seconds_total", "Time that the database needed for batches."),
-		journalLimit: desc("journal_bytes_limit", "How large the journal may become (JOURNAL_MAX_BYTES). Then requests are refused."),
-		lost:         desc("lost_rows_total", "Requests that were served and have no row."),
-		logLost:      desc("log_lines_lost_total", "Lines of the log that were lost, because what reads it did not take them."),
-		expires:      desc("tls_certificate_expiry_timestamp_seconds", "When the certificate of a name ends.", "name"),
-		backedUp:     desc("last_backup_timestamp_seconds", "When the newest good scheduled backup was made; 0 is never."),
-		backupEvery:  desc("backup_interval_seconds", "How often a backup is due (BACKUP_EVERY)."),
-		failing:      desc("journal_failing", "Whether the journal, or the database behind it, takes nothing at present.", "part"),
-	}
-}
-
-// Describe lists the gauges.
+// Describe lists the metrics.
 func (c *states) Describe(out chan<- *prometheus.Desc) { prometheus.DescribeByCollect(c, out) }
+
+// sample sends a value of a metric. labels are their names and values in turn.
+type sample func(name, help string, value float64, labels ...string)
+
+func sendsTo(out chan<- prometheus.Metric, kind prometheus.ValueType) sample {
+	return func(name, help string, value float64, labels ...string) {
+		var names, values []string
+		for pair := range slices.Chunk(labels, 2) {
+			names, values = append(names, pair[0]), append(values, pair[1])
+		}
+		out <- prometheus.MustNewConstMetric(prometheus.NewDesc(metricPrefix+name, help, names, nil), kind, value, values...)
+	}
+}
 
 // Collect reads them.
 func (c *states) Collect(out chan<- prometheus.Metric) {
-	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
-		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
-	}
+	gauge := sendsTo(out, prometheus.GaugeValue)
 	queue, journal := c.s.Sched.Snapshot(), c.s.Books.Depth()
 	for _, b := range c.s.Fleet.All() {
-		gauge(c.inFlight, float64(queue.ByBackend[b.Name]), b.Name)
-		c.collectBackend(gauge, b)
+		gauge("in_flight_requests", "Slots of the backend in use.", float64(queue.ByBackend[b.Name]), "backend", b.Name)
+		collectBackend(gauge, b)
 	}
-	gauge(c.waiting, float64(queue.Waiting))
+	gauge("waiting_requests", "Requests that wait for a slot.", float64(queue.Waiting))
 	for class, n := range queue.ByClass {
-		gauge(c.class, float64(n), class)
+		gauge("waiting_requests_by_class", "Requests that wait for a slot, by the class of their keys.", float64(n), "class", class)
 	}
 	for _, st := range c.s.Sched.Models() {
 		if c.m.labels(st.Model) {
-			gauge(c.modelSlots, float64(st.Slots), st.Model, st.Backend)
+			gauge("model_slots", "Requests that the backend is given at one time for a model in its memory: set, or found by watching.", float64(st.Slots), "model", st.Model, "backend", st.Backend)
 		}
 	}
-	gauge(c.limit, float64(queue.Limit))
-	gauge(c.journalBytes, float64(journal.JournalBytes))
-	gauge(c.journalLimit, float64(journal.JournalMaxBytes))
-	gauge(c.journalRows, float64(journal.Waiting))
-	gauge(c.journalOpen, float64(journal.Open))
-	gauge(c.readOn, float64(c.s.readOn.Load()))
-	gauge(c.unwritten, float64(journal.Unwritten))
-	gauge(c.failing, number(journal.JournalError != ""), "journal")
-	gauge(c.failing, number(journal.StoreError != ""), "database")
+	gauge("waiting_requests_limit", "How many requests may wait (MAX_QUEUE).", float64(queue.Limit))
+	gauge("journal_bytes", "Size of the journal.", float64(journal.JournalBytes))
+	gauge("journal_bytes_limit", "How large the journal may become (JOURNAL_MAX_BYTES). Then requests are refused.", float64(journal.JournalMaxBytes))
+	gauge("journal_waiting_rows", "Requests that have ended and are not in the database yet.", float64(journal.Waiting))
+	gauge("journal_open_requests", "Requests that are admitted and have not ended.", float64(journal.Open))
+	gauge("read_on_requests", "Answers that are read on for their count, for their clients have left (COUNT_GRACE). Each has a slot.", float64(c.s.readOn.Load()))
+	gauge("journal_unwritten_records", "Records that are only in memory, because the disk accepts no writes.", float64(journal.Unwritten))
+	for part, problem := range map[string]string{"journal": journal.JournalError, "database": journal.StoreError} {
+		gauge("journal_failing", "Whether the journal, or the database behind it, takes nothing at present.", number(problem != ""), "part", part)
+	}
 	c.collectBooks(out, journal.Lost)
 	if c.s.BackupEvery > 0 {
 		last := 0.0
 		if at := c.s.LastBackup(); !at.IsZero() {
 			last = float64(at.Unix())
 		}
-		gauge(c.backedUp, last)
-		gauge(c.backupEvery, c.s.BackupEvery.Seconds())
+		gauge("last_backup_timestamp_seconds", "When the newest good scheduled backup was made; 0 is never.", last)
+		gauge("backup_interval_seconds", "How often a backup is due (BACKUP_EVERY).", c.s.BackupEvery.Seconds())
 	}
 	if c.s.Expiry != nil {
 		for name, at := range c.s.Expiry() {
-			gauge(c.expires, float64(at.Unix()), name)
+			gauge("tls_certificate_expiry_timestamp_seconds", "When the certificate of a name ends.", float64(at.Unix()), "name", name)
 		}
 	}
 }
 
-func (c *states) collectBackend(gauge func(*prometheus.Desc, float64, ...string), b *backend.Backend) {
+func collectBackend(gauge sample, b *backend.Backend) {
 	state := b.State()
 	if slots := b.Bounds().Slots; slots > 0 {
-		gauge(c.slots, float64(slots), b.Name)
+		gauge("slots_per_model", "Requests that the backend is given at one time, for each model, where that is set.", float64(slots), "backend", b.Name)
 	}
-	gauge(c.up, number(state.Healthy), b.Name)
-	gauge(c.draining, number(state.Draining), b.Name)
-	gauge(c.info, 1, b.Name, state.Version)
+	gauge("backend_up", "Whether the backend answered when it was last heard of.", number(state.Healthy), "backend", b.Name)
+	gauge("backend_draining", "Whether the backend gets no new requests.", number(state.Draining), "backend", b.Name)
+	gauge("backend_info", "Version of the backend; always 1.", 1, "backend", b.Name, "version", state.Version)
 	if state.Loaded != nil {
 		vram := int64(0)
 		for _, m := range state.Loaded {
 			vram += m.VRAM
 		}
-		gauge(c.loaded, float64(len(state.Loaded)), b.Name)
-		gauge(c.vram, float64(vram), b.Name)
+		gauge("backend_loaded_models", "Models in the memory of the backend.", float64(len(state.Loaded)), "backend", b.Name)
+		gauge("backend_loaded_vram_bytes", "What they take of the memory of its GPUs.", float64(vram), "backend", b.Name)
 	}
 	if !state.Checked.IsZero() {
-		gauge(c.probed, float64(state.Checked.UnixMilli())/1000, b.Name)
+		gauge("backend_last_probe_timestamp_seconds", "When the backend was last probed.", float64(state.Checked.UnixMilli())/1000, "backend", b.Name)
 	}
 }
 
 func (c *states) collectBooks(out chan<- prometheus.Metric, lost int64) {
-	count := func(d *prometheus.Desc, v float64, labels ...string) {
-		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
-	}
+	count := sendsTo(out, prometheus.CounterValue)
 	b := c.s.Books.Batches()
-	count(c.batches, float64(b.Moved), "moved")
-	count(c.batches, float64(b.Failed), "failed")
-	count(c.batchRows, float64(b.Rows))
-	count(c.batchSeconds, b.Took.Seconds())
-	count(c.lost, float64(lost))
-	count(c.logLost, float64(c.s.logLinesLost()))
+	for result, n := range map[string]int64{"moved": b.Moved, "failed": b.Failed} {
+		count("store_batches_total", "Batches of rows that the database took or failed to take.", float64(n), "result", result)
+	}
+	count("store_rows_total", "Rows that the database took.", float64(b.Rows))
+	count("store_batch_seconds_total", "Time that the database needed for batches.", b.Took.Seconds())
+	count("lost_rows_total", "Requests that were served and have no row.", float64(lost))
+	count("log_lines_lost_total", "Lines of the log that were lost, because what reads it did not take them.", float64(c.s.logLinesLost()))
 }
 
 func number(b bool) float64 {

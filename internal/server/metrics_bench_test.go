@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"ollama-api-service/internal/admin"
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/backend"
 	"ollama-api-service/internal/books"
@@ -15,7 +16,7 @@ import (
 func BenchmarkMetricsOfARequest(b *testing.B) {
 	be := backend.New("gpu1", nil, 4, "", "")
 	fleet := backend.NewFleet(be)
-	s := &Server{Options: Options{Fleet: fleet, Books: &books.Books{}}, Sched: sched.New(fleet, sched.Options{MaxQueue: 1, MaxWait: time.Second})}
+	s := &Server{Options: Options{Parts: admin.Parts{Fleet: fleet, Books: &books.Books{}}}, Sched: sched.New(fleet, sched.Options{MaxQueue: 1, MaxWait: time.Second})}
 	m := newMetrics(s)
 	x := &exchange{r: &http.Request{Method: "POST"}, reply: reply{status: 200}}
 	x.route = &route{method: "POST", template: "/api/chat", purpose: inference}

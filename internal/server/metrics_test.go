@@ -100,7 +100,7 @@ func TestMetricsCountWhatHappened(t *testing.T) {
 		}
 	}
 	if n := got[`ollama_api_slot_seconds_total{backend="gpu1",model="tiny:latest"}`]; n <= 0 || n > 30 {
-		t.Errorf("got %v slot seconds", n)
+		t.Errorf("got %v slot seconds, want more than 0, at most 30", n)
 	}
 	for name := range got {
 		if strings.Contains(name, preview) || strings.Contains(name, "oas_") || strings.Contains(name, "env-admin") || strings.Contains(name, "nosuch") || strings.Contains(name, "nowhere") {
@@ -135,7 +135,7 @@ func TestMetricsShowWhatRunsAndWaits(t *testing.T) {
 		}
 	}
 	if got := b.metrics(); got["ollama_api_queue_wait_seconds_count"] != 2 || got["ollama_api_queue_wait_seconds_sum"] <= 0 || got[`ollama_api_in_flight_requests{backend="gpu1"}`] != 0 {
-		t.Errorf("after all requests, got %v", got)
+		t.Errorf("after all requests, got %v, want 2, more than 0, 0", got)
 	}
 }
 
@@ -177,10 +177,10 @@ func TestMetricsOfTheStoreAndOfCertificates(t *testing.T) {
 	}
 	got := b.metrics()
 	if n := got[`ollama_api_store_batches_total{result="moved"}`]; n < 1 || n > 3 || got[`ollama_api_store_rows_total`] != 3 || got[`ollama_api_store_batch_seconds_total`] <= 0 {
-		t.Errorf("batches %v, rows %v, seconds %v", n, got[`ollama_api_store_rows_total`], got[`ollama_api_store_batch_seconds_total`])
+		t.Errorf("batches %v, rows %v, seconds %v, want at least 1, at most 3, 3, more than 0", n, got[`ollama_api_store_rows_total`], got[`ollama_api_store_batch_seconds_total`])
 	}
 	if at := got[`ollama_api_tls_certificate_expiry_timestamp_seconds{name="gateway.example.net"}`]; at != float64(end.Unix()) {
-		t.Errorf("the certificate ends at %v", at)
+		t.Errorf("the certificate ends at %v, want %v", at, float64(end.Unix()))
 	}
 	if _, there := start(t, setup{}).metrics()[`ollama_api_tls_certificate_expiry_timestamp_seconds{name="gateway.example.net"}`]; there {
 		t.Error("the certificate's end is a metric without TLS")
@@ -230,14 +230,14 @@ func TestMetricsWithoutAKey(t *testing.T) {
 	}
 	closed := start(t, setup{})
 	if got := ask(closed, nil); got != 401 {
-		t.Errorf("without the setting: %d", got)
+		t.Errorf("without the setting: %d, want 401", got)
 	}
 	if r := closed.do("GET", "/metrics", closed.user(), ""); r.status != 403 {
-		t.Errorf("a user's key: %d", r.status)
+		t.Errorf("a user's key: %d, want 403", r.status)
 	}
 	open := start(t, setup{change: func(o *server.Options) { o.MetricsOpen = true }})
 	if got := ask(open, nil); got != 200 {
-		t.Errorf("from this machine, with the setting: got %d", got)
+		t.Errorf("from this machine, with the setting: got %d, want 200", got)
 	}
 	header := func(name, value string) func(*http.Request) {
 		return func(r *http.Request) { r.Header.Set(name, value) }
@@ -252,7 +252,7 @@ func TestMetricsWithoutAKey(t *testing.T) {
 		}
 	}
 	if r := open.do("GET", "/api/admin/stats", "", ""); r.status != 401 {
-		t.Errorf("the setting opens another route: %d", r.status)
+		t.Errorf("the setting opens another route: %d, want 401", r.status)
 	}
 	behind := start(t, setup{change: func(o *server.Options) {
 		o.MetricsOpen, o.Live.TrustedProxies = true, []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"net/http"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -209,7 +208,7 @@ func (s *Server) askHolder(x *exchange, req *dialect.Request) (resp *proxy.Respo
 }
 
 // ask sends a metadata request to b and reads its whole answer.
-func (s *Server) ask(x *exchange, b *backend.Backend, method, path string, body []byte) (*proxy.Response, []byte, error) {
+func (s *Server) ask(x *exchange, b *backend.Backend, method, path string, body dialect.Pieces) (*proxy.Response, []byte, error) {
 	wait := metadataTime
 	if len(s.Fleet.All()) > 1 && x.route.kind == dialect.None {
 		wait = unionTime
@@ -243,18 +242,5 @@ func (s *Server) ask(x *exchange, b *backend.Backend, method, path string, body 
 
 // pass forwards a metadata answer to the client.
 func (x *exchange) pass(resp *proxy.Response, body []byte) error {
-	body = dialect.AddSentence(x.family, resp.Status, body)
-	h := x.Header()
-	if t := resp.Header.Get("Content-Type"); t != "" {
-		h.Set("Content-Type", t)
-	}
-	h.Set("Content-Length", strconv.Itoa(len(body)))
-	x.WriteHeader(resp.Status)
-	if x.r.Method == http.MethodHead {
-		return nil
-	}
-	if _, err := x.Write(body); err != nil {
-		return api.Wrap(api.CodeClientGone, err, "the client went away")
-	}
-	return nil
+	return x.answer(resp.Status, resp.Header.Get("Content-Type"), dialect.AddSentence(x.family, resp.Status, body))
 }

@@ -105,7 +105,7 @@ func TestEveryOperationIsDescribedWhole(t *testing.T) {
 	b := start(t, setup{})
 	d, operations := document(t, b)
 	if d.OpenAPI != "3.1.0" {
-		t.Errorf("OpenAPI %s", d.OpenAPI)
+		t.Errorf("OpenAPI %s, want %q", d.OpenAPI, "3.1.0")
 	}
 	ids := map[string]string{}
 	for _, line := range b.server.Table() {
@@ -124,7 +124,7 @@ func TestEveryOperationIsDescribedWhole(t *testing.T) {
 		if o.RequestBody != nil {
 			for mediaType, m := range o.RequestBody.Content {
 				if len(m.examples()) == 0 {
-					t.Errorf("%s: no example of a body of %s", name, mediaType)
+					t.Errorf("%s: no example of a body of %s, want not 0", name, mediaType)
 				}
 			}
 		} else if (line.Method == "POST" || line.Method == "PATCH") && line.Template != "/api/me" { // this route of Ollama's takes no body
@@ -166,12 +166,12 @@ func checkAnswers(t *testing.T, d described, line server.Line, o operation) {
 		}
 		for mediaType, m := range r.Content {
 			if len(m.examples()) == 0 {
-				t.Errorf("%s: no example of %s as %s", name, status, mediaType)
+				t.Errorf("%s: no example of %s as %s, want not 0", name, status, mediaType)
 			}
 		}
 	}
 	if good == 0 {
-		t.Errorf("%s: no successful answer", name)
+		t.Errorf("%s: no successful answer, want not 0", name)
 	}
 	must := map[string]bool{
 		"401": !line.Anyone, "403": !line.Anyone, "400": !line.Anyone, "429": line.Counted, "504": line.Counted,
@@ -183,7 +183,7 @@ func checkAnswers(t *testing.T, d described, line server.Line, o operation) {
 		}
 	}
 	if open := o.Security != nil && (len(*o.Security) == 0 || len((*o.Security)[0]) == 0); open != line.Anyone {
-		t.Errorf("%s: security %v", name, o.Security)
+		t.Errorf("%s: security %v, want %v", name, o.Security, line.Anyone)
 	}
 }
 
@@ -240,6 +240,6 @@ func TestEveryExampleFitsItsSchema(t *testing.T) {
 		}
 	}
 	if examples < 100 {
-		t.Errorf("got only %d examples", examples)
+		t.Errorf("got only %d examples, want at least 100", examples)
 	}
 }

@@ -2,36 +2,21 @@ package server
 
 import (
 	"crypto/tls"
-	"io"
-	"log/slog"
-	"net/url"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
 
+	"ollama-api-service/internal/admin"
 	"ollama-api-service/internal/api"
 	"ollama-api-service/internal/auth"
-	"ollama-api-service/internal/backend"
-	"ollama-api-service/internal/books"
-	"ollama-api-service/internal/dial"
-	"ollama-api-service/internal/limit"
 	"ollama-api-service/internal/sched"
-	"ollama-api-service/internal/store"
 )
 
 // Options are the packages and the settings that the server uses. Where a field does not say what its zero value means, it must be set.
 type Options struct {
-	Version string
-	Log     *slog.Logger
-	Random  io.Reader // of new keys
-	Store   *store.Store
-	Auth    *auth.Authenticator
-	Secret  auth.Secret
-	Limits  *limit.Memory
-	Books   *books.Books
-	Fleet   *backend.Fleet
-	Queue   sched.Options // its Load is the server's own
-	Live    Live          // at start; Change replaces it
+	admin.Parts
+	Queue sched.Options // its Load is the server's own
+	Live  Live          // at start; Change replaces it
 
 	Upstream
 	Bounds
@@ -41,13 +26,6 @@ type Options struct {
 
 // Upstream is how the server uses the Ollama servers.
 type Upstream struct {
-	// Means are what a server is reached with unless an admin says otherwise: OLLAMA_AUTH_HEADER, OLLAMA_CA and OLLAMA_CLIENT_CERT.
-	// May be empty.
-	Means dial.Means
-	// Static are the names of the servers that the settings name, and Refuses is why an address cannot be a server's. May be nil.
-	Static  map[string]bool
-	Refuses func(*url.URL) error
-
 	FirstByte  time.Duration // longest wait for an answer
 	Idle       time.Duration // longest silence within one
 	CountGrace time.Duration // how long an answer is read on after its client has left, so that its tokens are counted; 0 is not at all

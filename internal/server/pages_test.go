@@ -30,7 +30,7 @@ func TestPagesAndWhatTheyLoad(t *testing.T) {
 	for _, page := range []string{"/docs", "/redoc"} {
 		r := b.get("GET", page, "Accept-Encoding", "identity")
 		if r.status != 200 || r.header.Get("Content-Type") != "text/html; charset=utf-8" || !strings.Contains(r.body, `<html lang="en">`) || !strings.Contains(r.body, "width=device-width") {
-			t.Fatalf("%s: %d, %v, %.300s", page, r.status, r.header, r.body)
+			t.Fatalf("%s: %d, %v, %.300s, want 200, %q, %s in it, %q in it", page, r.status, r.header, r.body, "text/html; charset=utf-8", `<html lang="en">`, "width=device-width")
 		}
 		policy := r.header.Get("Content-Security-Policy")
 		for _, want := range []string{"default-src 'none'", "script-src 'self';", "frame-ancestors 'none'", "base-uri 'none'", "connect-src 'self';"} {
@@ -49,12 +49,12 @@ func TestPagesAndWhatTheyLoad(t *testing.T) {
 		}
 	}
 	if len(files) < 6 {
-		t.Errorf("the pages load %v", files)
+		t.Errorf("the pages load %v, want at least 6", files)
 	}
 	for path := range files {
 		r := b.get("GET", path, "Accept-Encoding", "br, gzip;q=0.8")
 		if r.status != 200 || r.header.Get("Content-Encoding") != "gzip" || r.header.Get("X-Content-Type-Options") != "nosniff" || r.header.Get("Referrer-Policy") == "" {
-			t.Errorf("%s: %d, %v", path, r.status, r.header)
+			t.Errorf("%s: %d, %v, want 200, %q, %q, a text", path, r.status, r.header, "gzip", "nosniff")
 			continue
 		}
 		if versioned := strings.Contains(path, "?v="); versioned != strings.Contains(r.header.Get("Cache-Control"), "immutable") {
@@ -71,17 +71,17 @@ func TestPagesAndWhatTheyLoad(t *testing.T) {
 		for _, accept := range []string{"identity", "gzip;q=0", "br"} {
 			plain := b.get("GET", path, "Accept-Encoding", accept)
 			if plain.body != string(unpacked) || plain.header.Get("Content-Encoding") != "" || plain.header.Get("Vary") != "Accept-Encoding" {
-				t.Errorf("%s for %q: %d bytes, %v; unpacked %d", path, accept, len(plain.body), plain.header, len(unpacked))
+				t.Errorf("%s for %q: %d bytes, %v; unpacked %d, want %v, none, %q", path, accept, len(plain.body), plain.header, len(unpacked), string(unpacked), "Accept-Encoding")
 			}
 		}
 		if head := b.get("HEAD", path, "Accept-Encoding", "gzip"); head.status != 200 || head.body != "" || head.header.Get("Content-Length") != r.header.Get("Content-Length") {
 			t.Errorf("HEAD %s: %d, %v", path, head.status, head.header)
 		}
 		if again := b.get("GET", path, "If-None-Match", r.header.Get("Etag")); again.status != 304 || again.body != "" {
-			t.Errorf("%s again: %d", path, again.status)
+			t.Errorf("%s again: %d, want 304, none", path, again.status)
 		}
 		if old := b.get("GET", strings.Replace(path, "?v=", "?v=0", 1), "Accept-Encoding", "gzip"); old.header.Get("Cache-Control") != "no-cache" {
-			t.Errorf("%s with another version: Cache-Control %q", path, old.header.Get("Cache-Control"))
+			t.Errorf("%s with another version: Cache-Control %q, want %q", path, old.header.Get("Cache-Control"), "no-cache")
 		}
 	}
 	if r := b.get("GET", "/docs/nothing.js"); r.status != 404 || !strings.Contains(r.body, `"error"`) {

@@ -124,7 +124,7 @@ func TestNearlyRightPaths(t *testing.T) {
 			t.Errorf("%.80s: %d %s, want 404 that begins with %s and says %q", c.path, r.status, r.body, c.begins, c.names)
 		}
 		if strings.Contains(r.body, key) {
-			t.Errorf("%s: the answer contains the key", c.path)
+			t.Errorf("%s: the answer contains the key, want no key", c.path)
 		}
 	}
 	if got := b.ollama.RequestsTo("POST", "/v1/chat/completions"); len(got) > 0 {

@@ -31,25 +31,25 @@ func TestPolicyOnTheWay(t *testing.T) {
 	before := len(b.ollama.Requests())
 	for _, body := range []string{`{"model":"tiny","keep_alive":0}`, `{"model":"tiny","_debug_render_only":true}`} {
 		if r := b.do("POST", "/api/generate", user, body); r.status != 403 || !strings.Contains(r.body, "administrator") {
-			t.Errorf("%s: %d %s", body, r.status, r.body)
+			t.Errorf("%s: %d %s, want 403, %q in it", body, r.status, r.body, "administrator")
 		}
 	}
 	if len(b.ollama.Requests()) != before {
 		t.Error("a refused request went upstream")
 	}
 	if l := b.stats(user)["limits"].(map[string]any); l["remaining"] != 99.0 {
-		t.Errorf("refusals were charged: %v", l)
+		t.Errorf("refusals were charged: %v, want %v", l, 99.0)
 	}
 	// The policy can be changed and removed. An invalid policy is refused.
 	if r := b.do("PATCH", "/api/keys/"+preview, adminSecret, `{"policy":null}`); r.status != 200 || r.json(t)["policy"] != nil {
 		t.Errorf("got %d %s, want 200", r.status, r.body)
 	}
 	if r := b.do("POST", "/api/chat", free, body); r.header.Get("X-Policy") == "num_predict=7" {
-		t.Errorf("the old policy still applies: X-Policy %s", r.header.Get("X-Policy"))
+		t.Errorf("the old policy still applies: X-Policy %s, want not %q", r.header.Get("X-Policy"), "num_predict=7")
 	}
 	for _, policy := range []string{`{"num_ctx":"max:0"}`, `{"nothing":"drop"}`, `{"raw":"max:1"}`, `{"raw":7}`, `"drop"`} {
 		if r := b.do("PATCH", "/api/keys/"+preview, adminSecret, `{"policy":`+policy+`}`); r.status != 400 {
-			t.Errorf("%s: %d %s", policy, r.status, r.body)
+			t.Errorf("%s: %d %s, want 400", policy, r.status, r.body)
 		}
 	}
 }

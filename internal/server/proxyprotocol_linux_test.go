@@ -129,7 +129,7 @@ func TestProxyProtocolBeforeTLS(t *testing.T) {
 	io.WriteString(c, v2(t, "203.0.113.7:51008"))
 	secure := tls.Client(c, trust)
 	if got := askRaw(t, secure, "", "/healthz", "", ""); got != 200 {
-		t.Errorf("with TLS: got status %d", got)
+		t.Errorf("with TLS: got status %d, want 200", got)
 	}
 	if !strings.Contains(b.logs.String(), `"client":"203.0.113.7"`) {
 		t.Error("the log does not have the client's address")
@@ -170,9 +170,9 @@ func TestProxyProtocolOfAStranger(t *testing.T) {
 	from(stranger, "", 0)
 	b.url = "http://127.0.0.1:8000"
 	if got := askRaw(t, b.dialRaw(), local(t), "/healthz", "", ""); got != 200 {
-		t.Errorf("a health check from this machine: got %d", got)
+		t.Errorf("a health check from this machine: got %d, want 200", got)
 	}
 	if got := askRaw(t, b.dialRaw(), v2(t, "203.0.113.7:1"), "/healthz", "", ""); got != 0 {
-		t.Errorf("a program on this machine with another address in its header: got %d", got)
+		t.Errorf("a program on this machine with another address in its header: got %d, want 0", got)
 	}
 }

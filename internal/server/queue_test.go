@@ -79,7 +79,7 @@ func (b *bed) explain(id string) (e why) {
 	b.t.Helper()
 	r := b.do("GET", "/api/admin/explain/"+id, adminSecret, "")
 	if err := json.Unmarshal([]byte(r.body), &e); err != nil || r.status != http.StatusOK {
-		b.t.Fatalf("%s: %d %s", id, r.status, r.body)
+		b.t.Fatalf("%s: %d %s, want %d", id, r.status, r.body, http.StatusOK)
 	}
 	return e
 }
@@ -134,9 +134,15 @@ func TestTheQueueIsSeen(t *testing.T) {
 		if i == 2 {
 			key, name, class = nightPreview, "night", "batch"
 		}
-		if r.Key != key || r.KeyName != name || r.Class != class || r.Position != i+1 || r.Model != "tiny:latest" || r.WaitedMS <= 0 || r.ExpectedMS < 1000 {
-			t.Errorf("number %d: %+v", i, r)
-		}
+		compare(t, fmt.Sprintf("number %d: %+v", i, r),
+			fact{"r.Key", r.Key, key},
+			fact{"r.KeyName", r.KeyName, name},
+			fact{"r.Class", r.Class, class},
+			fact{"r.Position", r.Position, i + 1},
+			fact{"r.Model", r.Model, "tiny:latest"},
+			fact{"r.WaitedMS <= 0", r.WaitedMS <= 0, false},
+			fact{"r.ExpectedMS < 1000", r.ExpectedMS < 1000, false},
+		)
 	}
 	if len(all.Backends) != 1 || all.Backends[0].InFlight != 1 || !all.Backends[0].Healthy || len(all.Backends[0].Models) != 1 ||
 		all.Backends[0].Models[0].State != "loaded" || all.Backends[0].Models[0].InFlight != 1 || all.Backends[0].Models[0].Slots != 1 {
@@ -185,15 +191,15 @@ func TestTheQueueIsSeen(t *testing.T) {
 	logs := b.logs.String()
 	for _, field := range []string{`"queue_wait_ms":`, `"why":"only"`, `"why":"loaded"`, `"backend":"gpu1"`, `"tries":1`} {
 		if !strings.Contains(logs, field) {
-			t.Errorf("no %s in the log", field)
+			t.Errorf("no %s in the log, want %v in it", field, field)
 		}
 	}
 	m = b.metrics()
 	if got := m[`ollama_api_placements_total{backend="gpu1",reason="only"}`] + m[`ollama_api_placements_total{backend="gpu1",reason="loaded"}`]; got != 4 {
-		t.Errorf("%v placements", got)
+		t.Errorf("%v placements, want 4", got)
 	}
 	if got := m[`ollama_api_model_slots{backend="gpu1",model="tiny:latest"}`]; got != 1 {
-		t.Errorf("%v slots", got)
+		t.Errorf("%v slots, want 1", got)
 	}
 }
 
@@ -262,12 +268,22 @@ func TestExplainFromTheBooks(t *testing.T) {
 		t.Fatal(err)
 	}
 	e := b.explain("old-request")
-	if !e.Recorded || e.State != "ended" || e.KeyName != "old" || *e.WaitedMS != 4000 || *e.LoadMS != 2000 || e.Ahead != nil || e.Tries[0].Backend != "gpu7" || *e.SlotMS != 3000 || e.ChargedMS != nil || *e.GPUMS != 1000 || e.Outcome != "timeout" {
-		t.Errorf("got %+v, want the recorded request on gpu7", e)
-	}
+	compare(t, fmt.Sprintf("got %+v", e),
+		fact{"e.Recorded", e.Recorded, true},
+		fact{"e.State", e.State, "ended"},
+		fact{"e.KeyName", e.KeyName, "old"},
+		fact{"*e.WaitedMS", *e.WaitedMS, 4000},
+		fact{"*e.LoadMS", *e.LoadMS, 2000},
+		fact{"e.Ahead != nil", e.Ahead != nil, false},
+		fact{"e.Tries[0].Backend", e.Tries[0].Backend, "gpu7"},
+		fact{"*e.SlotMS", *e.SlotMS, 3000},
+		fact{"e.ChargedMS != nil", e.ChargedMS != nil, false},
+		fact{"*e.GPUMS", *e.GPUMS, 1000},
+		fact{"e.Outcome", e.Outcome, "timeout"},
+	)
 	for _, id := range []string{"nosuch", "a%20b", strings.Repeat("x", 200), "%2e%2e"} {
 		if r := b.do("GET", "/api/admin/explain/"+id, adminSecret, ""); r.status != 404 || !strings.Contains(r.body, "no request with this id") {
-			t.Errorf("%.20s: %d %s", id, r.status, r.body)
+			t.Errorf("%.20s: %d %s, want 404, %q in it", id, r.status, r.body, "no request with this id")
 		}
 	}
 }
@@ -314,7 +330,7 @@ func TestPreload(t *testing.T) {
 	leave := b.leave("/api/generate", user, two, false)
 	load := b.ollama.WaitRequestTo(1, "POST", "/api/generate")
 	if string(load.Body) != `{"model":"two:latest","options":{"num_ctx":4096,"num_gpu":3}}` {
-		t.Errorf("the model was loaded with %s", load.Body)
+		t.Errorf("the model was loaded with %s, want %s", load.Body, `{"model":"two:latest","options":{"num_ctx":4096,"num_gpu":3}}`)
 	}
 	b.until("the model is being loaded", func() bool {
 		q := b.queue(adminSecret)
@@ -332,14 +348,14 @@ func TestPreload(t *testing.T) {
 	close(gate)
 	r := stays()
 	if r.status != 200 || len(b.ollama.RequestsTo("POST", "/api/generate")) != 2 {
-		t.Errorf("%d %s after %d requests", r.status, r.body, len(b.ollama.RequestsTo("POST", "/api/generate")))
+		t.Errorf("%d %s after %d requests, want 200, 2 of them", r.status, r.body, len(b.ollama.RequestsTo("POST", "/api/generate")))
 	}
 
 	// Back to the first model: the key whose request causes the change pays for it.
 	r = b.do("POST", "/api/embed", user, `{"model":"one","input":"x"}`)
 	loads := b.ollama.RequestsTo("POST", "/api/embed")
 	if r.status != 200 || len(loads) != 2 || string(loads[0].Body) != `{"model":"one:latest","input":""}` {
-		t.Fatalf("%d %s, loaded with %s", r.status, r.body, loads[0].Body)
+		t.Fatalf("%d %s, loaded with %s, want 200, 2 of them, %s", r.status, r.body, loads[0].Body, `{"model":"one:latest","input":""}`)
 	}
 	e := b.explain(r.header.Get("X-Request-Id"))
 	if e.Tries[0].Why != "change" || e.Tries[0].LoadMS <= 0 || *e.LoadMS != e.Tries[0].LoadMS || *e.SlotMS < *e.LoadMS || e.Key != preview ||
@@ -348,7 +364,7 @@ func TestPreload(t *testing.T) {
 	}
 	m := b.metrics()
 	if n, s := m[`ollama_api_model_changes_total{backend="gpu1",result="done"}`], m[`ollama_api_model_change_seconds_total{backend="gpu1"}`]; n != 2 || s <= 0 {
-		t.Errorf("%v changes of %v s", n, s)
+		t.Errorf("%v changes of %v s, want 2, more than 0", n, s)
 	}
 	if !strings.Contains(b.logs.String(), `"msg":"model loaded","backend":"gpu1","model":"one:latest"`) {
 		t.Error("no line in the log")
@@ -366,9 +382,13 @@ func TestALoadIsCountedForTheClientThatLeaves(t *testing.T) {
 	load := b.ollama.WaitRequestTo(1, "POST", "/api/generate")
 	leave()
 	for _, r := range b.rows(1) {
-		if r.Key != preview || r.Outcome != api.OutcomeClientGone || r.Loading <= 0 || r.PromptTokens != 0 || r.Model != "two:latest" {
-			t.Errorf("booked %+v, want a request of %s whose client left while its model was loaded, without tokens", r, preview)
-		}
+		compare(t, fmt.Sprintf("booked %+v", r),
+			fact{"r.Key", r.Key, preview},
+			fact{"r.Outcome", r.Outcome, api.OutcomeClientGone},
+			fact{"r.Loading <= 0", r.Loading <= 0, false},
+			fact{"r.PromptTokens", r.PromptTokens, 0},
+			fact{"r.Model", r.Model, "two:latest"},
+		)
 	}
 	if r := b.do("GET", "/api/stats", user, ""); !strings.Contains(r.body, `"remaining":4`) {
 		t.Errorf("its limit of 5 has %s, want 4 remaining", r.body)
@@ -396,7 +416,7 @@ func TestALoadThatFails(t *testing.T) {
 		t.Errorf("got %d %s, want 500", r.status, r.body)
 	}
 	if n := b.metrics()[`ollama_api_model_changes_total{backend="gpu1",result="failed"}`]; n < 1 {
-		t.Errorf("%v failed changes", n)
+		t.Errorf("%v failed changes, want at least 1", n)
 	}
 }
 
@@ -426,7 +446,7 @@ func TestConversationsStayWhereTheyBegan(t *testing.T) {
 		}
 	}
 	if used["gpu1"] == 0 || used["gpu2"] == 0 {
-		t.Errorf("all went to one server: %v", used)
+		t.Errorf("all went to one server: %v, want not 0, not 0", used)
 	}
 }
 
@@ -447,7 +467,7 @@ func TestWeightAndQueueOfAKey(t *testing.T) {
 		b.until("it runs or waits", func() bool { s := b.sched.Snapshot(); return s.InFlight+s.Waiting == i+1 })
 	}
 	if r := b.do("POST", "/api/generate", light, generateTiny); r.status != 503 || !strings.Contains(r.body, "this key has its share of the queue already") || r.header.Get("Retry-After") == "" {
-		t.Errorf("a fifth request of the key: got %d %s", r.status, r.body)
+		t.Errorf("a fifth request of the key: got %d %s, want 503, %q in it, a text", r.status, r.body, "this key has its share of the queue already")
 	}
 	list := b.queue(adminSecret).Requests
 	for i, r := range list {

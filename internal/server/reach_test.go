@@ -161,7 +161,7 @@ func TestServersOfAPrivateCA(t *testing.T) {
 		r := b.do(method, path, adminSecret, body(fields))
 		seen.WriteString(r.body)
 		if r.status != want {
-			t.Fatalf("%s %s: %d %s", method, path, r.status, r.body)
+			t.Fatalf("%s %s: %d %s, want %v", method, path, r.status, r.body, want)
 		}
 		return r.json(t)
 	}
@@ -186,32 +186,32 @@ func TestServersOfAPrivateCA(t *testing.T) {
 	// Without any setting: the reason names the setting, then whatever else is missing.
 	v = do(200, "POST", list, map[string]any{"name": "one", "url": one.URL, "ca": "none", "client_cert": "none", "client_key": "none", "auth_header": "none"})
 	if reason := fmt.Sprint(v["reason"]); v["healthy"] != false || !strings.Contains(reason, "OLLAMA_CA") || !strings.Contains(reason, "unknown authority") {
-		t.Errorf("a server that is not trusted: %v", v)
+		t.Errorf("a server that is not trusted: %v, want false, %q in it, %q in it", v, "OLLAMA_CA", "unknown authority")
 	}
 	v = do(200, "PATCH", list+"/one", map[string]any{"ca": ca.pem})
 	if reason := fmt.Sprint(v["reason"]); v["healthy"] != false || !strings.Contains(reason, "OLLAMA_CLIENT_CERT") {
-		t.Errorf("a server that asks for a client certificate: %v", v)
+		t.Errorf("a server that asks for a client certificate: %v, want false, %q in it", v, "OLLAMA_CLIENT_CERT")
 	}
 	v = do(200, "PATCH", list+"/one", map[string]any{"client_cert": cert, "client_key": key})
 	if reason := fmt.Sprint(v["reason"]); v["healthy"] != false || !strings.Contains(reason, "403") {
-		t.Errorf("a server that asks for a header: %v", v)
+		t.Errorf("a server that asks for a header: %v, want false, %q in it", v, "403")
 	}
 	v = do(200, "PATCH", list+"/one", map[string]any{"auth_header": "X-Token: canary-token"})
 	if reach(v, "set", "set", "set", "set"); v["healthy"] != true {
-		t.Errorf("with everything that it requires: %v", v)
+		t.Errorf("with everything that it requires: %v, want true", v)
 	}
 	do(200, "PATCH", list+"/two", map[string]any{"drain": true})
 	chat("one")
 	// A change applies to the next request, not only to the next new connection.
 	do(200, "PATCH", list+"/one", map[string]any{"auth_header": "X-Token: another-canary"})
 	if r := b.do("POST", "/api/chat", adminSecret, chatTiny); r.status == 200 {
-		t.Errorf("a request with the header before the change was served by %s", r.header.Get("X-Backend"))
+		t.Errorf("a request with the header before the change was served by %s, want not 200", r.header.Get("X-Backend"))
 	}
 	v = do(200, "PATCH", list+"/one", map[string]any{"ca": "", "client_cert": "", "client_key": "", "auth_header": ""})
 	reach(v, "OLLAMA_CA", "OLLAMA_CLIENT_CERT", "OLLAMA_CLIENT_KEY", "OLLAMA_AUTH_HEADER")
 	chat("one")
 	if servedOne() != 2 || servedTwo() != 1 {
-		t.Errorf("the two servers got %d and %d requests", servedOne(), servedTwo())
+		t.Errorf("the two servers got %d and %d requests, want 2, 1", servedOne(), servedTwo())
 	}
 
 	// Invalid values are refused, and no file path is read.
@@ -234,15 +234,15 @@ func TestServersOfAPrivateCA(t *testing.T) {
 		r := b.do("PATCH", list+"/one", adminSecret, body(c.fields))
 		seen.WriteString(r.body)
 		if r.status != 400 || !strings.Contains(r.body, c.says) {
-			t.Errorf("%v: %d %s", c.fields, r.status, r.body)
+			t.Errorf("%v: %d %s, want 400, %v in it", c.fields, r.status, r.body, c.says)
 		}
 	}
 	plain := ollamatest.Start(t)
 	if r := b.do("POST", list, adminSecret, body(map[string]any{"name": "plain", "url": plain.URL, "ca": ca.pem})); r.status != 400 || !strings.Contains(r.body, "https") {
-		t.Errorf("a CA for plain HTTP: %d %s", r.status, r.body)
+		t.Errorf("a CA for plain HTTP: %d %s, want 400, %q in it", r.status, r.body, "https")
 	}
 	if r := b.do("PATCH", list+"/gpu1", adminSecret, body(map[string]any{"auth_header": "X-Token: a"})); r.status != 409 {
-		t.Errorf("a change of a server of the settings: %d %s", r.status, r.body)
+		t.Errorf("a change of a server of the settings: %d %s, want 409", r.status, r.body)
 	}
 
 	// The values are stored.
@@ -268,7 +268,7 @@ func TestServersOfAPrivateCA(t *testing.T) {
 		audited += string(row.Detail)
 	}
 	if !strings.Contains(audited, `"auth_header":{"from":"none","to":"set"}`) {
-		t.Errorf("the audit table does not have the change: %s", audited)
+		t.Errorf("the audit table does not have the change: %s, want %s in it", audited, `"auth_header":{"from":"none","to":"set"}`)
 	}
 	secret := func(text string) string { return strings.Split(text, "\n")[1] } // the first line of the content of a PEM block
 	all, err := json.Marshal(seen.String() + audited + b.logs.String())
@@ -277,7 +277,7 @@ func TestServersOfAPrivateCA(t *testing.T) {
 	}
 	for _, canary := range []string{"canary", secret(key), secret(otherKey)} {
 		if strings.Contains(string(all), canary) {
-			t.Errorf("the secret %q was shown", canary)
+			t.Errorf("the secret %q was shown, want no %v", canary, canary)
 		}
 	}
 }

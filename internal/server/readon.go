@@ -2,11 +2,9 @@ package server
 
 import (
 	"context"
-	"net/http"
 	"sync"
 	"time"
 
-	"ollama-api-service/internal/dialect"
 	"ollama-api-service/internal/proxy"
 )
 
@@ -145,27 +143,17 @@ func extendedContext(client context.Context, by time.Duration) (context.Context,
 	return ctx, func() { stop(); cancel() }
 }
 
-// discardingWriter accepts and drops what the gateway reads after the client has left.
-type discardingWriter struct{ http.ResponseWriter }
+// discard drops what the gateway reads after the client has left.
+func discard(p []byte) (int, error) { return len(p), nil }
 
-func (discardingWriter) Write(p []byte) (int, error) { return len(p), nil }
-
-func (discardingWriter) FlushError() error { return nil }
-
-// journalingWriter writes the number of pieces to the journal before they reach the client. It fails as soon as the client has left: a
-// write to a connection that has just closed succeeds.
-type journalingWriter struct {
-	*exchange
-	b *booking
-	m *dialect.Meter
-}
-
-func (w *journalingWriter) Write(text []byte) (int, error) {
-	if err := w.r.Context().Err(); err != nil {
+// pass sends a piece of a stream to the client. It writes the number of pieces to the journal before they reach the client. It fails as
+// soon as the client has left: a write to a connection that has just closed succeeds.
+func (b *booking) pass(p []byte) (int, error) {
+	if err := b.x.r.Context().Err(); err != nil {
 		return 0, err
 	}
-	if n := w.m.Tokens; n > w.b.ahead && w.b.x.route.purpose == inference {
-		w.b.ahead = w.b.s.Books.Passed(w.b.record.ID, n)
+	if n := b.x.meter.Tokens; n > b.ahead && b.x.route.purpose == inference {
+		b.ahead = b.s.Books.Passed(b.record.ID, n)
 	}
-	return w.exchange.Write(text)
+	return b.x.sendPiece(p)
 }

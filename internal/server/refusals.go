@@ -193,7 +193,8 @@ func left(cause string) bool {
 // arrival is one connection, as net/http sees it come and go.
 type arrival struct {
 	net.Conn
-	done func() // gives its place back; nil if it has none
+	outer net.Conn // what net/http writes to: the arrival itself, or the TLS around it
+	done  func()   // gives its place back; nil if it has none
 	// proxied says that a proxy has named the client's address, as a forwarding header does.
 	proxied bool
 	addr    netip.Addr
@@ -205,10 +206,13 @@ type arrival struct {
 	served  atomic.Bool  // a handler has seen what came
 	settled atomic.Bool  // it has been idle
 	closed  atomic.Bool
+
+	early []byte                   // came with or after the request of a stream for which the connection was taken over
+	waits atomic.Pointer[sync.Map] // has the connection as a key until its next bytes come; nil if it is not in one
 }
 
 func (a *arrival) Read(p []byte) (int, error) {
-	n, err := a.Conn.Read(p)
+	n, err := a.readNext(p)
 	a.read.Add(int64(n))
 	a.heard.Store(time.Now().UnixNano())
 	a.late.Store(errors.Is(err, os.ErrDeadlineExceeded))
@@ -225,6 +229,9 @@ func (a *arrival) CloseWrite() error {
 }
 
 func (a *arrival) Close() error {
+	if waiting := a.waits.Load(); waiting != nil {
+		waiting.Delete(a)
+	}
 	if a.done != nil && !a.closed.Swap(true) {
 		defer a.done()
 	}
@@ -244,7 +251,11 @@ func arrivalOf(c net.Conn) *arrival {
 
 // withArrival lets a handler's context lead to its connection.
 func withArrival(ctx context.Context, c net.Conn) context.Context {
-	return context.WithValue(ctx, arrivalKey{}, arrivalOf(c))
+	a := arrivalOf(c)
+	if a != nil {
+		a.outer = c
+	}
+	return context.WithValue(ctx, arrivalKey{}, a)
 }
 
 // reached notes that a request was read.

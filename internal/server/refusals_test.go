@@ -88,27 +88,27 @@ func TestRefusedBeforeARequestIsRead(t *testing.T) {
 	c := b.dialRaw()
 	io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 	if resp, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil || resp.StatusCode != 200 {
-		t.Errorf("%v, %v", resp, err)
+		t.Errorf("%v, %v, want 200", resp, err)
 	}
 	c.Close()
 	for range 3 {
 		c := b.dialRaw()
 		io.WriteString(c, "NONSENSE\r\n\r\n")
 		if text := ended(t, c); !strings.HasPrefix(text, "HTTP/1.1 400") {
-			t.Errorf("bytes that are not HTTP got %q", text)
+			t.Errorf("bytes that are not HTTP got %q, want %q at its start", text, "HTTP/1.1 400")
 		}
 	}
 	c = b.dialRaw()
 	io.WriteString(c, huge())
 	if text := ended(t, c); !strings.HasPrefix(text, "HTTP/1.1 431") {
-		t.Errorf("a large header got %q", text)
+		t.Errorf("a large header got %q, want %q at its start", text, "HTTP/1.1 431")
 	}
 	// Also on a connection that has served a request.
 	c = b.dialRaw()
 	io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 	in := bufio.NewReader(c)
 	if resp, err := http.ReadResponse(in, nil); err != nil || resp.StatusCode != 200 {
-		t.Errorf("%v, %v", resp, err)
+		t.Errorf("%v, %v, want 200", resp, err)
 	} else {
 		io.Copy(io.Discard, resp.Body)
 	}
@@ -125,7 +125,7 @@ func TestRefusedBeforeARequestIsRead(t *testing.T) {
 	}
 	b.stop() // the refusals since then are logged at the end
 	if !strings.Contains(b.logs.String(), `"reason":"bad_header","count":3`) {
-		t.Errorf("the log does not report the other three: %s", b.logs)
+		t.Errorf("the log does not report the other three: %s, want %s in it", b.logs, `"reason":"bad_header","count":3`)
 	}
 }
 
@@ -202,7 +202,7 @@ func TestRefusedWithTLS(t *testing.T) {
 	b.wantRefused("header_too_large 2, http2 2, tls_handshake 2")
 	c.Close()
 	if log := b.logs.String(); !strings.Contains(log, `"reason":"tls_handshake","count":1`) || !strings.Contains(log, "remote error: tls: bad certificate") {
-		t.Errorf("the log does not report the handshakes: %s", log)
+		t.Errorf("the log does not report the handshakes: %s, want %s in it, %q in it", log, `"reason":"tls_handshake","count":1`, "remote error: tls: bad certificate")
 	}
 }
 
@@ -211,7 +211,7 @@ func TestConnectionsThatTheSystemDoesNotGive(t *testing.T) {
 	b := start(t, setup{listen: func(l net.Listener) net.Listener { return &exhausted{Listener: l} }})
 	b.wantRefused("accept 1")
 	if log := b.logs.String(); !strings.Contains(log, "LimitNOFILE") || !strings.Contains(log, "too many open files") {
-		t.Errorf("the log does not say what is missing: %s", log)
+		t.Errorf("the log does not say what is missing: %s, want %q in it, %q in it", log, "LimitNOFILE", "too many open files")
 	}
 }
 

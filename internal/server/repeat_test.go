@@ -161,7 +161,7 @@ func (c *repeating) checkEnd(t *testing.T, b *bed, preview string, i int, r repl
 	}
 	for _, model := range modelOf.FindAllString(end, -1) {
 		if model != `"model":"claude-x"` {
-			t.Errorf("%s: the end has the model %s", c.path, model)
+			t.Errorf("%s: the end has the model %s, want %s", c.path, model, `"model":"claude-x"`)
 		}
 	}
 	m := dialect.NewMeter(c.kind, c.sse, false, "")
@@ -169,9 +169,13 @@ func (c *repeating) checkEnd(t *testing.T, b *bed, preview string, i int, r repl
 		t.Fatalf("%s, piece %d: ended %v, %v\n%s", c.path, i, m.Ended(), err, end)
 	}
 	m.Finish()
-	if !m.Complete || m.Failed || m.Tokens != int64(pieces) || m.Usage.CompletionTokens != int64(pieces) || m.Usage.PromptTokens < 1 {
-		t.Errorf("%s, piece %d: %+v\n%s", c.path, i, m.Usage, end)
-	}
+	compare(t, fmt.Sprintf("%s, piece %d: %+v\n%s", c.path, i, m.Usage, end),
+		fact{"m.Complete", m.Complete, true},
+		fact{"m.Failed", m.Failed, false},
+		fact{"m.Tokens", m.Tokens, int64(pieces)},
+		fact{"m.Usage.CompletionTokens", m.Usage.CompletionTokens, int64(pieces)},
+		fact{"m.Usage.PromptTokens < 1", m.Usage.PromptTokens < 1, false},
+	)
 	if row := b.row(preview); row["outcome"] != "ok" || row["estimated"] != true || row["completion_tokens"] != float64(pieces) || row["prompt_tokens"] != float64(m.Usage.PromptTokens) ||
 		row["status"] != 200.0 || row["bytes_out"] != float64(len(r.body)) {
 		t.Errorf("%s, piece %d: %v", c.path, i, row)
@@ -271,9 +275,13 @@ func TestWholeAnswerWithoutCounts(t *testing.T) {
 		b.ollama.Script("POST", c.path, ollamatest.Answer{Body: c.body, Header: map[string][]string{"Content-Type": {"application/json"}}})
 		r := b.do("POST", c.path, key, c.ask)
 		row := b.row(preview)
-		if r.status != 200 || row["outcome"] != "ok" || row["completion_tokens"] != c.tokens || (row["estimated"] == true) != (c.tokens > 0) || (row["prompt_tokens"].(float64) > 0) != (c.tokens > 0) {
-			t.Errorf("%s answered %s: %d, booked %v", c.path, c.body, r.status, row)
-		}
+		compare(t, fmt.Sprintf("%s answered %s: %d, booked %v", c.path, c.body, r.status, row),
+			fact{"r.status", r.status, 200},
+			fact{`row["outcome"]`, row["outcome"], "ok"},
+			fact{`row["completion_tokens"]`, row["completion_tokens"], c.tokens},
+			fact{`(row["estimated"] == true)`, (row["estimated"] == true), (c.tokens > 0)},
+			fact{`(row["prompt_tokens"].(float64) > 0)`, (row["prompt_tokens"].(float64) > 0), (c.tokens > 0)},
+		)
 	}
 }
 

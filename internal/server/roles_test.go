@@ -28,7 +28,7 @@ func TestEveryRouteForEveryCaller(t *testing.T) {
 	b := start(t, setup{})
 	revoked, revokedPreview := b.key(`{"name":"revoked","role":"admin"}`)
 	if r := b.do("DELETE", "/api/keys/"+revokedPreview, adminSecret, ""); r.status != 200 {
-		t.Fatalf("revoke: %d %s", r.status, r.body)
+		t.Fatalf("revoke: %d %s, want 200", r.status, r.body)
 	}
 	expired := b.expired()
 	elsewhere, _ := b.key(`{"name":"elsewhere","role":"admin","allowed_ips":["192.0.2.0/24"]}`)
@@ -76,7 +76,7 @@ func (b *bed) walk(t *testing.T, line server.Line, c caller) {
 		r := b.send(request)
 		if allowed {
 			if r.status == 401 || r.status == 403 {
-				t.Errorf("%s: refused with %d %s", name, r.status, r.body)
+				t.Errorf("%s: refused with %d %s, want not 401, not 403", name, r.status, r.body)
 			}
 			continue
 		}
@@ -97,7 +97,7 @@ func (b *bed) walk(t *testing.T, line server.Line, c caller) {
 			t.Errorf("%s: the answer holds the key", name)
 		}
 		if seen := b.ollama.Requests(); len(seen) != before {
-			t.Errorf("%s: refused, but Ollama saw %s %s", name, seen[before].Method, seen[before].Path)
+			t.Errorf("%s: refused, but Ollama saw %s %s, want %v of them", name, seen[before].Method, seen[before].Path, before)
 		}
 	}
 }
@@ -165,13 +165,13 @@ func TestUnknownPathsAndMethods(t *testing.T) {
 		before := len(b.ollama.Requests())
 		r := b.do(c.method, c.path, admin, `{"model":"tiny"}`)
 		if r.status != c.want || !strings.Contains(r.body, `"error"`) {
-			t.Errorf("%s %s: %d %s", c.method, c.path, r.status, r.body)
+			t.Errorf("%s %s: %d %s, want %v, %s in it", c.method, c.path, r.status, r.body, c.want, `"error"`)
 		}
 		if c.want == 405 && r.header.Get("Allow") == "" {
 			t.Errorf("%s %s: no Allow", c.method, c.path)
 		}
 		if len(b.ollama.Requests()) != before {
-			t.Errorf("%s %s reached Ollama", c.method, c.path)
+			t.Errorf("%s %s reached Ollama, want %v of them", c.method, c.path, before)
 		}
 	}
 }
@@ -183,11 +183,11 @@ func TestAmbiguousCredentialsAreRefused(t *testing.T) {
 	req.Header.Set("Authorization", "Bearer "+one)
 	req.Header.Set("x-api-key", other)
 	if r := b.send(req); r.status != 400 {
-		t.Errorf("two that differ: %d", r.status)
+		t.Errorf("two that differ: %d, want 400", r.status)
 	}
 	req.Header.Set("x-api-key", one)
 	if r := b.send(req); r.status != 200 {
-		t.Errorf("two that agree: %d", r.status)
+		t.Errorf("two that agree: %d, want 200", r.status)
 	}
 	req.Header.Add("Authorization", "Bearer "+one)
 	req.Header.Del("x-api-key")
@@ -201,11 +201,11 @@ func TestDemoKeyIsRefusedThroughAProxy(t *testing.T) {
 	req, _ := http.NewRequest("GET", b.url+"/api/tags", nil)
 	req.Header.Set("Authorization", "Bearer demo-user-key-67890")
 	if r := b.send(req); r.status != 200 {
-		t.Errorf("direct: %d", r.status)
+		t.Errorf("direct: %d, want 200", r.status)
 	}
 	req.Header.Set("X-Forwarded-For", "203.0.113.9")
 	if r := b.send(req); r.status != 401 {
-		t.Errorf("forwarded: %d", r.status)
+		t.Errorf("forwarded: %d, want 401", r.status)
 	}
 }
 
@@ -219,7 +219,7 @@ func TestDemoKeyIsNoHelpToAForeignPage(t *testing.T) {
 		req, _ := http.NewRequest("GET", b.url+"/k/demo-user-key-67890/api/tags", nil)
 		change(req)
 		if r := b.send(req); r.status != 401 {
-			t.Errorf("%s: %d", name, r.status)
+			t.Errorf("%s: %d, want 401", name, r.status)
 		}
 	}
 }
@@ -248,7 +248,7 @@ func TestBodyThatNeverComesHoldsNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		if answer, err := io.ReadAll(c); err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 ") {
-			t.Errorf("%.30q: %v, %q", head, err, answer)
+			t.Errorf("%.30q: %v, %q, want %q at its start", head, err, answer, "HTTP/1.1 ")
 		}
 	}
 }

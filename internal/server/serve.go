@@ -64,11 +64,14 @@ func (s *Server) ServeAll(ctx context.Context, all []net.Listener, grace time.Du
 	news.settle(newcomers)
 	drain, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
-	if h.Shutdown(drain) != nil {
+	if h.Shutdown(drain) != nil || s.awaitRequests(drain) != nil {
 		// The cause becomes the error record of the streams that are cut.
 		stop(api.Errorf(api.CodeStopping, "the gateway is stopping: try again in a moment"))
 		// Who does not read cannot be told, and must not keep the process: closing the connections ends the rest.
-		time.AfterFunc(lastWords, func() { _ = h.Close() })
+		time.AfterFunc(lastWords, func() {
+			_ = h.Close()
+			s.taken.closeStreams()
+		})
 	}
 	s.requests.Wait()
 	s.pools.closeAll()
@@ -102,6 +105,9 @@ func (s *Server) httpServer(base context.Context, news *news) (*http.Server, err
 
 // accept serves the connections of each listener, and sends the error with which each ends.
 func (s *Server) accept(h *http.Server, all []net.Listener) <-chan error {
+	if s.TLS == nil {
+		go func() { _ = h.Serve(returning{s.taken, all[0]}) }() // Shutdown ends it
+	}
 	failed := make(chan error, len(all))
 	for _, l := range all {
 		if s.ProxyProtocol {

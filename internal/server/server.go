@@ -1,5 +1,5 @@
 // Package server is the HTTP surface: the route table, what stands before each route, and the answers. inference.go reads
-// as the story of one request.
+// as the story of one request, and modelchanges.go as that of a change of models.
 package server
 
 import (
@@ -49,11 +49,12 @@ type Server struct {
 	stopping  context.Context // ends when Serve is told to stop
 	stop      context.CancelFunc
 	readOn    atomic.Int64 // answers whose clients have left
+	taken     *takenOver
 }
 
 // New builds the route table and the management API on it.
 func New(o Options) *Server {
-	s := &Server{Options: o, started: time.Now(), writeProgress: writeProgress, leaveTime: leaveTime}
+	s := &Server{Options: o, started: time.Now(), writeProgress: writeProgress, leaveTime: leaveTime, taken: newTakenOver()}
 	s.Change(o.Live)
 	s.Options.Live = Live{} // what it is now is in s.live only
 	s.stopping, s.stop = context.WithCancel(context.Background())
@@ -74,8 +75,7 @@ func New(o Options) *Server {
 		s.join(b)
 	}
 	s.admin = admin.New(admin.Options{
-		Version: o.Version, Log: o.Log, Store: o.Store, Auth: o.Auth, Secret: o.Secret, Random: o.Random, Limits: o.Limits, Books: o.Books,
-		Fleet: o.Fleet, Sched: s.Sched, Recent: &s.recent, Means: o.Means, Static: o.Static, Refuses: o.Refuses,
+		Parts: o.Parts, Sched: s.Sched, Recent: &s.recent,
 		Connect: s.join, Renew: s.pools.renew, Disconnect: s.pools.close, From: s.from,
 	})
 	s.site = sync.OnceValues(web.Open)
@@ -131,6 +131,7 @@ func (s *Server) finish(x *exchange) {
 	p := recover()
 	x.releaseBody()
 	defer x.lastWrite()
+	defer func() { x.returnConnection(p == nil) }()
 	if p != nil && p != http.ErrAbortHandler {
 		s.Log.Error("panic", "request_id", x.id, "route", x.template(), "panic", p, "stack", string(debug.Stack()))
 		p = http.ErrAbortHandler

@@ -93,7 +93,7 @@ func TestABodyThatStops(t *testing.T) {
 				took := time.Since(began)
 				close(stop)
 				if err != nil || !strings.HasPrefix(string(answer), c.want) || took < c.least || took > c.most {
-					t.Errorf("after %v: %v, %s", took, err, answer)
+					t.Errorf("after %v: %v, %s, want %v at its start, at least %v, at most %v", took, err, answer, c.want, c.least, c.most)
 				}
 				if c.want != "" && (!strings.Contains(string(answer), "Connection: close") || !strings.Contains(string(answer), `"type":"error"`)) {
 					t.Errorf("want an answer in the client's dialect that closes the connection, got %s", answer)

@@ -74,7 +74,7 @@ func TestPeersOfASocketAreUnknown(t *testing.T) {
 	status("/api/tags", "four", "203.0.113.9", 429)
 	status("/api/tags", free, "", 200)
 	if log := b.logs.String(); !strings.Contains(log, `"client":"unknown"`) || strings.Contains(log, "invalid IP") {
-		t.Errorf("the log does not call the client unknown: %.600s", log)
+		t.Errorf("the log does not call the client unknown: %.600s, want %s in it, no %q", log, `"client":"unknown"`, "invalid IP")
 	}
 }
 

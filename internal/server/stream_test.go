@@ -42,7 +42,7 @@ func TestHeartbeatWhileOllamaIsSilent(t *testing.T) {
 		b.ollama.Script("POST", path, ollamatest.Answer{Tokens: 3, HeaderGate: header, Gate: gate})
 		resp := b.open(path, key, streamed) // returns at the first heartbeat
 		if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "text/event-stream" || resp.Header.Get("X-Accel-Buffering") != "no" {
-			t.Errorf("%s: %d %v", path, resp.StatusCode, resp.Header)
+			t.Errorf("%s: %d %v, want 200, %q, %q", path, resp.StatusCode, resp.Header, "text/event-stream", "no")
 		}
 		lines := bufio.NewScanner(resp.Body)
 		hear := func(n int) {
@@ -69,7 +69,7 @@ func TestHeartbeatWhileOllamaIsSilent(t *testing.T) {
 		}
 	}
 	if st := b.stats(key); st["completion_tokens"] != 12.0 || st["estimated_requests"] != 0.0 {
-		t.Errorf("books: %v", st)
+		t.Errorf("books: %v, want %v, %v", st, 12.0, 0.0)
 	}
 }
 
@@ -93,12 +93,12 @@ func TestFailureBehindAHeartbeat(t *testing.T) {
 			text, err := readAll(resp)
 			events := strings.Split(strings.TrimSpace(text), "\n\n")
 			if resp.StatusCode != 200 || err != nil || !strings.Contains(events[len(events)-1], want) {
-				t.Errorf("%s: %d %v, last event %s", path, resp.StatusCode, err, events[len(events)-1])
+				t.Errorf("%s: %d %v, last event %s, want 200, %v in it", path, resp.StatusCode, err, events[len(events)-1], want)
 			}
 		}
 	}
 	if outcomes := b.stats(key)["requests_by_outcome"].(map[string]any); outcomes["refused"] != 4.0 {
-		t.Errorf("outcomes: %v", outcomes)
+		t.Errorf("outcomes: %v, want %v", outcomes, 4.0)
 	}
 }
 
@@ -124,7 +124,7 @@ func TestHeartbeatInTheQueue(t *testing.T) {
 	for _, body := range []string{`{"model":"tiny"}`, `{"model":"tiny","stream":false}`} {
 		b.ollama.Script("POST", "/api/generate", ollamatest.Answer{Status: 503, Body: `{"error":"server busy"}`})
 		if r := b.do("POST", "/api/generate", key, body); r.status != 503 {
-			t.Errorf("%s: %d %s", body, r.status, r.body)
+			t.Errorf("%s: %d %s, want 503", body, r.status, r.body)
 		}
 	}
 }
@@ -152,6 +152,6 @@ func TestSilenceIsNoSlowClient(t *testing.T) {
 		t.Errorf("got %v %s, want a complete stream", err, text)
 	}
 	if r := b.do("HEAD", "/api/version", "", ""); r.status != 200 {
-		t.Errorf("a later request on the connection: %d", r.status)
+		t.Errorf("a later request on the connection: %d, want 200", r.status)
 	}
 }

@@ -21,7 +21,7 @@ func TestTextsOfARequest(t *testing.T) {
 		{dialect.Generate, `{"model":"a","prompt":"one","system":"two"}`, 1},
 		{dialect.Chat, `{"model":"a","messages":[{"role":"user","content":"one"},{"role":"user","content":"two"}]}`, 1},
 	} {
-		req, err := c.kind.Read([]byte(c.body), &dialect.Terms{})
+		req, err := c.kind.Read(dialect.BodyOf([]byte(c.body)), &dialect.Terms{})
 		if err != nil {
 			t.Fatalf("%s: %v", c.body, err)
 		}

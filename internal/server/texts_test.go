@@ -24,7 +24,7 @@ func TestEmbeddingsHaveASlotForEachText(t *testing.T) {
 			}
 			close(gate)
 			if r := answer(); r.status != 200 {
-				t.Errorf("%d %s", r.status, r.body)
+				t.Errorf("%d %s, want 200", r.status, r.body)
 			}
 			if got := b.metrics()[inUse]; got != 0 {
 				t.Errorf("afterwards: got %v slots in use, want none", got)

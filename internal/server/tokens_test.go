@@ -58,7 +58,7 @@ func TestAnAnswerToASchemaIsBookedWithItsThinking(t *testing.T) {
 		key, preview := b.key(fmt.Sprintf(`{"name":%q,"role":"user"}`, c.name))
 		b.ollama.Script("POST", c.path, ollamatest.Answer{Chunks: c.chunks, Body: c.body, Header: http.Header{"Content-Type": {c.kind}}})
 		if r := b.do("POST", c.path, key, `{"model":"tiny","messages":[{"role":"user","content":"x"}]`+c.fields+`}`); r.status != 200 || r.err != nil {
-			t.Fatalf("%s: %d %v %s", c.name, r.status, r.err, r.body)
+			t.Fatalf("%s: %d %v %s, want 200, nil", c.name, r.status, r.err, r.body)
 		}
 		row := b.row(preview)
 		if got := row["completion_tokens"].(float64); got < c.least || got > c.most || row["prompt_tokens"] != 50. || row["estimated"] != false {

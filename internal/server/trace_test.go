@@ -64,7 +64,7 @@ func spansOf(t *testing.T, all []otlptest.Span, requestID string) (request otlpt
 		}
 	}
 	if request.ID == "" {
-		t.Fatalf("no span of request %s", requestID)
+		t.Fatalf("no span of request %s, want a text", requestID)
 	}
 	for _, s := range all {
 		if s.Parent == request.ID {
@@ -180,7 +180,7 @@ func TestSpansOfWhatFails(t *testing.T) {
 	}
 	_, children := spansOf(t, all, cut.header.Get("X-Request-Id"))
 	if a := children["chat tiny:latest"].Attributes; a["ollama_api.tokens_estimated"] != true || a["gen_ai.usage.output_tokens"] != int64(3) {
-		t.Errorf("a cut stream has %v", a)
+		t.Errorf("a cut stream has %v, want true, %v", a, int64(3))
 	}
 	requests := 0
 	for _, s := range all {
@@ -189,7 +189,7 @@ func TestSpansOfWhatFails(t *testing.T) {
 		}
 	}
 	if requests != 7 {
-		t.Errorf("got %d requests with spans; requests without a key and about the service must have none", requests)
+		t.Errorf("got %d requests with spans; requests without a key and about the service must have none, want 7", requests)
 	}
 }
 
@@ -210,7 +210,7 @@ func TestWhatClientsWriteIsInNoSpan(t *testing.T) {
 	spans := b.end()
 	text := fmt.Sprint(spans)
 	if len(spans) != 3 || strings.Contains(text, "canary") || strings.Contains(text, preview) || strings.Contains(text, "oas_") {
-		t.Errorf("%s", text)
+		t.Errorf("%s, want 3 of them, no %q, no %v, no %q", text, "canary", preview, "oas_")
 	}
 }
 
@@ -244,7 +244,7 @@ func TestATraceGoesOn(t *testing.T) {
 		sent := up.Header.Get("Traceparent")
 		if c.spans == 0 {
 			if sent != "" {
-				t.Errorf("%v: the upstream got %q", c.parent, sent)
+				t.Errorf("%v: the upstream got %q, want none", c.parent, sent)
 			}
 			continue
 		}
@@ -275,6 +275,6 @@ func TestNothingIsTracedWithoutACollector(t *testing.T) {
 		t.Fatal(r.status, r.body)
 	}
 	if up := b.ollama.WaitRequestTo(1, "POST", "/api/chat"); up.Header["Traceparent"] != nil || strings.Contains(b.logs.String(), "trace_id") {
-		t.Errorf("upstream got %v", up.Header)
+		t.Errorf("upstream got %v, want nil, no %q", up.Header, "trace_id")
 	}
 }

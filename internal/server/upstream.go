@@ -12,7 +12,7 @@ import (
 )
 
 // upstreamRequest is what Ollama gets: a constant path, no query, and of the client's header the two values that change its answers.
-func (x *exchange) upstreamRequest(method, path string, body []byte) *proxy.Request {
+func (x *exchange) upstreamRequest(method, path string, body dialect.Pieces) *proxy.Request {
 	return &proxy.Request{
 		Method: method, Path: path, Body: body, Accept: x.forwardedHeader("Accept"), UserAgent: x.forwardedHeader("User-Agent"),
 	}

@@ -169,12 +169,12 @@ func TestBadUpstreams(t *testing.T) {
 					complaint = f.refused(r, bad.status, bad.says)
 				}
 				if complaint != "" {
-					t.Errorf("%s: %s", f.name, complaint)
+					t.Errorf("%s: %s, want none", f.name, complaint)
 				}
 				checkHeader(t, r)
 			}
 			if o := b.stats(key)["requests_by_outcome"].(map[string]any); o[bad.outcome] != float64(len(list)) {
-				t.Errorf("booked: %v", o)
+				t.Errorf("booked: %v, want %v", o, float64(len(list)))
 			}
 		})
 	}
@@ -196,7 +196,7 @@ func checkHeader(t *testing.T, r reply) {
 			}
 		}
 		if len(values) != 1 || values[0] == "theirs" {
-			t.Errorf("%s: %v", name, values)
+			t.Errorf("%s: %v, want 1 of them, not %q", name, values, "theirs")
 		}
 	}
 }
@@ -208,7 +208,7 @@ func TestBusyUpstream(t *testing.T) {
 	for _, f := range flows() {
 		b.ollama.Script("POST", f.path, ollamatest.Answer{Status: 503, Body: `{"error":"server busy, please try again.  maximum pending requests exceeded"}`})
 		if r := b.do("POST", f.path, key, fmt.Sprintf(f.request, "x")); r.status != 503 || r.header.Get("Retry-After") == "" || !strings.Contains(r.body, "server busy") {
-			t.Errorf("%s: %d %v %s", f.name, r.status, r.header, r.body)
+			t.Errorf("%s: %d %v %s, want 503, a text, %q in it", f.name, r.status, r.header, r.body, "server busy")
 		}
 	}
 }
@@ -281,7 +281,7 @@ func TestUpstreamThatStalls(t *testing.T) {
 						complaint = f.endsLoudly(r, text, "timeout", c.says)
 					}
 					if complaint != "" {
-						t.Errorf("%s: %s", f.name, complaint)
+						t.Errorf("%s: %s, want none", f.name, complaint)
 					}
 				})
 			}
@@ -292,7 +292,7 @@ func TestUpstreamThatStalls(t *testing.T) {
 				}
 			}
 			if o := b.stats(key)["requests_by_outcome"].(map[string]any); o["timeout"] != float64(len(list)) {
-				t.Errorf("booked: %v", o)
+				t.Errorf("booked: %v, want %v", o, float64(len(list)))
 			}
 		})
 	}
@@ -339,6 +339,6 @@ func TestFailedLastWrite(t *testing.T) {
 	}
 	st := b.stats(key)
 	if o := st["requests_by_outcome"].(map[string]any); o["ok"] != 5.0 || st["prompt_tokens"] != 55.0 || st["completion_tokens"] != 35.0 || st["estimated_requests"] != 0.0 {
-		t.Errorf("booked: %v", st)
+		t.Errorf("booked: %v, want %v, %v, %v, %v", st, 5.0, 55.0, 35.0, 0.0)
 	}
 }

@@ -3,6 +3,7 @@ package server_test
 import (
 	"encoding/csv"
 	"encoding/json"
+	"fmt"
 	"net/url"
 	"reflect"
 	"strconv"
@@ -31,7 +32,7 @@ func ask[T any](b *bed, path string) T {
 	r := b.do("GET", path, adminSecret, "")
 	var v T
 	if err := json.Unmarshal([]byte(r.body), &v); r.status != 200 || err != nil {
-		b.t.Fatalf("%s: %d %v %s", path, r.status, err, r.body)
+		b.t.Fatalf("%s: %d %v %s, want 200", path, r.status, err, r.body)
 	}
 	return v
 }
@@ -54,9 +55,13 @@ func TestUsageByEverything(t *testing.T) {
 	b.do("POST", "/v1/embeddings", anna, `{"model":"tiny","input":"x"}`)
 
 	got := ask[usageAnswer](b, "/api/admin/usage?group_by=key,model")
-	if got.Groups != 2 || got.Truncated || got.Total.Requests != 5 || got.Total.PromptTokens != 45 || got.Total.CompletionTokens != 28 {
-		t.Errorf("total %+v of %d groups", got.Total, got.Groups)
-	}
+	compare(t, fmt.Sprintf("total %+v of %d groups", got.Total, got.Groups),
+		fact{"got.Groups", got.Groups, 2},
+		fact{"got.Truncated", got.Truncated, false},
+		fact{"got.Total.Requests", got.Total.Requests, 5},
+		fact{"got.Total.PromptTokens", got.Total.PromptTokens, 45},
+		fact{"got.Total.CompletionTokens", got.Total.CompletionTokens, 28},
+	)
 	if d := got.To.Sub(got.From); d <= 29*24*time.Hour || d > 30*24*time.Hour || !got.From.Equal(got.From.Truncate(24*time.Hour)) {
 		t.Errorf("from %v to %v", got.From, got.To)
 	}
@@ -68,9 +73,14 @@ func TestUsageByEverything(t *testing.T) {
 		first.BytesIn == 0 || first.BytesOut == 0 || *first.AverageSeconds <= 0 || *first.AverageFirstByte > *first.AverageSeconds || first.LastRequest == nil {
 		t.Errorf("first group %+v", first)
 	}
-	if *second.Key != "env-admin" || second.KeyName != "ADMIN_API_KEY" || *second.Model != "other:3b" || second.CompletionTokens != 7 || second.Endpoint != nil || second.Start != nil {
-		t.Errorf("second group %+v", second)
-	}
+	compare(t, fmt.Sprintf("second group %+v", second),
+		fact{"*second.Key", *second.Key, "env-admin"},
+		fact{"second.KeyName", second.KeyName, "ADMIN_API_KEY"},
+		fact{"*second.Model", *second.Model, "other:3b"},
+		fact{"second.CompletionTokens", second.CompletionTokens, 7},
+		fact{"second.Endpoint != nil", second.Endpoint != nil, false},
+		fact{"second.Start != nil", second.Start != nil, false},
+	)
 	for query, want := range map[string]int64{
 		"key=" + annaPreview:                                    4,
 		"key=" + annaPreview + ",env-admin":                     5,
@@ -102,7 +112,7 @@ func TestUsageByEverything(t *testing.T) {
 	east := ask[usageAnswer](b, "/api/admin/usage?group_by=day&tz=%2B05:45")
 	for _, at := range []time.Time{*east.Usage[0].Start, east.From} {
 		if _, offset := at.Zone(); offset != 20_700 || at.Format(time.TimeOnly) != "00:00:00" {
-			t.Errorf("a day begins at %v", at)
+			t.Errorf("a day begins at %v, want 20_700, %q", at, "00:00:00")
 		}
 	}
 	if table := b.do("GET", "/api/admin/usage?group_by=day&tz=%2B05:45&format=csv", adminSecret, ""); !strings.Contains(table.body, east.Usage[0].Start.Format(time.DateOnly)+"T00:00:00+05:45,") {
@@ -129,11 +139,11 @@ func TestUsageByEverything(t *testing.T) {
 		}
 	}
 	if r := b.accept("/api/admin/usage?format=json", "text/csv"); r.header.Get("Content-Type") != "application/json" {
-		t.Errorf("format must have precedence over Accept: got %s", r.header.Get("Content-Type"))
+		t.Errorf("format must have precedence over Accept: got %s, want %q", r.header.Get("Content-Type"), "application/json")
 	}
 	// An answer that is not a table is always JSON.
 	if r := b.accept("/api/admin/stats", "text/csv"); r.status != 200 || r.header.Get("Content-Type") != "application/json" {
-		t.Errorf("statistics: %d %s", r.status, r.header.Get("Content-Type"))
+		t.Errorf("statistics: %d %s, want 200, %q", r.status, r.header.Get("Content-Type"), "application/json")
 	}
 }
 
@@ -163,7 +173,7 @@ func TestRequestsOneByOne(t *testing.T) {
 	}
 	got := ask[answer](b, "/api/admin/requests")
 	if len(got.Requests) != 4 || got.Next != nil {
-		t.Fatalf("%d requests, next %v", len(got.Requests), got.Next)
+		t.Fatalf("%d requests, next %v, want 4 of them, nil", len(got.Requests), got.Next)
 	}
 	newest, chat := got.Requests[0], got.Requests[1]
 	for name, want := range map[string]any{
@@ -188,7 +198,7 @@ func TestRequestsOneByOne(t *testing.T) {
 		}
 	}
 	if len(newest) != 33 {
-		t.Errorf("a row has %d fields: %v", len(newest), newest)
+		t.Errorf("a row has %d fields: %v, want 33 of them", len(newest), newest)
 	}
 
 	// The pages together are the same list, also as CSV.
@@ -208,7 +218,7 @@ func TestRequestsOneByOne(t *testing.T) {
 	}
 	for i, r := range got.Requests {
 		if len(ids) != 4 || ids[i] != r["id"] {
-			t.Fatalf("page by page %v", ids)
+			t.Fatalf("page by page %v, want 4 of them, %v", ids, r["id"])
 		}
 	}
 	for query, want := range map[string]int{
@@ -228,19 +238,19 @@ func TestAbsurdQuestionsAreRefused(t *testing.T) {
 		"group_by=hour,day", "tz=Mars/Base", "tz=Local", "tz=../../etc/passwd", "tz=" + strings.Repeat("a", 65), "group_by=hour&from=2020-01-01T00:00:00Z", "from=2999-01-01T00:00:00Z", "key=" + strings.Repeat("a,", 101),
 	} {
 		if r := b.do("GET", "/api/admin/usage?"+query, adminSecret, ""); r.status != 400 || !strings.Contains(r.body, `"detail"`) {
-			t.Errorf("usage %s: %d %s", query, r.status, r.body)
+			t.Errorf("usage %s: %d %s, want 400, %s in it", query, r.status, r.body, `"detail"`)
 		}
 	}
 	good := "MS4xNzAwMDAwMDAwMDAwLmFiYw" // 1.1700000000000.abc
 	if r := b.do("GET", "/api/admin/requests?cursor="+good, adminSecret, ""); r.status != 200 {
-		t.Errorf("a good cursor: %d %s", r.status, r.body)
+		t.Errorf("a good cursor: %d %s, want 200", r.status, r.body)
 	}
 	for _, query := range []string{
 		"limit=0", "limit=1e9&cursor=garbage", "limit=1001", "cursor=garbage", "cursor=" + good + "%3D", "cursor=MS4tMS5hYmM", "cursor=MS54LmFiYw", "cursor=Mi4xLmFiYw",
 		"cursor=" + strings.Repeat("a", 400), "cursor=MS4xLidPUiAxPTE", "from=2026-11-02T00:00:00Z&to=2026-11-01T00:00:00Z", "group_by=key",
 	} {
 		if r := b.do("GET", "/api/admin/requests?"+query, adminSecret, ""); r.status != 400 || !strings.Contains(r.body, `"detail"`) {
-			t.Errorf("requests %s: %d %s", query, r.status, r.body)
+			t.Errorf("requests %s: %d %s, want 400, %s in it", query, r.status, r.body, `"detail"`)
 		}
 	}
 }
@@ -292,11 +302,11 @@ func TestPlainDaysAndLongerTimes(t *testing.T) {
 		}
 	}
 	if r := b.do("GET", "/api/admin/usage?group_by=month&format=csv&from=2026-10-01&to=2026-11-30", adminSecret, ""); !strings.HasPrefix(r.body, "month,requests,") || !strings.Contains(r.body, "2026-10-01T00:00:00Z,2,") {
-		t.Errorf("CSV: %s", r.body)
+		t.Errorf("CSV: %s, want %q at its start, %q in it", r.body, "month,requests,", "2026-10-01T00:00:00Z,2,")
 	}
 	for _, query := range []string{"group_by=week,day", "group_by=month,week", "group_by=hour,month", "group_by=year", "from=2026-13-01", "from=2026-11-31", "to=01.11.2026", "from=2026-11-02&to=2026-11-01", "tz=Local", "from=now"} {
 		if r := b.do("GET", "/api/admin/usage?"+query, adminSecret, ""); r.status != 400 {
-			t.Errorf("%s: %d %s", query, r.status, r.body)
+			t.Errorf("%s: %d %s, want 400", query, r.status, r.body)
 		}
 	}
 }

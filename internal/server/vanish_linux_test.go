@@ -95,14 +95,14 @@ func TestAServerThatVanishes(t *testing.T) {
 	for i, answer := range waiting {
 		r := await(t, fmt.Sprint("request ", i), answer, soon)
 		if r.status != 200 || r.header.Get("X-Backend") != "gpu2" {
-			t.Errorf("request %d: %d of %q: %s", i, r.status, r.header.Get("X-Backend"), r.body)
+			t.Errorf("request %d: %d of %q: %s, want 200, %q", i, r.status, r.header.Get("X-Backend"), r.body, "gpu2")
 		}
 	}
 	if r := await(t, "the stream", stream, soon); !strings.Contains(r.body, brokeOff) || strings.Contains(r.body, "[DONE]") {
-		t.Errorf("the stream ended with %q", r.body)
+		t.Errorf("the stream ended with %q, want %v in it, no %q", r.body, brokeOff, "[DONE]")
 	}
 	if r := await(t, "the pull", pull, 2*soon); !strings.Contains(r.body, "gpu1") || !strings.Contains(r.body, `"error"`) {
-		t.Errorf("the pull: %d %s", r.status, r.body)
+		t.Errorf("the pull: %d %s, want %q in it, %s in it", r.status, r.body, "gpu1", `"error"`)
 	}
 	if n := b.sched.Snapshot().InFlight; n != 0 {
 		t.Errorf("got %d slots still taken, want 0", n)
@@ -150,10 +150,10 @@ func TestAServerThatIsOnlySlow(t *testing.T) {
 	}()
 	until(t, "the slow server is down", 20*time.Second, func() bool { return !b.backend.State().Healthy })
 	if r := await(t, "the stream", stream, time.Minute); r.err != nil || !strings.Contains(r.body, `"done":true`) {
-		t.Errorf("the stream of a slow server: %v, %q", r.err, r.body)
+		t.Errorf("the stream of a slow server: %v, %q, want nil, %s in it", r.err, r.body, `"done":true`)
 	}
 	if r := await(t, "the request", silent, 10*time.Second); r.status != 200 || r.header.Get("X-Backend") != "gpu1" {
-		t.Errorf("the request to a slow server: %d of %q", r.status, r.header.Get("X-Backend"))
+		t.Errorf("the request to a slow server: %d of %q, want 200, %q", r.status, r.header.Get("X-Backend"), "gpu1")
 	}
 }
 
@@ -176,10 +176,10 @@ func TestAServerThatHangs(t *testing.T) {
 	one.Script("GET", "/api/version", ollamatest.Answer{Fault: ollamatest.Hang})
 	b.fleet.Drain(b.fleet.Named("gpu2"), false)
 	if r := await(t, "the request", silent, time.Minute); r.status != 200 || r.header.Get("X-Backend") != "gpu2" {
-		t.Errorf("the request to a server that hangs: %d of %q", r.status, r.header.Get("X-Backend"))
+		t.Errorf("the request to a server that hangs: %d of %q, want 200, %q", r.status, r.header.Get("X-Backend"), "gpu2")
 	}
 	if r := await(t, "the stream", stream, 10*time.Second); !strings.Contains(r.body, brokeOff) {
-		t.Errorf("the stream of a server that hangs ended with %q", r.body)
+		t.Errorf("the stream of a server that hangs ended with %q, want %v in it", r.body, brokeOff)
 	}
 }
 
@@ -214,11 +214,11 @@ func TestAServerThatMoves(t *testing.T) {
 	for i := range 8 {
 		answer := b.later(b.request("POST", "/api/chat", adminSecret, fmt.Sprintf(prompt, false)))
 		if r := await(t, fmt.Sprint("request ", i), answer, soon); r.status != 200 {
-			t.Errorf("request %d: %d %s", i, r.status, r.body)
+			t.Errorf("request %d: %d %s, want 200", i, r.status, r.body)
 		}
 	}
 	if r := await(t, "the request that waited", silent, soon); r.status != 200 {
-		t.Errorf("the request that waited on the old machine: %d %s", r.status, r.body)
+		t.Errorf("the request that waited on the old machine: %d %s, want 200", r.status, r.body)
 	}
 	if n := len(two.RequestsTo("POST", "/api/chat")); n != 9 {
 		t.Errorf("the new machine answered %d requests, want 9", n)
@@ -271,7 +271,7 @@ func TestAnUploadToASlowDisk(t *testing.T) {
 	}
 	close(read)
 	if r := await(t, "the slow upload", slow, soon); r.status != 201 {
-		t.Errorf("the slow upload: %d %s", r.status, r.body)
+		t.Errorf("the slow upload: %d %s, want 201", r.status, r.body)
 	}
 	read = make(chan struct{})
 	defer close(read)
@@ -279,7 +279,7 @@ func TestAnUploadToASlowDisk(t *testing.T) {
 	<-arrived
 	machine.Vanish()
 	if r := await(t, "the upload to a machine that has vanished", lost, soon); r.status != 502 {
-		t.Errorf("the upload to a machine that has vanished: %d %s", r.status, r.body)
+		t.Errorf("the upload to a machine that has vanished: %d %s, want 502", r.status, r.body)
 	}
 }
 

@@ -55,17 +55,17 @@ func TestSpansReachTheCollector(t *testing.T) {
 	}
 	spans := collector.Spans()
 	if len(spans) != 2 || spans[0].Name != "inner" || spans[0].Parent != spans[1].ID || spans[0].TraceID != spans[1].TraceID {
-		t.Fatalf("%+v", spans)
+		t.Fatalf("%+v, want 2 of them, %q, %v, %v", spans, "inner", spans[1].ID, spans[1].TraceID)
 	}
 	if n := len(spans[0].Attributes["long"].(string)); n != mostText {
-		t.Errorf("an attribute of %d characters", n)
+		t.Errorf("an attribute of %d characters, want %v", n, mostText)
 	}
 	want := map[string]any{"service.name": "gateway", "service.version": "1.2.3", "service.instance.id": "one", "deployment.environment.name": "test"}
 	if fmt.Sprint(spans[0].Of) != fmt.Sprint(want) {
 		t.Errorf("the resource is %v, want %v", spans[0].Of, want)
 	}
 	if h := collector.Headers()[0]; h.Get("Authorization") != "Bearer canary" || h.Get("Content-Encoding") != "gzip" || h.Get("X-From") != "" {
-		t.Errorf("headers %v", h)
+		t.Errorf("headers %v, want %q, %q, none", h, "Bearer canary", "gzip")
 	}
 }
 
@@ -137,13 +137,13 @@ func TestACollectorThatHangs(t *testing.T) {
 		span.End()
 	}
 	if d := time.Since(start); d > exportTime/2 {
-		t.Errorf("the spans took %v, so they waited for the collector", d)
+		t.Errorf("the spans took %v, so they waited for the collector, want at most %v", d, exportTime/2)
 	}
 	last, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	start = time.Now()
 	if err := c.Close(last); err == nil || time.Since(start) > exportTime/2 {
-		t.Errorf("closed with %v after %v", err, time.Since(start))
+		t.Errorf("closed with %v after %v, want an error, at most %v", err, time.Since(start), exportTime/2)
 	}
 }
 
@@ -170,6 +170,6 @@ func TestACollectorThatRefuses(t *testing.T) {
 		t.Errorf("the log is\n%s", text)
 	}
 	if n := len(collector.Spans()); n != 1 {
-		t.Errorf("%d spans arrived", n)
+		t.Errorf("%d spans arrived, want 1", n)
 	}
 }

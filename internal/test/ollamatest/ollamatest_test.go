@@ -43,7 +43,7 @@ func TestRecordingsComeBackByteForByte(t *testing.T) {
 	}
 	files, err := filepath.Glob(filepath.Join(ollamatest.Dir(), "ollama-0.24.0", "*.request.json"))
 	if err != nil || len(files) < 20 {
-		t.Fatalf("%d recordings found, %v", len(files), err)
+		t.Fatalf("%d recordings found, %v, want at least 20", len(files), err)
 	}
 	for _, file := range files {
 		name := strings.TrimSuffix(filepath.Base(file), ".request.json")
@@ -222,7 +222,7 @@ func TestGateHoldsEachChunkBack(t *testing.T) {
 		gate <- struct{}{}
 		line, err := in.ReadString('\n')
 		if err != nil || !strings.Contains(line, ollamatest.Word(i)) {
-			t.Fatalf("chunk %d: %q, %v", i, line, err)
+			t.Fatalf("chunk %d: %q, %v, want %v in it", i, line, err, ollamatest.Word(i))
 		}
 		if in.Buffered() > 0 {
 			t.Fatalf("after chunk %d, more arrived than the gate allowed", i)
@@ -235,7 +235,7 @@ func TestGateHoldsEachChunkBack(t *testing.T) {
 	}
 	close(gate)
 	if line, _ := in.ReadString('\n'); !strings.Contains(line, `"done":true`) {
-		t.Fatalf("last line %q", line)
+		t.Fatalf("last line %q, want %s in it", line, `"done":true`)
 	}
 	srv.WaitRequest(1).WaitAnswered()
 }
@@ -310,7 +310,7 @@ func TestFaults(t *testing.T) {
 			}
 		}
 		if strings.Contains(got, "Content-Type") {
-			t.Errorf("the content type was not removed: %q", got)
+			t.Errorf("the content type was not removed: %q, want no %q", got, "Content-Type")
 		}
 	})
 	t.Run("until close, split, own chunks", func(t *testing.T) {
@@ -337,7 +337,7 @@ func TestFaults(t *testing.T) {
 		fmt.Fprint(c, "POST /api/blobs/sha256:00 HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
 		res, err := http.ReadResponse(bufio.NewReader(c), nil)
 		if err != nil || res.StatusCode != 200 {
-			t.Fatalf("%v, %v", res, err)
+			t.Fatalf("%v, %v, want 200", res, err)
 		}
 	})
 }
@@ -358,14 +358,14 @@ func TestConnectionsAreReusedAndCanBeClosed(t *testing.T) {
 	get()
 	get()
 	if n := srv.Connections(); n != 1 {
-		t.Fatalf("%d connections for two requests", n)
+		t.Fatalf("%d connections for two requests, want 1", n)
 	}
 	srv.WaitRequest(2).WaitAnswered()
 	srv.CloseConnections()
 	srv.WaitRequest(2).WaitClosed()
 	get()
 	if n := srv.Connections(); n != 2 {
-		t.Fatalf("%d connections after the first was closed", n)
+		t.Fatalf("%d connections after the first was closed, want 2", n)
 	}
 }
 
@@ -378,13 +378,13 @@ func TestModels(t *testing.T) {
 		Models []struct{ Name, Digest string }
 	}
 	if err := json.Unmarshal([]byte(body), &list); err != nil || len(list.Models) != 2 || list.Models[1].Name != "qwen3:4b" || list.Models[0].Digest == list.Models[1].Digest {
-		t.Errorf("%+v, %v", list, err)
+		t.Errorf("%+v, %v, want 2 of them, %q, not %v", list, err, "qwen3:4b", list.Models[1].Digest)
 	}
 	if got, _ := exchange(t, srv, "POST", "/api/chat", `{"model":"LLAMA2","messages":[{}],"stream":false}`); !strings.Contains(got, `"model":"LLAMA2"`) {
-		t.Errorf("the answer does not repeat the model: %q", got)
+		t.Errorf("the answer does not repeat the model: %q, want %s in it", got, `"model":"LLAMA2"`)
 	}
 	if got, _ := exchange(t, srv, "POST", "/api/chat", `{"model":"tiny","messages":[{}]}`); !strings.HasPrefix(got, "HTTP/1.1 404 ") {
-		t.Errorf("a model that is not installed: %q", got)
+		t.Errorf("a model that is not installed: %q, want %q at its start", got, "HTTP/1.1 404 ")
 	}
 }
 
@@ -392,7 +392,7 @@ func TestManagement(t *testing.T) {
 	srv := ollamatest.Start(t)
 	pull, _ := exchange(t, srv, "POST", "/api/pull", `{"model":"","name":"x"}`)
 	if !strings.Contains(pull, "pulling manifest") || !strings.Contains(pull, `{"status":"success"}`) {
-		t.Errorf("pull: %q", pull)
+		t.Errorf("pull: %q, want %q in it, %s in it", pull, "pulling manifest", `{"status":"success"}`)
 	}
 	once, _ := exchange(t, srv, "POST", "/api/pull", `{"model":"x","stream":false}`)
 	if !strings.HasSuffix(once, "\r\n\r\n"+`{"status":"success"}`) {
@@ -400,10 +400,10 @@ func TestManagement(t *testing.T) {
 	}
 	const ofHello = "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
 	if got, _ := exchange(t, srv, "POST", "/api/blobs/"+ofHello, "hello"); !strings.HasPrefix(got, "HTTP/1.1 201 ") {
-		t.Errorf("blob: %q", got)
+		t.Errorf("blob: %q, want %q at its start", got, "HTTP/1.1 201 ")
 	}
 	if got, _ := exchange(t, srv, "POST", "/api/blobs/"+ofHello, "other"); !strings.HasPrefix(got, "HTTP/1.1 400 ") {
-		t.Errorf("wrong blob: %q", got)
+		t.Errorf("wrong blob: %q, want %q at its start", got, "HTTP/1.1 400 ")
 	}
 	if got, _ := exchange(t, srv, "DELETE", "/api/delete", `{"name":"tiny"}`); !strings.HasPrefix(got, "HTTP/1.1 200 ") || !bytes.Contains([]byte(got), []byte("Content-Length: 0")) {
 		t.Errorf("delete: %q", got)
@@ -422,7 +422,7 @@ func TestTLS(t *testing.T) {
 	}
 	defer res.Body.Close()
 	if b, _ := io.ReadAll(res.Body); string(b) != `{"version":"0.0.0"}` {
-		t.Errorf("%s", b)
+		t.Errorf("%s, want %s", b, `{"version":"0.0.0"}`)
 	}
 }
 

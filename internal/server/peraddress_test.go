@@ -47,7 +47,7 @@ func TestConnectionsByAddress(t *testing.T) {
 		in := make(arrivals, len(c.from)+1)
 		l := server.LimitAddresses(in, most, func() []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")} }, server.Refusals(func(reason string) {
 			if reason != "connections" {
-				t.Errorf("refused for %s", reason)
+				t.Errorf("refused for %s, want %q", reason, "connections")
 			}
 			refused++
 		}))

@@ -53,7 +53,7 @@ func TestOurAnswersAreCompressed(t *testing.T) {
 		}
 		text := unzipped(t, zipped)
 		if zipped.header.Get("Content-Encoding") != "gzip" || zipped.header.Get("Content-Length") != fmt.Sprint(len(zipped.body)) || len(zipped.body)*2 > len(whole.body) {
-			t.Errorf("%s: %v, %d bytes of %d", path, zipped.header, len(zipped.body), len(whole.body))
+			t.Errorf("%s: %v, %d bytes of %d, want %q, %v, at most %v", path, zipped.header, len(zipped.body), len(whole.body), "gzip", fmt.Sprint(len(zipped.body)), len(whole.body))
 		}
 		if path != "/api/admin/stats" && !strings.Contains(path, "usage") && text != whole.body {
 			t.Errorf("%s: the unpacked text differs: got %d bytes, want %d", path, len(text), len(whole.body))
@@ -63,17 +63,17 @@ func TestOurAnswersAreCompressed(t *testing.T) {
 		}
 		head := b.coded("HEAD", path, adminSecret, "gzip", "")
 		if head.body != "" || head.status != 200 || head.header.Get("Content-Encoding") != "gzip" {
-			t.Errorf("HEAD %s: %d %v %q", path, head.status, head.header, head.body)
+			t.Errorf("HEAD %s: %d %v %q, want none, 200, %q", path, head.status, head.header, head.body, "gzip")
 		}
 	}
 	for accept, want := range map[string]bool{"": false, "gzip;q=0": false, "*": true, "*;q=0, gzip": true, "*, gzip;q=0": false, "deflate, br": false, "GZIP": true} {
 		if r := b.coded("GET", "/api/keys", adminSecret, accept, ""); (r.header.Get("Content-Encoding") == "gzip") != want {
-			t.Errorf("Accept-Encoding %q: %v", accept, r.header)
+			t.Errorf("Accept-Encoding %q: %v, want %v", accept, r.header, want)
 		}
 	}
 	// A failure is never compressed.
 	if r := b.coded("GET", "/api/keys?sort="+strings.Repeat("x", 2000), adminSecret, "gzip", ""); r.status != 400 || r.header.Get("Content-Encoding") != "" {
-		t.Errorf("%d %v", r.status, r.header)
+		t.Errorf("%d %v, want 400, none", r.status, r.header)
 	}
 }
 
@@ -161,7 +161,7 @@ func TestKeysPageByPage(t *testing.T) {
 				paged = append(paged, k.Name)
 			}
 			if page.Total != all.Total || len(page.APIKeys) > 1 {
-				t.Errorf("%s: %d of %d", query, len(page.APIKeys), page.Total)
+				t.Errorf("%s: %d of %d, want %v, at most 1", query, len(page.APIKeys), page.Total, all.Total)
 			}
 			if cursor = page.NextCursor; cursor == "" {
 				break
@@ -175,11 +175,11 @@ func TestKeysPageByPage(t *testing.T) {
 	b.key(`{"name":"meanwhile","role":"user"}`)
 	b.do("DELETE", "/api/keys/"+first.APIKeys[1].KeyPreview, adminSecret, "")
 	if second := ask[keysAnswer](b, "/api/keys?limit=2&cursor="+first.NextCursor); second.APIKeys[0].Name != "beta" || second.Total != 5 {
-		t.Errorf("a key that was created in the meantime moved the next page: %+v", second)
+		t.Errorf("a key that was created in the meantime moved the next page: %+v, want %q, 5", second, "beta")
 	}
 	for _, query := range []string{"state=gone", "sort=mac", "limit=0", "limit=1001", "limit=x", "cursor=x", "sort=name&cursor=" + first.NextCursor, "role=root", "q=" + strings.Repeat("x", 101), "page=1"} {
 		if r := b.do("GET", "/api/keys?"+query, adminSecret, ""); r.status != 400 {
-			t.Errorf("%s: %d %s", query, r.status, r.body)
+			t.Errorf("%s: %d %s, want 400", query, r.status, r.body)
 		}
 	}
 }

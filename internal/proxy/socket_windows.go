@@ -19,3 +19,8 @@ func quietSocket(fd uintptr) bool {
 	ready, _, _ := wsaPoll.Call(uintptr(unsafe.Pointer(&socket)), 1, 0)
 	return ready == 0
 }
+
+// socketsRead is false: a read on one of Go's sockets would block on Windows.
+const socketsRead = false
+
+func readSocket(uintptr, []byte) (n int, wait bool, err error) { panic("not used") }

@@ -53,7 +53,7 @@ func TestLimitsInEachDialect(t *testing.T) {
 			return d
 		}
 		if got := about(requests); len(got) != 3 || got["requests limit"] != "10" || got["requests remaining"] == "" || wait(got["requests reset"]) > time.Second {
-			t.Errorf("%s: a key with a limit of requests: %v", f.name, got)
+			t.Errorf("%s: a key with a limit of requests: %v, want 3 of them, %q, a text, at most %v", f.name, got, "10", time.Second)
 		}
 		got := about(tokens)
 		if left, err := strconv.Atoi(got["tokens remaining"]); len(got) != 3 || got["tokens limit"] != "200" || err != nil || left < 1 || left > 200 || wait(got["tokens reset"]) > time.Second {
@@ -62,7 +62,7 @@ func TestLimitsInEachDialect(t *testing.T) {
 		got = about(spent)
 		for _, kind := range []string{"requests", "tokens"} {
 			if d := wait(got[kind+" reset"]); got[kind+" remaining"] != "0" || d < 58*time.Minute || d > 62*time.Minute {
-				t.Errorf("%s: a key that is spent: %v, %s in %v", f.name, got, kind, d)
+				t.Errorf("%s: a key that is spent: %v, %s in %v, want %q, at least %v, at most %v", f.name, got, kind, d, "0", 58*time.Minute, 62*time.Minute)
 			}
 		}
 	}
@@ -92,7 +92,7 @@ func TestUsageLimitForCodex(t *testing.T) {
 			t.Errorf("%s: %d, in %v, Retry-After %d: %s", fields, r.status, time.Until(time.Unix(int64(at), 0)), seconds, r.body)
 		}
 		if r := b.do("POST", "/v1/chat/completions", key, `{"model":"tiny","messages":[],"max_tokens":20}`); r.status != 429 || !strings.Contains(r.body, `"type":"rate_limit_error"`) || strings.Contains(r.body, "resets_at") {
-			t.Errorf("%s in chat: %d %s", fields, r.status, r.body)
+			t.Errorf("%s in chat: %d %s, want 429, %s in it, no %q", fields, r.status, r.body, `"type":"rate_limit_error"`, "resets_at")
 		}
 	}
 	wrong := reply{status: 401}
@@ -100,14 +100,14 @@ func TestUsageLimitForCodex(t *testing.T) {
 		wrong = b.do("POST", "/v1/responses", "no key "+strconv.Itoa(i), `{}`)
 	}
 	if wrong.status != 429 || !strings.Contains(wrong.body, `"rate_limit_error"`) {
-		t.Errorf("too many wrong keys: %d %s", wrong.status, wrong.body)
+		t.Errorf("too many wrong keys: %d %s, want 429, %s in it", wrong.status, wrong.body, `"rate_limit_error"`)
 	}
 	key, _ := b.key(`{"name":"one","role":"user","max_concurrent":1}`)
 	b.ollama.Script("POST", "/api/chat", ollamatest.Answer{Fault: ollamatest.Hang})
 	defer b.leave("/api/chat", key, `{"model":"tiny"}`, false)()
 	b.ollama.WaitRequestTo(1, "POST", "/api/chat")
 	if r := b.do("POST", "/v1/responses", key, `{"model":"tiny","input":"x"}`); r.status != 429 || !strings.Contains(r.body, `"rate_limit_error"`) || r.header.Get("X-Should-Retry") != "" {
-		t.Errorf("too many concurrent requests: got %d %v %s", r.status, r.header, r.body)
+		t.Errorf("too many concurrent requests: got %d %v %s, want 429, %s in it, none", r.status, r.header, r.body, `"rate_limit_error"`)
 	}
 }
 

@@ -89,6 +89,9 @@ func (f *news) follow(c net.Conn, state http.ConnState) {
 	}
 	var key any = c
 	if a := arrivalOf(c); a != nil {
+		if a.waits.Load() != nil {
+			return // it has come back from a stream
+		}
 		key = a // in HTTP/2, what is around it becomes another
 	}
 	if state == http.StateNew {

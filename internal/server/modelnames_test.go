@@ -55,7 +55,7 @@ func TestNamesThatClientsMakeUp(t *testing.T) {
 			path, body := invented(n)
 			r := b.do("POST", path, key, body)
 			if r.status < 400 {
-				t.Fatalf("%s %s: %d %s", path, body, r.status, r.body)
+				t.Fatalf("%s %s: %d %s, want at least 400", path, body, r.status, r.body)
 			}
 		}
 		byModel := b.stats(key)["requests_by_model"].(map[string]any)
@@ -63,10 +63,10 @@ func TestNamesThatClientsMakeUp(t *testing.T) {
 			t.Errorf("down %v: requests_by_model has %d names: %.300v", down, len(byModel), byModel)
 		}
 		if r := b.do("GET", "/api/admin/usage?group_by=model", adminSecret, ""); r.json(t)["groups"].(float64) > 2 {
-			t.Errorf("down %v: groups: %.300s", down, r.body)
+			t.Errorf("down %v: groups: %.300s, want at most 2", down, r.body)
 		}
 		if text := b.do("GET", "/metrics", adminSecret, "").body; strings.Contains(text, "made-up") || strings.Contains(text, "gpt-") {
-			t.Errorf("down %v: an invented name is a label", down)
+			t.Errorf("down %v: an invented name is a label, want no %q, no %q", down, "made-up", "gpt-")
 		}
 		if down {
 			continue
@@ -108,7 +108,7 @@ func TestAServerThatAnswersForEveryName(t *testing.T) {
 	b.spend(key, "tiny", 1)
 	got := b.stats(key)["requests_by_model"].(map[string]any)
 	if len(got) != 102 || got[api.UnknownModel] != 30.0 || got["made-up-0:latest"] != 1.0 || got["tiny:latest"] != 1.0 {
-		t.Errorf("%d names: %.300v", len(got), got)
+		t.Errorf("%d names: %.300v, want 102 of them, %v, %v, %v", len(got), got, 30.0, 1.0, 1.0)
 	}
 }
 
@@ -175,6 +175,6 @@ func TestHealthSaysThatRetentionWaits(t *testing.T) {
 		t.Errorf("an admin reads %v", waits)
 	}
 	if r := b.do("GET", "/health", "", ""); strings.Contains(r.body, "retention") {
-		t.Errorf("without an admin key, got %s", r.body)
+		t.Errorf("without an admin key, got %s, want no %q", r.body, "retention")
 	}
 }

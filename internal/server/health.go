@@ -2,9 +2,6 @@ package server
 
 import (
 	"cmp"
-	"encoding/json"
-	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
@@ -115,35 +112,4 @@ func (s *Server) readiness(x *exchange) error {
 		return api.Errorf(api.CodeNoBackend, "the Ollama server cannot be reached")
 	}
 	return x.sendJSON(map[string]string{"status": "ready"})
-}
-
-func (x *exchange) sendJSON(v any) error {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	return x.send("application/json", b)
-}
-
-func (x *exchange) send(contentType string, body []byte) error {
-	return x.answer(http.StatusOK, contentType, body)
-}
-
-// answer sends a complete answer that the gateway itself has written.
-func (x *exchange) answer(status int, contentType string, body []byte) error {
-	body, err := x.pack(body)
-	if err != nil {
-		return err
-	}
-	h := x.Header()
-	h.Set("Content-Type", contentType)
-	h.Set("Content-Length", strconv.Itoa(len(body)))
-	x.WriteHeader(status)
-	if x.r.Method == http.MethodHead {
-		return nil
-	}
-	if _, err := x.Write(body); err != nil {
-		return api.Wrap(api.CodeClientGone, err, "the client went away")
-	}
-	return nil
 }

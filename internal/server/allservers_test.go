@@ -34,7 +34,7 @@ func TestChangesNeedAServer(t *testing.T) {
 		before, other := len(b.others[0].RequestsTo(c.method, c.path)), len(b.ollama.RequestsTo(c.method, c.path))
 		b.at("gpu2", c.method, c.path, c.body)
 		if len(b.others[0].RequestsTo(c.method, c.path)) != before+1 || len(b.ollama.RequestsTo(c.method, c.path)) != other {
-			t.Errorf("%s did not go to the server that X-Backend names", c.path)
+			t.Errorf("%s did not go to the server that X-Backend names, want %v of them, %v of them", c.path, before+1, other)
 		}
 	}
 }
@@ -88,19 +88,19 @@ func TestChangesOnAllServers(t *testing.T) {
 	// The answer to a copy or a deletion is one object.
 	r = b.at("*", "POST", "/api/copy", `{"source":"tiny","destination":"x"}`)
 	if r.status != 207 || r.json(t)["status"] != "success" {
-		t.Errorf("copy: %d %s", r.status, r.body)
+		t.Errorf("copy: %d %s, want 207, %q", r.status, r.body, "success")
 	}
 	b.others[1].Script("DELETE", "/api/delete", ollamatest.Answer{Status: 404, Body: `{"error":"model 'x' not found"}`})
 	r = b.at("*", "DELETE", "/api/delete", `{"model":"tiny"}`)
 	if r.status != 207 || !strings.Contains(r.body, `"gpu3":{"status":404,"error":"model 'x' not found"}`) {
-		t.Errorf("delete: %d %s", r.status, r.body)
+		t.Errorf("delete: %d %s, want 207, %s in it", r.status, r.body, `"gpu3":{"status":404,"error":"model 'x' not found"}`)
 	}
 	for _, s := range b.all() {
 		s.Script("DELETE", "/api/delete", ollamatest.Answer{Status: 404, Body: `{"error":"model 'x' not found"}`})
 	}
 	r = b.at("*", "DELETE", "/api/delete", `{"model":"tiny"}`)
 	if r.status != 404 || r.json(t)["error"] != "gpu1: model 'x' not found" {
-		t.Errorf("delete: %d %s", r.status, r.body)
+		t.Errorf("delete: %d %s, want 404, %q", r.status, r.body, "gpu1: model 'x' not found")
 	}
 	// Each change counts as one request of its key, and has one row.
 	outcomes := map[api.Outcome]int{}
