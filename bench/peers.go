@@ -51,8 +51,7 @@ var peers = []peer{
 // absentPeers says why others are not measured.
 var absentPeers = []string{
 	"Olla (github.com/thushan/olla), llama-swap (github.com/mostlygeek/llama-swap), Bifrost (github.com/maximhq/bifrost/transports) and new-api " +
-		"(github.com/QuantumNous/new-api): the Go module proxy refuses all their versions with “This module version is not available”.",
-	"Bifrost's npm package is only a program that downloads a binary from elsewhere.",
+		"(github.com/QuantumNous/new-api): the Go module proxy answered “This module version is not available” for each version that was tried.",
 	"LiteLLM is a Python program; only Go modules and npm packages were tried.",
 }
 
