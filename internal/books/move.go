@@ -12,10 +12,11 @@ import (
 
 const (
 	// batchRows is the number of waiting rows at which a batch moves at once. Batches grow with the number of rows that wait, up to
-	// mostRows, as long as the store needs less than batchTime for one: changes of keys wait for it.
+	// mostRows, as long as the store needs less than batchTime for one: changes of keys wait for it. They are never smaller, because each
+	// has a cost of its own.
 	batchRows  = 2000
 	mostRows   = 16_000
-	batchTime  = 500 * time.Millisecond
+	batchTime  = time.Second
 	tallyRows  = 1000
 	tallyEvery = 10 * time.Second
 	// A failing store is retried after firstRetry, then after twice as long each time, up to mostRetry.
@@ -85,7 +86,7 @@ type pace struct {
 func (p *pace) note(rows int, took time.Duration, err error) {
 	switch {
 	case err != nil || took > batchTime:
-		p.size = max(p.size/2, chunkRows)
+		p.size = max(p.size/2, batchRows)
 	case rows > p.size-chunkRows && took < batchTime/2:
 		p.size = min(2*p.size, mostRows)
 	}
