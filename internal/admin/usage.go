@@ -31,12 +31,13 @@ type Chosen struct {
 	Endpoint []string `query:"endpoint" maxItems:"100" doc:"Route templates, separated by commas" example:"[\"/api/chat\"]"`
 	Backend  []string `query:"backend" maxItems:"100" doc:"Names of Ollama servers, separated by commas" example:"[\"ollama\"]"`
 	Outcome  []string `query:"outcome" maxItems:"100" enum:"ok,refused,upstream_error,timeout,client_gone,cut_by_limit,interrupted" doc:"How requests ended, separated by commas" example:"[\"ok\"]"`
+	Client   []string `query:"client" maxItems:"100" doc:"Calling programs, separated by commas" example:"[\"claude-code\"]"`
 	Format   string   `query:"format" enum:"json,csv" doc:"csv is a table for spreadsheets, and so is Accept: text/csv"`
 }
 
 // filter returns the chosen filters as the store takes them.
 func (c *Chosen) filter() (f api.RequestFilter, zone *time.Location, err error) {
-	f = api.RequestFilter{Keys: c.Key, Endpoints: c.Endpoint, Backends: c.Backend, Outcomes: c.Outcome}
+	f = api.RequestFilter{Keys: c.Key, Endpoints: c.Endpoint, Backends: c.Backend, Outcomes: c.Outcome, Clients: c.Client}
 	if f.From, f.To, zone, err = c.read(); err != nil {
 		return f, nil, err
 	}
@@ -56,7 +57,7 @@ func (c *Chosen) filter() (f api.RequestFilter, zone *time.Location, err error) 
 
 type usageIn struct {
 	Chosen
-	GroupBy []api.Dimension `query:"group_by" enum:"key,model,endpoint,backend,outcome,hour,day,week,month" default:"day" minItems:"1" maxItems:"7" doc:"What to group by: one or more, separated by commas. At most one of them is hour (UTC), day, week (from Monday) or month (these three in tz). With hour, the span has at most 92 days" example:"[\"key\",\"day\"]"`
+	GroupBy []api.Dimension `query:"group_by" enum:"key,model,endpoint,backend,outcome,client,hour,day,week,month" default:"day" minItems:"1" maxItems:"8" doc:"What to group by: one or more, separated by commas. At most one of them is hour (UTC), day, week (from Monday) or month (these three in tz). With hour, the span has at most 92 days" example:"[\"key\",\"day\"]"`
 	Limit   int             `query:"limit" minimum:"1" maximum:"10000" default:"1000" doc:"The most groups to return; total covers all of them"`
 }
 

@@ -25,8 +25,9 @@ type Admission struct {
 	Class           string
 	Streamed        bool
 	ClientAddr      string
-	PromptEstimate  int64 // tokens
-	OutputEstimate  int64 // tokens reserved for the answer; 0 if the key has no token limit
+	Client          string // from ClientOf
+	PromptEstimate  int64  // tokens
+	OutputEstimate  int64  // tokens reserved for the answer; 0 if the key has no token limit
 }
 
 // Record is one usage row: what one counted request used and how it ended.
@@ -155,6 +156,12 @@ var Columns = []*Column{
 		Doc: "How long its model was loaded because of it before it ran, also if Ollama loaded it on its own; null if it was not measured",
 	},
 	{Name: "key_owner", At: func(r *Record) any { return &r.KeyOwner }, Derived: true, Example: "Sales team"},
+	{
+		Name: "client", At: func(r *Record) any { return &r.Client }, Example: "claude-code",
+		Doc: "The calling program by its User-Agent: claude-code, codex, openai-python, ollama-cli, curl and some dozens more, or other; " +
+			"empty in rows of earlier versions",
+		Group: func(g *UsageGroup) **string { return &g.Client }, Filter: func(f *RequestFilter) *[]string { return &f.Clients },
+	},
 }
 
 // Tally counts, by the minute, requests that get no row: refusals and metadata requests. A flood of them must not fill the disk.
@@ -216,6 +223,7 @@ type UsageGroup struct {
 	Endpoint *string `json:"endpoint,omitempty" example:"/api/chat"`
 	Backend  *string `json:"backend,omitempty" example:"ollama"`
 	Outcome  *string `json:"outcome,omitempty" example:"ok"`
+	Client   *string `json:"client,omitempty" doc:"The calling program by its User-Agent; empty for requests of earlier versions" example:"claude-code"`
 	Usage
 }
 
@@ -229,6 +237,7 @@ const (
 	ByEndpoint Dimension = "endpoint"
 	ByBackend  Dimension = "backend"
 	ByOutcome  Dimension = "outcome"
+	ByClient   Dimension = "client"
 	ByHour     Dimension = "hour"
 	ByDay      Dimension = "day"
 	ByWeek     Dimension = "week" // starts on Monday (ISO 8601)
@@ -237,9 +246,9 @@ const (
 
 // RequestFilter selects requests that match any of the values of each field. An empty field matches all.
 type RequestFilter struct {
-	Keys, Models, Endpoints, Backends, Outcomes []string
-	From                                        time.Time // inclusive; zero means unbounded
-	To                                          time.Time // exclusive; zero means unbounded
+	Keys, Models, Endpoints, Backends, Outcomes, Clients []string
+	From                                                 time.Time // inclusive; zero means unbounded
+	To                                                   time.Time // exclusive; zero means unbounded
 }
 
 // Times are the dimensions of time, shortest first.

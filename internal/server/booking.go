@@ -47,6 +47,7 @@ func (s *Server) open(x *exchange, req *dialect.Request, lease *sched.Lease, tak
 	b.record.Admission = api.Admission{
 		ID: x.id, ClientRequestID: x.theirID, At: time.Now(), Key: x.key.Preview, Endpoint: x.route.template,
 		Backend: lease.Backend.Name, Class: purposeNames[x.route.purpose], Streamed: req.Stream, ClientAddr: addressText(x.addr),
+		Client:         api.ClientOf(x.forwardedHeader("User-Agent")),
 		PromptEstimate: req.PromptTokens,
 	}
 	if x.key.Metered() {

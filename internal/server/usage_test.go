@@ -177,7 +177,7 @@ func TestRequestsOneByOne(t *testing.T) {
 	}
 	newest, chat := got.Requests[0], got.Requests[1]
 	for name, want := range map[string]any{
-		"id": cut.header.Get("X-Request-Id"), "client_request_id": "theirs-1", "key": preview, "key_name": "@key", "key_owner": "+team", "model": "tiny:latest", "alias": "", "endpoint": "/v1/chat/completions",
+		"client": "go", "id": cut.header.Get("X-Request-Id"), "client_request_id": "theirs-1", "key": preview, "key_name": "@key", "key_owner": "+team", "model": "tiny:latest", "alias": "", "endpoint": "/v1/chat/completions",
 		"class": "inference", "backend": "gpu1", "outcome": "upstream_error", "status": 200.0, "error_code": "upstream_error", "streamed": true,
 		"completion_tokens": 3.0, "estimated": true, "ollama_total_ns": nil, "load_ms": nil, "ollama_eval_ns": nil, "client_addr": "127.0.0.1",
 	} {
@@ -197,7 +197,7 @@ func TestRequestsOneByOne(t *testing.T) {
 			t.Errorf("the chat: %s is %v", name, chat[name])
 		}
 	}
-	if len(newest) != 33 {
+	if len(newest) != 34 {
 		t.Errorf("a row has %d fields: %v, want 33 of them", len(newest), newest)
 	}
 
@@ -212,7 +212,7 @@ func TestRequestsOneByOne(t *testing.T) {
 			query = "&cursor=" + url.QueryEscape(*got.Next)
 		}
 		rows, err := csv.NewReader(strings.NewReader(table.body)).ReadAll()
-		if err != nil || len(rows) != 2 || len(rows[0]) != 33 || rows[1][0] != ids[page] || rows[1][4] != "'@key" || rows[0][32] != "key_owner" || rows[1][32] != "'+team" || "&cursor="+table.header.Get("X-Next-Cursor") != query && query != "" {
+		if err != nil || len(rows) != 2 || len(rows[0]) != 34 || rows[1][0] != ids[page] || rows[1][4] != "'@key" || rows[0][32] != "key_owner" || rows[1][32] != "'+team" || "&cursor="+table.header.Get("X-Next-Cursor") != query && query != "" {
 			t.Fatalf("page %d as CSV: %v %v\n%s", page, err, table.header, table.body)
 		}
 	}

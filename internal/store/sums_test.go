@@ -181,7 +181,7 @@ func old(t testing.TB, recs ...api.Record) (path string) {
 func TestUsageOfAnEarlierVersion(t *testing.T) {
 	recs := sample(900)
 	for i := range recs {
-		recs[i].GPU, recs[i].Queued = -1, -1 // not measured in that version
+		recs[i].GPU, recs[i].Queued, recs[i].Client = -1, -1, "" // not known in that version
 	}
 	path := old(t, recs[:700]...)
 	s := must[*Store](t)(Create(t.Context(), path))
@@ -250,7 +250,7 @@ func listIsComplete(t *testing.T, s *Store, recs []api.Record) {
 func TestSumsOfAnEarlierVersionWithoutRows(t *testing.T) {
 	recs := sample(500)
 	for i := range recs {
-		recs[i].GPU, recs[i].Queued = -1, -1
+		recs[i].GPU, recs[i].Queued, recs[i].Client = -1, -1, ""
 	}
 	s := must[*Store](t)(Create(t.Context(), old(t, recs...)))
 	defer s.Close()

@@ -29,6 +29,7 @@ func sample(n int) []api.Record {
 		r := record(fmt.Sprintf("id-%04d", i), pick("oas_a", "oas_b", "oas_c"), at)
 		r.Model, r.Endpoint, r.Backend = pick("tiny:latest", "qwen3:latest", ""), pick("/api/chat", "/v1/embeddings"), pick("gpu1", "gpu2")
 		r.Outcome = api.Outcome(pick("ok", "ok", "ok", "client_gone", "interrupted"))
+		r.Client = []string{"curl", "codex"}[i%2]
 		r.PromptTokens, r.CompletionTokens, r.Estimated = random.Int64N(100), random.Int64N(1000), random.IntN(3) == 0
 		// Whole milliseconds, so that their sums are exact in any order.
 		r.Slot, r.Total, r.FirstByte = time.Duration(random.IntN(900))*time.Millisecond, time.Duration(random.IntN(3))*time.Second, time.Duration(random.IntN(3))*time.Millisecond
@@ -42,7 +43,7 @@ func sample(n int) []api.Record {
 
 func chosenBy(f *api.RequestFilter, r *api.Record) bool {
 	in := func(names []string, name string) bool { return len(names) == 0 || slices.Contains(names, name) }
-	return in(f.Keys, r.Key) && in(f.Models, r.Model) && in(f.Endpoints, r.Endpoint) && in(f.Backends, r.Backend) && in(f.Outcomes, string(r.Outcome)) &&
+	return in(f.Keys, r.Key) && in(f.Models, r.Model) && in(f.Endpoints, r.Endpoint) && in(f.Backends, r.Backend) && in(f.Outcomes, string(r.Outcome)) && in(f.Clients, r.Client) &&
 		(f.From.IsZero() || !r.At.Before(f.From)) && (f.To.IsZero() || r.At.Before(f.To))
 }
 
@@ -73,7 +74,7 @@ func byHand(recs []api.Record, q UsageQuery) map[string]used {
 		name := ""
 		for _, d := range q.By {
 			name += map[api.Dimension]string{
-				api.ByKey: r.Key, api.ByModel: r.Model, api.ByEndpoint: r.Endpoint, api.ByBackend: r.Backend, api.ByOutcome: string(r.Outcome),
+				api.ByKey: r.Key, api.ByModel: r.Model, api.ByEndpoint: r.Endpoint, api.ByBackend: r.Backend, api.ByOutcome: string(r.Outcome), api.ByClient: r.Client,
 				api.ByHour: r.At.Truncate(time.Hour).String(), api.ByDay: date(r.At, d), api.ByWeek: date(r.At, d), api.ByMonth: date(r.At, d),
 			}[d] + "|"
 		}
@@ -135,6 +136,7 @@ func usageIsExact(t *testing.T, s *Store, recs []api.Record) {
 		{Models: []string{"", "qwen3:latest"}, Outcomes: []string{"ok"}},
 		{Endpoints: []string{"/api/chat"}, Backends: []string{"gpu2"}},
 		{Keys: []string{"oas_nobody"}},
+		{Clients: []string{"curl"}, Keys: []string{"oas_b", "oas_c"}},
 	}
 	groupings := [][]api.Dimension{
 		{api.ByKey},
@@ -146,6 +148,7 @@ func usageIsExact(t *testing.T, s *Store, recs []api.Record) {
 		{api.ByBackend, api.ByWeek, api.ByOutcome},
 		{api.ByHour, api.ByKey, api.ByOutcome},
 		{api.ByEndpoint, api.ByBackend},
+		{api.ByClient, api.ByKey},
 		{},
 	}
 	for i := range 200 {
