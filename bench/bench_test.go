@@ -88,8 +88,18 @@ func TestRequestIsCutOffWhole(t *testing.T) {
 	if err != nil || string(body) != `{"a":1}` || string(rest) != "POST" || !strings.Contains(string(head), "Bearer oas_x\r\n") {
 		t.Errorf("head %q, body %q, rest %q, error %v", head, body, rest, err)
 	}
-	if _, _, _, err := request([]byte("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")); err == nil {
-		t.Error("a chunked body was taken for an empty one")
+	chunked := "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\"a\":\r\n2\r\n1}\r\n0\r\n\r\n"
+	for cut := range len(chunked) {
+		if head, _, _, err := request([]byte(chunked[:cut])); head != nil || err != nil {
+			t.Fatalf("a chunked request of %d of %d bytes: head %q, error %v", cut, len(chunked), head, err)
+		}
+	}
+	head, body, rest, err = request([]byte(chunked + "POST"))
+	if err != nil || head == nil || string(body) != `{"a":1}` || string(rest) != "POST" {
+		t.Errorf("chunked: head %q, body %q, rest %q, error %v", head, body, rest, err)
+	}
+	if _, _, _, err := request([]byte("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")); err == nil {
+		t.Error("no error for a bad chunk size")
 	}
 }
 

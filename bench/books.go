@@ -109,11 +109,11 @@ func (r *booked) fill(file string, keys []string) error {
 		return err
 	}
 	defer s.Close()
-	// As in the service: sums by minute are deleted after two days.
-	trimming, stop := context.WithCancel(context.Background())
-	var trimmer sync.WaitGroup
-	trimmer.Go(func() { s.Trim(trimming, store.Retention{}, time.Now, slog.New(slog.DiscardHandler)) })
-	defer trimmer.Wait()
+	// As in the service.
+	summing, stop := context.WithCancel(context.Background())
+	var summer sync.WaitGroup
+	summer.Go(func() { s.SumUp(summing, time.Now, slog.New(slog.DiscardHandler)) })
+	defer summer.Wait()
 	defer stop()
 	all, err := s.AllStatistics(context.Background(), time.Now())
 	if err != nil {

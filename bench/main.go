@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	"ollama-api-service/internal/test/tool"
 )
@@ -62,6 +63,7 @@ func run(args []string) error {
 // options are the arguments of a run.
 type options struct {
 	rounds      int
+	limit       time.Duration // after which no further round begins
 	work        work
 	parts       []part
 	contestants []string
@@ -76,6 +78,7 @@ type options struct {
 func readOptions(args []string, root string) (o options, err error) {
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.IntVar(&o.rounds, "rounds", 3, "rounds; each figure is the median over them")
+	f.DurationVar(&o.limit, "limit", 18*time.Minute, "time after which only the first round is completed")
 	quick := f.Bool("quick", false, "one round of a tenth of the work: shows that the benchmark runs, but the figures mean little")
 	only := f.String("only", strings.Join(partNames(), ","), "comma-separated parts to measure")
 	with := f.String("contestants", strings.Join(allContestants, ","), "comma-separated contestants to measure")
@@ -144,7 +147,7 @@ func measure(root string, o options) error {
 		return err
 	}
 	defer b.close()
-	b.rounds(o.parts, o.rounds)
+	b.rounds(o.parts, o.rounds, o.limit)
 	if o.peers {
 		text := peersReport(b, machine(), o.rounds)
 		fmt.Print("\n" + text)

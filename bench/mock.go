@@ -344,12 +344,37 @@ func request(p []byte) (head, body, rest []byte, err error) {
 			return nil, nil, nil, errors.New("bad Content-Length")
 		}
 	} else if _, ok := field(head, "transfer-encoding"); ok {
-		return nil, nil, nil, errors.New("a chunked body: the gateways measured here all know its length")
+		body, rest, whole, err := unchunked(p[i+4:])
+		if !whole {
+			head = nil
+		}
+		return head, body, rest, err
 	}
 	if len(p) < len(head)+n {
 		return nil, nil, nil, nil
 	}
 	return head, p[i+4 : i+4+n], p[i+4+n:], nil
+}
+
+// unchunked cuts a chunked body off p. Most gateways know the length of a body; some send it in chunks.
+func unchunked(p []byte) (body, rest []byte, whole bool, err error) {
+	for {
+		size, after, ok := bytes.Cut(p, []byte("\r\n"))
+		if !ok {
+			return nil, nil, false, nil
+		}
+		n, err := strconv.ParseUint(string(size), 16, 31)
+		if err != nil {
+			return nil, nil, false, fmt.Errorf("bad chunk size %.20q", size)
+		}
+		if len(after) < int(n)+2 {
+			return nil, nil, false, nil
+		}
+		body, p = append(body, after[:n]...), after[n+2:]
+		if n == 0 {
+			return body, p, true, nil
+		}
+	}
 }
 
 // maxBody is the most memory that the mock reserves ahead for a request.

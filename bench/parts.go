@@ -199,12 +199,16 @@ func (b *bench) note(name string, err error) {
 	}
 }
 
-// rounds runs the chosen parts, each as often as wanted.
-func (b *bench) rounds(chosen []part, rounds int) {
+// rounds runs the chosen parts, each as often as wanted. When the limit has passed, the first round is completed and nothing else begins.
+func (b *bench) rounds(chosen []part, rounds int, limit time.Duration) {
 	begin := time.Now()
 	for i := range rounds {
 		for _, p := range chosen {
 			if p.rounds > 0 && i >= p.rounds {
+				continue
+			}
+			if i > 0 && time.Since(begin) > limit {
+				fmt.Printf("round %d of %d, %s: left out after %v\n", i+1, rounds, p.name, limit)
 				continue
 			}
 			fmt.Printf("round %d of %d, %s: %s (%s so far)\n", i+1, rounds, p.name, p.does, time.Since(begin).Round(time.Second))

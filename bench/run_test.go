@@ -45,7 +45,7 @@ func TestShortRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer b.close()
-	b.rounds(o.parts, 1)
+	b.rounds(o.parts, 1, 0)
 	for _, note := range b.notes {
 		if !strings.Contains(note, errMissing.Error()) {
 			t.Error(note)

@@ -5,11 +5,12 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
+	crand "crypto/rand"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -63,7 +64,7 @@ type gateway struct {
 
 func newGateway(program, dir, upstream string) *gateway {
 	secret := make([]byte, 32)
-	rand.Read(secret)
+	crand.Read(secret)
 	return &gateway{program: program, dir: dir, upstream: upstream, secret: hex.EncodeToString(secret)}
 }
 
@@ -201,14 +202,21 @@ var keyPattern = regexp.MustCompile(`oas_[0-9A-Za-z]{10}_[0-9A-Za-z]{38}\b`)
 // keyIn finds a whole key in what the service printed.
 func keyIn(text []byte) string { return string(keyPattern.Find(bytes.TrimSpace(text))) }
 
-// freeAddr returns an address on which no program listens. If another program takes it before its use, the run reports an error.
+// freeAddr returns an address on whose port no program listens. The port is below those that the kernel gives to outgoing connections, because
+// one of the many connections of a run could have it by the time that the contestant listens.
 func freeAddr() (string, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+	var last error
+	for range 100 {
+		port := 10_000 + rand.IntN(20_000)
+		ln, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
+		if err != nil {
+			last = err
+			continue
+		}
+		ln.Close()
+		return fmt.Sprintf("127.0.0.1:%d", port), nil
 	}
-	defer ln.Close()
-	return ln.Addr().String(), nil
+	return "", last
 }
 
 func listens(addr string) bool {

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// plainLines writes records of plain fields, such as those of requests, as slog's JSON handler writes them, in a fifth of its time. The
+// plainLines writes records of plain fields, such as those of requests, as slog's JSON handler writes them, without its allocations. The
 // embedded JSON handler writes all other records.
 type plainLines struct {
 	slog.Handler

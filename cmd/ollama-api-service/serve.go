@@ -265,6 +265,7 @@ func (s *service) tend(ctx, background context.Context) (wait func()) {
 			Running: s.running,
 		}, time.Now, s.log)
 	})
+	tending.Go(func() { s.store.SumUp(background, time.Now, s.log) })
 	if s.copies != nil {
 		go s.copies.Run(background) // shutdown does not wait for it: its directory may be on a disk that hangs
 	}

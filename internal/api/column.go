@@ -190,3 +190,27 @@ func (c *Column) Nullable() bool {
 func (c *Column) unknown() string {
 	return fmt.Sprintf("api: the usage column %s is a %T", c.Name, c.At(&Record{}))
 }
+
+// Amount is what r adds to the sum of the column: a number, 1 for true, or nanoseconds.
+func (c *Column) Amount(r *Record) int64 {
+	switch at := c.At(r).(type) {
+	case *int64:
+		return *at
+	case *bool:
+		if *at {
+			return 1
+		}
+		return 0
+	case *time.Duration:
+		return max(int64(*at), 0)
+	}
+	panic(c.unknown())
+}
+
+// AmountOf is Amount of a stored value or of a sum of stored values.
+func (c *Column) AmountOf(stored float64) int64 {
+	if _, ok := c.At(&Record{}).(*time.Duration); ok {
+		return int64(stored*float64(time.Millisecond) + 0.5)
+	}
+	return int64(stored)
+}

@@ -4,9 +4,9 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
+	"errors"
+	"math"
 	"slices"
-	"strings"
-	"time"
 
 	"ollama-api-service/internal/api"
 )
@@ -28,23 +28,22 @@ type Place struct {
 // ended, at the time when it was admitted, so it may appear in a page that was already read.
 func (s *Store) Requests(ctx context.Context, q RequestQuery) (list []api.Record, next *Place, err error) {
 	err = s.read(ctx, func(tx *sql.Tx) error {
-		k, err := readKept(ctx, tx)
+		k, d, err := s.begin(ctx, tx)
 		if err != nil {
 			return err
 		}
 		from, to := span(&q.RequestFilter)
 		from = max(from, k.rows)
-		if len(q.Keys) == 0 && len(q.Models)+len(q.Endpoints)+len(q.Backends)+len(q.Outcomes) > 0 {
-			list, err = q.byShape(ctx, tx, from, to)
-			return err
-		}
-		from, to, some, err := q.narrow(ctx, tx, k, from, to)
-		if err != nil || !some {
-			return err
-		}
 		b := &builder{}
-		where := b.within("at", from, to) + b.filter(&q.RequestFilter) + q.behind(b)
-		list, err = records(ctx, tx, where+` ORDER BY at DESC, id DESC LIMIT `+b.param(q.Limit+1), b.args...)
+		where := b.within("r.at", from, to) + b.filter(&q.RequestFilter) + q.behind(b)
+		if c := d.choose(&q.RequestFilter); c.keys != nil || c.shapes != nil {
+			times, err := s.times(ctx, tx, &q, &k, d, &c, from, to)
+			if err != nil || len(times) == 0 {
+				return err
+			}
+			where += ` AND r.at IN (` + b.params(times...) + `)`
+		}
+		list, err = records(ctx, tx, where+` ORDER BY r.at DESC, r.id DESC LIMIT `+b.param(q.Limit+1), b.args...)
 		return err
 	})
 	if err != nil {
@@ -59,7 +58,7 @@ func (s *Store) Requests(ctx context.Context, q RequestQuery) (list []api.Record
 }
 
 func records(ctx context.Context, tx *sql.Tx, where string, args ...any) (list []api.Record, err error) {
-	err = rows(ctx, tx, `SELECT `+rowNames+` FROM requests WHERE `+where, func(r *sql.Rows) error {
+	err = rows(ctx, tx, `SELECT `+rowNames+` FROM requests r JOIN shapes s ON s.id = r.shape WHERE `+where, func(r *sql.Rows) error {
 		record, err := scanRecord(r)
 		list = append(list, record)
 		return err
@@ -73,131 +72,96 @@ func (q *RequestQuery) behind(b *builder) string {
 		return ""
 	}
 	at := b.param(q.Before.At)
-	return ` AND at <= ` + at + ` AND (at < ` + at + ` OR id < ` + b.param(q.Before.ID) + `)`
+	return ` AND r.at <= ` + at + ` AND (r.at < ` + at + ` OR r.id < ` + b.param(q.Before.ID) + `)`
 }
 
-// byShape finds the page among the requests of each selected shape, starting with the newest. Once the page is full, only requests newer
-// than its end matter, so all shapes together read little more than one page.
-func (q *RequestQuery) byShape(ctx context.Context, tx *sql.Tx, from, to int64) ([]api.Record, error) {
-	b := &builder{}
-	var chosen []int64
-	err := rows(ctx, tx, `SELECT id FROM shapes WHERE id > 0`+b.filter(&q.RequestFilter), func(r *sql.Rows) error {
-		var id int64
-		err := r.Scan(&id)
-		chosen = append(chosen, id)
-		return err
-	}, b.args...)
-	if err != nil {
-		return nil, err
-	}
-	b = &builder{}
-	query := `SELECT at, id FROM requests WHERE shape = ` + b.param(0) + ` AND at >= ` + b.param(from) //nolint:gosec // param gives ? or $1
-	if to >= 0 {
-		query += ` AND at < ` + b.param(to)
-	}
-	query += q.behind(b) + ` ORDER BY at DESC, id DESC LIMIT ` + b.param(q.Limit+1)
-	find, err := tx.PrepareContext(ctx, query)
-	if err != nil {
-		return nil, err
-	}
-	defer find.Close()
-	newestFirst := func(a, b Place) int { return -cmp.Or(cmp.Compare(a.At, b.At), cmp.Compare(a.ID, b.ID)) }
-	var found []Place
-	for _, number := range chosen {
-		b.args[0], b.args[1] = number, from
-		some, err := places(ctx, find, b.args)
-		if err != nil {
-			return nil, err
-		}
-		if len(some) == 0 {
-			continue
-		}
-		found = append(found, some...)
-		slices.SortFunc(found, newestFirst)
-		if len(found) > q.Limit {
-			found = found[:q.Limit+1]
-			from = found[q.Limit].At
-		}
-	}
-	if len(found) == 0 {
+// times returns when the requests of the page were admitted, and perhaps some more.
+func (s *Store) times(ctx context.Context, tx *sql.Tx, q *RequestQuery, k *kept, d *dictionary, c *chosen, from, to int64) (times []int64, err error) {
+	if c.none {
 		return nil, nil
 	}
-	b = &builder{}
-	ids := make([]string, len(found))
-	for i, p := range found {
-		ids[i] = b.param(p.ID)
+	if q.Before.ID != "" && (to < 0 || q.Before.At < to) {
+		to = q.Before.At + 1
 	}
-	return records(ctx, tx, `id IN (`+strings.Join(ids, ", ")+`) ORDER BY at DESC, id DESC`, b.args...)
+	if to < 0 {
+		to = math.MaxInt64
+	}
+	tail, err := s.tail.in(ctx, tx, d, k.folded)
+	if err != nil {
+		return nil, err
+	}
+	found := newest{limit: q.Limit + 1, before: q.Before.At}
+	for i, at := range tail.at {
+		if at >= from && at < to && c.has(tail.key[i], tail.shape[i]) {
+			found.add(at)
+		}
+	}
+	found.trim()
+	var hour int64
+	var find sql.RawBytes
+	err = rows(ctx, tx, `SELECT hour, find FROM packs WHERE hour >= $1 AND hour < $2 ORDER BY hour DESC`, func(r *sql.Rows) error {
+		if err := r.Scan(&hour, &find); err != nil {
+			return err
+		}
+		if hour+hourMS <= found.least {
+			return errFull
+		}
+		columns, n, err := unpack(find, 3)
+		for i := range n {
+			if at := columns[0].at(i); at >= from && at < to && at >= found.least && c.has(columns[1].at(i), columns[2].at(i)) {
+				found.add(at)
+			}
+		}
+		found.trim()
+		return err
+	}, down(from, hourMS), to)
+	if errors.Is(err, errFull) {
+		err = nil
+	}
+	if err == nil && k.old >= 0 {
+		err = oldTimes(ctx, tx, q, k, max(from, k.old, found.least), to, &found)
+	}
+	return found.times, err
+}
+
+var errFull = errors.New("the page is full")
+
+// newest collects the latest times: limit of those before a time, or of all if that is 0.
+type newest struct {
+	limit  int
+	before int64
+	times  []int64
+	least  int64 // earlier times are not needed
+}
+
+func (n *newest) add(at int64) { n.times = append(n.times, at) }
+
+func (n *newest) trim() {
+	slices.SortFunc(n.times, func(a, b int64) int { return cmp.Compare(b, a) })
+	from := 0
+	for from < len(n.times) && n.before > 0 && n.times[from] >= n.before {
+		from++
+	}
+	if end := from + n.limit; end <= len(n.times) {
+		n.least = n.times[end-1]
+		for end < len(n.times) && n.times[end] == n.least {
+			end++
+		}
+		n.times = n.times[:end]
+	}
+	n.times = slices.Compact(n.times)
 }
 
 // Request returns the request with this ID. ok is false if there is none, or if its row was deleted.
 func (s *Store) Request(ctx context.Context, id string) (r api.Record, ok bool, err error) {
 	err = s.read(ctx, func(tx *sql.Tx) error {
-		list, err := records(ctx, tx, `id = $1`, id)
+		list, err := records(ctx, tx, `r.id = $1`, id)
 		if len(list) > 0 {
 			r, ok = list[0], true
 		}
 		return err
 	})
 	return r, ok, err
-}
-
-func places(ctx context.Context, find *sql.Stmt, args []any) (some []Place, err error) {
-	r, err := find.QueryContext(ctx, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	for r.Next() {
-		var p Place
-		if err := r.Scan(&p.At, &p.ID); err != nil {
-			return nil, err
-		}
-		some = append(some, p)
-	}
-	return some, r.Err()
-}
-
-// narrow returns the time span of the page. Indexes find rows only by time and by key. For something that a key rarely or never did,
-// narrow first reads from the rollup which days have it, so that the rows in between are not read.
-func (q *RequestQuery) narrow(ctx context.Context, tx *sql.Tx, k kept, from, to int64) (_, _ int64, some bool, err error) {
-	if q.Before.ID != "" && (to < 0 || q.Before.At < to) {
-		to = q.Before.At + 1
-	}
-	if len(q.Models)+len(q.Endpoints)+len(q.Backends)+len(q.Outcomes) == 0 {
-		return from, to, true, nil
-	}
-	p := plan{kept: k}
-	first, end := down(max(from, k.first), dayMS), k.end
-	if to >= 0 {
-		end = min(end, up(to, dayMS))
-	}
-	if first >= end {
-		return 0, 0, false, nil
-	}
-	p.runs = []run{{source{byAll, dayMS, 0}, first, end, ownTime}}
-	b := &builder{}
-	with, days := p.build(b, &q.RequestFilter, true, "count", "")
-	var newest, oldest, found int64
-	err = rows(ctx, tx, `WITH RECURSIVE `+with+` SELECT at, SUM(count) FROM (`+days+`) AS days GROUP BY at ORDER BY at DESC`, func(r *sql.Rows) error {
-		var start, n int64
-		if err := r.Scan(&start, &n); err != nil || found > int64(q.Limit) {
-			return err
-		}
-		if newest == 0 {
-			newest = start + dayMS
-		}
-		oldest = start
-		// It is unknown how many requests of a partly covered day are in the span.
-		if to < 0 || start+dayMS <= to {
-			found += n
-		}
-		return nil
-	}, b.args...)
-	if to < 0 || newest < to {
-		to = newest
-	}
-	return max(from, oldest), to, newest > 0, err
 }
 
 // scanRecord reads the columns of rowNames.
@@ -214,6 +178,3 @@ func scanRecord(r *sql.Rows) (out api.Record, err error) {
 	}
 	return out, nil
 }
-
-// duration is the inverse of milliseconds.
-func duration(ms float64) time.Duration { return time.Duration(ms*float64(time.Millisecond) + 0.5) }

@@ -39,7 +39,7 @@ func TestRequestsPageByPage(t *testing.T) {
 	} {
 		var want []string
 		for i := range recs {
-			if chosen(&f, &recs[i]) {
+			if chosenBy(&f, &recs[i]) {
 				want = append(want, recs[i].ID)
 			}
 		}

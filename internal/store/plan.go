@@ -4,80 +4,99 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"maps"
 	"slices"
-	"strconv"
-	"strings"
+	"time"
 
 	"ollama-api-service/internal/api"
 )
 
-// kept is the range of the stored data. rows, minutes and rollups are the times from which on these exist. Quarters and the hours of
-// usage_period exist as long as rows; all other sums as long as rollups. Data exists from first to end, the end of the last day with data.
-type kept struct{ rows, minutes, rollups, first, end int64 }
+// The lengths of the periods that have sums, in milliseconds.
+const (
+	minuteMS = 60_000
+	hourMS   = 60 * minuteMS
+	dayMS    = 24 * hourMS
+	// foreverMS is the width of all-time sums, which are never deleted.
+	foreverMS = 0
+)
+
+// kept is the range of the stored data, in milliseconds. rows and rollups are the times from which on requests and sums exist. closed is
+// the end of the hours with sums. Data exists from first to end, which are whole days; end is 0 without data. folded and forever are the
+// greatest rowids in packs and in the totals of all time.
+type kept struct {
+	rows, rollups, closed, first, end int64
+	folded, forever                   int64
+	// old is the time from which on the rows up to oldRows are in the tables of earlier versions; negative means never.
+	old, oldRows int64
+	totals       bool // the totals of all time have those of earlier versions
+}
 
 func readKept(ctx context.Context, tx *sql.Tx) (k kept, err error) {
+	k.old = -1
+	marks := map[string]*int64{
+		"rows": &k.rows, "rollups": &k.rollups, "closed": &k.closed, "folded": &k.folded, "forever": &k.forever, "old": &k.old, "old_rows": &k.oldRows,
+	}
 	err = rows(ctx, tx, `SELECT what, since FROM kept`, func(r *sql.Rows) error {
 		var what string
 		var since int64
 		err := r.Scan(&what, &since)
-		switch what {
-		case "rows":
-			k.rows = since
-		case "minutes":
-			k.minutes = since
-		case "rollups":
-			k.rollups = since
+		if at := marks[what]; at != nil {
+			*at = since
 		}
+		k.totals = k.totals || what == "totals"
 		return err
 	})
 	if err != nil {
 		return k, err
 	}
-	var first, last sql.NullInt64
-	err = tx.QueryRowContext(ctx, `SELECT (SELECT MIN(start) FROM usage_sum WHERE kind = $1 AND width = $2), (SELECT MAX(start) FROM usage_sum WHERE kind = $1 AND width = $2)`,
-		byOutcome, dayMS).Scan(&first, &last)
-	if last.Valid {
-		k.first, k.end = down(first.Int64, blockMS), up(last.Int64+dayMS, blockMS)
+	const days = ` WHERE kind = $1 AND width = $2`
+	for _, table := range k.sumTables() {
+		var first, last sql.NullInt64
+		err := tx.QueryRowContext(ctx, `SELECT (SELECT MIN(start) FROM `+table.name+days+`), (SELECT MAX(start) FROM `+table.name+days+`)`, table.kind, dayMS).Scan(&first, &last)
+		if err != nil {
+			return k, err
+		}
+		k.cover(first, last)
 	}
+	var first, last sql.NullInt64
+	if err = tx.QueryRowContext(ctx, `SELECT (SELECT MIN(hour) FROM packs), (SELECT MAX(hour) FROM packs)`).Scan(&first, &last); err != nil {
+		return k, err
+	}
+	k.cover(first, last)
+	err = tx.QueryRowContext(ctx, `SELECT MIN(at), MAX(at) FROM requests WHERE rowid > $1`, k.folded).Scan(&first, &last)
+	k.cover(first, last)
 	return k, err
 }
 
-// source is where the sums of one period length are read.
-type source struct {
-	kind         kind
-	width, since int64
+// cover extends the range of the data to days with data.
+func (k *kept) cover(first, last sql.NullInt64) {
+	if !first.Valid {
+		return
+	}
+	if start := down(first.Int64, dayMS); k.end == 0 || start < k.first {
+		k.first = start
+	}
+	k.end = max(k.end, down(last.Int64, dayMS)+dayMS)
 }
 
-// sources returns where a query about the dimensions in needs can be answered from, the longest periods first. With chosen keys, the
-// cells are in usage_period, among few others. Queries about all keys have their own sums if they name at most one other dimension.
-func (k kept) sources(needs kind, keysChosen bool) []source {
-	from := func(k kind, since int64, widths ...int64) (all []source) {
-		for _, w := range widths {
-			all = append(all, source{k, w, since})
-		}
-		return all
-	}
-	switch {
-	case needs == 0:
-		needs = byOutcome
-		fallthrough
-	case needs&(needs-1) == 0:
-		fine := byOthers
-		if needs == byKey {
-			fine = byKey
-		}
-		return append(from(needs, k.rollups, blockMS, dayMS, hourMS), source{fine, quarterMS, k.rows}, source{fine, minuteMS, k.minutes})
+// source is where the sums of one period length are read: those that start from since on and end until until.
+type source struct {
+	kind                kind
+	width, since, until int64
+}
+
+// sources returns where a query about some names can be answered from, the longest periods first. What is left is read from packs.
+func (k kept) sources(needs kind) []source {
+	day := func(of kind) source { return source{of, dayMS, k.rollups, down(k.closed, dayMS)} }
+	hour := func(of kind) source { return source{of, hourMS, k.rollups, k.closed} }
+	switch others := needs &^ byKey; {
 	case needs&byKey == 0:
-		return append(from(byOthers, k.rollups, blockMS, dayMS, hourMS),
-			source{byOthers, quarterMS, k.rows}, source{byOthers, minuteMS, k.minutes})
+		return []source{day(byOthers), hour(byOthers)}
+	case others == 0:
+		return []source{day(byKey), hour(byKey)}
+	case others&(others-1) == 0:
+		return []source{day(needs)}
 	}
-	hours := source{byAll, hourMS, k.rows}
-	others := needs &^ byKey
-	if !keysChosen && others&(others-1) == 0 {
-		return append(from(needs, k.rollups, blockMS, dayMS), hours)
-	}
-	return append(from(byAll, k.rollups, dayMS), hours)
+	return []source{day(byAll)}
 }
 
 // run is a sequence of periods whose sums are read: [from, to) in steps of width. They belong to the time label; ownTime means the start
@@ -87,7 +106,7 @@ type run struct {
 	from, to, label int64
 }
 
-// stretch is a piece of time whose rows are read.
+// stretch is a piece of time whose requests are read.
 type stretch struct{ from, to, label int64 }
 
 const ownTime = -1
@@ -101,7 +120,7 @@ type plan struct {
 }
 
 // before and after return the ends of the smallest distinguishable piece of time around t: t itself as long as there are rows, otherwise
-// the boundary of a minute, an hour or a day.
+// the boundary of an hour or a day.
 func (p *plan) before(t int64) int64 { return p.border(t, down) }
 func (p *plan) after(t int64) int64  { return p.border(t, up) }
 
@@ -117,8 +136,15 @@ func (p *plan) border(t int64, round func(int64, int64) int64) int64 {
 	return p.kept.rollups
 }
 
-// cut composes [from, to) from the longest periods that fit, and from rows where none does.
-func (p *plan) cut(from, to, label int64) { p.cutFrom(p.sources, from, to, label) }
+// cut composes [from, to) from the longest periods that fit, and from rows where none does. What is in old tables is separate from what
+// is not.
+func (p *plan) cut(from, to, label int64) {
+	if old := p.kept.old; old > from && old < to {
+		p.cutFrom(p.sources, from, old, label)
+		from = old
+	}
+	p.cutFrom(p.sources, from, to, label)
+}
 
 func (p *plan) cutFrom(sources []source, from, to, label int64) {
 	if from >= to {
@@ -129,7 +155,7 @@ func (p *plan) cutFrom(sources []source, from, to, label int64) {
 		return
 	}
 	s := sources[0]
-	first, last := up(max(from, s.since), s.width), down(to, s.width)
+	first, last := up(max(from, s.since), s.width), down(min(to, s.until), s.width)
 	if first >= last {
 		p.cutFrom(sources[1:], from, to, label)
 		return
@@ -142,67 +168,49 @@ func (p *plan) cutFrom(sources []source, from, to, label int64) {
 // cutEach cuts [from, to) at each step of UTC, with the start of each step as label.
 func (p *plan) cutEach(step, from, to int64) {
 	first, last := up(from, step), down(to, step)
-	if first > last {
-		p.cut(from, to, last)
-		return
-	}
-	p.cut(from, first, down(from, step))
 	for _, s := range p.sources {
-		if s.width == step && first < last {
-			p.runs = append(p.runs, run{s, first, last, ownTime})
+		if s.width == step {
+			last = min(last, down(s.until, step))
 		}
 	}
-	p.cut(last, to, last)
+	if p.kept.old >= 0 {
+		last = first // the old tables cut the time too
+	}
+	whole := slices.IndexFunc(p.sources, func(s source) bool { return s.width == step })
+	if whole >= 0 && first < last {
+		p.cut(from, first, down(from, step))
+		p.runs = append(p.runs, run{p.sources[whole], first, last, ownTime})
+		from = last
+	}
+	for from < to {
+		next := min(down(from, step)+step, to)
+		p.cut(from, next, down(from, step))
+		from = next
+	}
 }
 
-// build returns a SELECT of columns for the cells and rows of the plan that match the filter. It must follow its own WITH.
-func (p *plan) build(b *builder, f *api.RequestFilter, labelled bool, columns, rowColumns string) (with, query string) {
-	var tables, parts []string
-	label := ""
-	if labelled {
-		label = "CASE WHEN s.label < 0 THEN s.start ELSE s.label END AS at, "
+func down(ms, step int64) int64 {
+	if step == foreverMS {
+		return 0
 	}
-	byKind := map[kind][]string{}
-	for _, r := range p.runs {
-		byKind[r.kind] = append(byKind[r.kind], "("+b.params(r.width, r.from, r.to, r.label)+")")
-	}
-	for i, k := range slices.Sorted(maps.Keys(byKind)) {
-		// Look up each period by its start, and not by a range, so that the index also applies to the names that follow in the key.
-		name, table, on := "run"+strconv.Itoa(i), "usage_sum", "u.kind = "+b.param(int64(k))+" AND "
-		if k == byAll {
-			table, on = "usage_period", ""
-		}
-		tables = append(tables, name+`(width, start, stop, label) AS (SELECT * FROM (VALUES `+strings.Join(byKind[k], ", ")+`) AS v
-			UNION ALL SELECT width, start + width, stop, label FROM `+name+` WHERE start + width < stop)`)
-		parts = append(parts, `SELECT `+label+columns+` FROM `+name+` AS s CROSS JOIN `+table+` AS u WHERE `+on+`u.width = s.width AND u.start = s.start`+empty(k)+b.filter(f))
-	}
-	if len(p.rows) > 0 {
-		if labelled {
-			label = "s.label AS at, "
-		}
-		stretches := make([]string, len(p.rows))
-		for i, r := range p.rows {
-			stretches[i] = "(" + b.params(r.from, r.to, r.label) + ")"
-		}
-		tables = append(tables, `stretch(low, high, label) AS (VALUES `+strings.Join(stretches, ", ")+`)`)
-		parts = append(parts, `SELECT `+label+rowColumns+` FROM stretch AS s CROSS JOIN requests AS u WHERE u.at >= s.low AND u.at < s.high`+b.filter(f))
-	}
-	return strings.Join(tables, ",\n\t\t"), strings.Join(parts, "\n\t\tUNION ALL ")
+	return ms - ms%step
 }
 
-// empty is the condition that the names outside the kind are ”. Without it, the index would not apply to the columns that follow them in
-// the key.
-func empty(k kind) string {
-	cond := ""
-	for _, n := range []struct {
-		kind   kind
-		column string
-	}{{byModel, "model"}, {byEndpoint, "endpoint"}, {byBackend, "backend"}, {byOutcome, "outcome"}, {byKey, "key"}} {
-		if k&n.kind == 0 {
-			cond += " AND u." + n.column + " = ''"
-		}
-	}
-	return cond
-}
+func up(ms, step int64) int64 { return down(ms+step-1, step) }
 
 func placeholder(n int) string { return fmt.Sprint("$", n) }
+
+// span returns the filter's time range in milliseconds. -1 means no end.
+func span(f *api.RequestFilter) (from, to int64) {
+	to = -1
+	if !f.From.IsZero() {
+		from = max(0, upMillis(f.From))
+	}
+	if !f.To.IsZero() {
+		to = max(from, upMillis(f.To))
+	}
+	return from, to
+}
+
+// upMillis is the first millisecond that is not before t: rows have no finer times.
+func upMillis(t time.Time) int64 { return millis(t.Add(time.Millisecond - time.Nanosecond)) }

@@ -3,30 +3,45 @@ package store
 import (
 	"context"
 	"database/sql"
+	"slices"
 	"strings"
 	"time"
 
 	"ollama-api-service/internal/api"
 )
 
-// rowColumns are the columns of a row in the database, without its shape.
-var rowColumns = api.StoredColumns()
+// rowColumns are the stored columns, and rowNames are those as a query of requests r and their shapes s reads them. The names that a
+// shape has are only in it.
+var (
+	rowColumns = api.StoredColumns()
+	rowNames   = func() string {
+		names := namesOf(rowColumns)
+		for i, c := range rowColumns {
+			if inShape(c) {
+				names[i] = "s." + names[i]
+			} else {
+				names[i] = "r." + names[i]
+			}
+		}
+		return strings.Join(names, ", ")
+	}()
+	ownColumns = slices.DeleteFunc(api.StoredColumns(), inShape)
+)
 
-var rowNames = func() string {
-	var names []string
-	for _, c := range rowColumns {
-		names = append(names, c.Name)
-	}
-	return strings.Join(names, ", ")
-}()
+func inShape(c *api.Column) bool { return slices.Contains(shapeColumns, c) }
 
-var addRecord = func() string {
-	var b builder
-	for range len(rowColumns) + 1 {
-		b.param(nil)
-	}
-	return `INSERT INTO requests (` + rowNames + `, shape) VALUES (` + b.list() + `) ON CONFLICT (id) DO NOTHING`
-}()
+// addRows returns the statement that adds some rows, and returns the rowids of those that are new. The first table had columns for some
+// names of the shape. Its parameters have no names, because the driver would look up each of them in a list of all.
+func addRows(n int) string {
+	row := "(" + strings.Repeat("?, ", len(ownColumns)+2) + "'', '', '', ''), "
+	return `INSERT INTO requests (rowid, shape, ` + strings.Join(namesOf(ownColumns), ", ") + `, model, endpoint, backend, outcome) VALUES ` +
+		strings.TrimSuffix(strings.Repeat(row, n), ", ") + ` ON CONFLICT (id) DO NOTHING RETURNING rowid`
+}
+
+// rowsAtOnce is how many rows a statement adds if there are as many.
+const rowsAtOnce = 50
+
+var addMany, addOne = addRows(rowsAtOnce), addRows(1)
 
 // AddRecords adds requests in one transaction and returns how many were new. A record whose ID already exists changes nothing, so that a
 // batch can be repeated if its outcome is unknown.
@@ -34,76 +49,113 @@ func (s *Store) AddRecords(ctx context.Context, recs []api.Record) (inserted int
 	if len(recs) == 0 {
 		return 0, nil
 	}
+	var newest, last int64
+	var grown *batch
 	err = s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		add, err := tx.PrepareContext(ctx, addRecord)
+		k, d, err := s.begin(ctx, tx)
 		if err != nil {
 			return err
 		}
-		defer add.Close()
-		var minutes int64
-		if err := tx.QueryRowContext(ctx, `SELECT since FROM kept WHERE what = 'minutes'`).Scan(&minutes); err != nil {
+		before, err := s.tail.in(ctx, tx, d, k.folded)
+		if err != nil {
 			return err
 		}
-		sums, known := newRollup(minutes), shapes{}
-		for i := range recs {
-			number, err := known.of(ctx, tx, &recs[i])
-			if err != nil {
-				return err
-			}
-			done, err := add.ExecContext(ctx, append(recordRow(&recs[i]), number)...)
-			if err != nil {
-				return err
-			}
-			n, err := done.RowsAffected()
-			if err != nil {
-				return err
-			}
-			if n > 0 {
-				sums.add(&recs[i])
-				inserted++
-			}
+		newest = k.folded
+		if n := before.len(); n > 0 {
+			newest = before.n[n-1]
 		}
-		return sums.save(ctx, tx)
+		grown = before.clip()
+		a := adder{tx: tx, names: d.writing(), batch: grown, next: newest + 1}
+		if err := a.add(ctx, recs); err != nil {
+			return err
+		}
+		inserted, last = a.added, newest
+		if a.added > 0 {
+			last = grown.n[grown.len()-1]
+		}
+		if grown.len() < s.foldRows {
+			return nil
+		}
+		return s.fold(ctx, tx, &k, a.names.dictionary(), grown)
 	})
 	if err != nil {
 		return 0, err
 	}
+	s.tail.added(newest, last, grown)
 	return inserted, nil
 }
 
-// shape is a combination of names that requests have in common. The list finds requests by it.
-type shape struct {
-	model, endpoint, backend string
-	outcome                  api.Outcome
+// adder adds rows in a transaction.
+type adder struct {
+	tx    *sql.Tx
+	names *writing
+	batch *batch
+	next  int64 // rowid
+	added int
 }
 
-// shapes are the numbers of the shapes in a transaction.
-type shapes map[shape]int64
-
-func (known shapes) of(ctx context.Context, tx *sql.Tx, r *api.Record) (id int64, err error) {
-	s := shape{r.Model, r.Endpoint, r.Backend, r.Outcome}
-	if id, ok := known[s]; ok {
-		return id, nil
+func (a *adder) add(ctx context.Context, recs []api.Record) error {
+	many, err := a.tx.PrepareContext(ctx, addMany)
+	if err != nil {
+		return err
 	}
-	// The update, which changes nothing, makes SQLite return the number of an existing shape too.
-	err = tx.QueryRowContext(ctx, `INSERT INTO shapes (model, endpoint, backend, outcome) VALUES ($1, $2, $3, $4)
-		ON CONFLICT (model, endpoint, backend, outcome) DO UPDATE SET model = excluded.model RETURNING id`,
-		s.model, s.endpoint, s.backend, string(s.outcome)).Scan(&id)
-	known[s] = id
-	return id, err
-}
-
-// recordRow returns a record's stored columns.
-func recordRow(r *api.Record) []any {
-	row := make([]any, len(rowColumns), len(rowColumns)+1)
-	for i, c := range rowColumns {
-		row[i] = c.Stored(r)
+	defer many.Close()
+	one, err := a.tx.PrepareContext(ctx, addOne)
+	if err != nil {
+		return err
 	}
-	return row
+	defer one.Close()
+	for len(recs) > 0 {
+		n, statement := 1, one
+		if len(recs) >= rowsAtOnce {
+			n, statement = rowsAtOnce, many
+		}
+		if err := a.some(ctx, statement, recs[:n]); err != nil {
+			return err
+		}
+		recs = recs[n:]
+	}
+	return nil
 }
 
-// milliseconds keeps fractions.
-func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+func (a *adder) some(ctx context.Context, statement *sql.Stmt, recs []api.Record) error {
+	args := make([]any, 0, len(recs)*(len(ownColumns)+2))
+	keys, shapes := make([]int64, len(recs)), make([]int64, len(recs))
+	for i := range recs {
+		r := &recs[i]
+		var err error
+		if keys[i], err = a.names.key(ctx, a.tx, r.Key); err != nil {
+			return err
+		}
+		if shapes[i], err = a.names.shape(ctx, a.tx, shapeOf(r)); err != nil {
+			return err
+		}
+		args = append(args, a.next+int64(i), shapes[i])
+		for _, c := range ownColumns {
+			args = append(args, c.Stored(r))
+		}
+	}
+	done, err := statement.QueryContext(ctx, args...)
+	if err != nil {
+		return err
+	}
+	defer done.Close()
+	for done.Next() {
+		var n int64
+		if err := done.Scan(&n); err != nil {
+			return err
+		}
+		i := n - a.next
+		var amounts [sumCount]int64
+		for k, c := range sumColumns {
+			amounts[k] = c.Amount(&recs[i])
+		}
+		a.batch.add(n, millis(recs[i].At), keys[i], shapes[i], &amounts)
+		a.added++
+	}
+	a.next += int64(len(recs))
+	return done.Err()
+}
 
 // AddTallies adds counts to the per-minute counters. It is not idempotent.
 func (s *Store) AddTallies(ctx context.Context, t []api.Tally) error {
@@ -190,3 +242,6 @@ func (s *Store) AdmittedSince(ctx context.Context, since time.Time) ([]Admitted,
 	})
 	return all, err
 }
+
+// duration is a time that is stored in milliseconds.
+func duration(ms float64) time.Duration { return time.Duration(ms*float64(time.Millisecond) + 0.5) }

@@ -49,11 +49,11 @@ func TestRecordRow(t *testing.T) {
 	ms := noon.UnixMilli()
 	for id, want := range map[string][]any{
 		"full": {
-			"full", "theirs", ms, "oas_a", "qwen3:latest", "claude-x", "/api/chat", "inference", "gpu1", "upstream_error", int64(502),
+			"full", "theirs", ms, "oas_a", "", "claude-x", "", "inference", "", "", int64(502),
 			"upstream_error", int64(1), int64(1), int64(2), int64(1), 1.5, 2.5, 2.0, int64(4), int64(0), int64(time.Hour), int64(7), int64(8), int64(9), "10.0.0.7", 1.25, int64(77), 1000.0, int64(1), 3.0, nil,
 		},
 		"bare": {
-			"bare", "", ms, "oas_a", "", "", "/v1/chat/completions", "inference", "", "ok", int64(0),
+			"bare", "", ms, "oas_a", "", "", "", "inference", "", "", int64(0),
 			"", int64(0), int64(0), int64(0), int64(0), nil, 0.0, 0.0, nil, nil, nil, nil, int64(0), int64(0), "", nil, nil, nil, int64(2), 0.0, 0.0,
 		},
 	} {
@@ -76,8 +76,8 @@ func dump(t *testing.T, s *Store) []string {
 	t.Helper()
 	var all []string
 	for table, columns := range map[string]string{
-		"requests":     "id, key, at, 0",
-		"usage_period": "width, start, key || model || endpoint || backend || outcome, count", "usage_sum": "kind, width || '-' || start, model || endpoint || backend || outcome || key, count", "usage_latency": "key, bucket, count, 0",
+		"requests": "id, key, at, shape", "packs": "hour, n, hex(find), hex(rest)", "sums": "kind || '-' || width, start, part, hex(cells)",
+		"kept": "what, since, 0, 0",
 	} {
 		err := s.read(t.Context(), func(tx *sql.Tx) error {
 			return rows(t.Context(), tx, "SELECT "+columns+" FROM "+table, func(r *sql.Rows) error {
@@ -97,6 +97,7 @@ func dump(t *testing.T, s *Store) []string {
 
 func TestAddRecordsTwice(t *testing.T) {
 	s, _ := create(t)
+	s.foldRows = 100
 	var batch []api.Record
 	for i := range 300 {
 		r := record(fmt.Sprint(i), fmt.Sprint("oas_", i%7), noon.Add(time.Duration(i)*time.Second))
@@ -272,7 +273,6 @@ func TestLastDayToTheMillisecond(t *testing.T) {
 	}
 }
 
-// This feeds the rollup as AddRecords does, without writing rows, which would only take time.
 func TestPercentilesOf100k(t *testing.T) {
 	if testing.Short() {
 		t.Skip("slow: make test runs it")
@@ -280,18 +280,17 @@ func TestPercentilesOf100k(t *testing.T) {
 	s, _ := create(t)
 	random := rand.New(rand.NewPCG(3, 4))
 	exact := map[string][]float64{}
-	sums := newRollup(0)
+	const allKeys = ""
+	var recs []api.Record
 	for i := range 100_000 {
 		r := record(fmt.Sprint(i), fmt.Sprint("oas_", i%3), noon)
 		r.Total = time.Duration(math.Exp(random.NormFloat64()*1.5) * float64(800*time.Millisecond))
-		sums.add(&r)
+		recs = append(recs, r)
 		for _, who := range []string{r.Key, allKeys} {
 			exact[who] = append(exact[who], r.Total.Seconds())
 		}
 	}
-	if err := s.write(t.Context(), sums.save); err != nil {
-		t.Fatal(err)
-	}
+	addRecords(t, s, recs...)
 	all := must[AllStatistics](t)(s.AllStatistics(t.Context(), noon))
 	for who, seconds := range exact {
 		slices.Sort(seconds)

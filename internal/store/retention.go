@@ -9,15 +9,14 @@ import (
 
 // Retention is how long usage is stored. 0 stores it forever. The totals of each key are always stored forever.
 type Retention struct {
-	Rows    time.Duration // single requests, sums by quarter of an hour, hours of every combination, and tallies
-	Rollups time.Duration // all other sums by hour and by day
+	Rows    time.Duration // single requests, packs and tallies
+	Rollups time.Duration // sums by hour and by day
 	// Running is a clock that advances steadily, even if the wall clock is changed. Nil means the wall clock.
 	Running func() time.Time
 }
 
 const (
-	keepMinutes = 48 * time.Hour // for the ends of the most frequent queries, about the last hours
-	trimEvery   = time.Hour
+	trimEvery = time.Hour
 	// A batch of deletions may block writers for about trimTime. Then it pauses for twice as long.
 	trimTime            = 10 * time.Millisecond
 	leastTrim, mostTrim = 20, 2000
@@ -69,6 +68,34 @@ func (s *Store) Trim(ctx context.Context, keep Retention, now func() time.Time, 
 	}
 }
 
+const (
+	sumEvery = 10 * time.Second
+	// graceMS is how long an hour stays open for requests that are booked late. Later ones are added to its sums one by one.
+	graceMS = 10 * minuteMS
+)
+
+// SumUp computes the sums of past hours and days until ctx ends, and first moves what earlier versions wrote into the tables of this one.
+// Answers are exact without it, but take longer.
+func (s *Store) SumUp(ctx context.Context, now func() time.Time, log *slog.Logger) {
+	failed := false
+	for {
+		err := s.convert(ctx, log)
+		if err == nil {
+			err = s.closeHours(ctx, down(millis(now())-graceMS, hourMS))
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil && !failed {
+			log.Warn("usage cannot be summed up now, so statistics take longer; trying again", "cause", err.Error())
+		}
+		failed = err != nil
+		if pause(ctx, sumEvery) != nil {
+			return
+		}
+	}
+}
+
 func pause(ctx context.Context, d time.Duration) error {
 	select {
 	case <-ctx.Done():
@@ -91,45 +118,35 @@ func (t *trimmer) trim(ctx context.Context, keep Retention, now time.Time) (dele
 	if err != nil {
 		return 0, err
 	}
+	// What is deleted must be in all sums before.
+	if err := t.store.foldAll(ctx); err != nil {
+		return 0, err
+	}
+	if err := t.store.closeHours(ctx, k.rows); err != nil {
+		return 0, err
+	}
 	for _, d := range []struct {
 		statement string
 		before    int64
-		kinds     []kind
-		widths    []int64
-	}{
-		{deleteRows, k.rows, []kind{0}, []int64{0}},
-		{deleteTallies, k.rows, []kind{0}, []int64{0}},
-		{deletePeriods, k.rows, []kind{0}, []int64{hourMS}},
-		{deletePeriods, k.rollups, []kind{0}, []int64{dayMS}},
-		{deleteSums, k.minutes, []kind{byKey, byOthers}, []int64{minuteMS}},
-		{deleteSums, k.rows, []kind{byKey, byOthers}, []int64{quarterMS}},
-		{deleteSums, k.rollups, append([]kind{byOthers}, singles...), []int64{hourMS, dayMS, blockMS}},
-		{deleteSums, k.rollups, pairs, []int64{dayMS, blockMS}},
-	} {
-		for _, k := range d.kinds {
-			for _, width := range d.widths {
-				n, err := t.delete(ctx, d.statement, d.before, k, width)
-				deleted += n
-				if err != nil {
-					return deleted, err
-				}
-			}
+	}{{deletePacks, k.rows}, {deleteRows, k.rows}, {deleteTallies, k.rows}, {deleteSums, k.rollups}} {
+		n, err := t.delete(ctx, d.statement, d.before)
+		deleted += n
+		if err != nil {
+			return deleted, err
 		}
 	}
 	return deleted, nil
 }
 
 const (
-	deleteRows    = `DELETE FROM requests WHERE id IN (SELECT id FROM requests WHERE at < $1 AND $2 = $3 ORDER BY at LIMIT $4)`
-	deleteTallies = `DELETE FROM tallies WHERE (minute, who, what) IN (SELECT minute, who, what FROM tallies WHERE minute < $1 AND $2 = $3 ORDER BY minute LIMIT $4)`
-	deletePeriods = `DELETE FROM usage_period WHERE (width, start, key, model, endpoint, backend, outcome) IN
-		(SELECT width, start, key, model, endpoint, backend, outcome FROM usage_period WHERE start < $1 AND $2 = 0 AND width = $3 ORDER BY start LIMIT $4)`
-	deleteSums = `DELETE FROM usage_sum WHERE (kind, width, start, model, endpoint, backend, outcome, key) IN
-		(SELECT kind, width, start, model, endpoint, backend, outcome, key FROM usage_sum WHERE start < $1 AND kind = $2 AND width = $3 ORDER BY start LIMIT $4)`
+	deletePacks   = `DELETE FROM packs WHERE rowid IN (SELECT rowid FROM packs WHERE hour < $1 ORDER BY hour LIMIT 1 + $2 / 500)`
+	deleteRows    = `DELETE FROM requests WHERE rowid IN (SELECT rowid FROM requests WHERE at < $1 ORDER BY at LIMIT $2)`
+	deleteTallies = `DELETE FROM tallies WHERE (minute, who, what) IN (SELECT minute, who, what FROM tallies WHERE minute < $1 ORDER BY minute LIMIT $2)`
+	deleteSums    = `DELETE FROM sums WHERE rowid IN (SELECT rowid FROM sums WHERE width > 0 AND start < $1 LIMIT 1 + $2 / 20)`
 )
 
 // delete runs one statement until it finds no more rows.
-func (t *trimmer) delete(ctx context.Context, statement string, before int64, k kind, width int64) (deleted int64, err error) {
+func (t *trimmer) delete(ctx context.Context, statement string, before int64) (deleted int64, err error) {
 	if before == 0 {
 		return 0, nil
 	}
@@ -139,7 +156,7 @@ func (t *trimmer) delete(ctx context.Context, statement string, before int64, k 
 		var begun time.Time
 		err := t.store.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
 			begun = time.Now() // not earlier: the transaction may have waited for others
-			done, err := tx.ExecContext(ctx, statement, before, int64(k), width, t.batch)
+			done, err := tx.ExecContext(ctx, statement, before, t.batch)
 			if err != nil {
 				return err
 			}
@@ -148,7 +165,7 @@ func (t *trimmer) delete(ctx context.Context, statement string, before int64, k 
 		})
 		took := time.Since(begun)
 		deleted += n
-		if err != nil || n < int64(t.batch) {
+		if err != nil || n == 0 {
 			return deleted, err
 		}
 		switch {
@@ -173,7 +190,7 @@ func (s *Store) setKept(ctx context.Context, keep Retention, now time.Time) (k k
 	}
 	err = s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		for what, ms := range map[string]int64{
-			"minutes": since(keepMinutes, hourMS), "rows": since(keep.Rows, dayMS), "rollups": since(keep.Rollups, blockMS),
+			"rows": since(keep.Rows, dayMS), "rollups": since(keep.Rollups, dayMS),
 		} {
 			if _, err := tx.ExecContext(ctx, `UPDATE kept SET since = $1 WHERE what = $2 AND since < $1`, ms, what); err != nil {
 				return err

@@ -76,6 +76,10 @@ func CreateLogged(ctx context.Context, path string, log *slog.Logger, o CreateOp
 		s.Close()
 		return nil, fmt.Errorf("the schema of %s cannot be upgraded: %w; the failed step changed nothing", path, withTriedCause(path, err))
 	}
+	if err := errors.Join(s.addOldTotals(ctx), s.dropOld(ctx)); err != nil {
+		s.Close()
+		return nil, err
+	}
 	return s, nil
 }
 
@@ -190,7 +194,7 @@ func connect(ctx context.Context, path string) (*Store, error) {
 }
 
 func newStore(path string, writer, reader *sql.DB) *Store {
-	return &Store{writer: writer, reader: reader, path: path, pages: newPages(), totals: totals{byKey: map[string]*summary{}}}
+	return &Store{writer: writer, reader: reader, path: path, foldRows: foldRows}
 }
 
 // connectReadOnly opens a database on a disk that is mounted read-only. Reads work; writes fail with that cause.

@@ -20,15 +20,15 @@ type Store struct {
 	writer *sql.DB
 	reader *sql.DB
 	path   string
-	// Caches for queries about all keys.
-	pages  *pages
-	totals totals
-	waits  atomic.Pointer[TrimWait]
+	// What transactions have read and cannot change.
+	dictionaries dictionaries
+	tail         tail
+	foldRows     int
+	waits        atomic.Pointer[TrimWait]
 }
 
 // Close closes all connections. Committed data is also safe without it.
 func (s *Store) Close() error {
-	s.pages.cache.StopAllGoroutines()
 	// The writer is closed last: the last connection moves the write-ahead log into the file.
 	return errors.Join(s.reader.Close(), s.writer.Close())
 }

@@ -60,11 +60,10 @@ func TestUpgradeIsKilled(t *testing.T) {
 	}
 	s := must[*Store](t)(Create(t.Context(), path))
 	defer s.Close()
-	var minutes int64
-	if err := s.reader.QueryRow(`SELECT since FROM kept WHERE what = 'minutes'`).Scan(&minutes); err != nil {
+	if err := s.convert(t.Context(), slog.New(slog.DiscardHandler)); err != nil {
 		t.Fatal(err)
 	}
-	inStep(t, s, minutes)
+	usageIsExact(t, s, recs)
 	if all := must[AllStatistics](t)(s.AllStatistics(t.Context(), noon)); all.Total.TotalRequests != int64(len(recs)) {
 		t.Errorf("%d requests of %d after %d kills", all.Total.TotalRequests, len(recs), killed)
 	}

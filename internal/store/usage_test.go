@@ -40,10 +40,18 @@ func sample(n int) []api.Record {
 	return recs
 }
 
-func chosen(f *api.RequestFilter, r *api.Record) bool {
+func chosenBy(f *api.RequestFilter, r *api.Record) bool {
 	in := func(names []string, name string) bool { return len(names) == 0 || slices.Contains(names, name) }
 	return in(f.Keys, r.Key) && in(f.Models, r.Model) && in(f.Endpoints, r.Endpoint) && in(f.Backends, r.Backend) && in(f.Outcomes, string(r.Outcome)) &&
 		(f.From.IsZero() || !r.At.Before(f.From)) && (f.To.IsZero() || r.At.Before(f.To))
+}
+
+func usedBy(r *api.Record) used {
+	var amounts [sumCount]int64
+	for i, c := range sumColumns {
+		amounts[i] = c.Amount(r)
+	}
+	return one(millis(r.At), &amounts)
 }
 
 // byHand computes the expected Usage row by row: groups by their joined names, unordered.
@@ -59,7 +67,7 @@ func byHand(recs []api.Record, q UsageQuery) map[string]used {
 	}
 	for i := range recs {
 		r := &recs[i]
-		if !chosen(&q.RequestFilter, r) {
+		if !chosenBy(&q.RequestFilter, r) {
 			continue
 		}
 		name := ""
@@ -69,25 +77,8 @@ func byHand(recs []api.Record, q UsageQuery) map[string]used {
 				api.ByHour: r.At.Truncate(time.Hour).String(), api.ByDay: date(r.At, d), api.ByWeek: date(r.At, d), api.ByMonth: date(r.At, d),
 			}[d] + "|"
 		}
-		u := groups[name]
-		u.count++
-		u.prompt += r.PromptTokens
-		u.completion += r.CompletionTokens
-		u.estimated += flag(r.Estimated)
-		u.slot += milliseconds(r.Slot)
-		u.gpu += milliseconds(max(r.GPU, 0))
-		u.queue += milliseconds(max(r.Queued, 0))
-		u.in += r.BytesIn
-		u.out += r.BytesOut
-		u.last = max(u.last, millis(r.At))
-		if r.Total > 0 {
-			u.timed++
-			u.total += milliseconds(r.Total)
-		}
-		if r.FirstByte > 0 {
-			u.firstBytes++
-			u.firstByte += milliseconds(r.FirstByte)
-		}
+		u, one := groups[name], usedBy(r)
+		u.add(&one)
 		groups[name] = u
 	}
 	return groups
@@ -100,8 +91,7 @@ func groupName(g *api.UsageGroup, by []api.Dimension) string {
 		case api.ByHour, api.ByDay, api.ByWeek, api.ByMonth:
 			name += g.Start.String() + "|"
 		default:
-			var start sql.NullInt64
-			name += **place(g, d, &start).(**string) + "|"
+			name += **g.Name(d) + "|"
 		}
 	}
 	return name
@@ -109,10 +99,35 @@ func groupName(g *api.UsageGroup, by []api.Dimension) string {
 
 // For any time range, filter and grouping, the answer equals counting row by row.
 func TestUsageIsExact(t *testing.T) {
-	s, _ := create(t)
 	recs := sample(3000)
-	addRecords(t, s, recs[:1000]...)
-	addRecords(t, s, recs[1000:]...)
+	for name, prepare := range map[string]func(*Store){
+		"rows of the tail": func(s *Store) { addRecords(t, s, recs...) },
+		"packs":            func(s *Store) { s.foldRows = 500; addRecords(t, s, recs...) },
+		"sums and late rows": func(s *Store) {
+			s.foldRows = 200
+			for i := 0; i < len(recs); i += 500 {
+				addRecords(t, s, recs[i:i+500]...)
+				sumUp(t, s, noon.Add(time.Duration(i-2500)*time.Minute))
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, _ := create(t)
+			prepare(s)
+			usageIsExact(t, s, recs)
+		})
+	}
+}
+
+// sumUp closes the hours before until.
+func sumUp(t testing.TB, s *Store, until time.Time) {
+	t.Helper()
+	if err := s.closeHours(t.Context(), down(millis(until), hourMS)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func usageIsExact(t *testing.T, s *Store, recs []api.Record) {
 	random := rand.New(rand.NewPCG(9, 10))
 	filters := []api.RequestFilter{
 		{},
@@ -276,22 +291,27 @@ func TestUsageByDayOfAZone(t *testing.T) {
 	}
 }
 
-// Weeks and months of past years are composed of blocks of days and of days, and of nothing else.
+// Weeks and months of past years are composed of days, and of nothing else.
 func TestMonthsAreReadFromDays(t *testing.T) {
 	s, _ := create(t)
 	recs := years()
 	addRecords(t, s, recs...)
+	if err := s.foldAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	sumUp(t, s, noon)
 	for _, by := range []api.Dimension{api.ByWeek, api.ByMonth} {
-		q := UsageQuery{By: []api.Dimension{by}, Limit: 1000, RequestFilter: api.RequestFilter{From: noon.AddDate(-2, 0, 0).Truncate(24 * time.Hour)}}
+		q := UsageQuery{By: []api.Dimension{by}, Limit: 1000}
+		q.From, q.To = noon.AddDate(-2, 0, 0).Truncate(24*time.Hour), noon.Truncate(24*time.Hour)
 		err := s.read(t.Context(), func(tx *sql.Tx) error {
 			p, _, _, err := q.plan(must[kept](t)(readKept(t.Context(), tx)))
 			for _, r := range p.runs {
 				if r.width < dayMS {
-					t.Errorf("%s: %d ms from %v", by, r.width, instant(r.from))
+					t.Errorf("%s: %d ms from %v, want whole days", by, r.width, instant(r.from))
 				}
 			}
 			if len(p.rows) > 0 {
-				t.Errorf("%s: rows are read: %v", by, p.rows)
+				t.Errorf("%s: rows are read: %v, want none", by, p.rows)
 			}
 			return err
 		})
@@ -304,7 +324,7 @@ func TestMonthsAreReadFromDays(t *testing.T) {
 		}
 		for _, row := range got.Rows {
 			if w := want[groupName(&row, q.By)]; !reflect.DeepEqual(row.Usage, w.usage()) {
-				t.Errorf("%s %v has %d requests, want %d", by, row.Start, row.Requests, w.count)
+				t.Errorf("%s %v has %+v, want %+v", by, row.Start, row.Usage, w.usage())
 			}
 		}
 	}
