@@ -275,14 +275,15 @@ func TestJournalOfAnOlderVersion(t *testing.T) {
 
 // A record after damage that is longer than the reader's buffer is found, at any distance.
 func TestDamageLongerThanTheBuffer(t *testing.T) {
-	for _, gap := range []int{readAhead - maxFrame, readAhead - 1, readAhead, readAhead + 1, 2*readAhead + 12345} {
+	cut := len(appendAdmit(nil, admission("a")))
+	// The second is a record of which the buffer has only the beginning.
+	for _, gap := range []int{readAhead - maxFrame, readAhead - cut - 10, readAhead - cut, readAhead, 2*readAhead + 12345} {
 		dir := t.TempDir()
 		path, data := writeJournal(t, dir)
 		noise := make([]byte, gap)
 		for i := range noise {
 			noise[i] = byte(i * 7 / 3)
 		}
-		cut := len(appendAdmit(nil, admission("a")))
 		data = append(append(append([]byte(nil), data[:cut]...), noise...), data[cut:]...)
 		if err := os.WriteFile(path, data, 0o600); err != nil {
 			t.Fatal(err)

@@ -96,7 +96,7 @@ func TestAFullJournalRefusesEverything(t *testing.T) {
 	}
 	o := still
 	o.Now = func() time.Time { return now }
-	o.MaxBytes, o.SegmentBytes = 600_000, 25_000 // fewer than batchRows, so nothing moves by itself
+	o.MaxBytes, o.SegmentBytes = 300_000, 15_000 // fewer than batchRows, so nothing moves by itself
 	var log logBuffer
 	b, err := open(t.Context(), t.TempDir(), add, l.count, log.logger(), o)
 	if err != nil {
@@ -142,7 +142,7 @@ func TestAFullJournalRefusesEverything(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.o.MaxBytes = b.journal.size - 200_000 // as if it had grown meanwhile
+	b.o.MaxBytes = b.journal.size - 100_000 // as if it had grown meanwhile
 	e, promised := refused(), now
 	b.pace.size = chunkRows / 10 // so that room is seen when it is made
 	for b.Room() != nil {
@@ -157,7 +157,7 @@ func TestAFullJournalRefusesEverything(t *testing.T) {
 		b.tidyJournal()
 	}
 	// Whole chunks and whole files: each is about 5 s.
-	if took := now.Sub(promised); e.RetryAfter > took+5*time.Second || took > e.RetryAfter+15*time.Second || e.RetryAfter < 5*time.Second {
+	if took := now.Sub(promised); e.RetryAfter > took+5*time.Second || took > e.RetryAfter+15*time.Second || e.RetryAfter < 2*time.Second {
 		t.Errorf("RetryAfter %v, and there was room after %v", e.RetryAfter, took)
 	}
 	booked(t, b, "d")
@@ -429,5 +429,64 @@ func BenchmarkFullJournal(b *testing.B) {
 		b.ReportMetric(float64(rows), "rows")
 		memory("MiB-moved")
 		abandon(books)
+	}
+}
+
+// Rows that may not be on the disk stay in memory, however many they are.
+func TestRowsThatAreNotOnTheDiskStayInMemory(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0) // accepts no writes
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	reader, pipe, err := os.Pipe() // accepts no fsync
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	defer pipe.Close()
+	for name, bad := range map[string]*os.File{"no write": full, "no fsync": pipe} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			l := ledger{fail: errDown}
+			o := still
+			o.KeepRows = 1
+			b := openLedger(t, dir, &l, &logBuffer{}, o)
+			all := ids("a", 3*chunkRows)
+			end := func(ids []string) {
+				for _, id := range ids {
+					if err := b.Admit(admission(id), false); err != nil {
+						t.Fatal(err)
+					}
+					mustEnd(t, b, id)
+				}
+			}
+			good := b.journal.segments[0].file
+			if bad == full {
+				b.journal.segments[0].file = bad
+			}
+			end(all[:2*chunkRows+10])
+			b.journal.segments[0].file = bad
+			synced := b.journal.synced
+			if bad == full {
+				synced = b.journal.seq // of what could be written
+			}
+			b.queue.shrink(0, synced)
+			b.tidyJournal()
+			if got := b.queue.kept; got != 2*chunkRows+10 {
+				t.Errorf("%d rows are in memory, want all %d", got, 2*chunkRows+10)
+			}
+			b.journal.segments[0].file = good
+			dueAgain(b)
+			b.tidyJournal()
+			end(all[2*chunkRows+10:])
+			b.tidyJournal()
+			if got := b.queue.kept; got > chunkRows {
+				t.Errorf("%d rows are in memory although the disk works, want at most %d", got, chunkRows)
+			}
+			l.setFail(nil)
+			mustFlush(t, b)
+			wantRows(t, &l, all...)
+		})
 	}
 }
