@@ -210,7 +210,7 @@ func books(t *testing.T, data string) (rows map[string]*booked) {
 	if err := db.QueryRow(`PRAGMA integrity_check`).Scan(&verdict); err != nil || verdict != "ok" {
 		t.Fatalf("integrity_check: %q, %v", verdict, err)
 	}
-	found, err := db.Query(`SELECT client_request_id, outcome, prompt_tokens, completion_tokens, estimated FROM requests`)
+	found, err := db.Query(`SELECT client_request_id, s.outcome, prompt_tokens, completion_tokens, estimated FROM requests r JOIN shapes s ON s.id = r.shape`)
 	if err != nil {
 		t.Fatal(err)
 	}
