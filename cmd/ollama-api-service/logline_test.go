@@ -29,7 +29,9 @@ func TestLinesAreThoseOfTheJSONHandler(t *testing.T) {
 	records = append(records, request)
 	for _, value := range []any{
 		"", "a\nb", "ä\u2028", "\xff", `\`, "<&>", "\x7f", -1, uint64(math.MaxUint64), 0.0, -0.5, 1e-7, 1e21, 123456789.125, math.Inf(1), math.NaN(), true, nil,
-		time.Second, at, errors.New("a cause"), []int{1}, slog.GroupValue(slog.Int("a", 1)), slog.GroupValue(),
+		time.Second, at, errors.New("a cause"),
+		[]int{1},
+		slog.GroupValue(slog.Int("a", 1)), slog.GroupValue(),
 	} {
 		r := slog.NewRecord(at, slog.LevelError, "m", 0)
 		r.AddAttrs(slog.String("before", "x"), slog.Any("value", value), slog.Int("after", 1))

@@ -31,7 +31,9 @@ const (
 // returnUnused returns memory to the system that a burst of requests has left, until ctx ends.
 func returnUnused(ctx context.Context) {
 	now := []metrics.Sample{
-		{Name: "/gc/heap/allocs:bytes"}, {Name: "/memory/classes/heap/objects:bytes"}, {Name: "/gc/heap/live:bytes"},
+		{Name: "/gc/heap/allocs:bytes"},
+		{Name: "/memory/classes/heap/objects:bytes"},
+		{Name: "/gc/heap/live:bytes"},
 		{Name: "/memory/classes/heap/free:bytes"},
 	}
 	tick := time.NewTicker(lookForUnused)

@@ -246,8 +246,8 @@ func (s *service) run(ctx context.Context, hangup <-chan os.Signal) error {
 	return err
 }
 
-// tend asks the Ollama servers for the first time, and starts the work in the background, until background ends. The function that it returns
-// waits for the end of that work.
+// tend asks the Ollama servers for the first time, and starts the work in the background, until background ends. The function that it
+// returns waits for the end of that work.
 func (s *service) tend(ctx, background context.Context) (wait func()) {
 	fleet := s.gateway.Fleet
 	s.systemd.starts("asking the Ollama servers")

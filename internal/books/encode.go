@@ -40,8 +40,9 @@ var (
 // another one. Columns that are not named here are encoded at the end, in the order of api.Columns, so that new ones are ignored by older
 // programs, and absent in their journals.
 var (
-	admitFields = columns("at", promptEstimate, "id", "client_request_id", "key", "model", "alias", "endpoint", "backend", "class", "client_addr")
-	endFields   = columns("outcome", "error_code", "status", "prompt_tokens", "completion_tokens", "ttfb_ms", "total_ms", "slot_ms",
+	admitFields = columns("at", promptEstimate, "id", "client_request_id", "key", "model", "alias", "endpoint", "backend", "class",
+		"client_addr")
+	endFields = columns("outcome", "error_code", "status", "prompt_tokens", "completion_tokens", "ttfb_ms", "total_ms", "slot_ms",
 		"bytes_in", "bytes_out", "ollama_total_ns", "ollama_load_ns", "ollama_prompt_eval_ns", "ollama_eval_ns")
 	// Fields of which the payload's flags say whether they are true or present.
 	flagFields  = columns("streamed", "estimated", "ollama_total_ns", "ollama_load_ns", "ollama_prompt_eval_ns", "ollama_eval_ns")
@@ -56,7 +57,8 @@ var (
 		}
 		return list
 	}()
-	laterAdmitFields = slices.Concat(columns(outputEstimate), slices.DeleteFunc(slices.Clone(laterFields), func(c *api.Column) bool { return !c.Admitted() }))
+	laterAdmitFields = slices.Concat(columns(outputEstimate),
+		slices.DeleteFunc(slices.Clone(laterFields), func(c *api.Column) bool { return !c.Admitted() }))
 )
 
 // Fields of an admission that are not columns.

@@ -189,7 +189,8 @@ func (b *Books) readBack(records []api.Record, c *chunk) ([]api.Record, error) {
 	}
 	defer f.Close()
 	had := len(records)
-	err = b.readFrames(c.at.path, io.NewSectionReader(f, c.from, c.to-c.from), c.from, &Found{}, func(kind byte, r api.Record, _, _ int64) error {
+	frames := io.NewSectionReader(f, c.from, c.to-c.from)
+	err = b.readFrames(c.at.path, frames, c.from, &Found{}, func(kind byte, r api.Record, _, _ int64) error {
 		if kind == kindEnd {
 			records = append(records, r)
 		}

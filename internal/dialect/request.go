@@ -58,8 +58,8 @@ func (r *Request) Model() api.Model {
 	return r.Models[0]
 }
 
-// Read reads a whole body of the kind under its terms. Reading it again, under other terms, is cheap. It returns a CodeBadRequest error if the body is ambiguous or malformed, or names
-// no model, and CodeForbidden for what the policy refuses.
+// Read reads a whole body of the kind under its terms. Reading it again, under other terms, is cheap. It returns a CodeBadRequest error if
+// the body is ambiguous or malformed, or names no model, and CodeForbidden for what the policy refuses.
 func (k Kind) Read(body *Body, terms *Terms) (*Request, error) {
 	if body.object == nil || body.kind != k {
 		o, err := body.guard(known[k])

@@ -14,7 +14,7 @@ import (
 func unframe(t testing.TB, answer string, size int) (body []byte, f framing, err error) {
 	t.Helper()
 	b := bufio.NewReader(strings.NewReader(answer))
-	resp, err := http.ReadResponse(b, &http.Request{Method: "POST"}) //nolint:bodyclose // it is not read
+	resp, err := http.ReadResponse(b, &http.Request{Method: "POST"})
 	if err != nil {
 		t.Fatal(err)
 	}

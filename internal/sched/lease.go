@@ -79,8 +79,8 @@ func (l *Lease) Release() time.Duration {
 	return l.held
 }
 
-// Charged returns, after Release, what the payer was charged in the order of payers: its service while other payers waited, in nanoseconds of
-// one slot, not yet divided by the weight.
+// Charged returns, after Release, what the payer was charged in the order of payers: its service while other payers waited, in nanoseconds
+// of one slot, not yet divided by the weight.
 func (l *Lease) Charged() time.Duration { return l.charged }
 
 // NoteWaitInside notes how long the request waited inside Ollama, by Ollama's own record. A wait shows that Ollama got more requests than

@@ -29,8 +29,8 @@ const (
 	mostUploads = 2048
 )
 
-// readBody reads the whole body, at most limit bytes. net/http notices a client that leaves only after that. The body is freed at the end of
-// the request, or by releaseBody.
+// readBody reads the whole body, at most limit bytes. net/http notices a client that leaves only after that. The body is freed at the end
+// of the request, or by releaseBody.
 func (x *exchange) readBody(limit int64) (*dialect.Body, error) {
 	coding, err := x.coding()
 	if err != nil {
@@ -91,8 +91,8 @@ func (x *exchange) readBody(limit int64) (*dialect.Body, error) {
 	return x.body, x.holdUpTo(pieces, outline+x.body.ReadingMemory())
 }
 
-// fill reads into b up to the end, at most limit bytes. expected is the length if it is known, and otherwise -1. besides and window are what
-// the request holds in addition to b, as in holdUpTo.
+// fill reads into b up to the end, at most limit bytes. expected is the length if it is known, and otherwise -1. besides and window are
+// what the request holds in addition to b, as in holdUpTo.
 func (x *exchange) fill(b *dialect.Body, besides, window int, expected, limit int64, read func([]byte) (int, error)) error {
 	for {
 		if len(b.Room()) == 0 {

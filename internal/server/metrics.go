@@ -384,7 +384,8 @@ func collectBackend(gauge sample, b *backend.Backend) {
 		gauge("backend_loaded_vram_bytes", "What they take of the memory of its GPUs.", float64(vram), "backend", b.Name)
 	}
 	if !state.Checked.IsZero() {
-		gauge("backend_last_probe_timestamp_seconds", "When the backend was last probed.", float64(state.Checked.UnixMilli())/1000, "backend", b.Name)
+		checked := float64(state.Checked.UnixMilli()) / 1000
+		gauge("backend_last_probe_timestamp_seconds", "When the backend was last probed.", checked, "backend", b.Name)
 	}
 }
 

@@ -11,8 +11,8 @@ import (
 	"ollama-api-service/internal/sched"
 )
 
-// changeModels serves one counted request that changes the models of a server: pull, push, create, copy, delete, or the upload of a file. It
-// is limited and booked like inference, but takes no slot and no tokens, may last as long as the network needs, and is sent once.
+// changeModels serves one counted request that changes the models of a server: pull, push, create, copy, delete, or the upload of a file.
+// It is limited and booked like inference, but takes no slot and no tokens, may last as long as the network needs, and is sent once.
 func (s *Server) changeModels(x *exchange) error {
 	targets, err := s.targets(x)
 	if err != nil {

@@ -132,7 +132,7 @@ func (s *Server) finish(x *exchange) {
 	x.releaseBody()
 	defer x.lastWrite()
 	defer func() { x.returnConnection(p == nil) }()
-	if p != nil && p != http.ErrAbortHandler {
+	if p != nil && p != http.ErrAbortHandler { //nolint:errorlint // p is a panic's value, which net/http compares in this way too
 		s.Log.Error("panic", "request_id", x.id, "route", x.template(), "panic", p, "stack", string(debug.Stack()))
 		p = http.ErrAbortHandler
 		if !x.started() {

@@ -76,7 +76,9 @@ func (q *RequestQuery) behind(b *builder) string {
 }
 
 // times returns when the requests of the page were admitted, and perhaps some more.
-func (s *Store) times(ctx context.Context, tx *sql.Tx, q *RequestQuery, k *kept, d *dictionary, c *chosen, from, to int64) (times []int64, err error) {
+func (s *Store) times(
+	ctx context.Context, tx *sql.Tx, q *RequestQuery, k *kept, d *dictionary, c *chosen, from, to int64,
+) (times []int64, err error) {
 	if c.none {
 		return nil, nil
 	}

@@ -67,8 +67,8 @@ func oldCells(ctx context.Context, tx *sql.Tx, d *dictionary, k kind, where stri
 		}
 		var u used
 		u[ofCount], u[ofLast], u[ofTimed], u[ofFirstBytes] = counts[0], counts[1], counts[2], counts[3]
-		for i, c := range sumColumns {
-			u[sums+i] = c.AmountOf(amounts[i])
+		for i, amount := range amounts {
+			u[sums+i] = sumColumns[i].AmountOf(amount)
 		}
 		var at shape
 		copy(at[:], names[1:])

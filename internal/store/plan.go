@@ -33,7 +33,8 @@ type kept struct {
 func readKept(ctx context.Context, tx *sql.Tx) (k kept, err error) {
 	k.old = -1
 	marks := map[string]*int64{
-		"rows": &k.rows, "rollups": &k.rollups, "closed": &k.closed, "folded": &k.folded, "forever": &k.forever, "old": &k.old, "old_rows": &k.oldRows,
+		"rows": &k.rows, "rollups": &k.rollups, "closed": &k.closed, "folded": &k.folded, "forever": &k.forever,
+		"old": &k.old, "old_rows": &k.oldRows,
 	}
 	err = rows(ctx, tx, `SELECT what, since FROM kept`, func(r *sql.Rows) error {
 		var what string

@@ -126,7 +126,8 @@ func readLast(ctx context.Context, tx *sql.Tx, now time.Time, key string, sum *s
 // readForever reads the totals of all time.
 func readForever(ctx context.Context, tx *sql.Tx, d *dictionary, c *chosen, of func(int64) *summary) error {
 	for i, k := range append(slices.Clone(foreverKinds), byKey|byBucket) {
-		err := readSums(ctx, tx, run{source: source{kind: k, width: foreverMS}, to: 1}, &chosen{keys: c.keys}, func(_, key, shape int64, u *used) {
+		total := run{source: source{kind: k, width: foreverMS}, to: 1}
+		err := readSums(ctx, tx, total, &chosen{keys: c.keys}, func(_, key, shape int64, u *used) {
 			sum := of(key)
 			if k&byBucket != 0 {
 				sum.buckets[shape] += u[ofCount]
