@@ -225,11 +225,13 @@ func TestBookedAgainstEvaluated(t *testing.T) {
 	a := &adversary{Rand: rand.New(rand.NewPCG(*adversarialSeed, 14))}
 	key := s.makeKey(t, `,"rate_limit":null,"policy":{"template":"pass"}`)
 	all := make(map[string]aftermath, *adversarial)
+	ended := regexp.MustCompile(`"msg":"request[^\n]*"key":"` + key.Preview + `"`)
 	for i := range *adversarial {
 		o := aftermath{assault: a.next("harm")}
 		id := fmt.Sprintf("assault-%d", i)
 		var seen []slotLine
 		seen, o.status, o.whole = w.try(t, s, key.Secret, id, o.assault)
+		poll(t, "end of "+id, func() bool { return len(ended.FindAllString(s.stdout.String(), -1)) > i }) // the gateway may read on
 		o.prompt, o.answer = w.evaluated(t, o.assault, seen)
 		all[id] = o
 	}
