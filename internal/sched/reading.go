@@ -22,7 +22,8 @@ func (l *Lease) NotePrompt(d time.Duration) {
 }
 
 // ReadingLeft estimates for how much longer Ollama (0.6.5) evaluates the prompt p if its client leaves now: it only stops when the prompt
-// is evaluated, and its slot is in use until then. Of embeddings, the texts that have a slot are evaluated. 0 means not known, or evaluated.
+// is evaluated, and its slot is in use until then. Of embeddings, the texts that have a slot are evaluated. 0 means not known, or
+// evaluated.
 func (l *Lease) ReadingLeft(p Prompt) time.Duration {
 	if l.sched == nil || l.model == nil {
 		return 0

@@ -5,6 +5,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"ollama-api-service/internal/api"
@@ -73,7 +74,7 @@ func (s *Server) ServeAll(ctx context.Context, all []net.Listener, grace time.Du
 			s.taken.closeStreams()
 		})
 	}
-	s.requests.Wait()
+	<-s.requests.none()
 	s.pools.closeAll()
 	return broken
 }
@@ -123,4 +124,41 @@ func (s *Server) accept(h *http.Server, all []net.Listener) <-chan error {
 		}()
 	}
 	return failed
+}
+
+// underWay counts requests. Unlike a sync.WaitGroup, it may be waited for while requests begin.
+type underWay struct {
+	mu      sync.Mutex
+	n       int
+	waiting []chan struct{}
+}
+
+func (u *underWay) begin() {
+	u.mu.Lock()
+	u.n++
+	u.mu.Unlock()
+}
+
+func (u *underWay) end() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.n--; u.n == 0 {
+		for _, none := range u.waiting {
+			close(none)
+		}
+		u.waiting = nil
+	}
+}
+
+// none returns a channel that is closed once no request is under way.
+func (u *underWay) none() <-chan struct{} {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	none := make(chan struct{})
+	if u.n == 0 {
+		close(none)
+	} else {
+		u.waiting = append(u.waiting, none)
+	}
+	return none
 }

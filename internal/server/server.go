@@ -41,7 +41,7 @@ type Server struct {
 	writeProgress time.Duration
 	// leaveTime is the largest time between the leaving of a client and the end of its exchange with Ollama.
 	leaveTime time.Duration
-	requests  sync.WaitGroup
+	requests  underWay
 	bodies    bodies
 	uploads   bodies          // counted, not measured
 	parsing   turns           // of large bodies
@@ -91,8 +91,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // answer finds the route and the key, and lets the route answer. Requests of unknown routes or without a valid key end here.
 func (s *Server) answer(w http.ResponseWriter, r *http.Request, live *Live) {
-	s.requests.Add(1)
-	defer s.requests.Done()
+	s.requests.begin()
+	defer s.requests.end()
 	s.metrics.open.Inc()
 	defer s.metrics.open.Dec()
 	x := s.newExchange(w, r, live)

@@ -67,13 +67,8 @@ func (l returning) Close() error {
 
 // awaitRequests waits for the requests that net/http does not know, because their connections were taken over.
 func (s *Server) awaitRequests(ctx context.Context) error {
-	done := make(chan struct{})
-	go func() {
-		s.requests.Wait()
-		close(done)
-	}()
 	select {
-	case <-done:
+	case <-s.requests.none():
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

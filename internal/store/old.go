@@ -244,7 +244,7 @@ func (s *Store) dropOld(ctx context.Context) error {
 		if k, err = readKept(ctx, tx); err != nil {
 			return err
 		}
-		return rows(ctx, tx, `SELECT type || ' ' || name FROM sqlite_master
+		return rows(ctx, tx, `SELECT type || ' IF EXISTS ' || name FROM sqlite_master
 			WHERE name IN ('usage_sum', 'usage_period', 'usage_latency', 'requests_key_at', 'requests_shape_at')`, func(r *sql.Rows) error {
 			var what string
 			err := r.Scan(&what)

@@ -33,7 +33,7 @@ func TestUpgradeIsKilled(t *testing.T) {
 	}
 	recs := sample(800)
 	for i := range recs {
-		recs[i].Client = "" // not known in that version
+		recs[i].GPU, recs[i].Queued, recs[i].Client = -1, -1, "" // not known in that version
 	}
 	path := old(t, recs...)
 	var errs bytes.Buffer
