@@ -205,7 +205,7 @@ race_tests() {
 # Simulations of many requests, readers of long texts, and sums of many rows. -race would make them ten times as slow, and the other tests of
 # their packages run the same code with it.
 computing='TestChangesOnPurposeCostOthersLittle|TestSimulation|TestLongPromptsPayForTheSlotsThatTheyStop|TestReloadsAreNotInOthersTime'
-computing+='|TestReadingMemory|TestReadingNamesTakesNoMoreThanIsCounted|TestMeter(|StripsUsage|EchoesTheAlias)AtEverySplit|TestSumsAreInStepWithTheRows|TestMigrationFillsSums'
+computing+='|TestReadingMemory|TestReadingNamesTakesNoMoreThanIsCounted|TestMeter(|StripsUsage|EchoesTheAlias)AtEverySplit|TestRequestsPageByPage|TestUsageOfAnEarlierVersion|TestRetention'
 
 computing_tests() {
   begin_tests . -run "^($computing|TestAnswerThatBreaksAtEveryByte)\$" ./internal/sched ./internal/dialect ./internal/store ./internal/server
