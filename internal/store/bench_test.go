@@ -45,7 +45,7 @@ func BenchmarkAddRecords(b *testing.B) {
 			}
 			known := load(c.keys, time.Hour) // a key that is new costs more, once
 			for i := range known {
-				known[i].Key = fmt.Sprintf("oas_%010d", i)
+				known[i].ID, known[i].Key = fmt.Sprintf("known_%020x", i), fmt.Sprintf("oas_%010d", i)
 			}
 			addRecords(b, s, known...)
 			b.ResetTimer()
