@@ -106,20 +106,23 @@ func (c *conn) dropPiece() {
 	}
 }
 
+// readBody reads what the buffer still holds, or from the connection.
+func (c *conn) readBody(p []byte) (int, error) {
+	if c.br != nil {
+		return c.br.Read(p)
+	}
+	return c.Read(p)
+}
+
 // readPiece returns the next bytes of a stream, in a buffer that the caller has until its next call or dropPiece. If possible, it waits
 // without a buffer.
 func (c *conn) readPiece() ([]byte, error) {
 	if c.br != nil && c.br.Buffered() == 0 {
 		c.dropReader()
 	}
-	switch {
-	case c.br != nil:
+	if c.br != nil || c.fill == nil {
 		p := c.takePiece()
-		n, err := c.br.Read(p)
-		return p[:n], err
-	case c.fill == nil:
-		p := c.takePiece()
-		n, err := c.Read(p)
+		n, err := c.readBody(p)
 		return p[:n], err
 	}
 	if c.rolling {

@@ -69,16 +69,11 @@ func (r *Response) Read(p []byte) (int, error) {
 		// The connection may already carry another request.
 		return 0, api.Wrap(api.CodeInternal, net.ErrClosed, "an answer was read after it was closed")
 	}
-	for n := 0; ; {
+	for {
 		if r.framing.done {
 			return 0, io.EOF
 		}
-		var err error
-		if r.conn.br != nil {
-			n, err = r.conn.br.Read(p)
-		} else {
-			n, err = r.conn.Read(p)
-		}
+		n, err := r.conn.readBody(p)
 		if n, err = r.unframed(p[:n], err); n > 0 || err != nil {
 			return n, err
 		}
