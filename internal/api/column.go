@@ -139,7 +139,7 @@ func (c *Column) Set(r *Record, stored any) {
 	case *time.Duration:
 		*at = -1
 		if ms, ok := stored.(float64); ok {
-			*at = time.Duration(ms*float64(time.Millisecond) + 0.5)
+			*at = FromMilliseconds(ms)
 		} else if c.None != NoneNegative {
 			*at = 0
 		}
@@ -178,7 +178,7 @@ func (c *Column) Shown(r *Record) any {
 
 // Nullable reports whether the column can be shown as null.
 func (c *Column) Nullable() bool {
-	switch c.At(&Record{}).(type) {
+	switch c.At(&noRecord).(type) {
 	case *time.Duration:
 		return c.None != NoneNever
 	case **time.Duration:
@@ -188,7 +188,7 @@ func (c *Column) Nullable() bool {
 }
 
 func (c *Column) unknown() string {
-	return fmt.Sprintf("api: the usage column %s is a %T", c.Name, c.At(&Record{}))
+	return fmt.Sprintf("api: the usage column %s is a %T", c.Name, c.At(&noRecord))
 }
 
 // Amount is what r adds to the sum of the column: a number, 1 for true, or nanoseconds.
@@ -209,8 +209,11 @@ func (c *Column) Amount(r *Record) int64 {
 
 // AmountOf is Amount of a stored value or of a sum of stored values.
 func (c *Column) AmountOf(stored float64) int64 {
-	if _, ok := c.At(&Record{}).(*time.Duration); ok {
-		return int64(stored*float64(time.Millisecond) + 0.5)
+	if _, ok := c.At(&noRecord).(*time.Duration); ok {
+		return int64(FromMilliseconds(stored))
 	}
 	return int64(stored)
 }
+
+// noRecord tells the types of columns. It is for reading, and has no values.
+var noRecord Record

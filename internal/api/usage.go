@@ -325,6 +325,11 @@ func ParseZone(text string) (*time.Location, error) {
 // Milliseconds is d in milliseconds, in whole microseconds, as answers and logs show it.
 func Milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
+// FromMilliseconds returns a duration that is stored as milliseconds, and is not negative.
+func FromMilliseconds(ms float64) time.Duration {
+	return time.Duration(ms*float64(time.Millisecond) + 0.5)
+}
+
 // Measured is d in milliseconds, or nil for a negative d, which was not measured.
 func Measured(d time.Duration) *float64 {
 	if d < 0 {

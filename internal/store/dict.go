@@ -141,10 +141,7 @@ func (w *writing) shape(ctx context.Context, tx *sql.Tx, s shape) (id int64, err
 		return id, nil
 	}
 	b := &builder{}
-	for _, name := range s[:len(shapeColumns)] {
-		b.param(name)
-	}
-	err = tx.QueryRowContext(ctx, `INSERT INTO shapes (`+shapeNames+`) VALUES (`+b.list()+`)
+	err = tx.QueryRowContext(ctx, `INSERT INTO shapes (`+shapeNames+`) VALUES (`+params(b, s[:len(shapeColumns)])+`)
 		ON CONFLICT (`+shapeNames+`) DO UPDATE SET `+shapeColumns[0].Name+` = excluded.`+shapeColumns[0].Name+` RETURNING id`, b.args...).Scan(&id)
 	w.shapes[s] = id
 	return id, err
@@ -226,9 +223,9 @@ func (c *chosen) parts(b *builder) string {
 	if c.keys == nil {
 		return ""
 	}
-	var list []string
+	var list []int64
 	for id := range c.keys {
-		list = append(list, b.param(id/partKeys))
+		list = append(list, id/partKeys)
 	}
-	return " AND part IN (" + strings.Join(list, ", ") + ")"
+	return " AND part IN (" + params(b, list) + ")"
 }

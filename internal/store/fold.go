@@ -233,7 +233,7 @@ func addCells(ctx context.Context, tx *sql.Tx, k kind, width, start int64, more 
 			return err
 		}
 		_, err = tx.ExecContext(ctx, `INSERT INTO sums (kind, width, start, part, cells) VALUES ($1, $2, $3, $4, $5)
-			ON CONFLICT (kind, width, start, part) DO UPDATE SET cells = excluded.cells`, int64(k), width, start, p, c.encode()[p])
+			ON CONFLICT (kind, width, start, part) DO UPDATE SET cells = excluded.cells`, int64(k), width, start, p, c.encode())
 		if err != nil {
 			return err
 		}

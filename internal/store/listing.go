@@ -41,7 +41,7 @@ func (s *Store) Requests(ctx context.Context, q RequestQuery) (list []api.Record
 			if err != nil || len(times) == 0 {
 				return err
 			}
-			where += ` AND r.at IN (` + b.params(times...) + `)`
+			where += ` AND r.at IN (` + params(b, times) + `)`
 		}
 		list, err = records(ctx, tx, where+` ORDER BY r.at DESC, r.id DESC LIMIT `+b.param(q.Limit+1), b.args...)
 		return err

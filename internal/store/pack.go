@@ -1,8 +1,10 @@
 package store
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
+	"maps"
 	"math/bits"
 	"slices"
 
@@ -270,30 +272,17 @@ func (c cells) add(at cell, u *used) {
 // partKeys is the number of keys in one part of a period.
 const partKeys = 64
 
-// encode returns the cells of each part.
-func (c cells) encode() map[int64][]byte {
-	order := map[int64][]cell{}
-	for at := range c {
-		order[at.key/partKeys] = append(order[at.key/partKeys], at)
-	}
-	out := make(map[int64][]byte, len(order))
-	for part, list := range order {
-		slices.SortFunc(list, func(a, b cell) int {
-			if a.key != b.key {
-				return int(a.key - b.key)
-			}
-			return int(a.shape - b.shape)
-		})
-		var columns [2 + numbers][]int64
-		for _, at := range list {
-			columns[0], columns[1] = append(columns[0], at.key), append(columns[1], at.shape)
-			for i, v := range c[at] {
-				columns[2+i] = append(columns[2+i], v)
-			}
+// encode returns the cells, which are those of one part.
+func (c cells) encode() []byte {
+	list := slices.SortedFunc(maps.Keys(c), func(a, b cell) int { return cmp.Or(cmp.Compare(a.key, b.key), cmp.Compare(a.shape, b.shape)) })
+	var columns [2 + numbers][]int64
+	for _, at := range list {
+		columns[0], columns[1] = append(columns[0], at.key), append(columns[1], at.shape)
+		for i, v := range c[at] {
+			columns[2+i] = append(columns[2+i], v)
 		}
-		out[part] = pack(columns[:]...)
 	}
-	return out
+	return pack(columns[:]...)
 }
 
 // decode adds the cells of a part.

@@ -20,8 +20,8 @@ const (
 )
 
 // kept is the range of the stored data, in milliseconds. rows and rollups are the times from which on requests and sums exist. closed is
-// the end of the hours with sums. Data exists from first to end, which are whole days; end is 0 without data. folded and forever are the
-// greatest rowids in packs and in the totals of all time.
+// the end of the hours with sums. Data in sums and packs, and after coverTail all data, exists from first to end, which are whole days; end
+// is 0 without data. folded and forever are the greatest rowids in packs and in the totals of all time.
 type kept struct {
 	rows, rollups, closed, first, end int64
 	folded, forever                   int64
@@ -63,9 +63,16 @@ func readKept(ctx context.Context, tx *sql.Tx) (k kept, err error) {
 		return k, err
 	}
 	k.cover(first, last)
-	err = tx.QueryRowContext(ctx, `SELECT MIN(at), MAX(at) FROM requests WHERE rowid > $1`, k.folded).Scan(&first, &last)
-	k.cover(first, last)
-	return k, err
+	return k, nil
+}
+
+// coverTail extends the range of the data to the rows that are not in packs.
+func (k *kept) coverTail(tail *batch) {
+	for _, at := range tail.at {
+		if at < k.first || at >= k.end {
+			k.cover(sql.NullInt64{Int64: at, Valid: true}, sql.NullInt64{Int64: at, Valid: true})
+		}
+	}
 }
 
 // cover extends the range of the data to days with data.

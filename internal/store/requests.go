@@ -95,25 +95,27 @@ type adder struct {
 }
 
 func (a *adder) add(ctx context.Context, recs []api.Record) error {
-	many, err := a.tx.PrepareContext(ctx, addMany)
+	rest := len(recs) % rowsAtOnce
+	if err := a.each(ctx, addMany, rowsAtOnce, recs[:len(recs)-rest]); err != nil {
+		return err
+	}
+	return a.each(ctx, addOne, 1, recs[len(recs)-rest:])
+}
+
+// each adds rows with a statement for n of them.
+func (a *adder) each(ctx context.Context, text string, n int, recs []api.Record) error {
+	if len(recs) == 0 {
+		return nil // to prepare a long statement takes longer than to add a row
+	}
+	statement, err := a.tx.PrepareContext(ctx, text)
 	if err != nil {
 		return err
 	}
-	defer many.Close()
-	one, err := a.tx.PrepareContext(ctx, addOne)
-	if err != nil {
-		return err
-	}
-	defer one.Close()
-	for len(recs) > 0 {
-		n, statement := 1, one
-		if len(recs) >= rowsAtOnce {
-			n, statement = rowsAtOnce, many
-		}
-		if err := a.some(ctx, statement, recs[:n]); err != nil {
+	defer statement.Close()
+	for some := range slices.Chunk(recs, n) {
+		if err := a.some(ctx, statement, some); err != nil {
 			return err
 		}
-		recs = recs[n:]
 	}
 	return nil
 }
@@ -214,7 +216,7 @@ func (s *Store) UsedSince(ctx context.Context, since, now time.Time, longest tim
 				if err := r.Scan(&u.Key, &minute, &u.Tokens, &gpu); err != nil {
 					return err
 				}
-				u.Minute, u.GPU = instant(minute), duration(gpu)
+				u.Minute, u.GPU = instant(minute), api.FromMilliseconds(gpu)
 				all = append(all, u)
 				return nil
 			}, millis(since), longest.Milliseconds(), millis(now))
@@ -242,6 +244,3 @@ func (s *Store) AdmittedSince(ctx context.Context, since time.Time) ([]Admitted,
 	})
 	return all, err
 }
-
-// duration is a time that is stored in milliseconds.
-func duration(ms float64) time.Duration { return time.Duration(ms*float64(time.Millisecond) + 0.5) }

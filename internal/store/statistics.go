@@ -70,6 +70,7 @@ func (s *Store) summaries(ctx context.Context, now time.Time, f *api.RequestFilt
 		}
 		tail, err := s.tail.in(ctx, tx, d, k.folded)
 		if err == nil {
+			k.coverTail(tail)
 			err = readForever(ctx, tx, d, &c, of)
 		}
 		if err == nil {
@@ -93,7 +94,7 @@ func (s *Store) summaries(ctx context.Context, now time.Time, f *api.RequestFilt
 		}
 		p := plan{kept: k, sources: k.sources(byKey)}
 		if p.cut(millis(now)-dayMS+1, millis(now)+1, ownTime); k.end > 0 {
-			err = s.fill(ctx, tx, d, &p, &c, func(_, key, _ int64, u *used) { of(key).Last24h += u[ofCount] })
+			err = p.fill(ctx, tx, d, tail, &c, func(_, key, _ int64, u *used) { of(key).Last24h += u[ofCount] })
 		}
 		if err != nil {
 			return err

@@ -38,6 +38,11 @@ func (s *Store) Usage(ctx context.Context, q UsageQuery) (Usage, error) {
 		if err != nil {
 			return err
 		}
+		tail, err := s.tail.in(ctx, tx, d, k.folded)
+		if err != nil {
+			return err
+		}
+		k.coverTail(tail)
 		p, from, to, err := q.plan(k)
 		if err != nil {
 			return err
@@ -47,7 +52,7 @@ func (s *Store) Usage(ctx context.Context, q UsageQuery) (Usage, error) {
 			return nil
 		}
 		sheet := q.sheet(d)
-		if err := s.fill(ctx, tx, d, &p, &sheet.chosen, sheet.take); err != nil {
+		if err := p.fill(ctx, tx, d, tail, &sheet.chosen, sheet.take); err != nil {
 			return err
 		}
 		sheet.answer(&q, &out)
@@ -159,7 +164,7 @@ func (q *UsageQuery) needs() (needs kind) {
 type take func(label, key, shape int64, u *used)
 
 // fill reads the parts of a plan that match a filter.
-func (s *Store) fill(ctx context.Context, tx *sql.Tx, d *dictionary, p *plan, c *chosen, to take) error {
+func (p *plan) fill(ctx context.Context, tx *sql.Tx, d *dictionary, tail *batch, c *chosen, to take) error {
 	if c.none {
 		return nil
 	}
@@ -172,10 +177,6 @@ func (s *Store) fill(ctx context.Context, tx *sql.Tx, d *dictionary, p *plan, c 
 				return err
 			}
 		}
-	}
-	tail, err := s.tail.in(ctx, tx, d, p.kept.folded)
-	if err != nil {
-		return err
 	}
 	for _, r := range p.rows {
 		if err := readRows(ctx, tx, r, c, to); err != nil {
@@ -386,17 +387,8 @@ func (b *builder) param(v any) string {
 	return placeholder(len(b.args))
 }
 
-// list returns the placeholders of all parameters, separated by commas.
-func (b *builder) list() string {
-	all := make([]string, len(b.args))
-	for i := range all {
-		all[i] = placeholder(i + 1)
-	}
-	return strings.Join(all, ", ")
-}
-
 // params adds several parameters, separated by commas.
-func (b *builder) params(values ...int64) string {
+func params[T any](b *builder, values []T) string {
 	list := make([]string, len(values))
 	for i, v := range values {
 		list[i] = b.param(v)
@@ -427,9 +419,5 @@ func (b *builder) in(column string, names []string) string {
 	if len(names) == 0 {
 		return ""
 	}
-	params := make([]string, len(names))
-	for i, name := range names {
-		params[i] = b.param(name)
-	}
-	return " AND " + column + " IN (" + strings.Join(params, ", ") + ")"
+	return " AND " + column + " IN (" + params(b, names) + ")"
 }
