@@ -5,10 +5,15 @@ import (
 	"encoding/binary"
 	"math/bits"
 	"slices"
+	"unicode/utf8"
 )
 
-// keptText is the number of bytes of a long string that an outline keeps.
-const keptText = 128
+const (
+	// keptText is the number of bytes of a long string that an outline keeps.
+	keptText = 128
+	// mostLevels is how deep a body may be: the decoder stops behind it.
+	mostLevels = 10_000
+)
 
 // escape says what must follow in an escape.
 type escape uint8
@@ -21,12 +26,12 @@ const (
 // outliner makes the outline of a body piece by piece. It judges nothing: it only leaves out what is certainly right within a string, and
 // keeps the first byte that is not, so that the decoder finds the same fault in the outline as in the body. A name is never left out.
 type outliner struct {
-	next    int // of the pieces
-	at      int // bytes of the body so far
-	depth   int
-	skipped int // bytes left out so far
+	next    int    // of the pieces
+	at      int    // bytes of the body so far
+	objects []bool // which of the levels are objects, and not arrays
+	skipped int    // bytes left out so far
 
-	name    bool // the next string at the first level is a name
+	name    bool // the next string is a name
 	shorten bool // the member at the first level is part of a prompt
 	flat    bool // there is no outline: it would be too large
 	broken  bool // the body is not JSON
@@ -37,7 +42,6 @@ type outliner struct {
 	start    int  // of the string, in the body, after its quote
 	kept     int  // bytes of it in the outline, at least; at most keptText
 	closed   bool // a string has just ended
-	gapped   bool // that string has a gap
 	length   int  // of that string
 
 	names, nameBytes int
@@ -85,14 +89,12 @@ func (b *Body) outlineStructure(p []byte) int {
 		case ' ', '\t', '\n', '\r':
 			continue
 		case '{', '[':
-			b.depth++
-			b.name = b.depth == 1
+			b.opens(c == '{')
 		case '}', ']':
-			b.depth--
+			b.objects, b.name = b.objects[:max(len(b.objects)-1, 0)], false
 		case ',':
-			if b.depth == 1 {
-				b.name, b.shorten = true, false
-			}
+			n := len(b.objects)
+			b.name, b.shorten = n > 0 && b.objects[n-1], b.shorten && n > 1
 		case ':':
 			b.keep(p[done:i])
 			done = i
@@ -102,10 +104,19 @@ func (b *Body) outlineStructure(p []byte) int {
 	}
 	if end < len(p) {
 		end++
-		b.inside, b.start, b.kept, b.gapped = true, b.at+end-done, 0, false
+		b.inside, b.start, b.kept = true, b.at+end-done, 0
 	}
 	b.keep(p[done:end])
 	return end
+}
+
+// opens handles the beginning of an object or an array.
+func (b *Body) opens(object bool) {
+	if len(b.objects) == mostLevels {
+		b.shorten, b.broken = false, true
+		return
+	}
+	b.objects, b.name = append(b.objects, object), object
 }
 
 // afterName handles the colon after a name.
@@ -114,36 +125,14 @@ func (b *Body) afterName() {
 		return
 	}
 	b.names, b.nameBytes = b.names+1, b.nameBytes+b.length
-	if b.flat {
-		return
-	}
-	if b.gapped {
-		b.restore()
-	}
-	if b.depth == 1 && b.name {
-		b.name = false
+	isName := b.name
+	b.name = false
+	if isName && len(b.objects) == 1 && !b.flat {
 		if name := bytes.TrimRight(b.outline, " \t\r\n"); b.length < keptText {
 			_, prompt := prompts[string(name[len(name)-1-b.length:len(name)-1])]
 			b.shorten = prompt && !b.broken
 		}
 	}
-}
-
-// restore adds what is missing in the last string to the outline, because it is a name.
-func (b *Body) restore() {
-	last := b.gaps[len(b.gaps)-1]
-	b.gaps = b.gaps[:len(b.gaps)-1]
-	before := 0
-	if n := len(b.gaps); n > 0 {
-		before = b.gaps[n-1].skipped
-	}
-	rest := bytes.Clone(b.outline[last.at:])
-	b.outline = b.outline[:last.at]
-	for _, p := range b.between(nil, last.at+before, last.at+last.skipped) {
-		b.outline = append(b.outline, p...)
-	}
-	b.outline = append(b.outline, rest...)
-	b.skipped = before
 }
 
 // outlineString reads within a string, and returns how far it got.
@@ -154,7 +143,7 @@ func (b *Body) outlineString(p []byte) int {
 		return 1
 	}
 	n := plainRun(p)
-	if b.shorten && !b.skipping {
+	if b.shorten && !b.name && !b.skipping {
 		some := min(n, keptText-b.kept)
 		b.keep(p[:some])
 		b.kept += some
@@ -187,9 +176,37 @@ func (b *Body) outlineString(p []byte) int {
 // closeGap ends a gap before the next byte.
 func (b *Body) closeGap() {
 	if b.skipping {
-		b.skipping, b.gapped = false, true
+		b.skipping = false
 		b.gaps = append(b.gaps, gap{len(b.outline), b.skipped})
 	}
+}
+
+// endGap ends a gap before the last n bytes.
+func (b *Body) endGap(n int) {
+	b.skipped -= n
+	b.closeGap()
+	for _, p := range b.between(nil, b.at-n, b.at) {
+		b.outline = append(b.outline, p...)
+	}
+}
+
+// cutCharacter returns how many of the last bytes begin a character that the body does not end, if they are left out.
+func (b *Body) cutCharacter() int {
+	skipped := b.skipped
+	if n := len(b.gaps); n > 0 {
+		skipped -= b.gaps[n-1].skipped
+	}
+	most := min(utf8.UTFMax-1, skipped)
+	last := Pieces(b.between(nil, b.at-most, b.at)).Bytes()
+	for n := 1; n <= most; n++ {
+		if c := last[most-n:]; utf8.RuneStart(c[0]) {
+			if utf8.FullRune(c) {
+				return 0
+			}
+			return n
+		}
+	}
+	return 0
 }
 
 // fault ends all gaps because the next byte is wrong, and adds the beginning of its escape to the outline, if it is in one.
@@ -202,21 +219,18 @@ func (b *Body) fault() {
 		case b.escape != noEscape:
 			n = len(`\uxxxx`) - int(b.escape)
 		}
-		b.skipped -= n
-		b.closeGap()
-		for _, p := range b.between(nil, b.at-n, b.at) {
-			b.outline = append(b.outline, p...)
-		}
+		b.endGap(n)
 	}
 	b.shorten, b.broken, b.escape = false, true, noEscape
 }
 
-// endOutline handles a string or an escape without an end.
+// endOutline handles a string, a character or an escape without an end.
 func (b *Body) endOutline() {
-	if b.escape == noEscape {
-		b.closeGap()
-	} else {
+	switch {
+	case b.escape != noEscape:
 		b.fault()
+	case b.skipping:
+		b.endGap(b.cutCharacter())
 	}
 }
 
