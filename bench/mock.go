@@ -322,7 +322,7 @@ func (m *mock) record(c *mockConn) {
 		m.end(c)
 		m.write(c, c.as.last)
 	case c.stamped:
-		putStamp(c.as.stamped[c.as.stamp:])
+		putStamp(c.as.stamped[c.as.stamp:], monotonic())
 		m.write(c, c.as.stamped)
 	default:
 		m.write(c, c.as.chunk)

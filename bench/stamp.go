@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"time"
 
@@ -24,18 +25,16 @@ func monotonic() int64 {
 	return t.Nano()
 }
 
-// putStamp writes the time of now to the beginning of p.
-func putStamp(p []byte) {
-	now := monotonic()
+// putStamp writes a time of monotonic to the beginning of p.
+func putStamp(p []byte, now int64) {
 	var b [8]byte
-	for i := range b {
-		b[i] = byte(now >> (56 - 8*i))
-	}
+	binary.BigEndian.PutUint64(b[:], uint64(now))
 	hex.Encode(p, b[:])
 }
 
-// stampsIn calls each with the age of each whole stamped record in p. A record that two reads part is left out.
-func stampsIn(p []byte, each func(age time.Duration)) {
+// stampsIn calls each with the age that each whole stamped record in p has at a time of monotonic. A record that two reads part is left
+// out.
+func stampsIn(p []byte, now int64, each func(age time.Duration)) {
 	for {
 		_, after, ok := bytes.Cut(p, []byte(stampMark))
 		if !ok || len(after) <= stampSize {
@@ -49,10 +48,6 @@ func stampsIn(p []byte, each func(age time.Duration)) {
 		if _, err := hex.Decode(b[:], after[:stampSize]); err != nil {
 			continue
 		}
-		var at int64
-		for _, c := range b {
-			at = at<<8 | int64(c)
-		}
-		each(time.Duration(monotonic() - at))
+		each(time.Duration(now - int64(binary.BigEndian.Uint64(b[:]))))
 	}
 }

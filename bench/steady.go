@@ -129,7 +129,7 @@ func (l *load) listen(span time.Duration, each func(age time.Duration)) error {
 	for _, w := range l.order {
 		w.answer.body = nil
 		if each != nil {
-			w.answer.body = func(p []byte) { stampsIn(p, each) }
+			w.answer.body = func(p []byte) { stampsIn(p, monotonic(), each) }
 		}
 	}
 	end := time.Now().Add(span)

@@ -125,6 +125,12 @@ func (b *bench) endure(name string, g *gateway, keys []string, whole bool) error
 
 // load is the load itself, in which another goroutine asks for the backlog.
 func (b *bench) load(p *proc, g *gateway, keys []string, e *endured) error {
+	l, err := dial(p.addr, b.work.rpsConns)
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	l.refused = func() { e.refused++ }
 	stop, stopped := make(chan struct{}), make(chan error)
 	go func() {
 		for {
@@ -143,12 +149,6 @@ func (b *bench) load(p *proc, g *gateway, keys []string, e *endured) error {
 			}
 		}
 	}()
-	l, err := dial(p.addr, b.work.rpsConns)
-	if err != nil {
-		return err
-	}
-	defer l.close()
-	l.refused = func() { e.refused++ }
 	r := plain(p, keys)
 	n, took, err := l.closed(r.inTurn(nativePath, smallChat, len(keys)), 0, e.span, e.span+measureLimit)
 	close(stop)
