@@ -56,5 +56,8 @@ func (s *Server) WhoIsRefused(w http.ResponseWriter, r *http.Request) string {
 // BoundUploads bounds the bodies on their way to n.
 func (s *Server) BoundUploads(n int64) { s.uploads.most = n - beyond }
 
+// NoneUnderWay returns a channel that is closed once no request is under way.
+func (s *Server) NoneUnderWay() <-chan struct{} { return s.requests.none() }
+
 // Uploads is how many bodies are on their way.
 func (s *Server) Uploads() int64 { return s.uploads.bytes() }

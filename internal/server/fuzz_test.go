@@ -30,8 +30,10 @@ type fuzzed struct {
 	key string
 }
 
-// sent returns the requests that clients have caused upstream since the last call, without the gateway's own requests about the model.
+// sent returns the requests that clients have caused upstream since the last call, without the gateway's own requests about the model. It
+// waits for requests under way, because one may go upstream after its client has left, and would count for the next input.
 func (z *fuzzed) sent() []*ollamatest.Request {
+	<-z.server.NoneUnderWay()
 	return slices.DeleteFunc(z.ollama.Forget(), func(r *ollamatest.Request) bool { return r.Header.Get("User-Agent") == backend.Agent })
 }
 
